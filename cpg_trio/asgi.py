@@ -1,0 +1,62 @@
+"""ASGI, as far as this project speaks it: the types, and plain answers.
+
+Every server side here is an ASGI application; this module is what they share. It knows nothing about
+plugins and does no I/O of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+HeaderList: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class ClientDisconnectedError(OSError):
+    """The client went away; what `send` raises from then on.
+
+    Nobody's fault, and no news for a log: the server ends the request in silence. An application that
+    is waiting in `receive` gets `http.disconnect` there instead.
+    """
+
+
+class ResponseAbortedError(Exception):
+    """Raised by an application whose response has begun but cannot be completed.
+
+    The server breaks the connection (HTTP/2: resets the stream), so that the client cannot mistake what
+    it has for the whole. The application has said why already; the server logs nothing.
+    """
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return the first value of a header, or None. `name` is lower case."""
+    return next((value for key, value in scope["headers"] if key.lower() == name), None)
+
+
+async def send_response(
+    send: Send, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send a whole response; `content-length` is added."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", str(len(body)).encode())],
+        }
+    )
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def send_text(send: Send, status: int, text: str) -> None:
+    """Send a plain-text response that no browser will take for anything else."""
+    await send_response(
+        send,
+        status,
+        text.encode(),
+        [(b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff")],
+    )

@@ -1,0 +1,178 @@
+"""The names and rules of the wire protocol: headers, cookie, metadata keys, limits, validation, versions.
+
+Pure functions and constants; no I/O. Both sides stand on it. Each message that a rule answers with is part
+of the protocol: implementations in other languages answer with the same words.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+
+import attrs
+
+RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
+CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
+AUTHORIZATION_HEADER = "Authorization"
+BEARER_PREFIX = "Bearer "  # compared with its case, as the other implementations do
+
+COOKIE_KEY = "CONNECT_PLUGIN"
+COOKIE_VALUE = "d3f40b3c2e1a5f8b9c4d7e6a1b2c3d4e"  # tells programs apart; it is public and protects nothing
+CORE_VERSION = 1
+APP_VERSION = 1
+
+BASE_URL_KEY = "base_url"  # registration metadata: the plugin's own URL, as the host sees it
+SERVER_VERSION_KEY = "server_version"
+CLIENT_VERSION_KEY = "client_version"
+
+MAX_NAME_BYTES = 128  # of a self_id and of a service type
+MAX_VERSION_BYTES = 64
+MAX_PATH_BYTES = 256
+MAX_METADATA_ENTRIES = 100
+MAX_METADATA_KEY_BYTES = 256
+MAX_METADATA_VALUE_BYTES = 4096
+
+_NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_.\-]*$"
+_NAME = re.compile(_NAME_PATTERN.removesuffix("$") + r"\Z")
+_VERSION = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)(?:-([a-zA-Z0-9.\-]+))?\Z")
+
+
+def token_digest(token: str) -> bytes:
+    """Return what a host keeps of a runtime token: 32 bytes that open nothing."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def control_credential(digest: bytes) -> str:
+    """Return what proves to a plugin that a control call comes from its host.
+
+    It follows from the digest of the plugin's token, which only the two of them can have; it does not prove
+    anything to the host, and the token does not follow from it.
+    """
+    return hmac.new(digest, b"connectplugin control", hashlib.sha256).hexdigest()
+
+
+class InvalidError(ValueError):
+    """A value that breaks a rule of the protocol; the message says which. The sender's fault."""
+
+
+def validate_self_id(self_id: str) -> None:
+    """Check a plugin's name for itself. Raises: InvalidError."""
+    _validate_name(self_id, "self_id")
+
+
+def validate_service_type(service_type: str) -> None:
+    """Check a service type. Raises: InvalidError."""
+    _validate_name(service_type, "service type")
+    if ".." in service_type:
+        raise InvalidError(f"service type contains path traversal characters: {service_type}")
+
+
+def validate_version(version: str) -> None:
+    """Check a version: three numbers and an optional pre-release. Raises: InvalidError."""
+    if not version:
+        raise InvalidError("version cannot be empty")
+    _validate_length(version, "version", MAX_VERSION_BYTES)
+    if not _VERSION.match(version):
+        raise InvalidError(f"version {_quote(version)} must be semantic version (e.g., 1.0.0, 2.1.3-beta)")
+
+
+def validate_endpoint_path(path: str) -> None:
+    """Check the path that a service is at on its plugin. Raises: InvalidError."""
+    if not path:
+        raise InvalidError("endpoint path cannot be empty")
+    if not path.startswith("/"):
+        raise InvalidError(f"endpoint path must start with /: {path}")
+    _validate_length(path, "endpoint path", MAX_PATH_BYTES)
+    if "\0" in path:
+        raise InvalidError("endpoint path contains null bytes")
+
+
+def validate_metadata(metadata: Mapping[str, str]) -> None:
+    """Check what a registration says about itself. Raises: InvalidError."""
+    if len(metadata) > MAX_METADATA_ENTRIES:
+        raise InvalidError(f"too many metadata entries: {len(metadata)} (max: {MAX_METADATA_ENTRIES})")
+    for key, value in metadata.items():
+        _validate_metadata_entry(key, value)
+
+
+def validate_registration(
+    service_type: str, version: str, endpoint_path: str, metadata: Mapping[str, str]
+) -> None:
+    """Check a registration, in the order in which the protocol's implementations do. Raises: InvalidError."""
+    validate_service_type(service_type)
+    validate_version(version)
+    validate_endpoint_path(endpoint_path)
+    validate_metadata(metadata)
+
+
+def _validate_name(name: str, what: str) -> None:
+    if not name:
+        raise InvalidError(f"{what} cannot be empty")
+    _validate_length(name, what, MAX_NAME_BYTES)
+    _validate_characters(name, what)
+
+
+def _validate_metadata_entry(key: str, value: str) -> None:
+    if not key:
+        raise InvalidError("metadata key cannot be empty")
+    _validate_length(key, "metadata key", MAX_METADATA_KEY_BYTES)
+    _validate_characters(key, "metadata key")
+    _validate_length(value, f"metadata value for key {_quote(key)}", MAX_METADATA_VALUE_BYTES)
+    if "\0" in value:
+        raise InvalidError("metadata contains null bytes (potential injection)")
+
+
+def _validate_length(text: str, what: str, most: int) -> None:
+    if (length := len(text.encode())) > most:
+        raise InvalidError(f"{what} too long: {length} bytes (max: {most})")
+
+
+def _validate_characters(text: str, what: str) -> None:
+    if not _NAME.match(text):
+        raise InvalidError(f"{what} {_quote(text)} contains invalid characters (must match: {_NAME_PATTERN})")
+
+
+def _quote(text: str) -> str:
+    """Quote a value as the protocol's messages do: in double quotes, with control characters escaped."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped) + '"'
+
+
+@functools.total_ordering
+@attrs.frozen(order=False)
+class Version:
+    """A version, ordered as https://semver.org/#spec-item-11 says."""
+
+    numbers: tuple[int, int, int]
+    prerelease: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        """Return a version from its text. Raises: InvalidError."""
+        validate_version(text)
+        match = _VERSION.match(text)
+        assert match is not None  # it has just been validated
+        major, minor, patch, prerelease = match.groups()
+        identifiers = tuple(prerelease.split(".")) if prerelease else ()
+        return cls((int(major), int(minor), int(patch)), identifiers)
+
+    def __lt__(self, other: Version) -> bool:
+        """Whether this version comes before another."""
+        return self._key() < other._key()
+
+    def _key(self) -> tuple[object, ...]:
+        # A pre-release comes before its release; numeric identifiers compare as numbers and come before
+        # others; of two that agree as far as they go, the shorter comes first.
+        identifiers = tuple((0, int(i), "") if i.isdigit() else (1, 0, i) for i in self.prerelease)
+        return (*self.numbers, not self.prerelease, identifiers)
+
+
+def satisfies(version: str, min_version: str) -> bool:
+    """Whether a provider's version is good enough. An empty minimum accepts any.
+
+    The protocol knows no upper bound: 2.0.0 satisfies a minimum of 1.0.0.
+    """
+    return not min_version or Version.parse(version) >= Version.parse(min_version)
