@@ -1,0 +1,38 @@
+"""Connect RPC on Trio.
+
+The client side is ours (the connectrpc library's is bound to asyncio); the server side is connectrpc's ASGI
+application, which runs on Trio, behind one interceptor and a few edges of our own. Nothing in this room
+knows about plugins. What stands on what:
+
+    errors      the one error, its codes, and what an HTTP status means
+    exchange    one HTTP exchange, the seam behind which httpx can be replaced
+    envelope    the framing of streams
+    client      calls, and the base class of generated typed clients
+    inprocess   an httpx transport that calls an ASGI application, streaming, without a socket
+    server      services served as one ASGI application
+    codegen     the protoc plugin that writes the typed stubs (imported by nobody)
+"""
+
+from connectrpc.code import Code as Code
+from connectrpc.errors import ConnectError as ConnectError
+from connectrpc.errors import ErrorDetail as ErrorDetail
+from connectrpc.interceptor import Interceptor as Interceptor
+from connectrpc.request import Headers as Headers
+from connectrpc.request import RequestContext as RequestContext
+
+from cpg_trio.asgi import App as App
+
+from .client import CallOptions as CallOptions
+from .client import ClientConfig as ClientConfig
+from .client import ResponseMetadata as ResponseMetadata
+from .client import ResponseStream as ResponseStream
+from .client import ServiceClient as ServiceClient
+from .errors import pack_detail as pack_detail
+from .errors import unpack_detail as unpack_detail
+from .exchange import Exchange as Exchange
+from .exchange import HttpRequest as HttpRequest
+from .exchange import HttpResponse as HttpResponse
+from .exchange import HttpxExchange as HttpxExchange
+from .inprocess import AsgiTransport as AsgiTransport
+from .server import Service as Service
+from .server import application as application

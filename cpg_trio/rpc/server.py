@@ -1,0 +1,155 @@
+"""Services served as one ASGI application.
+
+connectrpc's application speaks the protocols (Connect, gRPC, gRPC-Web; proto and JSON; gzip). What is added
+here: several services on one application, an exception that nobody expected kept from the client, and the
+answers that other implementations give to requests that never reach a method.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, ClassVar, TypeVar
+
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from connectrpc.interceptor import Interceptor
+from connectrpc.request import RequestContext
+
+from cpg_trio.asgi import App, Receive, Scope, Send, header, send_response, send_text
+
+_log = logging.getLogger(__name__)
+
+_Q = TypeVar("_Q")
+_R = TypeVar("_R")
+_Context = RequestContext[Any, Any]
+
+
+class Service(ABC):
+    """An implementation of a service. Generated base classes fill in how it is served."""
+
+    service_name: ClassVar[str]
+    """Fully qualified: `storage.v1.Storage`."""
+    methods: ClassVar[frozenset[str]]
+    """The names of its methods: `Store`, `Get`."""
+
+    @abstractmethod
+    def application(self, interceptors: Iterable[Interceptor]) -> App:
+        """Return the ASGI application that serves this implementation."""
+
+
+def application(services: Iterable[Service], interceptors: Iterable[Interceptor] = ()) -> App:
+    """Return one ASGI application for several services, each at `/package.Service/Method`.
+
+    An exception of a method that is not a ConnectError is logged, and the client is told `internal` and
+    nothing else. Interceptors run outside of that, first one outermost.
+    """
+    chain = (*interceptors, _Concealing())
+    routes: dict[str, App] = {}
+    for service in services:
+        app = service.application(chain)
+        routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        app = routes.get(scope["path"])
+        if app is None:
+            await send_text(send, 404, "404 page not found\n")
+        elif (reason := _refusal(scope)) is not None:
+            body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
+            await send_response(send, 400, body, [(b"content-type", b"application/json")])
+        else:
+            await app(scope, receive, send)
+
+    return dispatch
+
+
+def _refusal(scope: Scope) -> str | None:
+    """Return why a request cannot be a call, if its headers alone say so."""
+    try:
+        for _, value in scope["headers"]:
+            value.decode()
+    except UnicodeDecodeError:
+        return "a header is not UTF-8"
+    version = (header(scope, b"connect-protocol-version") or b"1").decode()
+    if version != "1" and not (header(scope, b"content-type") or b"").startswith(b"application/connect+"):
+        return f'Connect-Protocol-Version must be "1": got "{version}"'
+    return None
+
+
+class _Concealing:
+    """Keeps what an unexpected exception says from the client, and puts it in the log."""
+
+    async def intercept_unary(
+        self, call_next: Callable[[_Q, _Context], Awaitable[_R]], request: _Q, ctx: _Context
+    ) -> _R:
+        with _concealed(ctx):
+            return _checked(await call_next(request, ctx), ctx)
+
+    async def intercept_client_stream(
+        self,
+        call_next: Callable[[AsyncIterator[_Q], _Context], Awaitable[_R]],
+        request: AsyncIterator[_Q],
+        ctx: _Context,
+    ) -> _R:
+        with _concealed(ctx):
+            return _checked(await call_next(request, ctx), ctx)
+
+    async def intercept_server_stream(
+        self, call_next: Callable[[_Q, _Context], AsyncIterator[_R]], request: _Q, ctx: _Context
+    ) -> AsyncIterator[_R]:
+        with _concealed(ctx):
+            async with _closing(call_next(request, ctx)) as responses:
+                async for response in responses:
+                    yield _checked(response, ctx)
+
+    async def intercept_bidi_stream(
+        self,
+        call_next: Callable[[AsyncIterator[_Q], _Context], AsyncIterator[_R]],
+        request: AsyncIterator[_Q],
+        ctx: _Context,
+    ) -> AsyncIterator[_R]:
+        with _concealed(ctx):
+            async with _closing(call_next(request, ctx)) as responses:
+                async for response in responses:
+                    yield _checked(response, ctx)
+
+
+@contextmanager
+def _concealed(ctx: _Context) -> Iterator[None]:
+    try:
+        yield
+    except ConnectError:
+        raise
+    except Exception as error:
+        if (inner := _only_connect_error(error)) is not None:
+            raise inner from error
+        _log.exception("unexpected exception in %s/%s", ctx.method.service_name, ctx.method.name)
+        raise ConnectError(Code.INTERNAL, "internal error") from error
+
+
+def _only_connect_error(error: Exception) -> ConnectError | None:
+    """Return the ConnectError that a method's nursery has wrapped in groups, if there is nothing beside it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, ConnectError) else None
+
+
+def _checked(response: _R, ctx: _Context) -> _R:
+    if not isinstance(response, ctx.method.output):
+        raise TypeError(
+            f"{ctx.method.name} returned {type(response).__name__}, not {ctx.method.output.__name__}"
+        )
+    return response
+
+
+@asynccontextmanager
+async def _closing(stream: AsyncIterator[_R]) -> AsyncIterator[AsyncIterator[_R]]:
+    """Close a generator when it is left, so that its clean-up runs now and here. Other iterators need none."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()

@@ -1,0 +1,386 @@
+"""The Connect client: what it sends, what it makes of what comes back, and when it stops waiting."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import httpx
+import pytest
+import trio
+
+from cpg_trio.rpc import (
+    ClientConfig,
+    Code,
+    ConnectError,
+    ResponseMetadata,
+    unpack_detail,
+)
+from tests._gen.echo.v1 import echo_pb2 as pb
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
+
+from .echo import Echo, canned, client_of, echo_client
+
+Codec = Literal["proto", "json"]
+BOTH = pytest.mark.parametrize("codec", ["proto", "json"])
+
+
+def frame(content: bytes, flags: int = 0) -> bytes:
+    return struct.pack(">BI", flags, len(content)) + content
+
+
+def number(value: int) -> bytes:
+    return pb.CountResponse(number=value).SerializeToString()
+
+
+@BOTH
+async def test_a_unary_call_carries_a_message_there_and_back(codec: Codec) -> None:
+    async with echo_client(ClientConfig(codec=codec)) as client:
+        response = await client.echo(pb.EchoRequest(text="✓", data=b"\0\xff"))
+    assert response == pb.EchoResponse(text="✓", data=b"\0\xff")
+
+
+@BOTH
+async def test_a_server_stream_yields_each_message(codec: Codec) -> None:
+    async with (
+        echo_client(ClientConfig(codec=codec)) as client,
+        client.count(pb.CountRequest(to=3)) as stream,
+    ):
+        assert [message.number async for message in stream] == [0, 1, 2]
+
+
+@BOTH
+async def test_a_client_stream_is_answered_once(codec: Codec) -> None:
+    async def numbers() -> AsyncIterator[pb.SumRequest]:
+        for value in (1, 2, 3):
+            yield pb.SumRequest(number=value)
+
+    async with echo_client(ClientConfig(codec=codec)) as client:
+        assert (await client.sum(numbers())).sum == 6
+
+
+async def test_headers_and_trailers_of_a_unary_call_are_kept_apart() -> None:
+    metadata = ResponseMetadata()
+    async with echo_client() as client:
+        await client.echo(pb.EchoRequest(), metadata=metadata)
+    assert metadata.headers["x-header"] == "h"
+    assert metadata.trailers["x-trailer"] == "t"
+    assert "trailer-x-trailer" not in metadata.headers
+
+
+async def test_a_stream_has_its_headers_at_once_and_its_trailers_at_its_end() -> None:
+    async with echo_client() as client, client.count(pb.CountRequest(to=1)) as stream:
+        assert stream.metadata.headers["x-header"] == "h"
+        assert "x-trailer" not in stream.metadata.trailers
+        async for _ in stream:
+            pass
+        assert stream.metadata.trailers["x-trailer"] == "t"
+
+
+async def test_large_requests_are_compressed_and_small_ones_are_not() -> None:
+    echo = Echo()
+    async with echo_client(ClientConfig(gzip_from_bytes=100), echo) as client:
+        assert (await client.echo(pb.EchoRequest(text="a" * 1000))).text == "a" * 1000
+        assert (await client.echo(pb.EchoRequest(text="a"))).text == "a"
+    large, small = (ctx.request_headers for ctx in echo.contexts)
+    assert large["content-encoding"] == "gzip"
+    assert "content-encoding" not in small
+    assert {large["accept-encoding"], small["accept-encoding"]} == {"gzip"}
+
+
+async def test_compression_of_requests_can_be_off() -> None:
+    echo = Echo()
+    async with echo_client(ClientConfig(gzip_from_bytes=None), echo) as client:
+        await client.echo(pb.EchoRequest(text="a" * 10_000))
+        async with client.count(pb.CountRequest(to=1)) as stream:
+            assert [m.number async for m in stream] == [0]
+    assert all("content-encoding" not in ctx.request_headers for ctx in echo.contexts)
+    assert all("connect-content-encoding" not in ctx.request_headers for ctx in echo.contexts)
+
+
+async def test_messages_of_streams_are_compressed_both_ways() -> None:
+    async def numbers() -> AsyncIterator[pb.SumRequest]:
+        yield pb.SumRequest(number=5)
+
+    echo = Echo()
+    async with echo_client(ClientConfig(gzip_from_bytes=0), echo) as client:
+        assert (await client.sum(numbers())).sum == 5
+        async with client.count(pb.CountRequest(to=2)) as stream:
+            assert stream.metadata.headers["connect-content-encoding"] == "gzip"
+            assert [m.number async for m in stream] == [0, 1]
+    assert echo.contexts[0].request_headers["connect-content-encoding"] == "gzip"
+
+
+async def test_headers_of_the_client_and_of_the_call_are_sent() -> None:
+    echo = Echo()
+    async with echo_client(ClientConfig(headers={"X-A": "client", "X-B": "client"}), echo) as client:
+        await client.echo(pb.EchoRequest(), headers={"x-b": "call"})
+    sent = echo.contexts[0].request_headers
+    assert (sent["x-a"], sent["x-b"]) == ("client", "call")
+    assert sent["connect-protocol-version"] == "1"
+    assert sent["user-agent"].startswith("cpg-trio/")
+
+
+@pytest.mark.parametrize("bound", ["call", "client", "scope"])
+async def test_the_nearest_deadline_travels_to_the_server(bound: str) -> None:
+    echo = Echo()
+    client_s, call_s, scope_s = (5.0 if b == bound else 60.0 for b in ("client", "call", "scope"))
+    async with echo_client(ClientConfig(timeout_s=client_s), echo) as client:
+        with trio.move_on_after(scope_s):
+            if bound == "client":
+                await client.echo(pb.EchoRequest())
+            else:
+                await client.echo(pb.EchoRequest(), timeout_s=call_s)
+    assert 0 < int(echo.contexts[0].request_headers["connect-timeout-ms"]) <= 5000
+
+
+async def test_without_a_deadline_none_is_sent() -> None:
+    echo = Echo()
+    async with echo_client(None, echo) as client:
+        await client.echo(pb.EchoRequest())
+        await client.echo(pb.EchoRequest(), timeout_s=1e9)  # more milliseconds than the header has digits
+    assert all("connect-timeout-ms" not in ctx.request_headers for ctx in echo.contexts)
+
+
+async def test_a_calls_own_deadline_is_an_error_and_cancels_the_handler() -> None:
+    echo = Echo()
+    async with echo_client(None, echo) as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest(text="hang"), timeout_s=0.05)
+        assert caught.value.code == Code.DEADLINE_EXCEEDED
+        with trio.fail_after(5):
+            await echo.cancelled.wait()
+
+
+async def test_a_deadline_that_has_passed_fails_at_once() -> None:
+    async with echo_client() as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest(), timeout_s=-1)
+    assert caught.value.code == Code.DEADLINE_EXCEEDED
+
+
+async def test_an_enclosing_scope_cancels_as_everywhere_else() -> None:
+    echo = Echo()
+    async with echo_client(None, echo) as client:
+        with trio.move_on_after(0.05) as scope:
+            await client.echo(pb.EchoRequest(text="hang"))
+        assert scope.cancelled_caught
+        with trio.fail_after(5):
+            await echo.cancelled.wait()
+
+
+async def test_a_streams_deadline_ends_the_block_that_reads_it() -> None:
+    async with echo_client() as client:
+        seen: list[int] = []
+        with pytest.raises(ConnectError) as caught:
+            async with client.count(pb.CountRequest(to=99), timeout_s=0.2) as stream:
+                async for message in stream:
+                    seen.append(message.number)
+    assert caught.value.code == Code.DEADLINE_EXCEEDED
+    assert seen == list(range(99))
+
+
+async def test_leaving_a_stream_early_stops_its_handler() -> None:
+    echo = Echo()
+    async with echo_client(None, echo) as client:
+        async with client.count(pb.CountRequest(to=99)) as stream:
+            async for message in stream:
+                if message.number == 3:
+                    break
+        with trio.fail_after(5):
+            await echo.closed.wait()
+
+
+async def test_a_servers_error_arrives_with_code_message_and_details() -> None:
+    async with echo_client() as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest(text="fail"))
+    assert (caught.value.code, caught.value.message) == (Code.ALREADY_EXISTS, "there it is")
+    (detail,) = caught.value.details
+    assert unpack_detail(detail, pb.SumResponse) == pb.SumResponse(sum=7)
+    assert unpack_detail(detail, pb.EchoResponse) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, Code.INTERNAL),
+        (401, Code.UNAUTHENTICATED),
+        (403, Code.PERMISSION_DENIED),
+        (404, Code.UNIMPLEMENTED),
+        (429, Code.UNAVAILABLE),
+        (502, Code.UNAVAILABLE),
+        (503, Code.UNAVAILABLE),
+        (504, Code.UNAVAILABLE),
+        (500, Code.UNKNOWN),
+        (302, Code.UNKNOWN),
+        (418, Code.UNKNOWN),
+        (599, Code.UNKNOWN),
+    ],
+)
+async def test_an_answer_that_is_no_connect_answer_maps_to_a_code(status: int, code: Code) -> None:
+    plain = canned(status, b"what the router says\nand more", content_type="text/plain; charset=utf-8")
+    bare = canned(status, b"")
+    async with client_of(plain) as first, client_of(bare) as second:
+        with pytest.raises(ConnectError) as caught:
+            await first.echo(pb.EchoRequest())
+        assert (caught.value.code, caught.value.message) == (code, "what the router says")
+        with pytest.raises(ConnectError) as caught:
+            await second.echo(pb.EchoRequest())
+        assert caught.value.code == code
+        assert caught.value.message.startswith(f"HTTP {status}")
+        with pytest.raises(ConnectError) as caught:
+            async with first.count(pb.CountRequest()):
+                pytest.fail("the stream opened")
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ({"code": "aborted", "message": "m"}, Code.ABORTED, "m"),
+        ({"code": "no such code", "message": "m"}, Code.UNAVAILABLE, "m"),
+        ({"message": "m"}, Code.UNAVAILABLE, "m"),
+        ([], Code.UNAVAILABLE, ""),
+        ({"code": "aborted", "details": [{"type": "x"}, {"type": "a.B", "value": "!"}, 3]}, Code.ABORTED, ""),
+    ],
+)
+async def test_odd_error_bodies_fall_back_on_the_status(body: object, code: Code, message: str) -> None:
+    app = canned(503, json.dumps(body).encode(), content_type="application/json")
+    async with client_of(app) as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest())
+    assert (caught.value.code, caught.value.message) == (code, message)
+
+
+async def test_an_error_body_that_is_not_json_falls_back_on_the_status() -> None:
+    async with client_of(canned(503, b"{", content_type="application/json")) as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest())
+    assert caught.value.code == Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "code"),
+    [
+        ({"content_type": "text/html"}, b"<html>", Code.UNKNOWN),
+        ({"content_type": "application/proto"}, b"\xff\xff", Code.INTERNAL),
+        ({"content_type": "application/proto", "content_encoding": "br"}, b"x", Code.INTERNAL),
+        ({"content_type": "application/proto", "content_encoding": "gzip"}, b"x", Code.INTERNAL),
+        ({"content_type": "application/proto"}, b"\0" * 5000, Code.RESOURCE_EXHAUSTED),
+        (
+            {"content_type": "application/proto", "content_encoding": "gzip"},
+            gzip.compress(b"\0" * 100_000),
+            Code.RESOURCE_EXHAUSTED,
+        ),
+    ],
+)
+async def test_an_answer_that_is_no_message_is_an_error(
+    headers: dict[str, str], body: bytes, code: Code
+) -> None:
+    async with client_of(canned(200, body, **headers), ClientConfig(max_message_bytes=4096)) as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest())
+    assert caught.value.code == code
+
+
+async def test_the_limit_on_messages_can_be_lifted() -> None:
+    async with echo_client(ClientConfig(max_message_bytes=None)) as client:
+        assert len((await client.echo(pb.EchoRequest(data=bytes(3_000_000)))).data) == 3_000_000
+
+
+END = frame(b"{}", 0b10)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (frame(number(1)), Code.INTERNAL, "broke off"),
+        (frame(number(1))[:-1], Code.INTERNAL, "in the middle of a message"),
+        (b"\0\0\0", Code.INTERNAL, "in the middle of a message"),
+        (frame(number(1), 0b100) + END, Code.INTERNAL, "flags"),
+        (frame(b"\xff\xff") + END, Code.INTERNAL, "is no echo.v1.CountResponse"),
+        (frame(b"x", 0b01) + END, Code.INTERNAL, "gzip"),
+        (frame(bytes(5000)) + END, Code.RESOURCE_EXHAUSTED, "larger"),
+        (frame(gzip.compress(bytes(100_000)), 0b01) + END, Code.RESOURCE_EXHAUSTED, "larger"),
+        (frame(b"{", 0b10), Code.INTERNAL, "not JSON"),
+        (frame(b"[]", 0b10), Code.INTERNAL, "not JSON"),
+        (frame(b'{"error": {"code": "aborted", "message": "m"}}', 0b10), Code.ABORTED, "m"),
+        (frame(b'{"error": {"code": "odd"}}', 0b10), Code.UNKNOWN, ""),
+    ],
+)
+async def test_a_stream_that_goes_wrong_is_an_error(body: bytes, code: Code, message: str) -> None:
+    app = canned(200, body, content_type="application/connect+proto")
+    async with client_of(app, ClientConfig(max_message_bytes=4096)) as client:
+        with pytest.raises(ConnectError) as caught:
+            async with client.count(pb.CountRequest()) as stream:
+                async for _ in stream:
+                    pass
+    assert caught.value.code == code
+    assert message in caught.value.message
+
+
+async def test_a_stream_of_another_type_is_an_error() -> None:
+    async with client_of(canned(200, b"", content_type="application/proto")) as client:
+        with pytest.raises(ConnectError) as caught:
+            async with client.count(pb.CountRequest()):
+                pytest.fail("the stream opened")
+    assert caught.value.code == Code.UNKNOWN
+
+
+async def test_frames_are_found_however_the_network_cuts_them() -> None:
+    whole = frame(number(300)) + frame(number(7)) + frame(b'{"metadata": {"k": ["a", "b"]}}', 0b10)
+
+    async def drip(_request: httpx.Request) -> httpx.Response:
+        async def body() -> AsyncIterator[bytes]:
+            for byte in whole:
+                yield bytes([byte])
+
+        return httpx.Response(200, headers={"content-type": "application/connect+proto"}, content=body())
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(drip)) as http:
+        async with EchoServiceClient("http://x", http).count(pb.CountRequest()) as stream:
+            assert [m.number async for m in stream] == [300, 7]
+    assert stream.metadata.trailers.getall("k") == ["a", "b"]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+async def test_a_client_stream_needs_exactly_one_response(count: int) -> None:
+    async def nothing() -> AsyncIterator[pb.SumRequest]:
+        return
+        yield
+
+    body = frame(pb.SumResponse(sum=1).SerializeToString()) * count + END
+    async with client_of(canned(200, body, content_type="application/connect+proto")) as client:
+        with pytest.raises(ConnectError, match=f"{count} responses instead of one"):
+            await client.sum(nothing())
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with trio.socket.socket() as unused:
+        await unused.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        async with httpx.AsyncClient() as http:
+            with pytest.raises(ConnectError) as caught:
+                await EchoServiceClient(f"http://127.0.0.1:{unused.getsockname()[1]}", http).echo(
+                    pb.EchoRequest()
+                )
+    assert caught.value.code == Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize("address", ["", "ftp://x", "http://[", "http://x:99999999"])
+async def test_an_address_that_is_none_is_an_error_of_the_caller(address: str) -> None:
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(ConnectError) as caught:
+            await EchoServiceClient(address, http).echo(pb.EchoRequest())
+    assert caught.value.code in {Code.INVALID_ARGUMENT, Code.UNAVAILABLE}
+
+
+async def test_redirects_are_not_followed() -> None:
+    app = canned(307, b"", location="http://elsewhere/")
+    async with client_of(app) as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest())
+    assert caught.value.code == Code.UNKNOWN
