@@ -1,0 +1,96 @@
+"""Raw peers for the HTTP/1.1 client: they read what it writes, and send what a test says."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+import trio
+
+from cpg_trio.http1 import Origin, Request
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from cpg_trio.asgi import HeaderList
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
+ORIGIN = Origin("http", "peer.test", 80)
+
+
+@attrs.define
+class Peer:
+    """The other end of the client's connection."""
+
+    stream: trio.abc.Stream
+    received: bytearray = attrs.field(factory=bytearray)
+
+    async def receive_until(self, end: bytes) -> bytes:
+        """Return what the client wrote, up to and with `end`; b"" if it closed before."""
+        while end not in self.received:
+            data = await self.stream.receive_some()
+            if not data:
+                return b""
+            self.received += data
+        index = self.received.index(end) + len(end)
+        message = bytes(self.received[:index])
+        del self.received[:index]
+        return message
+
+    async def receive_head(self) -> bytes:
+        return await self.receive_until(b"\r\n\r\n")
+
+    async def receive_to_end(self) -> bytes:
+        """Return the rest of what the client writes before it closes."""
+        try:
+            async for data in self.stream:
+                self.received += data
+        except trio.BrokenResourceError:
+            pass  # closed with bytes unread
+        return bytes(self.received)
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+
+Handler: TypeAlias = "Callable[[Peer], Awaitable[None]]"
+
+
+async def answer_ok(peer: Peer) -> None:
+    """Answer every request on the connection, for as long as the client keeps it."""
+    while await peer.receive_head():
+        await peer.send(OK)
+
+
+@asynccontextmanager
+async def serving(handler: Handler, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
+    """Serve `handler` on a port of the system's choice, for as long as the block lasts."""
+
+    async def accept(stream: trio.SocketStream) -> None:
+        connection: trio.abc.Stream = stream
+        if ssl_context is not None:
+            connection = trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
+        with suppress(trio.BrokenResourceError):  # a client that breaks off is no failure of its peer
+            await handler(Peer(connection))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
+        yield Origin("https" if ssl_context else "http", "127.0.0.1", listeners[0].socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+
+
+def get(target: bytes = b"/", *headers: tuple[bytes, bytes]) -> Request:
+    return Request(b"GET", target, list(headers))
+
+
+def chunked(body: AsyncIterator[bytes], *headers: tuple[bytes, bytes], method: bytes = b"POST") -> Request:
+    framed: HeaderList = [(b"transfer-encoding", b"chunked"), *headers]
+    return Request(method, b"/", framed, body)
+
+
+def sized(body: AsyncIterator[bytes] | bytes, length: int, *, method: bytes = b"POST") -> Request:
+    return Request(method, b"/", [(b"content-length", str(length).encode())], body)

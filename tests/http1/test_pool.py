@@ -1,0 +1,593 @@
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+import trio
+import trio.testing
+
+from cpg_trio.http1 import (
+    ConnectFailedError,
+    ConnectionBrokenError,
+    InvalidRequestError,
+    Origin,
+    Pool,
+    PoolStatistics,
+    ProtocolError,
+    Request,
+)
+
+from .peers import EMPTY, OK, Peer, answer_ok, chunked, get, serving, sized
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+BEGUN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+async def fetch(pool: Pool, origin: Origin, request: Request) -> tuple[int, bytes]:
+    async with pool.request(origin, request) as response:
+        return response.status, b"".join([chunk async for chunk in response])
+
+
+async def once(*chunks: bytes) -> AsyncGenerator[bytes, None]:
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[trio.SocketStream]:
+    """Return a list to which every stream is added that the pool opens."""
+    opened: list[trio.SocketStream] = []
+    open_tcp_stream = trio.open_tcp_stream
+
+    async def recording(host: str, port: int) -> trio.SocketStream:
+        opened.append(await open_tcp_stream(host, port))
+        return opened[-1]
+
+    monkeypatch.setattr(trio, "open_tcp_stream", recording)
+    return opened
+
+
+@pytest.fixture
+def server_tls() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+class Script:
+    """A peer that treats each of its connections as the next entry says, in the order they are opened.
+
+    An entry lists the answers to a connection's requests; after the last, the connection is closed when
+    one more request has been read. `None` closes at once, without reading a further request.
+    """
+
+    def __init__(self, *connections: list[bytes | None]) -> None:
+        self.connections = list(connections)
+        self.requests: list[bytes] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        for answer in self.connections.pop(0):
+            if answer is None:
+                return
+            self.requests.append(await peer.receive_head())
+            await peer.send(answer)
+        await peer.receive_head()
+
+
+# Reuse
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with serving(answer_ok) as origin, Pool() as pool:
+        for _ in range(3):
+            assert await fetch(pool, origin, get()) == (200, b"ok")
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=2)
+
+
+async def test_concurrent_requests_have_a_connection_each_and_the_last_used_is_used_first(
+    streams: list[trio.SocketStream],
+) -> None:
+    async with serving(answer_ok) as origin, Pool() as pool:
+        async with pool.request(origin, get()) as first:
+            async with pool.request(origin, get()) as second:
+                assert pool.statistics() == PoolStatistics(idle=0, active=2, opened=2, reused=0)
+                assert [chunk async for chunk in second] == [b"ok"]
+            assert [chunk async for chunk in first] == [b"ok"]
+        await streams[1].aclose()
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+        assert pool.statistics() == PoolStatistics(idle=2, active=0, opened=2, reused=1)
+
+
+async def test_connections_are_kept_by_origin() -> None:
+    async with serving(answer_ok) as one, serving(answer_ok) as other, Pool() as pool:
+        await fetch(pool, one, get())
+        await fetch(pool, other, get())
+        assert pool.statistics() == PoolStatistics(idle=2, active=0, opened=2, reused=0)
+
+
+async def test_no_more_are_kept_than_allowed() -> None:
+    async with serving(answer_ok) as origin, Pool(max_idle_per_origin=1) as pool:
+        async with pool.request(origin, get()):
+            await fetch(pool, origin, get())
+        assert pool.statistics().idle == 1
+
+
+async def test_a_response_that_is_left_early_closes_its_connection() -> None:
+    closed = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(BEGUN)
+        await peer.receive_to_end()
+        closed.set()
+
+    async with serving(peer) as origin, Pool() as pool:
+        async with pool.request(origin, get()) as response:
+            assert await anext(aiter(response)) == b"hello"
+        assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=0)
+        await closed.wait()
+
+
+async def test_nagles_delay_is_off(streams: list[trio.SocketStream]) -> None:
+    async with serving(answer_ok) as origin, Pool() as pool:
+        await fetch(pool, origin, get())
+        assert streams[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_the_host_header_is_the_origins() -> None:
+    script = Script([OK])
+    async with serving(script) as origin, Pool() as pool:
+        await fetch(pool, origin, get())
+        assert script.requests == [b"GET / HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n" % origin.port]
+
+
+# The pool's end
+
+
+async def test_leaving_the_pool_closes_what_is_idle() -> None:
+    closed = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        await answer_ok(peer)
+        closed.set()
+
+    async with serving(peer) as origin:
+        async with Pool() as pool:
+            await fetch(pool, origin, get())
+        assert pool.statistics().idle == 0
+        await closed.wait()
+
+
+async def test_a_request_that_outlives_the_pool_closes_its_own_connection() -> None:
+    async with serving(answer_ok) as origin:
+        async with Pool() as pool:
+            request = pool.request(origin, get())
+            await request.__aenter__()
+        await request.__aexit__(None, None, None)
+        assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=0)
+
+
+async def test_a_pool_is_used_inside_its_block_only() -> None:
+    pool = Pool()
+    with pytest.raises(trio.ClosedResourceError):
+        await fetch(pool, Origin("http", "localhost", 80), get())
+    async with pool:
+        pass
+    with pytest.raises(trio.ClosedResourceError):
+        await fetch(pool, Origin("http", "localhost", 80), get())
+
+
+# Stale connections
+
+
+@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"])
+async def test_an_idle_connection_on_which_something_happened_is_not_used(
+    streams: list[trio.SocketStream], last_words: bytes
+) -> None:
+    speak = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(OK)
+        if not speak.is_set():
+            await speak.wait()
+            await peer.send(last_words)
+
+    async with serving(peer) as origin, Pool() as pool:
+        await fetch(pool, origin, get())
+        speak.set()
+        await trio.lowlevel.wait_readable(streams[0].socket)
+        assert await fetch(pool, origin, sized(b"x", 1)) == (200, b"ok")
+        assert pool.statistics().opened == 2
+        assert pool.statistics().reused == 0
+
+
+async def test_an_expired_connection_is_not_used() -> None:
+    async with serving(answer_ok) as origin, Pool(idle_expiry_s=0) as pool:
+        await fetch(pool, origin, get())
+        assert pool.statistics().idle == 1
+        await fetch(pool, origin, get())
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=2, reused=0)
+
+
+async def test_a_connection_that_expires_between_sweeps_is_not_used(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(answer_ok) as one, serving(answer_ok) as other, Pool(idle_expiry_s=10) as pool:
+        mock_clock.jump(5)
+        await fetch(pool, one, get())
+        mock_clock.jump(7)
+        await fetch(pool, other, get())  # sweeps, and finds nothing
+        mock_clock.jump(4)
+        await fetch(pool, one, get())
+        assert pool.statistics() == PoolStatistics(idle=2, active=0, opened=3, reused=0)
+
+
+async def test_expired_connections_of_origins_that_are_gone_are_closed_too() -> None:
+    async with serving(answer_ok) as one, serving(answer_ok) as other, Pool(idle_expiry_s=0) as pool:
+        await fetch(pool, one, get())
+        await fetch(pool, other, get())
+        assert pool.statistics().idle == 1
+
+
+# Once more, where it is safe
+
+
+@pytest.mark.parametrize("method", [b"GET", b"PUT", b"DELETE"])
+async def test_an_idempotent_request_that_a_kept_connection_loses_is_sent_once_more(method: bytes) -> None:
+    script = Script([OK], [OK])
+    async with serving(script) as origin, Pool() as pool:
+        await fetch(pool, origin, get(b"/first"))
+        assert await fetch(pool, origin, sized(b"x", 1, method=method)) == (200, b"ok")
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=2, reused=1)
+        assert len(script.requests) == 2
+
+
+async def test_a_request_whose_body_was_not_touched_is_sent_once_more() -> None:
+    script = Script([OK], [EMPTY])
+    headers = [(b"content-length", b"1"), (b"expect", b"100-continue")]
+    async with serving(script) as origin, Pool() as pool:
+        await fetch(pool, origin, get())
+        assert await fetch(pool, origin, Request(b"PUT", b"/", headers, once(b"x"))) == (204, b"")
+
+
+async def test_no_request_is_sent_a_third_time() -> None:
+    async with serving(Script([OK], [])) as origin, Pool() as pool:
+        await fetch(pool, origin, get())
+        with pytest.raises(ConnectionBrokenError):
+            await fetch(pool, origin, get())
+        assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=2, reused=1)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [sized(b"x", 1), sized(once(b"x"), 1, method=b"PUT"), Request(b"PATCH", b"/", [])],
+    ids=["POST", "touched body", "PATCH"],
+)
+async def test_a_request_that_may_have_had_effect_is_sent_once(request_: Request) -> None:
+    async with serving(Script([OK], [OK])) as origin, Pool() as pool:
+        await fetch(pool, origin, get())
+        with pytest.raises(ConnectionBrokenError):
+            await fetch(pool, origin, request_)
+        assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=1)
+
+
+async def test_a_request_whose_answer_has_begun_is_sent_once() -> None:
+    async with serving(Script([OK, b"HTTP/1.1 20", None], [OK])) as origin, Pool() as pool:
+        await fetch(pool, origin, get())
+        with pytest.raises(ConnectionBrokenError):
+            await fetch(pool, origin, get())
+        assert pool.statistics().opened == 1
+
+
+# Connecting
+
+
+async def test_a_refused_connection_says_where_and_why() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        async with Pool() as pool:
+            with pytest.raises(ConnectFailedError, match=f"http://127.0.0.1:{port}: .*refused") as caught:
+                await fetch(pool, Origin("http", "127.0.0.1", port), get(b"/?secret"))
+            assert "secret" not in str(caught.value)
+            assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=0, reused=0)
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Name service that fails, or, without an error to fail with, never answers."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def getaddrinfo(self, *_: object) -> NoReturn:
+        if self.error is None:
+            await trio.sleep_forever()
+        raise self.error
+
+    async def getnameinfo(self, *_: object) -> NoReturn:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")]
+)
+async def test_an_unknown_name_is_a_failure_to_connect(error: Exception) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver(error))
+    async with Pool() as pool:
+        with pytest.raises(ConnectFailedError, match=r"http://peer\.invalid: .*(not known|too long)"):
+            await fetch(pool, Origin("http", "peer.invalid", 80), get())
+
+
+async def test_connecting_takes_no_longer_than_allowed(autojump_clock: trio.testing.MockClock) -> None:
+    assert autojump_clock.rate == 0
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    async with Pool(connect_timeout_s=3) as pool:
+        started = trio.current_time()
+        with pytest.raises(ConnectFailedError, match="within the time allowed"):
+            await fetch(pool, Origin("http", "peer.invalid", 80), get())
+        assert trio.current_time() - started == pytest.approx(3)
+
+
+async def test_an_invalid_request_is_refused_before_connecting() -> None:
+    async with Pool() as pool:
+        with pytest.raises(InvalidRequestError):
+            await fetch(pool, Origin("http", "127.0.0.1", 1), get(b"no path"))
+
+
+async def test_the_limit_of_heads_is_the_pools() -> None:
+    script = Script([b"HTTP/1.1 200 OK\r\nx: " + b"y" * 99])
+    async with serving(script) as origin, Pool(max_head_bytes=50) as pool:
+        with pytest.raises(ProtocolError):
+            await fetch(pool, origin, get())
+
+
+# TLS
+
+
+async def test_tls_connections_are_verified_kept_and_checked(
+    server_tls: ssl.SSLContext, streams: list[trio.SocketStream]
+) -> None:
+    close = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.receive_head()
+            await peer.send(OK)
+        await close.wait()
+
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    async with serving(peer, ssl_context=server_tls) as origin, Pool(ssl_context=context) as pool:
+        for _ in range(2):
+            assert await fetch(pool, origin, get()) == (200, b"ok")
+        assert pool.statistics().reused == 1
+        close.set()
+        await trio.lowlevel.wait_readable(streams[0].socket)
+        await fetch(pool, origin, get())
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=2, reused=1)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_a_failure_to_connect(
+    server_tls: ssl.SSLContext, streams: list[trio.SocketStream]
+) -> None:
+    async def peer(peer: Peer) -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await peer.receive_head()
+
+    async with serving(peer, ssl_context=server_tls) as origin, Pool() as pool:
+        with pytest.raises(ConnectFailedError, match=r"https://127\.0\.0\.1:.*CERTIFICATE_VERIFY_FAILED"):
+            await fetch(pool, origin, get())
+        assert pool.statistics().opened == 0
+        assert streams[0].socket.fileno() == -1
+
+
+async def test_a_body_that_tls_cuts_short_is_a_broken_connection(server_tls: ssl.SSLContext) -> None:
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    async with (
+        serving(Script([BEGUN, None]), ssl_context=server_tls) as origin,
+        Pool(ssl_context=context) as pool,
+    ):
+        with pytest.raises(ConnectionBrokenError):
+            await fetch(pool, origin, get())
+
+
+# Both directions at once, on real sockets
+
+
+async def echo(peer: Peer) -> None:
+    """Answer at once, and send the request's chunks back as they come; each connection for one request."""
+    await peer.receive_head()
+    await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x\r\n\r\n" + peer.received)
+    async for data in peer.stream:
+        await peer.send(bytes(data))
+
+
+async def test_a_body_larger_than_every_buffer_is_echoed_while_it_is_sent() -> None:
+    piece, pieces = bytes(range(256)) * 256, 200
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        for _ in range(pieces):
+            yield piece
+
+    received = 0
+    async with serving(echo) as origin, Pool() as pool:
+        async with pool.request(origin, chunked(body())) as response:
+            async for chunk in response:
+                received += len(chunk)
+        assert received == len(piece) * pieces
+        assert pool.statistics().idle == 1
+
+
+async def test_a_peer_that_answers_a_large_upload_and_resets_has_answered() -> None:
+    async def peer(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nno!")
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        while True:
+            yield bytes(65536)
+
+    async with serving(peer) as origin, Pool() as pool:
+        assert await fetch(pool, origin, chunked(body())) == (413, b"no!")
+        assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=0)
+
+
+async def test_a_reset_within_the_answer_is_a_broken_connection() -> None:
+    async def peer(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(BEGUN)
+        assert isinstance(peer.stream, trio.SocketStream)
+        peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+    async with serving(peer) as origin, Pool() as pool:
+        with pytest.raises(ConnectionBrokenError):
+            await fetch(pool, origin, get())
+
+
+# Cancellation
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels `scope` when the task that made this, or one of its children, is run for the nth time."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self.scope = scope
+        self.left = step
+        self.task = trio.lowlevel.current_task()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        parent = task.parent_nursery.parent_task if task.parent_nursery else None
+        if self.task in {task, parent}:
+            self.left -= 1
+            if not self.left:
+                self.scope.cancel()
+
+
+@asynccontextmanager
+async def cancelled_at(step: int) -> AsyncIterator[trio.CancelScope]:
+    with trio.CancelScope() as scope:
+        instrument = CancelAtStep(scope, step)
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            yield scope
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+
+
+async def upload(pool: Pool, origin: Origin) -> None:
+    async with pool.request(origin, chunked(once(b"a", b"b"), method=b"PUT")) as response:
+        assert [chunk async for chunk in response] == [b"a", b"b"]
+
+
+async def echo_again(peer: Peer) -> None:
+    while await peer.receive_head():
+        body = await peer.receive_until(b"0\r\n\r\n")
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await peer.send(body)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("reused", [False, True], ids=["new connection", "kept connection"])
+async def test_a_request_cancelled_at_any_step_leaves_the_pool_whole(
+    server_tls: ssl.SSLContext, *, tls: bool, reused: bool
+) -> None:
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    step, finished = 0, False
+    async with serving(echo_again, ssl_context=server_tls if tls else None) as origin:
+        while not finished:
+            step += 1
+            async with Pool(ssl_context=context) as pool:
+                if reused:
+                    await upload(pool, origin)
+                async with cancelled_at(step) as scope:
+                    await upload(pool, origin)
+                    finished = True
+                statistics = pool.statistics()
+                assert statistics.active == 0
+                assert statistics.idle == int(finished), "a connection that was cut short was kept"
+                await upload(pool, origin)
+                assert pool.statistics().idle == 1
+            finished = finished and not scope.cancel_called
+    assert step > 5
+
+
+# Origin
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "prefix"),
+    [
+        ("http://localhost", Origin("http", "localhost", 80), b""),
+        ("http://localhost/", Origin("http", "localhost", 80), b""),
+        ("HTTP://Plugin_1.Example:8080/base//", Origin("http", "plugin_1.example", 8080), b"/base"),
+        ("https://10.0.0.1/a/b%20c/", Origin("https", "10.0.0.1", 443), b"/a/b%20c"),
+        ("http://[::1]:9000/x", Origin("http", "::1", 9000), b"/x"),
+        ("https://[2001:DB8::1]", Origin("https", "2001:db8::1", 443), b""),
+    ],
+)
+def test_a_base_url_is_an_origin_and_a_prefix(url: str, origin: Origin, prefix: bytes) -> None:
+    assert Origin.parse(url) == (origin, prefix)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "/path",
+        "localhost:80",
+        "//localhost",
+        "ftp://localhost",
+        "http://",
+        "http:///path",
+        "http://:80",
+        "http://user:hunter2@localhost",
+        "http://localhost?hunter2",
+        "http://localhost/#hunter2",
+        "http://localhost/?",
+        "http://localhost:",
+        "http://localhost:0",
+        "http://localhost:65536",
+        "http://localhost:-1",
+        "http://localhost:+1",
+        "http://localhost:80:80",
+        "http://local host",
+        "http://localhost/\r\nx: y",
+        "http://local\thost",
+        "http://localhost/\x7f",
+        "http://b\xfccher.example",
+        "http://a\\b",
+        "http://a%20b",
+        "http://[::1",
+        "http://::1",
+        "http://[fe80::1%eth0]",
+        "http://[localhost]",
+        "http://a[::1]",
+        "http://[v1.x]",
+    ],
+)
+def test_what_is_no_plain_base_url_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Origin.parse(url)
+    assert str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("origin", "header"),
+    [
+        (Origin("http", "a", 80), b"a"),
+        (Origin("https", "a", 443), b"a"),
+        (Origin("http", "a", 443), b"a:443"),
+        (Origin("http", "::1", 80), b"[::1]"),
+        (Origin("https", "::1", 8443), b"[::1]:8443"),
+    ],
+)
+def test_the_host_header_leaves_the_default_port_out_and_brackets_ipv6(origin: Origin, header: bytes) -> None:
+    assert origin.host_header == header
