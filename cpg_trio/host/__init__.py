@@ -1,0 +1,23 @@
+"""The host's side: identity, registry, health, watches and the router.
+
+What stands on what:
+
+    identity   who a plugin is, and the token that proves it
+    registry   who provides what, how healthy they are, which of them a caller gets
+    egress     where plugins may have the host send traffic
+    watch      the hub that fans the registry's changes out
+    health     the host's own health, as a service and for probes
+    services   the RPC services, thin over the above
+    router     the way from one plugin to another
+    _host      all of it on its paths, in one nursery
+"""
+
+from ._host import DEFAULT_PORT as DEFAULT_PORT
+from ._host import Host as Host
+from ._host import HostConfig as HostConfig
+from .egress import BaseUrls as BaseUrls
+from .identity import Identity as Identity
+from .registry import Health as Health
+from .registry import Registration as Registration
+from .registry import Registry as Registry
+from .registry import Selection as Selection

@@ -1,0 +1,140 @@
+"""The host: its state, its services on their paths, and the nursery they run in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import httpx
+import trio
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import App, Receive, Scope, Send
+from cpg_trio.http1 import Pool
+from cpg_trio.probes import PATHS, Probes
+from cpg_trio.rpc import ClientConfig, Code, ConnectError, application
+from cpg_trio.serving import ServeConfig, serve
+
+from .egress import BaseUrls
+from .health import HostHealth
+from .identity import Identities, Identity
+from .registry import Registry, Selection
+from .router import PREFIX, MayCall, Router, everybody
+from .services import Gate, Handshake, Lifecycle, RegistryService
+from .watch import WatchHub
+
+_log = logging.getLogger("cpg_trio.host")
+
+DEFAULT_PORT = 8080
+
+_CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
+
+
+@attrs.frozen(kw_only=True)
+class HostConfig:
+    """How a host behaves."""
+
+    token_ttl_s: float = 24 * 60 * 60.0
+    """How long an identity lives, in seconds."""
+    selection: Mapping[str, Selection] = attrs.field(factory=dict)
+    """The strategy that chooses among the providers of a service type, by type."""
+    default_selection: Selection = Selection.FIRST
+    """The strategy for every other type."""
+    base_urls: BaseUrls = BaseUrls.CALLER
+    """Where plugins may have the host send traffic."""
+    may_call: MayCall = everybody
+    """Whether a plugin may call the providers of a service type."""
+    serve: ServeConfig = attrs.field(factory=ServeConfig)
+
+
+class Host:
+    """Gives plugins an identity, a registry and a router.
+
+    `async with host.application() as app` gives the ASGI application; `await host.serve(stop)` serves it.
+    """
+
+    def __init__(self, config: HostConfig | None = None) -> None:
+        self._config = config or HostConfig()
+        self.registry = Registry(
+            selection=self._config.selection, default_selection=self._config.default_selection
+        )
+        self.identities = Identities(ttl_s=self._config.token_ttl_s, on_expired=self._forget)
+        self.watches = WatchHub(self.registry)
+        self.health = HostHealth(self.registry)
+
+    @asynccontextmanager
+    async def application(self) -> AsyncIterator[App]:
+        """Yield the host as an ASGI application, which holds connections to plugins until the block ends."""
+        gate = Gate(self.identities)
+        services = application(
+            [
+                Handshake(self.identities),
+                Lifecycle(gate, self.registry),
+                RegistryService(gate, self.registry, self.watches, self._config.base_urls),
+                self.health,
+            ]
+        )
+        probes = Probes(lambda: not self.health.stopping)
+        async with Pool() as pool:
+            router = Router(self.identities, self.registry, pool, self._config.may_call)
+
+            async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+                if scope["type"] != "http":
+                    await send({"type": "websocket.close", "code": 1000})
+                elif scope["raw_path"].startswith(PREFIX):
+                    await router(scope, receive, send)
+                elif scope["path"] in PATHS:
+                    await probes(scope, receive, send)
+                else:
+                    await services(scope, receive, send)
+
+            yield dispatch
+
+    async def serve(
+        self,
+        stop: trio.Event | None = None,
+        *,
+        bind: str | Sequence[str] = f"0.0.0.0:{DEFAULT_PORT}",
+        task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `stop` is set, then finish what is in flight and return.
+
+        `started` reports the addresses as URLs. Raises: serving.BindError.
+        """
+        stop = trio.Event() if stop is None else stop
+        async with self.application() as app, open_plain_nursery() as nursery:
+            nursery.start_soon(self._announce_stop, stop)
+            bound = await nursery.start(partial(serve, app, bind=bind, config=self._config.serve, stop=stop))
+            _log.info("host listening on %s", ", ".join(bound))
+            task_status.started(bound)
+
+    async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
+        """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.
+
+        Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
+        """
+        credential = self.identities.control_credential(runtime_id)
+        base_url = next((r.base_url for r in self.registry.registrations(runtime_id) if r.base_url), None)
+        if credential is None or base_url is None:
+            raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
+        headers = {wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + credential}
+        async with httpx.AsyncClient(trust_env=False) as http:
+            await PluginControlClient(base_url, http, ClientConfig(headers=headers)).shutdown(
+                pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason), timeout_s=_CONTROL_TIMEOUT_S
+            )
+
+    async def _announce_stop(self, stop: trio.Event) -> None:
+        await stop.wait()
+        _log.info("host stopping")
+        self.health.stop()
+        self.watches.close()
+
+    def _forget(self, identity: Identity) -> None:
+        _log.info("the identity of %s has expired", identity.runtime_id)
+        self.registry.remove_plugin(identity.runtime_id)

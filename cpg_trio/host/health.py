@@ -1,0 +1,65 @@
+"""The host's own health, as an RPC service.
+
+Known to the service are the host as a whole (the empty name) and each service type that somebody has
+registered. Nothing here is a constant: a host that is stopping says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
+from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
+from cpg_trio.rpc import Code, ConnectError, RequestContext
+
+from .registry import Registry
+
+_Context = RequestContext[pb.HealthCheckRequest, pb.HealthCheckResponse]
+
+
+class HostHealth(HealthService):
+    """`connectplugin.health.v1.HealthService`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._stopping = False
+        self._revision = Cell(0)
+        registry.subscribe(lambda _: self._bump())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the host has begun to stop."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """Report NOT_SERVING from now on, to those who watch as well, and end their watches."""
+        self._stopping = True
+        self._bump()
+        self._revision.close()
+
+    async def check(self, request: pb.HealthCheckRequest, _ctx: _Context, /) -> pb.HealthCheckResponse:
+        """Return a status. Raises: ConnectError `not_found` for a name that is not known."""
+        status = self._status(request.service)
+        if status == pb.SERVING_STATUS_SERVICE_UNKNOWN:
+            raise ConnectError(Code.NOT_FOUND, f"unknown service: {request.service}")
+        return pb.HealthCheckResponse(status=status)
+
+    async def watch(
+        self, request: pb.HealthCheckRequest, _ctx: _Context, /
+    ) -> AsyncIterator[pb.HealthCheckResponse]:
+        """Yield the status of now, then each other one."""
+        last = None
+        async for _ in self._revision.reader():
+            if (status := self._status(request.service)) != last:
+                last = status
+                yield pb.HealthCheckResponse(status=status)
+
+    def _status(self, service: str) -> pb.ServingStatus:
+        if service and service not in self._registry.service_types():
+            return pb.SERVING_STATUS_SERVICE_UNKNOWN
+        serving = not self._stopping and (not service or self._registry.available(service))
+        return pb.SERVING_STATUS_SERVING if serving else pb.SERVING_STATUS_NOT_SERVING
+
+    def _bump(self) -> None:
+        self._revision.set(self._revision.value + 1)

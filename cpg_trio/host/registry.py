@@ -1,0 +1,284 @@
+"""Who provides what, how healthy they are, and which of them a caller gets.
+
+Plain synchronous state, changed between checkpoints of one thread, so it needs no locks. Every change is
+announced to the listeners by service type; whoever must hear of changes hears of them there.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+
+_HEALTHY, _DEGRADED, _UNHEALTHY = (
+    pb.HEALTH_STATE_HEALTHY,
+    pb.HEALTH_STATE_DEGRADED,
+    pb.HEALTH_STATE_UNHEALTHY,
+)
+
+
+class Selection(Enum):
+    """Which of several good providers a caller gets."""
+
+    FIRST = "first"
+    """The one that registered first."""
+    ROUND_ROBIN = "round-robin"
+    """Each in turn, in the order of registration."""
+    RANDOM = "random"
+    """Any, with equal chances."""
+    WEIGHTED = "weighted"
+    """Any, with chances that fall with the number of calls it is busy with."""
+
+
+class NoProviderError(LookupError):
+    """Nobody can be offered for a service type; the message, part of the protocol, says why."""
+
+
+class UnknownRegistrationError(LookupError):
+    """No such registration, or not the caller's."""
+
+
+@attrs.frozen(eq=False)
+class Registration:
+    """One service of one plugin."""
+
+    id: str
+    runtime_id: str
+    service_type: str
+    version: str
+    endpoint_path: str
+    metadata: Mapping[str, str]
+    sequence: int
+    """Grows with each registration; the order of the providers of a type."""
+
+    @property
+    def base_url(self) -> str:
+        """The plugin's own URL, empty if it gave none."""
+        return self.metadata.get(wire.BASE_URL_KEY, "")
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where callers reach it, relative to the host's URL."""
+        return f"/services/{self.service_type}/{self.runtime_id}"
+
+
+@attrs.frozen
+class Health:
+    """What a plugin last said of itself. One that said nothing counts as healthy."""
+
+    state: pb.HealthState = pb.HEALTH_STATE_UNSPECIFIED
+    reason: str = ""
+    unavailable_dependencies: tuple[str, ...] = ()
+
+    @property
+    def callable(self) -> bool:
+        """Whether the plugin gets calls."""
+        return self.state != _UNHEALTHY
+
+
+@attrs.frozen
+class ServiceStatus:
+    """What a watcher of a service type is told: its state, and the provider to call, if there is one."""
+
+    state: pb.ServiceState
+    provider: Registration | None = None
+
+
+Listener = Callable[[str], object]
+
+
+class Registry:
+    """The registrations of all plugins.
+
+    `selection` is the strategy for each service type; others get `default_selection`. `rng` decides where
+    chance does.
+    """
+
+    def __init__(
+        self,
+        *,
+        selection: Mapping[str, Selection] | None = None,
+        default_selection: Selection = Selection.FIRST,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._selection = dict(selection or {})
+        self._default_selection = default_selection
+        self._rng = rng or random.SystemRandom()
+        self._by_type: dict[str, dict[str, Registration]] = {}  # then by runtime id
+        self._by_id: dict[str, Registration] = {}
+        self._health: dict[str, Health] = {}
+        self._calls: Counter[str] = Counter()
+        self._last_turn: dict[str, int] = {}
+        self._sequence = 0
+        self._listeners: list[Listener] = []
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener` with a service type after each change to its providers or their health."""
+        self._listeners.append(listener)
+
+    def register(
+        self,
+        runtime_id: str,
+        service_type: str,
+        version: str,
+        endpoint_path: str,
+        metadata: Mapping[str, str],
+    ) -> Registration:
+        """Add a service. A plugin has one registration for each type: a second replaces the first.
+
+        Raises: wire.InvalidError, and then nothing has changed.
+        """
+        wire.validate_registration(service_type, version, endpoint_path, metadata)
+        self._sequence += 1
+        registration = Registration(
+            id=f"reg-{secrets.token_hex(8)}",
+            runtime_id=runtime_id,
+            service_type=service_type,
+            version=version,
+            endpoint_path=endpoint_path,
+            metadata=dict(metadata),
+            sequence=self._sequence,
+        )
+        providers = self._by_type.setdefault(service_type, {})
+        if (replaced := providers.pop(runtime_id, None)) is not None:
+            del self._by_id[replaced.id]
+        providers[runtime_id] = self._by_id[registration.id] = registration
+        self._announce([service_type])
+        return registration
+
+    def unregister(self, runtime_id: str, registration_id: str) -> Registration:
+        """Remove a plugin's own registration. Raises: UnknownRegistrationError."""
+        registration = self._by_id.get(registration_id)
+        if registration is None or registration.runtime_id != runtime_id:
+            raise UnknownRegistrationError(f"registration not found: {registration_id}")
+        self._remove(registration)
+        self._announce([registration.service_type])
+        return registration
+
+    def remove_plugin(self, runtime_id: str) -> None:
+        """Remove all that a plugin registered and said."""
+        mine = self.registrations(runtime_id)
+        for registration in mine:
+            self._remove(registration)
+        self._health.pop(runtime_id, None)
+        self._announce(r.service_type for r in mine)
+
+    def report_health(self, runtime_id: str, health: Health) -> None:
+        """Note what a plugin says of itself."""
+        if self._health.get(runtime_id) != health:
+            self._health[runtime_id] = health
+            self._announce(r.service_type for r in self.registrations(runtime_id))
+
+    def health(self, runtime_id: str) -> Health:
+        """Return what a plugin last said of itself."""
+        return self._health.get(runtime_id, Health())
+
+    def provider(self, service_type: str, runtime_id: str) -> Registration | None:
+        """Return a plugin's registration for a type, healthy or not."""
+        return self._by_type.get(service_type, {}).get(runtime_id)
+
+    def registrations(self, runtime_id: str) -> Sequence[Registration]:
+        """Return what a plugin has registered."""
+        return [r for r in self._by_id.values() if r.runtime_id == runtime_id]
+
+    def available(self, service_type: str) -> bool:
+        """Whether a caller would be offered a provider. Asking changes nobody's turn."""
+        return bool(self._callable(self._providers(service_type)))
+
+    def service_types(self) -> Sequence[str]:
+        """Return the types that somebody has registered."""
+        return sorted(self._by_type)
+
+    def discover(self, service_type: str, min_version: str = "") -> tuple[Registration, bool]:
+        """Choose a provider; tell also whether there was nobody else to choose.
+
+        Raises: NoProviderError; wire.InvalidError for a minimum that is no version.
+        """
+        if min_version:
+            wire.validate_version(min_version)
+        providers = self._providers(service_type)
+        if not providers:
+            raise NoProviderError(f'no providers for service "{service_type}"')
+        compatible = [r for r in providers if wire.satisfies(r.version, min_version)]
+        if not compatible:
+            raise NoProviderError(
+                f'no compatible providers for service "{service_type}" (min version: {min_version})'
+            )
+        good = self._callable(compatible)
+        if not good:
+            raise NoProviderError(f'no available providers for service "{service_type}" (all unhealthy)')
+        return self._choose(service_type, good), len(good) == 1
+
+    def status(self, service_type: str, current: Registration | None = None) -> ServiceStatus:
+        """Return the status of a type for one watcher.
+
+        It keeps its `current` provider for as long as that gets calls, so that a change elsewhere does not
+        move it.
+        """
+        good = self._callable(self._providers(service_type))
+        if not good:
+            return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
+        provider = current if current in good else self._choose(service_type, good)
+        degraded = self.health(provider.runtime_id).state == _DEGRADED
+        return ServiceStatus(pb.SERVICE_STATE_DEGRADED if degraded else pb.SERVICE_STATE_AVAILABLE, provider)
+
+    @contextmanager
+    def call(self, runtime_id: str) -> Iterator[None]:
+        """Count a call to a provider while it is in flight."""
+        self._calls[runtime_id] += 1
+        try:
+            yield
+        finally:
+            self._calls[runtime_id] -= 1
+            if not self._calls[runtime_id]:
+                del self._calls[runtime_id]
+
+    def calls_in_flight(self, runtime_id: str) -> int:
+        """Return how many routed calls a provider is busy with."""
+        return self._calls[runtime_id]
+
+    def _providers(self, service_type: str) -> list[Registration]:
+        return list(self._by_type.get(service_type, {}).values())
+
+    def _callable(self, registrations: Iterable[Registration]) -> list[Registration]:
+        return [r for r in registrations if self.health(r.runtime_id).callable]
+
+    def _choose(self, service_type: str, good: Sequence[Registration]) -> Registration:
+        match self._selection.get(service_type, self._default_selection):
+            case Selection.FIRST:
+                return good[0]
+            case Selection.ROUND_ROBIN:
+                return self._next_turn(service_type, good)
+            case Selection.RANDOM:
+                return self._rng.choice(good)
+            case Selection.WEIGHTED:
+                weights = [1 / (1 + self._calls[r.runtime_id]) for r in good]
+                return self._rng.choices(good, weights)[0]
+
+    def _next_turn(self, service_type: str, good: Sequence[Registration]) -> Registration:
+        # The turn is kept by sequence number, not by index: providers come and go, and nobody is skipped.
+        last = self._last_turn.get(service_type, 0)
+        chosen = next((r for r in good if r.sequence > last), good[0])
+        self._last_turn[service_type] = chosen.sequence
+        return chosen
+
+    def _remove(self, registration: Registration) -> None:
+        del self._by_id[registration.id]
+        providers = self._by_type[registration.service_type]
+        del providers[registration.runtime_id]
+        if not providers:
+            del self._by_type[registration.service_type]
+            self._last_turn.pop(registration.service_type, None)
+
+    def _announce(self, service_types: Iterable[str]) -> None:
+        for service_type in dict.fromkeys(service_types):
+            for listener in self._listeners:
+                listener(service_type)

@@ -1,0 +1,218 @@
+"""The host's RPC services: thin, each call checked against its caller's token before anything else.
+
+What they know is in the identities, the registry and the watch hub; here is only what travels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
+    HandshakeService,
+    PluginLifecycleService,
+    ServiceRegistryService,
+)
+from cpg_trio._version import __version__
+from cpg_trio.rpc import Code, ConnectError, RequestContext
+
+from .egress import BaseUrls, check_base_url
+from .identity import Identities, Identity
+from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
+from .watch import WatchHub
+
+_log = logging.getLogger("cpg_trio.host")
+
+_Context = RequestContext[Any, Any]
+_MAX_REASON_BYTES = 4096
+_MAX_DEPENDENCIES = 100
+
+
+class Gate:
+    """Tells who is calling, or refuses."""
+
+    def __init__(self, identities: Identities) -> None:
+        self._identities = identities
+
+    def caller(self, ctx: _Context) -> Identity:
+        """Return the identity that a call's headers prove.
+
+        Raises: ConnectError `invalid_argument` without a runtime id, as other hosts answer; `unauthenticated`
+        without a token, or with one that does not prove that id.
+        """
+        runtime_id = ctx.request_headers.get(wire.RUNTIME_ID_HEADER, "")
+        if not runtime_id:
+            raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.RUNTIME_ID_HEADER} header required")
+        authorization = ctx.request_headers.get(wire.AUTHORIZATION_HEADER, "")
+        if not authorization.startswith(wire.BEARER_PREFIX):
+            raise ConnectError(Code.UNAUTHENTICATED, "Authorization: Bearer <token> required")
+        identity = self._identities.authenticate(runtime_id, authorization.removeprefix(wire.BEARER_PREFIX))
+        if identity is None:
+            raise ConnectError(Code.UNAUTHENTICATED, "invalid token")
+        return identity
+
+
+@contextmanager
+def _codes() -> Iterator[None]:
+    """Give the errors of the state their codes."""
+    try:
+        yield
+    except wire.InvalidError as error:
+        raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
+    except (NoProviderError, UnknownRegistrationError) as error:
+        raise ConnectError(Code.NOT_FOUND, str(error)) from error
+
+
+class Handshake(HandshakeService):
+    """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity."""
+
+    def __init__(self, identities: Identities) -> None:
+        self._identities = identities
+
+    async def handshake(self, request: pb.HandshakeRequest, _ctx: _Context, /) -> pb.HandshakeResponse:
+        """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
+        _check_versions(request)
+        response = pb.HandshakeResponse(
+            core_protocol_version=wire.CORE_VERSION,
+            app_protocol_version=wire.APP_VERSION,
+            server_metadata={wire.SERVER_VERSION_KEY: __version__},
+        )
+        if request.self_id:
+            with _codes():
+                wire.validate_self_id(request.self_id)
+            identity, token = self._identities.issue(request.self_id)
+            response.runtime_id, response.runtime_token = identity.runtime_id, token
+            _log.info("%s is %s", identity.self_id, identity.runtime_id)
+        return response
+
+
+def _check_versions(request: pb.HandshakeRequest) -> None:
+    if (request.magic_cookie_key, request.magic_cookie_value) != (wire.COOKIE_KEY, wire.COOKIE_VALUE):
+        raise ConnectError(
+            Code.INVALID_ARGUMENT, "invalid magic cookie - this may not be a connect-plugin server"
+        )
+    if request.core_protocol_version != wire.CORE_VERSION:
+        raise ConnectError(
+            Code.INVALID_ARGUMENT,
+            f"unsupported core protocol version: {request.core_protocol_version}"
+            f" (server supports: {wire.CORE_VERSION})",
+        )
+    if request.app_protocol_version != wire.APP_VERSION:
+        raise ConnectError(
+            Code.FAILED_PRECONDITION,
+            f"version mismatch: client={request.app_protocol_version}, server={wire.APP_VERSION}",
+        )
+
+
+class Lifecycle(PluginLifecycleService):
+    """`PluginLifecycle`: what plugins say of their own health."""
+
+    def __init__(self, gate: Gate, registry: Registry) -> None:
+        self._gate = gate
+        self._registry = registry
+
+    async def report_health(
+        self, request: pb.ReportHealthRequest, ctx: _Context, /
+    ) -> pb.ReportHealthResponse:
+        """Note the caller's health. Raises: ConnectError for a state that there is not."""
+        caller = self._gate.caller(ctx)
+        health = _health(request)
+        if health != self._registry.health(caller.runtime_id):
+            name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
+            _log.info(
+                "%s reports %s%s", caller.runtime_id, name, f": {health.reason}" if health.reason else ""
+            )
+        self._registry.report_health(caller.runtime_id, health)
+        return pb.ReportHealthResponse()
+
+
+def _health(request: pb.ReportHealthRequest) -> Health:
+    if request.state not in pb.HealthState.values():
+        raise ConnectError(Code.INVALID_ARGUMENT, f"unknown health state: {request.state}")
+    if len(request.reason.encode()) > _MAX_REASON_BYTES:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"reason too long (max: {_MAX_REASON_BYTES} bytes)")
+    if len(request.unavailable_dependencies) > _MAX_DEPENDENCIES:
+        raise ConnectError(
+            Code.INVALID_ARGUMENT, f"too many unavailable dependencies (max: {_MAX_DEPENDENCIES})"
+        )
+    with _codes():
+        for dependency in request.unavailable_dependencies:
+            wire.validate_service_type(dependency)
+    return Health(request.state, request.reason, tuple(request.unavailable_dependencies))
+
+
+class RegistryService(ServiceRegistryService):
+    """`ServiceRegistry`: the registry as plugins see it. A plugin changes only what is its own."""
+
+    def __init__(self, gate: Gate, registry: Registry, hub: WatchHub, base_urls: BaseUrls) -> None:
+        self._gate = gate
+        self._registry = registry
+        self._hub = hub
+        self._base_urls = base_urls
+
+    async def register_service(
+        self, request: pb.RegisterServiceRequest, ctx: _Context, /
+    ) -> pb.RegisterServiceResponse:
+        """Register a service of the caller's, at a URL of the caller's."""
+        caller = self._gate.caller(ctx)
+        base_url = request.metadata.get(wire.BASE_URL_KEY, "")
+        await check_base_url(base_url, ctx.client_address, self._base_urls)
+        with _codes():
+            registration = self._registry.register(
+                caller.runtime_id,
+                request.service_type,
+                request.version,
+                request.endpoint_path,
+                dict(request.metadata),
+            )
+        _log.info("%s provides %s v%s", caller.runtime_id, request.service_type, request.version)
+        return pb.RegisterServiceResponse(registration_id=registration.id)
+
+    async def unregister_service(
+        self, request: pb.UnregisterServiceRequest, ctx: _Context, /
+    ) -> pb.UnregisterServiceResponse:
+        """Remove a registration of the caller's; another's is as unknown to it as one that never was."""
+        caller = self._gate.caller(ctx)
+        with _codes():
+            registration = self._registry.unregister(caller.runtime_id, request.registration_id)
+        _log.info("%s no longer provides %s", caller.runtime_id, registration.service_type)
+        return pb.UnregisterServiceResponse()
+
+    async def discover_service(
+        self, request: pb.DiscoverServiceRequest, ctx: _Context, /
+    ) -> pb.DiscoverServiceResponse:
+        """Return a provider that is alive, compatible and healthy enough."""
+        self._gate.caller(ctx)
+        with _codes():
+            wire.validate_service_type(request.service_type)
+            registration, single = self._registry.discover(request.service_type, request.min_version)
+        return pb.DiscoverServiceResponse(endpoint=_endpoint(registration), single_provider=single)
+
+    async def watch_service(
+        self, request: pb.WatchServiceRequest, ctx: _Context, /
+    ) -> AsyncIterator[pb.WatchServiceEvent]:
+        """Yield the status of a service type now, then each change of it for this caller."""
+        self._gate.caller(ctx)
+        with _codes():
+            wire.validate_service_type(request.service_type)
+        with self._hub.watch(request.service_type) as statuses:
+            async for status in statuses:
+                yield _event(request.service_type, status)
+
+
+def _endpoint(registration: Registration) -> pb.ServiceEndpoint:
+    return pb.ServiceEndpoint(
+        provider_id=registration.runtime_id,
+        version=registration.version,
+        endpoint_url=registration.endpoint_url,
+        metadata=dict(registration.metadata),
+    )
+
+
+def _event(service_type: str, status: ServiceStatus) -> pb.WatchServiceEvent:
+    endpoint = _endpoint(status.provider) if status.provider else None
+    return pb.WatchServiceEvent(service_type=service_type, state=status.state, endpoint=endpoint)

@@ -1,0 +1,641 @@
+"""The router: who may pass, what is passed on, and that nothing waits for the whole of anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from cpg_trio.host import Health, Host, HostConfig, Identity
+from cpg_trio.host.router import go_duration
+from tests._wire import Response, dial, dial_http2
+from tests.http1.peers import OK, Peer, answer_ok, serving
+
+UNHEALTHY = Health(3)  # type: ignore[arg-type]
+DEGRADED = Health(2)  # type: ignore[arg-type]
+
+Handler = Callable[[Peer], Awaitable[None]]
+
+
+@attrs.frozen
+class Setting:
+    """A host on a socket, a caller, and a provider of `echo`."""
+
+    host: Host
+    url: str
+    caller: str
+    token: str
+    provider: str
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        return {"X-Plugin-Runtime-ID": self.caller, "Authorization": f"Bearer {self.token}"}
+
+    def path(self, method: str = "M") -> str:
+        return f"/services/echo/{self.provider}/{method}"
+
+    def head(self, method: str = "POST", path: str | None = None, *headers: str) -> bytes:
+        lines = [f"{method} {path or self.path()} HTTP/1.1", "Host: h.example:28080"]
+        lines += [f"{name}: {value}" for name, value in self.credentials.items()]
+        return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1")
+
+    async def call(self, data: bytes) -> Response:
+        with trio.fail_after(10):
+            async with dial(self.url) as wire:
+                await wire.send(data)
+                return await wire.response(head_only=data.startswith(b"HEAD"))
+
+
+@asynccontextmanager
+async def hosting(config: HostConfig | None = None) -> AsyncIterator[tuple[Host, str]]:
+    host = Host(config)
+    stop = trio.Event()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(partial(host.serve, stop, bind="127.0.0.1:0"))
+            yield host, url
+            stop.set()
+
+
+@asynccontextmanager
+async def routing(
+    handler: Handler = answer_ok,
+    *,
+    endpoint_path: str = "/echo.v1.Echo/",
+    base_path: str = "",
+    config: HostConfig | None = None,
+) -> AsyncIterator[Setting]:
+    async with serving(handler) as origin, hosting(config) as (host, url):
+        caller, token = host.identities.issue("caller")
+        provider, _ = host.identities.issue("echo-plugin")
+        base_url = f"http://{origin.host}:{origin.port}{base_path}"
+        host.registry.register(provider.runtime_id, "echo", "1.0.0", endpoint_path, {"base_url": base_url})
+        yield Setting(host, url, caller.runtime_id, token, provider.runtime_id)
+
+
+class Recorder:
+    """A provider that answers each request with `answer`, and keeps what it saw."""
+
+    def __init__(self, answer: bytes = OK, body_end: bytes = b"") -> None:
+        self.answer = answer
+        self.body_end = body_end
+        self.seen: list[bytes] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        while head := await peer.receive_head():
+            self.seen.append(head + (await peer.receive_until(self.body_end) if self.body_end else b""))
+            await peer.send(self.answer)
+
+    @property
+    def line(self) -> bytes:
+        return self.seen[0].partition(b"\r\n")[0]
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        lines = self.seen[0].partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+        return [(n.lower(), v.strip()) for n, _, v in (line.partition(b":") for line in lines)]
+
+
+def text(response: Response) -> tuple[int, str]:
+    assert response.header(b"content-type") == b"text/plain; charset=utf-8"
+    assert response.header(b"x-content-type-options") == b"nosniff"
+    return response.status, response.body.decode()
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "path", ["/services/", "/services/echo", "/services/echo/id", "/services//id/M", "/services/echo//M"]
+)
+async def test_a_path_without_type_provider_and_method_is_400(path: str) -> None:
+    async with routing() as s:
+        assert text(await s.call(s.head(path=path))) == (
+            400,
+            "invalid service path format, expected /services/{type}/{provider-id}/{method}\n",
+        )
+
+
+@pytest.mark.parametrize("method", ["../M", "a/../../M", "%2e%2e/M", "a/.%2E", "./M"])
+async def test_a_method_that_climbs_out_of_its_service_is_400(method: str) -> None:
+    recorder = Recorder()
+    async with routing(recorder) as s:
+        assert (await s.call(s.head(path=s.path(method)))).status == 400
+    assert recorder.seen == []
+
+
+async def test_a_caller_must_name_and_prove_itself() -> None:
+    async with routing() as s:
+        start = f"POST {s.path()} HTTP/1.1\r\nhost: h\r\n".encode()
+        me, token = f"x-plugin-runtime-id: {s.caller}\r\n".encode(), s.token.encode()
+        bearer = b"authorization: Bearer %s\r\n"
+        other, _ = s.host.identities.issue("other")
+        refusals = [
+            (start + bearer % token, "X-Plugin-Runtime-ID header required\n"),
+            (start + me, "Authorization: Bearer <token> required\n"),
+            (start + me + b"authorization: Basic x\r\n", "Authorization: Bearer <token> required\n"),
+            (
+                start + me + b"authorization: bearer %s\r\n" % token,
+                "Authorization: Bearer <token> required\n",
+            ),
+            (start + me + bearer % b"bad", "invalid token\n"),
+            (start + me + bearer % token[:-1], "invalid token\n"),
+            (
+                start + f"x-plugin-runtime-id: {other.runtime_id}\r\n".encode() + bearer % token,
+                "invalid token\n",
+            ),
+        ]
+        for request, body in refusals:
+            assert text(await s.call(request + b"\r\n")) == (401, body)
+
+
+async def test_the_token_is_checked_before_the_provider() -> None:
+    async with routing() as s:
+        bad = s.head(path="/services/echo/zzzz/M").replace(s.token.encode(), b"bad")
+        assert text(await s.call(bad)) == (401, "invalid token\n")
+
+
+async def test_an_expired_token_is_invalid() -> None:
+    async with routing(config=HostConfig(token_ttl_s=0.0)) as s:
+        assert text(await s.call(s.head())) == (401, "invalid token\n")
+
+
+async def test_an_unknown_provider_is_404() -> None:
+    async with routing() as s:
+        assert text(await s.call(s.head(path="/services/echo/echo-zzzz/M"))) == (
+            404,
+            "provider not found: echo-zzzz\n",
+        )
+
+
+async def test_a_provider_of_another_type_is_404() -> None:
+    async with routing() as s:
+        assert text(await s.call(s.head(path=f"/services/whatever/{s.provider}/M"))) == (
+            404,
+            f"provider not found: {s.provider}\n",
+        )
+
+
+async def test_an_unhealthy_provider_is_503_and_a_degraded_one_is_called() -> None:
+    async with routing() as s:
+        s.host.registry.report_health(s.provider, UNHEALTHY)
+        assert text(await s.call(s.head())) == (503, "service unavailable (provider unhealthy)\n")
+        s.host.registry.report_health(s.provider, DEGRADED)
+        assert (await s.call(s.head())).status == 200
+
+
+async def test_a_provider_without_a_base_url_is_404() -> None:
+    async with routing() as s:
+        s.host.registry.register(s.provider, "echo", "1.0.0", "/", {})
+        assert text(await s.call(s.head())) == (404, f"provider endpoint not registered: {s.provider}\n")
+
+
+@pytest.mark.parametrize("base_url", ["no url", "ftp://h/", "http://", "http://h:99999", "http://u:p@h"])
+async def test_a_base_url_that_is_none_is_500(base_url: str) -> None:
+    async with routing() as s:
+        s.host.registry.register(s.provider, "echo", "1.0.0", "/", {"base_url": base_url})
+        assert text(await s.call(s.head())) == (500, "failed to create proxy request\n")
+
+
+async def test_a_provider_that_is_not_there_is_502() -> None:
+    async with routing() as s:
+        with trio.socket.socket() as unused:
+            await unused.bind(("127.0.0.1", 0))  # bound and not listening: refused
+            base_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            s.host.registry.register(s.provider, "echo", "1.0.0", "/", {"base_url": base_url})
+            assert text(await s.call(s.head())) == (502, "failed to proxy request\n")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"garbage\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"],
+)
+async def test_a_provider_that_does_not_speak_http_is_502(answer: bytes) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(answer)
+
+    async with routing(handler) as s:
+        assert text(await s.call(s.head())) == (502, "failed to proxy request\n")
+
+
+async def test_a_policy_says_who_may_call_what() -> None:
+    def nobody_calls_echo(caller: Identity, service_type: str) -> bool:
+        return not (caller.self_id == "caller" and service_type == "echo")
+
+    recorder = Recorder()
+    async with routing(recorder, config=HostConfig(may_call=nobody_calls_echo)) as s:
+        assert text(await s.call(s.head())) == (403, f"permission denied: {s.caller} may not call echo\n")
+        other, token = s.host.identities.issue("other")
+        allowed = (
+            s.head()
+            .replace(s.caller.encode(), other.runtime_id.encode())
+            .replace(s.token.encode(), token.encode())
+        )
+        assert (await s.call(allowed)).status == 200
+    assert len(recorder.seen) == 1
+
+
+# What is passed on
+
+
+@pytest.mark.parametrize(
+    ("endpoint_path", "base_path", "asked", "target"),
+    [
+        ("/echo.v1.Echo/", "", "M", "/echo.v1.Echo/M"),
+        ("/echo.v1.Echo/", "", "M?a=1&b=%20x%2F", "/echo.v1.Echo/M?a=1&b=%20x%2F"),
+        ("/echo.v1.Echo/", "", "", "/echo.v1.Echo/"),
+        ("/echo.v1.Echo/", "", "a/b/c", "/echo.v1.Echo/a/b/c"),
+        ("/echo.v1.Echo/", "", "a//b", "/echo.v1.Echo/a//b"),
+        ("/echo.v1.Echo/", "/base/", "M", "/base/echo.v1.Echo/M"),
+        ("/echo.v1.Echo", "", "M", "/echo.v1.Echo/M"),
+        ("/", "", "M", "/M"),
+        # what a generated client asks for
+        ("/echo.v1.Echo/", "", "echo.v1.Echo/M", "/echo.v1.Echo/M"),
+        ("/", "", "echo.v1.Echo/M", "/echo.v1.Echo/M"),
+        # nothing is decoded on the way
+        ("/p/a/", "", "a%2F..%2F..%2Fadmin", "/p/a/a%2F..%2F..%2Fadmin"),
+        ("/p/", "", "a%2Fb%20c%3Fd", "/p/a%2Fb%20c%3Fd"),
+        ("/p/", "", "%23x%25zz%C3%A9", "/p/%23x%25zz%C3%A9"),
+        ("/p/", "", 'a"b<c>|~', '/p/a"b<c>|~'),
+        ("/p/", "", "M?x='\"<>|{}%zz?&", "/p/M?x='\"<>|{}%zz?&"),
+        ("/p q#?/", "", "M", "/p%20q%23%3F/M"),
+    ],
+)
+async def test_path_and_query_reach_the_provider_byte_for_byte(
+    endpoint_path: str, base_path: str, asked: str, target: str
+) -> None:
+    recorder = Recorder()
+    async with routing(recorder, endpoint_path=endpoint_path, base_path=base_path) as s:
+        assert (await s.call(s.head(path=s.path(asked)))).status == 200
+    assert recorder.line == f"POST {target} HTTP/1.1".encode()
+
+
+async def test_headers_are_passed_on_but_for_credentials_hops_and_claims_of_origin() -> None:
+    recorder = Recorder(body_end=b'{"x":1}')
+    async with routing(recorder) as s:
+        await s.call(
+            s.head(
+                "POST",
+                None,
+                "Content-Type: application/json",
+                "User-Agent: py/1",
+                "X-A: 1",
+                "X-A: 2",
+                "Accept-Encoding: gzip",
+                "Connect-Timeout-Ms: 500",
+                "Connection: keep-alive, X-Hop",
+                "X-Hop: 1",
+                "Keep-Alive: 5",
+                "Upgrade: foo",
+                "Proxy-Authorization: z",
+                "Cookie: a=b",
+                "Forwarded: for=9.9.9.9",
+                "X-Forwarded-For: 9.9.9.9",
+                "X-Real-IP: 9.9.9.9",
+                "X-Plugin-Caller-ID: somebody-else",
+                "Content-Length: 7",
+            )
+            + b'{"x":1}'
+        )
+        caller = s.caller
+    host = next(value for name, value in recorder.headers if name == b"host")
+    assert host.startswith(b"127.0.0.1:")
+    assert sorted(header for header in recorder.headers if header[0] != b"host") == sorted(
+        [
+            (b"content-type", b"application/json"),
+            (b"user-agent", b"py/1"),
+            (b"x-a", b"1"),
+            (b"x-a", b"2"),
+            (b"accept-encoding", b"gzip"),
+            (b"connect-timeout-ms", b"500"),
+            (b"content-length", b"7"),
+            (b"x-plugin-caller-id", caller.encode()),
+        ]
+    )
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY"])
+async def test_any_method_passes(method: str) -> None:
+    recorder = Recorder()
+    async with routing(recorder) as s:
+        assert (await s.call(s.head(method))).body == b"ok"
+    assert recorder.line == f"{method} /echo.v1.Echo/M HTTP/1.1".encode()
+
+
+async def test_a_tunnel_is_not_made() -> None:
+    async with routing() as s:
+        assert (await s.call(s.head("CONNECT"))).status == 400
+
+
+async def test_head_is_answered_without_a_body() -> None:
+    async with routing(Recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n")) as s:
+        response = await s.call(s.head("HEAD"))
+    assert (response.status, response.header(b"content-length")) == (200, b"17")
+
+
+async def test_a_body_without_a_length_passes_in_chunks() -> None:
+    recorder = Recorder(body_end=b"0\r\n\r\n")
+    async with routing(recorder) as s:
+        await s.call(s.head("POST", None, "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n")
+    assert recorder.seen[0].endswith(b"5\r\nhello\r\n0\r\n\r\n")
+    assert (b"transfer-encoding", b"chunked") in recorder.headers
+
+
+async def test_an_expectation_is_met_by_the_host_and_not_passed_on() -> None:
+    recorder = Recorder(body_end=b"body")
+    async with routing(recorder) as s, dial(s.url) as wire:
+        await wire.send(s.head("POST", None, "Expect: 100-continue", "Content-Length: 4"))
+        assert (await wire.head()).status == 100
+        await wire.send(b"body")
+        assert (await wire.response()).status == 200
+    assert b"expect" not in dict(recorder.headers)
+
+
+async def test_the_answer_comes_back_as_it_was() -> None:
+    answer = (
+        b"HTTP/1.1 299 Odd\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive, X-Gone\r\n"
+        b"X-Gone: 1\r\nServer: raw\r\nSet-Cookie: k=v\r\nX-Prov: a\r\nX-Prov: b\r\nContent-Encoding: gzip\r\n"
+        b"Date: Mon, 23 Nov 2026 04:37:58 GMT\r\n\r\n\x1f\x8b"
+    )
+    async with routing(Recorder(answer)) as s:
+        response = await s.call(s.head())
+    assert (response.status, response.body) == (299, b"\x1f\x8b")
+    assert sorted(h for h in response.headers if h[0] != b"connection") == [
+        (b"content-encoding", b"gzip"),
+        (b"content-length", b"2"),
+        (b"date", b"Mon, 23 Nov 2026 04:37:58 GMT"),
+        (b"server", b"raw"),
+        (b"set-cookie", b"k=v"),
+        (b"x-prov", b"a"),
+        (b"x-prov", b"b"),
+    ]
+
+
+async def test_a_redirect_is_the_callers_to_follow() -> None:
+    recorder = Recorder(b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n")
+    async with routing(recorder) as s:
+        response = await s.call(s.head("GET"))
+    assert (response.status, response.header(b"location")) == (302, b"/elsewhere")
+    assert len(recorder.seen) == 1
+
+
+async def test_a_providers_error_is_passed_on() -> None:
+    answer = b'HTTP/1.1 500 x\r\ncontent-type: application/json\r\ncontent-length: 33\r\n\r\n{"code":"internal","message":"x"}'
+    async with routing(Recorder(answer)) as s:
+        response = await s.call(s.head())
+    assert (response.status, response.body) == (500, b'{"code":"internal","message":"x"}')
+
+
+TRAILING = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"
+
+
+async def test_trailers_reach_a_caller_who_asked_for_them() -> None:
+    recorder = Recorder(TRAILING)
+    async with routing(recorder) as s:
+        asked = await s.call(s.head("POST", None, "TE: trailers"))
+        silent = await s.call(s.head())
+    assert (b"te", b"trailers") in recorder.headers
+    assert (asked.body, asked.trailers) == (b"hi", [(b"grpc-status", b"0")])
+    assert (silent.body, silent.trailers) == (b"hi", [])
+
+
+async def test_trailers_reach_a_caller_on_http2() -> None:
+    async with routing(Recorder(TRAILING)) as s, dial_http2(s.url) as wire:
+        stream = await wire.request(
+            s.path(),
+            *[(name.lower(), value) for name, value in s.credentials.items()],
+            ("te", "trailers"),
+            method="POST",
+        )
+        response = await wire.response(stream)
+    assert (response.status, response.body, response.trailers) == (200, b"hi", [(b"grpc-status", b"0")])
+
+
+async def test_several_services_of_a_plugin_are_not_mixed_up() -> None:
+    recorder = Recorder()
+    async with routing(recorder) as s:
+        base_url = s.host.registry.provider("echo", s.provider)
+        assert base_url
+        for service_type in ("p", "q"):
+            s.host.registry.register(
+                s.provider, service_type, "1.0.0", f"/{service_type}/", base_url.metadata
+            )
+        for index in range(40):
+            service_type = "pq"[index % 2]
+            await s.call(s.head(path=f"/services/{service_type}/{s.provider}/M"))
+    assert [seen.split(b" ")[1].decode() for seen in recorder.seen] == ["/p/M", "/q/M"] * 20
+
+
+# Streaming
+
+
+async def test_an_answer_is_passed_on_as_it_comes() -> None:
+    go_on = trio.Semaphore(0)
+
+    async def drip(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for index in range(40):
+            await peer.send(b"4\r\nm%03d\r\n" % index)
+            await go_on.acquire()  # the next message comes only after the caller has had this one
+        await peer.send(b"0\r\n\r\n")
+
+    async with routing(drip) as s, dial(s.url) as wire:
+        await wire.send(s.head())
+        assert (await wire.head()).status == 200
+        for index in range(40):
+            assert await wire.until(b"\r\n") == b"4\r\n"
+            assert await wire.until(b"\r\n") == b"m%03d\r\n" % index
+            go_on.release()
+        assert await wire.until(b"0\r\n\r\n") == b"0\r\n\r\n"
+
+
+async def test_a_request_is_passed_on_as_it_comes() -> None:
+    arrived = trio.Semaphore(0)
+
+    async def listen(peer: Peer) -> None:
+        await peer.receive_head()
+        for index in range(40):
+            assert await peer.receive_until(b"\r\nm%03d\r\n" % index)
+            arrived.release()
+        await peer.receive_until(b"0\r\n\r\n")
+        await peer.send(OK)
+
+    async with routing(listen) as s, dial(s.url) as wire:
+        await wire.send(s.head("POST", None, "Transfer-Encoding: chunked"))
+        for index in range(40):
+            await wire.send(b"4\r\nm%03d\r\n" % index)
+            await arrived.acquire()  # the provider has it before the next is sent
+        await wire.send(b"0\r\n\r\n")
+        assert (await wire.response()).status == 200
+
+
+async def test_both_ways_stream_at_once() -> None:
+    async def converse(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(5):
+            await peer.receive_until(b"ping\r\n")
+            await peer.send(b"4\r\npong\r\n")
+        await peer.receive_until(b"0\r\n\r\n")
+        await peer.send(b"0\r\n\r\n")
+
+    async with routing(converse) as s, dial(s.url) as wire:
+        await wire.send(s.head("POST", None, "Transfer-Encoding: chunked"))
+        assert (await wire.head()).status == 200
+        for _ in range(5):
+            await wire.send(b"4\r\nping\r\n")
+            assert await wire.until(b"pong\r\n") == b"4\r\npong\r\n"
+        await wire.send(b"0\r\n\r\n")
+        assert await wire.until(b"0\r\n\r\n") == b"0\r\n\r\n"
+
+
+async def test_an_answer_before_the_end_of_the_request_reaches_the_caller() -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig")
+
+    async with routing(refuse) as s, dial(s.url) as wire:
+        await wire.send(s.head("POST", None, "Content-Length: 1000000") + b"x" * 1000)
+        response = await wire.response()
+    assert (response.status, response.body) == (413, b"big")
+
+
+async def test_a_provider_that_breaks_off_breaks_the_answer_off() -> None:
+    async def stumble(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+
+    async with routing(stumble) as s, dial(s.url) as wire:
+        await wire.send(s.head())
+        assert (await wire.head()).status == 200
+        rest = await wire.rest()
+    assert b"hello" in rest
+    assert b"0\r\n\r\n" not in rest
+
+
+async def test_a_caller_that_leaves_ends_the_call_at_the_provider() -> None:
+    started, left = trio.Event(), trio.Event()
+
+    async def hang(peer: Peer) -> None:
+        await peer.receive_head()
+        started.set()
+        assert await peer.receive_to_end() == b""
+        left.set()
+
+    async with routing(hang) as s:
+        async with dial(s.url) as wire:
+            await wire.send(s.head())
+            await started.wait()
+            assert s.host.registry.calls_in_flight(s.provider) == 1
+        await left.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert s.host.registry.calls_in_flight(s.provider) == 0
+
+
+async def test_a_caller_that_leaves_in_mid_request_ends_the_call_at_the_provider() -> None:
+    left = trio.Event()
+
+    async def hang(peer: Peer) -> None:
+        await peer.receive_until(b"first")
+        await peer.receive_to_end()
+        left.set()
+
+    async with routing(hang) as s:
+        async with dial(s.url) as wire:
+            await wire.send(s.head("POST", None, "Content-Length: 100") + b"first")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        await left.wait()
+
+
+# The log
+
+
+async def test_each_call_is_logged_at_its_start_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    async with routing() as s:
+        await s.call(s.head(path=s.path("echo.v1.Echo/Say?secret=1")))
+    start, end = (r.getMessage() for r in caplog.records if r.name == "cpg_trio.router")
+    assert start == f"[ROUTER] {s.caller} → {s.provider} /Say (service: echo)"
+    assert re.fullmatch(rf"\[ROUTER\] {s.caller} → {s.provider} /Say 200 \(duration: [0-9.]+(µs|ms|s)\)", end)
+
+
+async def test_a_failed_call_is_logged_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    async with routing(Recorder(b"garbage\r\n\r\n")) as s:
+        await s.call(s.head(path=s.path("M?secret=1")))
+    end = caplog.records[-1].getMessage()
+    assert re.fullmatch(rf"\[ROUTER\] {s.caller} → {s.provider} /M FAILED: .+ \(duration: .+\)", end)
+    assert "secret" not in caplog.text
+
+
+async def test_refusals_of_strangers_are_logged_and_cannot_forge_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    async with routing() as s:
+        no_id = s.head().replace(b"X-Plugin-Runtime-ID", b"X-Other")
+        for request in (
+            s.head(path="/services/echo"),
+            no_id,
+            s.head().replace(b"Authorization: Bearer", b"Authorization: Basic"),
+            s.head().replace(s.token.encode(), b"bad"),
+            s.head().replace(s.caller.encode(), b"\x85\x9bforged"),
+        ):
+            await s.call(request)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "[ROUTER] Invalid path: /services/echo (parts: 1)",
+        f"[ROUTER] Missing X-Plugin-Runtime-ID header for {s.path()}",
+        f"[ROUTER] Missing/invalid Authorization header for {s.path()} (caller: {s.caller})",
+        f"[ROUTER] Invalid token for caller: {s.caller}",
+        "[ROUTER] Invalid token for caller: ��forged",
+    ]
+    assert s.token not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0.0004295, "429.5µs"),
+        (0.000001, "1µs"),
+        (0.0012, "1.2ms"),
+        (0.25, "250ms"),
+        (2.0, "2s"),
+        (61.234, "61.23s"),
+    ],
+)
+def test_durations_are_written_as_go_writes_them(seconds: float, written: str) -> None:
+    assert go_duration(seconds) == written
+
+
+async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> None:
+    release = trio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await peer.receive_head()
+        await release.wait()
+        await peer.send(OK)
+
+    with trio.fail_after(20):
+        async with serving(slow) as origin, trio.open_nursery() as nursery:
+            host, stop = Host(), trio.Event()
+            (url,) = await nursery.start(partial(host.serve, stop, bind="127.0.0.1:0"))
+            caller, token = host.identities.issue("caller")
+            host.registry.register(
+                "p-1", "echo", "1.0.0", "/", {"base_url": f"http://{origin.host}:{origin.port}"}
+            )
+            async with dial(url) as wire:
+                s = Setting(host, url, caller.runtime_id, token, "p-1")
+                await wire.send(s.head())
+                while not host.registry.calls_in_flight("p-1"):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                stop.set()
+                release.set()
+                assert (await wire.response()).body == b"ok"

@@ -1,0 +1,160 @@
+"""A plugin is who its token says, changes only what is its own, and sends the host nowhere else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from cpg_trio.host import BaseUrls, HostConfig
+
+from .calls import DISCOVER, REGISTER, REPORT, UNREGISTER, WATCH, Headers, running, runtime_id
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    (REGISTER, {"serviceType": "forged", "version": "1.0.0", "endpointPath": "/f/"}),
+    (UNREGISTER, {"registrationId": "reg-x"}),
+    (DISCOVER, {"serviceType": "logger"}),
+    (WATCH, {"serviceType": "logger"}),
+    (REPORT, {"state": "HEALTH_STATE_UNHEALTHY"}),
+]
+EVERY_CALL = pytest.mark.parametrize(
+    ("path", "body"), CALLS, ids=[path.rpartition("/")[2] for path, _ in CALLS]
+)
+
+
+async def refusal(http: httpx.AsyncClient, path: str, body: dict[str, Any], headers: Headers) -> str:
+    """Return the code that a call is refused with."""
+    if path != WATCH:
+        return str((await http.post(path, json=body, headers=headers)).json()["code"])
+    content = httpx.Request("POST", "http://x", json=body).content
+    stream = {**headers, "content-type": "application/connect+json"}
+    response = await http.post(
+        path, content=b"\0" + len(content).to_bytes(4, "big") + content, headers=stream
+    )
+    assert response.content[0] == 2  # the end of the stream, with nothing before it
+
+    return str(json.loads(response.content[5:])["error"]["code"])
+
+
+@EVERY_CALL
+async def test_no_call_works_without_a_token_that_proves_the_caller(path: str, body: dict[str, Any]) -> None:
+    async with running() as host:
+        await host.provider("logger")
+        mine, other = await host.plugin("mine"), await host.plugin("other")
+        attempts: list[tuple[Headers, str]] = [
+            ({}, "invalid_argument"),
+            ({"Authorization": mine["Authorization"]}, "invalid_argument"),
+            ({"X-Plugin-Runtime-ID": runtime_id(mine)}, "unauthenticated"),
+            ({**mine, "Authorization": "Bearer test-token"}, "unauthenticated"),
+            ({**mine, "Authorization": mine["Authorization"][:-1]}, "unauthenticated"),
+            ({**mine, "Authorization": mine["Authorization"].replace("Bearer", "bearer")}, "unauthenticated"),
+            ({**mine, "Authorization": other["Authorization"]}, "unauthenticated"),
+            ({**mine, "X-Plugin-Runtime-ID": "forged-0000"}, "unauthenticated"),
+        ]
+        for headers, code in attempts:
+            assert await refusal(host.http, path, body, headers) == code
+        assert host.host.registry.service_types() == ["logger"]
+        assert host.host.registry.available("logger")
+
+
+async def test_nobody_makes_another_plugin_unhealthy_or_unregisters_its_service() -> None:
+    async with running() as host:
+        victim = await host.plugin("victim")
+        registration = await host.register(victim, "logger")
+        attacker = await host.plugin("attacker")
+        stolen = {**attacker, "X-Plugin-Runtime-ID": runtime_id(victim)}
+        assert (await host.post(REPORT, {"state": 3}, stolen))[0] == 401
+        assert await host.post(UNREGISTER, {"registrationId": registration}, attacker) == (
+            404,
+            {"code": "not_found", "message": f"registration not found: {registration}"},
+        )
+        assert (await host.post(DISCOVER, {"serviceType": "logger"}, attacker))[0] == 200
+
+
+@pytest.mark.parametrize("state", [4, 77, -1])
+async def test_a_health_state_that_there_is_not_is_refused_and_changes_nothing(state: int) -> None:
+    async with running() as host:
+        provider = await host.provider("logger")
+        await host.post(REPORT, {"state": 3}, provider)
+        status, answer = await host.post(REPORT, {"state": state}, provider)
+        assert (status, answer["code"]) == (400, "invalid_argument")
+        assert not host.host.registry.available("logger")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"reason": "x" * 4097},
+        {"unavailableDependencies": ["t"] * 101},
+        {"unavailableDependencies": ["a/b"]},
+    ],
+)
+async def test_a_health_report_cannot_be_without_bounds(body: dict[str, Any]) -> None:
+    async with running() as host:
+        status, answer = await host.post(REPORT, body, await host.plugin("p"))
+        assert (status, answer["code"]) == (400, "invalid_argument")
+
+
+@pytest.mark.parametrize(
+    "body", [{"serviceType": ""}, {"serviceType": "a/b"}, {"serviceType": "t", "minVersion": "x"}]
+)
+async def test_a_discovery_that_makes_no_sense_is_an_invalid_argument(body: dict[str, Any]) -> None:
+    async with running() as host:
+        await host.provider("t")
+        status, answer = await host.post(DISCOVER, body, await host.plugin("p"))
+        assert (status, answer["code"]) == (400, "invalid_argument")
+
+
+async def test_a_plugins_identity_ends_with_all_that_it_registered() -> None:
+    async with running(HostConfig(token_ttl_s=0.0)) as host:
+        stale, _ = host.host.identities.issue("stale")
+        host.host.registry.register(stale.runtime_id, "t", "1.0.0", "/", {})
+        host.host.identities.issue("next")
+        assert not host.host.registry.available("t")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "status"),
+    [
+        ("http://192.0.2.7:8082", 200),
+        ("http://[::ffff:192.0.2.7]:8082", 200),
+        ("", 200),
+        ("no url", 200),
+        ("http://127.0.0.1:8080", 403),
+        ("http://localhost:8080", 403),
+        ("http://169.254.169.254/latest/meta-data/", 403),
+        ("http://192.0.2.8:8082", 403),
+        ("http://no-such-name.invalid:1", 403),
+    ],
+)
+async def test_a_plugin_elsewhere_sends_the_host_to_its_own_address_only(base_url: str, status: int) -> None:
+    body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/", "metadata": {"base_url": base_url}}
+    async with running(client=("192.0.2.7", 40000)) as host:
+        answer = await host.post(REGISTER, body, await host.plugin("p"))
+        assert answer[0] == status
+        assert host.host.registry.available("t") == (status == 200)
+        if status == 403:
+            assert "not at the address that this call came from: 192.0.2.7" in answer[1]["message"]
+
+
+async def test_a_network_that_needs_it_can_let_plugins_name_any_url() -> None:
+    body = {
+        "serviceType": "t",
+        "version": "1.0.0",
+        "endpointPath": "/",
+        "metadata": {"base_url": "http://192.0.2.8"},
+    }
+    async with running(HostConfig(base_urls=BaseUrls.ANY), ("192.0.2.7", 1)) as host:
+        assert (await host.post(REGISTER, body, await host.plugin("p")))[0] == 200
+
+
+async def test_no_token_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with running() as host:
+        headers = await host.provider("t")
+        await host.post(REPORT, {"state": 3}, {**headers, "Authorization": "Bearer planted-secret"})
+    assert "t-plugin" in caplog.text
+    assert headers["Authorization"].removeprefix("Bearer ") not in caplog.text
+    assert "planted-secret" not in caplog.text
