@@ -1,0 +1,19 @@
+"""The plugin's side: a declaration, and the nursery that keeps its word.
+
+What stands on what:
+
+    _session     an identity on a host, and the calls that carry it
+    dependency   a service that is required, and who provides it now
+    control      what a plugin serves for its host
+    _config      where a plugin runs, and what the environment says of it
+    _runtime     the tasks of a plugin that runs
+    _plugin      the declaration
+"""
+
+from ._config import PluginConfig as PluginConfig
+from ._config import port_from_environment as port_from_environment
+from ._plugin import Middleware as Middleware
+from ._plugin import Plugin as Plugin
+from ._runtime import RefusedError as RefusedError
+from .dependency import Dependency as Dependency
+from .dependency import Provider as Provider

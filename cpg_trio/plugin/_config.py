@@ -1,0 +1,50 @@
+"""Where a plugin runs and how, and what the environment says of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from cpg_trio.serving import ServeConfig, StartError
+
+
+@attrs.frozen(kw_only=True)
+class PluginConfig:
+    """Where a plugin runs and how."""
+
+    bind: str | Sequence[str] = "127.0.0.1:0"
+    """What it listens on."""
+    host_url: str | None = None
+    """Its host; None waits for a managing host to call."""
+    hostname: str = "localhost"
+    """Its own name, as the host resolves it."""
+    heartbeat_s: float = 5.0
+    """Seconds from one health report to the next."""
+    grace_s: float = 10.0
+    """Seconds that calls in flight may take to finish once a stop begins."""
+    serve: ServeConfig = attrs.field(factory=ServeConfig)
+
+    @classmethod
+    def from_environment(
+        cls, default_port: int, environment: Mapping[str, str] | None = None
+    ) -> PluginConfig:
+        """Return what `PORT`, `HOST_URL` and `HOSTNAME` say. Raises: StartError for what makes no sense."""
+        environment = os.environ if environment is None else environment
+        host_url = environment.get("HOST_URL", "").rstrip("/")
+        if host_url and not host_url.startswith(("http://", "https://")):
+            raise StartError(f"HOST_URL must be an http or https URL, not {host_url!r}")
+        return cls(
+            bind=f"0.0.0.0:{port_from_environment(default_port, environment)}",
+            host_url=host_url or None,
+            hostname=environment.get("HOSTNAME") or "localhost",
+        )
+
+
+def port_from_environment(default: int, environment: Mapping[str, str] | None = None) -> int:
+    """Return the port that `PORT` names. Raises: StartError for one that there is not."""
+    text = (os.environ if environment is None else environment).get("PORT") or str(default)
+    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
+        raise StartError(f"PORT must be a number from 0 to 65535, not {text!r}")
+    return int(text)

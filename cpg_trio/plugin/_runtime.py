@@ -1,0 +1,322 @@
+"""The nursery that a plugin runs in.
+
+    listen ─▶ handshake ─▶ register ─▶ report health ─▶ heartbeat, and follow the dependencies
+                 ▲                                          │
+                 └────────── the host has forgotten ────────┘
+
+It listens before it registers, so that nobody is sent to a closed door, and it stops in the opposite order.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+import httpx
+import trio
+
+from cpg_trio import wire
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import App, Receive, Scope, Send
+from cpg_trio.probes import PATHS, Probes
+from cpg_trio.rpc import Code, ConnectError, application
+from cpg_trio.serving import StartError, serve
+
+from ._backoff import backoff
+from ._config import PluginConfig
+from ._session import CALL_TIMEOUT_S, Session, handshake
+from .control import Control, PluginInfo
+from .dependency import Dependency
+
+_log = logging.getLogger("cpg_trio.plugin")
+_T = TypeVar("_T")
+
+MANAGED_HOST_URL = "http://localhost:8080"  # where a managing host is, if it does not say
+
+_LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
+# The host has understood, and will not have it; to ask again would change nothing.
+_REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
+# One connection each for what is watched, and a few for calls.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+
+
+class RefusedError(StartError):
+    """The host will not have this plugin as it is: another protocol version, say."""
+
+
+@attrs.frozen
+class Provided:
+    """A service that a plugin provides."""
+
+    service_type: str
+    version: str
+    path: str
+    """Where it is on the plugin: `/storage.v1.Storage/`."""
+    application: App
+
+
+@attrs.frozen
+class Declaration:
+    """What a plugin's author has said of it."""
+
+    self_id: str
+    version: str
+    name: str
+    provided: dict[str, Provided] = attrs.field(factory=dict)
+    dependencies: dict[str, Dependency] = attrs.field(factory=dict)
+    own_health: Cell[tuple[pb.HealthState, str]] = attrs.field(
+        factory=lambda: Cell((pb.HEALTH_STATE_HEALTHY, ""))
+    )
+
+
+class Runtime:
+    """One run of a plugin."""
+
+    def __init__(self, declared: Declaration, config: PluginConfig) -> None:
+        self._declared = declared
+        self._config = config
+        self._session: Session | None = None
+        self._adopted: Cell[Session | None] = Cell(None)
+        self._adopting: httpx.AsyncClient | None = None
+        self._registrations: list[str] = []
+        self._health = Cell(self._report())
+        self._stop = trio.Event()
+        self._grace_s = config.grace_s
+
+    async def run(self, stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+        """Run until `stop` is set or the host says so. See `Plugin.serve`."""
+        drain = trio.Event()
+        # How long calls may take to finish may be the host's to say, so the end is ours to set, below.
+        unbounded = attrs.evolve(self._config.serve, grace_s=math.inf)
+        with trio.CancelScope() as everything:
+            async with (
+                httpx.AsyncClient(limits=_LIMITS, trust_env=False) as http,
+                open_plain_nursery() as nursery,
+            ):
+                bound = await nursery.start(
+                    partial(serve, self._application(), bind=self._config.bind, config=unbounded, stop=drain)
+                )
+                _log.info("%s listening on %s", self._declared.self_id, ", ".join(bound))
+                task_status.started(bound)
+                await self._be_registered(http, bound, stop)
+                everything.deadline = trio.current_time() + self._grace_s
+                drain.set()
+        _log.info("%s has stopped", self._declared.self_id)
+
+    # What the control services ask
+
+    @property
+    def session(self) -> Session | None:
+        """Its standing with its host, None while it has none."""
+        return self._session
+
+    def info(self) -> pb.GetPluginInfoResponse:
+        """Return what the plugin is, as its host asks for it."""
+        declared = self._declared
+        return pb.GetPluginInfoResponse(
+            self_id=declared.self_id,
+            self_version=declared.version,
+            provides=[
+                pb.ServiceDeclaration(type=p.service_type, version=p.version, path=p.path)
+                for p in declared.provided.values()
+            ],
+            requires=[_required(dependency) for dependency in declared.dependencies.values()],
+            metadata={"name": declared.name, "version": declared.version},
+        )
+
+    def health_report(self) -> pb.ReportHealthRequest:
+        """Return what the plugin reports of its health now."""
+        return self._health.value
+
+    def shut_down(self, grace_s: float, reason: str) -> None:
+        """Begin to stop; calls in flight have `grace_s` seconds to finish."""
+        _log.info("%s is told to stop: %s", self._declared.self_id, reason or "no reason given")
+        self._grace_s = grace_s
+        self._stop.set()
+
+    def adopt(self, runtime_id: str, token: str, host_url: str) -> bool:
+        """Take an identity from a managing host; return whether the plugin waits for one."""
+        if self._adopting is None:
+            return False
+        self._adopted.set(Session(host_url or MANAGED_HOST_URL, runtime_id, token, self._adopting))
+        return True
+
+    # Serving
+
+    def _application(self) -> App:
+        control = application([Control(self), PluginInfo(self)])
+        probes = Probes(lambda: self._session is not None and not self._stop.is_set())
+        by_path = [(p.path, p.application) for p in self._declared.provided.values()]
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope["path"]
+            app = next((app for prefix, app in by_path if path.startswith(prefix)), control)
+            await (probes if path in PATHS else app)(scope, receive, send)
+
+        return dispatch
+
+    # Registration
+
+    async def _be_registered(self, http: httpx.AsyncClient, bound: Sequence[str], stop: trio.Event) -> None:
+        """Be registered until a stop begins, then take leave."""
+        async with open_plain_nursery() as nursery:
+            nursery.start_soon(self._stop_with, stop)
+            nursery.start_soon(self._follow, self._declared.own_health)
+            for dependency in self._declared.dependencies.values():
+                nursery.start_soon(self._follow, dependency.changes)
+            nursery.start_soon(self._stay_registered, http, _base_url(self._config.hostname, bound))
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+        await self._leave()
+
+    async def _stop_with(self, stop: trio.Event) -> None:
+        await stop.wait()
+        self._stop.set()
+
+    async def _stay_registered(self, http: httpx.AsyncClient, base_url: str) -> None:
+        while True:
+            session = await self._find_host(http)
+            self._session = session
+            if await self._register(session, base_url):
+                await self._keep(session)
+            _log.info("%s: the host does not know %s any more", self._declared.self_id, session.runtime_id)
+            self._session = None
+            self._registrations.clear()
+
+    async def _find_host(self, http: httpx.AsyncClient) -> Session:
+        """Return an identity on a host, however long that takes."""
+        declared, host_url = self._declared, self._config.host_url
+        if host_url is None:
+            return await self._wait_adopted(http)
+        session = await self._persist(
+            f"reach the host at {host_url}",
+            lambda: handshake(host_url, http, declared.self_id, declared.version),
+        )
+        _log.debug("%s is %s on %s", declared.self_id, session.runtime_id, host_url)
+        return session
+
+    async def _wait_adopted(self, http: httpx.AsyncClient) -> Session:
+        known = self._adopted.value
+        self._adopting = http
+        _log.info("%s has no HOST_URL and waits for a managing host", self._declared.self_id)
+        async for session in self._adopted.reader():
+            if session is not None and session != known:
+                return session
+        raise AssertionError("the cell is never closed")  # pragma: no cover
+
+    async def _register(self, session: Session, base_url: str) -> bool:
+        """Register all that is provided; return False if the host does not know the identity any more."""
+        for provided in self._declared.provided.values():
+            request = pb.RegisterServiceRequest(
+                service_type=provided.service_type,
+                version=provided.version,
+                endpoint_path=provided.path,
+                metadata={wire.BASE_URL_KEY: base_url},
+            )
+            call = partial(session.registry.register_service, request, timeout_s=CALL_TIMEOUT_S)
+            try:
+                response = await self._persist(f"register {provided.service_type}", call)
+            except ConnectError:
+                return False
+            self._registrations.append(response.registration_id)
+            _log.info("Registered service: %s v%s at %s", provided.service_type, provided.version, base_url)
+        return True
+
+    async def _persist(self, what: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Call until it succeeds.
+
+        Raises: RefusedError if the host will not have it; ConnectError `unauthenticated` if it does not know us.
+        """
+        for tries, delay in enumerate(backoff()):
+            try:
+                return await call()
+            except ConnectError as error:
+                if error.code in _REFUSALS:
+                    raise RefusedError(f"cannot {what}: the host refuses: {error.message}") from error
+                if error.code == Code.UNAUTHENTICATED:
+                    raise
+                level = logging.DEBUG if tries else logging.WARNING
+                _log.log(
+                    level, "%s cannot %s yet, and tries on: %s", self._declared.self_id, what, error.message
+                )
+            await trio.sleep(delay)
+        raise AssertionError("backoff never ends")  # pragma: no cover
+
+    async def _keep(self, session: Session) -> None:
+        """Follow the dependencies and report health until the host does not know the identity any more."""
+        async with trio.open_nursery() as nursery:
+            for dependency in self._declared.dependencies.values():
+                nursery.start_soon(dependency.follow, session)
+            await self._heartbeat(session)
+            nursery.cancel_scope.cancel()
+
+    # Health
+
+    async def _heartbeat(self, session: Session) -> None:
+        reports = self._health.reader()
+        delays = backoff()
+        wait = math.inf  # until the first report, which is there
+        while True:
+            with trio.move_on_after(wait):
+                await anext(reports)
+            wait = self._config.heartbeat_s * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
+            try:
+                await session.lifecycle.report_health(self._health.value, timeout_s=CALL_TIMEOUT_S)
+                delays = backoff()
+            except ConnectError as error:
+                if error.code == Code.UNAUTHENTICATED:
+                    return
+                _log.debug("%s: a health report failed: %s", self._declared.self_id, error.message)
+                wait = min(wait, next(delays))
+
+    async def _follow(self, cell: Cell[_T]) -> None:
+        """Keep the health up to date with what it follows from."""
+        async for _ in cell.reader():
+            self._health.set(self._report())
+
+    def _report(self) -> pb.ReportHealthRequest:
+        state, reason = self._declared.own_health.value
+        missing = [
+            d.service_type for d in self._declared.dependencies.values() if d.required and not d.available
+        ]
+        if missing and state != pb.HEALTH_STATE_UNHEALTHY:
+            state = pb.HEALTH_STATE_DEGRADED
+            reason = "; ".join(filter(None, [reason, f"waiting for {', '.join(missing)}"]))
+        return pb.ReportHealthRequest(state=state, reason=reason, unavailable_dependencies=missing)
+
+    async def _leave(self) -> None:
+        """Tell the host that nobody is to be sent here any more."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
+        with trio.move_on_after(_LEAVE_S):
+            try:
+                await session.lifecycle.report_health(stopping)
+                for registration_id in self._registrations:
+                    request = pb.UnregisterServiceRequest(registration_id=registration_id)
+                    await session.registry.unregister_service(request)
+            except ConnectError as error:
+                _log.info("%s leaves without its host: %s", self._declared.self_id, error.message)
+
+
+def _required(dependency: Dependency) -> pb.ServiceDependency:
+    return pb.ServiceDependency(
+        type=dependency.service_type,
+        min_version=dependency.min_version,
+        required_for_startup=dependency.required,
+        watch_for_changes=True,
+    )
+
+
+def _base_url(hostname: str, bound: Sequence[str]) -> str:
+    """Return the URL at which the host finds a plugin that listens on `bound`."""
+    return f"http://{hostname}:{urlsplit(bound[0]).port}"

@@ -1,0 +1,67 @@
+"""A plugin's standing with its host: an identity, and the calls that carry it."""
+
+from __future__ import annotations
+
+import attrs
+import httpx
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
+    HandshakeServiceClient,
+    PluginLifecycleClient,
+    ServiceRegistryClient,
+)
+from cpg_trio._version import __version__
+from cpg_trio.rpc import ClientConfig
+
+CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
+
+
+@attrs.frozen
+class Session:
+    """An identity on a host. It lasts until the host forgets it."""
+
+    host_url: str
+    runtime_id: str
+    token: str = attrs.field(repr=False)
+    http: httpx.AsyncClient = attrs.field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that prove the identity to the host."""
+        return {
+            wire.RUNTIME_ID_HEADER: self.runtime_id,
+            wire.AUTHORIZATION_HEADER: f"{wire.BEARER_PREFIX}{self.token}",
+        }
+
+    @property
+    def registry(self) -> ServiceRegistryClient:
+        """The host's registry, called as this plugin."""
+        return ServiceRegistryClient(self.host_url, self.http, self._config)
+
+    @property
+    def lifecycle(self) -> PluginLifecycleClient:
+        """The host's lifecycle service, called as this plugin."""
+        return PluginLifecycleClient(self.host_url, self.http, self._config)
+
+    @property
+    def _config(self) -> ClientConfig:
+        return ClientConfig(headers=self.headers)
+
+
+async def handshake(host_url: str, http: httpx.AsyncClient, self_id: str, version: str) -> Session:
+    """Ask a host for an identity. Raises: ConnectError."""
+    response = await HandshakeServiceClient(host_url, http).handshake(
+        pb.HandshakeRequest(
+            core_protocol_version=wire.CORE_VERSION,
+            app_protocol_version=wire.APP_VERSION,
+            magic_cookie_key=wire.COOKIE_KEY,
+            magic_cookie_value=wire.COOKIE_VALUE,
+            client_metadata={wire.CLIENT_VERSION_KEY: __version__},
+            self_id=self_id,
+            self_version=version,
+        ),
+        timeout_s=CALL_TIMEOUT_S,
+    )
+    return Session(host_url, response.runtime_id, response.runtime_token, http)

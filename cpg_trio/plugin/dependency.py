@@ -1,0 +1,163 @@
+"""A live dependency: an object that always knows whether a service can be had, and from whom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import attrs
+import trio
+
+from cpg_trio import wire
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.rpc import (
+    ClientConfig,
+    Code,
+    ConnectError,
+    HttpRequest,
+    HttpResponse,
+    HttpxExchange,
+    ServiceClient,
+)
+
+from ._backoff import backoff
+from ._session import CALL_TIMEOUT_S, Session
+
+_log = logging.getLogger("cpg_trio.plugin")
+
+_C = TypeVar("_C", bound=ServiceClient)
+_POLL_S = 2.0
+
+
+@attrs.frozen
+class Provider:
+    """Who provides a dependency now."""
+
+    runtime_id: str
+    version: str
+    degraded: bool
+    session: Session = attrs.field(repr=False)
+    endpoint_url: str
+
+
+class Dependency:
+    """A service that a plugin requires, followed from the plugin's first registration to its end.
+
+    What it knows is true as of the host's last word. While the host cannot be reached, it keeps to that.
+    """
+
+    def __init__(self, service_type: str, min_version: str, *, required: bool) -> None:
+        wire.validate_service_type(service_type)
+        if min_version:
+            wire.validate_version(min_version)
+        self.service_type = service_type
+        self.min_version = min_version
+        self.required = required
+        self._provider: Cell[Provider | None] = Cell(None)
+        self._polling = False
+
+    @property
+    def provider(self) -> Provider | None:
+        """Who provides it now, or None."""
+        return self._provider.value
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be called now."""
+        return self.provider is not None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether who provides it says that it works with less than it needs."""
+        return self.provider is not None and self.provider.degraded
+
+    async def wait_available(self) -> Provider:
+        """Wait until it can be called; return who provides it."""
+        async for provider in self._provider.reader():
+            if provider is not None:
+                return provider
+        raise AssertionError("the cell of a dependency is never closed")  # pragma: no cover
+
+    @property
+    def changes(self) -> Cell[Provider | None]:
+        """The cell behind `provider`, for those who wait on it."""
+        return self._provider
+
+    def client(self, client_class: type[_C], config: ClientConfig | None = None) -> _C:
+        """Return a typed client that calls whoever provides the dependency at the time of each call.
+
+        Its calls go through the host. They raise ConnectError `unavailable` at once while there is nobody.
+        """
+        return client_class("", self._exchange, config)
+
+    @asynccontextmanager
+    async def _exchange(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+        provider = self.provider
+        if provider is None:
+            raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
+        session = provider.session
+        routed = attrs.evolve(
+            request,
+            url=f"{session.host_url}{provider.endpoint_url}{request.url}",
+            headers=[*request.headers, *session.headers.items()],
+        )
+        async with HttpxExchange(session.http)(routed) as response:
+            yield response
+
+    async def follow(self, session: Session) -> None:
+        """Keep to the host's word for as long as the session lasts. Run by the plugin, as a task."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._poll, session)
+            delays = backoff()
+            while True:
+                try:
+                    async with session.registry.watch_service(
+                        pb.WatchServiceRequest(service_type=self.service_type)
+                    ) as events:
+                        async for event in events:
+                            delays = backoff()
+                            await self._update(session, event)
+                except ConnectError as error:
+                    _log.debug("the watch of %s broke: %s", self.service_type, error.message)
+                await trio.sleep(next(delays))
+
+    async def _update(self, session: Session, event: pb.WatchServiceEvent) -> None:
+        degraded = event.state == pb.SERVICE_STATE_DEGRADED
+        available = event.state != pb.SERVICE_STATE_UNAVAILABLE
+        # A watch tells of one provider, whatever its version. If it is too old there may be another.
+        self._polling = available and not wire.satisfies(event.endpoint.version, self.min_version)
+        if self._polling:
+            self._set(await self._discover(session))
+        else:
+            self._set(_provider(session, event.endpoint, degraded=degraded) if available else None)
+
+    async def _poll(self, session: Session) -> None:
+        while True:
+            await trio.sleep(_POLL_S)
+            if self._polling:
+                self._set(await self._discover(session))
+
+    async def _discover(self, session: Session) -> Provider | None:
+        """Ask for a provider that is new enough."""
+        request = pb.DiscoverServiceRequest(service_type=self.service_type, min_version=self.min_version)
+        try:
+            found = await session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
+        except ConnectError:
+            return None
+        return _provider(session, found.endpoint, degraded=False)
+
+    def _set(self, provider: Provider | None) -> None:
+        before = self.provider
+        if not self._provider.set(provider):
+            return
+        if provider is None:
+            _log.info("%s is not available", self.service_type)
+        elif before is None or before.runtime_id != provider.runtime_id:
+            _log.info("%s is provided by %s", self.service_type, provider.runtime_id)
+
+
+def _provider(session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool) -> Provider:
+    return Provider(endpoint.provider_id, endpoint.version, degraded, session, endpoint.endpoint_url)

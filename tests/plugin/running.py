@@ -1,0 +1,76 @@
+"""Hosts and plugins on real sockets, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from cpg_trio._cell import Cell
+from cpg_trio.host import Host, HostConfig
+from cpg_trio.plugin import Plugin, PluginConfig
+from tests.rpc.echo import Echo
+
+HEALTHY, DEGRADED, UNHEALTHY = 1, 2, 3
+
+
+@asynccontextmanager
+async def hosting(
+    config: HostConfig | None = None, bind: str = "127.0.0.1:0", host: Host | None = None
+) -> AsyncIterator[tuple[Host, str]]:
+    host, stop = host or Host(config), trio.Event()
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(host.serve, stop, bind=bind))
+        try:
+            yield host, url
+        finally:
+            stop.set()
+
+
+@asynccontextmanager
+async def plugged(
+    plugin: Plugin, host_url: str | None, *, stop: trio.Event | None = None, heartbeat_s: float = 5.0
+) -> AsyncIterator[str]:
+    """Run a plugin; yield its URL."""
+    stop = trio.Event() if stop is None else stop
+    config = PluginConfig(host_url=host_url, hostname="127.0.0.1", heartbeat_s=heartbeat_s)
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(plugin.serve, stop, config=config))
+        try:
+            yield url
+        finally:
+            stop.set()
+
+
+async def until(host: Host, condition: Callable[[], object]) -> None:
+    """Wait until something holds that follows from the host's registry."""
+    changes = Cell(0)
+    host.registry.subscribe(lambda _: changes.set(changes.value + 1))
+    with trio.fail_after(20):
+        async for _ in changes.reader():
+            if condition():
+                return
+
+
+def state_of(host: Host, service_type: str) -> int | None:
+    """Return the health that the first provider of a type has reported, None if there is no provider."""
+    provider = host.registry.status(service_type).provider
+    if provider is not None:
+        return host.registry.health(provider.runtime_id).state
+    return None
+
+
+def echo_plugin(name: str = "echo-plugin", service_type: str = "echo", version: str = "1.0.0") -> Plugin:
+    plugin = Plugin(name, version=version)
+    plugin.provide(service_type, Echo())
+    return plugin
+
+
+def unused_port() -> int:
+    """Return a port that nobody listens on, and that the system will not give to anybody else for a while."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,108 @@
+"""A live dependency: it always knows whether it can be called, and calls whoever provides it now."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.plugin import Plugin
+from cpg_trio.plugin._session import Session
+from cpg_trio.rpc import ClientConfig, Code, ConnectError
+from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
+
+from .running import HEALTHY, echo_plugin, hosting, plugged, state_of, unused_port, until
+
+
+async def test_a_call_reaches_the_provider_through_the_host() -> None:
+    plugin = Plugin("caller", version="1.0.0")
+    echo = plugin.require("echo", min_version="1.0.0")
+    async with hosting() as (_, url), plugged(plugin, url), plugged(echo_plugin(), url):
+        with trio.fail_after(10):
+            provider = await echo.wait_available()
+        assert provider.runtime_id.startswith("echo-plugin-")
+        client = echo.client(EchoServiceClient, ClientConfig(codec="json"))
+        assert (await client.echo(EchoRequest(text="✓"))).text == "✓"
+        async with client.count(CountRequest(to=3)) as stream:
+            assert [m.number async for m in stream] == [0, 1, 2]
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(EchoRequest(text="fail"))
+        assert caught.value.code == Code.ALREADY_EXISTS
+
+
+async def test_a_call_to_nobody_fails_at_once() -> None:
+    echo = Plugin("caller", version="1.0.0").require("echo")
+    assert not echo.available
+    assert not echo.degraded
+    with pytest.raises(ConnectError, match="no provider of echo is available") as caught:
+        await echo.client(EchoServiceClient).echo(EchoRequest())
+    assert caught.value.code == Code.UNAVAILABLE
+
+
+async def test_calls_move_to_another_provider_when_theirs_goes() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    async with hosting() as (_, url), plugged(caller, url), plugged(echo_plugin("second"), url):
+        async with plugged(echo_plugin("first"), url):
+            await echo.wait_available()
+            await client.echo(EchoRequest())
+        with trio.fail_after(10):
+            async for provider in echo.changes.reader():
+                if provider and provider.runtime_id.startswith("second"):
+                    break
+        assert (await client.echo(EchoRequest(text="still"))).text == "still"
+
+
+async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo", min_version="2.0.0")
+    async with hosting() as (host, url), plugged(echo_plugin("old", version="1.10.0"), url):
+        await until(host, lambda: host.registry.available("echo"))
+        async with plugged(caller, url):
+            async with plugged(echo_plugin("new", version="2.0.0"), url):
+                with trio.fail_after(10):
+                    provider = await echo.wait_available()
+                assert provider.version == "2.0.0"
+            with trio.fail_after(10):
+                async for found in echo.changes.reader():
+                    if found is None:
+                        break
+
+
+async def test_a_provider_that_is_degraded_is_known_to_be() -> None:
+    caller, provider = Plugin("caller", version="1.0.0"), echo_plugin()
+    echo = caller.require("echo")
+    async with hosting() as (_, url), plugged(caller, url), plugged(provider, url):
+        with trio.fail_after(10):
+            await echo.wait_available()
+            provider.set_health(pb.HEALTH_STATE_DEGRADED, "slow disk")
+            async for _ in echo.changes.reader():
+                if echo.degraded:
+                    break
+        assert echo.available
+
+
+async def test_a_dependency_is_followed_across_a_restart_of_the_host() -> None:
+    port = unused_port()
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    url = f"http://127.0.0.1:{port}"
+    async with plugged(caller, url, heartbeat_s=0.05), plugged(echo_plugin(), url, heartbeat_s=0.05):
+        for _ in range(2):
+            async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
+                await until(host, lambda host=host: state_of(host, "echo") == HEALTHY)
+                with trio.fail_after(10):
+                    while True:
+                        try:
+                            assert (await client.echo(EchoRequest(text="x"))).text == "x"
+                            break
+                        except ConnectError:
+                            await trio.sleep(0.02)
+
+
+def test_a_token_is_in_no_representation() -> None:
+    session = Session("http://host", "x-0", "planted-secret", None)  # type: ignore[arg-type]
+    assert "planted-secret" not in repr(session)

@@ -1,0 +1,287 @@
+"""A plugin's life: it listens, registers, reports, follows its host and its dependencies, and leaves in order."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.host import Host, HostConfig
+from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
+from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.serving import BindError, StartError
+from tests._gen.echo.v1.echo_pb2 import EchoRequest
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.rpc.echo import Echo, canned
+from tests.serving_apps import served
+
+from .running import DEGRADED, HEALTHY, echo_plugin, hosting, plugged, state_of, unused_port, until
+
+
+async def test_a_plugin_listens_before_it_registers_and_registers_before_it_is_healthy() -> None:
+    seen: list[tuple[bool, int]] = []
+
+    def look(service_type: str) -> None:
+        provider = host.registry.status(service_type).provider
+        assert provider
+        where = urlsplit(provider.base_url)
+        with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=5):
+            seen.append((True, host.registry.health(provider.runtime_id).state))
+
+    async with hosting() as (host, url):
+        host.registry.subscribe(look)
+        async with plugged(echo_plugin(), url):
+            await until(host, lambda: state_of(host, "echo") == HEALTHY)
+            assert seen == [(True, 0), (True, HEALTHY)]
+
+
+async def test_its_base_url_is_made_of_its_host_name_and_port() -> None:
+    async with hosting() as (host, url), plugged(echo_plugin(), url) as plugin_url:
+        await until(host, lambda: host.registry.available("echo"))
+        registration, _ = host.registry.discover("echo")
+        assert registration.base_url == plugin_url
+        assert registration.endpoint_path == "/echo.v1.EchoService/"
+
+
+async def test_a_plugin_that_starts_before_its_host_finds_it(caplog: pytest.LogCaptureFixture) -> None:
+    port = unused_port()
+    async with plugged(echo_plugin(), f"http://127.0.0.1:{port}"):
+        while "cannot reach the host" not in caplog.text:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
+            await until(host, lambda: state_of(host, "echo") == HEALTHY)
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1  # told once, not at each try
+
+
+async def test_a_plugin_whose_host_has_forgotten_it_registers_anew() -> None:
+    port = unused_port()
+    plugin = echo_plugin()
+    async with trio.open_nursery() as nursery:
+        stop = trio.Event()
+        config = PluginConfig(host_url=f"http://127.0.0.1:{port}", hostname="127.0.0.1", heartbeat_s=0.05)
+        await nursery.start(partial(plugin.serve, stop, config=config))
+        names = set()
+        for _ in range(3):
+            async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
+                await until(host, lambda host=host: state_of(host, "echo") == HEALTHY)
+                names.add(host.registry.discover("echo")[0].runtime_id)
+        assert len(names) == 3
+        stop.set()
+
+
+async def test_an_identity_that_expires_is_replaced_before_anyone_notices() -> None:
+    async with (
+        hosting(HostConfig(token_ttl_s=0.2)) as (host, url),
+        plugged(echo_plugin(), url, heartbeat_s=0.05),
+    ):
+        await until(host, lambda: state_of(host, "echo") == HEALTHY)
+        first = host.registry.discover("echo")[0].runtime_id
+        await until(
+            host,
+            lambda: (
+                state_of(host, "echo") == HEALTHY and host.registry.discover("echo")[0].runtime_id != first
+            ),
+        )
+        assert len(host.registry.registrations(first)) == 0
+
+
+async def test_a_plugin_that_stops_unregisters_and_no_registration_piles_up() -> None:
+    async with hosting() as (host, url):
+        for _ in range(5):
+            async with plugged(echo_plugin(), url):
+                await until(host, lambda: state_of(host, "echo") == HEALTHY)
+            assert host.registry.service_types() == []
+
+
+async def test_a_missing_dependency_degrades_a_plugin_until_it_is_there() -> None:
+    plugin = echo_plugin("needy", "needs")
+    plugin.require("echo", min_version="1.0.0")
+    plugin.require("nice-to-have", required=False)
+    async with hosting() as (host, url), plugged(plugin, url):
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+        needy = host.registry.discover("needs")[0].runtime_id
+        health = host.registry.health(needy)
+        assert (health.reason, health.unavailable_dependencies) == ("waiting for echo", ("echo",))
+        async with plugged(echo_plugin(), url):
+            await until(host, lambda: state_of(host, "needs") == HEALTHY)
+            assert host.registry.health(needy).unavailable_dependencies == ()
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+
+
+async def test_a_plugin_says_itself_that_it_is_of_no_use() -> None:
+    plugin = echo_plugin()
+    async with hosting() as (host, url), plugged(plugin, url):
+        await until(host, lambda: host.registry.available("echo"))
+        plugin.set_health(pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
+        await until(host, lambda: not host.registry.available("echo"))
+        plugin.set_health(pb.HEALTH_STATE_HEALTHY)
+        await until(host, lambda: host.registry.available("echo"))
+
+
+async def test_a_stop_while_the_host_is_away_is_prompt() -> None:
+    with trio.fail_after(5):
+        async with plugged(echo_plugin(), f"http://127.0.0.1:{unused_port()}"):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+
+
+async def test_a_stop_before_the_start_is_prompt() -> None:
+    stop = trio.Event()
+    stop.set()
+    with trio.fail_after(5):
+        async with hosting() as (host, url), plugged(echo_plugin(), url, stop=stop):
+            pass
+        assert host.registry.service_types() == []
+
+
+async def test_a_stop_does_not_wait_for_a_host_that_does_not_answer() -> None:
+    async def silent(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            pass
+
+    stop = trio.Event()
+    async with hosting() as (host, url):
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    partial(
+                        echo_plugin().serve, stop, config=PluginConfig(host_url=url, hostname="127.0.0.1")
+                    )
+                )
+                await until(host, lambda: state_of(host, "echo") == HEALTHY)
+                # the host hangs: its registry answers nobody any more
+                host.registry.report_health = lambda *_: trio.lowlevel.current_task()  # type: ignore[method-assign, assignment]
+                stop.set()
+
+
+async def test_a_host_that_will_not_have_a_plugin_ends_it_with_the_reason() -> None:
+    refusal = canned(
+        400,
+        b'{"code": "failed_precondition", "message": "version mismatch"}',
+        content_type="application/json",
+    )
+    async with served(refusal) as url:
+        with pytest.raises(RefusedError, match="the host refuses: version mismatch"):
+            await echo_plugin().serve(config=PluginConfig(host_url=url))
+
+
+async def test_a_port_that_is_taken_ends_it_with_the_reason() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(BindError, match="in use"):
+            await echo_plugin().serve(config=PluginConfig(bind=f"127.0.0.1:{taken.getsockname()[1]}"))
+
+
+async def test_the_probes_say_whether_it_is_registered() -> None:
+    port = unused_port()
+    async with (
+        plugged(echo_plugin(), f"http://127.0.0.1:{port}") as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/healthz")).status_code == 200
+        async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
+            await until(host, lambda: state_of(host, "echo") == HEALTHY)
+            assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_what_it_does_not_serve_is_404() -> None:
+    async with plugged(echo_plugin(), None) as url, httpx.AsyncClient(base_url=url) as http:
+        response = await http.post("/nope.v1.Nope/Nope", json={})
+    assert (response.status_code, response.text) == (404, "404 page not found\n")
+
+
+async def test_calls_in_flight_finish_within_the_grace_that_the_host_gives() -> None:
+    class Slow(Echo):
+        def __init__(self) -> None:
+            super().__init__()
+            self.entered, self.release = trio.Event(), trio.Event()
+
+        async def echo(self, request, ctx, /):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+            self.entered.set()
+            await self.release.wait()
+            return await super().echo(request, ctx)
+
+    slow, plugin, answers = Slow(), Plugin("slow", version="1.0.0"), list[str]()
+    plugin.provide("slow", slow)
+    async with hosting() as (host, url), httpx.AsyncClient() as http, trio.open_nursery() as nursery:
+        (plugin_url,) = await nursery.start(
+            partial(plugin.serve, config=PluginConfig(host_url=url, hostname="127.0.0.1", grace_s=0.0))
+        )
+        await until(host, lambda: state_of(host, "slow") == HEALTHY)
+
+        async def call() -> None:
+            answers.append((await EchoServiceClient(plugin_url, http).echo(EchoRequest(text="done"))).text)
+
+        nursery.start_soon(call)
+        await slow.entered.wait()
+        await host.shut_down_plugin(
+            host.registry.discover("slow")[0].runtime_id, grace_s=20, reason="replaced"
+        )
+        await until(host, lambda: not host.registry.available("slow"))
+        slow.release.set()
+    assert answers == ["done"]
+
+
+async def test_calls_in_flight_end_when_the_grace_is_over() -> None:
+    plugin = echo_plugin()
+    with trio.fail_after(10):
+        async with hosting() as (host, url), httpx.AsyncClient() as http, trio.open_nursery() as nursery:
+            config = PluginConfig(host_url=url, hostname="127.0.0.1")
+            (plugin_url,) = await nursery.start(partial(plugin.serve, config=config))
+            await until(host, lambda: state_of(host, "echo") == HEALTHY)
+
+            async def call() -> None:
+                with pytest.raises(ConnectError) as caught:
+                    await EchoServiceClient(plugin_url, http).echo(EchoRequest(text="hang"))
+                assert caught.value.code in {Code.UNAVAILABLE, Code.CANCELED}
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await host.shut_down_plugin(host.registry.discover("echo")[0].runtime_id, grace_s=0)
+
+
+async def test_a_host_cannot_stop_what_it_does_not_know() -> None:
+    with pytest.raises(ConnectError) as caught:
+        await Host().shut_down_plugin("nobody-0")
+    assert caught.value.code == Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PORT": "http"}, {"PORT": "65536"}, {"PORT": "-1"}, {"PORT": "²"}, {"HOST_URL": "localhost:8080"}],
+)
+def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(StartError, match=f"{next(iter(environment))} must be"):
+        PluginConfig.from_environment(8081, environment)
+
+
+def test_the_environment_says_where_a_plugin_runs() -> None:
+    environment = {"PORT": "9", "HOST_URL": "http://host:8080/", "HOSTNAME": "storage"}
+    assert PluginConfig.from_environment(8081, environment) == PluginConfig(
+        bind="0.0.0.0:9", host_url="http://host:8080", hostname="storage"
+    )
+    assert PluginConfig.from_environment(8081, {}) == PluginConfig(bind="0.0.0.0:8081")
+
+
+def test_a_declaration_is_checked_where_it_is_made() -> None:
+    with pytest.raises(ValueError, match="self_id"):
+        Plugin("my plugin", version="1.0.0")
+    with pytest.raises(ValueError, match="semantic version"):
+        Plugin("p", version="1")
+    plugin = echo_plugin()
+    with pytest.raises(ValueError, match="provided already"):
+        plugin.provide("echo", Echo())
+    with pytest.raises(ValueError, match="service type"):
+        plugin.provide("a/b", Echo())
+    plugin.require("t")
+    with pytest.raises(ValueError, match="required already"):
+        plugin.require("t")
+    with pytest.raises(ValueError, match="semantic version"):
+        plugin.require("u", min_version="latest")
