@@ -27,7 +27,9 @@ class EchoServiceClient(rpc.ServiceClient):
 
     service_name: ClassVar[str] = "echo.v1.EchoService"
 
-    async def echo(self, request: _pb2.EchoRequest, **options: Unpack[rpc.CallOptions]) -> _pb2.EchoResponse:
+    async def echo(
+        self, request: _pb2.EchoRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.EchoResponse:
         """Call echo.v1.EchoService/Echo."""
         return await self._unary("Echo", request, _pb2.EchoResponse, options)
 

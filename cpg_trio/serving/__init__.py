@@ -1,0 +1,36 @@
+"""One way to serve an ASGI application in a nursery: bind, started, drain, stop.
+
+`serve` runs the server, `run` is the whole of a container's `__main__`, and `stop_on_signals` is the part
+between them for programs that have a `__main__` of their own. The package knows nothing about plugins; it
+may touch sockets, signals and the log, and of this project only `cpg_trio.asgi`.
+
+Hypercorn parses and writes HTTP/1.1, HTTP/2 and WebSocket here; its Trio transport is not used. What
+stands around its protocol objects, from the socket to the application:
+
+    _server      the nursery of all connections: accept, drain, stop
+    _connection  one connection: the task that reads, bounded writes, the end
+    _http1       the protocols: what is refused, what the client owes us,
+    _http2       how a connection drains, how a response is broken off
+    _streams     one request or WebSocket: trailers, close codes, the end of the application
+    _calls       one run of the application: its bounded inbox and its task
+
+What holds for every connection:
+
+- An error ends one connection at most, and is logged as `cpg_trio.serving`.
+- A client that does not read, does not finish what it began, or says nothing is let go after a time that
+  `ServeConfig` names. A request in flight whose body is complete is never timed out.
+- Nothing that a client does holds up the end of the grace, or a cancellation, by more than a moment.
+- Not a word of an exception reaches a client.
+- A client that closes its sending side has left: the application gets `http.disconnect`.
+
+The ASGI lifespan is never spoken: what an application needs while it is served lives in the nursery that
+serves it, and is there before and after. A WebSocket is offered on HTTP/1.1 only, and without compression,
+which would let a few bytes grow past every limit before anything could count them.
+"""
+
+from cpg_trio.serving._config import BindError as BindError
+from cpg_trio.serving._config import ServeConfig as ServeConfig
+from cpg_trio.serving._config import StartError as StartError
+from cpg_trio.serving._process import run as run
+from cpg_trio.serving._process import stop_on_signals as stop_on_signals
+from cpg_trio.serving._server import serve as serve

@@ -1,0 +1,73 @@
+"""What a server can be told, and the errors that keep it from starting. No I/O."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import attrs
+from attrs.validators import ge, gt
+from hypercorn.config import Config
+
+logger = logging.getLogger("cpg_trio.serving")
+
+
+MAX_HEAD_BYTES = 64 * 1024  # of an HTTP/1.1 request, which may have a long URL in it
+
+
+class StartError(Exception):
+    """The process cannot start, for a reason that whoever started it can mend; the message says how.
+
+    `run` prints the message alone, without a traceback.
+    """
+
+
+class BindError(StartError, OSError):
+    """An address to listen on is taken, malformed or not of this machine."""
+
+
+@attrs.frozen(kw_only=True)
+class ServeConfig:
+    """How long the server waits for what, in seconds, and how much it takes in.
+
+    Raises: `ValueError` for a time that is negative, or a limit that leaves nothing.
+    """
+
+    grace_s: float = attrs.field(default=10.0, validator=ge(0))
+    """From the beginning of a stop: what calls in flight have to finish."""
+
+    idle_timeout_s: float = attrs.field(default=120.0, validator=gt(0))
+    """A kept-alive connection with nothing in flight; longer than the 90 s that Go clients keep theirs,
+    so that the client is the one to let go and never sends into a connection that is closing."""
+
+    header_timeout_s: float = attrs.field(default=10.0, validator=gt(0))
+    """From the first byte of a request head (or from accept) to its end."""
+
+    body_timeout_s: float = attrs.field(default=30.0, validator=gt(0))
+    """Silence in the middle of an HTTP/1.1 request body of declared length. A chunked body is a stream,
+    and may be silent."""
+
+    send_timeout_s: float = attrs.field(default=30.0, validator=gt(0))
+    """A send that makes no progress because the client does not read."""
+
+    linger_s: float = attrs.field(default=1.0, validator=ge(0))
+    """How long to read on after an early answer, so that the client sees it instead of a reset."""
+
+    backlog: int = attrs.field(default=1024, validator=ge(1))
+    """Connections that the kernel holds ready for accept."""
+
+    websocket_max_message_bytes: int = attrs.field(default=2**20, validator=ge(1))
+    """The largest WebSocket message; one that is larger is answered with close code 1009."""
+
+
+def hypercorn_config(settings: ServeConfig) -> Config:
+    """Make the part of the settings that Hypercorn's protocol objects read."""
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logger  # a logger of ours, so that Hypercorn installs no handlers
+    config.include_server_header = False
+    config.include_date_header = False  # `dated` adds it, unless the application has
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.keep_alive_max_requests = sys.maxsize
+    config.websocket_max_message_size = settings.websocket_max_message_bytes
+    return config

@@ -1,0 +1,254 @@
+"""One accepted connection: who reads, who writes, and how it ends.
+
+One task reads, and hands what it read to the protocol. Its wait has a deadline that depends on what the
+client owes us (`Awaiting`), and is woken when a pipelined request has its turn or the connection is to
+end. The applications' tasks write. A write is shielded, since half a frame would leave both sides with
+different ideas of the connection, and bounded: by the progress that the client makes, and by `abort`.
+
+    open ──▶ closing ──▶ (linger) ──▶ closed      an orderly end, from the protocol or from the client
+      └──────▶ lost ────────────────▶ closed      a write that failed or stood still, or `abort`
+
+From `closing` on, the protocol has been told, and through it every application; nothing more is read for
+it. Once `lost`, nothing is written either.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from math import inf
+
+import attrs
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H2ProtocolAssumedError
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.utils import parse_socket_addr
+
+from cpg_trio.asgi import App
+from cpg_trio.serving._config import ServeConfig
+from cpg_trio.serving._http1 import Http1
+from cpg_trio.serving._http2 import Http2
+from cpg_trio.serving._link import Address, Awaiting, Broken, Link
+
+_READ_BYTES = 2**16
+_WRITE_BYTES = 2**16  # what has to go out within `send_timeout_s`, for another such time to be given
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+
+
+@attrs.frozen
+class Service:
+    """What all connections of a server have in common."""
+
+    app: App
+    settings: ServeConfig
+    config: Config
+    context: WorkerContext
+
+
+class Connection:
+    """One client's connection, from accept to close."""
+
+    def __init__(self, stream: trio.SocketStream, service: Service) -> None:
+        """Take `stream`, and close it at the end of `run`."""
+        settings = service.settings
+        self._stream = stream
+        self._service = service
+        self._link: Link
+        self._protocol: Http1 | Http2
+        self._life = trio.CancelScope()
+        self._closing = False
+        self._lost = False
+        self._reset = False
+
+        self._reading = trio.CancelScope()
+        self._woken = False
+        self._awaited: Awaiting | None = None
+        self._awaited_since = 0.0
+        self._patience = {
+            Awaiting.NOTHING: inf,
+            Awaiting.REQUEST: settings.idle_timeout_s,
+            Awaiting.HEAD: settings.header_timeout_s,
+            Awaiting.BODY: settings.body_timeout_s,
+        }
+
+        self._turn = trio.Lock()
+        self._writes: set[trio.CancelScope] = set()
+
+    async def run(self) -> None:
+        """Serve the connection until either side ends it and its applications have ended."""
+        addresses = self._addresses()
+        if addresses is None:
+            return
+        try:
+            with self._life:
+                async with trio.open_nursery() as nursery:
+                    self._open(nursery, *addresses)  # and so far no checkpoint: `drain` finds a protocol
+                    await self._read()
+                    await self._linger()
+                    self._close()
+        finally:
+            self._close()
+
+    async def drain(self) -> None:
+        """Finish what is in flight and take nothing more; return when the client has been told."""
+        await self._protocol.drain()
+
+    def abort(self) -> None:
+        """End the connection and its applications at once, whatever they are in the middle of."""
+        self._lost = self._reset = True
+        self._life.cancel()
+        for write in self._writes:
+            write.cancel()
+
+    # Opening and closing
+
+    def _addresses(self) -> tuple[Address, Address] | None:
+        sock = self._stream.socket
+        try:
+            peer, own = sock.getpeername(), sock.getsockname()
+        except OSError:
+            return None  # the client left before we came to look
+        return parse_socket_addr(sock.family, peer), parse_socket_addr(sock.family, own)
+
+    def _open(self, nursery: trio.Nursery, client: Address, server: Address) -> None:
+        service = self._service
+        self._link = Link(
+            service.app,
+            service.settings,
+            service.config,
+            service.context,
+            nursery,
+            client,
+            server,
+            self._send,
+        )
+        self._protocol = Http1(self._link)
+
+    async def _end(self) -> None:
+        """Tell the protocol, and through it every application, that this is over."""
+        self._closing = True
+        await self._protocol.handle(Closed())
+        self._wake()
+
+    async def _lose(self) -> None:
+        """Give up a client that has gone, or that does not read."""
+        if not self._lost:
+            self._lost = self._reset = True
+        if not self._closing:
+            await self._end()
+
+    async def _linger(self) -> None:
+        """Read on for a while, if the client may be sending: closing on it would be a reset."""
+        if self._lost or not self._protocol.client_may_be_sending:
+            return
+        with trio.move_on_after(self._service.settings.linger_s):
+            with suppress(trio.BrokenResourceError):
+                async with self._turn:
+                    await self._stream.send_eof()
+                while await self._stream.receive_some(_READ_BYTES):
+                    pass
+
+    def _close(self) -> None:
+        self._lost = True
+        with suppress(OSError):  # closed already
+            if self._reset:
+                self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        self._stream.socket.close()
+
+    # Reading
+
+    async def _read(self) -> None:
+        while not self._closing:
+            data = await self._receive()
+            if data is None:
+                await self._protocol.resume()
+            elif data:
+                await self._handle(data)
+            else:
+                break
+        await self._end()
+
+    async def _receive(self) -> bytes | None:
+        """Return what came in: None when woken, nothing when the client has left or is out of time."""
+        if not self._woken:
+            with trio.CancelScope(deadline=self._deadline()) as self._reading:
+                return await self._receive_some()
+        if self._woken:
+            self._woken = False
+            return None
+        await self._protocol.drain()
+        return b""
+
+    async def _receive_some(self) -> bytes:
+        if self._protocol.saturated:
+            await trio.sleep_forever()  # until woken
+        try:
+            data = await self._stream.receive_some(_READ_BYTES)
+        except trio.BrokenResourceError:
+            data = b""
+        self._lost = self._lost or not data
+        return bytes(data)
+
+    async def _handle(self, data: bytes) -> None:
+        try:
+            await self._protocol.handle(RawData(data))
+        except H2ProtocolAssumedError as preface:
+            self._protocol = Http2(self._link)
+            await self._protocol.initiate()
+            await self._protocol.handle(RawData(preface.data))
+
+    def _wake(self) -> None:
+        self._woken = True
+        self._reading.cancel()
+
+    def _deadline(self) -> float:
+        """Return when the client is out of time. Only a body earns more by coming in slowly."""
+        awaited = self._protocol.awaiting()
+        if awaited is not self._awaited or awaited is Awaiting.BODY:
+            self._awaited, self._awaited_since = awaited, trio.current_time()
+        return self._awaited_since + self._patience[awaited]
+
+    def _state_changed(self) -> None:
+        self._awaited = None
+        if self._protocol.runnable:
+            self._wake()
+        else:
+            self._reading.deadline = self._deadline()
+
+    # Writing, and what else a protocol has to say
+
+    async def _send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Updated):
+            self._state_changed()
+        elif isinstance(event, Closed):
+            await self._end()
+        elif isinstance(event, Broken):
+            self._lost, self._reset = True, event.reset
+            await self._end()
+
+    async def _write(self, data: bytes) -> None:
+        if not data:
+            return  # the end of a message of declared length
+        # The shield covers the wait for the turn as well: to the protocol this data is sent already.
+        sent = False
+        with trio.CancelScope(shield=True) as scope, suppress(*_GONE):
+            self._writes.add(scope)
+            async with self._turn:
+                await self._send_all(data, scope)
+            sent = True
+        self._writes.discard(scope)
+        if not sent:
+            await self._lose()
+
+    async def _send_all(self, data: bytes, scope: trio.CancelScope) -> None:
+        for start in range(0, len(data), _WRITE_BYTES):
+            if self._lost:
+                raise trio.ClosedResourceError
+            scope.deadline = trio.current_time() + self._service.settings.send_timeout_s
+            await self._stream.send_all(data[start : start + _WRITE_BYTES])

@@ -1,0 +1,72 @@
+"""What the protocol objects of one connection are wired to."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import time
+from typing import Any, TypeAlias
+from wsgiref.handlers import format_date_time
+
+import attrs
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Event
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from cpg_trio.asgi import App, HeaderList
+from cpg_trio.serving._config import ServeConfig
+
+Address: TypeAlias = tuple[str, int] | None
+
+
+def dated(headers: HeaderList) -> HeaderList:
+    """Return a response's headers with a date. One that the application gives stands: it may be another's."""
+    if any(name.lower() == b"date" for name, _ in headers):
+        return headers
+    return [*headers, (b"date", format_date_time(time()).encode("ascii"))]
+
+
+class Awaiting(enum.Enum):
+    """What the client owes us; each but the first has its time, in `ServeConfig`."""
+
+    NOTHING = enum.auto()
+    REQUEST = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+
+
+@dataclass(frozen=True)
+class Broken(Event):
+    """A protocol's word to the transport, beside Hypercorn's: end this visibly before its proper end."""
+
+    reset: bool
+    """Whether an orderly close would pass for a proper end, so that it must be a reset."""
+
+
+@attrs.frozen
+class Link:
+    """What the protocol objects of one connection are wired to; their task group as well."""
+
+    app: App
+    settings: ServeConfig
+    config: Config
+    context: WorkerContext
+    nursery: trio.Nursery
+    client: Address
+    server: Address
+    send: Callable[[Event], Awaitable[None]]
+
+    @property
+    def draining(self) -> bool:
+        return self.context.terminated.is_set()
+
+    def spawn(self, func: Callable[..., Awaitable[None]], *args: Any) -> None:
+        self.nursery.start_soon(func, *args)
+
+    def protocol_arguments(self) -> tuple[Any, ...]:
+        """Return what the constructors of Hypercorn's protocols take, in their order."""
+        state = ConnectionState({})
+        return self.app, self.config, self.context, self, state, False, self.client, self.server, self.send

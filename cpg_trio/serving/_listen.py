@@ -1,0 +1,90 @@
+"""Addresses to listen on: what may be written, and what it becomes. Touches sockets and socket files."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from cpg_trio.serving._config import BindError
+
+_UNIX = "unix:"
+_ADVICE = {
+    errno.EADDRINUSE: "stop what listens there, or choose another address (port 0 takes any free port)",
+    errno.EACCES: "choose a port from 1024 up, or a path that this user may write",
+    errno.EADDRNOTAVAIL: "choose an address of this machine, or 0.0.0.0 for all",
+}
+
+
+@asynccontextmanager
+async def listening(binds: Sequence[str], backlog: int) -> AsyncIterator[list[trio.SocketListener]]:
+    """Listen on every address, and on none any more at the end. Raises: `BindError`."""
+    async with AsyncExitStack() as stack:
+        listeners: list[trio.SocketListener] = []
+        for bind in binds:
+            listeners += [await stack.enter_async_context(each) for each in await _open(bind, backlog)]
+            if bind.startswith(_UNIX):
+                stack.callback(_path(bind).unlink, missing_ok=True)
+        yield listeners
+
+
+def url(listener: trio.SocketListener) -> str:
+    """Return where clients find this listener: an http URL, or `unix:` and a path."""
+    name = listener.socket.getsockname()
+    if listener.socket.family == socket.AF_UNIX:
+        return f"{_UNIX}{name}"
+    host = f"[{name[0]}]" if listener.socket.family == socket.AF_INET6 else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+async def _open(bind: str, backlog: int) -> list[trio.SocketListener]:
+    try:
+        if bind.startswith(_UNIX):
+            return [_open_unix(_path(bind), backlog)]
+        host, port = _host_and_port(bind)
+        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        advice = _ADVICE.get(error.errno or 0, "check the address")
+        raise BindError(f"cannot listen on {bind}: {reason}; {advice}") from error
+
+
+def _path(bind: str) -> Path:
+    return Path(bind.removeprefix(_UNIX))
+
+
+def _host_and_port(bind: str) -> tuple[str | None, int]:
+    host, colon, port = bind.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) >= 2**16:
+        raise BindError(f"cannot listen on {bind}: write host:port, [IPv6 address]:port or unix:/path")
+    return host.removeprefix("[").removesuffix("]") or None, int(port)
+
+
+def _open_unix(path: Path, backlog: int) -> trio.SocketListener:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a server that was killed; leave one that somebody answers on."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - the name says it
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass  # somebody does, and is busy

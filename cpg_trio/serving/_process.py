@@ -1,0 +1,101 @@
+"""The edge of the process: signals, and the exit status. Installs signal handlers; writes to stderr."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from cpg_trio.logs import configure_logging
+from cpg_trio.serving._config import StartError, logger
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@attrs.define
+class _Signals:
+    stop: trio.Event = attrs.field(factory=trio.Event)
+    forced: signal.Signals | None = None
+
+
+@asynccontextmanager
+async def stop_on_signals() -> AsyncIterator[trio.Event]:
+    """Yield an event that SIGTERM or SIGINT sets; a second signal cancels the body at once.
+
+    After the second signal the block ends without an exception. An exception of the body passes as it is.
+    Only in the main thread, as for every signal handler in Python.
+    """
+    async with _watched_signals() as signals:
+        yield signals.stop
+
+
+def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
+    """Run `main` with an event that is set when it is to stop; return the exit status of the process.
+
+    The log goes to stderr, unless somebody has said where it goes.
+
+    0 when `main` returns, after a signal or by itself; 1 when it raises `StartError`, whose message goes to
+    stderr as one line; 128 and the signal's number when a second signal ended it. Any other exception
+    passes, and the interpreter shows its traceback.
+    """
+    if not logging.getLogger().handlers:
+        configure_logging()
+    try:
+        return trio.run(_supervise, main)
+    except KeyboardInterrupt:  # before the handlers stood, or after
+        return 128 + signal.SIGINT
+    except (StartError, ExceptionGroup) as error:
+        reasons = list(_leaves(error))
+        if not all(isinstance(reason, StartError) for reason in reasons):
+            raise
+        sys.stderr.writelines(f"{reason}\n" for reason in reasons)
+        return 1
+
+
+async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:
+    async with _watched_signals() as signals:
+        await main(signals.stop)
+    return 0 if signals.forced is None else 128 + signals.forced
+
+
+@asynccontextmanager
+async def _watched_signals() -> AsyncIterator[_Signals]:
+    signals = _Signals()
+    failure: Exception | None = None
+    with trio.open_signal_receiver(*_SIGNALS) as received:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, received, signals, nursery.cancel_scope)
+            try:
+                yield signals
+            except Exception as error:  # noqa: BLE001 - raised below, where the nursery does not wrap it
+                failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _watch(received: AsyncIterator[int], signals: _Signals, body: trio.CancelScope) -> None:
+    async for number in received:
+        name = signal.Signals(number).name
+        if signals.stop.is_set():
+            logger.warning("%s while stopping: ending at once", name)
+            signals.forced = signal.Signals(number)
+            body.cancel()
+        else:
+            logger.info("%s: stopping; a second signal ends at once", name)
+            signals.stop.set()
+
+
+def _leaves(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[Any] = error
+        for inner in group.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

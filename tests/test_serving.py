@@ -1,0 +1,1906 @@
+"""Serving: on real sockets, what a client does is done byte by byte, and the server must live on."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import h2.events
+import pytest
+import trio
+import trio.lowlevel
+from h2.errors import ErrorCodes
+from hypercorn.protocol.h2 import BufferCompleteError
+from hypercorn.trio.worker_context import WorkerContext
+from hyperframe.frame import DataFrame, HeadersFrame, PriorityFrame
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason
+
+from cpg_trio import serving
+from cpg_trio.asgi import (
+    App,
+    ClientDisconnectedError,
+    Receive,
+    ResponseAbortedError,
+    Scope,
+    Send,
+    send_response,
+    send_text,
+)
+from cpg_trio.serving import BindError, ServeConfig, StartError, serve, stop_on_signals
+from cpg_trio.serving._calls import Inbox
+from cpg_trio.serving._connection import Connection
+from cpg_trio.serving._http1 import Http1
+from cpg_trio.serving._http2 import Http2, Outbox
+from tests._wire import (
+    HANDSHAKE,
+    WebSocketWire,
+    connect,
+    dial,
+    dial_http2,
+    dial_websocket,
+    request,
+)
+
+Handler = Callable[[Receive, Send], Awaitable[None]]
+
+MOMENT = 0.05
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+# Applications
+
+
+async def hello(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send_text(send, 200, "hello")
+
+
+async def read_body(receive: Receive) -> bytes:
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += bytes(message["body"])
+        if not message["more_body"]:
+            return body
+    raise ClientDisconnectedError
+
+
+async def echo(_scope: Scope, receive: Receive, send: Send) -> None:
+    await send_response(send, 200, await read_body(receive))
+
+
+def routed(**handlers: Handler) -> App:
+    """An application of one handler a path; every other path says hello."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        handler = handlers.get(scope["path"].strip("/"))
+        await (handler(receive, send) if handler else hello(scope, receive, send))
+
+    return app
+
+
+async def chunk(send: Send, body: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+class Endless:
+    """A response that never ends, of an application that never receives."""
+
+    def __init__(self, piece: bytes = b"x" * 65536) -> None:
+        self.piece = piece
+        self.begun = trio.Event()
+        self.ended = trio.Event()
+        self.error: BaseException | None = None
+        self.sent = 0
+
+    async def __call__(self, _receive: Receive, send: Send) -> None:
+        self.begun.set()
+        try:
+            await send(START)
+            while True:
+                await chunk(send, self.piece)
+                self.sent += len(self.piece)
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.ended.set()
+
+
+class Held:
+    """A call that waits to be released, and says how it ended."""
+
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self.release = trio.Event()
+        self.ended = trio.Event()
+
+    async def __call__(self, _receive: Receive, send: Send) -> None:
+        self.begun.set()
+        try:
+            await self.release.wait()
+            await send_text(send, 200, "released")
+        finally:
+            self.ended.set()
+
+
+class Watching:
+    """A call that receives until the client has left."""
+
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self.left = trio.Event()
+        self.last: Any = None
+
+    async def __call__(self, receive: Receive, _send: Send) -> None:
+        self.begun.set()
+        while "disconnect" not in (message := await receive())["type"]:
+            pass
+        self.last = message
+        assert await receive() == message
+        self.left.set()
+        raise ClientDisconnectedError
+
+
+# The server under test
+
+
+@attrs.frozen
+class Server:
+    url: str
+    urls: tuple[str, ...]
+    stop: trio.Event
+    stopped: trio.Event
+    scope: trio.CancelScope
+
+    async def assert_answers(self) -> None:
+        async with dial(self.url) as wire:
+            assert (await wire.get("/hello")).body == b"hello"
+
+
+@asynccontextmanager
+async def server(app: App, bind: str | list[str] = "127.0.0.1:0", **settings: Any) -> AsyncIterator[Server]:
+    stop, stopped, scope = trio.Event(), trio.Event(), trio.CancelScope()
+    config = ServeConfig(**{"linger_s": 0.2, **settings})
+
+    async def served(task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+        with scope:
+            await serve(app, bind=bind, config=config, stop=stop, task_status=task_status)
+        stopped.set()
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            urls = await nursery.start(served)
+            yield Server(urls[0], urls, stop, stopped, scope)
+            scope.cancel()
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.WARNING):
+        yield caplog
+
+
+@pytest.fixture
+def silence(log: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing is worth a line in the log."""
+    yield
+    assert log.messages == []
+
+
+# What a client cannot do to the others
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("settings", ["!!not base64!!", "", "AAMAAABkAAQAAP__"])
+async def test_a_malformed_h2c_upgrade_ends_nothing_but_its_request(settings: str) -> None:
+    upgrade = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": settings}
+    async with server(hello) as up:
+        async with dial(up.url) as wire:
+            response = await wire.get("/", upgrade)
+            assert (response.status, response.body) == (200, b"hello")
+            assert (await wire.get("/")).status == 200  # on the same connection, still HTTP/1.1
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_data_after_an_early_http2_response_harms_neither_server_nor_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def without_reset(self: Http2, _stream_id: int) -> None:
+        await self._settle()
+
+    monkeypatch.setattr(Http2, "_response_ended", without_reset)  # as when it and the data cross
+    async with server(hello) as up:
+        async with dial_http2(up.url) as wire:
+            early = await wire.request(body=b"")
+            assert (await wire.response(early)).body == b"hello"
+            await wire.upload(early, b"x" * 3 * 2**20)  # the credit for it comes back
+            assert (await wire.response(await wire.request())).body == b"hello"
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_early_http2_response_tells_the_client_to_stop_uploading() -> None:
+    async with server(hello) as up, dial_http2(up.url) as wire:
+        early = await wire.request(body=b"")
+        assert (await wire.response(early)).body == b"hello"
+        assert (await wire.until(h2.events.StreamReset, early)).error_code == ErrorCodes.NO_ERROR
+        await wire.stream.send_all(DataFrame(early, b"too late").serialize())
+        assert (await wire.response(await wire.request())).body == b"hello"
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("name", ["sec-websocket-protocol", "sec-websocket-extensions", "connection"])
+async def test_a_handshake_that_is_not_ascii_is_refused(name: str) -> None:
+    value = f"{HANDSHAKE.get(name, 'chat')}, \xe9"
+    async with server(hello) as up:
+        async with dial(up.url) as wire:
+            assert (await wire.get("/", {**HANDSHAKE, name: value})).status == 400
+            assert await wire.rest() == b""
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_path_that_is_not_ascii_is_refused_on_http1() -> None:
+    async with server(hello) as up:
+        async with dial(up.url) as wire:
+            assert (await wire.get("/\xe9")).status == 400
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_path_that_is_not_ascii_is_refused_on_http2() -> None:
+    async with server(hello) as up, dial_http2(up.url) as wire:
+        assert await wire.status(await wire.request("/\xe9")) == 400
+        assert (await wire.response(await wire.request("/"))).status == 200
+
+
+@pytest.mark.usefixtures("silence")
+async def test_connect_is_refused_on_http2() -> None:
+    async with server(hello) as up, dial_http2(up.url) as wire:
+        stream_id = wire.h2.get_next_available_stream_id()
+        wire.h2.send_headers(stream_id, [(":method", "CONNECT"), (":authority", "elsewhere:443")])
+        await wire.flush()
+        assert await wire.status(stream_id) == 400
+        assert (await wire.response(await wire.request("/"))).status == 200
+
+
+@pytest.mark.usefixtures("silence")
+async def test_priorities_of_streams_that_never_come_cost_nothing() -> None:
+    async with server(hello) as up, dial_http2(up.url) as wire:
+        for number in range(3001, 6001, 2):
+            await wire.stream.send_all(PriorityFrame(number, depends_on=number - 2).serialize())
+        assert (await wire.response(await wire.request("/"))).status == 200
+
+
+async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = Http1._check
+
+    def broken(self: Http1, event: Any) -> None:
+        if event.target == b"/broken":
+            raise RuntimeError("a bug in the protocol")
+        check(self, event)
+
+    monkeypatch.setattr(Http1, "_check", broken)
+    held = Held()
+    async with server(routed(held=held)) as up:
+        async with dial(up.url) as other, dial(up.url) as wire:
+            await other.send(request(path="/held"))
+            await held.begun.wait()
+            await wire.send(request(path="/broken"))
+            assert await wire.rest() == b""
+            held.release.set()
+            assert (await other.response()).body == b"released"
+        await up.assert_answers()
+    assert log.messages == ["an error ended a connection"]
+    assert "a bug in the protocol" in log.text
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_that_is_gone_before_we_look_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_self: object) -> Any:
+        raise OSError(errno.ENOTCONN, "not connected")
+
+    async with server(hello) as up:
+        with monkeypatch.context() as patched:
+            patched.setattr("trio._socket._SocketType.getpeername", gone)
+            async with dial(up.url) as wire:
+                assert await wire.rest() == b""
+        await up.assert_answers()
+
+
+# Framing that the next hop might read differently
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\nx-smuggled: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n\n",
+        b"GET / HTTP/1.1\nhost: x\n\n",
+        b"\nGET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n\nGET / HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("crumbs", [False, True])
+async def test_ambiguous_framing_is_refused(head: bytes, crumbs: bool) -> None:  # noqa: FBT001
+    async with server(hello) as up:
+        async with dial(up.url) as wire:
+            try:
+                for part in [head[i : i + 1] for i in range(len(head))] if crumbs else [head]:
+                    await wire.send(part)
+            except trio.BrokenResourceError:
+                pass  # it was refused before its end
+            assert (await wire.response()).status == 400
+            assert await wire.rest() == b""
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_bare_lf_in_a_body_is_only_data() -> None:
+    async with server(echo) as up, dial(up.url) as wire:
+        for _ in range(2):
+            await wire.send(request("POST", body=b"\n\n one\nline\n"))
+            assert (await wire.response()).body == b"\n\n one\nline\n"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_bare_lf_in_the_trailers_of_a_request_is_refused() -> None:
+    async with server(echo) as up, dial(up.url) as wire:
+        await wire.send(
+            request("POST", headers={"transfer-encoding": "chunked"}) + b"1\r\nx\r\n0\r\na: b\n\r\n"
+        )
+        assert (await wire.response()).status == 400
+
+
+@pytest.mark.usefixtures("silence")
+async def test_trailers_of_a_request_and_a_head_in_crumbs_are_accepted() -> None:
+    head = request("POST", headers={"transfer-encoding": "chunked"}) + b"1\r\nx\r\n0\r\na: b\r\n\r\n"
+    async with server(echo) as up, dial(up.url) as wire:
+        for _ in range(2):
+            for byte in head:
+                await wire.send(bytes([byte]))
+            assert (await wire.response()).body == b"x"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_version_that_we_do_not_speak_is_refused() -> None:
+    async with server(hello) as up, dial(up.url) as wire:
+        await wire.send(b"GET / HTTP/3.0\r\nhost: x\r\n\r\n")
+        assert (await wire.response()).status == 505
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_head_without_end_is_refused() -> None:
+    async with server(hello) as up, dial(up.url) as wire:
+        await wire.send(b"GET / HTTP/1.1\r\nx: " + b"y" * 70000)
+        assert (await wire.response()).status == 431
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_body_that_breaks_after_the_response_has_begun_ends_the_connection() -> None:
+    ended = trio.Event()
+
+    async def bidirectional(receive: Receive, send: Send) -> None:
+        await send(START)
+        await chunk(send, b"begun")
+        with pytest.raises(ClientDisconnectedError):
+            await read_body(receive)
+        ended.set()
+        raise ClientDisconnectedError
+
+    async with server(routed(both=bidirectional)) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request("POST", "/both", {"transfer-encoding": "chunked"}))
+            await wire.until(b"begun\r\n")
+            await wire.send(b"not a chunk\r\n")
+            assert await wire.rest() == b""
+        await ended.wait()
+        await up.assert_answers()
+
+
+# HTTP/1.1, as it should be
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_connection_is_kept_alive_and_has_a_date_and_no_server_header() -> None:
+    async with server(hello) as up, dial(up.url) as wire:
+        for _ in range(3):
+            response = await wire.get()
+            assert response.header(b"date") is not None
+            assert response.header(b"server") is None
+            assert response.header(b"connection") is None
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_response_is_dated_unless_the_application_has_dated_it() -> None:
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        dates = [(b"Date", b"of the application")] if scope["path"] == "/dated" else []
+        await send({"type": "http.response.start", "status": 200, "headers": dates})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with server(app) as up:
+        async with dial(up.url) as wire:
+            headers = [(await wire.get(path)).headers for path in ("/", "/dated")]
+        async with dial_http2(up.url) as http2:
+            for path in ("/", "/dated"):
+                stream = await http2.request(path)
+                headers.append((await http2.until(h2.events.ResponseReceived, stream)).headers)
+    dates = [[value for name, value in each if name == b"date"] for each in headers]
+    assert [len(each) for each in dates] == [1, 1, 1, 1]
+    assert dates[1] == dates[3] == [b"of the application"]
+    assert dates[0][0].endswith(b" GMT")
+
+
+async def test_a_head_of_sixty_kilobytes_is_read_however_it_is_cut() -> None:
+    async with server(hello) as up, dial(up.url) as wire:
+        head = request("GET", "/?" + "x" * 60_000)
+        for start in range(0, len(head), 10_000):
+            await wire.send(head[start : start + 10_000])
+        assert (await wire.response()).status == 200
+
+
+async def test_connection_close_is_honoured() -> None:
+    async with server(hello) as up, dial(up.url) as wire:
+        assert (await wire.get("/", {"connection": "close"})).header(b"connection") == b"close"
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("silence")
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    seen: list[str] = []
+    first = Held()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["path"])
+        await (first(receive, send) if scope["path"] == "/1" else hello(scope, receive, send))
+
+    async with server(app) as up, dial(up.url) as wire:
+        await wire.send(request(path="/1") + request(path="/2") + request("POST", "/3", body=b"x"))
+        await first.begun.wait()
+        assert seen == ["/1"]
+        await wire.send(request(path="/4"))
+        first.release.set()
+        assert [(await wire.response()).body for _ in range(4)] == [b"released", b"hello", b"hello", b"hello"]
+        assert seen == ["/1", "/2", "/3", "/4"]
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_that_leaves_with_requests_pipelined_is_noticed() -> None:
+    watching = Watching()
+    async with server(routed(watch=watching)) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request(path="/watch") + request(path="/2"))
+            await watching.begun.wait()
+        await watching.left.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_pipelining_without_end_is_held_up() -> None:
+    held = Held()
+    large = request(path="/hello", headers={"x": "y" * 8000})
+    async with server(routed(held=held)) as up, dial(up.url) as wire, trio.open_nursery() as nursery:
+        await wire.send(request(path="/held"))
+        await held.begun.wait()
+        nursery.start_soon(wire.send, large * 8000)
+        await trio.testing.wait_all_tasks_blocked(MOMENT)
+        assert len(nursery.child_tasks) == 1  # the server does not take what it cannot use yet
+        held.release.set()
+        assert (await wire.response()).body == b"released"
+        for _ in range(100):
+            assert (await wire.response()).body == b"hello"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_body_is_waited_for_with_100_continue() -> None:
+    async with server(echo) as up, dial(up.url) as wire:
+        await wire.send(request("POST", headers={"expect": "100-continue", "content-length": "5"}))
+        assert (await wire.response()).status == 100
+        await wire.send(b"12345")
+        assert (await wire.response()).body == b"12345"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_head_has_the_headers_and_no_body() -> None:
+    async with server(hello) as up, dial(up.url) as wire:
+        await wire.send(request("HEAD"))
+        response = await wire.response(head_only=True)
+        assert response.header(b"content-length") == b"5"
+        assert (await wire.get()).body == b"hello"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_the_scope_names_request_and_client() -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await hello(scope, receive, send)
+
+    async with server(app) as up, dial(up.url) as wire:
+        await wire.get("/a%20b?c=d", {"X-One": "1"})
+        assert wire.stream.socket.getsockname() == scopes[0]["client"]
+        assert f"http://127.0.0.1:{scopes[0]['server'][1]}" == up.url
+        assert (scopes[0]["path"], scopes[0]["raw_path"]) == ("/a b", b"/a%20b")
+        assert (scopes[0]["query_string"], scopes[0]["http_version"]) == (b"c=d", "1.1")
+        assert (b"x-one", b"1") in scopes[0]["headers"]
+        assert scopes[0]["extensions"] == {}
+
+
+async def trailing(_receive: Receive, send: Send) -> None:
+    await send({**START, "trailers": True})
+    await chunk(send, b"body", more=False)
+    await send({"type": "http.response.trailers", "headers": [(b"a", b"1")], "more_trailers": True})
+    await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+
+
+@pytest.mark.usefixtures("silence")
+async def test_trailers_are_sent_on_http1_to_a_client_that_wants_them() -> None:
+    offered = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        offered.append("http.response.trailers" in scope["extensions"])
+        await trailing(receive, send)
+
+    async with server(app) as up, dial(up.url) as wire:
+        response = await wire.get("/", {"te": "deflate, trailers"})
+        assert (response.body, response.trailers) == (b"body", [(b"a", b"1"), (b"grpc-status", b"0")])
+        response = await wire.get("/")
+        assert (response.body, response.trailers) == (b"body", [])
+        assert offered == [True, False]
+
+
+@pytest.mark.usefixtures("silence")
+async def test_trailers_have_no_place_behind_a_body_of_declared_length() -> None:
+    async def app(_receive: Receive, send: Send) -> None:
+        await send({**START, "headers": [(b"content-length", b"4")], "trailers": True})
+        await chunk(send, b"body", more=False)
+        await send({"type": "http.response.trailers", "headers": [(b"a", b"1")]})
+
+    async with server(routed(trail=app)) as up, dial(up.url) as wire:
+        assert (await wire.get("/trail", {"te": "trailers"})).body == b"body"
+        assert (await wire.get("/hello")).body == b"hello"
+
+
+# HTTP/2 with prior knowledge
+
+
+@pytest.mark.usefixtures("silence")
+async def test_http2_is_spoken_to_a_client_that_begins_with_it() -> None:
+    async with server(echo) as up, dial_http2(up.url) as wire:
+        first = await wire.request(body=b"one", method="POST")
+        second = await wire.request(body=b"two" * 10000, method="POST")
+        assert (await wire.response(first)).body == b"one"
+        assert (await wire.response(second)).body == b"two" * 10000
+        assert wire.h2.remote_settings.enable_connect_protocol == 0
+
+
+@pytest.mark.usefixtures("silence")
+async def test_trailers_are_sent_on_http2_to_a_client_that_wants_them() -> None:
+    async with server(routed(trail=trailing)) as up, dial_http2(up.url) as wire:
+        response = await wire.response(await wire.request("/trail", ("te", "trailers")))
+        assert (response.body, response.trailers) == (b"body", [(b"a", b"1"), (b"grpc-status", b"0")])
+        response = await wire.response(await wire.request("/trail"))
+        assert (response.body, response.trailers) == (b"body", [])
+
+
+@pytest.mark.parametrize(
+    "error", [ResponseAbortedError(), ClientDisconnectedError(), ValueError("secret"), None]
+)
+async def test_a_response_broken_off_on_http2_resets_its_stream_only(
+    error: Exception | None, log: pytest.LogCaptureFixture
+) -> None:
+    async def breaking(_receive: Receive, send: Send) -> None:
+        await send(START)
+        await chunk(send, b"half of it")
+        if error is not None:
+            raise error
+
+    held = Held()
+    async with server(routed(breaking=breaking, held=held)) as up, dial_http2(up.url) as wire:
+        other = await wire.request("/held")
+        broken = await wire.request("/breaking")
+        assert (await wire.until(h2.events.StreamReset, broken)).error_code == ErrorCodes.INTERNAL_ERROR
+        held.release.set()
+        assert (await wire.response(other)).body == b"released"
+    assert bool(log.messages) == (error is None or isinstance(error, ValueError))
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_stream_reset_by_the_client_ends_one_call_only() -> None:
+    watching, held, endless = Watching(), Held(), Endless()
+    async with server(routed(watch=watching, held=held, endless=endless)) as up, dial_http2(up.url) as wire:
+        streams = [await wire.request(path) for path in ("/watch", "/held", "/endless")]
+        await watching.begun.wait()
+        await endless.begun.wait()
+        for stream_id in (streams[0], streams[2]):
+            wire.h2.reset_stream(stream_id, ErrorCodes.CANCEL)
+        await wire.flush()
+        await watching.left.wait()
+        await endless.ended.wait()
+        assert isinstance(endless.error, ClientDisconnectedError)
+        held.release.set()
+        assert (await wire.response(streams[1])).body == b"released"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_call_that_does_not_read_holds_up_no_other_on_its_connection() -> None:
+    held = Held()
+    async with server(routed(held=held, echo=partial(echo, {}))) as up, dial_http2(up.url) as wire:
+        stalled = await wire.request("/held", body=b"", method="POST")
+        await wire.upload(stalled, b"x" * 65535, pieces_of=4200)  # all that may be sent ahead
+        big = b"y" * 200_000
+        reading = await wire.request("/echo", body=big, method="POST")
+        assert (await wire.response(reading)).body == big
+        held.release.set()
+        assert (await wire.response(stalled)).body == b"released"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_what_was_never_received_is_credited_to_the_connection_all_the_same() -> None:
+    async with server(hello) as up, dial_http2(up.url) as wire:
+        await wire.response(await wire.request())
+        for _ in range(100):  # more than the window of the connection, were nothing given back
+            stream_id = await wire.request(body=b"", method="POST")
+            for _ in range(3):
+                await wire.stream.send_all(DataFrame(stream_id, b"x" * 10000).serialize())
+            assert (await wire.response(stream_id)).body == b"hello"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_padding_is_credited_although_no_application_receives_it() -> None:
+    async with server(echo) as up, dial_http2(up.url) as wire:
+        await wire.response(await wire.request())
+        stream_id = await wire.request(body=b"", method="POST")
+        for _ in range(1000):
+            while wire.h2.local_flow_control_window(stream_id) < 300:
+                await wire.read()
+            wire.h2.send_data(stream_id, b"x", pad_length=255)
+            await wire.flush()
+        wire.h2.end_stream(stream_id)
+        await wire.flush()
+        assert (await wire.response(stream_id)).body == b"x" * 1000
+
+
+async def begun_and_abandoned(_receive: Receive, send: Send) -> None:
+    await send(START)
+    raise ResponseAbortedError
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("path", ["/watch", "/abandoned"])
+async def test_a_stream_that_was_reset_leaves_its_connection_idle(path: str) -> None:
+    watching = Watching()
+    app = routed(watch=watching, abandoned=begun_and_abandoned)
+    async with server(app, grace_s=3600) as up, dial_http2(up.url) as wire:
+        stream_id = await wire.request(path)
+        if path == "/watch":
+            await watching.begun.wait()
+            wire.h2.reset_stream(stream_id, ErrorCodes.CANCEL)
+            await wire.flush()
+            await watching.left.wait()
+        else:
+            await wire.until(h2.events.StreamReset, stream_id)
+        up.stop.set()
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_slow_http2_client_that_makes_progress_is_not_let_go() -> None:
+    async def large(_receive: Receive, send: Send) -> None:
+        await send_response(send, 200, b"x" * 2**20)
+
+    async with server(routed(large=large), send_timeout_s=0.5) as up, dial_http2(up.url) as wire:
+        stream_id = await wire.request("/large")
+        received = 0
+        while received < 2**20:
+            event = await wire.until(h2.events.DataReceived, stream_id)
+            received += len(event.data)
+            wire.h2.acknowledge_received_data(event.flow_controlled_length, stream_id)
+            await wire.flush()
+            await trio.sleep(MOMENT / 4)  # one frame of at most 16 KiB
+        await wire.until(h2.events.StreamEnded, stream_id)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_http2_client_that_opens_no_window_loses_its_stream() -> None:
+    endless = Endless()
+    async with server(routed(endless=endless), send_timeout_s=MOMENT) as up, dial_http2(up.url) as wire:
+        await wire.response(await wire.request())
+        stalled = await wire.request("/endless")
+        reset = await wire.until(h2.events.StreamReset, stalled)
+        assert reset.error_code == ErrorCodes.CANCEL
+        await endless.ended.wait()
+        assert isinstance(endless.error, ClientDisconnectedError)
+        assert endless.sent < 200_000  # what did not get through was not piled up
+        wire.h2.acknowledge_received_data(65535, stalled)
+        assert (await wire.response(await wire.request())).body == b"hello"
+
+
+async def test_an_outbox_waits_for_room_and_for_its_end() -> None:
+    outbox = Outbox(WorkerContext(None))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.push, b"x" * 100_000)
+        await trio.testing.wait_all_tasks_blocked()
+        await outbox.pop(0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1  # a shut window makes no room
+        assert len(await outbox.pop(99_000)) == 99_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.drain)
+        nursery.start_soon(outbox.push, b"z" * 100_000)
+        await trio.testing.wait_all_tasks_blocked()
+        await outbox.close()
+    with pytest.raises(BufferCompleteError):
+        await outbox.push(b"too late")
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_http2_client_that_leaves_ends_calls_that_wait_for_its_window() -> None:
+    endless = Endless()
+    async with server(routed(endless=endless)) as up:
+        async with dial_http2(up.url) as wire:
+            stream_id = await wire.request("/endless")
+            received = 0
+            while received < 65535:
+                event = await wire.until(h2.events.DataReceived, stream_id)
+                received += len(event.data)
+        await endless.ended.wait()
+        assert isinstance(endless.error, ClientDisconnectedError)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_bytes_that_are_not_http2_end_the_connection_with_a_goaway() -> None:
+    async with server(hello) as up:
+        async with dial_http2(up.url) as wire:
+            await wire.response(await wire.request())
+            await wire.stream.send_all(HeadersFrame(2, b"junk", flags=["END_HEADERS"]).serialize())
+            assert (await wire.until(h2.events.ConnectionTerminated)).error_code != ErrorCodes.NO_ERROR
+            with pytest.raises(EOFError):
+                await wire.read()
+        await up.assert_answers()
+
+
+# Errors of the application
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("secret"),
+        ExceptionGroup("secret", [ValueError("secret"), ClientDisconnectedError("secret")]),
+    ],
+)
+async def test_an_exception_before_the_response_becomes_a_bare_500(
+    version: int, error: Exception, log: pytest.LogCaptureFixture
+) -> None:
+    async def failing(_receive: Receive, _send: Send) -> None:
+        raise error
+
+    async with server(routed(failing=failing)) as up:
+        if version == 1:
+            async with dial(up.url) as wire:
+                response = await wire.get("/failing")
+        else:
+            async with dial_http2(up.url) as http2:
+                response = await http2.response(await http2.request("/failing"))
+        assert (response.status, response.body) == (500, b"")
+        assert b"secret" not in repr(response).encode()
+        await up.assert_answers()
+    assert log.messages == ["the application failed on GET b'/failing'"]
+    assert "ValueError: secret" in log.text
+    assert {record.name for record in log.records} == {"cpg_trio.serving"}
+
+
+async def test_an_exception_in_the_middle_of_a_response_breaks_the_connection(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    async def failing(_receive: Receive, send: Send) -> None:
+        await send(START)
+        await chunk(send, b"half")
+        raise ValueError("secret")
+
+    async with server(routed(failing=failing)) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request(path="/failing"))
+            assert (await wire.rest()).endswith(b"\r\n\r\n4\r\nhalf\r\n")
+        await up.assert_answers()
+    assert log.messages == ["the application failed on GET b'/failing'"]
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize(
+    "error", [ResponseAbortedError(), ExceptionGroup("", [ResponseAbortedError(), ClientDisconnectedError()])]
+)
+@pytest.mark.parametrize(
+    ("version", "headers", "end"),
+    [
+        (b"1.1", [], b"4\r\nhalf\r\n"),
+        (b"1.1", [(b"content-length", b"8")], b"half"),
+        (b"1.0", [], b"<reset>"),  # its client takes the end of the connection for the end of the body
+    ],
+)
+async def test_an_aborted_response_cannot_be_taken_for_the_whole(
+    error: Exception, version: bytes, headers: list[tuple[bytes, bytes]], end: bytes
+) -> None:
+    async def aborting(_receive: Receive, send: Send) -> None:
+        await send({**START, "headers": headers})
+        await chunk(send, b"half")
+        raise error
+
+    async with server(routed(aborting=aborting)) as up:
+        async with dial(up.url) as wire:
+            await wire.send(b"GET /aborting HTTP/" + version + b"\r\nhost: x\r\n\r\n")
+            assert (await wire.rest()).endswith(end)
+        await up.assert_answers()
+
+
+async def test_an_application_that_returns_too_early_is_reported(log: pytest.LogCaptureFixture) -> None:
+    async def silent(_receive: Receive, _send: Send) -> None:
+        pass
+
+    async def half(_receive: Receive, send: Send) -> None:
+        await send(START)
+
+    async with server(routed(silent=silent, half=half)) as up:
+        async with dial(up.url) as wire:
+            assert (await wire.get("/silent")).status == 500
+        async with dial(up.url) as wire:
+            await wire.send(request(path="/half"))
+            assert (await wire.rest()).endswith(b"\r\n\r\n")
+    said = "the application returned without finishing its response to GET b'/{}'"
+    assert log.messages == [said.format("silent"), said.format("half")]
+
+
+@pytest.mark.parametrize(
+    "headers", [[(b"content-length", b"3")], [(b"content-length", b"9")], [(b"bad header", b"x")]]
+)
+async def test_a_response_that_breaks_the_rules_is_the_applications_error(
+    headers: list[tuple[bytes, bytes]], log: pytest.LogCaptureFixture
+) -> None:
+    async def wrong(_receive: Receive, send: Send) -> None:
+        await send({**START, "headers": headers})
+        await chunk(send, b"12345", more=False)
+
+    async with server(routed(wrong=wrong)) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request(path="/wrong"))
+            await wire.rest()
+        await up.assert_answers()
+    assert log.messages == ["the application failed on GET b'/wrong'"]
+
+
+async def test_a_send_after_the_end_of_the_response_is_the_applications_error(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    async def talkative(_receive: Receive, send: Send) -> None:
+        await send_text(send, 200, "done")
+        await chunk(send, b"more")
+
+    async with server(routed(talkative=talkative)) as up, dial(up.url) as wire:
+        assert (await wire.get("/talkative")).body == b"done"
+        assert (await wire.get("/hello")).body == b"hello"
+    assert log.messages == ["the application failed on GET b'/talkative'"]
+
+
+# Clients that leave
+
+
+@pytest.mark.usefixtures("silence")
+async def test_send_raises_once_the_client_has_left() -> None:
+    endless = Endless()
+    async with server(routed(endless=endless)) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request(path="/endless"))
+            await wire.head()
+        await endless.ended.wait()
+        assert isinstance(endless.error, ClientDisconnectedError)
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_that_closes_its_sending_side_has_left() -> None:
+    watching = Watching()
+    async with server(routed(watch=watching)) as up, dial(up.url) as wire:
+        await wire.send(request(path="/watch"))
+        await watching.begun.wait()
+        await wire.stream.send_eof()
+        assert await wire.rest() == b""
+        await watching.left.wait()
+        assert watching.last == {"type": "http.disconnect"}
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_early_answer_to_a_long_upload_leaves_no_task_behind() -> None:
+    ended = trio.Event()
+
+    async def refusing(_receive: Receive, send: Send) -> None:
+        await trio.testing.wait_all_tasks_blocked(MOMENT)  # until nothing more fits
+        await send_text(send, 413, "too large")
+        ended.set()
+
+    async with server(routed(refuse=refusing)) as up:
+        async with dial(up.url) as wire, trio.open_nursery() as nursery:
+            await wire.send(request("POST", "/refuse", {"content-length": str(10**9)}))
+
+            async def upload() -> None:
+                with pytest.raises(trio.BrokenResourceError):
+                    while True:
+                        await wire.send(b"x" * 65536)
+
+            nursery.start_soon(upload)
+            response = await wire.response()  # seen, although the client was still sending
+            assert (response.status, response.body) == (413, b"too large")
+            await ended.wait()
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_early_answer_waits_for_a_client_that_sends_before_it_reads() -> None:
+    """Closing under what the client sends would be a reset, which takes the answer with it."""
+    answered = trio.Event()
+
+    async def refusing(_receive: Receive, send: Send) -> None:
+        await send_text(send, 401, "no")
+        answered.set()
+
+    async with server(routed(refuse=refusing), linger_s=60) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request("POST", "/refuse", {"content-length": str(10**9)}))
+            await answered.wait()
+            for _ in range(3):
+                await trio.testing.wait_all_tasks_blocked()
+                await wire.send(b"x" * 65536)
+            assert (await wire.response()).status == 401
+            assert await wire.rest() == b""
+        up.stop.set()
+        await up.stopped.wait()  # and no longer than the client
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_upload_that_is_not_read_is_held_up() -> None:
+    held = Held()
+    sent = 0
+    async with server(routed(held=held)) as up, dial(up.url) as wire, trio.open_nursery() as nursery:
+        await wire.send(request("POST", "/held", {"transfer-encoding": "chunked"}))
+        await held.begun.wait()
+
+        async def upload() -> None:
+            nonlocal sent
+            for _ in range(4096):
+                await wire.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                sent += 65536
+
+        nursery.start_soon(upload)
+        await trio.testing.wait_all_tasks_blocked(MOMENT)
+        assert sent < 64 * 2**20  # the buffers of two kernels, and ten messages
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_disconnect_fits_into_a_full_inbox_and_frees_who_waits_for_room() -> None:
+    inbox = Inbox(limit=2)
+    big = {"type": "http.request", "body": b"x" * 5000, "more_body": True}
+    gone = {"type": "http.disconnect"}
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(inbox.put, dict(big))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        await inbox.put(gone)
+    await inbox.put({"type": "http.disconnect", "second": True})
+    await inbox.put(dict(big))
+    assert [await inbox.receive() for _ in range(4)] == [big, big, gone, gone]
+
+
+async def test_an_inbox_joins_crumbs_and_wakes_who_waits() -> None:
+    inbox = Inbox(limit=1)
+    got: list[Any] = []
+
+    async def reader() -> None:
+        got.append(await inbox.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader)
+        await trio.testing.wait_all_tasks_blocked()
+        await inbox.put({"type": "http.request", "body": b"a", "more_body": True})
+        await inbox.put({"type": "http.request", "body": b"", "more_body": False})
+    assert got == [{"type": "http.request", "body": b"a", "more_body": False}]
+
+
+async def test_receive_is_a_checkpoint_even_when_it_has_something() -> None:
+    inbox = Inbox()
+    await inbox.put({"type": "http.disconnect"})
+    with trio.move_on_after(0) as scope:
+        while True:
+            await inbox.receive()
+    assert scope.cancelled_caught
+
+
+# Time
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_request_in_flight_is_never_timed_out() -> None:
+    async def slow(receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await trio.sleep(10 * MOMENT)
+        await send_text(send, 200, "slow")
+
+    times = ["idle_timeout_s", "header_timeout_s", "body_timeout_s", "send_timeout_s"]
+    short: dict[str, Any] = dict.fromkeys(times, 4 * MOMENT)
+    async with server(routed(slow=slow), **short) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request("POST", "/slow", body=b"all of it"))
+            assert (await wire.response()).body == b"slow"
+        async with dial_http2(up.url) as http2:
+            assert (await http2.response(await http2.request("/slow"))).body == b"slow"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_body_that_stops_half_way_is_cut() -> None:
+    watching = Watching()
+    async with server(routed(watch=watching), body_timeout_s=MOMENT) as up, dial(up.url) as wire:
+        await wire.send(request("POST", "/watch", {"content-length": "100"}) + b"half")
+        await watching.left.wait()
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_chunked_body_may_be_silent() -> None:
+    async with server(echo, body_timeout_s=MOMENT) as up, dial(up.url) as wire:
+        await wire.send(request("POST", headers={"transfer-encoding": "chunked"}) + b"1\r\nx\r\n")
+        await trio.sleep(4 * MOMENT)
+        await wire.send(b"0\r\n\r\n")
+        assert (await wire.response()).body == b"x"
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_body_that_the_application_does_not_read_is_not_out_of_time() -> None:
+    total = 40 * 65536
+
+    async def late(receive: Receive, send: Send) -> None:
+        await trio.sleep(8 * MOMENT)
+        await send_text(send, 200, str(len(await read_body(receive))))
+
+    async with server(routed(late=late), body_timeout_s=4 * MOMENT) as up, dial(up.url) as wire:
+        await wire.send(request("POST", "/late", body=b"x" * total))
+        assert (await wire.response()).body == str(total).encode()
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_head_in_crumbs_earns_no_time(begun: bool) -> None:  # noqa: FBT001
+    async with server(hello, header_timeout_s=4 * MOMENT) as up, dial(up.url) as wire:
+        if begun:
+            assert (await wire.get()).status == 200
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+            while True:
+                await wire.send(b"G")
+                await trio.sleep(MOMENT)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_that_says_nothing_is_let_go() -> None:
+    async with server(hello, header_timeout_s=MOMENT, idle_timeout_s=60) as up, dial(up.url) as wire:
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_idle_connection_is_let_go() -> None:
+    async with server(hello, idle_timeout_s=4 * MOMENT) as up:
+        async with dial(up.url) as wire:
+            assert (await wire.get()).status == 200
+            assert await wire.rest() == b""
+        async with dial_http2(up.url) as http2:
+            assert (await http2.response(await http2.request())).status == 200
+            assert (await http2.until(h2.events.ConnectionTerminated)).error_code == ErrorCodes.NO_ERROR
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_that_does_not_read_is_let_go() -> None:
+    endless = Endless()
+    async with server(routed(endless=endless), send_timeout_s=MOMENT) as up:
+        async with await connect(up.url, receive_buffer=4096) as stream:
+            await stream.send_all(request(path="/endless"))
+            await endless.ended.wait()
+        assert isinstance(endless.error, ClientDisconnectedError)
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_slow_client_that_makes_progress_is_not_let_go() -> None:
+    big = b"x" * 8 * 2**20
+
+    async def large(_receive: Receive, send: Send) -> None:
+        await send_response(send, 200, big)
+
+    async with (
+        server(routed(large=large), send_timeout_s=1) as up,
+        dial(up.url, receive_buffer=65536) as wire,
+    ):
+        await wire.send(request(path="/large"))
+        await wire.head()
+        for _ in range(8):
+            await wire.exactly(2**20)
+            await trio.sleep(3 * MOMENT)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_send_that_is_cancelled_leaves_the_response_whole() -> None:
+    pieces = 0
+
+    async def impatient(_receive: Receive, send: Send) -> None:
+        nonlocal pieces
+        await send(START)
+        with trio.move_on_after(MOMENT):
+            while True:
+                await chunk(send, b"y" * 65536)
+                pieces += 1
+        await chunk(send, b"", more=False)
+
+    async with server(routed(impatient=impatient)) as up, dial(up.url, receive_buffer=65536) as wire:
+        await wire.send(request(path="/impatient"))
+        await trio.sleep(2 * MOMENT)
+        body = (await wire.response()).body
+        assert body == b"y" * len(body)
+        assert len(body) >= pieces * 65536
+        assert (await wire.get("/hello")).body == b"hello"
+
+
+# WebSocket
+
+
+class Socket:
+    """A WebSocket application that keeps what it received, and echoes it."""
+
+    def __init__(self) -> None:
+        self.received: list[Any] = []
+        self.left = trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await hello(scope, receive, send)
+            return
+        await self.accept(receive, send)
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"], "bytes": message["bytes"]})
+        self.received.append(message)
+        self.left.set()
+        with pytest.raises(ClientDisconnectedError):
+            await send({"type": "websocket.send", "text": "too late"})
+
+    async def accept(self, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_carries_messages_both_ways() -> None:
+    async with server(Socket()) as up, dial_websocket(up.url) as ws:
+        await ws.send(TextMessage("one", message_finished=False))
+        await ws.send(TextMessage(" two"))
+        assert await ws.message() == "one two"
+        await ws.send(BytesMessage(b"x" * 300_000))
+        got = b""
+        while len(got) < 300_000:
+            got += await ws.message()
+        await ws.send(Ping(b"?"))
+        assert await ws.event() == Pong(b"?")
+        await ws.send(Pong(b"nobody asked"))
+        await ws.send(TextMessage("still here"))
+        assert await ws.message() == "still here"
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize(
+    ("code", "reason", "told"),
+    [(4321, "bye", 4321), (1000, None, 1000), (CloseReason.NO_STATUS_RCVD, None, 1005)],
+)
+async def test_the_application_sees_the_close_code_of_the_client(
+    code: int, reason: str | None, told: int
+) -> None:
+    app = Socket()
+    async with server(app) as up, dial_websocket(up.url) as ws:
+        await ws.send(CloseConnection(code, reason))
+        assert await ws.closed() == told
+        await app.left.wait()
+        assert app.received == [{"type": "websocket.disconnect", "code": told, "reason": reason or ""}]
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_that_breaks_has_code_1006() -> None:
+    app = Socket()
+    async with server(app) as up:
+        async with dial_websocket(up.url) as ws:
+            await ws.send(TextMessage("x"))
+            assert await ws.message() == "x"
+        await app.left.wait()
+        assert app.received[0]["code"] == 1006
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_message_that_is_too_large_closes_with_1009() -> None:
+    app = Socket()
+    async with server(app, websocket_max_message_bytes=1000) as up, dial_websocket(up.url) as ws:
+        await ws.send(BytesMessage(b"x" * 100_000))
+        assert await ws.closed() == 1009
+        await app.left.wait()
+        assert app.received[0]["code"] == 1009
+
+
+@pytest.mark.usefixtures("silence")
+async def test_frames_that_cannot_be_parsed_close_with_1002() -> None:
+    app = Socket()
+    async with server(app) as up, dial_websocket(up.url) as ws:
+        await ws.wire.send(b"\xff\xff\xff\xff\xff\xff")
+        assert await ws.closed() == 1002
+        await app.left.wait()
+        assert app.received[0]["code"] == 1002
+
+
+def websocket_app(handler: Handler) -> App:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await hello(scope, receive, send)
+            return
+        assert (await receive())["type"] == "websocket.connect"
+        await handler(receive, send)
+
+    return app
+
+
+async def test_an_exception_in_a_websocket_closes_it_with_1011(log: pytest.LogCaptureFixture) -> None:
+    async def failing(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        raise ValueError("secret")
+
+    async with server(websocket_app(failing)) as up, dial_websocket(up.url) as ws:
+        event = await ws.event()
+        assert isinstance(event, CloseConnection)
+        assert (event.code, event.reason) == (1011, "")
+        await up.assert_answers()
+    assert log.messages == ["the application failed on WEBSOCKET b'/'"]
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_application_that_returns_closes_with_1000() -> None:
+    async def brief(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+
+    async with server(websocket_app(brief)) as up, dial_websocket(up.url) as ws:
+        assert await ws.closed() == 1000
+
+
+@pytest.mark.usefixtures("silence")
+async def test_the_application_chooses_its_close_code_and_then_sees_it() -> None:
+    seen: list[Any] = []
+
+    async def closing(receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 4000, "reason": "enough"})
+        seen.append(await receive())
+
+    async with server(websocket_app(closing)) as up, dial_websocket(up.url) as ws:
+        event = await ws.event()
+        assert isinstance(event, CloseConnection)
+        assert (event.code, event.reason) == (4000, "enough")
+        assert await ws.wire.rest() == b""
+        assert seen[0]["code"] == 4000
+
+
+async def test_a_handshake_that_the_application_fails_gets_a_bare_500(log: pytest.LogCaptureFixture) -> None:
+    async def failing(_receive: Receive, _send: Send) -> None:
+        raise ValueError("secret")
+
+    async with server(websocket_app(failing)) as up, dial(up.url) as wire:
+        response = await wire.get("/", HANDSHAKE)
+        assert (response.status, response.body) == (500, b"")
+        assert await wire.rest() == b""
+    assert len(log.messages) == 1
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_handshake_can_be_refused() -> None:
+    async def refusing(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.close"})
+
+    async with server(websocket_app(refusing)) as up, dial(up.url) as wire:
+        assert (await wire.get("/", HANDSHAKE)).status == 403
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_handshake_can_be_refused_with_a_response() -> None:
+    async def refusing(_receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"2")]
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    async with server(websocket_app(refusing)) as up, dial(up.url) as wire:
+        response = await wire.get("/", HANDSHAKE)
+        assert (response.status, response.body) == (401, b"no")
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_handshake_that_is_not_one_is_refused() -> None:
+    async with server(Socket()) as up, dial(up.url) as wire:
+        assert (await wire.get("/", {**HANDSHAKE, "sec-websocket-version": "7"})).status == 400
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("silence")
+async def test_frames_before_the_handshake_is_answered_end_it() -> None:
+    watching = Watching()
+    async with server(websocket_app(watching)) as up, dial(up.url) as wire:
+        await wire.send(request(headers=HANDSHAKE) + b"frames")
+        await watching.left.wait()
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("silence")
+async def test_compression_is_not_agreed_to() -> None:
+    offer = {**HANDSHAKE, "sec-websocket-extensions": "permessage-deflate"}
+    async with server(Socket()) as up, dial(up.url) as wire:
+        response = await wire.get("/", offer)
+        assert response.status == 101
+        assert response.header(b"sec-websocket-extensions") is None
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_client_that_sends_faster_than_it_is_read_is_held_up() -> None:
+    sent = 0
+
+    async def deaf(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await trio.sleep_forever()
+
+    app = websocket_app(deaf)
+    async with server(app) as up, dial_websocket(up.url) as ws, trio.open_nursery() as nursery:
+
+        async def flood() -> None:
+            nonlocal sent
+            for _ in range(4096):
+                await ws.send(BytesMessage(b"x" * 65536))
+                sent += 65536
+
+        nursery.start_soon(flood)
+        await trio.testing.wait_all_tasks_blocked(MOMENT)
+        assert sent < 64 * 2**20
+        nursery.cancel_scope.cancel()
+
+
+# Beginning
+
+
+@pytest.mark.usefixtures("silence")
+async def test_no_lifespan_is_spoken() -> None:
+    types = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        types.append(scope["type"])  # an application that returns on a scope it does not know
+        if scope["type"] == "http":
+            await hello(scope, receive, send)
+
+    async with server(app) as up:
+        await up.assert_answers()
+        up.stop.set()
+        await up.stopped.wait()
+    assert types == ["http"]
+
+
+@pytest.mark.usefixtures("silence")
+async def test_every_address_is_listened_on_and_reported(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with server(hello, ["127.0.0.1:0", "localhost:0", f"unix:{path}"]) as up:
+        assert all(
+            re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*|http://\[::1\]:[1-9]\d*", url) for url in up.urls[:-1]
+        )
+        assert up.urls[-1] == f"unix:{path}"
+        for url in up.urls:
+            async with dial(url) as wire:
+                assert (await wire.get()).body == b"hello"
+        up.stop.set()
+        await up.stopped.wait()
+        assert not path.exists()
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+async def test_ipv6_is_served() -> None:
+    async with server(hello, "[::1]:0") as up:
+        assert up.url.startswith("http://[::1]:")
+        await up.assert_answers()
+
+
+@pytest.mark.parametrize(
+    ("bind", "says"),
+    [
+        ("8080", "write host:port"),
+        ("localhost:http", "write host:port"),
+        ("127.0.0.1:70000", "write host:port"),
+        ("192.0.2.1:0", "choose an address of this machine"),
+        ("no-such-host.invalid:0", "check the address"),
+        ("unix:/nowhere/at/all", "no such file or directory"),
+    ],
+)
+async def test_an_address_that_cannot_be_listened_on_says_what_to_do(bind: str, says: str) -> None:
+    with pytest.raises(BindError, match=re.escape(f"cannot listen on {bind}: ")) as raised:
+        await serve(hello, bind=["127.0.0.1:0", bind])
+    assert says in str(raised.value)
+
+
+async def test_a_port_that_is_taken_says_so() -> None:
+    async with server(hello) as up:
+        taken = up.url.removeprefix("http://")
+        with pytest.raises(BindError, match=f"{taken}: address already in use; stop what listens there"):
+            await serve(hello, bind=taken)
+
+
+async def test_the_socket_file_of_a_dead_server_is_replaced_and_that_of_a_live_one_is_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with server(hello, f"unix:{path}") as up:
+        with pytest.raises(BindError, match="address already in use"):
+            await serve(hello, bind=f"unix:{path}")
+        await up.assert_answers()
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        busy.listen(0)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            with pytest.raises(BindError, match="address already in use"):
+                await serve(hello, bind=f"unix:{path}")
+    path.unlink()
+    path.write_text("not a socket")
+    with pytest.raises(BindError):
+        await serve(hello, bind=f"unix:{path}")
+    assert path.read_text() == "not a socket"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"grace_s": -1}, {"send_timeout_s": 0}, {"websocket_max_message_bytes": 0}]
+)
+def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        ServeConfig(**setting)
+
+
+async def test_small_packets_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[object] = []
+    run = Connection.run
+
+    async def looking(self: Connection) -> None:
+        options.append(self._stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await run(self)
+
+    monkeypatch.setattr(Connection, "run", looking)
+    async with server(hello) as up:
+        await up.assert_answers()
+    assert options == [1]
+
+
+# Stopping
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_stop_before_the_start_returns_promptly_and_reports_addresses() -> None:
+    stop = trio.Event()
+    stop.set()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            assert await nursery.start(partial(serve, hello, stop=stop))
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_stop_lets_calls_in_flight_finish_and_takes_nothing_new() -> None:
+    held = Held()
+    async with (
+        server(routed(held=held)) as up,
+        dial(up.url) as wire,
+        dial(up.url) as idle,
+        dial(up.url) as new,
+    ):
+        await wire.send(request(path="/held"))
+        await held.begun.wait()
+        assert (await idle.get()).header(b"connection") is None
+        up.stop.set()
+        up.stop.set()  # twice is once
+        assert await idle.rest() == b""
+        assert await new.rest() == b""
+        with pytest.raises(OSError, match="refused"):
+            await connect(up.url)
+        assert not up.stopped.is_set()
+        held.release.set()
+        response = await wire.response()
+        assert (response.body, response.header(b"connection")) == (b"released", b"close")
+        assert await wire.rest() == b""
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_response_that_had_begun_ends_its_connection_when_it_ends() -> None:
+    release = trio.Event()
+
+    async def streaming(_receive: Receive, send: Send) -> None:
+        await send(START)
+        await release.wait()
+        await chunk(send, b"end", more=False)
+
+    async with server(routed(streaming=streaming)) as up, dial(up.url) as wire:
+        await wire.send(request(path="/streaming") + request(path="/pipelined"))
+        head = await wire.head()
+        assert head.header(b"connection") is None
+        up.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        release.set()
+        assert await wire.rest() == b"3\r\nend\r\n0\r\n\r\n"
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("grace_s", [0.0, MOMENT])
+async def test_calls_that_outlast_the_grace_are_cancelled(grace_s: float) -> None:
+    held = Held()
+    async with server(routed(held=held), grace_s=grace_s) as up, dial(up.url) as wire:
+        await wire.send(request(path="/held"))
+        await held.begun.wait()
+        up.stop.set()
+        await up.stopped.wait()
+        assert held.ended.is_set()
+        assert await wire.rest() == b"<reset>"
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+@pytest.mark.parametrize("reads", [True, False])
+async def test_an_endless_response_ends_with_the_server(how: str, reads: bool) -> None:  # noqa: FBT001
+    """With a client that does not read, the response is in the middle of a write that never returns."""
+    endless = Endless()
+    settings: dict[str, Any] = {"grace_s": MOMENT, "send_timeout_s": 3600}
+    async with (
+        server(routed(endless=endless), **settings) as up,
+        dial(up.url, receive_buffer=4096) as wire,
+        trio.open_nursery() as nursery,
+    ):
+        await wire.send(request(path="/endless"))
+        if reads:
+            nursery.start_soon(wire.rest)
+        await endless.begun.wait()
+        await trio.sleep(MOMENT)
+        if how == "stop":
+            up.stop.set()
+        else:
+            up.scope.cancel()
+        await up.stopped.wait()
+        assert endless.ended.is_set()
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+async def test_http2_calls_end_with_the_server(how: str) -> None:
+    endless = Endless()
+    settings: dict[str, Any] = {"grace_s": MOMENT, "send_timeout_s": 3600}
+    async with server(routed(endless=endless), **settings) as up, dial_http2(up.url) as wire:
+        await wire.request("/endless")
+        await endless.begun.wait()
+        if how == "stop":
+            up.stop.set()
+        else:
+            up.scope.cancel()
+        await up.stopped.wait()
+        assert endless.ended.is_set()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_application_that_writes_while_it_is_cancelled_holds_nothing_up() -> None:
+    begun = trio.Event()
+
+    async def stubborn(_receive: Receive, send: Send) -> None:
+        await send(START)
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True), pytest.raises(ClientDisconnectedError):
+                while True:
+                    await chunk(send, b"x" * 65536)
+
+    async with (
+        server(routed(stubborn=stubborn), send_timeout_s=3600) as up,
+        dial(up.url, receive_buffer=4096) as wire,
+    ):
+        await wire.send(request(path="/stubborn"))
+        await begun.wait()
+        up.scope.cancel()
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_stop_on_http2_says_goodaway_finishes_what_is_in_flight_and_refuses_the_rest() -> None:
+    held = Held()
+    async with server(routed(held=held)) as up, dial_http2(up.url) as wire:
+        in_flight = await wire.request("/held")
+        await held.begun.wait()
+        late = wire.h2.get_next_available_stream_id()
+        up.stop.set()
+        head = HeadersFrame(late, flags=["END_HEADERS", "END_STREAM"])
+        pseudo = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/")]
+        head.data = wire.h2.encoder.encode(pseudo)
+        await trio.testing.wait_all_tasks_blocked()
+        await wire.stream.send_all(head.serialize())
+        raw = b""
+        while b"\x00\x00\x04\x03\x00" + late.to_bytes(4, "big") not in raw:  # RST_STREAM
+            raw += await wire.stream.receive_some()
+        assert raw.endswith(ErrorCodes.REFUSED_STREAM.to_bytes(4, "big"))
+        goaway = raw.index(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00")
+        assert raw[goaway + 9 :][:8] == in_flight.to_bytes(4, "big") + bytes(4)
+        held.release.set()
+        while data := await wire.stream.receive_some():
+            raw += data
+        assert b"released" in raw
+        assert raw.endswith(b"\x00\x00\x00\x00\x01" + in_flight.to_bytes(4, "big"))  # its END_STREAM
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_an_idle_http2_connection_is_closed_at_once_by_a_stop() -> None:
+    async with server(hello) as up, dial_http2(up.url) as wire:
+        assert (await wire.response(await wire.request())).status == 200
+        up.stop.set()
+        assert (await wire.until(h2.events.ConnectionTerminated)).error_code == ErrorCodes.NO_ERROR
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_stop_closes_websockets_with_1001() -> None:
+    app = Socket()
+    async with server(app) as up, dial_websocket(up.url) as ws:
+        await ws.send(TextMessage("x"))
+        assert await ws.message() == "x"
+        up.stop.set()
+        assert await ws.closed() == 1001
+        await app.left.wait()
+        assert app.received[0]["code"] == 1001
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_accepted_during_a_stop_is_closed_with_1001() -> None:
+    held = trio.Event()
+    waiting = trio.Event()
+
+    async def slow(receive: Receive, send: Send) -> None:
+        waiting.set()
+        await held.wait()
+        with pytest.raises(ClientDisconnectedError):
+            await send({"type": "websocket.accept"})
+        assert (await receive())["code"] == 1001
+
+    async with server(websocket_app(slow)) as up, dial(up.url) as wire:
+        await wire.send(request(headers=HANDSHAKE))
+        await waiting.wait()
+        up.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        held.set()
+        assert (await wire.response()).status == 101
+        assert await WebSocketWire(wire).closed() == 1001
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_connection_accepted_in_the_moment_of_the_stop_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def late(handler: Any, listeners: Any, *, handler_nursery: trio.Nursery) -> None:
+        stream = await listeners[0].accept()
+
+        async def after_the_stop() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            await handler(stream)
+            await stream.aclose()
+
+        try:
+            await trio.sleep_forever()
+        finally:
+            handler_nursery.start_soon(after_the_stop)
+
+    monkeypatch.setattr(trio, "serve_listeners", late)
+    async with server(hello, grace_s=3600) as up, dial(up.url):
+        await trio.testing.wait_all_tasks_blocked()
+        up.stop.set()
+        await up.stopped.wait()
+
+
+# The process
+
+
+async def test_an_exception_of_the_body_passes_as_it_is() -> None:
+    with pytest.raises(ValueError, match="mine"):
+        async with stop_on_signals():
+            raise ValueError("mine")
+
+
+async def test_a_signal_sets_the_event_and_a_second_cancels_the_body(log: pytest.LogCaptureFixture) -> None:
+    async with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        await stop.wait()
+        signal.raise_signal(signal.SIGINT)
+        with trio.fail_after(10):
+            await trio.Event().wait()
+    assert log.messages == ["SIGINT while stopping: ending at once"]
+
+
+PROGRAM = """
+import sys
+import trio
+from cpg_trio.serving import StartError, run, serve
+
+async def app(scope, receive, send):
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    print("in flight", flush=True)
+    await trio.sleep_forever()
+
+async def main(stop):
+{main}
+
+sys.exit(run(main))
+"""
+SERVING = """
+async with trio.open_nursery() as nursery:
+    [url] = await nursery.start(lambda task_status: serve(app, stop=stop, task_status=task_status))
+    print(url, flush=True)
+"""
+
+
+class Program:
+    """A container's process, with its standard streams."""
+
+    def __init__(self, main: str) -> None:
+        code = PROGRAM.format(main=textwrap.indent(main.strip(), "    "))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(serving.__file__).parents[2],
+        )
+        assert self.process.stdout is not None
+        self.stdout = self.process.stdout
+
+    def says(self) -> str:
+        return self.stdout.readline().strip()
+
+    def ends(self) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=15)
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[[str], Program]]:
+    begun: list[Program] = []
+
+    def begin(main: str) -> Program:
+        begun.append(Program(main))
+        return begun[-1]
+
+    yield begin
+    for each in begun:
+        with each.process:
+            each.process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_process_with_status_0(
+    number: signal.Signals, program: Callable[[str], Program]
+) -> None:
+    running = program(SERVING)
+    assert running.says().startswith("http://127.0.0.1:")
+    running.process.send_signal(number)
+    status, told = running.ends()
+    assert status == 0
+    assert told.endswith(f" {number.name}: stopping; a second signal ends at once\n")
+
+
+def test_a_second_signal_ends_a_process_at_once(program: Callable[[str], Program]) -> None:
+    running = program(SERVING)
+    host, _, port = running.says().removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(request())
+        assert running.says() == "in flight"
+        running.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionError):
+            while True:
+                socket.create_connection((host, int(port))).close()
+        running.process.send_signal(signal.SIGINT)
+        status, told = running.ends()
+        assert status == 128 + signal.SIGINT
+        assert told.endswith(" SIGINT while stopping: ending at once\n")
+
+
+def test_a_start_error_is_one_line_and_status_1(program: Callable[[str], Program]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        running = program(SERVING.replace("serve(app,", f"serve(app, bind={bind!r},"))
+        status, errors = running.ends()
+    assert status == 1
+    assert errors == (
+        f"cannot listen on {bind}: address already in use; "
+        "stop what listens there, or choose another address (port 0 takes any free port)\n"
+    )
+
+
+def test_an_unexpected_error_keeps_its_traceback(program: Callable[[str], Program]) -> None:
+    status, errors = program(
+        "raise ExceptionGroup('two', [StartError('no'), ValueError('unexpected')])"
+    ).ends()
+    assert status == 1
+    assert "Traceback" in errors
+    assert "ValueError: unexpected" in errors
+
+
+def test_run_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
+    async def returning(_stop: trio.Event) -> None:
+        pass
+
+    async def failing(_stop: trio.Event) -> None:
+        raise StartError("not today; come back tomorrow")
+
+    async def unexpected(_stop: trio.Event) -> None:
+        raise ValueError("unexpected")
+
+    async def impatient(_stop: trio.Event) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await trio.sleep(MOMENT)
+        await trio.sleep_forever()
+
+    assert serving.run(returning) == 0
+    assert serving.run(failing) == 1
+    assert capsys.readouterr().err == "not today; come back tomorrow\n"
+    with pytest.raises(ValueError, match="unexpected"):
+        serving.run(unexpected)
+    assert serving.run(impatient) == 143
+
+
+def test_an_interrupt_before_the_handlers_stand_is_a_signal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trio, "run", interrupted)
+    assert serving.run(trio.Event.wait) == 130
