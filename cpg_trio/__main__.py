@@ -1,0 +1,5 @@
+"""`python -m cpg_trio`."""
+
+from .cli import main
+
+main()

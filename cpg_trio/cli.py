@@ -1,0 +1,47 @@
+"""The command line: `cpg-trio host`, or `python -m cpg_trio host`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from ._version import __version__
+from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig
+from .plugin import port_from_environment
+from .serving import StartError, run
+
+
+def _host_config(environment: Mapping[str, str]) -> HostConfig:
+    allowed = [policy.value for policy in BaseUrls]
+    base_urls = environment.get("BASE_URLS", BaseUrls.CALLER.value)
+    if base_urls not in allowed:
+        raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
+    return HostConfig(base_urls=BaseUrls(base_urls))
+
+
+async def _host(stop: trio.Event) -> None:
+    await Host(_host_config(os.environ)).serve(stop, bind=f"0.0.0.0:{port_from_environment(DEFAULT_PORT)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cpg-trio", description="A plugin platform on Trio.")
+    parser.add_argument("--version", action="version", version=f"cpg-trio {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser(
+        "host",
+        help="run a host on the port that PORT names (8080 if it names none)",
+        description="Run a host. PORT names the port that it listens on (default: 8080). BASE_URLS says where"
+        " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
+        " or 'any'.",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status."""
+    _parser().parse_args(arguments)
+    sys.exit(run(_host))

@@ -1,0 +1,171 @@
+"""`python -m cpg_trio.demo`: a host and three plugins in one nursery of one process.
+
+It tells what happens, shortens and resolves one URL by itself, and serves until Ctrl-C; with `--once` it ends
+after that check, with status 0 only if it passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import attrs
+import httpx
+import trio
+
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.host import DEFAULT_PORT, Host
+from cpg_trio.logs import use_handler
+from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.serving import BindError, run
+
+from ._narrator import Narrator
+from .api import api_plugin
+from .logger import logger_plugin
+from .storage import DEFAULT_PATH, storage_plugin
+
+EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
+_READY_S = 30.0
+_ServeAt = Callable[[str, trio.TaskStatus[tuple[str, ...]]], Awaitable[None]]
+
+
+@attrs.define
+class Demo:
+    """One run of the demo."""
+
+    narrator: Narrator
+    once: bool
+    storage_path: Path
+    passed: bool = False
+
+    async def run(self, stop: trio.Event) -> None:
+        """Run until `stop` is set, or the check is done if that is all."""
+        self.narrator.title("cpg_trio demo: a host and three plugins, one process, one nursery each")
+        host, host_stop, plugins_stop = Host(), trio.Event(), trio.Event()
+        async with open_plain_nursery() as nursery, storage_plugin(self.storage_path) as storage:
+            host_url = await self._start(
+                nursery,
+                "host",
+                DEFAULT_PORT,
+                lambda bind, status: host.serve(host_stop, bind=bind, task_status=status),
+            )
+            async with open_plain_nursery() as plugins:
+                serve = partial(self._start_plugin, plugins, host_url, plugins_stop)
+                # The order is the wrong one on purpose: it does not matter.
+                api_url = await serve(api_plugin(), "api", 8083)
+                await serve(storage, "storage", 8082)
+                await serve(logger_plugin(), "logger", 8081)
+                await _unless(stop, partial(self._story, host, api_url, stop))
+                plugins_stop.set()
+            host_stop.set()
+
+    async def _start_plugin(
+        self, nursery: trio.Nursery, host_url: str, stop: trio.Event, plugin: Plugin, name: str, port: int
+    ) -> str:
+        def serve(bind: str, status: trio.TaskStatus[tuple[str, ...]]) -> Awaitable[None]:
+            config = PluginConfig(bind=bind, host_url=host_url, hostname="127.0.0.1")
+            return plugin.serve(stop, config=config, task_status=status)
+
+        return await self._start(nursery, name, port, serve)
+
+    async def _start(self, nursery: trio.Nursery, name: str, port: int, serve: _ServeAt) -> str:
+        """Start a part on its usual port, or on a free one if that is taken; return its URL."""
+
+        async def task(bind: str, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+            await serve(bind, task_status)
+
+        try:
+            bound: tuple[str, ...] = await nursery.start(task, f"127.0.0.1:{port}")
+        except BindError:
+            bound = await nursery.start(task, "127.0.0.1:0")
+            self.narrator.say(f"          port {port} is taken: {name} is at {bound[0]}")
+        return bound[0]
+
+    async def _story(self, host: Host, api_url: str, stop: trio.Event) -> None:
+        with trio.move_on_after(_READY_S) as patience:
+            await _wait_healthy(host, ("logger", "storage", "api"))
+        if patience.cancelled_caught:
+            self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s.")
+            return
+        self.narrator.title("All healthy. Shortening and resolving a URL, through the host's router:")
+        code = await self._check(api_url)
+        self.narrator.title(f"✓ {EXAMPLE_URL} ⇄ {code}" if self.passed else "✗ The check failed.")
+        if self.passed and not self.once:
+            self._invite(api_url, code)
+            await stop.wait()
+
+    async def _check(self, api_url: str) -> str:
+        async with httpx.AsyncClient(base_url=f"{api_url}/api.v1.API/", trust_env=False) as http:
+            shortened = await http.post("Shorten", params={"url": EXAMPLE_URL})
+            code = str(shortened.json()["short_code"]) if shortened.is_success else ""
+            resolved = await http.get("Resolve", params={"code": code})
+            self.passed = resolved.is_success and resolved.json() == {"url": EXAMPLE_URL}
+            return code
+
+    def _invite(self, api_url: str, code: str) -> None:
+        say = self.narrator.say
+        say("Try it yourself:\n")
+        say(f'  curl -X POST "{api_url}/api.v1.API/Shorten?url=https://example.com"')
+        say(f'  curl "{api_url}/api.v1.API/Resolve?code={code}"')
+        say("  # and as a Connect client does:")
+        say("  curl -H 'content-type: application/json' \\")
+        say(f'       -d \'{{"code": "{code}"}}\' {api_url}/api.v1.API/Resolve')
+        say(f"\nWhat is shortened is kept in {self.storage_path.resolve()}. Ctrl-C stops.\n")
+
+
+async def _wait_healthy(host: Host, service_types: Sequence[str]) -> None:
+    changes = Cell(0)
+    host.registry.subscribe(lambda _: changes.set(changes.value + 1))
+    async for _ in changes.reader():
+        if all(_healthy(host, service_type) for service_type in service_types):
+            return
+
+
+def _healthy(host: Host, service_type: str) -> bool:
+    provider = host.registry.status(service_type).provider
+    return provider is not None and host.registry.health(provider.runtime_id).state == pb.HEALTH_STATE_HEALTHY
+
+
+async def _unless(stop: trio.Event, story: Callable[[], Awaitable[None]]) -> None:
+    """Tell a story until `stop` is set."""
+    async with trio.open_nursery() as nursery:
+
+        async def interrupt() -> None:
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(interrupt)
+        await story()
+        nursery.cancel_scope.cancel()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="cpg_trio.demo", description="A host and three plugins in one process."
+    )
+    parser.add_argument("--once", action="store_true", help="end after the self-check; status 0 if it passed")
+    parser.add_argument(
+        "--storage",
+        type=Path,
+        default=DEFAULT_PATH,
+        metavar="FILE",
+        help="what storage keeps (default: %(default)s)",
+    )
+    chosen = parser.parse_args(arguments)
+    narrator = Narrator()
+    use_handler(narrator)
+    demo = Demo(narrator, once=chosen.once, storage_path=chosen.storage)
+    status = run(demo.run)
+    if status == 0 and not (demo.passed or not chosen.once):
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

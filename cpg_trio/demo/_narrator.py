@@ -1,0 +1,51 @@
+"""How the demo tells what happens: the log of all its parts, as a story for a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from typing import TextIO
+
+_PARTS = {
+    "cpg_trio.host": ("host", "34"),
+    "cpg_trio.router": ("router", "35"),
+    "cpg_trio.plugin": ("plugin", "32"),
+    "cpg_trio.demo.logger": ("logger", "33"),
+    "cpg_trio.demo": ("demo", "36"),
+}
+_ID_TAIL = re.compile(r"(-[0-9a-f]{4})[0-9a-f]{12}\b")  # of a runtime id: four of its digits tell runs apart
+
+
+class Narrator(logging.Handler):
+    """Writes each event on a line: seconds since the start, the part that it happened in, what happened."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self._stream = stream or sys.stdout
+        self._start = time.perf_counter()
+        self._color = self._stream.isatty() and "NO_COLOR" not in os.environ  # https://no-color.org
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one event."""
+        part, color = _PARTS.get(record.name, (record.name.rpartition(".")[2], "31"))
+        text = _ID_TAIL.sub(r"\1…", record.getMessage().removeprefix("[ROUTER] "))
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        elapsed = time.perf_counter() - self._start
+        label = self._paint(f"{part:<7}", color)
+        text = self._paint(text, "1;31") if record.levelno >= logging.WARNING else text
+        self.say(f"{elapsed:8.3f}  {label} {text}")
+
+    def say(self, line: str = "") -> None:
+        """Write a line of the demo's own."""
+        print(line, file=self._stream, flush=True)
+
+    def title(self, line: str) -> None:
+        """Write a heading."""
+        self.say(f"\n{self._paint(line, '1')}\n")
+
+    def _paint(self, text: str, color: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self._color else text

@@ -1,0 +1,106 @@
+"""The example's methods as plain HTTP: parameters in the query, answers in flat JSON, errors in text.
+
+For people with curl, and for callers that do not speak Connect. A request that names a Connect or gRPC
+content type passes untouched; any other is turned into the Connect call that it stands for, so that there is
+one implementation behind both, and one way to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import attrs
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
+from cpg_trio.plugin import Middleware
+
+_RPC_TYPES = (b"application/proto", b"application/json", b"application/connect+", b"application/grpc")
+_OK = 200
+
+
+@attrs.frozen
+class Form:
+    """How a method answers to plain HTTP."""
+
+    required: tuple[str, ...] = ()
+    """The parameters that it cannot do without."""
+    missing: str = ""
+    """What it answers, with a 400, to a request without them."""
+    failure: str = "{message}"
+    """What it answers when it fails, through no fault of the request; `{message}` is the error's own."""
+    not_found: str = "{message}"
+    """What it answers, with a 404, when there is no such thing."""
+    post_only: bool = False
+
+    @property
+    def texts(self) -> Mapping[int, str]:
+        """The texts that depend on the status."""
+        return {400: "{message}", 404: self.not_found}
+
+
+def plain_http(service: ServiceDescriptor, forms: Mapping[str, Form]) -> Middleware:
+    """Return middleware that gives a service's methods their forms, by method name."""
+    methods = {
+        f"/{service.full_name}/{name}": (service.methods_by_name[name], form) for name, form in forms.items()
+    }
+
+    def middleware(app: App) -> App:
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            found = methods.get(scope["path"])
+            if found is None or (header(scope, b"content-type") or b"").startswith(_RPC_TYPES):
+                await app(scope, receive, send)
+            else:
+                await _answer(app, *found, scope, receive, send)
+
+        return dispatch
+
+    return middleware
+
+
+async def _answer(
+    app: App, method: MethodDescriptor, form: Form, scope: Scope, receive: Receive, send: Send
+) -> None:
+    if form.post_only and scope["method"] != "POST":
+        await send_text(send, 405, "Method not allowed\n")
+        return
+    try:
+        query = dict(parse_qsl(scope["query_string"].decode("ascii"), errors="strict"))
+    except ValueError:
+        await send_text(send, 400, "The query is not percent-encoded UTF-8\n")
+        return
+    if not all(query.get(name) for name in form.required):
+        await send_text(send, 400, f"{form.missing}\n")
+        return
+    arguments = {f.json_name: query[f.name] for f in method.input_type.fields if f.name in query}
+    status, answer = await _call(app, scope, receive, json.dumps(arguments).encode())
+    if status == _OK:
+        fields = {f.name: answer.get(f.json_name, f.default_value) for f in method.output_type.fields}
+        body = json.dumps(fields, ensure_ascii=False).encode()
+        await send_response(send, _OK, body, [(b"content-type", b"application/json")])
+    else:
+        text = form.texts.get(status, form.failure)
+        await send_text(send, status, text.format(message=answer.get("message", "")) + "\n")
+
+
+async def _call(app: App, scope: Scope, receive: Receive, body: bytes) -> tuple[int, dict[str, Any]]:
+    """Make the Connect call; return the status and the JSON of its answer."""
+    # The caller's own headers concern its own request: a body that is ignored, encodings that it accepts.
+    inner = {**scope, "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    status = 0
+    answer = bytearray()
+
+    async def receive_call() -> Message:
+        return pending.pop() if pending else await receive()
+
+    async def collect(message: Message) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        answer.extend(message.get("body", b""))
+
+    await app(inner, receive_call, collect)
+    return status, json.loads(answer)

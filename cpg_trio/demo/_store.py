@@ -1,0 +1,73 @@
+"""Where the example's storage keeps its pairs: an SQLite file, written before a write is answered."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from cpg_trio.serving import StartError
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS urls (code TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, WITHOUT ROWID"
+
+
+class CodeTakenError(Exception):
+    """The code stands for another URL already."""
+
+
+class Store:
+    """Codes and the URLs behind them. Each method runs in a thread, one at a time."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._one_at_a_time = trio.CapacityLimiter(1)
+
+    async def put(self, code: str, url: str) -> None:
+        """Keep a pair; it is on the disk when this returns. The same pair again changes nothing.
+
+        Raises: CodeTakenError, and then nothing has changed.
+        """
+        await trio.to_thread.run_sync(partial(self._put, code, url), limiter=self._one_at_a_time)
+
+    async def get(self, code: str) -> str | None:
+        """Return the URL behind a code, or None."""
+        return await trio.to_thread.run_sync(partial(self._get, code), limiter=self._one_at_a_time)
+
+    def _put(self, code: str, url: str) -> None:
+        with self._connection:
+            self._connection.execute("INSERT INTO urls VALUES (?, ?) ON CONFLICT DO NOTHING", (code, url))
+        if self._get(code) != url:
+            raise CodeTakenError(code)
+
+    def _get(self, code: str) -> str | None:
+        row = self._connection.execute("SELECT url FROM urls WHERE code = ?", (code,)).fetchone()
+        return None if row is None else str(row[0])
+
+
+@asynccontextmanager
+async def open_store(path: Path) -> AsyncIterator[Store]:
+    """Open the file at `path`, made if it is not there. Raises: StartError if that cannot be done."""
+    try:
+        connection = await trio.to_thread.run_sync(_connect, path)
+    except sqlite3.Error as error:
+        raise StartError(f"cannot keep URLs in {path}: {error}") from error
+    try:
+        yield Store(connection)
+    finally:
+        connection.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False)  # the limiter keeps threads apart
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
+        connection.execute(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

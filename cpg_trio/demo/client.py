@@ -1,0 +1,69 @@
+"""The example's command-line client: `python -m cpg_trio.demo.client shorten https://example.com`.
+
+`API_URL` names the api plugin (default: http://localhost:8083).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import httpx
+import trio
+
+from cpg_trio import rpc
+from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
+from cpg_trio._gen.api.v1.api_trio import APIClient
+
+DEFAULT_API_URL = "http://localhost:8083"
+_TIMEOUT_S = 10.0
+
+
+async def shorten(api_url: str, url: str) -> str:
+    """Return what is printed for a URL that has been shortened. Raises: ConnectError."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        api = APIClient(api_url, http)
+        answer = await api.shorten(ShortenRequest(url=url), timeout_s=_TIMEOUT_S)
+    resolve = f"{api_url}/api.v1.API/Resolve?code={answer.short_code}"
+    return (
+        f"✓ Shortened URL\n  Original: {answer.url}\n  Code:     {answer.short_code}\n  Resolve:  {resolve}"
+    )
+
+
+async def resolve(api_url: str, code: str) -> str:
+    """Return what is printed for a code that has been resolved. Raises: ConnectError."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await APIClient(api_url, http).resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)
+    return f"✓ Resolved short code: {code}\n  URL: {answer.url}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cpg_trio.demo.client", description="Shorten and resolve URLs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("shorten", help="make a short code for a URL").add_argument("url")
+    commands.add_parser("resolve", help="find the URL behind a short code").add_argument("code")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, or 1 with a message on standard error."""
+    chosen = _parser().parse_args(arguments)
+    api_url = os.environ.get("API_URL", DEFAULT_API_URL).rstrip("/")
+    call = (
+        partial(shorten, api_url, chosen.url)
+        if chosen.command == "shorten"
+        else partial(resolve, api_url, chosen.code)
+    )
+    try:
+        print(trio.run(call))
+    except rpc.ConnectError as error:
+        print(f"✗ {chosen.command} failed: {error.code.value}: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The example's logger plugin: provides `logger`, requires nobody. `python -m cpg_trio.demo.logger`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from cpg_trio import rpc
+from cpg_trio._gen.logger.v1 import logger_pb2 as pb
+from cpg_trio._gen.logger.v1.logger_trio import LoggerService
+from cpg_trio.plugin import Plugin
+from cpg_trio.serving import run
+
+from ._plain_http import Form, plain_http
+
+_log = logging.getLogger("cpg_trio.demo.logger")
+
+FORMS = {"Log": Form()}
+
+
+class Logger(LoggerService):
+    """Writes what it is given to its own log."""
+
+    async def log(self, request: pb.LogRequest, _ctx: rpc.Context, /) -> pb.LogResponse:
+        """Write one line: control characters, which could forge another, are escaped."""
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in request.message)
+        _log.info("[LOG] %s", line)
+        return pb.LogResponse(success=True)
+
+
+def logger_plugin() -> Plugin:
+    """Return the plugin."""
+    plugin = Plugin("logger-plugin", version="1.0.0", name="Logger Plugin", default_port=8081)
+    plugin.provide("logger", Logger(), middleware=plain_http(pb.DESCRIPTOR.services_by_name["Logger"], FORMS))
+    return plugin
+
+
+if __name__ == "__main__":
+    sys.exit(run(logger_plugin().serve))

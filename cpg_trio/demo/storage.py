@@ -1,0 +1,94 @@
+"""The example's storage plugin: provides `storage`, requires `logger`. `python -m cpg_trio.demo.storage`.
+
+`STORAGE_PATH` names the file that it keeps its pairs in.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from cpg_trio import rpc
+from cpg_trio._gen.logger.v1.logger_pb2 import LogRequest
+from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
+from cpg_trio._gen.storage.v1 import storage_pb2 as pb
+from cpg_trio._gen.storage.v1.storage_trio import StorageService
+from cpg_trio.plugin import Plugin
+from cpg_trio.serving import run
+
+from ._plain_http import Form, plain_http
+from ._store import CodeTakenError, Store, open_store
+
+_log = logging.getLogger("cpg_trio.demo.storage")
+
+DEFAULT_PATH = Path("url-shortener.sqlite3")
+_LOG_TIMEOUT_S = 1.0  # what a line in somebody else's log may cost a caller
+
+FORMS = {
+    "Store": Form(required=("code", "url"), missing="Missing code or url", post_only=True),
+    "Get": Form(required=("code",), missing="Missing code", not_found="Not found"),
+}
+
+
+class Storage(StorageService):
+    """Keeps pairs in a store, and tells the logger of what it does."""
+
+    def __init__(self, store: Store, logger: LoggerClient) -> None:
+        self._store = store
+        self._logger = logger
+
+    async def store(self, request: pb.StoreRequest, _ctx: rpc.Context, /) -> pb.StoreResponse:
+        """Keep a pair. Raises: ConnectError `already_exists` if the code stands for another URL."""
+        if not request.code or not request.url:
+            raise rpc.ConnectError(rpc.Code.INVALID_ARGUMENT, "code and url cannot be empty")
+        try:
+            await self._store.put(request.code, request.url)
+        except CodeTakenError:
+            raise rpc.ConnectError(rpc.Code.ALREADY_EXISTS, "the code is taken") from None
+        await self._tell(f"STORE {request.code} → {request.url}")
+        return pb.StoreResponse(success=True)
+
+    async def get(self, request: pb.GetRequest, _ctx: rpc.Context, /) -> pb.GetResponse:
+        """Return the URL behind a code. Raises: ConnectError `not_found`."""
+        url = await self._store.get(request.code)
+        if url is None:
+            raise rpc.ConnectError(rpc.Code.NOT_FOUND, "not found")
+        await self._tell(f"GET {request.code} → {url}")
+        return pb.GetResponse(url=url)
+
+    async def _tell(self, message: str) -> None:
+        """Log a line with the logger, if there is one: storing does not depend on it."""
+        try:
+            await self._logger.log(LogRequest(message=message), timeout_s=_LOG_TIMEOUT_S)
+        except rpc.ConnectError as error:
+            _log.debug("nobody logs %r: %s", message, error.message)
+
+
+@asynccontextmanager
+async def storage_plugin(path: Path) -> AsyncIterator[Plugin]:
+    """Yield the plugin, its store open."""
+    async with open_store(path) as store:
+        plugin = Plugin("storage-plugin", version="1.0.0", name="Storage Plugin", default_port=8082)
+        logger = plugin.require("logger", min_version="1.0.0")
+        plugin.provide(
+            "storage",
+            Storage(store, logger.client(LoggerClient)),
+            middleware=plain_http(pb.DESCRIPTOR.services_by_name["Storage"], FORMS),
+        )
+        yield plugin
+
+
+async def main(stop: trio.Event) -> None:
+    """Run the plugin as the environment says."""
+    async with storage_plugin(Path(os.environ.get("STORAGE_PATH") or DEFAULT_PATH)) as plugin:
+        await plugin.serve(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,139 @@
+"""The demo and the command-line client, run as a newcomer runs them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from cpg_trio.demo import __main__ as demo
+from cpg_trio.demo import client
+from cpg_trio.demo._narrator import Narrator
+from tests.plugin.running import unused_port
+from tests.processes import running
+
+from .shortener import shortener
+
+ID = r"[0-9a-f]{4}…"
+
+
+async def test_the_demo_tells_its_story_and_ends_with_status_0(tmp_path: Path) -> None:
+    async with running("cpg_trio.demo", "--once", cwd=tmp_path) as run:
+        assert await run.end() == 0
+        await run.until("host stopping")
+    told = run.output
+    for line in (
+        rf"host    api-plugin-{ID} reports DEGRADED: waiting for storage",
+        rf"host    storage-plugin-{ID} reports HEALTHY",
+        rf"router  api-plugin-{ID} → storage-plugin-{ID} /Store \(service: storage\)",
+        rf"router  storage-plugin-{ID} → logger-plugin-{ID} /Log 200 \(duration: .+\)",
+        r"logger  \[LOG\] STORE [0-9a-f]{8} → " + re.escape(demo.EXAMPLE_URL),
+        r"✓ " + re.escape(demo.EXAMPLE_URL) + r" ⇄ [0-9a-f]{8}",
+        r"plugin  storage-plugin has stopped",
+    ):
+        assert re.search(line, told), told
+    assert "Traceback" not in told
+    assert (tmp_path / "url-shortener.sqlite3").exists()
+
+
+async def test_the_demo_serves_what_it_says_until_it_is_interrupted(tmp_path: Path) -> None:
+    async with running("cpg_trio.demo", "--storage", str(tmp_path / "urls")) as run:
+        with trio.fail_after(30):
+            api = (await run.until(r"api-plugin listening on (http://\S+)"))[1]
+            code = (await run.until(r'curl "\S+/Resolve\?code=([0-9a-f]{8})"'))[1]
+            await run.until("Ctrl-C stops")
+        answer = await trio.to_thread.run_sync(_resolve, api, code)
+        assert answer == demo.EXAMPLE_URL
+        assert await run.end(signal.SIGINT) == 0
+    assert "Traceback" not in run.output
+
+
+def _resolve(api: str, code: str) -> str:
+    return trio.run(client.resolve, api, code).rpartition("URL: ")[2]
+
+
+async def test_a_demo_that_cannot_keep_urls_says_so(tmp_path: Path) -> None:
+    async with running("cpg_trio.demo", "--once", "--storage", str(tmp_path / "no" / "urls")) as run:
+        assert await run.end() == 1
+        await run.until("cannot keep URLs in")
+    assert "Traceback" not in run.output
+
+
+async def test_two_demos_at_once_each_say_where_they_are(tmp_path: Path) -> None:
+    async with (
+        running("cpg_trio.demo", "--storage", str(tmp_path / "1")) as first,
+        running("cpg_trio.demo", "--storage", str(tmp_path / "2")) as second,
+    ):
+        with trio.fail_after(60):
+            await first.until("Ctrl-C stops")
+            await second.until("Ctrl-C stops")
+        assert re.search(r"port \d+ is taken: \w+ is at http://127.0.0.1:\d+", first.output + second.output)
+        assert [await run.end(signal.SIGTERM) for run in (first, second)] == [0, 0]
+
+
+async def test_the_client_shortens_and_resolves(tmp_path: Path) -> None:
+    async with shortener(tmp_path / "urls") as system:
+        told = await client.shorten(system.api, "https://e.x/?a=1&b=2")
+        match = re.fullmatch(
+            r"✓ Shortened URL\n"
+            r"  Original: https://e.x/\?a=1&b=2\n"
+            r"  Code:     ([0-9a-f]{8})\n"
+            r"  Resolve:  (\S+)",
+            told,
+        )
+        assert match
+        assert (await system.http.get(match[2])).json() == {"url": "https://e.x/?a=1&b=2"}
+        resolved = await client.resolve(system.api, match[1])
+        assert resolved == f"✓ Resolved short code: {match[1]}\n  URL: https://e.x/?a=1&b=2"
+
+
+def test_a_client_that_reaches_nobody_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("API_URL", f"http://127.0.0.1:{unused_port()}/")
+    assert client.main(["resolve", "c"]) == 1
+    assert client.main(["shorten", "https://e.x"]) == 1
+    assert capsys.readouterr().err.startswith("✗ resolve failed: unavailable: ")
+
+
+@pytest.mark.usefixtures("capsys")
+def test_a_client_that_is_asked_for_nothing_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        client.main([])
+    assert "shorten" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def tell(stream: io.StringIO) -> str:
+    narrator = Narrator(stream)
+    event = ("cpg_trio.router", logging.INFO, "", 0, "[ROUTER] %s → b /M", ("a-0123456789abcdef",))
+    narrator.handle(logging.LogRecord(*event, exc_info=None))
+    error = ValueError("oh")
+    narrator.handle(logging.LogRecord(*event, exc_info=(type(error), error, None)))
+    return stream.getvalue()
+
+
+def test_the_story_is_plain_for_files_and_coloured_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plain, coloured = tell(io.StringIO()), tell(Terminal())
+    assert "router  a-0123… → b /M\n" in plain
+    assert "ValueError: oh" in plain
+    assert "\x1b[" not in plain
+    assert "\x1b[35mrouter \x1b[0m" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in tell(Terminal())
+
+
+def test_a_check_that_fails_is_an_exit_status_of_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "run", lambda _: 0)  # it ended well, and never got to the check
+    assert demo.main(["--once", "--storage", str(tmp_path / "urls")]) == 1
+    assert demo.main(["--storage", str(tmp_path / "urls")]) == 0

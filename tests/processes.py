@@ -1,0 +1,87 @@
+"""Real processes of this project, their logs, and their ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from cpg_trio._cell import Cell
+
+_ADDRESS = re.compile(r"listening on (http://\S+)")
+
+
+class Running:
+    """A process, and what it has written so far."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self._output = Cell("")
+
+    @property
+    def output(self) -> str:
+        return self._output.value
+
+    async def read(self) -> None:
+        assert self.process.stdout
+        async for data in self.process.stdout:
+            self._output.set(self._output.value + data.decode("utf-8", "replace"))
+        self._output.close()
+
+    async def until(self, pattern: str) -> re.Match[str]:
+        """Wait until it has written something that matches."""
+        async for text in self._output.reader():
+            if (match := re.search(pattern, text)) is not None:
+                return match
+        raise AssertionError(f"it ended without {pattern!r}:\n{self.output}")
+
+    async def url(self) -> str:
+        """Wait until it listens; return where, as seen from this machine."""
+        return (await self.until(_ADDRESS.pattern))[1].replace("0.0.0.0", "127.0.0.1")
+
+    async def end(self, number: signal.Signals | None = None) -> int:
+        """Send a signal, wait for the end, and return the exit status."""
+        if number is not None:
+            self.process.send_signal(number)
+        with trio.fail_after(20):
+            return await self.process.wait()
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most that it ever held in memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        match = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert match
+        return int(match[1]) * 1024
+
+
+@asynccontextmanager
+async def running(
+    *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
+) -> AsyncIterator[Running]:
+    """Run `python -m` with these arguments; what still runs at the end of the block is killed."""
+    async with trio.open_nursery() as nursery:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **(environment or {})},
+        )
+        run = Running(process)
+        nursery.start_soon(run.read)
+        try:
+            yield run
+        finally:
+            if process.returncode is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,248 @@
+"""The parts as real processes: any start order, clear ends, nothing lost, nothing held."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from tests._wire import connect
+from tests.http1.peers import Peer, serving
+from tests.plugin.running import unused_port
+
+from .processes import Running, running
+
+MODULES = {
+    "host": ("cpg_trio", "host"),
+    "logger": ("cpg_trio.demo.logger",),
+    "storage": ("cpg_trio.demo.storage",),
+    "api": ("cpg_trio.demo.api",),
+}
+MEBIBYTE = 1024 * 1024
+
+
+def nobody() -> str:
+    """Return a URL at which there is no host."""
+    return f"http://127.0.0.1:{unused_port()}"
+
+
+class System:
+    """The four processes of the URL shortener."""
+
+    def __init__(self, nursery: trio.Nursery, folder: Path) -> None:
+        self._nursery = nursery
+        self._folder = folder
+        self._port = unused_port()
+        self.parts: dict[str, Running] = {}
+
+    async def start(self, name: str) -> Running:
+        environment = {"PORT": str(self._port)}
+        if name != "host":
+            environment = {
+                "PORT": "0",
+                "HOST_URL": f"http://127.0.0.1:{self._port}",
+                "HOSTNAME": "127.0.0.1",
+                "STORAGE_PATH": str(self._folder / "urls.sqlite3"),
+            }
+        part: Running = await self._nursery.start(self._run, name, environment)
+        self.parts[name] = part
+        return part
+
+    async def _run(
+        self, name: str, environment: dict[str, str], task_status: trio.TaskStatus[Running]
+    ) -> None:
+        async with running(*MODULES[name], environment=environment) as part:
+            task_status.started(part)
+            await trio.sleep_forever()
+
+    async def healthy(self, *names: str) -> None:
+        for name in names:
+            await self.parts["host"].until(rf"{name}-plugin-[0-9a-f]+ reports HEALTHY")
+
+    async def shorten(self, url: str) -> str:
+        async with httpx.AsyncClient(base_url=await self.parts["api"].url()) as http:
+            answer = await http.post("/api.v1.API/Shorten", params={"url": url})
+            assert answer.status_code == 200, answer.text
+            return str(answer.json()["short_code"])
+
+    async def resolve(self, code: str) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=await self.parts["api"].url()) as http:
+            return await http.get("/api.v1.API/Resolve", params={"code": code})
+
+
+@pytest.fixture
+async def system(tmp_path: Path) -> AsyncIterator[System]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            yield System(nursery, tmp_path)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "order", [("host", "logger", "storage", "api"), ("api", "storage", "logger", "host")]
+)
+async def test_with_pauses_between_them_any_order_leads_to_the_same_end(
+    system: System, order: tuple[str, ...]
+) -> None:
+    for name in order:
+        await (await system.start(name)).url()  # each listens before the next is started
+    await system.healthy("logger", "storage", "api")
+    code = await system.shorten("https://example.com/?a=1&b=2")
+    assert (await system.resolve(code)).json() == {"url": "https://example.com/?a=1&b=2"}
+    for name in ("api", "storage", "logger", "host"):
+        assert await system.parts[name].end(signal.SIGTERM) == 0
+    assert "Traceback" not in "".join(part.output for part in system.parts.values())
+
+
+async def test_all_at_once_leads_there_too_and_nothing_that_was_answered_is_lost_in_a_kill(
+    system: System,
+) -> None:
+    for name in ("storage", "api", "host", "logger"):
+        await system.start(name)
+    await system.healthy("logger", "storage", "api")
+    codes = {await system.shorten(f"https://example.com/{index}"): index for index in range(10)}
+    await system.parts["storage"].end(signal.SIGKILL)
+    await (await system.start("storage")).until("Registered service: storage")
+    # Nobody has told the host that the first storage is gone; a host that starts anew knows only the second.
+    await system.parts["host"].end(signal.SIGTERM)
+    await system.start("host")
+    await system.healthy("logger", "storage", "api")
+    for code, index in codes.items():
+        assert (await system.resolve(code)).json() == {"url": f"https://example.com/{index}"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["host", "logger"])
+async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Signals) -> None:
+    async with running(*MODULES[name], environment={"PORT": "0", "HOST_URL": nobody()}) as part:
+        await part.url()
+        assert await part.end(number) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "message"),
+    [
+        ("host", {"PORT": "eighty"}, "PORT must be a number from 0 to 65535, not 'eighty'"),
+        ("host", {"PORT": "0", "BASE_URLS": "some"}, "BASE_URLS must be one of caller, any, not 'some'"),
+        (
+            "logger",
+            {"HOST_URL": "localhost:8080"},
+            "HOST_URL must be an http or https URL, not 'localhost:8080'",
+        ),
+        (
+            "storage",
+            {"PORT": "0", "STORAGE_PATH": "/no/such/folder/urls"},
+            "cannot keep URLs in /no/such/folder/urls",
+        ),
+    ],
+)
+async def test_what_makes_no_sense_ends_a_part_with_status_1_and_the_reason(
+    name: str, environment: dict[str, str], message: str
+) -> None:
+    async with running(*MODULES[name], environment=environment) as part:
+        assert await part.end() == 1
+        await part.until("\n")
+        assert message in part.output
+        assert "Traceback" not in part.output
+
+
+@pytest.mark.parametrize("name", ["host", "logger"])
+async def test_a_port_that_is_taken_ends_a_part_with_status_1_and_the_reason(name: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        async with running(*MODULES[name], environment={"PORT": str(port), "HOST_URL": nobody()}) as part:
+            assert await part.end() == 1
+            await part.until("\n")
+            assert f":{port}: address already in use" in part.output
+            assert "Traceback" not in part.output
+
+
+async def test_a_host_passes_100_mib_both_ways_and_its_memory_stays_flat() -> None:
+    size = 100 * MEBIBYTE
+
+    async def echo(peer: Peer) -> None:
+        """Send back what comes, as it comes."""
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        passed = len(peer.received)
+        await peer.send(bytes(peer.received))
+        while passed < size:
+            data = await peer.stream.receive_some()
+            passed += len(data)
+            await peer.send(bytes(data))
+
+    with trio.fail_after(60):
+        async with (
+            serving(echo) as origin,
+            running(*MODULES["host"], environment={"PORT": "0"}) as host,
+            httpx.AsyncClient(base_url=await host.url(), timeout=None) as http,
+        ):
+            headers = await _identity(http)
+            await _register(http, headers, f"http://{origin.host}:{origin.port}")
+            path = f"/services/echo/{headers['X-Plugin-Runtime-ID']}/M"
+            before = host.peak_memory_bytes()
+            assert await _upload_and_count(await host.url(), path, headers, size) == size
+            assert host.peak_memory_bytes() - before < 16 * MEBIBYTE
+
+
+async def _identity(http: httpx.AsyncClient) -> dict[str, str]:
+    answer = await http.post(
+        "/connectplugin.v1.HandshakeService/Handshake",
+        json={
+            "coreProtocolVersion": 1,
+            "appProtocolVersion": 1,
+            "magicCookieKey": "CONNECT_PLUGIN",
+            "magicCookieValue": "d3f40b3c2e1a5f8b9c4d7e6a1b2c3d4e",
+            "selfId": "echo",
+        },
+    )
+    identity = answer.json()
+    return {
+        "X-Plugin-Runtime-ID": identity["runtimeId"],
+        "Authorization": f"Bearer {identity['runtimeToken']}",
+    }
+
+
+async def _register(http: httpx.AsyncClient, headers: dict[str, str], base_url: str) -> None:
+    answer = await http.post(
+        "/connectplugin.v1.ServiceRegistry/RegisterService",
+        json={
+            "serviceType": "echo",
+            "version": "1.0.0",
+            "endpointPath": "/",
+            "metadata": {"base_url": base_url},
+        },
+        headers=headers,
+    )
+    assert answer.status_code == 200
+
+
+async def _upload_and_count(url: str, path: str, headers: dict[str, str], size: int) -> int:
+    """Send and receive at once, which a client that sends first cannot do; return the bytes of the answer."""
+    lines = [f"POST {path} HTTP/1.1", "host: h", f"content-length: {size}", "connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    stream = await connect(url)
+    async with stream, trio.open_nursery() as nursery:
+        await stream.send_all("\r\n".join([*lines, "", ""]).encode())
+        nursery.start_soon(partial(_send, stream, size))
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        assert head.startswith(b"HTTP/1.1 200")
+        received = len(head.partition(b"\r\n\r\n")[2])
+        while data := await stream.receive_some():
+            received += len(data)
+    return received
+
+
+async def _send(stream: trio.SocketStream, size: int) -> None:
+    for _ in range(size // MEBIBYTE):
+        await stream.send_all(bytes(MEBIBYTE))
