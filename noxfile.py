@@ -47,7 +47,9 @@ def proto(session: nox.Session) -> None:
     session.run("buf", "format", "--diff", "--exit-code")
     changed = [str(target) for source, target in GENERATED.items() if _generate(session, source, target)]
     if changed:
-        session.error(f"{', '.join(changed)} did not follow from the protos. It does now: review and commit it.")
+        session.error(
+            f"{', '.join(changed)} did not follow from the protos. It does now: review and commit it."
+        )
 
 
 def _generate(session: nox.Session, source: Path, target: Path) -> bool:
@@ -76,7 +78,11 @@ def _generate(session: nox.Session, source: Path, target: Path) -> bool:
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.py*") if path.suffix in {".py", ".pyi"}}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*.py*")
+        if path.suffix in {".py", ".pyi"}
+    }
 
 
 @nox.session(python=PYTHONS)

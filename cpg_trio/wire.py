@@ -37,7 +37,7 @@ MAX_METADATA_VALUE_BYTES = 4096
 
 _NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_.\-]*$"
 _NAME = re.compile(_NAME_PATTERN.removesuffix("$") + r"\Z")
-_VERSION = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)(?:-([a-zA-Z0-9.\-]+))?\Z")
+_VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[a-zA-Z0-9.\-]+)?\Z")
 
 
 def token_digest(token: str) -> bytes:
@@ -153,11 +153,9 @@ class Version:
     def parse(cls, text: str) -> Version:
         """Return a version from its text. Raises: InvalidError."""
         validate_version(text)
-        match = _VERSION.match(text)
-        assert match is not None  # it has just been validated
-        major, minor, patch, prerelease = match.groups()
-        identifiers = tuple(prerelease.split(".")) if prerelease else ()
-        return cls((int(major), int(minor), int(patch)), identifiers)
+        core, _, prerelease = text.partition("-")
+        major, minor, patch = map(int, core.split("."))
+        return cls((major, minor, patch), tuple(prerelease.split(".")) if prerelease else ())
 
     def __lt__(self, other: Version) -> bool:
         """Whether this version comes before another."""

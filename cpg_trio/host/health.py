@@ -11,11 +11,9 @@ from collections.abc import AsyncIterator
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
-from cpg_trio.rpc import Code, ConnectError, RequestContext
+from cpg_trio.rpc import Code, ConnectError, Context
 
 from .registry import Registry
-
-_Context = RequestContext[pb.HealthCheckRequest, pb.HealthCheckResponse]
 
 
 class HostHealth(HealthService):
@@ -38,7 +36,7 @@ class HostHealth(HealthService):
         self._bump()
         self._revision.close()
 
-    async def check(self, request: pb.HealthCheckRequest, _ctx: _Context, /) -> pb.HealthCheckResponse:
+    async def check(self, request: pb.HealthCheckRequest, _ctx: Context, /) -> pb.HealthCheckResponse:
         """Return a status. Raises: ConnectError `not_found` for a name that is not known."""
         status = self._status(request.service)
         if status == pb.SERVING_STATUS_SERVICE_UNKNOWN:
@@ -46,7 +44,7 @@ class HostHealth(HealthService):
         return pb.HealthCheckResponse(status=status)
 
     async def watch(
-        self, request: pb.HealthCheckRequest, _ctx: _Context, /
+        self, request: pb.HealthCheckRequest, _ctx: Context, /
     ) -> AsyncIterator[pb.HealthCheckResponse]:
         """Yield the status of now, then each other one."""
         last = None

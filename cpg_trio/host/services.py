@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -18,7 +17,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     ServiceRegistryService,
 )
 from cpg_trio._version import __version__
-from cpg_trio.rpc import Code, ConnectError, RequestContext
+from cpg_trio.rpc import Code, ConnectError, Context
 
 from .egress import BaseUrls, check_base_url
 from .identity import Identities, Identity
@@ -27,7 +26,6 @@ from .watch import WatchHub
 
 _log = logging.getLogger("cpg_trio.host")
 
-_Context = RequestContext[Any, Any]
 _MAX_REASON_BYTES = 4096
 _MAX_DEPENDENCIES = 100
 
@@ -38,7 +36,7 @@ class Gate:
     def __init__(self, identities: Identities) -> None:
         self._identities = identities
 
-    def caller(self, ctx: _Context) -> Identity:
+    def caller(self, ctx: Context) -> Identity:
         """Return the identity that a call's headers prove.
 
         Raises: ConnectError `invalid_argument` without a runtime id, as other hosts answer; `unauthenticated`
@@ -73,7 +71,7 @@ class Handshake(HandshakeService):
     def __init__(self, identities: Identities) -> None:
         self._identities = identities
 
-    async def handshake(self, request: pb.HandshakeRequest, _ctx: _Context, /) -> pb.HandshakeResponse:
+    async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
         """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
         _check_versions(request)
         response = pb.HandshakeResponse(
@@ -116,7 +114,7 @@ class Lifecycle(PluginLifecycleService):
         self._registry = registry
 
     async def report_health(
-        self, request: pb.ReportHealthRequest, ctx: _Context, /
+        self, request: pb.ReportHealthRequest, ctx: Context, /
     ) -> pb.ReportHealthResponse:
         """Note the caller's health. Raises: ConnectError for a state that there is not."""
         caller = self._gate.caller(ctx)
@@ -155,7 +153,7 @@ class RegistryService(ServiceRegistryService):
         self._base_urls = base_urls
 
     async def register_service(
-        self, request: pb.RegisterServiceRequest, ctx: _Context, /
+        self, request: pb.RegisterServiceRequest, ctx: Context, /
     ) -> pb.RegisterServiceResponse:
         """Register a service of the caller's, at a URL of the caller's."""
         caller = self._gate.caller(ctx)
@@ -173,7 +171,7 @@ class RegistryService(ServiceRegistryService):
         return pb.RegisterServiceResponse(registration_id=registration.id)
 
     async def unregister_service(
-        self, request: pb.UnregisterServiceRequest, ctx: _Context, /
+        self, request: pb.UnregisterServiceRequest, ctx: Context, /
     ) -> pb.UnregisterServiceResponse:
         """Remove a registration of the caller's; another's is as unknown to it as one that never was."""
         caller = self._gate.caller(ctx)
@@ -183,7 +181,7 @@ class RegistryService(ServiceRegistryService):
         return pb.UnregisterServiceResponse()
 
     async def discover_service(
-        self, request: pb.DiscoverServiceRequest, ctx: _Context, /
+        self, request: pb.DiscoverServiceRequest, ctx: Context, /
     ) -> pb.DiscoverServiceResponse:
         """Return a provider that is alive, compatible and healthy enough."""
         self._gate.caller(ctx)
@@ -193,7 +191,7 @@ class RegistryService(ServiceRegistryService):
         return pb.DiscoverServiceResponse(endpoint=_endpoint(registration), single_provider=single)
 
     async def watch_service(
-        self, request: pb.WatchServiceRequest, ctx: _Context, /
+        self, request: pb.WatchServiceRequest, ctx: Context, /
     ) -> AsyncIterator[pb.WatchServiceEvent]:
         """Yield the status of a service type now, then each change of it for this caller."""
         self._gate.caller(ctx)

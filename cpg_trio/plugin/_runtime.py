@@ -233,7 +233,8 @@ class Runtime:
     async def _persist(self, what: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Call until it succeeds.
 
-        Raises: RefusedError if the host will not have it; ConnectError `unauthenticated` if it does not know us.
+        Raises: RefusedError if the host will not have it; ConnectError `unauthenticated` from one that
+        does not know us.
         """
         for tries, delay in enumerate(backoff()):
             try:

@@ -6,16 +6,14 @@ Anyone may ask who and how; no plugin acts on a call that does not prove to come
 from __future__ import annotations
 
 import hmac
-from typing import Any, Protocol
+from typing import Protocol
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
-from cpg_trio.rpc import Code, ConnectError, RequestContext
+from cpg_trio.rpc import Code, ConnectError, Context
 
 from ._session import Session
-
-_Context = RequestContext[Any, Any]
 
 
 class Runtime(Protocol):
@@ -27,11 +25,11 @@ class Runtime(Protocol):
         ...
 
     def info(self) -> pb.GetPluginInfoResponse:
-        """What it is."""
+        """Return what it is."""
         ...
 
     def health_report(self) -> pb.ReportHealthRequest:
-        """How it is."""
+        """Return how it is."""
         ...
 
     def shut_down(self, grace_s: float, reason: str) -> None:
@@ -43,7 +41,7 @@ class Runtime(Protocol):
         ...
 
 
-def _check_host(ctx: _Context, session: Session | None) -> None:
+def _check_host(ctx: Context, session: Session | None) -> None:
     """Raise ConnectError `unauthenticated` unless the call proves to come from the host of the session."""
     authorization = ctx.request_headers.get(wire.AUTHORIZATION_HEADER, "")
     shown = authorization.removeprefix(wire.BEARER_PREFIX).encode()
@@ -58,7 +56,7 @@ class Control(PluginControlService):
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def get_health(self, _request: pb.GetHealthRequest, _ctx: _Context, /) -> pb.GetHealthResponse:
+    async def get_health(self, _request: pb.GetHealthRequest, _ctx: Context, /) -> pb.GetHealthResponse:
         """Return what the plugin would report now."""
         report = self._runtime.health_report()
         return pb.GetHealthResponse(
@@ -67,7 +65,7 @@ class Control(PluginControlService):
             unavailable_dependencies=report.unavailable_dependencies,
         )
 
-    async def shutdown(self, request: pb.ShutdownRequest, ctx: _Context, /) -> pb.ShutdownResponse:
+    async def shutdown(self, request: pb.ShutdownRequest, ctx: Context, /) -> pb.ShutdownResponse:
         """Begin to stop, with the grace that the host gives. Raises: ConnectError for anyone but the host."""
         _check_host(ctx, self._runtime.session)
         if request.grace_period_seconds < 0:
@@ -83,13 +81,13 @@ class PluginInfo(PluginIdentityService):
         self._runtime = runtime
 
     async def get_plugin_info(
-        self, _request: pb.GetPluginInfoRequest, _ctx: _Context, /
+        self, _request: pb.GetPluginInfoRequest, _ctx: Context, /
     ) -> pb.GetPluginInfoResponse:
         """Return what the plugin is."""
         return self._runtime.info()
 
     async def set_runtime_identity(
-        self, request: pb.SetRuntimeIdentityRequest, ctx: _Context, /
+        self, request: pb.SetRuntimeIdentityRequest, ctx: Context, /
     ) -> pb.SetRuntimeIdentityResponse:
         """Take an identity from a managing host.
 

@@ -18,7 +18,6 @@ from connectrpc.errors import ConnectError as ConnectError
 from connectrpc.errors import ErrorDetail as ErrorDetail
 from connectrpc.interceptor import Interceptor as Interceptor
 from connectrpc.request import Headers as Headers
-from connectrpc.request import RequestContext as RequestContext
 
 from cpg_trio.asgi import App as App
 
@@ -34,5 +33,6 @@ from .exchange import HttpRequest as HttpRequest
 from .exchange import HttpResponse as HttpResponse
 from .exchange import HttpxExchange as HttpxExchange
 from .inprocess import AsgiTransport as AsgiTransport
+from .server import Context as Context
 from .server import Service as Service
 from .server import application as application

@@ -150,7 +150,7 @@ class ServiceClient:
 
     @contextmanager
     def _deadline(self, options: CallOptions) -> Iterator[list[tuple[str, str]]]:
-        """Bound the block by the call's own deadline; yield the header that tells the server of the nearest."""
+        """Bound the block by the call's own deadline; yield the header that tells of the nearest one."""
         timeout_s = options.get("timeout_s", self._config.timeout_s)
         seconds = math.inf if timeout_s is None else max(timeout_s, 0.0)
         remaining = min(seconds, trio.current_effective_deadline() - trio.current_time())

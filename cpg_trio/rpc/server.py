@@ -12,7 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 
 _Q = TypeVar("_Q")
 _R = TypeVar("_R")
-_Context = RequestContext[Any, Any]
+Context: TypeAlias = RequestContext[Any, Any]
+"""What a method is given beside its request: headers both ways, trailers, the time that is left."""
 
 
 class Service(ABC):
@@ -83,22 +84,22 @@ class _Concealing:
     """Keeps what an unexpected exception says from the client, and puts it in the log."""
 
     async def intercept_unary(
-        self, call_next: Callable[[_Q, _Context], Awaitable[_R]], request: _Q, ctx: _Context
+        self, call_next: Callable[[_Q, Context], Awaitable[_R]], request: _Q, ctx: Context
     ) -> _R:
         with _concealed(ctx):
             return _checked(await call_next(request, ctx), ctx)
 
     async def intercept_client_stream(
         self,
-        call_next: Callable[[AsyncIterator[_Q], _Context], Awaitable[_R]],
+        call_next: Callable[[AsyncIterator[_Q], Context], Awaitable[_R]],
         request: AsyncIterator[_Q],
-        ctx: _Context,
+        ctx: Context,
     ) -> _R:
         with _concealed(ctx):
             return _checked(await call_next(request, ctx), ctx)
 
     async def intercept_server_stream(
-        self, call_next: Callable[[_Q, _Context], AsyncIterator[_R]], request: _Q, ctx: _Context
+        self, call_next: Callable[[_Q, Context], AsyncIterator[_R]], request: _Q, ctx: Context
     ) -> AsyncIterator[_R]:
         with _concealed(ctx):
             async with _closing(call_next(request, ctx)) as responses:
@@ -107,9 +108,9 @@ class _Concealing:
 
     async def intercept_bidi_stream(
         self,
-        call_next: Callable[[AsyncIterator[_Q], _Context], AsyncIterator[_R]],
+        call_next: Callable[[AsyncIterator[_Q], Context], AsyncIterator[_R]],
         request: AsyncIterator[_Q],
-        ctx: _Context,
+        ctx: Context,
     ) -> AsyncIterator[_R]:
         with _concealed(ctx):
             async with _closing(call_next(request, ctx)) as responses:
@@ -118,7 +119,7 @@ class _Concealing:
 
 
 @contextmanager
-def _concealed(ctx: _Context) -> Iterator[None]:
+def _concealed(ctx: Context) -> Iterator[None]:
     try:
         yield
     except ConnectError:
@@ -131,13 +132,13 @@ def _concealed(ctx: _Context) -> Iterator[None]:
 
 
 def _only_connect_error(error: Exception) -> ConnectError | None:
-    """Return the ConnectError that a method's nursery has wrapped in groups, if there is nothing beside it."""
+    """Return the ConnectError that a method's nursery has wrapped, if there is nothing beside it."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, ConnectError) else None
 
 
-def _checked(response: _R, ctx: _Context) -> _R:
+def _checked(response: _R, ctx: Context) -> _R:
     if not isinstance(response, ctx.method.output):
         raise TypeError(
             f"{ctx.method.name} returned {type(response).__name__}, not {ctx.method.output.__name__}"
@@ -147,7 +148,7 @@ def _checked(response: _R, ctx: _Context) -> _R:
 
 @asynccontextmanager
 async def _closing(stream: AsyncIterator[_R]) -> AsyncIterator[AsyncIterator[_R]]:
-    """Close a generator when it is left, so that its clean-up runs now and here. Other iterators need none."""
+    """Close a generator when it is left, so that its clean-up runs here and now. Others need none."""
     try:
         yield stream
     finally:

@@ -63,6 +63,10 @@ def state_of(host: Host, service_type: str) -> int | None:
     return None
 
 
+def is_healthy(host: Host, service_type: str) -> bool:
+    return state_of(host, service_type) == HEALTHY
+
+
 def echo_plugin(name: str = "echo-plugin", service_type: str = "echo", version: str = "1.0.0") -> Plugin:
     plugin = Plugin(name, version=version)
     plugin.provide(service_type, Echo())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -12,7 +14,7 @@ from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 
-from .running import HEALTHY, echo_plugin, hosting, plugged, state_of, unused_port, until
+from .running import echo_plugin, hosting, is_healthy, plugged, until, unused_port
 
 
 async def test_a_call_reaches_the_provider_through_the_host() -> None:
@@ -93,7 +95,7 @@ async def test_a_dependency_is_followed_across_a_restart_of_the_host() -> None:
     async with plugged(caller, url, heartbeat_s=0.05), plugged(echo_plugin(), url, heartbeat_s=0.05):
         for _ in range(2):
             async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
-                await until(host, lambda host=host: state_of(host, "echo") == HEALTHY)
+                await until(host, partial(is_healthy, host, "echo"))
                 with trio.fail_after(10):
                     while True:
                         try:

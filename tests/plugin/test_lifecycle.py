@@ -1,4 +1,4 @@
-"""A plugin's life: it listens, registers, reports, follows its host and its dependencies, and leaves in order."""
+"""A plugin's life: it listens, registers, reports, follows its host and dependencies, and leaves in order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.rpc.echo import Echo, canned
 from tests.serving_apps import served
 
-from .running import DEGRADED, HEALTHY, echo_plugin, hosting, plugged, state_of, unused_port, until
+from .running import (
+    DEGRADED,
+    HEALTHY,
+    echo_plugin,
+    hosting,
+    is_healthy,
+    plugged,
+    state_of,
+    until,
+    unused_port,
+)
 
 
 async def test_a_plugin_listens_before_it_registers_and_registers_before_it_is_healthy() -> None:
@@ -69,7 +79,7 @@ async def test_a_plugin_whose_host_has_forgotten_it_registers_anew() -> None:
         names = set()
         for _ in range(3):
             async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
-                await until(host, lambda host=host: state_of(host, "echo") == HEALTHY)
+                await until(host, partial(is_healthy, host, "echo"))
                 names.add(host.registry.discover("echo")[0].runtime_id)
         assert len(names) == 3
         stop.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import trio
@@ -15,14 +14,13 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
-    RequestContext,
+    Context,
     application,
     pack_detail,
 )
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoService, EchoServiceClient
 
-Context = RequestContext[Any, Any]
 ADDRESS = "http://echo"
 
 

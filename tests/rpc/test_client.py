@@ -341,9 +341,11 @@ async def test_frames_are_found_however_the_network_cuts_them() -> None:
 
         return httpx.Response(200, headers={"content-type": "application/connect+proto"}, content=body())
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(drip)) as http:
-        async with EchoServiceClient("http://x", http).count(pb.CountRequest()) as stream:
-            assert [m.number async for m in stream] == [300, 7]
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(drip)) as http,
+        EchoServiceClient("http://x", http).count(pb.CountRequest()) as stream,
+    ):
+        assert [m.number async for m in stream] == [300, 7]
     assert stream.metadata.trailers.getall("k") == ["a", "b"]
 
 
