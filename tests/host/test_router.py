@@ -8,12 +8,16 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
+import httpx
 import pytest
 import trio
 import trio.testing
 
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.host import Health, Host, HostConfig, Identity
 from cpg_trio.host.router import go_duration
+from cpg_trio.rpc import ClientConfig
 from tests._wire import Response, dial, dial_http2
 from tests.http1.peers import OK, Peer, answer_ok, serving
 
@@ -616,8 +620,18 @@ def test_durations_are_written_as_go_writes_them(seconds: float, written: str) -
     assert go_duration(seconds) == written
 
 
+async def watch(url: str, credentials: dict[str, str], ended: trio.Event) -> None:
+    """Watch a service type until the host ends the watch, which it does in good order."""
+    async with httpx.AsyncClient() as http:
+        registry = ServiceRegistryClient(url, http, ClientConfig(headers=credentials))
+        async with registry.watch_service(pb.WatchServiceRequest(service_type="echo")) as events:
+            async for _ in events:
+                pass
+    ended.set()
+
+
 async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> None:
-    release = trio.Event()
+    release, ended = trio.Event(), trio.Event()
 
     async def slow(peer: Peer) -> None:
         await peer.receive_head()
@@ -634,9 +648,13 @@ async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> No
             )
             async with dial(url) as wire:
                 s = Setting(host, url, caller.runtime_id, token, "p-1")
+                nursery.start_soon(watch, url, s.credentials, ended)
                 await wire.send(s.head())
                 while not host.registry.calls_in_flight("p-1"):
                     await trio.testing.wait_all_tasks_blocked(0.01)
+                while not host.watches.watchers("echo"):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
                 stop.set()
+                await ended.wait()
                 release.set()
                 assert (await wire.response()).body == b"ok"
