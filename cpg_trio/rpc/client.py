@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, cast
 
 import attrs
@@ -35,6 +35,7 @@ _M = TypeVar("_M", bound=Message)
 
 _OK = 200
 _LONGEST_TIMEOUT_MS = 9_999_999_999  # the header holds ten digits
+_SAME_DEADLINE_S = 0.05  # by how much the two ends may differ on one deadline
 _GZIP = GzipCompression()
 _CODECS: Mapping[str, Codec[Any, Any]] = {
     "proto": google_protobuf_binary_codec(),
@@ -110,7 +111,7 @@ class ServiceClient:
         self._codec = _CODECS[self._config.codec]
 
     async def _unary(self, method: str, request: Message, returns: type[_M], options: CallOptions) -> _M:
-        with self._deadline(options) as timeout:
+        async with self._deadline(options) as timeout:
             content, encoding = self._compress(self._codec.encode(request))
             headers = self._headers(f"application/{self._config.codec}", timeout, options)
             headers += [*encoding, ("accept-encoding", "gzip")]
@@ -137,7 +138,7 @@ class ServiceClient:
         self, method: str, body: bytes | AsyncIterable[bytes], returns: type[_M], options: CallOptions
     ) -> AsyncIterator[ResponseStream[_M]]:
         metadata = options.get("metadata", ResponseMetadata())
-        with self._deadline(options) as timeout:
+        async with self._deadline(options) as timeout:
             headers = self._headers(f"application/connect+{self._config.codec}", timeout, options)
             # httpx would offer encodings of the whole body by itself; a stream compresses each message.
             headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
@@ -148,22 +149,22 @@ class ServiceClient:
                 async with aclosing(self._messages(response, returns, metadata)) as messages:
                     yield ResponseStream(messages, metadata)
 
-    @contextmanager
-    def _deadline(self, options: CallOptions) -> Iterator[list[tuple[str, str]]]:
+    @asynccontextmanager
+    async def _deadline(self, options: CallOptions) -> AsyncIterator[list[tuple[str, str]]]:
         """Bound the block by the call's own deadline; yield the header that tells of the nearest one."""
         timeout_s = options.get("timeout_s", self._config.timeout_s)
-        seconds = math.inf if timeout_s is None else max(timeout_s, 0.0)
-        remaining = min(seconds, trio.current_effective_deadline() - trio.current_time())
-        milliseconds = remaining * 1000
-        header = (
-            [("connect-timeout-ms", str(max(int(milliseconds), 0)))]
-            if milliseconds <= _LONGEST_TIMEOUT_MS
-            else []
-        )
-        with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
-            yield header
+        own = trio.current_time() + (math.inf if timeout_s is None else max(timeout_s, 0.0))
+        enclosing = trio.current_effective_deadline()
+        try:
+            with trio.CancelScope(deadline=own) as scope:
+                yield _timeout_header(min(own, enclosing))
+        except ConnectError as error:
+            if error.code == Code.DEADLINE_EXCEEDED and enclosing - trio.current_time() < _SAME_DEADLINE_S:
+                # The server keeps the enclosing scope's deadline too, and was a moment faster.
+                await trio.sleep_until(enclosing)
+            raise
         if scope.cancelled_caught:
-            raise ConnectError(Code.DEADLINE_EXCEEDED, f"no complete answer within {seconds:g} s")
+            raise ConnectError(Code.DEADLINE_EXCEEDED, f"no complete answer within {timeout_s:g} s")
 
     def _request(
         self, method: str, headers: list[tuple[str, str]], body: bytes | AsyncIterable[bytes]
@@ -248,6 +249,13 @@ class ServiceClient:
         except Exception as error:
             name = returns.DESCRIPTOR.full_name
             raise ConnectError(Code.INTERNAL, f"protocol error: the answer is no {name}") from error
+
+
+def _timeout_header(deadline: float) -> list[tuple[str, str]]:
+    milliseconds = (deadline - trio.current_time()) * 1000
+    if milliseconds > _LONGEST_TIMEOUT_MS:
+        return []
+    return [("connect-timeout-ms", str(max(int(milliseconds), 0)))]
 
 
 def _media_type(response: HttpResponse) -> str:
