@@ -14,6 +14,7 @@ What stands on what:
 from ._version import __version__ as __version__
 from .host import Host as Host
 from .host import HostConfig as HostConfig
+from .host import LeaseConfig as LeaseConfig
 from .host import Selection as Selection
 from .plugin import Dependency as Dependency
 from .plugin import Plugin as Plugin

@@ -5,6 +5,7 @@ What stands on what:
     identity   who a plugin is, and the token that proves it
     registry   who provides what, how healthy they are, which of them a caller gets
     egress     where plugins may have the host send traffic
+    liveness   leases: who is alive, and what follows when not
     watch      the hub that fans the registry's changes out
     health     the host's own health, as a service and for probes
     services   the RPC services, thin over the above
@@ -17,6 +18,7 @@ from ._host import Host as Host
 from ._host import HostConfig as HostConfig
 from .egress import BaseUrls as BaseUrls
 from .identity import Identity as Identity
+from .liveness import LeaseConfig as LeaseConfig
 from .registry import Health as Health
 from .registry import Registration as Registration
 from .registry import Registry as Registry

@@ -24,7 +24,8 @@ from cpg_trio.serving import ServeConfig, serve
 from .egress import BaseUrls
 from .health import HostHealth
 from .identity import Identities, Identity
-from .registry import Registry, Selection
+from .liveness import LeaseConfig, Liveness
+from .registry import Health, Registry, Selection
 from .router import PREFIX, MayCall, Router, everybody
 from .services import Gate, Handshake, Lifecycle, RegistryService
 from .watch import WatchHub
@@ -46,6 +47,8 @@ class HostConfig:
     """The strategy that chooses among the providers of a service type, by type."""
     default_selection: Selection = Selection.FIRST
     """The strategy for every other type."""
+    leases: LeaseConfig = attrs.field(factory=LeaseConfig)
+    """How soon the host believes that a plugin is gone."""
     base_urls: BaseUrls = BaseUrls.CALLER
     """Where plugins may have the host send traffic."""
     may_call: MayCall = everybody
@@ -67,6 +70,9 @@ class Host:
         self.identities = Identities(ttl_s=self._config.token_ttl_s, on_expired=self._forget)
         self.watches = WatchHub(self.registry)
         self.health = HostHealth(self.registry)
+        self._liveness = Liveness(
+            self.registry, self._config.leases, self._probe, forget=self.identities.revoke
+        )
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
@@ -74,15 +80,16 @@ class Host:
         gate = Gate(self.identities)
         services = application(
             [
-                Handshake(self.identities),
-                Lifecycle(gate, self.registry),
+                Handshake(self.identities, self._config.leases.heartbeat_s),
+                Lifecycle(gate, self.registry, self._liveness),
                 RegistryService(gate, self.registry, self.watches, self._config.base_urls),
                 self.health,
             ]
         )
         probes = Probes(lambda: not self.health.stopping)
-        async with Pool() as pool:
-            router = Router(self.identities, self.registry, pool, self._config.may_call)
+        async with Pool() as pool, open_plain_nursery() as nursery:
+            router = Router(self.identities, self.registry, self._liveness, pool, self._config.may_call)
+            await nursery.start(self._liveness.run)
 
             async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
                 if scope["type"] != "http":
@@ -95,6 +102,7 @@ class Host:
                     await services(scope, receive, send)
 
             yield dispatch
+            nursery.cancel_scope.cancel()
 
     async def serve(
         self,
@@ -119,15 +127,32 @@ class Host:
 
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
+        async with self._control(runtime_id) as control:
+            request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
+            await control.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
+
+    async def _probe(self, runtime_id: str) -> bool:
+        """Ask a plugin how it is; return whether it answered, and note what."""
+        try:
+            async with self._control(runtime_id) as control:
+                said = await control.get_health(pb.GetHealthRequest())
+        except ConnectError as error:
+            # A plugin that does not know the question is alive to say so.
+            return error.code == Code.UNIMPLEMENTED
+        health = Health(said.state, said.reason, tuple(said.unavailable_dependencies))
+        self.registry.report_health(runtime_id, health)
+        return True
+
+    @asynccontextmanager
+    async def _control(self, runtime_id: str) -> AsyncIterator[PluginControlClient]:
+        """Yield a client of a plugin's control service, that proves to be its host's."""
         credential = self.identities.control_credential(runtime_id)
         base_url = next((r.base_url for r in self.registry.registrations(runtime_id) if r.base_url), None)
         if credential is None or base_url is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
         headers = {wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + credential}
         async with httpx.AsyncClient(trust_env=False) as http:
-            await PluginControlClient(base_url, http, ClientConfig(headers=headers)).shutdown(
-                pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason), timeout_s=_CONTROL_TIMEOUT_S
-            )
+            yield PluginControlClient(base_url, http, ClientConfig(headers=headers))
 
     async def _announce_stop(self, stop: trio.Event) -> None:
         await stop.wait()

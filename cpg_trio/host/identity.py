@@ -83,6 +83,10 @@ class Identities:
             return None
         return entry.identity
 
+    def revoke(self, runtime_id: str) -> None:
+        """End an identity before its time. One that is not there is no error."""
+        self._entries.pop(runtime_id, None)
+
     def control_credential(self, runtime_id: str) -> str | None:
         """Return what the host shows a plugin to be obeyed, or None if it does not know the plugin."""
         entry = self._entries.get(runtime_id)

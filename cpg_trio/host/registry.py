@@ -94,6 +94,8 @@ class ServiceStatus:
 
 Listener = Callable[[str], object]
 
+_LAPSED = Health(_UNHEALTHY, "no sign of life")
+
 
 class Registry:
     """The registrations of all plugins.
@@ -118,11 +120,22 @@ class Registry:
         self._calls: Counter[str] = Counter()
         self._last_turn: dict[str, int] = {}
         self._sequence = 0
+        self._lapsed: set[str] = set()
         self._listeners: list[Listener] = []
+        self._plugin_listeners: list[Listener] = []
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with a service type after each change to its providers or their health."""
         self._listeners.append(listener)
+
+    @contextmanager
+    def watched_plugins(self, listener: Listener) -> Iterator[None]:
+        """Within the block, call `listener` with a runtime id after each change to what it has registered."""
+        self._plugin_listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._plugin_listeners.remove(listener)
 
     def register(
         self,
@@ -152,6 +165,7 @@ class Registry:
             del self._by_id[replaced.id]
         providers[runtime_id] = self._by_id[registration.id] = registration
         self._announce([service_type])
+        self._announce_plugin(runtime_id)
         return registration
 
     def unregister(self, runtime_id: str, registration_id: str) -> Registration:
@@ -161,6 +175,7 @@ class Registry:
             raise UnknownRegistrationError(f"registration not found: {registration_id}")
         self._remove(registration)
         self._announce([registration.service_type])
+        self._announce_plugin(runtime_id)
         return registration
 
     def remove_plugin(self, runtime_id: str) -> None:
@@ -169,7 +184,9 @@ class Registry:
         for registration in mine:
             self._remove(registration)
         self._health.pop(runtime_id, None)
+        self._lapsed.discard(runtime_id)
         self._announce(r.service_type for r in mine)
+        self._announce_plugin(runtime_id)
 
     def report_health(self, runtime_id: str, health: Health) -> None:
         """Note what a plugin says of itself."""
@@ -177,9 +194,14 @@ class Registry:
             self._health[runtime_id] = health
             self._announce(r.service_type for r in self.registrations(runtime_id))
 
+    def set_lapsed(self, runtime_id: str, lapsed: bool) -> None:  # noqa: FBT001 - what is set
+        """Note whether a plugin has given no sign of life for too long; it is UNHEALTHY while that holds."""
+        (self._lapsed.add if lapsed else self._lapsed.discard)(runtime_id)
+        self._announce(r.service_type for r in self.registrations(runtime_id))
+
     def health(self, runtime_id: str) -> Health:
-        """Return what a plugin last said of itself."""
-        return self._health.get(runtime_id, Health())
+        """Return how a plugin is: UNHEALTHY if it has lapsed, otherwise what it last said of itself."""
+        return _LAPSED if runtime_id in self._lapsed else self._health.get(runtime_id, Health())
 
     def provider(self, service_type: str, runtime_id: str) -> Registration | None:
         """Return a plugin's registration for a type, healthy or not."""
@@ -277,6 +299,10 @@ class Registry:
         if not providers:
             del self._by_type[registration.service_type]
             self._last_turn.pop(registration.service_type, None)
+
+    def _announce_plugin(self, runtime_id: str) -> None:
+        for listener in self._plugin_listeners:
+            listener(runtime_id)
 
     def _announce(self, service_types: Iterable[str]) -> None:
         for service_type in dict.fromkeys(service_types):

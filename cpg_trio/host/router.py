@@ -28,9 +28,18 @@ from cpg_trio.asgi import (
     header,
     send_text,
 )
-from cpg_trio.http1 import InvalidRequestError, Origin, Pool, Request, Response, UpstreamError
+from cpg_trio.http1 import (
+    ConnectFailedError,
+    InvalidRequestError,
+    Origin,
+    Pool,
+    Request,
+    Response,
+    UpstreamError,
+)
 
 from .identity import Identities, Identity
+from .liveness import Liveness
 from .registry import Registration, Registry
 
 PREFIX = b"/services/"
@@ -107,10 +116,16 @@ class Router:
     """The ASGI application under `/services/`. `may_call` is asked at each call."""
 
     def __init__(
-        self, identities: Identities, registry: Registry, pool: Pool, may_call: MayCall = everybody
+        self,
+        identities: Identities,
+        registry: Registry,
+        liveness: Liveness,
+        pool: Pool,
+        may_call: MayCall = everybody,
     ) -> None:
         self._identities = identities
         self._registry = registry
+        self._liveness = liveness
         self._pool = pool
         self._may_call = may_call
 
@@ -124,8 +139,7 @@ class Router:
             await send_text(send, refused.status, f"{refused.text}\n")
             return
         _log.info("[ROUTER] %s (service: %s)", route, route.provider.service_type)
-        with self._registry.call(route.provider.runtime_id):
-            await _Call(route, self._pool, scope, receive, send).run()
+        await _Call(route, self._liveness, self._pool, scope, receive, send).run()
 
     def _admit(self, scope: Scope) -> _Route:
         """Check a call, in the order that the protocol fixes. Raises: _RefusedError."""
@@ -202,10 +216,13 @@ def _printable(value: bytes) -> str:
 
 
 class _Call:
-    """One call in flight. It ends when its answer has been passed on, or when its caller leaves."""
+    """One call in flight. It ends when its answer has been passed on, or when either side is gone."""
 
-    def __init__(self, route: _Route, pool: Pool, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, route: _Route, liveness: Liveness, pool: Pool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._route = route
+        self._liveness = liveness
         self._pool = pool
         self._scope = scope
         self._send = send
@@ -216,10 +233,13 @@ class _Call:
 
     async def run(self) -> None:
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_caller, nursery.cancel_scope)
-                await self._relay()
-                nursery.cancel_scope.cancel()
+            with self._liveness.call(self._route.provider.runtime_id) as lease:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch_caller, nursery.cancel_scope)
+                    await self._relay()
+                    nursery.cancel_scope.cancel()
+            if lease.cancelled_caught:
+                await self._fail("the provider is gone", 503, "service unavailable (provider unhealthy)")
         finally:
             elapsed = go_duration(time.perf_counter() - self._started)
             _log.info("[ROUTER] %s %s (duration: %s)", self._route, self._outcome, elapsed)
@@ -241,9 +261,15 @@ class _Call:
             self._outcome = "400"
             await send_text(self._send, 400, f"{error}\n")
         except UpstreamError as error:
-            self._outcome = f"FAILED: {error}"
-            if not self._responding:
-                await send_text(self._send, 502, "failed to proxy request\n")
+            if isinstance(error, ConnectFailedError):
+                self._liveness.suspect(self._route.provider.runtime_id)
+            await self._fail(str(error), 502, "failed to proxy request")
+
+    async def _fail(self, reason: str, status: int, text: str) -> None:
+        """Note a failure for the log, and answer with it unless there is an answer already."""
+        self._outcome = f"FAILED: {reason}"
+        if not self._responding:
+            await send_text(self._send, status, f"{text}\n")
 
     async def _request(self) -> Request:
         headers = _passed_on(self._scope["headers"], _NOT_PASSED_ON)

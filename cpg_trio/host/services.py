@@ -21,6 +21,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 from .egress import BaseUrls, check_base_url
 from .identity import Identities, Identity
+from .liveness import Liveness
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
 from .watch import WatchHub
 
@@ -68,8 +69,9 @@ def _codes() -> Iterator[None]:
 class Handshake(HandshakeService):
     """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity."""
 
-    def __init__(self, identities: Identities) -> None:
+    def __init__(self, identities: Identities, heartbeat_s: float) -> None:
         self._identities = identities
+        self._heartbeat_ms = str(round(heartbeat_s * 1000))
 
     async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
         """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
@@ -77,7 +79,10 @@ class Handshake(HandshakeService):
         response = pb.HandshakeResponse(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
-            server_metadata={wire.SERVER_VERSION_KEY: __version__},
+            server_metadata={
+                wire.SERVER_VERSION_KEY: __version__,
+                wire.HEARTBEAT_KEY: self._heartbeat_ms,
+            },
         )
         if request.self_id:
             with _codes():
@@ -107,11 +112,12 @@ def _check_versions(request: pb.HandshakeRequest) -> None:
 
 
 class Lifecycle(PluginLifecycleService):
-    """`PluginLifecycle`: what plugins say of their own health."""
+    """`PluginLifecycle`: what plugins say of their own health. Each report is a heartbeat."""
 
-    def __init__(self, gate: Gate, registry: Registry) -> None:
+    def __init__(self, gate: Gate, registry: Registry, liveness: Liveness) -> None:
         self._gate = gate
         self._registry = registry
+        self._liveness = liveness
 
     async def report_health(
         self, request: pb.ReportHealthRequest, ctx: Context, /
@@ -125,6 +131,7 @@ class Lifecycle(PluginLifecycleService):
                 "%s reports %s%s", caller.runtime_id, name, f": {health.reason}" if health.reason else ""
             )
         self._registry.report_health(caller.runtime_id, health)
+        self._liveness.beat(caller.runtime_id)
         return pb.ReportHealthResponse()
 
 

@@ -20,8 +20,8 @@ class PluginConfig:
     """Its host; None waits for a managing host to call."""
     hostname: str = "localhost"
     """Its own name, as the host resolves it."""
-    heartbeat_s: float = 5.0
-    """Seconds from one health report to the next."""
+    heartbeat_s: float | None = None
+    """Seconds from one health report to the next; None is what the host asks for."""
     grace_s: float = 10.0
     """Seconds that calls in flight may take to finish once a stop begins."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)

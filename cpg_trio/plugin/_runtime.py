@@ -264,11 +264,12 @@ class Runtime:
     async def _heartbeat(self, session: Session) -> None:
         reports = self._health.reader()
         delays = backoff()
+        interval = self._config.heartbeat_s or session.heartbeat_s
         wait = math.inf  # until the first report, which is there
         while True:
             with trio.move_on_after(wait):
                 await anext(reports)
-            wait = self._config.heartbeat_s * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
+            wait = interval * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
             try:
                 await session.lifecycle.report_health(self._health.value, timeout_s=CALL_TIMEOUT_S)
                 delays = backoff()

@@ -15,6 +15,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
 from cpg_trio._version import __version__
 from cpg_trio.rpc import ClientConfig
 
+DEFAULT_HEARTBEAT_S = 5.0
 CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
 
 
@@ -26,6 +27,8 @@ class Session:
     runtime_id: str
     token: str = attrs.field(repr=False)
     http: httpx.AsyncClient = attrs.field(repr=False)
+    heartbeat_s: float = DEFAULT_HEARTBEAT_S
+    """Seconds between the health reports that the host asks for."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -64,4 +67,12 @@ async def handshake(host_url: str, http: httpx.AsyncClient, self_id: str, versio
         ),
         timeout_s=CALL_TIMEOUT_S,
     )
-    return Session(host_url, response.runtime_id, response.runtime_token, http)
+    heartbeat_s = _heartbeat_s(response.server_metadata.get(wire.HEARTBEAT_KEY, ""))
+    return Session(host_url, response.runtime_id, response.runtime_token, http, heartbeat_s)
+
+
+def _heartbeat_s(milliseconds: str) -> float:
+    """Return the interval that the host announces, in seconds; a host that announces none gets the usual."""
+    if milliseconds.isascii() and milliseconds.isdigit() and int(milliseconds) > 0:
+        return int(milliseconds) / 1000
+    return DEFAULT_HEARTBEAT_S

@@ -13,13 +13,17 @@ import pytest
 import trio
 import trio.testing
 
+from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
-from cpg_trio.host import Health, Host, HostConfig, Identity
+from cpg_trio.host import Health, Host, HostConfig, Identity, LeaseConfig
 from cpg_trio.host.router import go_duration
 from cpg_trio.rpc import ClientConfig
 from tests._wire import Response, dial, dial_http2
 from tests.http1.peers import OK, Peer, answer_ok, serving
+from tests.plugin.running import unused_port
+from tests.rpc.echo import canned
+from tests.serving_apps import served
 
 UNHEALTHY = Health(3)  # type: ignore[arg-type]
 DEGRADED = Health(2)  # type: ignore[arg-type]
@@ -558,6 +562,84 @@ async def test_a_caller_that_leaves_in_mid_request_ends_the_call_at_the_provider
             await wire.send(s.head("POST", None, "Content-Length: 100") + b"first")
             await trio.testing.wait_all_tasks_blocked(0.05)
         await left.wait()
+
+
+# Providers that go away
+
+SHORT = HostConfig(leases=LeaseConfig(heartbeat_s=0.05, lease_s=0.2, probe_timeout_s=0.05))
+
+
+PROBING = HostConfig(leases=LeaseConfig(heartbeat_s=0.02, lease_s=30.0))
+
+
+async def hang(peer: Peer) -> None:
+    await peer.receive_to_end()
+
+
+async def test_a_call_to_a_provider_that_is_gone_fails_at_once_instead_of_hanging() -> None:
+    async with routing(hang, config=SHORT) as s:
+        assert text(await s.call(s.head())) == (503, "service unavailable (provider unhealthy)\n")
+        assert s.host.registry.service_types() == []
+
+
+async def test_an_answer_of_a_provider_that_is_gone_is_broken_off() -> None:
+    async def begin(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        await peer.receive_to_end()
+
+    async with routing(begin, config=SHORT) as s, dial(s.url) as wire:
+        await wire.send(s.head())
+        assert (await wire.head()).status == 200
+        assert b"0\r\n\r\n" not in await wire.rest()
+
+
+async def test_a_provider_that_refuses_a_connection_is_not_offered_to_the_next_caller() -> None:
+    async with routing() as s:
+        with trio.socket.socket() as unused:
+            await unused.bind(("127.0.0.1", 0))
+            base_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            s.host.registry.register(s.provider, "echo", "1.0.0", "/", {"base_url": base_url})
+            assert (await s.call(s.head())).status == 502
+            assert not s.host.registry.available("echo")
+
+
+async def test_a_provider_that_speaks_only_the_wire_protocol_is_probed_and_kept() -> None:
+    probes = Cell[tuple[bytes, ...]](())
+
+    async def control(peer: Peer) -> None:
+        """Answer as a plugin does that reports nothing by itself: DEGRADED, when it is asked."""
+        while head := await peer.receive_head():
+            probes.set((*probes.value, head))
+            said = pb.GetHealthResponse(state=pb.HEALTH_STATE_DEGRADED, reason="asked").SerializeToString()
+            await peer.send(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/proto\r\n"
+                b"content-length: %d\r\n\r\n" % len(said) + said
+            )
+
+    started = trio.current_time()
+    async with routing(control, config=PROBING) as s:
+        async for heads in probes.reader():
+            if len(heads) == 5:
+                break
+        assert s.host.registry.health(s.provider) == Health(pb.HEALTH_STATE_DEGRADED, "asked")
+        assert s.host._liveness._leases[s.provider].last_sign > started
+    assert all(head.startswith(b"POST /connectplugin.v1.PluginControl/GetHealth ") for head in probes.value)
+
+
+async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None:
+    async with (
+        served(canned(404, b"404 page not found")) as url,
+        hosting(PROBING) as (host, _),
+    ):
+        provider = host.identities.issue("p")[0].runtime_id
+        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url})
+        assert await host._probe(provider)
+        host.registry.register(
+            provider, "echo", "1.0.0", "/", {"base_url": f"http://127.0.0.1:{unused_port()}"}
+        )
+        assert not await host._probe(provider)
+        assert not await host._probe("nobody-0")
 
 
 # The log

@@ -26,6 +26,8 @@ from .calls import (
     runtime_id,
 )
 
+# The second is ours; a plugin that does not know it takes no notice.
+SERVER_METADATA = {"server_version": "0.1.0", "heartbeat_interval_ms": "5000"}
 NAME_RULE = r"contains invalid characters (must match: ^[a-zA-Z][a-zA-Z0-9_.\-]*$)"
 
 
@@ -37,14 +39,14 @@ async def test_a_handshake_with_a_self_id_gives_an_identity() -> None:
     assert status == 200
     assert re.fullmatch(r"my_probe-[0-9a-f]{16}", answer.pop("runtimeId"))
     assert len(answer.pop("runtimeToken")) == 44
-    assert answer == {**VERSIONS, "serverMetadata": {"server_version": "0.1.0"}}
+    assert answer == {**VERSIONS, "serverMetadata": SERVER_METADATA}
 
 
 @pytest.mark.parametrize("more", [{}, {"requestedPlugins": ["nope"]}, {"bogus": 1}])
 async def test_a_handshake_without_a_self_id_gives_none(more: dict[str, Any]) -> None:
     async with running() as host:
         answer = await host.post(HANDSHAKE, {**COOKIE, **VERSIONS, **more})
-    assert answer == (200, {**VERSIONS, "serverMetadata": {"server_version": "0.1.0"}})
+    assert answer == (200, {**VERSIONS, "serverMetadata": SERVER_METADATA})
 
 
 async def test_proto_names_are_understood_in_json() -> None:

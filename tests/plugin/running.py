@@ -32,7 +32,7 @@ async def hosting(
 
 @asynccontextmanager
 async def plugged(
-    plugin: Plugin, host_url: str | None, *, stop: trio.Event | None = None, heartbeat_s: float = 5.0
+    plugin: Plugin, host_url: str | None, *, stop: trio.Event | None = None, heartbeat_s: float | None = 5.0
 ) -> AsyncIterator[str]:
     """Run a plugin; yield its URL."""
     stop = trio.Event() if stop is None else stop

@@ -11,9 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host import Host, HostConfig
-from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
+from cpg_trio.host import Host, HostConfig, LeaseConfig
+from cpg_trio.plugin import Plugin, PluginConfig, RefusedError, _session
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import BindError, StartError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
@@ -186,6 +187,38 @@ async def test_a_port_that_is_taken_ends_it_with_the_reason() -> None:
         taken.listen()
         with pytest.raises(BindError, match="in use"):
             await echo_plugin().serve(config=PluginConfig(bind=f"127.0.0.1:{taken.getsockname()[1]}"))
+
+
+SHORT = LeaseConfig(heartbeat_s=0.05, lease_s=0.3, probe_timeout_s=0.1)
+
+
+async def test_a_plugin_that_dies_without_a_word_is_out_of_the_registry_after_two_leases() -> None:
+    async with hosting(HostConfig(leases=SHORT)) as (host, url):
+        with trio.CancelScope() as death:
+            async with plugged(echo_plugin(), url):
+                await until(host, lambda: state_of(host, "echo") == HEALTHY)
+                assert len(host.registry.registrations(host.registry.discover("echo")[0].runtime_id)) == 1
+                death.cancel()
+        await until(host, lambda: not host.registry.available("echo"))
+        await until(host, lambda: host.registry.service_types() == [])
+
+
+async def test_a_plugin_reports_as_often_as_its_host_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    often = HostConfig(leases=LeaseConfig(heartbeat_s=0.02, lease_s=30.0))
+    async with hosting(often) as (host, url), plugged(echo_plugin(), url, heartbeat_s=None):
+        beats = Cell(0)
+        monkeypatch.setattr(host._liveness, "beat", lambda _: beats.set(beats.value + 1))
+        with trio.fail_after(20):
+            async for count in beats.reader():
+                if count >= 10:
+                    break
+
+
+@pytest.mark.parametrize(
+    ("announced", "seconds"), [("5000", 5.0), ("20", 0.02), ("", 5.0), ("0", 5.0), ("-1", 5.0), ("soon", 5.0)]
+)
+def test_a_host_that_asks_for_nothing_sensible_gets_the_usual(announced: str, seconds: float) -> None:
+    assert _session._heartbeat_s(announced) == seconds
 
 
 async def test_the_probes_say_whether_it_is_registered() -> None:

@@ -1,0 +1,177 @@
+"""Leases: the host's knowledge that a plugin is alive, and what follows when it is not.
+
+**A lease is a cancel scope.** The host holds one open for each plugin that has registered something. A
+heartbeat, which is any health report, moves its deadline. A plugin that sends none (one that speaks only the
+wire protocol sends none) is asked by the host itself how it is, and its answer counts as much.
+
+    alive ── a lease passes without a word ──▶ lapsed ── another one passes ──▶ gone
+      ▲                                          │
+      └────────── a heartbeat, a probe ◀─────────┘
+
+A plugin that has lapsed gets no calls, and its watchers hear of it. One that is gone is out of the registry,
+the calls in flight to it end at once, and its identity proves nothing any more: if it is there after all, it
+has to shake hands anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from .registry import Registry
+
+_log = logging.getLogger("cpg_trio.host")
+
+Probe: TypeAlias = Callable[[str], Awaitable[bool]]
+"""Asks a plugin, by its runtime id, how it is; returns whether it answered."""
+
+_LATE = 1.5  # heartbeats after which a plugin counts as silent, and is probed
+
+
+@attrs.frozen(kw_only=True)
+class LeaseConfig:
+    """How soon the host believes that a plugin is gone. In seconds."""
+
+    heartbeat_s: float = 5.0
+    """Between the heartbeats that plugins are asked for, and between the probes of those that send none."""
+    lease_s: float = 15.0
+    """Without a word, until a plugin has lapsed; after as long again it is gone."""
+    probe_timeout_s: float = 2.0
+    """What a plugin has to answer a probe."""
+
+
+class Liveness:
+    """Supervises the plugins of a registry, each with a task in one nursery.
+
+    `forget` is called with the runtime id of a plugin that is gone, once it is out of the registry.
+    """
+
+    def __init__(
+        self, registry: Registry, config: LeaseConfig, probe: Probe, forget: Callable[[str], object]
+    ) -> None:
+        self._registry = registry
+        self._config = config
+        self._probe = probe
+        self._forget = forget
+        self._leases: dict[str, _Lease] = {}
+        self._calls: dict[str, set[trio.CancelScope]] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Supervise until cancelled."""
+        async with trio.open_nursery() as nursery:
+            with self._registry.watched_plugins(lambda plugin: self._plugin_changed(nursery, plugin)):
+                task_status.started()
+                await trio.sleep_forever()
+
+    def beat(self, runtime_id: str) -> None:
+        """Note that a plugin has given a sign of life."""
+        if (lease := self._leases.get(runtime_id)) is not None:
+            lease.renew()
+
+    def suspect(self, runtime_id: str) -> None:
+        """Note that a plugin could not be reached. It gets no calls until it gives a sign of life."""
+        if (lease := self._leases.get(runtime_id)) is not None:
+            lease.lapse()
+
+    @contextmanager
+    def call(self, runtime_id: str) -> Iterator[trio.CancelScope]:
+        """Hold a call to a plugin: it is counted, and cancelled when the plugin is gone."""
+        scopes = self._calls.setdefault(runtime_id, set())
+        with self._registry.call(runtime_id), trio.CancelScope() as scope:
+            scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                scopes.remove(scope)
+                if not scopes:
+                    self._calls.pop(runtime_id, None)
+
+    def _plugin_changed(self, nursery: trio.Nursery, runtime_id: str) -> None:
+        registered = bool(self._registry.registrations(runtime_id))
+        lease = self._leases.get(runtime_id)
+        if registered and lease is None:
+            lease = self._leases[runtime_id] = _Lease(self._config.lease_s)
+            nursery.start_soon(self._supervise, runtime_id, lease)
+        elif not registered and lease is not None:
+            del self._leases[runtime_id]
+            lease.release()
+
+    async def _supervise(self, runtime_id: str, lease: _Lease) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._probe_when_silent, runtime_id, lease)
+            gone = await lease.hold(lambda lapsed: self._set_lapsed(runtime_id, lapsed))
+            nursery.cancel_scope.cancel()
+        if gone:
+            self._remove(runtime_id)
+
+    def _set_lapsed(self, runtime_id: str, lapsed: bool) -> None:  # noqa: FBT001 - what is set
+        _log.warning("%s %s", runtime_id, "has lapsed: no sign of life" if lapsed else "is back")
+        self._registry.set_lapsed(runtime_id, lapsed)
+
+    async def _probe_when_silent(self, runtime_id: str, lease: _Lease) -> None:
+        late_s = self._config.heartbeat_s * _LATE
+        while True:
+            await trio.sleep_until(lease.last_sign + late_s)
+            if trio.current_time() < lease.last_sign + late_s:
+                continue  # there has been one meanwhile
+            with trio.move_on_after(self._config.probe_timeout_s):
+                if await self._probe(runtime_id):
+                    lease.renew()
+            await trio.sleep(self._config.heartbeat_s)
+
+    def _remove(self, runtime_id: str) -> None:
+        _log.warning("%s is gone", runtime_id)
+        self._registry.remove_plugin(runtime_id)
+        self._forget(runtime_id)
+        for call in self._calls.get(runtime_id, ()):
+            call.cancel()
+
+
+class _Lease:
+    """One plugin's lease: two scopes, of which the inner ends when it lapses, the outer when it is gone."""
+
+    def __init__(self, length_s: float) -> None:
+        self._length_s = length_s
+        self._renewed = trio.Event()
+        self._alive = trio.CancelScope()
+        self._held = trio.CancelScope()
+        self._released = False
+        self.last_sign = trio.current_time()
+        self._set_deadlines()
+
+    async def hold(self, on_change: Callable[[bool], None]) -> bool:
+        """Hold the lease; tell `on_change` when it lapses and when it does not. Return whether it ran out."""
+        with self._held:
+            while True:
+                with (alive := self._alive):
+                    await trio.sleep_forever()
+                if self._alive is not alive:
+                    continue  # renewed at the last moment
+                on_change(True)  # noqa: FBT003
+                await self._renewed.wait()
+                on_change(False)  # noqa: FBT003
+        return not self._released
+
+    def renew(self) -> None:
+        self.last_sign = trio.current_time()
+        if self._alive.cancel_called:
+            self._alive = trio.CancelScope()
+        self._set_deadlines()
+        self._renewed.set()
+        self._renewed = trio.Event()
+
+    def lapse(self) -> None:
+        self._alive.cancel()
+
+    def release(self) -> None:
+        self._released = True
+        self._held.cancel()
+
+    def _set_deadlines(self) -> None:
+        self._alive.deadline = self.last_sign + self._length_s
+        self._held.deadline = self.last_sign + 2 * self._length_s

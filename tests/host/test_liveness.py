@@ -1,0 +1,229 @@
+"""Leases, in virtual time: the registry is not wrong about a plugin for longer than two of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.host.liveness import LeaseConfig, Liveness
+from cpg_trio.host.registry import Health, Registry
+from cpg_trio.host.watch import WatchHub
+
+LEASES = LeaseConfig(heartbeat_s=5.0, lease_s=15.0, probe_timeout_s=2.0)
+
+
+class Setting:
+    """A registry and its supervisor; plugins answer probes while their names are in `answering`."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.gone: list[str] = []
+        self.answering: set[str] = set()
+        self.probed: list[str] = []
+        self.liveness = Liveness(self.registry, LEASES, self.probe, self.gone.append)
+
+    async def probe(self, runtime_id: str) -> bool:
+        self.probed.append(runtime_id)
+        return runtime_id in self.answering
+
+    def add(self, runtime_id: str = "p", service_type: str = "t") -> str:
+        return self.registry.register(runtime_id, service_type, "1.0.0", "/", {}).id
+
+    def offered(self) -> bool:
+        return self.registry.available("t")
+
+
+@asynccontextmanager
+async def supervising() -> AsyncIterator[Setting]:
+    setting = Setting()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(setting.liveness.run)
+        yield setting
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_silent_plugin_lapses_after_one_lease_and_is_gone_after_two(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervising() as s:
+        hub = WatchHub(s.registry)
+        s.add()
+        with hub.watch("t") as statuses:
+            assert (await anext(statuses)).state == pb.SERVICE_STATE_AVAILABLE
+            started = trio.current_time()
+            assert (await anext(statuses)).state == pb.SERVICE_STATE_UNAVAILABLE
+            assert trio.current_time() - started == pytest.approx(15)
+        assert s.registry.health("p") == Health(pb.HEALTH_STATE_UNHEALTHY, "no sign of life")
+        assert s.registry.registrations("p")
+        await trio.sleep(15.1)
+        assert not s.registry.registrations("p")
+        assert s.gone == ["p"]
+        assert not s.liveness._leases
+
+
+async def test_heartbeats_keep_a_plugin_and_spare_it_probes(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.add()
+        for _ in range(1000):
+            await trio.sleep(5)
+            s.liveness.beat("p")
+            assert s.offered()
+        assert s.probed == []
+
+
+async def test_a_plugin_that_only_answers_probes_stays(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.answering.add("p")
+        s.add()
+        await trio.sleep(3600)
+        assert s.offered()
+        assert len(s.probed) >= 3600 / 12.5
+        s.answering.clear()
+        await trio.sleep(15.1)
+        assert not s.offered()
+        await trio.sleep(15)
+        assert s.gone == ["p"]
+
+
+async def test_a_probe_that_hangs_takes_no_longer_than_it_may(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+
+        async def hang(_: str) -> bool:
+            await trio.sleep(1000)
+            return True
+
+        s.liveness._probe = hang
+        s.add()
+        await trio.sleep(31)
+        assert s.gone == ["p"]
+
+
+async def test_a_sign_of_life_brings_a_lapsed_plugin_back(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.add()
+        for _ in range(3):
+            await trio.sleep(20)
+            assert not s.offered()
+            s.liveness.beat("p")
+            await wait_all_tasks_blocked()
+            assert s.offered()
+        assert s.gone == []
+
+
+async def test_a_plugin_that_cannot_be_reached_is_not_offered_until_it_is_heard_of(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervising() as s:
+        s.add()
+        s.liveness.suspect("p")
+        await wait_all_tasks_blocked()
+        assert not s.offered()
+        s.answering.add("p")
+        await trio.sleep(LEASES.heartbeat_s * 2)
+        assert s.offered()
+
+
+async def test_a_sign_of_life_at_the_moment_of_the_lapse_counts(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.add()
+        s.liveness.suspect("p")
+        s.liveness.beat("p")  # before the supervisor has had its turn
+        await wait_all_tasks_blocked()
+        assert s.offered()
+        await trio.sleep(31)
+        assert s.gone == ["p"]
+
+
+async def test_calls_in_flight_end_when_their_provider_is_gone_and_others_go_on(
+    autojump_clock: MockClock,
+) -> None:
+    ended: dict[str, bool] = {}
+
+    async def call(s: Setting, provider: str) -> None:
+        with s.liveness.call(provider) as scope:
+            await trio.sleep(1000)
+        ended[provider] = scope.cancelled_caught
+
+    async with supervising() as s, trio.open_nursery() as nursery:
+        s.answering.add("alive")
+        for provider in ("silent", "alive"):
+            s.add(provider)
+            nursery.start_soon(call, s, provider)
+        await trio.sleep(31)
+        assert ended == {"silent": True}
+        assert s.registry.calls_in_flight("alive") == 1
+        await trio.sleep(1000)
+        assert ended == {"silent": True, "alive": False}
+        assert not s.liveness._calls
+
+
+async def test_a_plugin_that_unregisters_is_not_supervised_any_more(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        first, second = s.add(), s.add(service_type="u")
+        s.registry.unregister("p", first)
+        assert s.liveness._leases
+        s.registry.unregister("p", second)
+        assert not s.liveness._leases
+        await trio.sleep(100)
+        assert s.gone == []
+        s.liveness.beat("p")
+        s.liveness.suspect("p")
+
+
+async def test_a_plugin_that_was_gone_can_register_anew(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.add()
+        await trio.sleep(31)
+        s.add()
+        await trio.sleep(14)
+        assert s.offered()
+        assert s.gone == ["p"]
+
+
+Step = tuple[str, str, float]
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["register", "unregister", "beat", "wait", "wait"]),
+        st.sampled_from("ab"),
+        st.floats(0.5, 20.0),
+    ),
+    max_size=30,
+)
+
+
+@given(_steps)
+@settings(deadline=None)
+def test_after_any_history_the_registry_agrees_with_a_model_of_two_numbers(steps: list[Step]) -> None:
+    async def history() -> None:
+        async with supervising() as s:
+            ids: dict[str, str] = {}
+            last: dict[str, float] = {}
+            for step, plugin, seconds in steps:
+                now = trio.current_time()
+                if step == "register":
+                    ids[plugin] = s.add(plugin)
+                    last.setdefault(plugin, now)
+                elif step == "unregister" and plugin in last:
+                    s.registry.unregister(plugin, ids[plugin])
+                    del last[plugin]
+                elif step == "beat" and plugin in last:
+                    s.liveness.beat(plugin)
+                    last[plugin] = now
+                elif step == "wait":
+                    await trio.sleep(seconds)
+                await wait_all_tasks_blocked()
+                age = {p: trio.current_time() - at for p, at in last.items()}
+                last = {p: at for p, at in last.items() if age[p] < 30}
+                for p in "ab":
+                    assert bool(s.registry.registrations(p)) == (p in last)
+                    if p in last:
+                        assert s.registry.health(p).callable == (age[p] < 15)
+
+    trio.run(history, clock=MockClock(autojump_threshold=0))
