@@ -38,6 +38,16 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key.lower() == name), None)
 
 
+def accepts_trailers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Say whether a client keeps the trailers of a response (RFC 9110, section 10.1.4)."""
+    return any(
+        part.strip().lower() == b"trailers"
+        for name, value in headers
+        if name == b"te"
+        for part in value.split(b",")
+    )
+
+
 async def send_response(
     send: Send, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()
 ) -> None:

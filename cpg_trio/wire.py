@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -39,6 +40,20 @@ MAX_METADATA_VALUE_BYTES = 4096
 _NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_.\-]*$"
 _NAME = re.compile(_NAME_PATTERN.removesuffix("$") + r"\Z")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[a-zA-Z0-9.\-]+)?\Z")
+
+
+def is_http_url(url: str) -> bool:
+    """Whether a text is an absolute http or https URL, with a host."""
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and url.isprintable()
+        )
+    except ValueError:
+        return False
 
 
 def token_digest(token: str) -> bytes:

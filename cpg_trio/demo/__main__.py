@@ -127,8 +127,8 @@ async def _wait_healthy(host: Host, service_types: Sequence[str]) -> None:
 
 
 def _healthy(host: Host, service_type: str) -> bool:
-    provider = host.registry.status(service_type).provider
-    return provider is not None and host.registry.health(provider.runtime_id).state == pb.HEALTH_STATE_HEALTHY
+    states = [host.registry.health(p.runtime_id).state for p in host.registry.providers(service_type)]
+    return pb.HEALTH_STATE_HEALTHY in states
 
 
 async def _unless(stop: trio.Event, story: Callable[[], Awaitable[None]]) -> None:

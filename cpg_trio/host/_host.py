@@ -34,6 +34,7 @@ _log = logging.getLogger("cpg_trio.host")
 
 DEFAULT_PORT = 8080
 
+_KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
 _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
 
 
@@ -87,7 +88,7 @@ class Host:
             ]
         )
         probes = Probes(lambda: not self.health.stopping)
-        async with Pool() as pool, open_plain_nursery() as nursery:
+        async with Pool(idle_expiry_s=_KEEP_S) as pool, open_plain_nursery() as nursery:
             router = Router(self.identities, self.registry, self._liveness, pool, self._config.may_call)
             await nursery.start(self._liveness.run)
 

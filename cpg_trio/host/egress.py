@@ -16,6 +16,8 @@ import trio
 from cpg_trio.http1 import Origin
 from cpg_trio.rpc import Code, ConnectError
 
+_RESOLVE_S = 3.0
+
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -29,24 +31,27 @@ class BaseUrls(Enum):
     """All. For networks where plugins call from another address than they listen on."""
 
 
-async def check_base_url(base_url: str, client: str | None, policy: BaseUrls) -> None:
+async def check_base_url(base_url: str, client: str | None, policy: BaseUrls) -> str:
     """Check a base URL that a plugin wants to register; `client` is its address and port.
 
-    Raises: ConnectError `permission_denied` for one that is not the plugin's own. What is no URL at all
-    passes: it leads nowhere.
+    Return the address that it was checked for, to connect to, or an empty string if it may lead anywhere.
+    What is no URL at all passes: it leads nowhere. Raises: ConnectError `permission_denied` for a URL that
+    is not the plugin's own; `unavailable` for a name that cannot be resolved, or not yet.
     """
     caller = _address(client)
     if policy is BaseUrls.ANY or not base_url or caller is None or caller.is_loopback:
-        return
+        return ""
     try:
         origin, _ = Origin.parse(base_url)
     except ValueError:
-        return
+        return ""
     if caller not in await _resolve(origin.host, origin.port):
         raise ConnectError(
             Code.PERMISSION_DENIED,
-            f"base_url {base_url} is not at the address that this call came from: {caller}",
+            f"base_url {base_url} is not at the address that this call came from: {caller}"
+            " (a host with BASE_URLS=any takes any)",
         )
+    return str(caller)
 
 
 def _address(client: str | None) -> _Address | None:
@@ -63,7 +68,8 @@ def _plain(address: _Address) -> _Address:
 
 async def _resolve(host: str, port: int) -> set[_Address]:
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError:
-        return set()
+        with trio.fail_after(_RESOLVE_S):
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, trio.TooSlowError) as error:
+        raise ConnectError(Code.UNAVAILABLE, f"the name {host} of base_url cannot be resolved") from error
     return {_plain(ipaddress.ip_address(sockaddr[0])) for *_, sockaddr in found}

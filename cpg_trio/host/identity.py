@@ -39,8 +39,8 @@ class _Entry:
 class Identities:
     """Issues identities and recognises them.
 
-    `on_expired` is called with each identity that has run out, when that is noticed: at the latest when the
-    next one is issued. `clock` gives seconds.
+    `on_expired` is called with each identity that has run out, when that is noticed: when anyone is next
+    asked who they are. `clock` gives seconds.
     """
 
     def __init__(
@@ -74,14 +74,15 @@ class Identities:
 
         The time that this takes tells neither whether the name exists nor how much of the token was right.
         """
+        self._drop_expired()
         entry = self._entries.get(runtime_id)
         known = hmac.compare_digest(entry.digest if entry else _NOBODY, token_digest(token))
-        if entry is None or not known:
-            return None
-        if entry.identity.expires_at <= self._clock():
-            self._drop_expired()
-            return None
-        return entry.identity
+        return entry.identity if entry and known else None
+
+    def holds(self, identity: Identity) -> bool:
+        """Whether an identity that was proved before has neither expired nor been revoked."""
+        self._drop_expired()
+        return identity.runtime_id in self._entries
 
     def revoke(self, runtime_id: str) -> None:
         """End an identity before its time. One that is not there is no error."""

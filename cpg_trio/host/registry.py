@@ -58,6 +58,8 @@ class Registration:
     metadata: Mapping[str, str]
     sequence: int
     """Grows with each registration; the order of the providers of a type."""
+    address: str = ""
+    """Where to connect for `base_url`, whatever its name resolves to; empty for where that leads."""
 
     @property
     def base_url(self) -> str:
@@ -118,7 +120,7 @@ class Registry:
         self._by_id: dict[str, Registration] = {}
         self._health: dict[str, Health] = {}
         self._calls: Counter[str] = Counter()
-        self._last_turn: dict[str, int] = {}
+        self._last_turn: dict[tuple[str, str], int] = {}  # by who asks, and for what
         self._sequence = 0
         self._lapsed: set[str] = set()
         self._listeners: list[Listener] = []
@@ -144,6 +146,8 @@ class Registry:
         version: str,
         endpoint_path: str,
         metadata: Mapping[str, str],
+        *,
+        address: str = "",
     ) -> Registration:
         """Add a service. A plugin has one registration for each type: a second replaces the first.
 
@@ -159,6 +163,7 @@ class Registry:
             endpoint_path=endpoint_path,
             metadata=dict(metadata),
             sequence=self._sequence,
+            address=address,
         )
         providers = self._by_type.setdefault(service_type, {})
         if (replaced := providers.pop(runtime_id, None)) is not None:
@@ -174,6 +179,10 @@ class Registry:
         if registration is None or registration.runtime_id != runtime_id:
             raise UnknownRegistrationError(f"registration not found: {registration_id}")
         self._remove(registration)
+        if not self.registrations(runtime_id):
+            self._lapsed.discard(
+                runtime_id
+            )  # it is not supervised any more; another lease would be a new one
         self._announce([registration.service_type])
         self._announce_plugin(runtime_id)
         return registration
@@ -213,7 +222,7 @@ class Registry:
 
     def available(self, service_type: str) -> bool:
         """Whether a caller would be offered a provider. Asking changes nobody's turn."""
-        return bool(self._callable(self._providers(service_type)))
+        return bool(self._callable(self.providers(service_type)))
 
     def service_types(self) -> Sequence[str]:
         """Return the types that somebody has registered."""
@@ -226,7 +235,7 @@ class Registry:
         """
         if min_version:
             wire.validate_version(min_version)
-        providers = self._providers(service_type)
+        providers = self.providers(service_type)
         if not providers:
             raise NoProviderError(f'no providers for service "{service_type}"')
         compatible = [r for r in providers if wire.satisfies(r.version, min_version)]
@@ -237,18 +246,18 @@ class Registry:
         good = self._callable(compatible)
         if not good:
             raise NoProviderError(f'no available providers for service "{service_type}" (all unhealthy)')
-        return self._choose(service_type, good), len(good) == 1
+        return self._choose("discover", service_type, good), len(good) == 1
 
     def status(self, service_type: str, current: Registration | None = None) -> ServiceStatus:
-        """Return the status of a type for one watcher.
+        """Return the status of a type for one watcher. Watchers have turns of their own.
 
         It keeps its `current` provider for as long as that gets calls, so that a change elsewhere does not
         move it.
         """
-        good = self._callable(self._providers(service_type))
+        good = self._callable(self.providers(service_type))
         if not good:
             return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
-        provider = current if current in good else self._choose(service_type, good)
+        provider = current if current in good else self._choose("watch", service_type, good)
         degraded = self.health(provider.runtime_id).state == _DEGRADED
         return ServiceStatus(pb.SERVICE_STATE_DEGRADED if degraded else pb.SERVICE_STATE_AVAILABLE, provider)
 
@@ -267,29 +276,30 @@ class Registry:
         """Return how many routed calls a provider is busy with."""
         return self._calls[runtime_id]
 
-    def _providers(self, service_type: str) -> list[Registration]:
+    def providers(self, service_type: str) -> Sequence[Registration]:
+        """Return all providers of a type, healthy or not, in the order of their registration."""
         return list(self._by_type.get(service_type, {}).values())
 
     def _callable(self, registrations: Iterable[Registration]) -> list[Registration]:
         return [r for r in registrations if self.health(r.runtime_id).callable]
 
-    def _choose(self, service_type: str, good: Sequence[Registration]) -> Registration:
+    def _choose(self, asker: str, service_type: str, good: Sequence[Registration]) -> Registration:
         match self._selection.get(service_type, self._default_selection):
             case Selection.FIRST:
                 return good[0]
             case Selection.ROUND_ROBIN:
-                return self._next_turn(service_type, good)
+                return self._next_turn((asker, service_type), good)
             case Selection.RANDOM:
                 return self._rng.choice(good)
             case Selection.WEIGHTED:
                 weights = [1 / (1 + self._calls[r.runtime_id]) for r in good]
                 return self._rng.choices(good, weights)[0]
 
-    def _next_turn(self, service_type: str, good: Sequence[Registration]) -> Registration:
+    def _next_turn(self, turn: tuple[str, str], good: Sequence[Registration]) -> Registration:
         # The turn is kept by sequence number, not by index: providers come and go, and nobody is skipped.
-        last = self._last_turn.get(service_type, 0)
+        last = self._last_turn.get(turn, 0)
         chosen = next((r for r in good if r.sequence > last), good[0])
-        self._last_turn[service_type] = chosen.sequence
+        self._last_turn[turn] = chosen.sequence
         return chosen
 
     def _remove(self, registration: Registration) -> None:
@@ -298,7 +308,8 @@ class Registry:
         del providers[registration.runtime_id]
         if not providers:
             del self._by_type[registration.service_type]
-            self._last_turn.pop(registration.service_type, None)
+            for asker in ("discover", "watch"):
+                self._last_turn.pop((asker, registration.service_type), None)
 
     def _announce_plugin(self, runtime_id: str) -> None:
         for listener in self._plugin_listeners:

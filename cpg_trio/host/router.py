@@ -25,6 +25,7 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
     Send,
+    accepts_trailers,
     header,
     send_text,
 )
@@ -75,8 +76,11 @@ _NOT_PASSED_ON = _HOP_BY_HOP | {
     b"x-forwarded-proto",
     b"x-plugin-caller-id",
     b"x-plugin-runtime-id",
+    b"x-forwarded-prefix",
     b"x-real-ip",
 }
+_NO_CONTENT = 204
+
 MayCall: TypeAlias = Callable[[Identity, str], bool]
 
 _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
@@ -101,6 +105,7 @@ class _Route:
     method: str
     """As it follows the provider's path: `Store`."""
     origin: Origin
+    host: bytes
     target: bytes
 
     def __str__(self) -> str:
@@ -146,7 +151,7 @@ class Router:
         service_type, provider_id, method = _split(scope["raw_path"])
         caller = self._authenticate(scope)
         if not self._may_call(caller, service_type):
-            denied = f"{caller.runtime_id} may not call {service_type}"
+            denied = f"{caller.runtime_id} may not call {_printable(service_type.encode('latin-1'))}"
             raise _RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
         provider = self._registry.provider(service_type, provider_id)
         if provider is None:
@@ -183,7 +188,8 @@ class Router:
 def _split(raw_path: bytes) -> tuple[str, str, bytes]:
     """Return service type, provider and method of a path; the method stays as it was encoded."""
     parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
-    if len(parts) < 3 or not all(parts[:2]) or _climbs(parts[2]):  # noqa: PLR2004 - type, provider, method
+    wrong = len(parts) < 3 or not all(parts[:2]) or b"#" in raw_path  # noqa: PLR2004 - type, provider, method
+    if wrong or _climbs(parts[2]):
         raise _RefusedError(
             400,
             "invalid service path format, expected /services/{type}/{provider-id}/{method}",
@@ -203,11 +209,20 @@ def _route(caller: str, provider: Registration, method: bytes, query: bytes) -> 
     except ValueError as error:
         log = f"{caller} → {provider.runtime_id} FAILED: {error}"
         raise _RefusedError(500, "failed to create proxy request", log) from error
+    # The address that was checked is the one that is used: a name may lead elsewhere by now.
+    address = provider.address or origin.host
     path = quote(provider.endpoint_path, safe="/%:@!$&'()*+,;=~").encode()
     # A generated client asks for /package.Service/Method, and the provider's path says the service already.
     method = method.removeprefix(path.strip(b"/") + b"/") if path.strip(b"/") else method
     target = prefix + path + (b"" if path.endswith(b"/") else b"/") + method
-    return _Route(caller, provider, _printable(method), origin, target + (b"?" + query if query else b""))
+    return _Route(
+        caller,
+        provider,
+        _printable(method),
+        attrs.evolve(origin, host=address),
+        origin.host_header,
+        target + (b"?" + query if query else b""),
+    )
 
 
 def _printable(value: bytes) -> str:
@@ -272,18 +287,20 @@ class _Call:
             await send_text(self._send, status, f"{text}\n")
 
     async def _request(self) -> Request:
-        headers = _passed_on(self._scope["headers"], _NOT_PASSED_ON)
+        headers = [(b"host", self._route.host), *_passed_on(self._scope["headers"], _NOT_PASSED_ON)]
         headers.append((wire.CALLER_ID_HEADER.lower().encode(), self._route.caller.encode()))
-        if b"trailers" in (header(self._scope, b"te") or b"").lower():
+        if accepts_trailers(self._scope["headers"]):
             headers.append((b"te", b"trailers"))
         method = self._scope["method"]
         body: AsyncIterator[bytes] | bytes = self._body
-        if header(self._scope, b"content-length") is None:
-            if await self._has_body(method):
-                headers.append((b"transfer-encoding", b"chunked"))
-            else:
-                body = b""
-                headers += [(b"content-length", b"0")] if method in _METHODS_WITH_BODY else []
+        length = header(self._scope, b"content-length")
+        if length is None and await self._has_body(method):
+            headers.append((b"transfer-encoding", b"chunked"))
+        elif length is None or not int(length):
+            await self._body.peek()  # only after the end of the body is a departure seen
+            body = b""
+            if length is None and method in _METHODS_WITH_BODY:
+                headers.append((b"content-length", b"0"))
         return Request(method.encode(), self._route.target, headers, body)
 
     async def _has_body(self, method: str) -> bool:
@@ -295,7 +312,10 @@ class _Call:
         return await self._body.peek()
 
     async def _respond(self, response: Response) -> None:
-        length = next((int(value) for name, value in response.headers if name == b"content-length"), None)
+        headers = _passed_on(response.headers, _HOP_BY_HOP)
+        if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
+            headers = [(name, value) for name, value in headers if name != b"content-length"]
+        length = next((int(value) for name, value in headers if name == b"content-length"), None)
         # Trailers can follow only a body whose length was not said before it, and only to who asked for them.
         trailers = length is None and "http.response.trailers" in self._scope.get("extensions", {})
         self._responding = True
@@ -303,7 +323,7 @@ class _Call:
             {
                 "type": "http.response.start",
                 "status": response.status,
-                "headers": _passed_on(response.headers, _HOP_BY_HOP),
+                "headers": headers,
                 "trailers": trailers,
             }
         )
@@ -342,7 +362,7 @@ class _RequestBody:
 
     async def peek(self) -> bool:
         """Wait for the first part of the body; return whether there is a body at all."""
-        self._peeked = await self._next()
+        self._peeked = self._peeked or await self._next()
         if self._peeked.get("body", b"") or self._peeked.get("more_body", False):
             return True
         self._read.set()
@@ -372,7 +392,12 @@ def _passed_on(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]
     }
     # No name for one connection only can take what frames the message for all of them.
     named.discard(b"content-length")
-    return [(name, value) for name, value in headers if name not in dropped and name not in named]
+    # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID; neither is the caller's to send.
+    return [
+        (name, value)
+        for name, value in headers
+        if name.replace(b"_", b"-") not in dropped and name not in named
+    ]
 
 
 def go_duration(seconds: float) -> str:

@@ -6,8 +6,11 @@ What they know is in the identities, the registry and the watch hub; here is onl
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+
+import trio
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -28,6 +31,7 @@ from .watch import WatchHub
 _log = logging.getLogger("cpg_trio.host")
 
 _MAX_REASON_BYTES = 4096
+_MOMENT_S = 0.02  # by which a watch ends before its caller's time is up
 _MAX_DEPENDENCIES = 100
 
 
@@ -53,6 +57,11 @@ class Gate:
         if identity is None:
             raise ConnectError(Code.UNAUTHENTICATED, "invalid token")
         return identity
+
+    def still(self, identity: Identity) -> None:
+        """Check that an identity has not ended since. Raises: ConnectError `unauthenticated`."""
+        if not self._identities.holds(identity):
+            raise ConnectError(Code.UNAUTHENTICATED, "invalid token")
 
 
 @contextmanager
@@ -164,16 +173,14 @@ class RegistryService(ServiceRegistryService):
     ) -> pb.RegisterServiceResponse:
         """Register a service of the caller's, at a URL of the caller's."""
         caller = self._gate.caller(ctx)
-        base_url = request.metadata.get(wire.BASE_URL_KEY, "")
-        await check_base_url(base_url, ctx.client_address, self._base_urls)
+        said = (request.service_type, request.version, request.endpoint_path, dict(request.metadata))
         with _codes():
-            registration = self._registry.register(
-                caller.runtime_id,
-                request.service_type,
-                request.version,
-                request.endpoint_path,
-                dict(request.metadata),
-            )
+            wire.validate_registration(*said)
+        base_url = request.metadata.get(wire.BASE_URL_KEY, "")
+        address = await check_base_url(base_url, ctx.client_address, self._base_urls)
+        self._gate.still(caller)  # that took a while
+        with _codes():
+            registration = self._registry.register(caller.runtime_id, *said, address=address)
         _log.info("%s provides %s v%s", caller.runtime_id, request.service_type, request.version)
         return pb.RegisterServiceResponse(registration_id=registration.id)
 
@@ -201,12 +208,25 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.WatchServiceRequest, ctx: Context, /
     ) -> AsyncIterator[pb.WatchServiceEvent]:
         """Yield the status of a service type now, then each change of it for this caller."""
-        self._gate.caller(ctx)
+        caller = self._gate.caller(ctx)
         with _codes():
             wire.validate_service_type(request.service_type)
+        own_end = _end_of_time(ctx)
         with self._hub.watch(request.service_type) as statuses:
-            async for status in statuses:
+            while True:
+                with trio.move_on_at(min(own_end, caller.expires_at)) as patience:
+                    status = await anext(statuses, None)
+                self._gate.still(caller)
+                if patience.cancelled_caught or status is None:
+                    return
                 yield _event(request.service_type, status)
+
+
+def _end_of_time(ctx: Context) -> float:
+    """Return when to end a watch so that its caller sees it end in good order, as other hosts let it."""
+    if ctx.timeout_ms is None:
+        return math.inf
+    return trio.current_time() + ctx.timeout_ms / 1000 - _MOMENT_S
 
 
 def _endpoint(registration: Registration) -> pb.ServiceEndpoint:

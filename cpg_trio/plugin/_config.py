@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from cpg_trio import wire
 from cpg_trio.serving import ServeConfig, StartError
 
 
@@ -33,7 +34,7 @@ class PluginConfig:
         """Return what `PORT`, `HOST_URL` and `HOSTNAME` say. Raises: StartError for what makes no sense."""
         environment = os.environ if environment is None else environment
         host_url = environment.get("HOST_URL", "").rstrip("/")
-        if host_url and not host_url.startswith(("http://", "https://")):
+        if host_url and not wire.is_http_url(host_url):
             raise StartError(f"HOST_URL must be an http or https URL, not {host_url!r}")
         return cls(
             bind=f"0.0.0.0:{port_from_environment(default_port, environment)}",

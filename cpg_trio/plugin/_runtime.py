@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -94,22 +95,46 @@ class Runtime:
     async def run(self, stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
         """Run until `stop` is set or the host says so. See `Plugin.serve`."""
         drain = trio.Event()
-        # How long calls may take to finish may be the host's to say, so the end is ours to set, below.
-        unbounded = attrs.evolve(self._config.serve, grace_s=math.inf)
-        with trio.CancelScope() as everything:
-            async with (
-                httpx.AsyncClient(limits=_LIMITS, trust_env=False) as http,
-                open_plain_nursery() as nursery,
-            ):
-                bound = await nursery.start(
-                    partial(serve, self._application(), bind=self._config.bind, config=unbounded, stop=drain)
-                )
-                _log.info("%s listening on %s", self._declared.self_id, ", ".join(bound))
-                task_status.started(bound)
-                await self._be_registered(http, bound, stop)
-                everything.deadline = trio.current_time() + self._grace_s
-                drain.set()
+        try:
+            with trio.CancelScope() as everything:
+                async with (
+                    httpx.AsyncClient(limits=_LIMITS, trust_env=False) as http,
+                    open_plain_nursery() as nursery,
+                ):
+                    bound = await nursery.start(self._serve, nursery.cancel_scope, drain)
+                    _log.info("%s listening on %s", self._declared.self_id, ", ".join(bound))
+                    task_status.started(bound)
+                    await self._be_registered(http, bound, stop)
+                    everything.deadline = trio.current_time() + self._grace_s
+                    nursery.start_soon(self._hurry, stop, everything)
+                    drain.set()
+        finally:
+            for dependency in self._declared.dependencies.values():
+                dependency.forget()
         _log.info("%s has stopped", self._declared.self_id)
+
+    async def _serve(
+        self,
+        everything: trio.CancelScope,
+        drain: trio.Event,
+        *,
+        task_status: trio.TaskStatus[tuple[str, ...]],
+    ) -> None:
+        # How long calls may take to finish may be the host's to say, so the end is set in `run`.
+        unbounded = attrs.evolve(self._config.serve, grace_s=math.inf)
+        await serve(
+            self._application(),
+            bind=self._config.bind,
+            config=unbounded,
+            stop=drain,
+            task_status=task_status,
+        )
+        everything.cancel()
+
+    async def _hurry(self, stop: trio.Event, everything: trio.CancelScope) -> None:
+        """Whoever runs the plugin may cut the grace short that the host has given."""
+        await stop.wait()
+        everything.deadline = min(everything.deadline, trio.current_time() + self._config.grace_s)
 
     # What the control services ask
 
@@ -166,15 +191,19 @@ class Runtime:
     # Registration
 
     async def _be_registered(self, http: httpx.AsyncClient, bound: Sequence[str], stop: trio.Event) -> None:
-        """Be registered until a stop begins, then take leave."""
-        async with open_plain_nursery() as nursery:
-            nursery.start_soon(self._stop_with, stop)
-            nursery.start_soon(self._follow, self._declared.own_health)
-            for dependency in self._declared.dependencies.values():
-                nursery.start_soon(self._follow, dependency.changes)
-            nursery.start_soon(self._stay_registered, http, _base_url(self._config.hostname, bound))
-            await self._stop.wait()
-            nursery.cancel_scope.cancel()
+        """Be registered until a stop begins, then take leave; also if that is for an error."""
+        try:
+            async with open_plain_nursery() as nursery:
+                nursery.start_soon(self._stop_with, stop)
+                nursery.start_soon(self._follow, self._declared.own_health)
+                for dependency in self._declared.dependencies.values():
+                    nursery.start_soon(self._follow, dependency.changes)
+                nursery.start_soon(self._stay_registered, http, _base_url(self._config.hostname, bound))
+                await self._stop.wait()
+                nursery.cancel_scope.cancel()
+        except StartError:
+            await self._leave()
+            raise
         await self._leave()
 
     async def _stop_with(self, stop: trio.Event) -> None:
@@ -187,6 +216,7 @@ class Runtime:
             self._session = session
             if await self._register(session, base_url):
                 await self._keep(session)
+            session.void.set()
             _log.info("%s: the host does not know %s any more", self._declared.self_id, session.runtime_id)
             self._session = None
             self._registrations.clear()
@@ -204,11 +234,11 @@ class Runtime:
         return session
 
     async def _wait_adopted(self, http: httpx.AsyncClient) -> Session:
-        known = self._adopted.value
+        """Return an identity that a managing host gives, other than those that turned out void."""
         self._adopting = http
         _log.info("%s has no HOST_URL and waits for a managing host", self._declared.self_id)
         async for session in self._adopted.reader():
-            if session is not None and session != known:
+            if session is not None and not session.void.is_set():
                 return session
         raise AssertionError("the cell is never closed")  # pragma: no cover
 
@@ -221,14 +251,24 @@ class Runtime:
                 endpoint_path=provided.path,
                 metadata={wire.BASE_URL_KEY: base_url},
             )
-            call = partial(session.registry.register_service, request, timeout_s=CALL_TIMEOUT_S)
+            call = partial(self._register_one, session, request)
             try:
-                response = await self._persist(f"register {provided.service_type}", call)
+                await self._persist(f"register {provided.service_type}", call)
             except ConnectError:
                 return False
-            self._registrations.append(response.registration_id)
+            except RefusedError as error:
+                if self._config.host_url is not None:
+                    raise
+                _log.warning("%s", error)  # a managing host may give another identity that works
+                return False
             _log.info("Registered service: %s v%s at %s", provided.service_type, provided.version, base_url)
         return True
+
+    async def _register_one(self, session: Session, request: pb.RegisterServiceRequest) -> None:
+        # To its end, also when a stop begins meanwhile: what the host has registered is to be taken back.
+        with trio.CancelScope(shield=True):
+            response = await session.registry.register_service(request, timeout_s=_LEAVE_S)
+        self._registrations.append(response.registration_id)
 
     async def _persist(self, what: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Call until it succeeds.
@@ -256,8 +296,17 @@ class Runtime:
         async with trio.open_nursery() as nursery:
             for dependency in self._declared.dependencies.values():
                 nursery.start_soon(dependency.follow, session)
-            await self._heartbeat(session)
+            nursery.start_soon(self._heartbeat, session)
+            if self._config.host_url is None:
+                nursery.start_soon(self._make_room, session)
+            await session.void.wait()
             nursery.cancel_scope.cancel()
+
+    async def _make_room(self, session: Session) -> None:
+        """Give an identity up when a managing host gives another."""
+        async for adopted in self._adopted.reader():
+            if adopted is not session:
+                session.void.set()
 
     # Health
 
@@ -275,6 +324,7 @@ class Runtime:
                 delays = backoff()
             except ConnectError as error:
                 if error.code == Code.UNAUTHENTICATED:
+                    session.void.set()
                     return
                 _log.debug("%s: a health report failed: %s", self._declared.self_id, error.message)
                 wait = min(wait, next(delays))
@@ -295,19 +345,28 @@ class Runtime:
         return pb.ReportHealthRequest(state=state, reason=reason, unavailable_dependencies=missing)
 
     async def _leave(self) -> None:
-        """Tell the host that nobody is to be sent here any more."""
+        """Tell the host that nobody is to be sent here any more. Each word counts by itself."""
         session, self._session = self._session, None
         if session is None:
             return
         stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
         with trio.move_on_after(_LEAVE_S):
+            await self._try_to_say(lambda: session.lifecycle.report_health(stopping))
+            for registration_id in self._registrations:
+                request = pb.UnregisterServiceRequest(registration_id=registration_id)
+                await self._try_to_say(partial(session.registry.unregister_service, request))
+
+    async def _try_to_say(self, call: Callable[[], Awaitable[object]]) -> None:
+        for delay in islice(backoff(), 3):
             try:
-                await session.lifecycle.report_health(stopping)
-                for registration_id in self._registrations:
-                    request = pb.UnregisterServiceRequest(registration_id=registration_id)
-                    await session.registry.unregister_service(request)
+                await call()
             except ConnectError as error:
+                if error.code in (Code.NOT_FOUND, Code.UNAUTHENTICATED):
+                    return  # it is so already
                 _log.info("%s leaves without its host: %s", self._declared.self_id, error.message)
+                await trio.sleep(delay)
+            else:
+                return
 
 
 def _required(dependency: Dependency) -> pb.ServiceDependency:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import httpx
+import trio
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -29,6 +30,8 @@ class Session:
     http: httpx.AsyncClient = attrs.field(repr=False)
     heartbeat_s: float = DEFAULT_HEARTBEAT_S
     """Seconds between the health reports that the host asks for."""
+    void: trio.Event = attrs.field(factory=trio.Event, repr=False, eq=False)
+    """Set by whoever learns that the host does not know the identity any more."""
 
     @property
     def headers(self) -> dict[str, str]:

@@ -50,6 +50,14 @@ def _check_host(ctx: Context, session: Session | None) -> None:
         raise ConnectError(Code.UNAUTHENTICATED, "only the plugin's own host may do this")
 
 
+def _check_identity(request: pb.SetRuntimeIdentityRequest) -> None:
+    for name, value in (("runtime_id", request.runtime_id), ("runtime_token", request.runtime_token)):
+        if not (value.isascii() and value.isprintable() and value.strip() == value != ""):
+            raise ConnectError(Code.INVALID_ARGUMENT, f"{name} must be printable ASCII, and not empty")
+    if request.host_url and not wire.is_http_url(request.host_url):
+        raise ConnectError(Code.INVALID_ARGUMENT, "host_url must be an absolute http or https URL")
+
+
 class Control(PluginControlService):
     """`PluginControl`."""
 
@@ -96,8 +104,7 @@ class PluginInfo(PluginIdentityService):
         """
         if self._runtime.session is not None:
             _check_host(ctx, self._runtime.session)
-        if not request.runtime_id or not request.runtime_token:
-            raise ConnectError(Code.INVALID_ARGUMENT, "runtime_id and runtime_token cannot be empty")
+        _check_identity(request)
         if not self._runtime.adopt(request.runtime_id, request.runtime_token, request.host_url):
             raise ConnectError(Code.FAILED_PRECONDITION, "this plugin registers by itself: HOST_URL is set")
         return pb.SetRuntimeIdentityResponse(acknowledged=True)

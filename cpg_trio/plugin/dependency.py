@@ -30,6 +30,8 @@ _log = logging.getLogger("cpg_trio.plugin")
 
 _C = TypeVar("_C", bound=ServiceClient)
 _POLL_S = 2.0
+_WATCH_S = 60.0  # after which a watch is begun anew
+_UNAUTHORIZED = 401
 
 
 @attrs.frozen
@@ -96,58 +98,87 @@ class Dependency:
     @asynccontextmanager
     async def _exchange(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         provider = self.provider
-        if provider is None:
+        if provider is None or provider.session.void.is_set():
             raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
         session = provider.session
+        proof = {name.lower(): value for name, value in session.headers.items()}
         routed = attrs.evolve(
             request,
             url=f"{session.host_url}{provider.endpoint_url}{request.url}",
-            headers=[*request.headers, *session.headers.items()],
+            headers=[*(h for h in request.headers if h[0] not in proof), *proof.items()],
         )
         async with HttpxExchange(session.http)(routed) as response:
+            if response.status == _UNAUTHORIZED and not response.header("content-type").startswith(
+                "application/"
+            ):
+                session.void.set()  # said by the router, of this plugin; a provider would say it in JSON
+                raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
             yield response
 
+    def forget(self) -> None:
+        """Know nothing any more. Run by the plugin, when it has stopped."""
+        self._polling = False
+        self._provider.set(None)
+
     async def follow(self, session: Session) -> None:
-        """Keep to the host's word for as long as the session lasts. Run by the plugin, as a task."""
+        """Keep to the host's word until it does not know the session. Run by the plugin, as a task."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll, session)
             delays = backoff()
-            while True:
+            while not session.void.is_set():
                 try:
-                    async with session.registry.watch_service(
-                        pb.WatchServiceRequest(service_type=self.service_type)
-                    ) as events:
-                        async for event in events:
-                            delays = backoff()
-                            await self._update(session, event)
+                    await self._watch(session)
+                    delays = backoff()
                 except ConnectError as error:
+                    if error.code == Code.UNAUTHENTICATED:
+                        session.void.set()
                     _log.debug("the watch of %s broke: %s", self.service_type, error.message)
-                await trio.sleep(next(delays))
+                    await trio.sleep(next(delays))
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self, session: Session) -> None:
+        """Watch for a while. A connection may die without a sign, so none is trusted for ever."""
+        request = pb.WatchServiceRequest(service_type=self.service_type)
+        try:
+            async with session.registry.watch_service(request, timeout_s=_WATCH_S) as events:
+                async for event in events:
+                    await self._update(session, event)
+        except ConnectError as error:
+            if error.code != Code.DEADLINE_EXCEEDED:
+                raise
 
     async def _update(self, session: Session, event: pb.WatchServiceEvent) -> None:
         degraded = event.state == pb.SERVICE_STATE_DEGRADED
         available = event.state != pb.SERVICE_STATE_UNAVAILABLE
         # A watch tells of one provider, whatever its version. If it is too old there may be another.
-        self._polling = available and not wire.satisfies(event.endpoint.version, self.min_version)
+        self._polling = available and not self._suits(event.endpoint.version)
         if self._polling:
-            self._set(await self._discover(session))
+            await self._discover(session)
         else:
             self._set(_provider(session, event.endpoint, degraded=degraded) if available else None)
+
+    def _suits(self, version: str) -> bool:
+        try:
+            return wire.satisfies(version, self.min_version)
+        except wire.InvalidError:
+            return False
 
     async def _poll(self, session: Session) -> None:
         while True:
             await trio.sleep(_POLL_S)
             if self._polling:
-                self._set(await self._discover(session))
+                await self._discover(session)
 
-    async def _discover(self, session: Session) -> Provider | None:
+    async def _discover(self, session: Session) -> None:
         """Ask for a provider that is new enough."""
         request = pb.DiscoverServiceRequest(service_type=self.service_type, min_version=self.min_version)
         try:
             found = await session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
-        except ConnectError:
-            return None
-        return _provider(session, found.endpoint, degraded=False)
+        except ConnectError as error:
+            if error.code == Code.NOT_FOUND:
+                self._set(None)
+        else:
+            self._set(_provider(session, found.endpoint, degraded=False))
 
     def _set(self, provider: Provider | None) -> None:
         before = self.provider

@@ -266,7 +266,7 @@ def _error(status: int, content_type: str, body: bytes) -> ConnectError:
     if content_type == "application/json":
         try:
             return error_from_json(json.loads(body), status)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
     return error_from_http(status, content_type, body)
 
@@ -285,7 +285,7 @@ def _end_stream(content: bytes, metadata: ResponseMetadata) -> None:
     try:
         end = json.loads(content)
         trailers = [(name, value) for name, values in end.get("metadata", {}).items() for value in values]
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ConnectError(Code.INTERNAL, "protocol error: the end of the stream is not JSON") from error
     metadata.trailers = Headers(trailers)
     if end.get("error") is not None:

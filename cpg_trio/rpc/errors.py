@@ -7,7 +7,6 @@ a router or a proxy means the same to a plugin in Go and to one in Python.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -83,6 +82,6 @@ def _details(items: object) -> list[ErrorDetail]:
         try:
             value = b64decode(item["value"] + "===")  # the protocol leaves the padding out
             found.append(ErrorDetail(PackedAny(type_url=_TYPE_URL + item["type"], value=value)))
-        except (KeyError, TypeError, binascii.Error):
+        except (KeyError, TypeError, ValueError):
             continue
     return found

@@ -93,6 +93,8 @@ def _mapped_errors() -> Iterator[None]:
         yield
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}") from error
+    except UnicodeEncodeError as error:
+        raise ConnectError(Code.INVALID_ARGUMENT, "a URL or a header is not ASCII") from error
     except (httpx.HTTPError, httpx.StreamError, OSError, ssl.SSLError) as error:
         what = str(error) or type(error).__name__
         raise ConnectError(Code.UNAVAILABLE, f"no answer: {what}") from error

@@ -58,6 +58,8 @@ def application(services: Iterable[Service], interceptors: Iterable[Interceptor]
         app = routes.get(scope["path"])
         if app is None:
             await send_text(send, 404, "404 page not found\n")
+        elif _lacks_trailers(scope):
+            await send_response(send, 415, headers=[(b"accept-post", b"application/json, application/proto")])
         elif (reason := _refusal(scope)) is not None:
             body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
             await send_response(send, 400, body, [(b"content-type", b"application/json")])
@@ -65,6 +67,15 @@ def application(services: Iterable[Service], interceptors: Iterable[Interceptor]
             await app(scope, receive, send)
 
     return dispatch
+
+
+def _lacks_trailers(scope: Scope) -> bool:
+    """Whether a call is gRPC from a client that takes no trailers, in which gRPC says how a call went."""
+    content_type = header(scope, b"content-type") or b""
+    is_grpc = content_type.startswith(b"application/grpc") and not content_type.startswith(
+        b"application/grpc-web"
+    )
+    return is_grpc and "http.response.trailers" not in scope.get("extensions", {})
 
 
 def _refusal(scope: Scope) -> str | None:

@@ -22,11 +22,11 @@ from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, Tr
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
-from cpg_trio.asgi import HeaderList
+from cpg_trio.asgi import HeaderList, accepts_trailers
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._config import MAX_HEAD_BYTES
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
-from cpg_trio.serving._streams import HttpStream, WebSocketStream, accepts_trailers
+from cpg_trio.serving._streams import HttpStream, WebSocketStream
 
 _PIPELINED_BYTES = 2 * MAX_HEAD_BYTES  # more than a head, or one that is too long would not be seen to be
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"

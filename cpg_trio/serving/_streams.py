@@ -20,22 +20,12 @@ from wsproto.events import CloseConnection, Message, Ping
 from wsproto.events import Event as WSProtoEvent
 from wsproto.frame_protocol import CloseReason
 
-from cpg_trio.asgi import ClientDisconnectedError, HeaderList
+from cpg_trio.asgi import ClientDisconnectedError, HeaderList, accepts_trailers
 from cpg_trio.serving._calls import Call, Inbox, named
 from cpg_trio.serving._config import logger
 from cpg_trio.serving._link import Link
 
 Sink = Callable[[Event], Awaitable[None]]
-
-
-def accepts_trailers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Say whether a client keeps the trailers of a response (RFC 9110, section 10.1.4)."""
-    return any(
-        part.strip().lower() == b"trailers"
-        for name, value in headers
-        if name == b"te"
-        for part in value.split(b",")
-    )
 
 
 class HttpStream(HTTPStream):

@@ -183,6 +183,20 @@ def test_round_robin_offers_each_in_turn_and_asking_otherwise_takes_no_turn() ->
     assert offered == list("abcabc")
 
 
+def test_watchers_take_turns_of_their_own() -> None:
+    registry = Registry(default_selection=Selection.ROUND_ROBIN)
+    for name in "ab":
+        add(registry, name)
+    offered: list[str] = []
+    watching: list[str] = []
+    for _ in range(4):
+        offered += discovered(registry)
+        provider = registry.status("t").provider
+        assert provider
+        watching.append(provider.runtime_id)
+    assert offered == watching == list("abab")
+
+
 def test_round_robin_skips_nobody_when_providers_come_and_go() -> None:
     registry = Registry(default_selection=Selection.ROUND_ROBIN)
     for name in "abc":

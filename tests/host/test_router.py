@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import attrs
 import httpx
@@ -130,7 +131,7 @@ async def test_a_path_without_type_provider_and_method_is_400(path: str) -> None
         )
 
 
-@pytest.mark.parametrize("method", ["../M", "a/../../M", "%2e%2e/M", "a/.%2E", "./M"])
+@pytest.mark.parametrize("method", ["../M", "a/../../M", "%2e%2e/M", "a/.%2E", "./M", "a#b"])
 async def test_a_method_that_climbs_out_of_its_service_is_400(method: str) -> None:
     recorder = Recorder()
     async with routing(recorder) as s:
@@ -308,6 +309,8 @@ async def test_headers_are_passed_on_but_for_credentials_hops_and_claims_of_orig
                 "X-Forwarded-For: 9.9.9.9",
                 "X-Real-IP: 9.9.9.9",
                 "X-Plugin-Caller-ID: somebody-else",
+                "X_Plugin_Caller_Id: somebody-else",
+                "TE: notrailersx",
                 "Content-Length: 7",
             )
             + b'{"x":1}'
@@ -384,6 +387,25 @@ async def test_the_answer_comes_back_as_it_was() -> None:
         (b"x-prov", b"a"),
         (b"x-prov", b"b"),
     ]
+
+
+async def test_an_answer_without_content_has_no_length() -> None:
+    async with routing(Recorder(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n")) as s:
+        response = await s.call(s.head())
+    assert (response.status, response.header(b"content-length")) == (204, None)
+
+
+async def test_the_address_that_was_checked_is_the_one_that_is_called() -> None:
+    recorder = Recorder()
+    async with routing(recorder) as s:
+        current = s.host.registry.provider("echo", s.provider)
+        assert current
+        base_url = current.base_url.replace("127.0.0.1", "rebound.invalid")
+        s.host.registry.register(
+            s.provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1"
+        )
+        assert (await s.call(s.head())).status == 200
+    assert dict(recorder.headers)[b"host"].startswith(b"rebound.invalid:")
 
 
 async def test_a_redirect_is_the_callers_to_follow() -> None:
@@ -530,18 +552,28 @@ async def test_a_provider_that_breaks_off_breaks_the_answer_off() -> None:
     assert b"0\r\n\r\n" not in rest
 
 
-async def test_a_caller_that_leaves_ends_the_call_at_the_provider() -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("POST",),
+        ("GET",),
+        ("POST", None, "Content-Length: 0"),
+        ("POST", None, "Content-Length: 4"),
+        ("POST", None, "Transfer-Encoding: chunked"),
+    ],
+)
+async def test_a_caller_that_leaves_ends_the_call_at_the_provider(request_: tuple[Any, ...]) -> None:
     started, left = trio.Event(), trio.Event()
 
     async def hang(peer: Peer) -> None:
         await peer.receive_head()
         started.set()
-        assert await peer.receive_to_end() == b""
+        await peer.receive_to_end()
         left.set()
 
     async with routing(hang) as s:
         async with dial(s.url) as wire:
-            await wire.send(s.head())
+            await wire.send(s.head(*request_))
             await started.wait()
             assert s.host.registry.calls_in_flight(s.provider) == 1
         await left.wait()

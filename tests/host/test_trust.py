@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from cpg_trio.host import BaseUrls, HostConfig
 
@@ -126,7 +127,9 @@ async def test_a_plugins_identity_ends_with_all_that_it_registered() -> None:
         ("http://localhost:8080", 403),
         ("http://169.254.169.254/latest/meta-data/", 403),
         ("http://192.0.2.8:8082", 403),
-        ("http://no-such-name.invalid:1", 403),
+        ("http://no-such-name.invalid:1", 503),
+        (f"http://{'x' * 70}.invalid:1", 503),
+        ("http://a..b:1", 503),
     ],
 )
 async def test_a_plugin_elsewhere_sends_the_host_to_its_own_address_only(base_url: str, status: int) -> None:
@@ -148,6 +151,63 @@ async def test_a_network_that_needs_it_can_let_plugins_name_any_url() -> None:
     }
     async with running(HostConfig(base_urls=BaseUrls.ANY), ("192.0.2.7", 1)) as host:
         assert (await host.post(REGISTER, body, await host.plugin("p")))[0] == 200
+
+
+async def test_what_was_checked_is_what_is_kept() -> None:
+    body = {
+        "serviceType": "t",
+        "version": "1.0.0",
+        "endpointPath": "/",
+        "metadata": {"base_url": "http://192.0.2.7:1"},
+    }
+    async with running(client=("192.0.2.7", 40000)) as host:
+        await host.post(REGISTER, body, await host.plugin("p"))
+        assert host.host.registry.discover("t")[0].address == "192.0.2.7"
+
+
+async def test_a_bad_registration_is_refused_before_any_name_is_looked_up() -> None:
+    body = {"serviceType": "", "metadata": {"base_url": "http://no-such-name.invalid"}}
+    async with running(client=("192.0.2.7", 40000)) as host:
+        assert (await host.post(REGISTER, body, await host.plugin("p")))[0] == 400
+
+
+async def watch(http: httpx.AsyncClient, headers: Headers) -> list[Any]:
+    """Watch to the end; return what came."""
+    content = b'{"serviceType": "t"}'
+    frame = b"\0" + len(content).to_bytes(4, "big") + content
+    response = await http.post(
+        WATCH, content=frame, headers={**headers, "content-type": "application/connect+json"}
+    )
+    data, messages = response.content, []
+    while data:
+        length = int.from_bytes(data[1:5], "big")
+        messages.append(json.loads(data[5 : 5 + length]))
+        data = data[5 + length :]
+    return messages
+
+
+async def test_a_watch_ends_with_the_identity_that_opened_it() -> None:
+    async with running(HostConfig(token_ttl_s=0.3)) as host:
+        with trio.fail_after(10):
+            *_, end = await watch(host.http, await host.plugin("p"))
+    assert end["error"]["code"] == "unauthenticated"
+
+
+async def test_a_watch_that_runs_out_of_time_ends_in_good_order() -> None:
+    async with running() as host:
+        with trio.fail_after(10):
+            messages = await watch(host.http, {**await host.plugin("p"), "connect-timeout-ms": "200"})
+    assert messages == [{"serviceType": "t", "state": "SERVICE_STATE_UNAVAILABLE"}, {}]
+
+
+async def test_a_provider_whose_identity_has_expired_is_not_offered() -> None:
+    async with running(HostConfig(token_ttl_s=0.2)) as host:
+        await host.provider("t")
+        await trio.sleep(0.1)
+        caller = await host.plugin("p")
+        await trio.sleep(0.15)
+        assert (await host.post(DISCOVER, {"serviceType": "t"}, caller))[0] in {404, 401}
+        assert not host.host.registry.available("t")
 
 
 async def test_no_token_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -245,6 +245,7 @@ async def test_an_answer_that_is_no_connect_answer_maps_to_a_code(status: int, c
         ({"code": "no such code", "message": "m"}, Code.UNAVAILABLE, "m"),
         ({"message": "m"}, Code.UNAVAILABLE, "m"),
         ([], Code.UNAVAILABLE, ""),
+        ({"code": "aborted", "details": [{"type": "a", "value": "é"}]}, Code.ABORTED, ""),
         ({"code": "aborted", "details": [{"type": "x"}, {"type": "a.B", "value": "!"}, 3]}, Code.ABORTED, ""),
     ],
 )
@@ -256,8 +257,9 @@ async def test_odd_error_bodies_fall_back_on_the_status(body: object, code: Code
     assert (caught.value.code, caught.value.message) == (code, message)
 
 
-async def test_an_error_body_that_is_not_json_falls_back_on_the_status() -> None:
-    async with client_of(canned(503, b"{", content_type="application/json")) as client:
+@pytest.mark.parametrize("body", [b"{", b"[" * 100_000])
+async def test_an_error_body_that_is_not_json_falls_back_on_the_status(body: bytes) -> None:
+    async with client_of(canned(503, body, content_type="application/json")) as client:
         with pytest.raises(ConnectError) as caught:
             await client.echo(pb.EchoRequest())
     assert caught.value.code == Code.UNAVAILABLE
@@ -308,6 +310,7 @@ END = frame(b"{}", 0b10)
         (frame(gzip.compress(bytes(100_000)), 0b01) + END, Code.RESOURCE_EXHAUSTED, "larger"),
         (frame(b"{", 0b10), Code.INTERNAL, "not JSON"),
         (frame(b"[]", 0b10), Code.INTERNAL, "not JSON"),
+        (frame(b"[" * 4000, 0b10), Code.INTERNAL, "not JSON"),
         (frame(b'{"error": {"code": "aborted", "message": "m"}}', 0b10), Code.ABORTED, "m"),
         (frame(b'{"error": {"code": "odd"}}', 0b10), Code.UNKNOWN, ""),
     ],
@@ -396,3 +399,10 @@ async def test_a_server_that_is_faster_by_a_moment_does_not_turn_a_cancellation_
         assert scope.cancelled_caught
         with trio.fail_after(60), pytest.raises(ConnectError, match="mine was up first"):
             await client.echo(pb.EchoRequest())  # a deadline of the server's own
+
+
+async def test_a_header_that_is_no_header_is_an_error_of_the_caller() -> None:
+    async with echo_client() as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest(), headers={"x": "é"})
+    assert caught.value.code == Code.INVALID_ARGUMENT

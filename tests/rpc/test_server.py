@@ -172,3 +172,15 @@ async def test_a_cancelled_handler_is_no_news_for_the_log(caplog: pytest.LogCapt
         with trio.fail_after(5):
             await echo.cancelled.wait()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/grpc", "application/grpc+proto", "application/grpc; x=y"]
+)
+async def test_grpc_without_trailers_is_refused_and_no_news(
+    content_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with in_process(application([Echo()])) as http:
+        response = await http.post(ECHO, content=b"", headers={"content-type": content_type})
+    assert (response.status_code, response.content) == (415, b"")
+    assert caplog.records == []
