@@ -17,6 +17,7 @@ from .host import HostConfig as HostConfig
 from .host import LeaseConfig as LeaseConfig
 from .host import Selection as Selection
 from .plugin import Dependency as Dependency
+from .plugin import HealthState as HealthState
 from .plugin import Plugin as Plugin
 from .plugin import PluginConfig as PluginConfig
 from .plugin import Provider as Provider

@@ -17,7 +17,7 @@ from .serving import StartError, run
 
 def _host_config(environment: Mapping[str, str]) -> HostConfig:
     allowed = [policy.value for policy in BaseUrls]
-    base_urls = environment.get("BASE_URLS", BaseUrls.CALLER.value)
+    base_urls = environment.get("BASE_URLS") or BaseUrls.CALLER.value
     if base_urls not in allowed:
         raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
     return HostConfig(base_urls=BaseUrls(base_urls))

@@ -46,14 +46,10 @@ def is_http_url(url: str) -> bool:
     """Whether a text is an absolute http or https URL, with a host."""
     try:
         parts = urlsplit(url)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and url.isprintable()
-        )
+        has_host = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+    return parts.scheme in ("http", "https") and has_host and url.isprintable() and " " not in url
 
 
 def token_digest(token: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ _PARTS = {
     "cpg_trio.plugin": ("plugin", "32"),
     "cpg_trio.demo.logger": ("logger", "33"),
     "cpg_trio.demo": ("demo", "36"),
+    "cpg_trio.serving": ("demo", "36"),
 }
 _ID_TAIL = re.compile(r"(-[0-9a-f]{4})[0-9a-f]{12}\b")  # of a runtime id: four of its digits tell runs apart
 
@@ -25,11 +27,19 @@ class Narrator(logging.Handler):
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
         self._stream = stream or sys.stdout
+        if isinstance(self._stream, io.TextIOWrapper):
+            self._stream.reconfigure(errors="replace")  # an arrow is worth less than the story
         self._start = time.perf_counter()
-        self._color = self._stream.isatty() and "NO_COLOR" not in os.environ  # https://no-color.org
+        self._color = self._stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one event."""
+        try:
+            self._tell(record)
+        except Exception:  # noqa: BLE001 - what goes wrong with a story must not go wrong with what it tells of
+            self.handleError(record)
+
+    def _tell(self, record: logging.LogRecord) -> None:
         part, color = _PARTS.get(record.name, (record.name.rpartition(".")[2], "31"))
         text = _ID_TAIL.sub(r"\1…", record.getMessage().removeprefix("[ROUTER] "))
         if record.exc_info:

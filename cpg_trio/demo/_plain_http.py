@@ -68,9 +68,9 @@ async def _answer(
         await send_text(send, 405, "Method not allowed\n")
         return
     try:
-        query = dict(parse_qsl(scope["query_string"].decode("ascii"), errors="strict"))
+        query = dict(parse_qsl(scope["query_string"].decode(), errors="strict"))
     except ValueError:
-        await send_text(send, 400, "The query is not percent-encoded UTF-8\n")
+        await send_text(send, 400, "The query is not UTF-8\n")
         return
     if not all(query.get(name) for name in form.required):
         await send_text(send, 400, f"{form.missing}\n")

@@ -12,6 +12,7 @@ import trio
 
 from cpg_trio.serving import StartError
 
+_CURRENT = Path.cwd()
 _SCHEMA = "CREATE TABLE IF NOT EXISTS urls (code TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, WITHOUT ROWID"
 
 
@@ -54,7 +55,10 @@ async def open_store(path: Path) -> AsyncIterator[Store]:
     try:
         connection = await trio.to_thread.run_sync(_connect, path)
     except sqlite3.Error as error:
-        raise StartError(f"cannot keep URLs in {path}: {error}") from error
+        raise StartError(
+            f"cannot keep URLs in {_CURRENT / path}: {error}; choose a file that can be written,"
+            " with STORAGE_PATH or --storage"
+        ) from error
     try:
         yield Store(connection)
     finally:
@@ -67,6 +71,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
         connection.execute(_SCHEMA)
+        connection.execute("SELECT code, url FROM urls LIMIT 0")  # it may be somebody else's file
     except BaseException:
         connection.close()
         raise

@@ -17,8 +17,8 @@ from cpg_trio._gen.api.v1.api_trio import APIService
 from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
 from cpg_trio._gen.storage.v1.storage_trio import StorageClient
 from cpg_trio.plugin import Plugin
-from cpg_trio.serving import run
 
+from ._container import container
 from ._plain_http import Form, plain_http
 
 FORMS = {
@@ -30,6 +30,7 @@ MAX_URL_BYTES = 32 * 1024
 _CODE_BYTES = 4
 _MAX_TRIES = 16  # to find a free code; with a billion taken, one try in four finds one taken
 _STORAGE_TIMEOUT_S = 5.0
+_NOT_IN_A_HOST = re.compile(r"[\s<>\\^|`{}\"]")
 _START = re.compile(r"https?://", re.IGNORECASE)
 
 
@@ -70,7 +71,8 @@ def check_url(url: str) -> None:
     """Raise ConnectError `invalid_argument` for what is not an absolute http or https URL."""
     try:
         parts = urlsplit(url)
-        good = _START.match(url) and parts.hostname and (parts.port is None or parts.port > 0)
+        has_host = parts.hostname and not _NOT_IN_A_HOST.search(parts.netloc) and parts.port != 0
+        good = _START.match(url) and has_host
     except ValueError:
         good = False
     if not good or any(ord(c) < 0x20 or ord(c) == 0x7F for c in url):  # noqa: PLR2004 - control characters
@@ -106,4 +108,4 @@ def api_plugin() -> Plugin:
 
 
 if __name__ == "__main__":
-    sys.exit(run(api_plugin().serve))
+    sys.exit(container(__doc__, api_plugin().serve))

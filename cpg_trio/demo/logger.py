@@ -9,8 +9,8 @@ from cpg_trio import rpc
 from cpg_trio._gen.logger.v1 import logger_pb2 as pb
 from cpg_trio._gen.logger.v1.logger_trio import LoggerService
 from cpg_trio.plugin import Plugin
-from cpg_trio.serving import run
 
+from ._container import container
 from ._plain_http import Form, plain_http
 
 _log = logging.getLogger("cpg_trio.demo.logger")
@@ -36,4 +36,4 @@ def logger_plugin() -> Plugin:
 
 
 if __name__ == "__main__":
-    sys.exit(run(logger_plugin().serve))
+    sys.exit(container(__doc__, logger_plugin().serve))

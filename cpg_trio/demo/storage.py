@@ -20,8 +20,8 @@ from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
 from cpg_trio._gen.storage.v1 import storage_pb2 as pb
 from cpg_trio._gen.storage.v1.storage_trio import StorageService
 from cpg_trio.plugin import Plugin
-from cpg_trio.serving import run
 
+from ._container import container
 from ._plain_http import Form, plain_http
 from ._store import CodeTakenError, Store, open_store
 
@@ -91,4 +91,4 @@ async def main(stop: trio.Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(container(__doc__, main))

@@ -118,10 +118,14 @@ class Host:
         """
         stop = trio.Event() if stop is None else stop
         async with self.application() as app, open_plain_nursery() as nursery:
-            nursery.start_soon(self._announce_stop, stop)
             bound = await nursery.start(partial(serve, app, bind=bind, config=self._config.serve, stop=stop))
             _log.info("host listening on %s", ", ".join(bound))
             task_status.started(bound)
+            await stop.wait()
+            _log.info("host stopping")
+            self.health.stop()
+            self.watches.close()
+        _log.info("host has stopped")
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.
@@ -154,12 +158,6 @@ class Host:
         headers = {wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + credential}
         async with httpx.AsyncClient(trust_env=False) as http:
             yield PluginControlClient(base_url, http, ClientConfig(headers=headers))
-
-    async def _announce_stop(self, stop: trio.Event) -> None:
-        await stop.wait()
-        _log.info("host stopping")
-        self.health.stop()
-        self.watches.close()
 
     def _forget(self, identity: Identity) -> None:
         _log.info("the identity of %s has expired", identity.runtime_id)

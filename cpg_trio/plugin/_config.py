@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from cpg_trio import wire
+from cpg_trio.http1 import Origin
 from cpg_trio.serving import ServeConfig, StartError
 
 
@@ -33,13 +34,17 @@ class PluginConfig:
     ) -> PluginConfig:
         """Return what `PORT`, `HOST_URL` and `HOSTNAME` say. Raises: StartError for what makes no sense."""
         environment = os.environ if environment is None else environment
-        host_url = environment.get("HOST_URL", "").rstrip("/")
+        host_url, hostname = environment.get("HOST_URL", ""), environment.get("HOSTNAME") or "localhost"
         if host_url and not wire.is_http_url(host_url):
             raise StartError(f"HOST_URL must be an http or https URL, not {host_url!r}")
+        try:
+            Origin("http", hostname, 80)
+        except ValueError as error:
+            raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
         return cls(
             bind=f"0.0.0.0:{port_from_environment(default_port, environment)}",
-            host_url=host_url or None,
-            hostname=environment.get("HOSTNAME") or "localhost",
+            host_url=host_url.rstrip("/") or None,
+            hostname=hostname,
         )
 
 

@@ -27,6 +27,7 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
+from cpg_trio.http1 import Origin
 from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, application
 from cpg_trio.serving import StartError, serve
@@ -217,7 +218,9 @@ class Runtime:
             if await self._register(session, base_url):
                 await self._keep(session)
             session.void.set()
-            _log.info("%s: the host does not know %s any more", self._declared.self_id, session.runtime_id)
+            for dependency in self._declared.dependencies.values():
+                dependency.forget()
+            _log.warning("%s: the host does not know %s any more", self._declared.self_id, session.runtime_id)
             self._session = None
             self._registrations.clear()
 
@@ -230,7 +233,7 @@ class Runtime:
             f"reach the host at {host_url}",
             lambda: handshake(host_url, http, declared.self_id, declared.version),
         )
-        _log.debug("%s is %s on %s", declared.self_id, session.runtime_id, host_url)
+        _log.info("%s is %s on %s", declared.self_id, session.runtime_id, host_url)
         return session
 
     async def _wait_adopted(self, http: httpx.AsyncClient) -> Session:
@@ -285,9 +288,10 @@ class Runtime:
                 if error.code == Code.UNAUTHENTICATED:
                     raise
                 level = logging.DEBUG if tries else logging.WARNING
-                _log.log(
-                    level, "%s cannot %s yet, and tries on: %s", self._declared.self_id, what, error.message
-                )
+                why = error.message
+                if error.code == Code.UNIMPLEMENTED:
+                    why = f"what answers there is not a host ({why})"
+                _log.log(level, "%s cannot %s yet, and tries on: %s", self._declared.self_id, what, why)
             await trio.sleep(delay)
         raise AssertionError("backoff never ends")  # pragma: no cover
 
@@ -314,6 +318,7 @@ class Runtime:
         reports = self._health.reader()
         delays = backoff()
         interval = self._config.heartbeat_s or session.heartbeat_s
+        lost = False
         wait = math.inf  # until the first report, which is there
         while True:
             with trio.move_on_after(wait):
@@ -322,12 +327,22 @@ class Runtime:
             try:
                 await session.lifecycle.report_health(self._health.value, timeout_s=CALL_TIMEOUT_S)
                 delays = backoff()
+                self._tell(lost, None)
+                lost = False
             except ConnectError as error:
                 if error.code == Code.UNAUTHENTICATED:
                     session.void.set()
                     return
-                _log.debug("%s: a health report failed: %s", self._declared.self_id, error.message)
+                self._tell(lost, error)
+                lost = True
                 wait = min(wait, next(delays))
+
+    def _tell(self, lost: bool, error: ConnectError | None) -> None:  # noqa: FBT001 - what was, and what is
+        """Log that the host is lost, or back: once each."""
+        if error is not None and not lost:
+            _log.warning("%s has lost its host, and tries on: %s", self._declared.self_id, error.message)
+        elif error is None and lost:
+            _log.info("%s has its host back", self._declared.self_id)
 
     async def _follow(self, cell: Cell[_T]) -> None:
         """Keep the health up to date with what it follows from."""
@@ -380,4 +395,4 @@ def _required(dependency: Dependency) -> pb.ServiceDependency:
 
 def _base_url(hostname: str, bound: Sequence[str]) -> str:
     """Return the URL at which the host finds a plugin that listens on `bound`."""
-    return f"http://{hostname}:{urlsplit(bound[0]).port}"
+    return f"http://{Origin('http', hostname, urlsplit(bound[0]).port or 80).host_header.decode()}"

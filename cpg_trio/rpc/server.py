@@ -14,12 +14,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
+import trio
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.interceptor import Interceptor
 from connectrpc.request import RequestContext
 
-from cpg_trio.asgi import App, Receive, Scope, Send, header, send_response, send_text
+from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +65,22 @@ def application(services: Iterable[Service], interceptors: Iterable[Interceptor]
             body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
             await send_response(send, 400, body, [(b"content-type", b"application/json")])
         else:
-            await app(scope, receive, send)
+            await _run(app, scope, receive, send)
 
     return dispatch
+
+
+async def _run(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run a call until it ends or its client leaves; a stream that waits for news would not notice."""
+    with trio.CancelScope() as call:
+
+        async def receive_or_leave() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                call.cancel()
+            return message
+
+        await app(scope, receive_or_leave, send)
 
 
 def _lacks_trailers(scope: Scope) -> bool:

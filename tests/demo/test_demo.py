@@ -6,6 +6,8 @@ import io
 import logging
 import re
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,7 +135,35 @@ def test_the_story_is_plain_for_files_and_coloured_for_people(monkeypatch: pytes
     assert "\x1b[" not in tell(Terminal())
 
 
-def test_a_check_that_fails_is_an_exit_status_of_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(demo, "run", lambda _: 0)  # it ended well, and never got to the check
-    assert demo.main(["--once", "--storage", str(tmp_path / "urls")]) == 1
-    assert demo.main(["--storage", str(tmp_path / "urls")]) == 0
+@pytest.mark.parametrize("arguments", [["--once"], []])
+async def test_a_check_that_fails_is_told_and_ends_with_status_1(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    path = tmp_path / "urls"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE urls (code TEXT PRIMARY KEY, url TEXT) WITHOUT ROWID")
+        connection.execute("CREATE TRIGGER no BEFORE INSERT ON urls BEGIN SELECT RAISE(ABORT, 'full'); END")
+    async with running("cpg_trio.demo", *arguments, "--storage", str(path)) as run:
+        assert await run.end() == 1
+        await run.until("host stopping")
+    assert (
+        "✗ The check failed: /api.v1.API/Shorten answered 500: Storage failed: storage did not do it"
+        in run.output
+    )
+
+
+async def test_a_terminal_that_cannot_show_arrows_does_not_stop_the_demo(tmp_path: Path) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    async with running("cpg_trio.demo", "--once", environment=ascii_only, cwd=tmp_path) as run:
+        assert await run.end() == 0
+        await run.until("host stopping")
+    assert "Traceback" not in run.output
+
+
+async def test_a_file_of_somebody_elses_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "urls")) as connection, connection:
+        connection.execute("CREATE TABLE urls (a TEXT)")
+    async with running("cpg_trio.demo", "--once", "--storage", str(tmp_path / "urls")) as run:
+        assert await run.end() == 1
+        await run.until("cannot keep URLs in")
+    assert "Traceback" not in run.output

@@ -744,6 +744,20 @@ async def watch(url: str, credentials: dict[str, str], ended: trio.Event) -> Non
     ended.set()
 
 
+async def test_a_watch_ends_with_its_connection_and_not_with_the_next_event() -> None:
+    async with hosting() as (host, url):
+        caller, token = host.identities.issue("caller")
+        proof = {"X-Plugin-Runtime-ID": caller.runtime_id, "Authorization": f"Bearer {token}"}
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch, url, proof, trio.Event())
+                while not host.watches.watchers("echo"):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                scope.cancel()
+        while host.watches.watchers("echo"):
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+
 async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> None:
     release, ended = trio.Event(), trio.Event()
 

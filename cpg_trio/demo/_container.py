@@ -1,0 +1,22 @@
+"""What the example's plugins have in common when each runs alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from cpg_trio.serving import run
+
+
+def container(description: str | None, main: Callable[[trio.Event], Awaitable[None]]) -> int:
+    """Run a plugin as the environment says; return the exit status. There are no arguments but `--help`."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="PORT, HOST_URL and HOSTNAME in the environment say where it listens, where its host is,"
+        " and its own name as the host resolves it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    return run(main)

@@ -1,0 +1,289 @@
+"""A plugin whose host or network misbehaves: it leaves nothing behind, and it does not give up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+import pytest
+import trio
+
+from cpg_trio._cell import Cell
+from cpg_trio.asgi import App, Receive, Scope, Send, send_response, send_text
+from cpg_trio.host import Host
+from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
+from cpg_trio.rpc import Code, ConnectError
+from tests._gen.echo.v1.echo_pb2 import EchoRequest
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.rpc.echo import Echo
+from tests.serving_apps import served
+
+from .running import DEGRADED, HEALTHY, echo_plugin, hosting, is_healthy, plugged, state_of, until
+from .test_control import SET_IDENTITY, adopt, post
+
+Meddling = Callable[[Scope, Receive, Send], Awaitable[bool]]
+"""Handles a request to the host itself and returns True, or lets it pass."""
+
+
+@asynccontextmanager
+async def meddled(meddle: Meddling, host: Host | None = None) -> AsyncIterator[tuple[Host, str]]:
+    """Run a host behind somebody who meddles with what it is sent."""
+    host = host or Host()
+    async with host.application() as app:
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            if not await meddle(scope, receive, send):
+                await app(scope, receive, send)
+
+        async with served(dispatch) as url:
+            yield host, url
+
+
+def two_services() -> Plugin:
+    plugin = Plugin("two", version="1.0.0")
+    plugin.provide("a", Echo())
+    plugin.provide("b", Echo())
+    return plugin
+
+
+async def error(send: Send, status: int, code: str) -> bool:
+    body = json.dumps({"code": code, "message": "meddled with"}).encode()
+    await send_response(send, status, body, [(b"content-type", b"application/json")])
+    return True
+
+
+@pytest.mark.parametrize("path", ["ReportHealth", "UnregisterService"])
+async def test_one_word_of_leave_that_is_lost_does_not_lose_the_others(path: str) -> None:
+    leaving, lost = trio.Event(), list[str]()
+
+    async def lose_one(scope: Scope, _receive: Receive, send: Send) -> bool:
+        if leaving.is_set() and not lost and scope["path"].endswith(path):
+            lost.append(path)
+            await send_text(send, 502, "bad gateway")
+            return True
+        return False
+
+    async with meddled(lose_one) as (host, url):
+        async with plugged(two_services(), url):
+            await until(host, lambda: state_of(host, "a") == state_of(host, "b") == HEALTHY)
+            leaving.set()
+        assert host.registry.service_types() == []
+
+
+async def test_a_registration_that_is_under_way_when_a_stop_begins_is_taken_back() -> None:
+    registered, go_on = trio.Event(), trio.Event()
+
+    async def hold_back(scope: Scope, receive: Receive, send: Send) -> bool:
+        if not scope["path"].endswith("RegisterService") or registered.is_set():
+            return False
+        messages: list[dict[str, object]] = []
+
+        async def collect(message: dict[str, object]) -> None:
+            messages.append(message)
+
+        await apps[0](scope, receive, collect)  # type: ignore[arg-type]
+        registered.set()
+        await go_on.wait()
+        for message in messages:
+            await send(message)
+        return True
+
+    apps: list[App] = []
+    host = Host()
+    async with host.application() as app:
+        apps.append(app)
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            if not await hold_back(scope, receive, send):
+                await app(scope, receive, send)
+
+        async with served(dispatch) as url:
+            async with plugged(two_services(), url):
+                await registered.wait()
+                assert host.registry.service_types() == ["a"]
+                trio.lowlevel.spawn_system_task(_later, go_on)
+            assert host.registry.service_types() == []
+
+
+async def _later(event: trio.Event) -> None:
+    await trio.sleep(0.05)
+    event.set()
+
+
+async def test_a_plugin_that_is_refused_half_way_takes_back_the_other_half() -> None:
+    async def refuse_b(scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["path"].endswith("RegisterService") and host.registry.service_types() == ["a"]:
+            return await error(send, 403, "permission_denied")
+        return False
+
+    async with meddled(refuse_b) as (host, url):
+        with pytest.raises(RefusedError, match="cannot register b"):
+            await two_services().serve(config=PluginConfig(host_url=url, hostname="127.0.0.1"))
+        assert host.registry.service_types() == []
+
+
+async def test_a_name_that_is_not_known_yet_is_no_refusal() -> None:
+    tries = Cell(0)
+
+    async def not_yet(scope: Scope, _receive: Receive, send: Send) -> bool:
+        if scope["path"].endswith("RegisterService") and tries.value < 2:
+            tries.set(tries.value + 1)
+            return await error(send, 503, "unavailable")
+        return False
+
+    async with meddled(not_yet) as (host, url), plugged(echo_plugin(), url):
+        await until(host, lambda: is_healthy(host, "echo"))
+    assert tries.value == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"runtimeId": "x-0", "runtimeToken": "t", "hostUrl": "garbage://x"},
+        {"runtimeId": "x-0", "runtimeToken": "t", "hostUrl": "http://"},
+        {"runtimeId": "x-é", "runtimeToken": "t"},
+        {"runtimeId": "x-0", "runtimeToken": "t\n"},
+        {"runtimeId": "x-0"},
+        {"runtimeToken": "t"},
+    ],
+)
+async def test_an_identity_that_cannot_be_one_is_refused_and_the_plugin_waits_on(
+    body: dict[str, object],
+) -> None:
+    async with hosting() as (host, url), plugged(echo_plugin(), None) as plugin_url:
+        status, answer = await post(plugin_url, SET_IDENTITY, body)
+        assert (status, answer["code"]) == (400, "invalid_argument")
+        await adopt(host, url, plugin_url)
+        await until(host, lambda: is_healthy(host, "echo"))
+
+
+async def test_a_managing_host_that_will_not_have_the_plugin_does_not_end_it() -> None:
+    async def refuse(scope: Scope, _receive: Receive, send: Send) -> bool:
+        return scope["path"].endswith("RegisterService") and await error(send, 403, "permission_denied")
+
+    async with (
+        meddled(refuse) as (wrong, wrong_url),
+        hosting() as (right, right_url),
+        plugged(echo_plugin(), None) as plugin_url,
+    ):
+        await adopt(wrong, wrong_url, plugin_url)
+        with trio.fail_after(10):
+            while True:
+                identity, token = right.identities.issue("echo-plugin")
+                taken: dict[str, object] = {
+                    "runtimeId": identity.runtime_id,
+                    "runtimeToken": token,
+                    "hostUrl": right_url,
+                }
+                if (await post(plugin_url, SET_IDENTITY, taken))[0] == 200:
+                    break
+        await until(right, lambda: is_healthy(right, "echo"))
+
+
+async def test_a_second_identity_replaces_the_first() -> None:
+    async with hosting() as (host, url), plugged(echo_plugin(), None) as plugin_url:
+        await adopt(host, url, plugin_url)
+        await until(host, lambda: is_healthy(host, "echo"))
+        first = host.registry.discover("echo")[0].runtime_id
+        identity, token = host.identities.issue("echo-plugin")
+        credential = host.identities.control_credential(first)
+        given: dict[str, object] = {"runtimeId": identity.runtime_id, "runtimeToken": token, "hostUrl": url}
+        assert (await post(plugin_url, SET_IDENTITY, given, authorization=f"Bearer {credential}"))[0] == 200
+        await until(host, lambda: host.registry.registrations(identity.runtime_id))
+
+
+def frames(*messages: tuple[int, bytes]) -> bytes:
+    return b"".join(bytes([flags]) + len(content).to_bytes(4, "big") + content for flags, content in messages)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0\0",
+        frames((0, b"\xff\xff")),
+        frames((2, b"[" * 20_000)),
+        frames((2, b'{"error": {"code": "internal", "details": [{"type": "a", "value": "\xc3\xa9"}]}}')),
+        # an available provider of version "v1"
+        frames((0, b"\x0a\x04echo\x10\x01\x1a\x0e\x0a\x03p-1\x12\x02v1\x1a\x03/x/")),
+    ],
+)
+async def test_garbage_on_the_watch_does_not_end_a_plugin(answer: bytes) -> None:
+    watches = Cell(0)
+
+    async def garbage(scope: Scope, _receive: Receive, send: Send) -> bool:
+        if not scope["path"].endswith("WatchService"):
+            return False
+        watches.set(watches.value + 1)
+        await send_response(send, 200, answer, [(b"content-type", b"application/connect+proto")])
+        return True
+
+    plugin = echo_plugin("needy", "needs")
+    dependency = plugin.require("echo", min_version="1.0.0")
+    async with meddled(garbage) as (host, url), plugged(plugin, url):
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+        with trio.fail_after(20):
+            async for count in watches.reader():
+                if count >= 3:
+                    break
+        assert not dependency.available
+        assert state_of(host, "needs") == DEGRADED
+
+
+async def test_a_host_that_is_replaced_is_noticed_by_the_watch_and_not_only_by_the_heartbeat() -> None:
+    plugin = echo_plugin("needy", "needs")
+    plugin.require("echo")
+    old, new = Host(), Host()
+    async with old.application() as old_app, new.application() as new_app:
+        current = [old_app]
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            await current[0](scope, receive, send)
+
+        async with served(dispatch) as url, plugged(plugin, url, heartbeat_s=3600.0):
+            await until(old, lambda: old.watches.watchers("echo") and state_of(old, "needs"))
+            current[0] = new_app
+            old.watches.close()
+            await until(new, lambda: state_of(new, "needs") == DEGRADED)
+
+
+async def test_a_call_with_an_identity_that_has_ended_is_unavailable_and_gets_the_plugin_a_new_one() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    async with hosting() as (host, url), plugged(echo_plugin(), url):
+        async with plugged(caller, url, heartbeat_s=3600.0):
+            provider = await echo.wait_available()
+            host.identities.revoke(provider.session.runtime_id)
+            with pytest.raises(ConnectError) as caught:
+                await client.echo(EchoRequest())
+            assert caught.value.code == Code.UNAVAILABLE
+            with trio.fail_after(10):
+                async for now in echo.changes.reader():
+                    if now is not None and now.session != provider.session:
+                        break
+            assert (await client.echo(EchoRequest(text="again"))).text == "again"
+        assert not echo.available
+        with pytest.raises(ConnectError, match="no provider"):
+            await client.echo(EchoRequest())
+
+
+async def test_whoever_runs_a_plugin_may_cut_the_hosts_grace_short() -> None:
+    plugin, stop = echo_plugin(), trio.Event()
+    with trio.fail_after(10):
+        async with hosting() as (host, url), httpx.AsyncClient() as http, trio.open_nursery() as nursery:
+            config = PluginConfig(host_url=url, hostname="127.0.0.1", grace_s=0.1)
+            (plugin_url,) = await nursery.start(partial(plugin.serve, stop, config=config))
+            await until(host, lambda: is_healthy(host, "echo"))
+
+            async def call() -> None:
+                with pytest.raises(ConnectError):
+                    await EchoServiceClient(plugin_url, http).echo(EchoRequest(text="hang"))
+
+            nursery.start_soon(call)
+            await host.shut_down_plugin(host.registry.discover("echo")[0].runtime_id, grace_s=3600)
+            await until(host, lambda: not host.registry.available("echo"))
+            stop.set()
