@@ -1,12 +1,11 @@
 """A plugin platform on Trio: identity, registry, liveness and an authenticated streaming router.
 
-What is named here is public; everything else is private, but for the rooms `cpg_trio.rpc` (Connect on Trio),
-`cpg_trio.serving` (ASGI in a nursery) and `cpg_trio.demo` (the example), each with its own `__init__`.
-What stands on what:
+What is named here is public, and so is what the rooms `rpc` (Connect on Trio), `serving` (ASGI in a nursery),
+`host` and `plugin` name in their own `__init__`; everything else is private. What stands on what:
 
     asgi, wire, _cell, _nursery    types, names and rules; a conflating cell; a nursery without groups
-    rpc, http1                     Connect calls and services; a pool of HTTP/1.1 connections
-    serving, probes                an ASGI application in a nursery; the paths that orchestrators probe
+    rpc, _gen, http1               Connect calls and services; generated code; a pool of connections
+    serving, probes, logs          an ASGI application in a nursery; what orchestrators probe; the log
     host | plugin                  the two sides, which never import each other
     demo, cli                      the URL shortener; the command line
 """

@@ -11,8 +11,7 @@ import trio
 
 from ._version import __version__
 from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig
-from .plugin import port_from_environment
-from .serving import StartError, run
+from .serving import StartError, port_from_environment, run
 
 
 def _host_config(environment: Mapping[str, str]) -> HostConfig:

@@ -1,4 +1,4 @@
-"""`python -m cpg_trio.demo`: a host and three plugins in one nursery of one process.
+"""`python -m cpg_trio.demo`: a host and three plugins in one process.
 
 It tells what happens, shortens and resolves one URL by itself, and serves until Ctrl-C; with `--once` it ends
 after that check, with status 0 only if it passed.

@@ -7,7 +7,7 @@ What stands on what:
     egress     where plugins may have the host send traffic
     liveness   leases: who is alive, and what follows when not
     watch      the hub that fans the registry's changes out
-    health     the host's own health, as a service and for probes
+    health     the host's own health, as a service
     services   the RPC services, thin over the above
     router     the way from one plugin to another
     _host      all of it on its paths, in one nursery

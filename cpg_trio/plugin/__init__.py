@@ -13,7 +13,6 @@ What stands on what:
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
 
 from ._config import PluginConfig as PluginConfig
-from ._config import port_from_environment as port_from_environment
 from ._plugin import Middleware as Middleware
 from ._plugin import Plugin as Plugin
 from ._runtime import RefusedError as RefusedError

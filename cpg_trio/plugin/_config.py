@@ -9,7 +9,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.http1 import Origin
-from cpg_trio.serving import ServeConfig, StartError
+from cpg_trio.serving import ServeConfig, StartError, port_from_environment
 
 
 @attrs.frozen(kw_only=True)
@@ -46,11 +46,3 @@ class PluginConfig:
             host_url=host_url.rstrip("/") or None,
             hostname=hostname,
         )
-
-
-def port_from_environment(default: int, environment: Mapping[str, str] | None = None) -> int:
-    """Return the port that `PORT` names. Raises: StartError for one that there is not."""
-    text = (os.environ if environment is None else environment).get("PORT") or str(default)
-    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
-        raise StartError(f"PORT must be a number from 0 to 65535, not {text!r}")
-    return int(text)

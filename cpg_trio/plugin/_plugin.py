@@ -61,7 +61,7 @@ class Plugin:
         """
         if service_type in self._declared.dependencies:
             raise ValueError(f"{service_type} is required already")
-        dependency = Dependency(service_type, min_version, required=required)
+        dependency = Dependency(self._declared.self_id, service_type, min_version, required=required)
         self._declared.dependencies[service_type] = dependency
         return dependency
 

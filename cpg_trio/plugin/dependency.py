@@ -51,10 +51,11 @@ class Dependency:
     What it knows is true as of the host's last word. While the host cannot be reached, it keeps to that.
     """
 
-    def __init__(self, service_type: str, min_version: str, *, required: bool) -> None:
+    def __init__(self, owner: str, service_type: str, min_version: str, *, required: bool) -> None:
         wire.validate_service_type(service_type)
         if min_version:
             wire.validate_version(min_version)
+        self._owner = owner
         self.service_type = service_type
         self.min_version = min_version
         self.required = required
@@ -132,7 +133,7 @@ class Dependency:
                 except ConnectError as error:
                     if error.code == Code.UNAUTHENTICATED:
                         session.void.set()
-                    _log.debug("the watch of %s broke: %s", self.service_type, error.message)
+                    _log.debug("%s: the watch of %s broke: %s", self._owner, self.service_type, error.message)
                     await trio.sleep(next(delays))
             nursery.cancel_scope.cancel()
 
@@ -185,9 +186,9 @@ class Dependency:
         if not self._provider.set(provider):
             return
         if provider is None:
-            _log.info("%s is not available", self.service_type)
+            _log.info("%s: %s is not available", self._owner, self.service_type)
         elif before is None or before.runtime_id != provider.runtime_id:
-            _log.info("%s is provided by %s", self.service_type, provider.runtime_id)
+            _log.info("%s: %s is provided by %s", self._owner, self.service_type, provider.runtime_id)
 
 
 def _provider(session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool) -> Provider:

@@ -2,7 +2,7 @@
 
 `serve` runs the server, `run` is the whole of a container's `__main__`, and `stop_on_signals` is the part
 between them for programs that have a `__main__` of their own. The package knows nothing about plugins; it
-may touch sockets, signals and the log, and of this project only `cpg_trio.asgi`.
+may touch sockets, signals and the log, and of this project only `cpg_trio.asgi` and `cpg_trio.logs`.
 
 Hypercorn parses and writes HTTP/1.1, HTTP/2 and WebSocket here; its Trio transport is not used. What
 stands around its protocol objects, from the socket to the application:
@@ -31,6 +31,7 @@ which would let a few bytes grow past every limit before anything could count th
 from cpg_trio.serving._config import BindError as BindError
 from cpg_trio.serving._config import ServeConfig as ServeConfig
 from cpg_trio.serving._config import StartError as StartError
+from cpg_trio.serving._process import port_from_environment as port_from_environment
 from cpg_trio.serving._process import run as run
 from cpg_trio.serving._process import stop_on_signals as stop_on_signals
 from cpg_trio.serving._server import serve as serve

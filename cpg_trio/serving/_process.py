@@ -1,11 +1,12 @@
-"""The edge of the process: signals, and the exit status. Installs signal handlers; writes to stderr."""
+"""The edge of the process: environment, signals, exit status. Installs signal handlers; writes to stderr."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,6 +57,14 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
             raise
         sys.stderr.writelines(f"{reason}\n" for reason in reasons)
         return 1
+
+
+def port_from_environment(default: int, environment: Mapping[str, str] | None = None) -> int:
+    """Return the port that `PORT` names. Raises: StartError for one that there is not."""
+    text = (os.environ if environment is None else environment).get("PORT") or str(default)
+    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
+        raise StartError(f"PORT must be a number from 0 to 65535, not {text!r}")
+    return int(text)
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:
