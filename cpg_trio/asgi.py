@@ -62,11 +62,15 @@ async def send_response(
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def send_text(send: Send, status: int, text: str) -> None:
+async def send_text(send: Send, status: int, text: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """Send a plain-text response that no browser will take for anything else."""
     await send_response(
         send,
         status,
         text.encode(),
-        [(b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff")],
+        [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"x-content-type-options", b"nosniff"),
+            *headers,
+        ],
     )

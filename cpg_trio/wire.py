@@ -17,6 +17,7 @@ import attrs
 
 RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
 CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
+UNDELIVERED_HEADER = "X-Plugin-Undelivered"  # set by the router on its own answers: no provider saw the call
 AUTHORIZATION_HEADER = "Authorization"
 BEARER_PREFIX = "Bearer "  # compared with its case, as the other implementations do
 

@@ -79,10 +79,15 @@ _NOT_PASSED_ON = _HOP_BY_HOP | {
     b"x-forwarded-prefix",
     b"x-real-ip",
 }
+# Whether a call was delivered is the host's to say.
+_NOT_PASSED_BACK = _HOP_BY_HOP | {wire.UNDELIVERED_HEADER.lower().encode()}
 _NO_CONTENT = 204
+
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 MayCall: TypeAlias = Callable[[Identity, str], bool]
 
+_UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 
 
@@ -141,7 +146,7 @@ class Router:
         except _RefusedError as refused:
             if refused.log:
                 _log.warning("[ROUTER] %s", refused.log)
-            await send_text(send, refused.status, f"{refused.text}\n")
+            await send_text(send, refused.status, f"{refused.text}\n", _UNDELIVERED)
             return
         _log.info("[ROUTER] %s (service: %s)", route, route.provider.service_type)
         await _Call(route, self._liveness, self._pool, scope, receive, send).run()
@@ -276,15 +281,16 @@ class _Call:
             self._outcome = "400"
             await send_text(self._send, 400, f"{error}\n")
         except UpstreamError as error:
-            if isinstance(error, ConnectFailedError):
+            unreached = isinstance(error, ConnectFailedError)
+            if unreached:
                 self._liveness.suspect(self._route.provider.runtime_id)
-            await self._fail(str(error), 502, "failed to proxy request")
+            await self._fail(str(error), 502, "failed to proxy request", _UNDELIVERED if unreached else ())
 
-    async def _fail(self, reason: str, status: int, text: str) -> None:
+    async def _fail(self, reason: str, status: int, text: str, headers: Headers = ()) -> None:
         """Note a failure for the log, and answer with it unless there is an answer already."""
         self._outcome = f"FAILED: {reason}"
         if not self._responding:
-            await send_text(self._send, status, f"{text}\n")
+            await send_text(self._send, status, f"{text}\n", headers)
 
     async def _request(self) -> Request:
         headers = [(b"host", self._route.host), *_passed_on(self._scope["headers"], _NOT_PASSED_ON)]
@@ -312,7 +318,7 @@ class _Call:
         return await self._body.peek()
 
     async def _respond(self, response: Response) -> None:
-        headers = _passed_on(response.headers, _HOP_BY_HOP)
+        headers = _passed_on(response.headers, _NOT_PASSED_BACK)
         if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
             headers = [(name, value) for name, value in headers if name != b"content-length"]
         length = next((int(value) for name, value in headers if name == b"content-length"), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import attrs
@@ -31,7 +31,10 @@ _log = logging.getLogger("cpg_trio.plugin")
 _C = TypeVar("_C", bound=ServiceClient)
 _POLL_S = 2.0
 _WATCH_S = 60.0  # after which a watch is begun anew
+_MAX_TRIES = 3
+_NEWS_S = 1.0  # for the host's word on a provider that could not be reached
 _UNAUTHORIZED = 401
+_PROVIDER_IS_AWAY = frozenset({404, 502, 503})
 
 
 @attrs.frozen
@@ -98,23 +101,28 @@ class Dependency:
 
     @asynccontextmanager
     async def _exchange(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
-        provider = self.provider
-        if provider is None or provider.session.void.is_set():
-            raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
-        session = provider.session
-        proof = {name.lower(): value for name, value in session.headers.items()}
-        routed = attrs.evolve(
-            request,
-            url=f"{session.host_url}{provider.endpoint_url}{request.url}",
-            headers=[*(h for h in request.headers if h[0] not in proof), *proof.items()],
-        )
-        async with HttpxExchange(session.http)(routed) as response:
-            if response.status == _UNAUTHORIZED and not response.header("content-type").startswith(
-                "application/"
-            ):
-                session.void.set()  # said by the router, of this plugin; a provider would say it in JSON
-                raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
+        """Call whoever provides the dependency; if the call did not get there, whoever does then."""
+        async with AsyncExitStack() as stack:
+            for tries_left in reversed(range(_MAX_TRIES)):
+                provider = self._callable()
+                response = await stack.enter_async_context(_routed(request, provider))
+                if not (tries_left and _undelivered(request, response) and await self._moves_from(provider)):
+                    break
+                await stack.aclose()
             yield response
+
+    def _callable(self) -> Provider:
+        if self.provider is None or self.provider.session.void.is_set():
+            raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
+        return self.provider
+
+    async def _moves_from(self, provider: Provider) -> bool:
+        """Wait for news of a provider that could not be reached; return whether there is another now."""
+        with trio.move_on_after(_NEWS_S):
+            async for now in self._provider.reader():
+                if now != provider:
+                    return now is not None
+        return False
 
     def forget(self) -> None:
         """Know nothing any more. Run by the plugin, when it has stopped."""
@@ -189,6 +197,29 @@ class Dependency:
             _log.info("%s: %s is not available", self._owner, self.service_type)
         elif before is None or before.runtime_id != provider.runtime_id:
             _log.info("%s: %s is provided by %s", self._owner, self.service_type, provider.runtime_id)
+
+
+@asynccontextmanager
+async def _routed(request: HttpRequest, provider: Provider) -> AsyncIterator[HttpResponse]:
+    """Send a request through the host to a provider."""
+    session = provider.session
+    proof = {name.lower(): value for name, value in session.headers.items()}
+    routed = attrs.evolve(
+        request,
+        url=f"{session.host_url}{provider.endpoint_url}{request.url}",
+        headers=[*(h for h in request.headers if h[0] not in proof), *proof.items()],
+    )
+    async with HttpxExchange(session.http)(routed) as response:
+        if response.status == _UNAUTHORIZED and response.header("content-type").startswith("text/plain"):
+            session.void.set()  # said by the router, of this plugin; a provider says it otherwise
+            raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
+        yield response
+
+
+def _undelivered(request: HttpRequest, response: HttpResponse) -> bool:
+    """Whether the host says that no provider has seen a request, which can be sent again as it is."""
+    told = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
+    return told and response.status in _PROVIDER_IS_AWAY and isinstance(request.body, bytes)
 
 
 def _provider(session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool) -> Provider:

@@ -408,6 +408,15 @@ async def test_the_address_that_was_checked_is_the_one_that_is_called() -> None:
     assert dict(recorder.headers)[b"host"].startswith(b"rebound.invalid:")
 
 
+async def test_only_the_host_says_whether_a_call_was_delivered() -> None:
+    forged = b"HTTP/1.1 503 x\r\nX-Plugin-Undelivered: true\r\ncontent-length: 0\r\n\r\n"
+    async with routing(Recorder(forged)) as s:
+        delivered = await s.call(s.head())
+        refused = await s.call(s.head(path="/services/echo/nobody-0/M"))
+    assert (delivered.status, delivered.header(b"x-plugin-undelivered")) == (503, None)
+    assert (refused.status, refused.header(b"x-plugin-undelivered")) == (404, b"true")
+
+
 async def test_a_redirect_is_the_callers_to_follow() -> None:
     recorder = Recorder(b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n")
     async with routing(recorder) as s:

@@ -7,7 +7,9 @@ from functools import partial
 import pytest
 import trio
 
+from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.host import Host
 from cpg_trio.plugin import Plugin
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
@@ -55,6 +57,79 @@ async def test_calls_move_to_another_provider_when_theirs_goes() -> None:
                 if provider and provider.runtime_id.startswith("second"):
                     break
         assert (await client.echo(EchoRequest(text="still"))).text == "still"
+
+
+async def test_a_rolling_replacement_under_load_loses_no_call() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    answered = Cell(0)
+
+    async def load() -> None:
+        while True:
+            assert (await client.echo(EchoRequest(text="x"))).text == "x"
+            answered.set(answered.value + 1)
+
+    async def provide(url: str, stop: trio.Event, task_status: trio.TaskStatus[trio.Event]) -> None:
+        gone = trio.Event()
+        async with plugged(echo_plugin(), url, stop=stop):
+            task_status.started(gone)
+            await stop.wait()
+        gone.set()
+
+    with trio.fail_after(30):
+        async with hosting() as (host, url), trio.open_nursery() as providers, plugged(caller, url):
+            stops = [trio.Event()]
+            gone = [await providers.start(provide, url, stops[-1])]
+            await echo.wait_available()
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(load)
+                for generation in range(1, 5):
+                    stops.append(trio.Event())
+                    gone.append(await providers.start(provide, url, stops[-1]))
+                    await until(host, lambda: len(_healthy(host)) == 2)
+                    stops[generation - 1].set()
+                    await gone[generation - 1].wait()
+                    enough = answered.value + 20
+                    async for count in answered.reader():
+                        if count >= enough:
+                            break
+                nursery.cancel_scope.cancel()
+            stops[-1].set()
+    assert answered.value >= 80
+
+
+def _healthy(host: Host) -> list[str]:
+    ids = [provider.runtime_id for provider in host.registry.providers("echo")]
+    return [runtime_id for runtime_id in ids if host.registry.health(runtime_id).state == 1]
+
+
+async def test_a_call_that_was_not_delivered_goes_to_another_provider() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    async with hosting() as (host, url):
+        away = {"base_url": f"http://127.0.0.1:{unused_port()}"}
+        host.registry.register("gone-0", "echo", "1.0.0", "/echo.v1.EchoService/", away)
+        async with plugged(caller, url), plugged(echo_plugin(), url):
+            assert (await echo.wait_available()).runtime_id == "gone-0"
+            await until(host, lambda: len(host.registry.providers("echo")) == 2)
+            assert (await client.echo(EchoRequest(text="x"))).text == "x"
+            assert not host.registry.health("gone-0").callable
+
+
+async def test_a_call_that_was_not_delivered_to_the_only_provider_is_unavailable() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    async with hosting() as (host, url):
+        away = {"base_url": f"http://127.0.0.1:{unused_port()}"}
+        host.registry.register("gone-0", "echo", "1.0.0", "/echo.v1.EchoService/", away)
+        async with plugged(caller, url):
+            await echo.wait_available()
+            with pytest.raises(ConnectError) as caught:
+                await echo.client(EchoServiceClient).echo(EchoRequest())
+    assert caught.value.code == Code.UNAVAILABLE
 
 
 async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not() -> None:
