@@ -252,10 +252,11 @@ class ServiceClient:
 
 
 def _timeout_header(deadline: float) -> list[tuple[str, str]]:
-    milliseconds = (deadline - trio.current_time()) * 1000
+    # The deadline of a scope that is cancelled already is minus infinity.
+    milliseconds = max(deadline - trio.current_time(), 0.0) * 1000
     if milliseconds > _LONGEST_TIMEOUT_MS:
         return []
-    return [("connect-timeout-ms", str(max(int(milliseconds), 0)))]
+    return [("connect-timeout-ms", str(int(milliseconds)))]
 
 
 def _media_type(response: HttpResponse) -> str:

@@ -406,3 +406,16 @@ async def test_a_header_that_is_no_header_is_an_error_of_the_caller() -> None:
         with pytest.raises(ConnectError) as caught:
             await client.echo(pb.EchoRequest(), headers={"x": "é"})
     assert caught.value.code == Code.INVALID_ARGUMENT
+
+
+async def test_a_call_in_a_cancelled_scope_is_cancelled() -> None:
+    async with echo_client() as client:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.echo(pb.EchoRequest())
+        assert scope.cancelled_caught
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with client.count(pb.CountRequest(to=1)):
+                pytest.fail("the stream opened")
+        assert scope.cancelled_caught
