@@ -254,12 +254,28 @@ async def test_a_handshake_that_is_not_ascii_is_refused(name: str) -> None:
         await up.assert_answers()
 
 
+async def test_a_target_that_is_not_ascii_is_taken_as_if_it_had_been_encoded() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        await send_text(send, 200, "seen")
+
+    async with server(app) as up, dial(up.url) as wire:
+        await wire.send("GET /ü?q=☃%20 HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        assert (await wire.response()).status == 200
+    assert (seen[0]["path"], seen[0]["raw_path"]) == ("/ü", b"/%C3%BC")
+    assert seen[0]["query_string"] == b"q=%E2%98%83%20"
+
+
+@pytest.mark.parametrize(
+    "line", ["GET /ü x HTTP/1.1", "GÉT / HTTP/1.1", "GET /\x7f HTTP/1.1", "GET /\x01ü HTTP/1.1"]
+)
 @pytest.mark.usefixtures("silence")
-async def test_a_path_that_is_not_ascii_is_refused_on_http1() -> None:
-    async with server(hello) as up:
-        async with dial(up.url) as wire:
-            assert (await wire.get("/\xe9")).status == 400
-        await up.assert_answers()
+async def test_a_request_line_that_is_none_is_refused(line: str) -> None:
+    async with server(hello) as up, dial(up.url) as wire:
+        await wire.send(f"{line}\r\nhost: x\r\n\r\n".encode("latin-1"))
+        assert (await wire.response()).status == 400
 
 
 @pytest.mark.usefixtures("silence")

@@ -33,8 +33,21 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
+# A method token, a target, a version. The line of a header has a colon where this has a token.
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^\x00-\x20\x7f]+ HTTP/1\.[01]")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+
+
+def _percent_encoded(byte: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % byte[0][0]
+
+
 class StrictReceiveBuffer(ReceiveBuffer):
-    """h11's buffer, except that lines end with CR LF and with nothing else."""
+    """h11's buffer, except that lines end with CR LF and with nothing else.
+
+    Bytes beyond ASCII in a request's target are percent-encoded, which is what their sender should have
+    done: people type them at curl, and there is one way to read them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +56,10 @@ class StrictReceiveBuffer(ReceiveBuffer):
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """Extract the lines up to the first blank one. Raises: `LocalProtocolError` for a bare LF."""
         self._check()
-        return super().maybe_extract_lines()
+        lines = super().maybe_extract_lines()
+        if lines and _REQUEST_LINE.fullmatch(lines[0]):
+            lines[0] = bytearray(_NOT_ASCII.sub(_percent_encoded, bytes(lines[0])))
+        return lines
 
     def _check(self) -> None:
         # Each byte is looked at once, however slowly the head comes in; what follows the head is a body.

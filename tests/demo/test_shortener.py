@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import ClientConfig, Code, ConnectError, application
 from cpg_trio.serving import StartError
+from tests._wire import dial
 from tests.plugin.running import DEGRADED, hosting, is_healthy, plugged, state_of, until
 from tests.rpc.echo import in_process
 
@@ -63,6 +65,14 @@ async def test_any_url_round_trips_over_plain_http_and_over_connect(running: Sho
             api = APIClient(running.api, running.http, config)
             code = (await api.shorten(ShortenRequest(url=url))).short_code
             assert (await api.resolve(ResolveRequest(code=code))).url == url
+
+
+async def test_a_url_that_is_typed_as_it_is_read_round_trips(running: Shortener) -> None:
+    async with dial(running.api) as wire:
+        await wire.send("POST /api.v1.API/Shorten?url=https://e.x/ü☃ HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        shortened = json.loads((await wire.response()).body)
+    assert shortened["url"] == "https://e.x/ü☃"
+    assert (await running.resolve(shortened["short_code"])).json() == {"url": "https://e.x/ü☃"}
 
 
 async def test_the_answer_to_curl_is_spelled_as_users_of_the_reference_know_it(running: Shortener) -> None:
