@@ -66,6 +66,13 @@ class Link:
     def spawn(self, func: Callable[..., Awaitable[None]], *args: Any) -> None:
         self.nursery.start_soon(func, *args)
 
+    def stream_arguments(self, call: object, send: object, stream_id: int) -> tuple[Any, ...]:
+        """Return what the constructors of Hypercorn's streams take, in their order.
+
+        Hypercorn would wrap the application; `call`, which starts it, takes it as it is.
+        """
+        return self.app, self.config, self.context, call, False, self.client, self.server, send, stream_id
+
     def protocol_arguments(self) -> tuple[Any, ...]:
         """Return what the constructors of Hypercorn's protocols take, in their order."""
         state = ConnectionState({})

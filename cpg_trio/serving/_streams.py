@@ -41,18 +41,8 @@ class HttpStream(HTTPStream):
         extensions: Iterable[str] = (),
     ) -> None:
         """Send events to `send`; call `abandon` to break off a response that has begun."""
-        call: Any = Call(link.nursery, inbox, self._app_ended, extensions)
-        super().__init__(
-            link.app,  # type: ignore[arg-type] # Hypercorn would wrap it; Call takes it as it is
-            link.config,
-            link.context,
-            call,
-            False,  # noqa: FBT003 - no TLS
-            link.client,
-            link.server,
-            send,
-            stream_id,
-        )
+        call = Call(link.nursery, inbox, self._app_ended, extensions)
+        super().__init__(*link.stream_arguments(call, send, stream_id))
         self._abandon = abandon
         self._trailers: HeaderList = []
 
@@ -93,18 +83,8 @@ class WebSocketStream(WSStream):
 
     def __init__(self, link: Link, stream_id: int, send: Sink) -> None:
         """Send events to `send`."""
-        call: Any = Call(link.nursery, Inbox(), self._app_ended)
-        super().__init__(
-            link.app,  # type: ignore[arg-type] # as above
-            link.config,
-            link.context,
-            call,
-            False,  # noqa: FBT003 - no TLS
-            link.client,
-            link.server,
-            send,
-            stream_id,
-        )
+        call = Call(link.nursery, Inbox(), self._app_ended)
+        super().__init__(*link.stream_arguments(call, send, stream_id))
         self._link = link
         self._code = int(CloseReason.ABNORMAL_CLOSURE)
         self._reason = ""
