@@ -4,6 +4,7 @@ What stands on what:
 
     identity   who a plugin is, and the token that proves it
     registry   who provides what, how healthy they are, which of them a caller gets
+    control    the host's own calls to its plugins
     egress     where plugins may have the host send traffic
     liveness   leases: who is alive, and what follows when not
     watch      the hub that fans the registry's changes out

@@ -8,19 +8,18 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
-import httpx
 import trio
 
-from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http1 import Pool
 from cpg_trio.probes import PATHS, Probes
-from cpg_trio.rpc import ClientConfig, Code, ConnectError, application
+from cpg_trio.rpc import Code, ConnectError, application
 from cpg_trio.serving import ServeConfig, serve
 
+from .control import control_of
 from .egress import BaseUrls
 from .health import HostHealth
 from .identity import Identities, Identity
@@ -71,6 +70,7 @@ class Host:
         self.identities = Identities(ttl_s=self._config.token_ttl_s, on_expired=self._forget)
         self.watches = WatchHub(self.registry)
         self.health = HostHealth(self.registry)
+        self._pool = Pool(idle_expiry_s=_KEEP_S)
         self._liveness = Liveness(
             self.registry, self._config.leases, self._probe, forget=self.identities.revoke
         )
@@ -88,8 +88,8 @@ class Host:
             ]
         )
         probes = Probes(lambda: not self.health.stopping)
-        async with Pool(idle_expiry_s=_KEEP_S) as pool, open_plain_nursery() as nursery:
-            router = Router(self.identities, self.registry, self._liveness, pool, self._config.may_call)
+        async with self._pool, open_plain_nursery() as nursery:
+            router = Router(self.identities, self.registry, self._liveness, self._pool, self._config.may_call)
             await nursery.start(self._liveness.run)
 
             async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,15 +132,13 @@ class Host:
 
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
-        async with self._control(runtime_id) as control:
-            request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
-            await control.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
+        request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
+        await self._control(runtime_id).shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def _probe(self, runtime_id: str) -> bool:
         """Ask a plugin how it is; return whether it answered, and note what."""
         try:
-            async with self._control(runtime_id) as control:
-                said = await control.get_health(pb.GetHealthRequest())
+            said = await self._control(runtime_id).get_health(pb.GetHealthRequest())
         except ConnectError as error:
             # A plugin that does not know the question is alive to say so.
             return error.code == Code.UNIMPLEMENTED
@@ -148,16 +146,12 @@ class Host:
         self.registry.report_health(runtime_id, health)
         return True
 
-    @asynccontextmanager
-    async def _control(self, runtime_id: str) -> AsyncIterator[PluginControlClient]:
-        """Yield a client of a plugin's control service, that proves to be its host's."""
+    def _control(self, runtime_id: str) -> PluginControlClient:
         credential = self.identities.control_credential(runtime_id)
-        base_url = next((r.base_url for r in self.registry.registrations(runtime_id) if r.base_url), None)
-        if credential is None or base_url is None:
+        reachable = next((r for r in self.registry.registrations(runtime_id) if r.base_url), None)
+        if credential is None or reachable is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        headers = {wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + credential}
-        async with httpx.AsyncClient(trust_env=False) as http:
-            yield PluginControlClient(base_url, http, ClientConfig(headers=headers))
+        return control_of(reachable, credential, self._pool)
 
     def _forget(self, identity: Identity) -> None:
         _log.info("the identity of %s has expired", identity.runtime_id)

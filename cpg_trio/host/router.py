@@ -73,10 +73,10 @@ _NOT_PASSED_ON = _HOP_BY_HOP | {
     b"x-forwarded-for",
     b"x-forwarded-host",
     b"x-forwarded-port",
+    b"x-forwarded-prefix",
     b"x-forwarded-proto",
     b"x-plugin-caller-id",
     b"x-plugin-runtime-id",
-    b"x-forwarded-prefix",
     b"x-real-ip",
 }
 # Whether a call was delivered is the host's to say.

@@ -125,7 +125,7 @@ class Dependency:
         return False
 
     def forget(self) -> None:
-        """Know nothing any more. Run by the plugin, when it has stopped."""
+        """Know nothing any more. Run by the plugin, when its session or itself has ended."""
         self._polling = False
         self._provider.set(None)
 

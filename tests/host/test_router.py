@@ -681,6 +681,16 @@ async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None
         )
         assert not await host._probe(provider)
         assert not await host._probe("nobody-0")
+        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": "no url"})
+        assert not await host._probe(provider)
+
+
+async def test_a_probe_goes_to_the_address_that_was_checked() -> None:
+    async with served(canned(404, b"404 page not found")) as url, hosting(PROBING) as (host, _):
+        provider = host.identities.issue("p")[0].runtime_id
+        base_url = url.replace("127.0.0.1", "rebound.invalid")
+        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1")
+        assert await host._probe(provider)
 
 
 # The log
