@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from ._version import __version__
-from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig
+from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig, LeaseConfig
 from .serving import StartError, port_from_environment, run
 
 
@@ -19,7 +19,15 @@ def _host_config(environment: Mapping[str, str]) -> HostConfig:
     base_urls = environment.get("BASE_URLS") or BaseUrls.CALLER.value
     if base_urls not in allowed:
         raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
-    return HostConfig(base_urls=BaseUrls(base_urls))
+    return HostConfig(base_urls=BaseUrls(base_urls), leases=_leases(environment))
+
+
+def _leases(environment: Mapping[str, str]) -> LeaseConfig:
+    lease = environment.get("LEASE_S", "")
+    try:
+        return LeaseConfig(lease_s=float(lease)) if lease else LeaseConfig()
+    except ValueError:
+        raise StartError(f"LEASE_S must be a number of seconds above 0, not {lease!r}") from None
 
 
 async def _host(stop: trio.Event) -> None:
@@ -35,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         help="run a host on the port that PORT names (8080 if it names none)",
         description="Run a host. PORT names the port that it listens on (default: 8080). BASE_URLS says where"
         " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
-        " or 'any'.",
+        " or 'any'. LEASE_S is how long a plugin may be silent, in seconds, before it gets no more calls"
+        " (default: 15); after as long again it is forgotten.",
     )
     return parser
 

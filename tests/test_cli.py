@@ -10,6 +10,7 @@ import pytest
 import cpg_trio
 from cpg_trio import cli
 from cpg_trio.logs import configure_logging
+from cpg_trio.serving import StartError
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +26,18 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().out
     assert "PORT" in told
     assert "BASE_URLS" in told
+    assert "LEASE_S" in told
+
+
+def test_one_number_says_how_soon_a_silent_plugin_is_gone() -> None:
+    leases = cli._host_config({"LEASE_S": "1.5"}).leases
+    assert (leases.lease_s, leases.heartbeat_s, leases.probe_timeout_s) == (1.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("lease", ["0", "-1", "soon", "inf", "nan"])
+def test_a_lease_that_makes_no_sense_is_refused_with_what_to_write_instead(lease: str) -> None:
+    with pytest.raises(StartError, match="LEASE_S must be a number of seconds above 0, not '"):
+        cli._host_config({"LEASE_S": lease})
 
 
 def test_log_lines_begin_with_date_and_time() -> None:

@@ -16,12 +16,14 @@ has to shake hands anew.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
 import attrs
 import trio
+from attrs.validators import gt, lt
 
 from .registry import Registry
 
@@ -30,19 +32,31 @@ _log = logging.getLogger("cpg_trio.host")
 Probe: TypeAlias = Callable[[str], Awaitable[bool]]
 """Asks a plugin, by its runtime id, how it is; returns whether it answered."""
 
+_SECONDS = [gt(0.0), lt(math.inf)]
 _LATE = 1.5  # heartbeats after which a plugin counts as silent, and is probed
 
 
 @attrs.frozen(kw_only=True)
 class LeaseConfig:
-    """How soon the host believes that a plugin is gone. In seconds."""
+    """How soon the host believes that a plugin is gone. In seconds; the rest follows from the lease.
 
-    heartbeat_s: float = 5.0
-    """Between the heartbeats that plugins are asked for, and between the probes of those that send none."""
-    lease_s: float = 15.0
+    Raises: ValueError for a time that is not more than zero, or has no end.
+    """
+
+    lease_s: float = attrs.field(default=15.0, validator=_SECONDS)
     """Without a word, until a plugin has lapsed; after as long again it is gone."""
-    probe_timeout_s: float = 2.0
+    heartbeat_s: float = attrs.field(validator=_SECONDS)
+    """Between the heartbeats that plugins are asked for, and between the probes of those that send none."""
+    probe_timeout_s: float = attrs.field(validator=_SECONDS)
     """What a plugin has to answer a probe."""
+
+    @heartbeat_s.default
+    def _three_a_lease(self) -> float:
+        return self.lease_s / 3
+
+    @probe_timeout_s.default
+    def _within_a_heartbeat(self) -> float:
+        return min(2.0, self.heartbeat_s)
 
 
 class Liveness:

@@ -80,7 +80,7 @@ class Handshake(HandshakeService):
 
     def __init__(self, identities: Identities, heartbeat_s: float) -> None:
         self._identities = identities
-        self._heartbeat_ms = str(round(heartbeat_s * 1000))
+        self._heartbeat_ms = str(max(1, round(heartbeat_s * 1000)))
 
     async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
         """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
