@@ -74,3 +74,18 @@ async def send_text(send: Send, status: int, text: str, headers: Iterable[tuple[
             *headers,
         ],
     )
+
+
+async def refuse_websocket(send: Send, status: int, text: str) -> None:
+    """Answer a WebSocket handshake with a plain-text refusal."""
+
+    async def instead(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    await send_text(instead, status, f"{text}\n")
+
+
+async def no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a WebSocket where there is none. An ASGI application."""
+    await receive()  # websocket.connect
+    await refuse_websocket(send, 404, f"no websocket at {scope['path']}")

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -20,6 +19,10 @@ CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of 
 UNDELIVERED_HEADER = "X-Plugin-Undelivered"  # set by the router on its own answers: no provider saw the call
 AUTHORIZATION_HEADER = "Authorization"
 BEARER_PREFIX = "Bearer "  # compared with its case, as the other implementations do
+
+WATCH_PATH = "/watch"  # the websocket on which a host tells of services
+WATCH_PROTO = "cpg-trio.watch.v1.proto"  # its subprotocols: how its frames are written
+WATCH_JSON = "cpg-trio.watch.v1.json"
 
 COOKIE_KEY = "CONNECT_PLUGIN"
 COOKIE_VALUE = "d3f40b3c2e1a5f8b9c4d7e6a1b2c3d4e"  # tells programs apart; it is public and protects nothing
@@ -41,16 +44,6 @@ MAX_METADATA_VALUE_BYTES = 4096
 _NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_.\-]*$"
 _NAME = re.compile(_NAME_PATTERN.removesuffix("$") + r"\Z")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[a-zA-Z0-9.\-]+)?\Z")
-
-
-def is_http_url(url: str) -> bool:
-    """Whether a text is an absolute http or https URL, with a host."""
-    try:
-        parts = urlsplit(url)
-        has_host = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and has_host and url.isprintable() and " " not in url
 
 
 def token_digest(token: str) -> bytes:

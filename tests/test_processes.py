@@ -133,7 +133,7 @@ async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Sign
         (
             "logger",
             {"HOST_URL": "localhost:8080"},
-            "HOST_URL must be an http or https URL, not 'localhost:8080'",
+            "HOST_URL: a base URL is http or https, a host, and perhaps a port from 1 to 65535 and a path",
         ),
         (
             "storage",

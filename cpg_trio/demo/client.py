@@ -14,9 +14,10 @@ from functools import partial
 import httpx
 import trio
 
-from cpg_trio import rpc, wire
+from cpg_trio import rpc
 from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
 from cpg_trio._gen.api.v1.api_trio import APIClient
+from cpg_trio.http1 import Origin
 
 DEFAULT_API_URL = "http://localhost:8083"
 _TIMEOUT_S = 10.0
@@ -52,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, or 1 with a message on standard error."""
     chosen = _parser().parse_args(arguments)
     api_url = (os.environ.get("API_URL") or DEFAULT_API_URL).rstrip("/")
-    if not wire.is_http_url(api_url):
-        print(f"API_URL must be an http or https URL, not {api_url!r}", file=sys.stderr)
+    try:
+        Origin.parse(api_url)
+    except ValueError as error:
+        print(f"API_URL: {error}", file=sys.stderr)
         return 1
     call = (
         partial(shorten, api_url, chosen.url)

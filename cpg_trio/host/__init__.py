@@ -2,16 +2,17 @@
 
 What stands on what:
 
-    identity   who a plugin is, and the token that proves it
-    registry   who provides what, how healthy they are, which of them a caller gets
-    control    the host's own calls to its plugins
-    egress     where plugins may have the host send traffic
-    liveness   leases: who is alive, and what follows when not
-    watch      the hub that fans the registry's changes out
-    health     the host's own health, as a service
-    services   the RPC services, thin over the above
-    router     the way from one plugin to another
-    _host      all of it on its paths, in one nursery
+    identity      who a plugin is, and the token that proves it
+    registry      who provides what, how healthy they are, which of them a caller gets
+    control       the host's own calls to its plugins
+    egress        where plugins may have the host send traffic
+    liveness      leases: who is alive, and what follows when not
+    watch         the hub that fans the registry's changes out
+    watch_socket  the websocket on which plugins follow many services at once
+    health        the host's own health, as a service
+    services      the RPC services, thin over the above
+    router        the way from one plugin to another
+    _host         all of it on its paths, in one nursery
 """
 
 from ._host import DEFAULT_PORT as DEFAULT_PORT

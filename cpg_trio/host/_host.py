@@ -13,11 +13,12 @@ import trio
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import App, Receive, Scope, Send
+from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.http1 import Pool
 from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, application
 from cpg_trio.serving import ServeConfig, serve
+from cpg_trio.wire import WATCH_PATH
 
 from .control import control_of
 from .egress import BaseUrls
@@ -28,6 +29,7 @@ from .registry import Health, Registry, Selection
 from .router import PREFIX, MayCall, Router, everybody
 from .services import Gate, Handshake, Lifecycle, RegistryService
 from .watch import WatchHub
+from .watch_socket import WatchSocket
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -90,11 +92,12 @@ class Host:
         probes = Probes(lambda: not self.health.stopping)
         async with self._pool, open_plain_nursery() as nursery:
             router = Router(self.identities, self.registry, self._liveness, self._pool, self._config.may_call)
+            watch = WatchSocket(gate, self.watches)
             await nursery.start(self._liveness.run)
 
             async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-                if scope["type"] != "http":
-                    await send({"type": "websocket.close", "code": 1000})
+                if scope["type"] == "websocket":
+                    await (watch if scope["path"] == WATCH_PATH else no_websocket)(scope, receive, send)
                 elif scope["raw_path"].startswith(PREFIX):
                     await router(scope, receive, send)
                 elif scope["path"] in PATHS:

@@ -123,8 +123,14 @@ class Registry:
         self._last_turn: dict[tuple[str, str], int] = {}  # by who asks, and for what
         self._sequence = 0
         self._lapsed: set[str] = set()
+        self._revision = 0
         self._listeners: list[Listener] = []
         self._plugin_listeners: list[Listener] = []
+
+    @property
+    def revision(self) -> int:
+        """A number that grows with each change that is announced."""
+        return self._revision
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with a service type after each change to its providers or their health."""
@@ -248,13 +254,16 @@ class Registry:
             raise NoProviderError(f'no available providers for service "{service_type}" (all unhealthy)')
         return self._choose("discover", service_type, good), len(good) == 1
 
-    def status(self, service_type: str, current: Registration | None = None) -> ServiceStatus:
+    def status(
+        self, service_type: str, current: Registration | None = None, min_version: str = ""
+    ) -> ServiceStatus:
         """Return the status of a type for one watcher. Watchers have turns of their own.
 
         It keeps its `current` provider for as long as that gets calls, so that a change elsewhere does not
-        move it.
+        move it. Raises: wire.InvalidError for a minimum that is no version.
         """
-        good = self._callable(self.providers(service_type))
+        compatible = [r for r in self.providers(service_type) if wire.satisfies(r.version, min_version)]
+        good = self._callable(compatible)
         if not good:
             return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
         provider = current if current in good else self._choose("watch", service_type, good)
@@ -317,5 +326,6 @@ class Registry:
 
     def _announce(self, service_types: Iterable[str]) -> None:
         for service_type in dict.fromkeys(service_types):
+            self._revision += 1
             for listener in self._listeners:
                 listener(service_type)

@@ -47,10 +47,13 @@ class Gate:
         Raises: ConnectError `invalid_argument` without a runtime id, as other hosts answer; `unauthenticated`
         without a token, or with one that does not prove that id.
         """
-        runtime_id = ctx.request_headers.get(wire.RUNTIME_ID_HEADER, "")
+        headers = ctx.request_headers
+        return self.prove(headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, ""))
+
+    def prove(self, runtime_id: str, authorization: str) -> Identity:
+        """Return the identity that these two headers prove, empty where they are missing. See `caller`."""
         if not runtime_id:
             raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.RUNTIME_ID_HEADER} header required")
-        authorization = ctx.request_headers.get(wire.AUTHORIZATION_HEADER, "")
         if not authorization.startswith(wire.BEARER_PREFIX):
             raise ConnectError(Code.UNAUTHENTICATED, "Authorization: Bearer <token> required")
         identity = self._identities.authenticate(runtime_id, authorization.removeprefix(wire.BEARER_PREFIX))
@@ -209,17 +212,17 @@ class RegistryService(ServiceRegistryService):
     ) -> AsyncIterator[pb.WatchServiceEvent]:
         """Yield the status of a service type now, then each change of it for this caller."""
         caller = self._gate.caller(ctx)
-        with _codes():
-            wire.validate_service_type(request.service_type)
         own_end = _end_of_time(ctx)
-        with self._hub.watch(request.service_type) as statuses:
+        with self._hub.watch() as watch:
+            with _codes():
+                watch.subscribe(request.service_type)
             while True:
                 with trio.move_on_at(min(own_end, caller.expires_at)) as patience:
-                    status = await anext(statuses, None)
+                    news = await anext(watch, None)
                 self._gate.still(caller)
-                if patience.cancelled_caught or status is None:
+                if patience.cancelled_caught or news is None:
                     return
-                yield _event(request.service_type, status)
+                yield watch_event(request.service_type, news.statuses[request.service_type])
 
 
 def _end_of_time(ctx: Context) -> float:
@@ -238,6 +241,7 @@ def _endpoint(registration: Registration) -> pb.ServiceEndpoint:
     )
 
 
-def _event(service_type: str, status: ServiceStatus) -> pb.WatchServiceEvent:
+def watch_event(service_type: str, status: ServiceStatus) -> pb.WatchServiceEvent:
+    """Return what a watcher is told of a service type."""
     endpoint = _endpoint(status.provider) if status.provider else None
     return pb.WatchServiceEvent(service_type=service_type, state=status.state, endpoint=endpoint)

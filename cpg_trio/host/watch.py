@@ -1,17 +1,122 @@
-"""The watch hub: every watcher of a service type hears of what changes for it, and of nothing else.
+"""The watch hub: every watcher hears of what changes for it, and of nothing else.
 
-Each watch is a conflating cell. The registry announces a change once; the hub works out what it means for
-each watcher of that type.
+A watch follows any number of service types, and is a conflating cell: it holds what its watcher has not read
+yet, one status for each type, however many changes there have been. The registry announces a change once; the
+hub works out what it means for each watcher of that type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from cpg_trio._cell import Cell, Reader
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._cell import Cell
 
 from .registry import Registry, ServiceStatus
+
+
+@attrs.define
+class _Followed:
+    """A service type that a watch follows."""
+
+    min_version: str
+    now: ServiceStatus
+    told: ServiceStatus | None = None
+    """What its watcher has read last."""
+
+    @property
+    def is_news(self) -> bool:
+        return self.now != self.told
+
+
+@attrs.frozen
+class News:
+    """What a watcher has not been told yet: the newest status of each service type that differs."""
+
+    revision: int
+    """That of the registry."""
+    statuses: Mapping[str, ServiceStatus]
+
+
+class Watch:
+    """One watcher's view of the service types that it follows. Iterated once, by one task.
+
+    Yields news: at first all that is followed, then what changes, until the hub closes.
+    """
+
+    def __init__(self, registry: Registry, followers: dict[str, dict[Watch, None]]) -> None:
+        self._registry = registry
+        self._followers = followers
+        self._followed: dict[str, _Followed] = {}
+        self._changes = Cell(0)
+        self._reader = self._changes.reader()
+
+    def __len__(self) -> int:
+        """Return how many types are followed."""
+        return len(self._followed)
+
+    def subscribe(self, service_type: str, min_version: str = "") -> None:
+        """Follow a type, of which providers older than `min_version` do not count; its status is news.
+
+        Raises: wire.InvalidError for a type or version that is none, and then nothing has changed.
+        """
+        wire.validate_service_type(service_type)
+        if min_version:
+            wire.validate_version(min_version)
+        now = self._registry.status(service_type, min_version=min_version)
+        self._followed[service_type] = _Followed(min_version, now)
+        self._followers.setdefault(service_type, {})[self] = None
+        self._wake()
+
+    def unsubscribe(self, service_type: str) -> None:
+        """Follow a type no more. One that is not followed is no error."""
+        if self._followed.pop(service_type, None) is None:
+            return
+        followers = self._followers[service_type]
+        del followers[self]
+        if not followers:
+            del self._followers[service_type]
+
+    def changed(self, service_type: str) -> None:
+        """Look at a type that has changed; wake the watcher if that makes a difference to it."""
+        followed = self._followed[service_type]
+        now = self._registry.status(service_type, followed.now.provider, followed.min_version)
+        if now != followed.now:
+            followed.now = now
+            self._wake()
+
+    def close(self) -> None:
+        """End the iteration, once what is news now has been read."""
+        self._changes.close()
+
+    def end(self) -> None:
+        """Follow nothing more."""
+        for service_type in list(self._followed):
+            self.unsubscribe(service_type)
+
+    def __aiter__(self) -> Watch:
+        """Return itself: a watch is read once."""
+        return self
+
+    async def __anext__(self) -> News:
+        """Wait for news."""
+        async for _ in self._reader:
+            if (news := self._take()) is not None:
+                return news
+        raise StopAsyncIteration
+
+    def _take(self) -> News | None:
+        fresh = {name: followed for name, followed in self._followed.items() if followed.is_news}
+        for followed in fresh.values():
+            followed.told = followed.now
+        statuses = {name: followed.now for name, followed in fresh.items()}
+        return News(self._registry.revision, statuses) if statuses else None
+
+    def _wake(self) -> None:
+        self._changes.set(self._changes.value + 1)
 
 
 class WatchHub:
@@ -19,36 +124,38 @@ class WatchHub:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._cells: dict[str, set[Cell[ServiceStatus]]] = {}
+        self._watches: dict[Watch, None] = {}
+        self._followers: dict[str, dict[Watch, None]] = {}
         self._closed = False
         registry.subscribe(self._changed)
 
     @contextmanager
-    def watch(self, service_type: str) -> Iterator[Reader[ServiceStatus]]:
-        """Yield a reader of a type's status: that of now, then each change until the hub closes."""
-        cell = Cell(self._registry.status(service_type))
+    def watch(self) -> Iterator[Watch]:
+        """Yield a watch that follows nothing yet, for as long as the block lasts."""
+        watch = Watch(self._registry, self._followers)
         if self._closed:
-            cell.close()
-        cells = self._cells.setdefault(service_type, set())
-        cells.add(cell)
+            watch.close()
+        self._watches[watch] = None
         try:
-            yield cell.reader()
+            yield watch
         finally:
-            cells.discard(cell)
-            if not cells and self._cells.get(service_type) is cells:
-                del self._cells[service_type]
+            watch.end()
+            del self._watches[watch]
 
     def close(self) -> None:
         """End every watch: the host is stopping."""
         self._closed = True
-        for cells in self._cells.values():
-            for cell in cells:
-                cell.close()
+        for watch in self._watches:
+            watch.close()
+
+    def __len__(self) -> int:
+        """Return how many watches there are."""
+        return len(self._watches)
 
     def watchers(self, service_type: str) -> int:
-        """Return how many watch a type."""
-        return len(self._cells.get(service_type, ()))
+        """Return how many follow a type."""
+        return len(self._followers.get(service_type, ()))
 
     def _changed(self, service_type: str) -> None:
-        for cell in self._cells.get(service_type, ()):
-            cell.set(self._registry.status(service_type, cell.value.provider))
+        for watch in self._followers.get(service_type, ()):
+            watch.changed(service_type)

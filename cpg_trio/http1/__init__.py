@@ -13,3 +13,4 @@ from cpg_trio.http1.connection import UpstreamError as UpstreamError
 from cpg_trio.http1.pool import Origin as Origin
 from cpg_trio.http1.pool import Pool as Pool
 from cpg_trio.http1.pool import PoolStatistics as PoolStatistics
+from cpg_trio.http1.pool import connect as connect

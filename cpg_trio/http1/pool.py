@@ -31,7 +31,7 @@ from cpg_trio.http1.connection import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -237,27 +237,38 @@ class Pool:
                 self._idle.pop(origin, None)
 
     async def _open(self, origin: Origin) -> Connection:
-        with _connect_errors(origin), trio.fail_after(self._connect_timeout_s):
-            stream = await self._connect(origin)
+        stream = await connect(origin, lambda: self._ssl_context, timeout_s=self._connect_timeout_s)
         self._opened += 1
         return Connection(stream, max_head_bytes=self._max_head_bytes)
 
-    async def _connect(self, origin: Origin) -> trio.abc.Stream:
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        """The context given, or the default one; made late, because it reads every CA of the system."""
+        return self._given_ssl_context or ssl.create_default_context()
+
+
+async def connect(
+    origin: Origin,
+    ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    *,
+    timeout_s: float = 5.0,
+) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+    """Return a connection, which is the caller's to close.
+
+    `ssl_context` is asked for only if the scheme is https; `timeout_s` is for name, TCP and TLS together.
+    Raises: ConnectFailedError.
+    """
+    with _connect_errors(origin), trio.fail_after(timeout_s):
         tcp = await trio.open_tcp_stream(origin.host, origin.port)  # with TCP_NODELAY, as all of Trio's
         if origin.scheme == "http":
             return tcp
-        tls = trio.SSLStream(tcp, self._ssl_context, server_hostname=origin.host, https_compatible=True)
+        tls = trio.SSLStream(tcp, ssl_context(), server_hostname=origin.host, https_compatible=True)
         try:
             await tls.do_handshake()
         except BaseException:
             await _close(tls)
             raise
         return tls
-
-    @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        """The context given, or the default one; made late, because it reads every CA of the system."""
-        return self._given_ssl_context or ssl.create_default_context()
 
 
 async def _close(stream: trio.abc.Stream) -> None:

@@ -9,13 +9,12 @@ FIRST_S = 0.1
 LONGEST_S = 5.0
 
 
-def backoff(rng: random.Random | None = None) -> Iterator[float]:
-    """Yield seconds to wait, for ever: doubling up to `LONGEST_S`, each cut by up to half at random.
+def backoff(longest_s: float = LONGEST_S) -> Iterator[float]:
+    """Yield seconds to wait, for ever: doubling up to `longest_s`, each cut by up to half at random.
 
     The chance is there so that many plugins that lost their host at once do not all return at once.
     """
-    rng = rng or random.SystemRandom()
     delay = FIRST_S
     while True:
-        yield delay * rng.uniform(0.5, 1.0)
-        delay = min(delay * 2, LONGEST_S)
+        yield min(delay, longest_s) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
+        delay = min(delay * 2, longest_s)

@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from cpg_trio import wire
 from cpg_trio.http1 import Origin
 from cpg_trio.serving import ServeConfig, StartError, port_from_environment
 
 
+def _check_host_url(_: object, __: object, url: str | None) -> None:
+    if url is not None:
+        Origin.parse(url)
+
+
 @attrs.frozen(kw_only=True)
 class PluginConfig:
-    """Where a plugin runs and how."""
+    """Where a plugin runs and how. Raises: ValueError for a `host_url` that is none."""
 
     bind: str | Sequence[str] = "127.0.0.1:0"
     """What it listens on."""
-    host_url: str | None = None
+    host_url: str | None = attrs.field(default=None, validator=_check_host_url)
     """Its host; None waits for a managing host to call."""
     hostname: str = "localhost"
     """Its own name, as the host resolves it."""
@@ -35,14 +39,12 @@ class PluginConfig:
         """Return what `PORT`, `HOST_URL` and `HOSTNAME` say. Raises: StartError for what makes no sense."""
         environment = os.environ if environment is None else environment
         host_url, hostname = environment.get("HOST_URL", ""), environment.get("HOSTNAME") or "localhost"
-        if host_url and not wire.is_http_url(host_url):
-            raise StartError(f"HOST_URL must be an http or https URL, not {host_url!r}")
         try:
             Origin("http", hostname, 80)
         except ValueError as error:
             raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
-        return cls(
-            bind=f"0.0.0.0:{port_from_environment(default_port, environment)}",
-            host_url=host_url.rstrip("/") or None,
-            hostname=hostname,
-        )
+        bind = f"0.0.0.0:{port_from_environment(default_port, environment)}"
+        try:
+            return cls(bind=bind, host_url=host_url.rstrip("/") or None, hostname=hostname)
+        except ValueError as error:
+            raise StartError(f"HOST_URL: {error}") from error

@@ -37,12 +37,14 @@ from ._config import PluginConfig
 from ._session import CALL_TIMEOUT_S, Session, handshake
 from .control import Control, PluginInfo
 from .dependency import Dependency
+from .discovery import follow
 
 _log = logging.getLogger("cpg_trio.plugin")
 _T = TypeVar("_T")
 
 MANAGED_HOST_URL = "http://localhost:8080"  # where a managing host is, if it does not say
 
+_SPREAD = 0.2  # of a heartbeat, in which plugins come back to a host that has forgotten them
 _LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
 # The host has understood, and will not have it; to ask again would change nothing.
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
@@ -218,11 +220,11 @@ class Runtime:
             if await self._register(session, base_url):
                 await self._keep(session)
             session.void.set()
-            for dependency in self._declared.dependencies.values():
-                dependency.forget()
             _log.warning("%s: the host does not know %s any more", self._declared.self_id, session.runtime_id)
             self._session = None
             self._registrations.clear()
+            # A host that has forgotten one plugin has forgotten all, and they are not to come back at once.
+            await trio.sleep(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311 - spreads load
 
     async def _find_host(self, http: httpx.AsyncClient) -> Session:
         """Return an identity on a host, however long that takes."""
@@ -298,8 +300,7 @@ class Runtime:
     async def _keep(self, session: Session) -> None:
         """Follow the dependencies and report health until the host does not know the identity any more."""
         async with trio.open_nursery() as nursery:
-            for dependency in self._declared.dependencies.values():
-                nursery.start_soon(dependency.follow, session)
+            nursery.start_soon(follow, session, list(self._declared.dependencies.values()))
             nursery.start_soon(self._heartbeat, session)
             if self._config.host_url is None:
                 nursery.start_soon(self._make_room, session)

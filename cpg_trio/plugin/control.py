@@ -11,6 +11,7 @@ from typing import Protocol
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
+from cpg_trio.http1 import Origin
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from ._session import Session
@@ -54,8 +55,12 @@ def _check_identity(request: pb.SetRuntimeIdentityRequest) -> None:
     for name, value in (("runtime_id", request.runtime_id), ("runtime_token", request.runtime_token)):
         if not (value.isascii() and value.isprintable() and value.strip() == value != ""):
             raise ConnectError(Code.INVALID_ARGUMENT, f"{name} must be printable ASCII, and not empty")
-    if request.host_url and not wire.is_http_url(request.host_url):
-        raise ConnectError(Code.INVALID_ARGUMENT, "host_url must be an absolute http or https URL")
+    if not request.host_url:
+        return
+    try:
+        Origin.parse(request.host_url)
+    except ValueError as error:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"host_url is none: {error}") from error
 
 
 class Control(PluginControlService):

@@ -23,14 +23,11 @@ from cpg_trio.rpc import (
     ServiceClient,
 )
 
-from ._backoff import backoff
-from ._session import CALL_TIMEOUT_S, Session
+from ._session import Session
 
 _log = logging.getLogger("cpg_trio.plugin")
 
 _C = TypeVar("_C", bound=ServiceClient)
-_POLL_S = 2.0
-_WATCH_S = 60.0  # after which a watch is begun anew
 _MAX_TRIES = 3
 _NEWS_S = 1.0  # for the host's word on a provider that could not be reached
 _UNAUTHORIZED = 401
@@ -46,6 +43,11 @@ class Provider:
     degraded: bool
     session: Session = attrs.field(repr=False)
     endpoint_url: str
+
+    @classmethod
+    def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool) -> Provider:
+        """Return the provider that a host tells of in a session."""
+        return cls(endpoint.provider_id, endpoint.version, degraded, session, endpoint.endpoint_url)
 
 
 class Dependency:
@@ -63,7 +65,6 @@ class Dependency:
         self.min_version = min_version
         self.required = required
         self._provider: Cell[Provider | None] = Cell(None)
-        self._polling = False
 
     @property
     def provider(self) -> Provider | None:
@@ -112,8 +113,10 @@ class Dependency:
             yield response
 
     def _callable(self) -> Provider:
-        if self.provider is None or self.provider.session.void.is_set():
+        if self.provider is None:
             raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
+        if self.provider.session.void.is_set():
+            raise ConnectError(Code.UNAVAILABLE, "the plugin is registering with its host anew")
         return self.provider
 
     async def _moves_from(self, provider: Provider) -> bool:
@@ -125,69 +128,32 @@ class Dependency:
         return False
 
     def forget(self) -> None:
-        """Know nothing any more. Run by the plugin, when its session or itself has ended."""
-        self._polling = False
+        """Know nothing any more. Run by the plugin, when it has ended."""
         self._provider.set(None)
 
-    async def follow(self, session: Session) -> None:
-        """Keep to the host's word until it does not know the session. Run by the plugin, as a task."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._poll, session)
-            delays = backoff()
-            while not session.void.is_set():
-                try:
-                    await self._watch(session)
-                    delays = backoff()
-                except ConnectError as error:
-                    if error.code == Code.UNAUTHENTICATED:
-                        session.void.set()
-                    _log.debug("%s: the watch of %s broke: %s", self._owner, self.service_type, error.message)
-                    await trio.sleep(next(delays))
-            nursery.cancel_scope.cancel()
-
-    async def _watch(self, session: Session) -> None:
-        """Watch for a while. A connection may die without a sign, so none is trusted for ever."""
-        request = pb.WatchServiceRequest(service_type=self.service_type)
+    def suits(self, provider: Provider) -> bool:
+        """Whether a provider is new enough."""
         try:
-            async with session.registry.watch_service(request, timeout_s=_WATCH_S) as events:
-                async for event in events:
-                    await self._update(session, event)
-        except ConnectError as error:
-            if error.code != Code.DEADLINE_EXCEEDED:
-                raise
-
-    async def _update(self, session: Session, event: pb.WatchServiceEvent) -> None:
-        degraded = event.state == pb.SERVICE_STATE_DEGRADED
-        available = event.state != pb.SERVICE_STATE_UNAVAILABLE
-        # A watch tells of one provider, whatever its version. If it is too old there may be another.
-        self._polling = available and not self._suits(event.endpoint.version)
-        if self._polling:
-            await self._discover(session)
-        else:
-            self._set(_provider(session, event.endpoint, degraded=degraded) if available else None)
-
-    def _suits(self, version: str) -> bool:
-        try:
-            return wire.satisfies(version, self.min_version)
+            return wire.satisfies(provider.version, self.min_version)
         except wire.InvalidError:
             return False
 
-    async def _poll(self, session: Session) -> None:
-        while True:
-            await trio.sleep(_POLL_S)
-            if self._polling:
-                await self._discover(session)
+    def hear(self, session: Session, provider: Provider | None) -> None:
+        """Take the host's word. Run by the plugin.
 
-    async def _discover(self, session: Session) -> None:
-        """Ask for a provider that is new enough."""
-        request = pb.DiscoverServiceRequest(service_type=self.service_type, min_version=self.min_version)
-        try:
-            found = await session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
-        except ConnectError as error:
-            if error.code == Code.NOT_FOUND:
-                self._set(None)
-        else:
-            self._set(_provider(session, found.endpoint, degraded=False))
+        A host that has only just begun may not know everybody yet. Its word that there is nobody is believed
+        once that has settled; until then who was there before counts as there.
+        """
+        if provider is not None or not self._is_of_before(session):
+            self._set(provider)
+
+    def settle(self, session: Session) -> None:
+        """Forget who was there before this session and has not come back. Run by the plugin."""
+        if self._is_of_before(session):
+            self._set(None)
+
+    def _is_of_before(self, session: Session) -> bool:
+        return self.provider is not None and self.provider.session is not session
 
     def _set(self, provider: Provider | None) -> None:
         before = self.provider
@@ -220,7 +186,3 @@ def _undelivered(request: HttpRequest, response: HttpResponse) -> bool:
     """Whether the host says that no provider has seen a request, which can be sent again as it is."""
     told = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
     return told and response.status in _PROVIDER_IS_AWAY and isinstance(request.body, bytes)
-
-
-def _provider(session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool) -> Provider:
-    return Provider(endpoint.provider_id, endpoint.version, degraded, session, endpoint.endpoint_url)

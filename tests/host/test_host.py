@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cpg_trio.asgi import Message
-from cpg_trio.host import BaseUrls, Host
+from cpg_trio.host import BaseUrls
 from cpg_trio.host.egress import check_base_url
 from cpg_trio.rpc import Code, ConnectError
-
-
-async def test_a_websocket_is_refused() -> None:
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async with Host().application() as app:
-        await app({"type": "websocket", "path": "/", "headers": []}, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 @pytest.mark.parametrize("client", [None, "", "127.0.0.1:9", "::1:9", "::ffff:127.0.0.1:9"])

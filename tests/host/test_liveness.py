@@ -55,10 +55,11 @@ async def test_a_silent_plugin_lapses_after_one_lease_and_is_gone_after_two(
     async with supervising() as s:
         hub = WatchHub(s.registry)
         s.add()
-        with hub.watch("t") as statuses:
-            assert (await anext(statuses)).state == pb.SERVICE_STATE_AVAILABLE
+        with hub.watch() as watch:
+            watch.subscribe("t")
+            assert (await anext(watch)).statuses["t"].state == pb.SERVICE_STATE_AVAILABLE
             started = trio.current_time()
-            assert (await anext(statuses)).state == pb.SERVICE_STATE_UNAVAILABLE
+            assert (await anext(watch)).statuses["t"].state == pb.SERVICE_STATE_UNAVAILABLE
             assert trio.current_time() - started == pytest.approx(15)
         assert s.registry.health("p") == Health(pb.HEALTH_STATE_UNHEALTHY, "no sign of life")
         assert s.registry.registrations("p")

@@ -2,45 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.registry import Health, Registry, ServiceStatus
-from cpg_trio.host.watch import WatchHub
+from cpg_trio.host.watch import Watch, WatchHub
+
+AVAILABLE, UNAVAILABLE, DEGRADED = (
+    pb.SERVICE_STATE_AVAILABLE,
+    pb.SERVICE_STATE_UNAVAILABLE,
+    pb.SERVICE_STATE_DEGRADED,
+)
 
 
-def add(registry: Registry, runtime_id: str, service_type: str = "t") -> str:
-    return registry.register(runtime_id, service_type, "1.0.0", "/x/", {}).id
+def add(registry: Registry, runtime_id: str, service_type: str = "t", version: str = "1.0.0") -> str:
+    return registry.register(runtime_id, service_type, version, "/x/", {}).id
+
+
+async def told(watch: Watch) -> Mapping[str, pb.ServiceState]:
+    return {name: status.state for name, status in (await anext(watch)).statuses.items()}
+
+
+def provider_of(status: ServiceStatus) -> str:
+    assert status.provider
+    return status.provider.runtime_id
 
 
 async def test_a_watcher_is_told_the_status_of_now_then_each_change() -> None:
     registry = Registry()
-    hub = WatchHub(registry)
-    with hub.watch("t") as statuses:
-        assert (await anext(statuses)).state == pb.SERVICE_STATE_UNAVAILABLE
+    with WatchHub(registry).watch() as watch:
+        watch.subscribe("t")
+        assert await told(watch) == {"t": UNAVAILABLE}
         registration_id = add(registry, "a")
-        assert (await anext(statuses)).state == pb.SERVICE_STATE_AVAILABLE
+        assert await told(watch) == {"t": AVAILABLE}
         registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
-        assert (await anext(statuses)).state == pb.SERVICE_STATE_DEGRADED
+        assert await told(watch) == {"t": DEGRADED}
         registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
-        assert (await anext(statuses)).state == pb.SERVICE_STATE_UNAVAILABLE
+        assert await told(watch) == {"t": UNAVAILABLE}
         registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY))
-        assert (await anext(statuses)).state == pb.SERVICE_STATE_AVAILABLE
+        assert await told(watch) == {"t": AVAILABLE}
         registry.unregister("a", registration_id)
-        assert (await anext(statuses)).state == pb.SERVICE_STATE_UNAVAILABLE
+        assert await told(watch) == {"t": UNAVAILABLE}
+
+
+async def test_one_watch_follows_many_types_and_is_told_of_all_that_changed_at_once() -> None:
+    registry = Registry()
+    add(registry, "a", "one")
+    with WatchHub(registry).watch() as watch:
+        for service_type in ("one", "two", "three"):
+            watch.subscribe(service_type)
+        assert await told(watch) == {"one": AVAILABLE, "two": UNAVAILABLE, "three": UNAVAILABLE}
+        add(registry, "a", "two")
+        registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+        assert await told(watch) == {"one": DEGRADED, "two": DEGRADED}
+
+
+async def test_a_type_is_followed_and_left_on_the_fly() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    with hub.watch() as watch:
+        watch.subscribe("one")
+        assert await told(watch) == {"one": UNAVAILABLE}
+        watch.subscribe("two")
+        assert await told(watch) == {"two": UNAVAILABLE}
+        watch.unsubscribe("one")
+        watch.unsubscribe("one")
+        add(registry, "a", "one")
+        add(registry, "a", "two")
+        assert await told(watch) == {"two": AVAILABLE}
+        assert hub.watchers("one") == 0
+
+
+async def test_to_subscribe_again_is_to_be_told_again() -> None:
+    with WatchHub(Registry()).watch() as watch:
+        watch.subscribe("t")
+        assert await told(watch) == {"t": UNAVAILABLE}
+        watch.subscribe("t")
+        assert await told(watch) == {"t": UNAVAILABLE}
+
+
+async def test_a_provider_that_is_too_old_does_not_count() -> None:
+    registry = Registry()
+    add(registry, "old", version="1.10.0")
+    with WatchHub(registry).watch() as watch:
+        watch.subscribe("t", "2.0.0")
+        assert await told(watch) == {"t": UNAVAILABLE}
+        add(registry, "new", version="2.0.0")
+        assert provider_of((await anext(watch)).statuses["t"]) == "new"
+        registry.report_health("new", Health(pb.HEALTH_STATE_DEGRADED))
+        assert await told(watch) == {"t": DEGRADED}
+
+
+@pytest.mark.parametrize(("service_type", "min_version"), [("", ""), ("no such/type", ""), ("t", "two")])
+def test_a_subscription_that_makes_no_sense_changes_nothing(service_type: str, min_version: str) -> None:
+    hub = WatchHub(Registry())
+    with hub.watch() as watch:
+        with pytest.raises(wire.InvalidError):
+            watch.subscribe(service_type, min_version)
+        assert len(watch) == hub.watchers(service_type) == 0
+
+
+async def test_news_carry_the_revision_of_the_registry_which_only_grows() -> None:
+    registry = Registry()
+    with WatchHub(registry).watch() as watch:
+        watch.subscribe("t")
+        revisions = [(await anext(watch)).revision]
+        for name in "abc":
+            registry.unregister(name, add(registry, name))
+            add(registry, name, "other")
+            watch.subscribe("t")
+            revisions.append((await anext(watch)).revision)
+        assert revisions == sorted(set(revisions))
+        assert revisions[-1] == registry.revision
 
 
 async def test_a_change_that_changes_nothing_for_a_watcher_does_not_wake_it() -> None:
     registry = Registry()
     hub = WatchHub(registry)
     add(registry, "a")
-    seen: list[ServiceStatus] = []
+    seen: list[Mapping[str, ServiceStatus]] = []
 
     async def read() -> None:
-        with hub.watch("t") as statuses:
-            async for status in statuses:
-                seen.append(status)
+        with hub.watch() as watch:
+            watch.subscribe("t")
+            async for news in watch:
+                seen.append(news.statuses)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
@@ -51,35 +142,41 @@ async def test_a_change_that_changes_nothing_for_a_watcher_does_not_wake_it() ->
         registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY, "fine"))
         await wait_all_tasks_blocked()
         assert len(seen) == 1
+        registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+        registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY))
+        await wait_all_tasks_blocked()
+        assert len(seen) == 1  # there and back before it could look
         nursery.cancel_scope.cancel()
 
 
 async def test_a_watcher_that_does_not_read_gets_the_last_state_when_it_does() -> None:
     registry = Registry()
-    hub = WatchHub(registry)
-    with hub.watch("t") as statuses:
+    with WatchHub(registry).watch() as watch:
+        watch.subscribe("t")
         for _ in range(1000):
             registry.unregister("a", add(registry, "a"))
         add(registry, "last")
-        status = await anext(statuses)
-        assert status.provider
-        assert status.provider.runtime_id == "last"
+        assert provider_of((await anext(watch)).statuses["t"]) == "last"
 
 
 async def test_a_watcher_that_leaves_is_forgotten() -> None:
     hub = WatchHub(Registry())
-    with hub.watch("t"):
-        with hub.watch("t"):
-            assert hub.watchers("t") == 2
-        assert hub.watchers("t") == 1
-    assert hub.watchers("t") == 0
-    assert not hub._cells
+    with hub.watch() as one:
+        one.subscribe("t")
+        with hub.watch() as other:
+            other.subscribe("t")
+            assert (hub.watchers("t"), len(hub)) == (2, 2)
+        assert (hub.watchers("t"), len(hub)) == (1, 1)
+    assert (hub.watchers("t"), len(hub)) == (0, 0)
+    assert not hub._followers
 
 
 async def test_closing_ends_all_watches_and_those_that_come_later() -> None:
     hub = WatchHub(Registry())
-    with hub.watch("t") as early:
+    with hub.watch() as early:
+        early.subscribe("t")
         hub.close()
-        with hub.watch("t") as late:
+        with hub.watch() as late:
+            late.subscribe("t")
             assert len([s async for s in early]) == 1
             assert len([s async for s in late]) == 1

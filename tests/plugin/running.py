@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
 
 from cpg_trio._cell import Cell
+from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.plugin import Plugin, PluginConfig
 from tests.rpc.echo import Echo
+from tests.serving_apps import served
 
 HEALTHY, DEGRADED, UNHEALTHY = 1, 2, 3
 
@@ -53,6 +55,31 @@ async def until(host: Host, condition: Callable[[], object]) -> None:
         async for _ in changes.reader():
             if condition():
                 return
+
+
+Meddling = Callable[[Scope, Receive, Send], Awaitable[bool]]
+"""Handles a request to the host itself and returns True, or lets it pass."""
+
+
+@asynccontextmanager
+async def meddled(meddle: Meddling, host: Host | None = None) -> AsyncIterator[tuple[Host, str]]:
+    """Run a host behind somebody who meddles with what it is sent."""
+    host = host or Host()
+    async with host.application() as app:
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            if not await meddle(scope, receive, send):
+                await app(scope, receive, send)
+
+        async with served(dispatch) as url:
+            yield host, url
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until something holds of which nobody tells."""
+    with trio.fail_after(20):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await trio.sleep(0.01)
 
 
 def state_of(host: Host, service_type: str) -> int | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 
 import httpx
@@ -12,7 +10,7 @@ import pytest
 import trio
 
 from cpg_trio._cell import Cell
-from cpg_trio.asgi import App, Receive, Scope, Send, send_response, send_text
+from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_response, send_text
 from cpg_trio.host import Host
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
 from cpg_trio.rpc import Code, ConnectError
@@ -21,25 +19,19 @@ from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.rpc.echo import Echo
 from tests.serving_apps import served
 
-from .running import DEGRADED, HEALTHY, echo_plugin, hosting, is_healthy, plugged, state_of, until
+from .running import (
+    DEGRADED,
+    HEALTHY,
+    echo_plugin,
+    eventually,
+    hosting,
+    is_healthy,
+    meddled,
+    plugged,
+    state_of,
+    until,
+)
 from .test_control import SET_IDENTITY, adopt, post
-
-Meddling = Callable[[Scope, Receive, Send], Awaitable[bool]]
-"""Handles a request to the host itself and returns True, or lets it pass."""
-
-
-@asynccontextmanager
-async def meddled(meddle: Meddling, host: Host | None = None) -> AsyncIterator[tuple[Host, str]]:
-    """Run a host behind somebody who meddles with what it is sent."""
-    host = host or Host()
-    async with host.application() as app:
-
-        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            if not await meddle(scope, receive, send):
-                await app(scope, receive, send)
-
-        async with served(dispatch) as url:
-            yield host, url
 
 
 def two_services() -> Plugin:
@@ -211,10 +203,13 @@ def frames(*messages: tuple[int, bytes]) -> bytes:
         frames((0, b"\x0a\x04echo\x10\x01\x1a\x0e\x0a\x03p-1\x12\x02v1\x1a\x03/x/")),
     ],
 )
-async def test_garbage_on_the_watch_does_not_end_a_plugin(answer: bytes) -> None:
+async def test_garbage_on_a_watch_stream_does_not_end_a_plugin(answer: bytes) -> None:
     watches = Cell(0)
 
-    async def garbage(scope: Scope, _receive: Receive, send: Send) -> bool:
+    async def garbage(scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+            return True
         if not scope["path"].endswith("WatchService"):
             return False
         watches.set(watches.value + 1)
@@ -244,7 +239,8 @@ async def test_a_host_that_is_replaced_is_noticed_by_the_watch_and_not_only_by_t
             await current[0](scope, receive, send)
 
         async with served(dispatch) as url, plugged(plugin, url, heartbeat_s=3600.0):
-            await until(old, lambda: old.watches.watchers("echo") and state_of(old, "needs"))
+            await until(old, lambda: state_of(old, "needs") == DEGRADED)
+            await eventually(lambda: old.watches.watchers("echo"))
             current[0] = new_app
             old.watches.close()
             await until(new, lambda: state_of(new, "needs") == DEGRADED)

@@ -325,3 +325,37 @@ class CapabilityGrant(_message.Message):
     capability_type: str
     version: str
     def __init__(self, grant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., bearer_token: _Optional[str] = ..., capability_type: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("subscribe", "unsubscribe")
+    SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    UNSUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    subscribe: _containers.RepeatedCompositeFieldContainer[WatchSubscription]
+    unsubscribe: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, subscribe: _Optional[_Iterable[_Union[WatchSubscription, _Mapping]]] = ..., unsubscribe: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchSubscription(_message.Message):
+    __slots__ = ("service_type", "min_version")
+    SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    service_type: str
+    min_version: str
+    def __init__(self, service_type: _Optional[str] = ..., min_version: _Optional[str] = ...) -> None: ...
+
+class WatchUpdate(_message.Message):
+    __slots__ = ("revision", "events", "refusals")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    events: _containers.RepeatedCompositeFieldContainer[WatchServiceEvent]
+    refusals: _containers.RepeatedCompositeFieldContainer[WatchRefusal]
+    def __init__(self, revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[WatchServiceEvent, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[WatchRefusal, _Mapping]]] = ...) -> None: ...
+
+class WatchRefusal(_message.Message):
+    __slots__ = ("service_type", "message")
+    SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    service_type: str
+    message: str
+    def __init__(self, service_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...

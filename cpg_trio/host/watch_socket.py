@@ -1,0 +1,183 @@
+"""The websocket `/watch`: one connection on which a plugin follows any number of service types.
+
+The client says `WatchRequest`, the host says `WatchUpdate`, each in a frame of its own: proto in binary
+frames or JSON in text frames, by subprotocol. Who calls is proved by the same headers as in every call.
+
+A subscription to what is no service type is refused by itself; a frame that cannot be read ends the
+connection, with a close code that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import trio
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import Receive, Scope, Send, header, refuse_websocket
+from cpg_trio.rpc import ConnectError
+
+from .identity import Identity
+from .services import Gate, watch_event
+from .watch import News, Watch, WatchHub
+
+MAX_SUBSCRIPTIONS = 1000  # of one connection
+
+# RFC 6455, section 7.4.1
+_CANNOT_READ = 1007
+_NOT_ANY_MORE = 1008
+_GOING_AWAY = 1001
+_MAX_REASON_BYTES = 123  # section 5.5
+
+_Frame: TypeAlias = Mapping[str, Any]
+
+
+class UnreadableError(ValueError):
+    """A frame that is not what the subprotocol says."""
+
+
+class _Codec(Protocol):
+    def read(self, frame: _Frame) -> pb.WatchRequest: ...
+
+    def write(self, update: pb.WatchUpdate) -> _Frame: ...
+
+
+class _Proto:
+    """Binary frames."""
+
+    def read(self, frame: _Frame) -> pb.WatchRequest:
+        if (data := frame.get("bytes")) is None:
+            raise UnreadableError("a binary frame was expected")
+        try:
+            return pb.WatchRequest.FromString(data)
+        except DecodeError as error:
+            raise UnreadableError("not a WatchRequest") from error
+
+    def write(self, update: pb.WatchUpdate) -> _Frame:
+        return {"bytes": update.SerializeToString()}
+
+
+class _Json:
+    """Text frames."""
+
+    def read(self, frame: _Frame) -> pb.WatchRequest:
+        if (text := frame.get("text")) is None:
+            raise UnreadableError("a text frame was expected")
+        try:
+            return json_format.Parse(text, pb.WatchRequest())
+        except (json_format.ParseError, RecursionError) as error:
+            raise UnreadableError(f"not a WatchRequest: {error}") from error
+
+    def write(self, update: pb.WatchUpdate) -> _Frame:
+        return {"text": json_format.MessageToJson(update, indent=None)}
+
+
+_CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _Json()}
+
+
+class WatchSocket:
+    """The ASGI application at `/watch`."""
+
+    def __init__(self, gate: Gate, hub: WatchHub) -> None:
+        self._gate = gate
+        self._hub = hub
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection until either side ends it, or the caller's identity has ended."""
+        await receive()  # websocket.connect
+        try:
+            caller = self._gate.prove(*_proof(scope))
+        except ConnectError as error:
+            await refuse_websocket(send, 401, error.message)
+            return
+        offered = scope["subprotocols"]
+        chosen = next((name for name in offered if name in _CODECS), None)
+        if offered and chosen is None:
+            await refuse_websocket(send, 400, f"subprotocols are {' and '.join(_CODECS)}")
+            return
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        codec = _CODECS[chosen or wire.WATCH_JSON]
+        with self._hub.watch() as watch:
+            await _Connection(self._gate, caller, watch, codec, receive, send).run()
+
+
+class _Connection:
+    """One connection, once it is accepted."""
+
+    def __init__(
+        self, gate: Gate, caller: Identity, watch: Watch, codec: _Codec, receive: Receive, send: Send
+    ) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._watch = watch
+        self._codec = codec
+        self._receive = receive
+        self._send = send
+
+    async def run(self) -> None:
+        try:
+            async with open_plain_nursery() as nursery:
+                nursery.start_soon(self._listen, nursery.cancel_scope)
+                await self._tell()
+                await self._close(_GOING_AWAY, "the host is stopping")
+                nursery.cancel_scope.cancel()
+        except UnreadableError as error:
+            await self._close(_CANNOT_READ, str(error))
+        except ConnectError as error:
+            await self._close(_NOT_ANY_MORE, error.message)
+
+    async def _tell(self) -> None:
+        """Tell the news until the host stops. Raises: ConnectError once the caller's identity has ended."""
+        news: News | None = None
+        while True:
+            with trio.move_on_at(self._caller.expires_at):
+                news = await anext(self._watch, None)
+            self._gate.still(self._caller)
+            if news is None:
+                return
+            await self._say(_update(news))
+
+    async def _listen(self, everything: trio.CancelScope) -> None:
+        """Do what the client says until it leaves."""
+        while (frame := await self._receive())["type"] != "websocket.disconnect":
+            request = self._codec.read(frame)
+            for service_type in request.unsubscribe:
+                self._watch.unsubscribe(service_type)
+            refusals = [r for s in request.subscribe if (r := self._subscribe(s)) is not None]
+            if refusals:
+                await self._say(pb.WatchUpdate(refusals=refusals))
+        everything.cancel()
+
+    def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
+        service_type = subscription.service_type
+        if len(self._watch) >= MAX_SUBSCRIPTIONS:
+            message = f"too many subscriptions (max: {MAX_SUBSCRIPTIONS})"
+            return pb.WatchRefusal(service_type=service_type, message=message)
+        try:
+            self._watch.subscribe(service_type, subscription.min_version)
+        except wire.InvalidError as error:
+            return pb.WatchRefusal(service_type=service_type, message=str(error))
+        return None
+
+    async def _say(self, update: pb.WatchUpdate) -> None:
+        await self._send({"type": "websocket.send", **self._codec.write(update)})
+
+    async def _close(self, code: int, reason: str) -> None:
+        cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        await self._send({"type": "websocket.close", "code": code, "reason": cut})
+
+
+def _proof(scope: Scope) -> tuple[str, str]:
+    names = (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
+    runtime_id, authorization = ((header(scope, name.lower().encode()) or b"") for name in names)
+    return runtime_id.decode("latin-1"), authorization.decode("latin-1")
+
+
+def _update(news: News) -> pb.WatchUpdate:
+    events = [watch_event(service_type, status) for service_type, status in news.statuses.items()]
+    return pb.WatchUpdate(revision=news.revision, events=events)

@@ -1,0 +1,57 @@
+"""A websocket that leaves nothing open.
+
+trio-websocket closes its connection only after a closing handshake. Here the connection is ours, and is
+closed however the websocket ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import h11
+import trio
+import wsproto
+from trio_websocket import WebSocketConnection, wrap_client_stream
+
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.http1 import Origin, connect
+
+
+class GarbledError(Exception):
+    """What the server sends is no websocket."""
+
+
+@asynccontextmanager
+async def open_websocket(
+    url: str, headers: Mapping[str, str], subprotocols: Sequence[str], *, timeout_s: float = 5.0
+) -> AsyncIterator[WebSocketConnection]:
+    """Open a websocket at an http or https URL, and close it without a goodbye when the block ends.
+
+    Raises: http1.ConnectFailedError; trio_websocket.ConnectionRejected if the server answers with another
+    status; GarbledError; trio.TooSlowError if it does not answer within `timeout_s`; ValueError for what is
+    no such URL.
+    """
+    origin, path = Origin.parse(url)
+    async with await connect(origin, timeout_s=timeout_s) as stream, _reader_nursery() as nursery:
+        with trio.fail_after(timeout_s):
+            socket = await wrap_client_stream(
+                nursery,
+                stream,
+                origin.host_header.decode(),
+                path.decode(),
+                subprotocols=subprotocols,
+                extra_headers=[(name.encode(), value.encode()) for name, value in headers.items()],
+            )
+        yield socket
+
+
+@asynccontextmanager
+async def _reader_nursery() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery for the reader of a websocket, which ends with the block."""
+    try:
+        async with open_plain_nursery() as nursery:
+            yield nursery
+            nursery.cancel_scope.cancel()
+    except (h11.ProtocolError, wsproto.utilities.ProtocolError, UnicodeError) as error:
+        raise GarbledError(f"not a websocket: {error}") from error

@@ -1,0 +1,206 @@
+"""How a plugin hears of its dependencies: in the best of three ways that its host offers.
+
+    the websocket `/watch`      one connection for all dependencies, with pings
+    a `WatchService` stream     one for each, where the host has no websocket
+    `DiscoverService`           asked again and again, where it has neither
+
+A connection may die without a sign, so none is trusted for ever: the websocket has to answer pings, a stream
+is begun anew every minute.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+
+import trio
+from google.protobuf.message import DecodeError
+from trio_websocket import ConnectionClosed, ConnectionRejected
+from trio_websocket import WebSocketConnection as WebSocket
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.http1 import ConnectFailedError
+from cpg_trio.rpc import Code, ConnectError
+
+from ._backoff import backoff
+from ._session import CALL_TIMEOUT_S, Session
+from ._websocket import GarbledError, open_websocket
+from .dependency import Dependency, Provider
+
+_log = logging.getLogger("cpg_trio.plugin")
+
+_POLL_S = 2.0
+_STREAM_S = 60.0  # after which a stream is begun anew
+_SETTLE_HEARTBEATS = 2
+_UNAUTHORIZED = 401
+_SERVER_ERROR = 500
+_BROKEN = (ConnectFailedError, ConnectionClosed, DecodeError, GarbledError, trio.TooSlowError)
+
+
+async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
+    """Keep dependencies to the host's word, until cancelled. Sets `session.void` when the host says so.
+
+    A plugin without dependencies has a websocket as well: when it breaks, the host may be a new one.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_settle, session, dependencies)
+        await _Socket(session, dependencies).follow()
+        for dependency in dependencies:
+            nursery.start_soon(_Stream(session, dependency).follow)
+
+
+async def _settle(session: Session, dependencies: Sequence[Dependency]) -> None:
+    """Believe after a while that those who have not come back with the host are gone."""
+    await trio.sleep(_SETTLE_HEARTBEATS * session.heartbeat_s)
+    for dependency in dependencies:
+        dependency.settle(session)
+
+
+class _Socket:
+    """The websocket of a session. It is `known` to a host that has taken it once."""
+
+    def __init__(self, session: Session, dependencies: Sequence[Dependency]) -> None:
+        self._session = session
+        self._dependencies = {d.service_type: d for d in dependencies}
+        self._delays = backoff(session.heartbeat_s)
+        self._known = False
+
+    async def follow(self) -> None:
+        """Follow until the host says that it has no such websocket, or none for this session."""
+        while True:
+            try:
+                await self._connect()
+            except ConnectionRejected as rejected:
+                _log.debug("the host refuses the websocket: %d", rejected.status_code)
+                if rejected.status_code < _SERVER_ERROR:
+                    self._give_up(rejected.status_code)
+                    return
+            except _BROKEN as error:
+                _log.debug("the websocket broke: %r", error)
+            await trio.sleep(next(self._delays))
+
+    def _give_up(self, status: int) -> None:
+        if status == _UNAUTHORIZED and self._known:
+            self._session.void.set()
+
+    async def _connect(self) -> None:
+        session = self._session
+        opening = open_websocket(
+            session.host_url + wire.WATCH_PATH,
+            session.headers,
+            [wire.WATCH_PROTO],
+            timeout_s=min(CALL_TIMEOUT_S, session.heartbeat_s),
+        )
+        async with opening as socket, open_plain_nursery() as nursery:
+            self._known = True
+            await socket.send_message(self._request())
+            nursery.start_soon(self._ping, socket)
+            while True:
+                self._hear(await _update(socket))
+
+    def _request(self) -> bytes:
+        subscriptions = [
+            pb.WatchSubscription(service_type=d.service_type, min_version=d.min_version)
+            for d in self._dependencies.values()
+        ]
+        return pb.WatchRequest(subscribe=subscriptions).SerializeToString()
+
+    async def _ping(self, socket: WebSocket) -> None:
+        """Raise trio.TooSlowError when the host does not answer any more."""
+        with suppress(ConnectionClosed):  # who reads hears of it
+            while True:
+                await trio.sleep(self._session.heartbeat_s)
+                with trio.fail_after(self._session.heartbeat_s):
+                    await socket.ping()
+                self._delays = backoff(self._session.heartbeat_s)
+
+    def _hear(self, update: pb.WatchUpdate) -> None:
+        self._delays = backoff(self._session.heartbeat_s)
+        for event in update.events:
+            if (dependency := self._dependencies.get(event.service_type)) is not None:
+                dependency.hear(self._session, _provider(self._session, event))
+
+
+async def _update(socket: WebSocket) -> pb.WatchUpdate:
+    message = await socket.get_message()
+    if isinstance(message, str):
+        raise DecodeError("a binary frame was expected")
+    return pb.WatchUpdate.FromString(message)
+
+
+class _Stream:
+    """A stream of one dependency, and the questions that are asked where it does not tell enough."""
+
+    def __init__(self, session: Session, dependency: Dependency) -> None:
+        self._session = session
+        self._dependency = dependency
+        self._polling = False
+
+    async def follow(self) -> None:
+        """Follow until the host does not know the session."""
+        delays = backoff(self._session.heartbeat_s)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._poll)
+            while not self._session.void.is_set():
+                try:
+                    await self._watch()
+                    delays = backoff(self._session.heartbeat_s)
+                except ConnectError as error:
+                    _log.debug("the watch of %s broke: %s", self._dependency.service_type, error.message)
+                    self._lose(error.code)
+                    await trio.sleep(next(delays))
+            nursery.cancel_scope.cancel()
+
+    def _lose(self, code: Code) -> None:
+        if code == Code.UNAUTHENTICATED:
+            self._session.void.set()
+        self._polling = self._polling or code == Code.UNIMPLEMENTED
+
+    async def _watch(self) -> None:
+        request = pb.WatchServiceRequest(service_type=self._dependency.service_type)
+        try:
+            async with self._session.registry.watch_service(request, timeout_s=_STREAM_S) as events:
+                async for event in events:
+                    await self._hear(event)
+        except ConnectError as error:
+            if error.code != Code.DEADLINE_EXCEEDED:
+                raise
+
+    async def _hear(self, event: pb.WatchServiceEvent) -> None:
+        provider = _provider(self._session, event)
+        # A stream tells of one provider, whatever its version. If it is too old there may be another.
+        self._polling = provider is not None and not self._dependency.suits(provider)
+        if self._polling:
+            await self._discover()
+        else:
+            self._dependency.hear(self._session, provider)
+
+    async def _poll(self) -> None:
+        while True:
+            await trio.sleep(_POLL_S)
+            if self._polling:
+                await self._discover()
+
+    async def _discover(self) -> None:
+        """Ask for a provider that is new enough."""
+        request = pb.DiscoverServiceRequest(
+            service_type=self._dependency.service_type, min_version=self._dependency.min_version
+        )
+        try:
+            found = await self._session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
+        except ConnectError as error:
+            if error.code == Code.NOT_FOUND:
+                self._dependency.hear(self._session, None)
+        else:
+            provider = Provider.at(self._session, found.endpoint, degraded=False)
+            self._dependency.hear(self._session, provider)
+
+
+def _provider(session: Session, event: pb.WatchServiceEvent) -> Provider | None:
+    """Return the provider that an event tells of, None if the service is unavailable."""
+    if event.state == pb.SERVICE_STATE_UNAVAILABLE:
+        return None
+    return Provider.at(session, event.endpoint, degraded=event.state == pb.SERVICE_STATE_DEGRADED)

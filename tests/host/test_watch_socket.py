@@ -1,0 +1,239 @@
+"""The websocket `/watch`, as any websocket client meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from google.protobuf import json_format
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    WebSocketConnection,
+)
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.host import Health, Host, HostConfig
+from cpg_trio.host.watch_socket import MAX_SUBSCRIPTIONS
+from cpg_trio.plugin._websocket import open_websocket
+from tests.plugin.running import eventually, hosting
+
+JSON, PROTO = "cpg-trio.watch.v1.json", "cpg-trio.watch.v1.proto"
+
+
+def proof(host: Host, self_id: str = "watcher") -> dict[str, str]:
+    identity, token = host.identities.issue(self_id)
+    return {wire.RUNTIME_ID_HEADER: identity.runtime_id, "Authorization": f"Bearer {token}"}
+
+
+def add(host: Host, runtime_id: str, service_type: str = "t", version: str = "1.0.0") -> str:
+    return host.registry.register(runtime_id, service_type, version, "/x/", {}).id
+
+
+@asynccontextmanager
+async def watching(
+    url: str, headers: dict[str, str], *subprotocols: str, path: str = "/watch"
+) -> AsyncIterator[WebSocketConnection]:
+    with trio.fail_after(20):
+        async with open_websocket(url + path, headers, subprotocols) as socket:
+            yield socket
+
+
+async def say(socket: WebSocketConnection, **request: Any) -> None:
+    await socket.send_message(json.dumps(request))
+
+
+async def hear(socket: WebSocketConnection) -> Any:
+    text = await socket.get_message()
+    assert isinstance(text, str)
+    return json.loads(text)
+
+
+def subscriptions(*service_types: str) -> list[dict[str, str]]:
+    return [{"serviceType": service_type} for service_type in service_types]
+
+
+async def test_a_snapshot_of_all_that_is_followed_comes_first_and_then_each_change() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        assert socket.subprotocol == JSON
+        add(host, "a-1", "one", "1.2.0")
+        await say(socket, subscribe=subscriptions("one", "two"))
+        snapshot = await hear(socket)
+        assert snapshot["events"] == [
+            {
+                "serviceType": "one",
+                "state": "SERVICE_STATE_AVAILABLE",
+                "endpoint": {"providerId": "a-1", "version": "1.2.0", "endpointUrl": "/services/one/a-1"},
+            },
+            {"serviceType": "two", "state": "SERVICE_STATE_UNAVAILABLE"},
+        ]
+        host.registry.report_health("a-1", Health(pb.HEALTH_STATE_DEGRADED))
+        changed = await hear(socket)
+        assert [(e["serviceType"], e["state"]) for e in changed["events"]] == [
+            ("one", "SERVICE_STATE_DEGRADED")
+        ]
+        assert int(changed["revision"]) > int(snapshot["revision"])
+
+
+async def test_frames_are_proto_for_who_asks_for_proto() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), PROTO, JSON) as socket:
+        assert socket.subprotocol == PROTO
+        request = pb.WatchRequest(subscribe=[pb.WatchSubscription(service_type="t", min_version="2.0.0")])
+        await socket.send_message(request.SerializeToString())
+        add(host, "old", version="1.10.0")
+        for expected in (pb.SERVICE_STATE_UNAVAILABLE, pb.SERVICE_STATE_AVAILABLE):
+            data = await socket.get_message()
+            assert isinstance(data, bytes)
+            update = pb.WatchUpdate.FromString(data)
+            assert [event.state for event in update.events] == [expected]
+            add(host, "new", version="2.0.0")
+
+
+async def test_frames_are_json_for_who_asks_for_nothing() -> None:
+    async with hosting() as (host, url), watching(url, proof(host)) as socket:
+        await say(socket, subscribe=subscriptions("t"))
+        assert (await hear(socket))["events"][0]["serviceType"] == "t"
+
+
+async def test_types_are_followed_and_left_on_the_fly() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        await say(socket, subscribe=subscriptions("one"))
+        await hear(socket)
+        await say(socket, subscribe=subscriptions("two"), unsubscribe=["one", "never-followed"])
+        assert [e["serviceType"] for e in (await hear(socket))["events"]] == ["two"]
+        add(host, "a", "one")
+        add(host, "a", "two")
+        assert [e["serviceType"] for e in (await hear(socket))["events"]] == ["two"]
+
+
+async def test_what_cannot_be_followed_is_refused_by_itself() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        bad = {"serviceType": "t", "minVersion": "two"}
+        await say(socket, subscribe=[*subscriptions("no such/type", "good"), bad])
+        answers = [await hear(socket), await hear(socket)]
+        refusals = next(a["refusals"] for a in answers if "refusals" in a)
+        assert [r["serviceType"] for r in refusals] == ["no such/type", "t"]
+        assert "contains invalid characters" in refusals[0]["message"]
+        assert "must be semantic version" in refusals[1]["message"]
+        events = next(a["events"] for a in answers if "events" in a)
+        assert [e["serviceType"] for e in events] == ["good"]
+
+
+async def test_one_connection_follows_no_more_than_a_thousand_types() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        names = [f"t{index}" for index in range(MAX_SUBSCRIPTIONS + 1)]
+        await say(socket, subscribe=subscriptions(*names))
+        answers = [await hear(socket), await hear(socket)]
+        refusals = next(a["refusals"] for a in answers if "refusals" in a)
+        assert refusals == [{"serviceType": names[-1], "message": "too many subscriptions (max: 1000)"}]
+        assert host.watches.watchers(names[-2]) == 1
+
+
+@pytest.mark.parametrize(
+    ("subprotocol", "frame"),
+    [
+        (JSON, "["),
+        (JSON, '{"follow": "t"}'),
+        (JSON, '{"subscribe": ' + "[" * 50_000),
+        (JSON, '{"subscribe": "é' + "é" * 200 + '"}'),
+        (JSON, b"{}"),
+        (PROTO, "{}"),
+        (PROTO, b"\xff\xff"),
+    ],
+)
+async def test_a_frame_that_cannot_be_read_ends_the_connection_and_says_why(
+    subprotocol: str, frame: str | bytes
+) -> None:
+    async with hosting() as (host, url), watching(url, proof(host), subprotocol) as socket:
+        await socket.send_message(frame)
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.get_message()
+        assert closed.value.reason
+        assert closed.value.reason.code == 1007
+        assert closed.value.reason.reason
+        assert len(host.watches) == 0
+
+
+@pytest.mark.parametrize(
+    ("without", "with_", "status", "text"),
+    [
+        ("X-Plugin-Runtime-ID", {}, 401, "X-Plugin-Runtime-ID header required\n"),
+        ("Authorization", {}, 401, "Authorization: Bearer <token> required\n"),
+        ("", {"Authorization": "Bearer wrong"}, 401, "invalid token\n"),
+        ("", {"Sec-WebSocket-Protocol": "chat"}, 400, f"subprotocols are {PROTO} and {JSON}\n"),
+    ],
+)
+async def test_who_cannot_prove_who_they_are_or_speaks_another_language_is_refused(
+    without: str, with_: dict[str, str], status: int, text: str
+) -> None:
+    async with hosting() as (host, url):
+        headers = {k: v for k, v in {**proof(host), **with_}.items() if k != without}
+        chosen = headers.pop("Sec-WebSocket-Protocol", JSON)
+        with pytest.raises(ConnectionRejected) as refused:
+            async with watching(url, headers, chosen):
+                pass
+        assert (refused.value.status_code, refused.value.body) == (status, text.encode())
+
+
+async def test_there_is_no_websocket_elsewhere_and_no_page_here() -> None:
+    async with hosting() as (host, url), httpx.AsyncClient() as http:
+        with pytest.raises(ConnectionRejected) as refused:
+            async with watching(url, proof(host), path="/elsewhere"):
+                pass
+        assert (refused.value.status_code, refused.value.body) == (404, b"no websocket at /elsewhere\n")
+        assert (await http.get(f"{url}/watch", headers=proof(host))).status_code == 404
+
+
+async def test_a_watch_ends_with_the_identity_that_it_was_begun_with() -> None:
+    async with hosting() as (host, url):
+        headers = proof(host)
+        async with watching(url, headers, JSON) as socket:
+            await say(socket, subscribe=subscriptions("t"))
+            await hear(socket)
+            host.identities.revoke(headers[wire.RUNTIME_ID_HEADER])
+            add(host, "a")
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.get_message()
+            assert closed.value.reason
+            assert closed.value.reason.code == 1008
+
+
+async def test_a_watch_ends_when_its_identity_expires() -> None:
+    config = HostConfig(token_ttl_s=0.3)
+    async with hosting(config) as (host, url), watching(url, proof(host), JSON) as socket:
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.get_message()
+        assert closed.value.reason
+        assert closed.value.reason.code == 1008
+
+
+async def test_a_stopping_host_ends_its_watches_as_one_that_goes_away() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        await say(socket, subscribe=subscriptions("t"))
+        await hear(socket)
+        host.watches.close()
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.get_message()
+        assert closed.value.reason
+        assert closed.value.reason.code == 1001
+
+
+async def test_a_watcher_that_leaves_is_forgotten() -> None:
+    async with hosting() as (host, url):
+        async with watching(url, proof(host), JSON) as socket:
+            await say(socket, subscribe=subscriptions("t"))
+            await hear(socket)
+            assert host.watches.watchers("t") == len(host.watches) == 1
+        await eventually(lambda: not len(host.watches))
+        assert host.watches.watchers("t") == 0
+
+
+def test_the_frames_are_what_the_protos_say_in_both_languages() -> None:
+    update = pb.WatchUpdate(revision=7, refusals=[pb.WatchRefusal(service_type="t", message="no")])
+    assert json_format.Parse(json_format.MessageToJson(update), pb.WatchUpdate()) == update

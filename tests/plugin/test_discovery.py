@@ -1,0 +1,263 @@
+"""How a plugin hears of its dependencies: by websocket, by stream, or by asking, whatever its host offers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, Request
+
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.asgi import Receive, Scope, Send, no_websocket, send_text
+from cpg_trio.plugin import Dependency, Plugin, Provider
+from cpg_trio.plugin._session import Session
+from cpg_trio.plugin.discovery import _settle, follow
+from tests.http1.peers import Peer, serving
+
+from .running import (
+    DEGRADED,
+    HEALTHY,
+    Meddling,
+    echo_plugin,
+    eventually,
+    hosting,
+    meddled,
+    plugged,
+    state_of,
+    until,
+    unused_port,
+)
+
+
+def needy(*service_types: str, min_version: str = "") -> tuple[Plugin, list[Dependency]]:
+    plugin = echo_plugin("needy", "needs")
+    return plugin, [plugin.require(name, min_version=min_version) for name in service_types]
+
+
+async def heard(dependency: Dependency, condition: Callable[[Dependency], object]) -> None:
+    with trio.fail_after(20):
+        async for _ in dependency.changes.reader():
+            if condition(dependency):
+                return
+
+
+def without(*ways: str, seen: Counter[str]) -> Meddling:
+    """A host that lacks some ways to be watched; counts which are tried."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> bool:
+        way = scope["path"].rpartition("/")[2]
+        seen[way] += 1
+        if way not in ways:
+            return False
+        if scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+        else:
+            await send_text(send, 404, "404 page not found\n")
+        return True
+
+    return refuse
+
+
+async def test_one_websocket_tells_of_all_dependencies() -> None:
+    plugin, (one, two) = needy("one", "two")
+    seen = Counter[str]()
+    async with meddled(without(seen=seen)) as (_, url), plugged(plugin, url):
+        async with plugged(echo_plugin("a", "one"), url), plugged(echo_plugin("b", "two"), url):
+            await heard(one, lambda d: d.available)
+            await heard(two, lambda d: d.available)
+        await heard(one, lambda d: not d.available)
+        await heard(two, lambda d: not d.available)
+    assert seen["watch"] == 3  # one a plugin
+    assert (seen["WatchService"], seen["DiscoverService"]) == (0, 0)
+
+
+@pytest.mark.parametrize("ways", [("watch",), ("watch", "WatchService")])
+async def test_where_there_is_no_websocket_streams_tell_and_where_there_are_none_it_asks(
+    ways: tuple[str, ...],
+) -> None:
+    plugin, (echo,) = needy("echo", min_version="1.0.0")
+    seen = Counter[str]()
+    async with meddled(without(*ways, seen=seen)) as (host, url), plugged(plugin, url):
+        async with plugged(echo_plugin(), url):
+            await heard(echo, lambda d: d.available)
+        await heard(echo, lambda d: not d.available)
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+    assert seen["watch"] == 2  # neither plugin tries again what is not there
+    assert bool(seen["DiscoverService"]) == ("WatchService" in ways)
+
+
+@pytest.mark.parametrize("ways", [(), ("watch",)])
+async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(ways: tuple[str, ...]) -> None:
+    plugin, (echo,) = needy("echo", min_version="2.0.0")
+    async with (
+        meddled(without(*ways, seen=Counter())) as (host, url),
+        plugged(echo_plugin("old", version="1.10.0"), url),
+    ):
+        await until(host, lambda: host.registry.available("echo"))
+        async with plugged(plugin, url):
+            async with plugged(echo_plugin("new", version="2.0.0"), url):
+                await heard(echo, lambda d: d.provider and d.provider.version == "2.0.0")
+            await heard(echo, lambda d: not d.available)
+
+
+async def test_a_provider_with_a_minimum_version_is_known_to_be_degraded() -> None:
+    plugin, (echo,) = needy("echo", min_version="2.0.0")
+    new = echo_plugin("new", version="2.0.0")
+    async with (
+        hosting() as (_, url),
+        plugged(echo_plugin("old"), url),
+        plugged(new, url),
+        plugged(plugin, url),
+    ):
+        await heard(echo, lambda d: d.available)
+        new.set_health(pb.HEALTH_STATE_DEGRADED, "slow disk")
+        await heard(echo, lambda d: d.degraded)
+
+
+def answers_of_a_websocket_that_breaks() -> list[bytes]:
+    ok = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    return [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK",
+        ok + b"\r\n",
+        ok + b"sec-websocket-accept: wrong\r\n\r\n",
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 3\r\n\r\nno\n",
+        b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\n",
+        b"HTTP/1.1 500 \xff\r\nx: \xff\r\n\r\n",
+    ]
+
+
+@asynccontextmanager
+async def following(url: str, *, heartbeat_s: float = 0.05) -> AsyncIterator[Dependency]:
+    """Follow a dependency at a host that is only pretended."""
+    _, (dependency,) = needy("echo")
+    async with httpx.AsyncClient() as http, trio.open_nursery() as nursery:
+        session = Session(url, "needy-0", "token", http, heartbeat_s)
+        nursery.start_soon(follow, session, [dependency])
+        yield dependency
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("answer", answers_of_a_websocket_that_breaks())
+async def test_a_websocket_that_breaks_is_tried_again(answer: bytes) -> None:
+    connections = Cell(0)
+
+    async def handle(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(answer)
+        connections.set(connections.value + 1)
+
+    async with serving(handle) as origin, following(f"http://127.0.0.1:{origin.port}"):
+        with trio.fail_after(20):
+            async for count in connections.reader():
+                if count >= 3:
+                    break
+
+
+@pytest.mark.parametrize(
+    "frame", [{"text": "{}"}, {"bytes": b"\xff\xff"}, {"bytes": b"\0" * (2**20 + 1)}, None]
+)
+async def test_frames_that_make_no_sense_do_not_end_a_plugin(frame: dict[str, object] | None) -> None:
+    connections = Cell(0)
+
+    async def babble(scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["type"] != "websocket":
+            return False
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": scope["subprotocols"][0]})
+        connections.set(connections.value + 1)
+        await send({"type": "websocket.send", **frame} if frame else {"type": "websocket.close"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        return True
+
+    plugin, (echo,) = needy("echo")
+    async with meddled(babble) as (host, url), plugged(plugin, url):
+        with trio.fail_after(20):
+            async for count in connections.reader():
+                if count >= 3:
+                    break
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+        assert not echo.available
+
+
+async def test_a_websocket_that_answers_no_pings_is_given_up() -> None:
+    connections = Cell(0)
+
+    async def accept_and_be_silent(peer: Peer) -> None:
+        server = WSConnection(ConnectionType.SERVER)
+        server.receive_data(await peer.receive_head())
+        request = next(server.events())
+        assert isinstance(request, Request)
+        await peer.send(server.send(AcceptConnection(subprotocol=request.subprotocols[0])))
+        connections.set(connections.value + 1)
+        await peer.receive_to_end()
+
+    async with serving(accept_and_be_silent) as origin, following(f"http://127.0.0.1:{origin.port}"):
+        with trio.fail_after(20):
+            async for count in connections.reader():
+                if count >= 3:
+                    break
+
+
+async def test_no_plugin_sees_its_dependency_go_while_a_host_is_replaced_that_remembers_nothing() -> None:
+    port = unused_port()
+    url = f"http://127.0.0.1:{port}"
+    plugin, (echo,) = needy("echo")
+    providers: list[str | None] = []
+
+    async def look() -> None:
+        async for provider in echo.changes.reader():
+            providers.append(provider.runtime_id if provider else None)
+
+    async with plugged(plugin, url), plugged(echo_plugin(), url), trio.open_nursery() as nursery:
+        async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
+            await eventually(lambda: len(host.watches) == 2)
+            await heard(echo, lambda d: d.available)
+            before = echo.provider
+            nursery.start_soon(look)
+            await wait_all_tasks_blocked()
+        async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
+            await heard(echo, lambda d: d.provider != before)
+            await until(host, lambda: state_of(host, "needs") == HEALTHY)
+        nursery.cancel_scope.cancel()
+    assert len(providers) == len(set(providers)) == 2
+    assert None not in providers
+
+
+async def test_who_does_not_come_back_with_the_host_is_forgotten_once_that_has_settled(
+    autojump_clock: MockClock,
+) -> None:
+    _, (echo,) = needy("echo")
+    old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
+    endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
+    echo.hear(old, Provider.at(old, endpoint, degraded=False))
+    old.void.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_settle, new, [echo])
+        await wait_all_tasks_blocked()
+        echo.hear(new, None)  # the new host does not know it yet
+        assert echo.available
+        await trio.sleep(2 * new.heartbeat_s - 0.1)
+        assert echo.available
+    assert not echo.available
+
+
+async def test_a_new_hosts_word_counts_at_once_when_it_is_that_somebody_is_there_or_has_gone_again() -> None:
+    _, (echo,) = needy("echo")
+    old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
+    for session, provider_id in ((old, "echo-1"), (new, "echo-2")):
+        endpoint = pb.ServiceEndpoint(provider_id=provider_id, version="1.0.0", endpoint_url="/")
+        echo.hear(session, Provider.at(session, endpoint, degraded=False))
+        assert echo.provider
+        assert echo.provider.runtime_id == provider_id
+    echo.hear(new, None)
+    assert not echo.available
