@@ -98,6 +98,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what the documentation has tables of. Arguments go to the benchmark."""
+    _install(session, "bench")
+    session.run("python", "-m", "benchmarks.watchers", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Build the package, install it as a user does, and run the demo once, away from the source."""
     session.install(".")

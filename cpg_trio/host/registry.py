@@ -96,6 +96,7 @@ class ServiceStatus:
 
 Listener = Callable[[str], object]
 
+_SILENT = Health()
 _LAPSED = Health(_UNHEALTHY, "no sign of life")
 
 
@@ -216,7 +217,7 @@ class Registry:
 
     def health(self, runtime_id: str) -> Health:
         """Return how a plugin is: UNHEALTHY if it has lapsed, otherwise what it last said of itself."""
-        return _LAPSED if runtime_id in self._lapsed else self._health.get(runtime_id, Health())
+        return _LAPSED if runtime_id in self._lapsed else self._health.get(runtime_id, _SILENT)
 
     def provider(self, service_type: str, runtime_id: str) -> Registration | None:
         """Return a plugin's registration for a type, healthy or not."""

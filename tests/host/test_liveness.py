@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -186,45 +184,3 @@ async def test_a_plugin_that_was_gone_can_register_anew(autojump_clock: MockCloc
         await trio.sleep(14)
         assert s.offered()
         assert s.gone == ["p"]
-
-
-Step = tuple[str, str, float]
-_steps = st.lists(
-    st.tuples(
-        st.sampled_from(["register", "unregister", "beat", "wait", "wait"]),
-        st.sampled_from("ab"),
-        st.floats(0.5, 20.0),
-    ),
-    max_size=30,
-)
-
-
-@given(_steps)
-@settings(deadline=None)
-def test_after_any_history_the_registry_agrees_with_a_model_of_two_numbers(steps: list[Step]) -> None:
-    async def history() -> None:
-        async with supervising() as s:
-            ids: dict[str, str] = {}
-            last: dict[str, float] = {}
-            for step, plugin, seconds in steps:
-                now = trio.current_time()
-                if step == "register":
-                    ids[plugin] = s.add(plugin)
-                    last.setdefault(plugin, now)
-                elif step == "unregister" and plugin in last:
-                    s.registry.unregister(plugin, ids[plugin])
-                    del last[plugin]
-                elif step == "beat" and plugin in last:
-                    s.liveness.beat(plugin)
-                    last[plugin] = now
-                elif step == "wait":
-                    await trio.sleep(seconds)
-                await wait_all_tasks_blocked()
-                age = {p: trio.current_time() - at for p, at in last.items()}
-                last = {p: at for p, at in last.items() if age[p] < 30}
-                for p in "ab":
-                    assert bool(s.registry.registrations(p)) == (p in last)
-                    if p in last:
-                        assert s.registry.health(p).callable == (age[p] < 15)
-
-    trio.run(history, clock=MockClock(autojump_threshold=0))

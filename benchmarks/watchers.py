@@ -1,0 +1,317 @@
+"""How soon the last of many watchers hears of a change, and what that costs the host.
+
+    python -m benchmarks.watchers [--watchers N] [--changes N]
+
+A host runs as a process of its own. N websockets watch one service type, whose provider's health changes. For
+each change: the time from the provider's report until the last watcher has its frame. The peer, in the same
+run, with the same clients and frames of the same size: `websockets.broadcast`, which sends what it is given
+and knows nothing of registries. Then the host's memory before and after many changes, while one watcher more
+does not read at all.
+
+The watchers are bare sockets, so that what is measured is the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import re
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import attrs
+import httpx
+import trio
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
+    HandshakeServiceClient,
+    PluginLifecycleClient,
+    ServiceRegistryClient,
+)
+from cpg_trio.rpc import ClientConfig
+
+ROUNDS = 30
+REPORTERS = 50  # connections on which changes are made at once, for the memory
+SERVICE_TYPE = "watched"
+_URL = re.compile(rb"listening on http://[^:]+:(\d+)")
+
+PEER = """
+import asyncio, sys
+import websockets
+from websockets.asyncio.server import broadcast, serve
+
+clients = set()
+
+async def handle(socket):
+    if socket.request.path == "/trigger":
+        async for message in socket:
+            broadcast(clients, message)
+    else:
+        clients.add(socket)
+        await socket.wait_closed()
+
+async def main():
+    async with serve(handle, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+        print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        await asyncio.get_running_loop().create_future()
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def process(*command: str) -> AsyncIterator[tuple[int, int]]:
+    """Run a server; yield its port and its process id."""
+    async with trio.open_nursery() as nursery:
+        running = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, *command],
+                stdout=subprocess.PIPE if "-c" in command else None,
+                stderr=subprocess.PIPE if "-c" not in command else None,
+                env={**os.environ, "PORT": "0", "LEASE_S": "600"},
+                check=False,
+            )
+        )
+        output = running.stdout or running.stderr
+        seen = b""
+        while (found := _URL.search(seen)) is None:
+            seen += await output.receive_some()
+        nursery.start_soon(_drain, output)
+        yield int(found[1]), running.pid
+        nursery.cancel_scope.cancel()
+
+
+async def _drain(stream: trio.abc.ReceiveStream) -> None:
+    async for _ in stream:
+        pass
+
+
+@attrs.define
+class Watcher:
+    """A websocket client of the barest kind."""
+
+    stream: trio.SocketStream
+    frames: int = 0
+    """How many it has received."""
+    heard_at: float = 0.0
+    """When it received the last one."""
+
+    @classmethod
+    async def open(cls, port: int, path: str, headers: dict[str, str]) -> Watcher:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = [
+            f"GET {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {key}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
+        await stream.send_all("\r\n".join([*lines, "", ""]).encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        if not head.startswith(b"HTTP/1.1 101 "):
+            raise RuntimeError(head.decode())
+        return cls(stream)
+
+    async def say(self, data: bytes) -> None:
+        """Send one short binary frame."""
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
+        await self.stream.send_all(bytes([0x82, 0x80 | len(data)]) + mask + masked)
+
+    async def listen(self, heard: Callable[[Watcher], None]) -> None:
+        buffer = b""
+        async for data in self.stream:
+            buffer += data
+            while len(buffer) > 1 and len(buffer) >= 2 + buffer[1]:
+                buffer = buffer[2 + buffer[1] :]
+                self.frames += 1
+                self.heard_at = time.perf_counter()
+                heard(self)
+
+
+class Crowd:
+    """Many watchers, and when the last of them has heard."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self._watchers = watchers
+        self._waiting = 0
+        self._all_heard = trio.Event()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for watcher in self._watchers:
+                nursery.start_soon(watcher.listen, self._heard)
+
+    async def time(self, change: Callable[[], Awaitable[object]]) -> float:
+        """Return the seconds from a change until the last watcher has a frame of it."""
+        self._waiting, self._all_heard = len(self._watchers), trio.Event()
+        started = time.perf_counter()
+        await change()
+        with trio.fail_after(60):
+            await self._all_heard.wait()
+        return max(watcher.heard_at for watcher in self._watchers) - started
+
+    def _heard(self, _: Watcher) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self._all_heard.set()
+
+
+@attrs.frozen
+class Provider:
+    """The plugin whose health changes."""
+
+    lifecycle: PluginLifecycleClient
+    headers: dict[str, str]
+
+    @classmethod
+    async def register(cls, url: str, http: httpx.AsyncClient) -> Provider:
+        answer = await HandshakeServiceClient(url, http).handshake(
+            pb.HandshakeRequest(
+                core_protocol_version=wire.CORE_VERSION,
+                app_protocol_version=wire.APP_VERSION,
+                magic_cookie_key=wire.COOKIE_KEY,
+                magic_cookie_value=wire.COOKIE_VALUE,
+                self_id="provider",
+            )
+        )
+        headers = {
+            wire.RUNTIME_ID_HEADER: answer.runtime_id,
+            wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + answer.runtime_token,
+        }
+        config = ClientConfig(headers=headers)
+        await ServiceRegistryClient(url, http, config).register_service(
+            pb.RegisterServiceRequest(service_type=SERVICE_TYPE, version="1.0.0", endpoint_path="/x/")
+        )
+        return cls(PluginLifecycleClient(url, http, config), headers)
+
+    async def report(self, *, degraded: bool) -> None:
+        state = pb.HEALTH_STATE_DEGRADED if degraded else pb.HEALTH_STATE_HEALTHY
+        await self.lifecycle.report_health(pb.ReportHealthRequest(state=state))
+
+
+def memory_bytes(pid: int) -> int:
+    """Return what a process holds in memory now."""
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match
+    return int(match[1]) * 1024
+
+
+async def of_host(watchers: int, changes: int) -> tuple[list[float], list[int]]:
+    """Return the seconds of each round, and the host's memory at each tenth of the changes."""
+    async with process("-m", "cpg_trio", "host") as (port, pid), httpx.AsyncClient(timeout=60) as http:
+        provider = await Provider.register(f"http://127.0.0.1:{port}", http)
+        headers = {**provider.headers, "Sec-WebSocket-Protocol": wire.WATCH_PROTO}
+        crowd = [await Watcher.open(port, wire.WATCH_PATH, headers) for _ in range(watchers)]
+        deaf = await Watcher.open(port, wire.WATCH_PATH, headers)
+        deaf.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        subscription = pb.WatchSubscription(service_type=SERVICE_TYPE)
+        request = pb.WatchRequest(subscribe=[subscription]).SerializeToString()
+        async with trio.open_nursery() as nursery:
+            everyone = Crowd(crowd)
+            nursery.start_soon(everyone.run)
+
+            async def subscribe() -> None:
+                for watcher in [*crowd, deaf]:
+                    await watcher.say(request)
+
+            await everyone.time(subscribe)
+            times = [
+                await everyone.time(partial(provider.report, degraded=not index % 2))
+                for index in range(ROUNDS)
+            ]
+            memory = [await _memory_after(provider, changes // 10, pid) for _ in range(11 if changes else 0)]
+            nursery.cancel_scope.cancel()
+        for watcher in [*crowd, deaf]:
+            await trio.aclose_forcefully(watcher.stream)
+    return times, memory
+
+
+async def _memory_after(provider: Provider, changes: int, pid: int) -> int:
+    async def report() -> None:
+        for index in range(changes // REPORTERS):
+            await provider.report(degraded=not index % 2)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(REPORTERS):
+            nursery.start_soon(report)
+    return memory_bytes(pid)
+
+
+async def of_peer(watchers: int) -> list[float]:
+    """Return the seconds of each round of the peer."""
+    frame = pb.WatchUpdate(
+        revision=1000,
+        events=[
+            pb.WatchServiceEvent(
+                service_type=SERVICE_TYPE,
+                state=pb.SERVICE_STATE_AVAILABLE,
+                endpoint=pb.ServiceEndpoint(
+                    provider_id="provider-0123456789abcdef",
+                    version="1.0.0",
+                    endpoint_url=f"/services/{SERVICE_TYPE}/provider-0123456789abcdef",
+                ),
+            )
+        ],
+    ).SerializeToString()
+    async with process("-c", PEER) as (port, _):
+        crowd = [await Watcher.open(port, "/", {}) for _ in range(watchers)]
+        trigger = await Watcher.open(port, "/trigger", {})
+        async with trio.open_nursery() as nursery:
+            everyone = Crowd(crowd)
+            nursery.start_soon(everyone.run)
+            times = [await everyone.time(partial(trigger.say, frame)) for _ in range(ROUNDS)]
+            nursery.cancel_scope.cancel()
+        for watcher in [*crowd, trigger]:
+            await trio.aclose_forcefully(watcher.stream)
+    return times
+
+
+async def main(watchers: int, changes: int) -> None:
+    """Run both and print the table."""
+    _raise_file_limit(watchers + 100)
+    ours, memory = await of_host(watchers, changes)
+    peers = await of_peer(watchers)
+    print(f"{watchers} watchers of one service type, {ROUNDS} changes, until the last has heard (ms)\n")
+    print("| server | median | worst |")
+    print("|---|---|---|")
+    print(f"| cpg_trio host, `/watch` | {1000 * statistics.median(ours):.0f} | {1000 * max(ours):.0f} |")
+    print(f"| websockets.broadcast | {1000 * statistics.median(peers):.0f} | {1000 * max(peers):.0f} |")
+    print(
+        f"| ratio | {statistics.median(ours) / statistics.median(peers):.1f} | {max(ours) / max(peers):.1f} |"
+    )
+    if memory:
+        print(f"\nthe host's memory, MiB, before and after each tenth of {changes} further changes:")
+        print(" ".join(f"{value / 2**20:.1f}" for value in memory))
+
+
+def _raise_file_limit(files: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * files, hard), hard))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--watchers", type=int, default=1000)
+    parser.add_argument("--changes", type=int, default=10_000)
+    arguments = parser.parse_args()
+    trio.run(main, arguments.watchers, arguments.changes)
