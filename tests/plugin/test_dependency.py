@@ -59,7 +59,8 @@ async def test_calls_move_to_another_provider_when_theirs_goes() -> None:
         assert (await client.echo(EchoRequest(text="still"))).text == "still"
 
 
-async def test_a_rolling_replacement_under_load_loses_no_call() -> None:
+@pytest.mark.parametrize("told_by", ["its stop", "its host"])
+async def test_a_rolling_replacement_under_load_loses_no_call(told_by: str) -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     client = echo.client(EchoServiceClient)
@@ -89,6 +90,9 @@ async def test_a_rolling_replacement_under_load_loses_no_call() -> None:
                     stops.append(trio.Event())
                     gone.append(await providers.start(provide, url, stops[-1]))
                     await until(host, lambda: len(_healthy(host)) == 2)
+                    if told_by == "its host":
+                        await host.shut_down_plugin(host.registry.providers("echo")[0].runtime_id)
+                        await until(host, lambda: len(host.registry.providers("echo")) == 1)
                     stops[generation - 1].set()
                     await gone[generation - 1].wait()
                     enough = answered.value + 20
