@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
+from cpg_trio._sockets import enable_keepalive
 from cpg_trio.http1.connection import (
     MAX_HEAD_BYTES,
     ConnectFailedError,
@@ -117,7 +118,8 @@ class Pool:
     """A client's connections to any number of origins, kept for the next request while the block lasts.
 
     There is no limit to the connections in use and no timeout but `connect_timeout_s` (seconds, for
-    name, TCP and TLS together): both are the caller's to set, who knows what a request is for.
+    name, TCP and TLS together): both are the caller's to set, who knows what a request is for. A machine
+    that vanishes while it owes an answer is noticed by the kernel (`enable_keepalive`).
     `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
     an idle connection is not used again. `max_head_bytes`: the largest response head.
     """
@@ -260,6 +262,7 @@ async def connect(
     """
     with _connect_errors(origin), trio.fail_after(timeout_s):
         tcp = await trio.open_tcp_stream(origin.host, origin.port)  # with TCP_NODELAY, as all of Trio's
+        enable_keepalive(tcp.socket)  # and no limit to what it leaves unread: a request may be a stream
         if origin.scheme == "http":
             return tcp
         tls = trio.SSLStream(tcp, ssl_context(), server_hostname=origin.host, https_compatible=True)

@@ -2,7 +2,8 @@
 
 `serve` runs the server, `run` is the whole of a container's `__main__`, and `stop_on_signals` is the part
 between them for programs that have a `__main__` of their own. The package knows nothing about plugins; it
-may touch sockets, signals and the log, and of this project only `cpg_trio.asgi` and `cpg_trio.logs`.
+may touch sockets, signals and the log, and of this project only `cpg_trio.asgi`, `cpg_trio.logs` and
+`cpg_trio._sockets`.
 
 Hypercorn parses and writes HTTP/1.1, HTTP/2 and WebSocket here; its Trio transport is not used. What
 stands around its protocol objects, from the socket to the application:
@@ -19,6 +20,8 @@ What holds for every connection:
 - An error ends one connection at most, and is logged as `cpg_trio.serving`.
 - A client that does not read, does not finish what it began, or says nothing is let go after a time that
   `ServeConfig` names. A request in flight whose body is complete is never timed out.
+- A client whose machine has vanished is noticed by the kernel, within a minute unless `ServeConfig` gives it
+  longer to read.
 - Nothing that a client does holds up the end of the grace, or a cancellation, by more than a moment.
 - Not a word of an exception reaches a client.
 - A client that closes its sending side has left: the application gets `http.disconnect`.

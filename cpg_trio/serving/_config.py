@@ -48,7 +48,8 @@ class ServeConfig:
     and may be silent."""
 
     send_timeout_s: float = attrs.field(default=30.0, validator=gt(0))
-    """A send that makes no progress because the client does not read."""
+    """A send that makes no progress because the client does not read. What the kernel has taken already may
+    lie unread as long, and 35 s at least; a machine that has vanished is noticed after the same time."""
 
     linger_s: float = attrs.field(default=1.0, validator=ge(0))
     """How long to read on after an early answer, so that the client sees it instead of a reset."""

@@ -9,6 +9,7 @@ from functools import partial
 import trio
 from hypercorn.trio.worker_context import WorkerContext
 
+from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import App
 from cpg_trio.serving._calls import unwrapped
 from cpg_trio.serving._config import ServeConfig, hypercorn_config, logger
@@ -77,6 +78,7 @@ class _Server:
     async def _serve_connection(self, stream: trio.SocketStream) -> None:
         if self._context.terminated.is_set():
             return
+        enable_keepalive(stream.socket, unread_s=self._settings.send_timeout_s)
         connection = Connection(stream, self._service)
         self._connections.add(connection)
         try:
