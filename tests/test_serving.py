@@ -1131,6 +1131,7 @@ async def test_an_idle_connection_is_let_go() -> None:
         async with dial_http2(up.url) as http2:
             assert (await http2.response(await http2.request())).status == 200
             assert (await http2.until(h2.events.ConnectionTerminated)).error_code == ErrorCodes.NO_ERROR
+            assert await http2.stream.receive_some() == b""
 
 
 @pytest.mark.usefixtures("silence")
@@ -1300,6 +1301,11 @@ async def test_an_exception_in_a_websocket_closes_it_with_1011(log: pytest.LogCa
     assert log.messages == ["the application failed on WEBSOCKET b'/'"]
 
 
+async def accepting(_receive: Receive, send: Send) -> None:
+    await send({"type": "websocket.accept"})
+    await trio.sleep_forever()
+
+
 @pytest.mark.usefixtures("silence")
 async def test_a_websocket_application_that_returns_closes_with_1000() -> None:
     async def brief(_receive: Receive, send: Send) -> None:
@@ -1389,11 +1395,7 @@ async def test_compression_is_not_agreed_to() -> None:
 async def test_a_websocket_client_that_sends_faster_than_it_is_read_is_held_up() -> None:
     sent = 0
 
-    async def deaf(_receive: Receive, send: Send) -> None:
-        await send({"type": "websocket.accept"})
-        await trio.sleep_forever()
-
-    app = websocket_app(deaf)
+    app = websocket_app(accepting)
     async with server(app) as up, dial_websocket(up.url) as ws, trio.open_nursery() as nursery:
 
         async def flood() -> None:
@@ -1406,6 +1408,127 @@ async def test_a_websocket_client_that_sends_faster_than_it_is_read_is_held_up()
         await trio.testing.wait_all_tasks_blocked(MOMENT)
         assert sent < 64 * 2**20
         nursery.cancel_scope.cancel()
+
+
+# WebSocket clients that say nothing, in virtual time; on Unix sockets, where what is sent is there at once
+
+PING_S = 1.0
+
+
+@asynccontextmanager
+async def silent_client(
+    app: App, folder: Path, clock: trio.testing.MockClock, **settings: Any
+) -> AsyncIterator[WebSocketWire]:
+    assert clock.autojump_threshold == 0
+    bind = f"unix:{folder / 'socket'}"
+    async with server(app, bind, websocket_ping_s=PING_S, **settings) as up, dial_websocket(up.url) as ws:
+        yield ws
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_client_that_answers_no_ping_is_given_up_with_1006(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    app = Socket()
+    begun = trio.current_time()
+    async with silent_client(app, tmp_path, autojump_clock) as ws:
+        assert await ws.event() == Ping()
+        assert trio.current_time() - begun == pytest.approx(PING_S)
+        assert await ws.wire.rest() == b""  # and no second ping, and no goodbye
+        assert trio.current_time() - begun == pytest.approx(2 * PING_S)
+        await app.left.wait()
+        assert app.received == [{"type": "websocket.disconnect", "code": 1006, "reason": ""}]
+        assert trio.current_time() - begun == pytest.approx(2 * PING_S)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_the_connection_of_a_websocket_client_that_is_given_up_is_reset(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = MOMENT  # of real time: on TCP, what is sent may be on its way
+    app = Socket()
+    async with server(app, websocket_ping_s=PING_S) as up, dial_websocket(up.url) as ws:
+        assert await ws.event() == Ping()
+        assert await ws.wire.rest() == b"<reset>"
+        await app.left.wait()
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize(
+    "sign", [Pong(), TextMessage("busy"), TextMessage("half", message_finished=False), Ping()]
+)
+async def test_a_websocket_client_that_answers_pings_with_anything_is_never_dropped(
+    sign: Any, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with silent_client(websocket_app(accepting), tmp_path, autojump_clock) as ws:
+        begun = trio.current_time()
+        for _ in range(5):
+            while await ws.event() != Ping():
+                pass
+            await trio.sleep(0.9 * PING_S)
+            await ws.send(sign)
+        assert trio.current_time() - begun == pytest.approx(5 * 1.9 * PING_S)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_frame_that_comes_in_by_the_byte_is_a_sign_of_life(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with silent_client(Socket(), tmp_path, autojump_clock) as ws:
+        for byte in ws.ws.send(TextMessage("slow")):
+            await trio.sleep(0.9 * PING_S)
+            await ws.wire.send(bytes([byte]))
+        assert await ws.message() == "slow"  # and no ping before it
+
+
+@pytest.mark.usefixtures("silence")
+async def test_what_the_server_sends_is_no_sign_of_its_client(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ended = trio.Event()
+
+    async def ticking(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "tick"})
+                await trio.sleep(0.3 * PING_S)
+        finally:
+            ended.set()
+
+    begun = trio.current_time()
+    async with silent_client(websocket_app(ticking), tmp_path, autojump_clock):
+        await ended.wait()
+        assert trio.current_time() - begun == pytest.approx(2.1 * PING_S)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_handshake_is_the_applications_to_answer_in_its_own_time(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def pondering(_receive: Receive, send: Send) -> None:
+        await trio.sleep(5 * PING_S)
+        await accepting(_receive, send)
+
+    begun = trio.current_time()
+    handshake = {**HANDSHAKE, "content-length": "0"}
+    bind = f"unix:{tmp_path / 'socket'}"
+    times: dict[str, Any] = {"websocket_ping_s": PING_S, "body_timeout_s": PING_S}
+    async with server(websocket_app(pondering), bind, **times) as up, dial(up.url) as wire:
+        assert (await wire.get("/", handshake)).status == 101
+        assert await WebSocketWire(wire).event() == Ping()
+        assert trio.current_time() - begun == pytest.approx(6 * PING_S)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_that_is_being_closed_sends_no_ping(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with silent_client(Socket(), tmp_path, autojump_clock, linger_s=3 * PING_S) as ws:
+        await ws.send(CloseConnection(1000))
+        assert await ws.closed() == 1000
+        assert await ws.wire.rest() == b""
 
 
 # Beginning
@@ -1508,7 +1631,8 @@ async def test_the_socket_file_of_a_dead_server_is_replaced_and_that_of_a_live_o
 
 
 @pytest.mark.parametrize(
-    "setting", [{"grace_s": -1}, {"send_timeout_s": 0}, {"websocket_max_message_bytes": 0}]
+    "setting",
+    [{"grace_s": -1}, {"send_timeout_s": 0}, {"websocket_max_message_bytes": 0}, {"websocket_ping_s": 0}],
 )
 def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):

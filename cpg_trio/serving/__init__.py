@@ -19,7 +19,8 @@ What holds for every connection:
 
 - An error ends one connection at most, and is logged as `cpg_trio.serving`.
 - A client that does not read, does not finish what it began, or says nothing is let go after a time that
-  `ServeConfig` names. A request in flight whose body is complete is never timed out.
+  `ServeConfig` names. A request in flight whose body is complete is never timed out, and neither is a
+  WebSocket whose client answers pings.
 - A client whose machine has vanished is noticed by the kernel, within a minute unless `ServeConfig` gives it
   longer to read.
 - Nothing that a client does holds up the end of the grace, or a cancellation, by more than a moment.

@@ -57,6 +57,10 @@ class ServeConfig:
     backlog: int = attrs.field(default=1024, validator=ge(1))
     """Connections that the kernel holds ready for accept."""
 
+    websocket_ping_s: float = attrs.field(default=20.0, validator=gt(0))
+    """Silence of a WebSocket client until it is sent a ping, and then until it is given up, if not even a
+    pong has come. Longer than a slow client takes to read what was sent before the ping."""
+
     websocket_max_message_bytes: int = attrs.field(default=2**20, validator=ge(1))
     """The largest WebSocket message; one that is larger is answered with close code 1009."""
 

@@ -2,11 +2,13 @@
 
 One task reads, and hands what it read to the protocol. Its wait has a deadline that depends on what the
 client owes us (`Awaiting`), and is woken when a pipelined request has its turn or the connection is to
-end. The applications' tasks write. A write is shielded, since half a frame would leave both sides with
-different ideas of the connection, and bounded: by the progress that the client makes, and by `abort`.
+end. What happens to a client that is late is the protocol's to say (`overdue`). The applications' tasks
+write. A write is shielded, since half a frame would leave both sides with different ideas of the
+connection, and bounded: by the progress that the client makes, and by `abort`.
 
     open ──▶ closing ──▶ (linger) ──▶ closed      an orderly end, from the protocol or from the client
-      └──────▶ lost ────────────────▶ closed      a write that failed or stood still, or `abort`
+      └──────▶ lost ────────────────▶ closed      a write that failed or stood still, a ping without
+                                            an answer, or `abort`
 
 From `closing` on, the protocol has been told, and through it every application; nothing more is read for
 it. Once `lost`, nothing is written either.
@@ -73,6 +75,8 @@ class Connection:
             Awaiting.REQUEST: settings.idle_timeout_s,
             Awaiting.HEAD: settings.header_timeout_s,
             Awaiting.BODY: settings.body_timeout_s,
+            Awaiting.FRAME: settings.websocket_ping_s,
+            Awaiting.PONG: settings.websocket_ping_s,
         }
 
         self._turn = trio.Lock()
@@ -173,15 +177,15 @@ class Connection:
         await self._end()
 
     async def _receive(self) -> bytes | None:
-        """Return what came in: None when woken, nothing when the client has left or is out of time."""
+        """Return what came in: nothing when the client has left, None when woken, or it is out of time."""
         if not self._woken:
             with trio.CancelScope(deadline=self._deadline()) as self._reading:
                 return await self._receive_some()
         if self._woken:
             self._woken = False
             return None
-        await self._protocol.drain()
-        return b""
+        await self._protocol.overdue()
+        return None
 
     async def _receive_some(self) -> bytes:
         if self._protocol.saturated:
@@ -206,9 +210,9 @@ class Connection:
         self._reading.cancel()
 
     def _deadline(self) -> float:
-        """Return when the client is out of time. Only a body earns more by coming in slowly."""
+        """Return when the client is out of time. A body and a WebSocket earn more with all that comes in."""
         awaited = self._protocol.awaiting()
-        if awaited is not self._awaited or awaited is Awaiting.BODY:
+        if awaited is not self._awaited or awaited in {Awaiting.BODY, Awaiting.FRAME}:
             self._awaited, self._awaited_since = awaited, trio.current_time()
         return self._awaited_since + self._patience[awaited]
 

@@ -91,6 +91,8 @@ class Http1(H11Protocol):
 
     def awaiting(self) -> Awaiting:
         """Say what the client owes us now."""
+        if isinstance(self.stream, WebSocketStream):
+            return self.stream.awaiting()
         state = self._h11.their_state
         if state is h11.SEND_BODY:
             return Awaiting.BODY if self._declared_length else Awaiting.NOTHING
@@ -126,6 +128,16 @@ class Http1(H11Protocol):
             await self.send(Closed())
         elif isinstance(self.stream, WebSocketStream):
             await self.stream.go_away()
+
+    async def overdue(self) -> None:
+        """Ask a silent WebSocket client for a word, once; let every other client go that is out of time."""
+        awaited = self.awaiting()
+        if isinstance(self.stream, WebSocketStream) and awaited is Awaiting.FRAME:
+            await self.stream.ping()
+        elif awaited is Awaiting.PONG:
+            await self.send(Broken(reset=True))
+        else:
+            await self.send(Closed())
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Response) and event.status_code >= 200:  # noqa: PLR2004 - not an interim one

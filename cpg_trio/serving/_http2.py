@@ -117,6 +117,11 @@ class Http2(H2Protocol):
         await self.send(RawData(goodbye.serialize()))
         await self._settle()
 
+    async def overdue(self) -> None:
+        """Let go a client that asks for nothing."""
+        await self.drain()
+        await self.send(Closed())
+
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):

@@ -36,6 +36,10 @@ class Awaiting(enum.Enum):
     REQUEST = enum.auto()
     HEAD = enum.auto()
     BODY = enum.auto()
+    FRAME = enum.auto()
+    """Any word from the client of an open WebSocket; it is asked for one with a ping."""
+    PONG = enum.auto()
+    """The same, from a client that has been asked."""
 
 
 @dataclass(frozen=True)

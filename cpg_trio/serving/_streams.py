@@ -1,8 +1,8 @@
 """One request, and one WebSocket: Hypercorn's streams, with what they lose put back.
 
 Hypercorn's streams turn ASGI messages into protocol events and back. These add: `send` raises once the
-client has left, trailers on every version of HTTP, the WebSocket close code, and an end of the application
-that the client cannot mistake for the end of the response.
+client has left, trailers on every version of HTTP, the WebSocket close code, pings that must be answered,
+and an end of the application that the client cannot mistake for the end of the response.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import trio
+from hypercorn.events import Updated
 from hypercorn.protocol.events import Body, Data, Event, StreamClosed, Trailers
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
@@ -23,7 +24,7 @@ from wsproto.frame_protocol import CloseReason
 from cpg_trio.asgi import ClientDisconnectedError, HeaderList, accepts_trailers
 from cpg_trio.serving._calls import Call, Inbox, named
 from cpg_trio.serving._config import logger
-from cpg_trio.serving._link import Link
+from cpg_trio.serving._link import Awaiting, Link
 
 Sink = Callable[[Event], Awaitable[None]]
 
@@ -88,8 +89,21 @@ class WebSocketStream(WSStream):
         self._link = link
         self._code = int(CloseReason.ABNORMAL_CLOSURE)
         self._reason = ""
+        self._pinged = False  # and nothing has come since
+
+    def awaiting(self) -> Awaiting:
+        """Say what the client owes us now: until the handshake is answered, it is the application's turn."""
+        if self.state is not ASGIWebsocketState.CONNECTED:
+            return Awaiting.NOTHING
+        return Awaiting.PONG if self._pinged else Awaiting.FRAME
+
+    async def ping(self) -> None:
+        """Ask the client for a word."""
+        self._pinged = True
+        await self._send_wsproto_event(Ping())
 
     async def handle(self, event: Event) -> None:
+        self._pinged = False
         if self.closed:
             return
         if isinstance(event, StreamClosed):
@@ -135,6 +149,7 @@ class WebSocketStream(WSStream):
     async def _accept(self, message: Any) -> None:
         self.handshake.extensions = None  # no compression: it would inflate past the limit on messages
         await super()._accept(message)
+        await self._link.send(Updated(idle=False))
         if self._link.draining:
             await self.go_away()
 
