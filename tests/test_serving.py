@@ -1366,6 +1366,90 @@ async def test_a_handshake_can_be_refused_with_a_response() -> None:
         assert await wire.rest() == b""
 
 
+async def refusing(_receive: Receive, send: Send) -> None:
+    headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
+    await send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"no token, ", "more_body": True})
+    await send({"type": "websocket.http.response.body", "body": b"no socket"})
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_refusal_has_status_headers_and_body_and_ends_the_connection_in_order() -> None:
+    async with server(websocket_app(refusing)) as up:
+        async with dial(up.url) as wire:
+            response = await wire.get("/", HANDSHAKE)
+            assert (response.status, response.body) == (401, b"no token, no socket")
+            assert response.header(b"www-authenticate") == b"Bearer"
+            assert response.header(b"content-type") == b"text/plain"
+            assert response.header(b"date") is not None
+            assert response.header(b"connection") == b"close"
+            assert await wire.rest() == b""
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_refusal_needs_no_headers_and_no_body() -> None:
+    async def refusing(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 204})
+        await send({"type": "websocket.http.response.body"})
+
+    async with server(websocket_app(refusing)) as up, dial(up.url) as wire:
+        response = await wire.get("/", HANDSHAKE)
+        assert (response.status, response.body) == (204, b"")
+        assert await wire.rest() == b""
+
+
+async def test_half_a_refusal_cannot_be_taken_for_the_whole(log: pytest.LogCaptureFixture) -> None:
+    async def failing(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no", "more_body": True})
+        raise ValueError("secret")
+
+    async with server(websocket_app(failing)) as up, dial(up.url) as wire:
+        await wire.send(request(headers=HANDSHAKE))
+        assert (await wire.head()).status == 401
+        assert await wire.rest() == b"2\r\nno\r\n"
+    assert len(log.messages) == 1
+
+
+IMPOSSIBLE = [
+    {"type": "websocket.accept", "subprotocol": "not offered"},
+    {"type": "websocket.accept", "headers": [(b"x", b"no\r\nheader")]},
+]
+
+
+@pytest.mark.parametrize("answer", IMPOSSIBLE)
+async def test_an_accept_that_cannot_be_said_is_the_applications_error(
+    answer: dict[str, Any], log: pytest.LogCaptureFixture
+) -> None:
+    async def wrong(_receive: Receive, send: Send) -> None:
+        await send(answer)
+
+    async with server(websocket_app(wrong)) as up, dial(up.url) as wire:
+        response = await wire.get("/", {**HANDSHAKE, "sec-websocket-protocol": "one, two"})
+        assert (response.status, response.body) == (500, b"")
+        assert await wire.rest() == b""
+    assert log.messages == ["the application failed on WEBSOCKET b'/'"]
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("answer", IMPOSSIBLE)
+async def test_an_accept_that_could_not_be_said_has_accepted_nothing(answer: dict[str, Any]) -> None:
+    watching = Watching()
+
+    async def stubborn(receive: Receive, send: Send) -> None:
+        with pytest.raises(Exception, match=r"Invalid Subprotocol|Illegal header value"):
+            await send(answer)
+        await watching(receive, send)
+
+    async with server(websocket_app(stubborn)) as up, dial(up.url) as wire:
+        await wire.send(request(headers={**HANDSHAKE, "sec-websocket-protocol": "one, two"}))
+        await watching.begun.wait()
+        await wire.send(b"frames")
+        await watching.left.wait()
+        assert await wire.rest() == b""
+
+
 @pytest.mark.usefixtures("silence")
 async def test_a_handshake_that_is_not_one_is_refused() -> None:
     async with server(Socket()) as up, dial(up.url) as wire:

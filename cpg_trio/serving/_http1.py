@@ -141,14 +141,19 @@ class Http1(H11Protocol):
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Response) and event.status_code >= 200:  # noqa: PLR2004 - not an interim one
-            goodbye = [(b"connection", b"close")] if self._link.draining else []
-            await super().stream_send(replace(event, headers=[*dated(event.headers), *goodbye]))
+            await super().stream_send(replace(event, headers=self._final(dated(event.headers))))
         elif isinstance(event, Trailers):
             self._trailers = event.headers
         elif isinstance(event, EndBody):
             await self._send_h11_event(h11.EndOfMessage(headers=self._take_trailers()))
         else:
             await super().stream_send(event)
+
+    def _final(self, headers: HeaderList) -> HeaderList:
+        """Return a response's headers, with word that no other follows it if that is so."""
+        goodbye = (b"connection", b"close")
+        last = self._link.draining or isinstance(self.stream, WebSocketStream)
+        return [*headers, goodbye] if last and goodbye not in headers else headers
 
     def _take_trailers(self) -> HeaderList:
         trailers, self._trailers = self._trailers, []

@@ -148,10 +148,18 @@ class WebSocketStream(WSStream):
 
     async def _accept(self, message: Any) -> None:
         self.handshake.extensions = None  # no compression: it would inflate past the limit on messages
-        await super()._accept(message)
+        try:
+            await super()._accept(message)
+        except Exception:  # it cannot be said, e.g. a subprotocol that the client has not offered
+            self.state, self.handshake.accepted = ASGIWebsocketState.HANDSHAKE, False
+            raise
         await self._link.send(Updated(idle=False))
         if self._link.draining:
             await self.go_away()
+
+    async def _send_rejection(self, message: Any) -> None:
+        self.response = {"headers": [], **self.response}  # ASGI leaves out what is empty
+        await super()._send_rejection(message)
 
     async def _handle_events(self) -> None:
         for event in self.connection.events():
