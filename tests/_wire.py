@@ -12,6 +12,7 @@ import h2.config
 import h2.connection
 import h2.events
 import trio
+from trio_websocket import WebSocketConnection, wrap_client_stream
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event, Message
 
@@ -263,3 +264,12 @@ async def dial_websocket(url: str, path: str = "/") -> AsyncIterator[WebSocketWi
         response = await wire.get(path, HANDSHAKE)
         assert response.status == 101, response
         yield WebSocketWire(wire)
+
+
+@asynccontextmanager
+async def trio_websocket_client(url: str, *subprotocols: str) -> AsyncIterator[WebSocketConnection]:
+    """Another's client, on a stream of ours: its own it leaves open when the server closes or refuses."""
+    async with await connect(url) as stream, trio.open_nursery() as nursery:
+        ws = await wrap_client_stream(nursery, stream, "test", "/", subprotocols=subprotocols)
+        yield ws
+        await ws.aclose()

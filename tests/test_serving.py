@@ -26,6 +26,7 @@ from h2.errors import ErrorCodes
 from hypercorn.protocol.h2 import BufferCompleteError
 from hypercorn.trio.worker_context import WorkerContext
 from hyperframe.frame import DataFrame, HeadersFrame, PriorityFrame
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
@@ -53,6 +54,7 @@ from tests._wire import (
     dial_http2,
     dial_websocket,
     request,
+    trio_websocket_client,
 )
 
 Handler = Callable[[Receive, Send], Awaitable[None]]
@@ -1613,6 +1615,82 @@ async def test_a_websocket_that_is_being_closed_sends_no_ping(
         await ws.send(CloseConnection(1000))
         assert await ws.closed() == 1000
         assert await ws.wire.rest() == b""
+
+
+# WebSocket with another's client
+
+
+async def last_subprotocol(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accept the last subprotocol that is offered, echo, and close with the code that a text is."""
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept", "subprotocol": scope["subprotocols"][-1]})
+    while (message := await receive())["type"] == "websocket.receive":
+        if (message["text"] or "").isdecimal():
+            await send({"type": "websocket.close", "code": int(message["text"]), "reason": "as you say"})
+        else:
+            await send({"type": "websocket.send", "text": message["text"], "bytes": message["bytes"]})
+
+
+async def close_told(ws: WebSocketConnection) -> tuple[int, str | None]:
+    with pytest.raises(ConnectionClosed) as closed:
+        await ws.get_message()
+    assert closed.value.reason is not None
+    return closed.value.reason.code, closed.value.reason.reason
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_gets_the_subprotocol_that_the_application_chooses() -> None:
+    async with server(last_subprotocol) as up, trio_websocket_client(up.url, "chat.v1", "chat.v2") as ws:
+        assert ws.subprotocol == "chat.v2"
+        for message in ("text, ünïcode", b"\x00\xff", "", b"", b"x" * 500_000):
+            await ws.send_message(message)
+            assert await ws.get_message() == message
+        await ws.ping(b"?")
+
+
+@pytest.mark.usefixtures("silence")
+async def test_close_codes_reach_the_other_side_both_ways() -> None:
+    app = Socket()
+    async with server(app) as up, trio_websocket_client(up.url) as ws:
+        await ws.aclose(4001, "enough")
+        await app.left.wait()
+        assert app.received == [{"type": "websocket.disconnect", "code": 4001, "reason": "enough"}]
+    async with server(last_subprotocol) as up, trio_websocket_client(up.url, "chat") as ws:
+        await ws.send_message("4002")
+        assert await close_told(ws) == (4002, "as you say")
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_is_told_1001_by_a_stop() -> None:
+    async with server(Socket()) as up, trio_websocket_client(up.url) as ws:
+        up.stop.set()
+        assert await close_told(ws) == (1001, None)
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_sees_why_it_was_refused() -> None:
+    async with server(websocket_app(refusing)) as up:
+        with pytest.RaisesGroup(ConnectionRejected) as group:
+            async with trio_websocket_client(up.url):
+                raise AssertionError("accepted")
+        refused = group.value.exceptions[0]
+        assert isinstance(refused, ConnectionRejected)
+        assert (refused.status_code, refused.body) == (401, b"no token, no socket")
+        assert (b"www-authenticate", b"Bearer") in (refused.headers or ())
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_that_has_nothing_to_say_stays_for_as_long_as_it_likes(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    assert autojump_clock.autojump_threshold == 0
+    bind = f"unix:{tmp_path / 'socket'}"
+    async with server(Socket(), bind, websocket_ping_s=PING_S) as up, trio_websocket_client(up.url) as ws:
+        await trio.sleep(15.5 * PING_S)
+        await ws.send_message("still here")
+        assert await ws.get_message() == "still here"
 
 
 # Beginning
