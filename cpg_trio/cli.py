@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import trio
 
@@ -19,7 +20,12 @@ def _host_config(environment: Mapping[str, str]) -> HostConfig:
     base_urls = environment.get("BASE_URLS") or BaseUrls.CALLER.value
     if base_urls not in allowed:
         raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
-    return HostConfig(base_urls=BaseUrls(base_urls), leases=_leases(environment))
+    state = environment.get("STATE_PATH")
+    return HostConfig(
+        base_urls=BaseUrls(base_urls),
+        leases=_leases(environment),
+        state_path=Path(state) if state else None,
+    )
 
 
 def _leases(environment: Mapping[str, str]) -> LeaseConfig:
@@ -44,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a host. PORT names the port that it listens on (default: 8080). BASE_URLS says where"
         " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
         " or 'any'. LEASE_S is how long a plugin may be silent, in seconds, before it gets no more calls"
-        " (default: 15); after as long again it is forgotten.",
+        " (default: 15); after as long again it is forgotten. STATE_PATH names the file in which it keeps"
+        " who is registered, over a restart (default: none, and plugins register anew).",
     )
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,17 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
     assert "PORT" in told
     assert "BASE_URLS" in told
     assert "LEASE_S" in told
+    assert "STATE_PATH" in told
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [({}, None), ({"STATE_PATH": ""}, None), ({"STATE_PATH": "a/host.sqlite3"}, Path("a/host.sqlite3"))],
+)
+def test_a_host_keeps_its_state_where_it_is_told_to_and_nowhere_else(
+    environment: dict[str, str], path: Path | None
+) -> None:
+    assert cli._host_config(environment).state_path == path
 
 
 def test_one_number_says_how_soon_a_silent_plugin_is_gone() -> None:

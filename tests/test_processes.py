@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from tests._wire import connect
+from tests.host.calls import Provider, WireCaller, runtime_id
 from tests.http1.peers import Peer, serving
 from tests.plugin.running import unused_port
 
@@ -41,8 +42,8 @@ class System:
         self._port = unused_port()
         self.parts: dict[str, Running] = {}
 
-    async def start(self, name: str) -> Running:
-        environment = {"PORT": str(self._port)}
+    async def start(self, name: str, **host_environment: str) -> Running:
+        environment = {"PORT": str(self._port), **host_environment}
         if name != "host":
             environment = {
                 "PORT": "0",
@@ -117,6 +118,38 @@ async def test_all_at_once_leads_there_too_and_nothing_that_was_answered_is_lost
         assert (await system.resolve(code)).json() == {"url": f"https://example.com/{index}"}
 
 
+async def test_a_killed_host_that_is_started_again_on_its_state_file_knows_everybody_at_once(
+    system: System, tmp_path: Path
+) -> None:
+    state = {"STATE_PATH": str(tmp_path / "host.sqlite3"), "LEASE_S": "3"}
+    ours = ("logger", "storage", "api")
+    host = await system.start("host", **state)
+    for name in ours:
+        await system.start(name)
+    await system.healthy(*ours)
+    code = await system.shorten("https://example.com/")
+    async with serving(Provider("raw")) as origin:
+        async with httpx.AsyncClient(base_url=await host.url()) as http:
+            raw = await WireCaller(http).plugin("raw")
+            await WireCaller(http).register(raw, "raw", f"http://127.0.0.1:{origin.port}")
+            before = {name: await WireCaller(http).discover(name, raw) for name in (*ours, "raw")}
+        await host.end(signal.SIGKILL)
+        for name in ours:
+            await system.parts[name].until("has lost its host")
+        host = await system.start("host", **state)
+        async with httpx.AsyncClient(base_url=await host.url()) as http:
+            for name, provider in before.items():
+                assert await WireCaller(http).first_of_watch(name, raw) == "SERVICE_STATE_AVAILABLE"
+                assert await WireCaller(http).discover(name, raw) == provider
+    assert before["raw"] == runtime_id(raw)
+    assert (await system.resolve(code)).json() == {"url": "https://example.com/"}
+    for name in ours:
+        part = system.parts[name]
+        await part.until("has its host back")
+        assert part.output.count("Registered service") == 1
+        assert "does not know" not in part.output
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["host", "logger"])
 async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Signals) -> None:
@@ -130,6 +163,11 @@ async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Sign
     [
         ("host", {"PORT": "eighty"}, "PORT must be a number from 0 to 65535, not 'eighty'"),
         ("host", {"PORT": "0", "BASE_URLS": "some"}, "BASE_URLS must be one of caller, any, not 'some'"),
+        (
+            "host",
+            {"PORT": "0", "STATE_PATH": "/no/such/folder/state"},
+            "cannot keep the host's state in /no/such/folder/state: No such file or directory",
+        ),
         (
             "logger",
             {"HOST_URL": "localhost:8080"},

@@ -10,6 +10,7 @@ What stands on what:
     watch         the hub that fans the registry's changes out
     watch_socket  the websocket on which plugins follow many services at once
     health        the host's own health, as a service
+    store         what is kept on the disk, and put back at the next start
     services      the RPC services, thin over the above
     router        the way from one plugin to another
     _host         all of it on its paths, in one nursery

@@ -6,21 +6,23 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.http1 import Pool
 from cpg_trio.probes import PATHS, Probes
-from cpg_trio.rpc import Code, ConnectError, application
+from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import ServeConfig, serve
 from cpg_trio.wire import WATCH_PATH
 
-from .control import control_of
+from .control import client_of
 from .egress import BaseUrls
 from .health import HostHealth
 from .identity import Identities, Identity
@@ -28,10 +30,12 @@ from .liveness import LeaseConfig, Liveness
 from .registry import Health, Registry, Selection
 from .router import PREFIX, MayCall, Router, everybody
 from .services import Gate, Handshake, Lifecycle, RegistryService
+from .store import Saved, journaled
 from .watch import WatchHub
 from .watch_socket import WatchSocket
 
 _log = logging.getLogger("cpg_trio.host")
+_C = TypeVar("_C", bound=ServiceClient)
 
 DEFAULT_PORT = 8080
 
@@ -55,6 +59,8 @@ class HostConfig:
     """Where plugins may have the host send traffic."""
     may_call: MayCall = everybody
     """Whether a plugin may call the providers of a service type."""
+    state_path: Path | None = None
+    """The file that identities and registrations are kept in, over a restart; without one they are not."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
 
 
@@ -73,40 +79,48 @@ class Host:
         self.watches = WatchHub(self.registry)
         self.health = HostHealth(self.registry)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
-        self._liveness = Liveness(
-            self.registry, self._config.leases, self._probe, forget=self.identities.revoke
-        )
+        self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
-        """Yield the host as an ASGI application, which holds connections to plugins until the block ends."""
+        """Yield the host as an ASGI application, which holds connections to plugins until the block ends.
+
+        Raises: serving.StartError if it cannot keep its state where it is to.
+        """
+        async with (
+            self._pool,
+            journaled(self._config.state_path, self.identities, self.registry) as saved,
+            open_plain_nursery() as nursery,
+        ):
+            await nursery.start(self._liveness.run)
+            yield self._dispatch(saved)
+            nursery.cancel_scope.cancel()
+
+    def _dispatch(self, saved: Saved) -> App:
         gate = Gate(self.identities)
         services = application(
             [
-                Handshake(self.identities, self._config.leases.heartbeat_s),
+                Handshake(self.identities, self._config.leases.heartbeat_s, saved),
                 Lifecycle(gate, self.registry, self._liveness),
-                RegistryService(gate, self.registry, self.watches, self._config.base_urls),
+                RegistryService(gate, self.registry, self.watches, self._config.base_urls, saved),
                 self.health,
             ]
         )
         probes = Probes(lambda: not self.health.stopping)
-        async with self._pool, open_plain_nursery() as nursery:
-            router = Router(self.identities, self.registry, self._liveness, self._pool, self._config.may_call)
-            watch = WatchSocket(gate, self.watches)
-            await nursery.start(self._liveness.run)
+        router = Router(self.identities, self.registry, self._liveness, self._pool, self._config.may_call)
+        watch = WatchSocket(gate, self.watches)
 
-            async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-                if scope["type"] == "websocket":
-                    await (watch if scope["path"] == WATCH_PATH else no_websocket)(scope, receive, send)
-                elif scope["raw_path"].startswith(PREFIX):
-                    await router(scope, receive, send)
-                elif scope["path"] in PATHS:
-                    await probes(scope, receive, send)
-                else:
-                    await services(scope, receive, send)
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await (watch if scope["path"] == WATCH_PATH else no_websocket)(scope, receive, send)
+            elif scope["raw_path"].startswith(PREFIX):
+                await router(scope, receive, send)
+            elif scope["path"] in PATHS:
+                await probes(scope, receive, send)
+            else:
+                await services(scope, receive, send)
 
-            yield dispatch
-            nursery.cancel_scope.cancel()
+        return dispatch
 
     async def serve(
         self,
@@ -117,7 +131,8 @@ class Host:
     ) -> None:
         """Serve until `stop` is set, then finish what is in flight and return.
 
-        `started` reports the addresses as URLs. Raises: serving.BindError.
+        `started` reports the addresses as URLs. Raises: serving.StartError, also for an address that cannot
+        be had (BindError).
         """
         stop = trio.Event() if stop is None else stop
         async with self.application() as app, open_plain_nursery() as nursery:
@@ -136,12 +151,17 @@ class Host:
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
         request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
-        await self._control(runtime_id).shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
+        client = self._client(
+            PluginControlClient, runtime_id, self.identities.control_credential(runtime_id) or ""
+        )
+        await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def _probe(self, runtime_id: str) -> bool:
-        """Ask a plugin how it is; return whether it answered, and note what."""
+        """Ask a plugin who and how it is; return whether it answered, and note what."""
         try:
-            said = await self._control(runtime_id).get_health(pb.GetHealthRequest())
+            if await self._is_another(runtime_id):
+                return False
+            said = await self._client(PluginControlClient, runtime_id).get_health(pb.GetHealthRequest())
         except ConnectError as error:
             # A plugin that does not know the question is alive to say so.
             return error.code == Code.UNIMPLEMENTED
@@ -149,12 +169,29 @@ class Host:
         self.registry.report_health(runtime_id, health)
         return True
 
-    def _control(self, runtime_id: str) -> PluginControlClient:
-        credential = self.identities.control_credential(runtime_id)
+    async def _is_another(self, runtime_id: str) -> bool:
+        """Whether what answers at a plugin's address says that it is not that plugin."""
+        entry = self.identities.entry(runtime_id)
+        client = self._client(PluginIdentityClient, runtime_id)
+        try:
+            said = await client.get_plugin_info(pb.GetPluginInfoRequest())
+        except ConnectError:
+            return False  # it does not say
+        another = entry is not None and said.self_id not in ("", entry.identity.self_id)
+        if another:
+            _log.warning("at the address of %s there is another plugin: %.128r", runtime_id, said.self_id)
+        return another
+
+    def _client(self, client_class: type[_C], runtime_id: str, credential: str = "") -> _C:
+        """Return a client of a plugin's own service. See `client_of`."""
         reachable = next((r for r in self.registry.registrations(runtime_id) if r.base_url), None)
-        if credential is None or reachable is None:
+        if self.identities.entry(runtime_id) is None or reachable is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        return control_of(reachable, credential, self._pool)
+        return client_of(client_class, reachable, self._pool, credential)
+
+    def _revoke(self, runtime_id: str) -> None:
+        """End the identity of a plugin that is gone."""
+        self.identities.revoke(runtime_id, f"no sign of life for {2 * self._config.leases.lease_s:g} s")
 
     def _forget(self, identity: Identity) -> None:
         _log.info("the identity of %s has expired", identity.runtime_id)

@@ -1,4 +1,4 @@
-"""The host's own calls to its plugins: how are you, and stop.
+"""The host's own calls to its plugins: who are you, how are you, and stop.
 
 They go over the router's connections, and to the address that was checked when the plugin registered, as the
 calls of other plugins do.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import attrs
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio.http1 import Origin, Pool, Request, UpstreamError
-from cpg_trio.rpc import ClientConfig, Code, ConnectError, HttpRequest, HttpResponse
+from cpg_trio.rpc import ClientConfig, Code, ConnectError, HttpRequest, HttpResponse, ServiceClient
 
 from .registry import Registration
 
+_C = TypeVar("_C", bound=ServiceClient)
 
-def control_of(registration: Registration, credential: str, pool: Pool) -> PluginControlClient:
-    """Return a client of a plugin's control service that proves to be its host's."""
+
+def client_of(client_class: type[_C], registration: Registration, pool: Pool, credential: str = "") -> _C:
+    """Return a client of a plugin's own service; with a credential, one that proves to be its host's."""
 
     @asynccontextmanager
     async def exchange(request: HttpRequest) -> AsyncIterator[HttpResponse]:
@@ -34,8 +36,8 @@ def control_of(registration: Registration, credential: str, pool: Pool) -> Plugi
         except UpstreamError as error:
             raise ConnectError(Code.UNAVAILABLE, f"no answer: {error}") from error
 
-    headers = {wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + credential}
-    return PluginControlClient(registration.base_url, exchange, ClientConfig(headers=headers))
+    headers = {wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + credential} if credential else {}
+    return client_class(registration.base_url, exchange, ClientConfig(headers=headers))
 
 
 def _prepared(request: HttpRequest) -> tuple[Origin, Request]:

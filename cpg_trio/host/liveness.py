@@ -11,6 +11,9 @@ wire protocol sends none) is asked by the host itself how it is, and its answer 
 A plugin that has lapsed gets no calls, and its watchers hear of it. One that is gone is out of the registry,
 the calls in flight to it end at once, and its identity proves nothing any more: if it is there after all, it
 has to shake hands anew.
+
+A plugin that was registered before the host began has lapsed until the host has heard of it, and is asked at
+once.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ Probe: TypeAlias = Callable[[str], Awaitable[bool]]
 
 _SECONDS = [gt(0.0), lt(math.inf)]
 _LATE = 1.5  # heartbeats after which a plugin counts as silent, and is probed
+_SILENT = "no sign of life"
+NOT_HEARD_OF = "not heard of since the host began"
 
 
 @attrs.frozen(kw_only=True)
@@ -76,9 +81,15 @@ class Liveness:
         self._calls: dict[str, set[trio.CancelScope]] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Supervise until cancelled."""
+        """Supervise until cancelled. Started when all that were there before have been probed."""
         async with trio.open_nursery() as nursery:
             with self._registry.watched_plugins(lambda plugin: self._plugin_changed(nursery, plugin)):
+                async with trio.open_nursery() as probes:
+                    for plugin in self._registry.plugins():
+                        self._plugin_changed(nursery, plugin)
+                        probes.start_soon(self._probe_once, plugin, self._leases[plugin])
+                for plugin in (plugin for plugin, lease in self._leases.items() if lease.lapsed):
+                    _log.warning("%s is registered, but %s", plugin, NOT_HEARD_OF)
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -109,7 +120,8 @@ class Liveness:
         registered = bool(self._registry.registrations(runtime_id))
         lease = self._leases.get(runtime_id)
         if registered and lease is None:
-            lease = self._leases[runtime_id] = _Lease(self._config.lease_s)
+            lapsed = self._registry.has_lapsed(runtime_id)
+            lease = self._leases[runtime_id] = _Lease(self._config.lease_s, lapsed=lapsed)
             nursery.start_soon(self._supervise, runtime_id, lease)
         elif not registered and lease is not None:
             del self._leases[runtime_id]
@@ -124,8 +136,8 @@ class Liveness:
             self._remove(runtime_id)
 
     def _set_lapsed(self, runtime_id: str, lapsed: bool) -> None:  # noqa: FBT001 - what is set
-        _log.warning("%s %s", runtime_id, "has lapsed: no sign of life" if lapsed else "is back")
-        self._registry.set_lapsed(runtime_id, lapsed)
+        _log.warning("%s %s", runtime_id, f"has lapsed: {_SILENT}" if lapsed else "is back")
+        self._registry.set_lapsed(runtime_id, _SILENT if lapsed else "")
 
     async def _probe_when_silent(self, runtime_id: str, lease: _Lease) -> None:
         late_s = self._config.heartbeat_s * _LATE
@@ -133,10 +145,13 @@ class Liveness:
             await trio.sleep_until(lease.last_sign + late_s)
             if trio.current_time() < lease.last_sign + late_s:
                 continue  # there has been one meanwhile
-            with trio.move_on_after(self._config.probe_timeout_s):
-                if await self._probe(runtime_id):
-                    lease.renew()
+            await self._probe_once(runtime_id, lease)
             await trio.sleep(self._config.heartbeat_s)
+
+    async def _probe_once(self, runtime_id: str, lease: _Lease) -> None:
+        with trio.move_on_after(self._config.probe_timeout_s):
+            if await self._probe(runtime_id):
+                lease.renew()
 
     def _remove(self, runtime_id: str) -> None:
         _log.warning("%s is gone", runtime_id)
@@ -149,31 +164,42 @@ class Liveness:
 class _Lease:
     """One plugin's lease: two scopes, of which the inner ends when it lapses, the outer when it is gone."""
 
-    def __init__(self, length_s: float) -> None:
+    def __init__(self, length_s: float, *, lapsed: bool = False) -> None:
         self._length_s = length_s
+        self._began_lapsed = lapsed
         self._renewed = trio.Event()
         self._alive = trio.CancelScope()
         self._held = trio.CancelScope()
         self._released = False
         self.last_sign = trio.current_time()
         self._set_deadlines()
+        if lapsed:
+            self.lapse()
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether it has been silent for too long, or was suspected, since its last sign of life."""
+        return self._alive.cancel_called
 
     async def hold(self, on_change: Callable[[bool], None]) -> bool:
         """Hold the lease; tell `on_change` when it lapses and when it does not. Return whether it ran out."""
+        told_lapsed = self._began_lapsed
         with self._held:
             while True:
+                if told_lapsed:
+                    if self.lapsed:
+                        await self._renewed.wait()
+                    on_change(False)  # noqa: FBT003
                 with (alive := self._alive):
                     await trio.sleep_forever()
-                if self._alive is not alive:
-                    continue  # renewed at the last moment
-                on_change(True)  # noqa: FBT003
-                await self._renewed.wait()
-                on_change(False)  # noqa: FBT003
+                told_lapsed = self._alive is alive  # else it was renewed at the last moment
+                if told_lapsed:
+                    on_change(True)  # noqa: FBT003
         return not self._released
 
     def renew(self) -> None:
         self.last_sign = trio.current_time()
-        if self._alive.cancel_called:
+        if self.lapsed:
             self._alive = trio.CancelScope()
         self._set_deadlines()
         self._renewed.set()

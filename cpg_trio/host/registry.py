@@ -97,7 +97,6 @@ class ServiceStatus:
 Listener = Callable[[str], object]
 
 _SILENT = Health()
-_LAPSED = Health(_UNHEALTHY, "no sign of life")
 
 
 class Registry:
@@ -123,7 +122,7 @@ class Registry:
         self._calls: Counter[str] = Counter()
         self._last_turn: dict[tuple[str, str], int] = {}  # by who asks, and for what
         self._sequence = 0
-        self._lapsed: set[str] = set()
+        self._lapsed: dict[str, Health] = {}
         self._revision = 0
         self._listeners: list[Listener] = []
         self._plugin_listeners: list[Listener] = []
@@ -161,7 +160,6 @@ class Registry:
         Raises: wire.InvalidError, and then nothing has changed.
         """
         wire.validate_registration(service_type, version, endpoint_path, metadata)
-        self._sequence += 1
         registration = Registration(
             id=f"reg-{secrets.token_hex(8)}",
             runtime_id=runtime_id,
@@ -169,16 +167,22 @@ class Registry:
             version=version,
             endpoint_path=endpoint_path,
             metadata=dict(metadata),
-            sequence=self._sequence,
+            sequence=self._sequence + 1,
             address=address,
         )
+        self.restore(registration)
+        return registration
+
+    def restore(self, registration: Registration) -> None:
+        """Take a registration (back) as it is, in place of what its plugin has registered for its type."""
+        service_type, runtime_id = registration.service_type, registration.runtime_id
+        self._sequence = max(self._sequence, registration.sequence)
         providers = self._by_type.setdefault(service_type, {})
         if (replaced := providers.pop(runtime_id, None)) is not None:
             del self._by_id[replaced.id]
         providers[runtime_id] = self._by_id[registration.id] = registration
         self._announce([service_type])
         self._announce_plugin(runtime_id)
-        return registration
 
     def unregister(self, runtime_id: str, registration_id: str) -> Registration:
         """Remove a plugin's own registration. Raises: UnknownRegistrationError."""
@@ -187,9 +191,7 @@ class Registry:
             raise UnknownRegistrationError(f"registration not found: {registration_id}")
         self._remove(registration)
         if not self.registrations(runtime_id):
-            self._lapsed.discard(
-                runtime_id
-            )  # it is not supervised any more; another lease would be a new one
+            self._lapsed.pop(runtime_id, None)  # it is not supervised any more; another lease would be new
         self._announce([registration.service_type])
         self._announce_plugin(runtime_id)
         return registration
@@ -200,7 +202,7 @@ class Registry:
         for registration in mine:
             self._remove(registration)
         self._health.pop(runtime_id, None)
-        self._lapsed.discard(runtime_id)
+        self._lapsed.pop(runtime_id, None)
         self._announce(r.service_type for r in mine)
         self._announce_plugin(runtime_id)
 
@@ -210,14 +212,21 @@ class Registry:
             self._health[runtime_id] = health
             self._announce(r.service_type for r in self.registrations(runtime_id))
 
-    def set_lapsed(self, runtime_id: str, lapsed: bool) -> None:  # noqa: FBT001 - what is set
-        """Note whether a plugin has given no sign of life for too long; it is UNHEALTHY while that holds."""
-        (self._lapsed.add if lapsed else self._lapsed.discard)(runtime_id)
+    def set_lapsed(self, runtime_id: str, why: str) -> None:
+        """Note why a plugin is not believed to be alive: UNHEALTHY, until `why` is empty."""
+        if why:
+            self._lapsed[runtime_id] = Health(_UNHEALTHY, why)
+        else:
+            self._lapsed.pop(runtime_id, None)
         self._announce(r.service_type for r in self.registrations(runtime_id))
+
+    def has_lapsed(self, runtime_id: str) -> bool:
+        """Whether a plugin is not believed to be alive."""
+        return runtime_id in self._lapsed
 
     def health(self, runtime_id: str) -> Health:
         """Return how a plugin is: UNHEALTHY if it has lapsed, otherwise what it last said of itself."""
-        return _LAPSED if runtime_id in self._lapsed else self._health.get(runtime_id, _SILENT)
+        return self._lapsed.get(runtime_id) or self._health.get(runtime_id, _SILENT)
 
     def provider(self, service_type: str, runtime_id: str) -> Registration | None:
         """Return a plugin's registration for a type, healthy or not."""
@@ -226,6 +235,10 @@ class Registry:
     def registrations(self, runtime_id: str) -> Sequence[Registration]:
         """Return what a plugin has registered."""
         return [r for r in self._by_id.values() if r.runtime_id == runtime_id]
+
+    def plugins(self) -> Sequence[str]:
+        """Return the runtime ids of those that have registered something."""
+        return list(dict.fromkeys(r.runtime_id for r in self._by_id.values()))
 
     def available(self, service_type: str) -> bool:
         """Whether a caller would be offered a provider. Asking changes nobody's turn."""
@@ -288,7 +301,7 @@ class Registry:
 
     def providers(self, service_type: str) -> Sequence[Registration]:
         """Return all providers of a type, healthy or not, in the order of their registration."""
-        return list(self._by_type.get(service_type, {}).values())
+        return sorted(self._by_type.get(service_type, {}).values(), key=lambda r: r.sequence)
 
     def _callable(self, registrations: Iterable[Registration]) -> list[Registration]:
         return [r for r in registrations if self.health(r.runtime_id).callable]

@@ -26,6 +26,7 @@ from .egress import BaseUrls, check_base_url
 from .identity import Identities, Identity
 from .liveness import Liveness
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
+from .store import Saved
 from .watch import WatchHub
 
 _log = logging.getLogger("cpg_trio.host")
@@ -56,15 +57,23 @@ class Gate:
             raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.RUNTIME_ID_HEADER} header required")
         if not authorization.startswith(wire.BEARER_PREFIX):
             raise ConnectError(Code.UNAUTHENTICATED, "Authorization: Bearer <token> required")
-        identity = self._identities.authenticate(runtime_id, authorization.removeprefix(wire.BEARER_PREFIX))
+        token = authorization.removeprefix(wire.BEARER_PREFIX)
+        identity = self._identities.authenticate(runtime_id, token)
         if identity is None:
-            raise ConnectError(Code.UNAUTHENTICATED, "invalid token")
+            raise self._refusal(self._identities.former(runtime_id, token))
         return identity
 
     def still(self, identity: Identity) -> None:
         """Check that an identity has not ended since. Raises: ConnectError `unauthenticated`."""
         if not self._identities.holds(identity):
-            raise ConnectError(Code.UNAUTHENTICATED, "invalid token")
+            raise self._refusal(identity)
+
+    def _refusal(self, proved: Identity | None) -> ConnectError:
+        """Return the error for a caller that holds no identity; one that proved a former is told its end."""
+        message = "invalid token"
+        if proved is not None and (why := self._identities.why_ended(proved)):
+            message = f"the identity {proved.runtime_id} has ended ({why}): shake hands again"
+        return ConnectError(Code.UNAUTHENTICATED, message)
 
 
 @contextmanager
@@ -81,8 +90,9 @@ def _codes() -> Iterator[None]:
 class Handshake(HandshakeService):
     """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity."""
 
-    def __init__(self, identities: Identities, heartbeat_s: float) -> None:
+    def __init__(self, identities: Identities, heartbeat_s: float, saved: Saved) -> None:
         self._identities = identities
+        self._saved = saved
         self._heartbeat_ms = str(max(1, round(heartbeat_s * 1000)))
 
     async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
@@ -100,6 +110,7 @@ class Handshake(HandshakeService):
             with _codes():
                 wire.validate_self_id(request.self_id)
             identity, token = self._identities.issue(request.self_id)
+            await self._saved(lambda: self._identities.revoke(identity.runtime_id))
             response.runtime_id, response.runtime_token = identity.runtime_id, token
             _log.info("%s is %s", identity.self_id, identity.runtime_id)
         return response
@@ -165,11 +176,14 @@ def _health(request: pb.ReportHealthRequest) -> Health:
 class RegistryService(ServiceRegistryService):
     """`ServiceRegistry`: the registry as plugins see it. A plugin changes only what is its own."""
 
-    def __init__(self, gate: Gate, registry: Registry, hub: WatchHub, base_urls: BaseUrls) -> None:
+    def __init__(
+        self, gate: Gate, registry: Registry, hub: WatchHub, base_urls: BaseUrls, saved: Saved
+    ) -> None:
         self._gate = gate
         self._registry = registry
         self._hub = hub
         self._base_urls = base_urls
+        self._saved = saved
 
     async def register_service(
         self, request: pb.RegisterServiceRequest, ctx: Context, /
@@ -182,8 +196,10 @@ class RegistryService(ServiceRegistryService):
         base_url = request.metadata.get(wire.BASE_URL_KEY, "")
         address = await check_base_url(base_url, ctx.client_address, self._base_urls)
         self._gate.still(caller)  # that took a while
+        replaced = self._registry.provider(request.service_type, caller.runtime_id)
         with _codes():
             registration = self._registry.register(caller.runtime_id, *said, address=address)
+        await self._saved(lambda: self._take_back(registration, replaced))
         _log.info("%s provides %s v%s", caller.runtime_id, request.service_type, request.version)
         return pb.RegisterServiceResponse(registration_id=registration.id)
 
@@ -194,8 +210,19 @@ class RegistryService(ServiceRegistryService):
         caller = self._gate.caller(ctx)
         with _codes():
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
+        await self._saved(lambda: self._registry.restore(registration))
         _log.info("%s no longer provides %s", caller.runtime_id, registration.service_type)
         return pb.UnregisterServiceResponse()
+
+    def _take_back(self, registration: Registration, replaced: Registration | None) -> None:
+        """Undo a registration, unless it is gone already."""
+        plugin, service_type = registration.runtime_id, registration.service_type
+        if self._registry.provider(service_type, plugin) is not registration:
+            return
+        if replaced is None:
+            self._registry.unregister(plugin, registration.id)
+        else:
+            self._registry.restore(replaced)
 
     async def discover_service(
         self, request: pb.DiscoverServiceRequest, ctx: Context, /

@@ -1,16 +1,21 @@
-"""A host in memory, and calls to it as plugins that speak only the wire protocol make them."""
+"""A host in memory, and plugins that speak only the wire protocol: what they ask it, and what they answer."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import httpx
+from google.protobuf.message import Message
 
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.rpc import AsgiTransport
+from tests.http1.peers import Peer
 
 COOKIE = {"magicCookieKey": "CONNECT_PLUGIN", "magicCookieValue": "d3f40b3c2e1a5f8b9c4d7e6a1b2c3d4e"}
 VERSIONS = {"coreProtocolVersion": 1, "appProtocolVersion": 1}
@@ -28,10 +33,9 @@ Headers = dict[str, str]
 
 
 @attrs.frozen
-class Caller:
-    """A host, and how to call it."""
+class WireCaller:
+    """How to call a host, wherever it runs."""
 
-    host: Host
     http: httpx.AsyncClient
 
     async def post(self, path: str, body: dict[str, Any], headers: Headers | None = None) -> Answer:
@@ -72,6 +76,52 @@ class Caller:
         assert status == 200
         return str(answer["registrationId"])
 
+    async def discover(self, service_type: str, headers: Headers) -> str:
+        """Return who is offered to a plugin, or why nobody is."""
+        _, answer = await self.post(DISCOVER, {"serviceType": service_type}, headers)
+        return str(answer["endpoint"]["providerId"] if "endpoint" in answer else answer["message"])
+
+    async def first_of_watch(self, service_type: str, headers: Headers) -> str:
+        """Return the state that a watch begins with."""
+        body = json.dumps({"serviceType": service_type}).encode()
+        frame = b"\0" + len(body).to_bytes(4, "big") + body
+        stream = {**headers, "content-type": "application/connect+json"}
+        async with self.http.stream("POST", WATCH, content=frame, headers=stream) as response:
+            async for chunk in response.aiter_bytes():
+                return str(json.loads(chunk[5:])["state"])
+        raise AssertionError("it ended before it began")
+
+
+@attrs.frozen
+class Caller(WireCaller):
+    """A host in memory, and how to call it."""
+
+    host: Host
+
+
+class Provider:
+    """What answers probes at a plugin's address: that plugin, or another process."""
+
+    def __init__(self, self_id: str) -> None:
+        self.self_id = self_id
+        self.answers = True
+        self.asked = Cell(0)
+
+    async def __call__(self, peer: Peer) -> None:
+        while head := await peer.receive_head():
+            self.asked.set(self.asked.value + 1)
+            if not self.answers:
+                return  # which closes the connection
+            await peer.send(self.answer(head))
+
+    def answer(self, head: bytes) -> bytes:
+        said: Message = pb.GetHealthResponse(state=pb.HEALTH_STATE_HEALTHY, reason="asked")
+        if b"/GetPluginInfo " in head:
+            said = pb.GetPluginInfoResponse(self_id=self.self_id)
+        body = said.SerializeToString()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/proto\r\ncontent-length: %d\r\n\r\n" % len(body)
+        return head + body
+
 
 def runtime_id(headers: Headers) -> str:
     return headers["X-Plugin-Runtime-ID"]
@@ -86,4 +136,4 @@ async def running(
         host.application() as app,
         httpx.AsyncClient(transport=AsgiTransport(app, client), base_url="http://host") as http,
     ):
-        yield Caller(host, http)
+        yield Caller(http, host)

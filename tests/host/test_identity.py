@@ -98,3 +98,74 @@ def test_the_host_can_prove_itself_to_those_it_knows_only(identities: Identities
     identity, _ = identities.issue("x")
     assert identities.control_credential(identity.runtime_id)
     assert identities.control_credential("y-0") is None
+
+
+def test_who_held_an_identity_that_has_ended_can_still_prove_that_and_nobody_else_can(
+    identities: Identities, clock: Clock
+) -> None:
+    revoked, token = identities.issue("a")
+    expired, other = identities.issue("b")
+    identities.revoke(revoked.runtime_id, "of a reason")
+    clock.now += 61
+    identities.issue("c")
+    assert identities.authenticate(revoked.runtime_id, token) is None
+    assert identities.former(revoked.runtime_id, token) == revoked
+    assert identities.former(expired.runtime_id, other) == expired
+    assert identities.former(revoked.runtime_id, other) is None
+    assert identities.former("c-0", token) is None
+    assert identities.why_ended(revoked) == "of a reason"
+    assert identities.why_ended(expired) == "it has expired"
+
+
+def test_one_that_is_revoked_without_a_reason_is_as_if_it_had_never_been(identities: Identities) -> None:
+    identity, token = identities.issue("a")
+    assert identities.why_ended(identity) == ""
+    identities.revoke(identity.runtime_id)
+    identities.revoke(identity.runtime_id, "too late")
+    assert identities.former(identity.runtime_id, token) is None
+    assert identities.why_ended(identity) == ""
+
+
+def test_only_so_many_of_those_that_have_ended_are_remembered(identities: Identities, clock: Clock) -> None:
+    first, token = identities.issue("x")
+    for _ in range(999):
+        identities.issue("x")
+    clock.now += 61
+    last, last_token = identities.issue("x")
+    assert identities.former(first.runtime_id, token) == first
+    clock.now += 61
+    identities.issue("x")
+    assert identities.former(first.runtime_id, token) is None
+    assert identities.former(last.runtime_id, last_token) == last
+    assert len(identities._ended) == 1000
+
+
+def test_beginnings_and_ends_are_announced_while_somebody_listens(
+    identities: Identities, clock: Clock
+) -> None:
+    heard: list[str] = []
+    with identities.watched(heard.append):
+        a, _ = identities.issue("a")
+        b, _ = identities.issue("b")
+        identities.revoke(a.runtime_id)
+        identities.revoke(a.runtime_id)
+        clock.now += 61
+        c, _ = identities.issue("c")
+    identities.issue("d")
+    assert heard == [a.runtime_id, b.runtime_id, a.runtime_id, b.runtime_id, c.runtime_id]
+
+
+def test_what_is_restored_is_as_it_was_but_outlives_none_that_comes_later(
+    identities: Identities, clock: Clock
+) -> None:
+    identity, token = identities.issue("x")
+    entry = identities.entry(identity.runtime_id)
+    assert entry
+    shorter = Identities(ttl_s=10.0, clock=clock)
+    shorter.restore(entry)
+    known = shorter.authenticate(identity.runtime_id, token)
+    assert known == Identity(identity.runtime_id, "x", clock.now + 10)
+    later, _ = shorter.issue("y")
+    clock.now += 10
+    assert not shorter.holds(known)
+    assert not shorter.holds(later)

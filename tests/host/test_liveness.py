@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host.liveness import LeaseConfig, Liveness
+from cpg_trio.host.liveness import NOT_HEARD_OF, LeaseConfig, Liveness
 from cpg_trio.host.registry import Health, Registry
 from cpg_trio.host.watch import WatchHub
 
@@ -183,4 +183,63 @@ async def test_a_plugin_that_was_gone_can_register_anew(autojump_clock: MockCloc
         s.add()
         await trio.sleep(14)
         assert s.offered()
+        assert s.gone == ["p"]
+
+
+@asynccontextmanager
+async def restored(*runtime_ids: str, answering: str = "") -> AsyncIterator[Setting]:
+    """Begin with plugins that were registered before, and have not been heard of."""
+    setting = Setting()
+    setting.answering.update(answering)
+    for runtime_id in runtime_ids:
+        setting.registry.set_lapsed(runtime_id, NOT_HEARD_OF)
+        setting.add(runtime_id)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(setting.liveness.run)
+        yield setting
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_was_there_before_is_asked_at_once_and_offered_if_it_answers(
+    autojump_clock: MockClock,
+) -> None:
+    started = trio.current_time()
+    async with restored("a", "b", answering="a") as s:
+        assert trio.current_time() == started
+        assert sorted(s.probed) == ["a", "b"]
+        assert s.registry.health("a").callable
+        assert s.registry.health("b") == Health(pb.HEALTH_STATE_UNHEALTHY, NOT_HEARD_OF)
+        await trio.sleep(14.9)
+        assert s.registry.health("b").reason == NOT_HEARD_OF
+
+
+async def test_who_was_there_before_and_is_silent_is_probed_on_and_gone_after_two_leases(
+    autojump_clock: MockClock,
+) -> None:
+    async with restored("p") as s:
+        await trio.sleep(29.9)
+        assert len(s.probed) >= 4
+        assert s.registry.registrations("p")
+        await trio.sleep(0.2)
+        assert s.gone == ["p"]
+
+
+@pytest.mark.parametrize("sign", ["beat", "probe"])
+async def test_who_was_there_before_is_back_at_its_first_sign_of_life(
+    autojump_clock: MockClock, sign: str
+) -> None:
+    async with restored("p") as s:
+        await trio.sleep(6)
+        assert not s.offered()
+        if sign == "beat":
+            s.liveness.beat("p")
+        else:
+            s.answering.add("p")
+            await trio.sleep(2)
+        await wait_all_tasks_blocked()
+        assert s.offered()
+        s.answering.clear()
+        await trio.sleep(16)
+        assert s.registry.health("p").reason == "no sign of life"
+        await trio.sleep(15)
         assert s.gone == ["p"]

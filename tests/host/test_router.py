@@ -661,11 +661,13 @@ async def test_a_provider_that_speaks_only_the_wire_protocol_is_probed_and_kept(
     started = trio.current_time()
     async with routing(control, config=PROBING) as s:
         async for heads in probes.reader():
-            if len(heads) == 5:
+            if len(heads) == 6:
                 break
         assert s.host.registry.health(s.provider) == Health(pb.HEALTH_STATE_DEGRADED, "asked")
         assert s.host._liveness._leases[s.provider].last_sign > started
-    assert all(head.startswith(b"POST /connectplugin.v1.PluginControl/GetHealth ") for head in probes.value)
+    asked = [head.split()[1].rpartition(b"/")[2] for head in probes.value]
+    assert asked == [b"GetPluginInfo", b"GetHealth"] * 3
+    assert not any(b"authorization" in head.lower() for head in probes.value)
 
 
 async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None:

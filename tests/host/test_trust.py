@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cpg_trio.host import BaseUrls, HostConfig
 
@@ -27,16 +28,23 @@ EVERY_CALL = pytest.mark.parametrize(
 
 async def refusal(http: httpx.AsyncClient, path: str, body: dict[str, Any], headers: Headers) -> str:
     """Return the code that a call is refused with."""
+    return (await refused(http, path, body, headers))["code"]
+
+
+async def refused(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any], headers: Headers
+) -> dict[str, str]:
+    """Return the error that a call is refused with."""
     if path != WATCH:
-        return str((await http.post(path, json=body, headers=headers)).json()["code"])
+        error: dict[str, str] = (await http.post(path, json=body, headers=headers)).json()
+        return error
     content = httpx.Request("POST", "http://x", json=body).content
     stream = {**headers, "content-type": "application/connect+json"}
     response = await http.post(
         path, content=b"\0" + len(content).to_bytes(4, "big") + content, headers=stream
     )
     assert response.content[0] == 2  # the end of the stream, with nothing before it
-
-    return str(json.loads(response.content[5:])["error"]["code"])
+    return dict(json.loads(response.content[5:])["error"])
 
 
 @EVERY_CALL
@@ -169,6 +177,45 @@ async def test_a_bad_registration_is_refused_before_any_name_is_looked_up() -> N
     body = {"serviceType": "", "metadata": {"base_url": "http://no-such-name.invalid"}}
     async with running(client=("192.0.2.7", 40000)) as host:
         assert (await host.post(REGISTER, body, await host.plugin("p")))[0] == 400
+
+
+ENDED = "the identity {} has ended ({}): shake hands again"
+
+
+@EVERY_CALL
+async def test_who_comes_back_with_an_identity_that_has_ended_is_told_so_and_nobody_else_is(
+    path: str, body: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    async with running(HostConfig(token_ttl_s=3600)) as host:
+        silent, other = await host.provider("t"), await host.plugin("other")
+        lapsed = ENDED.format(runtime_id(silent), "no sign of life for 30 s")
+        await trio.sleep(31)
+        stolen = {**other, "X-Plugin-Runtime-ID": runtime_id(silent)}
+        unknown = {**silent, "X-Plugin-Runtime-ID": "t-plugin-0000000000000000"}
+        for headers, message in [(silent, lapsed), (stolen, "invalid token"), (unknown, "invalid token")]:
+            error = {"code": "unauthenticated", "message": message}
+            assert await refused(host.http, path, body, headers) == error
+        await trio.sleep(3600)
+        expired = ENDED.format(runtime_id(other), "it has expired")
+        assert (await refused(host.http, path, body, other))["message"] == expired
+
+
+async def test_the_router_says_of_an_identity_that_has_ended_what_other_hosts_say(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as host:
+        silent = await host.provider("t")
+        await trio.sleep(31)
+        answer = await host.http.get(f"/services/t/{runtime_id(silent)}/M", headers=silent)
+        assert (answer.status_code, answer.text) == (401, "invalid token\n")
+
+
+async def test_a_watch_that_outlives_its_caller_says_why_it_ends(autojump_clock: MockClock) -> None:
+    async with running() as host:
+        silent = await host.provider("t")
+        *_, end = await watch(host.http, silent)
+    message = ENDED.format(runtime_id(silent), "no sign of life for 30 s")
+    assert end["error"] == {"code": "unauthenticated", "message": message}
 
 
 async def watch(http: httpx.AsyncClient, headers: Headers) -> list[Any]:

@@ -1,0 +1,288 @@
+"""The host's state on the disk: identities and registrations in an SQLite file, put back at the next start.
+
+The state itself does no I/O. It announces which plugins have changed, and the journal here writes down what
+each of them is now: in a thread, and in one transaction all that has come while the last one was under way.
+Health, leases and turns are not kept; a host that has just begun asks. Tokens are not, only their digests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.serving import StartError
+
+from .identity import Entry, Identities, Identity
+from .liveness import NOT_HEARD_OF
+from .registry import Registration, Registry
+
+_log = logging.getLogger("cpg_trio.host")
+
+_RETRY_S = 1.0
+_APPLICATION_ID = 0x63706774  # "cpgt", in the header of each file of ours
+_VERSION = 1  # of the schema
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE identities (
+    runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL,
+    expires_at REAL NOT NULL, -- in seconds since 1970
+    digest BLOB NOT NULL
+) STRICT;
+CREATE TABLE registrations (
+    id TEXT NOT NULL, runtime_id TEXT NOT NULL REFERENCES identities ON DELETE CASCADE,
+    service_type TEXT NOT NULL, version TEXT NOT NULL, endpoint_path TEXT NOT NULL,
+    metadata TEXT NOT NULL, -- JSON
+    sequence INTEGER NOT NULL, address TEXT NOT NULL, PRIMARY KEY (runtime_id, service_type)
+) STRICT;
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "stop the host that uses it, or ",
+    sqlite3.SQLITE_CORRUPT: "move it away, and plugins will register anew, or ",
+}
+
+_Rows: TypeAlias = Sequence[Mapping[str, Any]]
+Undo: TypeAlias = Callable[[], object]
+Saved: TypeAlias = Callable[[Undo], Awaitable[None]]
+"""Waits until the change that has just been made is on the disk. If it cannot be written, it is undone with
+the function that is given. Raises: ConnectError `unavailable`, and then nothing has changed."""
+
+
+@asynccontextmanager
+async def journaled(
+    path: Path | None, identities: Identities, registry: Registry, wall_clock: Callable[[], float] = time.time
+) -> AsyncIterator[Saved]:
+    """Put back the state that a file has, and keep it there for as long as the block lasts.
+
+    Plugins that are put back have lapsed until they are heard of. Without a path nothing is kept.
+    Raises: StartError for a file that cannot be had.
+    """
+    if path is None:
+        yield _nothing_to_save
+        return
+    journal = _Journal(path, await trio.to_thread.run_sync(_open, path), identities, registry, wall_clock)
+    try:
+        await journal.put_back()
+        with identities.watched(journal.note), registry.watched_plugins(journal.note):
+            async with open_plain_nursery() as nursery:
+                nursery.start_soon(journal.run)
+                yield journal.saved
+                nursery.cancel_scope.cancel()
+    finally:
+        await journal.close()
+
+
+async def _nothing_to_save(_: Undo) -> None:
+    """Be done: nothing is kept."""
+
+
+@attrs.define(eq=False)
+class _Batch:
+    """Changes that are written together."""
+
+    begun: trio.Event = attrs.field(factory=trio.Event)
+    undos: list[Undo] = attrs.field(factory=list)
+    done: trio.Event = attrs.field(factory=trio.Event)
+    failed: bool = False
+
+
+class _Journal:
+    """Writes down what changes. What cannot be written is tried again until it can be."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        identities: Identities,
+        registry: Registry,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._identities = identities
+        self._registry = registry
+        self._wall_clock = wall_clock
+        self._changed: set[str] = set()  # runtime ids
+        self._batch = _Batch()
+        self._failing = False
+        self._own_thread = trio.CapacityLimiter(1)  # others may all be busy, looking up names
+
+    async def put_back(self) -> None:
+        """Put back what is in the file. Raises: StartError."""
+        with _start_errors(self._path):
+            identities, registrations = await trio.to_thread.run_sync(
+                _load, self._connection, self._wall_clock()
+            )
+        since_1970 = self._since_1970()
+        for runtime_id, self_id, expires_at, digest in identities:
+            self._identities.restore(Entry(Identity(runtime_id, self_id, expires_at - since_1970), digest))
+        for registration in registrations:
+            self._registry.set_lapsed(registration.runtime_id, NOT_HEARD_OF)
+            self._registry.restore(registration)
+
+    def note(self, runtime_id: str) -> None:
+        """Note that a plugin has changed."""
+        self._changed.add(runtime_id)
+        self._batch.begun.set()
+
+    async def saved(self, undo: Undo) -> None:
+        """See `Saved`."""
+        batch = self._batch
+        batch.undos.append(undo)
+        batch.begun.set()
+        await batch.done.wait()
+        if batch.failed:
+            raise ConnectError(Code.UNAVAILABLE, "the host cannot write its state; nothing has changed")
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            with trio.move_on_after(_RETRY_S if self._failing else math.inf):
+                await self._batch.begun.wait()
+            await self._write()
+
+    async def close(self) -> None:
+        """Write what is left, and close the file; to the end, even if cancelled."""
+        try:
+            if self._changed:
+                await self._write()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._connection.close)
+
+    async def _write(self) -> None:
+        changed, self._changed = self._changed, set()
+        batch, self._batch = self._batch, _Batch()
+        rows = self._rows(changed)
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_replace, self._connection, *rows, limiter=self._own_thread)
+        except sqlite3.Error as error:
+            self._changed |= changed
+            self._undo(batch)
+            self._tell(error)
+        else:
+            self._tell(None)
+        batch.done.set()
+
+    def _undo(self, batch: _Batch) -> None:
+        """Undo what could not be written; before it, what has come since."""
+        later = self._batch
+        for undo in reversed([*batch.undos, *later.undos]):
+            undo()
+        batch.failed = later.failed = True
+        later.done.set()
+        self._batch = _Batch()
+
+    def _tell(self, error: sqlite3.Error | None) -> None:
+        """Log that the file cannot be written, or can be again: once each."""
+        if error is not None and not self._failing:
+            _log.error("cannot write the host's state to %s, and tries on: %s", self._path, error)
+        elif error is None and self._failing:
+            _log.warning("the host's state is written to %s again", self._path)
+        self._failing = error is not None
+
+    def _rows(self, changed: Iterable[str]) -> tuple[_Rows, _Rows, _Rows]:
+        """Return which plugins have changed, and what there is of them now."""
+        since_1970 = self._since_1970()
+        entries = [entry for runtime_id in changed if (entry := self._identities.entry(runtime_id))]
+        identities = [
+            {**attrs.asdict(e.identity), "digest": e.digest, "expires_at": e.identity.expires_at + since_1970}
+            for e in entries
+        ]
+        registrations = [
+            {**attrs.asdict(r, recurse=False), "metadata": json.dumps(r.metadata)}
+            for e in entries
+            for r in self._registry.registrations(e.identity.runtime_id)
+        ]
+        return [{"runtime_id": runtime_id} for runtime_id in changed], identities, registrations
+
+    def _since_1970(self) -> float:
+        """Return what makes a time of this loop's clock one that holds for other processes."""
+        return self._wall_clock() - trio.current_time()
+
+
+# In a thread
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open a state file, made if there is none, for this host alone. Raises: StartError."""
+    path = path.resolve()
+    with _start_errors(path):
+        with suppress(FileExistsError):  # SQLite would let others read it
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        connection = sqlite3.connect(path, timeout=0, check_same_thread=False)  # one thread at a time
+        try:
+            _prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # to a second host the file is locked
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
+    if (application, version) != (_APPLICATION_ID, _VERSION) and not (application == 0 and is_empty):
+        raise ValueError("it is not a state file, or that of another version")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
+    connection.execute("PRAGMA foreign_keys = ON")
+    if is_empty:
+        connection.executescript(_SCHEMA)
+
+
+def _load(connection: sqlite3.Connection, now: float) -> tuple[list[Any], list[Registration]]:
+    """Return what is in the file, in the order in which it is put back. What has expired is removed."""
+    with connection:
+        connection.execute("DELETE FROM identities WHERE expires_at <= ?", (now,))
+    identities = connection.execute("SELECT * FROM identities ORDER BY expires_at").fetchall()
+    registrations = connection.execute("SELECT * FROM registrations ORDER BY sequence")
+    return identities, [
+        Registration(**{**row, "metadata": json.loads(row["metadata"])}) for row in registrations
+    ]
+
+
+def _replace(connection: sqlite3.Connection, plugins: _Rows, identities: _Rows, registrations: _Rows) -> None:
+    """Replace all that there is of some plugins, in one transaction."""
+    with connection:
+        connection.executemany("DELETE FROM identities WHERE runtime_id = :runtime_id", plugins)
+        connection.executemany(
+            "INSERT INTO identities VALUES (:runtime_id, :self_id, :expires_at, :digest)", identities
+        )
+        connection.executemany(
+            "INSERT INTO registrations VALUES (:id, :runtime_id, :service_type, :version, :endpoint_path,"
+            " :metadata, :sequence, :address)",
+            registrations,
+        )
+
+
+@contextmanager
+def _start_errors(path: Path) -> Iterator[None]:
+    """Raise what goes wrong with the file as a StartError that says what to do."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0), "")
+        raise StartError(
+            f"cannot keep the host's state in {path}: {reason}; {advice}choose another file with STATE_PATH"
+        ) from error

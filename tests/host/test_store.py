@@ -1,0 +1,644 @@
+"""The state file: what is acknowledged is in it, what is in it comes back, and nothing else is."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import shutil
+import signal
+import sqlite3
+import stat
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from cpg_trio.host import Host, HostConfig
+from cpg_trio.host.identity import Identities
+from cpg_trio.host.registry import Registration, Registry
+from cpg_trio.host.store import Saved, journaled
+from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.serving import StartError
+from cpg_trio.wire import token_digest
+from tests.processes import Running
+from tests.processes import running as process
+
+from .calls import (
+    COOKIE,
+    DISCOVER,
+    HANDSHAKE,
+    REGISTER,
+    UNREGISTER,
+    VERSIONS,
+    Headers,
+    WireCaller,
+    running,
+    runtime_id,
+)
+
+DAY_S = 86_400.0
+
+
+class Wall:
+    """The time of day."""
+
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Kept:
+    """Identities and a registry that are kept in a file."""
+
+    def __init__(self) -> None:
+        self.identities = Identities(
+            ttl_s=DAY_S, on_expired=lambda i: self.registry.remove_plugin(i.runtime_id)
+        )
+        self.registry = Registry()
+        self.saved: Saved
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        journal: Any = self.saved.__self__  # type: ignore[attr-defined] # a bound method
+        connection: sqlite3.Connection = journal._connection
+        return connection
+
+    def plugin(self, self_id: str = "p", service_type: str = "t") -> tuple[Registration, str]:
+        """Return the registration of a new plugin, and its token."""
+        identity, token = self.identities.issue(self_id)
+        return self.registry.register(identity.runtime_id, service_type, "1.0.0", "/x/", {}), token
+
+    async def save(self) -> None:
+        await self.saved(lambda: None)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        entries = [(name, self.identities.entry(name)) for name in self.identities._entries]
+        registrations = [r for name, _ in entries for r in self.registry.registrations(name)]
+        return (
+            {name: (e.identity.self_id, e.digest) for name, e in entries if e},
+            {r.id: attrs.asdict(r, recurse=False) for r in registrations},
+        )
+
+
+@asynccontextmanager
+async def kept(path: Path, wall: Wall | None = None) -> AsyncIterator[Kept]:
+    state = Kept()
+    async with journaled(path, state.identities, state.registry, wall or Wall()) as state.saved:
+        yield state
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "host.sqlite3"
+
+
+def copied(path: Path) -> Path:
+    """Return the file as a crash at this moment would leave it."""
+    target = path.parent / "crashed"
+    target.mkdir()
+    for each in path.parent.glob(f"{path.name}*"):
+        shutil.copy(each, target)
+    return target / path.name
+
+
+def modes_and_contents(path: Path) -> tuple[list[int], bytes]:
+    """Return who may do what with the file and what SQLite keeps beside it, and all that is in them."""
+    files = list(path.parent.iterdir())
+    return [stat.S_IMODE(each.stat().st_mode) for each in files], b"".join(f.read_bytes() for f in files)
+
+
+# What is kept
+
+
+async def test_a_plugin_is_known_by_its_token_and_registered_as_before(path: Path) -> None:
+    metadata = {"base_url": "http://h:1", "note": 'ä "quoted" \n 🎈'}
+    async with kept(path) as s:
+        identity, token = s.identities.issue("My_Plugin")
+        before = s.registry.register(
+            identity.runtime_id, "t", "1.2.3-beta", "/x/ü", metadata, address="192.0.2.7"
+        )
+        await s.save()
+    async with kept(path) as s:
+        known = s.identities.authenticate(identity.runtime_id, token)
+        assert known is not None
+        assert (known.runtime_id, known.self_id) == (identity.runtime_id, "My_Plugin")
+        (after,) = s.registry.registrations(identity.runtime_id)
+        assert attrs.asdict(after) == attrs.asdict(before)
+
+
+async def test_what_is_put_back_has_lapsed_and_what_comes_later_comes_after_it(path: Path) -> None:
+    async with kept(path) as s:
+        first, _ = s.plugin()
+        second, _ = s.plugin()
+    async with kept(path) as s:
+        assert not s.registry.available("t")
+        assert s.registry.health(first.runtime_id).reason == "not heard of since the host began"
+        third, _ = s.plugin()
+        assert [r.id for r in s.registry.providers("t")] == [first.id, second.id, third.id]
+        assert third.sequence > second.sequence
+        assert s.registry.available("t")
+
+
+async def test_what_is_acknowledged_survives_a_crash_at_that_moment(path: Path) -> None:
+    async with kept(path) as s:
+        registration, _ = s.plugin()
+        gone, _ = s.plugin()
+        await s.save()
+        s.registry.unregister(gone.runtime_id, gone.id)
+        await s.save()
+        crashed = copied(path)
+        before = s.state()
+    async with kept(crashed) as s:
+        assert s.state() == before
+        assert [r.id for r in s.registry.providers("t")] == [registration.id]
+
+
+async def test_what_nobody_waits_for_is_written_as_well(path: Path) -> None:
+    async with kept(path) as s:
+        registration, token = s.plugin()
+        await s.save()
+        s.registry.remove_plugin(registration.runtime_id)
+        s.identities.revoke(registration.runtime_id)
+    async with kept(path) as s:
+        assert s.state() == ({}, {})
+        assert s.identities.authenticate(registration.runtime_id, token) is None
+
+
+async def test_neither_health_nor_registrations_without_an_identity_are_kept(path: Path) -> None:
+    async with kept(path) as s:
+        s.registry.register("nobody-0", "t", "1.0.0", "/", {})
+        await s.save()
+    async with kept(path) as s:
+        assert s.registry.service_types() == []
+
+
+async def test_an_identity_lives_as_long_as_if_there_had_been_no_restart(path: Path) -> None:
+    wall = Wall()
+    async with kept(path, wall) as s:
+        registration, token = s.plugin()
+    wall.now += 3600
+    async with kept(path, wall) as s:
+        identity = s.identities.authenticate(registration.runtime_id, token)
+        assert identity
+        assert identity.expires_at - trio.current_time() == pytest.approx(DAY_S - 3600, abs=60)
+
+
+async def test_an_identity_that_has_expired_meanwhile_is_dropped_with_what_it_registered(path: Path) -> None:
+    wall = Wall()
+    async with kept(path, wall) as s:
+        s.plugin()
+        await s.save()
+        wall.now += 10
+        late, _ = s.plugin()
+    wall.now += DAY_S - 5
+    async with kept(path, wall) as s:
+        assert list(s.state()[0]) == [late.runtime_id]
+        assert [r.id for r in s.registry.providers("t")] == [late.id]
+    wall.now -= DAY_S  # it is out of the file as well
+    async with kept(path, wall) as s:
+        assert list(s.state()[0]) == [late.runtime_id]
+
+
+async def test_a_clock_that_was_set_back_prolongs_nothing(path: Path) -> None:
+    wall = Wall()
+    async with kept(path, wall) as s:
+        registration, token = s.plugin()
+    wall.now -= 1000 * DAY_S
+    async with kept(path, wall) as s:
+        identity = s.identities.authenticate(registration.runtime_id, token)
+        assert identity
+        assert identity.expires_at - trio.current_time() <= DAY_S
+
+
+async def test_no_token_is_in_the_file_and_nobody_else_may_read_it(path: Path) -> None:
+    async with running(HostConfig(state_path=path)) as host:
+        headers = await host.provider("t")
+        modes, contents = modes_and_contents(path)
+    assert len(modes) > 1  # the file, and what SQLite keeps beside it
+    assert set(modes) == {0o600}
+    modes, after = modes_and_contents(path)
+    assert modes == [0o600]
+    contents += after
+    token = headers["Authorization"].removeprefix("Bearer ")
+    assert runtime_id(headers).encode() in contents
+    assert token_digest(token) in contents
+    assert token.rstrip("=").encode() not in contents
+
+
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["issue", "register", "register", "unregister", "remove", "revoke", "save", "restart"]
+        ),
+        st.integers(0, 3),
+        st.sampled_from("pq"),
+        st.dictionaries(st.from_regex(r"\A[a-z]{1,8}\Z"), st.text(st.characters(exclude_characters="\0"))),
+    ),
+    max_size=25,
+)
+
+
+@given(_steps)
+@settings(deadline=None, max_examples=40)
+def test_after_any_history_a_restart_brings_the_same_state_back(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, str, dict[str, str]]]
+) -> None:
+    path = tmp_path_factory.mktemp("state") / "host.sqlite3"
+
+    async def history() -> None:
+        names: list[str] = []
+        before: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        remaining = steps
+        while remaining:
+            async with kept(path) as s:
+                assert s.state() == before
+                while remaining:
+                    (step, index, service_type, metadata), *remaining = remaining
+                    if step == "restart":
+                        break
+                    name = names[index % len(names)] if names else "nobody-0"
+                    await take(s, step, name, service_type, metadata, names)
+                before = s.state()
+        async with kept(path) as s:
+            assert s.state() == before
+
+    trio.run(history)
+
+
+async def take(
+    s: Kept, step: str, name: str, service_type: str, metadata: dict[str, str], names: list[str]
+) -> None:
+    if step == "issue":
+        names.append(s.identities.issue("P")[0].runtime_id)
+    elif step == "register" and s.identities.entry(name):
+        s.registry.register(name, service_type, "1.0.0", "/ä", metadata, address="::1")
+    elif step == "unregister" and (registration := s.registry.provider(service_type, name)):
+        s.registry.unregister(name, registration.id)
+    elif step == "remove":
+        s.registry.remove_plugin(name)
+    elif step == "revoke":
+        s.identities.revoke(name, "of a reason")
+        s.registry.remove_plugin(name)
+    elif step == "save":
+        await s.save()
+
+
+# How it is written
+
+
+class Gate:
+    """Holds the thread that writes, while the event loop goes on."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.commits = 0
+        self._open = threading.Event()
+        connection.set_trace_callback(self._statement)
+
+    def open(self) -> None:
+        self._open.set()
+
+    def _statement(self, sql: str) -> None:
+        assert self._open.wait(20)
+        self.commits += sql == "COMMIT"
+
+
+async def test_the_loop_goes_on_while_the_disk_is_slow_and_what_comes_meanwhile_is_one_commit(
+    path: Path,
+) -> None:
+    saved: list[str] = []
+
+    async def register(s: Kept) -> None:
+        registration, _ = s.plugin()
+        await s.save()
+        saved.append(registration.id)
+
+    async with kept(path) as s, trio.open_nursery() as nursery:
+        gate = Gate(s.connection)
+        nursery.start_soon(register, s)
+        await wait_all_tasks_blocked()
+        for _ in range(50):
+            nursery.start_soon(register, s)
+        await wait_all_tasks_blocked()
+        assert saved == []
+        gate.open()
+    assert len(saved) == 51
+    assert gate.commits == 2
+    async with kept(path) as s:
+        assert len(s.registry.providers("t")) == 51
+
+
+async def test_who_leaves_before_the_answer_leaves_a_change_that_is_written(path: Path) -> None:
+    async with kept(path) as s:
+        registration, _ = s.plugin()
+        with trio.move_on_after(0) as left:
+            await s.save()
+        assert left.cancelled_caught
+    async with kept(path) as s:
+        assert s.registry.providers("t")[0].id == registration.id
+
+
+async def test_all_that_has_changed_is_written_before_a_cancelled_host_ends(path: Path) -> None:
+    with trio.CancelScope() as end:
+        async with kept(path) as s:
+            gate = Gate(s.connection)
+            first, _ = s.plugin()
+            await wait_all_tasks_blocked()  # it is being written
+            second, _ = s.plugin()
+            end.cancel()
+            gate.open()
+            await trio.sleep_forever()
+    async with kept(path) as s:
+        assert [r.id for r in s.registry.providers("t")] == [first.id, second.id]
+
+
+# A disk that cannot be written
+
+
+def protect(connection: sqlite3.Connection) -> None:
+    """Let nothing be written from now on."""
+    connection.execute("PRAGMA query_only = ON")
+
+
+def release(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only = OFF")
+
+
+async def test_what_cannot_be_written_is_undone_in_the_opposite_order_and_told(path: Path) -> None:
+    undone: list[int] = []
+    told: list[str] = []
+
+    async def change(s: Kept, number: int) -> None:
+        s.plugin()
+        with pytest.raises(ConnectError) as caught:
+            await s.saved(lambda: undone.append(number))
+        assert caught.value.code == Code.UNAVAILABLE
+        told.append(caught.value.message)
+
+    async with kept(path) as s:
+        protect(s.connection)
+        gate = Gate(s.connection)
+        async with trio.open_nursery() as nursery:
+            for number in range(4):  # the first is being written, the others wait
+                nursery.start_soon(change, s, number)
+                await wait_all_tasks_blocked()
+            gate.open()
+        assert undone == [3, 2, 1, 0]
+        assert told == ["the host cannot write its state; nothing has changed"] * 4
+
+
+async def test_who_has_left_before_the_disk_failed_leaves_no_change_behind(path: Path) -> None:
+    async with kept(path) as s:
+        protect(s.connection)
+        gate = Gate(s.connection)
+        registration, _ = s.plugin()
+        with trio.move_on_after(0):
+            await s.saved(lambda: s.registry.remove_plugin(registration.runtime_id))
+        gate.open()
+        with pytest.raises(ConnectError):
+            await s.save()
+        assert s.registry.service_types() == []
+
+
+async def test_a_failure_is_logged_once_and_what_it_held_up_is_written_when_it_is_over(
+    path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with kept(path) as s:
+        gone, _ = s.plugin()
+        stays, _ = s.plugin()
+        await s.save()
+        protect(s.connection)
+        s.registry.remove_plugin(gone.runtime_id)
+        s.identities.revoke(gone.runtime_id)
+        for _ in range(3):
+            with pytest.raises(ConnectError):
+                await s.save()
+        release(s.connection)
+        gate = Gate(s.connection)
+        gate.open()
+        while not gate.commits:  # nobody waits for it
+            await wait_all_tasks_blocked()
+            mock_clock.jump(1)
+        await s.save()
+        crashed = copied(path)
+    messages = [record.getMessage() for record in caplog.records if record.name == "cpg_trio.host"]
+    assert messages == [
+        f"cannot write the host's state to {path}, and tries on: attempt to write a readonly database",
+        f"the host's state is written to {path} again",
+    ]
+    async with kept(crashed) as s:
+        assert [r.id for r in s.registry.providers("t")] == [stays.id]
+
+
+async def test_a_file_that_may_not_grow_is_a_disk_that_is_full(path: Path) -> None:
+    async with kept(path) as s:
+        s.connection.execute("PRAGMA max_page_count = 1")
+        identity, _ = s.identities.issue("p")
+        metadata = {f"k{index}": "x" * 4000 for index in range(10)}
+        s.registry.register(identity.runtime_id, "t", "1.0.0", "/", metadata)
+        with pytest.raises(ConnectError):
+            await s.save()
+        s.connection.execute("PRAGMA max_page_count = 100000")
+        await s.save()
+    async with kept(path) as s:
+        assert s.registry.providers("t")[0].metadata == metadata
+
+
+@asynccontextmanager
+async def hosted(path: Path, **environment: str) -> AsyncIterator[tuple[Running, WireCaller]]:
+    """Run a host as a process that keeps its state in a file."""
+    environment = {"PORT": "0", "STATE_PATH": str(path), **environment}
+    async with (
+        process("cpg_trio", "host", environment=environment) as part,
+        httpx.AsyncClient(base_url=await part.url()) as http,
+    ):
+        yield part, WireCaller(http)
+
+
+async def test_while_the_disk_is_full_a_host_refuses_changes_and_serves_on(path: Path) -> None:
+    with trio.fail_after(60):
+        async with hosted(path) as (part, host):
+            provider = await host.plugin("p")
+            registration = await host.register(provider, "t", version="1.0.0")
+            again = {"serviceType": "t", "version": "2.0.0", "endpointPath": "/new/"}
+            other = {"serviceType": "u", "version": "2.0.0", "endpointPath": "/new/"}
+            changes: list[tuple[str, dict[str, Any], Headers]] = [
+                (HANDSHAKE, {**COOKIE, **VERSIONS, "selfId": "late"}, {}),
+                (REGISTER, again, provider),
+                (REGISTER, other, provider),
+                (UNREGISTER, {"registrationId": registration}, provider),
+            ]
+            resource.prlimit(part.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            for change in changes * 2:
+                assert await host.post(*change) == (503, REFUSED)
+                status, answer = await host.post(DISCOVER, {"serviceType": "t"}, provider)
+                assert (status, answer["endpoint"]["version"]) == (200, "1.0.0")
+            assert (await host.post(DISCOVER, {"serviceType": "u"}, provider))[0] == 404
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(part.process.pid, resource.RLIMIT_FSIZE, unlimited)
+            for change in changes[-1:] + changes[:-1]:
+                assert (await host.post(*change))[0] == 200
+            await part.end(signal.SIGTERM)
+            assert part.output.count("cannot write the host's state") == 1
+            assert part.output.count("is written to") == 1
+            assert "Traceback" not in part.output
+
+
+REFUSED = {"code": "unavailable", "message": "the host cannot write its state; nothing has changed"}
+
+
+# A host that is killed
+
+
+@attrs.define
+class Acknowledged:
+    """What a host that is about to be killed has answered."""
+
+    registered: dict[str, Headers] = attrs.field(factory=dict)
+    """By the id of the registration, as whom it was registered."""
+    unregistered: dict[str, Headers] = attrs.field(factory=dict)
+    enough: trio.Event = attrs.field(factory=trio.Event)
+
+    async def come_and_go(self, host: WireCaller, number: int) -> None:
+        """Register and unregister until the host is no more."""
+        with suppress(httpx.TransportError):
+            for turn in itertools.count():
+                plugin = await host.plugin(f"p{number}")
+                for service_type in ("t", "u"):
+                    self.registered[await host.register(plugin, service_type)] = plugin
+                registration, _ = self.registered.popitem()  # may be gone, or not, until that is answered
+                if (await host.post(UNREGISTER, {"registrationId": registration}, plugin))[0] == 200:
+                    self.unregistered[registration] = plugin
+                if turn == 2:
+                    self.enough.set()
+
+
+async def test_nothing_that_was_acknowledged_is_lost_when_a_host_is_killed(path: Path) -> None:
+    known = Acknowledged()
+    with trio.fail_after(120):
+        async with hosted(path) as (part, host), trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(known.come_and_go, host, number)
+            await known.enough.wait()
+            await part.end(signal.SIGKILL)
+        assert len(known.registered) >= 50
+        async with hosted(path, LEASE_S="100") as (_, host):
+            for registration, plugin in known.unregistered.items():
+                assert (await host.post(UNREGISTER, {"registrationId": registration}, plugin))[0] == 404
+            for registration, plugin in known.registered.items():
+                assert (await host.post(UNREGISTER, {"registrationId": registration}, plugin))[0] == 200
+
+
+# Files that cannot be had
+
+
+def foreign_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE somebody (elses INTEGER)")
+
+
+def later_version(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA application_id = {0x63706774}")
+        connection.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.mkdir(), "unable to open database file; choose"),
+        (lambda path: path.write_text("a letter to my aunt" * 100), "file is not a database; choose"),
+        (foreign_database, "it is not a state file, or that of another version; choose"),
+        (later_version, "it is not a state file, or that of another version; choose"),
+    ],
+)
+async def test_what_is_not_a_state_file_ends_the_start_and_is_left_as_it_is(
+    path: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    make(path)
+    before = contents(path)
+    with pytest.raises(StartError) as caught:
+        async with Host(HostConfig(state_path=path)).application():
+            raise AssertionError
+    assert str(caught.value) == (
+        f"cannot keep the host's state in {path}: {reason} another file with STATE_PATH"
+    )
+    assert contents(path) == before
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return all that is in the folder of a path."""
+    return {each.name: each.read_bytes() if each.is_file() else b"" for each in path.parent.iterdir()}
+
+
+async def test_a_folder_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"in .*/no/host: No such file or directory; choose another file"):
+        async with kept(tmp_path / "no" / "host"):
+            raise AssertionError
+
+
+def overwrite(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"x" * (len(content) - 4096))
+
+
+def meddle(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE registrations SET metadata = 'x'")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (
+            overwrite,
+            "disk image is malformed; move it away, and plugins will register anew, or choose another",
+        ),
+        (meddle, "Expecting value: line 1 column 1 (char 0); choose another file"),
+    ],
+)
+async def test_a_damaged_file_ends_the_start_with_what_to_do(
+    path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    async with kept(path) as s:
+        s.plugin()
+    damage(path)
+    with pytest.raises(StartError) as caught:
+        async with kept(path):
+            raise AssertionError
+    assert reason in str(caught.value)
+
+
+async def test_an_empty_file_is_as_good_as_none(path: Path) -> None:
+    await trio.Path(path).touch()
+    async with kept(path) as s:
+        s.plugin()
+        await s.save()
+
+
+async def test_a_file_that_another_host_uses_ends_the_start_and_harms_nobody(path: Path) -> None:
+    in_use = "database is locked; stop the host that uses it, or choose another file with STATE_PATH"
+    async with kept(path) as s:
+        first, _ = s.plugin()
+        await s.save()
+        with pytest.raises(StartError) as caught:
+            async with kept(path):
+                raise AssertionError
+        assert in_use in str(caught.value)
+        async with process("cpg_trio", "host", environment={"PORT": "0", "STATE_PATH": str(path)}) as part:
+            assert await part.end() == 1
+            await part.until("\n")
+            assert part.output == f"cannot keep the host's state in {path}: {in_use}\n"
+        second, _ = s.plugin()
+        await s.save()
+    async with kept(path) as s:
+        assert [r.id for r in s.registry.providers("t")] == [first.id, second.id]
