@@ -129,6 +129,37 @@ def test_a_second_registration_of_a_type_replaces_the_first() -> None:
         registry.unregister("a", first.id)
 
 
+def test_what_is_restored_takes_its_old_place_and_that_of_what_replaced_it() -> None:
+    registry = Registry()
+    first = add(registry, "a")
+    add(registry, "b")
+    add(registry, "a", version="2.0.0")
+    assert discovered(registry) == ["b"]
+    registry.restore(first)
+    assert registry.discover("t") == (first, False)
+    assert len(registry.registrations("a")) == 1
+    assert add(registry, "c").sequence == 4
+
+
+def test_the_next_registration_comes_after_all_that_are_restored() -> None:
+    registry = Registry()
+    registry.restore(Registration("reg-0", "a", "t", "1.0.0", "/", {}, sequence=7))
+    registry.restore(Registration("reg-1", "b", "t", "1.0.0", "/", {}, sequence=3))
+    assert add(registry, "c").sequence == 8
+    assert [r.runtime_id for r in registry.providers("t")] == ["b", "a", "c"]
+
+
+def test_one_that_has_lapsed_is_unhealthy_for_the_reason_that_was_given() -> None:
+    registry = Registry()
+    registry.set_lapsed("a", "not heard of")
+    add(registry, "a")
+    assert registry.has_lapsed("a")
+    assert registry.health("a") == Health(pb.HEALTH_STATE_UNHEALTHY, "not heard of")
+    registry.set_lapsed("a", "")
+    assert not registry.has_lapsed("a")
+    assert registry.available("t")
+
+
 def test_a_plugin_unregisters_only_what_is_its_own() -> None:
     registry = Registry()
     registration = add(registry, "victim")

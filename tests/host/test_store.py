@@ -242,7 +242,9 @@ _steps = st.lists(
         ),
         st.integers(0, 3),
         st.sampled_from("pq"),
-        st.dictionaries(st.from_regex(r"\A[a-z]{1,8}\Z"), st.text(st.characters(exclude_characters="\0"))),
+        st.dictionaries(
+            st.from_regex(r"\A[a-z]{1,8}\Z"), st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+        ),
     ),
     max_size=25,
 )
