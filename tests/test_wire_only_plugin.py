@@ -64,6 +64,8 @@ class WirePlugin:
         said: Message = EchoResponse(text="from the wire")
         if method == "GetHealth":
             said = pb.GetHealthResponse(state=self.state)
+        elif method == "GetPluginInfo":
+            said = pb.GetPluginInfoResponse(self_id="wire-plugin")
         await send_response(send, 200, said.SerializeToString(), [(b"content-type", b"application/proto")])
 
     async def watch(self, service_type: str) -> AsyncIterator[str]:
