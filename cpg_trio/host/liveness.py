@@ -37,6 +37,7 @@ Probe: TypeAlias = Callable[[str], Awaitable[bool]]
 
 _SECONDS = [gt(0.0), lt(math.inf)]
 _LATE = 1.5  # heartbeats after which a plugin counts as silent, and is probed
+_PROBES_AT_ONCE = 250  # many more would make each other late
 _SILENT = "no sign of life"
 NOT_HEARD_OF = "not heard of since the host began"
 
@@ -79,15 +80,20 @@ class Liveness:
         self._forget = forget
         self._leases: dict[str, _Lease] = {}
         self._calls: dict[str, set[trio.CancelScope]] = {}
+        self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Supervise until cancelled. Started when all that were there before have been probed."""
+        """Supervise until cancelled.
+
+        Started when those that were there before have been probed, or the time for a probe is over.
+        """
         async with trio.open_nursery() as nursery:
             with self._registry.watched_plugins(lambda plugin: self._plugin_changed(nursery, plugin)):
-                async with trio.open_nursery() as probes:
-                    for plugin in self._registry.plugins():
-                        self._plugin_changed(nursery, plugin)
-                        probes.start_soon(self._probe_once, plugin, self._leases[plugin])
+                with trio.move_on_after(self._config.probe_timeout_s):
+                    async with trio.open_nursery() as probes:
+                        for plugin in self._registry.plugins():
+                            self._plugin_changed(nursery, plugin)
+                            probes.start_soon(self._probe_once, plugin, self._leases[plugin])
                 for plugin in (plugin for plugin, lease in self._leases.items() if lease.lapsed):
                     _log.warning("%s is registered, but %s", plugin, NOT_HEARD_OF)
                 task_status.started()
@@ -149,9 +155,10 @@ class Liveness:
             await trio.sleep(self._config.heartbeat_s)
 
     async def _probe_once(self, runtime_id: str, lease: _Lease) -> None:
-        with trio.move_on_after(self._config.probe_timeout_s):
-            if await self._probe(runtime_id):
-                lease.renew()
+        async with self._probing:
+            with trio.move_on_after(self._config.probe_timeout_s):
+                if await self._probe(runtime_id):
+                    lease.renew()
 
     def _remove(self, runtime_id: str) -> None:
         _log.warning("%s is gone", runtime_id)

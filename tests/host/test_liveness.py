@@ -243,3 +243,32 @@ async def test_who_was_there_before_is_back_at_its_first_sign_of_life(
         assert s.registry.health("p").reason == "no sign of life"
         await trio.sleep(15)
         assert s.gone == ["p"]
+
+
+async def test_plugins_that_hang_cost_no_other_its_probes(autojump_clock: MockClock) -> None:
+    at_once: list[int] = []
+    probing: set[str] = set()
+
+    async def hang(runtime_id: str) -> bool:
+        probing.add(runtime_id)
+        at_once.append(len(probing))
+        try:
+            await trio.sleep(0.1 if runtime_id == "alive" else 1000)
+        finally:
+            probing.remove(runtime_id)
+        return True
+
+    plugins = [f"p{number}" for number in range(600)]
+    setting = Setting()
+    setting.liveness._probe = hang
+    for runtime_id in (*plugins, "alive"):
+        setting.add(runtime_id)
+    async with trio.open_nursery() as nursery:
+        started = trio.current_time()
+        await nursery.start(setting.liveness.run)
+        assert trio.current_time() - started == pytest.approx(LEASES.probe_timeout_s)
+        await trio.sleep(60)
+        assert sorted(setting.gone) == sorted(plugins)
+        assert setting.registry.plugins() == ["alive"]
+        nursery.cancel_scope.cancel()
+    assert max(at_once) == 250
