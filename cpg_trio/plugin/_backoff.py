@@ -10,11 +10,12 @@ LONGEST_S = 5.0
 
 
 def backoff(longest_s: float = LONGEST_S) -> Iterator[float]:
-    """Yield seconds to wait, for ever: doubling up to `longest_s`, each cut by up to half at random.
+    """Yield seconds to wait, for ever, each cut by up to half at random.
 
-    The chance is there so that many plugins that lost their host at once do not all return at once.
+    They double up to `longest_s`, or `LONGEST_S` if that is less. The chance is there so that many plugins
+    that lost their host at once do not all return at once.
     """
     delay = FIRST_S
     while True:
         yield min(delay, longest_s) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
-        delay = min(delay * 2, longest_s)
+        delay = min(delay * 2, LONGEST_S)

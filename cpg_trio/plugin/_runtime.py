@@ -32,7 +32,7 @@ from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, application
 from cpg_trio.serving import StartError, serve
 
-from ._backoff import backoff
+from ._backoff import LONGEST_S, backoff
 from ._config import PluginConfig
 from ._session import CALL_TIMEOUT_S, Session, handshake
 from .control import Control, PluginInfo
@@ -258,7 +258,7 @@ class Runtime:
             )
             call = partial(self._register_one, session, request)
             try:
-                await self._persist(f"register {provided.service_type}", call)
+                await self._persist(f"register {provided.service_type}", call, session.heartbeat_s)
             except ConnectError:
                 return False
             except RefusedError as error:
@@ -275,13 +275,15 @@ class Runtime:
             response = await session.registry.register_service(request, timeout_s=_LEAVE_S)
         self._registrations.append(response.registration_id)
 
-    async def _persist(self, what: str, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Call until it succeeds.
+    async def _persist(
+        self, what: str, call: Callable[[], Awaitable[_T]], longest_s: float = LONGEST_S
+    ) -> _T:
+        """Call until it succeeds, with up to `longest_s` seconds between the tries.
 
         Raises: RefusedError if the host will not have it; ConnectError `unauthenticated` from one that
         does not know us.
         """
-        for tries, delay in enumerate(backoff()):
+        for tries, delay in enumerate(backoff(longest_s)):
             try:
                 return await call()
             except ConnectError as error:
@@ -319,6 +321,7 @@ class Runtime:
         reports = self._health.reader()
         delays = backoff()
         interval = self._config.heartbeat_s or session.heartbeat_s
+        timeout_s = min(CALL_TIMEOUT_S, interval)  # one that hangs is not to be all that the lease hears
         lost = False
         wait = math.inf  # until the first report, which is there
         while True:
@@ -326,7 +329,7 @@ class Runtime:
                 await anext(reports)
             wait = interval * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
             try:
-                await session.lifecycle.report_health(self._health.value, timeout_s=CALL_TIMEOUT_S)
+                await session.lifecycle.report_health(self._health.value, timeout_s=timeout_s)
                 delays = backoff()
                 self._tell(lost, None)
                 lost = False

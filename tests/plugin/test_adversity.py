@@ -13,6 +13,7 @@ from cpg_trio._cell import Cell
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_response, send_text
 from cpg_trio.host import Host
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
+from cpg_trio.plugin._session import CALL_TIMEOUT_S
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -244,6 +245,22 @@ async def test_a_host_that_is_replaced_is_noticed_by_the_watch_and_not_only_by_t
             current[0] = new_app
             old.watches.close()
             await until(new, lambda: state_of(new, "needs") == DEGRADED)
+
+
+async def test_a_heartbeat_that_hangs_is_given_up_when_the_next_is_due() -> None:
+    hung: list[str] = []
+
+    async def hang_once(scope: Scope, receive: Receive, _send: Send) -> bool:
+        if hung or not scope["path"].endswith("ReportHealth"):
+            return False
+        hung.append(scope["path"])
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return True
+
+    async with meddled(hang_once) as (host, url), plugged(echo_plugin(), url, heartbeat_s=0.2):
+        with trio.fail_after(CALL_TIMEOUT_S - 1):
+            await until(host, lambda: is_healthy(host, "echo"))
 
 
 async def test_a_call_with_an_identity_that_has_ended_is_unavailable_and_gets_the_plugin_a_new_one() -> None:
