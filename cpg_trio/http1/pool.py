@@ -141,7 +141,6 @@ class Pool:
         # Changed between checkpoints only. The last of a list is the one used last: it is the likeliest to
         # be alive, and those that a lull leaves over expire together.
         self._idle: dict[Origin, list[_Idle]] = {}
-        self._sweep_at = 0.0
         self._entered = False
         self._active = 0
         self._opened = 0
@@ -149,7 +148,6 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         self._entered = True
-        self._sweep_at = trio.current_time() + self._idle_expiry_s
         return self
 
     async def __aexit__(
@@ -163,6 +161,16 @@ class Pool:
         """Return the numbers of this moment."""
         idle = sum(len(connections) for connections in self._idle.values())
         return PoolStatistics(idle=idle, active=self._active, opened=self._opened, reused=self._reused)
+
+    async def sweep(self) -> None:
+        """Close what expires, until cancelled: origins go away, and are never asked for again.
+
+        A task of whoever has the pool. Without it a connection that expired is closed when its origin is
+        next asked for.
+        """
+        while True:
+            await trio.sleep(self._idle_expiry_s)
+            await self._close_idle(not_used_since=trio.current_time() - self._idle_expiry_s)
 
     @asynccontextmanager
     async def request(self, origin: Origin, request: Request) -> AsyncIterator[Response]:
@@ -179,7 +187,6 @@ class Pool:
         if not self._entered:
             raise trio.ClosedResourceError("a pool is used inside its own `async with` block")
         prepared = PreparedRequest.of(request, origin.host_header)
-        await self._sweep()
         async with AsyncExitStack() as stack:
             yield await self._start(stack, origin, prepared)
 
@@ -222,13 +229,6 @@ class Pool:
                 return candidate.connection
             await _close(candidate.connection.stream)
         return None
-
-    async def _sweep(self) -> None:
-        """Close what expired, once every `idle_expiry_s`: origins go away, and are never asked for again."""
-        now = trio.current_time()
-        if now >= self._sweep_at:
-            self._sweep_at = now + self._idle_expiry_s
-            await self._close_idle(not_used_since=now - self._idle_expiry_s)
 
     async def _close_idle(self, *, not_used_since: float) -> None:
         for origin, idle in list(self._idle.items()):

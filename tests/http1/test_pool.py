@@ -35,6 +35,15 @@ async def fetch(pool: Pool, origin: Origin, request: Request) -> tuple[int, byte
         return response.status, b"".join([chunk async for chunk in response])
 
 
+@asynccontextmanager
+async def sweeping(pool: Pool) -> AsyncIterator[Pool]:
+    async with pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.sweep)
+        await trio.testing.wait_all_tasks_blocked()
+        yield pool
+        nursery.cancel_scope.cancel()
+
+
 async def once(*chunks: bytes) -> AsyncGenerator[bytes, None]:
     for chunk in chunks:
         yield chunk
@@ -220,21 +229,31 @@ async def test_an_expired_connection_is_not_used() -> None:
 async def test_a_connection_that_expires_between_sweeps_is_not_used(
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    async with serving(answer_ok) as one, serving(answer_ok) as other, Pool(idle_expiry_s=10) as pool:
+    async with serving(answer_ok) as origin, sweeping(Pool(idle_expiry_s=10)) as pool:
         mock_clock.jump(5)
-        await fetch(pool, one, get())
+        await fetch(pool, origin, get())
         mock_clock.jump(7)
-        await fetch(pool, other, get())  # sweeps, and finds nothing
-        mock_clock.jump(4)
-        await fetch(pool, one, get())
-        assert pool.statistics() == PoolStatistics(idle=2, active=0, opened=3, reused=0)
-
-
-async def test_expired_connections_of_origins_that_are_gone_are_closed_too() -> None:
-    async with serving(answer_ok) as one, serving(answer_ok) as other, Pool(idle_expiry_s=0) as pool:
-        await fetch(pool, one, get())
-        await fetch(pool, other, get())
+        await trio.testing.wait_all_tasks_blocked()  # sweeps, and finds nothing
         assert pool.statistics().idle == 1
+        mock_clock.jump(4)
+        await fetch(pool, origin, get())
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=2, reused=0)
+
+
+async def test_a_sweep_closes_what_expired_though_nothing_is_asked_for_any_more(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    closed = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        await answer_ok(peer)
+        closed.set()
+
+    async with serving(peer) as origin, sweeping(Pool(idle_expiry_s=10)) as pool:
+        await fetch(pool, origin, get())
+        mock_clock.jump(10)
+        await closed.wait()
+        assert pool.statistics().idle == 0
 
 
 # Once more, where it is safe
