@@ -10,7 +10,8 @@ wire protocol sends none) is asked by the host itself how it is, and its answer 
 
 A plugin that has lapsed gets no calls, and its watchers hear of it. One that is gone is out of the registry,
 the calls in flight to it end at once, and its identity proves nothing any more: if it is there after all, it
-has to shake hands anew.
+has to shake hands anew. One that takes leave (it reports that it is unhealthy, and unregisters all) is out of
+the registry at once; its identity ends two leases later, as it may still have calls to finish.
 
 A plugin that was registered before the host began has lapsed until the host has heard of it, and is asked at
 once.
@@ -132,6 +133,8 @@ class Liveness:
         elif not registered and lease is not None:
             del self._leases[runtime_id]
             lease.release()
+            if not self._registry.health(runtime_id).callable:
+                nursery.start_soon(self._see_off, runtime_id)
 
     async def _supervise(self, runtime_id: str, lease: _Lease) -> None:
         async with trio.open_nursery() as nursery:
@@ -159,6 +162,13 @@ class Liveness:
             with trio.move_on_after(self._config.probe_timeout_s):
                 if await self._probe(runtime_id):
                     lease.renew()
+
+    async def _see_off(self, runtime_id: str) -> None:
+        """Forget a plugin that has taken leave, unless it has come back within two leases."""
+        await trio.sleep(2 * self._config.lease_s)  # for calls that it finishes, and makes others for
+        if runtime_id not in self._leases and not self._registry.health(runtime_id).callable:
+            self._registry.remove_plugin(runtime_id)
+            self._forget(runtime_id)
 
     def _remove(self, runtime_id: str) -> None:
         _log.warning("%s is gone", runtime_id)

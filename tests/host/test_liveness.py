@@ -14,6 +14,7 @@ from cpg_trio.host.liveness import NOT_HEARD_OF, LeaseConfig, Liveness
 from cpg_trio.host.registry import Health, Registry
 from cpg_trio.host.watch import WatchHub
 
+UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY, "stopping")
 LEASES = LeaseConfig(heartbeat_s=5.0, lease_s=15.0, probe_timeout_s=2.0)
 
 
@@ -174,6 +175,31 @@ async def test_a_plugin_that_unregisters_is_not_supervised_any_more(autojump_clo
         assert s.gone == []
         s.liveness.beat("p")
         s.liveness.suspect("p")
+
+
+async def test_a_plugin_that_takes_leave_is_forgotten_two_leases_later(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        registration_id = s.add()
+        s.registry.report_health("p", UNHEALTHY)
+        s.registry.unregister("p", registration_id)
+        assert not s.offered()
+        await trio.sleep(29.9)
+        assert s.gone == []  # it may have calls to finish
+        await trio.sleep(0.2)
+        assert s.gone == ["p"]
+        assert s.registry.health("p") == Health()
+
+
+async def test_a_plugin_that_takes_leave_and_comes_back_is_not_forgotten(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        for plugin in ("registers", "is well"):
+            s.registry.report_health(plugin, UNHEALTHY)
+            s.registry.unregister(plugin, s.add(plugin))
+        await trio.sleep(20)
+        s.add("registers")
+        s.registry.report_health("is well", Health(pb.HEALTH_STATE_HEALTHY))
+        await trio.sleep(14)
+        assert s.gone == []
 
 
 async def test_a_plugin_that_was_gone_can_register_anew(autojump_clock: MockClock) -> None:
