@@ -42,6 +42,12 @@ class Running:
                 return match
         raise AssertionError(f"it ended without {pattern!r}:\n{self.output}")
 
+    async def whole_output(self) -> str:
+        """Wait until it can write nothing more; return all that it has written."""
+        async for _ in self._output.reader():
+            pass
+        return self.output
+
     async def url(self) -> str:
         """Wait until it listens; return where, as seen from this machine."""
         return (await self.until(_ADDRESS.pattern))[1].replace("0.0.0.0", "127.0.0.1")
@@ -55,8 +61,19 @@ class Running:
 
     def peak_memory_bytes(self) -> int:
         """Return the most that it ever held in memory."""
+        return self._memory_bytes("VmHWM")
+
+    def memory_bytes(self) -> int:
+        """Return what it holds in memory now."""
+        return self._memory_bytes("VmRSS")
+
+    def open_files(self) -> int:
+        """Return how many file descriptors it has, sockets among them."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def _memory_bytes(self, which: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        match = re.search(r"VmHWM:\s+(\d+) kB", status)
+        match = re.search(rf"{which}:\s+(\d+) kB", status)
         assert match
         return int(match[1]) * 1024
 

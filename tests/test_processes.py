@@ -15,66 +15,11 @@ import trio
 from tests._wire import connect
 from tests.host.calls import Provider, WireCaller, runtime_id
 from tests.http1.peers import Peer, serving
-from tests.plugin.running import unused_port
 
-from .processes import Running, running
+from .processes import running
+from .shortener_processes import MODULES, System, nobody
 
-MODULES = {
-    "host": ("cpg_trio", "host"),
-    "logger": ("cpg_trio.demo.logger",),
-    "storage": ("cpg_trio.demo.storage",),
-    "api": ("cpg_trio.demo.api",),
-}
 MEBIBYTE = 1024 * 1024
-
-
-def nobody() -> str:
-    """Return a URL at which there is no host."""
-    return f"http://127.0.0.1:{unused_port()}"
-
-
-class System:
-    """The four processes of the URL shortener."""
-
-    def __init__(self, nursery: trio.Nursery, folder: Path) -> None:
-        self._nursery = nursery
-        self._folder = folder
-        self._port = unused_port()
-        self.parts: dict[str, Running] = {}
-
-    async def start(self, name: str, **host_environment: str) -> Running:
-        environment = {"PORT": str(self._port), **host_environment}
-        if name != "host":
-            environment = {
-                "PORT": "0",
-                "HOST_URL": f"http://127.0.0.1:{self._port}",
-                "HOSTNAME": "127.0.0.1",
-                "STORAGE_PATH": str(self._folder / "urls.sqlite3"),
-            }
-        part: Running = await self._nursery.start(self._run, name, environment)
-        self.parts[name] = part
-        return part
-
-    async def _run(
-        self, name: str, environment: dict[str, str], task_status: trio.TaskStatus[Running]
-    ) -> None:
-        async with running(*MODULES[name], environment=environment) as part:
-            task_status.started(part)
-            await trio.sleep_forever()
-
-    async def healthy(self, *names: str) -> None:
-        for name in names:
-            await self.parts["host"].until(rf"{name}-plugin-[0-9a-f]+ reports HEALTHY")
-
-    async def shorten(self, url: str) -> str:
-        async with httpx.AsyncClient(base_url=await self.parts["api"].url()) as http:
-            answer = await http.post("/api.v1.API/Shorten", params={"url": url})
-            assert answer.status_code == 200, answer.text
-            return str(answer.json()["short_code"])
-
-    async def resolve(self, code: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=await self.parts["api"].url()) as http:
-            return await http.get("/api.v1.API/Resolve", params={"code": code})
 
 
 @pytest.fixture
