@@ -11,7 +11,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # an interpreter that is not there is not tested on
-nox.options.sessions = ["lint", "typecheck", "proto", "tests", "demo"]
+nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -102,6 +102,13 @@ def bench(session: nox.Session) -> None:
     """Measure what the documentation has tables of. Arguments go to the benchmark."""
     _install(session, "bench")
     session.run("python", "-m", "benchmarks.watchers", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Run the fault suite: real processes, killed and stopped and cut off. Arguments go to pytest."""
+    _install(session, "test")
+    session.run("pytest", "tests/chaos", *session.posargs)
 
 
 @nox.session
