@@ -33,7 +33,7 @@ async def test_a_plugin_that_is_killed_is_not_offered_and_is_part_of_it_again_on
 
 @pytest.mark.parametrize(
     "state_file",
-    [pytest.param(None, id="that forgets")],
+    [pytest.param(None, id="that forgets"), pytest.param("host.sqlite3", id="that remembers")],
 )
 async def test_a_host_that_is_killed_under_load_and_started_again_has_all_its_plugins_back(
     tmp_path: Path, state_file: str | None
