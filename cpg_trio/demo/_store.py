@@ -1,4 +1,7 @@
-"""Where the example's storage keeps its pairs: an SQLite file, written before a write is answered."""
+"""Where the example's storage keeps its pairs: an SQLite file, written before a write is answered.
+
+Replicas on one machine may share a file: whoever writes waits for the others.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ import trio
 from cpg_trio.serving import StartError
 
 _CURRENT = Path.cwd()
+_PATIENCE_S = 5.0  # with another process that has the file locked
+_RETRY_S = 0.05
 _SCHEMA = "CREATE TABLE IF NOT EXISTS urls (code TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, WITHOUT ROWID"
 
 
@@ -53,7 +58,7 @@ class Store:
 async def open_store(path: Path) -> AsyncIterator[Store]:
     """Open the file at `path`, made if it is not there. Raises: StartError if that cannot be done."""
     try:
-        connection = await trio.to_thread.run_sync(_connect, path)
+        connection = await _opened(path)
     except sqlite3.Error as error:
         raise StartError(
             f"cannot keep URLs in {_CURRENT / path}: {error}; choose a file that can be written,"
@@ -65,8 +70,21 @@ async def open_store(path: Path) -> AsyncIterator[Store]:
         connection.close()
 
 
+async def _opened(path: Path) -> sqlite3.Connection:
+    """Open a file; wait while another process makes it what it is to be, for which SQLite does not wait."""
+    give_up_at = trio.current_time() + _PATIENCE_S
+    while True:
+        try:
+            return await trio.to_thread.run_sync(_connect, path)
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or trio.current_time() > give_up_at:
+                raise
+        await trio.sleep(_RETRY_S)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False)  # the limiter keeps threads apart
+    # The limiter keeps threads apart, the timeout is for other processes.
+    connection = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -298,6 +300,50 @@ async def test_a_hundred_stores_at_once_all_last(tmp_path: Path) -> None:
             nursery.start_soon(store.put, f"c{index}", f"u{index}")
     async with open_store(tmp_path / "urls") as store:
         assert [await store.get(f"c{index}") for index in range(100)] == [f"u{index}" for index in range(100)]
+
+
+@contextmanager
+def being_made(path: Path) -> Iterator[None]:
+    """A file of which another process makes a database, for as long as the block lasts."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def test_replicas_that_begin_at_once_wait_for_the_one_that_makes_the_file(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        with being_made(tmp_path / "urls"):
+            nursery.start_soon(_keep_one, tmp_path / "urls")
+            await trio.sleep(0.2)  # time enough to fail in
+    async with open_store(tmp_path / "urls") as store:
+        assert await store.get("c") == "u"
+
+
+async def test_a_file_that_stays_locked_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpg_trio.demo._store._PATIENCE_S", 0.1)
+    with being_made(tmp_path / "urls"), pytest.raises(StartError, match="database is locked"):
+        async with open_store(tmp_path / "urls"):
+            pytest.fail("it opened")
+
+
+async def _keep_one(path: Path) -> None:
+    async with open_store(path) as store:
+        await store.put("c", "u")
+
+
+async def test_replicas_share_a_file_and_a_code_that_one_has_given_is_taken_for_all(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "urls") as one, open_store(tmp_path / "urls") as other:
+        async with trio.open_nursery() as nursery:
+            for index in range(50):
+                nursery.start_soon(one.put, f"one{index}", "u")
+                nursery.start_soon(other.put, f"other{index}", "u")
+        assert [await other.get(f"one{index}") for index in range(50)] == ["u"] * 50
+        assert [await one.get(f"other{index}") for index in range(50)] == ["u"] * 50
+        with pytest.raises(CodeTakenError):
+            await other.put("one0", "another")
 
 
 async def test_a_place_that_cannot_be_written_to_is_a_clear_error(tmp_path: Path) -> None:
