@@ -32,6 +32,7 @@ APP_VERSION = 1
 BASE_URL_KEY = "base_url"  # registration metadata: the plugin's own URL, as the host sees it
 SERVER_VERSION_KEY = "server_version"
 HEARTBEAT_KEY = "heartbeat_interval_ms"  # server metadata: how often the host asks plugins to report
+LEASE_KEY = "lease_ms"  # server metadata: how long after a report the host believes that a plugin is there
 CLIENT_VERSION_KEY = "client_version"
 
 MAX_NAME_BYTES = 128  # of a self_id and of a service type

@@ -101,13 +101,13 @@ class Host:
         gate = Gate(self.identities)
         services = application(
             [
-                Handshake(self.identities, self._config.leases.heartbeat_s, saved),
+                Handshake(self.identities, self._config.leases, saved),
                 Lifecycle(gate, self.registry, self._liveness),
                 RegistryService(gate, self.registry, self.watches, self._config.base_urls, saved),
                 self.health,
             ]
         )
-        probes = Probes(lambda: not self.health.stopping)
+        probes = Probes(lambda: "stopping" if self.health.stopping else "")
         router = Router(self.identities, self.registry, self._liveness, self._pool, self._config.may_call)
         watch = WatchSocket(gate, self.watches)
 

@@ -24,7 +24,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 from .egress import BaseUrls, check_base_url
 from .identity import Identities, Identity
-from .liveness import Liveness
+from .liveness import LeaseConfig, Liveness
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
 from .store import Saved
 from .watch import WatchHub
@@ -90,10 +90,14 @@ def _codes() -> Iterator[None]:
 class Handshake(HandshakeService):
     """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity."""
 
-    def __init__(self, identities: Identities, heartbeat_s: float, saved: Saved) -> None:
+    def __init__(self, identities: Identities, leases: LeaseConfig, saved: Saved) -> None:
         self._identities = identities
         self._saved = saved
-        self._heartbeat_ms = str(max(1, round(heartbeat_s * 1000)))
+        self._server_metadata = {
+            wire.SERVER_VERSION_KEY: __version__,
+            wire.HEARTBEAT_KEY: _milliseconds(leases.heartbeat_s),
+            wire.LEASE_KEY: _milliseconds(leases.lease_s),
+        }
 
     async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
         """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
@@ -101,10 +105,7 @@ class Handshake(HandshakeService):
         response = pb.HandshakeResponse(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
-            server_metadata={
-                wire.SERVER_VERSION_KEY: __version__,
-                wire.HEARTBEAT_KEY: self._heartbeat_ms,
-            },
+            server_metadata=self._server_metadata,
         )
         if request.self_id:
             with _codes():
@@ -114,6 +115,10 @@ class Handshake(HandshakeService):
             response.runtime_id, response.runtime_token = identity.runtime_id, token
             _log.info("%s is %s", identity.self_id, identity.runtime_id)
         return response
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
 
 
 def _check_versions(request: pb.HandshakeRequest) -> None:

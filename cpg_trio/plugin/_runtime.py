@@ -88,6 +88,8 @@ class Runtime:
         self._declared = declared
         self._config = config
         self._session: Session | None = None
+        self._has_started = False
+        self._lease_ends = -math.inf
         self._adopted: Cell[Session | None] = Cell(None)
         self._adopting: httpx.AsyncClient | None = None
         self._registrations: list[str] = []
@@ -181,7 +183,7 @@ class Runtime:
 
     def _application(self) -> App:
         control = application([Control(self), PluginInfo(self)])
-        probes = Probes(lambda: self._session is not None and not self._stop.is_set())
+        probes = Probes(self._why_not_ready, self._why_not_started)
         by_path = [(p.path, p.application) for p in self._declared.provided.values()]
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,6 +192,18 @@ class Runtime:
             await (probes if path in PATHS else app)(scope, receive, send)
 
         return dispatch
+
+    def _why_not_started(self) -> str:
+        return "" if self._has_started else "no handshake with a host yet"
+
+    def _why_not_ready(self) -> str:
+        if self._stop.is_set():
+            return "stopping"
+        if self._session is None:
+            return "the host has forgotten it" if self._has_started else self._why_not_started()
+        if self._lease_ends <= trio.current_time():
+            return f"no heartbeat has reached the host in the last {self._session.lease_s:g} s"
+        return ""
 
     # Registration
 
@@ -216,7 +230,7 @@ class Runtime:
     async def _stay_registered(self, http: httpx.AsyncClient, base_url: str) -> None:
         while True:
             session = await self._find_host(http)
-            self._session = session
+            self._session, self._has_started, self._lease_ends = session, True, -math.inf
             if await self._register(session, base_url):
                 await self._keep(session)
             session.void.set()
@@ -328,8 +342,10 @@ class Runtime:
             with trio.move_on_after(wait):
                 await anext(reports)
             wait = interval * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
+            began = trio.current_time()
             try:
                 await session.lifecycle.report_health(self._health.value, timeout_s=timeout_s)
+                self._lease_ends = began + session.lease_s
                 delays = backoff()
                 self._tell(lost, None)
                 lost = False

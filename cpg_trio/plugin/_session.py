@@ -17,6 +17,7 @@ from cpg_trio._version import __version__
 from cpg_trio.rpc import ClientConfig
 
 DEFAULT_HEARTBEAT_S = 5.0
+DEFAULT_LEASE_S = 15.0
 CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
 
 
@@ -30,6 +31,8 @@ class Session:
     http: httpx.AsyncClient = attrs.field(repr=False)
     heartbeat_s: float = DEFAULT_HEARTBEAT_S
     """Seconds between the health reports that the host asks for."""
+    lease_s: float = DEFAULT_LEASE_S
+    """Seconds after a health report for which the host believes that the plugin is there."""
     void: trio.Event = attrs.field(factory=trio.Event, repr=False, eq=False)
     """Set by whoever learns that the host does not know the identity any more."""
 
@@ -70,12 +73,19 @@ async def handshake(host_url: str, http: httpx.AsyncClient, self_id: str, versio
         ),
         timeout_s=CALL_TIMEOUT_S,
     )
-    heartbeat_s = _heartbeat_s(response.server_metadata.get(wire.HEARTBEAT_KEY, ""))
-    return Session(host_url, response.runtime_id, response.runtime_token, http, heartbeat_s)
+    announced = response.server_metadata
+    return Session(
+        host_url,
+        response.runtime_id,
+        response.runtime_token,
+        http,
+        heartbeat_s=_seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S),
+        lease_s=_seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S),
+    )
 
 
-def _heartbeat_s(milliseconds: str) -> float:
-    """Return the interval that the host announces, in seconds; a host that announces none gets the usual."""
+def _seconds(milliseconds: str, usual: float) -> float:
+    """Return a time that the host announces, in seconds; a host that announces none gets the usual."""
     if milliseconds.isascii() and milliseconds.isdigit() and int(milliseconds) > 0:
         return int(milliseconds) / 1000
-    return DEFAULT_HEARTBEAT_S
+    return usual

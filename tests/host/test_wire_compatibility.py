@@ -27,7 +27,7 @@ from .calls import (
 )
 
 # The second is ours; a plugin that does not know it takes no notice.
-SERVER_METADATA = {"server_version": "0.1.0", "heartbeat_interval_ms": "5000"}
+SERVER_METADATA = {"server_version": "0.1.0", "heartbeat_interval_ms": "5000", "lease_ms": "15000"}
 NAME_RULE = r"contains invalid characters (must match: ^[a-zA-Z][a-zA-Z0-9_.\-]*$)"
 
 
@@ -328,9 +328,9 @@ async def test_the_probes_answer_any_method_and_follow_the_hosts_state(method: s
         ]
         host.host.health.stop()
         assert [await probe(p) for p in ("/health", "/healthz", "/readyz")] == [
-            (503, "not ready"),
+            (503, "not ready: stopping"),
             (200, "ok"),
-            (503, "not ready"),
+            (503, "not ready: stopping"),
         ]
 
 

@@ -13,6 +13,7 @@ import trio.testing
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError, _session
 from cpg_trio.rpc import Code, ConnectError
@@ -28,6 +29,7 @@ from .running import (
     echo_plugin,
     hosting,
     is_healthy,
+    meddled,
     plugged,
     state_of,
     until,
@@ -218,20 +220,71 @@ async def test_a_plugin_reports_as_often_as_its_host_asks(monkeypatch: pytest.Mo
     ("announced", "seconds"), [("5000", 5.0), ("20", 0.02), ("", 5.0), ("0", 5.0), ("-1", 5.0), ("soon", 5.0)]
 )
 def test_a_host_that_asks_for_nothing_sensible_gets_the_usual(announced: str, seconds: float) -> None:
-    assert _session._heartbeat_s(announced) == seconds
+    assert _session._seconds(announced, 5.0) == seconds
 
 
-async def test_the_probes_say_whether_it_is_registered() -> None:
+PROBES = ("/health", "/healthz", "/readyz")
+
+
+async def _until_it_says(http: httpx.AsyncClient, *expected: tuple[int, str]) -> None:
+    """Wait until the probes say something: what a plugin has heard, nobody but it can tell."""
+    said: list[tuple[int, str]] = []
+    with trio.move_on_after(20):
+        while said != [*expected]:
+            answers = [await http.get(path) for path in PROBES]
+            said = [(answer.status_code, answer.text) for answer in answers]
+    assert said == [*expected]
+
+
+async def test_the_probes_say_whether_it_has_begun_whether_it_turns_and_whether_its_lease_is_fresh() -> None:
     port = unused_port()
+    short = HostConfig(leases=LeaseConfig(lease_s=0.3))
+    no_handshake = (503, "not ready: no handshake with a host yet")
     async with (
-        plugged(echo_plugin(), f"http://127.0.0.1:{port}") as url,
+        plugged(echo_plugin(), f"http://127.0.0.1:{port}", heartbeat_s=None) as url,
         httpx.AsyncClient(base_url=url) as http,
     ):
-        assert (await http.get("/readyz")).status_code == 503
-        assert (await http.get("/healthz")).status_code == 200
-        async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
-            await until(host, lambda: state_of(host, "echo") == HEALTHY)
-            assert (await http.get("/readyz")).status_code == 200
+        await _until_it_says(http, no_handshake, (200, "ok"), no_handshake)
+        async with hosting(short, bind=f"127.0.0.1:{port}"):
+            await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+        stale = (503, "not ready: no heartbeat has reached the host in the last 0.3 s")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), stale)
+        async with hosting(short, bind=f"127.0.0.1:{port}"):
+            await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+
+
+async def test_a_plugin_that_has_shaken_hands_is_not_ready_before_its_host_has_heard_it() -> None:
+    async def no_reports(scope: Scope, _receive: Receive, send: Send) -> bool:
+        if silent := str(scope["path"]).endswith("/ReportHealth"):
+            await send_text(send, 503, "not now")
+        return silent
+
+    async with (
+        meddled(no_reports) as (host, host_url),
+        plugged(echo_plugin(), host_url) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        await until(host, lambda: host.registry.providers("echo"))
+        unheard = (503, "not ready: no heartbeat has reached the host in the last 15 s")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), unheard)
+
+
+async def test_a_plugin_that_takes_its_leave_is_alive_and_not_ready() -> None:
+    leaving, leave, stop = trio.Event(), trio.Event(), trio.Event()
+
+    async def hold(scope: Scope, _receive: Receive, _send: Send) -> bool:
+        if scope["path"].endswith("/UnregisterService"):
+            leaving.set()
+            await leave.wait()
+        return False
+
+    async with meddled(hold) as (host, host_url), plugged(echo_plugin(), host_url, stop=stop) as url:
+        await until(host, lambda: is_healthy(host, "echo"))
+        stop.set()
+        await leaving.wait()
+        async with httpx.AsyncClient(base_url=url) as http:
+            await _until_it_says(http, (200, "OK"), (200, "ok"), (503, "not ready: stopping"))
+        leave.set()
 
 
 async def test_what_it_does_not_serve_is_404() -> None:
