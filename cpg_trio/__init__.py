@@ -7,23 +7,52 @@ What is named here is public, and so is what the rooms `rpc` (Connect on Trio), 
     rpc, _gen, http1               Connect calls and services; generated code; a pool of connections
     serving, probes, logs          an ASGI application in a nursery; what orchestrators probe; the log
     host | plugin                  the two sides, which never import each other
-    demo, cli                      the URL shortener; the command line
+    demo, cli, check               the URL shortener; the command line; its health check
+
+Each room is imported when something of it is asked for, and not before: a program that runs every few seconds
+in each container (`check`) is a module of this package, too.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from ._version import __version__ as __version__
-from .host import Host as Host
-from .host import HostConfig as HostConfig
-from .host import LeaseConfig as LeaseConfig
-from .host import Selection as Selection
-from .plugin import Dependency as Dependency
-from .plugin import HealthState as HealthState
-from .plugin import Plugin as Plugin
-from .plugin import PluginConfig as PluginConfig
-from .plugin import Provider as Provider
-from .plugin import RefusedError as RefusedError
-from .rpc import Code as Code
-from .rpc import ConnectError as ConnectError
-from .serving import BindError as BindError
-from .serving import ServeConfig as ServeConfig
-from .serving import StartError as StartError
-from .serving import run as run
+
+if TYPE_CHECKING:
+    from .host import Host as Host
+    from .host import HostConfig as HostConfig
+    from .host import LeaseConfig as LeaseConfig
+    from .host import Selection as Selection
+    from .plugin import Dependency as Dependency
+    from .plugin import HealthState as HealthState
+    from .plugin import Plugin as Plugin
+    from .plugin import PluginConfig as PluginConfig
+    from .plugin import Provider as Provider
+    from .plugin import RefusedError as RefusedError
+    from .rpc import Code as Code
+    from .rpc import ConnectError as ConnectError
+    from .serving import BindError as BindError
+    from .serving import ServeConfig as ServeConfig
+    from .serving import StartError as StartError
+    from .serving import run as run
+
+_ROOMS = {
+    "host": {"Host", "HostConfig", "LeaseConfig", "Selection"},
+    "plugin": {"Dependency", "HealthState", "Plugin", "PluginConfig", "Provider", "RefusedError"},
+    "rpc": {"Code", "ConnectError"},
+    "serving": {"BindError", "ServeConfig", "StartError", "run"},
+}
+
+if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
+
+    def __getattr__(name: str) -> object:
+        """Return a public name, or a room, from the room that has it."""
+        for room, names in _ROOMS.items():
+            if name == room or name in names:
+                module = importlib.import_module(f".{room}", __name__)
+                return module if name == room else getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return ["__version__", *_ROOMS, *(name for names in _ROOMS.values() for name in names)]

@@ -1,43 +1,13 @@
-"""The command line: `cpg-trio host`, or `python -m cpg_trio host`."""
+"""The command line: `cpg-trio host` and `cpg-trio check`, or `python -m cpg_trio …`."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import trio
+from collections.abc import Sequence
 
 from ._version import __version__
-from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig, LeaseConfig
-from .serving import StartError, port_from_environment, run
-
-
-def _host_config(environment: Mapping[str, str]) -> HostConfig:
-    allowed = [policy.value for policy in BaseUrls]
-    base_urls = environment.get("BASE_URLS") or BaseUrls.CALLER.value
-    if base_urls not in allowed:
-        raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
-    state = environment.get("STATE_PATH")
-    return HostConfig(
-        base_urls=BaseUrls(base_urls),
-        leases=_leases(environment),
-        state_path=Path(state) if state else None,
-    )
-
-
-def _leases(environment: Mapping[str, str]) -> LeaseConfig:
-    lease = environment.get("LEASE_S", "")
-    try:
-        return LeaseConfig(lease_s=float(lease)) if lease else LeaseConfig()
-    except ValueError:
-        raise StartError(f"LEASE_S must be a number of seconds above 0, not {lease!r}") from None
-
-
-async def _host(stop: trio.Event) -> None:
-    await Host(_host_config(os.environ)).serve(stop, bind=f"0.0.0.0:{port_from_environment(DEFAULT_PORT)}")
+from .check import check
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,12 +21,32 @@ def _parser() -> argparse.ArgumentParser:
         " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
         " or 'any'. LEASE_S is how long a plugin may be silent, in seconds, before it gets no more calls"
         " (default: 15); after as long again it is forgotten. STATE_PATH names the file in which it keeps"
-        " who is registered, over a restart (default: none, and plugins register anew).",
+        " who is registered, over a restart (default: none, and plugins register anew). SELECTION says which"
+        " of several providers a caller gets, by service type, as in 'storage=round-robin,logger=random':"
+        " first (the default), round-robin, random or weighted.",
     )
+    probes = commands.add_parser(
+        "check",
+        help="ask the host or plugin that listens on PORT of this machine how it is",
+        description="Ask the host or plugin that listens on PORT of this machine how it is. The exit status"
+        " is 0 if it is well; if not it is 1, and a line says why.",
+    ).add_mutually_exclusive_group()
+    for probe, what in (
+        ("ready", "can it do its work now: has the host had its heartbeat within the lease (the default)"),
+        ("startup", "has it begun: has it shaken hands with a host"),
+        ("live", "does it answer at all"),
+    ):
+        probes.add_argument(f"--{probe}", dest="probe", action="store_const", const=probe, help=what)
+    probes.set_defaults(probe="ready")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status."""
-    _parser().parse_args(arguments)
-    sys.exit(run(_host))
+    chosen = _parser().parse_args(arguments)
+    if chosen.command == "check":
+        sys.exit(check(chosen.probe))
+    from .host_command import host  # noqa: PLC0415 - a check is to be quick, and needs none of this
+    from .serving import run  # noqa: PLC0415 - neither of this
+
+    sys.exit(run(host))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from io import StringIO
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import cpg_trio
-from cpg_trio import cli
+from cpg_trio import Selection, cli
+from cpg_trio.host_command import host_config
 from cpg_trio.logs import configure_logging
 from cpg_trio.serving import StartError
 
@@ -29,6 +31,7 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
     assert "BASE_URLS" in told
     assert "LEASE_S" in told
     assert "STATE_PATH" in told
+    assert "SELECTION" in told
 
 
 @pytest.mark.parametrize(
@@ -38,18 +41,33 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_host_keeps_its_state_where_it_is_told_to_and_nowhere_else(
     environment: dict[str, str], path: Path | None
 ) -> None:
-    assert cli._host_config(environment).state_path == path
+    assert host_config(environment).state_path == path
 
 
 def test_one_number_says_how_soon_a_silent_plugin_is_gone() -> None:
-    leases = cli._host_config({"LEASE_S": "1.5"}).leases
+    leases = host_config({"LEASE_S": "1.5"}).leases
     assert (leases.lease_s, leases.heartbeat_s, leases.probe_timeout_s) == (1.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("lease", ["0", "-1", "soon", "inf", "nan"])
 def test_a_lease_that_makes_no_sense_is_refused_with_what_to_write_instead(lease: str) -> None:
     with pytest.raises(StartError, match="LEASE_S must be a number of seconds above 0, not '"):
-        cli._host_config({"LEASE_S": lease})
+        host_config({"LEASE_S": lease})
+
+
+def test_each_service_type_has_the_selection_that_is_said_of_it() -> None:
+    assert host_config({"SELECTION": "storage=round-robin, logger=random"}).selection == {
+        "storage": Selection.ROUND_ROBIN,
+        "logger": Selection.RANDOM,
+    }
+    assert host_config({"SELECTION": ""}).selection == {}
+
+
+@pytest.mark.parametrize("selection", ["storage", "storage=", "storage=best", "=random", "a b=random"])
+def test_a_selection_that_makes_no_sense_is_refused_with_what_to_write_instead(selection: str) -> None:
+    with pytest.raises(StartError, match="SELECTION must be like 'storage=round-robin'") as refused:
+        host_config({"SELECTION": f"logger=first,{selection}"})
+    assert f"not '{selection}'" in str(refused.value)
 
 
 def test_log_lines_begin_with_date_and_time() -> None:
@@ -62,6 +80,15 @@ def test_log_lines_begin_with_date_and_time() -> None:
 
 
 def test_every_public_name_is_documented() -> None:
-    public = [name for name in vars(cpg_trio) if not name.startswith("_")]
+    public = [name for name in dir(cpg_trio) if not name.startswith("_")]
+    assert {"Host", "Plugin", "run", "rpc"} <= set(public)
     for name in public:
         assert getattr(cpg_trio, name).__doc__, name
+
+
+def test_what_type_checkers_see_of_the_package_is_what_there_is() -> None:
+    tree = ast.parse(Path(cpg_trio.__file__).read_text())
+    told = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert told - {"TYPE_CHECKING"} == set(dir(cpg_trio)) - set(cpg_trio._ROOMS)
+    with pytest.raises(AttributeError, match="module 'cpg_trio' has no attribute 'Hsot'"):
+        cpg_trio.Hsot  # type: ignore[attr-defined]  # noqa: B018
