@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -11,7 +14,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # an interpreter that is not there is not tested on
-nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo"]
+nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo", "e2e"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -30,6 +33,7 @@ def lint(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("hadolint", "containers/Dockerfile")
 
 
 @nox.session
@@ -117,3 +121,61 @@ def demo(session: nox.Session) -> None:
     session.install(".")
     with session.chdir(session.create_tmp()):
         session.run("python", "-m", "cpg_trio.demo", "--once", env={"PYTHONPATH": os.devnull})
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """Run the system as containers, and see what it survives. Arguments go to pytest.
+
+    Where there is no Docker engine it is skipped as a part of everything, and an error if it was asked for.
+    """
+    if why_not := _no_docker():
+        asked_for = any("e2e" in word for word in sys.argv[1:])
+        (session.error if asked_for else session.skip)(why_not)
+    _install(session, "test")
+    # An end from outside reaches the tests as well, and they have time to clean up in.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    session.run("pytest", "tests/e2e", *session.posargs, interrupt_timeout=20, terminate_timeout=60)
+
+
+def _no_docker() -> str:
+    """Return why nothing can be run in containers, or an empty string."""
+    for command, lacking in (
+        (["docker", "info", "--format", "{{.ServerVersion}}"], "no Docker engine that answers"),
+        (["docker", "compose", "version"], "no `docker compose`, version 2"),
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return "there is no `docker` command: install Docker, https://docs.docker.com/engine/install"
+        if done.returncode:
+            return f"there is {lacking}: {done.stderr.strip() or done.stdout.strip()}"
+    return ""
+
+
+@nox.session(python="3.13")
+def lock(session: nox.Session) -> None:
+    """Write anew what container images are made of: the newest versions that fit, with their hashes."""
+    session.install("pip-tools>=7.5")
+    options = [
+        "--upgrade",
+        "--generate-hashes",
+        "--strip-extras",
+        "--allow-unsafe",
+        "--no-annotate",
+        "--quiet",
+    ]
+    options += ["--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host"]
+    env = {"CUSTOM_COMPILE_COMMAND": "nox -s lock"}
+    for name, what in (("requirements", []), ("build", ["--build-deps-for=wheel", "--only-build-deps"])):
+        target = f"containers/{name}.lock"
+        session.run("pip-compile", *options, *what, f"--output-file={target}", "pyproject.toml", env=env)
+        for machine in ("x86_64", "aarch64"):
+            _check_wheels(session, target, machine)
+
+
+def _check_wheels(session: nox.Session, lock: str, machine: str) -> None:
+    """Check that everything in a lock is there as a wheel for a kind of machine."""
+    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 28)]
+    options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", *platforms]
+    session.run("pip", "download", *options, f"--dest={session.create_tmp()}", f"--requirement={lock}")

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Start the host and the plugins, and return when all of them are ready. Arguments go to `docker compose up`.
+set -euo pipefail
+cd "$(dirname "$0")"
+docker compose up --detach --wait --wait-timeout 60 "$@"
+docker compose ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
