@@ -77,7 +77,7 @@ async def test_each_container_is_our_own_process_with_no_rights_that_it_does_not
     found = {name: json.loads(await project.python(name, CONFINEMENT)) for name in SERVICES}
     host = found["host"]["command"]
     assert host[1:] == ["/opt/cpg/bin/cpg-trio", "host"]
-    assert found["host"] == _confined(*host)
+    assert found["host"] == _confined(*host, writable=("/data",))
     for name in PLUGINS:
         own = ("/data",) if name == "storage" else ()
         assert found[name] == _confined("python", "-m", f"cpg_trio.demo.{name}", writable=own)
