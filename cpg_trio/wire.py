@@ -34,6 +34,7 @@ SERVER_VERSION_KEY = "server_version"
 HEARTBEAT_KEY = "heartbeat_interval_ms"  # server metadata: how often the host asks plugins to report
 LEASE_KEY = "lease_ms"  # server metadata: how long after a report the host believes that a plugin is there
 CLIENT_VERSION_KEY = "client_version"
+RUNTIME_ID_KEY = "runtime_id"  # metadata of GetPluginInfo: as whom the plugin's host knows it
 
 MAX_NAME_BYTES = 128  # of a self_id and of a service type
 MAX_VERSION_BYTES = 64

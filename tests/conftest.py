@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out what needs a Docker engine, unless it is asked for by name: `nox -s e2e`."""
-    asked_for = any("e2e" in argument for argument in config.args)
-    return True if collection_path.name == "e2e" and not asked_for else None
 
 
 @pytest.fixture(autouse=True)

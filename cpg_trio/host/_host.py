@@ -12,6 +12,7 @@ from typing import TypeVar
 import attrs
 import trio
 
+from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio._nursery import open_plain_nursery
@@ -20,7 +21,6 @@ from cpg_trio.http1 import Pool
 from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import ServeConfig, serve
-from cpg_trio.wire import WATCH_PATH
 
 from .control import client_of
 from .egress import BaseUrls
@@ -113,7 +113,7 @@ class Host:
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
-                await (watch if scope["path"] == WATCH_PATH else no_websocket)(scope, receive, send)
+                await (watch if scope["path"] == wire.WATCH_PATH else no_websocket)(scope, receive, send)
             elif scope["raw_path"].startswith(PREFIX):
                 await router(scope, receive, send)
             elif scope["path"] in PATHS:
@@ -178,9 +178,14 @@ class Host:
             said = await client.get_plugin_info(pb.GetPluginInfoRequest())
         except ConnectError:
             return False  # it does not say
-        another = entry is not None and said.self_id not in ("", entry.identity.self_id)
+        now = said.metadata.get(wire.RUNTIME_ID_KEY, "")
+        another = now not in ("", runtime_id) or (
+            entry is not None and said.self_id not in ("", entry.identity.self_id)
+        )
         if another:
-            _log.warning("at the address of %s there is another plugin: %.128r", runtime_id, said.self_id)
+            _log.warning(
+                "at the address of %s there is another plugin: %.128r", runtime_id, now or said.self_id
+            )
         return another
 
     def _client(self, client_class: type[_C], runtime_id: str, credential: str = "") -> _C:

@@ -150,7 +150,8 @@ class Runtime:
 
     def info(self) -> pb.GetPluginInfoResponse:
         """Return what the plugin is, as its host asks for it."""
-        declared = self._declared
+        declared, session = self._declared, self._session
+        known_as = {wire.RUNTIME_ID_KEY: session.runtime_id} if session else {}
         return pb.GetPluginInfoResponse(
             self_id=declared.self_id,
             self_version=declared.version,
@@ -159,7 +160,7 @@ class Runtime:
                 for p in declared.provided.values()
             ],
             requires=[_required(dependency) for dependency in declared.dependencies.values()],
-            metadata={"name": declared.name, "version": declared.version},
+            metadata={"name": declared.name, "version": declared.version, **known_as},
         )
 
     def health_report(self) -> pb.ReportHealthRequest:

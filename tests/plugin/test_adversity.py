@@ -11,7 +11,7 @@ import trio
 
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_response, send_text
-from cpg_trio.host import Host
+from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
 from cpg_trio.plugin._session import CALL_TIMEOUT_S
 from cpg_trio.rpc import Code, ConnectError
@@ -31,6 +31,7 @@ from .running import (
     plugged,
     state_of,
     until,
+    unused_port,
 )
 from .test_control import SET_IDENTITY, adopt, post
 
@@ -300,3 +301,26 @@ async def test_whoever_runs_a_plugin_may_cut_the_hosts_grace_short() -> None:
             await host.shut_down_plugin(host.registry.discover("echo")[0].runtime_id, grace_s=3600)
             await until(host, lambda: not host.registry.available("echo"))
             stop.set()
+
+
+async def test_a_plugin_that_is_killed_and_comes_back_on_its_port_is_there_once() -> None:
+    # The host asks the first one how it is, at an address where the second one answers by now.
+    short = HostConfig(leases=LeaseConfig(lease_s=0.5))
+    async with hosting(short) as (host, host_url), trio.open_nursery() as nursery:
+        config = PluginConfig(
+            bind=f"127.0.0.1:{unused_port()}", host_url=host_url, hostname="127.0.0.1", heartbeat_s=None
+        )
+
+        def there() -> list[str]:
+            return [provider.runtime_id for provider in host.registry.providers("echo")]
+
+        async with trio.open_nursery() as killed:
+            killed.start_soon(partial(echo_plugin().serve, config=config))
+            await until(host, lambda: is_healthy(host, "echo"))
+            (first,) = there()
+            killed.cancel_scope.cancel()
+        nursery.start_soon(partial(echo_plugin().serve, config=config))
+        await until(host, lambda: len(there()) == 2)
+        await until(host, lambda: len(there()) == 1)
+        assert there() != [first]
+        nursery.cancel_scope.cancel()
