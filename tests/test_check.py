@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from cpg_trio import cli
-from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.check import check
 from cpg_trio.probes import Probes
+from tests.http1.peers import Peer, serving
 from tests.plugin.running import unused_port
 from tests.serving_apps import served
 
@@ -45,12 +45,12 @@ async def test_it_says_what_the_process_says_of_itself_in_its_exit_status_and_in
 async def test_a_process_that_does_not_answer_is_not_well(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def never(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    async def never(_: Peer) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr("cpg_trio.check._TIMEOUT_S", 0.1)
-    async with served(never) as url:
-        port = url.rpartition(":")[2]
+    async with serving(never) as origin:
+        port = str(origin.port)
         assert await trio.to_thread.run_sync(check, "live", {"PORT": port}) == 1
     assert capsys.readouterr().err == f"no answer at port {port}: timed out\n"
 
