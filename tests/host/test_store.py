@@ -22,11 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio.host import Host, HostConfig
+from cpg_trio.host import BaseUrls, Host, HostConfig
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.registry import Registration, Registry
-from cpg_trio.host.store import Saved, journaled
-from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.host.services import Gate, RegistryService
+from cpg_trio.host.store import Saved, Undo, journaled
+from cpg_trio.host.watch import WatchHub
+from cpg_trio.rpc import AsgiTransport, Code, ConnectError, application
 from cpg_trio.serving import StartError
 from cpg_trio.wire import token_digest
 from tests.processes import Running
@@ -298,7 +300,7 @@ async def take(
 # How it is written
 
 
-class Gate:
+class HeldThread:
     """Holds the thread that writes, while the event loop goes on."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -325,7 +327,7 @@ async def test_the_loop_goes_on_while_the_disk_is_slow_and_what_comes_meanwhile_
         saved.append(registration.id)
 
     async with kept(path) as s, trio.open_nursery() as nursery:
-        gate = Gate(s.connection)
+        gate = HeldThread(s.connection)
         nursery.start_soon(register, s)
         await wait_all_tasks_blocked()
         for _ in range(50):
@@ -352,7 +354,7 @@ async def test_who_leaves_before_the_answer_leaves_a_change_that_is_written(path
 async def test_all_that_has_changed_is_written_before_a_cancelled_host_ends(path: Path) -> None:
     with trio.CancelScope() as end:
         async with kept(path) as s:
-            gate = Gate(s.connection)
+            gate = HeldThread(s.connection)
             first, _ = s.plugin()
             await wait_all_tasks_blocked()  # it is being written
             second, _ = s.plugin()
@@ -388,7 +390,7 @@ async def test_what_cannot_be_written_is_undone_in_the_opposite_order_and_told(p
 
     async with kept(path) as s:
         protect(s.connection)
-        gate = Gate(s.connection)
+        gate = HeldThread(s.connection)
         async with trio.open_nursery() as nursery:
             for number in range(4):  # the first is being written, the others wait
                 nursery.start_soon(change, s, number)
@@ -401,7 +403,7 @@ async def test_what_cannot_be_written_is_undone_in_the_opposite_order_and_told(p
 async def test_who_has_left_before_the_disk_failed_leaves_no_change_behind(path: Path) -> None:
     async with kept(path) as s:
         protect(s.connection)
-        gate = Gate(s.connection)
+        gate = HeldThread(s.connection)
         registration, _ = s.plugin()
         with trio.move_on_after(0):
             await s.saved(lambda: s.registry.remove_plugin(registration.runtime_id))
@@ -425,7 +427,7 @@ async def test_a_failure_is_logged_once_and_what_it_held_up_is_written_when_it_i
             with pytest.raises(ConnectError):
                 await s.save()
         release(s.connection)
-        gate = Gate(s.connection)
+        gate = HeldThread(s.connection)
         gate.open()
         while not gate.commits:  # nobody waits for it
             await wait_all_tasks_blocked()
@@ -453,6 +455,27 @@ async def test_a_file_that_may_not_grow_is_a_disk_that_is_full(path: Path) -> No
         await s.save()
     async with kept(path) as s:
         assert s.registry.providers("t")[0].metadata == metadata
+
+
+async def test_a_registration_that_is_gone_before_it_is_undone_stays_gone() -> None:
+    identities, registry = Identities(), Registry()
+    plugin, token = identities.issue("p")
+    headers = {"X-Plugin-Runtime-ID": plugin.runtime_id, "Authorization": f"Bearer {token}"}
+    registry.register(plugin.runtime_id, "t", "1.0.0", "/old/", {})
+
+    async def fail_late(undo: Undo) -> None:
+        registry.remove_plugin(plugin.runtime_id)
+        undo()
+        raise ConnectError(Code.UNAVAILABLE, "")
+
+    service = RegistryService(Gate(identities), registry, WatchHub(registry), BaseUrls.ANY, fail_late)
+    async with httpx.AsyncClient(
+        transport=AsgiTransport(application([service])), base_url="http://host"
+    ) as http:
+        body = {"serviceType": "t", "version": "2.0.0", "endpointPath": "/new/"}
+        status, _ = await WireCaller(http).post(REGISTER, body, headers)
+    assert status == 503
+    assert registry.service_types() == []
 
 
 @asynccontextmanager
