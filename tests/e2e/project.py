@@ -134,14 +134,19 @@ class Project:
 
     async def remove(self) -> None:
         """Remove everything that bears the project's name. Raises: AssertionError if that left something."""
-        down = ("down", "--volumes", "--remove-orphans", "--rmi", "all", "--timeout", "2")
+        down = ("down", "--volumes", "--remove-orphans", "--timeout", "2")
         await self.run("docker", "compose", "--profile", "tools", *down, check=False)
-        mine = ("--quiet", "--filter", f"label=com.docker.compose.project={self.name}")
-        left = [
-            await self.run("docker", *what, *mine)
-            for what in (["ps", "--all"], ["network", "ls"], ["volume", "ls"], ["images"])
-        ]
-        assert not any(done.stdout for done in left), f"left behind: {[done.stdout for done in left]}"
+        if images := await self._mine("images"):
+            await self.run("docker", "rmi", "--force", *images, check=False)
+        kinds = (["ps", "--all"], ["network", "ls"], ["volume", "ls"], ["images"])
+        left = [thing for kind in kinds for thing in await self._mine(*kind)]
+        assert not left, f"left behind: {left}"
+
+    async def _mine(self, *kind: str) -> Sequence[str]:
+        """Return the ids of the things of a kind that bear the project's name."""
+        label = f"label=com.docker.compose.project={self.name}"
+        listed = await self.run("docker", *kind, "--quiet", "--filter", label)
+        return sorted(set(listed.stdout.split()))
 
 
 async def _eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:

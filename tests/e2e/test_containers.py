@@ -203,8 +203,9 @@ async def test_a_host_that_is_killed_under_load_comes_back_and_so_does_everythin
 
 
 async def test_without_a_logger_storage_is_degraded_and_goes_on_storing(project: Project) -> None:
+    log = await project.log("host")
     await project.compose("stop", "logger")
-    await project.until("host", r"storage-plugin-\w+ reports DEGRADED: waiting for logger\s")
+    await project.until("host", r"storage-plugin-\w+ reports DEGRADED: waiting for logger\s", after=log)
     async with project.http() as http:
         code = await shorten(http, URL)
         assert await resolve(http, code) == URL
@@ -226,6 +227,7 @@ async def test_a_storage_that_is_made_anew_resolves_every_code(project: Project)
 
 async def test_two_storages_share_the_load_and_one_is_removed_without_a_failed_call(project: Project) -> None:
     # A caller keeps its provider, so what is shared is the load of several callers, who come one by one.
+    await project.compose("down", "--volumes")
     await project.up("--scale=api=0", "--scale=storage=2")
     await project.up("--scale=api=2", "--scale=storage=2")
     before = await project.log("host")
@@ -241,6 +243,17 @@ async def test_two_storages_share_the_load_and_one_is_removed_without_a_failed_c
     async with trio.open_nursery() as nursery:
         for url in await project.api_urls():
             nursery.start_soon(_all_resolve, url, calls.shortened)
+
+
+async def test_a_plugin_is_updated_without_a_failed_call(project: Project) -> None:
+    async with load(await project.api_urls()) as calls:
+        await project.compose("build", "--build-arg", "VERSION=0.0.0-next", "storage")
+        await project.up("--no-deps", "--no-recreate", "--scale=storage=2", "storage")
+        await project.up("--no-deps", "--scale=storage=1", "storage")
+        await calls.until_good(100)
+    assert calls.failures == []
+    (storage,) = [c for c in await project.containers() if c.service == "storage"]
+    assert storage.index == "2"
 
 
 async def _all_resolve(url: str, shortened: Mapping[str, str]) -> None:
