@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import httpx
 import trio
@@ -41,11 +41,39 @@ async def resolve(api_url: str, code: str) -> str:
     return f"✓ Resolved short code: {code}\n  URL: {answer.url}"
 
 
+async def check(api_url: str) -> str:
+    """Return what is printed once a URL has been shortened and resolved, and a code that nobody has, not.
+
+    What api knows of codes it has from storage, so both answers have come through the host. Raises:
+    ConnectError, also for an answer that is wrong.
+    """
+    url = f"https://example.com/{secrets.token_hex(8)}"
+    async with httpx.AsyncClient(trust_env=False) as http:
+        api = APIClient(api_url, http)
+        code = (await api.shorten(ShortenRequest(url=url), timeout_s=_TIMEOUT_S)).short_code
+        resolved = (await api.resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)).url
+        if resolved != url:
+            raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"{code} stands for {url}, and resolves to {resolved}")
+        await _nobody_has(api, secrets.token_hex(16))
+    return f"✓ Shortened and resolved {url} ({code})\n✓ A code that nobody has is not found"
+
+
+async def _nobody_has(api: APIClient, code: str) -> None:
+    try:
+        found = await api.resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)
+    except rpc.ConnectError as error:
+        if error.code != rpc.Code.NOT_FOUND:
+            raise
+    else:
+        raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"nobody has {code}, and it resolves to {found.url}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cpg_trio.demo.client", description="Shorten and resolve URLs.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("shorten", help="make a short code for a URL").add_argument("url")
     commands.add_parser("resolve", help="find the URL behind a short code").add_argument("code")
+    commands.add_parser("check", help="see that both work, all the way to storage")
     return parser
 
 
@@ -58,13 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"API_URL: {error}", file=sys.stderr)
         return 1
-    call = (
-        partial(shorten, api_url, chosen.url)
-        if chosen.command == "shorten"
-        else partial(resolve, api_url, chosen.code)
-    )
+    calls: Mapping[str, Callable[[], Awaitable[str]]] = {
+        "shorten": lambda: shorten(api_url, chosen.url),
+        "resolve": lambda: resolve(api_url, chosen.code),
+        "check": lambda: check(api_url),
+    }
     try:
-        print(trio.run(call))
+        print(trio.run(calls[chosen.command]))
     except rpc.ConnectError as error:
         print(f"✗ {chosen.command} failed: {error.code.value}: {error.message}", file=sys.stderr)
         return 1

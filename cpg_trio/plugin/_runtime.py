@@ -204,7 +204,8 @@ class Runtime:
             return "the host has forgotten it" if self._has_started else self._why_not_started()
         if self._lease_ends <= trio.current_time():
             return f"no heartbeat has reached the host in the last {self._session.lease_s:g} s"
-        return ""
+        state, reason = self._declared.own_health.value
+        return (reason or "UNHEALTHY") if state == pb.HEALTH_STATE_UNHEALTHY else ""
 
     # Registration
 

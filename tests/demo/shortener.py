@@ -33,11 +33,11 @@ class Shortener:
 
 
 @asynccontextmanager
-async def shortener(path: Path) -> AsyncIterator[Shortener]:
+async def shortener(where: Path | str) -> AsyncIterator[Shortener]:
     async with (
         httpx.AsyncClient() as http,
         hosting() as (host, url),
-        storage_plugin(path) as storage,
+        storage_plugin(where) as storage,
         plugged(api_plugin(), url) as api_url,
         plugged(storage, url) as storage_url,
         plugged(logger_plugin(), url) as logger_url,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-import trio
 
 from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
 from cpg_trio._gen.api.v1.api_trio import APIClient
@@ -19,13 +16,11 @@ from cpg_trio._gen.logger.v1.logger_pb2 import LogRequest
 from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
 from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
 from cpg_trio._gen.storage.v1.storage_trio import StorageClient
-from cpg_trio.demo._store import CodeTakenError, open_store
 from cpg_trio.demo.api import API, MAX_URL_BYTES, api_plugin
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import ClientConfig, Code, ConnectError, application
-from cpg_trio.serving import StartError
 from tests._wire import dial
 from tests.plugin.running import DEGRADED, hosting, is_healthy, plugged, state_of, until
 from tests.rpc.echo import in_process
@@ -283,77 +278,6 @@ async def test_the_search_for_a_free_code_ends() -> None:
     with pytest.raises(ConnectError) as caught:
         await API(Taken(10**6)).shorten(ShortenRequest(url="https://e.x"), None)  # type: ignore[arg-type]
     assert caught.value.code == Code.RESOURCE_EXHAUSTED
-
-
-async def test_a_taken_code_keeps_its_url_and_the_same_pair_again_is_no_conflict(tmp_path: Path) -> None:
-    async with open_store(tmp_path / "urls") as store:
-        await store.put("c", "first")
-        await store.put("c", "first")
-        with pytest.raises(CodeTakenError):
-            await store.put("c", "second")
-        assert await store.get("c") == "first"
-
-
-async def test_a_hundred_stores_at_once_all_last(tmp_path: Path) -> None:
-    async with open_store(tmp_path / "urls") as store, trio.open_nursery() as nursery:
-        for index in range(100):
-            nursery.start_soon(store.put, f"c{index}", f"u{index}")
-    async with open_store(tmp_path / "urls") as store:
-        assert [await store.get(f"c{index}") for index in range(100)] == [f"u{index}" for index in range(100)]
-
-
-@contextmanager
-def being_made(path: Path) -> Iterator[None]:
-    """A file of which another process makes a database, for as long as the block lasts."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
-
-
-async def test_replicas_that_begin_at_once_wait_for_the_one_that_makes_the_file(tmp_path: Path) -> None:
-    async with trio.open_nursery() as nursery:
-        with being_made(tmp_path / "urls"):
-            nursery.start_soon(_keep_one, tmp_path / "urls")
-            await trio.sleep(0.2)  # time enough to fail in
-    async with open_store(tmp_path / "urls") as store:
-        assert await store.get("c") == "u"
-
-
-async def test_a_file_that_stays_locked_is_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cpg_trio.demo._store._PATIENCE_S", 0.1)
-    with being_made(tmp_path / "urls"), pytest.raises(StartError, match="database is locked"):
-        async with open_store(tmp_path / "urls"):
-            pytest.fail("it opened")
-
-
-async def _keep_one(path: Path) -> None:
-    async with open_store(path) as store:
-        await store.put("c", "u")
-
-
-async def test_replicas_share_a_file_and_a_code_that_one_has_given_is_taken_for_all(tmp_path: Path) -> None:
-    async with open_store(tmp_path / "urls") as one, open_store(tmp_path / "urls") as other:
-        async with trio.open_nursery() as nursery:
-            for index in range(50):
-                nursery.start_soon(one.put, f"one{index}", "u")
-                nursery.start_soon(other.put, f"other{index}", "u")
-        assert [await other.get(f"one{index}") for index in range(50)] == ["u"] * 50
-        assert [await one.get(f"other{index}") for index in range(50)] == ["u"] * 50
-        with pytest.raises(CodeTakenError):
-            await other.put("one0", "another")
-
-
-async def test_a_place_that_cannot_be_written_to_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="cannot keep URLs in"):
-        async with open_store(tmp_path / "no" / "such" / "folder"):
-            pytest.fail("it opened")
-    (tmp_path / "text").write_text("this is no database, and much longer than the header of one would be" * 9)
-    with pytest.raises(StartError, match="not a database"):
-        async with open_store(tmp_path / "text"):
-            pytest.fail("it opened")
 
 
 def test_each_plugin_is_a_few_lines_of_declaration() -> None:

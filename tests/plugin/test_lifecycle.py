@@ -269,6 +269,20 @@ async def test_a_plugin_that_has_shaken_hands_is_not_ready_before_its_host_has_h
         await _until_it_says(http, (200, "OK"), (200, "ok"), unheard)
 
 
+async def test_a_plugin_that_says_that_it_is_unhealthy_is_alive_and_not_ready() -> None:
+    plugin = echo_plugin()
+    async with (
+        hosting() as (_, host_url),
+        plugged(plugin, host_url) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+        plugin.set_health(pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), (503, "not ready: the disk is full"))
+        plugin.set_health(pb.HEALTH_STATE_DEGRADED, "the disk is slow")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+
+
 async def test_a_plugin_that_takes_its_leave_is_alive_and_not_ready() -> None:
     leaving, leave, stop = trio.Event(), trio.Event(), trio.Event()
 

@@ -1,0 +1,374 @@
+"""What storage promises, on SQLite and on a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+import trio
+
+from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
+from cpg_trio._gen.storage.v1.storage_trio import StorageClient
+from cpg_trio.demo._store import CodeTakenError, DatabaseAwayError, Store, open_store
+from cpg_trio.demo.logger import logger_plugin
+from cpg_trio.demo.storage import MAX_CODE_BYTES, storage_plugin
+from cpg_trio.host import Host
+from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.serving import StartError
+from tests.plugin.running import (
+    DEGRADED,
+    UNHEALTHY,
+    eventually,
+    hosting,
+    is_healthy,
+    plugged,
+    state_of,
+    until,
+    unused_port,
+)
+from tests.processes import running
+
+from .postgres import PASSWORD, QUOTED, Postgres
+from .shortener import shortener
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    if request.param == "sqlite":
+        return tmp_path / "urls"
+    return str(request.getfixturevalue("postgres").url)
+
+
+async def test_a_taken_code_keeps_its_url_and_the_same_pair_again_is_no_conflict(where: Path | str) -> None:
+    async with open_store(where) as store:
+        await store.prepare()
+        await store.put("c", "first")
+        await store.put("c", "first")
+        with pytest.raises(CodeTakenError):
+            await store.put("c", "second")
+        assert await store.get("c") == "first"
+        assert await store.get("C") is None
+
+
+async def test_a_hundred_stores_at_once_all_last(where: Path | str) -> None:
+    async with open_store(where) as store:
+        await store.prepare()
+        async with trio.open_nursery() as nursery:
+            for index in range(100):
+                nursery.start_soon(store.put, f"c{index}", f"u{index}")
+    async with open_store(where) as store:
+        assert [await store.get(f"c{index}") for index in range(100)] == [f"u{index}" for index in range(100)]
+
+
+async def test_of_many_replicas_that_want_one_code_one_gets_it(where: Path | str) -> None:
+    won: list[str] = []
+
+    async def want(store: Store, url: str) -> None:
+        try:
+            await store.put("contested", url)
+        except CodeTakenError:
+            return
+        won.append(url)
+
+    async with open_store(where) as one, open_store(where) as other:
+        await one.prepare()
+        async with trio.open_nursery() as nursery:
+            for index in range(20):
+                nursery.start_soon(want, (one, other)[index % 2], f"u{index}")
+        assert won == [await one.get("contested")] == [await other.get("contested")]
+
+
+async def test_replicas_that_begin_at_once_on_an_empty_database_all_come_up(where: Path | str) -> None:
+    async def begin(number: int) -> None:
+        async with (
+            hosting() as (host, url),
+            storage_plugin(where) as storage,
+            plugged(logger_plugin(), url),
+            plugged(storage, url),
+        ):
+            await until(host, lambda: is_healthy(host, "storage"))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(begin, number)
+
+
+async def test_any_url_round_trips_through_the_whole_shortener(where: Path | str) -> None:
+    async with shortener(where) as system:
+        for url in (
+            "https://e.x/?q=\"quoted\"&r='single'",
+            "https://e.x/grüße/日本語/🦊",
+            "https://e.x/%00%zz",
+        ):
+            code = (await system.shorten(url)).json()["short_code"]
+            assert (await system.resolve(code)).json() == {"url": url}
+
+
+@pytest.mark.parametrize(("code", "url"), [("a\0b", "u"), ("c", "u\0"), ("c" * (MAX_CODE_BYTES + 1), "u")])
+async def test_what_one_of_the_databases_could_not_keep_is_an_invalid_argument_on_both(
+    where: Path | str, code: str, url: str
+) -> None:
+    async with shortener(where) as system:
+        storage = StorageClient(system.storage, system.http)
+        with pytest.raises(ConnectError) as caught:
+            await storage.store(StoreRequest(code=code, url=url))
+        assert caught.value.code == Code.INVALID_ARGUMENT
+        with pytest.raises(ConnectError) as caught:
+            await storage.get(GetRequest(code=code))
+        assert caught.value.code == Code.NOT_FOUND
+        longest = StoreRequest(code="ü" * (MAX_CODE_BYTES // 2), url="u")
+        assert (await storage.store(longest)).success
+
+
+def is_unhealthy(host: Host, service_type: str) -> bool:
+    states = [host.registry.health(p.runtime_id).state for p in host.registry.providers(service_type)]
+    return states == [UNHEALTHY]
+
+
+async def test_storage_starts_before_its_database_and_is_healthy_once_that_is_there(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "cpg_trio.demo.storage")
+    postgres.stop()
+    async with (
+        httpx.AsyncClient() as http,
+        hosting() as (host, url),
+        plugged(logger_plugin(), url),
+        storage_plugin(postgres.url) as plugin,
+        plugged(plugin, url) as storage_url,
+    ):
+        await until(host, lambda: is_unhealthy(host, "storage"))
+        with pytest.raises(ConnectError) as caught:
+            await StorageClient(storage_url, http).store(StoreRequest(code="c", url="u"))
+        assert caught.value.code == Code.UNAVAILABLE
+        postgres.start()
+        await until(host, lambda: is_healthy(host, "storage"))
+        await StorageClient(storage_url, http).store(StoreRequest(code="c", url="u"))
+    assert caplog.messages == [
+        "the database postgres on 127.0.0.1 is away: nobody listens there",
+        "the database postgres on 127.0.0.1 is there",
+    ]
+
+
+async def test_nothing_acknowledged_is_lost_when_the_database_crashes_and_storage_finds_it_again(
+    postgres: Postgres,
+) -> None:
+    async with shortener(postgres.url) as system:
+        kept = {f"https://e.x/{n}": (await system.shorten(f"https://e.x/{n}")).json() for n in range(20)}
+        postgres.stop("immediate")
+        answer = await system.shorten("https://e.x/meanwhile")
+        assert (answer.status_code, answer.text) == (503, "Storage failed: storage is not available\n")
+        await until(system.host, lambda: is_unhealthy(system.host, "storage"))
+        await until(system.host, lambda: state_of(system.host, "api") == DEGRADED)
+        postgres.start()
+        await until(system.host, lambda: is_healthy(system.host, "api"))
+        for url, shortened in kept.items():
+            assert (await system.resolve(shortened["short_code"])).json() == {"url": url}
+
+
+async def test_a_connection_that_broke_unused_fails_no_call(postgres: Postgres) -> None:
+    async with open_store(postgres.url) as store:
+        await store.prepare()
+        await store.put("c", "u")
+        postgres.stop()
+        postgres.start()
+        assert await store.get("c") == "u"
+
+
+async def test_calls_that_are_cancelled_end_at_once_and_leave_no_connection_behind(
+    postgres: Postgres,
+) -> None:
+    async with open_store(postgres.url) as store:
+        await store.prepare()
+        with psycopg.connect(postgres.url) as other, other.transaction():
+            other.execute("LOCK TABLE urls")
+            began = trio.current_time()
+            with trio.move_on_after(0.2):
+                async with trio.open_nursery() as nursery:
+                    for index in range(20):
+                        nursery.start_soon(store.put, f"c{index}", "u")
+            assert trio.current_time() - began < 2  # the lock is still held, and the database waits for 4 s
+            assert store._threads.borrowed_tokens == store._threads.total_tokens
+        await eventually(lambda: store._threads.borrowed_tokens == 0)
+        pool = store._database._engine.pool
+        assert "Current Checked out connections: 0" in pool.status()
+        async with trio.open_nursery() as nursery:
+            for index in range(20):
+                nursery.start_soon(store.put, f"c{index}", "u")
+
+
+async def test_a_closed_store_leaves_no_connection_even_if_a_call_was_left_behind(postgres: Postgres) -> None:
+    held, release = trio.Event(), trio.Event()
+
+    async def hold() -> None:
+        with psycopg.connect(postgres.url) as other, other.transaction():
+            other.execute("LOCK TABLE urls")
+            held.set()
+            await release.wait()
+
+    async with trio.open_nursery() as nursery, open_store(postgres.url) as store:
+        await store.prepare()
+        nursery.start_soon(hold)
+        await held.wait()
+        with trio.move_on_after(0.1):
+            await store.put("c", "u")
+        assert store._threads.borrowed_tokens == 1
+        release.set()
+    with psycopg.connect(postgres.url, autocommit=True) as other:
+        ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cpg-storage-plugin'"
+        await eventually(lambda: other.execute(ours).fetchone() == (0,))
+
+
+async def test_a_database_that_does_not_answer_is_away_in_time(postgres: Postgres) -> None:
+    hurried = f"{postgres.url}?options=-c%20statement_timeout%3D100ms"
+    async with open_store(hurried) as store:
+        await store.prepare()
+        with psycopg.connect(postgres.url) as other, other.transaction():
+            other.execute("LOCK TABLE urls")
+            with pytest.raises(DatabaseAwayError, match="it did not answer in time"):
+                await store.put("c", "u")
+        await store.put("c", "u")
+
+
+async def test_a_call_to_a_database_that_has_gone_says_so_and_so_does_each_after_it(
+    postgres: Postgres,
+) -> None:
+    async with open_store(postgres.url) as store:
+        await store.prepare()
+        postgres.stop()
+        for _ in range(3):
+            with pytest.raises(DatabaseAwayError):
+                await store.put("c", "u")
+        postgres.start()
+        await store.put("c", "u")
+
+
+async def test_no_secret_of_the_database_url_is_told_to_anybody(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wrong = postgres.url.replace(QUOTED, "wr0ng-s3cret")
+    told: list[str] = []
+    async with open_store(wrong) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(store.follow, told.append)
+        await eventually(lambda: told)
+        with pytest.raises(DatabaseAwayError) as caught:
+            await store.get("c")
+        nursery.cancel_scope.cancel()
+    assert (
+        str(caught.value) == "the database postgres on 127.0.0.1 is away: it refuses the user or the password"
+    )
+    assert told == [str(caught.value)]
+    everything = caplog.text + str(told) + "".join(traceback.format_exception(caught.value))
+    for secret in ("wr0ng", "shortener", PASSWORD, QUOTED):
+        assert secret not in everything
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "mysql://me:hunter2@host/database",
+        "sqlite:///hunter2",
+        "postgresql://me:hunter2@host",
+        "postgresql:///hunter2",
+        "postgresql://me:hunter2@host:port/database",
+    ],
+)
+async def test_a_url_that_is_none_is_refused_with_what_to_write_and_not_repeated(
+    tmp_path: Path, url: str
+) -> None:
+    async with running("cpg_trio.demo.storage", environment={"DATABASE_URL": url}, cwd=tmp_path) as run:
+        assert await run.end() == 1
+        await run.until("DATABASE_URL must be like postgresql://user:password@host:5432/database")
+    assert "hunter2" not in run.output
+    assert "Traceback" not in run.output
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+async def test_each_usual_spelling_of_the_scheme_is_taken(scheme: str) -> None:
+    async with open_store(f"{scheme}://me@127.0.0.1:{unused_port()}/urls") as store:
+        with pytest.raises(
+            DatabaseAwayError, match=r"the database urls on 127.0.0.1 is away: nobody listens"
+        ):
+            await store.prepare()
+
+
+@pytest.mark.parametrize(
+    ("missing", "where", "extra"),
+    [("psycopg", "postgresql://me@host/database", "postgres"), ("sqlalchemy", Path("urls"), "demo")],
+)
+async def test_what_is_not_installed_is_named_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, missing: str, where: Path | str, extra: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "cpg_trio.demo._database", raising=False)
+    monkeypatch.delattr("cpg_trio.demo._database", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(StartError, match=rf"pip install 'cpg-trio\[{extra}\]'"):
+        async with open_store(where):
+            pytest.fail("it opened")
+
+
+@contextmanager
+def being_made(path: Path) -> Iterator[None]:
+    """A file of which another process makes a database, for as long as the block lasts."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def test_replicas_that_begin_at_once_wait_for_the_one_that_makes_the_file(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        with being_made(tmp_path / "urls"):
+            nursery.start_soon(_keep_one, tmp_path / "urls")
+            await trio.sleep(0.2)  # time enough to fail in
+    async with open_store(tmp_path / "urls") as store:
+        assert await store.get("c") == "u"
+
+
+async def test_a_file_that_stays_locked_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpg_trio.demo._store._PATIENCE_S", 0.1)
+    with being_made(tmp_path / "urls"), pytest.raises(StartError, match="database is locked"):
+        async with open_store(tmp_path / "urls"):
+            pytest.fail("it opened")
+
+
+async def _keep_one(path: Path) -> None:
+    async with open_store(path) as store:
+        await store.put("c", "u")
+
+
+async def test_replicas_share_a_database_and_a_code_that_one_has_given_is_taken_for_all(
+    where: Path | str,
+) -> None:
+    async with open_store(where) as one, open_store(where) as other:
+        await one.prepare()
+        async with trio.open_nursery() as nursery:
+            for index in range(50):
+                nursery.start_soon(one.put, f"one{index}", "u")
+                nursery.start_soon(other.put, f"other{index}", "u")
+        assert [await other.get(f"one{index}") for index in range(50)] == ["u"] * 50
+        assert [await one.get(f"other{index}") for index in range(50)] == ["u"] * 50
+        with pytest.raises(CodeTakenError):
+            await other.put("one0", "another")
+
+
+async def test_a_place_that_cannot_be_written_to_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="cannot keep URLs in"):
+        async with open_store(tmp_path / "no" / "such" / "folder"):
+            pytest.fail("it opened")
+    (tmp_path / "text").write_text("this is no database, and much longer than the header of one would be" * 9)
+    with pytest.raises(StartError, match="not a database"):
+        async with open_store(tmp_path / "text"):
+            pytest.fail("it opened")
