@@ -14,7 +14,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # an interpreter that is not there is not tested on
-nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo", "e2e"]
+nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo", "e2e", "chart"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -24,7 +24,7 @@ GENERATED = {Path("proto"): Path("cpg_trio/_gen"), Path("tests/proto"): Path("te
 
 
 def _install(session: nox.Session, *groups: str) -> None:
-    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[postgres]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -39,7 +39,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Check types, strictly, in the source and in the tests."""
-    _install(session, "test", "typecheck")
+    _install(session, "test", "chart", "typecheck")
     session.run("mypy")
 
 
@@ -118,7 +118,7 @@ def chaos(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Build the package, install it as a user does, and run the demo once, away from the source."""
-    session.install(".")
+    session.install(".[demo]")
     with session.chdir(session.create_tmp()):
         session.run("python", "-m", "cpg_trio.demo", "--once", env={"PYTHONPATH": os.devnull})
 
@@ -153,6 +153,30 @@ def _no_docker() -> str:
     return ""
 
 
+@nox.session
+def chart(session: nox.Session) -> None:
+    """Lint the chart, render it for many values and versions, and validate what comes out.
+
+    Where there is no Helm it is skipped as a part of everything, and an error if it was asked for.
+    """
+    helm = os.environ.get("HELM") or shutil.which("helm")
+    if helm is None:
+        asked_for = any("chart" in word for word in sys.argv[1:])
+        why_not = "there is no Helm: put it on PATH, or name it in HELM (https://helm.sh/docs/intro/install)"
+        (session.error if asked_for else session.skip)(why_not)
+    _install(session, "test", "chart")
+    session.run("pytest", "tests/chart", *session.posargs, env={"HELM": str(helm)})
+
+
+@nox.session
+def k8s(session: nox.Session) -> None:
+    """Install the chart on the cluster that KUBECONFIG names, and try what the guide says."""
+    if "KUBECONFIG" not in os.environ:
+        session.error("KUBECONFIG does not name a cluster, and no other is to be touched")
+    _install(session, "test", "chart")
+    session.run("pytest", "tests/k8s", "-x", "-s", *session.posargs)
+
+
 @nox.session(python="3.13")
 def lock(session: nox.Session) -> None:
     """Write anew what container images are made of: the newest versions that fit, with their hashes."""
@@ -167,7 +191,10 @@ def lock(session: nox.Session) -> None:
     ]
     options += ["--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host"]
     env = {"CUSTOM_COMPILE_COMMAND": "nox -s lock"}
-    for name, what in (("requirements", []), ("build", ["--build-deps-for=wheel", "--only-build-deps"])):
+    for name, what in (
+        ("requirements", ["--extra=postgres"]),
+        ("build", ["--build-deps-for=wheel", "--only-build-deps"]),
+    ):
         target = f"containers/{name}.lock"
         session.run("pip-compile", *options, *what, f"--output-file={target}", "pyproject.toml", env=env)
         for machine in ("x86_64", "aarch64"):

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs the chart, or upgrades it, and waits until it is ready. Arguments go to helm: ./install.sh --set replicaCount=0
+. "$(dirname "$0")/common.sh"
+need "$HELM" "${KUBECTL:-kubectl}"
+
+step="install $RELEASE; what happened is in: kubectl describe pod -l $SELECTOR"
+helm upgrade --install "$RELEASE" . --set-string "image.repository=$REGISTRY,image.tag=$TAG" \
+  --wait --timeout "${TIMEOUT:-3m}" "$@" >/dev/null
+
+step="look at the pods"
+echo "✅ Deployment successful!"
+kubectl get pods -l "$SELECTOR" -o jsonpath='{range .items[*]}Pod: {.metadata.name}{"\n"}{end}'
+echo
+kubectl get pods -l "$SELECTOR"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Makes the api reachable at http://localhost:8083, or at the PORT that is given, until Ctrl-C.
+. "$(dirname "$0")/common.sh"
+need "${KUBECTL:-kubectl}"
+
+step="find the service of $RELEASE: is it installed?"
+name=$(service)
+step="forward port ${PORT:-8083}"
+echo "The api is at http://localhost:${PORT:-8083} until Ctrl-C; ./test-api.sh, in another terminal, tries it."
+kubectl port-forward "service/$name" "${PORT:-8083}:http"
