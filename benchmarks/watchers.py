@@ -34,12 +34,7 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
-    HandshakeServiceClient,
-    PluginLifecycleClient,
-    ServiceRegistryClient,
-)
-from cpg_trio.rpc import ClientConfig
+from cpg_trio.plugin._session import Session, handshake
 
 ROUNDS = 30
 REPORTERS = 50  # connections on which changes are made at once, for the memory
@@ -174,37 +169,19 @@ class Crowd:
             self._all_heard.set()
 
 
-@attrs.frozen
-class Provider:
-    """The plugin whose health changes."""
+async def register(url: str, http: httpx.AsyncClient) -> Session:
+    """Register the provider whose health changes."""
+    session = await handshake(url, http, "provider", "1.0.0")
+    await session.registry.register_service(
+        pb.RegisterServiceRequest(service_type=SERVICE_TYPE, version="1.0.0", endpoint_path="/x/")
+    )
+    return session
 
-    lifecycle: PluginLifecycleClient
-    headers: dict[str, str]
 
-    @classmethod
-    async def register(cls, url: str, http: httpx.AsyncClient) -> Provider:
-        answer = await HandshakeServiceClient(url, http).handshake(
-            pb.HandshakeRequest(
-                core_protocol_version=wire.CORE_VERSION,
-                app_protocol_version=wire.APP_VERSION,
-                magic_cookie_key=wire.COOKIE_KEY,
-                magic_cookie_value=wire.COOKIE_VALUE,
-                self_id="provider",
-            )
-        )
-        headers = {
-            wire.RUNTIME_ID_HEADER: answer.runtime_id,
-            wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + answer.runtime_token,
-        }
-        config = ClientConfig(headers=headers)
-        await ServiceRegistryClient(url, http, config).register_service(
-            pb.RegisterServiceRequest(service_type=SERVICE_TYPE, version="1.0.0", endpoint_path="/x/")
-        )
-        return cls(PluginLifecycleClient(url, http, config), headers)
-
-    async def report(self, *, degraded: bool) -> None:
-        state = pb.HEALTH_STATE_DEGRADED if degraded else pb.HEALTH_STATE_HEALTHY
-        await self.lifecycle.report_health(pb.ReportHealthRequest(state=state))
+async def report(provider: Session, *, degraded: bool) -> None:
+    """Report the provider's health."""
+    state = pb.HEALTH_STATE_DEGRADED if degraded else pb.HEALTH_STATE_HEALTHY
+    await provider.lifecycle.report_health(pb.ReportHealthRequest(state=state))
 
 
 def memory_bytes(pid: int) -> int:
@@ -217,7 +194,7 @@ def memory_bytes(pid: int) -> int:
 async def of_host(watchers: int, changes: int) -> tuple[list[float], list[int]]:
     """Return the seconds of each round, and the host's memory at each tenth of the changes."""
     async with process("-m", "cpg_trio", "host") as (port, pid), httpx.AsyncClient(timeout=60) as http:
-        provider = await Provider.register(f"http://127.0.0.1:{port}", http)
+        provider = await register(f"http://127.0.0.1:{port}", http)
         headers = {**provider.headers, "Sec-WebSocket-Protocol": wire.WATCH_PROTO}
         crowd = [await Watcher.open(port, wire.WATCH_PATH, headers) for _ in range(watchers)]
         deaf = await Watcher.open(port, wire.WATCH_PATH, headers)
@@ -234,7 +211,7 @@ async def of_host(watchers: int, changes: int) -> tuple[list[float], list[int]]:
 
             await everyone.time(subscribe)
             times = [
-                await everyone.time(partial(provider.report, degraded=not index % 2))
+                await everyone.time(partial(report, provider, degraded=not index % 2))
                 for index in range(ROUNDS)
             ]
             memory = [await _memory_after(provider, changes // 10, pid) for _ in range(11 if changes else 0)]
@@ -244,14 +221,14 @@ async def of_host(watchers: int, changes: int) -> tuple[list[float], list[int]]:
     return times, memory
 
 
-async def _memory_after(provider: Provider, changes: int, pid: int) -> int:
-    async def report() -> None:
+async def _memory_after(provider: Session, changes: int, pid: int) -> int:
+    async def change() -> None:
         for index in range(changes // REPORTERS):
-            await provider.report(degraded=not index % 2)
+            await report(provider, degraded=not index % 2)
 
     async with trio.open_nursery() as nursery:
         for _ in range(REPORTERS):
-            nursery.start_soon(report)
+            nursery.start_soon(change)
     return memory_bytes(pid)
 
 
