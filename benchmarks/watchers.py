@@ -39,6 +39,7 @@ from cpg_trio.plugin._session import Session, handshake
 ROUNDS = 30
 REPORTERS = 50  # connections on which changes are made at once, for the memory
 SERVICE_TYPE = "watched"
+_BINARY, _PING, _PONG = 2, 9, 10  # opcodes: RFC 6455, section 5.2
 _URL = re.compile(rb"listening on http://[^:]+:(\d+)")
 
 PEER = """
@@ -124,18 +125,23 @@ class Watcher:
             raise RuntimeError(head.decode())
         return cls(stream)
 
-    async def say(self, data: bytes) -> None:
-        """Send one short binary frame."""
+    async def say(self, data: bytes, opcode: int = _BINARY) -> None:
+        """Send one short frame."""
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
-        await self.stream.send_all(bytes([0x82, 0x80 | len(data)]) + mask + masked)
+        await self.stream.send_all(bytes([0x80 | opcode, 0x80 | len(data)]) + mask + masked)
 
     async def listen(self, heard: Callable[[Watcher], None]) -> None:
+        """Count the short frames that come, and answer pings."""
         buffer = b""
         async for data in self.stream:
             buffer += data
             while len(buffer) > 1 and len(buffer) >= 2 + buffer[1]:
-                buffer = buffer[2 + buffer[1] :]
+                opcode, payload = buffer[0] & 0x0F, buffer[2 : 2 + buffer[1]]
+                buffer = buffer[2 + len(payload) :]
+                if opcode == _PING:
+                    await self.say(payload, _PONG)
+                    continue
                 self.frames += 1
                 self.heard_at = time.perf_counter()
                 heard(self)
