@@ -99,8 +99,6 @@ class Watcher:
     """A websocket client of the barest kind."""
 
     stream: trio.SocketStream
-    frames: int = 0
-    """How many it has received."""
     heard_at: float = 0.0
     """When it received the last one."""
 
@@ -132,7 +130,7 @@ class Watcher:
         await self.stream.send_all(bytes([0x80 | opcode, 0x80 | len(data)]) + mask + masked)
 
     async def listen(self, heard: Callable[[Watcher], None]) -> None:
-        """Count the short frames that come, and answer pings."""
+        """Tell of each short frame that comes, and answer pings."""
         buffer = b""
         async for data in self.stream:
             buffer += data
@@ -142,7 +140,6 @@ class Watcher:
                 if opcode == _PING:
                     await self.say(payload, _PONG)
                     continue
-                self.frames += 1
                 self.heard_at = time.perf_counter()
                 heard(self)
 
