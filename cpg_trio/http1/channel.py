@@ -39,12 +39,20 @@ class Channel(ABC):
         """Send everything."""
 
     @abstractmethod
-    def send_nowait(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting; return how many bytes that was."""
+
+    @abstractmethod
+    async def send_some(self, data: bytes | memoryview) -> int:
+        """Send something, waiting until that is possible; return how much."""
 
     @abstractmethod
     def has_news(self) -> bool:
         """Look whether something has come, or the other side has ended, without taking it."""
+
+    @abstractmethod
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        """End both directions, or one; whoever waits for them is told. The channel is still to be closed."""
 
     @abstractmethod
     def close(self, *, reset: bool = False) -> None:
@@ -101,8 +109,13 @@ class SocketChannel(Channel):
             return
         with memoryview(data) as rest:
             while sent < len(data):
-                await self._writable()
-                sent += self.send_nowait(rest[sent:])
+                sent += await self.send_some(rest[sent:])
+
+    async def send_some(self, data: bytes | memoryview) -> int:
+        while True:
+            await self._writable()
+            if sent := self.send_nowait(data):
+                return sent
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         try:
@@ -120,6 +133,10 @@ class SocketChannel(Channel):
         except OSError:
             return True
         return True
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        with suppress(OSError):  # the other side was first
+            self._sock.shutdown(socket.SHUT_WR if sending_only else socket.SHUT_RDWR)
 
     def close(self, *, reset: bool = False) -> None:
         if self._sock.fileno() < 0:
@@ -165,12 +182,22 @@ class StreamChannel(Channel):
     async def send_all(self, data: bytes) -> None:
         await self._stream.send_all(data)
 
-    def send_nowait(self, data: bytes) -> int:  # noqa: ARG002 - none of it
+    async def send_some(self, data: bytes | memoryview) -> int:
+        await self._stream.send_all(data)
+        return len(data)
+
+    def send_nowait(self, data: bytes | memoryview) -> int:  # noqa: ARG002 - none of it
         return 0
 
     def has_news(self) -> bool:
         stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
         return isinstance(stream, trio.SocketStream) and stream.socket.is_readable()
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        if isinstance(stream, trio.SocketStream):
+            with suppress(OSError):
+                stream.socket.shutdown(socket.SHUT_WR if sending_only else socket.SHUT_RDWR)
 
     def close(self, *, reset: bool = False) -> None:
         stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream

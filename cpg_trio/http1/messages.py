@@ -202,10 +202,11 @@ class Incoming:
             self.trailers.append(field)
             return
         self.headers.append(field)
-        if len(name) in _FRAMING_LENGTHS:
-            self._note_framing(name.lower(), field[1])
+        if len(name) in _LENGTHS:
+            self._note(name.lower(), field[1])
 
-    def _note_framing(self, name: bytes, value: bytes) -> None:
+    def _note(self, name: bytes, value: bytes) -> None:
+        """Look at a header whose name may be one that says how to read the message."""
         if name == b"content-length":
             self._declared = value
         elif name == b"transfer-encoding":
@@ -257,8 +258,8 @@ class Incoming:
         return len(data)
 
 
-# The lengths of `content-length` and `transfer-encoding`: what is not as long need not be looked at.
-_FRAMING_LENGTHS = frozenset({14, 17})
+# Of the names that are looked at: `host`, `expect`, `content-length` and `transfer-encoding`.
+_LENGTHS = frozenset({4, 6, 14, 17})
 
 
 class IncomingRequest(Incoming):
@@ -268,6 +269,10 @@ class IncomingRequest(Incoming):
     target = b""
     wants_upgrade = False
     """Whether it asks for another protocol, or for a tunnel."""
+    expects_continue = False
+    """Whether its sender waits for word to send the body."""
+
+    _hosts = 0
 
     def on_url(self, target: bytes) -> None:
         self.target += target
@@ -295,14 +300,21 @@ class IncomingRequest(Incoming):
             raise MalformedError("not a version that we speak", 505)
         raise MalformedError("not a request line")
 
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+        else:
+            super()._note(name, value)
+
     def _upgrade(self) -> None:
         self.wants_upgrade = True
 
     def _set_framing(self) -> None:
         if self._coding is not None and self.version != "1.1":
             raise MalformedError("a transfer coding in HTTP/1.0")
-        hosts = sum(1 for name, _ in self.headers if len(name) == 4 and name.lower() == b"host")  # noqa: PLR2004
-        if hosts > 1 or (hosts == 0 and self.version == "1.1"):
+        if self._hosts > 1 or (self._hosts == 0 and self.version == "1.1"):
             raise MalformedError("a request has one host header")
         if not self._frame():
             self.complete = True
