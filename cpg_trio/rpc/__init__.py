@@ -31,9 +31,13 @@ from .client import ServiceClient as ServiceClient
 from .errors import pack_detail as pack_detail
 from .errors import unpack_detail as unpack_detail
 from .exchange import Exchange as Exchange
+from .exchange import Fetch as Fetch
 from .exchange import HttpRequest as HttpRequest
 from .exchange import HttpResponse as HttpResponse
 from .exchange import HttpxExchange as HttpxExchange
+from .exchange import UnaryExchange as UnaryExchange
+from .exchange import WholeResponse as WholeResponse
+from .exchange import fetching as fetching
 from .inprocess import AsgiTransport as AsgiTransport
 from .server import Context as Context
 from .server import Service as Service
