@@ -41,6 +41,7 @@ CANCEL_ON_DISCONNECT = "cpg_trio.cancel_on_disconnect"
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits
 _LAST_WORD_S = 1.0  # for an answer that is given in spite of a cancellation, as long as connectrpc allows
+_NO_HEADERS = Headers()
 _TYPES = {f"application/{name}".encode(): name for name in CODECS}
 
 
@@ -136,9 +137,6 @@ class UnaryContext(RequestContext[Any, Any]):
         if trailers:
             found += [(f"trailer-{k}".encode(), v.encode()) for k, v in trailers.allitems()]
         return found
-
-
-_NO_HEADERS = Headers()
 
 
 @attrs.frozen

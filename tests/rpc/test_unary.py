@@ -29,10 +29,12 @@ R = TypeVar("R")
 
 
 class Telling(Echo):
-    """Says what it was told, or says it with metadata, or fails with metadata."""
+    """Says what it was told, or says it with metadata, or fails with metadata; or does not keep its time."""
 
     async def echo(self, request: pb.EchoRequest, ctx: Context, /) -> pb.EchoResponse:
-        if request.text not in {"told", "metadata", "fail with metadata"}:
+        if request.text in {"late", "late and failing", "stubborn"}:
+            await self._be_late(request.text)
+        elif request.text not in {"told", "metadata", "fail with metadata"}:
             return await super().echo(request, ctx)
         for metadata in (ctx.response_headers, ctx.response_trailers):
             metadata["X-One"] = "1"
@@ -41,6 +43,18 @@ class Telling(Echo):
         if request.text == "fail with metadata":
             raise ConnectError(Code.NOT_FOUND, "no such thing: é")
         return pb.EchoResponse(text=_told(ctx) if request.text == "told" else "")
+
+    async def _be_late(self, how: str) -> None:
+        if how == "stubborn":
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                raise ConnectError(Code.ABORTED, "in its own words") from None
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(1)  # at one go, as one who never waits
+        if how == "late and failing":
+            raise ConnectError(Code.ABORTED, "in its own words")
 
 
 def _told(ctx: Context) -> str:
@@ -167,6 +181,10 @@ PLAIN: list[tuple[Headers, list[bytes]]] = [
     ({**PROTO, "connect-protocol-version": "1"}, [proto("a")]),
     *[({**PROTO, "connect-timeout-ms": ms}, [proto("told")]) for ms in ("5000", "0005000", "")],
     *[({**PROTO, "connect-timeout-ms": ms}, [proto("hang")]) for ms in ("0", "20")],
+    *[
+        ({**PROTO, "connect-timeout-ms": "20"}, [proto(text)])
+        for text in ("late", "late and failing", "stubborn")
+    ],
     ({**PROTO, "connect-timeout-ms": "0"}, [proto("a")]),
 ]
 
