@@ -273,6 +273,23 @@ async def test_a_client_whose_call_is_cancelled_by_the_server_is_told(
     assert peer.answer() == (499, [("content-type", "application/json")], message)
 
 
+async def test_a_server_that_cancels_because_the_client_left_gets_its_cancellation_back() -> None:
+    async def refuse(message: Message) -> None:
+        raise ClientDisconnectedError
+
+    echo, peer = Echo(), Peer([proto("hang")])
+
+    async def serve() -> None:
+        await application([echo])(a_scope(PROTO, peer, "POST", extended=True), peer.receive, refuse)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await trio.testing.wait_all_tasks_blocked()
+        assert peer.asked == [0]
+        nursery.cancel_scope.cancel()
+    assert echo.cancelled.is_set()
+
+
 class Stamping:
     """Adds a header, and fails itself for one request."""
 
