@@ -38,6 +38,7 @@ from cpg_trio.http1 import (
     Response,
     UpstreamError,
 )
+from cpg_trio.logs import LineLog
 
 from .identity import Identities, Identity
 from .liveness import Liveness
@@ -46,6 +47,7 @@ from .registry import Registration, Registry
 PREFIX = b"/services/"
 
 _log = logging.getLogger("cpg_trio.router")
+_calls = LineLog(_log.name)
 
 # RFC 9110, section 7.6.1, and older names for the same.
 _HOP_BY_HOP = frozenset(
@@ -148,7 +150,7 @@ class Router:
                 _log.warning("[ROUTER] %s", refused.log)
             await send_text(send, refused.status, f"{refused.text}\n", _UNDELIVERED)
             return
-        _log.info("[ROUTER] %s (service: %s)", route, route.provider.service_type)
+        _calls.info(f"[ROUTER] {route} (service: {route.provider.service_type})")
         await _Call(route, self._liveness, self._pool, scope, receive, send).run()
 
     def _admit(self, scope: Scope) -> _Route:
@@ -262,7 +264,7 @@ class _Call:
                 await self._fail("the provider is gone", 503, "service unavailable (provider unhealthy)")
         finally:
             elapsed = go_duration(time.perf_counter() - self._started)
-            _log.info("[ROUTER] %s %s (duration: %s)", self._route, self._outcome, elapsed)
+            _calls.info(f"[ROUTER] {self._route} {self._outcome} (duration: {elapsed})")
         if self._outcome.startswith("FAILED") and self._responding:
             raise ResponseAbortedError(self._outcome)
 
@@ -410,5 +412,5 @@ def go_duration(seconds: float) -> str:
     """Return a duration as Go prints it, to three or four digits: `429.5µs`, `1.2ms`, `2.05s`."""
     for unit, factor in (("µs", 1e6), ("ms", 1e3)):
         if (value := seconds * factor) < 1000:  # noqa: PLR2004 - the next unit begins there
-            return f"{value:.1f}".rstrip("0").rstrip(".") + unit
+            return f"{value:.1f}".removesuffix(".0") + unit
     return f"{seconds:.2f}".rstrip("0").rstrip(".") + "s"
