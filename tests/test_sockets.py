@@ -15,7 +15,8 @@ import trio.testing
 
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.http1 import Origin, Pool, Request
+from cpg_trio.http1 import Origin, Pool
+from cpg_trio.http1.channel import SocketChannel
 from cpg_trio.serving import ServeConfig, serve
 from cpg_trio.serving._connection import Connection
 from tests._wire import dial
@@ -25,7 +26,7 @@ Options = dict[str, int]
 PROBING = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 
-def options(stream: trio.SocketStream) -> Options:
+def options(stream: trio.SocketStream | socket.socket) -> Options:
     """The options of a socket, as far as this platform has them."""
     known = {name: getattr(socket, name, None) for name in (*PROBING, "TCP_USER_TIMEOUT")}
     found = {
@@ -88,22 +89,14 @@ async def test_a_unix_socket_is_left_alone(tmp_path: Path, accepted: list[trio.S
     assert await exchange(f"unix:{tmp_path / 'socket'}", keepalive) == 0
 
 
-async def test_a_pool_notices_a_vanished_peer_and_lets_a_living_one_read_in_its_own_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    opened: list[trio.SocketStream] = []
-    open_tcp_stream = trio.open_tcp_stream
-
-    async def recording(host: str, port: int) -> trio.SocketStream:
-        opened.append(await open_tcp_stream(host, port))
-        return opened[-1]
-
-    monkeypatch.setattr(trio, "open_tcp_stream", recording)
+async def test_a_pool_notices_a_vanished_peer_and_lets_a_living_one_read_in_its_own_time() -> None:
     async with trio.open_nursery() as nursery, Pool() as pool:
         (url,) = await nursery.start(partial(serve, hello))
         origin = Origin("http", "127.0.0.1", int(url.rpartition(":")[2]))
-        async with pool.request(origin, Request(b"GET", b"/", [])):
-            assert options(opened[0]) == expected(user_timeout_ms=0)
+        connection = await pool.open(origin)
+        assert isinstance(connection.channel, SocketChannel)
+        assert options(connection.channel.socket) == expected(user_timeout_ms=0)
+        pool.give_back(connection)
         nursery.cancel_scope.cancel()
 
 

@@ -31,6 +31,7 @@ _REQUEST_LINE = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
 _LINE_TO_ENCODE = re.compile(rb"([A-Z-]+ )([\x21-\x7e\x80-\xff]+)( HTTP/1\.[01]\r\n)")
 _OTHER_VERSION = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_VERSION = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [^\r\n\x00]*)?\r\n")
 
 
@@ -353,6 +354,12 @@ class IncomingResponse(Incoming):
 
     def _new_parser(self) -> httptools.HttpResponseParser:
         return httptools.HttpResponseParser(self)
+
+    def _hold(self, data: bytes, seen: int) -> None:
+        # A peer of another protocol may say a few bytes, and wait for ours.
+        if not data.startswith(_VERSION[: len(data)]):
+            raise MalformedError("not a status line")
+        super()._hold(data, seen)
 
     def _checked(self, head: bytes) -> bytes:
         if not _STATUS_LINE.match(head):
