@@ -15,10 +15,9 @@ import trio.testing
 
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.http1 import Origin, Pool
+from cpg_trio.http1 import Origin, Pool, ServerConnection
 from cpg_trio.http1.channel import SocketChannel
 from cpg_trio.serving import ServeConfig, serve
-from cpg_trio.serving._connection import Connection
 from tests._wire import dial
 
 Options = dict[str, int]
@@ -47,17 +46,17 @@ async def hello(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-def accepted(monkeypatch: pytest.MonkeyPatch) -> list[trio.SocketStream]:
-    """A list to which every stream is added that a server serves."""
-    streams: list[trio.SocketStream] = []
-    run = Connection.run
+def accepted(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """A list to which every socket is added that a server serves."""
+    sockets: list[socket.socket] = []
+    run = ServerConnection.run
 
-    async def recording(self: Connection) -> None:
-        streams.append(self._stream)
+    async def recording(self: ServerConnection) -> None:
+        sockets.append(self.channel.socket)
         await run(self)
 
-    monkeypatch.setattr(Connection, "run", recording)
-    return streams
+    monkeypatch.setattr(ServerConnection, "run", recording)
+    return sockets
 
 
 async def exchange(bind: str, look: Callable[[], Any], **settings: Any) -> Any:
@@ -76,13 +75,13 @@ async def exchange(bind: str, look: Callable[[], Any], **settings: Any) -> Any:
     [(30.0, 35_000), (0.1, 35_000), (300.0, 300_000), (math.inf, 2**31 - 1)],
 )
 async def test_a_server_notices_a_client_that_vanished_or_leaves_unread_what_the_kernel_holds(
-    send_timeout_s: float, user_timeout_ms: int, accepted: list[trio.SocketStream]
+    send_timeout_s: float, user_timeout_ms: int, accepted: list[socket.socket]
 ) -> None:
     seen = await exchange("127.0.0.1:0", lambda: options(accepted[0]), send_timeout_s=send_timeout_s)
     assert seen == expected(user_timeout_ms=user_timeout_ms)
 
 
-async def test_a_unix_socket_is_left_alone(tmp_path: Path, accepted: list[trio.SocketStream]) -> None:
+async def test_a_unix_socket_is_left_alone(tmp_path: Path, accepted: list[socket.socket]) -> None:
     def keepalive() -> int:
         return int(accepted[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 

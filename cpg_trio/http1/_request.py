@@ -20,7 +20,7 @@ from .errors import InvalidRequestError
 ONE_WRITE_BYTES = 16 * 1024
 
 #: RFC 9110, 9.2.2. TRACE is there for completeness.
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _TARGET = rb"[\x21-\x7e]++"
@@ -80,7 +80,7 @@ class PreparedRequest:
     @property
     def idempotent(self) -> bool:
         """Whether it does no harm to send it twice."""
-        return self.method in _IDEMPOTENT
+        return self.method in IDEMPOTENT
 
     @property
     def at_once(self) -> bytes | None:

@@ -1,9 +1,9 @@
 """One call of an ASGI application, in the task of its connection: what it receives and what it sends.
 
 `receive` reads from the connection when it is called. `send` holds the head of a response until there is
-something of the body, so that both go out in one write; if nothing comes at once, the head goes alone. What the
-application may not say (a header that breaks the message, more than it declared) is its own error, raised where
-it says it.
+something of the body, so that both go out in one write; if nothing comes at once, the head goes alone. What
+the application may not say (a header that breaks the message, more than it declared) is its own error, raised
+where it says it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from urllib.parse import unquote
 import trio
 
 from cpg_trio.asgi import (
+    CANCEL_ON_DISCONNECT,
     ClientDisconnectedError,
     HeaderList,
     Message,
     ResponseAbortedError,
     Scope,
-    accepts_trailers,
 )
 
 from .fields import block, date, lower, status_line
 from .messages import IncomingRequest, MalformedError
 
 if TYPE_CHECKING:
-    from .server import Connection
+    from .server import ServerConnection
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _NO_BODY = frozenset({204, 304})
@@ -50,7 +50,7 @@ class _Stage(IntEnum):
 class AsgiCall:
     """One request, and the application's response to it."""
 
-    def __init__(self, connection: Connection, request: IncomingRequest) -> None:
+    def __init__(self, connection: ServerConnection, request: IncomingRequest) -> None:
         self._connection = connection
         self._request = request
         self._received = False  # all of the request's body
@@ -198,7 +198,7 @@ class AsgiCall:
     async def _send_trailers(self, message: Message) -> None:
         self._trailers = [*(self._trailers or ()), *message["headers"]]
         if not message.get("more_trailers", False):
-            if not accepts_trailers([(lower(name), value) for name, value in self._request.headers]):
+            if not self._request.accepts_trailers:
                 self._trailers = None
             await self._connection.write(self._end())
 
@@ -256,9 +256,9 @@ class AsgiCall:
         path, _, query = request.target.partition(b"?")
         headers = [(lower(name), value) for name, value in request.headers]
         extensions: dict[str, dict[str, Any]] = {
-            "cpg_trio.cancel_on_disconnect": {"request": connection.cancel_when_lost}
+            CANCEL_ON_DISCONNECT: {"request": connection.cancel_when_lost}
         }
-        if accepts_trailers(headers):
+        if request.accepts_trailers:
             extensions["http.response.trailers"] = {}
         return {
             "type": "http",

@@ -72,7 +72,7 @@ class Response:
 
     __slots__ = ("_answer", "_ended", "_left", "_upload", "headers", "status", "trailers")
 
-    def __init__(self, answer: _Answer, upload: _Upload | None) -> None:
+    def __init__(self, answer: Answer, upload: _Upload | None) -> None:
         self.status = answer.message.status
         self.headers = _in_lower_case(answer.message.headers)
         self.trailers: HeaderList = []
@@ -149,7 +149,7 @@ class Exchange:
         self.connection = connection
         connection.reusable = False
         self._request = request
-        self._answer = _Answer(connection.channel, max_head_bytes, to_head=request.method == b"HEAD")
+        self._answer = Answer(connection.channel, max_head_bytes, to_head=request.method == b"HEAD")
         self._sent = False
         self._upload: _Upload | None = None
         self._stack: AsyncExitStack | None = None
@@ -217,7 +217,7 @@ class Exchange:
         self.response = Response(answer, upload)
 
 
-class _Answer:
+class Answer:
     """What the peer says to a request, read no sooner than it is asked for.
 
     An error is raised when more is asked for than what came before it.

@@ -1,4 +1,4 @@
-"""Header fields and status lines on their way out: what they look like, and what may not be in them. No I/O."""
+"""Header fields and status lines on their way out: how they look, and what may not be in them. No I/O."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Hangups:
 
     @contextmanager
     def watched(self, fd: int, gone: Callable[[], None]) -> Iterator[None]:
-        """Within the block, call `gone` once when the other side of a socket ends, or the connection breaks."""
+        """Within the block, call `gone` when the other side of a socket ends, or the connection breaks."""
         self._told[fd] = gone
         self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
         try:

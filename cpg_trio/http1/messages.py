@@ -86,6 +86,11 @@ class Incoming:
         self._parts: list[bytes] = []
 
     @property
+    def declares_length(self) -> bool:
+        """Whether a header says how long the body is."""
+        return self._declared is not None
+
+    @property
     def begun(self) -> bool:
         """Whether anything of it has come."""
         return bool(self.head_bytes)
@@ -259,8 +264,8 @@ class Incoming:
         return len(data)
 
 
-# Of the names that are looked at: `host`, `expect`, `content-length` and `transfer-encoding`.
-_LENGTHS = frozenset({4, 6, 14, 17})
+# Of the names that are looked at: `te`, `host`, `expect`, `content-length` and `transfer-encoding`.
+_LENGTHS = frozenset({2, 4, 6, 14, 17})
 
 
 class IncomingRequest(Incoming):
@@ -272,6 +277,8 @@ class IncomingRequest(Incoming):
     """Whether it asks for another protocol, or for a tunnel."""
     expects_continue = False
     """Whether its sender waits for word to send the body."""
+    accepts_trailers = False
+    """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
 
     _hosts = 0
 
@@ -304,6 +311,8 @@ class IncomingRequest(Incoming):
     def _note(self, name: bytes, value: bytes) -> None:
         if name == b"host":
             self._hosts += 1
+        elif name == b"te":
+            self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         else:

@@ -8,11 +8,11 @@ instead, in the same task.
       └────────┴───────┴─────▶ closing   an orderly end: what we said is read before we close
                └───────┴─────▶ lost      the client has left, or is out of time; nothing is said any more
 
-What a client may leave unfinished has its time (`Limits`), kept by `Clocks` for all connections together. That
-a client leaves in the middle of a call is seen by `Hangups`, not by reading: the call is told, or cancelled if
-it has asked for that.
+What a client may leave unfinished has its time (`Limits`), kept by `Clocks` for all connections together.
+That a client leaves in the middle of a call is seen by `Hangups`, not by reading: the call is told, or
+cancelled if it has asked for that.
 
-What is not HTTP/1.1 is left to others: `run` returns, and `read_of_another_protocol` has what was read of it.
+What is not HTTP/1.1 is left to others: `run` returns, and `read_of_another_protocol` is what was read of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import attrs
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import App
+from cpg_trio.asgi import App, HeaderList
 
 from .asgi_call import AsgiCall
 from .channel import SocketChannel
@@ -54,13 +54,13 @@ class Limits:
     max_head_bytes: int = MAX_HEAD_BYTES
 
 
-class Relay(Protocol):
+class RequestTaker(Protocol):
     """Answers some requests in the application's stead, with the bytes of both connections in its hands."""
 
-    def claims(self, target: bytes) -> bool:
+    def claims(self, target: bytes, /) -> bool:
         """Whether a request for this target is the relay's."""
 
-    async def __call__(self, connection: Connection, request: IncomingRequest) -> None:
+    async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Answer a request whose head has been read."""
 
 
@@ -112,7 +112,7 @@ class Service:
 
     app: App
     limits: Limits = attrs.field(factory=Limits)
-    relay: Relay | None = None
+    relay: RequestTaker | None = None
     draining: bool = False
     clocks: Clocks = attrs.field(init=False)
     flusher: Flusher = attrs.field(init=False, factory=Flusher)
@@ -140,7 +140,7 @@ class _AnotherProtocolError(Exception):
         self.read = read
 
 
-class Connection:
+class ServerConnection:
     """One client's connection, from its first byte to its end."""
 
     def __init__(self, channel: SocketChannel, service: Service, client: Address, server: Address) -> None:
@@ -156,7 +156,7 @@ class Connection:
         self.broken = False
         """Whether the end is to be a reset, so that nobody takes what was sent for the whole."""
         self.read_of_another_protocol = b""
-        """What has been read when it was seen not to be HTTP/1.1, or not for long. Then the channel is open."""
+        """What had been read when that was seen not to be HTTP/1.1, or not for long; the channel is open."""
         self._rest = b""  # what has been read and belongs to no message yet
         self._life = trio.CancelScope()
         self._idle = True
@@ -279,10 +279,15 @@ class Connection:
             self.lose()
             return b""
 
+    async def reply(self, status: int, text: str, fields: HeaderList) -> None:
+        """Answer in plain text."""
+        goodbye = [] if self.requests_follow else [_GOODBYE]
+        await self.write(plain_response(status, f"{text}\n", [*fields, *goodbye]))
+
     async def refuse(self, status: int, text: str) -> None:
         """Answer a request that is none, and let no other follow."""
         self.last = self._unread = True
-        await self.write(plain_response(status, f"{text}\n", [_GOODBYE]))
+        await self.reply(status, text, [])
 
     # Reading
 

@@ -30,13 +30,18 @@ from connectrpc.server import ConnectASGIApplication
 from google.protobuf.message import Message
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import App, ClientDisconnectedError, HeaderList, Receive, Scope, Send, send_response
+from cpg_trio.asgi import (
+    CANCEL_ON_DISCONNECT,
+    App,
+    ClientDisconnectedError,
+    HeaderList,
+    Receive,
+    Scope,
+    Send,
+    send_response,
+)
 
 from .codecs import CODECS
-
-CANCEL_ON_DISCONNECT = "cpg_trio.cancel_on_disconnect"
-"""The ASGI extension of a server that cancels the application itself when the client leaves, once its entry
-`request`, a synchronous callable without arguments, has been called."""
 
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits

@@ -13,7 +13,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from cpg_trio import http1
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import App
-from cpg_trio.http1 import Relay, unwrapped
+from cpg_trio.http1 import RequestTaker, unwrapped
 from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config, logger
 from cpg_trio.serving._connection import Connection, Service, peer_and_own
 from cpg_trio.serving._listen import listening, url
@@ -27,7 +27,7 @@ async def serve(
     bind: str | Sequence[str] = "127.0.0.1:0",
     config: ServeConfig = _DEFAULTS,
     stop: trio.Event | None = None,
-    relay: Relay | None = None,
+    relay: RequestTaker | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until `stop` is set, and then until what was in flight is done.
@@ -59,7 +59,7 @@ class _Client(Protocol):
 
 
 class _Server:
-    def __init__(self, app: App, settings: ServeConfig, relay: Relay | None) -> None:
+    def __init__(self, app: App, settings: ServeConfig, relay: RequestTaker | None) -> None:
         self._settings = settings
         self._context = WorkerContext(None)
         self._service = Service(app, settings, hypercorn_config(settings), self._context)
@@ -116,13 +116,13 @@ class _Server:
         if addresses is None:
             channel.close()
             return
-        connection = http1.Connection(channel, self._lane, *addresses)
+        connection = http1.ServerConnection(channel, self._lane, *addresses)
         await self._serve_client(connection)
         if connection.read_of_another_protocol:
             read = connection.read_of_another_protocol
             await self._serve_client(Connection(channel.release(), self._service, read))
 
-    async def _serve_client(self, client: Connection | http1.Connection) -> None:
+    async def _serve_client(self, client: Connection | http1.ServerConnection) -> None:
         self._clients.add(client)
         try:
             await _guard(client.run)

@@ -12,10 +12,9 @@ import pytest
 import trio
 from connectrpc.compat import google_protobuf_binary_codec
 
-from cpg_trio.asgi import App, ClientDisconnectedError, Message, Scope
+from cpg_trio.asgi import CANCEL_ON_DISCONNECT, App, ClientDisconnectedError, Message, Scope
 from cpg_trio.rpc import Code, ConnectError, Context, Interceptor, application
 from cpg_trio.rpc.server import _Concealing
-from cpg_trio.rpc.unary import CANCEL_ON_DISCONNECT
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_connect import EchoServiceASGIApplication
 
