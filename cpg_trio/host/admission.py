@@ -93,81 +93,87 @@ class _Kind(IntEnum):
     AUTHORIZATION = 4
 
 
-class _Sieve:
-    """Knows header fields by name, in any spelling, and remembers the spellings it has seen."""
+_SPECIAL = {
+    b"connection": _Kind.CONNECTION,
+    wire.RUNTIME_ID_HEADER.lower().encode(): _Kind.RUNTIME_ID,
+    wire.AUTHORIZATION_HEADER.lower().encode(): _Kind.AUTHORIZATION,
+}
+_PASSED = _Kind.PASSED
+
+
+class _Kinds(dict[bytes, _Kind]):
+    """The kinds of header fields by name, in every spelling that has been seen."""
 
     def __init__(self, dropped: frozenset[bytes]) -> None:
+        super().__init__()
         self._dropped = dropped
-        self._kinds: dict[bytes, _Kind] = {}
 
-    def kind(self, name: bytes) -> _Kind:
-        known = self._kinds.get(name)
-        return self._learn(name) if known is None else known
-
-    def _learn(self, name: bytes) -> _Kind:
-        if len(self._kinds) >= _MOST_NAMES:
-            self._kinds.clear()
-        kind = self._kinds[name] = self._kind(name.lower())
+    def __missing__(self, name: bytes) -> _Kind:
+        if len(self) >= _MOST_NAMES:
+            self.clear()
+        kind = self[name] = self._kind(name.lower())
         return kind
 
     def _kind(self, name: bytes) -> _Kind:
         if name in _SPECIAL:
             return _SPECIAL[name]
         # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID; neither is the caller's to send.
-        return _Kind.DROPPED if name.replace(b"_", b"-") in self._dropped else _Kind.PASSED
+        return _Kind.DROPPED if name.replace(b"_", b"-") in self._dropped else _PASSED
 
 
-_SPECIAL = {
-    b"connection": _Kind.CONNECTION,
-    wire.RUNTIME_ID_HEADER.lower().encode(): _Kind.RUNTIME_ID,
-    wire.AUTHORIZATION_HEADER.lower().encode(): _Kind.AUTHORIZATION,
-}
-_ON = _Sieve(_NOT_PASSED_ON)
-_BACK = _Sieve(_NOT_PASSED_BACK)
+class _Named(dict[bytes, frozenset[bytes]]):
+    """The names that a value of Connection adds to those that never pass, by value."""
+
+    def __missing__(self, value: bytes) -> frozenset[bytes]:
+        names = {token.strip().lower() for token in value.split(b",")} - _HOP_BY_HOP
+        # No name for one connection only can take what frames the message for all of them.
+        names -= {b"", b"close", b"content-length"}
+        if len(self) >= _MOST_NAMES:
+            self.clear()
+        self[value] = named = frozenset(names)
+        return named
 
 
-@attrs.define
-class Credentials:
-    """What a request says of who sends it: the first value of each of two headers, empty without one."""
-
-    runtime_id: bytes = b""
-    authorization: bytes = attrs.field(default=b"", repr=False)
+_ON = _Kinds(_NOT_PASSED_ON)
+_BACK = _Kinds(_NOT_PASSED_BACK)
+_NAMED = _Named()
 
 
-def passed_on(fields: Iterable[tuple[bytes, bytes]], credentials: Credentials) -> HeaderList:
-    """Return the fields of a request that go on, and note its credentials, which do not."""
-    kind_of, passed, tokens = _ON.kind, [], []
+def passed_on(fields: Iterable[tuple[bytes, bytes]]) -> tuple[HeaderList, bytes, bytes]:
+    """Return the fields of a request that go on, and its credentials, which do not.
+
+    Those are the first values of the fields with the runtime id and the authorization, empty without one.
+    """
+    passed, runtime_id, authorization = [], b"", b""
+    named: frozenset[bytes] = frozenset()
     for field in fields:
-        kind = kind_of(field[0])
-        if kind is _Kind.PASSED:
+        kind = _ON[field[0]]
+        if kind is _PASSED:
             passed.append(field)
         elif kind is _Kind.RUNTIME_ID:
-            credentials.runtime_id = credentials.runtime_id or field[1]
+            runtime_id = runtime_id or field[1]
         elif kind is _Kind.AUTHORIZATION:
-            credentials.authorization = credentials.authorization or field[1]
+            authorization = authorization or field[1]
         elif kind is _Kind.CONNECTION:
-            tokens.append(field[1])
-    return _without_named(passed, tokens) if tokens else passed
+            named |= _NAMED[field[1]]
+    return _without(passed, named) if named else passed, runtime_id, authorization
 
 
 def passed_back(fields: Iterable[tuple[bytes, bytes]]) -> HeaderList:
     """Return the fields of a response that go back."""
-    kind_of, passed, tokens = _BACK.kind, [], []
+    passed = []
+    named: frozenset[bytes] = frozenset()
     for field in fields:
-        kind = kind_of(field[0])
+        kind = _BACK[field[0]]
         if kind is _Kind.CONNECTION:
-            tokens.append(field[1])
+            named |= _NAMED[field[1]]
         elif kind is not _Kind.DROPPED:
             passed.append(field)
-    return _without_named(passed, tokens) if tokens else passed
+    return _without(passed, named) if named else passed
 
 
-def _without_named(fields: HeaderList, values: list[bytes]) -> HeaderList:
-    """Return fields without those that the values of Connection name."""
-    named = {token.strip().lower() for value in values for token in value.split(b",")}
-    # No name for one connection only can take what frames the message for all of them.
-    named.discard(b"content-length")
-    return [field for field in fields if field[0].lower() not in named]
+def _without(fields: HeaderList, names: frozenset[bytes]) -> HeaderList:
+    return [field for field in fields if field[0].lower() not in names]
 
 
 @attrs.frozen
@@ -193,18 +199,38 @@ class _Target:
     target: bytes
 
 
-@attrs.frozen
+@attrs.define
 class Route:
     """A call that has been let through."""
 
     caller: str
-    provider: Registration
-    label: str
-    """As the log names it: `{caller} → {provider} /{method}`."""
-    origin: Origin
-    host: bytes
-    """For the Host header."""
-    target: bytes
+    _to: _Target
+    _query: bytes
+
+    @property
+    def provider(self) -> Registration:
+        """Whom it is for."""
+        return self._to.provider
+
+    @property
+    def label(self) -> str:
+        """As the log names it: `{caller} → {provider} /{method}`."""
+        return f"{self.caller} → {self._to.label}"
+
+    @property
+    def origin(self) -> Origin:
+        """Where to connect."""
+        return self._to.origin
+
+    @property
+    def host(self) -> bytes:
+        """For the Host header."""
+        return self._to.host
+
+    @property
+    def target(self) -> bytes:
+        """For the request line."""
+        return self._to.target + b"?" + self._query if self._query else self._to.target
 
     def identifying(self) -> HeaderList:
         """Return the fields that tell a provider whose call it is."""
@@ -226,11 +252,11 @@ class Admission:
         self._targets: dict[bytes, _Target] = {}
         self._revision = registry.revision
 
-    def admit(self, raw_path: bytes, query: bytes, credentials: Credentials) -> Route:
+    def admit(self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes) -> Route:
         """Check a call, in the order that the protocol fixes. Raises: RefusedError."""
         target = self._remembered(raw_path)
         path = _split(raw_path) if target is None else target.path
-        caller = self._authenticate(raw_path, credentials)
+        caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"))
         if not self._may_call(caller, path.service_type):
             denied = f"{caller.runtime_id} may not call {printable(path.service_type.encode('latin-1'))}"
             raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
@@ -238,14 +264,7 @@ class Admission:
             target = self._targets[raw_path] = self._find(caller, path)
         elif not self._registry.health(path.provider_id).callable:
             raise RefusedError(503, "service unavailable (provider unhealthy)")
-        return Route(
-            caller.runtime_id,
-            target.provider,
-            f"{caller.runtime_id} → {target.label}",
-            target.origin,
-            target.host,
-            target.target + b"?" + query if query else target.target,
-        )
+        return Route(caller.runtime_id, target, query)
 
     def _remembered(self, raw_path: bytes) -> _Target | None:
         if self._revision != self._registry.revision or len(self._targets) > _MOST_REMEMBERED:
@@ -267,14 +286,12 @@ class Admission:
             log = f"{caller.runtime_id} → {provider.runtime_id} FAILED: {error}"
             raise RefusedError(500, "failed to create proxy request", log) from error
 
-    def _authenticate(self, raw_path: bytes, credentials: Credentials) -> Identity:
-        runtime_id = credentials.runtime_id.decode("latin-1")
-        authorization = credentials.authorization.decode("latin-1")
+    def _authenticate(self, raw_path: bytes, runtime_id: bytes, authorization: str) -> Identity:
         if runtime_id and authorization.startswith(wire.BEARER_PREFIX):
             token = authorization[len(wire.BEARER_PREFIX) :]
-            if (identity := self._identities.authenticate(runtime_id, token)) is not None:
+            if (identity := self._identities.authenticate(runtime_id.decode("latin-1"), token)) is not None:
                 return identity
-        raise _unauthenticated(printable(raw_path), printable(credentials.runtime_id), authorization)
+        raise _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
 
 
 def log_refusal(refused: RefusedError) -> None:

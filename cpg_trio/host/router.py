@@ -48,7 +48,6 @@ from .admission import (
     PREFIX,
     UNDELIVERED,
     Admission,
-    Credentials,
     RefusedError,
     Route,
     log_refusal,
@@ -65,6 +64,8 @@ _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 
 class _Record:
     """What is written down of one call: that it begins, and how it ended."""
+
+    __slots__ = ("_label", "_started")
 
     def __init__(self, route: Route) -> None:
         self._label = route.label
@@ -99,11 +100,10 @@ class RouterGateway:
 
     def admit(self, request: IncomingRequest) -> _Forward:
         """Return what to do with a request. Raises: http1.RefusedError."""
-        credentials = Credentials()
-        fields = passed_on(request.headers, credentials)
+        fields, runtime_id, authorization = passed_on(request.headers)
         path, _, query = request.target.partition(b"?")
         try:
-            route = self._admission.admit(path, query, credentials)
+            route = self._admission.admit(path, query, runtime_id, authorization)
         except RefusedError as refused:
             log_refusal(refused)
             raise RelayRefusedError(refused.status, refused.text, UNDELIVERED) from None
@@ -112,6 +112,11 @@ class RouterGateway:
 
 class _Forward:
     """One call that the relay passes on."""
+
+    __slots__ = ("_call", "_fields", "_liveness", "_record", "_request", "_route", "origin")
+
+    _call: RelayCall
+    _record: _Record
 
     def __init__(
         self, route: Route, request: IncomingRequest, fields: HeaderList, liveness: Liveness
@@ -128,7 +133,7 @@ class _Forward:
         lines = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, route.target, route.host)
         if request.accepts_trailers:
             lines += b"te: trailers\r\n"
-        return lines + _lines(self._fields) + _lines(route.identifying())
+        return lines + _lines([*self._fields, *route.identifying()])
 
     def lines_back(self, fields: HeaderList) -> bytes:
         """See `http1.Forward`."""
@@ -136,9 +141,9 @@ class _Forward:
 
     def begin(self, call: RelayCall) -> None:
         """See `http1.Forward`."""
+        self._call = call
         self._record = _Record(self._route)
         self._liveness.begin_call(self._route.provider.runtime_id, call)
-        self._call = call
 
     def end(self, outcome: str) -> None:
         """See `http1.Forward`."""
@@ -165,10 +170,9 @@ class Router:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
-        credentials = Credentials()
-        fields = passed_on(scope["headers"], credentials)
+        fields, *credentials = passed_on(scope["headers"])
         try:
-            route = self._admission.admit(scope["raw_path"], scope["query_string"], credentials)
+            route = self._admission.admit(scope["raw_path"], scope["query_string"], *credentials)
         except RefusedError as refused:
             log_refusal(refused)
             await send_text(send, refused.status, f"{refused.text}\n", UNDELIVERED)

@@ -116,6 +116,16 @@ class Relay:
 class RelayCall:
     """One call in flight. It ends when its answer has been passed on, or when either side is gone."""
 
+    # What most calls never change is not set for each of them.
+    _provider: Connection | None = None
+    _answer: Answer | None = None
+    _cancelled = False
+    _malformed: MalformedError | None = None  # what came of the request's body
+    _uploaded = False
+    _responding = False
+    _chunked_back = False
+    _outcome = "FAILED: canceled"  # until there is another
+
     def __init__(
         self, client: ServerConnection, request: IncomingRequest, forward: Forward, pool: Pool
     ) -> None:
@@ -123,14 +133,6 @@ class RelayCall:
         self._request = request
         self._forward = forward
         self._pool = pool
-        self._provider: Connection | None = None
-        self._answer: Answer | None = None
-        self._cancelled = False
-        self._malformed: MalformedError | None = None  # what came of the request's body
-        self._uploaded = False
-        self._responding = False
-        self._chunked_back = False
-        self._outcome = "FAILED: canceled"  # until there is another
 
     def cancel(self) -> None:
         """End the call from outside, as its provider is gone."""
