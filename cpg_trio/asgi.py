@@ -16,6 +16,10 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 HeaderList: TypeAlias = list[tuple[bytes, bytes]]
 
+#: An extension of a server's scope: its entry `request` is called by an application that has received its
+#: request whole, and has the server cancel the application's task when the client leaves.
+CANCEL_ON_DISCONNECT = "cpg_trio.cancel_on_disconnect"
+
 
 class ClientDisconnectedError(OSError):
     """The client went away; what `send` raises from then on.

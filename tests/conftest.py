@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
+
+from cpg_trio.logs import use_handler
 
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what a test says of where the log goes: it is the whole process's."""
     root, own = logging.getLogger(), logging.getLogger("cpg_trio")
-    before = root.handlers[:], root.level, own.level
+    before = root.handlers[:], root.level, own.level, sys.excepthook
     yield
-    root.handlers[:], root.level, own.level = before
+    use_handler(logging.NullHandler())  # so that the thread of the one before it ends
+    root.handlers[:], root.level, own.level, sys.excepthook = before

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ import pytest
 import cpg_trio
 from cpg_trio import Selection, cli
 from cpg_trio.host_command import host_config
-from cpg_trio.logs import configure_logging
 from cpg_trio.serving import StartError
 
 
@@ -68,15 +65,6 @@ def test_a_selection_that_makes_no_sense_is_refused_with_what_to_write_instead(s
     with pytest.raises(StartError, match="SELECTION must be like 'storage=round-robin'") as refused:
         host_config({"SELECTION": f"logger=first,{selection}"})
     assert f"not '{selection}'" in str(refused.value)
-
-
-def test_log_lines_begin_with_date_and_time() -> None:
-    stream = StringIO()
-    configure_logging(stream=stream)
-    logging.getLogger("cpg_trio.router").info("[ROUTER] %s", "x")
-    logging.getLogger("somebody.else").info("not shown")
-    date, time, text = stream.getvalue().split(" ", 2)
-    assert (len(date.split("/")), len(time.split(":")), text) == (3, 3, "[ROUTER] x\n")
 
 
 def test_every_public_name_is_documented() -> None:

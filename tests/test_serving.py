@@ -41,9 +41,9 @@ from cpg_trio.asgi import (
     send_response,
     send_text,
 )
+from cpg_trio.http1 import ServerConnection
 from cpg_trio.serving import BindError, ServeConfig, StartError, serve, stop_on_signals
 from cpg_trio.serving._calls import Inbox
-from cpg_trio.serving._connection import Connection
 from cpg_trio.serving._http1 import Http1
 from cpg_trio.serving._http2 import Http2, Outbox
 from tests._wire import (
@@ -172,10 +172,19 @@ class Server:
             assert (await wire.get("/hello")).body == b"hello"
 
 
+USUAL: dict[str, Any] = {"linger_s": 0.2}
+
+
+@pytest.fixture(params=["http1", "hypercorn"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test twice: on our own lane for HTTP/1.1, and with Hypercorn alone."""
+    monkeypatch.setitem(USUAL, "hypercorn_only", request.param == "hypercorn")
+
+
 @asynccontextmanager
 async def server(app: App, bind: str | list[str] = "127.0.0.1:0", **settings: Any) -> AsyncIterator[Server]:
     stop, stopped, scope = trio.Event(), trio.Event(), trio.CancelScope()
-    config = ServeConfig(**{"linger_s": 0.2, **settings})
+    config = ServeConfig(**{**USUAL, **settings})
 
     async def served(task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
         with scope:
@@ -256,6 +265,7 @@ async def test_a_handshake_that_is_not_ascii_is_refused(name: str) -> None:
         await up.assert_answers()
 
 
+@pytest.mark.usefixtures("lane")
 async def test_a_target_that_is_not_ascii_is_taken_as_if_it_had_been_encoded() -> None:
     seen: list[Scope] = []
 
@@ -273,7 +283,7 @@ async def test_a_target_that_is_not_ascii_is_taken_as_if_it_had_been_encoded() -
 @pytest.mark.parametrize(
     "line", ["GET /ü x HTTP/1.1", "GÉT / HTTP/1.1", "GET /\x7f HTTP/1.1", "GET /\x01ü HTTP/1.1"]
 )
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_request_line_that_is_none_is_refused(line: str) -> None:
     async with server(hello) as up, dial(up.url) as wire:
         await wire.send(f"{line}\r\nhost: x\r\n\r\n".encode("latin-1"))
@@ -317,7 +327,7 @@ async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
 
     monkeypatch.setattr(Http1, "_check", broken)
     held = Held()
-    async with server(routed(held=held)) as up:
+    async with server(routed(held=held), hypercorn_only=True) as up:
         async with dial(up.url) as other, dial(up.url) as wire:
             await other.send(request(path="/held"))
             await held.begun.wait()
@@ -335,7 +345,7 @@ async def test_a_client_that_is_gone_before_we_look_is_no_error(monkeypatch: pyt
     def gone(_self: object) -> Any:
         raise OSError(errno.ENOTCONN, "not connected")
 
-    async with server(hello) as up:
+    async with server(hello, hypercorn_only=True) as up:
         with monkeypatch.context() as patched:
             patched.setattr("trio._socket._SocketType.getpeername", gone)
             async with dial(up.url) as wire:
@@ -346,7 +356,7 @@ async def test_a_client_that_is_gone_before_we_look_is_no_error(monkeypatch: pyt
 # Framing that the next hop might read differently
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 @pytest.mark.parametrize(
     "head",
     [
@@ -373,7 +383,7 @@ async def test_ambiguous_framing_is_refused(head: bytes, crumbs: bool) -> None: 
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_bare_lf_in_a_body_is_only_data() -> None:
     async with server(echo) as up, dial(up.url) as wire:
         for _ in range(2):
@@ -381,7 +391,7 @@ async def test_a_bare_lf_in_a_body_is_only_data() -> None:
             assert (await wire.response()).body == b"\n\n one\nline\n"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_bare_lf_in_the_trailers_of_a_request_is_refused() -> None:
     async with server(echo) as up, dial(up.url) as wire:
         await wire.send(
@@ -390,7 +400,7 @@ async def test_a_bare_lf_in_the_trailers_of_a_request_is_refused() -> None:
         assert (await wire.response()).status == 400
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_trailers_of_a_request_and_a_head_in_crumbs_are_accepted() -> None:
     head = request("POST", headers={"transfer-encoding": "chunked"}) + b"1\r\nx\r\n0\r\na: b\r\n\r\n"
     async with server(echo) as up, dial(up.url) as wire:
@@ -400,21 +410,21 @@ async def test_trailers_of_a_request_and_a_head_in_crumbs_are_accepted() -> None
             assert (await wire.response()).body == b"x"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_version_that_we_do_not_speak_is_refused() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         await wire.send(b"GET / HTTP/3.0\r\nhost: x\r\n\r\n")
         assert (await wire.response()).status == 505
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_head_without_end_is_refused() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         await wire.send(b"GET / HTTP/1.1\r\nx: " + b"y" * 70000)
         assert (await wire.response()).status == 431
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_body_that_breaks_after_the_response_has_begun_ends_the_connection() -> None:
     ended = trio.Event()
 
@@ -439,7 +449,7 @@ async def test_a_body_that_breaks_after_the_response_has_begun_ends_the_connecti
 # HTTP/1.1, as it should be
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_connection_is_kept_alive_and_has_a_date_and_no_server_header() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         for _ in range(3):
@@ -469,6 +479,7 @@ async def test_a_response_is_dated_unless_the_application_has_dated_it() -> None
     assert dates[0][0].endswith(b" GMT")
 
 
+@pytest.mark.usefixtures("lane")
 async def test_a_head_of_sixty_kilobytes_is_read_however_it_is_cut() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         head = request("GET", "/?" + "x" * 60_000)
@@ -477,13 +488,14 @@ async def test_a_head_of_sixty_kilobytes_is_read_however_it_is_cut() -> None:
         assert (await wire.response()).status == 200
 
 
+@pytest.mark.usefixtures("lane")
 async def test_connection_close_is_honoured() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         assert (await wire.get("/", {"connection": "close"})).header(b"connection") == b"close"
         assert await wire.rest() == b""
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_pipelined_requests_are_answered_in_order() -> None:
     seen: list[str] = []
     first = Held()
@@ -502,7 +514,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         assert seen == ["/1", "/2", "/3", "/4"]
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_client_that_leaves_with_requests_pipelined_is_noticed() -> None:
     watching = Watching()
     async with server(routed(watch=watching)) as up:
@@ -512,7 +524,7 @@ async def test_a_client_that_leaves_with_requests_pipelined_is_noticed() -> None
         await watching.left.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_pipelining_without_end_is_held_up() -> None:
     held = Held()
     large = request(path="/hello", headers={"x": "y" * 8000})
@@ -529,7 +541,7 @@ async def test_pipelining_without_end_is_held_up() -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_body_is_waited_for_with_100_continue() -> None:
     async with server(echo) as up, dial(up.url) as wire:
         await wire.send(request("POST", headers={"expect": "100-continue", "content-length": "5"}))
@@ -538,7 +550,7 @@ async def test_a_body_is_waited_for_with_100_continue() -> None:
         assert (await wire.response()).body == b"12345"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_head_has_the_headers_and_no_body() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         await wire.send(request("HEAD"))
@@ -547,7 +559,7 @@ async def test_head_has_the_headers_and_no_body() -> None:
         assert (await wire.get()).body == b"hello"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_the_scope_names_request_and_client() -> None:
     scopes: list[Scope] = []
 
@@ -562,7 +574,7 @@ async def test_the_scope_names_request_and_client() -> None:
         assert (scopes[0]["path"], scopes[0]["raw_path"]) == ("/a b", b"/a%20b")
         assert (scopes[0]["query_string"], scopes[0]["http_version"]) == (b"c=d", "1.1")
         assert (b"x-one", b"1") in scopes[0]["headers"]
-        assert scopes[0]["extensions"] == {}
+        assert set(scopes[0]["extensions"]) <= {"cpg_trio.cancel_on_disconnect"}
 
 
 async def trailing(_receive: Receive, send: Send) -> None:
@@ -572,7 +584,7 @@ async def trailing(_receive: Receive, send: Send) -> None:
     await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_trailers_are_sent_on_http1_to_a_client_that_wants_them() -> None:
     offered = []
 
@@ -588,7 +600,7 @@ async def test_trailers_are_sent_on_http1_to_a_client_that_wants_them() -> None:
         assert offered == [True, False]
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_trailers_have_no_place_behind_a_body_of_declared_length() -> None:
     async def app(_receive: Receive, send: Send) -> None:
         await send({**START, "headers": [(b"content-length", b"4")], "trailers": True})
@@ -831,6 +843,7 @@ async def test_an_exception_before_the_response_becomes_a_bare_500(
     assert {record.name for record in log.records} == {"cpg_trio.serving"}
 
 
+@pytest.mark.usefixtures("lane")
 async def test_an_exception_in_the_middle_of_a_response_breaks_the_connection(
     log: pytest.LogCaptureFixture,
 ) -> None:
@@ -847,7 +860,7 @@ async def test_an_exception_in_the_middle_of_a_response_breaks_the_connection(
     assert log.messages == ["the application failed on GET b'/failing'"]
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 @pytest.mark.parametrize(
     "error", [ResponseAbortedError(), ExceptionGroup("", [ResponseAbortedError(), ClientDisconnectedError()])]
 )
@@ -874,6 +887,7 @@ async def test_an_aborted_response_cannot_be_taken_for_the_whole(
         await up.assert_answers()
 
 
+@pytest.mark.usefixtures("lane")
 async def test_an_application_that_returns_too_early_is_reported(log: pytest.LogCaptureFixture) -> None:
     async def silent(_receive: Receive, _send: Send) -> None:
         pass
@@ -891,6 +905,7 @@ async def test_an_application_that_returns_too_early_is_reported(log: pytest.Log
     assert log.messages == [said.format("silent"), said.format("half")]
 
 
+@pytest.mark.usefixtures("lane")
 @pytest.mark.parametrize(
     "headers", [[(b"content-length", b"3")], [(b"content-length", b"9")], [(b"bad header", b"x")]]
 )
@@ -909,6 +924,7 @@ async def test_a_response_that_breaks_the_rules_is_the_applications_error(
     assert log.messages == ["the application failed on GET b'/wrong'"]
 
 
+@pytest.mark.usefixtures("lane")
 async def test_a_send_after_the_end_of_the_response_is_the_applications_error(
     log: pytest.LogCaptureFixture,
 ) -> None:
@@ -925,7 +941,7 @@ async def test_a_send_after_the_end_of_the_response_is_the_applications_error(
 # Clients that leave
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_send_raises_once_the_client_has_left() -> None:
     endless = Endless()
     async with server(routed(endless=endless)) as up:
@@ -937,7 +953,7 @@ async def test_send_raises_once_the_client_has_left() -> None:
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_client_that_closes_its_sending_side_has_left() -> None:
     watching = Watching()
     async with server(routed(watch=watching)) as up, dial(up.url) as wire:
@@ -949,7 +965,7 @@ async def test_a_client_that_closes_its_sending_side_has_left() -> None:
         assert watching.last == {"type": "http.disconnect"}
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_an_early_answer_to_a_long_upload_leaves_no_task_behind() -> None:
     ended = trio.Event()
 
@@ -974,7 +990,7 @@ async def test_an_early_answer_to_a_long_upload_leaves_no_task_behind() -> None:
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_an_early_answer_waits_for_a_client_that_sends_before_it_reads() -> None:
     """Closing under what the client sends would be a reset, which takes the answer with it."""
     answered = trio.Event()
@@ -996,7 +1012,7 @@ async def test_an_early_answer_waits_for_a_client_that_sends_before_it_reads() -
         await up.stopped.wait()  # and no longer than the client
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_an_upload_that_is_not_read_is_held_up() -> None:
     held = Held()
     sent = 0
@@ -1075,7 +1091,7 @@ async def test_a_request_in_flight_is_never_timed_out() -> None:
             assert (await http2.response(await http2.request("/slow"))).body == b"slow"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_body_that_stops_half_way_is_cut() -> None:
     watching = Watching()
     async with server(routed(watch=watching), body_timeout_s=MOMENT) as up, dial(up.url) as wire:
@@ -1084,7 +1100,7 @@ async def test_a_body_that_stops_half_way_is_cut() -> None:
         assert await wire.rest() == b""
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_chunked_body_may_be_silent() -> None:
     async with server(echo, body_timeout_s=MOMENT) as up, dial(up.url) as wire:
         await wire.send(request("POST", headers={"transfer-encoding": "chunked"}) + b"1\r\nx\r\n")
@@ -1093,7 +1109,7 @@ async def test_a_chunked_body_may_be_silent() -> None:
         assert (await wire.response()).body == b"x"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_body_that_the_application_does_not_read_is_not_out_of_time() -> None:
     total = 40 * 65536
 
@@ -1106,7 +1122,7 @@ async def test_a_body_that_the_application_does_not_read_is_not_out_of_time() ->
         assert (await wire.response()).body == str(total).encode()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_head_in_crumbs_earns_no_time(begun: bool) -> None:  # noqa: FBT001
     async with server(hello, header_timeout_s=4 * MOMENT) as up, dial(up.url) as wire:
@@ -1118,7 +1134,7 @@ async def test_a_head_in_crumbs_earns_no_time(begun: bool) -> None:  # noqa: FBT
                 await trio.sleep(MOMENT)
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_client_that_says_nothing_is_let_go() -> None:
     async with server(hello, header_timeout_s=MOMENT, idle_timeout_s=60) as up, dial(up.url) as wire:
         assert await wire.rest() == b""
@@ -1136,7 +1152,7 @@ async def test_an_idle_connection_is_let_go() -> None:
             assert await http2.stream.receive_some() == b""
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_client_that_does_not_read_is_let_go() -> None:
     endless = Endless()
     async with server(routed(endless=endless), send_timeout_s=MOMENT) as up:
@@ -1147,7 +1163,7 @@ async def test_a_client_that_does_not_read_is_let_go() -> None:
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_slow_client_that_makes_progress_is_not_let_go() -> None:
     big = b"x" * 8 * 2**20
 
@@ -1165,7 +1181,7 @@ async def test_a_slow_client_that_makes_progress_is_not_let_go() -> None:
             await trio.sleep(3 * MOMENT)
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_send_that_is_cancelled_leaves_the_response_whole() -> None:
     pieces = 0
 
@@ -1803,13 +1819,13 @@ def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any]) -> No
 
 async def test_small_packets_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     options: list[object] = []
-    run = Connection.run
+    run = ServerConnection.run
 
-    async def looking(self: Connection) -> None:
-        options.append(self._stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    async def looking(self: ServerConnection) -> None:
+        options.append(self.channel.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         await run(self)
 
-    monkeypatch.setattr(Connection, "run", looking)
+    monkeypatch.setattr(ServerConnection, "run", looking)
     async with server(hello) as up:
         await up.assert_answers()
     assert options == [1]
@@ -1827,7 +1843,7 @@ async def test_a_stop_before_the_start_returns_promptly_and_reports_addresses() 
             assert await nursery.start(partial(serve, hello, stop=stop))
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_stop_lets_calls_in_flight_finish_and_takes_nothing_new() -> None:
     held = Held()
     async with (
@@ -1853,7 +1869,7 @@ async def test_a_stop_lets_calls_in_flight_finish_and_takes_nothing_new() -> Non
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_response_that_had_begun_ends_its_connection_when_it_ends() -> None:
     release = trio.Event()
 
@@ -1873,7 +1889,7 @@ async def test_a_response_that_had_begun_ends_its_connection_when_it_ends() -> N
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 @pytest.mark.parametrize("grace_s", [0.0, MOMENT])
 async def test_calls_that_outlast_the_grace_are_cancelled(grace_s: float) -> None:
     held = Held()
@@ -1886,7 +1902,7 @@ async def test_calls_that_outlast_the_grace_are_cancelled(grace_s: float) -> Non
         assert await wire.rest() == b"<reset>"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 @pytest.mark.parametrize("how", ["stop", "cancel"])
 @pytest.mark.parametrize("reads", [True, False])
 async def test_an_endless_response_ends_with_the_server(how: str, reads: bool) -> None:  # noqa: FBT001
@@ -1927,7 +1943,7 @@ async def test_http2_calls_end_with_the_server(how: str) -> None:
         assert endless.ended.is_set()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_an_application_that_writes_while_it_is_cancelled_holds_nothing_up() -> None:
     begun = trio.Event()
 
@@ -2023,7 +2039,7 @@ async def test_a_websocket_accepted_during_a_stop_is_closed_with_1001() -> None:
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_connection_accepted_in_the_moment_of_the_stop_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

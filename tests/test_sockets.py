@@ -15,9 +15,9 @@ import trio.testing
 
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.http1 import Origin, Pool, Request
+from cpg_trio.http1 import Origin, Pool, ServerConnection
+from cpg_trio.http1.channel import SocketChannel
 from cpg_trio.serving import ServeConfig, serve
-from cpg_trio.serving._connection import Connection
 from tests._wire import dial
 
 Options = dict[str, int]
@@ -25,7 +25,7 @@ Options = dict[str, int]
 PROBING = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 
-def options(stream: trio.SocketStream) -> Options:
+def options(stream: trio.SocketStream | socket.socket) -> Options:
     """The options of a socket, as far as this platform has them."""
     known = {name: getattr(socket, name, None) for name in (*PROBING, "TCP_USER_TIMEOUT")}
     found = {
@@ -46,17 +46,17 @@ async def hello(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-def accepted(monkeypatch: pytest.MonkeyPatch) -> list[trio.SocketStream]:
-    """A list to which every stream is added that a server serves."""
-    streams: list[trio.SocketStream] = []
-    run = Connection.run
+def accepted(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """A list to which every socket is added that a server serves."""
+    sockets: list[socket.socket] = []
+    run = ServerConnection.run
 
-    async def recording(self: Connection) -> None:
-        streams.append(self._stream)
+    async def recording(self: ServerConnection) -> None:
+        sockets.append(self.channel.socket)
         await run(self)
 
-    monkeypatch.setattr(Connection, "run", recording)
-    return streams
+    monkeypatch.setattr(ServerConnection, "run", recording)
+    return sockets
 
 
 async def exchange(bind: str, look: Callable[[], Any], **settings: Any) -> Any:
@@ -75,35 +75,27 @@ async def exchange(bind: str, look: Callable[[], Any], **settings: Any) -> Any:
     [(30.0, 35_000), (0.1, 35_000), (300.0, 300_000), (math.inf, 2**31 - 1)],
 )
 async def test_a_server_notices_a_client_that_vanished_or_leaves_unread_what_the_kernel_holds(
-    send_timeout_s: float, user_timeout_ms: int, accepted: list[trio.SocketStream]
+    send_timeout_s: float, user_timeout_ms: int, accepted: list[socket.socket]
 ) -> None:
     seen = await exchange("127.0.0.1:0", lambda: options(accepted[0]), send_timeout_s=send_timeout_s)
     assert seen == expected(user_timeout_ms=user_timeout_ms)
 
 
-async def test_a_unix_socket_is_left_alone(tmp_path: Path, accepted: list[trio.SocketStream]) -> None:
+async def test_a_unix_socket_is_left_alone(tmp_path: Path, accepted: list[socket.socket]) -> None:
     def keepalive() -> int:
         return int(accepted[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
     assert await exchange(f"unix:{tmp_path / 'socket'}", keepalive) == 0
 
 
-async def test_a_pool_notices_a_vanished_peer_and_lets_a_living_one_read_in_its_own_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    opened: list[trio.SocketStream] = []
-    open_tcp_stream = trio.open_tcp_stream
-
-    async def recording(host: str, port: int) -> trio.SocketStream:
-        opened.append(await open_tcp_stream(host, port))
-        return opened[-1]
-
-    monkeypatch.setattr(trio, "open_tcp_stream", recording)
+async def test_a_pool_notices_a_vanished_peer_and_lets_a_living_one_read_in_its_own_time() -> None:
     async with trio.open_nursery() as nursery, Pool() as pool:
         (url,) = await nursery.start(partial(serve, hello))
         origin = Origin("http", "127.0.0.1", int(url.rpartition(":")[2]))
-        async with pool.request(origin, Request(b"GET", b"/", [])):
-            assert options(opened[0]) == expected(user_timeout_ms=0)
+        connection = await pool.open(origin)
+        assert isinstance(connection.channel, SocketChannel)
+        assert options(connection.channel.socket) == expected(user_timeout_ms=0)
+        pool.give_back(connection)
         nursery.cancel_scope.cancel()
 
 

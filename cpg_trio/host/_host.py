@@ -17,18 +17,19 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
-from cpg_trio.http1 import Pool
+from cpg_trio.http1 import Pool, Relay
 from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import ServeConfig, serve
 
+from .admission import PREFIX, Admission, MayCall, everybody
 from .control import client_of
 from .egress import BaseUrls
 from .health import HostHealth
 from .identity import Identities, Identity
 from .liveness import LeaseConfig, Liveness
 from .registry import Health, Registry, Selection
-from .router import PREFIX, MayCall, Router, everybody
+from .router import Router, RouterGateway
 from .services import Gate, Handshake, Lifecycle, RegistryService
 from .store import Saved, journaled
 from .watch import WatchHub
@@ -80,6 +81,7 @@ class Host:
         self.health = HostHealth(self.registry)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
+        self._admission = Admission(self.identities, self.registry, self._config.may_call)
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
@@ -108,7 +110,7 @@ class Host:
             ]
         )
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
-        router = Router(self.identities, self.registry, self._liveness, self._pool, self._config.may_call)
+        router = Router(self._admission, self._liveness, self._pool)
         watch = WatchSocket(gate, self.watches)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +139,9 @@ class Host:
         """
         stop = trio.Event() if stop is None else stop
         async with self.application() as app, open_plain_nursery() as nursery:
-            bound = await nursery.start(partial(serve, app, bind=bind, config=self._config.serve, stop=stop))
+            relay = Relay(RouterGateway(self._admission, self._liveness), self._pool)
+            serve_app = partial(serve, app, bind=bind, config=self._config.serve, stop=stop, relay=relay)
+            bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))
             task_status.started(bound)
             await stop.wait()

@@ -29,7 +29,7 @@ import attrs
 import trio
 from attrs.validators import gt, lt
 
-from .registry import Registry
+from .registry import InFlight, Registry
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -80,7 +80,6 @@ class Liveness:
         self._probe = probe
         self._forget = forget
         self._leases: dict[str, _Lease] = {}
-        self._calls: dict[str, set[trio.CancelScope]] = {}
         self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -113,15 +112,20 @@ class Liveness:
     @contextmanager
     def call(self, runtime_id: str) -> Iterator[trio.CancelScope]:
         """Hold a call to a plugin: it is counted, and cancelled when the plugin is gone."""
-        scopes = self._calls.setdefault(runtime_id, set())
-        with self._registry.call(runtime_id), trio.CancelScope() as scope:
-            scopes.add(scope)
+        with trio.CancelScope() as scope:
+            self.begin_call(runtime_id, scope)
             try:
                 yield scope
             finally:
-                scopes.remove(scope)
-                if not scopes:
-                    self._calls.pop(runtime_id, None)
+                self.end_call(runtime_id, scope)
+
+    def begin_call(self, runtime_id: str, call: InFlight) -> None:
+        """Count a call to a plugin, and cancel it when the plugin is gone, until `end_call`."""
+        self._registry.begin_call(runtime_id, call)
+
+    def end_call(self, runtime_id: str, call: InFlight) -> None:
+        """Hear that a call has ended."""
+        self._registry.end_call(runtime_id, call)
 
     def _plugin_changed(self, nursery: trio.Nursery, runtime_id: str) -> None:
         registered = bool(self._registry.registrations(runtime_id))
@@ -174,7 +178,7 @@ class Liveness:
         _log.warning("%s is gone", runtime_id)
         self._registry.remove_plugin(runtime_id)
         self._forget(runtime_id)
-        for call in self._calls.get(runtime_id, ()):
+        for call in self._registry.calls(runtime_id):
             call.cancel()
 
 

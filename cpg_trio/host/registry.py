@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from typing import Protocol
 
 import attrs
 
@@ -94,6 +94,13 @@ class ServiceStatus:
     provider: Registration | None = None
 
 
+class InFlight(Protocol):
+    """A call on its way. Compared by identity."""
+
+    def cancel(self) -> None:
+        """End it: its provider is gone."""
+
+
 Listener = Callable[[str], object]
 
 _SILENT = Health()
@@ -119,7 +126,7 @@ class Registry:
         self._by_type: dict[str, dict[str, Registration]] = {}  # then by runtime id
         self._by_id: dict[str, Registration] = {}
         self._health: dict[str, Health] = {}
-        self._calls: Counter[str] = Counter()
+        self._calls: dict[str, set[InFlight]] = {}
         self._last_turn: dict[tuple[str, str], int] = {}  # by who asks, and for what
         self._sequence = 0
         self._lapsed: dict[str, Health] = {}
@@ -284,20 +291,27 @@ class Registry:
         degraded = self.health(provider.runtime_id).state == _DEGRADED
         return ServiceStatus(pb.SERVICE_STATE_DEGRADED if degraded else pb.SERVICE_STATE_AVAILABLE, provider)
 
-    @contextmanager
-    def call(self, runtime_id: str) -> Iterator[None]:
-        """Count a call to a provider while it is in flight."""
-        self._calls[runtime_id] += 1
-        try:
-            yield
-        finally:
-            self._calls[runtime_id] -= 1
-            if not self._calls[runtime_id]:
-                del self._calls[runtime_id]
+    def begin_call(self, runtime_id: str, call: InFlight) -> None:
+        """Hold a call to a provider while it is in flight."""
+        calls = self._calls.get(runtime_id)
+        if calls is None:
+            calls = self._calls[runtime_id] = set()
+        calls.add(call)
+
+    def end_call(self, runtime_id: str, call: InFlight) -> None:
+        """Hold a call no longer."""
+        calls = self._calls[runtime_id]
+        calls.remove(call)
+        if not calls:
+            del self._calls[runtime_id]
+
+    def calls(self, runtime_id: str) -> Sequence[InFlight]:
+        """Return the routed calls that a provider is busy with."""
+        return list(self._calls.get(runtime_id, ()))
 
     def calls_in_flight(self, runtime_id: str) -> int:
         """Return how many routed calls a provider is busy with."""
-        return self._calls[runtime_id]
+        return len(self._calls.get(runtime_id, ()))
 
     def providers(self, service_type: str) -> Sequence[Registration]:
         """Return all providers of a type, healthy or not, in the order of their registration."""
@@ -315,7 +329,7 @@ class Registry:
             case Selection.RANDOM:
                 return self._rng.choice(good)
             case Selection.WEIGHTED:
-                weights = [1 / (1 + self._calls[r.runtime_id]) for r in good]
+                weights = [1 / (1 + self.calls_in_flight(r.runtime_id)) for r in good]
                 return self._rng.choices(good, weights)[0]
 
     def _next_turn(self, turn: tuple[str, str], good: Sequence[Registration]) -> Registration:

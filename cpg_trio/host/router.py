@@ -1,23 +1,23 @@
 """The router: an authenticated, streaming way from one plugin to another.
 
 A request for `/services/{type}/{provider}/{method}` is checked, rewritten and passed on, and the answer comes
-back, byte for byte, both ways at once, with no body held and no timeout added. What it may not pass on it
-drops: the caller's credentials, and what concerns only one connection. Refusals are plain text, with the
-words that other implementations use.
+back, byte for byte, both ways at once, with no body held and no timeout added. Who may pass, and with what,
+is `admission`'s to say, for both ways that requests come in:
+
+- on HTTP/1.1 as bytes: `RouterGateway` tells `http1.Relay` what to do with a head;
+- on everything else as calls of the ASGI application `Router`.
+
+Both ways write the same two lines for each call.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, TypeAlias
-from urllib.parse import quote
+from collections.abc import AsyncIterator
+from typing import Any
 
-import attrs
 import trio
 
-from cpg_trio import wire
 from cpg_trio.asgi import (
     ClientDisconnectedError,
     HeaderList,
@@ -31,227 +31,176 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.http1 import (
     ConnectFailedError,
+    Failure,
+    IncomingRequest,
     InvalidRequestError,
     Origin,
     Pool,
+    RelayCall,
     Request,
     Response,
     UpstreamError,
 )
+from cpg_trio.http1 import RefusedError as RelayRefusedError
+from cpg_trio.logs import LineLog
 
-from .identity import Identities, Identity
-from .liveness import Liveness
-from .registry import Registration, Registry
-
-PREFIX = b"/services/"
-
-_log = logging.getLogger("cpg_trio.router")
-
-# RFC 9110, section 7.6.1, and older names for the same.
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+from .admission import (
+    PREFIX,
+    UNDELIVERED,
+    Admission,
+    Credentials,
+    RefusedError,
+    Route,
+    log_refusal,
+    passed_back,
+    passed_on,
 )
-# What proves the caller to the host is nobody else's business; where a request came from is not the caller's
-# to say; an expectation has been met by the time the body is read.
-_NOT_PASSED_ON = _HOP_BY_HOP | {
-    b"authorization",
-    b"cookie",
-    b"expect",
-    b"forwarded",
-    b"host",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-port",
-    b"x-forwarded-prefix",
-    b"x-forwarded-proto",
-    b"x-plugin-caller-id",
-    b"x-plugin-runtime-id",
-    b"x-real-ip",
-}
-# Whether a call was delivered is the host's to say.
-_NOT_PASSED_BACK = _HOP_BY_HOP | {wire.UNDELIVERED_HEADER.lower().encode()}
+from .liveness import Liveness
+
+_calls = LineLog("cpg_trio.router")
+
 _NO_CONTENT = 204
-
-Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
-
-MayCall: TypeAlias = Callable[[Identity, str], bool]
-
-_UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 
 
-class _RefusedError(Exception):
-    """A call that goes nowhere: the answer to it, and what the log says of it (nothing, if empty)."""
+class _Record:
+    """What is written down of one call: that it begins, and how it ended."""
 
-    def __init__(self, status: int, text: str, log: str = "") -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.log = log
+    def __init__(self, route: Route) -> None:
+        self._label = route.label
+        self._started = time.perf_counter()
+        _calls.info(f"[ROUTER] {self._label} (service: {route.provider.service_type})")
 
-
-@attrs.frozen
-class _Route:
-    """A call that has been let through."""
-
-    caller: str
-    provider: Registration
-    method: str
-    """As it follows the provider's path: `Store`."""
-    origin: Origin
-    host: bytes
-    target: bytes
-
-    def __str__(self) -> str:
-        return f"{self.caller} → {self.provider.runtime_id} /{self.method}"
+    def end(self, outcome: str) -> None:
+        elapsed = go_duration(time.perf_counter() - self._started)
+        _calls.info(f"[ROUTER] {self._label} {outcome} (duration: {elapsed})")
 
 
-def everybody(_caller: Identity, _service_type: str) -> bool:
-    """Let every plugin call every service."""
-    return True
+def _failure(error: UpstreamError | None, route: Route, liveness: Liveness) -> Failure:
+    """Return what a provider's failure means to its caller; None is one that is gone."""
+    if error is None:
+        return Failure(503, "service unavailable (provider unhealthy)", "the provider is gone")
+    if isinstance(error, ConnectFailedError):
+        liveness.suspect(route.provider.runtime_id)
+        return Failure(502, "failed to proxy request", str(error), UNDELIVERED)
+    return Failure(502, "failed to proxy request", str(error))
+
+
+class RouterGateway:
+    """The router, as the relay asks it."""
+
+    def __init__(self, admission: Admission, liveness: Liveness) -> None:
+        self._admission = admission
+        self._liveness = liveness
+
+    def claims(self, target: bytes) -> bool:
+        """Whether a request is the router's."""
+        return target.startswith(PREFIX)
+
+    def admit(self, request: IncomingRequest) -> _Forward:
+        """Return what to do with a request. Raises: http1.RefusedError."""
+        credentials = Credentials()
+        fields = passed_on(request.headers, credentials)
+        path, _, query = request.target.partition(b"?")
+        try:
+            route = self._admission.admit(path, query, credentials)
+        except RefusedError as refused:
+            log_refusal(refused)
+            raise RelayRefusedError(refused.status, refused.text, UNDELIVERED) from None
+        return _Forward(route, request, fields, self._liveness)
+
+
+class _Forward:
+    """One call that the relay passes on."""
+
+    def __init__(
+        self, route: Route, request: IncomingRequest, fields: HeaderList, liveness: Liveness
+    ) -> None:
+        self.origin: Origin = route.origin
+        self._route = route
+        self._request = request
+        self._fields = fields
+        self._liveness = liveness
+
+    def head(self) -> bytes:
+        """See `http1.Forward`."""
+        route, request = self._route, self._request
+        lines = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, route.target, route.host)
+        if request.accepts_trailers:
+            lines += b"te: trailers\r\n"
+        return lines + _lines(self._fields) + _lines(route.identifying())
+
+    def lines_back(self, fields: HeaderList) -> bytes:
+        """See `http1.Forward`."""
+        return _lines(passed_back(fields))
+
+    def begin(self, call: RelayCall) -> None:
+        """See `http1.Forward`."""
+        self._record = _Record(self._route)
+        self._liveness.begin_call(self._route.provider.runtime_id, call)
+        self._call = call
+
+    def end(self, outcome: str) -> None:
+        """See `http1.Forward`."""
+        self._liveness.end_call(self._route.provider.runtime_id, self._call)
+        self._record.end(outcome)
+
+    def failure(self, error: UpstreamError | None) -> Failure:
+        """See `http1.Forward`."""
+        return _failure(error, self._route, self._liveness)
+
+
+def _lines(fields: HeaderList) -> bytes:
+    """Return fields as they were read, which was strictly, as lines."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 class Router:
-    """The ASGI application under `/services/`. `may_call` is asked at each call."""
+    """The ASGI application under `/services/`."""
 
-    def __init__(
-        self,
-        identities: Identities,
-        registry: Registry,
-        liveness: Liveness,
-        pool: Pool,
-        may_call: MayCall = everybody,
-    ) -> None:
-        self._identities = identities
-        self._registry = registry
+    def __init__(self, admission: Admission, liveness: Liveness, pool: Pool) -> None:
+        self._admission = admission
         self._liveness = liveness
         self._pool = pool
-        self._may_call = may_call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
+        credentials = Credentials()
+        fields = passed_on(scope["headers"], credentials)
         try:
-            route = self._admit(scope)
-        except _RefusedError as refused:
-            if refused.log:
-                _log.warning("[ROUTER] %s", refused.log)
-            await send_text(send, refused.status, f"{refused.text}\n", _UNDELIVERED)
+            route = self._admission.admit(scope["raw_path"], scope["query_string"], credentials)
+        except RefusedError as refused:
+            log_refusal(refused)
+            await send_text(send, refused.status, f"{refused.text}\n", UNDELIVERED)
             return
-        _log.info("[ROUTER] %s (service: %s)", route, route.provider.service_type)
-        await _Call(route, self._liveness, self._pool, scope, receive, send).run()
-
-    def _admit(self, scope: Scope) -> _Route:
-        """Check a call, in the order that the protocol fixes. Raises: _RefusedError."""
-        service_type, provider_id, method = _split(scope["raw_path"])
-        caller = self._authenticate(scope)
-        if not self._may_call(caller, service_type):
-            denied = f"{caller.runtime_id} may not call {_printable(service_type.encode('latin-1'))}"
-            raise _RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
-        provider = self._registry.provider(service_type, provider_id)
-        if provider is None:
-            raise _RefusedError(404, f"provider not found: {provider_id}")
-        if not self._registry.health(provider_id).callable:
-            raise _RefusedError(503, "service unavailable (provider unhealthy)")
-        if not provider.base_url:
-            raise _RefusedError(404, f"provider endpoint not registered: {provider_id}")
-        return _route(caller.runtime_id, provider, method, scope["query_string"])
-
-    def _authenticate(self, scope: Scope) -> Identity:
-        path = _printable(scope["raw_path"])
-        runtime_id = _printable(header(scope, wire.RUNTIME_ID_HEADER.lower().encode()) or b"")
-        if not runtime_id:
-            raise _RefusedError(
-                401,
-                f"{wire.RUNTIME_ID_HEADER} header required",
-                f"Missing {wire.RUNTIME_ID_HEADER} header for {path}",
-            )
-        authorization = (header(scope, b"authorization") or b"").decode("latin-1")
-        if not authorization.startswith(wire.BEARER_PREFIX):
-            raise _RefusedError(
-                401,
-                "Authorization: Bearer <token> required",
-                f"Missing/invalid Authorization header for {path} (caller: {runtime_id})",
-            )
-        token = authorization.removeprefix(wire.BEARER_PREFIX)
-        identity = self._identities.authenticate(runtime_id, token)
-        if identity is None:
-            raise _RefusedError(401, "invalid token", f"Invalid token for caller: {runtime_id}")
-        return identity
-
-
-def _split(raw_path: bytes) -> tuple[str, str, bytes]:
-    """Return service type, provider and method of a path; the method stays as it was encoded."""
-    parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
-    wrong = len(parts) < 3 or not all(parts[:2]) or b"#" in raw_path  # noqa: PLR2004 - type, provider, method
-    if wrong or _climbs(parts[2]):
-        raise _RefusedError(
-            400,
-            "invalid service path format, expected /services/{type}/{provider-id}/{method}",
-            f"Invalid path: {_printable(raw_path)} (parts: {len([p for p in parts if p])})",
-        )
-    return parts[0].decode("latin-1"), parts[1].decode("latin-1"), parts[2]
-
-
-def _climbs(path: bytes) -> bool:
-    """Whether a path has segments that leave the place it is relative to, however they are spelled."""
-    return any(segment.lower().replace(b"%2e", b".") in (b".", b"..") for segment in path.split(b"/"))
-
-
-def _route(caller: str, provider: Registration, method: bytes, query: bytes) -> _Route:
-    try:
-        origin, prefix = Origin.parse(provider.base_url)
-    except ValueError as error:
-        log = f"{caller} → {provider.runtime_id} FAILED: {error}"
-        raise _RefusedError(500, "failed to create proxy request", log) from error
-    # The address that was checked is the one that is used: a name may lead elsewhere by now.
-    address = provider.address or origin.host
-    path = quote(provider.endpoint_path, safe="/%:@!$&'()*+,;=~").encode()
-    # A generated client asks for /package.Service/Method, and the provider's path says the service already.
-    method = method.removeprefix(path.strip(b"/") + b"/") if path.strip(b"/") else method
-    target = prefix + path + (b"" if path.endswith(b"/") else b"/") + method
-    return _Route(
-        caller,
-        provider,
-        _printable(method),
-        attrs.evolve(origin, host=address),
-        origin.host_header,
-        target + (b"?" + query if query else b""),
-    )
-
-
-def _printable(value: bytes) -> str:
-    """Return bytes from a stranger in a form that cannot break or forge a line of a log."""
-    return "".join(c if c.isprintable() else "�" for c in value.decode("latin-1"))
+        await _Call(route, fields, self._liveness, self._pool, scope, receive, send).run()
 
 
 class _Call:
     """One call in flight. It ends when its answer has been passed on, or when either side is gone."""
 
     def __init__(
-        self, route: _Route, liveness: Liveness, pool: Pool, scope: Scope, receive: Receive, send: Send
+        self,
+        route: Route,
+        fields: HeaderList,
+        liveness: Liveness,
+        pool: Pool,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self._route = route
+        self._fields = fields
         self._liveness = liveness
         self._pool = pool
         self._scope = scope
         self._send = send
         self._body = _RequestBody(receive)
-        self._started = time.perf_counter()
         self._responding = False
         self._outcome = "FAILED: canceled"  # until there is another
 
     async def run(self) -> None:
+        record = _Record(self._route)
         try:
             with self._liveness.call(self._route.provider.runtime_id) as lease:
                 async with trio.open_nursery() as nursery:
@@ -259,10 +208,9 @@ class _Call:
                     await self._relay()
                     nursery.cancel_scope.cancel()
             if lease.cancelled_caught:
-                await self._fail("the provider is gone", 503, "service unavailable (provider unhealthy)")
+                await self._fail(None)
         finally:
-            elapsed = go_duration(time.perf_counter() - self._started)
-            _log.info("[ROUTER] %s %s (duration: %s)", self._route, self._outcome, elapsed)
+            record.end(self._outcome)
         if self._outcome.startswith("FAILED") and self._responding:
             raise ResponseAbortedError(self._outcome)
 
@@ -281,20 +229,17 @@ class _Call:
             self._outcome = "400"
             await send_text(self._send, 400, f"{error}\n")
         except UpstreamError as error:
-            unreached = isinstance(error, ConnectFailedError)
-            if unreached:
-                self._liveness.suspect(self._route.provider.runtime_id)
-            await self._fail(str(error), 502, "failed to proxy request", _UNDELIVERED if unreached else ())
+            await self._fail(error)
 
-    async def _fail(self, reason: str, status: int, text: str, headers: Headers = ()) -> None:
+    async def _fail(self, error: UpstreamError | None) -> None:
         """Note a failure for the log, and answer with it unless there is an answer already."""
-        self._outcome = f"FAILED: {reason}"
+        failure = _failure(error, self._route, self._liveness)
+        self._outcome = f"FAILED: {failure.why}"
         if not self._responding:
-            await send_text(self._send, status, f"{text}\n", headers)
+            await send_text(self._send, failure.status, f"{failure.text}\n", failure.fields)
 
     async def _request(self) -> Request:
-        headers = [(b"host", self._route.host), *_passed_on(self._scope["headers"], _NOT_PASSED_ON)]
-        headers.append((wire.CALLER_ID_HEADER.lower().encode(), self._route.caller.encode()))
+        headers = [(b"host", self._route.host), *self._fields, *self._route.identifying()]
         if accepts_trailers(self._scope["headers"]):
             headers.append((b"te", b"trailers"))
         method = self._scope["method"]
@@ -318,7 +263,7 @@ class _Call:
         return await self._body.peek()
 
     async def _respond(self, response: Response) -> None:
-        headers = _passed_on(response.headers, _NOT_PASSED_BACK)
+        headers = passed_back(response.headers)
         if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
             headers = [(name, value) for name, value in headers if name != b"content-length"]
         length = next((int(value) for name, value in headers if name == b"content-length"), None)
@@ -387,28 +332,9 @@ class _RequestBody:
         return message
 
 
-def _passed_on(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> HeaderList:
-    """Return the headers that travel on: without `dropped`, and without those that Connection names."""
-    headers = [(name.lower(), value) for name, value in headers]
-    named = {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
-    # No name for one connection only can take what frames the message for all of them.
-    named.discard(b"content-length")
-    # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID; neither is the caller's to send.
-    return [
-        (name, value)
-        for name, value in headers
-        if name.replace(b"_", b"-") not in dropped and name not in named
-    ]
-
-
 def go_duration(seconds: float) -> str:
     """Return a duration as Go prints it, to three or four digits: `429.5µs`, `1.2ms`, `2.05s`."""
     for unit, factor in (("µs", 1e6), ("ms", 1e3)):
         if (value := seconds * factor) < 1000:  # noqa: PLR2004 - the next unit begins there
-            return f"{value:.1f}".rstrip("0").rstrip(".") + unit
+            return f"{value:.1f}".removesuffix(".0") + unit
     return f"{seconds:.2f}".rstrip("0").rstrip(".") + "s"

@@ -1,16 +1,50 @@
-"""An HTTP/1.1 client for a router: requests and responses pass byte for byte, and both ways at once.
+"""HTTP/1.1 on Trio sockets, for both sides: what a router needs, and what a service is called by.
 
-`pool` stands on `connection`, and `connection` on h11 and Trio's streams. Nothing here knows of plugins.
+What stands on what:
+
+    errors      what can go wrong on the way to a peer, and by whose fault
+    messages    what comes in: heads and bodies, read strictly
+    fields      what goes out: header lines
+    channel     a way to the other side, without detours
+    connection  a connection, seen from its client
+    pool        the connections of a client
+    patience    how long the other side may take
+    hangups     who has left
+    asgi_call   one call of an ASGI application
+    server      a client's connection, seen from the server
+    relay       from the one to the other, byte for byte
+
+Nothing here knows of plugins.
 """
 
-from cpg_trio.http1.connection import ConnectFailedError as ConnectFailedError
-from cpg_trio.http1.connection import ConnectionBrokenError as ConnectionBrokenError
-from cpg_trio.http1.connection import InvalidRequestError as InvalidRequestError
-from cpg_trio.http1.connection import ProtocolError as ProtocolError
-from cpg_trio.http1.connection import Request as Request
+from cpg_trio.http1._origin import Origin as Origin
+from cpg_trio.http1._request import Request as Request
+from cpg_trio.http1.asgi_call import unwrapped as unwrapped
+from cpg_trio.http1.channel import Channel as Channel
+from cpg_trio.http1.channel import SocketChannel as SocketChannel
+from cpg_trio.http1.connection import Connection as Connection
 from cpg_trio.http1.connection import Response as Response
-from cpg_trio.http1.connection import UpstreamError as UpstreamError
-from cpg_trio.http1.pool import Origin as Origin
+from cpg_trio.http1.errors import BodyTooLargeError as BodyTooLargeError
+from cpg_trio.http1.errors import ConnectFailedError as ConnectFailedError
+from cpg_trio.http1.errors import ConnectionBrokenError as ConnectionBrokenError
+from cpg_trio.http1.errors import InvalidRequestError as InvalidRequestError
+from cpg_trio.http1.errors import ProtocolError as ProtocolError
+from cpg_trio.http1.errors import UpstreamError as UpstreamError
+from cpg_trio.http1.hangups import HANGUPS_AVAILABLE as HANGUPS_AVAILABLE
+from cpg_trio.http1.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
+from cpg_trio.http1.messages import IncomingRequest as IncomingRequest
+from cpg_trio.http1.messages import MalformedError as MalformedError
 from cpg_trio.http1.pool import Pool as Pool
 from cpg_trio.http1.pool import PoolStatistics as PoolStatistics
+from cpg_trio.http1.pool import Whole as Whole
 from cpg_trio.http1.pool import connect as connect
+from cpg_trio.http1.relay import Failure as Failure
+from cpg_trio.http1.relay import Forward as Forward
+from cpg_trio.http1.relay import Gateway as Gateway
+from cpg_trio.http1.relay import RefusedError as RefusedError
+from cpg_trio.http1.relay import Relay as Relay
+from cpg_trio.http1.relay import RelayCall as RelayCall
+from cpg_trio.http1.server import Limits as Limits
+from cpg_trio.http1.server import RequestTaker as RequestTaker
+from cpg_trio.http1.server import ServerConnection as ServerConnection
+from cpg_trio.http1.server import Service as Service

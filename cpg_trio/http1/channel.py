@@ -10,6 +10,7 @@ after `close`. Each method may be cancelled at its waits; what a cancelled send 
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from abc import ABC, abstractmethod
@@ -39,12 +40,20 @@ class Channel(ABC):
         """Send everything."""
 
     @abstractmethod
-    def send_nowait(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting; return how many bytes that was."""
+
+    @abstractmethod
+    async def send_some(self, data: bytes | memoryview) -> int:
+        """Send something, waiting until that is possible; return how much."""
 
     @abstractmethod
     def has_news(self) -> bool:
         """Look whether something has come, or the other side has ended, without taking it."""
+
+    @abstractmethod
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        """End both directions, or one; whoever waits for them is told. The channel is still to be closed."""
 
     @abstractmethod
     def close(self, *, reset: bool = False) -> None:
@@ -54,13 +63,16 @@ class Channel(ABC):
 class SocketChannel(Channel):
     """A channel over a connected socket, which it owns."""
 
-    __slots__ = ("_drained", "_fd", "_sock", "_waiting")
+    __slots__ = ("_drained", "_fd", "_full", "_news", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003 - the name says it
         self._sock = sock
         self._fd = sock.fileno()
         self._drained = False  # the last read took all that there was, so the next one would be in vain
+        self._full = False  # the last read took all that was asked for, so there may be more, without end
+        self._news = select.poll()  # a third of the time that a look at the data takes
+        self._news.register(self._fd, select.POLLIN)
 
     @classmethod
     def of(cls, stream: trio.SocketStream) -> SocketChannel:
@@ -81,6 +93,8 @@ class SocketChannel(Channel):
         while True:
             if self._drained:
                 await self._readable()
+            elif self._full:  # a peer that sends as fast as we read lets nobody else run
+                await trio.lowlevel.checkpoint()
             if (data := self.receive_nowait()) is not None:
                 return data
 
@@ -88,11 +102,12 @@ class SocketChannel(Channel):
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
-            self._drained = True
+            self._drained, self._full = True, False
             return None
         except OSError as error:
             raise self._broken() from error
-        self._drained = len(data) < RECEIVE_BYTES
+        self._full = len(data) == RECEIVE_BYTES
+        self._drained = not self._full
         return data
 
     async def send_all(self, data: bytes) -> None:
@@ -101,8 +116,13 @@ class SocketChannel(Channel):
             return
         with memoryview(data) as rest:
             while sent < len(data):
-                await self._writable()
-                sent += self.send_nowait(rest[sent:])
+                sent += await self.send_some(rest[sent:])
+
+    async def send_some(self, data: bytes | memoryview) -> int:
+        while True:
+            await self._writable()
+            if sent := self.send_nowait(data):
+                return sent
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         try:
@@ -113,13 +133,11 @@ class SocketChannel(Channel):
             raise self._broken() from error
 
     def has_news(self) -> bool:
-        try:
-            self._sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
+        return bool(self._news.poll(0))
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        with suppress(OSError):  # the other side was first
+            self._sock.shutdown(socket.SHUT_WR if sending_only else socket.SHUT_RDWR)
 
     def close(self, *, reset: bool = False) -> None:
         if self._sock.fileno() < 0:
@@ -165,12 +183,22 @@ class StreamChannel(Channel):
     async def send_all(self, data: bytes) -> None:
         await self._stream.send_all(data)
 
-    def send_nowait(self, data: bytes) -> int:  # noqa: ARG002 - none of it
+    async def send_some(self, data: bytes | memoryview) -> int:
+        await self._stream.send_all(data)
+        return len(data)
+
+    def send_nowait(self, data: bytes | memoryview) -> int:  # noqa: ARG002 - none of it
         return 0
 
     def has_news(self) -> bool:
         stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
         return isinstance(stream, trio.SocketStream) and stream.socket.is_readable()
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        if isinstance(stream, trio.SocketStream):
+            with suppress(OSError):
+                stream.socket.shutdown(socket.SHUT_WR if sending_only else socket.SHUT_RDWR)
 
     def close(self, *, reset: bool = False) -> None:
         stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream

@@ -42,8 +42,8 @@ _AUTHORITY_TARGET = re.compile(rb"([^/?]+:[0-9]+)")
 _VITAL = frozenset({b"content-length", b"host", b"transfer-encoding"})
 _NAMES_VITAL = re.compile(rb"(?i)(?:^|,)[ \t]*(?:content-length|host|transfer-encoding)[ \t]*(?:,|$)")
 _NAMES_CLOSE = re.compile(rb"(?i)(?:^|,)[ \t]*close[ \t]*(?:,|$)")
-# The lengths of the names that a message depends on: what is not as long need not be looked at.
-_LENGTHS_TO_NOTE = frozenset({4, 10, 14, 17})
+# Of the names looked at: `te`, `host`, `expect`, `connection`, `content-length` and `transfer-encoding`.
+_LENGTHS_OF_NAMES = frozenset({2, 4, 6, 10, 14, 17})
 # Any number that everybody holds who reads it: less than 2 to the 63rd.
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # Nobody reads an extension; it only matters where it ends. `_BEGUN`: what can still become such a line.
@@ -83,7 +83,7 @@ class Incoming:
     complete = False
     framing = Framing.NONE
     remaining = 0
-    """Bytes of a body of declared length, or of the chunk that has begun, that have not come yet."""
+    """Bytes of a body of declared length that have not come yet."""
     head_bytes = b""
     """The head as it came."""
     version = "1.1"
@@ -98,6 +98,7 @@ class Incoming:
     _asks_to_close = False
     _names_vital = False
     _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
+    _in_chunk = 0  # bytes that have not come yet
     _in_trailers = False
     _held = b""  # what has come of the line before a chunk, or of the trailers with the line end before them
 
@@ -108,6 +109,11 @@ class Incoming:
         """The same, for what followed a chunked body; complete once the message is."""
         self._max_head_bytes = max_head_bytes
         self._parts: list[bytes] = []
+
+    @property
+    def declares_length(self) -> bool:
+        """Whether a header says how long the body is."""
+        return self._declared is not None
 
     @property
     def begun(self) -> bool:
@@ -219,11 +225,11 @@ class Incoming:
     def on_header(self, name: bytes, value: bytes) -> None:
         value = value.rstrip(b" \t")
         self.headers.append((name, value))
-        if len(name) in _LENGTHS_TO_NOTE:
+        if len(name) in _LENGTHS_OF_NAMES:
             self._note(name.lower(), value)
 
     def _note(self, name: bytes, value: bytes) -> None:
-        """Note what the message depends on. `name`: lower case."""
+        """Look at a header whose name, here in lower case, may be one that says how to read the message."""
         if name == b"content-length":
             self._declared = value
         elif name == b"transfer-encoding":
@@ -238,39 +244,40 @@ class Incoming:
     # The body
 
     def _feed_length(self, data: bytes) -> bytes:
-        taken = self._take_part(data, 0)
-        self.complete = not self.remaining
-        return data[taken:]
-
-    def _take_part(self, data: bytes, at: int) -> int:
-        """Take what there is of what remains; return where that ends."""
-        part = data[at : at + self.remaining]
-        self.remaining -= len(part)
+        part = data[: self.remaining]
         self._parts.append(part)
-        return at + len(part)
+        self.remaining -= len(part)
+        self.complete = not self.remaining
+        return data[len(part) :]
 
     def _feed_chunked(self, data: bytes) -> bytes:
         data, at = self._held + data, 0
         self._held = b""
         while at < len(data) and not self.complete:
-            if self.remaining:
-                at = self._take_part(data, at)
+            if self._in_chunk:
+                at = self._take_chunk(data, at)
             elif self._in_trailers:
                 at = self._take_trailers(data, at)
             else:
                 at = self._take_chunk_line(data, at)
         return data[at:]
 
+    def _take_chunk(self, data: bytes, at: int) -> int:
+        """Take what there is of a chunk; return where that ends. The next two do likewise."""
+        part = data[at : at + self._in_chunk]
+        self._parts.append(part)
+        self._in_chunk -= len(part)
+        return at + len(part)
+
     def _take_chunk_line(self, data: bytes, at: int) -> int:
-        """Take what is between one chunk and the next; return where that ends."""
         line = self._chunk_line.match(data, at)
         if line is None:
             if not self._chunk_line_begun.fullmatch(data, at):
                 raise MalformedError("not the beginning of a chunk")
             self._held = data[at:]
             return len(data)
-        self.remaining = int(line[1], 16)
-        if not self.remaining:
+        self._in_chunk = int(line[1], 16)
+        if not self._in_chunk:
             self._in_trailers = True
             return line.end() - 2  # so that what ends the message is a blank line in any case
         self._chunk_line, self._chunk_line_begun = _NEXT_CHUNK, _NEXT_CHUNK_BEGUN
@@ -336,7 +343,11 @@ class IncomingRequest(Incoming):
     method = b""
     target = b""
     wants_upgrade = False
-    """Whether it asks for another protocol, or for a tunnel, which begins when the request is complete."""
+    """Whether it asks for another protocol, or for a tunnel. Never if it has a body: then the wish is ignored (RFC 9110, 7.8)."""
+    expects_continue = False
+    """Whether its sender waits for word to send the body."""
+    accepts_trailers = False
+    """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
 
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
     _host: bytes | None = None
@@ -355,6 +366,10 @@ class IncomingRequest(Incoming):
         if name == b"host":
             self._host = value
             self._hosts += 1
+        elif name == b"te":
+            self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
         else:
             super()._note(name, value)
 
@@ -384,6 +399,7 @@ class IncomingRequest(Incoming):
             self.complete = True
         elif self.method == b"CONNECT":
             raise MalformedError("a request for a tunnel has no body")
+        self.wants_upgrade = self.wants_upgrade and self.complete
 
     def _check_host(self) -> None:
         if self._hosts > 1 or (self._hosts == 0 and self.version == "1.1"):
@@ -408,7 +424,8 @@ class IncomingResponse(Incoming):
 
     status = 0
 
-    _beginning = re.compile(rb"H")
+    # A peer of another protocol may say a few bytes, and wait for ours.
+    _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
 
     def __init__(self, *, to_head: bool = False, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
         super().__init__(max_head_bytes)

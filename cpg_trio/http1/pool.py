@@ -1,101 +1,37 @@
 """The connections of a client: opened when needed, kept while useful, closed by whoever leaves the pool.
 
-An idle connection belongs to the pool, one in use to the `request` block that uses it; there is no third
-state, so that a cancellation anywhere finds each connection with exactly one owner, who closes it.
+An idle connection belongs to the pool, one in use to whoever took or opened it and will give it back; there
+is no third state, so that a cancellation anywhere finds each connection with exactly one owner.
 
 May touch: sockets, TLS, and the connections that it opened. What is said on them is `connection`'s.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import re
 import ssl
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from types import TracebackType
+from typing import Self
 
 import attrs
 import trio
 
 from cpg_trio._sockets import enable_keepalive
-from cpg_trio.http1.connection import (
-    MAX_HEAD_BYTES,
-    ConnectFailedError,
-    Connection,
-    ConnectionBrokenError,
-    PreparedRequest,
-    Request,
-    Response,
-)
+from cpg_trio.asgi import HeaderList
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from types import TracebackType
+from ._origin import Origin
+from ._request import PreparedRequest, Request
+from .channel import Channel, SocketChannel, StreamChannel
+from .connection import Connection, Exchange, Response
+from .errors import ConnectFailedError, ConnectionBrokenError
+from .messages import MAX_HEAD_BYTES
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_MAX_PORT = 65535
-_NOT_IN_A_URL = re.compile(r"[^\x21-\x7e]")
-_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*:[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>[0-9]{1,5}))?")
-# A host name as resolvers take it; the underscore is no letter of RFC 1123, but container names have it.
-_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
-
-
-def _check_host(_: Origin, __: object, host: str) -> None:
-    if ":" in host:
-        # Raises a ValueError that says what is wrong. A zone (%eth0) means nothing to the peer.
-        ipaddress.IPv6Address(host if "%" not in host else "")
-    elif not _HOST_NAME.fullmatch(host):
-        raise ValueError("the host must be a name or an address, in ASCII (xn--...) and without a port")
-
-
-def _check_port(_: Origin, __: object, port: int) -> None:
-    if not 1 <= port <= _MAX_PORT:
-        raise ValueError(f"the port must be a number from 1 to {_MAX_PORT}")
-
-
-@attrs.frozen
-class Origin:
-    """Where to connect: `host` is a name or an address, an IPv6 address without brackets."""
-
-    scheme: str = attrs.field(validator=attrs.validators.in_(tuple(_DEFAULT_PORTS)))
-    host: str = attrs.field(validator=_check_host)
-    port: int = attrs.field(validator=_check_port)
-
-    @classmethod
-    def parse(cls, url: str) -> tuple[Self, bytes]:
-        """Split a base URL into its origin and its path without a trailing slash (b"" for the root).
-
-        Raises: ValueError for what is not an absolute http or https URL, or has more than a path after the
-        origin. The message doesn't quote the URL, which may hold a password.
-        """
-        _check_base_url(url)
-        parts = urlsplit(url)
-        authority = _AUTHORITY.fullmatch(parts.netloc)
-        if parts.scheme not in _DEFAULT_PORTS or authority is None or not authority["host"]:
-            raise ValueError(
-                "a base URL is http or https, a host, and perhaps a port from 1 to 65535 and a path"
-            )
-        host = authority["host"].strip("[]").lower()
-        port = int(authority["port"] or _DEFAULT_PORTS[parts.scheme])
-        return cls(parts.scheme, host, port), parts.path.rstrip("/").encode("ascii")
-
-    @property
-    def host_header(self) -> bytes:
-        """The value of `host` for this origin: IPv6 in brackets, the port unless it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host.encode() if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}".encode()
-
-
-def _check_base_url(url: str) -> None:
-    if _NOT_IN_A_URL.search(url):
-        raise ValueError("a base URL has no spaces, control characters or letters beyond ASCII")
-    if "?" in url or "#" in url:
-        raise ValueError("a base URL has no query and no fragment")
-    if "@" in urlsplit(url).netloc:
-        raise ValueError("a base URL has no user information")
+#: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.
+MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 @attrs.frozen
@@ -109,38 +45,69 @@ class PoolStatistics:
 
 
 @attrs.frozen
-class _Idle:
-    connection: Connection
-    since: float
+class Whole:
+    """A response that has been read to its end. Headers and trailers are as in `Response`."""
+
+    status: int
+    headers: HeaderList
+    trailers: HeaderList
+    body: bytes
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """A task that waits for room, and what it is given: a connection, or the right to open one."""
+
+    task: trio.lowlevel.Task
+    given: Connection | None = None
+
+
+@attrs.define(eq=False)
+class _Shelf:
+    """The connections to one origin.
+
+    `size` counts those that are idle, in use, and being opened. The last of `idle` is the one used last: it
+    is the likeliest to be alive, and those that a lull leaves over expire together. None is idle while
+    somebody waits.
+    """
+
+    size: int = 0
+    idle: list[Connection] = attrs.field(factory=list)
+    waiting: deque[_Waiter] = attrs.field(factory=deque)
 
 
 class Pool:
     """A client's connections to any number of origins, kept for the next request while the block lasts.
 
-    There is no limit to the connections in use and no timeout but `connect_timeout_s` (seconds, for
-    name, TCP and TLS together): both are the caller's to set, who knows what a request is for. A machine
-    that vanishes while it owes an answer is noticed by the kernel (`enable_keepalive`).
+    There is no timeout but `connect_timeout_s` (seconds, for name, TCP and TLS together, and for the wait
+    before them): all others are the caller's to set, who knows what a request is for. A machine that vanishes
+    while it owes an answer is noticed by the kernel (`enable_keepalive`).
+    `max_per_origin`: connections in all; who needs one more waits until one is free, in turn.
     `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
     an idle connection is not used again. `max_head_bytes`: the largest response head.
+
+    `request` and `fetch` have whole exchanges. Underneath are `take`, `open` and `give_back`, for those who
+    have their own: what is taken or opened is given back, once, however the exchange ends.
     """
 
     def __init__(
         self,
         *,
         connect_timeout_s: float = 5.0,
-        max_idle_per_origin: int = 64,
+        max_per_origin: int = 1000,
+        max_idle_per_origin: int = 256,
         idle_expiry_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
         max_head_bytes: int = MAX_HEAD_BYTES,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
+        self._max_per_origin = max_per_origin
         self._max_idle_per_origin = max_idle_per_origin
         self._idle_expiry_s = idle_expiry_s
         self._given_ssl_context = ssl_context
         self._max_head_bytes = max_head_bytes
-        # Changed between checkpoints only. The last of a list is the one used last: it is the likeliest to
-        # be alive, and those that a lull leaves over expire together.
-        self._idle: dict[Origin, list[_Idle]] = {}
+        # Changed between checkpoints only. A shelf is here while its size is not 0.
+        self._shelves: dict[Origin, _Shelf] = {}
         self._entered = False
         self._active = 0
         self._opened = 0
@@ -153,13 +120,13 @@ class Pool:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the idle connections. One in use is closed when its own block ends."""
+        """Close the idle connections. One in use is closed when it is given back."""
         self._entered = False
-        await self._close_idle(not_used_since=math.inf)
+        self._close_idle(not_used_since=math.inf)
 
     def statistics(self) -> PoolStatistics:
         """Return the numbers of this moment."""
-        idle = sum(len(connections) for connections in self._idle.values())
+        idle = sum(len(shelf.idle) for shelf in self._shelves.values())
         return PoolStatistics(idle=idle, active=self._active, opened=self._opened, reused=self._reused)
 
     async def sweep(self) -> None:
@@ -170,83 +137,210 @@ class Pool:
         """
         while True:
             await trio.sleep(self._idle_expiry_s)
-            await self._close_idle(not_used_since=trio.current_time() - self._idle_expiry_s)
+            self._close_idle(not_used_since=trio.current_time() - self._idle_expiry_s)
 
-    @asynccontextmanager
-    async def request(self, origin: Origin, request: Request) -> AsyncIterator[Response]:
+    # Whole exchanges
+
+    def request(self, origin: Origin, request: Request) -> AbstractAsyncContextManager[Response]:
         """Send a request; the block has the response, from when its head has arrived.
 
-        Leaving the block before the body's end closes the connection, as does every error. An idempotent
-        request whose body is still whole is sent once more, on a new connection, if a kept one turns out
-        to be dead before it answered anything.
+        Leaving the block before the body has arrived closes the connection, as does every error. An
+        idempotent request whose body is still whole is sent once more if a kept connection turns out to be
+        dead before it answered anything.
 
         Raises: InvalidRequestError before anything is done, or if the body belies its content-length;
         ConnectFailedError; ProtocolError; ConnectionBrokenError; and whatever the body's iterator raises,
         as itself, in place of the cancellation that it causes in the block.
         """
+        return _Block(self, origin, request)
+
+    async def fetch(self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES) -> Whole:
+        """Send a request and return its response when it has been read to its end.
+
+        Raises: BodyTooLargeError, and what `request` raises.
+        """
+        async with _Block(self, origin, request) as response:
+            body = await response.read(max_body_bytes)
+            return Whole(response.status, response.headers, response.trailers, body)
+
+    async def begin(self, origin: Origin, request: Request) -> Exchange:
+        """Return an exchange that has begun, which is the caller's to end, and its connection to give back.
+
+        Raises: what `request` raises.
+        """
         if not self._entered:
-            raise trio.ClosedResourceError("a pool is used inside its own `async with` block")
+            raise _not_entered()
         prepared = PreparedRequest.of(request, origin.host_header)
-        async with AsyncExitStack() as stack:
-            yield await self._start(stack, origin, prepared)
-
-    async def _start(self, stack: AsyncExitStack, origin: Origin, request: PreparedRequest) -> Response:
-        kept = await self._take_idle(origin)
-        if kept is not None:
-            self._reused += 1
-            try:
-                return await stack.enter_async_context(self._exchange(origin, kept, request))
-            except ConnectionBrokenError:
-                if not kept.may_retry:
-                    raise
-        return await stack.enter_async_context(self._exchange(origin, await self._open(origin), request))
-
-    @asynccontextmanager
-    async def _exchange(
-        self, origin: Origin, connection: Connection, request: PreparedRequest
-    ) -> AsyncIterator[Response]:
-        self._active += 1
+        exchange = Exchange(self.take(origin) or await self.open(origin), prepared, self._max_head_bytes)
         try:
-            async with connection.exchange(request) as response:
-                yield response
-        finally:
-            self._active -= 1
-            await self._give_back(origin, connection)
-
-    async def _give_back(self, origin: Origin, connection: Connection) -> None:
-        idle = self._idle.setdefault(origin, [])
-        if self._entered and connection.reusable and len(idle) < self._max_idle_per_origin:
-            idle.append(_Idle(connection, trio.current_time()))
+            await self._begin(exchange)
+        except ConnectionBrokenError:
+            if not exchange.may_retry:
+                raise
         else:
-            await _close(connection.stream)
+            return exchange
+        exchange = Exchange(await self.open(origin), prepared, self._max_head_bytes)
+        await self._begin(exchange)
+        return exchange
 
-    async def _take_idle(self, origin: Origin) -> Connection | None:
-        idle = self._idle.get(origin, [])
-        while idle:
-            candidate = idle.pop()
-            expired = trio.current_time() - candidate.since >= self._idle_expiry_s
-            if not expired and not candidate.connection.is_stale():
-                return candidate.connection
-            await _close(candidate.connection.stream)
+    async def _begin(self, exchange: Exchange) -> None:
+        try:
+            await exchange.begin()
+        except BaseException:
+            self.give_back(exchange.connection)
+            raise
+
+    # Connections
+
+    def take(self, origin: Origin) -> Connection | None:
+        """Return an idle connection on which nothing has happened since, or None.
+
+        The kernel is asked about each one (under 1 µs), however short it was idle: what is lost on a dead
+        one may have had an effect, so that most calls could not be repeated.
+        """
+        shelf = self._shelves.get(origin)
+        while shelf is not None and shelf.idle:
+            connection = shelf.idle.pop()
+            expired = trio.current_time() - connection.idle_since >= self._idle_expiry_s
+            if not expired and not connection.channel.has_news():
+                self._lend(connection)
+                return connection
+            self._discard(connection)
+            if not expired:
+                self._close_dead(shelf)
         return None
 
-    async def _close_idle(self, *, not_used_since: float) -> None:
-        for origin, idle in list(self._idle.items()):
-            while idle and idle[0].since <= not_used_since:
-                await _close(idle.pop(0).connection.stream)
-            # Looked up again: while one was being closed, the list may have been replaced.
-            if not self._idle.get(origin):
-                self._idle.pop(origin, None)
+    async def open(self, origin: Origin) -> Connection:
+        """Return a new connection, or one that became free while there was no room for a new one.
 
-    async def _open(self, origin: Origin) -> Connection:
-        stream = await connect(origin, lambda: self._ssl_context, timeout_s=self._connect_timeout_s)
+        Raises: ConnectFailedError; trio.ClosedResourceError outside of the pool's block.
+        """
+        if not self._entered:
+            raise _not_entered()
+        shelf = self._shelves.setdefault(origin, _Shelf())
+        if shelf.size < self._max_per_origin:
+            shelf.size += 1
+        elif shelf.idle:
+            shelf.idle.pop(0).channel.close()  # and its place is ours
+        elif (kept := await self._wait_for_room(origin, shelf)) is not None:
+            return kept
+        return await self._open(origin, shelf)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for whoever is next, if it is `reusable` and there is room; else close it."""
+        self._active -= 1
+        shelf = self._shelves[connection.origin]
+        keep = connection.reusable and self._entered
+        if keep and shelf.waiting:
+            self._serve(shelf, connection)
+        elif keep and len(shelf.idle) < self._max_idle_per_origin:
+            connection.idle_since = trio.current_time()
+            shelf.idle.append(connection)
+        else:
+            self._discard(connection)
+
+    def _lend(self, connection: Connection) -> None:
+        connection.fresh = connection.reusable = False
+        self._active += 1
+        self._reused += 1
+
+    async def _open(self, origin: Origin, shelf: _Shelf) -> Connection:
+        """Open a connection in the place that the caller has on the shelf."""
+        try:
+            stream = await connect(origin, lambda: self._ssl_context, timeout_s=self._connect_timeout_s)
+        except BaseException as error:
+            self._release(origin, shelf)
+            if isinstance(error, ConnectFailedError):
+                self._close_dead(shelf)
+            raise
         self._opened += 1
-        return Connection(stream, max_head_bytes=self._max_head_bytes)
+        self._active += 1
+        return Connection(origin, _channel_of(stream))
+
+    async def _wait_for_room(self, origin: Origin, shelf: _Shelf) -> Connection | None:
+        """Return a connection that became free, or None for a place on the shelf, or raise an error."""
+        waiter = _Waiter(trio.lowlevel.current_task())
+        shelf.waiting.append(waiter)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            shelf.waiting.remove(waiter)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        with trio.move_on_after(self._connect_timeout_s) as scope:
+            await trio.lowlevel.wait_task_rescheduled(leave)
+        if scope.cancelled_caught:
+            every = f"all {self._max_per_origin} connections are in use"
+            raise ConnectFailedError(f"cannot connect to {_where(origin)}: {every}")
+        kept = waiter.given
+        if kept is not None and kept.channel.has_news():
+            kept.channel.close()  # and its place is ours
+            return None
+        if kept is not None:
+            self._lend(kept)
+        return kept
+
+    def _serve(self, shelf: _Shelf, given: Connection | None) -> None:
+        """Give the first who waits a connection, or its place."""
+        waiter = shelf.waiting.popleft()
+        waiter.given = given
+        trio.lowlevel.reschedule(waiter.task)
+
+    def _discard(self, connection: Connection) -> None:
+        connection.channel.close()
+        self._release(connection.origin, self._shelves[connection.origin])
+
+    def _release(self, origin: Origin, shelf: _Shelf) -> None:
+        """Give a place on the shelf to who waits for one, or up."""
+        if shelf.waiting:
+            self._serve(shelf, None)
+            return
+        shelf.size -= 1
+        if not shelf.size:
+            del self._shelves[origin]
+
+    def _close_dead(self, shelf: _Shelf) -> None:
+        """Close the idle connections on which something has happened: where one is dead, others are."""
+        idle, shelf.idle = shelf.idle, []
+        for connection in idle:
+            if connection.channel.has_news():
+                self._discard(connection)
+            else:
+                shelf.idle.append(connection)
+
+    def _close_idle(self, *, not_used_since: float) -> None:
+        for shelf in list(self._shelves.values()):
+            while shelf.idle and shelf.idle[0].idle_since <= not_used_since:
+                self._discard(shelf.idle.pop(0))
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
         """The context given, or the default one; made late, because it reads every CA of the system."""
         return self._given_ssl_context or ssl.create_default_context()
+
+
+class _Block:
+    """The block of a request. A class, because a generator would take twice the time."""
+
+    __slots__ = ("_exchange", "_origin", "_pool", "_request")
+
+    _exchange: Exchange
+
+    def __init__(self, pool: Pool, origin: Origin, request: Request) -> None:
+        self._pool = pool
+        self._origin = origin
+        self._request = request
+
+    async def __aenter__(self) -> Response:
+        self._exchange = await self._pool.begin(self._origin, self._request)
+        return self._exchange.response
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._exchange.end(exc_type, exc, traceback)
+        finally:
+            self._pool.give_back(self._exchange.connection)
 
 
 async def connect(
@@ -261,23 +355,28 @@ async def connect(
     Raises: ConnectFailedError.
     """
     with _connect_errors(origin), trio.fail_after(timeout_s):
-        tcp = await trio.open_tcp_stream(origin.host, origin.port)  # with TCP_NODELAY, as all of Trio's
-        enable_keepalive(tcp.socket)  # and no limit to what it leaves unread: a request may be a stream
+        stream = await _connected(origin)
         if origin.scheme == "http":
-            return tcp
-        tls = trio.SSLStream(tcp, ssl_context(), server_hostname=origin.host, https_compatible=True)
+            return stream
+        tls = trio.SSLStream(stream, ssl_context(), server_hostname=origin.host, https_compatible=True)
         try:
             await tls.do_handshake()
         except BaseException:
-            await _close(tls)
+            stream.socket.close()
             raise
         return tls
 
 
-async def _close(stream: trio.abc.Stream) -> None:
-    """Close at once. It never waits, so it is shielded, and the caller's exception is never replaced."""
-    with trio.CancelScope(shield=True):
-        await trio.aclose_forcefully(stream)
+async def _connected(origin: Origin) -> trio.SocketStream:
+    if origin.socket_path:
+        return await trio.open_unix_socket(origin.socket_path)
+    tcp = await trio.open_tcp_stream(origin.host, origin.port)  # with TCP_NODELAY, as all of Trio's
+    enable_keepalive(tcp.socket)  # and no limit to what it leaves unread: a request may be a stream
+    return tcp
+
+
+def _channel_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> Channel:
+    return SocketChannel.of(stream) if isinstance(stream, trio.SocketStream) else StreamChannel(stream)
 
 
 @contextmanager
@@ -286,8 +385,12 @@ def _connect_errors(origin: Origin) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError, trio.BrokenResourceError, trio.TooSlowError) as exc:
-        where = origin.host_header.decode()
-        raise ConnectFailedError(f"cannot connect to {origin.scheme}://{where}: {_reason(exc)}") from exc
+        raise ConnectFailedError(f"cannot connect to {_where(origin)}: {_reason(exc)}") from exc
+
+
+def _where(origin: Origin) -> str:
+    url = f"{origin.scheme}://{origin.host_header.decode()}"
+    return f"{url} at {origin.socket_path}" if origin.socket_path else url
 
 
 def _reason(exc: BaseException) -> str:
@@ -297,3 +400,7 @@ def _reason(exc: BaseException) -> str:
     cause = exc.__cause__ or exc
     causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]
     return "; ".join(sorted({str(each) for each in causes}))
+
+
+def _not_entered() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("a pool is used inside its own `async with` block")

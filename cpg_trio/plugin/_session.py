@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import attrs
 import httpx
 import trio
@@ -14,7 +16,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     ServiceRegistryClient,
 )
 from cpg_trio._version import __version__
-from cpg_trio.rpc import ClientConfig
+from cpg_trio.rpc import ClientConfig, Exchange, Fetch, HttpxExchange, fetching
 
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
@@ -36,27 +38,33 @@ class Session:
     void: trio.Event = attrs.field(factory=trio.Event, repr=False, eq=False)
     """Set by whoever learns that the host does not know the identity any more."""
 
-    @property
+    @cached_property
     def headers(self) -> dict[str, str]:
-        """The headers that prove the identity to the host."""
+        """The headers that prove the identity to the host, with lower-case names."""
         return {
-            wire.RUNTIME_ID_HEADER: self.runtime_id,
-            wire.AUTHORIZATION_HEADER: f"{wire.BEARER_PREFIX}{self.token}",
+            wire.RUNTIME_ID_HEADER.lower(): self.runtime_id,
+            wire.AUTHORIZATION_HEADER.lower(): f"{wire.BEARER_PREFIX}{self.token}",
         }
 
-    @property
+    @cached_property
+    def exchange(self) -> Exchange:
+        """The way to the host."""
+        return HttpxExchange(self.http)
+
+    @cached_property
+    def fetch(self) -> Fetch:
+        """The way to the host, for a response that is wanted whole."""
+        return fetching(self.exchange)
+
+    @cached_property
     def registry(self) -> ServiceRegistryClient:
         """The host's registry, called as this plugin."""
-        return ServiceRegistryClient(self.host_url, self.http, self._config)
+        return ServiceRegistryClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
-    @property
+    @cached_property
     def lifecycle(self) -> PluginLifecycleClient:
         """The host's lifecycle service, called as this plugin."""
-        return PluginLifecycleClient(self.host_url, self.http, self._config)
-
-    @property
-    def _config(self) -> ClientConfig:
-        return ClientConfig(headers=self.headers)
+        return PluginLifecycleClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
 
 async def handshake(host_url: str, http: httpx.AsyncClient, self_id: str, version: str) -> Session:

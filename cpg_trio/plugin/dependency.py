@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
 from typing import TypeVar
 
 import attrs
@@ -19,8 +20,8 @@ from cpg_trio.rpc import (
     ConnectError,
     HttpRequest,
     HttpResponse,
-    HttpxExchange,
     ServiceClient,
+    WholeResponse,
 )
 
 from ._session import Session
@@ -43,6 +44,11 @@ class Provider:
     degraded: bool
     session: Session = attrs.field(repr=False)
     endpoint_url: str
+
+    @cached_property
+    def base_url(self) -> str:
+        """Where the host takes calls to it."""
+        return f"{self.session.host_url}{self.endpoint_url}"
 
     @classmethod
     def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool) -> Provider:
@@ -98,28 +104,17 @@ class Dependency:
 
         Its calls go through the host. They raise ConnectError `unavailable` at once while there is nobody.
         """
-        return client_class("", self._exchange, config)
+        return client_class("", _ToProvider(self), config)
 
-    @asynccontextmanager
-    async def _exchange(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
-        """Call whoever provides the dependency; if the call did not get there, whoever does then."""
-        async with AsyncExitStack() as stack:
-            for tries_left in reversed(range(_MAX_TRIES)):
-                provider = self._callable()
-                response = await stack.enter_async_context(_routed(request, provider))
-                if not (tries_left and _undelivered(request, response) and await self._moves_from(provider)):
-                    break
-                await stack.aclose()
-            yield response
-
-    def _callable(self) -> Provider:
+    def callable_provider(self) -> Provider:
+        """Return who can be called now. Raises: ConnectError `unavailable` if there is nobody."""
         if self.provider is None:
             raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
         if self.provider.session.void.is_set():
             raise ConnectError(Code.UNAVAILABLE, "the plugin is registering with its host anew")
         return self.provider
 
-    async def _moves_from(self, provider: Provider) -> bool:
+    async def moves_from(self, provider: Provider) -> bool:
         """Wait for news of a provider that could not be reached; return whether there is another now."""
         with trio.move_on_after(_NEWS_S):
             async for now in self._provider.reader():
@@ -165,24 +160,62 @@ class Dependency:
             _log.info("%s: %s is provided by %s", self._owner, self.service_type, provider.runtime_id)
 
 
-@asynccontextmanager
-async def _routed(request: HttpRequest, provider: Provider) -> AsyncIterator[HttpResponse]:
-    """Send a request through the host to a provider."""
-    session = provider.session
-    proof = {name.lower(): value for name, value in session.headers.items()}
-    routed = attrs.evolve(
-        request,
-        url=f"{session.host_url}{provider.endpoint_url}{request.url}",
-        headers=[*(h for h in request.headers if h[0] not in proof), *proof.items()],
-    )
-    async with HttpxExchange(session.http)(routed) as response:
-        if response.status == _UNAUTHORIZED and response.header("content-type").startswith("text/plain"):
-            session.void.set()  # said by the router, of this plugin; a provider says it otherwise
-            raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
-        yield response
+class _ToProvider:
+    """A `UnaryExchange` with whoever provides a dependency now; if a call did not get there, who does then.
+
+    It asks nobody: the dependency knows already, and session and provider have at hand what a call needs.
+    """
+
+    def __init__(self, dependency: Dependency) -> None:
+        self._dependency = dependency
+
+    @asynccontextmanager
+    async def __call__(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+        async with AsyncExitStack() as stack:
+            for tries_left in reversed(range(_MAX_TRIES)):
+                provider = self._dependency.callable_provider()
+                exchange = provider.session.exchange(_routed(request, provider))
+                response = await stack.enter_async_context(exchange)
+                _check_known(response, provider.session)
+                if not (tries_left and await self._goes_elsewhere(request, response, provider)):
+                    break
+                await stack.aclose()
+            yield response
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        for tries_left in reversed(range(_MAX_TRIES)):
+            provider = self._dependency.callable_provider()
+            response = await provider.session.fetch(_routed(request, provider), max_bytes)
+            _check_known(response, provider.session)
+            if not (tries_left and await self._goes_elsewhere(request, response, provider)):
+                break
+        return response
+
+    async def _goes_elsewhere(
+        self, request: HttpRequest, response: HttpResponse | WholeResponse, provider: Provider
+    ) -> bool:
+        """Whether a request is worth another try, because no provider has seen it and there is another."""
+        return _undelivered(request, response) and await self._dependency.moves_from(provider)
 
 
-def _undelivered(request: HttpRequest, response: HttpResponse) -> bool:
+def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
+    """Return a request as it is sent through the host to a provider."""
+    proof = provider.session.headers
+    headers = [header for header in request.headers if header[0] not in proof]
+    headers += proof.items()
+    return HttpRequest(request.method, provider.base_url + request.url, headers, request.body)
+
+
+def _check_known(response: HttpResponse | WholeResponse, session: Session) -> None:
+    if response.status == _UNAUTHORIZED and response.header("content-type").startswith("text/plain"):
+        session.void.set()  # said by the router, of this plugin; a provider says it otherwise
+        raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
+
+
+def _undelivered(request: HttpRequest, response: HttpResponse | WholeResponse) -> bool:
     """Whether the host says that no provider has seen a request, which can be sent again as it is."""
-    told = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
-    return told and response.status in _PROVIDER_IS_AWAY and isinstance(request.body, bytes)
+    return (
+        response.status in _PROVIDER_IS_AWAY
+        and response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
+        and isinstance(request.body, bytes)
+    )

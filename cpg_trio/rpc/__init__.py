@@ -1,14 +1,16 @@
 """Connect RPC on Trio.
 
 The client side is ours (the connectrpc library's is bound to asyncio); the server side is connectrpc's ASGI
-application, which runs on Trio, behind one interceptor and a few edges of our own. Nothing in this room
-knows about plugins. What stands on what:
+application, which runs on Trio, behind one interceptor and a few edges of our own, with a short way past it
+for the calls that are most of them. Nothing in this room knows about plugins. What stands on what:
 
     errors      the one error, its codes, and what an HTTP status means
     exchange    one HTTP exchange, the seam behind which httpx can be replaced
+    codecs      messages as bytes
     envelope    the framing of streams
     client      calls, and the base class of generated typed clients
     inprocess   an httpx transport that calls an ASGI application, streaming, without a socket
+    unary       plain unary calls, answered without connectrpc's application
     server      services served as one ASGI application
     codegen     the protoc plugin that writes the typed stubs (imported by nobody)
 """
@@ -29,9 +31,13 @@ from .client import ServiceClient as ServiceClient
 from .errors import pack_detail as pack_detail
 from .errors import unpack_detail as unpack_detail
 from .exchange import Exchange as Exchange
+from .exchange import Fetch as Fetch
 from .exchange import HttpRequest as HttpRequest
 from .exchange import HttpResponse as HttpResponse
 from .exchange import HttpxExchange as HttpxExchange
+from .exchange import UnaryExchange as UnaryExchange
+from .exchange import WholeResponse as WholeResponse
+from .exchange import fetching as fetching
 from .inprocess import AsgiTransport as AsgiTransport
 from .server import Context as Context
 from .server import Service as Service

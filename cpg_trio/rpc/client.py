@@ -12,14 +12,13 @@ import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, cast
+from types import TracebackType
+from typing import ClassVar, Generic, Literal, TypedDict, TypeVar, cast
 
 import attrs
 import httpx
 import trio
 from connectrpc.code import Code
-from connectrpc.codec import Codec
-from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_json_codec
 from connectrpc.compression.gzip import GzipCompression
 from connectrpc.errors import ConnectError
 from connectrpc.request import Headers
@@ -27,9 +26,18 @@ from google.protobuf.message import Message
 
 from cpg_trio._version import __version__
 
+from .codecs import CODECS
 from .envelope import decompress, unwrap, wrap
 from .errors import error_from_http, error_from_json
-from .exchange import Exchange, HttpRequest, HttpResponse, HttpxExchange
+from .exchange import (
+    Exchange,
+    HttpRequest,
+    HttpResponse,
+    HttpxExchange,
+    WholeResponse,
+    fetching,
+    read_body,
+)
 
 _M = TypeVar("_M", bound=Message)
 
@@ -37,10 +45,7 @@ _OK = 200
 _LONGEST_TIMEOUT_MS = 9_999_999_999  # the header holds ten digits
 _SAME_DEADLINE_S = 0.05  # by how much the two ends may differ on one deadline
 _GZIP = GzipCompression()
-_CODECS: Mapping[str, Codec[Any, Any]] = {
-    "proto": google_protobuf_binary_codec(),
-    "json": google_protobuf_json_codec(),
-}
+_ACCEPT_GZIP = ("accept-encoding", "gzip")
 
 
 @attrs.define
@@ -105,18 +110,23 @@ class ServiceClient:
     def __init__(
         self, address: str, http: httpx.AsyncClient | Exchange, config: ClientConfig | None = None
     ) -> None:
-        self._address = address.rstrip("/")
+        self._base_url = f"{address.rstrip('/')}/{self.service_name}/"
         self._exchange = HttpxExchange(http) if isinstance(http, httpx.AsyncClient) else http
+        self._fetch = fetching(self._exchange)
         self._config = config or ClientConfig()
-        self._codec = _CODECS[self._config.codec]
+        self._codec = CODECS[self._config.codec]
+        self._content_type = f"application/{self._config.codec}"
+        self._stream_type = f"application/connect+{self._config.codec}"
+        self._own_headers = {"user-agent": f"cpg-trio/{__version__}", **_lower(self._config.headers)}
+        self._usual_headers = self._headers_with({}, self._content_type)
 
     async def _unary(self, method: str, request: Message, returns: type[_M], options: CallOptions) -> _M:
         async with self._deadline(options) as timeout:
             content, encoding = self._compress(self._codec.encode(request))
-            headers = self._headers(f"application/{self._config.codec}", timeout, options)
-            headers += [*encoding, ("accept-encoding", "gzip")]
-            async with self._exchange(self._request(method, headers, content)) as response:
-                body = await self._read_unary(response, options.get("metadata", ResponseMetadata()))
+            headers = [*self._headers(options), *timeout, *encoding, _ACCEPT_GZIP]
+            sent = HttpRequest("POST", self._base_url + method, headers, content)
+            response = await self._fetch(sent, self._config.max_message_bytes)
+            body = self._read_unary(response, options.get("metadata"))
         return self._decode(body, returns)
 
     async def _client_stream(
@@ -139,49 +149,28 @@ class ServiceClient:
     ) -> AsyncIterator[ResponseStream[_M]]:
         metadata = options.get("metadata", ResponseMetadata())
         async with self._deadline(options) as timeout:
-            headers = self._headers(f"application/connect+{self._config.codec}", timeout, options)
+            headers = [*self._headers_with(options.get("headers", {}), self._stream_type), *timeout]
             # httpx would offer encodings of the whole body by itself; a stream compresses each message.
             headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
             if self._config.gzip_from_bytes is not None:
                 headers.append(("connect-content-encoding", "gzip"))
-            async with self._exchange(self._request(method, headers, body)) as response:
+            async with self._exchange(
+                HttpRequest("POST", self._base_url + method, headers, body)
+            ) as response:
                 await self._check_stream(response, metadata)
                 async with aclosing(self._messages(response, returns, metadata)) as messages:
                     yield ResponseStream(messages, metadata)
 
-    @asynccontextmanager
-    async def _deadline(self, options: CallOptions) -> AsyncIterator[list[tuple[str, str]]]:
-        """Bound the block by the call's own deadline; yield the header that tells of the nearest one."""
-        timeout_s = options.get("timeout_s", self._config.timeout_s)
-        own = trio.current_time() + (math.inf if timeout_s is None else max(timeout_s, 0.0))
-        enclosing = trio.current_effective_deadline()
-        try:
-            with trio.CancelScope(deadline=own) as scope:
-                yield _timeout_header(min(own, enclosing))
-        except ConnectError as error:
-            if error.code == Code.DEADLINE_EXCEEDED and enclosing - trio.current_time() < _SAME_DEADLINE_S:
-                # The server keeps the enclosing scope's deadline too, and was a moment faster.
-                await trio.sleep_until(enclosing)
-            raise
-        if scope.cancelled_caught:
-            raise ConnectError(Code.DEADLINE_EXCEEDED, f"no complete answer within {timeout_s:g} s")
+    def _deadline(self, options: CallOptions) -> _Deadline:
+        return _Deadline(options.get("timeout_s", self._config.timeout_s))
 
-    def _request(
-        self, method: str, headers: list[tuple[str, str]], body: bytes | AsyncIterable[bytes]
-    ) -> HttpRequest:
-        return HttpRequest("POST", f"{self._address}/{self.service_name}/{method}", headers, body)
+    def _headers(self, options: CallOptions) -> list[tuple[str, str]]:
+        given = options.get("headers")
+        return self._headers_with(given, self._content_type) if given else self._usual_headers
 
-    def _headers(
-        self, content_type: str, timeout: list[tuple[str, str]], options: CallOptions
-    ) -> list[tuple[str, str]]:
-        own = {
-            "user-agent": f"cpg-trio/{__version__}",
-            **{name.lower(): value for name, value in self._config.headers.items()},
-            **{name.lower(): value for name, value in options.get("headers", {}).items()},
-            "connect-protocol-version": "1",
-            "content-type": content_type,
-        }
-        return [*own.items(), *timeout]
+    def _headers_with(self, given: Mapping[str, str], content_type: str) -> list[tuple[str, str]]:
+        fixed = {"connect-protocol-version": "1", "content-type": content_type}
+        return [*{**self._own_headers, **_lower(given), **fixed}.items()]
 
     def _compress(self, content: bytes) -> tuple[bytes, list[tuple[str, str]]]:
         if not self._worth_compressing(content):
@@ -199,13 +188,14 @@ class ServiceClient:
         async for request in requests:
             yield self._frame(request)
 
-    async def _read_unary(self, response: HttpResponse, metadata: ResponseMetadata) -> bytes:
-        _sort_metadata(response, metadata)
-        body = await self._read_all(response)
+    def _read_unary(self, response: WholeResponse, metadata: ResponseMetadata | None) -> bytes:
+        if metadata is not None:
+            _sort_metadata(response, metadata)
+        body = self._unpacked(response, response.body)
         content_type = _media_type(response)
         if response.status != _OK:
             raise _error(response.status, content_type, body)
-        if content_type != f"application/{self._config.codec}":
+        if content_type != self._content_type:
             raise ConnectError(Code.UNKNOWN, f"the answer is {content_type or 'of no type'}, not a message")
         return body
 
@@ -213,22 +203,17 @@ class ServiceClient:
         metadata.headers = Headers(response.headers)
         content_type = _media_type(response)
         if response.status != _OK:
-            raise _error(response.status, content_type, await self._read_all(response))
-        if content_type != f"application/connect+{self._config.codec}":
+            body = await read_body(response, self._config.max_message_bytes)
+            raise _error(response.status, content_type, self._unpacked(response, body))
+        if content_type != self._stream_type:
             raise ConnectError(Code.UNKNOWN, f"the answer is {content_type or 'of no type'}, not a stream")
 
-    async def _read_all(self, response: HttpResponse) -> bytes:
-        limit = self._config.max_message_bytes
-        body = bytearray()
-        async for chunk in response.body:
-            body += chunk
-            if limit is not None and len(body) > limit:
-                raise ConnectError(Code.RESOURCE_EXHAUSTED, f"the answer is larger than {limit} bytes")
+    def _unpacked(self, response: HttpResponse | WholeResponse, body: bytes) -> bytes:
         match response.header("content-encoding"):
             case "" | "identity":
-                return bytes(body)
+                return body
             case "gzip":
-                return decompress(bytes(body), limit)
+                return decompress(body, self._config.max_message_bytes)
             case other:
                 raise ConnectError(Code.INTERNAL, f"protocol error: unknown content encoding {other!r}")
 
@@ -251,15 +236,53 @@ class ServiceClient:
             raise ConnectError(Code.INTERNAL, f"protocol error: the answer is no {name}") from error
 
 
-def _timeout_header(deadline: float) -> list[tuple[str, str]]:
-    # The deadline of a scope that is cancelled already is minus infinity.
-    milliseconds = max(deadline - trio.current_time(), 0.0) * 1000
-    if milliseconds > _LONGEST_TIMEOUT_MS:
-        return []
-    return [("connect-timeout-ms", str(int(milliseconds)))]
+class _Deadline:
+    """Bounds the block by a call's own deadline; yields the header that tells of the nearest one, if any.
+
+    A class, because a generator costs more than all that it does.
+    """
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._scope: trio.CancelScope | None = None
+        self._enclosing = math.inf
+
+    async def __aenter__(self) -> list[tuple[str, str]]:
+        now = trio.current_time()
+        nearest = self._enclosing = trio.current_effective_deadline()
+        if self._timeout_s is not None:
+            self._scope = trio.CancelScope(deadline=now + max(self._timeout_s, 0.0))
+            self._scope.__enter__()
+            nearest = min(nearest, self._scope.deadline)
+        # The deadline of a scope that is cancelled already is minus infinity.
+        milliseconds = max(nearest - now, 0.0) * 1000
+        return [] if milliseconds > _LONGEST_TIMEOUT_MS else [("connect-timeout-ms", str(int(milliseconds)))]
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._scope is not None:
+            self._scope.__exit__(exc_type, error, traceback)
+            if self._scope.cancelled_caught:
+                message = f"no complete answer within {self._timeout_s:g} s"
+                raise ConnectError(Code.DEADLINE_EXCEEDED, message) from None
+        if isinstance(error, ConnectError) and error.code is Code.DEADLINE_EXCEEDED:
+            await self._leave_to_enclosing()
+
+    async def _leave_to_enclosing(self) -> None:
+        """Let the enclosing scope cancel, if the server keeps its deadline and was a moment faster."""
+        if self._enclosing - trio.current_time() < _SAME_DEADLINE_S:
+            await trio.sleep_until(self._enclosing)
 
 
-def _media_type(response: HttpResponse) -> str:
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _media_type(response: HttpResponse | WholeResponse) -> str:
     return response.header("content-type").partition(";")[0].strip().lower()
 
 
@@ -272,7 +295,7 @@ def _error(status: int, content_type: str, body: bytes) -> ConnectError:
     return error_from_http(status, content_type, body)
 
 
-def _sort_metadata(response: HttpResponse, metadata: ResponseMetadata) -> None:
+def _sort_metadata(response: WholeResponse, metadata: ResponseMetadata) -> None:
     """Sort a unary response's headers, where trailers travel as `trailer-…`."""
     metadata.headers, metadata.trailers = Headers(), Headers()
     for name, value in response.headers:

@@ -1,6 +1,8 @@
 """One HTTP exchange: the seam between the Connect client and whatever carries it.
 
-`Exchange` is all that the client asks for. `HttpxExchange` is the general one, over any `httpx.AsyncClient`.
+`Exchange` is all that the client asks for. One that is a `UnaryExchange` as well saves the client of a unary
+call what a response costs that could be a stream. `HttpxExchange` is the general one, over any
+`httpx.AsyncClient`.
 An exchange adds no timeout to a body: how long a call may take is the caller's to say, by a deadline or a
 cancel scope.
 """
@@ -8,9 +10,10 @@ cancel scope.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 import httpx
@@ -38,7 +41,27 @@ class HttpResponse:
 
     def header(self, name: str) -> str:
         """Return the first value of a header (`name` in lower case), or an empty string."""
-        return next((value for key, value in self.headers if key == name), "")
+        return _first(self.headers, name)
+
+
+@attrs.frozen
+class WholeResponse:
+    """A response that has arrived whole. `headers` have lower-case names; `body` is not decompressed."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """Return the first value of a header (`name` in lower case), or an empty string."""
+        return _first(self.headers, name)
+
+
+def _first(headers: list[tuple[str, str]], name: str) -> str:
+    for key, value in headers:
+        if key == name:
+            return value
+    return ""
 
 
 class Exchange(Protocol):
@@ -50,6 +73,43 @@ class Exchange(Protocol):
         Raises: ConnectError `unavailable` for what the network does, on entering or while the body is read.
         """
         ...
+
+
+Fetch: TypeAlias = Callable[[HttpRequest, int | None], Awaitable[WholeResponse]]
+"""Sends a request and returns the whole response: `UnaryExchange.unary`, as a function."""
+
+
+@runtime_checkable
+class UnaryExchange(Exchange, Protocol):
+    """An exchange that has a shorter way for a response that is wanted whole."""
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """Send a request; return the response when it has arrived whole.
+
+        `max_bytes` bounds its body, as it travels; None is no bound.
+        Raises: ConnectError `resource_exhausted` for a larger one, `unavailable` for what the network does.
+        """
+        ...
+
+
+def fetching(exchange: Exchange) -> Fetch:
+    """Return an exchange's way to a whole response: its own, or one that reads the body to its end."""
+    return exchange.unary if isinstance(exchange, UnaryExchange) else partial(_read_whole, exchange)
+
+
+async def _read_whole(exchange: Exchange, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+    async with exchange(request) as response:
+        return WholeResponse(response.status, response.headers, await read_body(response, max_bytes))
+
+
+async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:
+    """Read a body to its end. Raises: ConnectError `resource_exhausted` if it has more than `max_bytes`."""
+    body = bytearray()
+    async for chunk in response.body:
+        body += chunk
+        if max_bytes is not None and len(body) > max_bytes:
+            raise ConnectError(Code.RESOURCE_EXHAUSTED, f"the answer is larger than {max_bytes} bytes")
+    return bytes(body)
 
 
 class HttpxExchange:

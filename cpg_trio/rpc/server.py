@@ -1,8 +1,9 @@
 """Services served as one ASGI application.
 
 connectrpc's application speaks the protocols (Connect, gRPC, gRPC-Web; proto and JSON; gzip). What is added
-here: several services on one application, an exception that nobody expected kept from the client, and the
-answers that other implementations give to requests that never reach a method.
+here: several services on one application, a short way for plain unary calls (`unary`), an exception that
+nobody expected kept from the client, and the answers that other implementations give to requests that never
+reach a method.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import trio
@@ -21,6 +23,8 @@ from connectrpc.interceptor import Interceptor
 from connectrpc.request import RequestContext
 
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
+
+from .unary import UnaryMethod, unary_methods
 
 _log = logging.getLogger(__name__)
 
@@ -51,13 +55,17 @@ def application(services: Iterable[Service], interceptors: Iterable[Interceptor]
     """
     chain = (*interceptors, _Concealing())
     routes: dict[str, App] = {}
+    unary: dict[str, UnaryMethod] = {}
     for service in services:
         app = service.application(chain)
         routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
+        unary.update(unary_methods(service, app))
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        app = routes.get(scope["path"])
-        if app is None:
+        path = scope["path"]
+        if (method := unary.get(path)) is not None and (call := method.call(scope)) is not None:
+            await call.answer(receive, send)
+        elif (app := routes.get(path)) is None:
             await send_text(send, 404, "404 page not found\n")
         elif _lacks_trailers(scope):
             await send_response(send, 415, headers=[(b"accept-post", b"application/json, application/proto")])
@@ -111,7 +119,7 @@ class _Concealing:
     async def intercept_unary(
         self, call_next: Callable[[_Q, Context], Awaitable[_R]], request: _Q, ctx: Context
     ) -> _R:
-        with _concealed(ctx):
+        with _Concealed(ctx):
             return _checked(await call_next(request, ctx), ctx)
 
     async def intercept_client_stream(
@@ -120,13 +128,13 @@ class _Concealing:
         request: AsyncIterator[_Q],
         ctx: Context,
     ) -> _R:
-        with _concealed(ctx):
+        with _Concealed(ctx):
             return _checked(await call_next(request, ctx), ctx)
 
     async def intercept_server_stream(
         self, call_next: Callable[[_Q, Context], AsyncIterator[_R]], request: _Q, ctx: Context
     ) -> AsyncIterator[_R]:
-        with _concealed(ctx):
+        with _Concealed(ctx):
             async with _closing(call_next(request, ctx)) as responses:
                 async for response in responses:
                     yield _checked(response, ctx)
@@ -137,22 +145,30 @@ class _Concealing:
         request: AsyncIterator[_Q],
         ctx: Context,
     ) -> AsyncIterator[_R]:
-        with _concealed(ctx):
+        with _Concealed(ctx):
             async with _closing(call_next(request, ctx)) as responses:
                 async for response in responses:
                     yield _checked(response, ctx)
 
 
-@contextmanager
-def _concealed(ctx: Context) -> Iterator[None]:
-    try:
-        yield
-    except ConnectError:
-        raise
-    except Exception as error:
+class _Concealed:
+    """The block in which an exception that is not a ConnectError is logged, and becomes `internal`."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._method = ctx.method
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, ConnectError):
+            return
         if (inner := _only_connect_error(error)) is not None:
             raise inner from error
-        _log.exception("unexpected exception in %s/%s", ctx.method.service_name, ctx.method.name)
+        name = f"{self._method.service_name}/{self._method.name}"
+        _log.error("unexpected exception in %s", name, exc_info=error)
         raise ConnectError(Code.INTERNAL, "internal error") from error
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope, Send
+from cpg_trio.http1 import unwrapped
 from cpg_trio.serving._config import logger
 
 INBOX_MESSAGES = 10
@@ -128,9 +129,3 @@ class Call:
 def named(scope: Any) -> str:
     """Name a request for the log, with nothing in it that could pass for another line."""
     return f"{scope.get('method', 'WEBSOCKET')} {scope['raw_path']!r}"
-
-
-def unwrapped(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Undo the group that `except*` puts around an exception that came alone."""
-    alone = not group.message and len(group.exceptions) == 1
-    return group.exceptions[0] if alone else group

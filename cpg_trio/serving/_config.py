@@ -9,10 +9,9 @@ import attrs
 from attrs.validators import ge, gt
 from hypercorn.config import Config
 
+from cpg_trio.http1 import HANGUPS_AVAILABLE, MAX_HEAD_BYTES, Limits
+
 logger = logging.getLogger("cpg_trio.serving")
-
-
-MAX_HEAD_BYTES = 64 * 1024  # of an HTTP/1.1 request, which may have a long URL in it
 
 
 class StartError(Exception):
@@ -57,12 +56,26 @@ class ServeConfig:
     backlog: int = attrs.field(default=1024, validator=ge(1))
     """Connections that the kernel holds ready for accept."""
 
+    hypercorn_only: bool = not HANGUPS_AVAILABLE
+    """Whether Hypercorn parses HTTP/1.1 as well, rather than a lane of our own, which needs Linux."""
+
     websocket_ping_s: float = attrs.field(default=20.0, validator=gt(0))
     """Silence of a WebSocket client until it is sent a ping, and then until it is given up, if not even a
     pong has come. Longer than a slow client takes to read what was sent before the ping."""
 
     websocket_max_message_bytes: int = attrs.field(default=2**20, validator=ge(1))
     """The largest WebSocket message; one that is larger is answered with close code 1009."""
+
+
+def http1_limits(settings: ServeConfig) -> Limits:
+    """Return the part of the settings that our own lane reads."""
+    return Limits(
+        idle_s=settings.idle_timeout_s,
+        head_s=settings.header_timeout_s,
+        body_s=settings.body_timeout_s,
+        send_s=settings.send_timeout_s,
+        linger_s=settings.linger_s,
+    )
 
 
 def hypercorn_config(settings: ServeConfig) -> Config:

@@ -41,6 +41,15 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
+def peer_and_own(sock: socket.socket | trio.socket.SocketType) -> tuple[Address, Address] | None:
+    """Return the addresses at both ends of a connection, None if the client left before we came to look."""
+    try:
+        peer, own = sock.getpeername(), sock.getsockname()
+    except OSError:
+        return None
+    return parse_socket_addr(sock.family, peer), parse_socket_addr(sock.family, own)
+
+
 @attrs.frozen
 class Service:
     """What all connections of a server have in common."""
@@ -54,10 +63,11 @@ class Service:
 class Connection:
     """One client's connection, from accept to close."""
 
-    def __init__(self, stream: trio.SocketStream, service: Service) -> None:
-        """Take `stream`, and close it at the end of `run`."""
+    def __init__(self, stream: trio.SocketStream, service: Service, read: bytes = b"") -> None:
+        """Take `stream`, and close it at the end of `run`. `read` has been read from it already."""
         settings = service.settings
         self._stream = stream
+        self._read_before = read
         self._service = service
         self._link: Link
         self._protocol: Http1 | Http2
@@ -84,7 +94,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the connection until either side ends it and its applications have ended."""
-        addresses = self._addresses()
+        addresses = peer_and_own(self._stream.socket)
         if addresses is None:
             return
         try:
@@ -109,14 +119,6 @@ class Connection:
             write.cancel()
 
     # Opening and closing
-
-    def _addresses(self) -> tuple[Address, Address] | None:
-        sock = self._stream.socket
-        try:
-            peer, own = sock.getpeername(), sock.getsockname()
-        except OSError:
-            return None  # the client left before we came to look
-        return parse_socket_addr(sock.family, peer), parse_socket_addr(sock.family, own)
 
     def _open(self, nursery: trio.Nursery, client: Address, server: Address) -> None:
         service = self._service
@@ -166,6 +168,8 @@ class Connection:
     # Reading
 
     async def _read(self) -> None:
+        if self._read_before:
+            await self._handle(self._read_before)
         while not self._closing:
             data = await self._receive()
             if data is None:

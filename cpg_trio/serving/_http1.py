@@ -23,8 +23,8 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
+from cpg_trio.http1 import MAX_HEAD_BYTES
 from cpg_trio.serving._calls import Inbox
-from cpg_trio.serving._config import MAX_HEAD_BYTES
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
 from cpg_trio.serving._streams import HttpStream, WebSocketStream
 

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import trio
 
-from cpg_trio.logs import configure_logging
+from cpg_trio import logs
 from cpg_trio.serving._config import StartError, logger
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,7 +46,7 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
     passes, and the interpreter shows its traceback.
     """
     if not logging.getLogger().handlers:
-        configure_logging()
+        logs.configure_logging()
     try:
         return trio.run(_supervise, main)
     except KeyboardInterrupt:  # before the handlers stood, or after
@@ -55,6 +55,7 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
         reasons = list(_leaves(error))
         if not all(isinstance(reason, StartError) for reason in reasons):
             raise
+        logs.flush()
         sys.stderr.writelines(f"{reason}\n" for reason in reasons)
         return 1
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Protocol
 
 import trio
 from hypercorn.trio.worker_context import WorkerContext
 
+from cpg_trio import http1
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import App
-from cpg_trio.serving._calls import unwrapped
-from cpg_trio.serving._config import ServeConfig, hypercorn_config, logger
-from cpg_trio.serving._connection import Connection, Service
+from cpg_trio.http1 import RequestTaker, unwrapped
+from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config, logger
+from cpg_trio.serving._connection import Connection, Service, peer_and_own
 from cpg_trio.serving._listen import listening, url
 
 _DEFAULTS = ServeConfig()
@@ -25,6 +27,7 @@ async def serve(
     bind: str | Sequence[str] = "127.0.0.1:0",
     config: ServeConfig = _DEFAULTS,
     stop: trio.Event | None = None,
+    relay: RequestTaker | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until `stop` is set, and then until what was in flight is done.
@@ -36,21 +39,43 @@ async def serve(
     1001, and calls in flight have `config.grace_s` to finish; then they are cancelled, and `serve` returns.
     Cancelling `serve` ends everything at once.
 
+    HTTP/1.1 requests that `relay` claims are its to answer; with `config.hypercorn_only` they are the
+    application's, as those of HTTP/2 are in any case.
+
     Raises: `BindError` when it cannot listen. Nothing that a client or the application does raises here.
     """
     binds = [bind] if isinstance(bind, str) else bind
-    await _Server(app, config).run(binds, trio.Event() if stop is None else stop, task_status)
+    await _Server(app, config, relay).run(binds, trio.Event() if stop is None else stop, task_status)
+
+
+class _Client(Protocol):
+    """One client's connection, whoever speaks to it."""
+
+    async def drain(self) -> None:
+        """Finish what is in flight and take nothing more; return when the client has been told."""
+
+    def abort(self) -> None:
+        """End at once."""
 
 
 class _Server:
-    def __init__(self, app: App, settings: ServeConfig) -> None:
+    def __init__(self, app: App, settings: ServeConfig, relay: RequestTaker | None) -> None:
         self._settings = settings
         self._context = WorkerContext(None)
         self._service = Service(app, settings, hypercorn_config(settings), self._context)
-        self._connections: set[Connection] = set()
+        self._lane = http1.Service(app, http1_limits(settings), relay)
+        self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
 
     async def run(
+        self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            if not self._settings.hypercorn_only:
+                await stack.enter_async_context(self._lane.running())
+            await self._listen(binds, stop, task_status)
+
+    async def _listen(
         self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
     ) -> None:
         async with AsyncExitStack() as stack:
@@ -63,8 +88,8 @@ class _Server:
                     await self._drain(handlers)
                 finally:
                     # The end of the grace, or a cancellation, or an error: whatever is left ends now.
-                    for connection in self._connections:
-                        connection.abort()
+                    for client in list(self._clients):
+                        client.abort()
 
     async def _accept(
         self, listeners: list[trio.SocketListener], handlers: trio.Nursery, stop: trio.Event
@@ -79,21 +104,40 @@ class _Server:
         if self._context.terminated.is_set():
             return
         enable_keepalive(stream.socket, unread_s=self._settings.send_timeout_s)
-        connection = Connection(stream, self._service)
-        self._connections.add(connection)
+        if self._settings.hypercorn_only:
+            await self._serve_client(Connection(stream, self._service))
+        else:
+            await self._serve_http1(stream)
+
+    async def _serve_http1(self, stream: trio.SocketStream) -> None:
+        """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
+        channel = http1.SocketChannel.of(stream)
+        addresses = peer_and_own(channel.socket)
+        if addresses is None:
+            channel.close()
+            return
+        connection = http1.ServerConnection(channel, self._lane, *addresses)
+        await self._serve_client(connection)
+        if connection.read_of_another_protocol:
+            read = connection.read_of_another_protocol
+            await self._serve_client(Connection(channel.release(), self._service, read))
+
+    async def _serve_client(self, client: Connection | http1.ServerConnection) -> None:
+        self._clients.add(client)
         try:
-            await _guard(connection.run)
+            await _guard(client.run)
         finally:
-            self._connections.remove(connection)
+            self._clients.remove(client)
             self._departure.unpark_all()
 
     async def _drain(self, handlers: trio.Nursery) -> None:
-        logger.debug("draining %d connections", len(self._connections))
+        logger.debug("draining %d connections", len(self._clients))
+        self._lane.draining = True
         await self._context.terminated.set()
         with trio.move_on_after(self._settings.grace_s):
-            for connection in self._connections:
-                handlers.start_soon(_guard, connection.drain)
-            while self._connections:
+            for client in self._clients:
+                handlers.start_soon(_guard, client.drain)
+            while self._clients:
                 await self._departure.park()
 
 

@@ -64,7 +64,7 @@ def _holdings(host: Host) -> dict[str, int]:
         "registrations": len(registry._by_id),
         "reports of health": len(registry._health),
         "leases": len(host._liveness._leases),
-        "calls": len(host._liveness._calls),
+        "calls": len(registry._calls),
         "watches": len(host.watches),
     }
 

@@ -161,7 +161,7 @@ async def test_calls_in_flight_end_when_their_provider_is_gone_and_others_go_on(
         assert s.registry.calls_in_flight("alive") == 1
         await trio.sleep(1000)
         assert ended == {"silent": True, "alive": False}
-        assert not s.liveness._calls
+        assert not s.registry._calls
 
 
 async def test_a_plugin_that_unregisters_is_not_supervised_any_more(autojump_clock: MockClock) -> None:

@@ -196,13 +196,16 @@ def _lines(headers: Headers) -> bytes:
 def alike(ours: Reading, theirs: Reading) -> bool:
     """Say whether two readings of one message are the same.
 
-    What h11 does not give as it came is compared as it gives it: codings in lower case.
+    What h11 does not give as it came is compared as it gives it: codings in lower case. What an interim
+    response says of its connection is the final one's to say.
     """
     return _comparable(ours) == _comparable(theirs)
 
 
 def _comparable(reading: Reading) -> Reading:
-    return attrs.evolve(reading, headers=[(name, _plain(name, value)) for name, value in reading.headers])
+    headers = [(name, _plain(name, value)) for name, value in reading.headers]
+    interim = reading.subject is not None and reading.subject[0].startswith(b"1")
+    return attrs.evolve(reading, headers=headers, keep_alive=interim or reading.keep_alive)
 
 
 def _plain(name: bytes, value: bytes) -> bytes:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import gc
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpg_trio.http1 import (
+    BodyTooLargeError,
     ConnectionBrokenError,
     InvalidRequestError,
     ProtocolError,
@@ -19,12 +20,26 @@ from cpg_trio.http1 import (
     Response,
     UpstreamError,
 )
-from cpg_trio.http1.connection import ONE_WRITE_BYTES, Connection, PreparedRequest, _block_error, beside
+from cpg_trio.http1._beside import _block_error, beside
+from cpg_trio.http1._request import ONE_WRITE_BYTES, PreparedRequest
+from cpg_trio.http1.channel import StreamChannel
+from cpg_trio.http1.connection import Connection, Exchange
 
-from .peers import EMPTY, OK, Peer, chunked, get, sized
+from .peers import EMPTY, OK, ORIGIN, Peer, chunked, get, sized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+
+@asynccontextmanager
+async def exchanging(
+    connection: Connection, request: Request, max_head_bytes: int = 65536
+) -> AsyncIterator[Response]:
+    exchange = Exchange(connection, PreparedRequest.of(request, b"peer.test"), max_head_bytes)
+    async with AsyncExitStack() as stack:
+        response = await exchange.begin()
+        stack.push_async_exit(exchange.end)
+        yield response
 
 
 @attrs.frozen
@@ -32,18 +47,18 @@ class Wire:
     """A connection in memory, and the raw peer at its other end. Neither direction ever blocks."""
 
     connection: Connection
+    max_head_bytes: int
     peer: Peer
     client: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
 
     @classmethod
     def new(cls, max_head_bytes: int = 65536) -> Wire:
         client, server = trio.testing.memory_stream_pair()
-        return cls(Connection(client, max_head_bytes=max_head_bytes), Peer(server), client)
+        return cls(Connection(ORIGIN, StreamChannel(client)), max_head_bytes, Peer(server), client)
 
     @asynccontextmanager
     async def exchange(self, request: Request) -> AsyncIterator[Response]:
-        prepared = PreparedRequest.of(request, b"peer.test")
-        async with self.connection.exchange(prepared) as response:
+        async with exchanging(self.connection, request, self.max_head_bytes) as response:
             yield response
 
     def on_write(self, handle: Callable[[bytes], Awaitable[None]]) -> None:
@@ -165,7 +180,7 @@ async def test_an_iterated_body_goes_out_a_chunk_at_a_time_without_empty_ones(wi
 
 async def test_a_body_is_not_asked_for_its_next_chunk_before_the_peer_took_the_last() -> None:
     client, server = trio.testing.lockstep_stream_pair()
-    wire, asked = Connection(client), 0
+    wire, asked = Connection(ORIGIN, StreamChannel(client)), 0
 
     async def body() -> AsyncGenerator[bytes, None]:
         nonlocal asked
@@ -174,7 +189,7 @@ async def test_a_body_is_not_asked_for_its_next_chunk_before_the_peer_took_the_l
             yield b"x"
 
     async def run() -> None:
-        async with wire.exchange(PreparedRequest.of(chunked(body()), b"h")) as response:
+        async with exchanging(wire, chunked(body())) as response:
             assert response.status == 204
 
     async with trio.open_nursery() as nursery:
@@ -225,7 +240,21 @@ async def test_a_body_that_belies_its_content_length_is_the_callers_error(
         Request(b"GET", b"/\r\nx: y", []),
         Request(b"G T", b"/", []),
         Request(b"GET", b"/", [(b"a b", b"secret")]),
+        Request(b"GET", b"/ HTTP/1.1\r\nx: y", []),
+        Request(b"GET", b"/\xff", []),
+        Request(b"GET\r\nX: y", b"/", []),
+        Request(b"", b"/", []),
+        Request(b"GET", b"/", [(b"", b"secret")]),
+        Request(b"GET", b"/", [(b"a: b", b"secret")]),
+        Request(b"GET", b"/", [(b"host:a", b"secret")]),
+        Request(b"GET", b"/", [(b"a\r\nb", b"secret")]),
         Request(b"GET", b"/", [(b"a", b"secret\r\nb: c")]),
+        Request(b"GET", b"/", [(b"a", b"secret\nb: c")]),
+        Request(b"GET", b"/", [(b"a", b"secret\r")]),
+        Request(b"GET", b"/", [(b"a", b"secret\0")]),
+        Request(b"GET", b"/", [(b"a", b"secret\x0b")]),
+        Request(b"GET", b"/", [(b"a", b" secret")]),
+        Request(b"GET", b"/", [(b"a", b"secret\t")]),
         Request(b"GET", b"/", [(b"host", b"a"), (b"host", b"b")]),
         Request(b"PUT", b"/", [(b"content-length", b"1"), (b"content-length", b"1")], b"x"),
         Request(b"PUT", b"/", [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")], b"x"),
@@ -234,7 +263,10 @@ async def test_a_body_that_belies_its_content_length_is_the_callers_error(
         Request(b"PUT", b"/", [(b"content-length", b"9" * 5000)], b""),
         Request(b"PUT", b"/", [(b"content-length", b"2")], b"x"),
         Request(b"PUT", b"/", [], b"x"),
+        Request(b"PUT", b"/", [(b"content-length", b"")], b""),
+        Request(b"PUT", b"/", [(b"Content-Length", b"1"), (b"content-length", b"1")], b"x"),
         Request(b"PUT", b"/", [(b"transfer-encoding", b"gzip")], b"x"),
+        Request(b"PUT", b"/", [(b"transfer-encoding", b"gzip, chunked")], b"x"),
     ],
 )
 def test_a_request_that_is_no_http_is_the_callers_error_and_its_values_are_not_shown(
@@ -302,7 +334,7 @@ async def test_a_peer_sends_no_faster_than_the_caller_reads() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
-        async with Connection(client).exchange(PreparedRequest.of(get(), b"h")) as response:
+        async with exchanging(Connection(ORIGIN, StreamChannel(client)), get()) as response:
             for expected in [0, 1, 2]:
                 await trio.testing.wait_all_tasks_blocked()
                 assert sent == expected
@@ -410,8 +442,37 @@ async def test_a_head_beyond_the_limit_is_refused_and_body_bytes_do_not_count() 
     assert await fetch(wire, get()) == (200, b"x" * 200)
     wire = Wire.new(max_head_bytes=100)
     await wire.answer(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100)
-    with pytest.raises(ProtocolError, match="too long"):
+    with pytest.raises(ProtocolError, match="too large"):
         await fetch(wire, get())
+
+
+async def test_what_came_of_a_body_before_it_went_wrong_is_delivered_first(wire: Wire) -> None:
+    await wire.answer(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n2\r\nabc")
+    async with wire.exchange(get()) as response:
+        assert await anext(aiter(response)) == b"xab"
+        with pytest.raises(ProtocolError):
+            await anext(aiter(response))
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 4", b"transfer-encoding: chunked"])
+async def test_a_body_read_whole_is_no_larger_than_the_bound(wire: Wire, framing: bytes) -> None:
+    body = b"abcd" if b"length" in framing else b"2\r\nab\r\n2\r\ncd\r\n0\r\nx: y\r\n\r\n"
+    for bound in [4, 3]:
+        await wire.answer(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % framing, body)
+        async with wire.exchange(get()) as response:
+            if bound == 4:
+                assert await response.read(4) == b"abcd"
+                assert response.trailers == ([(b"x", b"y")] if b"chunked" in framing else [])
+            else:
+                with pytest.raises(BodyTooLargeError, match="more than 3 bytes"):
+                    await response.read(3)
+
+
+async def test_a_body_that_declares_too_much_is_refused_before_it_comes(wire: Wire) -> None:
+    await wire.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")
+    async with wire.exchange(get()) as response:
+        with pytest.raises(BodyTooLargeError):
+            await response.read(4)
 
 
 @given(
@@ -794,7 +855,7 @@ async def test_a_whole_exchange_leaves_a_connection_for_the_next(wire: Wire) -> 
     await wire.answer(EMPTY)
     assert await fetch(wire, get(b"/2")) == (204, b"")
     assert wire.connection.reusable
-    assert not wire.connection.is_stale()
+    assert not wire.connection.channel.has_news()
 
 
 async def test_a_body_of_known_length_need_not_be_read_to_its_stop(wire: Wire) -> None:

@@ -34,6 +34,7 @@ from tests.http1.reading import (
     read_response,
 )
 
+UPGRADE = (b"Connection: upgrade", b"Upgrade: x")
 LAST = b"0\r\n\r\n"
 REQUESTS: tuple[Bad | Good, ...] = (*corpus.REFUSED, *corpus.ACCEPTED, corpus.TUNNEL, *corpus.UNFINISHED)
 RESPONSES: tuple[Bad | GoodResponse, ...] = (*corpus.REFUSED_RESPONSES, *corpus.ACCEPTED_RESPONSES)
@@ -235,8 +236,9 @@ def test_what_can_never_become_a_request_is_refused_at_once(data: bytes) -> None
     refusal(IncomingRequest(), data)
 
 
-def test_what_begins_like_a_request_is_no_beginning_of_a_response() -> None:
-    refusal(IncomingResponse(), b"GET")
+@pytest.mark.parametrize("data", [b"GET", b"\r\n", b"HTTP/2", b"HTTPS", b"SSH-2.0-x\r\n"])
+def test_what_can_never_become_a_response_is_refused_at_once(data: bytes) -> None:
+    refusal(IncomingResponse(), data)
 
 
 @pytest.mark.parametrize(("data", "status"), [
@@ -252,15 +254,32 @@ def test_a_status_says_what_was_wrong(data: bytes, status: int) -> None:
     assert refusal(IncomingRequest(), data).status == status
 
 
-def test_an_upgrade_is_known_with_the_head_whether_or_not_there_is_a_body() -> None:
-    wish = (b"Connection: upgrade", b"Upgrade: x")
-    for data in (get(*wish), post(*wish, b"Content-Length: 5"), chunked(b"", *wish)):
-        request = IncomingRequest()
-        request.feed(data)
-        assert request.wants_upgrade
+@pytest.mark.parametrize(("data", "wanted"), [
+    (get(*UPGRADE), True),
+    (post(*UPGRADE, b"Content-Length: 0"), True),
+    (post(*UPGRADE, b"Content-Length: 5"), False),
+    (chunked(b"", *UPGRADE), False),
+    (get(b"Upgrade: x"), False),
+    (get(b"Connection: upgrade"), False),
+    (corpus.TUNNEL.data, True),
+])  # fmt: skip
+def test_a_wish_for_an_upgrade_is_known_with_the_head_and_ignored_if_there_is_a_body(
+    data: bytes,
+    wanted: bool,  # noqa: FBT001
+) -> None:
     request = IncomingRequest()
-    request.feed(get(b"Upgrade: x"))
-    assert not request.wants_upgrade
+    request.feed(data)
+    assert request.wants_upgrade is wanted
+
+
+def test_what_else_a_head_tells_is_known_with_it() -> None:
+    request = IncomingRequest()
+    request.feed(post(b"Expect: 100-Continue", b"TE: gzip, Trailers", b"Content-Length: 7"))
+    assert (request.expects_continue, request.accepts_trailers) == (True, True)
+    assert (request.declares_length, request.remaining) == (True, 7)
+    other = IncomingRequest()
+    other.feed(get(b"Expect: 200", b"TE: x-trailers"))
+    assert (other.expects_continue, other.accepts_trailers, other.declares_length) == (False, False, False)
 
 
 def test_a_body_behind_the_wish_for_an_upgrade_is_never_read_as_another_request() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,7 +12,9 @@ import trio
 import trio.testing
 
 from cpg_trio.http1 import (
+    BodyTooLargeError,
     ConnectFailedError,
+    Connection,
     ConnectionBrokenError,
     InvalidRequestError,
     Origin,
@@ -19,7 +22,9 @@ from cpg_trio.http1 import (
     PoolStatistics,
     ProtocolError,
     Request,
+    Whole,
 )
+from cpg_trio.http1.channel import SocketChannel
 
 from .peers import EMPTY, OK, Peer, answer_ok, chunked, get, serving, sized
 
@@ -64,6 +69,21 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[trio.SocketStream]:
 
 
 @pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """Return a list to which the socket of every plain connection is added that the pool opens."""
+    opened: list[socket.socket] = []
+    of = SocketChannel.of
+
+    def recording(stream: trio.SocketStream) -> SocketChannel:
+        channel = of(stream)
+        opened.append(channel.socket)
+        return channel
+
+    monkeypatch.setattr(SocketChannel, "of", recording)
+    return opened
+
+
+@pytest.fixture
 def server_tls() -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(CERTIFICATE)
@@ -101,7 +121,7 @@ async def test_a_connection_is_used_again() -> None:
 
 
 async def test_concurrent_requests_have_a_connection_each_and_the_last_used_is_used_first(
-    streams: list[trio.SocketStream],
+    sockets: list[socket.socket],
 ) -> None:
     async with serving(answer_ok) as origin, Pool() as pool:
         async with pool.request(origin, get()) as first:
@@ -109,7 +129,7 @@ async def test_concurrent_requests_have_a_connection_each_and_the_last_used_is_u
                 assert pool.statistics() == PoolStatistics(idle=0, active=2, opened=2, reused=0)
                 assert [chunk async for chunk in second] == [b"ok"]
             assert [chunk async for chunk in first] == [b"ok"]
-        await streams[1].aclose()
+        sockets[1].close()
         assert await fetch(pool, origin, get()) == (200, b"ok")
         assert pool.statistics() == PoolStatistics(idle=2, active=0, opened=2, reused=1)
 
@@ -144,10 +164,10 @@ async def test_a_response_that_is_left_early_closes_its_connection() -> None:
         await closed.wait()
 
 
-async def test_nagles_delay_is_off(streams: list[trio.SocketStream]) -> None:
+async def test_nagles_delay_is_off(sockets: list[socket.socket]) -> None:
     async with serving(answer_ok) as origin, Pool() as pool:
         await fetch(pool, origin, get())
-        assert streams[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_the_host_header_is_the_origins() -> None:
@@ -198,7 +218,7 @@ async def test_a_pool_is_used_inside_its_block_only() -> None:
 
 @pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"])
 async def test_an_idle_connection_on_which_something_happened_is_not_used(
-    streams: list[trio.SocketStream], last_words: bytes
+    sockets: list[socket.socket], last_words: bytes
 ) -> None:
     speak = trio.Event()
 
@@ -212,7 +232,7 @@ async def test_an_idle_connection_on_which_something_happened_is_not_used(
     async with serving(peer) as origin, Pool() as pool:
         await fetch(pool, origin, get())
         speak.set()
-        await trio.lowlevel.wait_readable(streams[0].socket)
+        await trio.lowlevel.wait_readable(sockets[0])
         assert await fetch(pool, origin, sized(b"x", 1)) == (200, b"ok")
         assert pool.statistics().opened == 2
         assert pool.statistics().reused == 0
@@ -254,6 +274,246 @@ async def test_a_sweep_closes_what_expired_though_nothing_is_asked_for_any_more(
         mock_clock.jump(10)
         await closed.wait()
         assert pool.statistics().idle == 0
+
+
+async def test_where_one_connection_is_dead_the_other_dead_ones_are_closed_as_well(
+    sockets: list[socket.socket],
+) -> None:
+    stop = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        if await peer.receive_head() == b"GET /living HTTP/1.1\r\nhost: h\r\n\r\n":
+            await peer.send(OK)
+            await answer_ok(peer)
+        await peer.send(OK)
+        await stop.wait()
+
+    async with serving(peer) as origin, Pool() as pool:
+        async with pool.request(origin, get()), pool.request(origin, get(b"/living", (b"host", b"h"))):
+            await fetch(pool, origin, get())
+        assert pool.statistics().idle == 3
+        stop.set()
+        for dead in [sockets[0], sockets[2]]:
+            await trio.lowlevel.wait_readable(dead)
+        taken = pool.take(origin)
+        assert taken is not None
+        assert pool.statistics() == PoolStatistics(idle=0, active=1, opened=3, reused=1)
+        pool.give_back(taken)
+
+
+async def test_where_connecting_fails_the_dead_connections_are_closed() -> None:
+    async with Pool() as pool, trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, trio.aclose_forcefully, 0, host="127.0.0.1"))
+        origin = Origin("http", "127.0.0.1", listeners[0].socket.getsockname()[1])
+        connection = await pool.open(origin)
+        await trio.lowlevel.wait_readable(socket_of(connection))
+        connection.reusable = True
+        pool.give_back(connection)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(ConnectFailedError):
+                await pool.open(origin)
+        assert pool.statistics().idle == 0
+
+
+# Connections that others have exchanges on
+
+
+def socket_of(connection: Connection) -> socket.socket:
+    assert isinstance(connection.channel, SocketChannel)
+    return connection.channel.socket
+
+
+async def test_a_connection_is_taken_opened_and_given_back() -> None:
+    async with serving(answer_ok) as origin, Pool() as pool:
+        assert pool.take(origin) is None
+        connection = await pool.open(origin)
+        assert (connection.origin, connection.fresh, connection.reusable) == (origin, True, False)
+        assert pool.statistics() == PoolStatistics(idle=0, active=1, opened=1, reused=0)
+        connection.reusable = True
+        pool.give_back(connection)
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=0)
+        assert pool.take(origin) is connection
+        assert (connection.fresh, connection.reusable) == (False, False)
+        assert pool.take(origin) is None
+        pool.give_back(connection)
+        assert socket_of(connection).fileno() == -1
+        assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=1)
+
+
+async def test_a_pool_that_was_left_opens_nothing_and_keeps_nothing() -> None:
+    async with serving(answer_ok) as origin:
+        async with Pool() as pool:
+            connection = await pool.open(origin)
+        connection.reusable = True
+        pool.give_back(connection)
+        assert socket_of(connection).fileno() == -1
+        assert pool.take(origin) is None
+        with pytest.raises(trio.ClosedResourceError):
+            await pool.open(origin)
+
+
+# No more than so many
+
+
+async def test_who_finds_no_connection_free_has_the_next_that_is_given_back_in_turn() -> None:
+    order: list[int] = []
+
+    async def wait(turn: int) -> None:
+        connection = await pool.open(origin)
+        order.append(turn)
+        assert not connection.fresh
+        connection.reusable = True
+        pool.give_back(connection)
+
+    async with serving(answer_ok) as origin, Pool(max_per_origin=1) as pool, trio.open_nursery() as nursery:
+        connection = await pool.open(origin)
+        for turn in range(3):
+            nursery.start_soon(wait, turn)
+            await trio.testing.wait_all_tasks_blocked()
+        connection.reusable = True
+        pool.give_back(connection)
+        assert pool.take(origin) is None  # those who wait go first
+        while len(order) < 3:
+            await trio.testing.wait_all_tasks_blocked()
+        assert order == [0, 1, 2]
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=3)
+
+
+@pytest.mark.parametrize("reusable", [True, False])
+async def test_who_waits_opens_a_connection_in_the_place_of_one_that_is_closed_or_dead(
+    *, reusable: bool
+) -> None:
+    leave = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        if leave.is_set():
+            await answer_ok(peer)
+        await leave.wait()
+
+    async with serving(peer) as origin, Pool(max_per_origin=1) as pool, trio.open_nursery() as nursery:
+        connection = await pool.open(origin)
+        nursery.start_soon(fetch, pool, origin, sized(b"x", 1))
+        await trio.testing.wait_all_tasks_blocked()
+        leave.set()
+        await trio.lowlevel.wait_readable(socket_of(connection))
+        connection.reusable = reusable
+        pool.give_back(connection)
+    assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=2, reused=0)
+
+
+async def test_who_waits_does_so_no_longer_than_connecting_may_take(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    assert autojump_clock.rate == 0
+    async with serving(answer_ok) as origin, Pool(max_per_origin=2, connect_timeout_s=3) as pool:
+        async with pool.request(origin, get()), pool.request(origin, get()):
+            started = trio.current_time()
+            with pytest.raises(ConnectFailedError, match="all 2 connections are in use"):
+                await fetch(pool, origin, get())
+            assert trio.current_time() - started == pytest.approx(3)
+        assert pool.statistics().active == 0
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+
+
+async def test_who_stops_waiting_leaves_the_turn_to_the_next() -> None:
+    async with serving(answer_ok) as origin, Pool(max_per_origin=1) as pool, trio.open_nursery() as nursery:
+        async with pool.request(origin, get()):
+            with trio.CancelScope() as scope:
+                nursery.start_soon(fetch, pool, origin, get())
+                scope.cancel()
+                await pool.open(origin)
+        assert scope.cancelled_caught
+    assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=1)
+
+
+async def test_who_fails_to_connect_leaves_the_place_to_who_waits() -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver(socket.gaierror(-2, "Name or service not known")))
+    async with Pool(max_per_origin=1) as pool:
+
+        async def fail() -> None:
+            with pytest.raises(ConnectFailedError, match="not known"):
+                await pool.open(Origin("http", "peer.invalid", 80))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(fail)
+        assert not pool._shelves
+
+
+async def test_a_new_connection_takes_the_place_of_the_one_that_was_idle_longest() -> None:
+    async with serving(answer_ok) as origin, Pool(max_per_origin=2) as pool:
+        async with pool.request(origin, get()):
+            await fetch(pool, origin, get())
+        first, second = pool._shelves[origin].idle
+        connection = await pool.open(origin)
+        assert connection.fresh
+        assert pool.take(origin) is second
+        assert socket_of(first).fileno() == -1
+        for each in [connection, second]:
+            pool.give_back(each)
+
+
+# Whole exchanges
+
+
+async def test_a_response_is_fetched_whole() -> None:
+    answer = BEGUN + b"0\r\nX: y\r\n\r\n"
+    async with serving(Script([answer, OK])) as origin, Pool() as pool:
+        chunked_, sized_ = [await pool.fetch(origin, sized(b"x", 1)) for _ in range(2)]
+        headers = [(b"transfer-encoding", b"chunked")]
+        assert chunked_ == Whole(200, headers, [(b"x", b"y")], b"hello")
+        assert sized_ == Whole(200, [(b"content-length", b"2")], [], b"ok")
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=1)
+
+
+async def test_a_response_that_is_larger_than_allowed_is_an_error_and_closes_its_connection() -> None:
+    async with serving(answer_ok) as origin, Pool() as pool:
+        assert (await pool.fetch(origin, get(), max_body_bytes=2)).body == b"ok"
+        with pytest.raises(BodyTooLargeError):
+            await pool.fetch(origin, get(), max_body_bytes=1)
+        assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=1)
+
+
+async def test_what_is_fetched_may_be_asked_for_with_a_streamed_body() -> None:
+    async with serving(echo_again) as origin, Pool() as pool:
+        assert (await pool.fetch(origin, chunked(once(b"a", b"b")))).body == b"ab"
+        assert pool.statistics().idle == 1
+
+
+# Unix sockets
+
+
+async def test_a_unix_socket_is_a_place_to_connect_to(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    script = Script([OK, OK])
+    async with trio.open_nursery() as nursery, Pool() as pool:
+        listening = trio.socket.socket(trio.socket.AF_UNIX)
+        await listening.bind(path)
+        listening.listen()
+        nursery.start_soon(
+            trio.serve_listeners, lambda stream: script(Peer(stream)), [trio.SocketListener(listening)]
+        )
+        origin = Origin("http", "host.test", 8080, path)
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+        assert script.requests[0] == b"GET / HTTP/1.1\r\nhost: host.test:8080\r\n\r\n"
+        assert pool.take(Origin("http", "host.test", 8080)) is None
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_unix_socket_that_is_not_there_is_a_failure_to_connect(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    async with Pool() as pool:
+        with pytest.raises(ConnectFailedError, match=f"http://host.test at {path}: .*No such file"):
+            await fetch(pool, Origin("http", "host.test", 80, path), get())
+
+
+def test_the_path_of_a_unix_socket_has_no_nul() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        Origin("http", "host.test", 80, "a\0b")
 
 
 # Once more, where it is safe
@@ -502,7 +762,7 @@ async def cancelled_at(step: int) -> AsyncIterator[trio.CancelScope]:
 
 async def upload(pool: Pool, origin: Origin) -> None:
     async with pool.request(origin, chunked(once(b"a", b"b"), method=b"PUT")) as response:
-        assert [chunk async for chunk in response] == [b"a", b"b"]
+        assert b"".join([chunk async for chunk in response]) == b"ab"
 
 
 async def echo_again(peer: Peer) -> None:

@@ -9,6 +9,7 @@ import trio
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Host
 from cpg_trio.plugin import Plugin
 from cpg_trio.plugin._session import Session
@@ -16,7 +17,9 @@ from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 
-from .running import echo_plugin, hosting, is_healthy, plugged, until, unused_port
+from .running import echo_plugin, hosting, is_healthy, meddled, plugged, until, unused_port
+
+HEARTBEAT = "/connectplugin.v1.PluginLifecycle/ReportHealth"
 
 
 async def test_a_call_reaches_the_provider_through_the_host() -> None:
@@ -33,6 +36,31 @@ async def test_a_call_reaches_the_provider_through_the_host() -> None:
         with pytest.raises(ConnectError) as caught:
             await client.echo(EchoRequest(text="fail"))
         assert caught.value.code == Code.ALREADY_EXISTS
+
+
+async def test_a_call_asks_the_host_for_nothing_but_the_call() -> None:
+    seen: list[str] = []
+
+    async def record(scope: Scope, _receive: Receive, _send: Send) -> bool:
+        seen.append(scope["path"])
+        return False
+
+    plugin = Plugin("caller", version="1.0.0")
+    echo = plugin.require("echo")
+    client = echo.client(EchoServiceClient)
+    async with meddled(record) as (host, url), plugged(echo_plugin(), url):
+        await until(host, partial(is_healthy, host, "echo"))
+        async with plugged(plugin, url):
+            with trio.fail_after(10):
+                provider = await echo.wait_available()
+            seen.clear()
+            for _ in range(3):
+                await client.echo(EchoRequest(text="x"))
+            async with client.count(CountRequest(to=1)) as stream:
+                assert [m.number async for m in stream] == [0]
+            calls = [path for path in seen if path != HEARTBEAT]  # which may come at any time
+    service = f"{provider.endpoint_url}/echo.v1.EchoService"
+    assert calls == [f"{service}/Echo"] * 3 + [f"{service}/Count"]
 
 
 async def test_a_call_to_nobody_fails_at_once() -> None:
@@ -109,7 +137,8 @@ def _healthy(host: Host) -> list[str]:
     return [runtime_id for runtime_id in ids if host.registry.health(runtime_id).state == 1]
 
 
-async def test_a_call_that_was_not_delivered_goes_to_another_provider() -> None:
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+async def test_a_call_that_was_not_delivered_goes_to_another_provider(kind: str) -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     client = echo.client(EchoServiceClient)
@@ -119,7 +148,11 @@ async def test_a_call_that_was_not_delivered_goes_to_another_provider() -> None:
         async with plugged(caller, url), plugged(echo_plugin(), url):
             assert (await echo.wait_available()).runtime_id == "gone-0"
             await until(host, lambda: len(host.registry.providers("echo")) == 2)
-            assert (await client.echo(EchoRequest(text="x"))).text == "x"
+            if kind == "unary":
+                assert (await client.echo(EchoRequest(text="x"))).text == "x"
+            else:
+                async with client.count(CountRequest(to=2)) as stream:
+                    assert [m.number async for m in stream] == [0, 1]
             assert not host.registry.health("gone-0").callable
 
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 import httpx
@@ -16,7 +17,10 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
+    HttpRequest,
+    HttpResponse,
     ResponseMetadata,
+    WholeResponse,
     unpack_detail,
 )
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -122,6 +126,25 @@ async def test_headers_of_the_client_and_of_the_call_are_sent() -> None:
     assert (sent["x-a"], sent["x-b"]) == ("client", "call")
     assert sent["connect-protocol-version"] == "1"
     assert sent["user-agent"].startswith("cpg-trio/")
+
+
+async def test_the_headers_of_one_call_are_not_those_of_the_next() -> None:
+    echo = Echo()
+    async with echo_client(ClientConfig(headers={"X-B": "client"}), echo) as client:
+        await client.echo(pb.EchoRequest(), headers={"x-b": "call", "x-c": "call"}, timeout_s=5)
+        await client.echo(pb.EchoRequest())
+    sent = echo.contexts[1].request_headers
+    assert (sent["x-b"], "x-c" in sent, "connect-timeout-ms" in sent) == ("client", False, False)
+    assert all(len(sent.getall(name)) == 1 for name in sent)
+
+
+async def test_metadata_is_there_when_the_call_fails_too() -> None:
+    app = canned(503, b"{}", content_type="application/json", x_header="h", trailer_x_trailer="t")
+    metadata = ResponseMetadata()
+    async with client_of(app) as client:
+        with pytest.raises(ConnectError):
+            await client.echo(pb.EchoRequest(), metadata=metadata)
+    assert (metadata.headers["x-header"], metadata.trailers["x-trailer"]) == ("h", "t")
 
 
 @pytest.mark.parametrize("bound", ["call", "client", "scope"])
@@ -381,6 +404,49 @@ async def test_an_address_that_is_none_is_an_error_of_the_caller(address: str) -
         with pytest.raises(ConnectError) as caught:
             await EchoServiceClient(address, http).echo(pb.EchoRequest())
     assert caught.value.code in {Code.INVALID_ARGUMENT, Code.UNAVAILABLE}
+
+
+class ShortWay:
+    """Answers from memory, and only those who want the whole answer."""
+
+    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self._answer = WholeResponse(status, headers, body)
+        self.seen: list[tuple[HttpRequest, int | None]] = []
+
+    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        raise AssertionError(f"{request.url} is not asked for in pieces")
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        self.seen.append((request, max_bytes))
+        return self._answer
+
+
+@BOTH
+async def test_a_unary_call_takes_the_short_way_of_an_exchange_that_has_one(codec: Codec) -> None:
+    body = {"proto": pb.EchoResponse(text="a b").SerializeToString(), "json": b'{"text": "a b"}'}[codec]
+    exchange = ShortWay(200, [("content-type", f"application/{codec}")], body)
+    client = EchoServiceClient("http://x/base/", exchange, ClientConfig(codec=codec, max_message_bytes=99))
+    assert (await client.echo(pb.EchoRequest(text="a b"))).text == "a b"
+    ((request, limit),) = exchange.seen
+    assert (request.method, request.url, limit) == ("POST", "http://x/base/echo.v1.EchoService/Echo", 99)
+    assert request.body == {"proto": b"\x0a\x03a b", "json": b'{"text":"a b"}'}[codec]
+
+
+async def test_what_comes_the_short_way_is_checked_as_usual() -> None:
+    packed = gzip.compress(pb.EchoResponse(text="a" * 100).SerializeToString())
+    headers = [("content-type", "application/proto"), ("content-encoding", "gzip"), ("trailer-x", "t")]
+    exchange, metadata = ShortWay(200, headers, packed), ResponseMetadata()
+    await EchoServiceClient("http://x", exchange).echo(pb.EchoRequest(), metadata=metadata)
+    assert metadata.trailers["x"] == "t"
+    with pytest.raises(ConnectError) as caught:
+        await EchoServiceClient("http://x", exchange, ClientConfig(max_message_bytes=50)).echo(
+            pb.EchoRequest()
+        )
+    assert caught.value.code == Code.RESOURCE_EXHAUSTED
+    refusing = ShortWay(404, [("content-type", "text/plain")], b"nobody here\n")
+    with pytest.raises(ConnectError, match="nobody here") as caught:
+        await EchoServiceClient("http://x", refusing).echo(pb.EchoRequest())
+    assert caught.value.code == Code.UNIMPLEMENTED
 
 
 async def test_redirects_are_not_followed() -> None:

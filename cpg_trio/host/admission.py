@@ -1,0 +1,340 @@
+"""Who may call whom, and what of a call goes on: the policy of the router, for every way that calls come in.
+
+It knows messages only by their header fields and paths, and does no I/O. Refusals have the words that other
+implementations use; what they log has nothing in it that could pass for another line.
+
+The usual call is to a path that was called before. What a path means is remembered until the registry
+changes, so that the usual call costs a few dictionary look-ups and one comparison of digests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import TypeAlias
+from urllib.parse import quote
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio.asgi import HeaderList
+from cpg_trio.http1 import Origin
+
+from .identity import Identities, Identity
+from .registry import Registration, Registry
+
+PREFIX = b"/services/"
+
+_log = logging.getLogger("cpg_trio.router")
+
+MayCall: TypeAlias = Callable[[Identity, str], bool]
+
+UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
+
+_MOST_REMEMBERED = 10_000
+_MOST_NAMES = 1000
+
+# RFC 9110, section 7.6.1, and older names for the same.
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# What proves the caller to the host is nobody else's business; where a request came from is not the caller's
+# to say; an expectation has been met by the time the body is read.
+_NOT_PASSED_ON = _HOP_BY_HOP | {
+    b"authorization",
+    b"cookie",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+    b"x-forwarded-proto",
+    b"x-plugin-caller-id",
+    b"x-plugin-runtime-id",
+    b"x-real-ip",
+}
+# Whether a call was delivered is the host's to say.
+_NOT_PASSED_BACK = _HOP_BY_HOP | {wire.UNDELIVERED_HEADER.lower().encode()}
+_CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
+
+
+class RefusedError(Exception):
+    """A call that goes nowhere: the answer to it, and what the log says of it (nothing, if empty)."""
+
+    def __init__(self, status: int, text: str, log: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.log = log
+
+
+class _Kind(IntEnum):
+    """What a header field is to the router."""
+
+    PASSED = 0
+    DROPPED = 1
+    CONNECTION = 2
+    """Its value names others that are for one connection only."""
+    RUNTIME_ID = 3
+    AUTHORIZATION = 4
+
+
+class _Sieve:
+    """Knows header fields by name, in any spelling, and remembers the spellings it has seen."""
+
+    def __init__(self, dropped: frozenset[bytes]) -> None:
+        self._dropped = dropped
+        self._kinds: dict[bytes, _Kind] = {}
+
+    def kind(self, name: bytes) -> _Kind:
+        known = self._kinds.get(name)
+        return self._learn(name) if known is None else known
+
+    def _learn(self, name: bytes) -> _Kind:
+        if len(self._kinds) >= _MOST_NAMES:
+            self._kinds.clear()
+        kind = self._kinds[name] = self._kind(name.lower())
+        return kind
+
+    def _kind(self, name: bytes) -> _Kind:
+        if name in _SPECIAL:
+            return _SPECIAL[name]
+        # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID; neither is the caller's to send.
+        return _Kind.DROPPED if name.replace(b"_", b"-") in self._dropped else _Kind.PASSED
+
+
+_SPECIAL = {
+    b"connection": _Kind.CONNECTION,
+    wire.RUNTIME_ID_HEADER.lower().encode(): _Kind.RUNTIME_ID,
+    wire.AUTHORIZATION_HEADER.lower().encode(): _Kind.AUTHORIZATION,
+}
+_ON = _Sieve(_NOT_PASSED_ON)
+_BACK = _Sieve(_NOT_PASSED_BACK)
+
+
+@attrs.define
+class Credentials:
+    """What a request says of who sends it: the first value of each of two headers, empty without one."""
+
+    runtime_id: bytes = b""
+    authorization: bytes = attrs.field(default=b"", repr=False)
+
+
+def passed_on(fields: Iterable[tuple[bytes, bytes]], credentials: Credentials) -> HeaderList:
+    """Return the fields of a request that go on, and note its credentials, which do not."""
+    kind_of, passed, tokens = _ON.kind, [], []
+    for field in fields:
+        kind = kind_of(field[0])
+        if kind is _Kind.PASSED:
+            passed.append(field)
+        elif kind is _Kind.RUNTIME_ID:
+            credentials.runtime_id = credentials.runtime_id or field[1]
+        elif kind is _Kind.AUTHORIZATION:
+            credentials.authorization = credentials.authorization or field[1]
+        elif kind is _Kind.CONNECTION:
+            tokens.append(field[1])
+    return _without_named(passed, tokens) if tokens else passed
+
+
+def passed_back(fields: Iterable[tuple[bytes, bytes]]) -> HeaderList:
+    """Return the fields of a response that go back."""
+    kind_of, passed, tokens = _BACK.kind, [], []
+    for field in fields:
+        kind = kind_of(field[0])
+        if kind is _Kind.CONNECTION:
+            tokens.append(field[1])
+        elif kind is not _Kind.DROPPED:
+            passed.append(field)
+    return _without_named(passed, tokens) if tokens else passed
+
+
+def _without_named(fields: HeaderList, values: list[bytes]) -> HeaderList:
+    """Return fields without those that the values of Connection name."""
+    named = {token.strip().lower() for value in values for token in value.split(b",")}
+    # No name for one connection only can take what frames the message for all of them.
+    named.discard(b"content-length")
+    return [field for field in fields if field[0].lower() not in named]
+
+
+@attrs.frozen
+class _Path:
+    """What a path asks for."""
+
+    service_type: str
+    provider_id: str
+    method: bytes
+    """As it was encoded."""
+
+
+@attrs.frozen
+class _Target:
+    """Where a path leads, for as long as the registry stays as it is."""
+
+    path: _Path
+    provider: Registration
+    label: str
+    """As the log names it, after the caller."""
+    origin: Origin
+    host: bytes
+    target: bytes
+
+
+@attrs.frozen
+class Route:
+    """A call that has been let through."""
+
+    caller: str
+    provider: Registration
+    label: str
+    """As the log names it: `{caller} → {provider} /{method}`."""
+    origin: Origin
+    host: bytes
+    """For the Host header."""
+    target: bytes
+
+    def identifying(self) -> HeaderList:
+        """Return the fields that tell a provider whose call it is."""
+        return [(_CALLER_ID, self.caller.encode())]
+
+
+def everybody(_caller: Identity, _service_type: str) -> bool:
+    """Let every plugin call every service."""
+    return True
+
+
+class Admission:
+    """Lets calls through, or refuses them. `may_call` is asked at each call."""
+
+    def __init__(self, identities: Identities, registry: Registry, may_call: MayCall = everybody) -> None:
+        self._identities = identities
+        self._registry = registry
+        self._may_call = may_call
+        self._targets: dict[bytes, _Target] = {}
+        self._revision = registry.revision
+
+    def admit(self, raw_path: bytes, query: bytes, credentials: Credentials) -> Route:
+        """Check a call, in the order that the protocol fixes. Raises: RefusedError."""
+        target = self._remembered(raw_path)
+        path = _split(raw_path) if target is None else target.path
+        caller = self._authenticate(raw_path, credentials)
+        if not self._may_call(caller, path.service_type):
+            denied = f"{caller.runtime_id} may not call {printable(path.service_type.encode('latin-1'))}"
+            raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
+        if target is None:
+            target = self._targets[raw_path] = self._find(caller, path)
+        elif not self._registry.health(path.provider_id).callable:
+            raise RefusedError(503, "service unavailable (provider unhealthy)")
+        return Route(
+            caller.runtime_id,
+            target.provider,
+            f"{caller.runtime_id} → {target.label}",
+            target.origin,
+            target.host,
+            target.target + b"?" + query if query else target.target,
+        )
+
+    def _remembered(self, raw_path: bytes) -> _Target | None:
+        if self._revision != self._registry.revision or len(self._targets) > _MOST_REMEMBERED:
+            self._revision = self._registry.revision
+            self._targets.clear()
+        return self._targets.get(raw_path)
+
+    def _find(self, caller: Identity, path: _Path) -> _Target:
+        provider = self._registry.provider(path.service_type, path.provider_id)
+        if provider is None:
+            raise RefusedError(404, f"provider not found: {path.provider_id}")
+        if not self._registry.health(path.provider_id).callable:
+            raise RefusedError(503, "service unavailable (provider unhealthy)")
+        if not provider.base_url:
+            raise RefusedError(404, f"provider endpoint not registered: {path.provider_id}")
+        try:
+            return _target(path, provider)
+        except ValueError as error:
+            log = f"{caller.runtime_id} → {provider.runtime_id} FAILED: {error}"
+            raise RefusedError(500, "failed to create proxy request", log) from error
+
+    def _authenticate(self, raw_path: bytes, credentials: Credentials) -> Identity:
+        runtime_id = credentials.runtime_id.decode("latin-1")
+        authorization = credentials.authorization.decode("latin-1")
+        if runtime_id and authorization.startswith(wire.BEARER_PREFIX):
+            token = authorization[len(wire.BEARER_PREFIX) :]
+            if (identity := self._identities.authenticate(runtime_id, token)) is not None:
+                return identity
+        raise _unauthenticated(printable(raw_path), printable(credentials.runtime_id), authorization)
+
+
+def log_refusal(refused: RefusedError) -> None:
+    """Write down what is worth it."""
+    if refused.log:
+        _log.warning("[ROUTER] %s", refused.log)
+
+
+def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedError:
+    if not runtime_id:
+        return RefusedError(
+            401,
+            f"{wire.RUNTIME_ID_HEADER} header required",
+            f"Missing {wire.RUNTIME_ID_HEADER} header for {path}",
+        )
+    if not authorization.startswith(wire.BEARER_PREFIX):
+        return RefusedError(
+            401,
+            "Authorization: Bearer <token> required",
+            f"Missing/invalid Authorization header for {path} (caller: {runtime_id})",
+        )
+    return RefusedError(401, "invalid token", f"Invalid token for caller: {runtime_id}")
+
+
+def _split(raw_path: bytes) -> _Path:
+    """Return service type, provider and method of a path; the method stays as it was encoded."""
+    parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
+    wrong = len(parts) < 3 or not all(parts[:2]) or b"#" in raw_path  # noqa: PLR2004 - type, provider, method
+    if wrong or _climbs(parts[2]):
+        raise RefusedError(
+            400,
+            "invalid service path format, expected /services/{type}/{provider-id}/{method}",
+            f"Invalid path: {printable(raw_path)} (parts: {len([p for p in parts if p])})",
+        )
+    return _Path(parts[0].decode("latin-1"), parts[1].decode("latin-1"), parts[2])
+
+
+def _climbs(path: bytes) -> bool:
+    """Whether a path has segments that leave the place it is relative to, however they are spelled."""
+    return any(segment.lower().replace(b"%2e", b".") in (b".", b"..") for segment in path.split(b"/"))
+
+
+def _target(path: _Path, provider: Registration) -> _Target:
+    """Return where a path leads. Raises: ValueError for a base URL that is none."""
+    origin, prefix = Origin.parse(provider.base_url)
+    endpoint = quote(provider.endpoint_path, safe="/%:@!$&'()*+,;=~").encode()
+    # A generated client asks for /package.Service/Method, and the provider's path says the service already.
+    service = endpoint.strip(b"/")
+    method = path.method.removeprefix(service + b"/") if service else path.method
+    return _Target(
+        path,
+        provider,
+        f"{provider.runtime_id} /{printable(method)}",
+        # The address that was checked is the one that is used: a name may lead elsewhere by now.
+        attrs.evolve(origin, host=provider.address or origin.host),
+        origin.host_header,
+        prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
+    )
+
+
+def printable(value: bytes) -> str:
+    """Return bytes from a stranger in a form that cannot break or forge a line of a log."""
+    return "".join(c if c.isprintable() else "�" for c in value.decode("latin-1"))

@@ -1,0 +1,34 @@
+"""What can go wrong between a client and its peer, by whose fault it is.
+
+No message quotes what was received or sent: it may be a header's value.
+"""
+
+from __future__ import annotations
+
+
+class UpstreamError(Exception):
+    """The peer, or the way to it, failed. The caller's own mistakes are never this."""
+
+
+class ConnectFailedError(UpstreamError):
+    """No connection came about: refused, unknown name, TLS failure, timeout. Nothing was sent."""
+
+
+class ProtocolError(UpstreamError):
+    """The peer's answer is not HTTP/1.1 as it should be."""
+
+
+class ConnectionBrokenError(UpstreamError):
+    """The connection was closed or reset before the response, or within it.
+
+    The peer may have acted on the request. You do not get this for a peer that stops reading the request
+    but answers it.
+    """
+
+
+class BodyTooLargeError(UpstreamError):
+    """The peer's answer has a larger body than the caller allows. The peer has acted on the request."""
+
+
+class InvalidRequestError(ValueError):
+    """The caller's request cannot be sent as HTTP/1.1; nobody upstream is at fault."""

@@ -1,0 +1,72 @@
+"""Header fields and status lines on their way out: how they look, and what may not be in them. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from time import time
+from wsgiref.handlers import format_date_time
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_MOST_NAMES = 1000
+
+_lowered: dict[bytes, bytes] = {}
+_now = (0, b"")
+
+
+def lower(name: bytes) -> bytes:
+    """Return a header's name in lower case. Raises: ValueError for what is no name."""
+    known = _lowered.get(name)
+    return _learn(name) if known is None else known
+
+
+def _learn(name: bytes) -> bytes:
+    if not _NAME.fullmatch(name):
+        raise ValueError("a header's name has characters that no name has")
+    if len(_lowered) >= _MOST_NAMES:
+        _lowered.clear()
+    _lowered[name] = lowered = name.lower()
+    return lowered
+
+
+def block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return header fields as lines, in spelling and order as they are.
+
+    Raises: ValueError for a name that is none, or a value that would end its line.
+    """
+    lines = []
+    for name, value in fields:
+        lower(name)
+        lines.append(b"%b: %b\r\n" % (name, value))
+    text = b"".join(lines)
+    if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines) or b"\0" in text:
+        raise ValueError("a header's value has a line end or a NUL in it")
+    return text
+
+
+def status_line(status: int) -> bytes:
+    """Return the line that a response begins with."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
+
+
+def date() -> bytes:
+    """Return the value of a date header of now."""
+    global _now  # noqa: PLW0603 - a second's text, for all who ask within it
+    second = int(time())
+    if _now[0] != second:
+        _now = (second, format_date_time(second).encode())
+    return _now[1]
+
+
+def plain_response(status: int, text: str, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """Return a whole plain-text response that no browser will take for anything else."""
+    body = text.encode()
+    usual = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-length", b"%d" % len(body)),
+        (b"date", date()),
+    ]
+    return status_line(status) + block([*usual, *fields]) + b"\r\n" + body

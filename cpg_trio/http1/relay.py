@@ -1,0 +1,298 @@
+"""From one connection to another, byte for byte: a request goes out while its response comes in.
+
+What to do with a request is a `Gateway`'s to say, which is given its head and returns a `Forward`: where to,
+with what head. Everything else is here: framing, both directions at once, one buffer at a time, and an end of
+either side that the other one understands.
+
+    head ──▶ refused                                    the gateway's answer, and no provider has seen it
+      └────▶ taken ──▶ head and body in one write ──▶ response ──▶ kept      the usual call
+                └────▶ upload beside the download ──────┘   └────▶ broken    a failure after the head
+
+A small call costs no task, no scope and no queue: its body goes out with its head, its response comes back in
+one write. Only a body that is not there yet, or does not fit the provider's socket, has a task of its own.
+
+A connection that was kept and proves dead before a byte came back is replaced once, if the request may be
+sent twice. There is no timeout but that of connecting: how long a call may take is its caller's to say.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+import trio
+
+from cpg_trio.asgi import HeaderList
+
+from ._origin import Origin
+from ._request import IDEMPOTENT, LAST_CHUNK, chunk
+from .connection import Answer, Connection
+from .errors import ConnectionBrokenError, ProtocolError, UpstreamError
+from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse, MalformedError
+from .pool import Pool
+from .server import ServerConnection
+
+_SWITCHING_PROTOCOLS = 101
+_NO_CONTENT = 204
+_METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+class RefusedError(Exception):
+    """A request that goes nowhere: the answer to it, in plain text, and the header fields beside it."""
+
+    def __init__(self, status: int, text: str, fields: HeaderList) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.fields = fields
+
+
+@attrs.frozen
+class Failure:
+    """A call that did not come about: the answer to its caller, and what to write down."""
+
+    status: int
+    text: str
+    why: str
+    fields: HeaderList = attrs.field(factory=list)
+
+
+class Forward(Protocol):
+    """A request that is let through. One object a call."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where it goes."""
+
+    def head(self) -> bytes:
+        """Return the head that goes on, without the empty line; of framing, a content-length at most."""
+
+    def lines_back(self, fields: HeaderList) -> bytes:
+        """Return the header lines that go back, of a response's fields or of its trailers."""
+
+    def begin(self, call: RelayCall) -> None:
+        """Hear that the call begins; it may be cancelled from then on."""
+
+    def end(self, outcome: str) -> None:
+        """Hear how it ended: the status, or `FAILED: ` and why."""
+
+    def failure(self, error: UpstreamError | None) -> Failure:
+        """Return what a provider's failure means; None is a call that was cancelled."""
+
+
+class Gateway(Protocol):
+    """Decides what becomes of a request."""
+
+    def claims(self, target: bytes) -> bool:
+        """Whether a request for this target is the gateway's at all."""
+
+    def admit(self, request: IncomingRequest) -> Forward:
+        """Return what to do with a request. Raises: RefusedError."""
+
+
+class Relay:
+    """Passes the requests that a gateway lets through on to where it says, over the connections of a pool."""
+
+    def __init__(self, gateway: Gateway, pool: Pool) -> None:
+        self._gateway = gateway
+        self._pool = pool
+
+    def claims(self, target: bytes) -> bool:
+        """Whether a request for this target is the relay's."""
+        return self._gateway.claims(target)
+
+    async def __call__(self, client: ServerConnection, request: IncomingRequest) -> None:
+        """Relay a request whose head has been read."""
+        try:
+            forward = self._gateway.admit(request)
+        except RefusedError as refused:
+            client.last = client.last or not request.complete
+            await client.reply(refused.status, refused.text, refused.fields)
+            return
+        await RelayCall(client, request, forward, self._pool).run()
+
+
+class RelayCall:
+    """One call in flight. It ends when its answer has been passed on, or when either side is gone."""
+
+    def __init__(
+        self, client: ServerConnection, request: IncomingRequest, forward: Forward, pool: Pool
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._forward = forward
+        self._pool = pool
+        self._provider: Connection | None = None
+        self._answer: Answer | None = None
+        self._cancelled = False
+        self._malformed: MalformedError | None = None  # what came of the request's body
+        self._uploaded = False
+        self._responding = False
+        self._chunked_back = False
+        self._outcome = "FAILED: canceled"  # until there is another
+
+    def cancel(self) -> None:
+        """End the call from outside, as its provider is gone."""
+        self._cancelled = True
+        if self._provider is not None:
+            self._provider.channel.shut_down()
+
+    async def run(self) -> None:
+        """Relay the call."""
+        self._client.cancel_when_lost()
+        self._forward.begin(self)
+        try:
+            await self._relay()
+        except UpstreamError as error:
+            await self._fail(error)
+        finally:
+            self._forward.end(self._outcome)
+
+    async def _relay(self) -> None:
+        origin = self._forward.origin
+        if (kept := self._pool.take(origin)) is not None:
+            try:
+                await self._exchange(kept)
+            except ConnectionBrokenError:
+                if not self._may_be_sent_again:
+                    raise
+            else:
+                return
+        await self._exchange(await self._pool.open(origin))
+
+    @property
+    def _may_be_sent_again(self) -> bool:
+        request = self._request
+        harmless = request.framing is Framing.NONE and request.method in IDEMPOTENT
+        answered = self._answer is not None and self._answer.begun
+        return harmless and not (answered or self._cancelled)
+
+    async def _exchange(self, provider: Connection) -> None:
+        """Send the request and pass the response back, over a connection that is kept or closed then."""
+        self._provider = provider
+        self._answer = answer = Answer(
+            provider.channel, MAX_HEAD_BYTES, to_head=self._request.method == b"HEAD"
+        )
+        try:
+            if self._cancelled:
+                raise ConnectionBrokenError("the provider is gone")
+            await self._send_and_answer(provider, answer)
+            provider.reusable = self._uploaded and answer.another_may_follow
+        finally:
+            self._provider = None
+            self._pool.give_back(provider)
+
+    async def _fail(self, error: UpstreamError) -> None:
+        """Tell the caller of a failure; one that has a part of the response sees that it is not all."""
+        failure = self._forward.failure(None if self._cancelled else error)
+        if self._malformed is not None:
+            failure = Failure(self._malformed.status, str(self._malformed), str(self._malformed))
+        self._outcome = f"FAILED: {failure.why}"
+        client = self._client
+        if self._responding:
+            client.last = client.broken = True
+        else:
+            client.last = client.last or not self._request.complete
+            await client.reply(failure.status, failure.text, failure.fields)
+
+    # The request
+
+    async def _send_and_answer(self, provider: Connection, answer: Answer) -> None:
+        request = self._request
+        data = self._head() + self._framed(request.take())
+        try:
+            sent = provider.channel.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            sent = len(data)  # the provider may have answered all the same: reading tells
+        if sent == len(data) and request.complete:
+            self._uploaded = True
+            await self._pass_back(answer)
+            return
+        error: UpstreamError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._upload, provider, data[sent:])
+            try:
+                await self._pass_back(answer)
+            except UpstreamError as failed:
+                error = failed
+            nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
+
+    def _head(self) -> bytes:
+        request, head = self._request, self._forward.head()
+        if request.framing is Framing.CHUNKED:
+            return head + _CHUNKED + b"\r\n"
+        if not request.declares_length and request.method in _METHODS_WITH_BODY:
+            return head + b"content-length: 0\r\n\r\n"
+        return head + b"\r\n"
+
+    def _framed(self, body: bytes) -> bytes:
+        """Return a part of the request's body as it goes on, with the end behind its last part."""
+        if self._request.framing is not Framing.CHUNKED:
+            return body
+        return chunk(body) + LAST_CHUNK if self._request.complete else chunk(body)
+
+    async def _upload(self, provider: Connection, data: bytes) -> None:
+        """Send what is left of the request as it comes. What goes wrong ends the download, which tells."""
+        request = self._request
+        try:
+            await provider.channel.send_all(data)
+            await self._client.ask_for_body(request)
+            while not request.complete and await self._client.read_more(request):
+                await provider.channel.send_all(self._framed(request.take()))
+            self._uploaded = request.complete
+        except MalformedError as error:
+            self._malformed = error
+            provider.channel.shut_down()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # a provider that stops reading may have answered: reading tells
+
+    # The response
+
+    async def _pass_back(self, answer: Answer) -> None:
+        """Pass the response back. Raises: UpstreamError."""
+        while await answer.status() < 200:  # noqa: PLR2004 - an interim response
+            if answer.message.status == _SWITCHING_PROTOCOLS:
+                raise ProtocolError("the peer switches protocols (101), which it was not asked to do")
+            answer.next_message()
+        response, client = answer.message, self._client
+        data = self._head_back(response)
+        self._responding = True
+        while True:
+            data += self._framed_back(response)
+            if response.complete:  # the caller will have it all and may leave, which is no failure
+                self._outcome = str(response.status)
+            if data:
+                await client.write(data)
+            if response.complete:
+                return
+            await answer.read()
+            data = b""
+
+    def _head_back(self, response: IncomingResponse) -> bytes:
+        client, fields = self._client, response.headers
+        if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
+            fields = [field for field in fields if field[0].lower() != b"content-length"]
+        head = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
+        head += self._forward.lines_back(fields)
+        if response.framing in {Framing.CHUNKED, Framing.CLOSE}:
+            if self._request.version == "1.1":
+                self._chunked_back = True
+                head += _CHUNKED
+            else:
+                client.last = True  # its end is the end of the connection
+        if not client.requests_follow:
+            head += b"connection: close\r\n"
+        return head + b"\r\n"
+
+    def _framed_back(self, response: IncomingResponse) -> bytes:
+        """Return what has come of the response's body as it goes back, with the end behind its last part."""
+        body = response.take()
+        if not self._chunked_back:
+            return body
+        if not response.complete:
+            return chunk(body)
+        trailers = self._forward.lines_back(response.trailers) if self._request.accepts_trailers else b""
+        return b"%b0\r\n%b\r\n" % (chunk(body), trailers)

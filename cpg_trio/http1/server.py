@@ -1,0 +1,388 @@
+"""One client's connection, seen from its server: heads are read, calls made, and the next one follows.
+
+One task a connection, and no other: the application is called in it, and what it receives is read from the
+socket when it asks. A request that a relay claims becomes no call of the application; the relay is called
+instead, in the same task.
+
+    idle ──▶ head ──▶ call ──▶ idle      as long as both sides want another request
+      └────────┴───────┴─────▶ closing   an orderly end: what we said is read before we close
+               └───────┴─────▶ lost      the client has left, or is out of time; nothing is said any more
+
+What a client may leave unfinished has its time (`Limits`), kept by `Clocks` for all connections together.
+That a client leaves in the middle of a call is seen by `Hangups`, not by reading: the call is told, or
+cancelled if it has asked for that.
+
+What is not HTTP/1.1 is left to others: `run` returns, and `read_of_another_protocol` is what was read of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeAlias
+
+import attrs
+import trio
+
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import App, HeaderList
+
+from .asgi_call import AsgiCall
+from .channel import SocketChannel
+from .fields import plain_response
+from .hangups import Hangups
+from .messages import MAX_HEAD_BYTES, IncomingRequest, MalformedError
+from .patience import Patience
+
+logger = logging.getLogger("cpg_trio.serving")  # the same that the rest of the serving side writes to
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_GOODBYE = (b"connection", b"close")
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2, as far as it looks like a request
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What a client may take, in seconds; see `serving.ServeConfig`."""
+
+    idle_s: float = 120.0
+    head_s: float = 10.0
+    body_s: float = 30.0
+    send_s: float = 30.0
+    linger_s: float = 1.0
+    max_head_bytes: int = MAX_HEAD_BYTES
+
+
+class RequestTaker(Protocol):
+    """Answers some requests in the application's stead, with the bytes of both connections in its hands."""
+
+    def claims(self, target: bytes, /) -> bool:
+        """Whether a request for this target is the relay's."""
+
+    async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
+        """Answer a request whose head has been read."""
+
+
+class Clocks:
+    """What all connections of a server share: the time that each may take, and who has left."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.idle = Patience(limits.idle_s)
+        self.head = Patience(limits.head_s)
+        self.body = Patience(limits.body_s)
+        self.send = Patience(limits.send_s)
+        self.hangups: Hangups
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the time within the block."""
+        with Hangups() as self.hangups:
+            async with open_plain_nursery() as nursery:
+                for line in (self.idle, self.head, self.body, self.send, self.hangups):
+                    nursery.start_soon(line.keep)
+                yield
+                nursery.cancel_scope.cancel()
+
+
+Address: TypeAlias = tuple[str, int] | None
+
+
+class Held(Protocol):
+    """Something that waits to be sent with what follows it, if that follows at once."""
+
+    def flush(self) -> None:
+        """Send it now."""
+
+
+class Flusher(trio.abc.Instrument):
+    """Sends what is held before the loop goes to sleep: what was to follow it is not coming at once."""
+
+    def __init__(self) -> None:
+        self.held: set[Held] = set()
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's to say
+        while self.held:
+            self.held.pop().flush()
+
+
+@attrs.define
+class Service:
+    """What all connections of a server have in common. `running` has to be entered around them."""
+
+    app: App
+    limits: Limits = attrs.field(factory=Limits)
+    relay: RequestTaker | None = None
+    draining: bool = False
+    clocks: Clocks = attrs.field(init=False)
+    flusher: Flusher = attrs.field(init=False, factory=Flusher)
+
+    @clocks.default
+    def _of_the_limits(self) -> Clocks:
+        return Clocks(self.limits)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the time, and flush what is held, within the block."""
+        trio.lowlevel.add_instrument(self.flusher)
+        try:
+            async with self.clocks.running():
+                yield
+        finally:
+            trio.lowlevel.remove_instrument(self.flusher)
+
+
+class _AnotherProtocolError(Exception):
+    """What came is to be read by somebody else."""
+
+    def __init__(self, read: bytes) -> None:
+        super().__init__("not HTTP/1.1, or not for long")
+        self.read = read
+
+
+class ServerConnection:
+    """One client's connection, from its first byte to its end."""
+
+    def __init__(self, channel: SocketChannel, service: Service, client: Address, server: Address) -> None:
+        """Take `channel`, and close it at the end of `run`, unless something else is spoken on it."""
+        self.channel = channel
+        self.service = service
+        self.client = client
+        self.server = server
+        self.last = False
+        """Whether no request follows the one in hand; its response is to say so."""
+        self.lost = False
+        """Whether the client has left, or was given up."""
+        self.broken = False
+        """Whether the end is to be a reset, so that nobody takes what was sent for the whole."""
+        self.read_of_another_protocol = b""
+        """What had been read when that was seen not to be HTTP/1.1, or not for long; the channel is open."""
+        self._rest = b""  # what has been read and belongs to no message yet
+        self._life = trio.CancelScope()
+        self._idle = True
+        self._served = 0
+        self._unread = False  # whether the client may be sending what nobody will read
+        self._leaving: trio.Event | None = None
+        self._cancel_when_lost = False
+
+    async def run(self) -> None:
+        """Serve until the end, or until another protocol is seen."""
+        clocks = self.service.clocks
+        with self._life, clocks.hangups.watched(self.channel.socket.fileno(), self.lose):
+            try:
+                await self._serve()
+                await self._linger()
+            except _AnotherProtocolError as other:
+                self.read_of_another_protocol = other.read
+            finally:
+                for line in (clocks.idle, clocks.head, clocks.body, clocks.send):
+                    line.end(self)
+                if not self.read_of_another_protocol:
+                    self.channel.close(reset=self.broken)
+
+    async def drain(self) -> None:
+        """Take no other request. The one in hand is finished."""
+        self.last = True
+        if self._idle:
+            self._life.cancel()
+
+    def abort(self) -> None:
+        """End at once, whatever is in hand."""
+        self.last = self.lost = self.broken = True
+        self._life.cancel()
+        self.channel.close(reset=True)
+
+    def give_up(self) -> None:
+        """Let a client go that is out of time."""
+        self.last = True
+        self.lose()
+        self.channel.shut_down()
+
+    # What a call needs of its connection
+
+    @property
+    def requests_follow(self) -> bool:
+        """Whether a response may leave it open that another request follows."""
+        return not (self.last or self.service.draining)
+
+    def cancel_when_lost(self) -> None:
+        """Have the call in hand cancelled if the client leaves. Otherwise `gone` and `lost` tell."""
+        self._cancel_when_lost = True
+        if self.lost:
+            self._life.cancel()
+
+    def lose(self) -> None:
+        """Note that the client has left, or is not to be talked to any more."""
+        self.lost = True
+        if self._leaving is not None:
+            self._leaving.set()
+        if self._cancel_when_lost:
+            self._life.cancel()
+
+    async def gone(self) -> None:
+        """Wait until the client has left. A checkpoint in any case."""
+        if self._leaving is None:
+            self._leaving = trio.Event()
+        if self.lost:
+            self._leaving.set()
+        await self._leaving.wait()
+
+    async def ask_for_body(self, request: IncomingRequest) -> None:
+        """Send a client that waits for it the word to send its body; once, and before any response."""
+        if request.expects_continue:
+            request.expects_continue = False
+            await self.write(_CONTINUE)
+
+    async def read_more(self, request: IncomingRequest) -> bool:
+        """Read more of a request's body; return whether the client is still there.
+
+        Raises: MalformedError; then no request can follow.
+        """
+        timed = request.remaining > 0  # a chunked body is a stream, and may be silent
+        if timed:
+            self.service.clocks.body.begin(self)
+        data = await self._receive()
+        if timed:
+            self.service.clocks.body.end(self)
+        if not data:
+            self.lose()
+            return False
+        try:
+            self._rest = request.feed(data)
+        except MalformedError:
+            self.last = self._unread = True
+            raise
+        return True
+
+    async def write(self, data: bytes) -> None:
+        """Send to the client. To one that has left, nothing is sent; `lost` tells.
+
+        It is not broken off by a cancellation, unless the connection itself ends: half a response would leave
+        the two sides with different ideas of what follows.
+        """
+        if self.lost:
+            return
+        try:
+            sent = self.channel.send_nowait(data)
+            if sent < len(data):
+                await self._write_rest(data, sent)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.broken = True
+            self.lose()
+
+    def write_some(self, data: bytes) -> bytes:
+        """Send what goes without waiting; return the rest, which is to go before all else."""
+        try:
+            return data[self.channel.send_nowait(data) :]
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.broken = True
+            self.lose()
+            return b""
+
+    async def reply(self, status: int, text: str, fields: HeaderList) -> None:
+        """Answer in plain text."""
+        goodbye = [] if self.requests_follow else [_GOODBYE]
+        await self.write(plain_response(status, f"{text}\n", [*fields, *goodbye]))
+
+    async def refuse(self, status: int, text: str) -> None:
+        """Answer a request that is none, and let no other follow."""
+        self.last = self._unread = True
+        await self.reply(status, text, [])
+
+    # Reading
+
+    async def _serve(self) -> None:
+        while not self.last:
+            request = IncomingRequest(self.service.limits.max_head_bytes)
+            try:
+                if not await self._read_head(request):
+                    return
+            except MalformedError as error:
+                await self.refuse(error.status, str(error))
+                return
+            await self._call(request)
+
+    async def _read_head(self, request: IncomingRequest) -> bool:
+        """Read a head; return False if the client leaves instead."""
+        clocks = self.service.clocks
+        data = self._rest
+        timed = not self._served  # of whoever connects, a request is expected soon
+        if data:
+            await trio.lowlevel.checkpoint()  # a client that pipelines is not to have the loop for itself
+            if self.last:
+                return False
+        else:
+            (clocks.idle if self._served else clocks.head).begin(self)
+        self._rest = b""
+        while True:
+            data = data or await self._receive()
+            if not data:
+                return False
+            if self._idle:
+                self._idle = False
+                clocks.idle.end(self)
+            self._feed(request, data)
+            if request.has_head:
+                clocks.head.end(self)
+                self.last = self.last or not request.keep_alive or request.version != "1.1"
+                return True
+            if not timed:
+                clocks.head.begin(self)  # once: a head in crumbs earns no more
+                timed = True
+            data = b""
+
+    def _feed(self, request: IncomingRequest, data: bytes) -> None:
+        before = request.head_bytes
+        try:
+            self._rest = request.feed(data)
+        except MalformedError:
+            if not self._served and (read := before + data).startswith(_PREFACE):
+                raise _AnotherProtocolError(read) from None
+            raise
+        if request.wants_upgrade:
+            raise _AnotherProtocolError(before + data)
+
+    async def _receive(self) -> bytes:
+        """Return what comes in; nothing when the client has left."""
+        try:
+            return await self.channel.receive()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    # Calls
+
+    async def _call(self, request: IncomingRequest) -> None:
+        service = self.service
+        self._served += 1
+        if service.relay is not None and service.relay.claims(request.target):
+            await service.relay(self, request)
+        else:
+            await AsgiCall(self, request).run()
+        self._cancel_when_lost = False
+        self._leaving = None
+        if not request.complete:
+            self.last = self._unread = True
+        if service.draining:
+            self.last = True
+        self._idle = not self._rest
+
+    # Writing, and the end
+
+    async def _write_rest(self, data: bytes, sent: int) -> None:
+        line = self.service.clocks.send
+        try:
+            with trio.CancelScope(shield=True), memoryview(data) as rest:
+                while sent < len(data):
+                    line.begin(self)  # with each bit of progress
+                    sent += await self.channel.send_some(rest[sent:])
+        finally:
+            line.end(self)
+
+    async def _linger(self) -> None:
+        """Read on for a while, if the client may be sending: closing on it would be a reset."""
+        if self.lost or self.broken or not self._unread:
+            return
+        self.channel.shut_down(sending_only=True)
+        with trio.move_on_after(self.service.limits.linger_s):
+            while await self._receive():
+                pass

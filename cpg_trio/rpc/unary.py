@@ -1,0 +1,253 @@
+"""Unary Connect calls, answered without connectrpc's application, at a small part of what it costs.
+
+A client cannot tell who has answered, but for the white space of JSON and a `content-length`. Taken over is
+what is plain: a POST of proto or JSON whose headers are all as they should be. Everything else is left to
+connectrpc's application, before anything of it has been read: `UnaryMethod.call` says which it is.
+
+May touch: what it is given, and connectrpc's inner parts, to whose minor version the package is held.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import attrs
+import trio
+from connectrpc._compression import negotiate_compression
+from connectrpc._protocol import ConnectWireError, host_to_server_address
+from connectrpc._server_shared import EndpointUnary
+from connectrpc._shared import decode_message, decompress, message_too_large_error
+from connectrpc.code import Code
+from connectrpc.codec import Codec
+from connectrpc.compat import google_protobuf_codecs
+from connectrpc.compression import Compression
+from connectrpc.errors import ConnectError
+from connectrpc.method import MethodInfo
+from connectrpc.request import Headers, RequestContext
+from connectrpc.server import ConnectASGIApplication
+from google.protobuf.message import Message
+
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import (
+    CANCEL_ON_DISCONNECT,
+    App,
+    ClientDisconnectedError,
+    HeaderList,
+    Receive,
+    Scope,
+    Send,
+    send_response,
+)
+
+from .codecs import CODECS
+
+_OK = 200
+_LONGEST_TIMEOUT = 10  # digits
+_LAST_WORD_S = 1.0  # for an answer that is given in spite of a cancellation, as long as connectrpc allows
+_NO_HEADERS = Headers()
+_TYPES = {f"application/{name}".encode(): name for name in CODECS}
+
+
+def unary_methods(service: object, app: App) -> dict[str, UnaryMethod]:
+    """Return the unary methods of a service's application, by path.
+
+    There are none if it is not connectrpc's, has codecs of its own, or has interceptors that must be asked
+    before the body is read.
+    """
+    if (
+        not isinstance(app, ConnectASGIApplication)
+        or app._service is not service  # noqa: SLF001 - here and below, see the module's docstring
+        or app._metadata_interceptors  # noqa: SLF001
+        or list(app._codecs.values()) != google_protobuf_codecs()  # noqa: SLF001
+    ):
+        return {}
+    return {
+        path: UnaryMethod(endpoint, app._compressions, app._read_max_bytes)  # noqa: SLF001
+        for path, endpoint in app._resolve_endpoints(service).items()  # noqa: SLF001
+        if isinstance(endpoint, EndpointUnary)
+    }
+
+
+@attrs.frozen
+class UnaryMethod:
+    """A method, and what its application can decompress and is ready to read."""
+
+    endpoint: EndpointUnary[Any, Any]
+    compressions: dict[str, Compression]
+    max_bytes: int | None
+    """Of a request, also when it is decompressed; None is no limit."""
+
+    def call(self, scope: Scope) -> UnaryCall | None:
+        """Return the call that a request is, or None if it is for connectrpc's application to say."""
+        headers = scope["headers"]
+        if scope["method"] != "POST" or not b"".join([value for _, value in headers]).isascii():
+            return None
+        fields = dict(reversed(headers))  # the first of those that have the same name
+        codec = _TYPES.get(fields.get(b"content-type", b"").partition(b";")[0].strip().lower())
+        packing = self.compressions.get((fields.get(b"content-encoding") or b"identity").decode())
+        timeout = fields.get(b"connect-timeout-ms", b"")
+        if (
+            codec is None
+            or packing is None
+            or fields.get(b"connect-protocol-version", b"1") != b"1"
+            or (timeout and (len(timeout) > _LONGEST_TIMEOUT or not timeout.isdigit()))
+        ):
+            return None
+        context = UnaryContext(self.endpoint.method, scope, int(timeout) if timeout else None)
+        return UnaryCall(self, context, CODECS[codec], packing, fields.get(b"accept-encoding"))
+
+
+class UnaryContext(RequestContext[Any, Any]):
+    """What a method is given beside its request, made when it asks for it: most methods do not."""
+
+    def __init__(self, method: MethodInfo[Any, Any], scope: Scope, timeout_ms: int | None) -> None:
+        super().__init__(
+            method=method, http_method="POST", request_headers=_NO_HEADERS, timeout_ms=timeout_ms
+        )
+        self._scope = scope
+        self.given_ms = timeout_ms
+        """Milliseconds that the client gave the call, unlike `timeout_ms`, which says what is left."""
+
+    @cached_property
+    def _received(self) -> Headers:
+        return Headers([(name.decode(), value.decode()) for name, value in self._scope["headers"]])
+
+    @property
+    def request_headers(self) -> Headers:
+        return self._received
+
+    @property
+    def server_address(self) -> str | None:
+        return host_to_server_address(self._received.get("host"), self._scope.get("scheme", "http"))
+
+    @property
+    def client_address(self) -> str | None:
+        client = self._scope.get("client")
+        return f"{client[0]}:{client[1]}" if client else None
+
+    def cancel_on_disconnect(self) -> bool:
+        """Ask the server to cancel this task when the client leaves; return whether it does that."""
+        extension = self._scope.get("extensions", {}).get(CANCEL_ON_DISCONNECT)
+        if extension is None:
+            return False
+        extension["request"]()
+        return True
+
+    def answered(self) -> HeaderList:
+        """Return the headers and trailers that the method has set, as a response carries them."""
+        headers, trailers = self._response_headers, self._response_trailers
+        found = [(k.encode(), v.encode()) for k, v in headers.allitems()] if headers else []
+        if trailers:
+            found += [(f"trailer-{k}".encode(), v.encode()) for k, v in trailers.allitems()]
+        return found
+
+
+@attrs.frozen
+class UnaryCall:
+    """One call: how its client speaks, and what its method is told."""
+
+    method: UnaryMethod
+    context: UnaryContext
+    codec: Codec[Any, Any]
+    packing: Compression
+    """How the request is compressed."""
+    accepts: bytes | None
+    """The encodings that the client takes, as it says it."""
+
+    async def answer(self, receive: Receive, send: Send) -> None:
+        """Read the request, run the method, and answer.
+
+        Raises: ClientDisconnectedError, and what an interceptor raises that is no ConnectError, when the
+        client has been told what connectrpc tells it.
+        """
+        try:
+            content = await self._content_in_time(receive)
+        except ClientDisconnectedError:
+            raise
+        except Exception as error:
+            await self._fail(send, error)
+            if not isinstance(error, ConnectError):
+                raise
+        except (trio.Cancelled, BaseExceptionGroup):
+            # What cancels the call has the last word, but a client that is still there is told of it.
+            with trio.move_on_after(_LAST_WORD_S, shield=True), suppress(Exception):
+                await self._fail(send, ConnectError(Code.CANCELED, "Request was cancelled"))
+            raise
+        else:
+            await self._succeed(send, content)
+
+    async def _succeed(self, send: Send, content: bytes) -> None:
+        packing = self.method.compressions["identity"]
+        if self.accepts:
+            packing = negotiate_compression(self.accepts.decode(), self.method.compressions)
+        headers = [
+            (b"content-type", b"application/" + self.codec.name().encode()),
+            (b"content-encoding", packing.name().encode()),
+            (b"vary", b"Accept-Encoding"),
+            *self.context.answered(),
+        ]
+        await send_response(send, _OK, packing.compress(content), headers)
+
+    async def _fail(self, send: Send, error: Exception) -> None:
+        told = ConnectWireError.from_exception(error)
+        headers = [(b"content-type", b"application/json"), *self.context.answered()]
+        await send_response(send, told.to_http_status().code, told.to_json_bytes(), headers)
+
+    async def _content_in_time(self, receive: Receive) -> bytes:
+        """Return the answer's content; once the client's time is up, that is all there is to say."""
+        if self.context.given_ms is None:
+            return await self._content(receive)
+        deadline = trio.current_time() + self.context.given_ms / 1000
+        try:
+            with trio.CancelScope(deadline=deadline):
+                content = await self._content(receive)
+                if trio.current_time() < deadline:
+                    return content
+        except Exception:
+            if trio.current_time() < deadline:
+                raise
+        raise ConnectError(Code.DEADLINE_EXCEEDED, "Request timed out")
+
+    async def _content(self, receive: Receive) -> bytes:
+        request = self._decode(await self._read(receive))
+        if self.context.cancel_on_disconnect():
+            response = await self.method.endpoint.function(request, self.context)
+        else:
+            response = await self._unless_client_leaves(request, receive)
+        return self.codec.encode(response)
+
+    async def _read(self, receive: Receive) -> bytes:
+        limit, size = self.method.max_bytes, 0
+        chunks: list[bytes] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnectedError("the client left before the end of its request")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if limit is not None and size > limit:
+                raise message_too_large_error(limit)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _decode(self, body: bytes) -> Message:
+        if body:  # what is empty is not compressed, whatever its encoding is called
+            body = decompress(self.packing, body, self.method.max_bytes)
+        message: Message = decode_message(self.codec, body, self.method.endpoint.method.input)
+        return message
+
+    async def _unless_client_leaves(self, request: Message, receive: Receive) -> Any:
+        async with open_plain_nursery() as nursery:
+            nursery.start_soon(_cancel_when_left, nursery.cancel_scope, receive)
+            response = await self.method.endpoint.function(request, self.context)
+            nursery.cancel_scope.cancel()
+            return response
+        raise ClientDisconnectedError("the client left before the answer")
+
+
+async def _cancel_when_left(scope: trio.CancelScope, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
