@@ -343,7 +343,8 @@ class IncomingRequest(Incoming):
     method = b""
     target = b""
     wants_upgrade = False
-    """Whether it asks for another protocol, or for a tunnel. Never if it has a body: then the wish is ignored (RFC 9110, 7.8)."""
+    """Whether it asks for another protocol, or for a tunnel. With a body it does not: who sends one wants it
+    read, and the wish may be ignored (RFC 9110, 7.8)."""
     expects_continue = False
     """Whether its sender waits for word to send the body."""
     accepts_trailers = False
