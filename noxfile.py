@@ -109,6 +109,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Look for messages that can be read in two ways. Arguments: which kind, and for how many seconds."""
+    _install(session, "test", "fuzz")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Run the fault suite: real processes, killed and stopped and cut off. Arguments go to pytest."""
     _install(session, "test")

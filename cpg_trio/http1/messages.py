@@ -1,15 +1,16 @@
 """HTTP/1.1 messages on their way in: bytes go in as they come, heads and bodies come out.
 
-llhttp (through httptools) reads heads and chunked bodies, without any of its leniencies, so that whatever
-could be read in two ways is refused: both framings, a framing twice, a folded line, a lone CR or LF, a chunk
-size that is none. What llhttp lets pass and others read differently is refused here. A body of declared
-length is counted, not parsed.
+llhttp (through httptools) reads heads and trailers, without any of its leniencies, so that whatever could be
+read in two ways is refused: both framings, a framing twice, a folded line, a lone CR or LF. What llhttp lets
+pass and others read differently is refused here.
 
-One object is one message. llhttp goes on to the next message by itself, and doesn't say where it began; so it
-is given no byte beyond the end of its message: a message can only end behind a blank line, or where its
-declared length ends.
+llhttp is given whole heads and nothing else. Behind a head it goes on to what it takes to be next, which for
+a chunked request that asks for an upgrade is another request, and it does not say where that began. So bodies
+are read here: a declared length is counted, and the line before a chunk has one narrow form. One object is
+one message; what follows the message is given back to the byte.
 
-No I/O. What is held is one head, or what of a body has been fed and not taken.
+No I/O. What is held is one head, or what of a body has been fed and not taken. What comes of a message does
+not depend on how it was cut on its way.
 """
 
 from __future__ import annotations
@@ -26,13 +27,31 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _BLANK_LINE = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-# What llhttp is more liberal about: the spaces, the versions, and letters beyond ASCII.
-_REQUEST_LINE = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
-_LINE_TO_ENCODE = re.compile(rb"([A-Z-]+ )([\x21-\x7e\x80-\xff]+)( HTTP/1\.[01]\r\n)")
+# What llhttp is more liberal about: the spaces, the versions, letters beyond ASCII, and fragments, which some
+# cut off and others take for a part of the path.
+_REQUEST_LINE = re.compile(rb"[A-Z-]+ [\x21\x22\x24-\x7e]+ HTTP/1\.[01]\r\n")
+_LINE_TO_ENCODE = re.compile(rb"([A-Z-]+ )([\x21\x22\x24-\x7e\x80-\xff]+)( HTTP/1\.[01]\r\n)")
 _OTHER_VERSION = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
-_VERSION = b"HTTP/1."
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [^\r\n\x00]*)?\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
+# RFC 3986, 3.2, without the user, and without the comma, which stands between two headers that were joined.
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
+_ABSOLUTE_TARGET = re.compile(rb"(?i:https?)://([^/?]+)(?:[/?].*)?")
+_AUTHORITY_TARGET = re.compile(rb"([^/?]+:[0-9]+)")
+# To drop one of these, as one does with what `connection` names, would make another message of it.
+_VITAL = frozenset({b"content-length", b"host", b"transfer-encoding"})
+_NAMES_VITAL = re.compile(rb"(?i)(?:^|,)[ \t]*(?:content-length|host|transfer-encoding)[ \t]*(?:,|$)")
+_NAMES_CLOSE = re.compile(rb"(?i)(?:^|,)[ \t]*close[ \t]*(?:,|$)")
+# Of the names looked at: `te`, `host`, `expect`, `connection`, `content-length` and `transfer-encoding`.
+_LENGTHS_OF_NAMES = frozenset({2, 4, 6, 10, 14, 17})
+# Any number that everybody holds who reads it: less than 2 to the 63rd.
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+# Nobody reads an extension; it only matters where it ends. `_BEGUN`: what can still become such a line.
+_SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]{0,1000})?\r\n"
+_BEGUN = rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]{0,1000})?\r?"
+_FIRST_CHUNK, _FIRST_CHUNK_BEGUN = re.compile(_SIZE), re.compile(_BEGUN)
+_NEXT_CHUNK, _NEXT_CHUNK_BEGUN = re.compile(rb"\r\n" + _SIZE), re.compile(rb"\r|\r\n(?:" + _BEGUN + rb")")
+_SWITCHING_PROTOCOLS = 101  # behind which there is no message
 
 
 class MalformedError(Exception):
@@ -69,19 +88,25 @@ class Incoming:
     """The head as it came."""
     version = "1.1"
     keep_alive = False
-    """Whether the sender lets another message follow."""
+    """Whether the sender lets another message follow. Never in HTTP/1.0, where intermediaries pass the
+    wish on to somebody whom it was not meant for."""
 
-    _parser: httptools.HttpRequestParser | httptools.HttpResponseParser | None
+    _parser: httptools.HttpRequestParser | httptools.HttpResponseParser | None = None  # while it has a head
+    _beginning: re.Pattern[bytes]  # of whatever can still become a head
     _declared: bytes | None = None
     _coding: bytes | None = None
-    _tail = b""  # of what the parser was fed last: a blank line may come in two pieces
-    _unended_bytes = 0  # of a chunked body, since its last data: trailers, which have a limit
+    _asks_to_close = False
+    _names_vital = False
+    _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
+    _in_chunk = 0  # bytes that have not come yet
+    _in_trailers = False
+    _held = b""  # what has come of the line before a chunk, or of the trailers with the line end before them
 
     def __init__(self, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
         self.headers: HeaderList = []
         """In order and spelling as they came; complete once `has_head`."""
         self.trailers: HeaderList = []
-        """The same, for what followed a chunked body."""
+        """The same, for what followed a chunked body; complete once the message is."""
         self._max_head_bytes = max_head_bytes
         self._parts: list[bytes] = []
 
@@ -92,8 +117,8 @@ class Incoming:
 
     @property
     def begun(self) -> bool:
-        """Whether anything of it has come."""
-        return bool(self.head_bytes)
+        """Whether anything of it has come, other than an empty line."""
+        return bool(self.head_bytes.strip())
 
     def feed(self, data: bytes) -> bytes:
         """Take what came in; return what follows the message, which is nothing unless it is complete.
@@ -123,35 +148,34 @@ class Incoming:
 
     def _feed_head(self, data: bytes) -> bytes:
         seen = max(0, len(self.head_bytes) - 3)
-        data = self.head_bytes + data if self.head_bytes else self._first(data)
+        data = self.head_bytes + data
         end = data.find(_BLANK_LINE, seen) + 4
         if end < 4:  # noqa: PLR2004 - there is none
-            self._hold(data, seen)
+            self._hold_head(data, seen)
             return b""
-        self.head_bytes = head = data[:end]
         if end > self._max_head_bytes:
             raise MalformedError("the head is too large", 431)
-        head = self._checked(head)
-        # The two refer to each other, which only the garbage collector would undo.
-        self._parser = self._new_parser()
-        self._parse(head)
-        self.has_head = True
+        self.head_bytes = self._without_empty_line(data[:end])
+        self._read_head(self._checked(self.head_bytes))
+        if self._names_vital:
+            raise MalformedError("a connection header names what the message depends on")
         self._set_framing()
-        if self.framing is not Framing.CHUNKED:
-            self._parser = None
+        self.has_head = True
         return data[end:]
 
-    def _first(self, data: bytes) -> bytes:
-        """Return what a message begins with, without what may come before one."""
-        return data
-
-    def _hold(self, data: bytes, seen: int) -> None:
-        """Hold a head that has not ended."""
-        if len(data) > self._max_head_bytes:
+    def _hold_head(self, data: bytes, seen: int) -> None:
+        """Hold a head that has not ended, unless it is plain that it never will, or not as one."""
+        if len(data) >= self._max_head_bytes:
             raise MalformedError("the head is too large", 431)
-        if _BARE_LF.search(data, seen):  # such a head may never end
+        if data and not self._beginning.match(data):
+            raise MalformedError("not the beginning of a message")
+        if _BARE_LF.search(data, seen):
             raise MalformedError("a line ends without CR")
         self.head_bytes = data
+
+    def _without_empty_line(self, head: bytes) -> bytes:
+        """Return a head without what may come before one."""
+        return head
 
     def _checked(self, head: bytes) -> bytes:
         """Check what the parser does not; return the head as the parser is to have it."""
@@ -163,109 +187,154 @@ class Incoming:
     def _set_framing(self) -> None:
         raise NotImplementedError
 
-    def _parse(self, data: bytes) -> None:
-        assert self._parser is not None  # noqa: S101 - for the type checker
+    def _read_head(self, head: bytes) -> None:
+        self._parser = self._new_parser()
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._upgrade()
-        except httptools.HttpParserInvalidMethodError:
-            raise MalformedError("an unknown method", 501) from None
-        except httptools.HttpParserError as error:
-            # It is one of the parser's constants, and quotes nothing of what it read.
-            raise MalformedError(str(error)) from None
-        finally:
-            if self.complete:
-                self._parser = None
-
-    def _upgrade(self) -> None:
-        """Hear that another protocol follows."""
+            _parse(self._parser, head)
+        finally:  # the two refer to each other, which only the garbage collector would undo
+            self._parser = None
 
     def _frame(self) -> bool:
         """Set the framing that the headers declare; return whether they declare one."""
         if self._coding is not None:
-            if self._coding.lower() != b"chunked":
-                raise MalformedError("a transfer coding that is not chunked", 501)
+            self._check_coding(self._coding)
             self.framing = Framing.CHUNKED
-        elif self._declared is not None:
-            self.remaining = int(self._declared)
-            self.framing = Framing.LENGTH if self.remaining else Framing.NONE
-        else:
+            return True
+        if self._declared is None:
             return False
-        self.complete = self.framing is Framing.NONE
+        if not _LENGTH.fullmatch(self._declared):
+            raise MalformedError("a length that no body has")
+        self.remaining = int(self._declared)
+        self.framing = Framing.LENGTH if self.remaining else Framing.NONE
+        self.complete = not self.remaining
         return True
+
+    def _check_coding(self, coding: bytes) -> None:
+        if self.version != "1.1":
+            raise MalformedError("a transfer coding in HTTP/1.0")
+        if coding.lower() != b"chunked":
+            raise MalformedError("a transfer coding that is not chunked", 501)
 
     # The parser's callbacks
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None  # noqa: S101 - for the type checker
         self.version = self._parser.get_http_version()
-        self.keep_alive = self._parser.should_keep_alive()
+        self.keep_alive = self.version == "1.1" and not self._asks_to_close
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        field = (name, value.rstrip(b" \t"))
-        if self.has_head:
-            self.trailers.append(field)
-            return
-        self.headers.append(field)
-        if len(name) in _LENGTHS:
-            self._note(name.lower(), field[1])
+        value = value.rstrip(b" \t")
+        self.headers.append((name, value))
+        if len(name) in _LENGTHS_OF_NAMES:
+            self._note(name.lower(), value)
 
     def _note(self, name: bytes, value: bytes) -> None:
-        """Look at a header whose name may be one that says how to read the message."""
+        """Look at a header whose name, here in lower case, may be one that says how to read the message."""
         if name == b"content-length":
             self._declared = value
         elif name == b"transfer-encoding":
             self._coding = value if self._coding is None else self._coding + b"," + value
+        elif name == b"connection":
+            self._note_connection(value)
 
-    def on_body(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._unended_bytes = 0
-
-    def on_message_complete(self) -> None:
-        self.complete = self.has_head  # else it is the end of a head that the parser takes for all
+    def _note_connection(self, value: bytes) -> None:
+        self._asks_to_close = self._asks_to_close or bool(_NAMES_CLOSE.search(value))
+        self._names_vital = self._names_vital or bool(_NAMES_VITAL.search(value))
 
     # The body
 
     def _feed_length(self, data: bytes) -> bytes:
-        remaining = self.remaining
-        if len(data) < remaining:
-            self.remaining = remaining - len(data)
-            self._parts.append(data)
-            return b""
-        self._parts.append(data[:remaining])
-        self.remaining = 0
-        self.complete = True
-        return data[remaining:]
+        part = data[: self.remaining]
+        self._parts.append(part)
+        self.remaining -= len(part)
+        self.complete = not self.remaining
+        return data[len(part) :]
 
     def _feed_chunked(self, data: bytes) -> bytes:
-        """Feed the parser up to each blank line, behind any of which the message may have ended."""
-        start = 0
-        while start < len(data):
-            end = self._next_possible_end(data, start)
-            self._unended_bytes += end - start
-            self._parse(data[start:end])
-            start = end
-            if self.complete:
-                break
-            if self._unended_bytes > self._max_head_bytes:
-                raise MalformedError("the trailers, or the extensions of a chunk, are too large", 431)
-        return data[start:]
+        data, at = self._held + data, 0
+        self._held = b""
+        while at < len(data) and not self.complete:
+            if self._in_chunk:
+                at = self._take_chunk(data, at)
+            elif self._in_trailers:
+                at = self._take_trailers(data, at)
+            else:
+                at = self._take_chunk_line(data, at)
+        return data[at:]
 
-    def _next_possible_end(self, data: bytes, start: int) -> int:
-        tail, self._tail = self._tail, b""
-        for missing in (1, 2, 3) if tail else ():  # of a blank line that began in the piece before
-            if tail.endswith(_BLANK_LINE[:-missing]) and data.startswith(_BLANK_LINE[-missing:], start):
-                return start + missing
-        end = data.find(_BLANK_LINE, start)
-        if end >= 0:
-            return end + 4
-        self._tail = (tail + data[start:])[-3:]
-        return len(data)
+    def _take_chunk(self, data: bytes, at: int) -> int:
+        """Take what there is of a chunk; return where that ends. The next two do likewise."""
+        part = data[at : at + self._in_chunk]
+        self._parts.append(part)
+        self._in_chunk -= len(part)
+        return at + len(part)
+
+    def _take_chunk_line(self, data: bytes, at: int) -> int:
+        line = self._chunk_line.match(data, at)
+        if line is None:
+            if not self._chunk_line_begun.fullmatch(data, at):
+                raise MalformedError("not the beginning of a chunk")
+            self._held = data[at:]
+            return len(data)
+        self._in_chunk = int(line[1], 16)
+        if not self._in_chunk:
+            self._in_trailers = True
+            return line.end() - 2  # so that what ends the message is a blank line in any case
+        self._chunk_line, self._chunk_line_begun = _NEXT_CHUNK, _NEXT_CHUNK_BEGUN
+        return line.end()
+
+    def _take_trailers(self, data: bytes, at: int) -> int:
+        end = data.find(_BLANK_LINE, at) + 4
+        if end < 4:  # noqa: PLR2004 - there is none
+            self._hold_trailers(data[at:])
+            return len(data)
+        lines = data[at + 2 : end]
+        if len(lines) > self._max_head_bytes:
+            raise MalformedError("the trailers are too large", 431)
+        if len(lines) > 2:  # noqa: PLR2004 - more than the line end
+            self.trailers = _read_trailers(lines)
+        self.complete = True
+        return end
+
+    def _hold_trailers(self, held: bytes) -> None:
+        if len(held) - 2 >= self._max_head_bytes:
+            raise MalformedError("the trailers are too large", 431)
+        if _BARE_LF.search(held):
+            raise MalformedError("a line ends without CR")
+        self._held = held
 
 
-# Of the names that are looked at: `te`, `host`, `expect`, `content-length` and `transfer-encoding`.
-_LENGTHS = frozenset({2, 4, 6, 14, 17})
+class _Trailers:
+    """What a parser tells the trailers to."""
+
+    def __init__(self) -> None:
+        self.fields: HeaderList = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value.rstrip(b" \t")))
+
+
+def _read_trailers(lines: bytes) -> HeaderList:
+    """Read trailers, which are written as a head is. Raises: MalformedError."""
+    trailers = _Trailers()
+    _parse(httptools.HttpResponseParser(trailers), b"HTTP/1.1 200 OK\r\n" + lines)
+    # RFC 9110, 6.5.1: whoever adds trailers to the headers would be told another framing, or another host.
+    if any(name.lower() in _VITAL for name, _ in trailers.fields):
+        raise MalformedError("a trailer that only a head may have")
+    return trailers.fields
+
+
+def _parse(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
+    """Have a head parsed. Raises: MalformedError."""
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # only the parser would have gone on to something else
+    except httptools.HttpParserInvalidMethodError:
+        raise MalformedError("an unknown method", 501) from None
+    except httptools.HttpParserError as error:
+        # It is one of the parser's constants, and quotes nothing of what it read.
+        raise MalformedError(str(error)) from None
 
 
 class IncomingRequest(Incoming):
@@ -274,12 +343,15 @@ class IncomingRequest(Incoming):
     method = b""
     target = b""
     wants_upgrade = False
-    """Whether it asks for another protocol, or for a tunnel."""
+    """Whether it asks for another protocol, or for a tunnel. With a body it does not: who sends one wants it
+    read, and the wish may be ignored (RFC 9110, 7.8)."""
     expects_continue = False
     """Whether its sender waits for word to send the body."""
     accepts_trailers = False
     """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
 
+    _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
+    _host: bytes | None = None
     _hosts = 0
 
     def on_url(self, target: bytes) -> None:
@@ -289,13 +361,25 @@ class IncomingRequest(Incoming):
         super().on_headers_complete()
         assert isinstance(self._parser, httptools.HttpRequestParser)  # noqa: S101 - for the type checker
         self.method = self._parser.get_method()
+        self.wants_upgrade = self._parser.should_upgrade()
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._host = value
+            self._hosts += 1
+        elif name == b"te":
+            self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+        else:
+            super()._note(name, value)
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         return httptools.HttpRequestParser(self)
 
-    def _first(self, data: bytes) -> bytes:
+    def _without_empty_line(self, head: bytes) -> bytes:
         # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
-        return data.removeprefix(b"\r\n")
+        return head.removeprefix(b"\r\n")
 
     def _checked(self, head: bytes) -> bytes:
         if _REQUEST_LINE.match(head):
@@ -308,32 +392,41 @@ class IncomingRequest(Incoming):
             raise MalformedError("not a version that we speak", 505)
         raise MalformedError("not a request line")
 
-    def _note(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self._hosts += 1
-        elif name == b"te":
-            self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
-        elif name == b"expect":
-            self.expects_continue = value.lower() == b"100-continue"
-        else:
-            super()._note(name, value)
-
-    def _upgrade(self) -> None:
-        self.wants_upgrade = True
-
     def _set_framing(self) -> None:
-        if self._coding is not None and self.version != "1.1":
-            raise MalformedError("a transfer coding in HTTP/1.0")
-        if self._hosts > 1 or (self._hosts == 0 and self.version == "1.1"):
-            raise MalformedError("a request has one host header")
+        self._check_host()
+        if not self.target.startswith(b"/") or self.method == b"CONNECT":
+            self._check_authority()
         if not self._frame():
             self.complete = True
+        elif self.method == b"CONNECT":
+            raise MalformedError("a request for a tunnel has no body")
+        self.wants_upgrade = self.wants_upgrade and self.complete
+
+    def _check_host(self) -> None:
+        if self._hosts > 1 or (self._hosts == 0 and self.version == "1.1"):
+            raise MalformedError("a request has one host header")
+        if self._host is not None and not _HOST.fullmatch(self._host):
+            raise MalformedError("a host header that is no host")
+
+    def _check_authority(self) -> None:
+        """Check a target that is no path, which may name a host itself."""
+        if self.target == b"*" and self.method == b"OPTIONS":
+            return
+        form = _AUTHORITY_TARGET if self.method == b"CONNECT" else _ABSOLUTE_TARGET
+        named = form.fullmatch(self.target)
+        if named is None:
+            raise MalformedError("a target of no form that we know")
+        if self._host is not None and named[1].lower() != self._host.lower():
+            raise MalformedError("the target and the host header name two hosts")
 
 
 class IncomingResponse(Incoming):
     """A response to a request that was, or was not, a HEAD."""
 
     status = 0
+
+    # A peer of another protocol may say a few bytes, and wait for ours.
+    _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
 
     def __init__(self, *, to_head: bool = False, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
         super().__init__(max_head_bytes)
@@ -342,7 +435,7 @@ class IncomingResponse(Incoming):
     @property
     def interim(self) -> bool:
         """Whether another response to the same request follows it."""
-        return self.status < 200  # noqa: PLR2004
+        return self.status < 200 and self.status != _SWITCHING_PROTOCOLS  # noqa: PLR2004
 
     @property
     def reason(self) -> bytes:
@@ -364,19 +457,16 @@ class IncomingResponse(Incoming):
     def _new_parser(self) -> httptools.HttpResponseParser:
         return httptools.HttpResponseParser(self)
 
-    def _hold(self, data: bytes, seen: int) -> None:
-        # A peer of another protocol may say a few bytes, and wait for ours.
-        if not data.startswith(_VERSION[: len(data)]):
-            raise MalformedError("not a status line")
-        super()._hold(data, seen)
-
     def _checked(self, head: bytes) -> bytes:
         if not _STATUS_LINE.match(head):
             raise MalformedError("not a status line")
         return head
 
     def _set_framing(self) -> None:
-        if self.interim or self._to_head or self.status in {204, 304}:
-            self.complete = True
-        elif not self._frame():
+        framed = self._frame()  # which is to be right where it frames nothing, too
+        if self.status < 200 or self._to_head or self.status in {204, 304}:  # noqa: PLR2004
+            self.framing, self.remaining, self.complete = Framing.NONE, 0, True
+        elif not framed:
             self.framing, self.keep_alive = Framing.CLOSE, False
+        if self.status == _SWITCHING_PROTOCOLS:
+            self.keep_alive = False

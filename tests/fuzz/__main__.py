@@ -1,0 +1,58 @@
+"""`python -m tests.fuzz [request|response] [seconds]`: fuzz until something is found, or the time is over.
+
+What is found is printed as a Python literal: it belongs into tests/http1/corpus.py. The seeds are made anew
+from there for each run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import atheris
+
+with atheris.instrument_imports(include=["cpg_trio.http1", "h11"]):
+    from tests.fuzz.targets import TARGETS, Target
+    from tests.http1.mutations import MAX_BYTES, SNIPPETS
+
+
+def main(name: str = "request", seconds: str = "60") -> None:
+    """Fuzz one target. Does not return: libFuzzer ends the process, with 0 if nothing was found."""
+    target = TARGETS[name]
+    with TemporaryDirectory() as folder:
+        options = [f"-max_total_time={int(seconds)}", f"-max_len={MAX_BYTES}", "-timeout=5", "-verbosity=1"]
+        options += [f"-artifact_prefix={folder}/", *_written(target, Path(folder))]
+        atheris.Setup([sys.argv[0], *options], _telling(target.check))
+        atheris.Fuzz()
+
+
+def _written(target: Target, folder: Path) -> list[str]:
+    """Write what to begin with, and what to put in; return the options that name it."""
+    seeds, words = folder / "seeds", folder / "words"
+    seeds.mkdir()
+    for number, seed in enumerate(target.seeds):
+        if len(seed) <= MAX_BYTES:
+            (seeds / str(number)).write_bytes(seed)
+    words.write_text("".join(f'"{_escaped(snippet)}"\n' for snippet in SNIPPETS))
+    return [f"-dict={words}", str(seeds)]
+
+
+def _escaped(snippet: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in snippet)
+
+
+def _telling(check: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    def told(data: bytes) -> None:
+        try:
+            check(data)
+        except BaseException:
+            sys.stderr.write(f"\nFound: {data!r}\n")
+            raise
+
+    return told
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
