@@ -123,14 +123,13 @@ def _check_target(request: Request) -> None:
 
 
 def _head(request: Request, headers: HeaderList) -> bytes:
-    lines = [b"%b %b HTTP/1.1\r\n" % (request.method, request.target)]
-    lines += [b"%b: %b\r\n" % field for field in headers]
-    head = b"".join(lines) + b"\r\n"
+    lines = [b": ".join(field) for field in headers]
+    head = b"\r\n".join([b"%b %b HTTP/1.1" % (request.method, request.target), *lines, b"", b""])
     # The head as a whole is well-formed; each header is one line of it, and its name is what is before the
     # line's first colon. So no header, and no request line, is anything but what it was given as.
     good = (
         _HEAD.fullmatch(head)
-        and head.count(b"\n") == len(lines) + 1
+        and head.count(b"\n") == len(lines) + 2
         and b":" not in b"".join([name for name, _ in headers])
     )
     if not good:

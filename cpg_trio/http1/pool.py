@@ -163,15 +163,18 @@ class Pool:
             body = await response.read(max_body_bytes)
             return Whole(response.status, response.headers, response.trailers, body)
 
-    async def begin(self, origin: Origin, request: Request) -> Exchange:
+    async def begin(
+        self, origin: Origin, request: Request, *, connect_timeout_s: float | None = None
+    ) -> Exchange:
         """Return an exchange that has begun, which is the caller's to end, and its connection to give back.
 
-        Raises: what `request` raises.
+        `connect_timeout_s`: in place of the pool's own. Raises: what `request` raises.
         """
         if not self._entered:
             raise _not_entered()
         prepared = PreparedRequest.of(request, origin.host_header)
-        exchange = Exchange(self.take(origin) or await self.open(origin), prepared, self._max_head_bytes)
+        connection = self.take(origin) or await self.open(origin, timeout_s=connect_timeout_s)
+        exchange = Exchange(connection, prepared, self._max_head_bytes)
         try:
             await self._begin(exchange)
         except ConnectionBrokenError:
@@ -179,7 +182,8 @@ class Pool:
                 raise
         else:
             return exchange
-        exchange = Exchange(await self.open(origin), prepared, self._max_head_bytes)
+        connection = await self.open(origin, timeout_s=connect_timeout_s)
+        exchange = Exchange(connection, prepared, self._max_head_bytes)
         await self._begin(exchange)
         return exchange
 
@@ -210,21 +214,24 @@ class Pool:
                 self._close_dead(shelf)
         return None
 
-    async def open(self, origin: Origin) -> Connection:
+    async def open(self, origin: Origin, *, timeout_s: float | None = None) -> Connection:
         """Return a new connection, or one that became free while there was no room for a new one.
 
-        Raises: ConnectFailedError; trio.ClosedResourceError outside of the pool's block.
+        `timeout_s`: in place of the pool's own. Raises: ConnectFailedError; trio.ClosedResourceError outside
+        of the pool's block.
         """
         if not self._entered:
             raise _not_entered()
+        if timeout_s is None:
+            timeout_s = self._connect_timeout_s
         shelf = self._shelves.setdefault(origin, _Shelf())
         if shelf.size < self._max_per_origin:
             shelf.size += 1
         elif shelf.idle:
             shelf.idle.pop(0).channel.close()  # and its place is ours
-        elif (kept := await self._wait_for_room(origin, shelf)) is not None:
+        elif (kept := await self._wait_for_room(origin, shelf, timeout_s)) is not None:
             return kept
-        return await self._open(origin, shelf)
+        return await self._open(origin, shelf, timeout_s)
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for whoever is next, if it is `reusable` and there is room; else close it."""
@@ -244,10 +251,10 @@ class Pool:
         self._active += 1
         self._reused += 1
 
-    async def _open(self, origin: Origin, shelf: _Shelf) -> Connection:
+    async def _open(self, origin: Origin, shelf: _Shelf, timeout_s: float) -> Connection:
         """Open a connection in the place that the caller has on the shelf."""
         try:
-            stream = await connect(origin, lambda: self._ssl_context, timeout_s=self._connect_timeout_s)
+            stream = await connect(origin, lambda: self._ssl_context, timeout_s=timeout_s)
         except BaseException as error:
             self._release(origin, shelf)
             if isinstance(error, ConnectFailedError):
@@ -257,7 +264,7 @@ class Pool:
         self._active += 1
         return Connection(origin, _channel_of(stream))
 
-    async def _wait_for_room(self, origin: Origin, shelf: _Shelf) -> Connection | None:
+    async def _wait_for_room(self, origin: Origin, shelf: _Shelf, timeout_s: float) -> Connection | None:
         """Return a connection that became free, or None for a place on the shelf, or raise an error."""
         waiter = _Waiter(trio.lowlevel.current_task())
         shelf.waiting.append(waiter)
@@ -266,7 +273,7 @@ class Pool:
             shelf.waiting.remove(waiter)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        with trio.move_on_after(self._connect_timeout_s) as scope:
+        with trio.move_on_after(timeout_s) as scope:
             await trio.lowlevel.wait_task_rescheduled(leave)
         if scope.cancelled_caught:
             every = f"all {self._max_per_origin} connections are in use"
