@@ -15,7 +15,7 @@ May touch: the one channel that it is given. Opening, keeping and closing connec
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 
 import trio
@@ -70,7 +70,7 @@ class Response:
     ConnectionBrokenError if the body is cut short, and trio.ClosedResourceError after the block's end.
     """
 
-    __slots__ = ("_answer", "_ended", "_left", "_upload", "headers", "status", "trailers")
+    __slots__ = ("_answer", "_left", "_upload", "ended", "headers", "status", "trailers")
 
     def __init__(self, answer: Answer, upload: _Upload | None) -> None:
         self.status = answer.message.status
@@ -78,7 +78,8 @@ class Response:
         self.trailers: HeaderList = []
         self._answer = answer
         self._upload = upload
-        self._ended = False
+        self.ended = False
+        """Whether the body has been read to its end."""
         self._left = False
 
     @property
@@ -94,7 +95,7 @@ class Response:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._left and not self._ended:
+        if self._left and not self.ended:
             raise trio.ClosedResourceError("the response's block has ended, and with it the response")
         answer = self._answer
         while not (data := answer.message.take()):
@@ -122,7 +123,7 @@ class Response:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _end(self) -> None:
-        self._ended = True
+        self.ended = True
         self.trailers = _in_lower_case(self._answer.message.trailers)
         if self._upload is not None:
             self._upload.stop()
@@ -179,6 +180,8 @@ class Exchange:
         if self._stack is not None:
             await self._stack.__aexit__(exc_type, exc, traceback)
         if exc is None:
+            self._answer.read_nowait()
+        if exc is None or self.response.ended:
             sent = self._sent if self._upload is None else self._upload.complete
             self.connection.reusable = sent and self._answer.another_may_follow and not self._request.closes
 
@@ -264,6 +267,17 @@ class Answer:
             self._feed(data)
         else:
             self._end_of_stream()
+
+    def read_nowait(self) -> None:
+        """Read on if something has come already and the message has not ended.
+
+        The end of a chunked body may come after its last chunk, which was all that its reader wanted.
+        """
+        if self.message.complete or self._error is not None:
+            return
+        with suppress(*_BROKEN):
+            if data := self._channel.receive_nowait():
+                self._feed(data)
 
     def _feed(self, data: bytes) -> None:
         try:

@@ -144,9 +144,9 @@ class Pool:
     def request(self, origin: Origin, request: Request) -> AbstractAsyncContextManager[Response]:
         """Send a request; the block has the response, from when its head has arrived.
 
-        Leaving the block before the body has arrived closes the connection, as does every error. An
-        idempotent request whose body is still whole is sent once more if a kept connection turns out to be
-        dead before it answered anything.
+        Leaving the block before the body has arrived closes the connection, as does an error before the body
+        has been read. An idempotent request whose body is still whole is sent once more if a kept connection
+        turns out to be dead before it answered anything.
 
         Raises: InvalidRequestError before anything is done, or if the body belies its content-length;
         ConnectFailedError; ProtocolError; ConnectionBrokenError; and whatever the body's iterator raises,

@@ -879,6 +879,15 @@ async def test_no_exchange_follows_a_peer_that_closes_or_says_too_much(wire: Wir
     assert not wire.connection.reusable
 
 
+async def test_a_response_that_was_read_to_its_end_is_whole_though_its_block_fails_then(wire: Wire) -> None:
+    await wire.answer(OK)
+    with pytest.raises(BlockError):
+        async with wire.exchange(get()) as response:
+            assert await read(response) == b"ok"
+            raise BlockError
+    assert wire.connection.reusable
+
+
 async def test_no_exchange_follows_a_request_that_says_close(wire: Wire) -> None:
     await wire.answer(OK)
     await fetch(wire, get(b"/", (b"connection", b"close")))

@@ -164,6 +164,26 @@ async def test_a_response_that_is_left_early_closes_its_connection() -> None:
         await closed.wait()
 
 
+async def test_an_end_that_comes_after_all_that_the_caller_wanted_keeps_the_connection(
+    sockets: list[socket.socket],
+) -> None:
+    left = trio.Event()
+
+    async def peer(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(BEGUN)
+        await left.wait()
+        await peer.send(b"0\r\n\r\n")
+        await trio.sleep_forever()
+
+    async with serving(peer) as origin, Pool() as pool:
+        async with pool.request(origin, get()) as response:
+            assert await anext(aiter(response)) == b"hello"
+            left.set()
+            await trio.lowlevel.wait_readable(sockets[0])
+        assert pool.statistics().idle == 1
+
+
 async def test_nagles_delay_is_off(sockets: list[socket.socket]) -> None:
     async with serving(answer_ok) as origin, Pool() as pool:
         await fetch(pool, origin, get())
