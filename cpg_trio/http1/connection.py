@@ -115,7 +115,7 @@ class Response:
             parts.append(message.take())
             size += len(parts[-1])
             if size + message.remaining > max_bytes:
-                raise BodyTooLargeError(f"the answer's body has more than {max_bytes} bytes")
+                raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
             if message.complete:
                 break
             await self._answer.read()

@@ -5,7 +5,7 @@ application, which runs on Trio, behind one interceptor and a few edges of our o
 for the calls that are most of them. Nothing in this room knows about plugins. What stands on what:
 
     errors      the one error, its codes, and what an HTTP status means
-    exchange    one HTTP exchange, the seam behind which httpx can be replaced
+    exchange    one HTTP exchange, the seam between the client and httpx, or a pool of connections
     codecs      messages as bytes
     envelope    the framing of streams
     client      calls, and the base class of generated typed clients
@@ -35,6 +35,7 @@ from .exchange import Fetch as Fetch
 from .exchange import HttpRequest as HttpRequest
 from .exchange import HttpResponse as HttpResponse
 from .exchange import HttpxExchange as HttpxExchange
+from .exchange import PoolExchange as PoolExchange
 from .exchange import UnaryExchange as UnaryExchange
 from .exchange import WholeResponse as WholeResponse
 from .exchange import fetching as fetching

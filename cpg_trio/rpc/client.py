@@ -25,6 +25,7 @@ from connectrpc.request import Headers
 from google.protobuf.message import Message
 
 from cpg_trio._version import __version__
+from cpg_trio.http1 import Pool
 
 from .codecs import CODECS
 from .envelope import decompress, unwrap, wrap
@@ -33,8 +34,8 @@ from .exchange import (
     Exchange,
     HttpRequest,
     HttpResponse,
-    HttpxExchange,
     WholeResponse,
+    exchange_over,
     fetching,
     read_body,
 )
@@ -102,16 +103,16 @@ class ServiceClient:
     """A client of one service. The typed ones are generated; they only name methods and types.
 
     `address` is the URL before `/package.Service/Method`; with a path, that path comes first. `http` is any
-    `httpx.AsyncClient`, or another `Exchange`; the client neither opens nor closes it.
+    `httpx.AsyncClient`, a `Pool`, or another `Exchange`; the client neither opens nor closes it.
     """
 
     service_name: ClassVar[str]
 
     def __init__(
-        self, address: str, http: httpx.AsyncClient | Exchange, config: ClientConfig | None = None
+        self, address: str, http: httpx.AsyncClient | Pool | Exchange, config: ClientConfig | None = None
     ) -> None:
         self._base_url = f"{address.rstrip('/')}/{self.service_name}/"
-        self._exchange = HttpxExchange(http) if isinstance(http, httpx.AsyncClient) else http
+        self._exchange = exchange_over(http)
         self._fetch = fetching(self._exchange)
         self._config = config or ClientConfig()
         self._codec = CODECS[self._config.codec]

@@ -2,7 +2,7 @@
 
 `Exchange` is all that the client asks for. One that is a `UnaryExchange` as well saves the client of a unary
 call what a response costs that could be a stream. `HttpxExchange` is the general one, over any
-`httpx.AsyncClient`.
+`httpx.AsyncClient`; `PoolExchange` is the fast one, over a pool of connections.
 An exchange adds no timeout to a body: how long a call may take is the caller's to say, by a deadline or a
 cancel scope.
 """
@@ -10,15 +10,28 @@ cancel scope.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
-from functools import partial
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import lru_cache, partial
+from types import TracebackType
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 import httpx
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
+
+from cpg_trio.asgi import HeaderList
+from cpg_trio.http1 import (
+    BodyTooLargeError,
+    InvalidRequestError,
+    Origin,
+    Pool,
+    Request,
+    Response,
+    UpstreamError,
+)
 
 
 @attrs.frozen
@@ -112,6 +125,13 @@ async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:
     return bytes(body)
 
 
+def exchange_over(http: httpx.AsyncClient | Pool | Exchange) -> Exchange:
+    """Return the exchange over whatever a caller has."""
+    if isinstance(http, httpx.AsyncClient):
+        return HttpxExchange(http)
+    return PoolExchange(http) if isinstance(http, Pool) else http
+
+
 class HttpxExchange:
     """An exchange over an `httpx.AsyncClient`, which stays the caller's to configure and to close."""
 
@@ -123,7 +143,7 @@ class HttpxExchange:
     @asynccontextmanager
     async def __call__(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         """See `Exchange`."""
-        with _mapped_errors():
+        with _MAPPED_ERRORS:
             sent = self._client.build_request(
                 request.method,
                 request.url,
@@ -141,20 +161,133 @@ class HttpxExchange:
 
 
 async def _raw_body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    with _mapped_errors():
+    with _MAPPED_ERRORS:
         async with aclosing(response.aiter_raw()) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 yield chunk
 
 
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
+class PoolExchange:
+    """An exchange over a pool, which stays the caller's to open and to close.
+
+    `host`, if it is given, is the name or address to connect to, instead of the URL's.
+    """
+
+    def __init__(self, pool: Pool, host: str = "") -> None:
+        self._pool = pool
+        self._host = host
+
+    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        """See `Exchange`."""
+        with _MAPPED_ERRORS:
+            place = _place(request.url, self._host)
+            return _PoolBlock(self._pool.request(place.origin, _as_sent(request, place)))
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """See `UnaryExchange`."""
+        limit = sys.maxsize if max_bytes is None else max_bytes
+        with _MAPPED_ERRORS:
+            place = _place(request.url, self._host)
+            whole = await self._pool.fetch(place.origin, _as_sent(request, place), max_body_bytes=limit)
+        return WholeResponse(whole.status, _as_text(whole.headers), whole.body)
+
+
+@attrs.frozen
+class _Place:
+    """What a URL stands for."""
+
+    origin: Origin
+    host_header: bytes
+    target: bytes
+
+
+@lru_cache(maxsize=1024)
+def _place(url: str, host: str) -> _Place:
+    """Take a URL apart. Cached, because a client calls the same few over and over."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
     try:
-        yield
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        origin, _ = Origin.parse(f"{scheme}://{authority}")
+        connect_to = attrs.evolve(origin, host=host or origin.host)
+    except ValueError as error:
         raise ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}") from error
-    except UnicodeEncodeError as error:
-        raise ConnectError(Code.INVALID_ARGUMENT, "a URL or a header is not ASCII") from error
-    except (httpx.HTTPError, httpx.StreamError, OSError, ssl.SSLError) as error:
-        what = str(error) or type(error).__name__
-        raise ConnectError(Code.UNAVAILABLE, f"no answer: {what}") from error
+    return _Place(connect_to, origin.host_header, (slash + path).encode("ascii") or b"/")
+
+
+def _as_sent(request: HttpRequest, place: _Place) -> Request:
+    body = request.body
+    if isinstance(body, bytes):
+        framing = (b"content-length", b"%d" % len(body))
+    else:
+        framing = (b"transfer-encoding", b"chunked")
+    headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers]
+    return Request(
+        request.method.encode(), place.target, [(b"host", place.host_header), framing, *headers], body
+    )
+
+
+def _as_text(headers: HeaderList) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+
+
+class _PoolBlock:
+    """The block of an exchange. Within it, errors of the network come out of reading the body only."""
+
+    def __init__(self, block: AbstractAsyncContextManager[Response]) -> None:
+        self._block = block
+
+    async def __aenter__(self) -> HttpResponse:
+        with _MAPPED_ERRORS:
+            response = await self._block.__aenter__()
+        return HttpResponse(response.status, _as_text(response.headers), _PoolBody(response))
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._block.__aexit__(exc_type, exc, traceback)
+
+
+class _PoolBody:
+    """A response's body, with the errors of an exchange."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _MAPPED_ERRORS:
+            return await anext(self._response)
+
+
+class _MappedErrors:
+    """Raises what goes wrong as a ConnectError. A class, since a generator would be dear for each read."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is not None and (mapped := _mapped(exc)) is not None:
+            raise mapped from exc
+
+
+_MAPPED_ERRORS = _MappedErrors()
+
+
+def _mapped(error: BaseException) -> ConnectError | None:
+    match error:
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol():
+            return ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}")
+        case BodyTooLargeError():
+            return ConnectError(Code.RESOURCE_EXHAUSTED, str(error))
+        case InvalidRequestError():
+            return ConnectError(Code.INVALID_ARGUMENT, str(error))
+        case UnicodeEncodeError():
+            return ConnectError(Code.INVALID_ARGUMENT, "a URL or a header is not ASCII")
+        case UpstreamError() | httpx.HTTPError() | httpx.StreamError() | OSError() | ssl.SSLError():
+            return ConnectError(Code.UNAVAILABLE, f"no answer: {str(error) or type(error).__name__}")
+        case _:
+            return None

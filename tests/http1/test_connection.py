@@ -464,7 +464,7 @@ async def test_a_body_read_whole_is_no_larger_than_the_bound(wire: Wire, framing
                 assert await response.read(4) == b"abcd"
                 assert response.trailers == ([(b"x", b"y")] if b"chunked" in framing else [])
             else:
-                with pytest.raises(BodyTooLargeError, match="more than 3 bytes"):
+                with pytest.raises(BodyTooLargeError, match="larger than 3 bytes"):
                     await response.read(3)
 
 
