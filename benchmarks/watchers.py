@@ -29,11 +29,11 @@ from functools import partial
 from pathlib import Path
 
 import attrs
-import httpx
 import trio
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.http1 import Pool
 from cpg_trio.plugin._session import Session, handshake
 
 ROUNDS = 30
@@ -172,9 +172,9 @@ class Crowd:
             self._all_heard.set()
 
 
-async def register(url: str, http: httpx.AsyncClient) -> Session:
+async def register(url: str, pool: Pool) -> Session:
     """Register the provider whose health changes."""
-    session = await handshake(url, http, "provider", "1.0.0")
+    session = await handshake(url, pool, "provider", "1.0.0")
     await session.registry.register_service(
         pb.RegisterServiceRequest(service_type=SERVICE_TYPE, version="1.0.0", endpoint_path="/x/")
     )
@@ -196,8 +196,8 @@ def memory_bytes(pid: int) -> int:
 
 async def of_host(watchers: int, changes: int) -> tuple[list[float], list[int]]:
     """Return the seconds of each round, and the host's memory at each tenth of the changes."""
-    async with process("-m", "cpg_trio", "host") as (port, pid), httpx.AsyncClient(timeout=60) as http:
-        provider = await register(f"http://127.0.0.1:{port}", http)
+    async with process("-m", "cpg_trio", "host") as (port, pid), Pool() as pool:
+        provider = await register(f"http://127.0.0.1:{port}", pool)
         headers = {**provider.headers, "Sec-WebSocket-Protocol": wire.WATCH_PROTO}
         crowd = [await Watcher.open(port, wire.WATCH_PATH, headers) for _ in range(watchers)]
         deaf = await Watcher.open(port, wire.WATCH_PATH, headers)

@@ -19,7 +19,6 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import attrs
-import httpx
 import trio
 
 from cpg_trio import wire
@@ -27,7 +26,7 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
-from cpg_trio.http1 import Origin
+from cpg_trio.http1 import Origin, Pool
 from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, application
 from cpg_trio.serving import StartError, serve
@@ -48,8 +47,9 @@ _SPREAD = 0.2  # of a heartbeat, in which plugins come back to a host that has f
 _LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
 # The host has understood, and will not have it; to ask again would change nothing.
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
-# One connection each for what is watched, and a few for calls.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+# Seconds that an idle connection is kept. Hosts keep theirs for longer (ours for 120 s), so that no call is
+# lost on one that the host is just giving up.
+_KEEP_S = 30.0
 
 
 class RefusedError(StartError):
@@ -91,7 +91,7 @@ class Runtime:
         self._has_started = False
         self._lease_ends = -math.inf
         self._adopted: Cell[Session | None] = Cell(None)
-        self._adopting: httpx.AsyncClient | None = None
+        self._adopting: Pool | None = None
         self._registrations: list[str] = []
         self._health = Cell(self._report())
         self._stop = trio.Event()
@@ -103,13 +103,14 @@ class Runtime:
         try:
             with trio.CancelScope() as everything:
                 async with (
-                    httpx.AsyncClient(limits=_LIMITS, trust_env=False) as http,
+                    Pool(idle_expiry_s=_KEEP_S) as pool,
                     open_plain_nursery() as nursery,
                 ):
+                    nursery.start_soon(pool.sweep)
                     bound = await nursery.start(self._serve, nursery.cancel_scope, drain)
                     _log.info("%s listening on %s", self._declared.self_id, ", ".join(bound))
                     task_status.started(bound)
-                    await self._be_registered(http, bound, stop)
+                    await self._be_registered(pool, bound, stop)
                     everything.deadline = trio.current_time() + self._grace_s
                     nursery.start_soon(self._hurry, stop, everything)
                     drain.set()
@@ -209,7 +210,7 @@ class Runtime:
 
     # Registration
 
-    async def _be_registered(self, http: httpx.AsyncClient, bound: Sequence[str], stop: trio.Event) -> None:
+    async def _be_registered(self, pool: Pool, bound: Sequence[str], stop: trio.Event) -> None:
         """Be registered until a stop begins, then take leave; also if that is for an error."""
         try:
             async with open_plain_nursery() as nursery:
@@ -217,7 +218,7 @@ class Runtime:
                 nursery.start_soon(self._follow, self._declared.own_health)
                 for dependency in self._declared.dependencies.values():
                     nursery.start_soon(self._follow, dependency.changes)
-                nursery.start_soon(self._stay_registered, http, _base_url(self._config.hostname, bound))
+                nursery.start_soon(self._stay_registered, pool, _base_url(self._config.hostname, bound))
                 await self._stop.wait()
                 nursery.cancel_scope.cancel()
         except StartError:
@@ -229,9 +230,9 @@ class Runtime:
         await stop.wait()
         self._stop.set()
 
-    async def _stay_registered(self, http: httpx.AsyncClient, base_url: str) -> None:
+    async def _stay_registered(self, pool: Pool, base_url: str) -> None:
         while True:
-            session = await self._find_host(http)
+            session = await self._find_host(pool)
             self._session, self._has_started, self._lease_ends = session, True, -math.inf
             if await self._register(session, base_url):
                 await self._keep(session)
@@ -242,21 +243,21 @@ class Runtime:
             # A host that has forgotten one plugin has forgotten all, and they are not to come back at once.
             await trio.sleep(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311 - spreads load
 
-    async def _find_host(self, http: httpx.AsyncClient) -> Session:
+    async def _find_host(self, pool: Pool) -> Session:
         """Return an identity on a host, however long that takes."""
         declared, host_url = self._declared, self._config.host_url
         if host_url is None:
-            return await self._wait_adopted(http)
+            return await self._wait_adopted(pool)
         session = await self._persist(
             f"reach the host at {host_url}",
-            lambda: handshake(host_url, http, declared.self_id, declared.version),
+            lambda: handshake(host_url, pool, declared.self_id, declared.version),
         )
         _log.info("%s is %s on %s", declared.self_id, session.runtime_id, host_url)
         return session
 
-    async def _wait_adopted(self, http: httpx.AsyncClient) -> Session:
+    async def _wait_adopted(self, pool: Pool) -> Session:
         """Return an identity that a managing host gives, other than those that turned out void."""
-        self._adopting = http
+        self._adopting = pool
         _log.info("%s has no HOST_URL and waits for a managing host", self._declared.self_id)
         async for session in self._adopted.reader():
             if session is not None and not session.void.is_set():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 
 import attrs
-import httpx
 import trio
 
 from cpg_trio import wire
@@ -16,7 +15,8 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     ServiceRegistryClient,
 )
 from cpg_trio._version import __version__
-from cpg_trio.rpc import ClientConfig, Exchange, Fetch, HttpxExchange, fetching
+from cpg_trio.http1 import Pool
+from cpg_trio.rpc import ClientConfig, PoolExchange, UnaryExchange
 
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
@@ -30,7 +30,7 @@ class Session:
     host_url: str
     runtime_id: str
     token: str = attrs.field(repr=False)
-    http: httpx.AsyncClient = attrs.field(repr=False)
+    pool: Pool = attrs.field(repr=False)
     heartbeat_s: float = DEFAULT_HEARTBEAT_S
     """Seconds between the health reports that the host asks for."""
     lease_s: float = DEFAULT_LEASE_S
@@ -47,14 +47,9 @@ class Session:
         }
 
     @cached_property
-    def exchange(self) -> Exchange:
-        """The way to the host."""
-        return HttpxExchange(self.http)
-
-    @cached_property
-    def fetch(self) -> Fetch:
-        """The way to the host, for a response that is wanted whole."""
-        return fetching(self.exchange)
+    def exchange(self) -> UnaryExchange:
+        """The way to the host, for every call in this session. One that its URL does not tell goes here."""
+        return PoolExchange(self.pool)
 
     @cached_property
     def registry(self) -> ServiceRegistryClient:
@@ -67,9 +62,9 @@ class Session:
         return PluginLifecycleClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
 
-async def handshake(host_url: str, http: httpx.AsyncClient, self_id: str, version: str) -> Session:
+async def handshake(host_url: str, pool: Pool, self_id: str, version: str) -> Session:
     """Ask a host for an identity. Raises: ConnectError."""
-    response = await HandshakeServiceClient(host_url, http).handshake(
+    response = await HandshakeServiceClient(host_url, pool).handshake(
         pb.HandshakeRequest(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
@@ -86,7 +81,7 @@ async def handshake(host_url: str, http: httpx.AsyncClient, self_id: str, versio
         host_url,
         response.runtime_id,
         response.runtime_token,
-        http,
+        pool,
         heartbeat_s=_seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S),
         lease_s=_seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S),
     )

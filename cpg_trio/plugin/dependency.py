@@ -185,7 +185,7 @@ class _ToProvider:
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         for tries_left in reversed(range(_MAX_TRIES)):
             provider = self._dependency.callable_provider()
-            response = await provider.session.fetch(_routed(request, provider), max_bytes)
+            response = await provider.session.exchange.unary(_routed(request, provider), max_bytes)
             _check_known(response, provider.session)
             if not (tries_left and await self._goes_elsewhere(request, response, provider)):
                 break

@@ -15,6 +15,7 @@ import httpx
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.http1 import Pool
 from cpg_trio.rpc import ConnectError
 from tests.processes import Running
 from tests.shortener_processes import MODULES, System
@@ -143,14 +144,14 @@ async def trial(
 
     Its story and the ends of its logs go to stdout, which is shown if the test fails.
     """
-    async with httpx.AsyncClient(trust_env=False) as http, open_plain_nursery() as nursery:
+    async with Pool() as pool, httpx.AsyncClient(trust_env=False) as http, open_plain_nursery() as nursery:
         system = System(
             nursery,
             folder,
             environment={"LEASE_S": str(lease_s)} | dict(environment or {}),
             modules=MODULES | dict(modules or {}),
         )
-        observer = Observer(system.host_url, http)
+        observer = Observer(system.host_url, pool, http)
         try:
             with trio.fail_after(WHOLE_S):
                 t = Trial(system, observer, Writer(system, http), lease_s)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -16,6 +15,7 @@ from wsproto.events import AcceptConnection, Request
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send, no_websocket, send_text
+from cpg_trio.http1 import Pool
 from cpg_trio.plugin import Dependency, Plugin, Provider
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.discovery import _settle, follow
@@ -139,8 +139,8 @@ def answers_of_a_websocket_that_breaks() -> list[bytes]:
 async def following(url: str, *, heartbeat_s: float = 0.05) -> AsyncIterator[Dependency]:
     """Follow a dependency at a host that is only pretended."""
     _, (dependency,) = needy("echo")
-    async with httpx.AsyncClient() as http, trio.open_nursery() as nursery:
-        session = Session(url, "needy-0", "token", http, heartbeat_s)
+    async with Pool() as pool, trio.open_nursery() as nursery:
+        session = Session(url, "needy-0", "token", pool, heartbeat_s)
         nursery.start_soon(follow, session, [dependency])
         yield dependency
         nursery.cancel_scope.cancel()
