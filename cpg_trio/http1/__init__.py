@@ -24,6 +24,7 @@ from cpg_trio.http1.channel import Channel as Channel
 from cpg_trio.http1.channel import SocketChannel as SocketChannel
 from cpg_trio.http1.connection import Connection as Connection
 from cpg_trio.http1.connection import Response as Response
+from cpg_trio.http1.connection import Whole as Whole
 from cpg_trio.http1.errors import BodyTooLargeError as BodyTooLargeError
 from cpg_trio.http1.errors import ConnectFailedError as ConnectFailedError
 from cpg_trio.http1.errors import ConnectionBrokenError as ConnectionBrokenError
@@ -36,7 +37,6 @@ from cpg_trio.http1.messages import IncomingRequest as IncomingRequest
 from cpg_trio.http1.messages import MalformedError as MalformedError
 from cpg_trio.http1.pool import Pool as Pool
 from cpg_trio.http1.pool import PoolStatistics as PoolStatistics
-from cpg_trio.http1.pool import Whole as Whole
 from cpg_trio.http1.pool import connect as connect
 from cpg_trio.http1.relay import Failure as Failure
 from cpg_trio.http1.relay import Forward as Forward

@@ -73,8 +73,8 @@ class PreparedRequest:
         headers = request.headers if b"host" in heeded else [(b"host", host), *request.headers]
         head = _head(request, headers)
         length = _body_length(request.body, heeded)
-        expects = length != 0 and b"100-continue" in _tokens(heeded.get(b"expect"))
-        closes = b"close" in _tokens(heeded.get(b"connection"))
+        expects = b"expect" in heeded and length != 0 and b"100-continue" in _tokens(heeded[b"expect"])
+        closes = b"connection" in heeded and b"close" in _tokens(heeded[b"connection"])
         return cls(request.method, head, request.body, length, expects, closes)
 
     @property
@@ -111,8 +111,8 @@ def _heeded(headers: HeaderList) -> dict[bytes, list[bytes]]:
     return heeded
 
 
-def _tokens(values: list[bytes] | None) -> list[bytes]:
-    return [token.strip(b" \t").lower() for value in values or () for token in value.split(b",")]
+def _tokens(values: list[bytes]) -> list[bytes]:
+    return [token.strip(b" \t").lower() for value in values for token in value.split(b",")]
 
 
 def _check_target(request: Request) -> None:

@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 
+import attrs
 import trio
 
 from cpg_trio.asgi import HeaderList
@@ -137,6 +138,16 @@ def _in_lower_case(headers: HeaderList) -> HeaderList:
     return [(name.lower(), value) for name, value in headers]
 
 
+@attrs.frozen
+class Whole:
+    """A response that has been read to its end. Headers and trailers are as in `Response`."""
+
+    status: int
+    headers: HeaderList
+    trailers: HeaderList
+    body: bytes
+
+
 class Exchange:
     """A request and its response, on a connection that is the exchange's own until it has ended."""
 
@@ -182,8 +193,26 @@ class Exchange:
         if exc is None:
             self._answer.read_nowait()
         if exc is None or self.response.ended:
-            sent = self._sent if self._upload is None else self._upload.complete
-            self.connection.reusable = sent and self._answer.another_may_follow and not self._request.closes
+            self._settle()
+
+    async def read_whole(self, max_body_bytes: int) -> Whole:
+        """Read the response to its end, and end the exchange, however that goes.
+
+        Raises: BodyTooLargeError; UpstreamError; and what the body's iterator raises.
+        """
+        response = self.response
+        if self._stack is None:
+            body = await response.read(max_body_bytes)
+        else:
+            async with self._stack:
+                body = await response.read(max_body_bytes)
+        self._settle()
+        return Whole(response.status, response.headers, response.trailers, body)
+
+    def _settle(self) -> None:
+        """Note whether another exchange may follow this one."""
+        sent = self._sent if self._upload is None else self._upload.complete
+        self.connection.reusable = sent and self._answer.another_may_follow and not self._request.closes
 
     @property
     def may_retry(self) -> bool:

@@ -21,12 +21,11 @@ import attrs
 import trio
 
 from cpg_trio._sockets import enable_keepalive
-from cpg_trio.asgi import HeaderList
 
 from ._origin import Origin
 from ._request import PreparedRequest, Request
 from .channel import Channel, SocketChannel, StreamChannel
-from .connection import Connection, Exchange, Response
+from .connection import Connection, Exchange, Response, Whole
 from .errors import ConnectFailedError, ConnectionBrokenError
 from .messages import MAX_HEAD_BYTES
 
@@ -42,16 +41,6 @@ class PoolStatistics:
     active: int
     opened: int
     reused: int
-
-
-@attrs.frozen
-class Whole:
-    """A response that has been read to its end. Headers and trailers are as in `Response`."""
-
-    status: int
-    headers: HeaderList
-    trailers: HeaderList
-    body: bytes
 
 
 @attrs.define(eq=False)
@@ -159,9 +148,11 @@ class Pool:
 
         Raises: BodyTooLargeError, and what `request` raises.
         """
-        async with _Block(self, origin, request) as response:
-            body = await response.read(max_body_bytes)
-            return Whole(response.status, response.headers, response.trailers, body)
+        exchange = await self.begin(origin, request)
+        try:
+            return await exchange.read_whole(max_body_bytes)
+        finally:
+            self.give_back(exchange.connection)
 
     async def begin(
         self, origin: Origin, request: Request, *, connect_timeout_s: float | None = None
