@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Literal, TypedDict, TypeVar, cast
 
@@ -45,6 +45,7 @@ _M = TypeVar("_M", bound=Message)
 _OK = 200
 _LONGEST_TIMEOUT_MS = 9_999_999_999  # the header holds ten digits
 _SAME_DEADLINE_S = 0.05  # by how much the two ends may differ on one deadline
+_END_S = 0.1  # for the end of a body behind that of its stream, which nobody needs to have
 _GZIP = GzipCompression()
 _ACCEPT_GZIP = ("accept-encoding", "gzip")
 
@@ -224,6 +225,7 @@ class ServiceClient:
         async with aclosing(unwrap(response.body, self._config.max_message_bytes)) as envelopes:
             async for envelope in envelopes:
                 if envelope.ends_stream:
+                    await _read_to_end(response)
                     _end_stream(envelope.content, metadata)
                     return
                 yield self._decode(envelope.content, returns)
@@ -304,6 +306,13 @@ def _sort_metadata(response: WholeResponse, metadata: ResponseMetadata) -> None:
             metadata.trailers.add(name.removeprefix("trailer-"), value)
         else:
             metadata.headers.add(name, value)
+
+
+async def _read_to_end(response: HttpResponse) -> None:
+    """Read on to the end of a body in which nothing follows any more, so that its connection can be kept."""
+    with trio.move_on_after(_END_S), suppress(ConnectError):
+        async for _ in response.body:
+            pass
 
 
 def _end_stream(content: bytes, metadata: ResponseMetadata) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cpg_trio.http1 import ConnectFailedError, Pool, PoolStatistics
 from cpg_trio.rpc import (
@@ -52,6 +53,20 @@ async def test_every_kind_of_call_goes_over_a_pool() -> None:
         assert (await client.sum(numbers(1, 2, 3))).sum == 6
         large = pb.EchoRequest(data=bytes(range(256)) * 1000)
         assert (await client.echo(large)).data == large.data
+        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=3)
+
+
+async def test_a_stream_that_ends_in_a_body_that_does_not_has_ended(mock_clock: MockClock) -> None:
+    async def peer(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/connect+proto\r\n\r\n\2\0\0\0\2{}")
+        await trio.sleep_forever()
+
+    mock_clock.rate = 100
+    async with serving(peer) as origin, Pool() as pool:
+        client = EchoServiceClient(f"http://127.0.0.1:{origin.port}", pool)
+        async with client.count(pb.CountRequest(to=0)) as stream:
+            assert [message async for message in stream] == []
         assert pool.statistics().active == 0
 
 
