@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import trio
 import trio.testing
 
@@ -39,3 +40,41 @@ async def test_a_sender_that_is_always_ahead_lets_others_run() -> None:
             assert len(await channel.receive()) == RECEIVE_BYTES
         with trio.testing.assert_checkpoints():
             await channel.receive()
+
+
+async def test_what_the_kernel_does_not_take_at_once_is_sent_when_it_does() -> None:
+    whole = bytes(range(256)) * 16 * 1024
+    with connected() as (channel, theirs):
+        theirs.settimeout(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send_all, whole)
+            received = bytearray()
+            while len(received) < len(whole):
+                await trio.lowlevel.wait_readable(theirs)
+                received += theirs.recv(RECEIVE_BYTES)
+        assert received == whole
+
+
+async def test_what_the_other_side_does_is_a_broken_channel_and_what_this_side_does_a_closed_one() -> None:
+    with connected() as (channel, theirs):
+        theirs.close()
+        with pytest.raises(trio.BrokenResourceError):
+            await channel.send_all(b"x")
+        channel.close()
+        channel.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await channel.send_all(b"x")
+        with pytest.raises(trio.ClosedResourceError):
+            await channel.receive()
+
+
+async def test_closing_wakes_whoever_waits() -> None:
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await channel.receive()
+
+    with connected() as (channel, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            channel.close()

@@ -468,6 +468,13 @@ async def test_a_body_read_whole_is_no_larger_than_the_bound(wire: Wire, framing
                     await response.read(3)
 
 
+async def test_a_body_read_whole_may_come_in_pieces(wire: Wire) -> None:
+    await wire.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")
+    async with wire.exchange(get()) as response:
+        await wire.answer(b"ab", b"cd")
+        assert await response.read(4) == b"abcd"
+
+
 async def test_a_body_that_declares_too_much_is_refused_before_it_comes(wire: Wire) -> None:
     await wire.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")
     async with wire.exchange(get()) as response:
