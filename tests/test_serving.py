@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -1742,6 +1743,31 @@ async def test_every_address_is_listened_on_and_reported(tmp_path: Path) -> None
         up.stop.set()
         await up.stopped.wait()
         assert not path.exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+async def test_a_socket_is_for_its_user_and_its_group_whatever_the_umask_says(
+    tmp_path: Path, umask: int
+) -> None:
+    path = tmp_path / "socket"
+    before = os.umask(umask)
+    try:
+        async with server(hello, f"unix:{path}") as up:
+            assert stat.filemode(path.stat().st_mode) == "srw-rw----"
+            await up.assert_answers()
+    finally:
+        os.umask(before)
+
+
+async def test_a_server_that_ends_leaves_the_socket_that_has_taken_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with server(hello, f"unix:{path}") as up:
+        path.unlink()
+        async with server(hello, f"unix:{path}") as next_one:
+            up.stop.set()
+            await up.stopped.wait()
+            await next_one.assert_answers()
+    assert not path.exists()
 
 
 def has_ipv6() -> bool:

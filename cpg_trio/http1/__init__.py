@@ -18,6 +18,7 @@ Nothing here knows of plugins.
 """
 
 from cpg_trio.http1._origin import Origin as Origin
+from cpg_trio.http1._origin import Way as Way
 from cpg_trio.http1._request import Request as Request
 from cpg_trio.http1.asgi_call import unwrapped as unwrapped
 from cpg_trio.http1.channel import Channel as Channel

@@ -41,13 +41,15 @@ class Origin:
     """Where to connect: `host` is a name or an address, an IPv6 address without brackets.
 
     With a `socket_path` the connection is made to that Unix socket; host and port are only what the peer is
-    told then. Pools tell origins apart by all four.
+    told then, unless `tcp_too`: then they are where to connect if the socket cannot be connected to. Pools
+    tell origins apart by all five.
     """
 
     scheme: str = attrs.field(validator=attrs.validators.in_(tuple(_DEFAULT_PORTS)))
     host: str = attrs.field(validator=_check_host)
     port: int = attrs.field(validator=_check_port)
     socket_path: str = attrs.field(default="", validator=_check_socket_path)
+    tcp_too: bool = False
 
     @classmethod
     def parse(cls, url: str) -> tuple[Self, bytes]:
@@ -72,6 +74,27 @@ class Origin:
         """The value of `host` for this origin: IPv6 in brackets, the port unless it is the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host.encode() if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}".encode()
+
+
+@attrs.frozen(cache_hash=True)
+class Way:
+    """How to get to an origin, if not as its URL says. The default is as it says."""
+
+    address: str = ""
+    """A name or an address to connect to instead of the URL's."""
+    socket_path: str = ""
+    """A Unix socket to connect to before all."""
+    tcp_too: bool = True
+    """Whether to go to the address (or where the URL says) if the socket cannot be connected to."""
+
+    def to(self, origin: Origin) -> Origin:
+        """Return an origin, reached this way. Raises: ValueError for an address that is none."""
+        return attrs.evolve(
+            origin,
+            host=self.address or origin.host,
+            socket_path=self.socket_path,
+            tcp_too=self.tcp_too and bool(self.socket_path),
+        )
 
 
 def _check_base_url(url: str) -> None:

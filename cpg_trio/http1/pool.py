@@ -24,6 +24,7 @@ from cpg_trio._sockets import enable_keepalive
 
 from ._origin import Origin
 from ._request import PreparedRequest, Request
+from ._unix import connect_unix
 from .channel import Channel, SocketChannel, StreamChannel
 from .connection import Connection, Exchange, Response, Whole
 from .errors import ConnectFailedError, ConnectionBrokenError
@@ -367,7 +368,12 @@ async def connect(
 
 async def _connected(origin: Origin) -> trio.SocketStream:
     if origin.socket_path:
-        return await trio.open_unix_socket(origin.socket_path)
+        await trio.lowlevel.checkpoint()
+        try:
+            return connect_unix(origin.socket_path)
+        except OSError:
+            if not origin.tcp_too:
+                raise
     tcp = await trio.open_tcp_stream(origin.host, origin.port)  # with TCP_NODELAY, as all of Trio's
     enable_keepalive(tcp.socket)  # and no limit to what it leaves unread: a request may be a stream
     return tcp

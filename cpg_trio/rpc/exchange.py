@@ -31,7 +31,10 @@ from cpg_trio.http1 import (
     Request,
     Response,
     UpstreamError,
+    Way,
 )
+
+_BY_URL = Way()
 
 
 @attrs.frozen
@@ -170,24 +173,24 @@ async def _raw_body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 class PoolExchange:
     """An exchange over a pool, which stays the caller's to open and to close.
 
-    `host`, if it is given, is the name or address to connect to, instead of the URL's.
+    `way` says how to connect, where that is not as the URL says.
     """
 
-    def __init__(self, pool: Pool, host: str = "") -> None:
+    def __init__(self, pool: Pool, way: Way = _BY_URL) -> None:
         self._pool = pool
-        self._host = host
+        self._way = way
 
     def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """See `Exchange`."""
         with _MAPPED_ERRORS:
-            place = _place(request.url, self._host)
+            place = _place(request.url, self._way)
             return _PoolBlock(self._pool.request(place.origin, _as_sent(request, place)))
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `UnaryExchange`."""
         limit = sys.maxsize if max_bytes is None else max_bytes
         with _MAPPED_ERRORS:
-            place = _place(request.url, self._host)
+            place = _place(request.url, self._way)
             whole = await self._pool.fetch(place.origin, _as_sent(request, place), max_body_bytes=limit)
         return WholeResponse(whole.status, _as_text(whole.headers), whole.body)
 
@@ -202,13 +205,13 @@ class _Place:
 
 
 @lru_cache(maxsize=1024)
-def _place(url: str, host: str) -> _Place:
+def _place(url: str, way: Way) -> _Place:
     """Take a URL apart. Cached, because a client calls the same few over and over."""
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     try:
         origin, _ = Origin.parse(f"{scheme}://{authority}")
-        connect_to = attrs.evolve(origin, host=host or origin.host)
+        connect_to = way.to(origin)
     except ValueError as error:
         raise ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}") from error
     return _Place(connect_to, origin.host_header, (slash + path).encode("ascii") or b"/")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -13,9 +14,13 @@ import trio
 from cpg_trio.serving._config import BindError
 
 _UNIX = "unix:"
+# To connect is to write. The group is there for programs under users of their own that share a directory, as
+# containers do by the group of a volume; nobody else has any business here, whatever the umask says.
+_MODE = 0o660
 _ADVICE = {
     errno.EADDRINUSE: "stop what listens there, or choose another address (port 0 takes any free port)",
     errno.EACCES: "choose a port from 1024 up, or a path that this user may write",
+    errno.ENOENT: "make its directory first, or choose another path",
     errno.EADDRNOTAVAIL: "choose an address of this machine, or 0.0.0.0 for all",
 }
 
@@ -28,7 +33,7 @@ async def listening(binds: Sequence[str], backlog: int) -> AsyncIterator[list[tr
         for bind in binds:
             listeners += [await stack.enter_async_context(each) for each in await _open(bind, backlog)]
             if bind.startswith(_UNIX):
-                stack.callback(_path(bind).unlink, missing_ok=True)
+                stack.callback(_remove, _path(bind), _path(bind).lstat())
         yield listeners
 
 
@@ -69,11 +74,19 @@ def _open_unix(path: Path, backlog: int) -> trio.SocketListener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
+        path.chmod(_MODE)  # before anybody can connect
         sock.listen(backlog)
     except OSError:
         sock.close()
         raise
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _remove(path: Path, made: os.stat_result) -> None:
+    """Remove the socket file that was made, unless another one has its name by now."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(path.lstat(), made):
+            path.unlink()
 
 
 def _remove_stale(path: Path) -> None:

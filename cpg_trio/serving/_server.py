@@ -33,7 +33,8 @@ async def serve(
     """Serve an ASGI application until `stop` is set, and then until what was in flight is done.
 
     `bind` is one address or several: `host:port` (port 0 takes any free port), `[::1]:port` or
-    `unix:/path`. Reports, once it listens, the URLs it is reached at, e.g. `("http://127.0.0.1:41231",)`.
+    `unix:/path`, a socket for the user and the group that its file belongs to. Reports, once it listens, the
+    URLs it is reached at, e.g. `("http://127.0.0.1:41231",)`.
 
     From `stop` on nothing new is accepted, idle connections are closed, WebSockets are closed with code
     1001, and calls in flight have `config.grace_s` to finish; then they are cancelled, and `serve` returns.

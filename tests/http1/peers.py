@@ -83,6 +83,22 @@ async def serving(handler: Handler, *, ssl_context: ssl.SSLContext | None = None
         nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def at_socket(path: str, handler: Handler) -> AsyncIterator[None]:
+    """Serve `handler` at a Unix socket, for as long as the block lasts."""
+
+    async def accept(stream: trio.SocketStream) -> None:
+        await handler(Peer(stream))
+
+    listening = trio.socket.socket(trio.socket.AF_UNIX)
+    await listening.bind(path)
+    listening.listen()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, accept, [trio.SocketListener(listening)])
+        yield
+        nursery.cancel_scope.cancel()
+
+
 def get(target: bytes = b"/", *headers: tuple[bytes, bytes]) -> Request:
     return Request(b"GET", target, list(headers))
 

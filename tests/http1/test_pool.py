@@ -22,11 +22,12 @@ from cpg_trio.http1 import (
     PoolStatistics,
     ProtocolError,
     Request,
+    Way,
     Whole,
 )
 from cpg_trio.http1.channel import SocketChannel
 
-from .peers import EMPTY, OK, Peer, answer_ok, chunked, get, serving, sized
+from .peers import EMPTY, OK, Peer, answer_ok, at_socket, chunked, get, serving, sized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -508,20 +509,13 @@ async def test_what_is_fetched_may_be_asked_for_with_a_streamed_body() -> None:
 async def test_a_unix_socket_is_a_place_to_connect_to(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     script = Script([OK, OK])
-    async with trio.open_nursery() as nursery, Pool() as pool:
-        listening = trio.socket.socket(trio.socket.AF_UNIX)
-        await listening.bind(path)
-        listening.listen()
-        nursery.start_soon(
-            trio.serve_listeners, lambda stream: script(Peer(stream)), [trio.SocketListener(listening)]
-        )
+    async with at_socket(path, script), Pool() as pool:
         origin = Origin("http", "host.test", 8080, path)
         assert await fetch(pool, origin, get()) == (200, b"ok")
         assert await fetch(pool, origin, get()) == (200, b"ok")
         assert script.requests[0] == b"GET / HTTP/1.1\r\nhost: host.test:8080\r\n\r\n"
         assert pool.take(Origin("http", "host.test", 8080)) is None
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=1)
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_unix_socket_that_is_not_there_is_a_failure_to_connect(tmp_path: Path) -> None:
@@ -529,6 +523,60 @@ async def test_a_unix_socket_that_is_not_there_is_a_failure_to_connect(tmp_path:
     async with Pool() as pool:
         with pytest.raises(ConnectFailedError, match=f"http://host.test at {path}: .*No such file"):
             await fetch(pool, Origin("http", "host.test", 80, path), get())
+
+
+async def test_what_is_at_the_path_is_the_socket_itself_and_no_link_to_one(tmp_path: Path) -> None:
+    link, file = tmp_path / "link", tmp_path / "file"
+    file.touch()
+    async with at_socket(str(tmp_path / "socket"), Script([OK])), Pool() as pool:
+        link.symlink_to(tmp_path / "socket")
+        for path in (link, file):
+            with pytest.raises(ConnectFailedError, match="on non-socket"):
+                await pool.open(Origin("http", "host.test", 80, str(path)))
+        assert await fetch(pool, Origin("http", "host.test", 80, str(tmp_path / "socket")), get())
+
+
+async def test_a_path_may_be_longer_than_the_kernel_takes(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    async with at_socket(str(tmp_path / "socket"), Script([OK])), Pool() as pool:
+        (tmp_path / "socket").rename(folder / "socket")
+        origin = Origin("http", "host.test", 80, str(folder / "socket"))
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+
+
+async def test_where_there_is_another_way_a_socket_that_cannot_be_connected_to_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "socket")
+    script = Script([OK], [OK], [OK])
+    async with serving(script) as tcp, Pool(max_idle_per_origin=0) as pool:
+        origin = Way(tcp.host, path).to(Origin("http", "host.test", tcp.port))
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+        with socket.socket(socket.AF_UNIX) as full:
+            full.bind(path)
+            assert await fetch(pool, origin, get()) == (200, b"ok")  # nobody listens
+            full.listen(0)
+            with socket.socket(socket.AF_UNIX) as waiting:
+                waiting.connect(path)
+                assert await fetch(pool, origin, get()) == (200, b"ok")
+                with pytest.raises(ConnectFailedError, match="temporarily unavailable"):
+                    await pool.open(Way(socket_path=path, tcp_too=False).to(tcp))
+    (tmp_path / "socket").unlink()
+    async with Pool() as pool:
+        with pytest.raises(ConnectFailedError, match=f"at {path}: .*refused"):
+            await fetch(pool, origin, get())
+
+
+async def test_the_socket_comes_first_and_its_connections_are_its_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    tcp_script, script = Script([OK]), Script([OK])
+    async with serving(tcp_script) as tcp, at_socket(path, script), Pool() as pool:
+        origin = Way(socket_path=path).to(tcp)
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+        assert (len(script.requests), len(tcp_script.requests)) == (1, 0)
+        assert pool.take(tcp) is None
+        assert Way().to(tcp) == tcp
 
 
 def test_the_path_of_a_unix_socket_has_no_nul() -> None:
