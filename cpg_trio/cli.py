@@ -21,9 +21,10 @@ def _parser() -> argparse.ArgumentParser:
         " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
         " or 'any'. LEASE_S is how long a plugin may be silent, in seconds, before it gets no more calls"
         " (default: 15); after as long again it is forgotten. STATE_PATH names the file in which it keeps"
-        " who is registered, over a restart (default: none, and plugins register anew). SELECTION says which"
-        " of several providers a caller gets, by service type, as in 'storage=round-robin,logger=random':"
-        " first (the default), round-robin, random or weighted.",
+        " who is registered, over a restart (default: none, and plugins register anew). SOCKET_DIR names a"
+        " directory that it shares with plugins, for calls by Unix sockets in it (default: none, and calls go"
+        " by TCP). SELECTION says which of several providers a caller gets, by service type, as in"
+        " 'storage=round-robin,logger=random': first (the default), round-robin, random or weighted.",
     )
     probes = commands.add_parser(
         "check",

@@ -24,12 +24,13 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
     base_urls = environment.get("BASE_URLS") or BaseUrls.CALLER.value
     if base_urls not in allowed:
         raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
-    state = environment.get("STATE_PATH")
+    state, sockets = environment.get("STATE_PATH"), environment.get("SOCKET_DIR")
     return HostConfig(
         base_urls=BaseUrls(base_urls),
         leases=_leases(environment),
         selection=_selection(environment),
         state_path=Path(state) if state else None,
+        socket_dir=Path(sockets) if sockets else None,
     )
 
 

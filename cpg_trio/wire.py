@@ -33,10 +33,12 @@ BASE_URL_KEY = "base_url"  # registration metadata: the plugin's own URL, as the
 SERVER_VERSION_KEY = "server_version"
 HEARTBEAT_KEY = "heartbeat_interval_ms"  # server metadata: how often the host asks plugins to report
 LEASE_KEY = "lease_ms"  # server metadata: how long after a report the host believes that a plugin is there
+HOST_ID_KEY = "host_id"  # server metadata: tells hosts apart that may have a socket of the same name
+SOCKET_KEY = "socket"  # server and registration metadata: its Unix socket, by its name in a shared directory
 CLIENT_VERSION_KEY = "client_version"
 RUNTIME_ID_KEY = "runtime_id"  # metadata of GetPluginInfo: as whom the plugin's host knows it
 
-MAX_NAME_BYTES = 128  # of a self_id and of a service type
+MAX_NAME_BYTES = 128  # of a self_id, of a service type, and of a socket
 MAX_VERSION_BYTES = 64
 MAX_PATH_BYTES = 256
 MAX_METADATA_ENTRIES = 100
@@ -76,6 +78,11 @@ def validate_service_type(service_type: str) -> None:
     _validate_name(service_type, "service type")
     if ".." in service_type:
         raise InvalidError(f"service type contains path traversal characters: {service_type}")
+
+
+def validate_socket(name: str) -> None:
+    """Check the name of a Unix socket in a directory. Raises: InvalidError."""
+    _validate_name(name, "socket name")
 
 
 def validate_version(version: str) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from cpg_trio._cell import Cell
 
-_ADDRESS = re.compile(r"listening on (http://\S+)")
+_ADDRESS = re.compile(r"listening on (http://[^\s,]+)")
 
 
 class Running:

@@ -29,6 +29,7 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
     assert "LEASE_S" in told
     assert "STATE_PATH" in told
     assert "SELECTION" in told
+    assert "SOCKET_DIR" in told
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,14 @@ def test_a_host_keeps_its_state_where_it_is_told_to_and_nowhere_else(
     environment: dict[str, str], path: Path | None
 ) -> None:
     assert host_config(environment).state_path == path
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [({}, None), ({"SOCKET_DIR": ""}, None), ({"SOCKET_DIR": "/s"}, Path("/s"))],
+)
+def test_a_host_has_sockets_only_where_it_is_told_to(environment: dict[str, str], path: Path | None) -> None:
+    assert host_config(environment).socket_dir == path
 
 
 def test_one_number_says_how_soon_a_silent_plugin_is_gone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import trio
 from tests._wire import connect
 from tests.host.calls import Provider, WireCaller, runtime_id
 from tests.http1.peers import Peer, serving
+from tests.plugin.running import unused_port
 
 from .processes import running
 from .shortener_processes import MODULES, System, nobody
@@ -95,6 +97,35 @@ async def test_a_killed_host_that_is_started_again_on_its_state_file_knows_every
         assert "does not know" not in part.output
 
 
+async def test_in_a_directory_that_they_share_the_parts_call_each_other_by_unix_sockets(
+    system: System, tmp_path: Path
+) -> None:
+    folder = trio.Path(tmp_path / "sockets")
+    await folder.mkdir()
+    # No call gets to a plugin by TCP, whose name is an address where nobody is.
+    surroundings = {"SOCKET_DIR": str(folder), "HOSTNAME": "192.0.2.1"}
+    for name in ("host", "logger", "api"):
+        await system.start(name, **surroundings)
+    port = str(unused_port())
+    await system.start("storage", **surroundings, PORT=port)
+    await system.healthy("logger", "storage", "api")
+    code = await system.shorten("https://example.com/")
+    await system.parts["logger"].until(f"STORE {code}")
+    for name in ("logger", "storage", "api"):
+        provides = await system.parts["host"].until(rf"provides {name} v1.0.0 through unix:(\S+)\n")
+        assert await trio.Path(provides[1]).is_socket()
+        await system.parts[name].until(rf" through unix:{re.escape(str(folder))}/host\.sock\n")
+    before = system.parts["storage"]
+    await before.end(signal.SIGKILL)
+    await (await system.start("storage", **surroundings, PORT=port)).until("Registered service: storage")
+    await system.parts["host"].until(r"(?s)(provides storage v1.0.0 through.*){2}")
+    assert len(list(await folder.iterdir())) == 4
+    for name in ("api", "storage", "logger", "host"):
+        assert await system.parts[name].end(signal.SIGTERM) == 0
+    assert list(await folder.iterdir()) == []
+    assert "Traceback" not in "".join(part.output for _, part in system.started)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["host", "logger"])
 async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Signals) -> None:
@@ -112,6 +143,16 @@ async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Sign
             "host",
             {"PORT": "0", "STATE_PATH": "/no/such/folder/state"},
             "cannot keep the host's state in /no/such/folder/state: No such file or directory",
+        ),
+        (
+            "host",
+            {"PORT": "0", "SOCKET_DIR": "/no/such/folder"},
+            "cannot listen on unix:/no/such/folder/host.sock: no such file or directory; make its directory",
+        ),
+        (
+            "logger",
+            {"PORT": "0", "SOCKET_DIR": "/no/such/folder"},
+            ".sock: no such file or directory; make its directory first",
         ),
         (
             "logger",

@@ -15,7 +15,8 @@ def container(description: str | None, main: Callable[[trio.Event], Awaitable[No
     parser = argparse.ArgumentParser(
         description=description,
         epilog="PORT, HOST_URL and HOSTNAME in the environment say where it listens, where its host is,"
-        " and its own name as the host resolves it.",
+        " and its own name as the host resolves it; SOCKET_DIR a directory that the two share, for calls by"
+        " Unix sockets in it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args()

@@ -6,6 +6,7 @@ What stands on what:
     registry      who provides what, how healthy they are, which of them a caller gets
     control       the host's own calls to its plugins
     egress        where plugins may have the host send traffic
+    sockets       which Unix sockets the host uses, where it shares a directory with plugins
     liveness      leases: who is alive, and what follows when not
     watch         the hub that fans the registry's changes out
     watch_socket  the websocket on which plugins follow many services at once

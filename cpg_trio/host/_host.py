@@ -31,6 +31,7 @@ from .liveness import LeaseConfig, Liveness
 from .registry import Health, Registry, Selection
 from .router import Router, RouterGateway
 from .services import Gate, Handshake, Lifecycle, RegistryService
+from .sockets import Sockets
 from .store import Saved, journaled
 from .watch import WatchHub
 from .watch_socket import WatchSocket
@@ -62,6 +63,8 @@ class HostConfig:
     """Whether a plugin may call the providers of a service type."""
     state_path: Path | None = None
     """The file that identities and registrations are kept in, over a restart; without one they are not."""
+    socket_dir: Path | None = None
+    """A directory that the host shares with plugins, for calls by Unix sockets in it."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
 
 
@@ -80,6 +83,7 @@ class Host:
         self.watches = WatchHub(self.registry)
         self.health = HostHealth(self.registry)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
+        self._sockets = Sockets(self._config.socket_dir, self._pool)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(self.identities, self.registry, self._config.may_call)
 
@@ -103,9 +107,11 @@ class Host:
         gate = Gate(self.identities)
         services = application(
             [
-                Handshake(self.identities, self._config.leases, saved),
+                Handshake(self.identities, self._config.leases, self._sockets, saved),
                 Lifecycle(gate, self.registry, self._liveness),
-                RegistryService(gate, self.registry, self.watches, self._config.base_urls, saved),
+                RegistryService(
+                    gate, self.registry, self.watches, self._config.base_urls, self._sockets, saved
+                ),
                 self.health,
             ]
         )
@@ -134,13 +140,15 @@ class Host:
     ) -> None:
         """Serve until `stop` is set, then finish what is in flight and return.
 
+        It listens on its socket as well, if it has a directory for it.
         `started` reports the addresses as URLs. Raises: serving.StartError, also for an address that cannot
         be had (BindError).
         """
         stop = trio.Event() if stop is None else stop
+        binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         async with self.application() as app, open_plain_nursery() as nursery:
             relay = Relay(RouterGateway(self._admission, self._liveness), self._pool)
-            serve_app = partial(serve, app, bind=bind, config=self._config.serve, stop=stop, relay=relay)
+            serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))
             task_status.started(bound)
@@ -163,6 +171,7 @@ class Host:
 
     async def _probe(self, runtime_id: str) -> bool:
         """Ask a plugin who and how it is; return whether it answered, and note what."""
+        await self._accept_sockets(runtime_id)
         try:
             if await self._is_another(runtime_id):
                 return False
@@ -173,6 +182,20 @@ class Host:
         health = Health(said.state, said.reason, tuple(said.unavailable_dependencies))
         self.registry.report_health(runtime_id, health)
         return True
+
+    async def _accept_sockets(self, runtime_id: str) -> None:
+        """Look once at the sockets of a plugin that was registered before the host began."""
+        if self._config.socket_dir is None:
+            return
+        for registration in self.registry.registrations(runtime_id):
+            metadata = dict(registration.metadata)
+            if registration.socket_path or wire.SOCKET_KEY not in metadata:
+                continue
+            path = await self._sockets.accept(runtime_id, metadata, None)
+            if not path:
+                del metadata[wire.SOCKET_KEY]
+            if self.registry.provider(registration.service_type, runtime_id) is registration:
+                self.registry.restore(attrs.evolve(registration, metadata=metadata, socket_path=path))
 
     async def _is_another(self, runtime_id: str) -> bool:
         """Whether what answers at a plugin's address says that it is not that plugin."""

@@ -345,8 +345,7 @@ def _target(path: _Path, provider: Registration) -> _Target:
         path,
         provider,
         f"{provider.runtime_id} /{printable(method)}",
-        # The address that was checked is the one that is used: a name may lead elsewhere by now.
-        attrs.evolve(origin, host=provider.address or origin.host),
+        provider.way.to(origin),
         origin.host_header,
         prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
     )

@@ -26,13 +26,14 @@ class BaseUrls(Enum):
 
     CALLER = "caller"
     """Those whose name is the address that the plugin calls from. A plugin on the host's own machine, which
-    can reach all that the host can, may register any."""
+    can reach all that the host can, may register any. Who calls through the host's Unix socket is one: it is
+    on the same machine, and the directory that the socket is in has been given to it (see `sockets`)."""
     ANY = "any"
     """All. For networks where plugins call from another address than they listen on."""
 
 
 async def check_base_url(base_url: str, client: str | None, policy: BaseUrls) -> str:
-    """Check a base URL that a plugin wants to register; `client` is its address and port.
+    """Check a base URL that a plugin wants to register; `client` is its address and port, None at our socket.
 
     Return the address that it was checked for, to connect to, or an empty string if it may lead anywhere.
     What is no URL at all passes: it leads nowhere. Raises: ConnectError `permission_denied` for a URL that

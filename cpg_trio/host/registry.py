@@ -17,6 +17,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.http1 import Way
 
 _HEALTHY, _DEGRADED, _UNHEALTHY = (
     pb.HEALTH_STATE_HEALTHY,
@@ -60,11 +61,18 @@ class Registration:
     """Grows with each registration; the order of the providers of a type."""
     address: str = ""
     """Where to connect for `base_url`, whatever its name resolves to; empty for where that leads."""
+    socket_path: str = ""
+    """The Unix socket to connect to before that, empty for none."""
 
     @property
     def base_url(self) -> str:
         """The plugin's own URL, empty if it gave none."""
         return self.metadata.get(wire.BASE_URL_KEY, "")
+
+    @property
+    def way(self) -> Way:
+        """How the host reaches it. What was checked is what is used: a name may lead elsewhere by now."""
+        return Way(self.address, self.socket_path)
 
     @property
     def endpoint_url(self) -> str:
@@ -161,6 +169,7 @@ class Registry:
         metadata: Mapping[str, str],
         *,
         address: str = "",
+        socket_path: str = "",
     ) -> Registration:
         """Add a service. A plugin has one registration for each type: a second replaces the first.
 
@@ -176,6 +185,7 @@ class Registry:
             metadata=dict(metadata),
             sequence=self._sequence + 1,
             address=address,
+            socket_path=socket_path,
         )
         self.restore(registration)
         return registration

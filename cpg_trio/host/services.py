@@ -26,6 +26,7 @@ from .egress import BaseUrls, check_base_url
 from .identity import Identities, Identity
 from .liveness import LeaseConfig, Liveness
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
+from .sockets import Sockets
 from .store import Saved
 from .watch import WatchHub
 
@@ -90,13 +91,14 @@ def _codes() -> Iterator[None]:
 class Handshake(HandshakeService):
     """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity."""
 
-    def __init__(self, identities: Identities, leases: LeaseConfig, saved: Saved) -> None:
+    def __init__(self, identities: Identities, leases: LeaseConfig, sockets: Sockets, saved: Saved) -> None:
         self._identities = identities
         self._saved = saved
         self._server_metadata = {
             wire.SERVER_VERSION_KEY: __version__,
             wire.HEARTBEAT_KEY: _milliseconds(leases.heartbeat_s),
             wire.LEASE_KEY: _milliseconds(leases.lease_s),
+            **sockets.announced,
         }
 
     async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
@@ -182,12 +184,19 @@ class RegistryService(ServiceRegistryService):
     """`ServiceRegistry`: the registry as plugins see it. A plugin changes only what is its own."""
 
     def __init__(
-        self, gate: Gate, registry: Registry, hub: WatchHub, base_urls: BaseUrls, saved: Saved
+        self,
+        gate: Gate,
+        registry: Registry,
+        hub: WatchHub,
+        base_urls: BaseUrls,
+        sockets: Sockets,
+        saved: Saved,
     ) -> None:
         self._gate = gate
         self._registry = registry
         self._hub = hub
         self._base_urls = base_urls
+        self._sockets = sockets
         self._saved = saved
 
     async def register_service(
@@ -195,17 +204,24 @@ class RegistryService(ServiceRegistryService):
     ) -> pb.RegisterServiceResponse:
         """Register a service of the caller's, at a URL of the caller's."""
         caller = self._gate.caller(ctx)
-        said = (request.service_type, request.version, request.endpoint_path, dict(request.metadata))
+        metadata = dict(request.metadata)
+        said = (request.service_type, request.version, request.endpoint_path, metadata)
         with _codes():
             wire.validate_registration(*said)
-        base_url = request.metadata.get(wire.BASE_URL_KEY, "")
+        base_url = metadata.get(wire.BASE_URL_KEY, "")
         address = await check_base_url(base_url, ctx.client_address, self._base_urls)
+        socket_path = await self._sockets.accept(caller.runtime_id, metadata, ctx.client_address)
+        if not socket_path:
+            metadata.pop(wire.SOCKET_KEY, None)  # what is kept is what counts
         self._gate.still(caller)  # that took a while
         replaced = self._registry.provider(request.service_type, caller.runtime_id)
         with _codes():
-            registration = self._registry.register(caller.runtime_id, *said, address=address)
+            registration = self._registry.register(
+                caller.runtime_id, *said, address=address, socket_path=socket_path
+            )
         await self._saved(lambda: self._take_back(registration, replaced))
-        _log.info("%s provides %s v%s", caller.runtime_id, request.service_type, request.version)
+        through = f" through unix:{socket_path}" if socket_path else ""
+        _log.info("%s provides %s v%s%s", caller.runtime_id, request.service_type, request.version, through)
         return pb.RegisterServiceResponse(registration_id=registration.id)
 
     async def unregister_service(

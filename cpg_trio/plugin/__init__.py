@@ -2,6 +2,8 @@
 
 What stands on what:
 
+    _handshake   the first word to a host
+    _sockets     Unix sockets, where a plugin shares a directory with its host
     _session     an identity on a host, and the calls that carry it
     dependency   a service that is required, and who provides it now
     discovery    how that is heard of: websocket, stream, or questions

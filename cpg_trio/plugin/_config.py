@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import attrs
 
@@ -26,6 +27,8 @@ class PluginConfig:
     """Its host; None waits for a managing host to call."""
     hostname: str = "localhost"
     """Its own name, as the host resolves it."""
+    socket_dir: Path | None = None
+    """A directory that it shares with its host, for calls by Unix sockets in it."""
     heartbeat_s: float | None = None
     """Seconds from one health report to the next; None is what the host asks for."""
     grace_s: float = 10.0
@@ -36,15 +39,24 @@ class PluginConfig:
     def from_environment(
         cls, default_port: int, environment: Mapping[str, str] | None = None
     ) -> PluginConfig:
-        """Return what `PORT`, `HOST_URL` and `HOSTNAME` say. Raises: StartError for what makes no sense."""
+        """Return what `PORT`, `HOST_URL`, `HOSTNAME` and `SOCKET_DIR` say.
+
+        Raises: StartError for what makes no sense.
+        """
         environment = os.environ if environment is None else environment
         host_url, hostname = environment.get("HOST_URL", ""), environment.get("HOSTNAME") or "localhost"
         try:
             Origin("http", hostname, 80)
         except ValueError as error:
             raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
+        sockets = environment.get("SOCKET_DIR")
         bind = f"0.0.0.0:{port_from_environment(default_port, environment)}"
         try:
-            return cls(bind=bind, host_url=host_url.rstrip("/") or None, hostname=hostname)
+            return cls(
+                bind=bind,
+                host_url=host_url.rstrip("/") or None,
+                hostname=hostname,
+                socket_dir=Path(sockets) if sockets else None,
+            )
         except ValueError as error:
             raise StartError(f"HOST_URL: {error}") from error

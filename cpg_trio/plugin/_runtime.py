@@ -33,7 +33,9 @@ from cpg_trio.serving import StartError, serve
 
 from ._backoff import LONGEST_S, backoff
 from ._config import PluginConfig
-from ._session import CALL_TIMEOUT_S, Session, handshake
+from ._handshake import CALL_TIMEOUT_S
+from ._session import Session, handshake
+from ._sockets import own_socket
 from .control import Control, PluginInfo
 from .dependency import Dependency
 from .discovery import follow
@@ -93,6 +95,7 @@ class Runtime:
         self._adopted: Cell[Session | None] = Cell(None)
         self._adopting: Pool | None = None
         self._registrations: list[str] = []
+        self._socket = ""  # its name in the directory that is shared with the host
         self._health = Cell(self._report())
         self._stop = trio.Event()
         self._grace_s = config.grace_s
@@ -130,12 +133,20 @@ class Runtime:
         unbounded = attrs.evolve(self._config.serve, grace_s=math.inf)
         await serve(
             self._application(),
-            bind=self._config.bind,
+            bind=self._binds(),
             config=unbounded,
             stop=drain,
             task_status=task_status,
         )
         everything.cancel()
+
+    def _binds(self) -> Sequence[str]:
+        folder, bind = self._config.socket_dir, self._config.bind
+        binds = [bind] if isinstance(bind, str) else list(bind)
+        if folder is None:
+            return binds
+        self._socket = own_socket(self._declared.self_id, self._config.hostname, binds)
+        return [*binds, f"unix:{folder / self._socket}"]
 
     async def _hurry(self, stop: trio.Event, everything: trio.CancelScope) -> None:
         """Whoever runs the plugin may cut the grace short that the host has given."""
@@ -250,9 +261,10 @@ class Runtime:
             return await self._wait_adopted(pool)
         session = await self._persist(
             f"reach the host at {host_url}",
-            lambda: handshake(host_url, pool, declared.self_id, declared.version),
+            lambda: handshake(host_url, pool, declared.self_id, declared.version, self._config.socket_dir),
         )
-        _log.info("%s is %s on %s", declared.self_id, session.runtime_id, host_url)
+        through = f" through unix:{session.socket_path}" if session.socket_path else ""
+        _log.info("%s is %s on %s%s", declared.self_id, session.runtime_id, host_url, through)
         return session
 
     async def _wait_adopted(self, pool: Pool) -> Session:
@@ -266,12 +278,15 @@ class Runtime:
 
     async def _register(self, session: Session, base_url: str) -> bool:
         """Register all that is provided; return False if the host does not know the identity any more."""
+        metadata = {wire.BASE_URL_KEY: base_url}
+        if session.socket_path:  # so the host can find ours, too
+            metadata[wire.SOCKET_KEY] = self._socket
         for provided in self._declared.provided.values():
             request = pb.RegisterServiceRequest(
                 service_type=provided.service_type,
                 version=provided.version,
                 endpoint_path=provided.path,
-                metadata={wire.BASE_URL_KEY: base_url},
+                metadata=metadata,
             )
             call = partial(self._register_one, session, request)
             try:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import attrs
 import trio
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
-    HandshakeServiceClient,
-    PluginLifecycleClient,
-    ServiceRegistryClient,
-)
-from cpg_trio._version import __version__
-from cpg_trio.http1 import Pool
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleClient, ServiceRegistryClient
+from cpg_trio.http1 import Pool, Way
 from cpg_trio.rpc import ClientConfig, PoolExchange, UnaryExchange
+
+from ._handshake import shake_hands
+from ._sockets import host_socket
 
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
-CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
 
 
 @attrs.frozen
@@ -35,6 +32,8 @@ class Session:
     """Seconds between the health reports that the host asks for."""
     lease_s: float = DEFAULT_LEASE_S
     """Seconds after a health report for which the host believes that the plugin is there."""
+    socket_path: str = ""
+    """The host's Unix socket, by which it is called before all; empty if there is none for this plugin."""
     void: trio.Event = attrs.field(factory=trio.Event, repr=False, eq=False)
     """Set by whoever learns that the host does not know the identity any more."""
 
@@ -47,9 +46,14 @@ class Session:
         }
 
     @cached_property
+    def way(self) -> Way:
+        """How to connect to the host."""
+        return Way(socket_path=self.socket_path)
+
+    @cached_property
     def exchange(self) -> UnaryExchange:
         """The way to the host, for every call in this session. One that its URL does not tell goes here."""
-        return PoolExchange(self.pool)
+        return PoolExchange(self.pool, self.way)
 
     @cached_property
     def registry(self) -> ServiceRegistryClient:
@@ -62,20 +66,14 @@ class Session:
         return PluginLifecycleClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
 
-async def handshake(host_url: str, pool: Pool, self_id: str, version: str) -> Session:
-    """Ask a host for an identity. Raises: ConnectError."""
-    response = await HandshakeServiceClient(host_url, pool).handshake(
-        pb.HandshakeRequest(
-            core_protocol_version=wire.CORE_VERSION,
-            app_protocol_version=wire.APP_VERSION,
-            magic_cookie_key=wire.COOKIE_KEY,
-            magic_cookie_value=wire.COOKIE_VALUE,
-            client_metadata={wire.CLIENT_VERSION_KEY: __version__},
-            self_id=self_id,
-            self_version=version,
-        ),
-        timeout_s=CALL_TIMEOUT_S,
-    )
+async def handshake(
+    host_url: str, pool: Pool, self_id: str, version: str, socket_dir: Path | None = None
+) -> Session:
+    """Ask a host for an identity, and how it is to be called. Raises: ConnectError.
+
+    `socket_dir` is where its socket would be.
+    """
+    response = await shake_hands(host_url, PoolExchange(pool), self_id, version)
     announced = response.server_metadata
     return Session(
         host_url,
@@ -84,6 +82,7 @@ async def handshake(host_url: str, pool: Pool, self_id: str, version: str) -> Se
         pool,
         heartbeat_s=_seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S),
         lease_s=_seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S),
+        socket_path=await host_socket(socket_dir, announced, host_url, pool),
     )
 
 

@@ -15,7 +15,9 @@ import wsproto
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import Origin, connect
+from cpg_trio.http1 import Origin, Way, connect
+
+_BY_URL = Way()
 
 
 class GarbledError(Exception):
@@ -24,16 +26,23 @@ class GarbledError(Exception):
 
 @asynccontextmanager
 async def open_websocket(
-    url: str, headers: Mapping[str, str], subprotocols: Sequence[str], *, timeout_s: float = 5.0
+    url: str,
+    headers: Mapping[str, str],
+    subprotocols: Sequence[str],
+    *,
+    way: Way = _BY_URL,
+    timeout_s: float = 5.0,
 ) -> AsyncIterator[WebSocketConnection]:
     """Open a websocket at an http or https URL, and close it without a goodbye when the block ends.
+
+    `way` says how to connect, where that is not as the URL says.
 
     Raises: http1.ConnectFailedError; trio_websocket.ConnectionRejected if the server answers with another
     status; GarbledError; trio.TooSlowError if it does not answer within `timeout_s`; ValueError for what is
     no such URL.
     """
     origin, path = Origin.parse(url)
-    async with await connect(origin, timeout_s=timeout_s) as stream, _reader_nursery() as nursery:
+    async with await connect(way.to(origin), timeout_s=timeout_s) as stream, _reader_nursery() as nursery:
         with trio.fail_after(timeout_s):
             socket = await wrap_client_stream(
                 nursery,

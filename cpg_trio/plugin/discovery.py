@@ -26,7 +26,8 @@ from cpg_trio.http1 import ConnectFailedError
 from cpg_trio.rpc import Code, ConnectError
 
 from ._backoff import backoff
-from ._session import CALL_TIMEOUT_S, Session
+from ._handshake import CALL_TIMEOUT_S
+from ._session import Session
 from ._websocket import GarbledError, open_websocket
 from .dependency import Dependency, Provider
 
@@ -92,6 +93,7 @@ class _Socket:
             session.host_url + wire.WATCH_PATH,
             session.headers,
             [wire.WATCH_PROTO],
+            way=session.way,
             timeout_s=min(CALL_TIMEOUT_S, session.heartbeat_s),
         )
         async with opening as socket, open_plain_nursery() as nursery:

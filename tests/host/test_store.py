@@ -26,8 +26,10 @@ from cpg_trio.host import BaseUrls, Host, HostConfig
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.registry import Registration, Registry
 from cpg_trio.host.services import Gate, RegistryService
+from cpg_trio.host.sockets import Sockets
 from cpg_trio.host.store import Saved, Undo, journaled
 from cpg_trio.host.watch import WatchHub
+from cpg_trio.http1 import Pool
 from cpg_trio.rpc import AsgiTransport, Code, ConnectError, application
 from cpg_trio.serving import StartError
 from cpg_trio.wire import token_digest
@@ -468,7 +470,10 @@ async def test_a_registration_that_is_gone_before_it_is_undone_stays_gone() -> N
         undo()
         raise ConnectError(Code.UNAVAILABLE, "")
 
-    service = RegistryService(Gate(identities), registry, WatchHub(registry), BaseUrls.ANY, fail_late)
+    no_sockets = Sockets(None, Pool())
+    service = RegistryService(
+        Gate(identities), registry, WatchHub(registry), BaseUrls.ANY, no_sockets, fail_late
+    )
     async with httpx.AsyncClient(
         transport=AsgiTransport(application([service])), base_url="http://host"
     ) as http:

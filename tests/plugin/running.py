@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -25,7 +26,7 @@ async def hosting(
 ) -> AsyncIterator[tuple[Host, str]]:
     host, stop = host or Host(config), trio.Event()
     async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(host.serve, stop, bind=bind))
+        url, *_ = await nursery.start(partial(host.serve, stop, bind=bind))
         try:
             yield host, url
         finally:
@@ -34,13 +35,21 @@ async def hosting(
 
 @asynccontextmanager
 async def plugged(
-    plugin: Plugin, host_url: str | None, *, stop: trio.Event | None = None, heartbeat_s: float | None = 5.0
+    plugin: Plugin,
+    host_url: str | None,
+    *,
+    stop: trio.Event | None = None,
+    heartbeat_s: float | None = 5.0,
+    hostname: str = "127.0.0.1",
+    socket_dir: Path | None = None,
 ) -> AsyncIterator[str]:
     """Run a plugin; yield its URL."""
     stop = trio.Event() if stop is None else stop
-    config = PluginConfig(host_url=host_url, hostname="127.0.0.1", heartbeat_s=heartbeat_s)
+    config = PluginConfig(
+        host_url=host_url, hostname=hostname, heartbeat_s=heartbeat_s, socket_dir=socket_dir
+    )
     async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(plugin.serve, stop, config=config))
+        url, *_ = await nursery.start(partial(plugin.serve, stop, config=config))
         try:
             yield url
         finally:

@@ -13,7 +13,7 @@ from cpg_trio._cell import Cell
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_response, send_text
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
-from cpg_trio.plugin._session import CALL_TIMEOUT_S
+from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

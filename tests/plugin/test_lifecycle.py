@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -373,9 +374,14 @@ def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, st
 
 
 def test_the_environment_says_where_a_plugin_runs() -> None:
-    environment = {"PORT": "9", "HOST_URL": "http://host:8080/", "HOSTNAME": "storage"}
+    environment = {
+        "PORT": "9",
+        "HOST_URL": "http://host:8080/",
+        "HOSTNAME": "storage",
+        "SOCKET_DIR": "/sockets",
+    }
     assert PluginConfig.from_environment(8081, environment) == PluginConfig(
-        bind="0.0.0.0:9", host_url="http://host:8080", hostname="storage"
+        bind="0.0.0.0:9", host_url="http://host:8080", hostname="storage", socket_dir=Path("/sockets")
     )
     assert PluginConfig.from_environment(8081, {}) == PluginConfig(bind="0.0.0.0:8081")
 

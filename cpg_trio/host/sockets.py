@@ -1,0 +1,97 @@
+"""Unix sockets, where a host and its plugins share a directory (`SOCKET_DIR`): which of them the host uses.
+
+A plugin says by which name its socket is found in that directory. The host connects to it only if
+
+- the registration came through the host's own socket, as only those can who share the directory;
+- it is a name, not a path, and what has that name is a socket, not a link: nothing leads out of the directory
+  (`connect_unix` sees to that at each connection);
+- who answers there says that it is that plugin, by the runtime id that the host has given it: another plugin
+  says another, and the host itself says none. The owner of the file would tell less, and so would the process
+  at its other end: the containers of a pod have one user, and do not see each other's processes.
+
+Everything else is left alone, with a line in the log, and called by TCP. So is a socket that cannot be
+connected to, each time that it is needed.
+
+What this does not do is part those who may write in the directory from each other: any of them can take a
+name over that another had. The directory is for those who trust each other as much.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
+from cpg_trio.http1 import Pool, Way
+from cpg_trio.rpc import ConnectError, PoolExchange
+
+_log = logging.getLogger("cpg_trio.host")
+
+_NAME = "host.sock"
+_ASK_S = 1.0  # which a plugin that registers has to say who it is
+
+
+class _RefusedError(Exception):
+    """A socket that the host does not use; the message says why."""
+
+
+class Sockets:
+    """The sockets of a host and its plugins. Without a directory there are none."""
+
+    def __init__(self, folder: Path | None, pool: Pool) -> None:
+        self._folder = folder
+        self._pool = pool
+        self._host_id = secrets.token_hex(8)
+
+    @property
+    def binds(self) -> Sequence[str]:
+        """What the host listens on."""
+        return [f"unix:{self._folder / _NAME}"] if self._folder else []
+
+    @property
+    def announced(self) -> Mapping[str, str]:
+        """What a handshake tells: the host's socket, and what is told at the socket of this host only."""
+        return {wire.SOCKET_KEY: _NAME, wire.HOST_ID_KEY: self._host_id} if self._folder else {}
+
+    async def accept(self, runtime_id: str, metadata: Mapping[str, str], client: str | None) -> str:
+        """Return the path of the socket that a registration names, if the host is to use it.
+
+        `client` is the address that the registration came from, None through the host's socket. Empty, and a
+        line in the log, if it is not; empty if there is none.
+        """
+        name = metadata.get(wire.SOCKET_KEY, "")
+        if not name:
+            return ""
+        try:
+            path = self._path(name, client)
+            await self._ask(path, runtime_id, metadata.get(wire.BASE_URL_KEY, ""))
+        except _RefusedError as why:
+            _log.warning("%s is called by TCP, not at its socket %.128r: %s", runtime_id, name, why)
+            return ""
+        return path
+
+    def _path(self, name: str, client: str | None) -> str:
+        if self._folder is None:
+            raise _RefusedError("this host has no SOCKET_DIR")
+        if client is not None:
+            raise _RefusedError("the registration did not come through the host's own socket")
+        try:
+            wire.validate_socket(name)
+        except wire.InvalidError as error:
+            raise _RefusedError(str(error)) from error
+        return str(self._folder / name)
+
+    async def _ask(self, path: str, runtime_id: str, base_url: str) -> None:
+        """Ask who answers at a socket, and there alone."""
+        exchange = PoolExchange(self._pool, Way(socket_path=path, tcp_too=False))
+        client = PluginIdentityClient(base_url, exchange)
+        try:
+            said = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
+        except ConnectError as error:
+            raise _RefusedError(error.message) from error
+        if said.metadata.get(wire.RUNTIME_ID_KEY) != runtime_id:
+            raise _RefusedError("who answers there does not say that it is this plugin")
