@@ -101,6 +101,10 @@ seccompProfile:
   env:
     - name: PORT
       value: {{ .port | quote }}
+    {{- if $values.unixSockets }}
+    - name: SOCKET_DIR
+      value: /sockets
+    {{- end }}
     {{- with .env }}
     {{- . | nindent 4 }}
     {{- end }}
@@ -127,9 +131,15 @@ seccompProfile:
     {{- toYaml (index $values.resources .name) | nindent 4 }}
   securityContext:
     {{- include "shortener.containerSecurity" . | nindent 4 }}
-  {{- with .mounts }}
+  {{- if or .mounts $values.unixSockets }}
   volumeMounts:
+    {{- with .mounts }}
     {{- . | nindent 4 }}
+    {{- end }}
+    {{- if $values.unixSockets }}
+    - name: sockets
+      mountPath: /sockets
+    {{- end }}
   {{- end }}
 {{- end -}}
 

@@ -222,7 +222,21 @@ def test_pods_roll_where_they_share_a_database_and_replace_each_other_where_they
             "type": "RollingUpdate",
             "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
         }
-        assert [volume["name"] for volume in pod_of(values)["volumes"]] == ["state"]
+        assert [volume["name"] for volume in pod_of(values)["volumes"]] == ["state", "sockets"]
+
+
+@each_version
+@each_file
+def test_the_four_share_a_directory_for_their_sockets_unless_they_are_not_to(
+    values: str, version: str
+) -> None:
+    pod = pod_of(values, version)
+    shared = [volume for volume in pod["volumes"] if volume["name"] == "sockets"]
+    assert shared == ([] if values == "all-off" else [{"name": "sockets", "emptyDir": {"sizeLimit": "1Mi"}}])
+    for item in containers_of(pod).values():
+        told = [entry["value"] for entry in item["env"] if entry["name"] == "SOCKET_DIR"]
+        mounts = [mount["mountPath"] for mount in item.get("volumeMounts", []) if mount["name"] == "sockets"]
+        assert told == mounts == (["/sockets"] if shared else [])
 
 
 def test_sqlite_is_on_a_volume_that_lasts_if_that_is_asked_for() -> None:
