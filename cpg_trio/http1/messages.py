@@ -31,7 +31,7 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 # cut off and others take for a part of the path.
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [\x21\x22\x24-\x7e]+ HTTP/1\.[01]\r\n")
 _LINE_TO_ENCODE = re.compile(rb"([A-Z-]+ )([\x21\x22\x24-\x7e\x80-\xff]+)( HTTP/1\.[01]\r\n)")
-_OTHER_VERSION = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
+_OTHER_VERSION = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/(?!1\.[01])[0-9]\.[0-9]\r\n")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 # RFC 3986, 3.2, without the user, and without the comma, which stands between two headers that were joined.

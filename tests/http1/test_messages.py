@@ -248,6 +248,7 @@ def test_what_can_never_become_a_response_is_refused_at_once(data: bytes) -> Non
     (b"GET / HTTP/2.0\r\n\r\n", 505),
     (b"GET / HTTP/0.9\r\n\r\n", 505),
     (b"GET / HTTP/1.1\r\n\r\n", 400),
+    (get(target=b"/a#b"), 400),
     (padded(MAX_HEAD_BYTES + 1), 431),
 ])  # fmt: skip
 def test_a_status_says_what_was_wrong(data: bytes, status: int) -> None:
