@@ -1,0 +1,112 @@
+"""Measure, and print what was found. `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import attrs
+import trio
+
+from . import router
+from .bench import Bench, Report
+from .load import LoadError
+from .peers import PEERS, Peer
+from .processes import raise_file_limit
+
+PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
+    "router": router.measure,
+    "large": router.measure_large,
+}
+_NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for; return the exit status."""
+    options = _parser().parse_args(words)
+    if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if shutil.which(name) is None]:
+        sys.stderr.write(f"not installed: {', '.join(lacking)}\n")
+        return 1
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        sys.stderr.write("two cores are needed: one for what is measured, and one for the load\n")
+        return 1
+    os.sched_setaffinity(0, cores[1:])
+    raise_file_limit()
+    with TemporaryDirectory(
+        dir="/var/tmp"
+    ) as folder:  # /tmp may be memory; a log and a database belong on a disk
+        bench = _bench(options, Path(folder), (cores[0], cores[1]))
+        try:
+            return trio.run(_run, bench, options)
+        except LoadError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+
+
+async def _run(bench: Bench, options: argparse.Namespace) -> int:
+    reports = []
+    for part in options.parts or PARTS:
+        report = await PARTS[part](bench)
+        print(f"\n## {report.name}\n\n{report.tables}", flush=True)
+        reports.append(report)
+    if options.json:
+        found = {report.name: attrs.asdict(report)["figures"] for report in reports}
+        options.json.write_text(json.dumps(found, indent=2))
+    return 0
+
+
+def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) -> Bench:
+    return Bench(
+        folder=folder,
+        cores=cores,
+        peers=_installed(options.peers),
+        rounds=options.rounds or (1 if options.quick else 7),
+        seconds=options.seconds,
+        connections=options.connections,
+        idle_connections=1_000 if options.quick else 10_000,
+        idle_s=2 if options.quick else 10,
+        watchers=100 if options.quick else 1_000,
+        changes=500 if options.quick else 10_000,
+    )
+
+
+def _installed(names: Sequence[str]) -> list[Peer]:
+    peers = [PEERS[name] for name in names]
+    for peer in peers:
+        if not peer.installed:
+            print(f"{peer.title}: not installed, and left out ({peer.package})", flush=True)
+    return [peer for peer in peers if peer.installed]
+
+
+def _list(kind: Callable[[str], object], known: Sequence[str] = ()) -> Callable[[str], list[object]]:
+    def parse(text: str) -> list[object]:
+        words = [word.strip() for word in text.split(",")]
+        if unknown := [word for word in words if known and word not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(known)}")
+        return [kind(word) for word in words]
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("parts", nargs="*", choices=[[], *PARTS], help="what to measure (default: everything)")
+    add("--peers", type=_list(str, list(PEERS)), default=list(PEERS), help="of " + ",".join(PEERS))
+    add("--connections", type=_list(int), default=[1, 8, 16, 64], help="for the router (default: 1,8,16,64)")
+    add("--rounds", type=int, help="in which all take turns (default: 7)")
+    add("--seconds", type=int, default=1, help="of each run of a load (default: 1)")
+    add("--quick", action="store_true", help="one round of everything: shows that it works, measures little")
+    add("--json", type=Path, help="where to write the figures")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
