@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import attrs
 import trio
 
-from . import router
+from . import latency, memory, router
 from .bench import Bench, Report
 from .load import LoadError
 from .peers import PEERS, Peer
@@ -23,6 +23,8 @@ from .processes import raise_file_limit
 PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "router": router.measure,
     "large": router.measure_large,
+    "latency": latency.measure,
+    "memory": memory.measure,
 }
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
 

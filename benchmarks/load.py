@@ -98,9 +98,10 @@ class Steady:
 
     p50_us: float
     p99_us: float
-    max_us: float
     late_p99_us: float
-    """How late the load itself sent, for the 99th of 100 requests."""
+    """When the 99th of 100 requests was sent. Later for want of a free connection, or the load is slow itself."""
+    rate: float
+    """Answers a second."""
 
 
 async def steady(call: Call, rate: int, seconds: float, core: int) -> Steady:

@@ -6,12 +6,13 @@ Ends what it has started, by its process id, and nothing else. Reads /proc; Linu
 from __future__ import annotations
 
 import os
+import random
 import re
 import resource
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +26,13 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on, and that the kernel gives to no connection meanwhile."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(min(10_000, first_given // 2), first_given)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def pinned(command: Sequence[str], cores: Iterable[int]) -> list[str]:
@@ -84,7 +88,7 @@ async def _wait_listening(running: trio.Process, port: int, log: Path) -> None:
 def _ended(running: trio.Process, log: Path) -> RuntimeError:
     how = "does not listen" if running.returncode is None else f"ended with status {running.returncode}"
     said = log.read_text(errors="replace").splitlines()[-20:]
-    return RuntimeError("\n".join([f"{' '.join(running.args)} {how}; it said:", *said]))
+    return RuntimeError("\n".join([f"{running.args} {how}; it said:", *said]))
 
 
 def memory_bytes(pid: int) -> int:
