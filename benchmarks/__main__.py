@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import attrs
 import trio
 
-from . import latency, memory, router
+from . import discovery, latency, memory, router, shortener, watchers
 from .bench import Bench, Report
 from .load import LoadError
 from .peers import PEERS, Peer
@@ -25,6 +25,9 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "large": router.measure_large,
     "latency": latency.measure,
     "memory": memory.measure,
+    "shortener": shortener.measure,
+    "discovery": discovery.measure,
+    "watchers": watchers.measure,
 }
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
 
@@ -40,6 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write("two cores are needed: one for what is measured, and one for the load\n")
         return 1
     os.sched_setaffinity(0, cores[1:])
+    os.environ.pop("HTTP_SERVER", None)  # the peers decide on it
     raise_file_limit()
     with TemporaryDirectory(
         dir="/var/tmp"
@@ -69,13 +73,13 @@ def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) ->
         folder=folder,
         cores=cores,
         peers=_installed(options.peers),
-        rounds=options.rounds or (1 if options.quick else 7),
+        rounds=options.rounds or (1 if options.quick else 5),
         seconds=options.seconds,
         connections=options.connections,
         idle_connections=1_000 if options.quick else 10_000,
         idle_s=2 if options.quick else 10,
-        watchers=100 if options.quick else 1_000,
-        changes=500 if options.quick else 10_000,
+        watchers=options.watchers or (100 if options.quick else 1_000),
+        changes=options.changes or (500 if options.quick else 10_000),
     )
 
 
@@ -103,8 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     add("parts", nargs="*", choices=[[], *PARTS], help="what to measure (default: everything)")
     add("--peers", type=_list(str, list(PEERS)), default=list(PEERS), help="of " + ",".join(PEERS))
     add("--connections", type=_list(int), default=[1, 8, 16, 64], help="for the router (default: 1,8,16,64)")
-    add("--rounds", type=int, help="in which all take turns (default: 7)")
+    add("--rounds", type=int, help="in which all take turns (default: 5)")
     add("--seconds", type=int, default=1, help="of each run of a load (default: 1)")
+    add("--watchers", type=int, help="how many watch (default: 1000)")
+    add("--changes", type=int, help="that they hear of, while the host's memory is watched (default: 10000)")
     add("--quick", action="store_true", help="one round of everything: shows that it works, measures little")
     add("--json", type=Path, help="where to write the figures")
     return parser

@@ -43,13 +43,26 @@ class Bench:
     def load_core(self) -> int:
         return self.cores[1]
 
+    def subfolder(self, *names: str) -> Path:
+        """Return a folder of this name, which is there."""
+        folder = self.folder.joinpath(*names)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def hosts(self) -> list[Peer]:
+        """Those of the peers that are our host, in one way or another."""
+        return [peer for peer in self.peers if peer.env is not None]
+
     @asynccontextmanager
     async def proxies(self, *more: Peer) -> AsyncIterator[dict[Peer, Proxy]]:
         """Run the provider, and all proxies before it at once. Who has no load has nothing to do."""
         async with AsyncExitStack() as stack:
-            provider = await stack.enter_async_context(upstream(self.folder, self.load_core))
+            provider = await stack.enter_async_context(upstream(self.subfolder("provider"), self.load_core))
             yield {
-                peer: await stack.enter_async_context(started(peer, provider, self.folder, self.proxy_core))
+                peer: await stack.enter_async_context(
+                    started(peer, provider, self.subfolder(peer.name), self.proxy_core)
+                )
                 for peer in (*more, *self.peers)
             }
 

@@ -99,7 +99,7 @@ class Steady:
     p50_us: float
     p99_us: float
     late_p99_us: float
-    """When the 99th of 100 requests was sent. Later for want of a free connection, or the load is slow itself."""
+    """When 99 of 100 requests had been sent: late for want of a free connection, or as the load itself is."""
     rate: float
     """Answers a second."""
 

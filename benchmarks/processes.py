@@ -88,7 +88,7 @@ async def _wait_listening(running: trio.Process, port: int, log: Path) -> None:
 def _ended(running: trio.Process, log: Path) -> RuntimeError:
     how = "does not listen" if running.returncode is None else f"ended with status {running.returncode}"
     said = log.read_text(errors="replace").splitlines()[-20:]
-    return RuntimeError("\n".join([f"{running.args} {how}; it said:", *said]))
+    return RuntimeError("\n".join([f"{running.args!r} {how}; it said:", *said]))
 
 
 def memory_bytes(pid: int) -> int:

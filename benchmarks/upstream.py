@@ -53,8 +53,6 @@ http {{
 @asynccontextmanager
 async def upstream(folder: Path, core: int) -> AsyncIterator[int]:
     """Run the provider on a core; yield its port."""
-    folder = folder / "provider"
-    folder.mkdir(exist_ok=True)
     (folder / "small").write_bytes(SMALL)
     (folder / "large").write_bytes(LARGE)
     port = free_port()
