@@ -7,7 +7,8 @@ What stands on what:
     upstream   the provider behind every proxy
     peers      the proxies: our host, Envoy, nginx, HAProxy
     bench      what a run was asked for, and rounds in which all peers take turns
-    router, latency, memory, shortener, discovery, watchers
+    report     tables, and their places in the documentation
+    chart      bars
+    machine, router, latency, memory, shortener, discovery, watchers
                the parts, each of which measures one thing
-    report     tables, the chart, and their places in the documentation
 """

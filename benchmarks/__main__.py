@@ -6,21 +6,23 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import attrs
 import trio
 
-from . import discovery, latency, memory, router, shortener, watchers
+from . import discovery, latency, machine, memory, router, shortener, watchers
 from .bench import Bench, Report
 from .load import LoadError
 from .peers import PEERS, Peer
 from .processes import raise_file_limit
+from .report import place
 
 PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
+    "machine": machine.measure,
     "router": router.measure,
     "large": router.measure_large,
     "latency": latency.measure,
@@ -29,6 +31,10 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "discovery": discovery.measure,
     "watchers": watchers.measure,
 }
+DOCS = Path(__file__).parents[1] / "docs"
+CHART = DOCS / "images" / "router.svg"
+_OF_HOSTS = {"shortener", "discovery"}
+"""The parts that measure our host alone, in its two ways."""
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
 
 
@@ -44,6 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     os.sched_setaffinity(0, cores[1:])
     os.environ.pop("HTTP_SERVER", None)  # the peers decide on it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left behind
     raise_file_limit()
     with TemporaryDirectory(
         dir="/var/tmp"
@@ -54,18 +61,36 @@ def main(words: Sequence[str] | None = None) -> int:
         except LoadError as error:
             sys.stderr.write(f"{error}\n")
             return 1
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
 
 
 async def _run(bench: Bench, options: argparse.Namespace) -> int:
     reports = []
     for part in options.parts or PARTS:
+        if part in _OF_HOSTS and not bench.hosts:
+            print(f"\n## {part}\n\nnot measured: of the peers that were asked for, none is a host of ours")
+            continue
         report = await PARTS[part](bench)
         print(f"\n## {report.name}\n\n{report.tables}", flush=True)
         reports.append(report)
     if options.json:
-        found = {report.name: attrs.asdict(report)["figures"] for report in reports}
+        found = {report.name: report.figures for report in reports}
         options.json.write_text(json.dumps(found, indent=2))
+    if options.write:
+        _write(reports)
     return 0
+
+
+def _write(reports: Sequence[Report]) -> None:
+    """Put what was found where the documentation has places for it."""
+    documents = sorted(DOCS.rglob("*.md"))
+    for report in reports:
+        place(documents, report.name, report.tables)
+        if report.name == "router":
+            CHART.parent.mkdir(exist_ok=True)
+            CHART.write_text(router.drawn(report.figures))
+            place(documents, "chart", f"![Calls passed on a second]({CHART.relative_to(DOCS)})")
 
 
 def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) -> Bench:
@@ -75,9 +100,9 @@ def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) ->
         peers=_installed(options.peers),
         rounds=options.rounds or (1 if options.quick else 5),
         seconds=options.seconds,
-        connections=options.connections,
+        connections=options.connections or ([1, 16] if options.quick else [1, 8, 16, 64]),
         idle_connections=1_000 if options.quick else 10_000,
-        idle_s=2 if options.quick else 10,
+        idle_s=1 if options.quick else 10,
         watchers=options.watchers or (100 if options.quick else 1_000),
         changes=options.changes or (500 if options.quick else 10_000),
     )
@@ -106,12 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("parts", nargs="*", choices=[[], *PARTS], help="what to measure (default: everything)")
     add("--peers", type=_list(str, list(PEERS)), default=list(PEERS), help="of " + ",".join(PEERS))
-    add("--connections", type=_list(int), default=[1, 8, 16, 64], help="for the router (default: 1,8,16,64)")
+    add("--connections", type=_list(int), help="of the load on the router (default: 1,8,16,64)")
     add("--rounds", type=int, help="in which all take turns (default: 5)")
     add("--seconds", type=int, default=1, help="of each run of a load (default: 1)")
     add("--watchers", type=int, help="how many watch (default: 1000)")
     add("--changes", type=int, help="that they hear of, while the host's memory is watched (default: 10000)")
     add("--quick", action="store_true", help="one round of everything: shows that it works, measures little")
+    add("--write", action="store_true", help="put tables and chart into the documentation")
     add("--json", type=Path, help="where to write the figures")
     return parser
 

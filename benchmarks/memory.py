@@ -41,7 +41,7 @@ async def measure(bench: Bench) -> Report:
 
 async def _of(bench: Bench, proxy: Proxy) -> Memory:
     idle = memory_bytes(proxy.pid)
-    await wrk(proxy.call(), _CONNECTIONS, 2 * bench.seconds, [bench.load_core])
+    await wrk(proxy.call(), _CONNECTIONS, bench.rounds * bench.seconds, [bench.load_core])
     loaded = memory_bytes(proxy.pid)
     with ExitStack() as stack:
         await trio.to_thread.run_sync(_connect, stack, proxy.call(), bench.idle_connections)

@@ -88,7 +88,7 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        return _which(self.command) is not None
+        return which(self.command) is not None
 
     @classmethod
     def host(cls, name: str, title: str, env: Mapping[str, str]) -> Peer:
@@ -235,7 +235,7 @@ async def _haproxy(provider: int, folder: Path, core: int) -> AsyncIterator[Prox
     values = {**attrs.asdict(identity), "path": identity.path, "provider": provider, "port": port}
     config = folder / "haproxy.cfg"
     config.write_text(_HAPROXY % values)
-    command = [_which("haproxy") or "haproxy", "-db", "-f", str(config)]
+    command = [which("haproxy") or "haproxy", "-db", "-f", str(config)]
     async with server(command, port, cores=[core], log=folder / "calls.log") as pid:
         yield Proxy(port, pid, identity.path, identity.headers)
 
@@ -245,7 +245,7 @@ async def _envoy(provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]
     identity, port = _made_up(), free_port()
     config = folder / "envoy.json"
     config.write_text(json.dumps(_envoy_config(identity, port, provider, folder)))
-    command = [_which("envoy") or "envoy", "--concurrency", "1", "--disable-hot-restart"]
+    command = [which("envoy") or "envoy", "--concurrency", "1", "--disable-hot-restart"]
     command += ["--log-level", "warning", "--config-path", str(config)]
     async with server(command, port, cores=[core], log=folder / "log") as pid:
         yield Proxy(port, pid, identity.path, identity.headers)
@@ -306,7 +306,7 @@ def _envoy_address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _which(command: str) -> str | None:
+def which(command: str) -> str | None:
     """Return where a command is: beside this Python, or on PATH."""
     return shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
 

@@ -5,14 +5,15 @@ One proxy process on one core; wrk and the provider on the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
 
 from .bench import Bench, Report, median
+from .chart import Bar, chart
 from .load import Call, Load, expect, wrk
-from .peers import Peer, Proxy
+from .peers import PEERS, Peer, Proxy
 from .processes import cpu_seconds
 from .report import table, with_ratios
 from .upstream import LARGE, SMALL
@@ -59,7 +60,7 @@ async def measure(bench: Bench) -> Report:
 
 
 def _tables(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
-    heads = [f"{n} connection{'s' * (n > 1)}" for n in bench.connections]
+    heads = list(map(_connections, bench.connections))
     rates = [with_ratios(samples[n], lambda sample: sample.load.rate) for n in bench.connections]
     latencies = [{p: _p50_p99(of) for p, of in samples[n].items()} for n in bench.connections]
     costs = [{p: f"{median(of, _cpu):.0f}" for p, of in samples[n].items()} for n in bench.connections]
@@ -73,6 +74,26 @@ def _tables(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
             table("proxy", heads, _rows(bench.peers, costs)),
         ]
     )
+
+
+def drawn(figures: Mapping[str, Mapping[int, Mapping[str, float]]]) -> str:
+    """Return the chart of what `measure` has found."""
+    connections = next(iter(figures.values()))
+    panels = {
+        _connections(n): [
+            Bar(PEERS[name].title, of[n]["calls_per_s"], ours=PEERS[name].env is not None)
+            for name, of in figures.items()
+        ]
+        for n in connections
+    }
+    subtitle = (
+        "One process on one core; POST of 128 bytes; caller checked, path rewritten, every call logged."
+    )
+    return chart("Calls passed on a second", subtitle, panels)
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'s' * (number > 1)}"
 
 
 def _rows(peers: Sequence[Peer], columns: Sequence[dict[Peer, str]]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import math
 import re
 import select
 import socket
@@ -68,7 +69,7 @@ class Schedule:
 
     def __init__(self, request: bytes, rate: int, seconds: float, connections: list[Connection]) -> None:
         self._request = request
-        self._count = int(rate * seconds)
+        self._count = round(rate * seconds)
         self._interval = 1 / rate
         self._begin = time.perf_counter() + _START_S
         self._ended = self._begin
@@ -89,7 +90,7 @@ class Schedule:
                 self.took.append(now - connection.due)
                 self._busy.remove(connection)
                 self._idle.append(connection)
-        self._ended = time.perf_counter()
+            self._ended = now
 
     @property
     def answered_per_s(self) -> float:
@@ -134,9 +135,8 @@ def run(request: bytes, port: int, rate: int, seconds: float, connections: int =
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """Return the value that so many percent of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+    """Return the smallest value that so many percent of all do not exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def _main(port: int, rate: int, seconds: float) -> None:
