@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,11 +13,13 @@ from tempfile import TemporaryDirectory
 
 import trio
 
+from cpg_trio._nursery import open_plain_nursery
+
 from . import discovery, latency, machine, memory, router, shortener, watchers
 from .bench import Bench, Report
 from .load import LoadError
 from .peers import PEERS, Peer
-from .processes import raise_file_limit
+from .processes import installed, raise_file_limit
 from .report import place
 
 PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
 }
 DOCS = Path(__file__).parents[1] / "docs"
 CHART = DOCS / "images" / "router.svg"
+_ENDED = 130  # by a signal, as a shell would say it
 _OF_HOSTS = {"shortener", "discovery"}
 """The parts that measure our host alone, in its two ways."""
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
@@ -41,7 +43,7 @@ _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "a
 def main(words: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for; return the exit status."""
     options = _parser().parse_args(words)
-    if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if shutil.which(name) is None]:
+    if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if not installed(name)]:
         sys.stderr.write(f"not installed: {', '.join(lacking)}\n")
         return 1
     cores = sorted(os.sched_getaffinity(0))[:2]
@@ -50,7 +52,6 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     os.sched_setaffinity(0, cores[1:])
     os.environ.pop("HTTP_SERVER", None)  # the peers decide on it
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left behind
     raise_file_limit()
     with TemporaryDirectory(
         dir="/var/tmp"
@@ -61,25 +62,43 @@ def main(words: Sequence[str] | None = None) -> int:
         except LoadError as error:
             sys.stderr.write(f"{error}\n")
             return 1
-        except KeyboardInterrupt:
-            return 128 + signal.SIGINT
 
 
 async def _run(bench: Bench, options: argparse.Namespace) -> int:
+    """Measure until it is done, or a signal ends it, which leaves no process behind."""
+    status = _ENDED
+    async with open_plain_nursery() as nursery:
+        nursery.start_soon(_end_on_signals, nursery.cancel_scope)
+        _keep(await _measured(bench, options.parts or list(PARTS)), options)
+        status = 0
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _end_on_signals(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _measured(bench: Bench, parts: Sequence[str]) -> list[Report]:
     reports = []
-    for part in options.parts or PARTS:
+    for part in parts:
         if part in _OF_HOSTS and not bench.hosts:
             print(f"\n## {part}\n\nnot measured: of the peers that were asked for, none is a host of ours")
             continue
         report = await PARTS[part](bench)
         print(f"\n## {report.name}\n\n{report.tables}", flush=True)
         reports.append(report)
+    return reports
+
+
+def _keep(reports: Sequence[Report], options: argparse.Namespace) -> None:
     if options.json:
         found = {report.name: report.figures for report in reports}
         options.json.write_text(json.dumps(found, indent=2))
     if options.write:
         _write(reports)
-    return 0
 
 
 def _write(reports: Sequence[Report]) -> None:

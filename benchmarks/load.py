@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import trio
 
-from .processes import pinned
+from .processes import pinned, which
 
 SCRIPTS = Path(__file__).parent
 _MARK = "RESULT "
@@ -71,7 +71,7 @@ async def wrk(
 ) -> Load:
     """Repeat a call on some connections at once. Raises: LoadError."""
     headers = [part for name, value in call.headers.items() for part in ("-H", f"{name}: {value}")]
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *headers]
+    command = [which("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *headers]
     with NamedTemporaryFile() as body:  # too long for a command line, it may be
         body.write(call.body)
         body.flush()

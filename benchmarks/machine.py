@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from .bench import Bench, Report
-from .peers import PEERS, which
+from .processes import installed, which
 from .report import table
 
 _VERSIONS = {
@@ -60,10 +60,8 @@ def _file_system(folder: Path) -> str:
 
 
 def _version(name: str, words: list[str]) -> str:
-    program = which(name)
-    if program is None:
-        missing = PEERS[name].package if name in PEERS else ""
-        return f"not installed ({missing})"
-    done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+    if not installed(name):
+        return "not installed"
+    done = subprocess.run([which(name), *words], capture_output=True, text=True, check=False)
     found = _VERSION.search(done.stdout + done.stderr)
     return found[0] if found else "of an unknown version"

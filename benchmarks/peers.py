@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,7 +26,7 @@ from cpg_trio.plugin._session import Session, handshake
 
 from . import load
 from .load import Call
-from .processes import free_port, server
+from .processes import free_port, installed, server, which
 from .upstream import NGINX_FOLDERS, PATH, SMALL, nginx
 
 SERVICE_TYPE = "bench"
@@ -88,7 +87,7 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        return which(self.command) is not None
+        return installed(self.command)
 
     @classmethod
     def host(cls, name: str, title: str, env: Mapping[str, str]) -> Peer:
@@ -235,7 +234,7 @@ async def _haproxy(provider: int, folder: Path, core: int) -> AsyncIterator[Prox
     values = {**attrs.asdict(identity), "path": identity.path, "provider": provider, "port": port}
     config = folder / "haproxy.cfg"
     config.write_text(_HAPROXY % values)
-    command = [which("haproxy") or "haproxy", "-db", "-f", str(config)]
+    command = [which("haproxy"), "-db", "-f", str(config)]
     async with server(command, port, cores=[core], log=folder / "calls.log") as pid:
         yield Proxy(port, pid, identity.path, identity.headers)
 
@@ -245,7 +244,7 @@ async def _envoy(provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]
     identity, port = _made_up(), free_port()
     config = folder / "envoy.json"
     config.write_text(json.dumps(_envoy_config(identity, port, provider, folder)))
-    command = [which("envoy") or "envoy", "--concurrency", "1", "--disable-hot-restart"]
+    command = [which("envoy"), "--concurrency", "1", "--disable-hot-restart"]
     command += ["--log-level", "warning", "--config-path", str(config)]
     async with server(command, port, cores=[core], log=folder / "log") as pid:
         yield Proxy(port, pid, identity.path, identity.headers)
@@ -304,11 +303,6 @@ def _envoy_cluster(provider: int) -> dict[str, object]:
 
 def _envoy_address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def which(command: str) -> str | None:
-    """Return where a command is: beside this Python, or on PATH."""
-    return shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
 
 
 DIRECT = Peer("direct", "none", _direct, "nginx", "apt install nginx")

@@ -9,8 +9,10 @@ import os
 import random
 import re
 import resource
+import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -35,9 +37,25 @@ def free_port() -> int:
             return port
 
 
+def which(command: str) -> str:
+    """Return where a command is: beside this Python, on PATH, or where servers are. Itself if nowhere."""
+    places = [
+        str(Path(sys.executable).parent),
+        os.environ.get("PATH", os.defpath),
+        "/usr/local/sbin",
+        "/usr/sbin",
+    ]
+    return shutil.which(command, path=os.pathsep.join(places)) or command
+
+
+def installed(command: str) -> bool:
+    """Return whether there is such a command."""
+    return shutil.which(which(command)) is not None
+
+
 def pinned(command: Sequence[str], cores: Iterable[int]) -> list[str]:
     """Return a command that runs another one on these cores, in the same process."""
-    return ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+    return [which("taskset"), "--cpu-list", ",".join(map(str, cores)), *command]
 
 
 @asynccontextmanager

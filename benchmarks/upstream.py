@@ -6,12 +6,11 @@ It is fast enough to be no bottleneck, and the same for all. Three methods: `Sma
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from .processes import free_port, server
+from .processes import free_port, server, which
 
 PATH = "/bench.v1.BenchService/"
 SMALL = b"x" * 64
@@ -64,7 +63,7 @@ async def upstream(folder: Path, core: int) -> AsyncIterator[int]:
 def nginx(folder: Path) -> list[str]:
     """Return the command that runs nginx with the configuration in a folder."""
     return [
-        shutil.which("nginx") or "nginx",
+        which("nginx"),
         "-p",
         str(folder),
         "-c",
