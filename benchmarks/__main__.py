@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,6 +38,7 @@ CHART = DOCS / "images" / "router.svg"
 _ENDED = 130  # by a signal, as a shell would say it
 _OF_HOSTS = {"shortener", "discovery"}
 """The parts that measure our host alone, in its two ways."""
+_NOT_FROM_OUTSIDE = ("BASE_URLS", "DATABASE_URL", "HTTP_SERVER", "SELECTION", "STATE_PATH")
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
 
 
@@ -51,12 +53,12 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write("two cores are needed: one for what is measured, and one for the load\n")
         return 1
     os.sched_setaffinity(0, cores[1:])
-    os.environ.pop("HTTP_SERVER", None)  # the peers decide on it
+    for name in _NOT_FROM_OUTSIDE:
+        os.environ.pop(name, None)
     raise_file_limit()
-    with TemporaryDirectory(
-        dir="/var/tmp"
-    ) as folder:  # /tmp may be memory; a log and a database belong on a disk
-        bench = _bench(options, Path(folder), (cores[0], cores[1]))
+    # /tmp may be memory, and logs and a database belong on a disk.
+    with nullcontext(options.folder) if options.folder else TemporaryDirectory(dir="/var/tmp") as folder:
+        bench = _bench(options, Path(folder).resolve(), (cores[0], cores[1]))
         try:
             return trio.run(_run, bench, options)
         except LoadError as error:
@@ -123,7 +125,7 @@ def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) ->
         idle_connections=1_000 if options.quick else 10_000,
         idle_s=1 if options.quick else 10,
         watchers=options.watchers or (100 if options.quick else 1_000),
-        changes=options.changes or (500 if options.quick else 10_000),
+        changes=(500 if options.quick else 10_000) if options.changes is None else options.changes,
     )
 
 
@@ -135,28 +137,39 @@ def _installed(names: Sequence[str]) -> list[Peer]:
     return [peer for peer in peers if peer.installed]
 
 
-def _list(kind: Callable[[str], object], known: Sequence[str] = ()) -> Callable[[str], list[object]]:
-    def parse(text: str) -> list[object]:
-        words = [word.strip() for word in text.split(",")]
-        if unknown := [word for word in words if known and word not in known]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(known)}")
-        return [kind(word) for word in words]
+def _list(kind: Callable[[str], object]) -> Callable[[str], list[object]]:
+    return lambda text: [kind(word.strip()) for word in text.split(",")]
 
-    return parse
+
+def _one_of(known: Collection[str]) -> Callable[[str], str]:
+    def check(word: str) -> str:
+        if word not in known:
+            raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")
+        return word
+
+    return check
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("parts", nargs="*", choices=[[], *PARTS], help="what to measure (default: everything)")
-    add("--peers", type=_list(str, list(PEERS)), default=list(PEERS), help="of " + ",".join(PEERS))
-    add("--connections", type=_list(int), help="of the load on the router (default: 1,8,16,64)")
-    add("--rounds", type=int, help="in which all take turns (default: 5)")
-    add("--seconds", type=int, default=1, help="of each run of a load (default: 1)")
-    add("--watchers", type=int, help="how many watch (default: 1000)")
+    what = f"what to measure (default: everything): {', '.join(PARTS)}"
+    add("parts", nargs="*", metavar="PART", type=_one_of(PARTS), help=what)
+    add("--peers", type=_list(_one_of(PEERS)), default=list(PEERS), help=f"of {','.join(PEERS)}")
+    add("--connections", type=_list(_positive), help="of the load on the router (default: 1,8,16,64)")
+    add("--rounds", type=_positive, help="in which all take turns (default: 5)")
+    add("--seconds", type=_positive, default=1, help="of each run of a load (default: 1)")
+    add("--watchers", type=_positive, help="how many watch (default: 1000)")
     add("--changes", type=int, help="that they hear of, while the host's memory is watched (default: 10000)")
     add("--quick", action="store_true", help="one round of everything: shows that it works, measures little")
     add("--write", action="store_true", help="put tables and chart into the documentation")
+    add("--folder", type=Path, help="where to leave logs and databases (default: they are thrown away)")
     add("--json", type=Path, help="where to write the figures")
     return parser
 
