@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from cpg_trio.http1 import Origin
-from cpg_trio.serving import ServeConfig, StartError, port_from_environment
+from cpg_trio.serving import ServeConfig, StartError, config_from_environment, port_from_environment
 
 
 def _check_host_url(_: object, __: object, url: str | None) -> None:
@@ -36,7 +36,10 @@ class PluginConfig:
     def from_environment(
         cls, default_port: int, environment: Mapping[str, str] | None = None
     ) -> PluginConfig:
-        """Return what `PORT`, `HOST_URL` and `HOSTNAME` say. Raises: StartError for what makes no sense."""
+        """Return what `PORT`, `HOST_URL`, `HOSTNAME` and `HTTP_SERVER` say.
+
+        Raises: StartError for what makes no sense.
+        """
         environment = os.environ if environment is None else environment
         host_url, hostname = environment.get("HOST_URL", ""), environment.get("HOSTNAME") or "localhost"
         try:
@@ -45,6 +48,11 @@ class PluginConfig:
             raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
         bind = f"0.0.0.0:{port_from_environment(default_port, environment)}"
         try:
-            return cls(bind=bind, host_url=host_url.rstrip("/") or None, hostname=hostname)
+            return cls(
+                bind=bind,
+                host_url=host_url.rstrip("/") or None,
+                hostname=hostname,
+                serve=config_from_environment(environment),
+            )
         except ValueError as error:
             raise StartError(f"HOST_URL: {error}") from error
