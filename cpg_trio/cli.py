@@ -23,8 +23,8 @@ def _parser() -> argparse.ArgumentParser:
         " (default: 15); after as long again it is forgotten. STATE_PATH names the file in which it keeps"
         " who is registered, over a restart (default: none, and plugins register anew). SELECTION says which"
         " of several providers a caller gets, by service type, as in 'storage=round-robin,logger=random':"
-        " first (the default), round-robin, random or weighted. HTTP_SERVER=hypercorn has Hypercorn read and write"
-        " all HTTP, which is slower.",
+        " first (the default), round-robin, random or weighted. HTTP_SERVER=hypercorn has Hypercorn read"
+        " and write all HTTP, which is slower.",
     )
     probes = commands.add_parser(
         "check",
