@@ -105,7 +105,7 @@ def tests(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what the documentation has tables of. Arguments go to the benchmark."""
     _install(session, "bench")
-    session.run("python", "-m", "benchmarks.watchers", *session.posargs)
+    session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session

@@ -1,6 +1,6 @@
 """How soon the last of many watchers hears of a change, and what that costs the host.
 
-    python -m benchmarks.watchers [--watchers N] [--changes N]
+    python -m benchmarks watchers [--watchers N] [--changes N]
 
 A host runs as a process of its own. N websockets watch one service type, whose provider's health changes. For
 each change: the time from the provider's report until the last watcher has its frame. The peer, in the same
@@ -13,20 +13,14 @@ The watchers are bare sockets, so that what is measured is the server.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import os
-import re
-import resource
 import socket
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import attrs
 import trio
@@ -36,11 +30,15 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http1 import Pool
 from cpg_trio.plugin._session import Session, handshake
 
+from .bench import Bench, Report
+from .peers import host
+from .processes import free_port, memory_bytes, server
+from .report import table
+
 ROUNDS = 30
 REPORTERS = 50  # connections on which changes are made at once, for the memory
 SERVICE_TYPE = "watched"
 _BINARY, _PING, _PONG = 2, 9, 10  # opcodes: RFC 6455, section 5.2
-_URL = re.compile(rb"listening on http://[^:]+:(\d+)")
 
 PEER = """
 import asyncio, sys
@@ -58,40 +56,11 @@ async def handle(socket):
         await socket.wait_closed()
 
 async def main():
-    async with serve(handle, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
-        print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    async with serve(handle, "127.0.0.1", int(sys.argv[1]), compression=None, ping_interval=None):
         await asyncio.get_running_loop().create_future()
 
 asyncio.run(main())
 """
-
-
-@asynccontextmanager
-async def process(*command: str) -> AsyncIterator[tuple[int, int]]:
-    """Run a server; yield its port and its process id."""
-    async with trio.open_nursery() as nursery:
-        running = await nursery.start(
-            partial(
-                trio.run_process,
-                [sys.executable, *command],
-                stdout=subprocess.PIPE if "-c" in command else None,
-                stderr=subprocess.PIPE if "-c" not in command else None,
-                env={**os.environ, "PORT": "0", "LEASE_S": "600"},
-                check=False,
-            )
-        )
-        output = running.stdout or running.stderr
-        seen = b""
-        while (found := _URL.search(seen)) is None:
-            seen += await output.receive_some()
-        nursery.start_soon(_drain, output)
-        yield int(found[1]), running.pid
-        nursery.cancel_scope.cancel()
-
-
-async def _drain(stream: trio.abc.ReceiveStream) -> None:
-    async for _ in stream:
-        pass
 
 
 @attrs.define
@@ -187,16 +156,10 @@ async def report(provider: Session, *, degraded: bool) -> None:
     await provider.lifecycle.report_health(pb.ReportHealthRequest(state=state))
 
 
-def memory_bytes(pid: int) -> int:
-    """Return what a process holds in memory now."""
-    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert match
-    return int(match[1]) * 1024
-
-
-async def of_host(watchers: int, changes: int) -> tuple[list[float], list[int]]:
+async def of_host(bench: Bench, watchers: int, changes: int) -> tuple[list[float], list[int]]:
     """Return the seconds of each round, and the host's memory at each tenth of the changes."""
-    async with process("-m", "cpg_trio", "host") as (port, pid), Pool() as pool:
+    folder = bench.subfolder("watchers")
+    async with host(folder, [bench.proxy_core], {}) as (port, pid), Pool() as pool:
         provider = await register(f"http://127.0.0.1:{port}", pool)
         headers = {**provider.headers, "Sec-WebSocket-Protocol": wire.WATCH_PROTO}
         crowd = [await Watcher.open(port, wire.WATCH_PATH, headers) for _ in range(watchers)]
@@ -235,7 +198,7 @@ async def _memory_after(provider: Session, changes: int, pid: int) -> int:
     return memory_bytes(pid)
 
 
-async def of_peer(watchers: int) -> list[float]:
+async def of_peer(bench: Bench, watchers: int) -> list[float]:
     """Return the seconds of each round of the peer."""
     frame = pb.WatchUpdate(
         revision=1000,
@@ -251,7 +214,9 @@ async def of_peer(watchers: int) -> list[float]:
             )
         ],
     ).SerializeToString()
-    async with process("-c", PEER) as (port, _):
+    port, log = free_port(), bench.subfolder("websockets") / "log"
+    command = [sys.executable, "-c", PEER, str(port)]
+    async with server(command, port, cores=[bench.proxy_core], log=log):
         crowd = [await Watcher.open(port, "/", {}) for _ in range(watchers)]
         trigger = await Watcher.open(port, "/trigger", {})
         async with trio.open_nursery() as nursery:
@@ -264,34 +229,31 @@ async def of_peer(watchers: int) -> list[float]:
     return times
 
 
-async def main(watchers: int, changes: int) -> None:
-    """Run both and print the table."""
-    _raise_file_limit(watchers + 100)
-    ours, memory = await of_host(watchers, changes)
-    peers = await of_peer(watchers)
-    print(f"{watchers} watchers of one service type, {ROUNDS} changes, until the last has heard (ms)\n")
-    print("| server | median | worst |")
-    print("|---|---|---|")
-    print(f"| cpg_trio host, `/watch` | {1000 * statistics.median(ours):.0f} | {1000 * max(ours):.0f} |")
-    print(f"| websockets.broadcast | {1000 * statistics.median(peers):.0f} | {1000 * max(peers):.0f} |")
-    print(
-        f"| ratio | {statistics.median(ours) / statistics.median(peers):.1f} | {max(ours) / max(peers):.1f} |"
-    )
+async def measure(bench: Bench) -> Report:
+    """Measure both, the host on the first core, its watchers on the second."""
+    ours, memory = await of_host(bench, bench.watchers, bench.changes)
+    peers = await of_peer(bench, bench.watchers)
+    text = [
+        f"{bench.watchers:,} watchers of one service type, {ROUNDS} changes, until the last has heard",
+        _table(ours, peers),
+    ]
     if memory:
-        print(f"\nthe host's memory, MiB, before and after each tenth of {changes} further changes:")
-        print(" ".join(f"{value / 2**20:.1f}" for value in memory))
+        tenths = ", ".join(f"{value / 2**20:.1f}" for value in memory)
+        text.append(
+            f"The host's memory over {bench.changes:,} further changes, with one watcher more that does not"
+            f" read at all, at each tenth: {tenths} MiB."
+        )
+    figures = {"ours_s": ours, "websockets_s": peers, "memory_bytes": memory}
+    return Report("watchers", "\n\n".join(text), figures)
 
 
-def _raise_file_limit(files: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * files, hard), hard))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--watchers", type=int, default=1000)
-    parser.add_argument("--changes", type=int, default=10_000)
-    arguments = parser.parse_args()
-    trio.run(main, arguments.watchers, arguments.changes)
+def _table(ours: list[float], peers: list[float]) -> str:
+    median, worst = ([value(of) for of in (ours, peers)] for value in (statistics.median, max))
+    rows = [
+        [title, f"{1000 * usual:.0f} ms", f"{1000 * most:.0f} ms"]
+        for title, usual, most in zip(
+            ("host, `/watch`", "`websockets.broadcast`"), median, worst, strict=True
+        )
+    ]
+    rows.append(["ratio", f"{median[0] / median[1]:.1f}", f"{worst[0] / worst[1]:.1f}"])
+    return table("server", ["median", f"worst of {ROUNDS}"], rows)

@@ -24,7 +24,8 @@ def _parser() -> argparse.ArgumentParser:
         " who is registered, over a restart (default: none, and plugins register anew). SOCKET_DIR names a"
         " directory that it shares with plugins, for calls by Unix sockets in it (default: none, and calls go"
         " by TCP). SELECTION says which of several providers a caller gets, by service type, as in"
-        " 'storage=round-robin,logger=random': first (the default), round-robin, random or weighted.",
+        " 'storage=round-robin,logger=random': first (the default), round-robin, random or weighted."
+        " HTTP_SERVER=hypercorn has Hypercorn read and write all HTTP, which is slower.",
     )
     probes = commands.add_parser(
         "check",

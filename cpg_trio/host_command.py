@@ -10,7 +10,7 @@ import trio
 
 from . import wire
 from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig, LeaseConfig, Selection
-from .serving import StartError, port_from_environment
+from .serving import StartError, config_from_environment, port_from_environment
 
 
 async def host(stop: trio.Event) -> None:
@@ -31,6 +31,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         selection=_selection(environment),
         state_path=Path(state) if state else None,
         socket_dir=Path(sockets) if sockets else None,
+        serve=config_from_environment(environment),
     )
 
 

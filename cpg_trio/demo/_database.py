@@ -6,22 +6,24 @@ leaves this module: an error names the database and its host, and says why in wo
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import attrs
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from cpg_trio.serving import StartError
 
-from ._store import CodeTakenError, DatabaseAwayError
+from ._store import DatabaseAwayError
 
 _CURRENT = Path.cwd()
 _FORM = "postgresql://user:password@host:5432/database"
 _SCHEMES = {"postgres", "postgresql", "postgresql+psycopg"}
-_POSTGRESQL_CONNECTIONS = 5  # Python runs one thread at a time, and the rest of a call is waiting
+_CONNECTIONS = 3  # for who writes, who reads, and who looks whether it is there
 # What bounds a call to a database that does not answer; api waits for 5 s. A DATABASE_URL may say otherwise.
 _POSTGRESQL_OPTIONS = {
     "application_name": "cpg-storage-plugin",
@@ -66,67 +68,121 @@ _URLS = sa.Table(
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
-_INSERT = sa.text("INSERT INTO urls (code, url) VALUES (:code, :url) ON CONFLICT DO NOTHING")
-_SELECT = sa.select(_URLS.c.url).where(_URLS.c.code == sa.bindparam("code"))
+
+
+@attrs.frozen
+class _Sql:
+    """What is asked for many callers at once; the parameter is a JSON array.
+
+    One statement for all rows: each step of SQLite's driver is one more turn to wait for in a process whose
+    loop is busy, and to PostgreSQL each statement is a way through the network.
+    """
+
+    insert: str  # [[code, url], ...]
+    select: str  # [code, ...]
+
+
+_SQL = {
+    "sqlite": _Sql(
+        "INSERT INTO urls (code, url) SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')"
+        " FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
+        "SELECT code, url FROM urls WHERE code IN (SELECT value FROM json_each(?))",
+    ),
+    "postgresql": _Sql(
+        "INSERT INTO urls (code, url) SELECT pair ->> 0, pair ->> 1"
+        " FROM json_array_elements(CAST(%s AS json)) AS pair ON CONFLICT DO NOTHING",
+        "SELECT code, url FROM urls WHERE code IN (SELECT json_array_elements_text(CAST(%s AS json)))",
+    ),
+}
 
 
 class Database:
-    """Codes and the URLs behind them. Each method may be called from any thread, `connections` at a time."""
+    """Codes and the URLs behind them. Each method may be called from one thread at a time, the same or not.
 
-    def __init__(self, url: sa.URL, *, name: str, connections: int) -> None:
+    They work for many callers at once, and return a result for each.
+    """
+
+    def __init__(self, url: sa.URL, *, name: str) -> None:
         self.name = name
         """What it is called where people read of it."""
-        self.connections = connections
-        self._engine = _engine(url, connections)
+        self._engine = _engine(url)
+        self._driver = self._engine.dialect.loaded_dbapi
+        self._sql = _SQL[self._engine.dialect.name]
 
-    def prepare(self) -> None:
+    def prepare(self, askers: Sequence[None]) -> Sequence[None]:
         """See that it is there and of use: make the table, if it is not there. Raises: DatabaseAwayError."""
         try:
             with self._engine.begin() as connection:
                 connection.execute(sa.schema.CreateTable(_URLS, if_not_exists=True))
                 connection.execute(sa.select(_URLS).limit(0))  # it may be somebody else's
         except DBAPIError as error:
-            raise self._away(error) from None
+            raise self._away(error.orig) from None
+        return askers
 
-    def put(self, code: str, url: str) -> None:
-        """Keep a pair; it is committed when this returns. The same pair again changes nothing.
+    def put(self, pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
+        """Keep pairs of a code and a URL, in one transaction, which is committed when this returns.
 
-        Raises: CodeTakenError, and then nothing has changed; DatabaseAwayError, and then it may have.
+        Return for each whether it is kept: of a code that stands for another URL nothing has changed, the
+        other pairs are kept all the same. Raises: DatabaseAwayError, and then all may be kept, or none.
         """
-        with self._or_away(), self._engine.begin() as connection:
-            inserted = connection.execute(_INSERT, {"code": code, "url": url}).rowcount
-            taken = not inserted and connection.scalar(_SELECT, {"code": code}) != url
-        if taken:
-            raise CodeTakenError(code)
+        # Replicas that want the same codes wait for each other; in one order, so never in a ring.
+        in_order = sorted(pairs, key=lambda pair: pair[0])
+        with self._cursor() as cursor:
+            cursor.execute(self._sql.insert, (_json(in_order),))
+            if cursor.rowcount == len(pairs):
+                return [True] * len(pairs)
+            urls = self._urls(cursor, [code for code, _ in pairs])
+        return [urls[code] == url for code, url in pairs]
 
-    def get(self, code: str) -> str | None:
-        """Return the URL behind a code, or None. Raises: DatabaseAwayError."""
-        with self._or_away(), self._engine.connect() as connection:
-            return connection.scalar(_SELECT, {"code": code})
+    def get(self, codes: Sequence[str]) -> Sequence[str | None]:
+        """Return the URL behind each code, or None. Raises: DatabaseAwayError."""
+        with self._cursor() as cursor:
+            urls = self._urls(cursor, codes)
+        return [urls.get(code) for code in codes]
+
+    def _urls(self, cursor: DBAPICursor, codes: Sequence[str]) -> dict[str, str]:
+        cursor.execute(self._sql.select, (_json(codes),))
+        return dict(cursor.fetchall())
 
     def close(self) -> None:
         """Close the connections that nobody uses, and the others when they are given back."""
         self._engine.dispose()
 
     @contextmanager
-    def _or_away(self) -> Generator[None]:
+    def _cursor(self) -> Generator[DBAPICursor]:
+        """Yield a cursor whose transaction is committed at the end, on a connection of SQLAlchemy's pool.
+
+        It is the driver's own: what SQLAlchemy does around a statement takes half as long as a commit.
+        """
         try:
-            yield
-        except (IntegrityError, DataError):
-            raise  # it is there, and will not have this row: which no row of ours is
-        except DBAPIError as error:
+            connection = self._engine.raw_connection()
+            try:
+                yield connection.cursor()
+                connection.commit()
+            except self._driver.Error as error:
+                if not self._is_about_a_row(error):
+                    connection.invalidate()
+                raise
+            finally:
+                connection.close()
+        except self._driver.Error as error:
+            if self._is_about_a_row(error):
+                raise
             raise self._away(error) from None
 
-    def _away(self, error: DBAPIError) -> DatabaseAwayError:
-        said = str(error.orig)
+    def _is_about_a_row(self, error: Exception) -> bool:
+        """Whether the database is there, and will not have a row: which no row of ours is."""
+        return isinstance(error, (self._driver.IntegrityError, self._driver.DataError))
+
+    def _away(self, error: BaseException | None) -> DatabaseAwayError:
+        said = str(error)
         why = said if self._engine.dialect.name == "sqlite" else _in_our_words(said)
         return DatabaseAwayError(self.name, why)
 
 
 def sqlite(path: Path) -> Database:
-    """Return the database in a file. One thread at a time: SQLite has one writer."""
-    name = str(_CURRENT / path)
-    return Database(sa.URL.create("sqlite", database=str(path)), name=name, connections=1)
+    """Return the database in a file."""
+    return Database(sa.URL.create("sqlite", database=str(path)), name=str(_CURRENT / path))
 
 
 def postgresql(database_url: str) -> Database:
@@ -144,17 +200,21 @@ def postgresql(database_url: str) -> Database:
     return Database(
         url.set(drivername="postgresql+psycopg", query=options),
         name=f"{url.database} on {url.host}",
-        connections=_POSTGRESQL_CONNECTIONS,
     )
 
 
-def _engine(url: sa.URL, connections: int) -> sa.Engine:
+def _json(value: Sequence[object]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _engine(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=sa.QueuePool,
-        pool_size=connections,
+        pool_size=_CONNECTIONS,
         max_overflow=0,
-        pool_pre_ping=True,  # a connection that broke while nobody used it is no reason to fail a call
+        # A connection that broke while nobody used it is no reason to fail a call; that to a file does not.
+        pool_pre_ping=url.get_backend_name() != "sqlite",
         hide_parameters=True,
     )
     statements = _ON_CONNECT[engine.dialect.name]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
 from cpg_trio.serving import StartError
 
+from ._lane import Answer, Item, Lane
+
 if TYPE_CHECKING:
     from ._database import Database
 
-_T = TypeVar("_T")
 _log = logging.getLogger("cpg_trio.demo.storage")
 
 _CHECK_S = 5.0  # between looks at a database that is there
@@ -34,38 +34,53 @@ class DatabaseAwayError(Exception):
     """The database cannot be reached, or does not do what it is told; says which, and why."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"the database {name} is away: {why}")
+        super().__init__(name, why)
+        self.name = name
         self.why = why
+
+    def __str__(self) -> str:
+        return f"the database {self.name} is away: {self.why}"
 
 
 class Store:
     """Codes and the URLs behind them.
 
-    Each call runs in a thread, which takes a connection and gives it back by itself. So a call that is
-    cancelled is left behind and harms nobody: the thread goes on to its end, which the database's own time
-    limits bound, and counts among the threads that there may be until then. Whether it has written, nobody
-    has been told.
+    One thread writes, one reads, one looks after the database; each takes a connection for what it does and
+    gives it back. What has come while the last transaction was being committed goes into the next one, so
+    that the disk, or the server, is waited for once for all of them; each call is answered for itself, and
+    after its own commit. Reads wait for no write. They are not made on the loop's own thread, though from the
+    page cache that would take a fifth of the time: what is not in the cache takes as long as the disk does,
+    which on a network's volume may be minutes, and the loop has heartbeats to send.
+
+    A call that is cancelled leaves at once and harms nobody. What it asked for is never begun, or goes on to
+    its end, which the database's own time limits bound. Whether it has written, nobody has been told.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._threads = trio.CapacityLimiter(database.connections)
+        self._writer = Lane(database.put, name="store: writer", shared=DatabaseAwayError)
+        self._reader = Lane(database.get, name="store: reader", shared=DatabaseAwayError)
+        self._looker = Lane(database.prepare, name="store: looker", shared=DatabaseAwayError)
         self._suspected = trio.Event()
 
     async def put(self, code: str, url: str) -> None:
         """Keep a pair; it is committed when this returns. The same pair again changes nothing.
 
-        Raises: CodeTakenError, and then nothing has changed; DatabaseAwayError, and then it may have.
+        Raises: CodeTakenError, and then nothing has changed; DatabaseAwayError, and then it may have;
+        ValueError for NUL, which SQLite would take for the end of what it is in, and PostgreSQL refuses.
         """
-        await self._run(partial(self._database.put, code, url))
+        if "\0" in code or "\0" in url:
+            raise ValueError("code and url cannot contain NUL")
+        if not await self._do(self._writer, (code, url)):
+            raise CodeTakenError(code)
 
     async def get(self, code: str) -> str | None:
         """Return the URL behind a code, or None. Raises: DatabaseAwayError."""
-        return await self._run(partial(self._database.get, code))
+        return await self._do(self._reader, code)
 
     async def prepare(self) -> None:
         """See that the database is there and has the table. Raises: DatabaseAwayError."""
-        await self._run(self._database.prepare)
+        await self._do(self._looker, None)
 
     async def follow(self, tell: Callable[[str], None]) -> NoReturn:
         """Look after the database for ever; `tell` why it is away, an empty string once it is there."""
@@ -90,19 +105,22 @@ class Store:
             return str(error)
         return ""
 
-    async def _run(self, work: Callable[[], _T]) -> _T:
+    async def _do(self, lane: Lane[Item, Answer], item: Item) -> Answer:
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
+            return await lane.do(item)
         except DatabaseAwayError:
             self._suspected.set()
             raise
 
     async def close(self) -> None:
-        """Wait for the threads, not for ever, and close the connections."""
+        """Wait for what is under way, not for ever, and close the connections."""
+        lanes: tuple[Lane[Any, Any], ...] = (self._writer, self._reader, self._looker)
+        for lane in lanes:
+            lane.close()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(_CLOSE_S):
-                for _ in range(self._database.connections):
-                    await self._threads.acquire_on_behalf_of(object())
+                for lane in lanes:
+                    await lane.wait_ended()
             await trio.to_thread.run_sync(self._database.close)
 
 

@@ -9,7 +9,7 @@ What stands on what:
     connection  a connection, seen from its client
     pool        the connections of a client
     patience    how long the other side may take
-    hangups     who has left
+    readiness   whose socket has something
     asgi_call   one call of an ASGI application
     server      a client's connection, seen from the server
     relay       from the one to the other, byte for byte
@@ -32,13 +32,13 @@ from cpg_trio.http1.errors import ConnectionBrokenError as ConnectionBrokenError
 from cpg_trio.http1.errors import InvalidRequestError as InvalidRequestError
 from cpg_trio.http1.errors import ProtocolError as ProtocolError
 from cpg_trio.http1.errors import UpstreamError as UpstreamError
-from cpg_trio.http1.hangups import HANGUPS_AVAILABLE as HANGUPS_AVAILABLE
 from cpg_trio.http1.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
 from cpg_trio.http1.messages import IncomingRequest as IncomingRequest
 from cpg_trio.http1.messages import MalformedError as MalformedError
 from cpg_trio.http1.pool import Pool as Pool
 from cpg_trio.http1.pool import PoolStatistics as PoolStatistics
 from cpg_trio.http1.pool import connect as connect
+from cpg_trio.http1.readiness import READINESS_AVAILABLE as READINESS_AVAILABLE
 from cpg_trio.http1.relay import Failure as Failure
 from cpg_trio.http1.relay import Forward as Forward
 from cpg_trio.http1.relay import Gateway as Gateway

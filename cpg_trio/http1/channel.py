@@ -18,6 +18,8 @@ from contextlib import suppress
 
 import trio
 
+from .readiness import Readiness, Watcher
+
 #: Bytes. The most that is asked of the other side at a time, and so the most held of a body.
 RECEIVE_BYTES = 64 * 1024
 
@@ -63,7 +65,7 @@ class Channel(ABC):
 class SocketChannel(Channel):
     """A channel over a connected socket, which it owns."""
 
-    __slots__ = ("_drained", "_fd", "_full", "_news", "_sock")
+    __slots__ = ("_drained", "_fd", "_full", "_news", "_readiness", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003 - the name says it
@@ -73,6 +75,7 @@ class SocketChannel(Channel):
         self._full = False  # the last read took all that was asked for, so there may be more, without end
         self._news = select.poll()  # a third of the time that a look at the data takes
         self._news.register(self._fd, select.POLLIN)
+        self._readiness: Readiness | None = None
 
     @classmethod
     def of(cls, stream: trio.SocketStream) -> SocketChannel:
@@ -85,8 +88,32 @@ class SocketChannel(Channel):
         """The socket, for its options and addresses."""
         return self._sock
 
+    @property
+    def may_have_more(self) -> bool:
+        """Whether the last read took all that was asked for, so that nobody is told of what it left."""
+        return self._full
+
+    def watch(self, readiness: Readiness, watcher: Watcher) -> None:
+        """Have `watcher` called when something comes, or the other side ends, until `ignore`."""
+        if self._readiness is not readiness:
+            self._leave_readiness()
+            readiness.enter(self._fd)
+            self._readiness = readiness
+        readiness.watch(self._fd, watcher)
+
+    def ignore(self) -> None:
+        """Have nobody called. To watch again costs next to nothing."""
+        if self._readiness is not None:
+            self._readiness.ignore(self._fd)
+
+    def _leave_readiness(self) -> None:
+        if self._readiness is not None:
+            self._readiness.take_out(self._fd)
+            self._readiness = None
+
     def release(self) -> trio.SocketStream:
         """Give the socket up, as a stream of Trio's."""
+        self._leave_readiness()
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._sock))
 
     async def receive(self) -> bytes:
@@ -142,6 +169,7 @@ class SocketChannel(Channel):
     def close(self, *, reset: bool = False) -> None:
         if self._sock.fileno() < 0:
             return
+        self._leave_readiness()
         trio.lowlevel.notify_closing(self._fd)
         if reset:
             with suppress(OSError):

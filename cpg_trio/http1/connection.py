@@ -271,6 +271,12 @@ class Answer:
         """Whether the message has come to its end, nothing follows it, and the peer waits for a request."""
         return self.message.complete and self.message.keep_alive and not self._rest
 
+    @property
+    def whole(self) -> bool:
+        """Whether the final response is there to its end, and as it should be."""
+        message = self.message
+        return message.complete and message.status >= 200 and self._error is None  # noqa: PLR2004
+
     async def status(self) -> int:
         """Return the status of the message, when its head is there."""
         while not self.message.has_head:
@@ -306,6 +312,7 @@ class Answer:
             return
         with suppress(*_BROKEN):
             if data := self._channel.receive_nowait():
+                self.begun = True
                 self._feed(data)
 
     def _feed(self, data: bytes) -> None:

@@ -31,7 +31,7 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 # cut off and others take for a part of the path.
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [\x21\x22\x24-\x7e]+ HTTP/1\.[01]\r\n")
 _LINE_TO_ENCODE = re.compile(rb"([A-Z-]+ )([\x21\x22\x24-\x7e\x80-\xff]+)( HTTP/1\.[01]\r\n)")
-_OTHER_VERSION = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
+_OTHER_VERSION = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/(?!1\.[01])[0-9]\.[0-9]\r\n")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 # RFC 3986, 3.2, without the user, and without the comma, which stands between two headers that were joined.
@@ -42,8 +42,8 @@ _AUTHORITY_TARGET = re.compile(rb"([^/?]+:[0-9]+)")
 _VITAL = frozenset({b"content-length", b"host", b"transfer-encoding"})
 _NAMES_VITAL = re.compile(rb"(?i)(?:^|,)[ \t]*(?:content-length|host|transfer-encoding)[ \t]*(?:,|$)")
 _NAMES_CLOSE = re.compile(rb"(?i)(?:^|,)[ \t]*close[ \t]*(?:,|$)")
-# Of the names looked at: `te`, `host`, `expect`, `connection`, `content-length` and `transfer-encoding`.
-_LENGTHS_OF_NAMES = frozenset({2, 4, 6, 10, 14, 17})
+# Of the names looked at: te, host, expect, upgrade, connection, content-length and transfer-encoding.
+_LENGTHS_OF_NAMES = frozenset({2, 4, 6, 7, 10, 14, 17})
 # Any number that everybody holds who reads it: less than 2 to the 63rd.
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # Nobody reads an extension; it only matters where it ends. `_BEGUN`: what can still become such a line.
@@ -342,9 +342,9 @@ class IncomingRequest(Incoming):
 
     method = b""
     target = b""
-    wants_upgrade = False
-    """Whether it asks for another protocol, or for a tunnel. With a body it does not: who sends one wants it
-    read, and the wish may be ignored (RFC 9110, 7.8)."""
+    wants_websocket = False
+    """Whether it asks for a WebSocket. What else it may ask for is ignored (RFC 9110, 7.8), and so is that
+    of a request with a body."""
     expects_continue = False
     """Whether its sender waits for word to send the body."""
     accepts_trailers = False
@@ -353,6 +353,8 @@ class IncomingRequest(Incoming):
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
     _host: bytes | None = None
     _hosts = 0
+    _upgrade = b""
+    _wants_upgrade = False
 
     def on_url(self, target: bytes) -> None:
         self.target += target
@@ -361,7 +363,7 @@ class IncomingRequest(Incoming):
         super().on_headers_complete()
         assert isinstance(self._parser, httptools.HttpRequestParser)  # noqa: S101 - for the type checker
         self.method = self._parser.get_method()
-        self.wants_upgrade = self._parser.should_upgrade()
+        self._wants_upgrade = self._parser.should_upgrade()
 
     def _note(self, name: bytes, value: bytes) -> None:
         if name == b"host":
@@ -369,6 +371,8 @@ class IncomingRequest(Incoming):
             self._hosts += 1
         elif name == b"te":
             self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
+        elif name == b"upgrade":
+            self._upgrade = value.lower()
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         else:
@@ -400,7 +404,8 @@ class IncomingRequest(Incoming):
             self.complete = True
         elif self.method == b"CONNECT":
             raise MalformedError("a request for a tunnel has no body")
-        self.wants_upgrade = self.wants_upgrade and self.complete
+        upgrades = self._wants_upgrade and self.complete and self.method == b"GET"
+        self.wants_websocket = upgrades and self._upgrade == b"websocket"
 
     def _check_host(self) -> None:
         if self._hosts > 1 or (self._hosts == 0 and self.version == "1.1"):

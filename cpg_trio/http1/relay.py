@@ -8,8 +8,10 @@ either side that the other one understands.
       └────▶ taken ──▶ head and body in one write ──▶ response ──▶ kept      the usual call
                 └────▶ upload beside the download ──────┘   └────▶ broken    a failure after the head
 
-A small call costs no task, no scope and no queue: its body goes out with its head, its response comes back in
-one write. Only a body that is not there yet, or does not fit the provider's socket, has a task of its own.
+A small call costs no task, no scope and no queue. If it has come whole and there is a connection to its
+provider, it is begun on the spot (`start`), and its answer, if it comes whole, is passed back on the spot,
+while the task of the client's connection sleeps. Whatever else happens is handed over to that task, which
+goes on from there. Only a body that is not here yet, or does not fit the provider's socket, has its own task.
 
 A connection that was kept and proves dead before a byte came back is replaced once, if the request may be
 sent twice. There is no timeout but that of connecting: how long a call may take is its caller's to say.
@@ -17,6 +19,7 @@ sent twice. There is no timeout but that of connecting: how long a call may take
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -26,6 +29,7 @@ from cpg_trio.asgi import HeaderList
 
 from ._origin import Origin
 from ._request import IDEMPOTENT, LAST_CHUNK, chunk
+from .channel import SocketChannel
 from .connection import Answer, Connection
 from .errors import ConnectionBrokenError, ProtocolError, UpstreamError
 from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse, MalformedError
@@ -102,13 +106,27 @@ class Relay:
         """Whether a request for this target is the relay's."""
         return self._gateway.claims(target)
 
-    async def __call__(self, client: ServerConnection, request: IncomingRequest) -> None:
+    def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
+        """Begin to relay a request that has come whole."""
+        try:
+            forward = self._gateway.admit(request)
+        except RefusedError as refused:
+            client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
+            return
+        call = RelayCall(client, request, forward, self._pool)
+        kept = self._pool.take(forward.origin)
+        if kept is not None and isinstance(kept.channel, SocketChannel):
+            call.start(kept, kept.channel)
+        else:
+            client.hand_over(partial(call.run, kept))
+
+    async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Relay a request whose head has been read."""
         try:
             forward = self._gateway.admit(request)
         except RefusedError as refused:
             client.last = client.last or not request.complete
-            await client.reply(refused.status, refused.text, refused.fields)
+            await client.write(client.plain(refused.status, refused.text, refused.fields))
             return
         await RelayCall(client, request, forward, self._pool).run()
 
@@ -140,28 +158,77 @@ class RelayCall:
         if self._provider is not None:
             self._provider.channel.shut_down()
 
-    async def run(self) -> None:
-        """Relay the call."""
+    # At once
+
+    def start(self, kept: Connection, channel: SocketChannel) -> None:
+        """Send the request without waiting, and have the answer passed back when it comes."""
+        client = self._client
+        self._begin()
+        client.in_hand = self
+        unsent = self._send(kept)
+        if unsent:
+            client.hand_over(partial(self._go_on, unsent))
+        else:
+            channel.watch(client.service.clocks.readiness, self._hear)
+
+    def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's face
+        answer, provider = self._answer, self._provider
+        assert answer is not None  # noqa: S101 - for the type checker
+        assert provider is not None  # noqa: S101 - the same
+        answer.read_nowait()
+        if not answer.whole:
+            _ignore(provider)
+            self._client.hand_over(self._go_on)
+            return
+        response = answer.message
+        self._outcome = str(response.status)
+        data = self._head_back(response) + self._framed_back(response)
+        self._give_back(provider, reusable=answer.another_may_follow)
+        self._forward.end(self._outcome)
+        self._client.answer_at_once(data)
+
+    def abandon(self) -> None:
+        """End the call with its client's connection."""
+        if self._provider is not None:
+            self._give_back(self._provider, reusable=False)
+        self._forward.end(self._outcome)
+
+    # In the task of the client's connection
+
+    async def run(self, kept: Connection | None = None) -> None:
+        """Relay the call, over a connection that was kept, if there is one."""
+        self._begin()
+        self._provider = kept or self._pool.take(self._forward.origin)
+        await self._finish(None)
+
+    async def _go_on(self, unsent: bytes = b"") -> None:
+        """Go on with what was begun at once."""
+        self._client.in_hand = None
+        await self._finish(unsent)
+
+    def _begin(self) -> None:
         self._client.cancel_when_lost()
         self._forward.begin(self)
+
+    async def _finish(self, unsent: bytes | None) -> None:
+        """Relay the call from where it is; nothing is sent yet if `unsent` is None."""
         try:
-            await self._relay()
+            await self._relay(unsent)
         except UpstreamError as error:
             await self._fail(error)
         finally:
             self._forward.end(self._outcome)
 
-    async def _relay(self) -> None:
-        origin = self._forward.origin
-        if (kept := self._pool.take(origin)) is not None:
+    async def _relay(self, unsent: bytes | None) -> None:
+        if self._provider is not None:
             try:
-                await self._exchange(kept)
+                await self._exchange(self._provider, unsent)
             except ConnectionBrokenError:
                 if not self._may_be_sent_again:
                     raise
             else:
                 return
-        await self._exchange(await self._pool.open(origin))
+        await self._exchange(await self._pool.open(self._forward.origin), None)
 
     @property
     def _may_be_sent_again(self) -> bool:
@@ -170,20 +237,25 @@ class RelayCall:
         answered = self._answer is not None and self._answer.begun
         return harmless and not (answered or self._cancelled)
 
-    async def _exchange(self, provider: Connection) -> None:
+    async def _exchange(self, provider: Connection, unsent: bytes | None) -> None:
         """Send the request and pass the response back, over a connection that is kept or closed then."""
-        self._provider = provider
-        self._answer = answer = Answer(
-            provider.channel, MAX_HEAD_BYTES, to_head=self._request.method == b"HEAD"
-        )
+        keep = False
         try:
             if self._cancelled:
                 raise ConnectionBrokenError("the provider is gone")
-            await self._send_and_answer(provider, answer)
-            provider.reusable = self._uploaded and answer.another_may_follow
+            if unsent is None:
+                unsent = self._send(provider)
+            assert self._answer is not None  # noqa: S101 - for the type checker
+            await self._answer_beside_upload(provider, self._answer, unsent)
+            keep = self._uploaded and self._answer.another_may_follow
         finally:
-            self._provider = None
-            self._pool.give_back(provider)
+            self._give_back(provider, reusable=keep)
+
+    def _give_back(self, provider: Connection, *, reusable: bool) -> None:
+        self._provider = None
+        _ignore(provider)
+        provider.reusable = reusable
+        self._pool.give_back(provider)
 
     async def _fail(self, error: UpstreamError) -> None:
         """Tell the caller of a failure; one that has a part of the response sees that it is not all."""
@@ -196,24 +268,30 @@ class RelayCall:
             client.last = client.broken = True
         else:
             client.last = client.last or not self._request.complete
-            await client.reply(failure.status, failure.text, failure.fields)
+            await client.write(client.plain(failure.status, failure.text, failure.fields))
 
     # The request
 
-    async def _send_and_answer(self, provider: Connection, answer: Answer) -> None:
+    def _send(self, provider: Connection) -> bytes:
+        """Send what goes without waiting; return what is left of what is here."""
         request = self._request
+        self._provider = provider
+        self._answer = Answer(provider.channel, MAX_HEAD_BYTES, to_head=request.method == b"HEAD")
         data = self._head() + self._framed(request.take())
         try:
             sent = provider.channel.send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             sent = len(data)  # the provider may have answered all the same: reading tells
-        if sent == len(data) and request.complete:
-            self._uploaded = True
+        self._uploaded = request.complete and sent == len(data)
+        return data[sent:]
+
+    async def _answer_beside_upload(self, provider: Connection, answer: Answer, unsent: bytes) -> None:
+        if self._uploaded:
             await self._pass_back(answer)
             return
         error: UpstreamError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._upload, provider, data[sent:])
+            nursery.start_soon(self._upload, provider, unsent)
             try:
                 await self._pass_back(answer)
             except UpstreamError as failed:
@@ -298,3 +376,9 @@ class RelayCall:
             return chunk(body)
         trailers = self._forward.lines_back(response.trailers) if self._request.accepts_trailers else b""
         return b"%b0\r\n%b\r\n" % (chunk(body), trailers)
+
+
+def _ignore(provider: Connection) -> None:
+    """Hear no more of what comes from a provider, other than by reading."""
+    if isinstance(provider.channel, SocketChannel):
+        provider.channel.ignore()

@@ -1,16 +1,19 @@
 """One client's connection, seen from its server: heads are read, calls made, and the next one follows.
 
 One task a connection, and no other: the application is called in it, and what it receives is read from the
-socket when it asks. A request that a relay claims becomes no call of the application; the relay is called
-instead, in the same task.
+socket when it asks. A request that a relay claims becomes no call of the application.
 
-    idle ──▶ head ──▶ call ──▶ idle      as long as both sides want another request
-      └────────┴───────┴─────▶ closing   an orderly end: what we said is read before we close
-               └───────┴─────▶ lost      the client has left, or is out of time; nothing is said any more
+    resting ──▶ head ──▶ call ──▶ resting    as long as both sides want another request
+       └─────────┴───────┴─────▶ closing     an orderly end: what we said is read before we close
+                 └───────┴─────▶ lost        the client has left, or is out of time; nothing is said any more
+
+While it rests, the connection's task sleeps, and `Readiness` calls when something comes. Most of what comes
+to a host is a small request that is here whole and is the relay's: that one is begun on the spot, and the
+task sleeps on. All else is handed over to the task, as is whatever cannot be done at once.
 
 What a client may leave unfinished has its time (`Limits`), kept by `Clocks` for all connections together.
-That a client leaves in the middle of a call is seen by `Hangups`, not by reading: the call is told, or
-cancelled if it has asked for that.
+That a client leaves in the middle of a call is seen by `Readiness` as well: the call is told, or cancelled if
+it has asked for that.
 
 What is not HTTP/1.1 is left to others: `run` returns, and `read_of_another_protocol` is what was read of it.
 """
@@ -18,8 +21,9 @@ What is not HTTP/1.1 is left to others: `run` returns, and `read_of_another_prot
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -31,9 +35,9 @@ from cpg_trio.asgi import App, HeaderList
 from .asgi_call import AsgiCall
 from .channel import SocketChannel
 from .fields import plain_response
-from .hangups import Hangups
 from .messages import MAX_HEAD_BYTES, IncomingRequest, MalformedError
 from .patience import Patience
+from .readiness import Readiness
 
 logger = logging.getLogger("cpg_trio.serving")  # the same that the rest of the serving side writes to
 
@@ -54,32 +58,49 @@ class Limits:
     max_head_bytes: int = MAX_HEAD_BYTES
 
 
+class Work(Protocol):
+    """What a connection's task is to do."""
+
+    def __call__(self) -> Awaitable[None]:
+        """Do it."""
+
+
+class CallInHand(Protocol):
+    """A call that goes on while the connection's task sleeps."""
+
+    def abandon(self) -> None:
+        """End it: the connection has ended."""
+
+
 class RequestTaker(Protocol):
     """Answers some requests in the application's stead, with the bytes of both connections in its hands."""
 
     def claims(self, target: bytes, /) -> bool:
         """Whether a request for this target is the relay's."""
 
+    def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
+        """Begin to answer a request that has come whole, without waiting: the rest may be handed over."""
+
     async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Answer a request whose head has been read."""
 
 
 class Clocks:
-    """What all connections of a server share: the time that each may take, and who has left."""
+    """What all connections of a server share: the time that each may take, and what comes from where."""
 
     def __init__(self, limits: Limits) -> None:
         self.idle = Patience(limits.idle_s)
         self.head = Patience(limits.head_s)
         self.body = Patience(limits.body_s)
         self.send = Patience(limits.send_s)
-        self.hangups: Hangups
+        self.readiness: Readiness
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the time within the block."""
-        with Hangups() as self.hangups:
+        with Readiness() as self.readiness:
             async with open_plain_nursery() as nursery:
-                for line in (self.idle, self.head, self.body, self.send, self.hangups):
+                for line in (self.idle, self.head, self.body, self.send, self.readiness):
                     nursery.start_soon(line.keep)
                 yield
                 nursery.cancel_scope.cancel()
@@ -157,9 +178,15 @@ class ServerConnection:
         """Whether the end is to be a reset, so that nobody takes what was sent for the whole."""
         self.read_of_another_protocol = b""
         """What had been read when that was seen not to be HTTP/1.1, or not for long; the channel is open."""
-        self._rest = b""  # what has been read and belongs to no message yet
+        self.in_hand: CallInHand | None = None
+        """A call that goes on while the task sleeps."""
         self._life = trio.CancelScope()
-        self._idle = True
+        self._asleep: trio.lowlevel.Task | None = None
+        self._work: Work | None = None  # for the task
+        self._resting = False  # nothing is in hand, and nothing has come
+        self._news = False  # something has come while it was not resting
+        self._request: IncomingRequest | None = None  # the one in hand
+        self._rest = b""  # what has been read and belongs to no message yet
         self._served = 0
         self._unread = False  # whether the client may be sending what nobody will read
         self._leaving: trio.Event | None = None
@@ -168,13 +195,16 @@ class ServerConnection:
     async def run(self) -> None:
         """Serve until the end, or until another protocol is seen."""
         clocks = self.service.clocks
-        with self._life, clocks.hangups.watched(self.channel.socket.fileno(), self.lose):
+        with self._life:
             try:
+                self.channel.watch(clocks.readiness, self._hear)
                 await self._serve()
                 await self._linger()
             except _AnotherProtocolError as other:
                 self.read_of_another_protocol = other.read
             finally:
+                if self.in_hand is not None:
+                    self.in_hand.abandon()
                 for line in (clocks.idle, clocks.head, clocks.body, clocks.send):
                     line.end(self)
                 if not self.read_of_another_protocol:
@@ -183,8 +213,8 @@ class ServerConnection:
     async def drain(self) -> None:
         """Take no other request. The one in hand is finished."""
         self.last = True
-        if self._idle:
-            self._life.cancel()
+        if self._resting:
+            self._wake()
 
     def abort(self) -> None:
         """End at once, whatever is in hand."""
@@ -197,6 +227,8 @@ class ServerConnection:
         self.last = True
         self.lose()
         self.channel.shut_down()
+        if self._resting:
+            self._wake()
 
     # What a call needs of its connection
 
@@ -272,6 +304,8 @@ class ServerConnection:
 
     def write_some(self, data: bytes) -> bytes:
         """Send what goes without waiting; return the rest, which is to go before all else."""
+        if self.lost:
+            return b""
         try:
             return data[self.channel.send_nowait(data) :]
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -279,57 +313,151 @@ class ServerConnection:
             self.lose()
             return b""
 
-    async def reply(self, status: int, text: str, fields: HeaderList) -> None:
-        """Answer in plain text."""
+    def plain(self, status: int, text: str, fields: HeaderList) -> bytes:
+        """Return a whole answer in plain text."""
         goodbye = [] if self.requests_follow else [_GOODBYE]
-        await self.write(plain_response(status, f"{text}\n", [*fields, *goodbye]))
+        return plain_response(status, f"{text}\n", [*fields, *goodbye])
+
+    def answer_at_once(self, data: bytes) -> None:
+        """Send a whole answer to the request in hand, whose call is over with that."""
+        rest = self.write_some(data)
+        if rest:
+            self.in_hand = None
+            self.hand_over(partial(self.write, rest))
+        else:
+            self.done()
 
     async def refuse(self, status: int, text: str) -> None:
         """Answer a request that is none, and let no other follow."""
         self.last = self._unread = True
-        await self.reply(status, text, [])
+        await self.write(self.plain(status, text, []))
 
-    # Reading
+    # What is done at once, when something has come
+
+    def _hear(self, readable: bool, gone: bool) -> None:  # noqa: FBT001 - a watcher's face
+        if readable:
+            self._news = True
+            if self._resting:
+                self._take_up()
+        if gone:
+            self.lose()
+
+    def _take_up(self) -> None:
+        """Read what has come, and begin with it, or hand it over."""
+        self._news = False
+        try:
+            data = self.channel.receive_nowait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        if data is None:
+            return
+        self._resting = False
+        clocks = self.service.clocks
+        clocks.idle.end(self)
+        if not data:
+            self.last = True
+            self._wake()
+            return
+        request = IncomingRequest(self.service.limits.max_head_bytes)
+        try:
+            self._rest = request.feed(data)
+        except MalformedError:
+            self._read_again(data)
+            return
+        relay = self.service.relay
+        if request.wants_websocket:
+            self._read_again(data)
+        elif relay is None or self._rest or not request.complete or not relay.claims(request.target):
+            self.hand_over(partial(self._read_on, request, b""))
+        else:
+            self._take_in_hand(request)
+            relay.begin(self, request)
+
+    def _read_again(self, data: bytes) -> None:
+        """Leave it to the task to say what is wrong with what has come, or whose it is."""
+        self._rest = b""
+        self.hand_over(partial(self._read_on, IncomingRequest(self.service.limits.max_head_bytes), data))
+
+    def hand_over(self, work: Work) -> None:
+        """Have the connection's task go on."""
+        self._work = work
+        self._wake()
+
+    def done(self) -> None:
+        """Hear that the call in hand is over, which was not handed over."""
+        self.in_hand = None
+        self._end_call()
+        if self.last:
+            self._wake()
+        else:
+            self._rest_now()
+
+    def _rest_now(self) -> None:
+        self._resting = True
+        (self.service.clocks.idle if self._served else self.service.clocks.head).begin(self)
+        if self._news or self.channel.may_have_more:
+            self._take_up()
+
+    def _wake(self) -> None:
+        if self._asleep is not None:
+            trio.lowlevel.reschedule(self._asleep)
+            self._asleep = None
+
+    # The task
 
     async def _serve(self) -> None:
         while not self.last:
-            request = IncomingRequest(self.service.limits.max_head_bytes)
+            self._rest_now()
+            if self._work is None and not self.last:
+                await self._sleep()
+            work, self._work = self._work, None
+            if work is not None:
+                await work()
+                self._end_call()
+
+    async def _sleep(self) -> None:
+        def wake_up(_: object) -> trio.lowlevel.Abort:
+            self._asleep = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._asleep = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(wake_up)
+
+    async def _read_on(self, request: IncomingRequest, data: bytes) -> None:
+        """Serve a request that has begun to come, and those that came right behind it.
+
+        `data` has been read, but the request has not been fed with it.
+        """
+        while True:
             try:
-                if not await self._read_head(request):
+                if not await self._read_head(request, data):
+                    self.last = True
                     return
             except MalformedError as error:
                 await self.refuse(error.status, str(error))
                 return
             await self._call(request)
+            if self.last or not self._rest:
+                return
+            await trio.lowlevel.checkpoint()  # a client that pipelines is not to have the loop for itself
+            data, self._rest = self._rest, b""
+            request = IncomingRequest(self.service.limits.max_head_bytes)
 
-    async def _read_head(self, request: IncomingRequest) -> bool:
-        """Read a head; return False if the client leaves instead."""
+    async def _read_head(self, request: IncomingRequest, data: bytes) -> bool:
+        """Read to the end of a head; return False if the client leaves instead."""
         clocks = self.service.clocks
-        data = self._rest
         timed = not self._served  # of whoever connects, a request is expected soon
         if data:
-            await trio.lowlevel.checkpoint()  # a client that pipelines is not to have the loop for itself
-            if self.last:
-                return False
-        else:
-            (clocks.idle if self._served else clocks.head).begin(self)
-        self._rest = b""
-        while True:
-            data = data or await self._receive()
-            if not data:
-                return False
-            if self._idle:
-                self._idle = False
-                clocks.idle.end(self)
             self._feed(request, data)
-            if request.has_head:
-                clocks.head.end(self)
-                self.last = self.last or not request.keep_alive or request.version != "1.1"
-                return True
+        while not request.has_head:
             if not timed:
                 clocks.head.begin(self)  # once: a head in crumbs earns no more
                 timed = True
-            data = b""
+            data = await self._receive()
+            if not data:
+                return False
+            self._feed(request, data)
+        return True
 
     def _feed(self, request: IncomingRequest, data: bytes) -> None:
         before = request.head_bytes
@@ -339,7 +467,7 @@ class ServerConnection:
             if not self._served and (read := before + data).startswith(_PREFACE):
                 raise _AnotherProtocolError(read) from None
             raise
-        if request.wants_upgrade:
+        if request.wants_websocket:
             raise _AnotherProtocolError(before + data)
 
     async def _receive(self) -> bytes:
@@ -352,19 +480,32 @@ class ServerConnection:
     # Calls
 
     async def _call(self, request: IncomingRequest) -> None:
-        service = self.service
-        self._served += 1
-        if service.relay is not None and service.relay.claims(request.target):
-            await service.relay(self, request)
+        relay = self.service.relay
+        self._take_in_hand(request)
+        if request.method == b"CONNECT":
+            await self.refuse(501, "no tunnels are made here")
+        elif relay is not None and relay.claims(request.target):
+            await relay(self, request)
         else:
             await AsgiCall(self, request).run()
+        self._end_call()
+
+    def _take_in_hand(self, request: IncomingRequest) -> None:
+        self.service.clocks.head.end(self)
+        self._served += 1
+        self._request = request
+        self.last = self.last or not request.keep_alive
+
+    def _end_call(self) -> None:
+        request, self._request = self._request, None
+        if request is None:
+            return
         self._cancel_when_lost = False
         self._leaving = None
         if not request.complete:
             self.last = self._unread = True
-        if service.draining:
+        if self.service.draining:
             self.last = True
-        self._idle = not self._rest
 
     # Writing, and the end
 

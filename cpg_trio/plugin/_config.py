@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from cpg_trio.http1 import Origin
-from cpg_trio.serving import ServeConfig, StartError, port_from_environment
+from cpg_trio.serving import ServeConfig, StartError, config_from_environment, port_from_environment
 
 
 def _check_host_url(_: object, __: object, url: str | None) -> None:
@@ -39,7 +39,7 @@ class PluginConfig:
     def from_environment(
         cls, default_port: int, environment: Mapping[str, str] | None = None
     ) -> PluginConfig:
-        """Return what `PORT`, `HOST_URL`, `HOSTNAME` and `SOCKET_DIR` say.
+        """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `SOCKET_DIR` and `HTTP_SERVER` say.
 
         Raises: StartError for what makes no sense.
         """
@@ -57,6 +57,7 @@ class PluginConfig:
                 host_url=host_url.rstrip("/") or None,
                 hostname=hostname,
                 socket_dir=Path(sockets) if sockets else None,
+                serve=config_from_environment(environment),
             )
         except ValueError as error:
             raise StartError(f"HOST_URL: {error}") from error

@@ -9,7 +9,7 @@ import attrs
 from attrs.validators import ge, gt
 from hypercorn.config import Config
 
-from cpg_trio.http1 import HANGUPS_AVAILABLE, MAX_HEAD_BYTES, Limits
+from cpg_trio.http1 import MAX_HEAD_BYTES, READINESS_AVAILABLE, Limits
 
 logger = logging.getLogger("cpg_trio.serving")
 
@@ -56,7 +56,7 @@ class ServeConfig:
     backlog: int = attrs.field(default=1024, validator=ge(1))
     """Connections that the kernel holds ready for accept."""
 
-    hypercorn_only: bool = not HANGUPS_AVAILABLE
+    hypercorn_only: bool = not READINESS_AVAILABLE
     """Whether Hypercorn parses HTTP/1.1 as well, rather than a lane of our own, which needs Linux."""
 
     websocket_ping_s: float = attrs.field(default=20.0, validator=gt(0))

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from cpg_trio import logs
-from cpg_trio.serving._config import StartError, logger
+from cpg_trio.serving._config import ServeConfig, StartError, logger
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -66,6 +66,17 @@ def port_from_environment(default: int, environment: Mapping[str, str] | None = 
     if not (text.isascii() and text.isdigit() and int(text) < 2**16):
         raise StartError(f"PORT must be a number from 0 to 65535, not {text!r}")
     return int(text)
+
+
+def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
+    """Return how to serve, as `HTTP_SERVER` says. Raises: StartError for a server that there is not.
+
+    `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own.
+    """
+    chosen = (os.environ if environment is None else environment).get("HTTP_SERVER", "")
+    if chosen not in {"", "hypercorn"}:
+        raise StartError(f"HTTP_SERVER must be 'hypercorn', or not be set, not {chosen!r}")
+    return ServeConfig(hypercorn_only=True) if chosen else ServeConfig()
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:

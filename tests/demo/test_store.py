@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sqlite3
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+import sqlalchemy
 import trio
+import trio.testing
 
 from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
 from cpg_trio._gen.storage.v1.storage_trio import StorageClient
@@ -128,6 +131,212 @@ async def test_what_one_of_the_databases_could_not_keep_is_an_invalid_argument_o
         assert (await storage.store(longest)).success
 
 
+@contextmanager
+def writes_held_up(where: Path | str) -> Iterator[None]:
+    """Have somebody else at work on the database: others can read, and wait when they write."""
+    if isinstance(where, Path):
+        with being_made(where):
+            yield
+    else:
+        with psycopg.connect(where) as other, other.transaction():
+            other.execute("LOCK TABLE urls IN SHARE MODE")
+            yield
+
+
+@asynccontextmanager
+async def one_put_held_up(where: Path | str, store: Store) -> AsyncIterator[trio.Nursery]:
+    """Begin a put, and let it go on at the end of the block; yield a nursery that all are waited for in."""
+    async with trio.open_nursery() as nursery:
+        with writes_held_up(where):
+            nursery.start_soon(store.put, "held up", "u")
+            await eventually(lambda: store._writer.busy)
+            yield nursery
+            await trio.testing.wait_all_tasks_blocked()
+
+
+@contextmanager
+def transactions(where: Path | str, store: Store) -> Iterator[list[str]]:
+    """Note each commit of a write that is made in the block."""
+    if isinstance(where, str):
+        with psycopg.connect(where, autocommit=True) as other:
+            begun: list[str] = []
+            yield begun
+            begun += [str(row) for row in other.execute("SELECT DISTINCT xmin::text FROM urls")]
+        return
+    commits: list[str] = []
+
+    def note(statement: str) -> None:
+        if statement == "COMMIT":
+            commits.append(statement)
+
+    def trace(connection: sqlite3.Connection, *_: object) -> None:
+        connection.set_trace_callback(note)
+
+    sqlalchemy.event.listen(store._database._engine, "checkout", trace)
+    yield commits
+
+
+async def test_what_comes_while_a_transaction_is_under_way_goes_into_the_next_one(where: Path | str) -> None:
+    async with open_store(where) as store:
+        await store.prepare()
+        with transactions(where, store) as committed:
+            async with one_put_held_up(where, store) as nursery:
+                for index in range(50):
+                    nursery.start_soon(store.put, f"c{index}", f"u{index}")
+        assert len(committed) == 2
+        assert [await store.get(f"c{index}") for index in range(50)] == [f"u{index}" for index in range(50)]
+
+
+async def test_reads_wait_for_no_write(where: Path | str) -> None:
+    async with open_store(where) as store:
+        await store.prepare()
+        await store.put("c", "u")
+        async with one_put_held_up(where, store):
+            with trio.fail_after(2):
+                assert await store.get("c") == "u"
+                assert await store.get("held up") is None
+            assert store._writer.busy
+
+
+async def test_what_one_of_a_group_cannot_have_keeps_no_other_from_what_it_wants(where: Path | str) -> None:
+    outcomes: dict[tuple[str, str], str] = {}
+
+    async def put(code: str, url: str) -> None:
+        try:
+            await store.put(code, url)
+        except (CodeTakenError, ValueError) as error:
+            outcomes[code, url] = type(error).__name__
+        else:
+            outcomes[code, url] = "kept"
+
+    async with open_store(where) as store:
+        await store.prepare()
+        await store.put("taken", "u")
+        expected = {
+            ("a", "u"): "kept",
+            ("taken", "another"): "CodeTakenError",
+            ("taken", "u"): "kept",
+            ("new", "u"): "kept",
+            ("new", "another"): "CodeTakenError",
+            ("z", "u"): "kept",
+        }
+        async with one_put_held_up(where, store) as nursery:
+            for pair in expected:
+                nursery.start_soon(put, *pair)
+                await trio.testing.wait_all_tasks_blocked()  # which of two is first matters here
+        assert outcomes == expected
+        assert [await store.get(code) for code in ("a", "taken", "new", "z")] == ["u"] * 4
+
+
+async def test_what_is_no_text_at_all_fails_alone(where: Path | str) -> None:
+    failed: list[UnicodeEncodeError] = []
+
+    async def put_what_is_none() -> None:
+        try:
+            await store.put("\ud800", "u")
+        except UnicodeEncodeError as error:
+            failed.append(error)
+
+    async with open_store(where) as store:
+        await store.prepare()
+        with pytest.raises(ValueError, match="NUL"):
+            await store.put("c\0", "u")
+        async with one_put_held_up(where, store) as nursery:
+            nursery.start_soon(store.put, "before", "u")
+            nursery.start_soon(put_what_is_none)
+            nursery.start_soon(store.put, "after", "u")
+        assert len(failed) == 1
+        assert [await store.get(code) for code in ("before", "after", "c")] == ["u", "u", None]
+
+
+async def test_a_caller_who_is_cancelled_leaves_at_once_and_nobody_else_notices(where: Path | str) -> None:
+    left: list[str] = []
+
+    async def put_and_leave(code: str) -> None:
+        try:
+            await store.put(code, "u")
+        finally:
+            left.append(code)
+
+    async with open_store(where) as store:
+        await store.prepare()
+        async with one_put_held_up(where, store) as nursery:
+            async with trio.open_nursery() as leaving:
+                for index in range(10):
+                    nursery.start_soon(store.put, f"c{index}", "u")
+                    leaving.start_soon(put_and_leave, f"left{index}")
+                await trio.testing.wait_all_tasks_blocked()
+                leaving.cancel_scope.cancel()
+            assert (len(left), store._writer.busy) == (10, True)
+        assert [await store.get(f"c{index}") for index in range(10)] == ["u"] * 10
+        assert [await store.get(code) for code in left] == [None] * 10  # none of them had been begun
+
+
+async def test_replicas_that_want_the_same_codes_in_opposite_order_do_not_wait_for_each_other_in_a_ring(
+    postgres: Postgres,
+) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    wanted = [("a", "u"), ("m", "u"), ("z", "u")]
+    async with open_store(postgres.url) as one, open_store(postgres.url) as other:
+        await one.prepare()
+        with psycopg.connect(postgres.url, autocommit=True) as looker, psycopg.connect(postgres.url) as third:
+            async with trio.open_nursery() as nursery:
+                third.execute("INSERT INTO urls VALUES ('m', 'another')")  # each has one code, and waits here
+                nursery.start_soon(trio.to_thread.run_sync, one._database.put, wanted)
+                nursery.start_soon(trio.to_thread.run_sync, other._database.put, wanted[::-1])
+                await eventually(lambda: looker.execute(waiting).fetchone() == (2,))
+                third.rollback()
+        assert [await one.get(code) for code, _ in wanted] == ["u"] * 3
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "why"),
+    [
+        ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000", "database or disk is full"),
+        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "attempt to write a readonly database"),
+    ],
+)
+async def test_a_file_that_cannot_be_written_to_fails_all_that_wait_for_it_and_can_be_read(
+    tmp_path: Path, begin: str, end: str, why: str
+) -> None:
+    told: list[str] = []
+    now = end
+
+    def set_up(connection: sqlite3.Connection, *_: object) -> None:
+        connection.execute(now)
+
+    async def put(code: str) -> None:
+        try:
+            await store.put(code, "u" * 10_000)
+        except DatabaseAwayError as error:
+            told.append(error.why)
+
+    async with open_store(tmp_path / "urls") as store:
+        sqlalchemy.event.listen(store._database._engine, "checkout", set_up)
+        await store.put("c", "u")
+        now = begin
+        async with trio.open_nursery() as nursery:
+            for index in range(5):
+                nursery.start_soon(put, f"c{index}")
+        assert told == [why] * 5
+        assert await store.get("c") == "u"
+        assert [await store.get(f"c{index}") for index in range(5)] == [None] * 5
+        now = end
+        await put("c1")
+        assert await store.get("c1") == "u" * 10_000
+
+
+async def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "urls"
+    async with running("tests.demo.put_on", str(path)) as run:
+        await run.until("3-100 u100\n")
+        await run.end(signal.SIGKILL)
+        acknowledged = (await run.whole_output()).split()
+    async with open_store(path) as store:
+        for code, url in zip(acknowledged[::2], acknowledged[1::2], strict=False):  # the last may be cut off
+            assert (await store.get(code) or "").startswith(url)
+
+
 def is_unhealthy(host: Host, service_type: str) -> bool:
     states = [host.registry.health(p.runtime_id).state for p in host.registry.providers(service_type)]
     return states == [UNHEALTHY]
@@ -196,8 +405,8 @@ async def test_calls_that_are_cancelled_end_at_once_and_leave_no_connection_behi
                     for index in range(20):
                         nursery.start_soon(store.put, f"c{index}", "u")
             assert trio.current_time() - began < 2  # the lock is still held, and the database waits for 4 s
-            assert store._threads.borrowed_tokens == store._threads.total_tokens
-        await eventually(lambda: store._threads.borrowed_tokens == 0)
+            assert store._writer.busy
+        await eventually(lambda: not store._writer.busy)
         pool = store._database._engine.pool
         assert "Current Checked out connections: 0" in pool.status()
         async with trio.open_nursery() as nursery:
@@ -220,7 +429,7 @@ async def test_a_closed_store_leaves_no_connection_even_if_a_call_was_left_behin
         await held.wait()
         with trio.move_on_after(0.1):
             await store.put("c", "u")
-        assert store._threads.borrowed_tokens == 1
+        assert store._writer.busy
         release.set()
     with psycopg.connect(postgres.url, autocommit=True) as other:
         ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cpg-storage-plugin'"

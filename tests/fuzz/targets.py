@@ -1,16 +1,21 @@
 """What is fuzzed: for each kind of message, where to begin and what has to hold. No fuzzer in here.
 
-A target is any bytes in, and AssertionError out. One that has bytes travel through more than the parser
-belongs into `TARGETS` as well.
+A target is any bytes in, and AssertionError out. `relay` has them travel from a caller through a host to a
+provider, on real sockets, which is a hundred times slower than to have them read.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
+from functools import cache
+from queue import SimpleQueue
 
 import attrs
+import trio
 
+from tests.fuzz.relaying import Relayed, relaying
 from tests.http1 import corpus
 from tests.http1.corpus import Bad, Good, GoodResponse
 from tests.http1.reading import assert_read_in_one_way, assert_response_read_in_one_way
@@ -39,10 +44,30 @@ def _check_response(data: bytes) -> None:
         assert_response_read_in_one_way(data, _cuts(data), to_head=to_head)
 
 
+def _check_relay(data: bytes) -> None:
+    relayed, token = _running()
+    trio.from_thread.run(relayed.check, data, trio_token=token)
+
+
+@cache
+def _running() -> tuple[Relayed, trio.lowlevel.TrioToken]:
+    """Run a host and a provider in a thread of their own, for as long as the process lives."""
+    started: SimpleQueue[tuple[Relayed, trio.lowlevel.TrioToken]] = SimpleQueue()
+
+    async def run() -> None:
+        async with relaying(bound_s=0.05) as relayed:
+            started.put((relayed, trio.lowlevel.current_trio_token()))
+            await trio.sleep_forever()
+
+    threading.Thread(target=trio.run, args=(run,), daemon=True).start()
+    return started.get()
+
+
 _REQUESTS: tuple[Bad | Good, ...] = (*corpus.REFUSED, *corpus.ACCEPTED, corpus.TUNNEL, *corpus.UNFINISHED)
 _RESPONSES: tuple[Bad | GoodResponse, ...] = (*corpus.REFUSED_RESPONSES, *corpus.ACCEPTED_RESPONSES)
 
 TARGETS = {
     "request": Target(tuple(entry.data for entry in _REQUESTS), _check_request),
+    "relay": Target(tuple(entry.data for entry in _REQUESTS), _check_relay),
     "response": Target(tuple(entry.data for entry in _RESPONSES), _check_response),
 }

@@ -35,6 +35,7 @@ from tests.http1.reading import (
 )
 
 UPGRADE = (b"Connection: upgrade", b"Upgrade: x")
+WEBSOCKET = (b"Connection: Upgrade", b"Upgrade: WebSocket")
 LAST = b"0\r\n\r\n"
 REQUESTS: tuple[Bad | Good, ...] = (*corpus.REFUSED, *corpus.ACCEPTED, corpus.TUNNEL, *corpus.UNFINISHED)
 RESPONSES: tuple[Bad | GoodResponse, ...] = (*corpus.REFUSED_RESPONSES, *corpus.ACCEPTED_RESPONSES)
@@ -248,6 +249,7 @@ def test_what_can_never_become_a_response_is_refused_at_once(data: bytes) -> Non
     (b"GET / HTTP/2.0\r\n\r\n", 505),
     (b"GET / HTTP/0.9\r\n\r\n", 505),
     (b"GET / HTTP/1.1\r\n\r\n", 400),
+    (get(target=b"/a#b"), 400),
     (padded(MAX_HEAD_BYTES + 1), 431),
 ])  # fmt: skip
 def test_a_status_says_what_was_wrong(data: bytes, status: int) -> None:
@@ -255,21 +257,23 @@ def test_a_status_says_what_was_wrong(data: bytes, status: int) -> None:
 
 
 @pytest.mark.parametrize(("data", "wanted"), [
-    (get(*UPGRADE), True),
-    (post(*UPGRADE, b"Content-Length: 0"), True),
-    (post(*UPGRADE, b"Content-Length: 5"), False),
-    (chunked(b"", *UPGRADE), False),
-    (get(b"Upgrade: x"), False),
+    (get(*WEBSOCKET), True),
+    (get(*WEBSOCKET, b"Content-Length: 0"), True),
+    (get(*WEBSOCKET, b"Content-Length: 5"), False),
+    (post(*WEBSOCKET, b"Content-Length: 0"), False),
+    (chunked(b"", *WEBSOCKET), False),
+    (get(*UPGRADE), False),
+    (get(b"Upgrade: websocket"), False),
     (get(b"Connection: upgrade"), False),
-    (corpus.TUNNEL.data, True),
+    (corpus.TUNNEL.data, False),
 ])  # fmt: skip
-def test_a_wish_for_an_upgrade_is_known_with_the_head_and_ignored_if_there_is_a_body(
+def test_a_wish_for_a_websocket_is_known_with_the_head_and_no_other_upgrade_is_granted(
     data: bytes,
     wanted: bool,  # noqa: FBT001
 ) -> None:
     request = IncomingRequest()
     request.feed(data)
-    assert request.wants_upgrade is wanted
+    assert request.wants_websocket is wanted
 
 
 def test_what_else_a_head_tells_is_known_with_it() -> None:

@@ -1,0 +1,178 @@
+"""Measure, and print what was found. `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import trio
+
+from cpg_trio._nursery import open_plain_nursery
+
+from . import discovery, latency, machine, memory, router, shortener, watchers
+from .bench import Bench, Report
+from .load import LoadError
+from .peers import PEERS, Peer
+from .processes import installed, raise_file_limit
+from .report import place
+
+PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
+    "machine": machine.measure,
+    "router": router.measure,
+    "large": router.measure_large,
+    "latency": latency.measure,
+    "memory": memory.measure,
+    "shortener": shortener.measure,
+    "discovery": discovery.measure,
+    "watchers": watchers.measure,
+}
+DOCS = Path(__file__).parents[1] / "docs"
+CHART = DOCS / "images" / "router.svg"
+_ENDED = 130  # by a signal, as a shell would say it
+_OF_HOSTS = {"shortener", "discovery"}
+"""The parts that measure our host alone, in its two ways."""
+_NOT_FROM_OUTSIDE = ("BASE_URLS", "DATABASE_URL", "HTTP_SERVER", "SELECTION", "STATE_PATH")
+_NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for; return the exit status."""
+    options = _parser().parse_args(words)
+    if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if not installed(name)]:
+        sys.stderr.write(f"not installed: {', '.join(lacking)}\n")
+        return 1
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        sys.stderr.write("two cores are needed: one for what is measured, and one for the load\n")
+        return 1
+    os.sched_setaffinity(0, cores[1:])
+    for name in _NOT_FROM_OUTSIDE:
+        os.environ.pop(name, None)
+    raise_file_limit()
+    # /tmp may be memory, and logs and a database belong on a disk.
+    with nullcontext(options.folder) if options.folder else TemporaryDirectory(dir="/var/tmp") as folder:
+        bench = _bench(options, Path(folder).resolve(), (cores[0], cores[1]))
+        try:
+            return trio.run(_run, bench, options)
+        except LoadError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+
+
+async def _run(bench: Bench, options: argparse.Namespace) -> int:
+    """Measure until it is done, or a signal ends it, which leaves no process behind."""
+    status = _ENDED
+    async with open_plain_nursery() as nursery:
+        nursery.start_soon(_end_on_signals, nursery.cancel_scope)
+        _keep(await _measured(bench, options.parts or list(PARTS)), options)
+        status = 0
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _end_on_signals(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _measured(bench: Bench, parts: Sequence[str]) -> list[Report]:
+    reports = []
+    for part in parts:
+        if part in _OF_HOSTS and not bench.hosts:
+            print(f"\n## {part}\n\nnot measured: of the peers that were asked for, none is a host of ours")
+            continue
+        report = await PARTS[part](bench)
+        print(f"\n## {report.name}\n\n{report.tables}", flush=True)
+        reports.append(report)
+    return reports
+
+
+def _keep(reports: Sequence[Report], options: argparse.Namespace) -> None:
+    if options.json:
+        found = {report.name: report.figures for report in reports}
+        options.json.write_text(json.dumps(found, indent=2))
+    if options.write:
+        _write(reports)
+
+
+def _write(reports: Sequence[Report]) -> None:
+    """Put what was found where the documentation has places for it."""
+    documents = sorted(DOCS.rglob("*.md"))
+    for report in reports:
+        place(documents, report.name, report.tables)
+        if report.name == "router":
+            CHART.parent.mkdir(exist_ok=True)
+            CHART.write_text(router.drawn(report.figures))
+            place(documents, "chart", f"![Calls passed on a second]({CHART.relative_to(DOCS)})")
+
+
+def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) -> Bench:
+    return Bench(
+        folder=folder,
+        cores=cores,
+        peers=_installed(options.peers),
+        rounds=options.rounds or (1 if options.quick else 5),
+        seconds=options.seconds,
+        connections=options.connections or ([1, 16] if options.quick else [1, 8, 16, 64]),
+        idle_connections=1_000 if options.quick else 10_000,
+        idle_s=1 if options.quick else 10,
+        watchers=options.watchers or (100 if options.quick else 1_000),
+        changes=(500 if options.quick else 10_000) if options.changes is None else options.changes,
+    )
+
+
+def _installed(names: Sequence[str]) -> list[Peer]:
+    peers = [PEERS[name] for name in names]
+    for peer in peers:
+        if not peer.installed:
+            print(f"{peer.title}: not installed, and left out ({peer.package})", flush=True)
+    return [peer for peer in peers if peer.installed]
+
+
+def _list(kind: Callable[[str], object]) -> Callable[[str], list[object]]:
+    return lambda text: [kind(word.strip()) for word in text.split(",")]
+
+
+def _one_of(known: Collection[str]) -> Callable[[str], str]:
+    def check(word: str) -> str:
+        if word not in known:
+            raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")
+        return word
+
+    return check
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    what = f"what to measure (default: everything): {', '.join(PARTS)}"
+    add("parts", nargs="*", metavar="PART", type=_one_of(PARTS), help=what)
+    add("--peers", type=_list(_one_of(PEERS)), default=list(PEERS), help=f"of {','.join(PEERS)}")
+    add("--connections", type=_list(_positive), help="of the load on the router (default: 1,8,16,64)")
+    add("--rounds", type=_positive, help="in which all take turns (default: 5)")
+    add("--seconds", type=_positive, default=1, help="of each run of a load (default: 1)")
+    add("--watchers", type=_positive, help="how many watch (default: 1000)")
+    add("--changes", type=int, help="that they hear of, while the host's memory is watched (default: 10000)")
+    add("--quick", action="store_true", help="one round of everything: shows that it works, measures little")
+    add("--write", action="store_true", help="put tables and chart into the documentation")
+    add("--folder", type=Path, help="where to leave logs and databases (default: they are thrown away)")
+    add("--json", type=Path, help="where to write the figures")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

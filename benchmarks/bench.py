@@ -1,0 +1,94 @@
+"""What a run of the benchmark was asked for, and rounds in which all take turns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from .peers import Peer, Proxy, started
+from .upstream import upstream
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+@attrs.frozen(kw_only=True)
+class Bench:
+    """What a run was asked for."""
+
+    folder: Path
+    """Where everything is written that the run writes. On a disk."""
+    cores: tuple[int, int]
+    """What is measured runs on the first, the load and the provider on the second."""
+    peers: Sequence[Peer]
+    rounds: int
+    seconds: int
+    """Of one run of a load."""
+    connections: Sequence[int]
+    idle_connections: int
+    idle_s: float
+    watchers: int
+    changes: int
+
+    @property
+    def proxy_core(self) -> int:
+        return self.cores[0]
+
+    @property
+    def load_core(self) -> int:
+        return self.cores[1]
+
+    def subfolder(self, *names: str) -> Path:
+        """Return a folder of this name, which is there."""
+        folder = self.folder.joinpath(*names)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def hosts(self) -> list[Peer]:
+        """Those of the peers that are our host, in one way or another."""
+        return [peer for peer in self.peers if peer.env is not None]
+
+    @asynccontextmanager
+    async def proxies(self, *more: Peer) -> AsyncIterator[dict[Peer, Proxy]]:
+        """Run the provider, and all proxies before it at once. Who has no load has nothing to do."""
+        async with AsyncExitStack() as stack:
+            provider = await stack.enter_async_context(upstream(self.subfolder("provider"), self.load_core))
+            yield {
+                peer: await stack.enter_async_context(
+                    started(peer, provider, self.subfolder(peer.name), self.proxy_core)
+                )
+                for peer in (*more, *self.peers)
+            }
+
+    async def take_turns(
+        self, subjects: Sequence[K], measure: Callable[[K], Awaitable[T]]
+    ) -> dict[K, list[T]]:
+        """Measure every subject once in each round, in another order each time."""
+        measured: dict[K, list[T]] = {subject: [] for subject in subjects}
+        for turn in range(self.rounds):
+            first = turn % len(subjects)
+            for subject in (*subjects[first:], *subjects[:first]):
+                measured[subject].append(await measure(subject))
+        return measured
+
+
+@attrs.frozen
+class Report:
+    """What a part has found."""
+
+    name: str
+    tables: str
+    """In Markdown."""
+    figures: Mapping[str, Any]
+    """For programs: by peer and what was measured; medians over the rounds."""
+
+
+def median(samples: Sequence[T], value: Callable[[T], float]) -> float:
+    """Return the median of something over the rounds."""
+    return statistics.median(map(value, samples))

@@ -1,0 +1,149 @@
+"""How many calls a second a router passes on, how long one takes, and what it costs.
+
+One proxy process on one core; wrk and the provider on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import attrs
+
+from .bench import Bench, Report, median
+from .chart import Bar, chart
+from .load import Call, Load, expect, wrk
+from .peers import PEERS, Peer, Proxy
+from .processes import cpu_seconds
+from .report import table, with_ratios
+from .upstream import LARGE, SMALL
+
+_LARGE_CONNECTIONS = 4
+
+
+@attrs.frozen
+class Sample:
+    """One run of wrk through a proxy."""
+
+    load: Load
+    cpu_us: float
+    """What the proxy's process has run for each call, in microseconds."""
+
+
+async def _sample(
+    bench: Bench, proxies: dict[Peer, Proxy], call: str, connections: int, peer: Peer
+) -> Sample:
+    proxy = proxies[peer]
+    before = cpu_seconds(proxy.pid)
+    load = await wrk(_calls(proxy)[call], connections, bench.seconds, [bench.load_core])
+    return Sample(load, 1e6 * (cpu_seconds(proxy.pid) - before) / load.requests)
+
+
+def _calls(proxy: Proxy) -> dict[str, Call]:
+    return {
+        "Small": proxy.call(),
+        "Large": proxy.call("Large"),
+        "Upload": proxy.call("Upload", body=LARGE),
+    }
+
+
+async def measure(bench: Bench) -> Report:
+    """Measure small calls, at each number of connections."""
+    async with bench.proxies() as proxies:
+        samples = {
+            connections: await bench.take_turns(
+                list(proxies), partial(_sample, bench, proxies, "Small", connections)
+            )
+            for connections in bench.connections
+        }
+    return Report("router", _tables(bench, samples), _figures(samples))
+
+
+def _tables(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
+    heads = list(map(_connections, bench.connections))
+    rates = [with_ratios(samples[n], lambda sample: sample.load.rate) for n in bench.connections]
+    latencies = [{p: _p50_p99(of) for p, of in samples[n].items()} for n in bench.connections]
+    costs = [{p: f"{median(of, _cpu):.0f}" for p, of in samples[n].items()} for n in bench.connections]
+    return "\n\n".join(
+        [
+            "Calls a second (in parentheses: as a multiple of the first row's)",
+            table("proxy", heads, _rows(bench.peers, rates)),
+            "From request to answer, p50 / p99, µs",
+            table("proxy", heads, _rows(bench.peers, latencies)),
+            "CPU time of the proxy for one call, µs",
+            table("proxy", heads, _rows(bench.peers, costs)),
+        ]
+    )
+
+
+def drawn(figures: Mapping[str, Mapping[int, Mapping[str, float]]]) -> str:
+    """Return the chart of what `measure` has found."""
+    connections = next(iter(figures.values()))
+    panels = {
+        _connections(n): [
+            Bar(PEERS[name].title, of[n]["calls_per_s"], ours=PEERS[name].env is not None)
+            for name, of in figures.items()
+        ]
+        for n in connections
+    }
+    subtitle = (
+        "One process on one core; POST of 128 bytes; caller checked, path rewritten, every call logged."
+    )
+    return chart("Calls passed on a second", subtitle, panels)
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'s' * (number > 1)}"
+
+
+def _rows(peers: Sequence[Peer], columns: Sequence[dict[Peer, str]]) -> list[list[str]]:
+    return [[peer.title, *(column[peer] for column in columns)] for peer in peers]
+
+
+def _p50_p99(samples: list[Sample]) -> str:
+    return (
+        f"{median(samples, lambda s: s.load.p50_us):,.0f} / {median(samples, lambda s: s.load.p99_us):,.0f}"
+    )
+
+
+def _cpu(sample: Sample) -> float:
+    return sample.cpu_us
+
+
+def _figures(samples: dict[int, dict[Peer, list[Sample]]]) -> dict[str, dict[int, dict[str, float]]]:
+    peers = next(iter(samples.values()))
+    return {
+        peer.name: {connections: _figures_of(of[peer]) for connections, of in samples.items()}
+        for peer in peers
+    }
+
+
+def _figures_of(samples: list[Sample]) -> dict[str, float]:
+    return {
+        "calls_per_s": median(samples, lambda sample: sample.load.rate),
+        "p50_us": median(samples, lambda sample: sample.load.p50_us),
+        "p99_us": median(samples, lambda sample: sample.load.p99_us),
+        "cpu_us": median(samples, _cpu),
+    }
+
+
+async def measure_large(bench: Bench) -> Report:
+    """Measure calls of 1 MiB, one way and the other."""
+    async with bench.proxies() as proxies:
+        for proxy in proxies.values():
+            await expect(_calls(proxy)["Large"], 200, LARGE)
+            await expect(_calls(proxy)["Upload"], 200, SMALL)
+        samples = {
+            call: await bench.take_turns(
+                list(proxies), partial(_sample, bench, proxies, call, _LARGE_CONNECTIONS)
+            )
+            for call in ("Large", "Upload")
+        }
+    rates = [with_ratios(of, lambda sample: sample.load.rate) for of in samples.values()]
+    costs = [{p: f"{median(s, _cpu):,.0f}" for p, s in of.items()} for of in samples.values()]
+    columns = [rates[0], costs[0], rates[1], costs[1]]
+    heads = ["answers, MiB/s", "CPU per MiB, µs", "requests, MiB/s", "CPU per MiB, µs"]
+    figures = {
+        peer.name: {call: _figures_of(of[peer]) for call, of in samples.items()} for peer in bench.peers
+    }
+    return Report("large", table("proxy", heads, _rows(bench.peers, columns)), figures)

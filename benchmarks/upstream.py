@@ -1,0 +1,73 @@
+"""The provider behind every proxy: nginx with one worker, which answers from memory.
+
+It is fast enough to be no bottleneck, and the same for all. Three methods: `Small` answers 64 bytes, `Large`
+1 MiB, and `Upload` reads all that it is sent and answers 64 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from .processes import free_port, server, which
+
+PATH = "/bench.v1.BenchService/"
+SMALL = b"x" * 64
+LARGE = b"x" * 2**20
+
+# What nginx must not look for in the places that it was built for.
+NGINX_FOLDERS = "\n".join(
+    f"  {kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
+# A static file is not to be had by POST; the error page is the file itself. Only `mirror` makes nginx read a
+# body to its end before it answers.
+_CONFIG = f"""
+daemon off;
+master_process off;
+pid provider.pid;
+error_log stderr warn;
+events {{ worker_connections 4096; }}
+http {{
+{NGINX_FOLDERS}
+  access_log off;
+  default_type application/proto;
+  keepalive_timeout 600s;
+  keepalive_requests 100000000;
+  client_max_body_size 0;
+  client_body_buffer_size 2m;
+  sendfile on;
+  server {{
+    listen 127.0.0.1:%d backlog=4096;
+    location = {PATH}Small {{ return 200 "{SMALL.decode()}"; }}
+    location = {PATH}Large {{ alias %s/large; error_page 405 =200 $uri; }}
+    location = {PATH}Upload {{ mirror /sink; alias %s/small; error_page 405 =200 $uri; }}
+    location = /sink {{ internal; return 204; }}
+    location / {{ return 404; }}
+  }}
+}}
+"""
+
+
+@asynccontextmanager
+async def upstream(folder: Path, core: int) -> AsyncIterator[int]:
+    """Run the provider on a core; yield its port."""
+    (folder / "small").write_bytes(SMALL)
+    (folder / "large").write_bytes(LARGE)
+    port = free_port()
+    (folder / "nginx.conf").write_text(_CONFIG % (port, folder, folder))
+    async with server(nginx(folder), port, cores=[core], log=folder / "log"):
+        yield port
+
+
+def nginx(folder: Path) -> list[str]:
+    """Return the command that runs nginx with the configuration in a folder."""
+    return [
+        which("nginx"),
+        "-p",
+        str(folder),
+        "-c",
+        str(folder / "nginx.conf"),
+        "-e",
+        "stderr",
+    ]

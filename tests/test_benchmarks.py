@@ -1,0 +1,124 @@
+"""What the benchmark makes of what it measures, and what it takes for a failure."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks import steady
+from benchmarks.chart import Bar, chart
+from benchmarks.load import Call, LoadError, parse_wrk
+from benchmarks.report import place, table, with_ratios
+
+NO_ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def said_by_wrk(**changes: object) -> str:
+    figures = {"requests": 10, "seconds": 2.0, "p50_us": 5, "p99_us": 9, "errors": NO_ERRORS, **changes}
+    return f"Running 2s test\nRESULT {json.dumps(figures)}\n"
+
+
+def test_a_run_of_wrk_is_read_from_the_line_of_its_script() -> None:
+    load = parse_wrk(said_by_wrk(kept=["x"]))
+    assert (load.rate, load.p50_us, load.p99_us, load.said) == (5.0, 5, 9, {"kept": ["x"]})
+
+
+@pytest.mark.parametrize("kind", list(NO_ERRORS))
+def test_one_wrong_answer_among_many_fails_the_run(kind: str) -> None:
+    with pytest.raises(LoadError, match=kind):
+        parse_wrk(said_by_wrk(errors={**NO_ERRORS, kind: 1}))
+
+
+def test_a_run_without_answers_fails() -> None:
+    with pytest.raises(LoadError, match="no answers"):
+        parse_wrk(said_by_wrk(requests=0))
+    with pytest.raises(LoadError, match="no result"):
+        parse_wrk("unable to connect")
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_a_round() -> None:
+    written = with_ratios({"a": [100, 10, 1000], "b": [200, 20, 1500]}, float)
+    assert written == {"a": "100 (1.00)", "b": "200 (2.00)"}
+
+
+def test_a_block_is_put_between_its_markers_wherever_they_are_and_nowhere_else(tmp_path: Path) -> None:
+    pages = [tmp_path / name for name in ("one.md", "two.md", "other.md")]
+    text = "before\n<!-- bench:x -->\nold\n<!-- /bench -->\n<!-- bench:y -->\nkept\n<!-- /bench -->\n"
+    for page, content in zip(pages, (text, text, "no place"), strict=True):
+        page.write_text(content)
+    assert place(pages, "x", r"new \1") == pages[:2]
+    assert pages[0].read_text() == text.replace("old", "\nnew \\1\n")
+    assert not place(pages, "x", r"new \1")
+
+
+def test_a_table_is_markdown() -> None:
+    assert table("who", ["a"], [["we", "1"]]) == "| who | a |\n| --- | ---: |\n| we | 1 |"
+
+
+def test_a_chart_has_a_bar_for_each_figure_all_to_one_scale() -> None:
+    panels = {"1 & 2": [Bar("we", 50, ours=True)], "3": [Bar("they", 100, ours=False)]}
+    root = ET.fromstring(chart("title", "subtitle", panels))
+    _, ours, theirs = root.iter("{http://www.w3.org/2000/svg}rect")
+    assert float(theirs.attrib["width"]) == pytest.approx(2 * float(ours.attrib["width"]), abs=0.1)
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["title", "subtitle", "1 & 2", "we", "50", "3", "they", "100"]
+
+
+@contextmanager
+def answering(*, at_once: int, answer: bytes = ANSWER) -> Iterator[int]:
+    """Serve a port; answer when so many requests have come, the last first, and not before."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_answer, args=(listener, at_once, answer))
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def _answer(listener: socket.socket, at_once: int, answer: bytes) -> None:
+    connections = [listener.accept()[0] for _ in range(at_once)]
+    asked: list[socket.socket] = []
+    while connections:
+        for connection in select.select(connections, [], [])[0]:
+            if connection.recv(4096):
+                asked.append(connection)
+            else:
+                connections.remove(connection)
+                connection.close()
+        if len(asked) == at_once:
+            while asked:
+                asked.pop().sendall(answer)
+
+
+def test_requests_are_sent_when_they_are_due_though_no_answer_has_come() -> None:
+    request = Call(80, "/").encoded()
+    with answering(at_once=4) as port:  # a client that waits for an answer would wait for ever
+        schedule = steady.run(request, port, rate=1000, seconds=0.008, connections=4)
+    assert len(schedule.took) == 8
+
+
+def test_what_waits_for_a_connection_has_waited_since_it_was_due() -> None:
+    count, rate = 40, 1_000_000
+    with answering(at_once=2) as port:
+        schedule = steady.run(Call(80, "/").encoded(), port, rate, count / rate, connections=2)
+    whole_run_s = count / schedule.answered_per_s
+    assert schedule.took[-1] == pytest.approx(whole_run_s - (count - 1) / rate, abs=2 / rate)
+
+
+def test_an_answer_that_is_not_a_200_ends_a_run_at_a_constant_rate() -> None:
+    refusal = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+    with answering(at_once=1, answer=refusal) as port, pytest.raises(steady.AnswerError, match="503"):
+        steady.run(Call(80, "/").encoded(), port, rate=1000, seconds=0.002, connections=1)
+
+
+def test_a_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert (steady.percentile(values, 50), steady.percentile(values, 99)) == (50.0, 99.0)
