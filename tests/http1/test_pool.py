@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -533,7 +534,20 @@ async def test_what_is_at_the_path_is_the_socket_itself_and_no_link_to_one(tmp_p
         for path in (link, file):
             with pytest.raises(ConnectFailedError, match="on non-socket"):
                 await pool.open(Origin("http", "host.test", 80, str(path)))
-        assert await fetch(pool, Origin("http", "host.test", 80, str(tmp_path / "socket")), get())
+        origin = Origin("http", "host.test", 80, str(tmp_path / "socket"))
+        assert await fetch(pool, origin, get()) == (200, b"ok")
+
+
+async def test_where_no_file_can_be_held_its_path_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_PATH")
+    path, link = tmp_path / "socket", tmp_path / "link"
+    async with at_socket(str(path), Script([OK])), Pool() as pool:
+        link.symlink_to(path)
+        with pytest.raises(ConnectFailedError, match="on non-socket"):
+            await pool.open(Origin("http", "host.test", 80, str(link)))
+        assert await fetch(pool, Origin("http", "host.test", 80, str(path)), get()) == (200, b"ok")
 
 
 async def test_a_path_may_be_longer_than_the_kernel_takes(tmp_path: Path) -> None:
