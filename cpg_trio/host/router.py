@@ -94,7 +94,7 @@ class RouterGateway:
         self._admission = admission
         self._liveness = liveness
 
-    def claims(self, target: bytes) -> bool:
+    def claims(self, target: bytes, /) -> bool:
         """Whether a request is the router's."""
         return target.startswith(PREFIX)
 

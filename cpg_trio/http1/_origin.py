@@ -36,7 +36,7 @@ def _check_socket_path(_: Origin, __: object, path: str) -> None:
         raise ValueError("the path of a socket has no NUL")
 
 
-@attrs.frozen(cache_hash=True)
+@attrs.frozen
 class Origin:
     """Where to connect: `host` is a name or an address, an IPv6 address without brackets.
 
@@ -68,6 +68,11 @@ class Origin:
         host = authority["host"].strip("[]").lower()
         port = int(authority["port"] or _DEFAULT_PORTS[parts.scheme])
         return cls(parts.scheme, host, port), parts.path.rstrip("/").encode("ascii")
+
+    @cached_property
+    def key(self) -> str:
+        """What tells it apart from others, and is quicker to compare."""
+        return f"{self.scheme}://{self.host}|{self.port}|{self.socket_path}"
 
     @cached_property
     def host_header(self) -> bytes:

@@ -42,10 +42,7 @@ _AUTHORITY_TARGET = re.compile(rb"([^/?]+:[0-9]+)")
 _VITAL = frozenset({b"content-length", b"host", b"transfer-encoding"})
 _NAMES_VITAL = re.compile(rb"(?i)(?:^|,)[ \t]*(?:content-length|host|transfer-encoding)[ \t]*(?:,|$)")
 _NAMES_CLOSE = re.compile(rb"(?i)(?:^|,)[ \t]*close[ \t]*(?:,|$)")
-# Of the names looked at: te, host, expect, upgrade, connection, content-length and transfer-encoding.
-_LENGTHS_OF_NAMES = frozenset({2, 4, 6, 7, 10, 14, 17})
-# Any number that everybody holds who reads it: less than 2 to the 63rd.
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_DIGITS = 18  # of a number that everybody holds who reads it: less than 2 to the 63rd
 # Nobody reads an extension; it only matters where it ends. `_BEGUN`: what can still become such a line.
 _SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]{0,1000})?\r\n"
 _BEGUN = rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]{0,1000})?\r?"
@@ -91,12 +88,8 @@ class Incoming:
     """Whether the sender lets another message follow. Never in HTTP/1.0, where intermediaries pass the
     wish on to somebody whom it was not meant for."""
 
-    _parser: httptools.HttpRequestParser | httptools.HttpResponseParser | None = None  # while it has a head
     _beginning: re.Pattern[bytes]  # of whatever can still become a head
     _declared: bytes | None = None
-    _coding: bytes | None = None
-    _asks_to_close = False
-    _names_vital = False
     _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
     _in_chunk = 0  # bytes that have not come yet
     _in_trailers = False
@@ -147,8 +140,10 @@ class Incoming:
     # The head
 
     def _feed_head(self, data: bytes) -> bytes:
-        seen = max(0, len(self.head_bytes) - 3)
-        data = self.head_bytes + data
+        seen = 0
+        if self.head_bytes:
+            seen = max(0, len(self.head_bytes) - 3)
+            data = self.head_bytes + data
         end = data.find(_BLANK_LINE, seen) + 4
         if end < 4:  # noqa: PLR2004 - there is none
             self._hold_head(data, seen)
@@ -156,10 +151,7 @@ class Incoming:
         if end > self._max_head_bytes:
             raise MalformedError("the head is too large", 431)
         self.head_bytes = self._without_empty_line(data[:end])
-        self._read_head(self._checked(self.head_bytes))
-        if self._names_vital:
-            raise MalformedError("a connection header names what the message depends on")
-        self._set_framing()
+        self._read_head()
         self.has_head = True
         return data[end:]
 
@@ -177,69 +169,27 @@ class Incoming:
         """Return a head without what may come before one."""
         return head
 
-    def _checked(self, head: bytes) -> bytes:
-        """Check what the parser does not; return the head as the parser is to have it."""
+    def _read_head(self) -> None:
+        """Read the head, and what follows from it. Raises: MalformedError."""
         raise NotImplementedError
 
-    def _new_parser(self) -> httptools.HttpRequestParser | httptools.HttpResponseParser:
-        raise NotImplementedError
+    def _take_over(self, head: _Head) -> None:
+        self.headers = head.fields
+        self.version = head.version
+        self.keep_alive = head.keep_alive
+        self._declared = head.declared
 
-    def _set_framing(self) -> None:
-        raise NotImplementedError
-
-    def _read_head(self, head: bytes) -> None:
-        self._parser = self._new_parser()
-        try:
-            _parse(self._parser, head)
-        finally:  # the two refer to each other, which only the garbage collector would undo
-            self._parser = None
-
-    def _frame(self) -> bool:
-        """Set the framing that the headers declare; return whether they declare one."""
-        if self._coding is not None:
-            self._check_coding(self._coding)
+    def _frame(self, head: _Head) -> bool:
+        """Set the framing that a head declares; return whether it declares one."""
+        if head.coding is not None:
             self.framing = Framing.CHUNKED
-            return True
-        if self._declared is None:
+        elif head.declared is not None:
+            self.remaining = int(head.declared)
+            self.framing = Framing.LENGTH if self.remaining else Framing.NONE
+            self.complete = not self.remaining
+        else:
             return False
-        if not _LENGTH.fullmatch(self._declared):
-            raise MalformedError("a length that no body has")
-        self.remaining = int(self._declared)
-        self.framing = Framing.LENGTH if self.remaining else Framing.NONE
-        self.complete = not self.remaining
         return True
-
-    def _check_coding(self, coding: bytes) -> None:
-        if self.version != "1.1":
-            raise MalformedError("a transfer coding in HTTP/1.0")
-        if coding.lower() != b"chunked":
-            raise MalformedError("a transfer coding that is not chunked", 501)
-
-    # The parser's callbacks
-
-    def on_headers_complete(self) -> None:
-        assert self._parser is not None  # noqa: S101 - for the type checker
-        self.version = self._parser.get_http_version()
-        self.keep_alive = self.version == "1.1" and not self._asks_to_close
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        value = value.rstrip(b" \t")
-        self.headers.append((name, value))
-        if len(name) in _LENGTHS_OF_NAMES:
-            self._note(name.lower(), value)
-
-    def _note(self, name: bytes, value: bytes) -> None:
-        """Look at a header whose name, here in lower case, may be one that says how to read the message."""
-        if name == b"content-length":
-            self._declared = value
-        elif name == b"transfer-encoding":
-            self._coding = value if self._coding is None else self._coding + b"," + value
-        elif name == b"connection":
-            self._note_connection(value)
-
-    def _note_connection(self, value: bytes) -> None:
-        self._asks_to_close = self._asks_to_close or bool(_NAMES_CLOSE.search(value))
-        self._names_vital = self._names_vital or bool(_NAMES_VITAL.search(value))
 
     # The body
 
@@ -304,6 +254,72 @@ class Incoming:
         self._held = held
 
 
+class _Head:
+    """What a head says; what a parser tells of it is told to this."""
+
+    version = "1.1"
+    keep_alive = False
+    declared: bytes | None = None
+    """The length of the body, as it is written."""
+    coding: bytes | None = None
+    _asks_to_close = False
+
+    def __init__(self) -> None:
+        self.fields: HeaderList = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+    def _read(self, parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
+        """Have a head parsed, and heed what it says. Raises: MalformedError."""
+        _parse(parser, head)
+        if b" \r\n" in head or b"\t\r\n" in head:
+            self.fields = [(name, value.rstrip(b" \t")) for name, value in self.fields]
+        for name, value in self.fields:
+            if name not in _PLAIN:
+                self._heed(name, value)
+        self.version = parser.get_http_version()
+        self.keep_alive = self.version == "1.1" and not self._asks_to_close
+        self._check_framing()
+
+    def _heed(self, name: bytes, value: bytes) -> None:
+        """Look at a header that may say something to us. A spelling that does not is remembered."""
+        lower = name.lower()
+        if lower in _HEEDED:
+            self._note(lower, value)
+            return
+        if len(_PLAIN) >= _MOST_PLAIN:
+            _PLAIN.clear()
+        _PLAIN.add(name)
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        """Note a header, by its name in lower case."""
+        if name == b"content-length":
+            self.declared = value
+        elif name == b"transfer-encoding":
+            self.coding = value if self.coding is None else self.coding + b"," + value
+        elif name == b"connection":
+            self._asks_to_close = self._asks_to_close or bool(_NAMES_CLOSE.search(value))
+            if _NAMES_VITAL.search(value):
+                raise MalformedError("a connection header names what the message depends on")
+
+    def _check_framing(self) -> None:
+        if self.coding is not None:
+            if self.version != "1.1":
+                raise MalformedError("a transfer coding in HTTP/1.0")
+            if self.coding.lower() != b"chunked":
+                raise MalformedError("a transfer coding that is not chunked", 501)
+        elif self.declared is not None and not (self.declared.isdigit() and len(self.declared) <= _DIGITS):
+            raise MalformedError("a length that no body has")
+
+
+_HEEDED = frozenset(
+    {b"te", b"host", b"expect", b"upgrade", b"connection", b"content-length", b"transfer-encoding"}
+)
+_PLAIN: set[bytes] = set()  # names, as they are spelled, that say nothing to us
+_MOST_PLAIN = 1000
+
+
 class _Trailers:
     """What a parser tells the trailers to."""
 
@@ -337,6 +353,61 @@ def _parse(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, h
         raise MalformedError(str(error)) from None
 
 
+class _RequestHead(_Head):
+    """The head of a request."""
+
+    method = b""
+    target = b""
+    host: bytes | None = None
+    expects_continue = False
+    accepts_trailers = False
+    _hosts = 0
+    _upgrade = b""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__()
+        parser = httptools.HttpRequestParser(self)
+        self._read(parser, head)
+        self.method = parser.get_method()
+        self._check_host()
+        if not self.target.startswith(b"/") or self.method == b"CONNECT":
+            self._check_authority()
+        self.wants_websocket = self._upgrade == b"websocket" and parser.should_upgrade()
+
+    def on_url(self, target: bytes) -> None:
+        self.target += target
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self.host = value
+            self._hosts += 1
+        elif name == b"te":
+            self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
+        elif name == b"upgrade":
+            self._upgrade = value.lower()
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+        else:
+            super()._note(name, value)
+
+    def _check_host(self) -> None:
+        if self._hosts > 1 or (self._hosts == 0 and self.version == "1.1"):
+            raise MalformedError("a request has one host header")
+        if self.host is not None and not _HOST.fullmatch(self.host):
+            raise MalformedError("a host header that is no host")
+
+    def _check_authority(self) -> None:
+        """Check a target that is no path, which may name a host itself."""
+        if self.target == b"*" and self.method == b"OPTIONS":
+            return
+        form = _AUTHORITY_TARGET if self.method == b"CONNECT" else _ABSOLUTE_TARGET
+        named = form.fullmatch(self.target)
+        if named is None:
+            raise MalformedError("a target of no form that we know")
+        if self.host is not None and named[1].lower() != self.host.lower():
+            raise MalformedError("the target and the host header name two hosts")
+
+
 class IncomingRequest(Incoming):
     """A request. A head that is wrong is refused before anybody sees it."""
 
@@ -351,78 +422,65 @@ class IncomingRequest(Incoming):
     """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
 
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
-    _host: bytes | None = None
-    _hosts = 0
-    _upgrade = b""
-    _wants_upgrade = False
-
-    def on_url(self, target: bytes) -> None:
-        self.target += target
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        assert isinstance(self._parser, httptools.HttpRequestParser)  # noqa: S101 - for the type checker
-        self.method = self._parser.get_method()
-        self._wants_upgrade = self._parser.should_upgrade()
-
-    def _note(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self._host = value
-            self._hosts += 1
-        elif name == b"te":
-            self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
-        elif name == b"upgrade":
-            self._upgrade = value.lower()
-        elif name == b"expect":
-            self.expects_continue = value.lower() == b"100-continue"
-        else:
-            super()._note(name, value)
-
-    def _new_parser(self) -> httptools.HttpRequestParser:
-        return httptools.HttpRequestParser(self)
 
     def _without_empty_line(self, head: bytes) -> bytes:
         # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
         return head.removeprefix(b"\r\n")
 
-    def _checked(self, head: bytes) -> bytes:
-        if _REQUEST_LINE.match(head):
-            return head
-        if line := _LINE_TO_ENCODE.match(head):
-            # What its sender should have done; people type such targets at curl, and all read them alike.
-            encoded = _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], line[2])
-            return line[1] + encoded + line[3] + head[line.end() :]
-        if _OTHER_VERSION.match(head):
-            raise MalformedError("not a version that we speak", 505)
-        raise MalformedError("not a request line")
-
-    def _set_framing(self) -> None:
-        self._check_host()
-        if not self.target.startswith(b"/") or self.method == b"CONNECT":
-            self._check_authority()
-        if not self._frame():
+    def _read_head(self) -> None:
+        head = _RequestHead(_checked_request(self.head_bytes))
+        self._take_over(head)
+        self.method = head.method
+        self.target = head.target
+        self.accepts_trailers = head.accepts_trailers
+        self.expects_continue = head.expects_continue
+        if not self._frame(head):
             self.complete = True
         elif self.method == b"CONNECT":
             raise MalformedError("a request for a tunnel has no body")
-        upgrades = self._wants_upgrade and self.complete and self.method == b"GET"
-        self.wants_websocket = upgrades and self._upgrade == b"websocket"
+        self.wants_websocket = head.wants_websocket and self.complete and self.method == b"GET"
 
-    def _check_host(self) -> None:
-        if self._hosts > 1 or (self._hosts == 0 and self.version == "1.1"):
-            raise MalformedError("a request has one host header")
-        if self._host is not None and not _HOST.fullmatch(self._host):
-            raise MalformedError("a host header that is no host")
 
-    def _check_authority(self) -> None:
-        """Check a target that is no path, which may name a host itself."""
-        if self.target == b"*" and self.method == b"OPTIONS":
-            return
-        form = _AUTHORITY_TARGET if self.method == b"CONNECT" else _ABSOLUTE_TARGET
-        named = form.fullmatch(self.target)
-        if named is None:
-            raise MalformedError("a target of no form that we know")
-        if self._host is not None and named[1].lower() != self._host.lower():
-            raise MalformedError("the target and the host header name two hosts")
+def _checked_request(head: bytes) -> bytes:
+    """Check what the parser does not; return the head as the parser is to have it."""
+    if _REQUEST_LINE.match(head):
+        return head
+    if line := _LINE_TO_ENCODE.match(head):
+        # What its sender should have done; people type such targets at curl, and all read them alike.
+        encoded = _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], line[2])
+        return line[1] + encoded + line[3] + head[line.end() :]
+    if _OTHER_VERSION.match(head):
+        raise MalformedError("not a version that we speak", 505)
+    raise MalformedError("not a request line")
+
+
+class _ResponseHead(_Head):
+    """The head of a response."""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__()
+        if not _STATUS_LINE.match(head):
+            raise MalformedError("not a status line")
+        parser = httptools.HttpResponseParser(self)
+        self._read(parser, head)
+        self.status = parser.get_status_code()
+
+
+class _ResponseHeads(dict[bytes, _ResponseHead]):
+    """The heads of responses that came last. What a peer answers with is often the same, but for the body."""
+
+    def __missing__(self, head: bytes) -> _ResponseHead:
+        read = _ResponseHead(head)
+        if len(head) <= _REMEMBERED_BYTES:
+            if len(self) >= _REMEMBERED_HEADS:
+                self.clear()
+            self[head] = read
+        return read
+
+
+_REMEMBERED_HEADS = 256
+_REMEMBERED_BYTES = 1024
+_RESPONSE_HEADS = _ResponseHeads()
 
 
 class IncomingResponse(Incoming):
@@ -454,24 +512,13 @@ class IncomingResponse(Incoming):
         if not self.complete:
             raise MalformedError("the message was cut short")
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        assert isinstance(self._parser, httptools.HttpResponseParser)  # noqa: S101 - for the type checker
-        self.status = self._parser.get_status_code()
-
-    def _new_parser(self) -> httptools.HttpResponseParser:
-        return httptools.HttpResponseParser(self)
-
-    def _checked(self, head: bytes) -> bytes:
-        if not _STATUS_LINE.match(head):
-            raise MalformedError("not a status line")
-        return head
-
-    def _set_framing(self) -> None:
-        framed = self._frame()  # which is to be right where it frames nothing, too
-        if self.status < 200 or self._to_head or self.status in {204, 304}:  # noqa: PLR2004
-            self.framing, self.remaining, self.complete = Framing.NONE, 0, True
-        elif not framed:
+    def _read_head(self) -> None:
+        head = _RESPONSE_HEADS[self.head_bytes]
+        self._take_over(head)
+        self.status = status = head.status
+        if status < 200 or self._to_head or status in {204, 304}:  # noqa: PLR2004
+            self.complete = True
+        elif not self._frame(head):
             self.framing, self.keep_alive = Framing.CLOSE, False
-        if self.status == _SWITCHING_PROTOCOLS:
+        if status == _SWITCHING_PROTOCOLS:
             self.keep_alive = False

@@ -97,7 +97,7 @@ class Pool:
         self._given_ssl_context = ssl_context
         self._max_head_bytes = max_head_bytes
         # Changed between checkpoints only. A shelf is here while its size is not 0.
-        self._shelves: dict[Origin, _Shelf] = {}
+        self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
         self._entered = False
         self._active = 0
         self._opened = 0
@@ -194,7 +194,7 @@ class Pool:
         The kernel is asked about each one (under 1 µs), however short it was idle: what is lost on a dead
         one may have had an effect, so that most calls could not be repeated.
         """
-        shelf = self._shelves.get(origin)
+        shelf = self._shelves.get(origin.key)
         while shelf is not None and shelf.idle:
             connection = shelf.idle.pop()
             expired = trio.current_time() - connection.idle_since >= self._idle_expiry_s
@@ -216,7 +216,7 @@ class Pool:
             raise _not_entered()
         if timeout_s is None:
             timeout_s = self._connect_timeout_s
-        shelf = self._shelves.setdefault(origin, _Shelf())
+        shelf = self._shelves.setdefault(origin.key, _Shelf())
         if shelf.size < self._max_per_origin:
             shelf.size += 1
         elif shelf.idle:
@@ -228,7 +228,7 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for whoever is next, if it is `reusable` and there is room; else close it."""
         self._active -= 1
-        shelf = self._shelves[connection.origin]
+        shelf = self._shelves[connection.origin.key]
         keep = connection.reusable and self._entered
         if keep and shelf.waiting:
             self._serve(shelf, connection)
@@ -286,7 +286,7 @@ class Pool:
 
     def _discard(self, connection: Connection) -> None:
         connection.channel.close()
-        self._release(connection.origin, self._shelves[connection.origin])
+        self._release(connection.origin, self._shelves[connection.origin.key])
 
     def _release(self, origin: Origin, shelf: _Shelf) -> None:
         """Give a place on the shelf to who waits for one, or up."""
@@ -295,7 +295,7 @@ class Pool:
             return
         shelf.size -= 1
         if not shelf.size:
-            del self._shelves[origin]
+            del self._shelves[origin.key]
 
     def _close_dead(self, shelf: _Shelf) -> None:
         """Close the idle connections on which something has happened: where one is dead, others are."""

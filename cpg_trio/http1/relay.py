@@ -20,7 +20,7 @@ sent twice. There is no timeout but that of connecting: how long a call may take
 from __future__ import annotations
 
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import attrs
 import trio
@@ -40,6 +40,13 @@ _SWITCHING_PROTOCOLS = 101
 _NO_CONTENT = 204
 _METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
 _CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+_REMEMBERED_HEADS = 256
+_REMEMBERED_BYTES = 1024
+
+HeadsBack: TypeAlias = dict[tuple[bytes, bool, bool], bytes]
+"""The heads of responses that went back last: by how they came, whether chunks follow, and other requests."""
 
 
 class RefusedError(Exception):
@@ -88,7 +95,7 @@ class Forward(Protocol):
 class Gateway(Protocol):
     """Decides what becomes of a request."""
 
-    def claims(self, target: bytes) -> bool:
+    def claims(self, target: bytes, /) -> bool:
         """Whether a request for this target is the gateway's at all."""
 
     def admit(self, request: IncomingRequest) -> Forward:
@@ -101,10 +108,8 @@ class Relay:
     def __init__(self, gateway: Gateway, pool: Pool) -> None:
         self._gateway = gateway
         self._pool = pool
-
-    def claims(self, target: bytes) -> bool:
-        """Whether a request for this target is the relay's."""
-        return self._gateway.claims(target)
+        self._heads_back: HeadsBack = {}
+        self.claims = gateway.claims
 
     def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Begin to relay a request that has come whole."""
@@ -113,7 +118,7 @@ class Relay:
         except RefusedError as refused:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
-        call = RelayCall(client, request, forward, self._pool)
+        call = RelayCall(client, request, forward, self._pool, self._heads_back)
         kept = self._pool.take(forward.origin)
         if kept is not None and isinstance(kept.channel, SocketChannel):
             call.start(kept, kept.channel)
@@ -128,7 +133,7 @@ class Relay:
             client.last = client.last or not request.complete
             await client.write(client.plain(refused.status, refused.text, refused.fields))
             return
-        await RelayCall(client, request, forward, self._pool).run()
+        await RelayCall(client, request, forward, self._pool, self._heads_back).run()
 
 
 class RelayCall:
@@ -145,12 +150,18 @@ class RelayCall:
     _outcome = "FAILED: canceled"  # until there is another
 
     def __init__(
-        self, client: ServerConnection, request: IncomingRequest, forward: Forward, pool: Pool
+        self,
+        client: ServerConnection,
+        request: IncomingRequest,
+        forward: Forward,
+        pool: Pool,
+        heads_back: HeadsBack,
     ) -> None:
         self._client = client
         self._request = request
         self._forward = forward
         self._pool = pool
+        self._heads_back = heads_back
 
     def cancel(self) -> None:
         """End the call from outside, as its provider is gone."""
@@ -352,19 +363,32 @@ class RelayCall:
             data = b""
 
     def _head_back(self, response: IncomingResponse) -> bytes:
-        client, fields = self._client, response.headers
+        """Return the head that goes back, and settle how the body does."""
+        client = self._client
+        if response.framing is Framing.CHUNKED or response.framing is Framing.CLOSE:
+            self._chunked_back = self._request.version == "1.1"
+            client.last = client.last or not self._chunked_back  # its end is the end of the connection
+        # What a provider answers with is often the same, but for the body.
+        known = (response.head_bytes, self._chunked_back, client.requests_follow)
+        head = self._heads_back.get(known)
+        if head is None:
+            head = self._write_head_back(response)
+            if len(head) <= _REMEMBERED_BYTES:
+                self._heads_back[known] = head
+        return head
+
+    def _write_head_back(self, response: IncomingResponse) -> bytes:
+        fields = response.headers
         if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
             fields = [field for field in fields if field[0].lower() != b"content-length"]
         head = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
         head += self._forward.lines_back(fields)
-        if response.framing in {Framing.CHUNKED, Framing.CLOSE}:
-            if self._request.version == "1.1":
-                self._chunked_back = True
-                head += _CHUNKED
-            else:
-                client.last = True  # its end is the end of the connection
-        if not client.requests_follow:
+        if self._chunked_back:
+            head += _CHUNKED
+        if not self._client.requests_follow:
             head += b"connection: close\r\n"
+        if len(self._heads_back) >= _REMEMBERED_HEADS:
+            self._heads_back.clear()
         return head + b"\r\n"
 
     def _framed_back(self, response: IncomingResponse) -> bytes:

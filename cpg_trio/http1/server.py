@@ -21,7 +21,7 @@ What is not HTTP/1.1 is left to others: `run` returns, and `read_of_another_prot
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -75,8 +75,9 @@ class CallInHand(Protocol):
 class RequestTaker(Protocol):
     """Answers some requests in the application's stead, with the bytes of both connections in its hands."""
 
-    def claims(self, target: bytes, /) -> bool:
-        """Whether a request for this target is the relay's."""
+    @property
+    def claims(self) -> Callable[[bytes], bool]:
+        """Whether a request for a target is the relay's."""
 
     def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Begin to answer a request that has come whole, without waiting: the rest may be handed over."""

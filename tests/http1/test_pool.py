@@ -468,7 +468,7 @@ async def test_a_new_connection_takes_the_place_of_the_one_that_was_idle_longest
     async with serving(answer_ok) as origin, Pool(max_per_origin=2) as pool:
         async with pool.request(origin, get()):
             await fetch(pool, origin, get())
-        first, second = pool._shelves[origin].idle
+        first, second = pool._shelves[origin.key].idle
         connection = await pool.open(origin)
         assert connection.fresh
         assert pool.take(origin) is second
