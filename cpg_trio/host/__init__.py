@@ -13,6 +13,8 @@ What stands on what:
     health        the host's own health, as a service
     store         what is kept on the disk, and put back at the next start
     services      the RPC services, thin over the above
+    tally         what the router has done, in numbers
+    admission     who may call whom, and what of a call goes on
     router        the way from one plugin to another
     _host         all of it on its paths, in one nursery
 """
@@ -20,6 +22,7 @@ What stands on what:
 from ._host import DEFAULT_PORT as DEFAULT_PORT
 from ._host import Host as Host
 from ._host import HostConfig as HostConfig
+from ._host import HostStatistics as HostStatistics
 from .egress import BaseUrls as BaseUrls
 from .identity import Identity as Identity
 from .liveness import LeaseConfig as LeaseConfig
@@ -27,3 +30,4 @@ from .registry import Health as Health
 from .registry import Registration as Registration
 from .registry import Registry as Registry
 from .registry import Selection as Selection
+from .tally import RouterStatistics as RouterStatistics

@@ -17,7 +17,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
-from cpg_trio.http1 import Pool, Relay
+from cpg_trio.http1 import Pool, PoolStatistics, Relay
 from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import ServeConfig, serve
@@ -33,6 +33,7 @@ from .router import Router, RouterGateway
 from .services import Gate, Handshake, Lifecycle, RegistryService
 from .sockets import Sockets
 from .store import Saved, journaled
+from .tally import RouterStatistics
 from .watch import WatchHub
 from .watch_socket import WatchSocket
 
@@ -66,6 +67,14 @@ class HostConfig:
     socket_dir: Path | None = None
     """A directory that the host shares with plugins, for calls by Unix sockets in it."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
+
+
+@attrs.frozen
+class HostStatistics:
+    """What a host has done, and the connections to plugins that it has."""
+
+    router: RouterStatistics
+    connections: PoolStatistics
 
 
 class Host:
@@ -157,6 +166,10 @@ class Host:
             self.health.stop()
             self.watches.close()
         _log.info("host has stopped")
+
+    def statistics(self) -> HostStatistics:
+        """Return the numbers of this moment."""
+        return HostStatistics(self._admission.tally.statistics(), self._pool.statistics())
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.

@@ -23,6 +23,7 @@ from cpg_trio.http1 import Origin
 
 from .identity import Identities, Identity
 from .registry import Registration, Registry
+from .tally import Tally
 
 PREFIX = b"/services/"
 
@@ -249,6 +250,7 @@ class Admission:
         self._identities = identities
         self._registry = registry
         self._may_call = may_call
+        self.tally = Tally()
         self._targets: dict[bytes, _Target] = {}
         self._revision = registry.revision
 
@@ -265,6 +267,12 @@ class Admission:
         elif not self._registry.health(path.provider_id).callable:
             raise RefusedError(503, "service unavailable (provider unhealthy)")
         return Route(caller.runtime_id, target, query)
+
+    def note_refusal(self, refused: RefusedError) -> None:
+        """Count a refusal, and write down what is worth it."""
+        self.tally.refused()
+        if refused.log:
+            _log.warning("[ROUTER] %s", refused.log)
 
     def _remembered(self, raw_path: bytes) -> _Target | None:
         if self._revision != self._registry.revision or len(self._targets) > _MOST_REMEMBERED:
@@ -292,12 +300,6 @@ class Admission:
             if (identity := self._identities.authenticate(runtime_id.decode("latin-1"), token)) is not None:
                 return identity
         raise _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
-
-
-def log_refusal(refused: RefusedError) -> None:
-    """Write down what is worth it."""
-    if refused.log:
-        _log.warning("[ROUTER] %s", refused.log)
 
 
 def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedError:

@@ -50,11 +50,11 @@ from .admission import (
     Admission,
     RefusedError,
     Route,
-    log_refusal,
     passed_back,
     passed_on,
 )
 from .liveness import Liveness
+from .tally import Tally
 
 _calls = LineLog("cpg_trio.router")
 
@@ -65,16 +65,19 @@ _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 class _Record:
     """What is written down of one call: that it begins, and how it ended."""
 
-    __slots__ = ("_label", "_started")
+    __slots__ = ("_label", "_started", "_tally")
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, tally: Tally) -> None:
+        self._tally = tally
         self._label = route.label
         self._started = time.perf_counter()
+        tally.begun()
         _calls.info(f"[ROUTER] {self._label} (service: {route.provider.service_type})")
 
     def end(self, outcome: str) -> None:
-        elapsed = go_duration(time.perf_counter() - self._started)
-        _calls.info(f"[ROUTER] {self._label} {outcome} (duration: {elapsed})")
+        elapsed = time.perf_counter() - self._started
+        self._tally.ended(elapsed, failed=outcome.startswith("FAILED"))
+        _calls.info(f"[ROUTER] {self._label} {outcome} (duration: {go_duration(elapsed)})")
 
 
 def _failure(error: UpstreamError | None, route: Route, liveness: Liveness) -> Failure:
@@ -105,27 +108,33 @@ class RouterGateway:
         try:
             route = self._admission.admit(path, query, runtime_id, authorization)
         except RefusedError as refused:
-            log_refusal(refused)
+            self._admission.note_refusal(refused)
             raise RelayRefusedError(refused.status, refused.text, UNDELIVERED) from None
-        return _Forward(route, request, fields, self._liveness)
+        return _Forward(route, request, fields, self._liveness, self._admission.tally)
 
 
 class _Forward:
     """One call that the relay passes on."""
 
-    __slots__ = ("_call", "_fields", "_liveness", "_record", "_request", "_route", "origin")
+    __slots__ = ("_call", "_fields", "_liveness", "_record", "_request", "_route", "_tally", "origin")
 
     _call: RelayCall
     _record: _Record
 
     def __init__(
-        self, route: Route, request: IncomingRequest, fields: HeaderList, liveness: Liveness
+        self,
+        route: Route,
+        request: IncomingRequest,
+        fields: HeaderList,
+        liveness: Liveness,
+        tally: Tally,
     ) -> None:
         self.origin: Origin = route.origin
         self._route = route
         self._request = request
         self._fields = fields
         self._liveness = liveness
+        self._tally = tally
 
     def head(self) -> bytes:
         """See `http1.Forward`."""
@@ -142,7 +151,7 @@ class _Forward:
     def begin(self, call: RelayCall) -> None:
         """See `http1.Forward`."""
         self._call = call
-        self._record = _Record(self._route)
+        self._record = _Record(self._route, self._tally)
         self._liveness.begin_call(self._route.provider.runtime_id, call)
 
     def end(self, outcome: str) -> None:
@@ -174,10 +183,11 @@ class Router:
         try:
             route = self._admission.admit(scope["raw_path"], scope["query_string"], *credentials)
         except RefusedError as refused:
-            log_refusal(refused)
+            self._admission.note_refusal(refused)
             await send_text(send, refused.status, f"{refused.text}\n", UNDELIVERED)
             return
-        await _Call(route, fields, self._liveness, self._pool, scope, receive, send).run()
+        record = _Record(route, self._admission.tally)
+        await _Call(route, record, fields, self._liveness, self._pool, scope, receive, send).run()
 
 
 class _Call:
@@ -186,6 +196,7 @@ class _Call:
     def __init__(
         self,
         route: Route,
+        record: _Record,
         fields: HeaderList,
         liveness: Liveness,
         pool: Pool,
@@ -194,6 +205,7 @@ class _Call:
         send: Send,
     ) -> None:
         self._route = route
+        self._record = record
         self._fields = fields
         self._liveness = liveness
         self._pool = pool
@@ -204,7 +216,6 @@ class _Call:
         self._outcome = "FAILED: canceled"  # until there is another
 
     async def run(self) -> None:
-        record = _Record(self._route)
         try:
             with self._liveness.call(self._route.provider.runtime_id) as lease:
                 async with trio.open_nursery() as nursery:
@@ -214,7 +225,7 @@ class _Call:
             if lease.cancelled_caught:
                 await self._fail(None)
         finally:
-            record.end(self._outcome)
+            self._record.end(self._outcome)
         if self._outcome.startswith("FAILED") and self._responding:
             raise ResponseAbortedError(self._outcome)
 
