@@ -12,8 +12,8 @@ class RouterStatistics:
     """The router's numbers since the host began.
 
     `calls` were let through, of which `in_flight` have not ended, and `failed` have ended without the whole
-    answer of a provider; `refused` went nowhere. Of the calls that have ended, `durations[i]` took less than 2
-    to the i-th microseconds, and not less than half of that.
+    answer of a provider; `refused` went nowhere. Of the calls that have ended, `durations[i]` took less than
+    2 to the i-th microseconds, and not less than half of that.
     """
 
     calls: int

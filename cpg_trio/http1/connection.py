@@ -15,7 +15,7 @@ May touch: the one channel that it is given. Opening, keeping and closing connec
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 
 import attrs
@@ -310,10 +310,13 @@ class Answer:
         """
         if self.message.complete or self._error is not None:
             return
-        with suppress(*_BROKEN):
-            if data := self._channel.receive_nowait():
-                self.begun = True
-                self._feed(data)
+        try:
+            data = self._channel.receive_nowait()
+        except _BROKEN:
+            return  # whoever reads on is told
+        if data:
+            self.begun = True
+            self._feed(data)
 
     def _feed(self, data: bytes) -> None:
         try:
