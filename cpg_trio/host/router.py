@@ -103,20 +103,35 @@ class RouterGateway:
 
     def admit(self, request: IncomingRequest) -> _Forward:
         """Return what to do with a request. Raises: http1.RefusedError."""
-        fields, runtime_id, authorization = passed_on(request.headers)
+        said = request.head.remembered
+        if not isinstance(said, _Said):
+            said = request.head.remembered = _Said(*passed_on(request.head.fields))
         path, _, query = request.target.partition(b"?")
         try:
-            route = self._admission.admit(path, query, runtime_id, authorization)
+            authorization = request.authorization or said.authorization
+            route = self._admission.admit(path, query, said.runtime_id, authorization)
         except RefusedError as refused:
             self._admission.note_refusal(refused)
             raise RelayRefusedError(refused.status, refused.text, UNDELIVERED) from None
-        return _Forward(route, request, fields, self._liveness, self._admission.tally)
+        return _Forward(route, request, said.lines, self._liveness, self._admission.tally)
+
+
+class _Said:
+    """What the head of a request says to the router; for all requests that have the same."""
+
+    __slots__ = ("authorization", "lines", "runtime_id")
+
+    def __init__(self, fields: HeaderList, runtime_id: bytes, authorization: bytes) -> None:
+        self.lines = _lines(fields)
+        """Of what goes on."""
+        self.runtime_id = runtime_id
+        self.authorization = authorization
 
 
 class _Forward:
     """One call that the relay passes on."""
 
-    __slots__ = ("_call", "_fields", "_liveness", "_record", "_request", "_route", "_tally", "origin")
+    __slots__ = ("_call", "_lines", "_liveness", "_record", "_request", "_route", "_tally", "origin")
 
     _call: RelayCall
     _record: _Record
@@ -125,24 +140,23 @@ class _Forward:
         self,
         route: Route,
         request: IncomingRequest,
-        fields: HeaderList,
+        lines: bytes,
         liveness: Liveness,
         tally: Tally,
     ) -> None:
         self.origin: Origin = route.origin
         self._route = route
         self._request = request
-        self._fields = fields
+        self._lines = lines
         self._liveness = liveness
         self._tally = tally
 
     def head(self) -> bytes:
         """See `http1.Forward`."""
         route, request = self._route, self._request
-        lines = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, route.target, route.host)
-        if request.accepts_trailers:
-            lines += b"te: trailers\r\n"
-        return lines + _lines([*self._fields, *route.identifying()])
+        first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, route.target, route.host)
+        trailers = b"te: trailers\r\n" if request.accepts_trailers else b""
+        return first + trailers + self._lines + _lines(route.identifying())
 
     def lines_back(self, fields: HeaderList) -> bytes:
         """See `http1.Forward`."""

@@ -89,24 +89,28 @@ class Incoming:
     wish on to somebody whom it was not meant for."""
 
     _beginning: re.Pattern[bytes]  # of whatever can still become a head
-    _declared: bytes | None = None
+    _head: Head
     _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
     _in_chunk = 0  # bytes that have not come yet
     _in_trailers = False
     _held = b""  # what has come of the line before a chunk, or of the trailers with the line end before them
 
     def __init__(self, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
-        self.headers: HeaderList = []
-        """In order and spelling as they came; complete once `has_head`."""
         self.trailers: HeaderList = []
-        """The same, for what followed a chunked body; complete once the message is."""
+        """As `headers`, for what followed a chunked body; complete once the message is."""
+        self._head = _NO_HEAD
         self._max_head_bytes = max_head_bytes
         self._parts: list[bytes] = []
 
     @property
+    def headers(self) -> HeaderList:
+        """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
+        return self._head.fields
+
+    @property
     def declares_length(self) -> bool:
         """Whether a header says how long the body is."""
-        return self._declared is not None
+        return self._head.declared is not None
 
     @property
     def begun(self) -> bool:
@@ -173,13 +177,12 @@ class Incoming:
         """Read the head, and what follows from it. Raises: MalformedError."""
         raise NotImplementedError
 
-    def _take_over(self, head: _Head) -> None:
-        self.headers = head.fields
+    def _take_over(self, head: Head) -> None:
+        self._head = head
         self.version = head.version
         self.keep_alive = head.keep_alive
-        self._declared = head.declared
 
-    def _frame(self, head: _Head) -> bool:
+    def _frame(self, head: Head) -> bool:
         """Set the framing that a head declares; return whether it declares one."""
         if head.coding is not None:
             self.framing = Framing.CHUNKED
@@ -254,14 +257,19 @@ class Incoming:
         self._held = held
 
 
-class _Head:
-    """What a head says; what a parser tells of it is told to this."""
+class Head:
+    """What a head says; what a parser tells of it is told to this.
+
+    Messages may share one, which is not to be changed then.
+    """
 
     version = "1.1"
     keep_alive = False
     declared: bytes | None = None
     """The length of the body, as it is written."""
     coding: bytes | None = None
+    remembered: object = None
+    """What somebody has made of it, who has to do with many alike; see `IncomingRequest.head`."""
     _asks_to_close = False
 
     def __init__(self) -> None:
@@ -313,6 +321,7 @@ class _Head:
             raise MalformedError("a length that no body has")
 
 
+_NO_HEAD = Head()
 _HEEDED = frozenset(
     {b"te", b"host", b"expect", b"upgrade", b"connection", b"content-length", b"transfer-encoding"}
 )
@@ -353,7 +362,7 @@ def _parse(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, h
         raise MalformedError(str(error)) from None
 
 
-class _RequestHead(_Head):
+class RequestHead(Head):
     """The head of a request."""
 
     method = b""
@@ -420,7 +429,13 @@ class IncomingRequest(Incoming):
     """Whether its sender waits for word to send the body."""
     accepts_trailers = False
     """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
+    head: RequestHead
+    """Its head, without the one line that has `authorization`. Requests whose heads are the same but for that
+    share it."""
+    authorization = b""
+    """The value of that line; empty if there is none, or if it is among the head's other fields."""
 
+    _authorization_at = -1  # the line end before it
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
 
     def _without_empty_line(self, head: bytes) -> bytes:
@@ -428,8 +443,9 @@ class IncomingRequest(Incoming):
         return head.removeprefix(b"\r\n")
 
     def _read_head(self) -> None:
-        head = _RequestHead(_checked_request(self.head_bytes))
+        head = self._known_head()
         self._take_over(head)
+        self.head = head
         self.method = head.method
         self.target = head.target
         self.accepts_trailers = head.accepts_trailers
@@ -439,6 +455,28 @@ class IncomingRequest(Incoming):
         elif self.method == b"CONNECT":
             raise MalformedError("a request for a tunnel has no body")
         self.wants_websocket = head.wants_websocket and self.complete and self.method == b"GET"
+
+    def _known_head(self) -> RequestHead:
+        """Read the head, apart from the line with the caller's secret."""
+        line = _AUTHORIZATION.search(self.head_bytes)
+        if line is not None:
+            self._authorization_at = line.start()
+            head = _REQUEST_HEADS[self.head_bytes[: line.start()] + self.head_bytes[line.end() :]]
+            if head is not None:
+                self.authorization = line[1]
+                return head
+        self._authorization_at = -1
+        return RequestHead(_checked_request(self.head_bytes))
+
+    @property
+    def headers(self) -> HeaderList:
+        """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
+        at, fields = self._authorization_at, self._head.fields
+        if at < 0:
+            return fields
+        before = self.head_bytes.count(b"\r\n", 0, at)
+        name = self.head_bytes[at + 2 : self.head_bytes.index(b":", at)]
+        return [*fields[:before], (name, self.authorization), *fields[before:]]
 
 
 def _checked_request(head: bytes) -> bytes:
@@ -454,7 +492,7 @@ def _checked_request(head: bytes) -> bytes:
     raise MalformedError("not a request line")
 
 
-class _ResponseHead(_Head):
+class _ResponseHead(Head):
     """The head of a response."""
 
     def __init__(self, head: bytes) -> None:
@@ -464,6 +502,30 @@ class _ResponseHead(_Head):
         parser = httptools.HttpResponseParser(self)
         self._read(parser, head)
         self.status = parser.get_status_code()
+
+
+class _RequestHeads(dict[bytes, RequestHead | None]):
+    """The heads of requests that came last, without the line of each that has a secret.
+
+    Who calls a method again and again sends what is the same, but for the body and sometimes its length. None
+    is a head that has such a line twice. What looks as if it had a secret elsewhere is not remembered.
+    """
+
+    def __missing__(self, head: bytes) -> RequestHead | None:
+        read = RequestHead(_checked_request(head))
+        names = [name.lower() for name, _ in read.fields]
+        if b"authorization" in names:
+            return None
+        if len(head) <= _REMEMBERED_BYTES and not any(map(_SECRETIVE.search, names)):
+            if len(self) >= _REMEMBERED_HEADS:
+                self.clear()
+            self[head] = read
+        return read
+
+
+# One line of printable letters, so that a head without it is read as it is with it.
+_AUTHORIZATION = re.compile(rb"\r\n(?i:authorization):[ \t]*([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n)")
+_SECRETIVE = re.compile(rb"auth|cookie|key|secret|session|token")
 
 
 class _ResponseHeads(dict[bytes, _ResponseHead]):
@@ -480,6 +542,7 @@ class _ResponseHeads(dict[bytes, _ResponseHead]):
 
 _REMEMBERED_HEADS = 256
 _REMEMBERED_BYTES = 1024
+_REQUEST_HEADS = _RequestHeads()
 _RESPONSE_HEADS = _ResponseHeads()
 
 

@@ -92,8 +92,8 @@ async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:
 def _less_garbage_collection() -> Iterator[None]:
     """Have garbage looked for less often, and not among what has been imported.
 
-    Hardly anything here refers to itself. But a few dozen calls in flight are more objects than Python lets come
-    together before it looks through them, and now and then through all that there are, for milliseconds.
+    Hardly anything here refers to itself. But a few dozen calls in flight are more objects than Python lets
+    gather before it looks through them, and now and then through all that there are, for milliseconds.
     """
     before = gc.get_threshold()
     gc.collect()

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cpg_trio.http1 import messages
 from cpg_trio.http1.messages import (
     MAX_HEAD_BYTES,
     Framing,
@@ -501,3 +502,78 @@ def test_any_bytes_are_refused_or_have_one_reading(data: bytes, cuts: list[int])
     assert_read_in_one_way(data, cuts)
     assert_read_in_one_way(chunked(data), cuts)
     assert_response_read_in_one_way(data, cuts)
+
+
+# What is remembered of heads
+
+
+TOKEN = b"Bearer c2VjcmV0LXRva2Vu="
+
+
+def with_token_at(data: bytes, place: int) -> bytes | None:
+    """Return a request with a line for the token before its header line number `place`, if there is one."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    if place > len(lines) - 1 or not lines[0]:
+        return None
+    lines.insert(place + 1, b"Authorization: " + TOKEN)
+    return b"\r\n".join(lines) + end + rest
+
+
+@pytest.mark.parametrize("good", corpus.ACCEPTED, ids=lambda good: good.name)
+def test_a_head_is_read_alike_the_first_time_and_again_with_a_token_anywhere_in_it(good: Good) -> None:
+    for place in range(3):
+        data = with_token_at(good.data, place)
+        if data is not None and len(data) < MAX_HEAD_BYTES:
+            assert_read_in_one_way(data)
+            assert_read_in_one_way(data.replace(TOKEN, b"another"))
+            assert read_request(data) == read_request(data)
+
+
+@pytest.mark.parametrize("bad", corpus.REFUSED, ids=lambda bad: bad.name)
+def test_no_attack_gets_by_because_a_token_is_cut_out_of_it(bad: Bad) -> None:
+    for place in range(3):
+        data = with_token_at(bad.data, place)
+        if data is not None:
+            assert_read_in_one_way(data)
+
+
+def test_requests_that_differ_in_their_token_only_share_a_head() -> None:
+    first, second, other = IncomingRequest(), IncomingRequest(), IncomingRequest()
+    first.feed(get(b"X: 1", b"authorization: Bearer a"))
+    second.feed(get(b"X: 1", b"authorization: Bearer b"))
+    other.feed(get(b"X: 2", b"authorization: Bearer b"))
+    assert first.head is second.head
+    assert first.head is not other.head
+    assert (first.authorization, second.authorization) == (b"Bearer a", b"Bearer b")
+    assert second.headers == [(b"Host", b"h"), (b"X", b"1"), (b"authorization", b"Bearer b")]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Authorization: Bearer hush",),
+        (b"Authorization: Bearer hush", b"AUTHORIZATION: Bearer hush"),
+        (b"authorization:Bearer hush  ",),
+        (b"Authorization: x", b"Cookie: hush"),
+        (b"Authorization: x", b"Proxy-Authorization: hush"),
+        (b"Authorization: x", b"X-Api-Key: hush"),
+        (b"Cookie: hush",),
+    ],
+)
+def test_no_secret_is_remembered(lines: tuple[bytes, ...]) -> None:
+    request = IncomingRequest()
+    request.feed(get(*lines))
+    kept = [(head, read.fields if read else []) for head, read in messages._REQUEST_HEADS.items()]
+    assert b"hush" not in repr(kept).encode()
+    assert [value for _, value in request.headers if b"hush" in value]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for number in range(3 * messages._REMEMBERED_HEADS):
+        IncomingRequest().feed(get(b"X: %d" % number, b"Authorization: x"))
+        IncomingResponse().feed(response(b"X: %d" % number))
+    IncomingRequest().feed(get(b"X: " + b"x" * 2000, b"Authorization: x"))
+    for heads in (messages._REQUEST_HEADS, messages._RESPONSE_HEADS):
+        assert 0 < len(heads) <= messages._REMEMBERED_HEADS
+        assert all(len(head) <= messages._REMEMBERED_BYTES for head in heads)
