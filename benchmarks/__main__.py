@@ -26,6 +26,7 @@ from .report import place
 PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "machine": machine.measure,
     "router": router.measure,
+    "fresh": router.measure_fresh,
     "large": router.measure_large,
     "latency": latency.measure,
     "memory": memory.measure,

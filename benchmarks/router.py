@@ -19,6 +19,7 @@ from .report import table, with_ratios
 from .upstream import LARGE, SMALL
 
 _LARGE_CONNECTIONS = 4
+_SCRIPTS = {"Fresh": "fresh.lua"}
 
 
 @attrs.frozen
@@ -35,28 +36,35 @@ async def _sample(
 ) -> Sample:
     proxy = proxies[peer]
     before = cpu_seconds(proxy.pid)
-    load = await wrk(_calls(proxy)[call], connections, bench.seconds, [bench.load_core])
+    script = _SCRIPTS.get(call, "call.lua")
+    load = await wrk(_calls(proxy)[call], connections, bench.seconds, [bench.load_core], script)
     return Sample(load, 1e6 * (cpu_seconds(proxy.pid) - before) / load.requests)
 
 
 def _calls(proxy: Proxy) -> dict[str, Call]:
     return {
         "Small": proxy.call(),
+        "Fresh": proxy.call("Fresh"),
         "Large": proxy.call("Large"),
         "Upload": proxy.call("Upload", body=LARGE),
     }
 
 
-async def measure(bench: Bench) -> Report:
+async def measure(bench: Bench, name: str = "router", call: str = "Small") -> Report:
     """Measure small calls, at each number of connections."""
     async with bench.proxies() as proxies:
         samples = {
             connections: await bench.take_turns(
-                list(proxies), partial(_sample, bench, proxies, "Small", connections)
+                list(proxies), partial(_sample, bench, proxies, call, connections)
             )
             for connections in bench.connections
         }
-    return Report("router", _tables(bench, samples), _figures(samples))
+    return Report(name, _tables(bench, samples), _figures(samples))
+
+
+async def measure_fresh(bench: Bench) -> Report:
+    """Measure the same with heads that never repeat, of requests and of answers."""
+    return await measure(bench, "fresh", "Fresh")
 
 
 def _tables(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:

@@ -1,7 +1,8 @@
 """The provider behind every proxy: nginx with one worker, which answers from memory.
 
-It is fast enough to be no bottleneck, and the same for all. Three methods: `Small` answers 64 bytes, `Large`
-1 MiB, and `Upload` reads all that it is sent and answers 64 bytes.
+It is fast enough to be no bottleneck, and the same for all. Four methods: `Small` answers 64 bytes, `Fresh`
+the same below a head that there has never been before, `Large` 1 MiB, and `Upload` reads all that it is sent
+and answers 64 bytes.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ http {{
   server {{
     listen 127.0.0.1:%d backlog=4096;
     location = {PATH}Small {{ return 200 "{SMALL.decode()}"; }}
+    location = {PATH}Fresh {{ add_header X-Request-Id $request_id; return 200 "{SMALL.decode()}"; }}
     location = {PATH}Large {{ alias %s/large; error_page 405 =200 $uri; }}
     location = {PATH}Upload {{ mirror /sink; alias %s/small; error_page 405 =200 $uri; }}
     location = /sink {{ internal; return 204; }}

@@ -513,14 +513,27 @@ class _RequestHeads(dict[bytes, RequestHead | None]):
 
     def __missing__(self, head: bytes) -> RequestHead | None:
         read = RequestHead(_checked_request(head))
-        names = [name.lower() for name, _ in read.fields]
-        if b"authorization" in names:
+        doubtful = [name.lower() for name, _ in read.fields if name not in _HARMLESS and _is_doubtful(name)]
+        if b"authorization" in doubtful:
             return None
-        if len(head) <= _REMEMBERED_BYTES and not any(map(_SECRETIVE.search, names)):
+        if len(head) <= _REMEMBERED_BYTES and not doubtful:
             if len(self) >= _REMEMBERED_HEADS:
                 self.clear()
             self[head] = read
         return read
+
+
+def _is_doubtful(name: bytes) -> bool:
+    """Whether the name of a header looks as if its value were a secret. One that does not is remembered."""
+    if _SECRETIVE.search(name.lower()):
+        return True
+    if len(_HARMLESS) >= _MOST_PLAIN:
+        _HARMLESS.clear()
+    _HARMLESS.add(name)
+    return False
+
+
+_HARMLESS: set[bytes] = set()  # names of headers, as they are spelled
 
 
 # One line of printable letters, so that a head without it is read as it is with it.
