@@ -53,6 +53,13 @@ class Channel(ABC):
     def has_news(self) -> bool:
         """Look whether something has come, or the other side has ended, without taking it."""
 
+    def watch(self, readiness: Readiness, watcher: Watcher) -> None:
+        """Have `watcher` called when something comes, or the other side ends, until `ignore`."""
+        raise NotImplementedError
+
+    def ignore(self) -> None:  # noqa: B027 - where nobody is called there is nothing to do
+        """Have nobody called any more."""
+
     @abstractmethod
     def shut_down(self, *, sending_only: bool = False) -> None:
         """End both directions, or one; whoever waits for them is told. The channel is still to be closed."""
@@ -94,7 +101,6 @@ class SocketChannel(Channel):
         return self._full
 
     def watch(self, readiness: Readiness, watcher: Watcher) -> None:
-        """Have `watcher` called when something comes, or the other side ends, until `ignore`."""
         if self._readiness is not readiness:
             self._leave_readiness()
             readiness.enter(self._fd)
@@ -102,7 +108,7 @@ class SocketChannel(Channel):
         readiness.watch(self._fd, watcher)
 
     def ignore(self) -> None:
-        """Have nobody called. To watch again costs next to nothing."""
+        # It stays entered: to watch again costs next to nothing.
         if self._readiness is not None:
             self._readiness.ignore(self._fd)
 

@@ -29,7 +29,6 @@ from cpg_trio.asgi import HeaderList
 
 from ._origin import Origin
 from ._request import IDEMPOTENT, LAST_CHUNK, chunk
-from .channel import SocketChannel
 from .connection import Answer, Connection
 from .errors import ConnectionBrokenError, ProtocolError, UpstreamError
 from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse, MalformedError
@@ -119,11 +118,12 @@ class Relay:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
         call = RelayCall(client, request, forward, self._pool, self._heads_back)
-        kept = self._pool.take(forward.origin)
-        if kept is not None and isinstance(kept.channel, SocketChannel):
-            call.start(kept, kept.channel)
+        # What is said in TLS cannot be read at once: it may have to wait for the other half of a record.
+        kept = None if forward.origin.scheme == "https" else self._pool.take(forward.origin)
+        if kept is None:
+            client.hand_over(call.run)
         else:
-            client.hand_over(partial(call.run, kept))
+            call.start(kept)
 
     async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Relay a request whose head has been read."""
@@ -171,7 +171,7 @@ class RelayCall:
 
     # At once
 
-    def start(self, kept: Connection, channel: SocketChannel) -> None:
+    def start(self, kept: Connection) -> None:
         """Send the request without waiting, and have the answer passed back when it comes."""
         client = self._client
         self._begin()
@@ -180,7 +180,7 @@ class RelayCall:
         if unsent:
             client.hand_over(partial(self._go_on, unsent))
         else:
-            channel.watch(client.service.clocks.readiness, self._hear)
+            kept.channel.watch(client.service.clocks.readiness, self._hear)
 
     def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's face
         answer, provider = self._answer, self._provider
@@ -188,7 +188,7 @@ class RelayCall:
         assert provider is not None  # noqa: S101 - the same
         answer.read_nowait()
         if not answer.whole:
-            _ignore(provider)
+            provider.channel.ignore()
             self._client.hand_over(self._go_on)
             return
         response = answer.message
@@ -206,10 +206,10 @@ class RelayCall:
 
     # In the task of the client's connection
 
-    async def run(self, kept: Connection | None = None) -> None:
-        """Relay the call, over a connection that was kept, if there is one."""
+    async def run(self) -> None:
+        """Relay the call from its beginning."""
         self._begin()
-        self._provider = kept or self._pool.take(self._forward.origin)
+        self._provider = self._pool.take(self._forward.origin)
         await self._finish(None)
 
     async def _go_on(self, unsent: bytes = b"") -> None:
@@ -264,7 +264,7 @@ class RelayCall:
 
     def _give_back(self, provider: Connection, *, reusable: bool) -> None:
         self._provider = None
-        _ignore(provider)
+        provider.channel.ignore()
         provider.reusable = reusable
         self._pool.give_back(provider)
 
@@ -400,9 +400,3 @@ class RelayCall:
             return chunk(body)
         trailers = self._forward.lines_back(response.trailers) if self._request.accepts_trailers else b""
         return b"%b0\r\n%b\r\n" % (chunk(body), trailers)
-
-
-def _ignore(provider: Connection) -> None:
-    """Hear no more of what comes from a provider, other than by reading."""
-    if isinstance(provider.channel, SocketChannel):
-        provider.channel.ignore()

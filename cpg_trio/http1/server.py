@@ -388,16 +388,19 @@ class ServerConnection:
         """Hear that the call in hand is over, which was not handed over."""
         self.in_hand = None
         self._end_call()
-        if self.last:
+        if not self.last:
+            self._start_rest()
+        if self.last or self._may_have_news:
             self._wake()
-        else:
-            self._rest_now()
 
-    def _rest_now(self) -> None:
+    def _start_rest(self) -> None:
         self._resting = True
         (self.service.clocks.idle if self._served else self.service.clocks.head).begin(self)
-        if self._news or self.channel.may_have_more:
-            self._take_up()
+
+    @property
+    def _may_have_news(self) -> bool:
+        """Whether something may have come that nobody has been told of."""
+        return self._news or self.channel.may_have_more
 
     def _wake(self) -> None:
         if self._asleep is not None:
@@ -407,14 +410,23 @@ class ServerConnection:
     # The task
 
     async def _serve(self) -> None:
-        while not self.last:
-            self._rest_now()
-            if self._work is None and not self.last:
+        self._start_rest()
+        while self._work is not None or self.in_hand is not None or not self.last:
+            if self._resting and self._may_have_news:
+                await trio.lowlevel.checkpoint()  # a client that is fast is not to have the loop for itself
+                if self._resting:
+                    self._take_up()
+            elif self._work is None:
                 await self._sleep()
-            work, self._work = self._work, None
-            if work is not None:
-                await work()
-                self._end_call()
+            else:
+                await self._do_work(self._work)
+
+    async def _do_work(self, work: Work) -> None:
+        self._work = None
+        await work()
+        self._end_call()
+        if not self.last:
+            self._start_rest()
 
     async def _sleep(self) -> None:
         def wake_up(_: object) -> trio.lowlevel.Abort:

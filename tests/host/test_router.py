@@ -807,3 +807,26 @@ async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> No
                 await ended.wait()
                 release.set()
                 assert (await wire.response()).body == b"ok"
+
+
+async def test_a_last_request_that_came_while_another_was_in_hand_is_answered() -> None:
+    release = [trio.Event(), trio.Event()]
+
+    async def in_turn(peer: Peer) -> None:
+        for event in release:
+            await peer.receive_head()
+            await event.wait()
+            await peer.send(OK)
+
+    async with routing(in_turn) as s, dial(s.url) as wire:
+        await wire.send(s.head("GET"))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await wire.send(s.head("GET", None, "Connection: close"))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        release[0].set()
+        assert (await wire.response()).status == 200
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        release[1].set()
+        response = await wire.response()
+        assert (response.status, response.header(b"connection")) == (200, b"close")
+        assert await wire.rest() == b""
