@@ -74,8 +74,8 @@ _URLS = sa.Table(
 class _Sql:
     """What is asked for many callers at once; the parameter is a JSON array.
 
-    One statement for all rows: each step of SQLite's driver is one more turn to wait for in a process whose
-    loop is busy, and to PostgreSQL each statement is a way through the network.
+    One statement for all rows, which is its own transaction: each step of SQLite's driver is one more turn to
+    wait for in a process whose loop is busy, and to PostgreSQL each statement is a way through the network.
     """
 
     insert: str  # [[code, url], ...]
@@ -132,7 +132,7 @@ class Database:
             if cursor.rowcount == len(pairs):
                 return [True] * len(pairs)
             urls = self._urls(cursor, [code for code, _ in pairs])
-        return [urls[code] == url for code, url in pairs]
+        return [urls.get(code) == url for code, url in pairs]
 
     def get(self, codes: Sequence[str]) -> Sequence[str | None]:
         """Return the URL behind each code, or None. Raises: DatabaseAwayError."""
@@ -150,7 +150,7 @@ class Database:
 
     @contextmanager
     def _cursor(self) -> Generator[DBAPICursor]:
-        """Yield a cursor whose transaction is committed at the end, on a connection of SQLAlchemy's pool.
+        """Yield a cursor each of whose statements is a transaction, on a connection of SQLAlchemy's pool.
 
         It is the driver's own: what SQLAlchemy does around a statement takes half as long as a commit.
         """
@@ -158,7 +158,6 @@ class Database:
             connection = self._engine.raw_connection()
             try:
                 yield connection.cursor()
-                connection.commit()
             except self._driver.Error as error:
                 if not self._is_about_a_row(error):
                     connection.invalidate()
@@ -215,6 +214,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         max_overflow=0,
         # A connection that broke while nobody used it is no reason to fail a call; that to a file does not.
         pool_pre_ping=url.get_backend_name() != "sqlite",
+        isolation_level="AUTOCOMMIT",  # see _Sql
         hide_parameters=True,
     )
     statements = _ON_CONNECT[engine.dialect.name]
