@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import parse_qsl
 
 import attrs
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
 from cpg_trio.plugin import Middleware
 
 _RPC_TYPES = (b"application/proto", b"application/json", b"application/connect+", b"application/grpc")
 _OK = 200
+_JSON = [(b"content-type", b"application/json")]
 
 
 @attrs.frozen
@@ -75,32 +76,39 @@ async def _answer(
     if not all(query.get(name) for name in form.required):
         await send_text(send, 400, f"{form.missing}\n")
         return
-    arguments = {f.json_name: query[f.name] for f in method.input_type.fields if f.name in query}
-    status, answer = await _call(app, scope, receive, json.dumps(arguments).encode())
+    arguments = {f.name: query[f.name] for f in method.input_type.fields if f.name in query}
+    status, answer = await _call(app, scope, receive, _encoded(method.input_type, arguments))
     if status == _OK:
-        fields = {f.name: answer.get(f.json_name, f.default_value) for f in method.output_type.fields}
-        body = json.dumps(fields, ensure_ascii=False).encode()
-        await send_response(send, _OK, body, [(b"content-type", b"application/json")])
+        await send_response(send, _OK, _in_flat_json(method.output_type, answer), _JSON)
     else:
         text = form.texts.get(status, form.failure)
-        await send_text(send, status, text.format(message=answer.get("message", "")) + "\n")
+        await send_text(send, status, text.format(message=json.loads(answer).get("message", "")) + "\n")
 
 
-async def _call(app: App, scope: Scope, receive: Receive, body: bytes) -> tuple[int, dict[str, Any]]:
-    """Make the Connect call; return the status and the JSON of its answer."""
+def _encoded(kind: Descriptor, arguments: Mapping[str, str]) -> bytes:
+    return GetMessageClass(kind)(**arguments).SerializeToString()
+
+
+def _in_flat_json(kind: Descriptor, content: bytes) -> bytes:
+    answer = GetMessageClass(kind).FromString(content)
+    return json.dumps({f.name: getattr(answer, f.name) for f in kind.fields}, ensure_ascii=False).encode()
+
+
+async def _call(app: App, scope: Scope, receive: Receive, body: bytes) -> tuple[int, bytes]:
+    """Make the Connect call; return the status, and the answer: a message, or an error in JSON."""
     # The caller's own headers concern its own request: a body that is ignored, encodings that it accepts.
-    inner = {**scope, "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    inner = {**scope, "method": "POST", "headers": [(b"content-type", b"application/proto")]}
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     status = 0
-    answer = bytearray()
+    answer = b""
 
     async def receive_call() -> Message:
         return pending.pop() if pending else await receive()
 
     async def collect(message: Message) -> None:
-        nonlocal status
+        nonlocal status, answer
         status = message.get("status", status)
-        answer.extend(message.get("body", b""))
+        answer += message.get("body", b"")
 
     await app(inner, receive_call, collect)
-    return status, json.loads(answer)
+    return status, answer
