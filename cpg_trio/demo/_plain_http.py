@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Self
 from urllib.parse import parse_qsl
 
 import attrs
-from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.message_factory import GetMessageClass
 
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
@@ -20,7 +22,6 @@ from cpg_trio.plugin import Middleware
 
 _RPC_TYPES = (b"application/proto", b"application/json", b"application/connect+", b"application/grpc")
 _OK = 200
-_JSON = [(b"content-type", b"application/json")]
 
 
 @attrs.frozen
@@ -46,25 +47,57 @@ class Form:
 def plain_http(service: ServiceDescriptor, forms: Mapping[str, Form]) -> Middleware:
     """Return middleware that gives a service's methods their forms, by method name."""
     methods = {
-        f"/{service.full_name}/{name}": (service.methods_by_name[name], form) for name, form in forms.items()
+        f"/{service.full_name}/{name}": _Method.of(service.methods_by_name[name], form)
+        for name, form in forms.items()
     }
 
     def middleware(app: App) -> App:
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            found = methods.get(scope["path"])
-            if found is None or (header(scope, b"content-type") or b"").startswith(_RPC_TYPES):
+            method = methods.get(scope["path"])
+            if method is None or (header(scope, b"content-type") or b"").startswith(_RPC_TYPES):
                 await app(scope, receive, send)
             else:
-                await _answer(app, *found, scope, receive, send)
+                await _answer(app, method, scope, receive, send)
 
         return dispatch
 
     return middleware
 
 
-async def _answer(
-    app: App, method: MethodDescriptor, form: Form, scope: Scope, receive: Receive, send: Send
-) -> None:
+@attrs.frozen
+class _Method:
+    """A method, whose request has no fields but strings."""
+
+    form: Form
+    request: type[ProtobufMessage]
+    parameters: tuple[str, ...]
+    answer: type[ProtobufMessage]
+    fields: tuple[str, ...]
+    """Of the answer."""
+
+    @classmethod
+    def of(cls, method: MethodDescriptor, form: Form) -> Self:
+        asked, answered = method.input_type, method.output_type
+        return cls(
+            form,
+            GetMessageClass(asked),
+            tuple(field.name for field in asked.fields),
+            GetMessageClass(answered),
+            tuple(field.name for field in answered.fields),
+        )
+
+    def encode(self, query: Mapping[str, str]) -> bytes:
+        """Return the request that a query stands for."""
+        return self.request(**{k: query[k] for k in self.parameters if k in query}).SerializeToString()
+
+    def flat_json(self, content: bytes) -> bytes:
+        """Return an answer as people get it."""
+        answer = self.answer.FromString(content)
+        return json.dumps({k: getattr(answer, k) for k in self.fields}, ensure_ascii=False).encode()
+
+
+async def _answer(app: App, method: _Method, scope: Scope, receive: Receive, send: Send) -> None:
+    form = method.form
     if form.post_only and scope["method"] != "POST":
         await send_text(send, 405, "Method not allowed\n")
         return
@@ -76,22 +109,12 @@ async def _answer(
     if not all(query.get(name) for name in form.required):
         await send_text(send, 400, f"{form.missing}\n")
         return
-    arguments = {f.name: query[f.name] for f in method.input_type.fields if f.name in query}
-    status, answer = await _call(app, scope, receive, _encoded(method.input_type, arguments))
+    status, answer = await _call(app, scope, receive, method.encode(query))
     if status == _OK:
-        await send_response(send, _OK, _in_flat_json(method.output_type, answer), _JSON)
+        await send_response(send, _OK, method.flat_json(answer), [(b"content-type", b"application/json")])
     else:
         text = form.texts.get(status, form.failure)
         await send_text(send, status, text.format(message=json.loads(answer).get("message", "")) + "\n")
-
-
-def _encoded(kind: Descriptor, arguments: Mapping[str, str]) -> bytes:
-    return GetMessageClass(kind)(**arguments).SerializeToString()
-
-
-def _in_flat_json(kind: Descriptor, content: bytes) -> bytes:
-    answer = GetMessageClass(kind).FromString(content)
-    return json.dumps({f.name: getattr(answer, f.name) for f in kind.fields}, ensure_ascii=False).encode()
 
 
 async def _call(app: App, scope: Scope, receive: Receive, body: bytes) -> tuple[int, bytes]:
