@@ -85,7 +85,8 @@ class UnaryMethod:
         if scope["method"] != "POST" or not b"".join([value for _, value in headers]).isascii():
             return None
         fields = dict(reversed(headers))  # the first of those that have the same name
-        codec = _TYPES.get(fields.get(b"content-type", b"").partition(b";")[0].strip().lower())
+        content_type = fields.get(b"content-type", b"")
+        codec = _TYPES.get(content_type) or _TYPES.get(content_type.partition(b";")[0].strip().lower())
         packing = self.compressions.get((fields.get(b"content-encoding") or b"identity").decode())
         timeout = fields.get(b"connect-timeout-ms", b"")
         if (
