@@ -60,6 +60,8 @@ _REASONS = {
     "SSL": "it and this plugin do not agree about TLS",
 }
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one for each call
+
 _URLS = sa.Table(
     "urls",
     sa.MetaData(),
@@ -128,7 +130,7 @@ class Database:
         # Replicas that want the same codes wait for each other; in one order, so never in a ring.
         in_order = sorted(pairs, key=lambda pair: pair[0])
         with self._cursor() as cursor:
-            cursor.execute(self._sql.insert, (_json(in_order),))
+            cursor.execute(self._sql.insert, (_to_json(in_order),))
             if cursor.rowcount == len(pairs):
                 return [True] * len(pairs)
             urls = self._urls(cursor, [code for code, _ in pairs])
@@ -141,7 +143,7 @@ class Database:
         return [urls.get(code) for code in codes]
 
     def _urls(self, cursor: DBAPICursor, codes: Sequence[str]) -> dict[str, str]:
-        cursor.execute(self._sql.select, (_json(codes),))
+        cursor.execute(self._sql.select, (_to_json(codes),))
         return dict(cursor.fetchall())
 
     def close(self) -> None:
@@ -200,10 +202,6 @@ def postgresql(database_url: str) -> Database:
         url.set(drivername="postgresql+psycopg", query=options),
         name=f"{url.database} on {url.host}",
     )
-
-
-def _json(value: Sequence[object]) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _engine(url: sa.URL) -> sa.Engine:

@@ -22,6 +22,7 @@ from cpg_trio.plugin import Middleware
 
 _RPC_TYPES = (b"application/proto", b"application/json", b"application/connect+", b"application/grpc")
 _OK = 200
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one for each answer
 
 
 @attrs.frozen
@@ -93,7 +94,7 @@ class _Method:
     def flat_json(self, content: bytes) -> bytes:
         """Return an answer as people get it."""
         answer = self.answer.FromString(content)
-        return json.dumps({k: getattr(answer, k) for k in self.fields}, ensure_ascii=False).encode()
+        return _to_json({k: getattr(answer, k) for k in self.fields}).encode()
 
 
 async def _answer(app: App, method: _Method, scope: Scope, receive: Receive, send: Send) -> None:
