@@ -60,6 +60,8 @@ _REASONS = {
     "SSL": "it and this plugin do not agree about TLS",
 }
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one for each call
+
 _URLS = sa.Table(
     "urls",
     sa.MetaData(),
@@ -74,8 +76,8 @@ _URLS = sa.Table(
 class _Sql:
     """What is asked for many callers at once; the parameter is a JSON array.
 
-    One statement for all rows: each step of SQLite's driver is one more turn to wait for in a process whose
-    loop is busy, and to PostgreSQL each statement is a way through the network.
+    One statement for all rows, which is its own transaction: each step of SQLite's driver is one more turn to
+    wait for in a process whose loop is busy, and to PostgreSQL each statement is a way through the network.
     """
 
     insert: str  # [[code, url], ...]
@@ -128,11 +130,11 @@ class Database:
         # Replicas that want the same codes wait for each other; in one order, so never in a ring.
         in_order = sorted(pairs, key=lambda pair: pair[0])
         with self._cursor() as cursor:
-            cursor.execute(self._sql.insert, (_json(in_order),))
+            cursor.execute(self._sql.insert, (_to_json(in_order),))
             if cursor.rowcount == len(pairs):
                 return [True] * len(pairs)
             urls = self._urls(cursor, [code for code, _ in pairs])
-        return [urls[code] == url for code, url in pairs]
+        return [urls.get(code) == url for code, url in pairs]
 
     def get(self, codes: Sequence[str]) -> Sequence[str | None]:
         """Return the URL behind each code, or None. Raises: DatabaseAwayError."""
@@ -141,7 +143,7 @@ class Database:
         return [urls.get(code) for code in codes]
 
     def _urls(self, cursor: DBAPICursor, codes: Sequence[str]) -> dict[str, str]:
-        cursor.execute(self._sql.select, (_json(codes),))
+        cursor.execute(self._sql.select, (_to_json(codes),))
         return dict(cursor.fetchall())
 
     def close(self) -> None:
@@ -150,7 +152,7 @@ class Database:
 
     @contextmanager
     def _cursor(self) -> Generator[DBAPICursor]:
-        """Yield a cursor whose transaction is committed at the end, on a connection of SQLAlchemy's pool.
+        """Yield a cursor each of whose statements is a transaction, on a connection of SQLAlchemy's pool.
 
         It is the driver's own: what SQLAlchemy does around a statement takes half as long as a commit.
         """
@@ -158,7 +160,6 @@ class Database:
             connection = self._engine.raw_connection()
             try:
                 yield connection.cursor()
-                connection.commit()
             except self._driver.Error as error:
                 if not self._is_about_a_row(error):
                     connection.invalidate()
@@ -203,10 +204,6 @@ def postgresql(database_url: str) -> Database:
     )
 
 
-def _json(value: Sequence[object]) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _engine(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url,
@@ -215,6 +212,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         max_overflow=0,
         # A connection that broke while nobody used it is no reason to fail a call; that to a file does not.
         pool_pre_ping=url.get_backend_name() != "sqlite",
+        isolation_level="AUTOCOMMIT",  # see _Sql
         hide_parameters=True,
     )
     statements = _ON_CONNECT[engine.dialect.name]

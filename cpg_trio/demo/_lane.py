@@ -57,7 +57,7 @@ class Lane(Generic[Item, Answer]):
         if self._closed:
             raise trio.ClosedResourceError("it was closed")
         await trio.lowlevel.checkpoint_if_cancelled()
-        call = _Call[Item, Answer](item)
+        call: _Call[Item, Answer] = _Call(item)
         self._calls.put(call)
         try:
             await call.done.wait()

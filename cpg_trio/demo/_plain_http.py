@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Self
 from urllib.parse import parse_qsl
 
 import attrs
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message as ProtobufMessage
+from google.protobuf.message_factory import GetMessageClass
 
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
 from cpg_trio.plugin import Middleware
 
 _RPC_TYPES = (b"application/proto", b"application/json", b"application/connect+", b"application/grpc")
 _OK = 200
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one for each answer
 
 
 @attrs.frozen
@@ -45,25 +48,57 @@ class Form:
 def plain_http(service: ServiceDescriptor, forms: Mapping[str, Form]) -> Middleware:
     """Return middleware that gives a service's methods their forms, by method name."""
     methods = {
-        f"/{service.full_name}/{name}": (service.methods_by_name[name], form) for name, form in forms.items()
+        f"/{service.full_name}/{name}": _Method.of(service.methods_by_name[name], form)
+        for name, form in forms.items()
     }
 
     def middleware(app: App) -> App:
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            found = methods.get(scope["path"])
-            if found is None or (header(scope, b"content-type") or b"").startswith(_RPC_TYPES):
+            method = methods.get(scope["path"])
+            if method is None or (header(scope, b"content-type") or b"").startswith(_RPC_TYPES):
                 await app(scope, receive, send)
             else:
-                await _answer(app, *found, scope, receive, send)
+                await _answer(app, method, scope, receive, send)
 
         return dispatch
 
     return middleware
 
 
-async def _answer(
-    app: App, method: MethodDescriptor, form: Form, scope: Scope, receive: Receive, send: Send
-) -> None:
+@attrs.frozen
+class _Method:
+    """A method, whose request has no fields but strings."""
+
+    form: Form
+    request: type[ProtobufMessage]
+    parameters: tuple[str, ...]
+    answer: type[ProtobufMessage]
+    fields: tuple[str, ...]
+    """Of the answer."""
+
+    @classmethod
+    def of(cls, method: MethodDescriptor, form: Form) -> Self:
+        asked, answered = method.input_type, method.output_type
+        return cls(
+            form,
+            GetMessageClass(asked),
+            tuple(field.name for field in asked.fields),
+            GetMessageClass(answered),
+            tuple(field.name for field in answered.fields),
+        )
+
+    def encode(self, query: Mapping[str, str]) -> bytes:
+        """Return the request that a query stands for."""
+        return self.request(**{k: query[k] for k in self.parameters if k in query}).SerializeToString()
+
+    def flat_json(self, content: bytes) -> bytes:
+        """Return an answer as people get it."""
+        answer = self.answer.FromString(content)
+        return _to_json({k: getattr(answer, k) for k in self.fields}).encode()
+
+
+async def _answer(app: App, method: _Method, scope: Scope, receive: Receive, send: Send) -> None:
+    form = method.form
     if form.post_only and scope["method"] != "POST":
         await send_text(send, 405, "Method not allowed\n")
         return
@@ -75,32 +110,29 @@ async def _answer(
     if not all(query.get(name) for name in form.required):
         await send_text(send, 400, f"{form.missing}\n")
         return
-    arguments = {f.json_name: query[f.name] for f in method.input_type.fields if f.name in query}
-    status, answer = await _call(app, scope, receive, json.dumps(arguments).encode())
+    status, answer = await _call(app, scope, receive, method.encode(query))
     if status == _OK:
-        fields = {f.name: answer.get(f.json_name, f.default_value) for f in method.output_type.fields}
-        body = json.dumps(fields, ensure_ascii=False).encode()
-        await send_response(send, _OK, body, [(b"content-type", b"application/json")])
+        await send_response(send, _OK, method.flat_json(answer), [(b"content-type", b"application/json")])
     else:
         text = form.texts.get(status, form.failure)
-        await send_text(send, status, text.format(message=answer.get("message", "")) + "\n")
+        await send_text(send, status, text.format(message=json.loads(answer).get("message", "")) + "\n")
 
 
-async def _call(app: App, scope: Scope, receive: Receive, body: bytes) -> tuple[int, dict[str, Any]]:
-    """Make the Connect call; return the status and the JSON of its answer."""
+async def _call(app: App, scope: Scope, receive: Receive, body: bytes) -> tuple[int, bytes]:
+    """Make the Connect call; return the status, and the answer: a message, or an error in JSON."""
     # The caller's own headers concern its own request: a body that is ignored, encodings that it accepts.
-    inner = {**scope, "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    inner = {**scope, "method": "POST", "headers": [(b"content-type", b"application/proto")]}
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     status = 0
-    answer = bytearray()
+    answer = b""
 
     async def receive_call() -> Message:
         return pending.pop() if pending else await receive()
 
     async def collect(message: Message) -> None:
-        nonlocal status
+        nonlocal status, answer
         status = message.get("status", status)
-        answer.extend(message.get("body", b""))
+        answer += message.get("body", b"")
 
     await app(inner, receive_call, collect)
-    return status, json.loads(answer)
+    return status, answer

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 from cpg_trio import rpc
 from cpg_trio._gen.logger.v1 import logger_pb2 as pb
 from cpg_trio._gen.logger.v1.logger_trio import LoggerService
+from cpg_trio.logs import LineLog
 from cpg_trio.plugin import Plugin
 
 from ._container import container
 from ._plain_http import Form, plain_http
 
-_log = logging.getLogger("cpg_trio.demo.logger")
+_log = LineLog("cpg_trio.demo.logger")
 
 FORMS = {"Log": Form()}
 
@@ -23,8 +23,10 @@ class Logger(LoggerService):
 
     async def log(self, request: pb.LogRequest, _ctx: rpc.Context, /) -> pb.LogResponse:
         """Write one line: control characters, which could forge another, are escaped."""
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in request.message)
-        _log.info("[LOG] %s", line)
+        line = request.message
+        if not line.isprintable():
+            line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        _log.info(f"[LOG] {line}")
         return pb.LogResponse(success=True)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -57,17 +57,20 @@ class Storage(StorageService):
                 f"code and url cannot contain NUL, nor code more than {MAX_CODE_BYTES} bytes",
             )
         try:
-            with _unavailable_while_away():
-                await self._store.put(request.code, request.url)
+            await self._store.put(request.code, request.url)
         except CodeTakenError:
             raise rpc.ConnectError(rpc.Code.ALREADY_EXISTS, "the code is taken") from None
+        except DatabaseAwayError as error:
+            raise rpc.ConnectError(rpc.Code.UNAVAILABLE, str(error)) from error
         await self._tell(f"STORE {request.code} → {request.url}")
         return pb.StoreResponse(success=True)
 
     async def get(self, request: pb.GetRequest, _ctx: rpc.Context, /) -> pb.GetResponse:
         """Return the URL behind a code. Raises: ConnectError `not_found`."""
-        with _unavailable_while_away():
+        try:
             url = await self._store.get(request.code) if _can_be_code(request.code) else None
+        except DatabaseAwayError as error:
+            raise rpc.ConnectError(rpc.Code.UNAVAILABLE, str(error)) from error
         if url is None:
             raise rpc.ConnectError(rpc.Code.NOT_FOUND, "not found")
         await self._tell(f"GET {request.code} → {url}")
@@ -84,14 +87,6 @@ class Storage(StorageService):
 def _can_be_code(code: str) -> bool:
     """Return whether any database could have it: none is asked for what one of them cannot be asked for."""
     return "\0" not in code and len(code.encode()) <= MAX_CODE_BYTES
-
-
-@contextmanager
-def _unavailable_while_away() -> Iterator[None]:
-    try:
-        yield
-    except DatabaseAwayError as error:
-        raise rpc.ConnectError(rpc.Code.UNAVAILABLE, str(error)) from error
 
 
 @asynccontextmanager

@@ -134,22 +134,23 @@ class AsgiCall:
 
     async def send(self, message: Message) -> None:
         """Take an ASGI message. Raises: ClientDisconnectedError once the client has left."""
-        await self._check_client()
-        kind = message["type"]
-        if kind == "http.response.body" and self._stage in {_Stage.STARTED, _Stage.BODY}:
+        if self._connection.lost:
+            await self._disconnected()
+        kind, stage = message["type"], self._stage
+        if kind == "http.response.body" and (stage is _Stage.STARTED or stage is _Stage.BODY):
             await self._send_body(message)
-        elif kind == "http.response.start" and self._stage is _Stage.NONE:
+        elif kind == "http.response.start" and stage is _Stage.NONE:
             self._start(message)
-        elif kind == "http.response.trailers" and self._stage is _Stage.TRAILERS:
+        elif kind == "http.response.trailers" and stage is _Stage.TRAILERS:
             await self._send_trailers(message)
         else:
-            raise RuntimeError(f"{kind} has no place here: the response is {self._stage.name}")
-        await self._check_client()
-
-    async def _check_client(self) -> None:
+            raise RuntimeError(f"{kind} has no place here: the response is {stage.name}")
         if self._connection.lost:
-            await trio.lowlevel.checkpoint()
-            raise ClientDisconnectedError("the client left before the end of the response")
+            await self._disconnected()
+
+    async def _disconnected(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ClientDisconnectedError("the client left before the end of the response")
 
     def _start(self, message: Message) -> None:
         self._status = status = int(message["status"])

@@ -9,6 +9,7 @@ May touch: what it is given, and connectrpc's inner parts, to whose minor versio
 
 from __future__ import annotations
 
+import zlib
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from connectrpc.code import Code
 from connectrpc.codec import Codec
 from connectrpc.compat import google_protobuf_codecs
 from connectrpc.compression import Compression
+from connectrpc.compression.gzip import GzipCompression
 from connectrpc.errors import ConnectError
 from connectrpc.method import MethodInfo
 from connectrpc.request import Headers, RequestContext
@@ -46,6 +48,8 @@ from .codecs import CODECS
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits
 _LAST_WORD_S = 1.0  # for an answer that is given in spite of a cancellation, as long as connectrpc allows
+_SHORT = 128  # bytes
+_GZIP_OF_512_BYTES = 16 + 9  # as zlib puts it: in gzip's format, nothing is looked for further back
 _NO_HEADERS = Headers()
 _TYPES = {f"application/{name}".encode(): name for name in CODECS}
 
@@ -85,7 +89,8 @@ class UnaryMethod:
         if scope["method"] != "POST" or not b"".join([value for _, value in headers]).isascii():
             return None
         fields = dict(reversed(headers))  # the first of those that have the same name
-        codec = _TYPES.get(fields.get(b"content-type", b"").partition(b";")[0].strip().lower())
+        content_type = fields.get(b"content-type", b"")
+        codec = _TYPES.get(content_type) or _TYPES.get(content_type.partition(b";")[0].strip().lower())
         packing = self.compressions.get((fields.get(b"content-encoding") or b"identity").decode())
         timeout = fields.get(b"connect-timeout-ms", b"")
         if (
@@ -188,7 +193,7 @@ class UnaryCall:
             (b"vary", b"Accept-Encoding"),
             *self.context.answered(),
         ]
-        await send_response(send, _OK, packing.compress(content), headers)
+        await send_response(send, _OK, _packed(packing, content), headers)
 
     async def _fail(self, send: Send, error: Exception) -> None:
         told = ConnectWireError.from_exception(error)
@@ -245,6 +250,14 @@ class UnaryCall:
             nursery.cancel_scope.cancel()
             return response
         raise ClientDisconnectedError("the client left before the answer")
+
+
+def _packed(packing: Compression, content: bytes) -> bytes:
+    """Return content compressed; what is short, without making the tables for what is long first."""
+    if len(content) > _SHORT or not isinstance(packing, GzipCompression):
+        return packing.compress(content)
+    packer = zlib.compressobj(wbits=_GZIP_OF_512_BYTES, memLevel=1)
+    return packer.compress(content) + packer.flush()
 
 
 async def _cancel_when_left(scope: trio.CancelScope, receive: Receive) -> None:

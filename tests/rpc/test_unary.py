@@ -171,6 +171,7 @@ PLAIN: list[tuple[Headers, list[bytes]]] = [
         ({**PROTO, "accept-encoding": accepted}, [proto("a")])
         for accepted in ("gzip", "br, gzip", "identity, gzip", "gzip;q=0", "*", "")
     ],
+    *[({**PROTO, "accept-encoding": "gzip"}, [proto("a" * size)]) for size in (0, 1000)],
     ({**JSON, "accept-encoding": "gzip"}, [said("a")]),
     ({**JSON, "accept-encoding": "gzip"}, [said("fail")]),
     # Size
