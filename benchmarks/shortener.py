@@ -25,6 +25,7 @@ from .processes import cpu_seconds, free_port, server
 from .report import table, with_ratios
 
 CONNECTIONS = (1, 8, 64)
+_SOCKETS = Peer.host("sockets", "the same, by Unix sockets", {})
 _PLUGINS = ("logger", "storage", "api")
 _READY_S = 30.0
 _POLL_S = 0.05
@@ -90,15 +91,17 @@ async def _wait_ready(shortener: Shortener) -> None:
 
 
 async def measure(bench: Bench) -> Report:
-    """Measure our own ways to serve HTTP in turns."""
+    """Measure our own ways to serve HTTP, and to connect, in turns."""
     async with AsyncExitStack() as stack:
         shorteners = {}
-        for peer in bench.hosts:
+        for peer in [*bench.hosts, _SOCKETS]:
             folder = bench.subfolder("shortener", peer.name)
-            running = _running(folder, bench.cores, peer.env or {})
-            shorteners[peer] = await stack.enter_async_context(running)
+            env = {"SOCKET_DIR": str(folder)} if peer is _SOCKETS else peer.env or {}
+            shorteners[peer] = await stack.enter_async_context(_running(folder, bench.cores, env))
         samples = {
-            connections: await bench.take_turns(bench.hosts, partial(_sample, bench, shorteners, connections))
+            connections: await bench.take_turns(
+                list(shorteners), partial(_sample, bench, shorteners, connections)
+            )
             for connections in CONNECTIONS
         }
     return Report("shortener", _table(samples), _figures(samples))
