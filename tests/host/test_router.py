@@ -1,121 +1,35 @@
-"""The router: who may pass, what is passed on, and that nothing waits for the whole of anything."""
+"""The router: who may pass, what is passed on, and that nothing waits for the whole of anything.
+
+There are two ways through it, and a caller is not to notice which one it has: all of this holds on both.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import attrs
 import httpx
 import pytest
 import trio
 import trio.testing
 
-from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.host import Health, Host, HostConfig, Identity, LeaseConfig
 from cpg_trio.host.router import go_duration
 from cpg_trio.rpc import ClientConfig
-from tests._wire import Response, dial, dial_http2
-from tests.http1.peers import OK, Peer, answer_ok, serving
-from tests.plugin.running import unused_port
-from tests.rpc.echo import canned
-from tests.serving_apps import served
+from cpg_trio.serving import ServeConfig
+from tests._wire import dial, dial_http2
+from tests.host.routing import USUAL, Recorder, Setting, hosting, lane, routing, text
+from tests.http1.peers import OK, Peer, serving
+
+__all__ = ["lane"]  # a fixture
 
 UNHEALTHY = Health(3)  # type: ignore[arg-type]
 DEGRADED = Health(2)  # type: ignore[arg-type]
 
-Handler = Callable[[Peer], Awaitable[None]]
-
-
-@attrs.frozen
-class Setting:
-    """A host on a socket, a caller, and a provider of `echo`."""
-
-    host: Host
-    url: str
-    caller: str
-    token: str
-    provider: str
-
-    @property
-    def credentials(self) -> dict[str, str]:
-        return {"X-Plugin-Runtime-ID": self.caller, "Authorization": f"Bearer {self.token}"}
-
-    def path(self, method: str = "M") -> str:
-        return f"/services/echo/{self.provider}/{method}"
-
-    def head(self, method: str = "POST", path: str | None = None, *headers: str) -> bytes:
-        lines = [f"{method} {path or self.path()} HTTP/1.1", "Host: h.example:28080"]
-        lines += [f"{name}: {value}" for name, value in self.credentials.items()]
-        return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1")
-
-    async def call(self, data: bytes) -> Response:
-        with trio.fail_after(10):
-            async with dial(self.url) as wire:
-                await wire.send(data)
-                return await wire.response(head_only=data.startswith(b"HEAD"))
-
-
-@asynccontextmanager
-async def hosting(config: HostConfig | None = None) -> AsyncIterator[tuple[Host, str]]:
-    host = Host(config)
-    stop = trio.Event()
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            (url,) = await nursery.start(partial(host.serve, stop, bind="127.0.0.1:0"))
-            yield host, url
-            stop.set()
-
-
-@asynccontextmanager
-async def routing(
-    handler: Handler = answer_ok,
-    *,
-    endpoint_path: str = "/echo.v1.Echo/",
-    base_path: str = "",
-    config: HostConfig | None = None,
-) -> AsyncIterator[Setting]:
-    async with serving(handler) as origin, hosting(config) as (host, url):
-        caller, token = host.identities.issue("caller")
-        provider, _ = host.identities.issue("echo-plugin")
-        base_url = f"http://{origin.host}:{origin.port}{base_path}"
-        host.registry.register(provider.runtime_id, "echo", "1.0.0", endpoint_path, {"base_url": base_url})
-        yield Setting(host, url, caller.runtime_id, token, provider.runtime_id)
-
-
-class Recorder:
-    """A provider that answers each request with `answer`, and keeps what it saw."""
-
-    def __init__(self, answer: bytes = OK, body_end: bytes = b"") -> None:
-        self.answer = answer
-        self.body_end = body_end
-        self.seen: list[bytes] = []
-
-    async def __call__(self, peer: Peer) -> None:
-        while head := await peer.receive_head():
-            self.seen.append(head + (await peer.receive_until(self.body_end) if self.body_end else b""))
-            await peer.send(self.answer)
-
-    @property
-    def line(self) -> bytes:
-        return self.seen[0].partition(b"\r\n")[0]
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        lines = self.seen[0].partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
-        return [(n.lower(), v.strip()) for n, _, v in (line.partition(b":") for line in lines)]
-
-
-def text(response: Response) -> tuple[int, str]:
-    assert response.header(b"content-type") == b"text/plain; charset=utf-8"
-    assert response.header(b"x-content-type-options") == b"nosniff"
-    return response.status, response.body.decode()
-
+pytestmark = pytest.mark.usefixtures("lane")
 
 # Refusals
 
@@ -610,9 +524,6 @@ async def test_a_caller_that_leaves_in_mid_request_ends_the_call_at_the_provider
 SHORT = HostConfig(leases=LeaseConfig(heartbeat_s=0.05, lease_s=0.2, probe_timeout_s=0.05))
 
 
-PROBING = HostConfig(leases=LeaseConfig(heartbeat_s=0.02, lease_s=30.0))
-
-
 async def hang(peer: Peer) -> None:
     await peer.receive_to_end()
 
@@ -643,56 +554,6 @@ async def test_a_provider_that_refuses_a_connection_is_not_offered_to_the_next_c
             s.host.registry.register(s.provider, "echo", "1.0.0", "/", {"base_url": base_url})
             assert (await s.call(s.head())).status == 502
             assert not s.host.registry.available("echo")
-
-
-async def test_a_provider_that_speaks_only_the_wire_protocol_is_probed_and_kept() -> None:
-    probes = Cell[tuple[bytes, ...]](())
-
-    async def control(peer: Peer) -> None:
-        """Answer as a plugin does that reports nothing by itself: DEGRADED, when it is asked."""
-        while head := await peer.receive_head():
-            probes.set((*probes.value, head))
-            said = pb.GetHealthResponse(state=pb.HEALTH_STATE_DEGRADED, reason="asked").SerializeToString()
-            await peer.send(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/proto\r\n"
-                b"content-length: %d\r\n\r\n" % len(said) + said
-            )
-
-    started = trio.current_time()
-    async with routing(control, config=PROBING) as s:
-        async for heads in probes.reader():
-            if len(heads) == 6:
-                break
-        assert s.host.registry.health(s.provider) == Health(pb.HEALTH_STATE_DEGRADED, "asked")
-        assert s.host._liveness._leases[s.provider].last_sign > started
-    asked = [head.split()[1].rpartition(b"/")[2] for head in probes.value]
-    assert asked == [b"GetPluginInfo", b"GetHealth"] * 3
-    assert not any(b"authorization" in head.lower() for head in probes.value)
-
-
-async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None:
-    async with (
-        served(canned(404, b"404 page not found")) as url,
-        hosting(PROBING) as (host, _),
-    ):
-        provider = host.identities.issue("p")[0].runtime_id
-        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url})
-        assert await host._probe(provider)
-        host.registry.register(
-            provider, "echo", "1.0.0", "/", {"base_url": f"http://127.0.0.1:{unused_port()}"}
-        )
-        assert not await host._probe(provider)
-        assert not await host._probe("nobody-0")
-        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": "no url"})
-        assert not await host._probe(provider)
-
-
-async def test_a_probe_goes_to_the_address_that_was_checked() -> None:
-    async with served(canned(404, b"404 page not found")) as url, hosting(PROBING) as (host, _):
-        provider = host.identities.issue("p")[0].runtime_id
-        base_url = url.replace("127.0.0.1", "rebound.invalid")
-        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1")
-        assert await host._probe(provider)
 
 
 # The log
@@ -740,6 +601,7 @@ async def test_refusals_of_strangers_are_logged_and_cannot_forge_a_line(
     assert s.token not in caplog.text
 
 
+@pytest.mark.parametrize("lane", ["http1"], indirect=True)  # once: it is the same function
 @pytest.mark.parametrize(
     ("seconds", "written"),
     [
@@ -789,7 +651,7 @@ async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> No
 
     with trio.fail_after(20):
         async with serving(slow) as origin, trio.open_nursery() as nursery:
-            host, stop = Host(), trio.Event()
+            host, stop = Host(HostConfig(serve=ServeConfig(**USUAL))), trio.Event()
             (url,) = await nursery.start(partial(host.serve, stop, bind="127.0.0.1:0"))
             caller, token = host.identities.issue("caller")
             host.registry.register(
