@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from cpg_trio.host import Host, HostConfig
 from tests._wire import Response, dial
@@ -80,6 +81,26 @@ async def routing(
         base_url = f"http://{origin.host}:{origin.port}{base_path}"
         host.registry.register(provider.runtime_id, "echo", "1.0.0", endpoint_path, {"base_url": base_url})
         yield Setting(host, url, caller.runtime_id, token, provider.runtime_id)
+
+
+@asynccontextmanager
+async def silent_address() -> AsyncIterator[str]:
+    """Yield the base URL of a place that answers no attempt to connect: its queue is full."""
+    async with trio.open_nursery() as nursery:
+        with trio.socket.socket() as full:
+            await full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for _ in range(3):
+                nursery.start_soon(_occupy, full.getsockname())
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            yield "http://127.0.0.1:{1}".format(*full.getsockname())
+        nursery.cancel_scope.cancel()
+
+
+async def _occupy(address: tuple[str, int]) -> None:
+    with trio.socket.socket() as sock:
+        await sock.connect(address)
+        await trio.sleep_forever()
 
 
 class Recorder:
