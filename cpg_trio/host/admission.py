@@ -259,7 +259,7 @@ class Admission:
         target = self._remembered(raw_path)
         path = _split(raw_path) if target is None else target.path
         caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"))
-        if not self._may_call(caller, path.service_type):
+        if not self._permits(caller, path.service_type):
             denied = f"{caller.runtime_id} may not call {printable(path.service_type.encode('latin-1'))}"
             raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
         if target is None:
@@ -273,6 +273,13 @@ class Admission:
         self.tally.refused()
         if refused.log:
             _log.warning("[ROUTER] %s", refused.log)
+
+    def _permits(self, caller: Identity, service_type: str) -> bool:
+        try:
+            return self._may_call(caller, service_type)
+        except Exception as error:
+            _log.exception("the policy failed on a call of %s", caller.runtime_id)
+            raise RefusedError(500, "failed to find out whether the call is permitted") from error
 
     def _remembered(self, raw_path: bytes) -> _Target | None:
         if self._revision != self._registry.revision or len(self._targets) > _MOST_REMEMBERED:

@@ -287,7 +287,7 @@ class _Call:
         """Whether a request that gives no length has a body, of which nothing may have come yet."""
         if header(self._scope, b"transfer-encoding") is not None:
             return True
-        if self._scope["http_version"] != "1.1" and method in _METHODS_WITH_BODY:
+        if self._scope["http_version"] == "2" and method in _METHODS_WITH_BODY:
             return True  # HTTP/2 does not say; an empty body does no harm, waiting for one might
         return await self._body.peek()
 
@@ -315,7 +315,11 @@ class _Call:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         if trailers:
             await self._send(
-                {"type": "http.response.trailers", "headers": response.trailers, "more_trailers": False}
+                {
+                    "type": "http.response.trailers",
+                    "headers": passed_back(response.trailers),
+                    "more_trailers": False,
+                }
             )
         self._outcome = str(response.status)
 

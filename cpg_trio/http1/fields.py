@@ -60,7 +60,9 @@ def date() -> bytes:
     return _now[1]
 
 
-def plain_response(status: int, text: str, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+def plain_response(
+    status: int, text: str, fields: Iterable[tuple[bytes, bytes]] = (), *, to_head: bool = False
+) -> bytes:
     """Return a whole plain-text response that no browser will take for anything else."""
     body = text.encode()
     usual = [
@@ -69,4 +71,4 @@ def plain_response(status: int, text: str, fields: Iterable[tuple[bytes, bytes]]
         (b"content-length", b"%d" % len(body)),
         (b"date", date()),
     ]
-    return status_line(status) + block([*usual, *fields]) + b"\r\n" + body
+    return status_line(status) + block([*usual, *fields]) + b"\r\n" + (b"" if to_head else body)

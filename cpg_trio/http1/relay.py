@@ -31,6 +31,7 @@ from ._origin import Origin
 from ._request import IDEMPOTENT, LAST_CHUNK, chunk
 from .connection import Answer, Connection
 from .errors import ConnectionBrokenError, ProtocolError, UpstreamError
+from .fields import date
 from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse, MalformedError
 from .pool import Pool
 from .server import ServerConnection
@@ -44,8 +45,9 @@ _CHUNKED = b"transfer-encoding: chunked\r\n"
 _REMEMBERED_HEADS = 256
 _REMEMBERED_BYTES = 1024
 
-HeadsBack: TypeAlias = dict[tuple[bytes, bool, bool], bytes]
-"""The heads of responses that went back last: by how they came, whether chunks follow, and other requests."""
+HeadsBack: TypeAlias = dict[tuple[bytes, bool, bool], tuple[bytes, bool]]
+"""The heads of responses that went back last, and whether they have a date: by how they came, whether chunks
+follow, and other requests."""
 
 
 class RefusedError(Exception):
@@ -141,12 +143,14 @@ class RelayCall:
 
     # What most calls never change is not set for each of them.
     _provider: Connection | None = None
+    _connecting: trio.CancelScope | None = None
     _answer: Answer | None = None
     _cancelled = False
     _malformed: MalformedError | None = None  # what came of the request's body
     _uploaded = False
     _responding = False
     _chunked_back = False
+    _ends_with_connection = False  # the response, as it goes back
     _outcome = "FAILED: canceled"  # until there is another
 
     def __init__(
@@ -168,6 +172,8 @@ class RelayCall:
         self._cancelled = True
         if self._provider is not None:
             self._provider.channel.shut_down()
+        if self._connecting is not None:
+            self._connecting.cancel()
 
     # At once
 
@@ -183,6 +189,12 @@ class RelayCall:
             kept.channel.watch(client.service.clocks.readiness, self._hear)
 
     def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's face
+        try:
+            self._read_at_once()
+        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+            self._client.fail(error)
+
+    def _read_at_once(self) -> None:
         answer, provider = self._answer, self._provider
         assert answer is not None  # noqa: S101 - for the type checker
         assert provider is not None  # noqa: S101 - the same
@@ -195,6 +207,7 @@ class RelayCall:
         self._outcome = str(response.status)
         data = self._head_back(response) + self._framed_back(response)
         self._give_back(provider, reusable=answer.another_may_follow)
+        self._client.in_hand = None
         self._forward.end(self._outcome)
         self._client.answer_at_once(data)
 
@@ -239,7 +252,15 @@ class RelayCall:
                     raise
             else:
                 return
-        await self._exchange(await self._pool.open(self._forward.origin), None)
+        await self._exchange(await self._open(), None)
+
+    async def _open(self) -> Connection:
+        """Connect. Raises: UpstreamError, also when the provider is gone meanwhile."""
+        with trio.CancelScope() as self._connecting:
+            if self._cancelled:
+                self._connecting.cancel()
+            return await self._pool.open(self._forward.origin)
+        raise ConnectionBrokenError("the provider is gone")
 
     @property
     def _may_be_sent_again(self) -> bool:
@@ -276,7 +297,8 @@ class RelayCall:
         self._outcome = f"FAILED: {failure.why}"
         client = self._client
         if self._responding:
-            client.last = client.broken = True
+            client.last = True
+            client.broken = self._ends_with_connection
         else:
             client.last = client.last or not self._request.complete
             await client.write(client.plain(failure.status, failure.text, failure.fields))
@@ -367,17 +389,19 @@ class RelayCall:
         client = self._client
         if response.framing is Framing.CHUNKED or response.framing is Framing.CLOSE:
             self._chunked_back = self._request.version == "1.1"
-            client.last = client.last or not self._chunked_back  # its end is the end of the connection
+            self._ends_with_connection = not self._chunked_back
+            client.last = client.last or self._ends_with_connection
         # What a provider answers with is often the same, but for the body.
         known = (response.head_bytes, self._chunked_back, client.requests_follow)
-        head = self._heads_back.get(known)
-        if head is None:
-            head = self._write_head_back(response)
-            if len(head) <= _REMEMBERED_BYTES:
-                self._heads_back[known] = head
-        return head
+        written = self._heads_back.get(known)
+        if written is None:
+            written = self._write_head_back(response)
+            if len(written[0]) <= _REMEMBERED_BYTES:
+                self._heads_back[known] = written
+        head, dated = written
+        return head + (b"\r\n" if dated else b"date: %b\r\n\r\n" % date())  # RFC 9110, section 6.6.1
 
-    def _write_head_back(self, response: IncomingResponse) -> bytes:
+    def _write_head_back(self, response: IncomingResponse) -> tuple[bytes, bool]:
         fields = response.headers
         if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
             fields = [field for field in fields if field[0].lower() != b"content-length"]
@@ -389,7 +413,7 @@ class RelayCall:
             head += b"connection: close\r\n"
         if len(self._heads_back) >= _REMEMBERED_HEADS:
             self._heads_back.clear()
-        return head + b"\r\n"
+        return head, any(name.lower() == b"date" for name, _ in fields)
 
     def _framed_back(self, response: IncomingResponse) -> bytes:
         """Return what has come of the response's body as it goes back, with the end behind its last part."""

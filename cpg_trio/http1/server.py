@@ -203,6 +203,9 @@ class ServerConnection:
                 await self._linger()
             except _AnotherProtocolError as other:
                 self.read_of_another_protocol = other.read
+            except Exception:
+                self.broken = True
+                raise
             finally:
                 if self.in_hand is not None:
                     self.in_hand.abandon()
@@ -225,7 +228,6 @@ class ServerConnection:
 
     def give_up(self) -> None:
         """Let a client go that is out of time."""
-        self.last = True
         self.lose()
         self.channel.shut_down()
         if self._resting:
@@ -246,7 +248,7 @@ class ServerConnection:
 
     def lose(self) -> None:
         """Note that the client has left, or is not to be talked to any more."""
-        self.lost = True
+        self.lost = self.last = True
         if self._leaving is not None:
             self._leaving.set()
         if self._cancel_when_lost:
@@ -315,9 +317,10 @@ class ServerConnection:
             return b""
 
     def plain(self, status: int, text: str, fields: HeaderList) -> bytes:
-        """Return a whole answer in plain text."""
+        """Return a whole answer in plain text to the request in hand."""
         goodbye = [] if self.requests_follow else [_GOODBYE]
-        return plain_response(status, f"{text}\n", [*fields, *goodbye])
+        to_head = self._request is not None and self._request.method == b"HEAD"
+        return plain_response(status, f"{text}\n", [*fields, *goodbye], to_head=to_head)
 
     def answer_at_once(self, data: bytes) -> None:
         """Send a whole answer to the request in hand, whose call is over with that."""
@@ -336,12 +339,15 @@ class ServerConnection:
     # What is done at once, when something has come
 
     def _hear(self, readable: bool, gone: bool) -> None:  # noqa: FBT001 - a watcher's face
-        if readable:
-            self._news = True
-            if self._resting:
-                self._take_up()
-        if gone:
-            self.lose()
+        try:
+            if readable:
+                self._news = True
+                if self._resting:
+                    self._take_up()
+            if gone:
+                self.lose()
+        except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
+            self.fail(error)
 
     def _take_up(self) -> None:
         """Read what has come, and begin with it, or hand it over."""
@@ -378,6 +384,16 @@ class ServerConnection:
         """Leave it to the task to say what is wrong with what has come, or whose it is."""
         self._rest = b""
         self.hand_over(partial(self._read_on, IncomingRequest(self.service.limits.max_head_bytes), data))
+
+    def fail(self, error: Exception) -> None:
+        """End with an error in what was done at once: raise it in the connection's task."""
+
+        async def raise_it() -> None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise error
+
+        self.last = True
+        self.hand_over(raise_it)
 
     def hand_over(self, work: Work) -> None:
         """Have the connection's task go on."""
