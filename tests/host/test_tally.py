@@ -8,7 +8,7 @@ from cpg_trio.host import HostConfig
 from cpg_trio.host.tally import Tally
 from tests.http1.peers import OK, Peer
 
-from .test_router import Recorder, routing
+from .routing import Recorder, routing
 
 
 async def silent(peer: Peer) -> None:
