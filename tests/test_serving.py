@@ -23,6 +23,7 @@ import h2.events
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 from h2.errors import ErrorCodes
 from hypercorn.protocol.h2 import BufferCompleteError
 from hypercorn.trio.worker_context import WorkerContext
@@ -1891,6 +1892,17 @@ async def test_a_stop_lets_calls_in_flight_finish_and_takes_nothing_new() -> Non
         held.release.set()
         response = await wire.response()
         assert (response.body, response.header(b"connection")) == (b"released", b"close")
+        assert await wire.rest() == b""
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("lane", "silence")
+async def test_a_stop_does_not_wait_for_the_rest_of_a_head() -> None:
+    async with server(hello, grace_s=60, header_timeout_s=60) as up, dial(up.url) as wire:
+        assert (await wire.get()).body == b"hello"
+        await wire.send(b"GET / HTTP/1.1\r\nHost: h")
+        await trio.testing.wait_all_tasks_blocked(MOMENT)
+        up.stop.set()
         assert await wire.rest() == b""
         await up.stopped.wait()
 

@@ -188,6 +188,7 @@ class ServerConnection:
         self._news = False  # something has come while it was not resting
         self._request: IncomingRequest | None = None  # the one in hand
         self._rest = b""  # what has been read and belongs to no message yet
+        self._head_is_coming = False
         self._served = 0
         self._unread = False  # whether the client may be sending what nobody will read
         self._leaving: trio.Event | None = None
@@ -219,6 +220,8 @@ class ServerConnection:
         self.last = True
         if self._resting:
             self._wake()
+        elif self._head_is_coming:
+            self._life.cancel()
 
     def abort(self) -> None:
         """End at once, whatever is in hand."""
@@ -482,7 +485,9 @@ class ServerConnection:
             if not timed:
                 clocks.head.begin(self)  # once: a head in crumbs earns no more
                 timed = True
+            self._head_is_coming = True
             data = await self._receive()
+            self._head_is_coming = False
             if not data:
                 return False
             self._feed(request, data)
