@@ -348,6 +348,7 @@ async def test_streams_that_are_begun_and_reset_at_once_leave_nothing_behind(
 ) -> None:
     """RFC 9113, section 10.5: what is more than any client needs ends its connection."""
     async with served(read_all) as url:
+        await trio.testing.wait_all_tasks_blocked()
         before = trio.lowlevel.current_statistics().tasks_living
         async with dial_http2(url) as wire:
             assert await wire.status(await wire.request()) == 204
