@@ -490,6 +490,35 @@ async def test_a_head_of_sixty_kilobytes_is_read_however_it_is_cut() -> None:
         assert (await wire.response()).status == 200
 
 
+@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.parametrize(
+    "head", [request("GET"), request("POST"), request("POST", headers={"content-length": "0"})]
+)
+async def test_a_request_without_a_body_is_one_empty_message(head: bytes) -> None:
+    messages: list[Any] = []
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        messages.append(await receive())
+        with trio.move_on_after(MOMENT):
+            messages.append(await receive())
+        await send_text(send, 200, "hello")
+
+    async with server(app) as up, dial(up.url) as wire:
+        await wire.send(head)
+        assert (await wire.response()).status == 200
+    assert messages == [{"type": "http.request", "body": b"", "more_body": False}]
+
+
+@pytest.mark.usefixtures("lane", "silence")
+async def test_what_comes_with_a_head_does_not_count_as_head() -> None:
+    head = request("POST", "/?" + "x" * 40_000, {"content-length": "40000"})
+    behind = request("GET", "/?" + "x" * 40_000)  # of each head, 64 KiB are allowed
+    async with server(echo) as up, dial(up.url) as wire:
+        await wire.send(head + b"x" * 40_000 + behind)
+        assert len((await wire.response()).body) == 40_000
+        assert (await wire.response()).body == b""
+
+
 @pytest.mark.usefixtures("lane")
 async def test_connection_close_is_honoured() -> None:
     async with server(hello) as up, dial(up.url) as wire:

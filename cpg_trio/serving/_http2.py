@@ -35,6 +35,10 @@ from cpg_trio.serving._streams import HttpStream
 # unread before the reading ones have to wait for the others.
 _CONNECTION_WINDOW_BYTES = 2**20
 
+# Streams that are open, or were reset so lately that they have not been cleaned up. A client may have a fifth
+# of it open; one that begins and resets many more at once means no good.
+_MOST_STREAMS = 500
+
 
 class Outbox(StreamBuffer):
     """What one response has to say and the client's window does not yet let through.
@@ -201,8 +205,14 @@ class Http2(H2Protocol):
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
+            if self.closed:
+                return
             if isinstance(event, h2.events.DataReceived):
                 await self._handle_data(event)
+            elif isinstance(event, h2.events.RequestReceived) and len(self.stream_buffers) >= _MOST_STREAMS:
+                self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+                await self._flush()
+                await self.send(Closed())
             elif isinstance(event, h2.events.RequestReceived) and self._link.draining:
                 await self._send_reset(event.stream_id, ErrorCodes.REFUSED_STREAM)
             else:
@@ -247,6 +257,9 @@ class Http2(H2Protocol):
         stream_id = request.stream_id
         if method == b"CONNECT" or not (path.isascii() and method.isascii()):
             await self._refuse(stream_id)
+            return
+        if request.stream_ended is not None and int(fields.get(b"content-length", b"0")):
+            await self._send_reset(stream_id, ErrorCodes.PROTOCOL_ERROR)  # which h2 does not see
             return
         if request.stream_ended is None:
             self._uploading.add(stream_id)
