@@ -4,8 +4,9 @@
 need "$HELM" "${KUBECTL:-kubectl}"
 
 step="install $RELEASE; what happened is in: kubectl describe pod -l $SELECTOR"
-helm upgrade --install "$RELEASE" . --set-string "image.repository=$REGISTRY,image.tag=$TAG" \
-  --wait --timeout "${TIMEOUT:-3m}" "$@" >/dev/null
+# As values, which every --set among the arguments goes before; --set-string would go before --set.
+printf 'image: {repository: "%s", tag: "%s"}\n' "$REGISTRY" "$TAG" |
+  helm upgrade --install "$RELEASE" . --values - --wait --timeout "${TIMEOUT:-3m}" "$@" >/dev/null
 
 step="look at the pods"
 echo "✅ Deployment successful!"
