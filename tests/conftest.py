@@ -5,10 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from cpg_trio.logs import use_handler
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for sockets, whose paths have 107 bytes at most; `tmp_path` may be too deep for that."""
+    with TemporaryDirectory(dir="/tmp", prefix="cpg-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -98,9 +98,9 @@ async def test_a_killed_host_that_is_started_again_on_its_state_file_knows_every
 
 
 async def test_in_a_directory_that_they_share_the_parts_call_each_other_by_unix_sockets(
-    system: System, tmp_path: Path
+    system: System, short_path: Path
 ) -> None:
-    folder = trio.Path(tmp_path / "sockets")
+    folder = trio.Path(short_path / "sockets")
     await folder.mkdir()
     # No call gets to a plugin by TCP, whose name is an address where nobody is.
     surroundings = {"SOCKET_DIR": str(folder), "HOSTNAME": "192.0.2.1"}

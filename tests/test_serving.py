@@ -1560,11 +1560,11 @@ async def silent_client(
 
 @pytest.mark.usefixtures("silence")
 async def test_a_websocket_client_that_answers_no_ping_is_given_up_with_1006(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    short_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     app = Socket()
     begun = trio.current_time()
-    async with silent_client(app, tmp_path, autojump_clock) as ws:
+    async with silent_client(app, short_path, autojump_clock) as ws:
         assert await ws.event() == Ping()
         assert trio.current_time() - begun == pytest.approx(PING_S)
         assert await ws.wire.rest() == b""  # and no second ping, and no goodbye
@@ -1592,9 +1592,9 @@ async def test_the_connection_of_a_websocket_client_that_is_given_up_is_reset(
     "sign", [Pong(), TextMessage("busy"), TextMessage("half", message_finished=False), Ping()]
 )
 async def test_a_websocket_client_that_answers_pings_with_anything_is_never_dropped(
-    sign: Any, tmp_path: Path, autojump_clock: trio.testing.MockClock
+    sign: Any, short_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with silent_client(websocket_app(accepting), tmp_path, autojump_clock) as ws:
+    async with silent_client(websocket_app(accepting), short_path, autojump_clock) as ws:
         begun = trio.current_time()
         for _ in range(5):
             while await ws.event() != Ping():
@@ -1606,9 +1606,9 @@ async def test_a_websocket_client_that_answers_pings_with_anything_is_never_drop
 
 @pytest.mark.usefixtures("silence")
 async def test_a_frame_that_comes_in_by_the_byte_is_a_sign_of_life(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    short_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with silent_client(Socket(), tmp_path, autojump_clock) as ws:
+    async with silent_client(Socket(), short_path, autojump_clock) as ws:
         for byte in ws.ws.send(TextMessage("slow")):
             await trio.sleep(0.9 * PING_S)
             await ws.wire.send(bytes([byte]))
@@ -1617,7 +1617,7 @@ async def test_a_frame_that_comes_in_by_the_byte_is_a_sign_of_life(
 
 @pytest.mark.usefixtures("silence")
 async def test_what_the_server_sends_is_no_sign_of_its_client(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    short_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     ended = trio.Event()
 
@@ -1631,14 +1631,14 @@ async def test_what_the_server_sends_is_no_sign_of_its_client(
             ended.set()
 
     begun = trio.current_time()
-    async with silent_client(websocket_app(ticking), tmp_path, autojump_clock):
+    async with silent_client(websocket_app(ticking), short_path, autojump_clock):
         await ended.wait()
         assert trio.current_time() - begun == pytest.approx(2.1 * PING_S)
 
 
 @pytest.mark.usefixtures("silence")
 async def test_a_handshake_is_the_applications_to_answer_in_its_own_time(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    short_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def pondering(_receive: Receive, send: Send) -> None:
         await trio.sleep(5 * PING_S)
@@ -1646,7 +1646,7 @@ async def test_a_handshake_is_the_applications_to_answer_in_its_own_time(
 
     begun = trio.current_time()
     handshake = {**HANDSHAKE, "content-length": "0"}
-    bind = f"unix:{tmp_path / 'socket'}"
+    bind = f"unix:{short_path / 'socket'}"
     times: dict[str, Any] = {"websocket_ping_s": PING_S, "body_timeout_s": PING_S}
     async with server(websocket_app(pondering), bind, **times) as up, dial(up.url) as wire:
         assert (await wire.get("/", handshake)).status == 101
@@ -1656,9 +1656,9 @@ async def test_a_handshake_is_the_applications_to_answer_in_its_own_time(
 
 @pytest.mark.usefixtures("silence")
 async def test_a_websocket_that_is_being_closed_sends_no_ping(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    short_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with silent_client(Socket(), tmp_path, autojump_clock, linger_s=3 * PING_S) as ws:
+    async with silent_client(Socket(), short_path, autojump_clock, linger_s=3 * PING_S) as ws:
         await ws.send(CloseConnection(1000))
         assert await ws.closed() == 1000
         assert await ws.wire.rest() == b""
@@ -1730,10 +1730,10 @@ async def test_a_client_sees_why_it_was_refused() -> None:
 
 @pytest.mark.usefixtures("silence")
 async def test_a_client_that_has_nothing_to_say_stays_for_as_long_as_it_likes(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    short_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     assert autojump_clock.autojump_threshold == 0
-    bind = f"unix:{tmp_path / 'socket'}"
+    bind = f"unix:{short_path / 'socket'}"
     async with server(Socket(), bind, websocket_ping_s=PING_S) as up, trio_websocket_client(up.url) as ws:
         await trio.sleep(15.5 * PING_S)
         await ws.send_message("still here")
@@ -1760,8 +1760,8 @@ async def test_no_lifespan_is_spoken() -> None:
 
 
 @pytest.mark.usefixtures("silence")
-async def test_every_address_is_listened_on_and_reported(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+async def test_every_address_is_listened_on_and_reported(short_path: Path) -> None:
+    path = short_path / "socket"
     async with server(hello, ["127.0.0.1:0", "localhost:0", f"unix:{path}"]) as up:
         assert all(
             re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*|http://\[::1\]:[1-9]\d*", url) for url in up.urls[:-1]
@@ -1777,9 +1777,9 @@ async def test_every_address_is_listened_on_and_reported(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 async def test_a_socket_is_for_its_user_and_its_group_whatever_the_umask_says(
-    tmp_path: Path, umask: int
+    short_path: Path, umask: int
 ) -> None:
-    path = tmp_path / "socket"
+    path = short_path / "socket"
     before = os.umask(umask)
     try:
         async with server(hello, f"unix:{path}") as up:
@@ -1789,8 +1789,8 @@ async def test_a_socket_is_for_its_user_and_its_group_whatever_the_umask_says(
         os.umask(before)
 
 
-async def test_a_server_that_ends_leaves_the_socket_that_has_taken_its_place(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+async def test_a_server_that_ends_leaves_the_socket_that_has_taken_its_place(short_path: Path) -> None:
+    path = short_path / "socket"
     async with server(hello, f"unix:{path}") as up:
         path.unlink()
         async with server(hello, f"unix:{path}") as next_one:
@@ -1816,6 +1816,16 @@ async def test_ipv6_is_served() -> None:
         await up.assert_answers()
 
 
+class NoNames(trio.abc.HostnameResolver):
+    """A resolver that knows no name, and says so at once, which others take their time for."""
+
+    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     ("bind", "says"),
     [
@@ -1828,6 +1838,7 @@ async def test_ipv6_is_served() -> None:
     ],
 )
 async def test_an_address_that_cannot_be_listened_on_says_what_to_do(bind: str, says: str) -> None:
+    trio.socket.set_custom_hostname_resolver(NoNames())
     with pytest.raises(BindError, match=re.escape(f"cannot listen on {bind}: ")) as raised:
         await serve(hello, bind=["127.0.0.1:0", bind])
     assert says in str(raised.value)
@@ -1841,9 +1852,9 @@ async def test_a_port_that_is_taken_says_so() -> None:
 
 
 async def test_the_socket_file_of_a_dead_server_is_replaced_and_that_of_a_live_one_is_not(
-    tmp_path: Path,
+    short_path: Path,
 ) -> None:
-    path = tmp_path / "socket"
+    path = short_path / "socket"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     async with server(hello, f"unix:{path}") as up:

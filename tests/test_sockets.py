@@ -81,11 +81,11 @@ async def test_a_server_notices_a_client_that_vanished_or_leaves_unread_what_the
     assert seen == expected(user_timeout_ms=user_timeout_ms)
 
 
-async def test_a_unix_socket_is_left_alone(tmp_path: Path, accepted: list[socket.socket]) -> None:
+async def test_a_unix_socket_is_left_alone(short_path: Path, accepted: list[socket.socket]) -> None:
     def keepalive() -> int:
         return int(accepted[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
-    assert await exchange(f"unix:{tmp_path / 'socket'}", keepalive) == 0
+    assert await exchange(f"unix:{short_path / 'socket'}", keepalive) == 0
 
 
 async def test_a_pool_notices_a_vanished_peer_and_lets_a_living_one_read_in_its_own_time() -> None:

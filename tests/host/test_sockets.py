@@ -56,8 +56,8 @@ async def calling(folder: Path) -> AsyncIterator[WireCaller]:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> HostConfig:
-    return HostConfig(socket_dir=tmp_path)
+def config(short_path: Path) -> HostConfig:
+    return HostConfig(socket_dir=short_path)
 
 
 async def register(call: WireCaller, headers: Headers, socket: str, base_url: str = NOWHERE) -> None:
@@ -84,11 +84,11 @@ def socket_path(host: Host, plugin: Headers) -> str:
 
 
 async def test_a_plugin_that_answers_at_the_socket_that_it_names_is_called_there(
-    tmp_path: Path, config: HostConfig, caplog: pytest.LogCaptureFixture
+    short_path: Path, config: HostConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    plugin, path = Plugin(), str(tmp_path / "t.sock")
-    async with hosting(config) as (host, _), calling(tmp_path) as call, at_socket(path, plugin):
+    plugin, path = Plugin(), str(short_path / "t.sock")
+    async with hosting(config) as (host, _), calling(short_path) as call, at_socket(path, plugin):
         me = await call.plugin("t-plugin")
         plugin.runtime_id = runtime_id(me)
         await register(call, me, "t.sock")
@@ -101,7 +101,7 @@ async def test_a_plugin_that_answers_at_the_socket_that_it_names_is_called_there
 
 
 async def test_the_host_tells_of_its_socket_and_who_it_is_only_if_it_has_one(
-    tmp_path: Path, config: HostConfig
+    short_path: Path, config: HostConfig
 ) -> None:
     async def metadata(call: WireCaller) -> Any:
         return (await call.post(HANDSHAKE, {**COOKIE, **VERSIONS}))[1]["serverMetadata"]
@@ -110,11 +110,11 @@ async def test_the_host_tells_of_its_socket_and_who_it_is_only_if_it_has_one(
     for _ in range(2):
         async with hosting(config) as (_, url), httpx.AsyncClient(base_url=url) as http:
             by_tcp = await metadata(WireCaller(http))
-            async with calling(tmp_path) as call:
+            async with calling(short_path) as call:
                 assert await metadata(call) == by_tcp
             assert by_tcp["socket"] == "host.sock"
             told.append(by_tcp["host_id"])
-        assert not (tmp_path / "host.sock").exists()
+        assert not (short_path / "host.sock").exists()
     assert told[0] != told[1]
     async with hosting() as (_, url), httpx.AsyncClient(base_url=url) as http:
         assert not {"socket", "host_id"} & set(await metadata(WireCaller(http)))
@@ -140,9 +140,9 @@ async def test_the_host_tells_of_its_socket_and_who_it_is_only_if_it_has_one(
     ],
 )
 async def test_no_plugin_leads_the_host_to_a_socket_that_is_not_its_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+    short_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    outside, folder = tmp_path / "outside.sock", tmp_path / "shared"
+    outside, folder = short_path / "outside.sock", short_path / "shared"
     folder.mkdir()
     (folder / "link.sock").symlink_to(outside)
     (folder / "file.sock").touch()
@@ -169,13 +169,13 @@ async def test_no_plugin_leads_the_host_to_a_socket_that_is_not_its_own(
 
 
 async def test_a_registration_that_does_not_come_through_the_hosts_socket_names_none(
-    tmp_path: Path, config: HostConfig, caplog: pytest.LogCaptureFixture
+    short_path: Path, config: HostConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin = Plugin()
     async with (
         hosting(config) as (host, url),
         httpx.AsyncClient(base_url=url) as http,
-        at_socket(str(tmp_path / "t.sock"), plugin),
+        at_socket(str(short_path / "t.sock"), plugin),
     ):
         me = await WireCaller(http).plugin("t-plugin")
         plugin.runtime_id = runtime_id(me)
@@ -193,8 +193,8 @@ async def test_a_host_without_a_directory_takes_no_socket(caplog: pytest.LogCapt
     assert "this host has no SOCKET_DIR" in caplog.text
 
 
-async def test_a_socket_that_is_swapped_for_a_link_leads_nowhere(tmp_path: Path) -> None:
-    outside, folder = tmp_path / "outside.sock", tmp_path / "shared"
+async def test_a_socket_that_is_swapped_for_a_link_leads_nowhere(short_path: Path) -> None:
+    outside, folder = short_path / "outside.sock", short_path / "shared"
     folder.mkdir()
     plugin, secret = Plugin(), Plugin()
     config = HostConfig(socket_dir=folder)
@@ -210,10 +210,10 @@ async def test_a_socket_that_is_swapped_for_a_link_leads_nowhere(tmp_path: Path)
 
 
 async def test_a_socket_that_is_gone_is_no_reason_to_suspect_a_plugin_that_answers_by_tcp(
-    tmp_path: Path, config: HostConfig
+    short_path: Path, config: HostConfig
 ) -> None:
-    plugin, path = Plugin(), tmp_path / "t.sock"
-    async with hosting(config) as (host, _), calling(tmp_path) as call, trio.open_nursery() as nursery:
+    plugin, path = Plugin(), short_path / "t.sock"
+    async with hosting(config) as (host, _), calling(short_path) as call, trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, lambda stream: answer_ok(Peer(stream)), 0)
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         me = await call.plugin("t-plugin")
@@ -227,12 +227,12 @@ async def test_a_socket_that_is_gone_is_no_reason_to_suspect_a_plugin_that_answe
 
 
 async def test_a_host_that_begins_anew_looks_at_each_socket_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    short_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "shared"
+    folder = short_path / "shared"
     folder.mkdir()
     config = HostConfig(
-        socket_dir=folder, state_path=tmp_path / "state", leases=LeaseConfig(probe_timeout_s=1.0)
+        socket_dir=folder, state_path=short_path / "state", leases=LeaseConfig(probe_timeout_s=1.0)
     )
     plugins = {name: Plugin() for name in ("t", "gone", "taken")}
     async with trio.open_nursery() as nursery:
@@ -260,14 +260,14 @@ async def _at(path: str, plugin: Plugin, task_status: trio.TaskStatus[None]) -> 
         await trio.sleep_forever()
 
 
-async def test_a_plugin_at_the_hosts_socket_may_name_any_url(tmp_path: Path, config: HostConfig) -> None:
-    async with hosting(config), calling(tmp_path) as call:
+async def test_a_plugin_at_the_hosts_socket_may_name_any_url(short_path: Path, config: HostConfig) -> None:
+    async with hosting(config), calling(short_path) as call:
         await call.provider("t", "http://192.0.2.1:8081")
 
 
-async def test_a_host_listens_where_it_is_told_to_or_says_why_not(tmp_path: Path) -> None:
+async def test_a_host_listens_where_it_is_told_to_or_says_why_not(short_path: Path) -> None:
     with pytest.raises(BindError, match=r"host\.sock: no such file or directory; make its directory first"):
-        await Host(HostConfig(socket_dir=tmp_path / "none")).serve(bind="127.0.0.1:0")
-    async with hosting(HostConfig(socket_dir=tmp_path)):
+        await Host(HostConfig(socket_dir=short_path / "none")).serve(bind="127.0.0.1:0")
+    async with hosting(HostConfig(socket_dir=short_path)):
         with pytest.raises(BindError, match=r"host\.sock: address already in use"):
-            await Host(HostConfig(socket_dir=tmp_path)).serve(bind="127.0.0.1:0")
+            await Host(HostConfig(socket_dir=short_path)).serve(bind="127.0.0.1:0")

@@ -507,8 +507,8 @@ async def test_what_is_fetched_may_be_asked_for_with_a_streamed_body() -> None:
 # Unix sockets
 
 
-async def test_a_unix_socket_is_a_place_to_connect_to(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
+async def test_a_unix_socket_is_a_place_to_connect_to(short_path: Path) -> None:
+    path = str(short_path / "socket")
     script = Script([OK, OK])
     async with at_socket(path, script), Pool() as pool:
         origin = Origin("http", "host.test", 8080, path)
@@ -519,30 +519,30 @@ async def test_a_unix_socket_is_a_place_to_connect_to(tmp_path: Path) -> None:
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=1)
 
 
-async def test_a_unix_socket_that_is_not_there_is_a_failure_to_connect(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
+async def test_a_unix_socket_that_is_not_there_is_a_failure_to_connect(short_path: Path) -> None:
+    path = str(short_path / "socket")
     async with Pool() as pool:
         with pytest.raises(ConnectFailedError, match=f"http://host.test at {path}: .*No such file"):
             await fetch(pool, Origin("http", "host.test", 80, path), get())
 
 
-async def test_what_is_at_the_path_is_the_socket_itself_and_no_link_to_one(tmp_path: Path) -> None:
-    link, file = tmp_path / "link", tmp_path / "file"
+async def test_what_is_at_the_path_is_the_socket_itself_and_no_link_to_one(short_path: Path) -> None:
+    link, file = short_path / "link", short_path / "file"
     file.touch()
-    async with at_socket(str(tmp_path / "socket"), Script([OK])), Pool() as pool:
-        link.symlink_to(tmp_path / "socket")
+    async with at_socket(str(short_path / "socket"), Script([OK])), Pool() as pool:
+        link.symlink_to(short_path / "socket")
         for path in (link, file):
             with pytest.raises(ConnectFailedError, match="on non-socket"):
                 await pool.open(Origin("http", "host.test", 80, str(path)))
-        origin = Origin("http", "host.test", 80, str(tmp_path / "socket"))
+        origin = Origin("http", "host.test", 80, str(short_path / "socket"))
         assert await fetch(pool, origin, get()) == (200, b"ok")
 
 
 async def test_where_no_file_can_be_held_its_path_is_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "O_PATH")
-    path, link = tmp_path / "socket", tmp_path / "link"
+    path, link = short_path / "socket", short_path / "link"
     async with at_socket(str(path), Script([OK])), Pool() as pool:
         link.symlink_to(path)
         with pytest.raises(ConnectFailedError, match="on non-socket"):
@@ -550,19 +550,19 @@ async def test_where_no_file_can_be_held_its_path_is_looked_at(
         assert await fetch(pool, Origin("http", "host.test", 80, str(path)), get()) == (200, b"ok")
 
 
-async def test_a_path_may_be_longer_than_the_kernel_takes(tmp_path: Path) -> None:
-    folder = tmp_path / ("d" * 120)
+async def test_a_path_may_be_longer_than_the_kernel_takes(short_path: Path) -> None:
+    folder = short_path / ("d" * 120)
     folder.mkdir()
-    async with at_socket(str(tmp_path / "socket"), Script([OK])), Pool() as pool:
-        (tmp_path / "socket").rename(folder / "socket")
+    async with at_socket(str(short_path / "socket"), Script([OK])), Pool() as pool:
+        (short_path / "socket").rename(folder / "socket")
         origin = Origin("http", "host.test", 80, str(folder / "socket"))
         assert await fetch(pool, origin, get()) == (200, b"ok")
 
 
 async def test_where_there_is_another_way_a_socket_that_cannot_be_connected_to_is_no_failure(
-    tmp_path: Path,
+    short_path: Path,
 ) -> None:
-    path = str(tmp_path / "socket")
+    path = str(short_path / "socket")
     script = Script([OK], [OK], [OK])
     async with serving(script) as tcp, Pool(max_idle_per_origin=0) as pool:
         origin = Way(tcp.host, path).to(Origin("http", "host.test", tcp.port))
@@ -576,14 +576,14 @@ async def test_where_there_is_another_way_a_socket_that_cannot_be_connected_to_i
                 assert await fetch(pool, origin, get()) == (200, b"ok")
                 with pytest.raises(ConnectFailedError, match="temporarily unavailable"):
                     await pool.open(Way(socket_path=path, tcp_too=False).to(tcp))
-    (tmp_path / "socket").unlink()
+    (short_path / "socket").unlink()
     async with Pool() as pool:
         with pytest.raises(ConnectFailedError, match=f"at {path}: .*refused"):
             await fetch(pool, origin, get())
 
 
-async def test_the_socket_comes_first_and_its_connections_are_its_own(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
+async def test_the_socket_comes_first_and_its_connections_are_its_own(short_path: Path) -> None:
+    path = str(short_path / "socket")
     tcp_script, script = Script([OK]), Script([OK])
     async with serving(tcp_script) as tcp, at_socket(path, script), Pool() as pool:
         origin = Way(socket_path=path).to(tcp)

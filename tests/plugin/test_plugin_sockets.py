@@ -36,8 +36,8 @@ HANDSHAKE = "/connectplugin.v1.HandshakeService/Handshake"
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> HostConfig:
-    return HostConfig(socket_dir=tmp_path)
+def config(short_path: Path) -> HostConfig:
+    return HostConfig(socket_dir=short_path)
 
 
 def needy_plugin() -> tuple[Plugin, Dependency]:
@@ -69,13 +69,13 @@ async def watched(config: HostConfig) -> AsyncIterator[tuple[Host, str, list[tup
 
 
 async def test_after_the_first_handshake_all_that_a_plugin_asks_goes_by_socket(
-    tmp_path: Path, config: HostConfig
+    short_path: Path, config: HostConfig
 ) -> None:
     needy, echo = needy_plugin()
     async with (
         watched(config) as (host, url, seen),
-        plugged(echo_plugin(), url, socket_dir=tmp_path),
-        plugged(needy, url, socket_dir=tmp_path),
+        plugged(echo_plugin(), url, socket_dir=short_path),
+        plugged(needy, url, socket_dir=short_path),
     ):
         assert await echoed(echo) == "hi"
         await until(host, lambda: is_healthy(host, "needs"))
@@ -85,7 +85,7 @@ async def test_after_the_first_handshake_all_that_a_plugin_asks_goes_by_socket(
 
 
 async def test_a_host_calls_its_plugins_at_their_sockets(
-    tmp_path: Path, config: HostConfig, caplog: pytest.LogCaptureFixture
+    short_path: Path, config: HostConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     service, (needy, echo) = Echo(), needy_plugin()
@@ -93,25 +93,25 @@ async def test_a_host_calls_its_plugins_at_their_sockets(
     plugin.provide("echo", service)
     async with (
         hosting(config) as (host, url),
-        plugged(plugin, url, hostname=NOT_HERE, socket_dir=tmp_path),
-        plugged(needy, url, hostname=NOT_HERE, socket_dir=tmp_path),
+        plugged(plugin, url, hostname=NOT_HERE, socket_dir=short_path),
+        plugged(needy, url, hostname=NOT_HERE, socket_dir=short_path),
     ):
         assert await echoed(echo) == "hi"
         assert service.contexts[0].client_address is None
         provider, _ = host.registry.discover("echo")
         assert provider.base_url.startswith(f"http://{NOT_HERE}:")
-        assert Path(provider.socket_path).parent == tmp_path
+        assert Path(provider.socket_path).parent == short_path
         assert await host._probe(provider.runtime_id)
         await host.shut_down_plugin(provider.runtime_id)
         await until(host, lambda: not host.registry.available("echo"))
-    assert f"on {url} through unix:{tmp_path / 'host.sock'}" in caplog.text
-    assert list(await trio.Path(tmp_path).iterdir()) == []
+    assert f"on {url} through unix:{short_path / 'host.sock'}" in caplog.text
+    assert list(await trio.Path(short_path).iterdir()) == []
 
 
 async def test_in_another_hosts_directory_a_plugin_keeps_to_tcp_and_says_nothing_there_of_itself(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    short_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mine, others = tmp_path / "mine", tmp_path / "others"
+    mine, others = short_path / "mine", short_path / "others"
     mine.mkdir()
     others.mkdir()
     async with (
@@ -128,9 +128,9 @@ async def test_in_another_hosts_directory_a_plugin_keeps_to_tcp_and_says_nothing
 
 @pytest.mark.parametrize("with_directory", [True, False])
 async def test_without_the_hosts_socket_a_plugin_keeps_to_tcp(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, with_directory: bool
+    short_path: Path, caplog: pytest.LogCaptureFixture, *, with_directory: bool
 ) -> None:
-    shared, folder = tmp_path / "shared", tmp_path / "folder"
+    shared, folder = short_path / "shared", short_path / "folder"
     shared.mkdir()
     folder.mkdir()
     config = HostConfig(socket_dir=shared if with_directory else None)
@@ -142,12 +142,12 @@ async def test_without_the_hosts_socket_a_plugin_keeps_to_tcp(
 
 
 async def test_a_host_that_is_restarted_is_called_at_its_socket_again_and_by_tcp_if_it_has_none(
-    tmp_path: Path,
+    short_path: Path,
 ) -> None:
-    shared = tmp_path / "shared"
+    shared = short_path / "shared"
     shared.mkdir()
-    with_socket = HostConfig(socket_dir=shared, state_path=tmp_path / "state")
-    without = HostConfig(state_path=tmp_path / "state")
+    with_socket = HostConfig(socket_dir=shared, state_path=short_path / "state")
+    without = HostConfig(state_path=short_path / "state")
     bind = f"127.0.0.1:{unused_port()}"
     stop, found = trio.Event(), []
     needy, echo = needy_plugin()
@@ -170,11 +170,11 @@ def _are_healthy(host: Host) -> bool:
     return is_healthy(host, "echo") and is_healthy(host, "needs")
 
 
-async def test_a_plugin_that_comes_back_has_its_socket_back(tmp_path: Path, config: HostConfig) -> None:
+async def test_a_plugin_that_comes_back_has_its_socket_back(short_path: Path, config: HostConfig) -> None:
     paths = []
     async with hosting(config) as (host, url):
         for _ in range(2):
-            async with plugged(echo_plugin(), url, hostname=NOT_HERE, socket_dir=tmp_path):
+            async with plugged(echo_plugin(), url, hostname=NOT_HERE, socket_dir=short_path):
                 await until(host, lambda: state_of(host, "echo") == HEALTHY)
                 paths.append(Path(host.registry.providers("echo")[0].socket_path))
                 assert paths[-1].is_socket()
