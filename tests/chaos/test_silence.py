@@ -11,7 +11,7 @@ import trio
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 
-from .trial import AVAILABLE, DEGRADED, SLACK_S, UNAVAILABLE, Trial, trial
+from .trial import AVAILABLE, DEGRADED, ITSELF, SLACK_S, UNAVAILABLE, Trial, trial
 
 LEASES = 3
 """How long the silence lasts: one lease until it has lapsed, one until it is gone, one more."""
@@ -51,6 +51,7 @@ async def test_a_plugin_that_holds_up_its_event_loop_gets_no_calls_and_is_back_w
     async with trial(tmp_path, modules={"blocker": ("tests.chaos.blocker",)}) as t:
         await t.start("blocker")
         await t.becomes(AVAILABLE, t.observer.told, "blocker")
+        await t.becomes(ITSELF, t.offered, "blocker")
         before = t.runtime_id("blocker")
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -61,7 +62,7 @@ async def test_a_plugin_that_holds_up_its_event_loop_gets_no_calls_and_is_back_w
         assert await t.observer.known("blocker") is False
         left_s = began + LEASES * t.lease_s - trio.current_time()
         await t.becomes(AVAILABLE, t.observer.told, "blocker", within_s=left_s + t.bound_s)
-        await t.becomes(t.runtime_id("blocker"), t.observer.offered, "blocker")
+        await t.becomes(ITSELF, t.offered, "blocker")
 
 
 async def _call_in_vain(t: Trial, runtime_id: str, seconds: float) -> None:
