@@ -13,13 +13,12 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import httpx
 import trio
 
-from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._transport import NurseryTransport
 from cpg_trio.asgi import HeaderList
 
 from ._origin import Origin
@@ -35,7 +34,7 @@ from .errors import (
 from .pool import Pool
 
 
-class PoolTransport(httpx.AsyncBaseTransport):
+class PoolTransport(NurseryTransport):
     """Sends the requests of an `httpx.AsyncClient` on the connections of a pool, which stays its owner's.
 
     Of the timeouts of a request `connect` and `read` hold. `read` is for each part of a body, and for the
@@ -47,25 +46,8 @@ class PoolTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__()
         self._pool = pool
-        self._nursery: trio.Nursery | None = None
-        self._opened = open_plain_nursery()
-
-    async def __aenter__(self) -> Self:
-        self._nursery = await self._opened.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        """Break off the exchanges that have not ended."""
-        assert self._nursery is not None  # noqa: S101 - for the type checker
-        self._nursery.cancel_scope.cancel()
-        self._nursery = None
-        await self._opened.__aexit__(exc_type, exc, traceback)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response when the head has arrived."""

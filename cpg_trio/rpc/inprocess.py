@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import trio
 
-from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._transport import NurseryTransport
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope
 
 _log = logging.getLogger(__name__)
 
 
-class AsgiTransport(httpx.AsyncBaseTransport):
+class AsgiTransport(NurseryTransport):
     """Connects an `httpx.AsyncClient` to an ASGI application.
 
     Enter it (or the client that it is given to) to open its nursery; leaving cancels what still runs.
@@ -30,27 +29,9 @@ class AsgiTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, app: App, client: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        super().__init__()
         self._app = app
         self._client = client
-        self._manager = open_plain_nursery()
-        self._nursery: trio.Nursery | None = None
-
-    async def __aenter__(self) -> Self:
-        """Open the nursery that the application's tasks run in."""
-        self._nursery = await self._manager.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        """Cancel what still runs, and wait for it."""
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
-            self._nursery = None
-            await self._manager.__aexit__(exc_type, exc_value, traceback)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Run the application for a request; return when its response starts."""
