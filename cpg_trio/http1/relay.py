@@ -27,6 +27,7 @@ import trio
 
 from cpg_trio.asgi import HeaderList
 
+from ._beside import beside
 from ._origin import Origin
 from ._request import IDEMPOTENT, LAST_CHUNK, chunk
 from .connection import Answer, Connection
@@ -40,7 +41,6 @@ _SWITCHING_PROTOCOLS = 101
 _NO_CONTENT = 204
 _METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
 _CHUNKED = b"transfer-encoding: chunked\r\n"
-
 
 _REMEMBERED_HEADS = 256
 _REMEMBERED_BYTES = 1024
@@ -322,16 +322,8 @@ class RelayCall:
         if self._uploaded:
             await self._pass_back(answer)
             return
-        error: UpstreamError | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._upload, provider, unsent)
-            try:
-                await self._pass_back(answer)
-            except UpstreamError as failed:
-                error = failed
-            nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
+        async with beside(partial(self._upload, provider, unsent), trio.CancelScope()):
+            await self._pass_back(answer)
 
     def _head(self) -> bytes:
         request, head = self._request, self._forward.head()
