@@ -52,7 +52,7 @@ class Session:
 
     @cached_property
     def exchange(self) -> UnaryExchange:
-        """The way to the host, for every call in this session. One that its URL does not tell goes here."""
+        """What every call to the host goes by, at its socket if it has one here."""
         return PoolExchange(self.pool, self.way)
 
     @cached_property
