@@ -1,26 +1,33 @@
-"""Who a plugin is to the host: a name for this run of it, and the token that proves the name.
+"""Who a plugin is to the host: a name for this run of it, and the tokens that prove the name.
 
-Plain synchronous state, whose changes are announced. Tokens are kept as digests, so what is in memory (or in
-a dump of it) opens nothing.
+Plain synchronous state, whose changes are announced. A token is signed (see `keys`), so a host that has never
+seen it, or has been restarted, can tell that it is good; what a host remembers of it is a digest, which opens
+nothing. An identity has as many tokens as have been issued for it and have not expired: a new one takes
+nothing from those before it, so that no call is lost when they change.
+
+An identity ends when its last token has expired, or when it is revoked. What is revoked is remembered for as
+long as a token of it could be shown.
 """
 
 from __future__ import annotations
 
-import hmac
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from typing import TypeAlias
 
 import attrs
 import trio
 
-from cpg_trio.wire import control_credential, token_digest
+from cpg_trio.wire import token_digest
+
+from .keys import Claims, Keys
 
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
-_TOKEN_BYTES = 32
 _DAY_S = 24 * 60 * 60.0
-_REMEMBERED = 1000  # identities that have ended, for the sake of those who come back with them
+_REMEMBERED_S = 60 * 60.0  # beyond its last token: for the sake of who comes back with it
 
 Listener: TypeAlias = Callable[[str], object]
 
@@ -32,40 +39,61 @@ class Identity:
     runtime_id: str
     self_id: str
     """The plugin's own name, which its runs and its replicas share."""
-    expires_at: float
-    """On the clock of the identities that issued it, in seconds."""
+    provides: tuple[str, ...] | None = None
+    """The service types that it has declared to provide; None if it has declared nothing."""
+    requires: tuple[str, ...] | None = None
+    """Those that it has declared to call."""
+    address: str = ""
+    """Where its handshake came from, without a port; empty for the host's Unix socket."""
 
 
-@attrs.frozen
+@attrs.define
 class Entry:
-    """An identity, and the digest of the token that proves it."""
+    """An identity, and what the host remembers of its tokens."""
 
     identity: Identity
     digest: bytes = attrs.field(repr=False)
-    ended: str = ""
-    """Why it has ended; empty while it has not."""
+    """Of the newest token that the plugin has shown: that it has it is certain."""
+    expires_at: float
+    """When the last of its tokens expires, on the clock of the identities, in seconds."""
+    tokens: dict[bytes, float] = attrs.field(factory=dict, repr=False)
+    """When each token expires, by digest."""
+
+
+@attrs.frozen
+class Ended:
+    """An identity that has ended before its tokens have."""
+
+    identity: Identity
+    why: str
+    until: float
+    """How long that is remembered, on the clock; beyond the end of its last token."""
 
 
 class Identities:
     """Issues identities and recognises them.
 
     `on_expired` is called with each identity that has run out, when that is noticed: when anyone is next
-    asked who they are. `clock` gives seconds.
+    asked who they are. `clock` gives seconds, `wall_clock` seconds since 1970.
     """
 
     def __init__(
         self,
+        keys: Keys | None = None,
         *,
-        ttl_s: float = _DAY_S,
-        on_expired: Callable[[Identity], None] = lambda _: None,
+        on_expired: Callable[[Identity], object] = lambda _: None,
+        on_accepted: Callable[[Identity], object] = lambda _: None,
         clock: Callable[[], float] = trio.current_time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ttl_s = ttl_s
+        self._keys = keys or Keys()
         self._on_expired = on_expired
+        self._on_accepted = on_accepted
         self._clock = clock
-        # None lives longer than any that comes after it, so the oldest is the first to end.
+        self._wall_clock = wall_clock
         self._entries: dict[str, Entry] = {}
-        self._ended: dict[str, Entry] = {}
+        self._ended: dict[str, Ended] = {}
+        self._ends: list[tuple[float, str]] = []  # a heap: when to look again at which of both
         self._listeners: list[Listener] = []
 
     def __len__(self) -> int:
@@ -74,56 +102,90 @@ class Identities:
 
     @contextmanager
     def watched(self, listener: Listener) -> Iterator[None]:
-        """Within the block, call `listener` with the runtime id of each identity that begins or ends."""
+        """Within the block, call `listener` with the runtime id of each identity that changes."""
         self._listeners.append(listener)
         try:
             yield
         finally:
             self._listeners.remove(listener)
 
-    def issue(self, self_id: str) -> tuple[Identity, str]:
-        """Return a new identity and its token (44 characters). The caller has validated `self_id`."""
+    def issue(
+        self,
+        self_id: str,
+        *,
+        ttl_s: float = _DAY_S,
+        provides: tuple[str, ...] | None = None,
+        requires: tuple[str, ...] | None = None,
+        address: str = "",
+    ) -> tuple[Identity, str]:
+        """Return a new identity and its token. The caller has validated what it is given."""
         self._drop_expired()
         runtime_id = f"{self_id.lower()}-{secrets.token_hex(_SUFFIX_BYTES)}"
-        token = _new_token()
-        identity = Identity(runtime_id, self_id, self._clock() + self._ttl_s)
-        self.restore(Entry(identity, token_digest(token)))
+        identity = Identity(runtime_id, self_id, provides, requires, address)
+        token, digest, expires_at = self._new_token(identity, ttl_s)
+        self.restore(Entry(identity, digest, expires_at))
         return identity, token
 
-    def restore(self, entry: Entry) -> None:
-        """Take an identity (back); of several, the first to end comes first. None outlives a new one."""
-        identity = entry.identity
-        ends = min(identity.expires_at, self._clock() + self._ttl_s)
-        self._entries[identity.runtime_id] = Entry(attrs.evolve(identity, expires_at=ends), entry.digest)
+    def renew(self, identity: Identity, *, ttl_s: float = _DAY_S) -> str:
+        """Return another token for an identity that is held; those before it are good until they expire."""
+        entry = self._entries[identity.runtime_id]
+        token, digest, expires_at = self._new_token(identity, ttl_s)
+        self._add_token(entry, digest, expires_at)
         self._announce(identity.runtime_id)
+        return token
+
+    def restore(self, entry: Entry) -> None:
+        """Take an identity (back), with the one token whose digest it has."""
+        entry.tokens[entry.digest] = entry.expires_at
+        self._entries[entry.identity.runtime_id] = entry
+        heappush(self._ends, (entry.expires_at, entry.identity.runtime_id))
+        self._announce(entry.identity.runtime_id)
+
+    def restore_ended(self, ended: Ended) -> None:
+        """Take (back) that an identity has ended."""
+        runtime_id = ended.identity.runtime_id
+        self._ended[runtime_id] = ended
+        heappush(self._ends, (ended.until, runtime_id))
 
     def authenticate(self, runtime_id: str, token: str) -> Identity | None:
         """Return the identity that the token proves, or None.
 
-        The time that this takes tells neither whether the name exists nor how much of the token was right.
+        To find a digest among others takes a time that tells nothing of the token that it is of.
         """
         self._drop_expired()
-        return _proved(self._entries, runtime_id, token)
+        entry = self._entries.get(runtime_id)
+        digest = token_digest(token)
+        if entry is not None and (expires_at := entry.tokens.get(digest, 0.0)) > self._clock():
+            if digest != entry.digest:
+                self._shown(entry, digest, expires_at)
+            return entry.identity
+        return self._recognised(runtime_id, token, digest)
 
     def former(self, runtime_id: str, token: str) -> Identity | None:
-        """Return the identity that the token proved until it ended, or None; in equal time, as above."""
-        return _proved(self._ended, runtime_id, token)
+        """Return the identity that the token proved until it ended, or None."""
+        ended = self._ended.get(runtime_id)
+        claims = self._keys.verify(token)
+        if ended is None or claims is None or claims.runtime_id != runtime_id:
+            return None
+        return ended.identity
 
     def why_ended(self, identity: Identity) -> str:
         """Return why an identity has ended; empty if it has not, or nobody remembers."""
-        entry = self._ended.get(identity.runtime_id)
-        return entry.ended if entry else ""
+        ended = self._ended.get(identity.runtime_id)
+        return ended.why if ended else ""
 
     def holds(self, identity: Identity) -> bool:
         """Whether an identity that was proved before has neither expired nor been revoked."""
         self._drop_expired()
         return identity.runtime_id in self._entries
 
-    def revoke(self, runtime_id: str, why: str = "") -> None:
-        """End an identity before its time. One that is not there is no error.
+    def expires_at(self, identity: Identity) -> float:
+        """Return when an identity ends unless it is renewed, on the clock; 0 for one that has ended."""
+        entry = self._entries.get(identity.runtime_id)
+        return entry.expires_at if entry else 0.0
 
-        `why` is remembered for a while, for who had it; without a reason it is as if it had never been.
-        """
+    def revoke(self, runtime_id: str, why: str = "it has been revoked") -> None:
+        """End an identity before its time, with all of its tokens. One that is not there is no error."""
         if (entry := self._entries.get(runtime_id)) is not None:
             self._end(entry, why)
 
@@ -131,43 +193,77 @@ class Identities:
         """Return an identity with its digest, or None if it has ended or never was."""
         return self._entries.get(runtime_id)
 
-    def control_credential(self, runtime_id: str) -> str | None:
-        """Return what the host shows a plugin to be obeyed, or None if it does not know the plugin."""
+    def ended(self, runtime_id: str) -> Ended | None:
+        """Return what is remembered of an identity that has ended."""
+        return self._ended.get(runtime_id)
+
+    def _new_token(self, identity: Identity, ttl_s: float) -> tuple[str, bytes, float]:
+        token = self._keys.sign(
+            Claims(
+                identity.runtime_id,
+                identity.self_id,
+                self._wall_clock() + ttl_s,
+                identity.provides,
+                identity.requires,
+                identity.address,
+            )
+        )
+        return token, token_digest(token), self._clock() + ttl_s
+
+    def _add_token(self, entry: Entry, digest: bytes, expires_at: float) -> None:
+        now = self._clock()
+        entry.tokens = {d: end for d, end in entry.tokens.items() if end > now}
+        entry.tokens[digest] = expires_at
+        entry.expires_at = max(entry.expires_at, expires_at)
+
+    def _shown(self, entry: Entry, digest: bytes, expires_at: float) -> None:
+        """Note that a plugin has shown a token; an older one may still be on its way in some call."""
+        if expires_at >= entry.tokens.get(entry.digest, 0.0):
+            entry.digest = digest
+            self._announce(entry.identity.runtime_id)
+
+    def _recognised(self, runtime_id: str, token: str, digest: bytes) -> Identity | None:
+        """Return the identity that a token proves by its signature alone."""
+        claims = self._keys.verify(token)
+        if claims is None or claims.runtime_id != runtime_id or runtime_id in self._ended:
+            return None
+        left_s = claims.expires_at - self._wall_clock()
+        if left_s <= 0:
+            return None
+        expires_at = self._clock() + left_s
         entry = self._entries.get(runtime_id)
-        return control_credential(entry.digest) if entry else None
+        if entry is None:
+            identity = Identity(runtime_id, claims.self_id, claims.provides, claims.requires, claims.address)
+            entry = Entry(identity, digest, expires_at)
+            self.restore(entry)
+        else:
+            self._add_token(entry, digest, expires_at)
+            self._shown(entry, digest, expires_at)
+        self._on_accepted(entry.identity)
+        return entry.identity
 
     def _drop_expired(self) -> None:
         now = self._clock()
-        while self._entries:
-            entry = next(iter(self._entries.values()))
-            if entry.identity.expires_at > now:
-                return
-            self._end(entry, "it has expired")
-            self._on_expired(entry.identity)
+        while self._ends and self._ends[0][0] <= now:
+            _, runtime_id = heappop(self._ends)
+            if (entry := self._entries.get(runtime_id)) is not None:
+                self._look_at(entry, now)
+            elif (ended := self._ended.get(runtime_id)) is not None and ended.until <= now:
+                del self._ended[runtime_id]
+                self._announce(runtime_id)
+
+    def _look_at(self, entry: Entry, now: float) -> None:
+        if entry.expires_at > now:  # it has been renewed since
+            heappush(self._ends, (entry.expires_at, entry.identity.runtime_id))
+            return
+        self._end(entry, "it has expired")
+        self._on_expired(entry.identity)
 
     def _end(self, entry: Entry, why: str) -> None:
-        runtime_id = entry.identity.runtime_id
-        del self._entries[runtime_id]
-        if why:
-            self._ended[runtime_id] = attrs.evolve(entry, ended=why)
-        if len(self._ended) > _REMEMBERED:
-            del self._ended[next(iter(self._ended))]
-        self._announce(runtime_id)
+        del self._entries[entry.identity.runtime_id]
+        self.restore_ended(Ended(entry.identity, why, entry.expires_at + _REMEMBERED_S))
+        self._announce(entry.identity.runtime_id)
 
     def _announce(self, runtime_id: str) -> None:
         for listener in self._listeners:
             listener(runtime_id)
-
-
-def _proved(entries: Mapping[str, Entry], runtime_id: str, token: str) -> Identity | None:
-    entry = entries.get(runtime_id)
-    known = hmac.compare_digest(entry.digest if entry else _NOBODY, token_digest(token))
-    return entry.identity if entry and known else None
-
-
-def _new_token() -> str:
-    """Return 32 random bytes in URL-safe base64, with its padding: 44 characters, as plugins expect."""
-    return secrets.token_urlsafe(_TOKEN_BYTES) + "="
-
-
-_NOBODY = token_digest(_new_token())

@@ -1,0 +1,139 @@
+"""The keys that a host signs runtime tokens with, and the tokens.
+
+Hosts that have a key in common accept each other's tokens, and a host that is restarted its own. The first
+key signs, all of them verify: to change keys, put the new one first, and take the old one away when no token
+that it has signed is left.
+
+A token is a JSON Web Token (RFC 7519) under HMAC-SHA-256. What it says is for hosts only; to plugins it is
+opaque.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jwt
+
+from cpg_trio._reload import Reloaded
+from cpg_trio.assertions import ALGORITHM, signed_claims
+
+_MIN_KEY_LENGTH = 32
+_MOST_KEYS = 10
+_OTHERS = 0o007
+_MAX_LENGTH = 8192
+
+
+@attrs.frozen
+class Claims:
+    """What a runtime token says."""
+
+    runtime_id: str
+    self_id: str
+    expires_at: float
+    """In seconds since 1970."""
+    provides: tuple[str, ...] | None = None
+    """The service types that the plugin has declared to provide; None if it has declared nothing."""
+    requires: tuple[str, ...] | None = None
+    address: str = ""
+    """What the handshake came from, without a port; empty for a Unix socket."""
+
+
+class Keys:
+    """Signs runtime tokens, and verifies them. Without keys of its own it makes one that ends with it."""
+
+    def __init__(self, keys: Sequence[str] = (), path: Path | None = None) -> None:
+        """Take `keys`, or the file at `path`, which is made if there is none.
+
+        Raises: ValueError for keys, and OSError or ValueError for a file, that cannot be used.
+        """
+        self._file = None
+        if keys:
+            self._keys = _checked(keys)
+        elif path is None:
+            self._keys = (_new_key(),)
+        else:
+            _make(path)
+            self._file = Reloaded(path, _read)
+
+    def sign(self, claims: Claims) -> str:
+        """Return a token, another one each time."""
+        said: dict[str, Any] = {
+            "sub": claims.runtime_id,
+            "name": claims.self_id,
+            "exp": round(claims.expires_at, 3),
+            "adr": claims.address,
+            "jti": secrets.token_urlsafe(9),
+        }
+        for name, types in (("prv", claims.provides), ("req", claims.requires)):
+            if types is not None:
+                said[name] = list(types)
+        return jwt.encode(said, self._all[0], ALGORITHM)
+
+    def verify(self, token: str) -> Claims | None:
+        """Return what a token says, or None if none of the keys has signed it. Its time is not looked at."""
+        if len(token) > _MAX_LENGTH:
+            return None
+        for key in self._all:
+            with suppress(jwt.InvalidTokenError):
+                return _claims(signed_claims(token, key, ("sub", "name", "adr")))
+        return None
+
+    @property
+    def _all(self) -> tuple[bytes, ...]:
+        return self._keys if self._file is None else self._file.value
+
+
+def _claims(said: dict[str, Any]) -> Claims:
+    return Claims(
+        said["sub"], said["name"], float(said["exp"]), _types(said, "prv"), _types(said, "req"), said["adr"]
+    )
+
+
+def _types(said: dict[str, Any], name: str) -> tuple[str, ...] | None:
+    types = said.get(name)
+    if types is None:
+        return None
+    if not isinstance(types, list) or not all(isinstance(each, str) for each in types):
+        raise jwt.InvalidTokenError(f"{name} is not a list of service types")
+    return tuple(types)
+
+
+def _new_key() -> bytes:
+    return secrets.token_urlsafe(32).encode()
+
+
+def _make(path: Path) -> None:
+    """Make a file with a new key unless there is one; whole at once, as another host may be making it."""
+    if path.exists():
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(file, "wb") as new:
+            new.write(_new_key() + b"\n")
+            new.flush()
+            os.fsync(new.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+
+
+def _read(path: Path) -> tuple[bytes, ...]:
+    if path.stat().st_mode & _OTHERS:
+        raise ValueError("everybody may read it or write to it: take that away (chmod o= …)")
+    lines = map(str.strip, path.read_text(encoding="utf-8").splitlines())
+    return _checked([line for line in lines if line and not line.startswith("#")])
+
+
+def _checked(keys: Iterable[str]) -> tuple[bytes, ...]:
+    found = tuple(key.encode() for key in keys)
+    if not found or len(found) > _MOST_KEYS or min(map(len, found)) < _MIN_KEY_LENGTH:
+        raise ValueError(f"1 to {_MOST_KEYS} keys are needed, each of {_MIN_KEY_LENGTH} characters or more")
+    return found

@@ -1,0 +1,171 @@
+"""What plugins may: the policy file, and the rules where it says nothing.
+
+    # plugins that do not say what they provide and require: those in other languages
+    undeclared = "allow"
+
+    [plugins.storage-plugin]
+    provides = ["storage"]             # instead of what it declares itself
+    calls = ["logger"]
+    direct = ["logger"]                # what it may call without the host in between
+    capabilities = ["logger"]          # of the host
+    certificate = "spiffe://example.org/storage"
+
+    [services.storage]
+    providers = ["storage-plugin", "storage2-plugin"]
+
+Without an entry a plugin may do what it has declared in its handshake; with one, what stands there. A service
+without an entry belongs to the plugin name that provides it first, for as long as that provides it; one with
+an entry to those that it names, at any time.
+
+Plain state; reads one file. It is read anew when it changes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs.validators import deep_iterable, in_, instance_of, optional
+
+from cpg_trio import wire
+from cpg_trio._reload import Reloaded
+
+from .identity import Identity
+
+_NAMES = deep_iterable(instance_of(str), instance_of(list))
+_ALLOW, _DENY = "allow", "deny"
+
+
+@attrs.frozen(kw_only=True)
+class PluginRules:
+    """What a plugin of some name may, instead of what it declares. None is what it declares."""
+
+    provides: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
+    calls: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
+    direct: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
+    """None: whatever it may call."""
+    capabilities: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
+    """None: all that the host has."""
+    certificate: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
+    """A name that its certificate must have; None: the rule of `certifies`."""
+
+
+@attrs.frozen(kw_only=True)
+class ServiceRules:
+    """Who may provide a service: plugins of these names, side by side and after each other."""
+
+    providers: list[str] = attrs.field(validator=_NAMES)
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What a policy file says."""
+
+    undeclared: str = attrs.field(default=_ALLOW, validator=in_((_ALLOW, _DENY)))
+    """Whether plugins that declare nothing may provide and call everything, or nothing."""
+    plugins: Mapping[str, PluginRules] = attrs.field(factory=dict)
+    services: Mapping[str, ServiceRules] = attrs.field(factory=dict)
+
+
+class Policy:
+    """Answers whether a plugin may. Subclass it to decide in another way."""
+
+    def __init__(self, rules: Rules | Reloaded[Rules] | None = None) -> None:
+        self._rules = rules or Rules()
+
+    @classmethod
+    def from_file(cls, path: Path) -> Policy:
+        """Return the policy of a file. Raises: OSError or ValueError for one that makes no sense."""
+        return cls(Reloaded(path, read_rules))
+
+    @property
+    def rules(self) -> Rules:
+        """What it goes by now. Another object when that has changed."""
+        return self._rules.value if isinstance(self._rules, Reloaded) else self._rules
+
+    def may_provide(self, plugin: Identity, service_type: str) -> bool:
+        """Whether a plugin may register a service, if nobody else stands against it."""
+        service = self.rules.services.get(service_type)
+        if service is not None and plugin.self_id not in service.providers:
+            return False
+        return self._among(service_type, self._of(plugin).provides, plugin.provides)
+
+    def may_join(self, plugin: Identity, service_type: str, holders: Iterable[str]) -> bool:
+        """Whether a plugin may provide a service that plugins of these names provide already."""
+        service = self.rules.services.get(service_type)
+        return service is not None or all(holder == plugin.self_id for holder in holders)
+
+    def may_call(self, plugin: Identity, service_type: str) -> bool:
+        """Whether a plugin may call the providers of a service, and be told of them."""
+        return self._among(service_type, self._of(plugin).calls, plugin.requires)
+
+    def may_call_directly(self, plugin: Identity, service_type: str) -> bool:
+        """Whether it may do so without the host in between."""
+        direct = self._of(plugin).direct
+        return self.may_call(plugin, service_type) and (direct is None or service_type in direct)
+
+    def may_use(self, plugin: Identity, capability_type: str) -> bool:
+        """Whether a plugin may use a capability of the host."""
+        capabilities = self._of(plugin).capabilities
+        return capabilities is None or capability_type in capabilities
+
+    def certifies(self, peer_names: Iterable[str], self_id: str) -> bool:
+        """Whether a certificate with these names is that of a plugin.
+
+        Of a SPIFFE id (https://spiffe.io, `spiffe://trust-domain/path`) the last part of the path counts, of
+        a DNS name the first label, or all of it.
+        """
+        rules = self.rules.plugins.get(self_id, PluginRules())
+        if rules.certificate is not None:
+            return rules.certificate in peer_names
+        return any(_stands_for(name, self_id) for name in peer_names)
+
+    def _of(self, plugin: Identity) -> PluginRules:
+        return self.rules.plugins.get(plugin.self_id) or PluginRules()
+
+    def _among(self, what: str, ruled: Iterable[str] | None, declared: Iterable[str] | None) -> bool:
+        if ruled is not None:
+            return what in ruled
+        if declared is not None:
+            return what in declared
+        return self.rules.undeclared == _ALLOW
+
+
+def _stands_for(name: str, self_id: str) -> bool:
+    if name.startswith("spiffe://"):
+        return name.count("/") > 2 and name.rpartition("/")[2] == self_id  # noqa: PLR2004 - there is a path
+    return self_id in (name, name.partition(".")[0])
+
+
+def read_rules(path: Path) -> Rules:
+    """Return what a policy file says. Raises: OSError; ValueError that says what makes no sense."""
+    with path.open("rb") as file:
+        said = tomllib.load(file)
+    try:
+        plugins, services = said.pop("plugins", {}), said.pop("services", {})
+        return Rules(
+            plugins={_name(name): PluginRules(**rules) for name, rules in plugins.items()},
+            services={_type(name): ServiceRules(**rules) for name, rules in services.items()},
+            **said,
+        )
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not a policy: {_why(error)}") from error
+
+
+def _name(self_id: str) -> str:
+    wire.validate_self_id(self_id)
+    return self_id
+
+
+def _type(service_type: str) -> str:
+    wire.validate_service_type(service_type)
+    return service_type
+
+
+def _why(error: Any) -> str:
+    return str(error.args[0]).replace(
+        "__init__() got an unexpected keyword argument", "there is no such word as"
+    )
