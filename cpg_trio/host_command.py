@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 
 from . import wire
-from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig, LeaseConfig, Selection
+from .host import DEFAULT_PORT, BaseUrls, Enrolment, Host, HostConfig, Keys, LeaseConfig, Policy, Selection
+from .host.admission import PassedOn
+from .host.enrolment import parse_tokens
 from .serving import StartError, config_from_environment, port_from_environment
 
 
@@ -25,7 +28,13 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
     if base_urls not in allowed:
         raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
     state, sockets = environment.get("STATE_PATH"), environment.get("SOCKET_DIR")
+    with _start_errors("PASS_HEADERS"):
+        PassedOn(passed := _list(environment, "PASS_HEADERS"))
     return HostConfig(
+        keys=_keys(environment),
+        enrolment=_enrolment(environment),
+        policy=_policy(environment),
+        pass_headers=passed,
         base_urls=BaseUrls(base_urls),
         leases=_leases(environment),
         selection=_selection(environment),
@@ -33,6 +42,46 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         socket_dir=Path(sockets) if sockets else None,
         serve=config_from_environment(environment),
     )
+
+
+def _keys(environment: Mapping[str, str]) -> Keys:
+    """Return the keys of `CPG_HOST_KEY`, of `CPG_HOST_KEY_FILE`, or of the file beside the state file."""
+    with _start_errors("CPG_HOST_KEY"):
+        if keys := _list(environment, "CPG_HOST_KEY"):
+            return Keys(keys)
+    path = environment.get("CPG_HOST_KEY_FILE")
+    if not path and (state := environment.get("STATE_PATH")):
+        path = f"{state}.key"
+    with _start_errors("CPG_HOST_KEY_FILE"):
+        return Keys(path=Path(path) if path else None)
+
+
+def _enrolment(environment: Mapping[str, str]) -> Enrolment:
+    with _start_errors("ENROLMENT_TOKENS"):
+        if pairs := environment.get("ENROLMENT_TOKENS"):
+            return Enrolment(parse_tokens(pairs))
+    with _start_errors("ENROLMENT_TOKENS_FILE"):
+        path = environment.get("ENROLMENT_TOKENS_FILE")
+        return Enrolment(Path(path) if path else None)
+
+
+def _policy(environment: Mapping[str, str]) -> Policy:
+    with _start_errors("POLICY_FILE"):
+        path = environment.get("POLICY_FILE")
+        return Policy.from_file(Path(path)) if path else Policy()
+
+
+def _list(environment: Mapping[str, str], name: str) -> list[str]:
+    return [part for part in map(str.strip, environment.get(name, "").split(",")) if part]
+
+
+@contextmanager
+def _start_errors(name: str) -> Iterator[None]:
+    """Raise what is wrong with a variable, or the file that it names, as a StartError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise StartError(f"{name}: {error}") from error
 
 
 def _leases(environment: Mapping[str, str]) -> LeaseConfig:

@@ -17,6 +17,8 @@ import attrs
 RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
 CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
 UNDELIVERED_HEADER = "X-Plugin-Undelivered"  # set by the router on its own answers: no provider saw the call
+HOST_ID_HEADER = "X-Plugin-Host-ID"  # set by the host on its answers to reports: which host it is
+ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in
 AUTHORIZATION_HEADER = "Authorization"
 BEARER_PREFIX = "Bearer "  # compared with its case, as the other implementations do
 
@@ -33,9 +35,13 @@ BASE_URL_KEY = "base_url"  # registration metadata: the plugin's own URL, as the
 SERVER_VERSION_KEY = "server_version"
 HEARTBEAT_KEY = "heartbeat_interval_ms"  # server metadata: how often the host asks plugins to report
 LEASE_KEY = "lease_ms"  # server metadata: how long after a report the host believes that a plugin is there
-HOST_ID_KEY = "host_id"  # server metadata: tells hosts apart that may have a socket of the same name
+HOST_ID_KEY = "host_id"  # server metadata: tells one host's registry from another's
+TOKEN_TTL_KEY = "token_ttl_ms"  # noqa: S105 - server metadata: how long the token is good
 SOCKET_KEY = "socket"  # server and registration metadata: its Unix socket, by its name in a shared directory
 CLIENT_VERSION_KEY = "client_version"
+RENEWS_KEY = "renews"  # client metadata: "true" if it will ask for another token in time
+PROVIDES_KEY = "provides"  # client metadata: the service types that it will provide, with commas between
+REQUIRES_KEY = "requires"  # client metadata: those that it will call
 RUNTIME_ID_KEY = "runtime_id"  # metadata of GetPluginInfo: as whom the plugin's host knows it
 
 MAX_NAME_BYTES = 128  # of a self_id, of a service type, and of a socket
@@ -62,6 +68,14 @@ def control_credential(digest: bytes) -> str:
     anything to the host, and the token does not follow from it.
     """
     return hmac.new(digest, b"connectplugin control", hashlib.sha256).hexdigest()
+
+
+def parse_service_types(text: str) -> tuple[str, ...]:
+    """Return the service types of a list with commas between; none of an empty one. Raises: InvalidError."""
+    types = tuple(text.split(",")) if text else ()
+    for service_type in types:
+        validate_service_type(service_type)
+    return types
 
 
 class InvalidError(ValueError):

@@ -2,7 +2,12 @@
 
 What stands on what:
 
-    identity      who a plugin is, and the token that proves it
+    keys          what runtime tokens are signed with, and what they say
+    identity      who a plugin is, and the tokens that prove it
+    peers         who is at the other end of a connection
+    enrolment     who gets an identity
+    policy        what plugins may
+    audit         what has been decided
     registry      who provides what, how healthy they are, which of them a caller gets
     control       the host's own calls to its plugins
     egress        where plugins may have the host send traffic
@@ -23,9 +28,18 @@ from ._host import DEFAULT_PORT as DEFAULT_PORT
 from ._host import Host as Host
 from ._host import HostConfig as HostConfig
 from ._host import HostStatistics as HostStatistics
+from .audit import Action as Action
+from .audit import Audit as Audit
+from .audit import AuditEvent as AuditEvent
 from .egress import BaseUrls as BaseUrls
+from .enrolment import Enrolment as Enrolment
 from .identity import Identity as Identity
+from .keys import Keys as Keys
 from .liveness import LeaseConfig as LeaseConfig
+from .policy import PluginRules as PluginRules
+from .policy import Policy as Policy
+from .policy import Rules as Rules
+from .policy import ServiceRules as ServiceRules
 from .registry import Health as Health
 from .registry import Registration as Registration
 from .registry import Registry as Registry

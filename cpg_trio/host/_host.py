@@ -22,15 +22,28 @@ from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import ServeConfig, serve
 
-from .admission import PREFIX, Admission, MayCall, everybody
+from .admission import PREFIX, Admission, PassedOn
+from .audit import Action, Audit
 from .control import client_of
 from .egress import BaseUrls
+from .enrolment import Enrolment
 from .health import HostHealth
 from .identity import Identities, Identity
+from .keys import Keys
 from .liveness import LeaseConfig, Liveness
+from .policy import Policy
 from .registry import Health, Registry, Selection
 from .router import Router, RouterGateway
-from .services import Gate, Handshake, Lifecycle, RegistryService
+from .services import (
+    Gate,
+    Handshake,
+    HandshakeAdmission,
+    Lifecycle,
+    RegistrationPermits,
+    RegistryService,
+    TokenLives,
+    announcement,
+)
 from .sockets import Sockets
 from .store import Saved, journaled
 from .tally import RouterStatistics
@@ -50,8 +63,19 @@ _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
 class HostConfig:
     """How a host behaves."""
 
-    token_ttl_s: float = 24 * 60 * 60.0
-    """How long an identity lives, in seconds."""
+    keys: Keys = attrs.field(factory=Keys)
+    """What runtime tokens are signed with; by default a key that ends with the host."""
+    token_ttl_s: float = 15 * 60.0
+    """How long a token is good, in seconds, of a plugin that asks for another in time."""
+    unrenewed_token_ttl_s: float = 24 * 60 * 60.0
+    """How long, of a plugin that does not: then its identity ends."""
+    enrolment: Enrolment = attrs.field(factory=Enrolment)
+    """Who gets an identity; by default everybody."""
+    policy: Policy = attrs.field(factory=Policy)
+    """What plugins may provide and call."""
+    pass_headers: Sequence[str] = ()
+    """Names of request headers that the router passes on besides `admission.PASSED_ON`; `x-app-*` is all that
+    begin so."""
     selection: Mapping[str, Selection] = attrs.field(factory=dict)
     """The strategy that chooses among the providers of a service type, by type."""
     default_selection: Selection = Selection.FIRST
@@ -60,8 +84,6 @@ class HostConfig:
     """How soon the host believes that a plugin is gone."""
     base_urls: BaseUrls = BaseUrls.CALLER
     """Where plugins may have the host send traffic."""
-    may_call: MayCall = everybody
-    """Whether a plugin may call the providers of a service type."""
     state_path: Path | None = None
     """The file that identities and registrations are kept in, over a restart; without one they are not."""
     socket_dir: Path | None = None
@@ -88,13 +110,25 @@ class Host:
         self.registry = Registry(
             selection=self._config.selection, default_selection=self._config.default_selection
         )
-        self.identities = Identities(ttl_s=self._config.token_ttl_s, on_expired=self._forget)
+        self.audit = Audit()
+        self.identities = Identities(
+            self._config.keys,
+            longest_s=max(self._config.token_ttl_s, self._config.unrenewed_token_ttl_s),
+            on_expired=self._forget,
+            on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
+        )
         self.watches = WatchHub(self.registry)
         self.health = HostHealth(self.registry)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
         self._sockets = Sockets(self._config.socket_dir, self._pool)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
-        self._admission = Admission(self.identities, self.registry, self._config.may_call)
+        self._admission = Admission(
+            self.identities,
+            self.registry,
+            self._config.policy,
+            self.audit,
+            PassedOn(self._config.pass_headers),
+        )
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
@@ -113,20 +147,28 @@ class Host:
             nursery.cancel_scope.cancel()
 
     def _dispatch(self, saved: Saved) -> App:
-        gate = Gate(self.identities)
+        config = self._config
+        gate = Gate(self.identities, config.policy, self.audit)
+        permits = RegistrationPermits(self.identities, self.registry, config.policy, self.audit)
         services = application(
             [
-                Handshake(self.identities, self._config.leases, self._sockets, saved),
+                Handshake(
+                    self.identities,
+                    HandshakeAdmission(config.enrolment, config.policy, self.audit),
+                    TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s),
+                    announcement(config.leases, self.registry, self._sockets),
+                    saved,
+                ),
                 Lifecycle(gate, self.registry, self._liveness),
                 RegistryService(
-                    gate, self.registry, self.watches, self._config.base_urls, self._sockets, saved
+                    gate, self.registry, self.watches, permits, config.base_urls, self._sockets, saved
                 ),
                 self.health,
             ]
         )
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
         router = Router(self._admission, self._liveness, self._pool)
-        watch = WatchSocket(gate, self.watches)
+        watch = WatchSocket(gate, self.watches, self.registry.id)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
@@ -177,9 +219,10 @@ class Host:
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
         request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
-        client = self._client(
-            PluginControlClient, runtime_id, self.identities.control_credential(runtime_id) or ""
-        )
+        entry = self.identities.entry(runtime_id)
+        credential = wire.control_credential(entry.digest) if entry else ""
+        client = self._client(PluginControlClient, runtime_id, credential)
+        self.audit.allowed(Action.CONTROL, runtime_id, "Shutdown", reason=reason)
         await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def _probe(self, runtime_id: str) -> bool:
@@ -237,8 +280,24 @@ class Host:
 
     def _revoke(self, runtime_id: str) -> None:
         """End the identity of a plugin that is gone."""
-        self.identities.revoke(runtime_id, f"no sign of life for {2 * self._config.leases.lease_s:g} s")
+        self._end_identity(runtime_id, f"no sign of life for {2 * self._config.leases.lease_s:g} s")
+
+    def revoke_identity(self, runtime_id: str, why: str = "it has been revoked") -> None:
+        """End an identity at once: its tokens prove nothing any more, what it provides is gone.
+
+        Calls to it that are in flight are cancelled. One that is not there is no error.
+        """
+        self._end_identity(runtime_id, why)
+        self.registry.remove_plugin(runtime_id)
+        for call in self.registry.calls(runtime_id):
+            call.cancel()
+
+    def _end_identity(self, runtime_id: str, why: str) -> None:
+        if self.identities.entry(runtime_id) is not None:
+            self.identities.revoke(runtime_id, why)
+            self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
 
     def _forget(self, identity: Identity) -> None:
         _log.info("the identity of %s has expired", identity.runtime_id)
+        self.audit.allowed(Action.EXPIRE, identity.runtime_id)
         self.registry.remove_plugin(identity.runtime_id)

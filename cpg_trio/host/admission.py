@@ -10,9 +10,9 @@ changes, so that the usual call costs a few dictionary look-ups and one comparis
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import TypeAlias
 from urllib.parse import quote
 
 import attrs
@@ -21,7 +21,10 @@ from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http1 import Origin
 
+from .audit import Action, Audit
 from .identity import Identities, Identity
+from .peers import Peer
+from .policy import Policy, Rules
 from .registry import Registration, Registry
 from .tally import Tally
 
@@ -29,12 +32,11 @@ PREFIX = b"/services/"
 
 _log = logging.getLogger("cpg_trio.router")
 
-MayCall: TypeAlias = Callable[[Identity, str], bool]
-
 UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 
 _MOST_REMEMBERED = 10_000
 _MOST_NAMES = 1000
+_FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
 # RFC 9110, section 7.6.1, and older names for the same.
 _HOP_BY_HOP = frozenset(
@@ -51,25 +53,35 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# What proves the caller to the host is nobody else's business; where a request came from is not the caller's
-# to say; an expectation has been met by the time the body is read.
-_NOT_PASSED_ON = _HOP_BY_HOP | {
-    b"authorization",
-    b"cookie",
-    b"expect",
-    b"forwarded",
-    b"host",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-port",
-    b"x-forwarded-prefix",
-    b"x-forwarded-proto",
-    b"x-plugin-caller-id",
-    b"x-plugin-runtime-id",
-    b"x-real-ip",
-}
+# What goes on, besides what an operator adds: what requests and calls are made of, what ties a call to others
+# in a trace, and nothing that says who the caller is or where a request came from, which is not its to say.
+PASSED_ON = (
+    "accept",
+    "accept-*",
+    "b3",
+    "baggage",
+    "cache-control",
+    "connect-*",
+    "content-*",
+    "date",
+    "grpc-*",
+    "idempotency-key",
+    "if-*",
+    "pragma",
+    "prefer",
+    "range",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-b3-*",
+    "x-correlation-id",
+    "x-request-id",
+)
+_NEVER_PASSED_ON = ("cookie", "forwarded", "host", "x-forwarded-*", "x-plugin-*", "x-real-ip")
+
 # Whether a call was delivered is the host's to say.
-_NOT_PASSED_BACK = _HOP_BY_HOP | {wire.UNDELIVERED_HEADER.lower().encode()}
+_NOT_PASSED_BACK = _HOP_BY_HOP | {b"set-cookie"}
+_OURS = b"x-plugin-"
 _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
 
 
@@ -105,21 +117,52 @@ _PASSED = _Kind.PASSED
 class _Kinds(dict[bytes, _Kind]):
     """The kinds of header fields by name, in every spelling that has been seen."""
 
-    def __init__(self, dropped: frozenset[bytes]) -> None:
-        super().__init__()
-        self._dropped = dropped
-
     def __missing__(self, name: bytes) -> _Kind:
         if len(self) >= _MOST_NAMES:
             self.clear()
-        kind = self[name] = self._kind(name.lower())
+        lowered = name.lower()
+        # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID; neither is the caller's to send.
+        kind = self[name] = _SPECIAL.get(lowered) or self._kind(lowered.replace(b"_", b"-"))
         return kind
 
     def _kind(self, name: bytes) -> _Kind:
-        if name in _SPECIAL:
-            return _SPECIAL[name]
-        # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID; neither is the caller's to send.
-        return _Kind.DROPPED if name.replace(b"_", b"-") in self._dropped else _PASSED
+        raise NotImplementedError
+
+
+class _Back(_Kinds):
+    def _kind(self, name: bytes) -> _Kind:
+        dropped = name in _NOT_PASSED_BACK or name.startswith(_OURS)
+        return _Kind.DROPPED if dropped else _PASSED
+
+
+class PassedOn(_Kinds):
+    """Which fields of a request go on: those whose names are in a list, or begin as it says (`x-app-*`)."""
+
+    def __init__(self, added: Sequence[str] = ()) -> None:
+        """Add names to those that always go on. Raises: ValueError for one that cannot."""
+        super().__init__()
+        names = [name.lower().encode() for name in (*PASSED_ON, *added)]
+        self._names = frozenset(names)
+        self._prefixes = tuple(name[:-1] for name in names if name.endswith(b"*"))
+        for name in added:
+            _check_added(name)
+
+    def _kind(self, name: bytes) -> _Kind:
+        passed = name in self._names or name.startswith(self._prefixes)
+        return _PASSED if passed and name not in _HOP_BY_HOP else _Kind.DROPPED
+
+
+def _check_added(name: str) -> None:
+    """Check that a name may be passed on: that nobody passes for another by it. Raises: ValueError."""
+    lowered = name.lower()
+    if not _FIELD_NAME.fullmatch(lowered):
+        raise ValueError(f"{name!r} is not the name of a header, nor the beginning of one and a *")
+    begins = lowered.removesuffix("*")
+    for never in (*_NEVER_PASSED_ON, *(each.decode() for each in _HOP_BY_HOP), "authorization"):
+        stem = never.removesuffix("*")
+        clash = stem.startswith(begins) if "*" in lowered else lowered == never
+        if clash or (never.endswith("*") and lowered.startswith(stem)):
+            raise ValueError(f"{name!r} would pass on {never}, which no caller may set")
 
 
 class _Named(dict[bytes, frozenset[bytes]]):
@@ -135,12 +178,11 @@ class _Named(dict[bytes, frozenset[bytes]]):
         return named
 
 
-_ON = _Kinds(_NOT_PASSED_ON)
-_BACK = _Kinds(_NOT_PASSED_BACK)
+_BACK = _Back()
 _NAMED = _Named()
 
 
-def passed_on(fields: Iterable[tuple[bytes, bytes]]) -> tuple[HeaderList, bytes, bytes]:
+def passed_on(fields: Iterable[tuple[bytes, bytes]], kinds: PassedOn) -> tuple[HeaderList, bytes, bytes]:
     """Return the fields of a request that go on, and its credentials, which do not.
 
     Those are the first values of the fields with the runtime id and the authorization, empty without one.
@@ -148,7 +190,7 @@ def passed_on(fields: Iterable[tuple[bytes, bytes]]) -> tuple[HeaderList, bytes,
     passed, runtime_id, authorization = [], b"", b""
     named: frozenset[bytes] = frozenset()
     for field in fields:
-        kind = _ON[field[0]]
+        kind = kinds[field[0]]
         if kind is _PASSED:
             passed.append(field)
         elif kind is _Kind.RUNTIME_ID:
@@ -238,30 +280,36 @@ class Route:
         return [(_CALLER_ID, self.caller.encode())]
 
 
-def everybody(_caller: Identity, _service_type: str) -> bool:
-    """Let every plugin call every service."""
-    return True
-
-
 class Admission:
-    """Lets calls through, or refuses them. `may_call` is asked at each call."""
+    """Lets calls through, or refuses them. What the policy says is asked for each call, and told once."""
 
-    def __init__(self, identities: Identities, registry: Registry, may_call: MayCall = everybody) -> None:
+    def __init__(
+        self,
+        identities: Identities,
+        registry: Registry,
+        policy: Policy | None = None,
+        audit: Audit | None = None,
+        passed_on: PassedOn | None = None,
+    ) -> None:
         self._identities = identities
         self._registry = registry
-        self._may_call = may_call
+        self._policy = policy or Policy()
+        self._audit = audit or Audit()
+        self.passed_on = passed_on or PassedOn()
         self.tally = Tally()
         self._targets: dict[bytes, _Target] = {}
         self._revision = registry.revision
+        self._permitted: set[tuple[str, str]] = set()
+        self._rules: Rules | None = None
 
-    def admit(self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes) -> Route:
+    def admit(
+        self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
+    ) -> Route:
         """Check a call, in the order that the protocol fixes. Raises: RefusedError."""
         target = self._remembered(raw_path)
         path = _split(raw_path) if target is None else target.path
-        caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"))
-        if not self._permits(caller, path.service_type):
-            denied = f"{caller.runtime_id} may not call {printable(path.service_type.encode('latin-1'))}"
-            raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
+        caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"), peer)
+        self._check_permitted(caller, path.service_type)
         if target is None:
             target = self._targets[raw_path] = self._find(caller, path)
         elif not self._registry.health(path.provider_id).callable:
@@ -274,9 +322,23 @@ class Admission:
         if refused.log:
             _log.warning("[ROUTER] %s", refused.log)
 
+    def _check_permitted(self, caller: Identity, service_type: str) -> None:
+        """Check that a plugin may call a service; what has been found out holds while the rules do."""
+        if self._rules is not (rules := self._policy.rules) or len(self._permitted) > _MOST_REMEMBERED:
+            self._rules = rules
+            self._permitted.clear()
+        if (caller.runtime_id, service_type) in self._permitted:
+            return
+        if not self._permits(caller, service_type):
+            denied = f"{caller.runtime_id} may not call {printable(service_type.encode('latin-1'))}"
+            self._audit.denied(Action.CALL, caller.runtime_id, service_type, reason="the policy")
+            raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
+        self._permitted.add((caller.runtime_id, service_type))
+        self._audit.allowed(Action.CALL, caller.runtime_id, service_type)
+
     def _permits(self, caller: Identity, service_type: str) -> bool:
         try:
-            return self._may_call(caller, service_type)
+            return self._policy.may_call(caller, service_type)
         except Exception as error:
             _log.exception("the policy failed on a call of %s", caller.runtime_id)
             raise RefusedError(500, "failed to find out whether the call is permitted") from error
@@ -301,12 +363,16 @@ class Admission:
             log = f"{caller.runtime_id} → {provider.runtime_id} FAILED: {error}"
             raise RefusedError(500, "failed to create proxy request", log) from error
 
-    def _authenticate(self, raw_path: bytes, runtime_id: bytes, authorization: str) -> Identity:
+    def _authenticate(self, raw_path: bytes, runtime_id: bytes, authorization: str, peer: Peer) -> Identity:
         if runtime_id and authorization.startswith(wire.BEARER_PREFIX):
             token = authorization[len(wire.BEARER_PREFIX) :]
-            if (identity := self._identities.authenticate(runtime_id.decode("latin-1"), token)) is not None:
+            identity = self._identities.authenticate(runtime_id.decode("latin-1"), token)
+            if identity is not None and not self._policy.why_not_certified(peer, identity.self_id):
                 return identity
-        raise _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
+        refused = _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
+        name = runtime_id.decode("latin-1")
+        self._audit.denied(Action.AUTHENTICATE, name, reason=refused.text, address=peer.address)
+        raise refused
 
 
 def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedError:

@@ -9,68 +9,75 @@ from __future__ import annotations
 import ipaddress
 import socket
 from enum import Enum
-from typing import TypeAlias
 
 import trio
 
 from cpg_trio.http1 import Origin
 from cpg_trio.rpc import Code, ConnectError
 
-_RESOLVE_S = 3.0
+from .peers import Address, parse_address
 
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_RESOLVE_S = 3.0
 
 
 class BaseUrls(Enum):
     """Which base URLs a plugin may register."""
 
     CALLER = "caller"
-    """Those whose name is the address that the plugin calls from. A plugin on the host's own machine, which
-    can reach all that the host can, may register any. Who calls through the host's Unix socket is one: it is
-    on the same machine, and the directory that the socket is in has been given to it (see `sockets`)."""
+    """Those whose name is the address that the plugin's handshake came from. Of a plugin on the host's own
+    machine, which came from loopback or through the host's Unix socket, those at an address of this
+    machine."""
     ANY = "any"
     """All. For networks where plugins call from another address than they listen on."""
 
 
-async def check_base_url(base_url: str, client: str | None, policy: BaseUrls) -> str:
-    """Check a base URL that a plugin wants to register; `client` is its address and port, None at our socket.
+async def check_base_url(base_url: str, handshake_address: str, policy: BaseUrls) -> str:
+    """Check a base URL that a plugin wants to register; its handshake came from `handshake_address`.
 
-    Return the address that it was checked for, to connect to, or an empty string if it may lead anywhere.
-    What is no URL at all passes: it leads nowhere. Raises: ConnectError `permission_denied` for a URL that
-    is not the plugin's own; `unavailable` for a name that cannot be resolved, or not yet.
+    That is an address without a port, empty for the host's Unix socket. Return the address that the URL was
+    checked for, to connect to, or an empty string if it may lead anywhere. What is no URL at all passes: it
+    leads nowhere. Raises: ConnectError `permission_denied` for a URL that is not the plugin's own;
+    `unavailable` for a name that cannot be resolved, or not yet.
     """
-    caller = _address(client)
-    if policy is BaseUrls.ANY or not base_url or caller is None or caller.is_loopback:
+    if policy is BaseUrls.ANY or not base_url:
         return ""
     try:
         origin, _ = Origin.parse(base_url)
     except ValueError:
         return ""
-    if caller not in await _resolve(origin.host, origin.port):
+    caller = parse_address(handshake_address)
+    is_local = not handshake_address or (caller is not None and caller.is_loopback)
+    found = await _resolve(origin.host, origin.port)
+    good = [address for address in found if address == caller or (is_local and _is_ours(address))]
+    if not good:
         raise ConnectError(
             Code.PERMISSION_DENIED,
-            f"base_url {base_url} is not at the address that this call came from: {caller}"
-            " (a host with BASE_URLS=any takes any)",
+            f"base_url {base_url} is not at the address that this plugin's handshake came from:"
+            f" {handshake_address or 'this machine'} (a host with BASE_URLS=any takes any)",
         )
-    return str(caller)
+    # What tells the host where to go is not the plugin's, so it needs no second look when that is done.
+    return "" if origin.host == "localhost" or parse_address(origin.host) else str(good[0])
 
 
-def _address(client: str | None) -> _Address | None:
-    """Return the address of `10.0.0.5:49152`, or None for a caller without one (a Unix socket)."""
-    try:
-        return _plain(ipaddress.ip_address((client or "").rpartition(":")[0]))
-    except ValueError:
-        return None
+def _is_ours(address: Address) -> bool:
+    """Whether an address is one of this machine: the kernel lets nobody listen on another's."""
+    if address.is_loopback:
+        return True
+    if address.is_unspecified or address.is_multicast:
+        return False
+    family = socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
 
 
-def _plain(address: _Address) -> _Address:
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-async def _resolve(host: str, port: int) -> set[_Address]:
+async def _resolve(host: str, port: int) -> list[Address]:
     try:
         with trio.fail_after(_RESOLVE_S):
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, trio.TooSlowError) as error:
         raise ConnectError(Code.UNAVAILABLE, f"the name {host} of base_url cannot be resolved") from error
-    return {_plain(ipaddress.ip_address(sockaddr[0])) for *_, sockaddr in found}
+    return [address for *_, sockaddr in found if (address := parse_address(str(sockaddr[0]))) is not None]

@@ -73,20 +73,24 @@ class Ended:
 class Identities:
     """Issues identities and recognises them.
 
-    `on_expired` is called with each identity that has run out, when that is noticed: when anyone is next
-    asked who they are. `clock` gives seconds, `wall_clock` seconds since 1970.
+    No token is good for longer than `longest_s` seconds, whatever it or a state file says. `on_expired` is
+    called with each identity that has run out, when that is noticed: when anyone is next asked who they are;
+    `on_accepted` when a token that was not known is accepted for its signature. `clock` gives seconds,
+    `wall_clock` seconds since 1970.
     """
 
     def __init__(
         self,
         keys: Keys | None = None,
         *,
+        longest_s: float = _DAY_S,
         on_expired: Callable[[Identity], object] = lambda _: None,
         on_accepted: Callable[[Identity], object] = lambda _: None,
         clock: Callable[[], float] = trio.current_time,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys or Keys()
+        self._longest_s = longest_s
         self._on_expired = on_expired
         self._on_accepted = on_accepted
         self._clock = clock
@@ -113,7 +117,7 @@ class Identities:
         self,
         self_id: str,
         *,
-        ttl_s: float = _DAY_S,
+        ttl_s: float | None = None,
         provides: tuple[str, ...] | None = None,
         requires: tuple[str, ...] | None = None,
         address: str = "",
@@ -126,7 +130,7 @@ class Identities:
         self.restore(Entry(identity, digest, expires_at))
         return identity, token
 
-    def renew(self, identity: Identity, *, ttl_s: float = _DAY_S) -> str:
+    def renew(self, identity: Identity, *, ttl_s: float | None = None) -> str:
         """Return another token for an identity that is held; those before it are good until they expire."""
         entry = self._entries[identity.runtime_id]
         token, digest, expires_at = self._new_token(identity, ttl_s)
@@ -135,7 +139,8 @@ class Identities:
         return token
 
     def restore(self, entry: Entry) -> None:
-        """Take an identity (back), with the one token whose digest it has."""
+        """Take an identity (back), with the one token whose digest it has. None outlives a new one."""
+        entry.expires_at = min(entry.expires_at, self._clock() + self._longest_s)
         entry.tokens[entry.digest] = entry.expires_at
         self._entries[entry.identity.runtime_id] = entry
         heappush(self._ends, (entry.expires_at, entry.identity.runtime_id))
@@ -184,6 +189,11 @@ class Identities:
         entry = self._entries.get(identity.runtime_id)
         return entry.expires_at if entry else 0.0
 
+    def forget(self, runtime_id: str) -> None:
+        """Be as if an identity had never been issued; nobody has its token."""
+        if self._entries.pop(runtime_id, None) is not None:
+            self._announce(runtime_id)
+
     def revoke(self, runtime_id: str, why: str = "it has been revoked") -> None:
         """End an identity before its time, with all of its tokens. One that is not there is no error."""
         if (entry := self._entries.get(runtime_id)) is not None:
@@ -197,7 +207,8 @@ class Identities:
         """Return what is remembered of an identity that has ended."""
         return self._ended.get(runtime_id)
 
-    def _new_token(self, identity: Identity, ttl_s: float) -> tuple[str, bytes, float]:
+    def _new_token(self, identity: Identity, ttl_s: float | None) -> tuple[str, bytes, float]:
+        ttl_s = self._longest_s if ttl_s is None else min(ttl_s, self._longest_s)
         token = self._keys.sign(
             Claims(
                 identity.runtime_id,
@@ -227,7 +238,7 @@ class Identities:
         claims = self._keys.verify(token)
         if claims is None or claims.runtime_id != runtime_id or runtime_id in self._ended:
             return None
-        left_s = claims.expires_at - self._wall_clock()
+        left_s = min(claims.expires_at - self._wall_clock(), self._longest_s)
         if left_s <= 0:
             return None
         expires_at = self._clock() + left_s

@@ -34,6 +34,7 @@ from cpg_trio import wire
 from cpg_trio._reload import Reloaded
 
 from .identity import Identity
+from .peers import Peer
 
 _NAMES = deep_iterable(instance_of(str), instance_of(list))
 _ALLOW, _DENY = "allow", "deny"
@@ -112,16 +113,23 @@ class Policy:
         capabilities = self._of(plugin).capabilities
         return capabilities is None or capability_type in capabilities
 
-    def certifies(self, peer_names: Iterable[str], self_id: str) -> bool:
-        """Whether a certificate with these names is that of a plugin.
+    def why_not_certified(self, peer: Peer, self_id: str) -> str:
+        """Return why who is at the other end cannot be a plugin, by its certificate; empty if it can.
 
-        Of a SPIFFE id (https://spiffe.io, `spiffe://trust-domain/path`) the last part of the path counts, of
-        a DNS name the first label, or all of it.
+        Who has shown none can be, unless there is one that the plugin must have. Nobody shows one at a Unix
+        socket, which is for those whom the operator has given its directory. Of a SPIFFE id
+        (https://spiffe.io, `spiffe://trust-domain/path`) the last part of the path counts, of a DNS name the
+        first label, or all of it.
         """
-        rules = self.rules.plugins.get(self_id, PluginRules())
-        if rules.certificate is not None:
-            return rules.certificate in peer_names
-        return any(_stands_for(name, self_id) for name in peer_names)
+        rules = self.rules.plugins.get(self_id)
+        needed = rules.certificate if rules else None
+        if not peer.address or (needed is None and not peer.names):
+            return ""
+        if needed is None:
+            good = any(_stands_for(name, self_id) for name in peer.names)
+        else:
+            good = needed in peer.names
+        return "" if good else f"its certificate is not that of {self_id}"
 
     def _of(self, plugin: Identity) -> PluginRules:
         return self.rules.plugins.get(plugin.self_id) or PluginRules()

@@ -139,6 +139,8 @@ class Registry:
         self._sequence = 0
         self._lapsed: dict[str, Health] = {}
         self._revision = 0
+        self.id = secrets.token_hex(8)
+        """Tells it from another's, and from that of a host that has forgotten all."""
         self._listeners: list[Listener] = []
         self._plugin_listeners: list[Listener] = []
 

@@ -39,6 +39,7 @@ from cpg_trio.http1 import (
     RelayCall,
     Request,
     Response,
+    ServerConnection,
     UpstreamError,
 )
 from cpg_trio.http1 import RefusedError as RelayRefusedError
@@ -54,6 +55,7 @@ from .admission import (
     passed_on,
 )
 from .liveness import Liveness
+from .peers import Peer
 from .tally import Tally
 
 _calls = LineLog("cpg_trio.router")
@@ -101,15 +103,15 @@ class RouterGateway:
         """Whether a request is the router's."""
         return target.startswith(PREFIX)
 
-    def admit(self, request: IncomingRequest) -> _Forward:
+    def admit(self, request: IncomingRequest, client: ServerConnection) -> _Forward:
         """Return what to do with a request. Raises: http1.RefusedError."""
         said = request.head.remembered
         if not isinstance(said, _Said):
-            said = request.head.remembered = _Said(*passed_on(request.head.fields))
+            said = request.head.remembered = _Said(*passed_on(request.head.fields, self._admission.passed_on))
         path, _, query = request.target.partition(b"?")
         try:
             authorization = request.authorization or said.authorization
-            route = self._admission.admit(path, query, said.runtime_id, authorization)
+            route = self._admission.admit(path, query, said.runtime_id, authorization, _peer(client.client))
         except RefusedError as refused:
             self._admission.note_refusal(refused)
             raise RelayRefusedError(refused.status, refused.text, UNDELIVERED) from None
@@ -178,6 +180,10 @@ class _Forward:
         return _failure(error, self._route, self._liveness)
 
 
+def _peer(address: tuple[str, int] | None) -> Peer:
+    return Peer(address[0] if address else "")
+
+
 def _lines(fields: HeaderList) -> bytes:
     """Return fields as they were read, which was strictly, as lines."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
@@ -193,9 +199,10 @@ class Router:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
-        fields, *credentials = passed_on(scope["headers"])
+        fields, runtime_id, authorization = passed_on(scope["headers"], self._admission.passed_on)
+        peer, path, query = _peer(scope["client"]), scope["raw_path"], scope["query_string"]
         try:
-            route = self._admission.admit(scope["raw_path"], scope["query_string"], *credentials)
+            route = self._admission.admit(path, query, runtime_id, authorization, peer)
         except RefusedError as refused:
             self._admission.note_refusal(refused)
             await send_text(send, refused.status, f"{refused.text}\n", UNDELIVERED)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 
+import attrs
 import trio
 
 from cpg_trio import wire
@@ -22,9 +23,13 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
 from cpg_trio._version import __version__
 from cpg_trio.rpc import Code, ConnectError, Context
 
+from .audit import Action, Audit
 from .egress import BaseUrls, check_base_url
+from .enrolment import Enrolment
 from .identity import Identities, Identity
 from .liveness import LeaseConfig, Liveness
+from .peers import Peer
+from .policy import Policy
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
 from .sockets import Sockets
 from .store import Saved
@@ -35,13 +40,17 @@ _log = logging.getLogger("cpg_trio.host")
 _MAX_REASON_BYTES = 4096
 _MOMENT_S = 0.02  # by which a watch ends before its caller's time is up
 _MAX_DEPENDENCIES = 100
+# What a registration says of where the plugin is, which is no other plugin's business: the host goes there.
+_FOR_THE_HOST = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY})
 
 
 class Gate:
-    """Tells who is calling, or refuses."""
+    """Tells who is calling, and whether it may, or refuses. Each refusal is in the audit trail."""
 
-    def __init__(self, identities: Identities) -> None:
+    def __init__(self, identities: Identities, policy: Policy, audit: Audit) -> None:
         self._identities = identities
+        self._policy = policy
+        self._audit = audit
 
     def caller(self, ctx: Context) -> Identity:
         """Return the identity that a call's headers prove.
@@ -49,11 +58,17 @@ class Gate:
         Raises: ConnectError `invalid_argument` without a runtime id, as other hosts answer; `unauthenticated`
         without a token, or with one that does not prove that id.
         """
-        headers = ctx.request_headers
-        return self.prove(headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, ""))
+        return self.prove(*_credentials(ctx), _peer(ctx))
 
-    def prove(self, runtime_id: str, authorization: str) -> Identity:
+    def prove(self, runtime_id: str, authorization: str, peer: Peer) -> Identity:
         """Return the identity that these two headers prove, empty where they are missing. See `caller`."""
+        try:
+            return self._prove(runtime_id, authorization, peer)
+        except ConnectError as error:
+            self._audit.denied(Action.AUTHENTICATE, runtime_id, reason=error.message, address=peer.address)
+            raise
+
+    def _prove(self, runtime_id: str, authorization: str, peer: Peer) -> Identity:
         if not runtime_id:
             raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.RUNTIME_ID_HEADER} header required")
         if not authorization.startswith(wire.BEARER_PREFIX):
@@ -62,6 +77,8 @@ class Gate:
         identity = self._identities.authenticate(runtime_id, token)
         if identity is None:
             raise self._refusal(self._identities.former(runtime_id, token))
+        if why_not := self._policy.why_not_certified(peer, identity.self_id):
+            raise ConnectError(Code.UNAUTHENTICATED, why_not)
         return identity
 
     def still(self, identity: Identity) -> None:
@@ -69,12 +86,32 @@ class Gate:
         if not self._identities.holds(identity):
             raise self._refusal(identity)
 
+    def ends_at(self, identity: Identity) -> float:
+        """Return when an identity ends unless it is renewed, on Trio's clock."""
+        return self._identities.expires_at(identity)
+
+    def check_may_call(self, caller: Identity, service_type: str, action: Action) -> None:
+        """Check that a plugin may be told of a service. Raises: ConnectError `permission_denied`."""
+        if not self._policy.may_call(caller, service_type):
+            reason = f"{caller.runtime_id} may not call {service_type}"
+            self._audit.denied(action, caller.runtime_id, service_type, reason=reason)
+            raise ConnectError(Code.PERMISSION_DENIED, reason)
+
     def _refusal(self, proved: Identity | None) -> ConnectError:
         """Return the error for a caller that holds no identity; one that proved a former is told its end."""
         message = "invalid token"
         if proved is not None and (why := self._identities.why_ended(proved)):
             message = f"the identity {proved.runtime_id} has ended ({why}): shake hands again"
         return ConnectError(Code.UNAUTHENTICATED, message)
+
+
+def _credentials(ctx: Context) -> tuple[str, str]:
+    headers = ctx.request_headers
+    return headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, "")
+
+
+def _peer(ctx: Context) -> Peer:
+    return Peer.at(ctx.client_address)
 
 
 @contextmanager
@@ -88,35 +125,124 @@ def _codes() -> Iterator[None]:
         raise ConnectError(Code.NOT_FOUND, str(error)) from error
 
 
+@attrs.frozen(kw_only=True)
+class TokenLives:
+    """How long runtime tokens are good, in seconds."""
+
+    renewed_s: float
+    """Of plugins that ask for another in time."""
+    unrenewed_s: float
+    """Of those that do not: then they have to shake hands again."""
+
+
 class Handshake(HandshakeService):
-    """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity."""
+    """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity.
 
-    def __init__(self, identities: Identities, leases: LeaseConfig, sockets: Sockets, saved: Saved) -> None:
+    One that proves the identity that it has gets another token for it.
+    """
+
+    def __init__(
+        self,
+        identities: Identities,
+        admission: HandshakeAdmission,
+        lives: TokenLives,
+        announced: Mapping[str, str],
+        saved: Saved,
+    ) -> None:
         self._identities = identities
+        self._admission = admission
+        self._lives = lives
+        self._announced = announced
         self._saved = saved
-        self._server_metadata = {
-            wire.SERVER_VERSION_KEY: __version__,
-            wire.HEARTBEAT_KEY: _milliseconds(leases.heartbeat_s),
-            wire.LEASE_KEY: _milliseconds(leases.lease_s),
-            **sockets.announced,
-        }
 
-    async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
+    async def handshake(self, request: pb.HandshakeRequest, ctx: Context, /) -> pb.HandshakeResponse:
         """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
         _check_versions(request)
         response = pb.HandshakeResponse(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
-            server_metadata=self._server_metadata,
+            server_metadata=self._announced,
         )
         if request.self_id:
-            with _codes():
-                wire.validate_self_id(request.self_id)
-            identity, token = self._identities.issue(request.self_id)
-            await self._saved(lambda: self._identities.revoke(identity.runtime_id))
+            renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
+            ttl_s = self._lives.renewed_s if renews else self._lives.unrenewed_s
+            identity, token = await self._identify(request, ctx, ttl_s)
             response.runtime_id, response.runtime_token = identity.runtime_id, token
-            _log.info("%s is %s", identity.self_id, identity.runtime_id)
+            response.server_metadata[wire.TOKEN_TTL_KEY] = _milliseconds(ttl_s)
         return response
+
+    async def _identify(
+        self, request: pb.HandshakeRequest, ctx: Context, ttl_s: float
+    ) -> tuple[Identity, str]:
+        peer = _peer(ctx)
+        with _codes():
+            wire.validate_self_id(request.self_id)
+            provides, requires = _declared(request.client_metadata)
+        held = self._held(request.self_id, *_credentials(ctx))
+        action = Action.RENEW if held else Action.HANDSHAKE
+        self._admission.check(action, request.self_id, ctx, peer)
+        if held is not None:
+            self._admission.admitted(action, held, peer)
+            return held, self._identities.renew(held, ttl_s=ttl_s)
+        identity, token = self._identities.issue(
+            request.self_id, ttl_s=ttl_s, provides=provides, requires=requires, address=peer.address
+        )
+        await self._saved(lambda: self._identities.forget(identity.runtime_id))
+        self._admission.admitted(action, identity, peer)
+        _log.info("%s is %s", identity.self_id, identity.runtime_id)
+        return identity, token
+
+    def _held(self, self_id: str, runtime_id: str, authorization: str) -> Identity | None:
+        """Return the identity that a handshake proves, if it does: who comes back with a void one is new."""
+        if not runtime_id or not authorization.startswith(wire.BEARER_PREFIX):
+            return None
+        token = authorization.removeprefix(wire.BEARER_PREFIX)
+        identity = self._identities.authenticate(runtime_id, token)
+        return identity if identity is not None and identity.self_id == self_id else None
+
+
+class HandshakeAdmission:
+    """Who gets an identity: by enrolment token, and by certificate."""
+
+    def __init__(self, enrolment: Enrolment, policy: Policy, audit: Audit) -> None:
+        self._enrolment = enrolment
+        self._policy = policy
+        self._audit = audit
+
+    def check(self, action: Action, self_id: str, ctx: Context, peer: Peer) -> None:
+        """Check a handshake. Raises: ConnectError `permission_denied`, which says why."""
+        shown = ctx.request_headers.get(wire.ENROLMENT_HEADER, "")
+        why_not = self._enrolment.why_not(self_id, shown) or self._policy.why_not_certified(peer, self_id)
+        if why_not:
+            self._audit.denied(action, self_id, reason=why_not, address=peer.address)
+            raise ConnectError(Code.PERMISSION_DENIED, f"{self_id} is not let in: {why_not}")
+
+    def admitted(self, action: Action, identity: Identity, peer: Peer) -> None:
+        """Note that a plugin has been given a token."""
+        self._audit.allowed(action, identity.runtime_id, identity.self_id, address=peer.address)
+
+
+def announcement(leases: LeaseConfig, registry: Registry, sockets: Sockets) -> Mapping[str, str]:
+    """Return what a host tells of itself in each handshake."""
+    return {
+        wire.SERVER_VERSION_KEY: __version__,
+        wire.HEARTBEAT_KEY: _milliseconds(leases.heartbeat_s),
+        wire.LEASE_KEY: _milliseconds(leases.lease_s),
+        wire.HOST_ID_KEY: registry.id,
+        **sockets.announced,
+    }
+
+
+def _declared(
+    metadata: Mapping[str, str],
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Return what a plugin declares to provide and to require, None if it does not. Raises: InvalidError."""
+    wire.validate_metadata(metadata)
+    provides, requires = (
+        wire.parse_service_types(metadata[key]) if key in metadata else None
+        for key in (wire.PROVIDES_KEY, wire.REQUIRES_KEY)
+    )
+    return provides, requires
 
 
 def _milliseconds(seconds: float) -> str:
@@ -162,6 +288,7 @@ class Lifecycle(PluginLifecycleService):
             )
         self._registry.report_health(caller.runtime_id, health)
         self._liveness.beat(caller.runtime_id)
+        ctx.response_headers[wire.HOST_ID_HEADER] = self._registry.id
         return pb.ReportHealthResponse()
 
 
@@ -180,6 +307,42 @@ def _health(request: pb.ReportHealthRequest) -> Health:
     return Health(request.state, request.reason, tuple(request.unavailable_dependencies))
 
 
+class RegistrationPermits:
+    """Whose a service is to provide."""
+
+    def __init__(self, identities: Identities, registry: Registry, policy: Policy, audit: Audit) -> None:
+        self._identities = identities
+        self._registry = registry
+        self._policy = policy
+        self._audit = audit
+
+    def check(self, plugin: Identity, service_type: str) -> None:
+        """Check that a plugin may provide a service. Raises: ConnectError `permission_denied`."""
+        if not self._policy.may_provide(plugin, service_type):
+            reason = f"{plugin.self_id} may not provide {service_type}"
+        elif not self._policy.may_join(plugin, service_type, holders := self._holders(service_type)):
+            others = ", ".join(sorted(set(holders) - {plugin.self_id}))
+            reason = (
+                f"{service_type} is provided by {others}, and no policy says that {plugin.self_id} may, too"
+            )
+        else:
+            return
+        self.refused(plugin, service_type, reason)
+        raise ConnectError(Code.PERMISSION_DENIED, reason)
+
+    def refused(self, plugin: Identity, target: str, reason: str) -> None:
+        """Note that a registration was refused."""
+        self._audit.denied(Action.REGISTER, plugin.runtime_id, target, reason=reason)
+
+    def permitted(self, action: Action, plugin: Identity, service_type: str) -> None:
+        """Note that a service has been registered, or is no more."""
+        self._audit.allowed(action, plugin.runtime_id, service_type)
+
+    def _holders(self, service_type: str) -> list[str]:
+        entries = [self._identities.entry(r.runtime_id) for r in self._registry.providers(service_type)]
+        return [entry.identity.self_id for entry in entries if entry is not None]
+
+
 class RegistryService(ServiceRegistryService):
     """`ServiceRegistry`: the registry as plugins see it. A plugin changes only what is its own."""
 
@@ -188,12 +351,14 @@ class RegistryService(ServiceRegistryService):
         gate: Gate,
         registry: Registry,
         hub: WatchHub,
+        permits: RegistrationPermits,
         base_urls: BaseUrls,
         sockets: Sockets,
         saved: Saved,
     ) -> None:
         self._gate = gate
         self._registry = registry
+        self._permits = permits
         self._hub = hub
         self._base_urls = base_urls
         self._sockets = sockets
@@ -202,24 +367,30 @@ class RegistryService(ServiceRegistryService):
     async def register_service(
         self, request: pb.RegisterServiceRequest, ctx: Context, /
     ) -> pb.RegisterServiceResponse:
-        """Register a service of the caller's, at a URL of the caller's."""
+        """Register a service of the caller's, at a URL of the caller's.
+
+        Raises: ConnectError `permission_denied` for a service that is not the caller's to provide, or a URL
+        that is not its own.
+        """
         caller = self._gate.caller(ctx)
         metadata = dict(request.metadata)
         said = (request.service_type, request.version, request.endpoint_path, metadata)
         with _codes():
             wire.validate_registration(*said)
-        base_url = metadata.get(wire.BASE_URL_KEY, "")
-        address = await check_base_url(base_url, ctx.client_address, self._base_urls)
+        self._permits.check(caller, request.service_type)
+        address = await self._checked_address(caller, metadata)
         socket_path = await self._sockets.accept(caller.runtime_id, metadata, ctx.client_address)
         if not socket_path:
             metadata.pop(wire.SOCKET_KEY, None)  # what is kept is what counts
         self._gate.still(caller)  # that took a while
+        self._permits.check(caller, request.service_type)
         replaced = self._registry.provider(request.service_type, caller.runtime_id)
         with _codes():
             registration = self._registry.register(
                 caller.runtime_id, *said, address=address, socket_path=socket_path
             )
         await self._saved(lambda: self._take_back(registration, replaced))
+        self._permits.permitted(Action.REGISTER, caller, request.service_type)
         through = f" through unix:{socket_path}" if socket_path else ""
         _log.info("%s provides %s v%s%s", caller.runtime_id, request.service_type, request.version, through)
         return pb.RegisterServiceResponse(registration_id=registration.id)
@@ -232,8 +403,16 @@ class RegistryService(ServiceRegistryService):
         with _codes():
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
         await self._saved(lambda: self._registry.restore(registration))
+        self._permits.permitted(Action.UNREGISTER, caller, registration.service_type)
         _log.info("%s no longer provides %s", caller.runtime_id, registration.service_type)
         return pb.UnregisterServiceResponse()
+
+    async def _checked_address(self, caller: Identity, metadata: Mapping[str, str]) -> str:
+        try:
+            return await check_base_url(metadata.get(wire.BASE_URL_KEY, ""), caller.address, self._base_urls)
+        except ConnectError as error:
+            self._permits.refused(caller, metadata.get(wire.BASE_URL_KEY, ""), error.message)
+            raise
 
     def _take_back(self, registration: Registration, replaced: Registration | None) -> None:
         """Undo a registration, unless it is gone already."""
@@ -249,9 +428,10 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.DiscoverServiceRequest, ctx: Context, /
     ) -> pb.DiscoverServiceResponse:
         """Return a provider that is alive, compatible and healthy enough."""
-        self._gate.caller(ctx)
+        caller = self._gate.caller(ctx)
         with _codes():
             wire.validate_service_type(request.service_type)
+            self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
             registration, single = self._registry.discover(request.service_type, request.min_version)
         return pb.DiscoverServiceResponse(endpoint=_endpoint(registration), single_provider=single)
 
@@ -264,10 +444,13 @@ class RegistryService(ServiceRegistryService):
         with self._hub.watch() as watch:
             with _codes():
                 watch.subscribe(request.service_type)
+            self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
             while True:
-                with trio.move_on_at(min(own_end, caller.expires_at)) as patience:
+                with trio.move_on_at(min(own_end, self._gate.ends_at(caller))) as patience:
                     news = await anext(watch, None)
                 self._gate.still(caller)
+                if patience.cancelled_caught and trio.current_time() < own_end:
+                    continue  # its identity has been renewed
                 if patience.cancelled_caught or news is None:
                     return
                 yield watch_event(request.service_type, news.statuses[request.service_type])
@@ -285,7 +468,7 @@ def _endpoint(registration: Registration) -> pb.ServiceEndpoint:
         provider_id=registration.runtime_id,
         version=registration.version,
         endpoint_url=registration.endpoint_url,
-        metadata=dict(registration.metadata),
+        metadata={k: v for k, v in registration.metadata.items() if k not in _FOR_THE_HOST},
     )
 
 

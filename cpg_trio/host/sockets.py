@@ -19,7 +19,6 @@ name over that another had. The directory is for those who trust each other as m
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +44,6 @@ class Sockets:
     def __init__(self, folder: Path | None, pool: Pool) -> None:
         self._folder = folder
         self._pool = pool
-        self._host_id = secrets.token_hex(8)
 
     @property
     def binds(self) -> Sequence[str]:
@@ -54,8 +52,8 @@ class Sockets:
 
     @property
     def announced(self) -> Mapping[str, str]:
-        """What a handshake tells: the host's socket, and what is told at the socket of this host only."""
-        return {wire.SOCKET_KEY: _NAME, wire.HOST_ID_KEY: self._host_id} if self._folder else {}
+        """What a handshake tells of the host's socket."""
+        return {wire.SOCKET_KEY: _NAME} if self._folder else {}
 
     async def accept(self, runtime_id: str, metadata: Mapping[str, str], client: str | None) -> str:
         """Return the path of the socket that a registration names, if the host is to use it.

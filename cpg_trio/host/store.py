@@ -1,5 +1,7 @@
 """The host's state on the disk: identities and registrations in an SQLite file, put back at the next start.
 
+What is kept of identities that have ended is that they have, for as long as a token of theirs could be shown.
+
 The state itself does no I/O. It announces which plugins have changed, and the journal here writes down what
 each of them is now: in a thread, and in one transaction all that has come while the last one was under way.
 Health, leases and turns are not kept; a host that has just begun asks. Tokens are not, only their digests.
@@ -25,7 +27,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import StartError
 
-from .identity import Entry, Identities, Identity
+from .identity import Ended, Entry, Identities, Identity
 from .liveness import NOT_HEARD_OF
 from .registry import Registration, Registry
 
@@ -33,14 +35,34 @@ _log = logging.getLogger("cpg_trio.host")
 
 _RETRY_S = 1.0
 _APPLICATION_ID = 0x63706774  # "cpgt", in the header of each file of ours
-_VERSION = 1  # of the schema
+_VERSION = 2  # of the schema
+_NEW_IN_2 = """
+CREATE TABLE ended (
+    runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL, why TEXT NOT NULL,
+    until REAL NOT NULL -- in seconds since 1970
+) STRICT;
+CREATE TABLE host (id TEXT NOT NULL) STRICT;
+INSERT INTO host VALUES (lower(hex(randomblob(8))));
+"""
+_FROM_1_TO_2 = f"""
+BEGIN;
+ALTER TABLE identities ADD COLUMN provides TEXT;
+ALTER TABLE identities ADD COLUMN requires TEXT;
+ALTER TABLE identities ADD COLUMN address TEXT NOT NULL DEFAULT 'unknown';
+{_NEW_IN_2}
+PRAGMA user_version = 2;
+COMMIT;
+"""
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE identities (
     runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL,
     expires_at REAL NOT NULL, -- in seconds since 1970
-    digest BLOB NOT NULL
+    digest BLOB NOT NULL,
+    provides TEXT, requires TEXT, -- JSON
+    address TEXT NOT NULL DEFAULT 'unknown'
 ) STRICT;
+{_NEW_IN_2}
 CREATE TABLE registrations (
     id TEXT NOT NULL, runtime_id TEXT NOT NULL REFERENCES identities ON DELETE CASCADE,
     service_type TEXT NOT NULL, version TEXT NOT NULL, endpoint_path TEXT NOT NULL,
@@ -56,11 +78,31 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: "move it away, and plugins will register anew, or ",
 }
 
-_Rows: TypeAlias = Sequence[Mapping[str, Any]]
+_Table: TypeAlias = Sequence[Mapping[str, Any]]
 Undo: TypeAlias = Callable[[], object]
 Saved: TypeAlias = Callable[[Undo], Awaitable[None]]
 """Waits until the change that has just been made is on the disk. If it cannot be written, it is undone with
 the function that is given. Raises: ConnectError `unavailable`, and then nothing has changed."""
+
+
+@attrs.frozen
+class _Rows:
+    """What is written at once: all that there is of some plugins."""
+
+    plugins: _Table
+    identities: _Table
+    ended: _Table
+    registrations: _Table
+
+
+@attrs.frozen
+class _Kept:
+    """What is in a file, in the order in which it is put back."""
+
+    host_id: str
+    identities: _Table
+    ended: _Table
+    registrations: Sequence[Registration]
 
 
 @asynccontextmanager
@@ -125,13 +167,15 @@ class _Journal:
     async def put_back(self) -> None:
         """Put back what is in the file. Raises: StartError."""
         with _start_errors(self._path):
-            identities, registrations = await trio.to_thread.run_sync(
-                _load, self._connection, self._wall_clock()
-            )
+            kept = await trio.to_thread.run_sync(_load, self._connection, self._wall_clock())
+        self._registry.id = kept.host_id
         since_1970 = self._since_1970()
-        for runtime_id, self_id, expires_at, digest in identities:
-            self._identities.restore(Entry(Identity(runtime_id, self_id, expires_at - since_1970), digest))
-        for registration in registrations:
+        for row in kept.identities:
+            self._identities.restore(Entry(_identity(row), row["digest"], row["expires_at"] - since_1970))
+        for row in kept.ended:
+            identity = Identity(row["runtime_id"], row["self_id"])
+            self._identities.restore_ended(Ended(identity, row["why"], row["until"] - since_1970))
+        for registration in kept.registrations:
             self._registry.set_lapsed(registration.runtime_id, NOT_HEARD_OF)
             self._registry.restore(registration)
 
@@ -171,7 +215,7 @@ class _Journal:
         rows = self._rows(changed)
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_replace, self._connection, *rows, limiter=self._own_thread)
+                await trio.to_thread.run_sync(_replace, self._connection, rows, limiter=self._own_thread)
         except sqlite3.Error as error:
             self._changed |= changed
             self._undo(batch)
@@ -197,24 +241,47 @@ class _Journal:
             _log.warning("the host's state is written to %s again", self._path)
         self._failing = error is not None
 
-    def _rows(self, changed: Iterable[str]) -> tuple[_Rows, _Rows, _Rows]:
+    def _rows(self, changed: Iterable[str]) -> _Rows:
         """Return which plugins have changed, and what there is of them now."""
         since_1970 = self._since_1970()
         entries = [entry for runtime_id in changed if (entry := self._identities.entry(runtime_id))]
-        identities = [
-            {**attrs.asdict(e.identity), "digest": e.digest, "expires_at": e.identity.expires_at + since_1970}
-            for e in entries
-        ]
-        registrations = [
-            {**attrs.asdict(r, recurse=False), "metadata": json.dumps(r.metadata)}
-            for e in entries
-            for r in self._registry.registrations(e.identity.runtime_id)
-        ]
-        return [{"runtime_id": runtime_id} for runtime_id in changed], identities, registrations
+        ends = [ended for runtime_id in changed if (ended := self._identities.ended(runtime_id))]
+        return _Rows(
+            plugins=[{"runtime_id": runtime_id} for runtime_id in changed],
+            identities=[_identity_row(entry, since_1970) for entry in entries],
+            ended=[{**attrs.asdict(e.identity), "why": e.why, "until": e.until + since_1970} for e in ends],
+            registrations=[
+                {**attrs.asdict(r, recurse=False), "metadata": json.dumps(r.metadata)}
+                for entry in entries
+                for r in self._registry.registrations(entry.identity.runtime_id)
+            ],
+        )
 
     def _since_1970(self) -> float:
         """Return what makes a time of this loop's clock one that holds for other processes."""
         return self._wall_clock() - trio.current_time()
+
+
+def _identity(row: Mapping[str, Any]) -> Identity:
+    return Identity(
+        row["runtime_id"], row["self_id"], _types(row["provides"]), _types(row["requires"]), row["address"]
+    )
+
+
+def _identity_row(entry: Entry, since_1970: float) -> Mapping[str, Any]:
+    identity = entry.identity
+    return {
+        **attrs.asdict(identity),
+        "provides": json.dumps(identity.provides),
+        "requires": json.dumps(identity.requires),
+        "digest": entry.digest,
+        "expires_at": entry.expires_at + since_1970,
+    }
+
+
+def _types(kept: str | None) -> tuple[str, ...] | None:
+    types = json.loads(kept or "null")
+    return None if types is None else tuple(types)
 
 
 # In a thread
@@ -241,37 +308,49 @@ def _prepare(connection: sqlite3.Connection) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
-    if (application, version) != (_APPLICATION_ID, _VERSION) and not (application == 0 and is_empty):
+    known = application == _APPLICATION_ID and version in {1, _VERSION}
+    if not known and not (application == 0 and is_empty):
         raise ValueError("it is not a state file, or that of another version")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
     connection.execute("PRAGMA foreign_keys = ON")
     if is_empty:
         connection.executescript(_SCHEMA)
+    elif version == 1:
+        connection.executescript(_FROM_1_TO_2)
 
 
-def _load(connection: sqlite3.Connection, now: float) -> tuple[list[Any], list[Registration]]:
-    """Return what is in the file, in the order in which it is put back. What has expired is removed."""
+def _load(connection: sqlite3.Connection, now: float) -> _Kept:
+    """Return what is in the file. What has expired is removed."""
     with connection:
         connection.execute("DELETE FROM identities WHERE expires_at <= ?", (now,))
-    identities = connection.execute("SELECT * FROM identities ORDER BY expires_at").fetchall()
+        connection.execute("DELETE FROM ended WHERE until <= ?", (now,))
     registrations = connection.execute("SELECT * FROM registrations ORDER BY sequence")
-    return identities, [
-        Registration(**{**row, "metadata": json.loads(row["metadata"])}) for row in registrations
-    ]
+    return _Kept(
+        host_id=connection.execute("SELECT id FROM host").fetchone()[0],
+        identities=connection.execute("SELECT * FROM identities").fetchall(),
+        ended=connection.execute("SELECT * FROM ended").fetchall(),
+        registrations=[
+            Registration(**{**row, "metadata": json.loads(row["metadata"])}) for row in registrations
+        ],
+    )
 
 
-def _replace(connection: sqlite3.Connection, plugins: _Rows, identities: _Rows, registrations: _Rows) -> None:
+def _replace(connection: sqlite3.Connection, rows: _Rows) -> None:
     """Replace all that there is of some plugins, in one transaction."""
     with connection:
-        connection.executemany("DELETE FROM identities WHERE runtime_id = :runtime_id", plugins)
+        connection.executemany("DELETE FROM identities WHERE runtime_id = :runtime_id", rows.plugins)
+        connection.executemany("DELETE FROM ended WHERE runtime_id = :runtime_id", rows.plugins)
         connection.executemany(
-            "INSERT INTO identities VALUES (:runtime_id, :self_id, :expires_at, :digest)", identities
+            "INSERT INTO identities VALUES (:runtime_id, :self_id, :expires_at, :digest, :provides,"
+            " :requires, :address)",
+            rows.identities,
         )
+        connection.executemany("INSERT INTO ended VALUES (:runtime_id, :self_id, :why, :until)", rows.ended)
         connection.executemany(
             "INSERT INTO registrations VALUES (:id, :runtime_id, :service_type, :version, :endpoint_path,"
             " :metadata, :sequence, :address)",
-            registrations,
+            rows.registrations,
         )
 
 

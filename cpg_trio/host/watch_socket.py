@@ -22,7 +22,9 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import Receive, Scope, Send, header, refuse_websocket
 from cpg_trio.rpc import ConnectError
 
+from .audit import Action
 from .identity import Identity
+from .peers import Peer
 from .services import Gate, watch_event
 from .watch import News, Watch, WatchHub
 
@@ -83,9 +85,10 @@ _CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _J
 class WatchSocket:
     """The ASGI application at `/watch`."""
 
-    def __init__(self, gate: Gate, hub: WatchHub) -> None:
+    def __init__(self, gate: Gate, hub: WatchHub, host_id: str) -> None:
         self._gate = gate
         self._hub = hub
+        self._accepted = [(wire.HOST_ID_HEADER.lower().encode(), host_id.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until either side ends it, or the caller's identity has ended."""
@@ -100,7 +103,7 @@ class WatchSocket:
         if offered and chosen is None:
             await refuse_websocket(send, 400, f"subprotocols are {' and '.join(_CODECS)}")
             return
-        await send({"type": "websocket.accept", "subprotocol": chosen})
+        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
         codec = _CODECS[chosen or wire.WATCH_JSON]
         with self._hub.watch() as watch:
             await _Connection(self._gate, caller, watch, codec, receive, send).run()
@@ -135,9 +138,11 @@ class _Connection:
         """Tell the news until the host stops. Raises: ConnectError once the caller's identity has ended."""
         news: News | None = None
         while True:
-            with trio.move_on_at(self._caller.expires_at):
+            with trio.move_on_at(self._gate.ends_at(self._caller)) as patience:
                 news = await anext(self._watch, None)
             self._gate.still(self._caller)
+            if patience.cancelled_caught:
+                continue  # its identity has been renewed
             if news is None:
                 return
             await self._say(_update(news))
@@ -159,9 +164,13 @@ class _Connection:
             message = f"too many subscriptions (max: {MAX_SUBSCRIPTIONS})"
             return pb.WatchRefusal(service_type=service_type, message=message)
         try:
+            wire.validate_service_type(service_type)
+            self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
             self._watch.subscribe(service_type, subscription.min_version)
         except wire.InvalidError as error:
             return pb.WatchRefusal(service_type=service_type, message=str(error))
+        except ConnectError as error:
+            return pb.WatchRefusal(service_type=service_type, message=error.message)
         return None
 
     async def _say(self, update: pb.WatchUpdate) -> None:
@@ -172,10 +181,11 @@ class _Connection:
         await self._send({"type": "websocket.close", "code": code, "reason": cut})
 
 
-def _proof(scope: Scope) -> tuple[str, str]:
+def _proof(scope: Scope) -> tuple[str, str, Peer]:
     names = (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
     runtime_id, authorization = ((header(scope, name.lower().encode()) or b"") for name in names)
-    return runtime_id.decode("latin-1"), authorization.decode("latin-1")
+    peer = Peer(scope["client"][0] if scope.get("client") else "")
+    return runtime_id.decode("latin-1"), authorization.decode("latin-1"), peer
 
 
 def _update(news: News) -> pb.WatchUpdate:

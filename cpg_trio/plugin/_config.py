@@ -9,7 +9,13 @@ from pathlib import Path
 import attrs
 
 from cpg_trio.http1 import Origin
-from cpg_trio.serving import ServeConfig, StartError, config_from_environment, port_from_environment
+from cpg_trio.serving import (
+    ServeConfig,
+    StartError,
+    config_from_environment,
+    port_from_environment,
+    secret_from_environment,
+)
 
 
 def _check_host_url(_: object, __: object, url: str | None) -> None:
@@ -29,6 +35,8 @@ class PluginConfig:
     """Its own name, as the host resolves it."""
     socket_dir: Path | None = None
     """A directory that it shares with its host, for calls by Unix sockets in it."""
+    enrolment_token: str = attrs.field(default="", repr=False)
+    """What lets it in, where its host asks for that."""
     heartbeat_s: float | None = None
     """Seconds from one health report to the next; None is what the host asks for."""
     grace_s: float = 10.0
@@ -39,7 +47,7 @@ class PluginConfig:
     def from_environment(
         cls, default_port: int, environment: Mapping[str, str] | None = None
     ) -> PluginConfig:
-        """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `SOCKET_DIR` and `HTTP_SERVER` say.
+        """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `ENROLMENT_TOKEN` and the others of the README say.
 
         Raises: StartError for what makes no sense.
         """
@@ -57,6 +65,7 @@ class PluginConfig:
                 host_url=host_url.rstrip("/") or None,
                 hostname=hostname,
                 socket_dir=Path(sockets) if sockets else None,
+                enrolment_token=secret_from_environment("ENROLMENT_TOKEN", environment),
                 serve=config_from_environment(environment),
             )
         except ValueError as error:

@@ -1,6 +1,10 @@
-"""The first word to a host."""
+"""The first word to a host, and the word by which a plugin gets another token in time."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -11,19 +15,54 @@ from cpg_trio.rpc import Exchange
 CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
 
 
+@attrs.frozen
+class Introduction:
+    """What a plugin says of itself. The default says nothing, and gets no identity."""
+
+    self_id: str = ""
+    version: str = ""
+    provides: Sequence[str] = ()
+    requires: Sequence[str] = ()
+    enrolment_token: str = attrs.field(default="", repr=False)
+    """What lets it in, where hosts ask for that."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The client metadata that says it."""
+        return {
+            wire.CLIENT_VERSION_KEY: __version__,
+            wire.RENEWS_KEY: "true",
+            wire.PROVIDES_KEY: ",".join(self.provides),
+            wire.REQUIRES_KEY: ",".join(self.requires),
+        }
+
+
+NOBODY = Introduction()
+
+
 async def shake_hands(
-    host_url: str, exchange: Exchange, self_id: str = "", version: str = ""
+    host_url: str,
+    exchange: Exchange,
+    introduction: Introduction = NOBODY,
+    proof: Mapping[str, str] | None = None,
 ) -> pb.HandshakeResponse:
-    """Ask a host for an identity; without a `self_id`, only what it says of itself. Raises: ConnectError."""
+    """Ask a host for an identity, or for another token for the one that `proof` proves, if it has not ended.
+
+    Without a `self_id`, ask only what it says of itself. Raises: ConnectError.
+    """
+    headers = dict(proof or {})
+    if introduction.enrolment_token:
+        headers[wire.ENROLMENT_HEADER] = introduction.enrolment_token
     return await HandshakeServiceClient(host_url, exchange).handshake(
         pb.HandshakeRequest(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
             magic_cookie_key=wire.COOKIE_KEY,
             magic_cookie_value=wire.COOKIE_VALUE,
-            client_metadata={wire.CLIENT_VERSION_KEY: __version__},
-            self_id=self_id,
-            self_version=version,
+            client_metadata=introduction.metadata,
+            self_id=introduction.self_id,
+            self_version=introduction.version,
         ),
+        headers=headers,
         timeout_s=CALL_TIMEOUT_S,
     )

@@ -28,12 +28,12 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http1 import Origin, Pool
 from cpg_trio.probes import PATHS, Probes
-from cpg_trio.rpc import Code, ConnectError, application
+from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
 from cpg_trio.serving import StartError, serve
 
 from ._backoff import LONGEST_S, backoff
 from ._config import PluginConfig
-from ._handshake import CALL_TIMEOUT_S
+from ._handshake import CALL_TIMEOUT_S, Introduction, shake_hands
 from ._session import Session, handshake
 from ._sockets import own_socket
 from .control import Control, PluginInfo
@@ -45,6 +45,7 @@ _T = TypeVar("_T")
 
 MANAGED_HOST_URL = "http://localhost:8080"  # where a managing host is, if it does not say
 
+_RENEWED_AT = 0.4, 0.6  # of the time that a token is good
 _SPREAD = 0.2  # of a heartbeat, in which plugins come back to a host that has forgotten them
 _LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
 # The host has understood, and will not have it; to ask again would change nothing.
@@ -90,6 +91,13 @@ class Runtime:
         self._declared = declared
         self._config = config
         self._session: Session | None = None
+        self._introduction = Introduction(
+            declared.self_id,
+            declared.version,
+            list(declared.provided),
+            list(declared.dependencies),
+            config.enrolment_token,
+        )
         self._has_started = False
         self._lease_ends = -math.inf
         self._adopted: Cell[Session | None] = Cell(None)
@@ -242,8 +250,9 @@ class Runtime:
         self._stop.set()
 
     async def _stay_registered(self, pool: Pool, base_url: str) -> None:
+        session: Session | None = None
         while True:
-            session = await self._find_host(pool)
+            session = await self._find_host(pool, session)
             self._session, self._has_started, self._lease_ends = session, True, -math.inf
             if await self._register(session, base_url):
                 await self._keep(session)
@@ -254,14 +263,14 @@ class Runtime:
             # A host that has forgotten one plugin has forgotten all, and they are not to come back at once.
             await trio.sleep(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311 - spreads load
 
-    async def _find_host(self, pool: Pool) -> Session:
-        """Return an identity on a host, however long that takes."""
+    async def _find_host(self, pool: Pool, before: Session | None) -> Session:
+        """Return an identity on a host, however long that takes; the one before if the host accepts it."""
         declared, host_url = self._declared, self._config.host_url
         if host_url is None:
             return await self._wait_adopted(pool)
         session = await self._persist(
             f"reach the host at {host_url}",
-            lambda: handshake(host_url, pool, declared.self_id, declared.version, self._config.socket_dir),
+            lambda: handshake(host_url, pool, self._introduction, before, self._config.socket_dir),
         )
         through = f" through unix:{session.socket_path}" if session.socket_path else ""
         _log.info("%s is %s on %s%s", declared.self_id, session.runtime_id, host_url, through)
@@ -336,10 +345,32 @@ class Runtime:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follow, session, list(self._declared.dependencies.values()))
             nursery.start_soon(self._heartbeat, session)
+            nursery.start_soon(self._renew, session)
             if self._config.host_url is None:
                 nursery.start_soon(self._make_room, session)
             await session.void.wait()
             nursery.cancel_scope.cancel()
+
+    async def _renew(self, session: Session) -> None:
+        """Get another token well before the one that there is expires."""
+        delays = backoff()
+        wait = session.token_ttl_s * random.uniform(*_RENEWED_AT)  # noqa: S311 - spreads load, no secret
+        while True:
+            await trio.sleep(wait)
+            try:
+                answer = await shake_hands(
+                    session.host_url, session.exchange, self._introduction, session.headers
+                )
+            except ConnectError as error:
+                _log.debug("%s has got no other token yet: %s", session.runtime_id, error.message)
+                wait = next(delays)
+                continue
+            if answer.runtime_id != session.runtime_id:
+                session.void.set()  # it does not know this one any more
+                return
+            session.renew(answer.runtime_token)
+            delays = backoff()
+            wait = session.token_ttl_s * random.uniform(*_RENEWED_AT)  # noqa: S311
 
     async def _make_room(self, session: Session) -> None:
         """Give an identity up when a managing host gives another."""
@@ -362,8 +393,12 @@ class Runtime:
             wait = interval * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
             began = trio.current_time()
             try:
-                await session.lifecycle.report_health(self._health.value, timeout_s=timeout_s)
+                answered = ResponseMetadata()
+                await session.lifecycle.report_health(
+                    self._health.value, timeout_s=timeout_s, metadata=answered
+                )
                 self._lease_ends = began + session.lease_s
+                session.heard_from(answered.headers.get(wire.HOST_ID_HEADER, ""))
                 delays = backoff()
                 self._tell(lost, None)
                 lost = False

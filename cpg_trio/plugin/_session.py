@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -13,16 +15,18 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleCli
 from cpg_trio.http1 import Pool, Way
 from cpg_trio.rpc import ClientConfig, PoolExchange, UnaryExchange
 
-from ._handshake import shake_hands
+from ._handshake import Introduction, shake_hands
 from ._sockets import host_socket
 
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
 
+_TOKENS_KEPT = 4  # more than are good at a time: each is good for longer than until the next but one
 
-@attrs.frozen
+
+@attrs.define(eq=False)
 class Session:
-    """An identity on a host. It lasts until the host forgets it."""
+    """An identity on a host. It lasts until the host forgets it; its token changes before it expires."""
 
     host_url: str
     runtime_id: str
@@ -32,48 +36,73 @@ class Session:
     """Seconds between the health reports that the host asks for."""
     lease_s: float = DEFAULT_LEASE_S
     """Seconds after a health report for which the host believes that the plugin is there."""
+    token_ttl_s: float = math.inf
+    """Seconds for which a token is good; without end if the host does not say."""
+    host_id: str = ""
+    """Which registry it is registered in; empty if the host does not say."""
     socket_path: str = ""
     """The host's Unix socket, by which it is called before all; empty if there is none for this plugin."""
-    void: trio.Event = attrs.field(factory=trio.Event, repr=False, eq=False)
+    void: trio.Event = attrs.field(factory=trio.Event, repr=False)
     """Set by whoever learns that the host does not know the identity any more."""
+    headers: Mapping[str, str] = attrs.field(init=False, repr=False)
+    """What proves the identity to the host, with lower-case names. Another object with each token."""
+    exchange: UnaryExchange = attrs.field(init=False, repr=False)
+    """What every call to the host goes by, at its socket if it has one here."""
+    _digests: deque[bytes] = attrs.field(init=False, repr=False, factory=lambda: deque(maxlen=_TOKENS_KEPT))
 
-    @cached_property
-    def headers(self) -> dict[str, str]:
-        """The headers that prove the identity to the host, with lower-case names."""
-        return {
-            wire.RUNTIME_ID_HEADER.lower(): self.runtime_id,
-            wire.AUTHORIZATION_HEADER.lower(): f"{wire.BEARER_PREFIX}{self.token}",
-        }
+    def __attrs_post_init__(self) -> None:
+        self.exchange = PoolExchange(self.pool, self.way)
+        self.renew(self.token)
 
-    @cached_property
+    @property
     def way(self) -> Way:
         """How to connect to the host."""
         return Way(socket_path=self.socket_path)
 
-    @cached_property
-    def exchange(self) -> UnaryExchange:
-        """What every call to the host goes by, at its socket if it has one here."""
-        return PoolExchange(self.pool, self.way)
+    @property
+    def digests(self) -> Sequence[bytes]:
+        """The digests of its tokens, the newest first: with one of them its host signs what it says to it."""
+        return self._digests
 
-    @cached_property
+    @property
     def registry(self) -> ServiceRegistryClient:
         """The host's registry, called as this plugin."""
         return ServiceRegistryClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
-    @cached_property
+    @property
     def lifecycle(self) -> PluginLifecycleClient:
         """The host's lifecycle service, called as this plugin."""
         return PluginLifecycleClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
+    def renew(self, token: str) -> None:
+        """Take another token. What has been sent with the one before is good all the same."""
+        self.token = token
+        self._digests.appendleft(wire.token_digest(token))
+        self.headers = {
+            wire.RUNTIME_ID_HEADER.lower(): self.runtime_id,
+            wire.AUTHORIZATION_HEADER.lower(): f"{wire.BEARER_PREFIX}{token}",
+        }
+
+    def heard_from(self, host_id: str) -> None:
+        """Hear which registry has answered: in another one this plugin is not registered."""
+        if host_id and self.host_id and host_id != self.host_id:
+            self.void.set()
+
 
 async def handshake(
-    host_url: str, pool: Pool, self_id: str, version: str, socket_dir: Path | None = None
+    host_url: str,
+    pool: Pool,
+    introduction: Introduction,
+    before: Session | None = None,
+    socket_dir: Path | None = None,
 ) -> Session:
     """Ask a host for an identity, and how it is to be called. Raises: ConnectError.
 
+    A host that still accepts the token of the session `before` gives the same identity once more.
     `socket_dir` is where its socket would be.
     """
-    response = await shake_hands(host_url, PoolExchange(pool), self_id, version)
+    proof = before.headers if before is not None else None
+    response = await shake_hands(host_url, PoolExchange(pool), introduction, proof)
     announced = response.server_metadata
     return Session(
         host_url,
@@ -82,6 +111,8 @@ async def handshake(
         pool,
         heartbeat_s=_seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S),
         lease_s=_seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S),
+        token_ttl_s=_seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf),
+        host_id=announced.get(wire.HOST_ID_KEY, ""),
         socket_path=await host_socket(socket_dir, announced, host_url, pool),
     )
 

@@ -98,6 +98,7 @@ class _Socket:
         )
         async with opening as socket, open_plain_nursery() as nursery:
             self._known = True
+            session.heard_from(_header(socket, wire.HOST_ID_HEADER))
             await socket.send_message(self._request())
             nursery.start_soon(self._ping, socket)
             while True:
@@ -124,6 +125,11 @@ class _Socket:
         for event in update.events:
             if (dependency := self._dependencies.get(event.service_type)) is not None:
                 dependency.hear(self._session, _provider(self._session, event))
+
+
+def _header(socket: WebSocket, name: str) -> str:
+    wanted = name.lower().encode()
+    return next((value.decode("latin-1") for key, value in socket.handshake_headers if key == wanted), "")
 
 
 async def _update(socket: WebSocket) -> pb.WatchUpdate:

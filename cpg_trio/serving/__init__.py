@@ -38,5 +38,6 @@ from cpg_trio.serving._config import StartError as StartError
 from cpg_trio.serving._process import config_from_environment as config_from_environment
 from cpg_trio.serving._process import port_from_environment as port_from_environment
 from cpg_trio.serving._process import run as run
+from cpg_trio.serving._process import secret_from_environment as secret_from_environment
 from cpg_trio.serving._process import stop_on_signals as stop_on_signals
 from cpg_trio.serving._server import serve as serve

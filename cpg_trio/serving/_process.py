@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -79,6 +80,22 @@ def config_from_environment(environment: Mapping[str, str] | None = None) -> Ser
     if chosen not in {"", "hypercorn"}:
         raise StartError(f"HTTP_SERVER must be 'hypercorn', or not be set, not {chosen!r}")
     return ServeConfig(hypercorn_only=True) if chosen else ServeConfig()
+
+
+def secret_from_environment(name: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return the secret that a variable has, or the file that `{name}_FILE` names; empty if there is none.
+
+    Raises: StartError for a file that cannot be read, without a word of what is in it.
+    """
+    environment = os.environ if environment is None else environment
+    secret, path = environment.get(name, ""), environment.get(f"{name}_FILE", "")
+    if secret or not path:
+        return secret
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise StartError(f"{name}_FILE: cannot read {path}: {reason}") from None
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:
