@@ -117,7 +117,7 @@ async def test_a_discovery_that_makes_no_sense_is_an_invalid_argument(body: dict
 
 
 async def test_a_plugins_identity_ends_with_all_that_it_registered() -> None:
-    async with running(HostConfig(token_ttl_s=0.0)) as host:
+    async with running(HostConfig(unrenewed_token_ttl_s=0.0, token_ttl_s=0.0)) as host:
         stale, _ = host.host.identities.issue("stale")
         host.host.registry.register(stale.runtime_id, "t", "1.0.0", "/", {})
         host.host.identities.issue("next")
@@ -147,7 +147,9 @@ async def test_a_plugin_elsewhere_sends_the_host_to_its_own_address_only(base_ur
         assert answer[0] == status
         assert host.host.registry.available("t") == (status == 200)
         if status == 403:
-            assert "not at the address that this call came from: 192.0.2.7" in answer[1]["message"]
+            assert (
+                "not at the address that this plugin's handshake came from: 192.0.2.7" in answer[1]["message"]
+            )
 
 
 async def test_a_network_that_needs_it_can_let_plugins_name_any_url() -> None:
@@ -186,7 +188,7 @@ ENDED = "the identity {} has ended ({}): shake hands again"
 async def test_who_comes_back_with_an_identity_that_has_ended_is_told_so_and_nobody_else_is(
     path: str, body: dict[str, Any], autojump_clock: MockClock
 ) -> None:
-    async with running(HostConfig(token_ttl_s=3600)) as host:
+    async with running(HostConfig(unrenewed_token_ttl_s=3600)) as host:
         silent, other = await host.provider("t"), await host.plugin("other")
         lapsed = ENDED.format(runtime_id(silent), "no sign of life for 30 s")
         await trio.sleep(31)
@@ -234,7 +236,7 @@ async def watch(http: httpx.AsyncClient, headers: Headers) -> list[Any]:
 
 
 async def test_a_watch_ends_with_the_identity_that_opened_it() -> None:
-    async with running(HostConfig(token_ttl_s=0.3)) as host:
+    async with running(HostConfig(unrenewed_token_ttl_s=0.3)) as host:
         with trio.fail_after(10):
             *_, end = await watch(host.http, await host.plugin("p"))
     assert end["error"]["code"] == "unauthenticated"
@@ -248,7 +250,7 @@ async def test_a_watch_that_runs_out_of_time_ends_in_good_order() -> None:
 
 
 async def test_a_provider_whose_identity_has_expired_is_not_offered() -> None:
-    async with running(HostConfig(token_ttl_s=0.2)) as host:
+    async with running(HostConfig(unrenewed_token_ttl_s=0.2)) as host:
         await host.provider("t")
         await trio.sleep(0.1)
         caller = await host.plugin("p")
