@@ -546,7 +546,7 @@ class Acknowledged:
         with suppress(httpx.TransportError):
             for turn in itertools.count():
                 plugin = await host.plugin(f"p{number}")
-                for service_type in ("t", "u"):
+                for service_type in (f"t{number}", f"u{number}"):
                     self.registered[await host.register(plugin, service_type)] = plugin
                 registration, _ = self.registered.popitem()  # may be gone, or not, until that is answered
                 if (await host.post(UNREGISTER, {"registrationId": registration}, plugin))[0] == 200:
