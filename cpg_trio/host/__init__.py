@@ -3,6 +3,10 @@
 What stands on what:
 
     identity      who a plugin is, and the token that proves it
+    addresses     the address that a call comes from
+    limits        how much a host takes in and keeps
+    rates         how often who may call what
+    charging      calls counted against their rates, and refused beyond
     registry      who provides what, how healthy they are, which of them a caller gets
     control       the host's own calls to its plugins
     egress        where plugins may have the host send traffic
@@ -25,7 +29,10 @@ from ._host import HostConfig as HostConfig
 from ._host import HostStatistics as HostStatistics
 from .egress import BaseUrls as BaseUrls
 from .identity import Identity as Identity
+from .limits import Limits as Limits
 from .liveness import LeaseConfig as LeaseConfig
+from .rates import Rate as Rate
+from .rates import RateLimits as RateLimits
 from .registry import Health as Health
 from .registry import Registration as Registration
 from .registry import Registry as Registry

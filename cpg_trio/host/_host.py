@@ -27,7 +27,9 @@ from .control import client_of
 from .egress import BaseUrls
 from .health import HostHealth
 from .identity import Identities, Identity
+from .limits import Limits
 from .liveness import LeaseConfig, Liveness
+from .rates import RateLimits, Rates
 from .registry import Health, Registry, Selection
 from .router import Router, RouterGateway
 from .services import Gate, Handshake, Lifecycle, RegistryService
@@ -66,6 +68,10 @@ class HostConfig:
     """The file that identities and registrations are kept in, over a restart; without one they are not."""
     socket_dir: Path | None = None
     """A directory that the host shares with plugins, for calls by Unix sockets in it."""
+    rates: RateLimits = attrs.field(factory=RateLimits)
+    """How often who may call what."""
+    limits: Limits = attrs.field(factory=Limits)
+    """How much the host takes in and keeps."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
 
 
@@ -85,16 +91,20 @@ class Host:
 
     def __init__(self, config: HostConfig | None = None) -> None:
         self._config = config or HostConfig()
+        limits = self._config.limits
+        self._rates = Rates(self._config.rates)
         self.registry = Registry(
-            selection=self._config.selection, default_selection=self._config.default_selection
+            selection=self._config.selection, default_selection=self._config.default_selection, limits=limits
         )
-        self.identities = Identities(ttl_s=self._config.token_ttl_s, on_expired=self._forget)
-        self.watches = WatchHub(self.registry)
-        self.health = HostHealth(self.registry)
+        self.identities = Identities(
+            ttl_s=self._config.token_ttl_s, max_identities=limits.max_identities, on_expired=self._forget
+        )
+        self.watches = WatchHub(self.registry, limits)
+        self.health = HostHealth(self.registry, self._rates, limits)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
         self._sockets = Sockets(self._config.socket_dir, self._pool)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
-        self._admission = Admission(self.identities, self.registry, self._config.may_call)
+        self._admission = Admission(self.identities, self.registry, self._rates, self._config.may_call)
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
@@ -113,20 +123,21 @@ class Host:
             nursery.cancel_scope.cancel()
 
     def _dispatch(self, saved: Saved) -> App:
-        gate = Gate(self.identities)
+        gate, limits = Gate(self.identities, self._rates), self._config.limits
         services = application(
             [
-                Handshake(self.identities, self._config.leases, self._sockets, saved),
+                Handshake(self.identities, self._config.leases, self._sockets, saved, self._rates),
                 Lifecycle(gate, self.registry, self._liveness),
                 RegistryService(
                     gate, self.registry, self.watches, self._config.base_urls, self._sockets, saved
                 ),
                 self.health,
-            ]
+            ],
+            max_message_bytes=limits.max_message_bytes,
         )
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
-        router = Router(self._admission, self._liveness, self._pool)
-        watch = WatchSocket(gate, self.watches)
+        router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
+        watch = WatchSocket(gate, self.watches, limits.max_subscriptions)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
@@ -156,7 +167,8 @@ class Host:
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         async with self.application() as app, open_plain_nursery() as nursery:
-            relay = Relay(RouterGateway(self._admission, self._liveness), self._pool)
+            most = self._config.limits.max_routed_body_bytes
+            relay = Relay(RouterGateway(self._admission, self._liveness, most), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))

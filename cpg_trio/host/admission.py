@@ -21,7 +21,10 @@ from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http1 import Origin
 
+from .addresses import key_of, named
+from .charging import RETRY_AFTER
 from .identity import Identities, Identity
+from .rates import Kind, Rates
 from .registry import Registration, Registry
 from .tally import Tally
 
@@ -30,6 +33,8 @@ PREFIX = b"/services/"
 _log = logging.getLogger("cpg_trio.router")
 
 MayCall: TypeAlias = Callable[[Identity, str], bool]
+Client: TypeAlias = tuple[str, int] | None
+"""The address and port that a call comes from; None for a Unix socket."""
 
 UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 
@@ -76,11 +81,13 @@ _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
 class RefusedError(Exception):
     """A call that goes nowhere: the answer to it, and what the log says of it (nothing, if empty)."""
 
-    def __init__(self, status: int, text: str, log: str = "") -> None:
+    def __init__(self, status: int, text: str, log: str = "", fields: HeaderList | None = None) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.log = log
+        self.fields = [*UNDELIVERED, *(fields or ())]
+        """The header fields beside the answer."""
 
 
 class _Kind(IntEnum):
@@ -246,19 +253,26 @@ def everybody(_caller: Identity, _service_type: str) -> bool:
 class Admission:
     """Lets calls through, or refuses them. `may_call` is asked at each call."""
 
-    def __init__(self, identities: Identities, registry: Registry, may_call: MayCall = everybody) -> None:
+    def __init__(
+        self, identities: Identities, registry: Registry, rates: Rates, may_call: MayCall = everybody
+    ) -> None:
         self._identities = identities
         self._registry = registry
+        self._rates = rates
         self._may_call = may_call
         self.tally = Tally()
         self._targets: dict[bytes, _Target] = {}
         self._revision = registry.revision
 
-    def admit(self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes) -> Route:
-        """Check a call, in the order that the protocol fixes. Raises: RefusedError."""
+    def admit(
+        self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes, client: Client
+    ) -> Route:
+        """Check a call, in the order that the protocol fixes, and count it. Raises: RefusedError."""
         target = self._remembered(raw_path)
         path = _split(raw_path) if target is None else target.path
-        caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"))
+        caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"), client)
+        if wait_s := self._rates.take(Kind.ROUTER, caller.runtime_id):
+            raise _too_often(wait_s)
         if not self._permits(caller, path.service_type):
             denied = f"{caller.runtime_id} may not call {printable(path.service_type.encode('latin-1'))}"
             raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
@@ -301,12 +315,20 @@ class Admission:
             log = f"{caller.runtime_id} → {provider.runtime_id} FAILED: {error}"
             raise RefusedError(500, "failed to create proxy request", log) from error
 
-    def _authenticate(self, raw_path: bytes, runtime_id: bytes, authorization: str) -> Identity:
+    def _authenticate(
+        self, raw_path: bytes, runtime_id: bytes, authorization: str, client: Client
+    ) -> Identity:
         if runtime_id and authorization.startswith(wire.BEARER_PREFIX):
             token = authorization[len(wire.BEARER_PREFIX) :]
             if (identity := self._identities.authenticate(runtime_id.decode("latin-1"), token)) is not None:
                 return identity
+        if wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, key_of(named(client))):
+            raise _too_often(wait_s)
         raise _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
+
+
+def _too_often(wait_s: int) -> RefusedError:
+    return RefusedError(429, "Rate limit exceeded", fields=[(RETRY_AFTER.encode(), b"%d" % wait_s)])
 
 
 def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedError:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import ipaddress
 import socket
 from enum import Enum
-from typing import TypeAlias
 
 import trio
 
 from cpg_trio.http1 import Origin
 from cpg_trio.rpc import Code, ConnectError
 
-_RESOLVE_S = 3.0
+from .addresses import Address, address_of, plain
 
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_RESOLVE_S = 3.0
 
 
 class BaseUrls(Enum):
@@ -39,7 +38,7 @@ async def check_base_url(base_url: str, client: str | None, policy: BaseUrls) ->
     What is no URL at all passes: it leads nowhere. Raises: ConnectError `permission_denied` for a URL that
     is not the plugin's own; `unavailable` for a name that cannot be resolved, or not yet.
     """
-    caller = _address(client)
+    caller = address_of(client)
     if policy is BaseUrls.ANY or not base_url or caller is None or caller.is_loopback:
         return ""
     try:
@@ -55,22 +54,10 @@ async def check_base_url(base_url: str, client: str | None, policy: BaseUrls) ->
     return str(caller)
 
 
-def _address(client: str | None) -> _Address | None:
-    """Return the address of `10.0.0.5:49152`, or None for a caller without one (a Unix socket)."""
-    try:
-        return _plain(ipaddress.ip_address((client or "").rpartition(":")[0]))
-    except ValueError:
-        return None
-
-
-def _plain(address: _Address) -> _Address:
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-async def _resolve(host: str, port: int) -> set[_Address]:
+async def _resolve(host: str, port: int) -> set[Address]:
     try:
         with trio.fail_after(_RESOLVE_S):
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, trio.TooSlowError) as error:
         raise ConnectError(Code.UNAVAILABLE, f"the name {host} of base_url cannot be resolved") from error
-    return {_plain(ipaddress.ip_address(sockaddr[0])) for *_, sockaddr in found}
+    return {plain(ipaddress.ip_address(sockaddr[0])) for *_, sockaddr in found}

@@ -17,6 +17,8 @@ import trio
 
 from cpg_trio.wire import control_credential, token_digest
 
+from .limits import LimitError, Limits
+
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
 _TOKEN_BYTES = 32
 _DAY_S = 24 * 60 * 60.0
@@ -57,10 +59,12 @@ class Identities:
         self,
         *,
         ttl_s: float = _DAY_S,
+        max_identities: int = Limits().max_identities,
         on_expired: Callable[[Identity], None] = lambda _: None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._ttl_s = ttl_s
+        self._max_identities = max_identities
         self._on_expired = on_expired
         self._clock = clock
         # None lives longer than any that comes after it, so the oldest is the first to end.
@@ -82,8 +86,13 @@ class Identities:
             self._listeners.remove(listener)
 
     def issue(self, self_id: str) -> tuple[Identity, str]:
-        """Return a new identity and its token (44 characters). The caller has validated `self_id`."""
+        """Return a new identity and its token (44 characters). The caller has validated `self_id`.
+
+        Raises: LimitError, and then nothing has changed.
+        """
         self._drop_expired()
+        if len(self._entries) >= self._max_identities:
+            raise LimitError("identities", self._max_identities)
         runtime_id = f"{self_id.lower()}-{secrets.token_hex(_SUFFIX_BYTES)}"
         token = _new_token()
         identity = Identity(runtime_id, self_id, self._clock() + self._ttl_s)

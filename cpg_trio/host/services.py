@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import trio
 
@@ -22,9 +22,13 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
 from cpg_trio._version import __version__
 from cpg_trio.rpc import Code, ConnectError, Context
 
+from .addresses import key_of
+from .charging import charge, retry_told
 from .egress import BaseUrls, check_base_url
 from .identity import Identities, Identity
+from .limits import LimitError
 from .liveness import LeaseConfig, Liveness
+from .rates import Kind, Rates
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
 from .sockets import Sockets
 from .store import Saved
@@ -40,20 +44,36 @@ _MAX_DEPENDENCIES = 100
 class Gate:
     """Tells who is calling, or refuses."""
 
-    def __init__(self, identities: Identities) -> None:
+    def __init__(self, identities: Identities, rates: Rates) -> None:
         self._identities = identities
+        self._rates = rates
 
-    def caller(self, ctx: Context) -> Identity:
-        """Return the identity that a call's headers prove.
+    def caller(self, ctx: Context, kind: Kind) -> Identity:
+        """Return the identity that a call's headers prove, and count the call as one of its kind.
 
         Raises: ConnectError `invalid_argument` without a runtime id, as other hosts answer; `unauthenticated`
-        without a token, or with one that does not prove that id.
+        without a token, or with one that does not prove that id; `resource_exhausted` for one call too many.
         """
         headers = ctx.request_headers
-        return self.prove(headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, ""))
+        proof = headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, "")
+        with retry_told(ctx):
+            return self.admit(*proof, ctx.client_address, kind)
+
+    def admit(self, runtime_id: str, authorization: str, client: str | None, kind: Kind) -> Identity:
+        """Return the identity that two headers prove, empty where they are missing; see `caller`.
+
+        A call that proves none is counted for the address that it comes from.
+        """
+        try:
+            identity = self.prove(runtime_id, authorization)
+        except ConnectError:
+            charge(self._rates, Kind.FAILED_AUTHENTICATION, key_of(client))
+            raise
+        charge(self._rates, kind, identity.runtime_id)
+        return identity
 
     def prove(self, runtime_id: str, authorization: str) -> Identity:
-        """Return the identity that these two headers prove, empty where they are missing. See `caller`."""
+        """Return the identity that two headers prove. Raises: as `caller`, but counts nothing."""
         if not runtime_id:
             raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.RUNTIME_ID_HEADER} header required")
         if not authorization.startswith(wire.BEARER_PREFIX):
@@ -86,13 +106,18 @@ def _codes() -> Iterator[None]:
         raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
     except (NoProviderError, UnknownRegistrationError) as error:
         raise ConnectError(Code.NOT_FOUND, str(error)) from error
+    except LimitError as error:
+        raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from error
 
 
 class Handshake(HandshakeService):
     """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity."""
 
-    def __init__(self, identities: Identities, leases: LeaseConfig, sockets: Sockets, saved: Saved) -> None:
+    def __init__(
+        self, identities: Identities, leases: LeaseConfig, sockets: Sockets, saved: Saved, rates: Rates
+    ) -> None:
         self._identities = identities
+        self._rates = rates
         self._saved = saved
         self._server_metadata = {
             wire.SERVER_VERSION_KEY: __version__,
@@ -101,9 +126,16 @@ class Handshake(HandshakeService):
             **sockets.announced,
         }
 
-    async def handshake(self, request: pb.HandshakeRequest, _ctx: Context, /) -> pb.HandshakeResponse:
-        """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
+    async def handshake(self, request: pb.HandshakeRequest, ctx: Context, /) -> pb.HandshakeResponse:
+        """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name.
+
+        A handshake is counted before all else, whatever comes of it.
+        """
+        with retry_told(ctx):
+            charge(self._rates, Kind.HANDSHAKE, key_of(ctx.client_address))
         _check_versions(request)
+        with _codes():
+            wire.validate_handshake(request.self_version, request.requested_plugins, request.client_metadata)
         response = pb.HandshakeResponse(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
@@ -112,7 +144,7 @@ class Handshake(HandshakeService):
         if request.self_id:
             with _codes():
                 wire.validate_self_id(request.self_id)
-            identity, token = self._identities.issue(request.self_id)
+                identity, token = self._identities.issue(request.self_id)
             await self._saved(lambda: self._identities.revoke(identity.runtime_id))
             response.runtime_id, response.runtime_token = identity.runtime_id, token
             _log.info("%s is %s", identity.self_id, identity.runtime_id)
@@ -153,7 +185,7 @@ class Lifecycle(PluginLifecycleService):
         self, request: pb.ReportHealthRequest, ctx: Context, /
     ) -> pb.ReportHealthResponse:
         """Note the caller's health. Raises: ConnectError for a state that there is not."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.HEALTH_REPORT)
         health = _health(request)
         if health != self._registry.health(caller.runtime_id):
             name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
@@ -203,7 +235,7 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.RegisterServiceRequest, ctx: Context, /
     ) -> pb.RegisterServiceResponse:
         """Register a service of the caller's, at a URL of the caller's."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.REGISTER)
         metadata = dict(request.metadata)
         said = (request.service_type, request.version, request.endpoint_path, metadata)
         with _codes():
@@ -228,7 +260,7 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.UnregisterServiceRequest, ctx: Context, /
     ) -> pb.UnregisterServiceResponse:
         """Remove a registration of the caller's; another's is as unknown to it as one that never was."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.UNREGISTER)
         with _codes():
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
         await self._saved(lambda: self._registry.restore(registration))
@@ -249,7 +281,7 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.DiscoverServiceRequest, ctx: Context, /
     ) -> pb.DiscoverServiceResponse:
         """Return a provider that is alive, compatible and healthy enough."""
-        self._gate.caller(ctx)
+        self._gate.caller(ctx, Kind.DISCOVER)
         with _codes():
             wire.validate_service_type(request.service_type)
             registration, single = self._registry.discover(request.service_type, request.min_version)
@@ -259,10 +291,11 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.WatchServiceRequest, ctx: Context, /
     ) -> AsyncIterator[pb.WatchServiceEvent]:
         """Yield the status of a service type now, then each change of it for this caller."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.WATCH)
         own_end = _end_of_time(ctx)
-        with self._hub.watch() as watch:
+        with ExitStack() as stack:
             with _codes():
+                watch = stack.enter_context(self._hub.watch(caller.runtime_id))
                 watch.subscribe(request.service_type)
             while True:
                 with trio.move_on_at(min(own_end, caller.expires_at)) as patience:

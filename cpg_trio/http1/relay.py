@@ -35,7 +35,7 @@ from .errors import ConnectionBrokenError, ProtocolError, UpstreamError
 from .fields import date
 from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse, MalformedError
 from .pool import Pool
-from .server import ServerConnection
+from .server import Address, ServerConnection
 
 _SWITCHING_PROTOCOLS = 101
 _NO_CONTENT = 204
@@ -99,8 +99,8 @@ class Gateway(Protocol):
     def claims(self, target: bytes, /) -> bool:
         """Whether a request for this target is the gateway's at all."""
 
-    def admit(self, request: IncomingRequest) -> Forward:
-        """Return what to do with a request. Raises: RefusedError."""
+    def admit(self, request: IncomingRequest, client: Address) -> Forward:
+        """Return what to do with a request of a client at an address. Raises: RefusedError."""
 
 
 class Relay:
@@ -115,7 +115,7 @@ class Relay:
     def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Begin to relay a request that has come whole."""
         try:
-            forward = self._gateway.admit(request)
+            forward = self._gateway.admit(request, client.client)
         except RefusedError as refused:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
@@ -130,7 +130,7 @@ class Relay:
     async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Relay a request whose head has been read."""
         try:
-            forward = self._gateway.admit(request)
+            forward = self._gateway.admit(request, client.client)
         except RefusedError as refused:
             client.last = client.last or not request.complete
             await client.write(client.plain(refused.status, refused.text, refused.fields))

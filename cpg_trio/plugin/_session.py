@@ -11,7 +11,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleClient, ServiceRegistryClient
 from cpg_trio.http1 import Pool, Way
-from cpg_trio.rpc import ClientConfig, PoolExchange, UnaryExchange
+from cpg_trio.rpc import ClientConfig, PoolExchange, ResponseMetadata, UnaryExchange
 
 from ._handshake import shake_hands
 from ._sockets import host_socket
@@ -67,13 +67,18 @@ class Session:
 
 
 async def handshake(
-    host_url: str, pool: Pool, self_id: str, version: str, socket_dir: Path | None = None
+    host_url: str,
+    pool: Pool,
+    self_id: str,
+    version: str,
+    socket_dir: Path | None = None,
+    metadata: ResponseMetadata | None = None,
 ) -> Session:
     """Ask a host for an identity, and how it is to be called. Raises: ConnectError.
 
-    `socket_dir` is where its socket would be.
+    `socket_dir` is where its socket would be. `metadata` receives the headers of its answer.
     """
-    response = await shake_hands(host_url, PoolExchange(pool), self_id, version)
+    response = await shake_hands(host_url, PoolExchange(pool), self_id, version, metadata)
     announced = response.server_metadata
     return Session(
         host_url,

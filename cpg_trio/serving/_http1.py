@@ -4,8 +4,8 @@ What one hop reads differently from the next is refused with 400 and the end of 
 this server stands in front of others: both framings at once, and a bare LF for a line end. An upgrade to
 HTTP/2 (h2c) is ignored, as RFC 9110 allows; a client that begins in HTTP/2 gets it.
 
-Pipelined requests wait in h11's buffer while one is in flight. The connection reads on meanwhile, up to
-`_PIPELINED_BYTES`, so that it notices when the client leaves.
+Pipelined requests wait in h11's buffer while one is in flight. The connection reads on meanwhile, up to twice
+what a head may have, so that it notices when the client leaves.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
-from cpg_trio.http1 import MAX_HEAD_BYTES
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
 from cpg_trio.serving._streams import HttpStream, WebSocketStream
 
-_PIPELINED_BYTES = 2 * MAX_HEAD_BYTES  # more than a head, or one that is too long would not be seen to be
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -109,7 +107,8 @@ class Http1(H11Protocol):
     @property
     def saturated(self) -> bool:
         """Whether to stop reading until the request in flight has ended."""
-        return len(self._buffer) >= _PIPELINED_BYTES
+        # More than a head, or one that is too long would not be seen to be.
+        return len(self._buffer) >= 2 * self._link.settings.max_head_bytes
 
     @property
     def client_may_be_sending(self) -> bool:
