@@ -76,8 +76,12 @@ def _service(file: FileDescriptorProto, service: ServiceDescriptorProto) -> Iter
     methods = ", ".join(f'"{method.name}"' for method in service.method)
     yield f"    methods: ClassVar[frozenset[str]] = frozenset({{{methods}}})"
     yield ""
-    yield "    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:"
-    yield f"        return _connect.{service.name}ASGIApplication(self, interceptors=interceptors)"
+    yield "    def application("
+    yield "        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None"
+    yield "    ) -> rpc.App:"
+    yield f"        return _connect.{service.name}ASGIApplication("
+    yield "            self, interceptors=interceptors, read_max_bytes=max_message_bytes"
+    yield "        )"
 
 
 def _client(file: FileDescriptorProto, service: ServiceDescriptorProto) -> Iterator[str]:

@@ -18,8 +18,12 @@ class APIService(_connect.API, rpc.Service):
     service_name: ClassVar[str] = "api.v1.API"
     methods: ClassVar[frozenset[str]] = frozenset({"Shorten", "Resolve"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.APIASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.APIASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class APIClient(rpc.ServiceClient):

@@ -18,8 +18,12 @@ class HandshakeService(_connect.HandshakeService, rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.HandshakeService"
     methods: ClassVar[frozenset[str]] = frozenset({"Handshake"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.HandshakeServiceASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.HandshakeServiceASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class HandshakeServiceClient(rpc.ServiceClient):
@@ -40,8 +44,12 @@ class PluginIdentityService(_connect.PluginIdentity, rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.PluginIdentity"
     methods: ClassVar[frozenset[str]] = frozenset({"GetPluginInfo", "SetRuntimeIdentity"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.PluginIdentityASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.PluginIdentityASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class PluginIdentityClient(rpc.ServiceClient):
@@ -68,8 +76,12 @@ class PluginLifecycleService(_connect.PluginLifecycle, rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.PluginLifecycle"
     methods: ClassVar[frozenset[str]] = frozenset({"ReportHealth"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.PluginLifecycleASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.PluginLifecycleASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class PluginLifecycleClient(rpc.ServiceClient):
@@ -90,8 +102,12 @@ class PluginControlService(_connect.PluginControl, rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.PluginControl"
     methods: ClassVar[frozenset[str]] = frozenset({"GetHealth", "Shutdown"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.PluginControlASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.PluginControlASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class PluginControlClient(rpc.ServiceClient):
@@ -118,8 +134,12 @@ class ServiceRegistryService(_connect.ServiceRegistry, rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.ServiceRegistry"
     methods: ClassVar[frozenset[str]] = frozenset({"RegisterService", "UnregisterService", "DiscoverService", "WatchService"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.ServiceRegistryASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.ServiceRegistryASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class ServiceRegistryClient(rpc.ServiceClient):
@@ -158,8 +178,12 @@ class CapabilityBrokerService(_connect.CapabilityBroker, rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.CapabilityBroker"
     methods: ClassVar[frozenset[str]] = frozenset({"RequestCapability"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.CapabilityBrokerASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.CapabilityBrokerASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class CapabilityBrokerClient(rpc.ServiceClient):

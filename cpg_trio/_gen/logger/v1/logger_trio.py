@@ -18,8 +18,12 @@ class LoggerService(_connect.Logger, rpc.Service):
     service_name: ClassVar[str] = "logger.v1.Logger"
     methods: ClassVar[frozenset[str]] = frozenset({"Log"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.LoggerASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.LoggerASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class LoggerClient(rpc.ServiceClient):

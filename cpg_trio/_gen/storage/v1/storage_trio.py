@@ -18,8 +18,12 @@ class StorageService(_connect.Storage, rpc.Service):
     service_name: ClassVar[str] = "storage.v1.Storage"
     methods: ClassVar[frozenset[str]] = frozenset({"Store", "Get"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.StorageASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.StorageASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class StorageClient(rpc.ServiceClient):

@@ -18,8 +18,12 @@ class EchoService(_connect.EchoService, rpc.Service):
     service_name: ClassVar[str] = "echo.v1.EchoService"
     methods: ClassVar[frozenset[str]] = frozenset({"Echo", "Count", "Sum", "HTTPChat"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.EchoServiceASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.EchoServiceASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class EchoServiceClient(rpc.ServiceClient):

@@ -18,8 +18,12 @@ class HealthService(_connect.HealthService, rpc.Service):
     service_name: ClassVar[str] = "connectplugin.health.v1.HealthService"
     methods: ClassVar[frozenset[str]] = frozenset({"Check", "Watch"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.HealthServiceASGIApplication(self, interceptors=interceptors)
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
+        return _connect.HealthServiceASGIApplication(
+            self, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 class HealthServiceClient(rpc.ServiceClient):
