@@ -20,7 +20,7 @@ from trio_websocket import ConnectionRejected
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
-from cpg_trio.host import Host, HostConfig, Rate, RateLimits
+from cpg_trio.host import Host, HostConfig, Identity, Policy, Rate, RateLimits
 from cpg_trio.host.peers import Peer
 from cpg_trio.host.rates import Buckets, Kind, Rates
 from cpg_trio.plugin._websocket import open_websocket
@@ -456,11 +456,12 @@ async def test_routed_calls_of_http2_are_limited_together_with_the_others() -> N
 async def test_a_routed_call_is_counted_before_the_policy_is_asked() -> None:
     asked = []
 
-    def nobody(_caller: object, service_type: str) -> bool:
-        asked.append(service_type)
-        return False
+    class Nobody(Policy):
+        def may_call(self, _plugin: Identity, service_type: str, /) -> bool:
+            asked.append(service_type)
+            return False
 
-    async with routing(config=attrs.evolve(LIMITED, may_call=nobody)) as s:
+    async with routing(config=attrs.evolve(LIMITED, policy=Nobody())) as s:
         assert [(await s.call(s.head("GET"))).status for _ in range(3)] == [403, 403, 429]
         assert len(asked) == 2
 
