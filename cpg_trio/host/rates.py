@@ -24,6 +24,7 @@ MAX_BUCKETS = 10_000  # of each kind
 # Of a token, and of a second: what is lost in sums of seconds, so that who waits as long as it was told to is
 # let through.
 _ROUNDING = 1e-6
+_A_TOKEN = 1 - _ROUNDING
 
 
 class Kind(StrEnum):
@@ -130,14 +131,15 @@ class Buckets:
             self._make_room(now)
             return 0.0
         tokens = self._tokens(bucket, now)
-        if tokens < 1 - _ROUNDING:
+        if tokens < _A_TOKEN:
             return (1 - tokens) / self._per_s
         bucket.tokens, bucket.at = tokens - 1, now
         self._buckets.move_to_end(key)
         return 0.0
 
     def _tokens(self, bucket: _Bucket, now: float) -> float:
-        return min(self._burst, bucket.tokens + (now - bucket.at) * self._per_s)
+        tokens = bucket.tokens + (now - bucket.at) * self._per_s
+        return min(self._burst, tokens)
 
     def _make_room(self, now: float) -> None:
         """Drop the oldest buckets that are full again, and one more if that is not enough."""
@@ -156,5 +158,6 @@ class Rates:
     def take(self, kind: Kind, key: str) -> int:
         """Count a call, and return 0; or return in how many seconds, at least 1, it may be tried again."""
         buckets = self._buckets.get(kind)
-        wait_s = buckets.take(key) if buckets is not None else 0.0
-        return max(1, math.ceil(wait_s - _ROUNDING)) if wait_s else 0
+        if buckets is None or not (wait_s := buckets.take(key)):
+            return 0
+        return max(1, math.ceil(wait_s - _ROUNDING))
