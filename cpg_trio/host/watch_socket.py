@@ -9,7 +9,7 @@ connection, with a close code that says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeAlias
 
@@ -43,6 +43,10 @@ _Frame: TypeAlias = Mapping[str, Any]
 
 class UnreadableError(ValueError):
     """A frame that is not what the subprotocol says."""
+
+
+class _NotOfferedError(ValueError):
+    """A client that offers no subprotocol that is spoken here."""
 
 
 class _Codec(Protocol):
@@ -96,28 +100,16 @@ class WatchSocket:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until either side ends it, or the caller's identity has ended."""
         await receive()  # websocket.connect
-        try:
-            caller = self._gate.admit(*_proof(scope), Kind.WATCH)
-        except RateExceededError as error:
-            await refuse_websocket(send, 429, error.message, _retry_after(error))
-            return
-        except ConnectError as error:
-            await refuse_websocket(send, 401, error.message)
-            return
-        offered = scope["subprotocols"]
-        chosen = next((name for name in offered if name in CODECS), None)
-        if offered and chosen is None:
-            await refuse_websocket(send, 400, f"subprotocols are {' and '.join(CODECS)}")
-            return
         with ExitStack() as stack:
             try:
+                caller = self._gate.admit(*_proof(scope), Kind.WATCH)
+                chosen = _chosen(scope["subprotocols"])
                 watch = stack.enter_context(self._hub.watch(caller.runtime_id))
-            except LimitError as error:
-                await refuse_websocket(send, 429, str(error))
+            except (ConnectError, LimitError, _NotOfferedError) as error:
+                await refuse_websocket(send, *_refusal(error))
                 return
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
-            codec = CODECS[chosen or wire.WATCH_JSON]
-            most = self._max_subscriptions
+            codec, most = CODECS[chosen or wire.WATCH_JSON], self._max_subscriptions
             await _Connection(self._gate, caller, watch, most, codec, receive, send).run()
 
 
@@ -209,8 +201,25 @@ def _proof(scope: Scope) -> tuple[str, str, Peer]:
     return runtime_id.decode("latin-1"), authorization.decode("latin-1"), peer
 
 
-def _retry_after(error: RateExceededError) -> HeaderList:
-    return [(RETRY_AFTER.encode(), str(error.retry_after_s).encode())]
+def _chosen(offered: Sequence[str]) -> str | None:
+    """Return the subprotocol to speak, None to a client that offers none. Raises: _NotOfferedError."""
+    chosen = next((name for name in offered if name in CODECS), None)
+    if offered and chosen is None:
+        raise _NotOfferedError(f"subprotocols are {' and '.join(CODECS)}")
+    return chosen
+
+
+def _refusal(error: ConnectError | LimitError | _NotOfferedError) -> tuple[int, str, HeaderList]:
+    """Return how a handshake is refused: status, text, and header fields."""
+    match error:
+        case RateExceededError():
+            return 429, error.message, [(RETRY_AFTER.encode(), b"%d" % error.retry_after_s)]
+        case LimitError():
+            return 429, str(error), []
+        case ConnectError():
+            return 401, error.message, []
+        case _:
+            return 400, str(error), []
 
 
 def _update(news: News) -> pb.WatchUpdate:
