@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
@@ -106,7 +107,7 @@ def signed_claims(shown: str, key: bytes, texts: Iterable[str]) -> dict[str, Any
     except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, jwt.InvalidTokenError) else jwt.DecodeError("not a token") from None
     expires = claims.get("exp")
-    good = isinstance(expires, int | float) and not isinstance(expires, bool)
+    good = isinstance(expires, int | float) and not isinstance(expires, bool) and math.isfinite(expires)
     if not good or not all(isinstance(claims.get(name), str) for name in texts):
         raise jwt.InvalidTokenError("a claim is missing, or of another type")
     return claims

@@ -1,4 +1,4 @@
-"""Identities: unguessable, kept as digests, ended by time."""
+"""Identities: unguessable, proved by signed tokens that are kept as digests, ended by time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import re
 
 import pytest
 
-from cpg_trio.host.identity import Identities, Identity
+from cpg_trio.host.identity import Entry, Identities, Identity
+from cpg_trio.host.keys import Claims, Keys
+from cpg_trio.wire import token_digest
+
+KEYS = Keys(["k" * 32])
 
 
 class Clock:
@@ -31,7 +35,7 @@ def identities(clock: Clock, expired: list[str]) -> Identities:
     def note(identity: Identity) -> None:
         expired.append(identity.runtime_id)
 
-    return Identities(ttl_s=60.0, on_expired=note, clock=clock)
+    return Identities(KEYS, longest_s=60.0, on_expired=note, clock=clock, wall_clock=clock)
 
 
 def test_a_runtime_id_is_the_lower_cased_name_with_64_random_bits(identities: Identities) -> None:
@@ -39,9 +43,9 @@ def test_a_runtime_id_is_the_lower_cased_name_with_64_random_bits(identities: Id
     assert re.fullmatch(r"my_probe-[0-9a-f]{16}", identity.runtime_id)
 
 
-def test_a_token_is_44_characters_of_padded_url_safe_base64(identities: Identities) -> None:
-    _, token = identities.issue("x")
-    assert re.fullmatch(r"[A-Za-z0-9_-]{43}=", token)
+def test_no_two_tokens_of_one_identity_are_the_same(identities: Identities) -> None:
+    identity, token = identities.issue("x")
+    assert len({token, *(identities.renew(identity) for _ in range(100))}) == 101
 
 
 def test_ten_thousand_runs_of_one_plugin_never_share_a_name(identities: Identities) -> None:
@@ -94,12 +98,6 @@ def test_expired_identities_do_not_pile_up(identities: Identities, clock: Clock,
     assert len(expired) == 1000
 
 
-def test_the_host_can_prove_itself_to_those_it_knows_only(identities: Identities) -> None:
-    identity, _ = identities.issue("x")
-    assert identities.control_credential(identity.runtime_id)
-    assert identities.control_credential("y-0") is None
-
-
 def test_who_held_an_identity_that_has_ended_can_still_prove_that_and_nobody_else_can(
     identities: Identities, clock: Clock
 ) -> None:
@@ -117,27 +115,29 @@ def test_who_held_an_identity_that_has_ended_can_still_prove_that_and_nobody_els
     assert identities.why_ended(expired) == "it has expired"
 
 
-def test_one_that_is_revoked_without_a_reason_is_as_if_it_had_never_been(identities: Identities) -> None:
+def test_an_identity_that_is_forgotten_is_as_if_it_had_never_been(identities: Identities) -> None:
     identity, token = identities.issue("a")
     assert identities.why_ended(identity) == ""
-    identities.revoke(identity.runtime_id)
+    identities.forget(identity.runtime_id)
     identities.revoke(identity.runtime_id, "too late")
     assert identities.former(identity.runtime_id, token) is None
     assert identities.why_ended(identity) == ""
 
 
-def test_only_so_many_of_those_that_have_ended_are_remembered(identities: Identities, clock: Clock) -> None:
-    first, token = identities.issue("x")
-    for _ in range(999):
-        identities.issue("x")
-    clock.now += 61
-    last, last_token = identities.issue("x")
-    assert identities.former(first.runtime_id, token) == first
-    clock.now += 61
+def test_what_has_ended_is_remembered_for_longer_than_its_tokens_are_good_and_no_longer(
+    identities: Identities, clock: Clock
+) -> None:
+    identity, token = identities.issue("x")
+    identities.revoke(identity.runtime_id, "of a reason")
+    clock.now += 61 + 3599
+    assert identities.authenticate(identity.runtime_id, token) is None
+    assert identities.former(identity.runtime_id, token) is None
+    for _ in range(1000):
+        identities.revoke(identities.issue("x")[0].runtime_id)
+    clock.now += 60 + 3600
     identities.issue("x")
-    assert identities.former(first.runtime_id, token) is None
-    assert identities.former(last.runtime_id, last_token) == last
-    assert len(identities._ended) == 1000
+    assert not identities._ended
+    assert len(identities._ends) == 1
 
 
 def test_beginnings_and_ends_are_announced_while_somebody_listens(
@@ -159,13 +159,144 @@ def test_what_is_restored_is_as_it_was_but_outlives_none_that_comes_later(
     identities: Identities, clock: Clock
 ) -> None:
     identity, token = identities.issue("x")
-    entry = identities.entry(identity.runtime_id)
-    assert entry
-    shorter = Identities(ttl_s=10.0, clock=clock)
-    shorter.restore(entry)
-    known = shorter.authenticate(identity.runtime_id, token)
-    assert known == Identity(identity.runtime_id, "x", clock.now + 10)
+    shorter = Identities(longest_s=10.0, clock=clock, wall_clock=clock)
+    shorter.restore(Entry(identity, token_digest(token), clock.now + 60))
+    assert shorter.authenticate(identity.runtime_id, token) == identity
+    assert shorter.expires_at(identity) == clock.now + 10
     later, _ = shorter.issue("y")
     clock.now += 10
-    assert not shorter.holds(known)
+    assert not shorter.holds(identity)
     assert not shorter.holds(later)
+
+
+# Tokens that are renewed
+
+
+def test_a_renewed_token_takes_nothing_from_the_one_before_it(identities: Identities, clock: Clock) -> None:
+    identity, first = identities.issue("x")
+    clock.now += 30
+    second = identities.renew(identity)
+    assert identities.authenticate(identity.runtime_id, first) == identity
+    assert identities.authenticate(identity.runtime_id, second) == identity
+    clock.now += 30
+    assert identities.authenticate(identity.runtime_id, first) is None
+    assert identities.authenticate(identity.runtime_id, second) == identity
+    clock.now += 30
+    assert identities.authenticate(identity.runtime_id, second) is None
+    assert not identities.holds(identity)
+
+
+def test_the_digest_to_sign_with_changes_when_the_plugin_has_shown_that_it_has_the_new_token(
+    identities: Identities,
+) -> None:
+    identity, first = identities.issue("x")
+    second = identities.renew(identity)
+    entry = identities.entry(identity.runtime_id)
+    assert entry
+    assert entry.digest == token_digest(first)
+    identities.authenticate(identity.runtime_id, second)
+    assert entry.digest == token_digest(second)
+
+
+def test_a_token_that_is_still_on_its_way_does_not_bring_an_older_digest_back(
+    identities: Identities, clock: Clock
+) -> None:
+    identity, first = identities.issue("x")
+    clock.now += 1
+    second = identities.renew(identity)
+    identities.authenticate(identity.runtime_id, second)
+    identities.authenticate(identity.runtime_id, first)
+    entry = identities.entry(identity.runtime_id)
+    assert entry
+    assert entry.digest == token_digest(second)
+
+
+def test_tokens_that_have_expired_do_not_pile_up(identities: Identities, clock: Clock) -> None:
+    identity, _ = identities.issue("x")
+    for _ in range(1000):
+        clock.now += 30
+        identities.renew(identity)
+    entry = identities.entry(identity.runtime_id)
+    assert entry
+    assert len(entry.tokens) <= 3
+    assert len(identities._ends) <= 2
+
+
+def test_all_tokens_of_an_identity_end_when_it_is_revoked(identities: Identities) -> None:
+    identity, first = identities.issue("x")
+    second = identities.renew(identity)
+    identities.revoke(identity.runtime_id, "of a reason")
+    for token in (first, second):
+        assert identities.authenticate(identity.runtime_id, token) is None
+        assert identities.former(identity.runtime_id, token) == identity
+
+
+# Tokens that are known by their signature
+
+
+def another(clock: Clock, keys: Keys = KEYS, accepted: list[str] | None = None) -> Identities:
+    heard = accepted if accepted is not None else []
+    return Identities(
+        keys,
+        longest_s=60.0,
+        on_accepted=lambda i: heard.append(i.runtime_id),
+        clock=clock,
+        wall_clock=clock,
+    )
+
+
+def test_a_host_with_the_same_key_accepts_a_token_that_it_has_never_seen(
+    identities: Identities, clock: Clock
+) -> None:
+    identity, token = identities.issue("x", provides=("a",), requires=(), address="192.0.2.7")
+    accepted: list[str] = []
+    other = another(clock, accepted=accepted)
+    assert other.authenticate(identity.runtime_id, token) == identity
+    assert other.authenticate(identity.runtime_id, token) == identity
+    assert accepted == [identity.runtime_id]
+    clock.now += 60
+    assert other.authenticate(identity.runtime_id, token) is None
+
+
+def test_a_host_with_another_key_does_not(identities: Identities, clock: Clock) -> None:
+    identity, token = identities.issue("x")
+    assert another(clock, Keys()).authenticate(identity.runtime_id, token) is None
+
+
+def test_a_token_renewed_elsewhere_is_one_more_of_the_same_identity(
+    identities: Identities, clock: Clock
+) -> None:
+    identity, first = identities.issue("x")
+    other = another(clock)
+    other.authenticate(identity.runtime_id, first)
+    clock.now += 30
+    second = other.renew(identity)
+    assert identities.authenticate(identity.runtime_id, second) == identity
+    clock.now += 30
+    assert identities.authenticate(identity.runtime_id, second) == identity
+    entry = identities.entry(identity.runtime_id)
+    assert entry
+    assert entry.digest == token_digest(second)
+
+
+def test_a_signature_is_no_way_around_a_revocation(identities: Identities) -> None:
+    identity, _ = identities.issue("x")
+    unseen = KEYS.sign(Claims(identity.runtime_id, "x", 1050.0))
+    identities.revoke(identity.runtime_id)
+    assert identities.authenticate(identity.runtime_id, unseen) is None
+
+
+@pytest.mark.parametrize("expires_at", [999.0, 1000.0, -1.0, float("-inf"), float("nan")], ids=str)
+def test_a_token_that_was_signed_for_a_time_that_is_over_is_none(
+    identities: Identities, expires_at: float
+) -> None:
+    assert identities.authenticate("x-1", KEYS.sign(Claims("x-1", "x", expires_at))) is None
+
+
+def test_no_token_is_good_for_longer_than_the_host_allows(identities: Identities, clock: Clock) -> None:
+    token = KEYS.sign(Claims("x-1", "x", clock.now + 1e9))
+    assert identities.authenticate("x-1", token)
+    clock.now += 61
+    assert not len(another(clock))
+    identities.issue("y")
+    assert identities.entry("x-1") is None

@@ -100,7 +100,7 @@ async def test_a_plugin_that_answers_at_the_socket_that_it_names_is_called_there
     assert f"{runtime_id(me)} provides t v1.0.0 through unix:{path}" in caplog.text
 
 
-async def test_the_host_tells_of_its_socket_and_who_it_is_only_if_it_has_one(
+async def test_the_host_tells_of_its_socket_only_if_it_has_one_and_who_it_is_in_any_case(
     short_path: Path, config: HostConfig
 ) -> None:
     async def metadata(call: WireCaller) -> Any:
@@ -117,7 +117,7 @@ async def test_the_host_tells_of_its_socket_and_who_it_is_only_if_it_has_one(
         assert not (short_path / "host.sock").exists()
     assert told[0] != told[1]
     async with hosting() as (_, url), httpx.AsyncClient(base_url=url) as http:
-        assert not {"socket", "host_id"} & set(await metadata(WireCaller(http)))
+        assert {"socket", "host_id"} & set(await metadata(WireCaller(http))) == {"host_id"}
 
 
 @pytest.mark.parametrize(
@@ -260,9 +260,14 @@ async def _at(path: str, plugin: Plugin, task_status: trio.TaskStatus[None]) -> 
         await trio.sleep_forever()
 
 
-async def test_a_plugin_at_the_hosts_socket_may_name_any_url(short_path: Path, config: HostConfig) -> None:
+async def test_a_plugin_at_the_hosts_socket_may_name_any_url_of_its_machine_and_no_other(
+    short_path: Path, config: HostConfig
+) -> None:
+    metadata = {"base_url": "http://192.0.2.1:8081"}
+    elsewhere = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/", "metadata": metadata}
     async with hosting(config), calling(short_path) as call:
-        await call.provider("t", "http://192.0.2.1:8081")
+        me = await call.provider("t", "http://127.0.0.2:8081")
+        assert (await call.post(REGISTER, elsewhere, me))[0] == 403
 
 
 async def test_a_host_listens_where_it_is_told_to_or_says_why_not(short_path: Path) -> None:

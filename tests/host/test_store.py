@@ -22,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio.host import BaseUrls, Host, HostConfig
+from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Policy
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.registry import Registration, Registry
-from cpg_trio.host.services import Gate, RegistryService
+from cpg_trio.host.services import Gate, RegistrationPermits, RegistryService
 from cpg_trio.host.sockets import Sockets
 from cpg_trio.host.store import Saved, Undo, journaled
 from cpg_trio.host.watch import WatchHub
@@ -50,6 +50,7 @@ from .calls import (
 )
 
 DAY_S = 86_400.0
+KEYS = Keys(["k" * 32])
 
 
 class Wall:
@@ -66,7 +67,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.identities = Identities(
-            ttl_s=DAY_S, on_expired=lambda i: self.registry.remove_plugin(i.runtime_id)
+            KEYS, longest_s=DAY_S, on_expired=lambda i: self.registry.remove_plugin(i.runtime_id)
         )
         self.registry = Registry()
         self.saved: Saved
@@ -194,7 +195,8 @@ async def test_an_identity_lives_as_long_as_if_there_had_been_no_restart(path: P
     async with kept(path, wall) as s:
         identity = s.identities.authenticate(registration.runtime_id, token)
         assert identity
-        assert identity.expires_at - trio.current_time() == pytest.approx(DAY_S - 3600, abs=60)
+        left_s = s.identities.expires_at(identity) - trio.current_time()
+        assert left_s == pytest.approx(DAY_S - 3600, abs=60)
 
 
 async def test_an_identity_that_has_expired_meanwhile_is_dropped_with_what_it_registered(path: Path) -> None:
@@ -221,7 +223,7 @@ async def test_a_clock_that_was_set_back_prolongs_nothing(path: Path) -> None:
     async with kept(path, wall) as s:
         identity = s.identities.authenticate(registration.runtime_id, token)
         assert identity
-        assert identity.expires_at - trio.current_time() <= DAY_S
+        assert s.identities.expires_at(identity) - trio.current_time() <= DAY_S
 
 
 async def test_no_token_is_in_the_file_and_nobody_else_may_read_it(path: Path) -> None:
@@ -471,9 +473,10 @@ async def test_a_registration_that_is_gone_before_it_is_undone_stays_gone() -> N
         raise ConnectError(Code.UNAVAILABLE, "")
 
     no_sockets = Sockets(None, Pool())
-    service = RegistryService(
-        Gate(identities), registry, WatchHub(registry), BaseUrls.ANY, no_sockets, fail_late
-    )
+    gate = Gate(identities, Policy(), Audit())
+    permits = RegistrationPermits(identities, registry, Policy(), Audit())
+    hub = WatchHub(registry)
+    service = RegistryService(gate, registry, hub, permits, BaseUrls.ANY, no_sockets, fail_late)
     async with httpx.AsyncClient(
         transport=AsgiTransport(application([service])), base_url="http://host"
     ) as http:
@@ -543,7 +546,7 @@ class Acknowledged:
         with suppress(httpx.TransportError):
             for turn in itertools.count():
                 plugin = await host.plugin(f"p{number}")
-                for service_type in ("t", "u"):
+                for service_type in (f"t{number}", f"u{number}"):
                     self.registered[await host.register(plugin, service_type)] = plugin
                 registration, _ = self.registered.popitem()  # may be gone, or not, until that is answered
                 if (await host.post(UNREGISTER, {"registrationId": registration}, plugin))[0] == 200:

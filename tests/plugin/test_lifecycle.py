@@ -15,7 +15,7 @@ import trio.testing
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.host import Host, HostConfig, LeaseConfig
+from cpg_trio.host import Action, Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError, _session
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import BindError, StartError
@@ -28,6 +28,7 @@ from .running import (
     DEGRADED,
     HEALTHY,
     echo_plugin,
+    eventually,
     hosting,
     is_healthy,
     meddled,
@@ -89,20 +90,25 @@ async def test_a_plugin_whose_host_has_forgotten_it_registers_anew() -> None:
         stop.set()
 
 
-async def test_an_identity_that_expires_is_replaced_before_anyone_notices() -> None:
-    async with (
-        hosting(HostConfig(token_ttl_s=0.2)) as (host, url),
-        plugged(echo_plugin(), url, heartbeat_s=0.05),
-    ):
+async def test_a_token_is_renewed_before_it_expires_and_the_identity_stays() -> None:
+    renewed: list[str] = []
+    async with hosting(HostConfig(token_ttl_s=0.5)) as (host, url):
+        host.audit.subscribe(lambda e: renewed.append(e.subject) if e.action is Action.RENEW else None)
+        async with plugged(echo_plugin(), url):
+            await until(host, lambda: state_of(host, "echo") == HEALTHY)
+            first = host.registry.discover("echo")[0].runtime_id
+            await eventually(lambda: len(renewed) >= 5)
+            assert set(renewed) == {first}
+            assert host.registry.discover("echo")[0].runtime_id == first
+
+
+async def test_an_identity_that_is_revoked_is_replaced_before_anyone_notices() -> None:
+    async with hosting() as (host, url), plugged(echo_plugin(), url, heartbeat_s=0.05):
         await until(host, lambda: state_of(host, "echo") == HEALTHY)
         first = host.registry.discover("echo")[0].runtime_id
-        await until(
-            host,
-            lambda: (
-                state_of(host, "echo") == HEALTHY and host.registry.discover("echo")[0].runtime_id != first
-            ),
-        )
-        assert len(host.registry.registrations(first)) == 0
+        host.revoke_identity(first)
+        await until(host, lambda: host.registry.available("echo") and state_of(host, "echo") == HEALTHY)
+        assert host.registry.discover("echo")[0].runtime_id != first
 
 
 async def test_a_plugin_that_stops_unregisters_and_no_registration_piles_up() -> None:
