@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -162,7 +162,9 @@ class Runtime:
         """Serve what is for the host at an address of its own, if there is to be one."""
         if (bind := self._config.control_bind) is None:
             return
-        serve_control = partial(serve, self._control(), bind=bind, config=self._config.serve, stop=drain)
+        serve_control = partial(
+            serve, self._serving(self._control()), bind=bind, config=self._config.serve, stop=drain
+        )
         (bound,) = await nursery.start(serve_control)
         self._control_url = _control_url(self._config.hostname, bound)
         _log.info("%s listening for its host on %s", self._declared.self_id, bound)
@@ -224,33 +226,36 @@ class Runtime:
             self._declared.self_id, digest, lambda: self._session is None and self._adopting is not None
         )
 
-    def _control(self) -> App:
-        """Return what the host calls, and the probes."""
-        services = self._guard.control(application([Control(self), PluginInfo(self)]))
-        probes = Probes(self._why_not_ready, self._why_not_started)
+    def _application(self) -> App:
+        """Return what is served where others call."""
+        services, control = self._services(), self._control()
+        everything, services_alone = self._serving(services | control), self._serving(services)
+        if self._config.control_bind is None:
+            return everything
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            await (probes if scope["path"] in PATHS else services)(scope, receive, send)
+            # At its Unix socket the host asks whose that is, before it has it from there where else to ask.
+            app = everything if scope["client"] is None else services_alone
+            await app(scope, receive, send)
 
         return dispatch
 
-    def _application(self) -> App:
-        """Return what is served where everybody calls, or only the host and other plugins."""
-        control, nothing = self._control(), application([])
-        has_port = self._config.control_bind is not None
-        by_path = [
-            (p.path, self._guard.service(p.application, public=p.public))
-            for p in self._declared.provided.values()
-        ]
+    def _services(self) -> dict[str, App]:
+        provided = self._declared.provided.values()
+        return {p.path: self._guard.service(p.application, public=p.public) for p in provided}
+
+    def _control(self) -> dict[str, App]:
+        services = (Control(self), PluginInfo(self))
+        return {f"/{s.service_name}/": self._guard.control(application([s])) for s in services}
+
+    def _serving(self, by_path: Mapping[str, App]) -> App:
+        """Return an application of several, by what their paths begin with, and of the probes."""
+        probes, nothing = Probes(self._why_not_ready, self._why_not_started), application([])
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope["path"]
-            app = next((app for prefix, app in by_path if path.startswith(prefix)), None)
-            if app is None:
-                # At a Unix socket the host has to find out whose it is, before it has a word from there.
-                is_closed = has_port and scope["client"] is not None and path not in PATHS
-                app = nothing if is_closed else control
-            await app(scope, receive, send)
+            app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), nothing)
+            await (probes if path in PATHS else app)(scope, receive, send)
 
         return dispatch
 

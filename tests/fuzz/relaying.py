@@ -24,7 +24,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 _PATH = re.compile(rb"(?<=[A-Z]) /")
 GOODBYE = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-_OF_THE_HOST = frozenset({b"host", b"te", b"x-plugin-caller-id"})
+_OF_THE_HOST = frozenset({b"host", b"te", b"x-plugin-caller", b"x-plugin-caller-id"})
 
 
 @attrs.define
@@ -80,7 +80,8 @@ class Relayed:
 
     async def provide(self, peer: Peer) -> None:
         """Answer each request that h11 reads. What it cannot read is noted: that must not come."""
-        connection = h11.Connection(h11.SERVER)
+        # The host's statement of who calls is more than there was in the caller's bytes.
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=32 * 1024)
         try:
             while (request := await _received(connection, peer)) is not None:
                 self.received.append(request)
