@@ -50,7 +50,7 @@ class Relayed:
                 while await stream.receive_some():
                     pass
             nursery.cancel_scope.cancel()
-        assert not self.unreadable
+        assert not self.unreadable, self.unreadable
         meant = iter(self._meant(sent))
         for reading in self.received:
             assert any(self._alike(reading, other) for other in meant)
