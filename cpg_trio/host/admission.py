@@ -20,7 +20,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
-from cpg_trio.assertions import Assertion, Purpose, sign
+from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Origin
 
 from .audit import Action, Audit
@@ -409,7 +409,7 @@ def _statement(caller: Identity, target: _Target, digest: bytes, now: float) -> 
         caller.runtime_id,
         caller.self_id,
         target.provider.runtime_id,
-        target.target.decode("latin-1"),
+        path_claim(target.target),
         now + _SIGNED_S,
     )
     signed = sign(digest, Purpose.CALLER, assertion).encode()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from cpg_trio import wire
-from cpg_trio.assertions import Assertion, Purpose, sign
+from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Pool, Way
 from cpg_trio.rpc import (
     HttpRequest,
@@ -47,7 +47,7 @@ class Proof:
 
     def of(self, url: str, now: float) -> str:
         """Return the proof for one call, with `now` in seconds since 1970."""
-        assertion = Assertion("", "", self.audience, urlsplit(url).path, now + _SIGNED_S)
+        assertion = Assertion("", "", self.audience, path_claim(urlsplit(url).path.encode()), now + _SIGNED_S)
         return sign(self.digest, self.purpose, assertion)
 
 

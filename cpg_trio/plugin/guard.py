@@ -24,7 +24,7 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio.asgi import App, HeaderList, Receive, Scope, Send, header, refuse_websocket, send_response
-from cpg_trio.assertions import LEEWAY_S, Assertion, InvalidAssertionError, Purpose, read
+from cpg_trio.assertions import LEEWAY_S, Assertion, InvalidAssertionError, Purpose, path_claim, read
 from cpg_trio.rpc import Caller, Code
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -98,8 +98,8 @@ class _Proved:
     """What a header has proved, and for how long it does."""
 
     caller: Caller
-    path: bytes
-    """Of the one method; of a grant, what paths begin with."""
+    path: str
+    """Of the one method, as `path_claim` says it; of a grant, what paths begin with."""
     until: float
     """In seconds since 1970."""
 
@@ -127,9 +127,9 @@ class _Memory:
             self._proved = {key: proved for key, proved in self._proved.items() if now < proved.until}
         if len(self._proved) >= _MOST_REMEMBERED:
             self._proved.clear()
-        path = assertion.path.encode("utf-8", "replace")
         caller = Caller(assertion.subject, assertion.name)
-        self._proved[shown] = proved = _Proved(caller, path, assertion.expires_at + LEEWAY_S)
+        proved = _Proved(caller, assertion.path, assertion.expires_at + LEEWAY_S)
+        self._proved[shown] = proved
         return proved
 
 
@@ -219,7 +219,7 @@ class Guard:
     def _called_through_host(self, shown: bytes, raw_path: bytes) -> Caller:
         known = self._callers.get(shown, self._standing())
         known = known or self._callers.add(shown, self._read(shown, Purpose.CALLER))
-        if known.path != raw_path:
+        if known.path != path_claim(raw_path):
             raise RefusedCallError(f"{wire.CALLER_HEADER} is for another method")
         return known.caller
 
@@ -252,12 +252,12 @@ class Guard:
     def _check_host(self, scope: Scope) -> None:
         """Raise RefusedCallError unless the plugin's own host calls, or one that it may take for it."""
         shown = (header(scope, _AUTHORIZATION) or b"").removeprefix(_BEARER)
-        raw_path = scope["raw_path"].decode("latin-1")
+        path = path_claim(scope["raw_path"])
         if self._managers.wanted() and scope["path"] in _OPEN_TO_MANAGERS:
             self._check_manager(scope, shown)
         elif not shown:
             raise RefusedCallError("only the plugin's own host may do this")
-        elif self._read(shown, Purpose.CONTROL).path != raw_path:
+        elif self._read(shown, Purpose.CONTROL).path != path:
             raise RefusedCallError("what was shown is for another method")
 
     def _check_manager(self, scope: Scope, shown: bytes) -> None:
@@ -276,7 +276,7 @@ class Guard:
             raise RefusedCallError(
                 f"a host that this plugin is to take proves the ENROLMENT_TOKEN of both: this is {error}"
             ) from None
-        if said.path != scope["raw_path"].decode("latin-1"):
+        if said.path != path_claim(scope["raw_path"]):
             raise RefusedCallError("what was shown is for another method")
 
     async def _refuse(self, refused: RefusedCallError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -313,9 +313,10 @@ class _Refusals:
         self._unsaid = 0
 
 
-def _is_below(raw_path: bytes, prefix: bytes) -> bool:
+def _is_below(raw_path: bytes, prefix: str) -> bool:
     """Whether a path is that of a grant, or begins with it and a slash."""
-    return raw_path == prefix or raw_path.startswith(prefix.rstrip(b"/") + b"/")
+    path = raw_path.decode("latin-1")
+    return prefix.startswith("/") and (path == prefix or path.startswith(prefix.rstrip("/") + "/"))
 
 
 def _is_local(scope: Scope) -> bool:

@@ -80,8 +80,7 @@ class Relayed:
 
     async def provide(self, peer: Peer) -> None:
         """Answer each request that h11 reads. What it cannot read is noted: that must not come."""
-        # The host's statement of who calls is more than there was in the caller's bytes.
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=32 * 1024)
+        connection = h11.Connection(h11.SERVER)
         try:
             while (request := await _received(connection, peer)) is not None:
                 self.received.append(request)
