@@ -31,6 +31,7 @@ from .health import HostHealth
 from .identity import Identities, Identity
 from .keys import Keys
 from .liveness import LeaseConfig, Liveness
+from .managed import Adoption
 from .policy import Policy
 from .registry import Health, Registry, Selection
 from .router import Router, RouterGateway
@@ -213,6 +214,24 @@ class Host:
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""
         return HostStatistics(self._admission.tally.statistics(), self._pool.statistics())
+
+    async def add_plugin(self, url: str, *, host_url: str, self_id: str = "") -> str:
+        """Give the plugin at `url`, which waits for its host, an identity; return its runtime id.
+
+        `host_url` is where the plugin finds this host. It has registered all that it provides when this
+        returns; how long that may take is the caller's to say, by a cancel scope. With a `self_id` the host
+        proves itself by the enrolment token of that plugin, if it has one, and takes no other.
+        Raises: ConnectError, also the plugin's own; and then, as when cancelled, nothing of it is left.
+        """
+        adoption = Adoption(
+            identities=self.identities,
+            registry=self.registry,
+            enrolment=self._config.enrolment,
+            audit=self.audit,
+            pool=self._pool,
+            token_ttl_s=self._config.unrenewed_token_ttl_s,
+        )
+        return await adoption.add(url, host_url, self_id)
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.
