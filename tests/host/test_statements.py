@@ -1,4 +1,4 @@
-"""What a host tells a provider of who calls: signed for it, for one method and a short time, and made once."""
+"""What a host tells a provider of who calls: signed for it, for one method and a short time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, read
-from cpg_trio.host import Identities, Registry
 from cpg_trio.host.admission import Admission
-from cpg_trio.host.identity import Identity
+from cpg_trio.host.identity import Identities, Identity
 from cpg_trio.host.peers import Peer
+from cpg_trio.host.registry import Registry
 
 
 @attrs.define
