@@ -39,7 +39,7 @@ UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 _MOST_REMEMBERED = 10_000
 _MOST_NAMES = 1000
 _MOST_CALLERS = 1000  # of one method, whose statements are kept
-_SIGNED_S = 300.0  # for which a statement is good; it is signed anew at half of that
+_SIGNED_S = 60.0  # for which a statement is good; it is signed anew at half of that
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
 # RFC 9110, section 7.6.1, and older names for the same.
