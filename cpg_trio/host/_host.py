@@ -30,9 +30,11 @@ from .enrolment import Enrolment
 from .health import HostHealth
 from .identity import Identities, Identity
 from .keys import Keys
+from .limits import Limits
 from .liveness import LeaseConfig, Liveness
 from .managed import Adoption
 from .policy import Policy
+from .rates import RateLimits, Rates
 from .registry import Health, Registry, Selection
 from .router import Router, RouterGateway
 from .services import (
@@ -89,6 +91,10 @@ class HostConfig:
     """The file that identities and registrations are kept in, over a restart; without one they are not."""
     socket_dir: Path | None = None
     """A directory that the host shares with plugins, for calls by Unix sockets in it."""
+    rates: RateLimits = attrs.field(factory=RateLimits)
+    """How often who may call what."""
+    limits: Limits = attrs.field(factory=Limits)
+    """How much the host takes in and keeps."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
 
 
@@ -108,24 +114,28 @@ class Host:
 
     def __init__(self, config: HostConfig | None = None) -> None:
         self._config = config or HostConfig()
+        limits = self._config.limits
+        self._rates = Rates(self._config.rates)
         self.registry = Registry(
-            selection=self._config.selection, default_selection=self._config.default_selection
+            selection=self._config.selection, default_selection=self._config.default_selection, limits=limits
         )
         self.audit = Audit()
         self.identities = Identities(
             self._config.keys,
             longest_s=max(self._config.token_ttl_s, self._config.unrenewed_token_ttl_s),
+            max_identities=limits.max_identities,
             on_expired=self._forget,
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
-        self.watches = WatchHub(self.registry)
-        self.health = HostHealth(self.registry)
+        self.watches = WatchHub(self.registry, limits)
+        self.health = HostHealth(self.registry, self._rates, limits)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
         self._sockets = Sockets(self._config.socket_dir, self._pool, self.identities)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
             self.registry,
+            self._rates,
             self._config.policy,
             self.audit,
             PassedOn(self._config.pass_headers),
@@ -149,14 +159,14 @@ class Host:
             nursery.cancel_scope.cancel()
 
     def _dispatch(self, saved: Saved) -> App:
-        config = self._config
-        gate = Gate(self.identities, config.policy, self.audit)
+        config, limits = self._config, self._config.limits
+        gate = Gate(self.identities, config.policy, self.audit, self._rates)
         permits = RegistrationPermits(self.identities, self.registry, config.policy, self.audit)
         services = application(
             [
                 Handshake(
                     self.identities,
-                    HandshakeAdmission(config.enrolment, config.policy, self.audit),
+                    HandshakeAdmission(config.enrolment, config.policy, self.audit, self._rates),
                     TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s),
                     announcement(config.leases, self.registry, self._sockets),
                     saved,
@@ -166,11 +176,12 @@ class Host:
                     gate, self.registry, self.watches, permits, config.base_urls, self._sockets, saved
                 ),
                 self.health,
-            ]
+            ],
+            max_message_bytes=limits.max_message_bytes,
         )
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
-        router = Router(self._admission, self._liveness, self._pool)
-        watch = WatchSocket(gate, self.watches, self.registry.id)
+        router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
+        watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
@@ -200,7 +211,8 @@ class Host:
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         async with self.application() as app, open_plain_nursery() as nursery:
-            relay = Relay(RouterGateway(self._admission, self._liveness), self._pool)
+            most = self._config.limits.max_routed_body_bytes
+            relay = Relay(RouterGateway(self._admission, self._liveness, most), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))
