@@ -52,7 +52,7 @@ class Setting:
         return read(shown, [self.digest], Purpose.CALLER, self.provider.runtime_id, self.clock())
 
 
-def test_a_provider_is_told_who_calls_which_method() -> None:
+async def test_a_provider_is_told_who_calls_which_method() -> None:
     s = Setting()
     for caller in s.callers:
         told = s.told(caller)
@@ -63,7 +63,7 @@ def test_a_provider_is_told_who_calls_which_method() -> None:
         assert s.clock() < said.expires_at <= s.clock() + 60
 
 
-def test_a_statement_is_made_once_and_anew_well_before_it_expires() -> None:
+async def test_a_statement_is_made_once_and_anew_well_before_it_expires() -> None:
     s = Setting()
     api, other = s.callers
     first = s.told(api)
@@ -80,7 +80,7 @@ def test_a_statement_is_made_once_and_anew_well_before_it_expires() -> None:
     assert len(seen) < 10
 
 
-def test_when_a_provider_shows_another_token_what_it_is_told_is_signed_with_that() -> None:
+async def test_when_a_provider_shows_another_token_what_it_is_told_is_signed_with_that() -> None:
     s = Setting()
     (api, _) = s.callers
     first = s.told(api)
@@ -91,7 +91,7 @@ def test_when_a_provider_shows_another_token_what_it_is_told_is_signed_with_that
     assert s.read(s.told(api)).subject == api.runtime_id
 
 
-def test_a_very_long_path_does_not_make_a_very_long_statement() -> None:
+async def test_a_very_long_path_does_not_make_a_very_long_statement() -> None:
     s = Setting()
     (api, _) = s.callers
     method = "x" * 50_000
@@ -100,7 +100,7 @@ def test_a_very_long_path_does_not_make_a_very_long_statement() -> None:
     assert s.read(told).path == path_claim(f"/s.v1.S/{method}".encode()) != s.read(s.told(api)).path
 
 
-def test_the_number_of_statements_that_are_kept_is_bounded() -> None:
+async def test_the_number_of_statements_that_are_kept_is_bounded() -> None:
     s = Setting()
     (api, _) = s.callers
     s.told(api)
@@ -111,7 +111,7 @@ def test_the_number_of_statements_that_are_kept_is_bounded() -> None:
     assert len(target.statements) <= 1000
 
 
-def test_nothing_of_a_token_is_in_what_a_statement_shows_of_itself() -> None:
+async def test_nothing_of_a_token_is_in_what_a_statement_shows_of_itself() -> None:
     s = Setting()
     (api, _) = s.callers
     s.told(api)
