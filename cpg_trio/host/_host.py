@@ -167,7 +167,7 @@ class Host:
                 Handshake(
                     self.identities,
                     HandshakeAdmission(config.enrolment, config.policy, self.audit, self._rates),
-                    TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s),
+                    self._token_lives(),
                     announcement(config.leases, self.registry, self._sockets),
                     saved,
                 ),
@@ -241,9 +241,13 @@ class Host:
             enrolment=self._config.enrolment,
             audit=self.audit,
             pool=self._pool,
-            token_ttl_s=self._config.unrenewed_token_ttl_s,
+            lives=self._token_lives(),
         )
         return await adoption.add(url, host_url, self_id)
+
+    def _token_lives(self) -> TokenLives:
+        config = self._config
+        return TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s)
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.

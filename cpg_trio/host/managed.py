@@ -24,6 +24,7 @@ from .egress import resolve
 from .enrolment import Enrolment
 from .identity import Identities, Identity
 from .registry import Registry
+from .services import TokenLives
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -39,7 +40,7 @@ class Adoption:
     enrolment: Enrolment
     audit: Audit
     pool: Pool
-    token_ttl_s: float
+    lives: TokenLives
 
     async def add(self, url: str, host_url: str, self_id: str) -> str:
         """Adopt the plugin at a URL. See `Host.add_plugin`."""
@@ -89,9 +90,10 @@ class Adoption:
                 wire.validate_service_type(service_type)
         except wire.InvalidError as error:
             raise ConnectError(Code.FAILED_PRECONDITION, f"what answers there says: {error}") from error
+        renews = info.metadata.get(wire.RENEWS_KEY) == "true"
         identity, token = self.identities.issue(
             info.self_id,
-            ttl_s=self.token_ttl_s,
+            ttl_s=self.lives.renewed_s if renews else self.lives.unrenewed_s,
             provides=provides,
             requires=requires,
             address=address,

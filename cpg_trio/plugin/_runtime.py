@@ -35,7 +35,7 @@ from cpg_trio.serving import StartError, serve
 from ._backoff import LONGEST_S, backoff, retry_after_s
 from ._config import PluginConfig
 from ._handshake import CALL_TIMEOUT_S, Introduction, shake_hands
-from ._session import Session, handshake
+from ._session import Session, handshake, token_ttl_s
 from ._sockets import own_socket
 from .control import Control, PluginInfo
 from .dependency import Dependency
@@ -196,7 +196,12 @@ class Runtime:
                 for p in declared.provided.values()
             ],
             requires=[_required(dependency) for dependency in declared.dependencies.values()],
-            metadata={"name": declared.name, "version": declared.version, **known_as},
+            metadata={
+                "name": declared.name,
+                "version": declared.version,
+                wire.RENEWS_KEY: "true",
+                **known_as,
+            },
         )
 
     def health_report(self) -> pb.ReportHealthRequest:
@@ -307,7 +312,7 @@ class Runtime:
             self._session = None
             self._registrations.clear()
             # A host that has forgotten one plugin has forgotten all, and they are not to come back at once.
-            await trio.sleep(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311 - spreads load
+            await trio.sleep(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311
 
     async def _find_host(self, pool: Pool, before: Session | None) -> Session:
         """Return an identity on a host, however long that takes; the one before if the host accepts it."""
@@ -403,9 +408,12 @@ class Runtime:
             nursery.cancel_scope.cancel()
 
     async def _renew(self, session: Session) -> None:
-        """Get another token well before the one that there is expires."""
-        delays = backoff()
-        wait = session.token_ttl_s * random.uniform(*_RENEWED_AT)  # noqa: S311 - spreads load, no secret
+        """Get another token well before the one that there is expires.
+
+        How long one is good a managing host has not said, so it is asked at once.
+        """
+        delays, is_managed = backoff(), self._config.host_url is None
+        wait = 0.0 if is_managed else session.token_ttl_s * random.uniform(*_RENEWED_AT)  # noqa: S311
         while True:
             await trio.sleep(wait)
             try:
@@ -417,9 +425,11 @@ class Runtime:
                 wait = next(delays)
                 continue
             if answer.runtime_id != session.runtime_id:
-                session.void.set()  # it does not know this one any more
+                if not is_managed:  # another identity is nothing to a plugin that is given its own
+                    session.void.set()  # it does not know this one any more
                 return
             session.renew(answer.runtime_token)
+            session.token_ttl_s = token_ttl_s(answer.server_metadata)
             delays = backoff()
             wait = session.token_ttl_s * random.uniform(*_RENEWED_AT)  # noqa: S311
 

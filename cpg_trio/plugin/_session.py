@@ -119,13 +119,18 @@ async def handshake(
         pool,
         heartbeat_s=_seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S),
         lease_s=_seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S),
-        token_ttl_s=_seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf),
+        token_ttl_s=token_ttl_s(announced),
         host_id=announced.get(wire.HOST_ID_KEY, ""),
         socket_path=await host_socket(socket_dir, announced, host_url, pool),
     )
     if before is not None:
         session.recall(before)
     return session
+
+
+def token_ttl_s(announced: Mapping[str, str]) -> float:
+    """Return for how many seconds the token of a handshake is good; without end if the host does not say."""
+    return _seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf)
 
 
 def _seconds(milliseconds: str, usual: float) -> float:

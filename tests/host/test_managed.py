@@ -14,7 +14,7 @@ from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until, unused_port
+from tests.plugin.running import echo_plugin, eventually, hosting, is_healthy, plugged, until, unused_port
 from tests.plugin.test_control import INFO, SET_IDENTITY, post
 from tests.rpc.echo import Echo, canned
 from tests.serving_apps import served
@@ -130,3 +130,21 @@ async def test_when_it_takes_too_long_nothing_is_left() -> None:
             await host.add_plugin(plugin_url, host_url=f"http://127.0.0.1:{unused_port()}")
         assert patience.cancelled_caught
         assert len(host.identities) == 0
+
+
+async def test_what_is_given_is_renewed_like_the_token_of_any_plugin() -> None:
+    async with (
+        hosting(HostConfig(token_ttl_s=0.5)) as (host, url),
+        plugged(echo_plugin(), None) as plugin_url,
+    ):
+        runtime_id = await host.add_plugin(plugin_url, host_url=url)
+        seen: set[bytes] = set()
+
+        def renewed() -> bool:
+            entry = host.identities.entry(runtime_id)
+            assert entry is not None
+            seen.add(entry.digest)
+            return len(seen) > 2
+
+        await eventually(renewed)
+        await host.shut_down_plugin(runtime_id, grace_s=1)

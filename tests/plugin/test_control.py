@@ -45,7 +45,7 @@ async def test_a_plugin_tells_what_it_is_in_the_shape_of_the_protocol() -> None:
                         "watchForChanges": True,
                     }
                 ],
-                "metadata": {"name": "Storage Plugin", "version": "1.0.0"},
+                "metadata": {"name": "Storage Plugin", "version": "1.0.0", "renews": "true"},
             },
         )
 
