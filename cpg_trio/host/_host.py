@@ -24,7 +24,7 @@ from cpg_trio.serving import ServeConfig, serve
 
 from .admission import PREFIX, Admission, PassedOn
 from .audit import Action, Audit
-from .control import client_of
+from .control import client_of, proof_to
 from .egress import BaseUrls
 from .enrolment import Enrolment
 from .health import HostHealth
@@ -32,6 +32,7 @@ from .identity import Identities, Identity
 from .keys import Keys
 from .limits import Limits
 from .liveness import LeaseConfig, Liveness
+from .managed import Adoption
 from .policy import Policy
 from .rates import RateLimits, Rates
 from .registry import Health, Registry, Selection
@@ -129,7 +130,7 @@ class Host:
         self.watches = WatchHub(self.registry, limits)
         self.health = HostHealth(self.registry, self._rates, limits)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
-        self._sockets = Sockets(self._config.socket_dir, self._pool)
+        self._sockets = Sockets(self._config.socket_dir, self._pool, self.identities)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
@@ -166,7 +167,7 @@ class Host:
                 Handshake(
                     self.identities,
                     HandshakeAdmission(config.enrolment, config.policy, self.audit, self._rates),
-                    TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s),
+                    self._token_lives(),
                     announcement(config.leases, self.registry, self._sockets),
                     saved,
                 ),
@@ -226,15 +227,35 @@ class Host:
         """Return the numbers of this moment."""
         return HostStatistics(self._admission.tally.statistics(), self._pool.statistics())
 
+    async def add_plugin(self, url: str, *, host_url: str, self_id: str = "") -> str:
+        """Give the plugin at `url`, which waits for its host, an identity; return its runtime id.
+
+        `host_url` is where the plugin finds this host. It has registered all that it provides when this
+        returns; how long that may take is the caller's to say, by a cancel scope. With a `self_id` the host
+        proves itself by the enrolment token of that plugin, if it has one, and takes no other.
+        Raises: ConnectError, also the plugin's own; and then, as when cancelled, nothing of it is left.
+        """
+        adoption = Adoption(
+            identities=self.identities,
+            registry=self.registry,
+            enrolment=self._config.enrolment,
+            audit=self.audit,
+            pool=self._pool,
+            lives=self._token_lives(),
+        )
+        return await adoption.add(url, host_url, self_id)
+
+    def _token_lives(self) -> TokenLives:
+        config = self._config
+        return TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s)
+
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.
 
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
         request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
-        entry = self.identities.entry(runtime_id)
-        credential = wire.control_credential(entry.digest) if entry else ""
-        client = self._client(PluginControlClient, runtime_id, credential)
+        client = self._client(PluginControlClient, runtime_id)
         self.audit.allowed(Action.CONTROL, runtime_id, "Shutdown", reason=reason)
         await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
@@ -284,12 +305,13 @@ class Host:
             )
         return another
 
-    def _client(self, client_class: type[_C], runtime_id: str, credential: str = "") -> _C:
-        """Return a client of a plugin's own service. See `client_of`."""
+    def _client(self, client_class: type[_C], runtime_id: str) -> _C:
+        """Return a client of a plugin's control services. See `client_of`."""
         reachable = next((r for r in self.registry.registrations(runtime_id) if r.base_url), None)
-        if self.identities.entry(runtime_id) is None or reachable is None:
+        proof = proof_to(self.identities, runtime_id)
+        if proof is None or reachable is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        return client_of(client_class, reachable, self._pool, credential)
+        return client_of(client_class, reachable, self._pool, proof)
 
     def _revoke(self, runtime_id: str) -> None:
         """End the identity of a plugin that is gone."""

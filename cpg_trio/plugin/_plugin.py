@@ -40,10 +40,14 @@ class Plugin:
         version: str | None = None,
         max_message_bytes: int | None = MAX_MESSAGE_BYTES,
         middleware: Middleware = lambda app: app,
+        public: bool = False,
     ) -> None:
         """Provide a service. `middleware` is put around the ASGI application that serves it.
 
+        It answers other plugins, which call through the host; what is `public` answers everybody who can
+        reach it. Its methods see who calls, if that is known, in `Context.caller`.
         Messages of more than `max_message_bytes` are refused; None is no limit.
+
         Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice.
         """
         version = version or self._declared.version
@@ -57,6 +61,7 @@ class Plugin:
             version,
             path,
             middleware(application([service], max_message_bytes=max_message_bytes)),
+            public,
         )
 
     def require(self, service_type: str, *, min_version: str = "", required: bool = True) -> Dependency:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -83,6 +84,12 @@ class Session:
             wire.AUTHORIZATION_HEADER.lower(): f"{wire.BEARER_PREFIX}{token}",
         }
 
+    def recall(self, before: Session) -> None:
+        """Take over the tokens of the session before, if it was of the same identity."""
+        if before.runtime_id == self.runtime_id:
+            others = (digest for digest in before.digests if digest not in self._digests)
+            self._digests.extend(islice(others, _TOKENS_KEPT - len(self._digests)))
+
     def heard_from(self, host_id: str) -> None:
         """Hear which registry has answered: in another one this plugin is not registered."""
         if host_id and self.host_id and host_id != self.host_id:
@@ -105,17 +112,25 @@ async def handshake(
     proof = before.headers if before is not None else None
     response = await shake_hands(host_url, PoolExchange(pool), introduction, proof, metadata)
     announced = response.server_metadata
-    return Session(
+    session = Session(
         host_url,
         response.runtime_id,
         response.runtime_token,
         pool,
         heartbeat_s=_seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S),
         lease_s=_seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S),
-        token_ttl_s=_seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf),
+        token_ttl_s=token_ttl_s(announced),
         host_id=announced.get(wire.HOST_ID_KEY, ""),
         socket_path=await host_socket(socket_dir, announced, host_url, pool),
     )
+    if before is not None:
+        session.recall(before)
+    return session
+
+
+def token_ttl_s(announced: Mapping[str, str]) -> float:
+    """Return for how many seconds the token of a handshake is good; without end if the host does not say."""
+    return _seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf)
 
 
 def _seconds(milliseconds: str, usual: float) -> float:

@@ -95,7 +95,7 @@ async def test_a_body_without_end_is_refused_when_it_has_passed_the_limit() -> N
 
 async def test_a_plugin_says_how_large_the_messages_to_a_service_of_its_may_be() -> None:
     plugin = Plugin("narrow", version="1.0.0")
-    plugin.provide("echo", Echo(), max_message_bytes=LIMIT)
+    plugin.provide("echo", Echo(), max_message_bytes=LIMIT, public=True)
     async with hosting() as (host, url), plugged(plugin, url) as plugin_url:
         await eventually(lambda: host.registry.available("echo"))
         async with httpx.AsyncClient() as http:
