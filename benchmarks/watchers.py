@@ -28,6 +28,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http1 import Pool
+from cpg_trio.plugin._handshake import Introduction
 from cpg_trio.plugin._session import Session, handshake
 
 from .bench import Bench, Report
@@ -143,7 +144,7 @@ class Crowd:
 
 async def register(url: str, pool: Pool) -> Session:
     """Register the provider whose health changes."""
-    session = await handshake(url, pool, "provider", "1.0.0")
+    session = await handshake(url, pool, Introduction("provider", "1.0.0"))
     await session.registry.register_service(
         pb.RegisterServiceRequest(service_type=SERVICE_TYPE, version="1.0.0", endpoint_path="/x/")
     )

@@ -52,8 +52,7 @@ def _keys(environment: Mapping[str, str]) -> Keys:
     path = environment.get("CPG_HOST_KEY_FILE")
     if not path and (state := environment.get("STATE_PATH")):
         path = f"{state}.key"
-    with _start_errors("CPG_HOST_KEY_FILE"):
-        return Keys(path=Path(path) if path else None)
+    return Keys(path=Path(path) if path else None)
 
 
 def _enrolment(environment: Mapping[str, str]) -> Enrolment:

@@ -103,7 +103,7 @@ async def test_in_a_directory_that_they_share_the_parts_call_each_other_by_unix_
     folder = trio.Path(short_path / "sockets")
     await folder.mkdir()
     # No call gets to a plugin by TCP, whose name is an address where nobody is.
-    surroundings = {"SOCKET_DIR": str(folder), "HOSTNAME": "192.0.2.1"}
+    surroundings = {"SOCKET_DIR": str(folder), "HOSTNAME": "192.0.2.1", "BASE_URLS": "any"}
     for name in ("host", "logger", "api"):
         await system.start(name, **surroundings)
     port = str(unused_port())

@@ -141,6 +141,7 @@ class Host:
             journaled(self._config.state_path, self.identities, self.registry) as saved,
             open_plain_nursery() as nursery,
         ):
+            self._config.keys.open()
             nursery.start_soon(self._pool.sweep)
             await nursery.start(self._liveness.run)
             yield self._dispatch(saved)

@@ -295,7 +295,7 @@ class Admission:
         self._registry = registry
         self._policy = policy or Policy()
         self._audit = audit or Audit()
-        self.passed_on = passed_on or PassedOn()
+        self.passed_on = PassedOn() if passed_on is None else passed_on
         self.tally = Tally()
         self._targets: dict[bytes, _Target] = {}
         self._revision = registry.revision

@@ -22,6 +22,7 @@ import jwt
 
 from cpg_trio._reload import Reloaded
 from cpg_trio.assertions import ALGORITHM, signed_claims
+from cpg_trio.serving import StartError
 
 _MIN_KEY_LENGTH = 32
 _MOST_KEYS = 10
@@ -48,18 +49,27 @@ class Keys:
     """Signs runtime tokens, and verifies them. Without keys of its own it makes one that ends with it."""
 
     def __init__(self, keys: Sequence[str] = (), path: Path | None = None) -> None:
-        """Take `keys`, or the file at `path`, which is made if there is none.
+        """Take `keys`, or the file at `path`. Raises: ValueError for keys that cannot be used."""
+        self._path = path
+        self._file: Reloaded[tuple[bytes, ...]] | None = None
+        self._keys = _checked(keys) if keys else (_new_key(),)
 
-        Raises: ValueError for keys, and OSError or ValueError for a file, that cannot be used.
+    def open(self) -> None:
+        """Read the file, if there is to be one; make it, if there is none. To be called before anything else.
+
+        Raises: StartError for one that cannot be used.
         """
-        self._file = None
-        if keys:
-            self._keys = _checked(keys)
-        elif path is None:
-            self._keys = (_new_key(),)
-        else:
-            _make(path)
-            self._file = Reloaded(path, _read)
+        if self._path is None or self._file is not None:
+            return
+        try:
+            _make(self._path)
+            self._file = Reloaded(self._path, _read)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StartError(
+                f"cannot keep the host's key in {self._path}: {reason}; choose another file with"
+                " CPG_HOST_KEY_FILE"
+            ) from error
 
     def sign(self, claims: Claims) -> str:
         """Return a token, another one each time."""

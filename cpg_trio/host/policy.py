@@ -87,33 +87,33 @@ class Policy:
         """What it goes by now. Another object when that has changed."""
         return self._rules.value if isinstance(self._rules, Reloaded) else self._rules
 
-    def may_provide(self, plugin: Identity, service_type: str) -> bool:
+    def may_provide(self, plugin: Identity, service_type: str, /) -> bool:
         """Whether a plugin may register a service, if nobody else stands against it."""
         service = self.rules.services.get(service_type)
         if service is not None and plugin.self_id not in service.providers:
             return False
         return self._among(service_type, self._of(plugin).provides, plugin.provides)
 
-    def may_join(self, plugin: Identity, service_type: str, holders: Iterable[str]) -> bool:
+    def may_join(self, plugin: Identity, service_type: str, holders: Iterable[str], /) -> bool:
         """Whether a plugin may provide a service that plugins of these names provide already."""
         service = self.rules.services.get(service_type)
         return service is not None or all(holder == plugin.self_id for holder in holders)
 
-    def may_call(self, plugin: Identity, service_type: str) -> bool:
+    def may_call(self, plugin: Identity, service_type: str, /) -> bool:
         """Whether a plugin may call the providers of a service, and be told of them."""
         return self._among(service_type, self._of(plugin).calls, plugin.requires)
 
-    def may_call_directly(self, plugin: Identity, service_type: str) -> bool:
+    def may_call_directly(self, plugin: Identity, service_type: str, /) -> bool:
         """Whether it may do so without the host in between."""
         direct = self._of(plugin).direct
         return self.may_call(plugin, service_type) and (direct is None or service_type in direct)
 
-    def may_use(self, plugin: Identity, capability_type: str) -> bool:
+    def may_use(self, plugin: Identity, capability_type: str, /) -> bool:
         """Whether a plugin may use a capability of the host."""
         capabilities = self._of(plugin).capabilities
         return capabilities is None or capability_type in capabilities
 
-    def why_not_certified(self, peer: Peer, self_id: str) -> str:
+    def why_not_certified(self, peer: Peer, self_id: str, /) -> str:
         """Return why who is at the other end cannot be a plugin, by its certificate; empty if it can.
 
         Who has shown none can be, unless there is one that the plugin must have. Nobody shows one at a Unix

@@ -21,19 +21,21 @@ class Introduction:
 
     self_id: str = ""
     version: str = ""
-    provides: Sequence[str] = ()
-    requires: Sequence[str] = ()
+    provides: Sequence[str] | None = None
+    """The service types that it will register, and no other; None leaves that open."""
+    requires: Sequence[str] | None = None
+    """Those that it will call."""
     enrolment_token: str = attrs.field(default="", repr=False)
     """What lets it in, where hosts ask for that."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """The client metadata that says it."""
+        declared = {wire.PROVIDES_KEY: self.provides, wire.REQUIRES_KEY: self.requires}
         return {
             wire.CLIENT_VERSION_KEY: __version__,
             wire.RENEWS_KEY: "true",
-            wire.PROVIDES_KEY: ",".join(self.provides),
-            wire.REQUIRES_KEY: ",".join(self.requires),
+            **{key: ",".join(types) for key, types in declared.items() if types is not None},
         }
 
 

@@ -286,9 +286,7 @@ def test_a_signature_is_no_way_around_a_revocation(identities: Identities) -> No
     assert identities.authenticate(identity.runtime_id, unseen) is None
 
 
-@pytest.mark.parametrize(
-    "expires_at", [999.0, 1000.0, -1.0, float("-inf"), float("nan")], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize("expires_at", [999.0, 1000.0, -1.0, float("-inf"), float("nan")], ids=str)
 def test_a_token_that_was_signed_for_a_time_that_is_over_is_none(
     identities: Identities, expires_at: float
 ) -> None:

@@ -263,8 +263,8 @@ async def _at(path: str, plugin: Plugin, task_status: trio.TaskStatus[None]) -> 
 async def test_a_plugin_at_the_hosts_socket_may_name_any_url_of_its_machine_and_no_other(
     short_path: Path, config: HostConfig
 ) -> None:
-    elsewhere = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/"}
-    elsewhere |= {"metadata": {"base_url": "http://192.0.2.1:8081"}}
+    metadata = {"base_url": "http://192.0.2.1:8081"}
+    elsewhere = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/", "metadata": metadata}
     async with hosting(config), calling(short_path) as call:
         me = await call.provider("t", "http://127.0.0.2:8081")
         assert (await call.post(REGISTER, elsewhere, me))[0] == 403

@@ -301,6 +301,68 @@ async def take(
         await s.save()
 
 
+async def test_who_was_revoked_does_not_come_back_with_a_token_that_is_still_signed(path: Path) -> None:
+    wall = Wall()
+    async with kept(path, wall) as s:
+        identity, token = s.identities.issue("p")
+        s.identities.revoke(identity.runtime_id, "of a reason")
+    async with kept(path, wall) as s:
+        assert s.identities.authenticate(identity.runtime_id, token) is None
+        assert s.identities.why_ended(identity) == "of a reason"
+    wall.now += DAY_S + 3601  # nobody could show one any more
+    async with kept(path, wall) as s:
+        assert s.identities.why_ended(identity) == ""
+
+
+async def test_what_a_plugin_has_declared_and_where_it_came_from_is_kept(path: Path) -> None:
+    async with kept(path) as s:
+        identity, token = s.identities.issue("p", provides=("a", "b"), requires=(), address="192.0.2.7")
+        foreign, other = s.identities.issue("q")
+    async with kept(path) as s:
+        assert s.identities.authenticate(identity.runtime_id, token) == identity
+        assert s.identities.authenticate(foreign.runtime_id, other) == foreign
+
+
+async def test_a_registry_that_is_put_back_is_the_same_one(path: Path) -> None:
+    async with kept(path) as s:
+        first = s.registry.id
+    async with kept(path) as s:
+        assert s.registry.id == first
+
+
+VERSION_1 = """
+BEGIN;
+CREATE TABLE identities (
+    runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL, expires_at REAL NOT NULL, digest BLOB NOT NULL
+) STRICT;
+CREATE TABLE registrations (
+    id TEXT NOT NULL, runtime_id TEXT NOT NULL REFERENCES identities ON DELETE CASCADE,
+    service_type TEXT NOT NULL, version TEXT NOT NULL, endpoint_path TEXT NOT NULL,
+    metadata TEXT NOT NULL, sequence INTEGER NOT NULL, address TEXT NOT NULL,
+    PRIMARY KEY (runtime_id, service_type)
+) STRICT;
+PRAGMA application_id = 0x63706774;
+PRAGMA user_version = 1;
+COMMIT;
+"""
+
+
+async def test_a_file_of_the_version_before_is_taken_over_with_the_tokens_of_then(path: Path) -> None:
+    token, wall = "t" * 43 + "=", Wall()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(VERSION_1)
+        identity = ("p-0123", "p", wall.now + 60, token_digest(token))
+        connection.execute("INSERT INTO identities VALUES (?, ?, ?, ?)", identity)
+        registration = ("reg-1", "p-0123", "t", "1.0.0", "/", "{}", 1, "")
+        connection.execute("INSERT INTO registrations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", registration)
+    for _ in range(2):
+        async with kept(path, wall) as s:
+            known = s.identities.authenticate("p-0123", token)
+            assert known
+            assert (known.self_id, known.provides, known.address) == ("p", None, "unknown")
+            assert [r.id for r in s.registry.providers("t")] == ["reg-1"]
+
+
 # How it is written
 
 
@@ -546,7 +608,7 @@ class Acknowledged:
         with suppress(httpx.TransportError):
             for turn in itertools.count():
                 plugin = await host.plugin(f"p{number}")
-                for service_type in ("t", "u"):
+                for service_type in (f"t{number}", f"u{number}"):
                     self.registered[await host.register(plugin, service_type)] = plugin
                 registration, _ = self.registered.popitem()  # may be gone, or not, until that is answered
                 if (await host.post(UNREGISTER, {"registrationId": registration}, plugin))[0] == 200:

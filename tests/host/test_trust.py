@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -12,7 +13,20 @@ from trio.testing import MockClock
 
 from cpg_trio.host import BaseUrls, HostConfig
 
-from .calls import DISCOVER, REGISTER, REPORT, UNREGISTER, WATCH, Headers, running, runtime_id
+from .calls import (
+    COOKIE,
+    DISCOVER,
+    HANDSHAKE,
+    REGISTER,
+    REPORT,
+    UNREGISTER,
+    VERSIONS,
+    WATCH,
+    Headers,
+    WireCaller,
+    running,
+    runtime_id,
+)
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     (REGISTER, {"serviceType": "forged", "version": "1.0.0", "endpointPath": "/f/"}),
@@ -168,11 +182,12 @@ async def test_what_was_checked_is_what_is_kept() -> None:
         "serviceType": "t",
         "version": "1.0.0",
         "endpointPath": "/",
-        "metadata": {"base_url": "http://192.0.2.7:1"},
+        "metadata": {"base_url": f"http://{socket.gethostname()}:1"},
     }
-    async with running(client=("192.0.2.7", 40000)) as host:
-        await host.post(REGISTER, body, await host.plugin("p"))
-        assert host.host.registry.discover("t")[0].address == "192.0.2.7"
+    async with running() as host:
+        assert (await host.post(REGISTER, body, await host.plugin("p")))[0] == 200
+        address = host.host.registry.discover("t")[0].address
+        assert address in {found[4][0] for found in socket.getaddrinfo(socket.gethostname(), 1)}
 
 
 async def test_a_bad_registration_is_refused_before_any_name_is_looked_up() -> None:
@@ -267,3 +282,162 @@ async def test_no_token_reaches_the_log(caplog: pytest.LogCaptureFixture) -> Non
     assert "t-plugin" in caplog.text
     assert headers["Authorization"].removeprefix("Bearer ") not in caplog.text
     assert "planted-secret" not in caplog.text
+
+
+# What a plugin may provide and call
+
+
+@pytest.mark.parametrize(
+    ("metadata", "service_type", "status"),
+    [
+        ({}, "anything", 200),
+        ({"provides": "t,u"}, "t", 200),
+        ({"provides": "t,u"}, "u", 200),
+        ({"provides": "t,u"}, "v", 403),
+        ({"provides": ""}, "t", 403),
+        ({"requires": "t"}, "t", 200),
+    ],
+)
+async def test_a_plugin_that_says_what_it_provides_provides_nothing_else(
+    metadata: dict[str, str], service_type: str, status: int
+) -> None:
+    async with running() as host:
+        me = await introduced(host, "p", metadata)
+        body = {"serviceType": service_type, "version": "1.0.0", "endpointPath": "/"}
+        answered, answer = await host.post(REGISTER, body, me)
+        assert answered == status
+        assert bool(host.host.registry.service_types()) == (status == 200)
+        if status == 403:
+            assert answer["message"] == f"p may not provide {service_type}"
+
+
+async def introduced(host: WireCaller, self_id: str, metadata: dict[str, str]) -> Headers:
+    body = {**COOKIE, **VERSIONS, "selfId": self_id, "clientMetadata": metadata}
+    status, answer = await host.post(HANDSHAKE, body)
+    assert status == 200
+    return {
+        "X-Plugin-Runtime-ID": answer["runtimeId"],
+        "Authorization": f"Bearer {answer['runtimeToken']}",
+    }
+
+
+@pytest.mark.parametrize("key", ["provides", "requires"])
+async def test_a_declaration_that_makes_no_sense_gets_no_identity(key: str) -> None:
+    async with running() as host:
+        body = {**COOKIE, **VERSIONS, "selfId": "p", "clientMetadata": {key: "a,,b"}}
+        assert (await host.post(HANDSHAKE, body))[0] == 400
+        assert len(host.host.identities) == 0
+
+
+@pytest.mark.parametrize("path", [DISCOVER, WATCH])
+async def test_a_plugin_that_says_what_it_requires_is_told_of_nothing_else(path: str) -> None:
+    async with running() as host:
+        await host.provider("t")
+        me = await introduced(host, "p", {"requires": "other"})
+        error = await refused(host.http, path, {"serviceType": "t"}, me)
+        assert error == {
+            "code": "permission_denied",
+            "message": f"{runtime_id(me)} may not call t",
+        }
+
+
+async def test_nobody_takes_a_service_over_from_another_plugin_while_that_provides_it() -> None:
+    body = {"serviceType": "t", "version": "9.9.9", "endpointPath": "/"}
+    async with running() as host:
+        victim = await host.plugin("victim")
+        registration = await host.register(victim, "t")
+        attacker = await host.plugin("attacker")
+        status, answer = await host.post(REGISTER, body, attacker)
+        assert (status, answer["code"]) == (403, "permission_denied")
+        assert answer["message"] == "t is provided by victim, and no policy says that attacker may, too"
+        assert await host.discover("t", attacker) == runtime_id(victim)
+        await host.register(await host.plugin("victim"), "t")  # a replica
+        await host.post(UNREGISTER, {"registrationId": registration}, victim)
+        assert (await host.post(REGISTER, body, attacker))[0] == 403
+
+
+async def test_a_victim_that_is_down_is_no_more_displaced_than_one_that_is_up() -> None:
+    body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/"}
+    async with running() as host:
+        victim = await host.provider("t")
+        await host.post(REPORT, {"state": 3}, victim)
+        assert (await host.post(REGISTER, body, await host.plugin("attacker")))[0] == 403
+
+
+async def test_what_a_registration_says_of_where_a_plugin_is_is_told_to_nobody() -> None:
+    async with running() as host:
+        await host.provider("t", "http://127.0.0.1:28081")
+        me = await host.plugin("p")
+        _, found = await host.post(DISCOVER, {"serviceType": "t"}, me)
+        assert "28081" not in json.dumps(found)
+        async with host.http.stream("POST", WATCH, content=frame_of("t"), headers=streaming(me)) as response:
+            first = await anext(response.aiter_bytes())
+        assert b"28081" not in first
+
+
+def frame_of(service_type: str) -> bytes:
+    content = json.dumps({"serviceType": service_type}).encode()
+    return b"\0" + len(content).to_bytes(4, "big") + content
+
+
+def streaming(headers: Headers) -> Headers:
+    return {**headers, "content-type": "application/connect+json"}
+
+
+# Renewal
+
+
+async def renewed(host: WireCaller, me: Headers, self_id: str = "p") -> tuple[str, Headers]:
+    status, answer = await host.post(HANDSHAKE, {**COOKIE, **VERSIONS, "selfId": self_id}, me)
+    assert status == 200
+    name, token = answer["runtimeId"], answer["runtimeToken"]
+    return name, {"X-Plugin-Runtime-ID": name, "Authorization": f"Bearer {token}"}
+
+
+async def test_a_handshake_that_proves_an_identity_gives_another_token_for_it() -> None:
+    async with running() as host:
+        me = await host.provider("t")
+        name, again = await renewed(host, me, "t-plugin")
+        assert name == runtime_id(me)
+        assert again["Authorization"] != me["Authorization"]
+        for headers in (me, again):
+            assert (await host.post(REPORT, {"state": 1}, headers))[0] == 200
+        assert host.host.registry.available("t")
+
+
+async def test_a_handshake_that_proves_nothing_or_another_plugin_gives_an_identity_of_its_own() -> None:
+    async with running() as host:
+        me = await host.plugin("p")
+        wrong = {**me, "Authorization": me["Authorization"][:-2]}
+        for headers, self_id in ((wrong, "p"), (me, "other"), ({}, "p")):
+            name, _ = await renewed(host, headers, self_id)
+            assert name != runtime_id(me)
+            assert name.startswith(f"{self_id}-")
+
+
+@pytest.mark.parametrize(("metadata", "ttl_ms"), [({}, "86400000"), ({"renews": "true"}, "900000")])
+async def test_who_asks_for_new_tokens_in_time_gets_short_ones(metadata: dict[str, str], ttl_ms: str) -> None:
+    async with running() as host:
+        body = {**COOKIE, **VERSIONS, "selfId": "p", "clientMetadata": metadata}
+        _, answer = await host.post(HANDSHAKE, body)
+        assert answer["serverMetadata"]["token_ttl_ms"] == ttl_ms
+
+
+async def test_a_watch_outlives_the_token_that_it_was_begun_with_if_that_is_renewed(
+    autojump_clock: MockClock,
+) -> None:
+    config = HostConfig(unrenewed_token_ttl_s=60, token_ttl_s=60)
+    async with running(config) as host:
+        me = await host.plugin("p")
+        async with host.http.stream("POST", WATCH, content=frame_of("t"), headers=streaming(me)) as response:
+            chunks = response.aiter_bytes()
+            await anext(chunks)
+            await trio.sleep(40)
+            _, me = await renewed(host, me)
+            await trio.sleep(40)
+            await host.provider("t")
+            assert b"AVAILABLE" in await anext(chunks)
+            with pytest.raises(StopAsyncIteration):
+                while True:
+                    last = await anext(chunks)
+        assert b"unauthenticated" in last

@@ -205,7 +205,7 @@ async def test_a_watch_ends_with_the_identity_that_it_was_begun_with() -> None:
 
 
 async def test_a_watch_ends_when_its_identity_expires() -> None:
-    config = HostConfig(unrenewed_token_ttl_s=0.3)
+    config = HostConfig(unrenewed_token_ttl_s=0.3, token_ttl_s=0.3)
     async with hosting(config) as (host, url), watching(url, proof(host), JSON) as socket:
         with pytest.raises(ConnectionClosed) as closed:
             await socket.get_message()

@@ -26,7 +26,7 @@ from .calls import (
     runtime_id,
 )
 
-# The second is ours; a plugin that does not know it takes no notice.
+# All but the first are ours; a plugin that does not know them takes no notice.
 SERVER_METADATA = {"server_version": "0.1.0", "heartbeat_interval_ms": "5000", "lease_ms": "15000"}
 NAME_RULE = r"contains invalid characters (must match: ^[a-zA-Z][a-zA-Z0-9_.\-]*$)"
 
@@ -38,15 +38,17 @@ async def test_a_handshake_with_a_self_id_gives_an_identity() -> None:
         )
     assert status == 200
     assert re.fullmatch(r"my_probe-[0-9a-f]{16}", answer.pop("runtimeId"))
-    assert len(answer.pop("runtimeToken")) == 44
-    assert answer == {**VERSIONS, "serverMetadata": SERVER_METADATA}
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", answer.pop("runtimeToken"))
+    assert len(answer["serverMetadata"].pop("host_id")) == 16
+    assert answer == {**VERSIONS, "serverMetadata": {**SERVER_METADATA, "token_ttl_ms": "86400000"}}
 
 
 @pytest.mark.parametrize("more", [{}, {"requestedPlugins": ["nope"]}, {"bogus": 1}])
 async def test_a_handshake_without_a_self_id_gives_none(more: dict[str, Any]) -> None:
     async with running() as host:
-        answer = await host.post(HANDSHAKE, {**COOKIE, **VERSIONS, **more})
-    assert answer == (200, {**VERSIONS, "serverMetadata": SERVER_METADATA})
+        status, answer = await host.post(HANDSHAKE, {**COOKIE, **VERSIONS, **more})
+    assert answer["serverMetadata"].pop("host_id")
+    assert (status, answer) == (200, {**VERSIONS, "serverMetadata": SERVER_METADATA})
 
 
 async def test_proto_names_are_understood_in_json() -> None:
@@ -155,7 +157,7 @@ async def test_a_good_registration_is_answered_with_its_id() -> None:
     assert answer == {}
 
 
-async def test_discovery_gives_id_version_url_and_metadata() -> None:
+async def test_discovery_gives_id_version_and_url_and_not_where_the_provider_is() -> None:
     async with running() as host:
         caller = await host.plugin("wire-probe")
         provider = runtime_id(await host.provider("logger", "http://localhost:28081"))
@@ -166,7 +168,6 @@ async def test_discovery_gives_id_version_url_and_metadata() -> None:
                     "providerId": provider,
                     "version": "1.0.0",
                     "endpointUrl": f"/services/logger/{provider}",
-                    "metadata": {"base_url": "http://localhost:28081"},
                 },
                 "singleProvider": True,
             },

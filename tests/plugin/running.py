@@ -42,11 +42,16 @@ async def plugged(
     heartbeat_s: float | None = 5.0,
     hostname: str = "127.0.0.1",
     socket_dir: Path | None = None,
+    enrolment_token: str = "",
 ) -> AsyncIterator[str]:
     """Run a plugin; yield its URL."""
     stop = trio.Event() if stop is None else stop
     config = PluginConfig(
-        host_url=host_url, hostname=hostname, heartbeat_s=heartbeat_s, socket_dir=socket_dir
+        host_url=host_url,
+        hostname=hostname,
+        heartbeat_s=heartbeat_s,
+        socket_dir=socket_dir,
+        enrolment_token=enrolment_token,
     )
     async with trio.open_nursery() as nursery:
         url, *_ = await nursery.start(partial(plugin.serve, stop, config=config))

@@ -10,7 +10,7 @@ import trio
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send
-from cpg_trio.host import Host
+from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
 from cpg_trio.plugin import Plugin
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
@@ -76,7 +76,9 @@ async def test_calls_move_to_another_provider_when_theirs_goes() -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     client = echo.client(EchoServiceClient)
-    async with hosting() as (_, url), plugged(caller, url), plugged(echo_plugin("second"), url):
+    both = Policy(Rules(services={"echo": ServiceRules(providers=["first", "second"])}))
+    config = HostConfig(policy=both)
+    async with hosting(config) as (_, url), plugged(caller, url), plugged(echo_plugin("second"), url):
         async with plugged(echo_plugin("first"), url):
             await echo.wait_available()
             await client.echo(EchoRequest())
@@ -172,10 +174,10 @@ async def test_a_call_that_was_not_delivered_to_the_only_provider_is_unavailable
 async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not() -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo", min_version="2.0.0")
-    async with hosting() as (host, url), plugged(echo_plugin("old", version="1.10.0"), url):
+    async with hosting() as (host, url), plugged(echo_plugin(version="1.10.0"), url):
         await until(host, lambda: host.registry.available("echo"))
         async with plugged(caller, url):
-            async with plugged(echo_plugin("new", version="2.0.0"), url):
+            async with plugged(echo_plugin(version="2.0.0"), url):
                 with trio.fail_after(10):
                     provider = await echo.wait_available()
                 assert provider.version == "2.0.0"

@@ -98,21 +98,21 @@ async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(way
     plugin, (echo,) = needy("echo", min_version="2.0.0")
     async with (
         meddled(without(*ways, seen=Counter())) as (host, url),
-        plugged(echo_plugin("old", version="1.10.0"), url),
+        plugged(echo_plugin(version="1.10.0"), url),
     ):
         await until(host, lambda: host.registry.available("echo"))
         async with plugged(plugin, url):
-            async with plugged(echo_plugin("new", version="2.0.0"), url):
+            async with plugged(echo_plugin(version="2.0.0"), url):
                 await heard(echo, lambda d: d.provider and d.provider.version == "2.0.0")
             await heard(echo, lambda d: not d.available)
 
 
 async def test_a_provider_with_a_minimum_version_is_known_to_be_degraded() -> None:
     plugin, (echo,) = needy("echo", min_version="2.0.0")
-    new = echo_plugin("new", version="2.0.0")
+    new = echo_plugin(version="2.0.0")
     async with (
         hosting() as (_, url),
-        plugged(echo_plugin("old"), url),
+        plugged(echo_plugin(), url),
         plugged(new, url),
         plugged(plugin, url),
     ):

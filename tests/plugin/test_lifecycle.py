@@ -15,12 +15,13 @@ import trio.testing
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.host import Action, Host, HostConfig, LeaseConfig
+from cpg_trio.host import Action, Host, HostConfig, Keys, LeaseConfig
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError, _session
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import BindError, StartError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.host.calls import DISCOVER
 from tests.rpc.echo import Echo, canned
 from tests.serving_apps import served
 
@@ -100,6 +101,33 @@ async def test_a_token_is_renewed_before_it_expires_and_the_identity_stays() -> 
             await eventually(lambda: len(renewed) >= 5)
             assert set(renewed) == {first}
             assert host.registry.discover("echo")[0].runtime_id == first
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+async def test_to_a_host_that_has_forgotten_all_a_plugin_comes_back_as_who_it_was_if_it_is_believed(
+    same_key: bool,  # noqa: FBT001
+) -> None:
+    port, names = unused_port(), []
+    keys = Keys(["k" * 32])
+    async with plugged(echo_plugin(), f"http://127.0.0.1:{port}", heartbeat_s=0.05):
+        for _ in range(2):
+            config = HostConfig(keys=keys if same_key else Keys())
+            async with hosting(config, bind=f"127.0.0.1:{port}") as (host, _):
+                await until(host, lambda: host.registry.available("echo"))
+                names.append(host.registry.discover("echo")[0].runtime_id)
+    assert (names[0] == names[1]) == same_key
+
+
+async def test_a_plugin_of_one_host_is_known_to_another_that_has_its_key() -> None:
+    config = HostConfig(keys=Keys(["k" * 32]))
+    plugin = echo_plugin()
+    async with hosting(config) as (host, url), hosting(config) as (_, other), plugged(plugin, url):
+        await until(host, lambda: host.registry.available("echo"))
+        identity, token = host.identities.issue("caller")
+        proof = {"X-Plugin-Runtime-ID": identity.runtime_id, "Authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient() as http:
+            answer = await http.post(f"{other}{DISCOVER}", json={"serviceType": "echo"}, headers=proof)
+    assert answer.json()["code"] == "not_found"  # and not unauthenticated: who asks is known
 
 
 async def test_an_identity_that_is_revoked_is_replaced_before_anyone_notices() -> None:

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from cpg_trio.asgi import Receive, Scope, Send
-from cpg_trio.host import Host, HostConfig
+from cpg_trio.host import BaseUrls, Host, HostConfig
 from cpg_trio.plugin import Dependency, Plugin
 from cpg_trio.plugin._sockets import own_socket
 from cpg_trio.serving import serve
@@ -37,7 +37,7 @@ HANDSHAKE = "/connectplugin.v1.HandshakeService/Handshake"
 
 @pytest.fixture
 def config(short_path: Path) -> HostConfig:
-    return HostConfig(socket_dir=short_path)
+    return HostConfig(socket_dir=short_path, base_urls=BaseUrls.ANY)
 
 
 def needy_plugin() -> tuple[Plugin, Dependency]:
