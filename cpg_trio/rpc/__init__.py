@@ -10,6 +10,7 @@ for the calls that are most of them. Nothing in this room knows about plugins. W
     envelope    the framing of streams
     client      calls, and the base class of generated typed clients
     inprocess   an httpx transport that calls an ASGI application, streaming, without a socket
+    context     what a method is given beside its request
     unary       plain unary calls, answered without connectrpc's application
     server      services served as one ASGI application
     codegen     the protoc plugin that writes the typed stubs (imported by nobody)
@@ -28,6 +29,8 @@ from .client import ClientConfig as ClientConfig
 from .client import ResponseMetadata as ResponseMetadata
 from .client import ResponseStream as ResponseStream
 from .client import ServiceClient as ServiceClient
+from .context import Caller as Caller
+from .context import Context as Context
 from .errors import pack_detail as pack_detail
 from .errors import unpack_detail as unpack_detail
 from .exchange import Exchange as Exchange
@@ -40,6 +43,5 @@ from .exchange import UnaryExchange as UnaryExchange
 from .exchange import WholeResponse as WholeResponse
 from .exchange import fetching as fetching
 from .inprocess import AsgiTransport as AsgiTransport
-from .server import Context as Context
 from .server import Service as Service
 from .server import application as application

@@ -53,9 +53,9 @@ def _module(file: FileDescriptorProto) -> Iterator[str]:
     yield ""
     yield "from __future__ import annotations"
     yield ""
-    yield "from collections.abc import AsyncIterable, Iterable"
+    yield "from collections.abc import AsyncIterable, AsyncIterator, Iterable"
     yield "from contextlib import AbstractAsyncContextManager"
-    yield "from typing import ClassVar, Unpack"
+    yield "from typing import Any, ClassVar, Unpack"
     yield ""
     yield "from cpg_trio import rpc"
     yield ""
@@ -69,7 +69,7 @@ def _module(file: FileDescriptorProto) -> Iterator[str]:
 def _service(file: FileDescriptorProto, service: ServiceDescriptorProto) -> Iterator[str]:
     yield ""
     yield ""
-    yield f"class {service.name.removesuffix('Service')}Service(_connect.{service.name}, rpc.Service):"
+    yield f"class {service.name.removesuffix('Service')}Service(rpc.Service):"
     yield f'    """Base class of an implementation of {file.package}.{service.name}."""'
     yield ""
     yield f'    service_name: ClassVar[str] = "{file.package}.{service.name}"'
@@ -77,7 +77,28 @@ def _service(file: FileDescriptorProto, service: ServiceDescriptorProto) -> Iter
     yield f"    methods: ClassVar[frozenset[str]] = frozenset({{{methods}}})"
     yield ""
     yield "    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:"
-    yield f"        return _connect.{service.name}ASGIApplication(self, interceptors=interceptors)"
+    yield "        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more"
+    yield f"        return _connect.{service.name}ASGIApplication(methods, interceptors=interceptors)"
+    for method in service.method:
+        yield ""
+        yield from _unimplemented(file, service, method)
+
+
+def _unimplemented(
+    file: FileDescriptorProto, service: ServiceDescriptorProto, method: MethodDescriptorProto
+) -> Iterator[str]:
+    given, returned = _message(file, method.input_type), _message(file, method.output_type)
+    argument, requests = given, "request"
+    if method.client_streaming:
+        argument, requests = f"AsyncIterator[{given}]", "requests"
+    asynchronous, result = "async ", returned
+    if method.server_streaming:
+        asynchronous, result = "", f"AsyncIterator[{returned}]"
+    yield f"    {asynchronous}def {snake_case(method.name)}("
+    yield f"        self, {requests}: {argument}, ctx: rpc.Context, /"
+    yield f"    ) -> {result}:"
+    yield f'        """Answer {file.package}.{service.name}/{method.name}."""'
+    yield '        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")'
 
 
 def _client(file: FileDescriptorProto, service: ServiceDescriptorProto) -> Iterator[str]:

@@ -24,14 +24,14 @@ from connectrpc.request import RequestContext
 
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
 
+from .context import own_context, state_of
 from .unary import UnaryMethod, unary_methods
 
 _log = logging.getLogger(__name__)
 
 _Q = TypeVar("_Q")
 _R = TypeVar("_R")
-Context: TypeAlias = RequestContext[Any, Any]
-"""What a method is given beside its request: headers both ways, trailers, the time that is left."""
+_Given: TypeAlias = RequestContext[Any, Any]
 
 
 class Service(ABC):
@@ -73,7 +73,8 @@ def application(services: Iterable[Service], interceptors: Iterable[Interceptor]
             body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
             await send_response(send, 400, body, [(b"content-type", b"application/json")])
         else:
-            await _run(app, scope, receive, send)
+            with state_of(scope):
+                await _run(app, scope, receive, send)
 
     return dispatch
 
@@ -117,36 +118,36 @@ class _Concealing:
     """Keeps what an unexpected exception says from the client, and puts it in the log."""
 
     async def intercept_unary(
-        self, call_next: Callable[[_Q, Context], Awaitable[_R]], request: _Q, ctx: Context
+        self, call_next: Callable[[_Q, _Given], Awaitable[_R]], request: _Q, ctx: _Given
     ) -> _R:
         with _Concealed(ctx):
-            return _checked(await call_next(request, ctx), ctx)
+            return _checked(await call_next(request, own_context(ctx)), ctx)
 
     async def intercept_client_stream(
         self,
-        call_next: Callable[[AsyncIterator[_Q], Context], Awaitable[_R]],
+        call_next: Callable[[AsyncIterator[_Q], _Given], Awaitable[_R]],
         request: AsyncIterator[_Q],
-        ctx: Context,
+        ctx: _Given,
     ) -> _R:
         with _Concealed(ctx):
-            return _checked(await call_next(request, ctx), ctx)
+            return _checked(await call_next(request, own_context(ctx)), ctx)
 
     async def intercept_server_stream(
-        self, call_next: Callable[[_Q, Context], AsyncIterator[_R]], request: _Q, ctx: Context
+        self, call_next: Callable[[_Q, _Given], AsyncIterator[_R]], request: _Q, ctx: _Given
     ) -> AsyncIterator[_R]:
         with _Concealed(ctx):
-            async with _closing(call_next(request, ctx)) as responses:
+            async with _closing(call_next(request, own_context(ctx))) as responses:
                 async for response in responses:
                     yield _checked(response, ctx)
 
     async def intercept_bidi_stream(
         self,
-        call_next: Callable[[AsyncIterator[_Q], Context], AsyncIterator[_R]],
+        call_next: Callable[[AsyncIterator[_Q], _Given], AsyncIterator[_R]],
         request: AsyncIterator[_Q],
-        ctx: Context,
+        ctx: _Given,
     ) -> AsyncIterator[_R]:
         with _Concealed(ctx):
-            async with _closing(call_next(request, ctx)) as responses:
+            async with _closing(call_next(request, own_context(ctx))) as responses:
                 async for response in responses:
                     yield _checked(response, ctx)
 
@@ -154,7 +155,7 @@ class _Concealing:
 class _Concealed:
     """The block in which an exception that is not a ConnectError is logged, and becomes `internal`."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: _Given) -> None:
         self._method = ctx.method
 
     def __enter__(self) -> None:
@@ -179,7 +180,7 @@ def _only_connect_error(error: Exception) -> ConnectError | None:
     return error if isinstance(error, ConnectError) else None
 
 
-def _checked(response: _R, ctx: Context) -> _R:
+def _checked(response: _R, ctx: _Given) -> _R:
     if not isinstance(response, ctx.method.output):
         raise TypeError(
             f"{ctx.method.name} returned {type(response).__name__}, not {ctx.method.output.__name__}"

@@ -27,7 +27,7 @@ from connectrpc.compression import Compression
 from connectrpc.compression.gzip import GzipCompression
 from connectrpc.errors import ConnectError
 from connectrpc.method import MethodInfo
-from connectrpc.request import Headers, RequestContext
+from connectrpc.request import Headers
 from connectrpc.server import ConnectASGIApplication
 from google.protobuf.message import Message
 
@@ -44,6 +44,7 @@ from cpg_trio.asgi import (
 )
 
 from .codecs import CODECS
+from .context import Context
 
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits
@@ -104,7 +105,7 @@ class UnaryMethod:
         return UnaryCall(self, context, CODECS[codec], packing, fields.get(b"accept-encoding"))
 
 
-class UnaryContext(RequestContext[Any, Any]):
+class UnaryContext(Context):
     """What a method is given beside its request, made when it asks for it: most methods do not."""
 
     def __init__(self, method: MethodInfo[Any, Any], scope: Scope, timeout_ms: int | None) -> None:
@@ -112,6 +113,7 @@ class UnaryContext(RequestContext[Any, Any]):
             method=method, http_method="POST", request_headers=_NO_HEADERS, timeout_ms=timeout_ms
         )
         self._scope = scope
+        self._call_state = scope.get("state") or self._call_state
         self.given_ms = timeout_ms
         """Milliseconds that the client gave the call, unlike `timeout_ms`, which says what is left."""
 

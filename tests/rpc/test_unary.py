@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import pytest
 import trio
 from connectrpc.compat import google_protobuf_binary_codec
+from connectrpc.request import RequestContext
 
 from cpg_trio.asgi import CANCEL_ON_DISCONNECT, App, ClientDisconnectedError, Message, Scope
 from cpg_trio.rpc import Code, ConnectError, Context, Interceptor, application
@@ -23,6 +24,7 @@ from .echo import Echo
 PROTO, JSON = {"content-type": "application/proto"}, {"content-type": "application/json"}
 MAX_BYTES = 4 * 1024 * 1024
 Headers = dict[str, str]
+Given = RequestContext[Any, Any]
 Q = TypeVar("Q")
 R = TypeVar("R")
 
@@ -294,7 +296,7 @@ class Stamping:
     """Adds a header, and fails itself for one request."""
 
     async def intercept_unary(
-        self, call_next: Callable[[Q, Context], Awaitable[R]], request: Q, ctx: Context, /
+        self, call_next: Callable[[Q, Given], Awaitable[R]], request: Q, ctx: Given, /
     ) -> R:
         ctx.response_headers["x-stamp"] = ctx.request_headers["content-type"]
         if request == pb.EchoRequest(text="odd"):
@@ -321,10 +323,10 @@ async def test_what_an_interceptor_raises_is_the_servers_to_log(app: App) -> Non
 
 async def test_an_interceptor_of_metadata_is_asked_before_the_body_is_read() -> None:
     class Refusing:
-        async def on_start(self, _ctx: Context) -> None:
+        async def on_start(self, _ctx: Given) -> None:
             raise ConnectError(Code.PERMISSION_DENIED, "not you")
 
-        async def on_end(self, _token: None, _ctx: Context, _error: Exception | None, /) -> None:
+        async def on_end(self, _token: None, _ctx: Given, _error: Exception | None, /) -> None:
             pass
 
     peer = await call(application([Echo()], [Refusing()]), PROTO, proto("a"))
@@ -336,7 +338,8 @@ async def test_an_application_with_codecs_of_its_own_is_left_to_connectrpc() -> 
     class ProtoOnly(Echo):
         def application(self, interceptors: Iterable[Interceptor]) -> App:
             codecs = [google_protobuf_binary_codec()]
-            return EchoServiceASGIApplication(self, interceptors=interceptors, codecs=codecs)
+            methods: Any = self
+            return EchoServiceASGIApplication(methods, interceptors=interceptors, codecs=codecs)
 
     app = application([ProtoOnly()])
     assert not (await call(app, PROTO, proto("a"))).is_lean
@@ -346,8 +349,9 @@ async def test_an_application_with_codecs_of_its_own_is_left_to_connectrpc() -> 
 async def test_the_limit_and_the_compressions_of_an_application_are_kept() -> None:
     class Narrow(Echo):
         def application(self, interceptors: Iterable[Interceptor]) -> App:
+            methods: Any = self
             return EchoServiceASGIApplication(
-                self, interceptors=interceptors, read_max_bytes=10, compressions=[]
+                methods, interceptors=interceptors, read_max_bytes=10, compressions=[]
             )
 
     app = application([Narrow()])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from cpg_trio import rpc
 
@@ -12,14 +12,27 @@ from . import api_connect as _connect
 from . import api_pb2 as _pb2
 
 
-class APIService(_connect.API, rpc.Service):
+class APIService(rpc.Service):
     """Base class of an implementation of api.v1.API."""
 
     service_name: ClassVar[str] = "api.v1.API"
     methods: ClassVar[frozenset[str]] = frozenset({"Shorten", "Resolve"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.APIASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.APIASGIApplication(methods, interceptors=interceptors)
+
+    async def shorten(
+        self, request: _pb2.ShortenRequest, ctx: rpc.Context, /
+    ) -> _pb2.ShortenResponse:
+        """Answer api.v1.API/Shorten."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def resolve(
+        self, request: _pb2.ResolveRequest, ctx: rpc.Context, /
+    ) -> _pb2.ResolveResponse:
+        """Answer api.v1.API/Resolve."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class APIClient(rpc.ServiceClient):

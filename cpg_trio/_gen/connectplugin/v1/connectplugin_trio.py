@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from cpg_trio import rpc
 
@@ -12,14 +12,21 @@ from . import connectplugin_connect as _connect
 from . import connectplugin_pb2 as _pb2
 
 
-class HandshakeService(_connect.HandshakeService, rpc.Service):
+class HandshakeService(rpc.Service):
     """Base class of an implementation of connectplugin.v1.HandshakeService."""
 
     service_name: ClassVar[str] = "connectplugin.v1.HandshakeService"
     methods: ClassVar[frozenset[str]] = frozenset({"Handshake"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.HandshakeServiceASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.HandshakeServiceASGIApplication(methods, interceptors=interceptors)
+
+    async def handshake(
+        self, request: _pb2.HandshakeRequest, ctx: rpc.Context, /
+    ) -> _pb2.HandshakeResponse:
+        """Answer connectplugin.v1.HandshakeService/Handshake."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class HandshakeServiceClient(rpc.ServiceClient):
@@ -34,14 +41,27 @@ class HandshakeServiceClient(rpc.ServiceClient):
         return await self._unary("Handshake", request, _pb2.HandshakeResponse, options)
 
 
-class PluginIdentityService(_connect.PluginIdentity, rpc.Service):
+class PluginIdentityService(rpc.Service):
     """Base class of an implementation of connectplugin.v1.PluginIdentity."""
 
     service_name: ClassVar[str] = "connectplugin.v1.PluginIdentity"
     methods: ClassVar[frozenset[str]] = frozenset({"GetPluginInfo", "SetRuntimeIdentity"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.PluginIdentityASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.PluginIdentityASGIApplication(methods, interceptors=interceptors)
+
+    async def get_plugin_info(
+        self, request: _pb2.GetPluginInfoRequest, ctx: rpc.Context, /
+    ) -> _pb2.GetPluginInfoResponse:
+        """Answer connectplugin.v1.PluginIdentity/GetPluginInfo."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def set_runtime_identity(
+        self, request: _pb2.SetRuntimeIdentityRequest, ctx: rpc.Context, /
+    ) -> _pb2.SetRuntimeIdentityResponse:
+        """Answer connectplugin.v1.PluginIdentity/SetRuntimeIdentity."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class PluginIdentityClient(rpc.ServiceClient):
@@ -62,14 +82,21 @@ class PluginIdentityClient(rpc.ServiceClient):
         return await self._unary("SetRuntimeIdentity", request, _pb2.SetRuntimeIdentityResponse, options)
 
 
-class PluginLifecycleService(_connect.PluginLifecycle, rpc.Service):
+class PluginLifecycleService(rpc.Service):
     """Base class of an implementation of connectplugin.v1.PluginLifecycle."""
 
     service_name: ClassVar[str] = "connectplugin.v1.PluginLifecycle"
     methods: ClassVar[frozenset[str]] = frozenset({"ReportHealth"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.PluginLifecycleASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.PluginLifecycleASGIApplication(methods, interceptors=interceptors)
+
+    async def report_health(
+        self, request: _pb2.ReportHealthRequest, ctx: rpc.Context, /
+    ) -> _pb2.ReportHealthResponse:
+        """Answer connectplugin.v1.PluginLifecycle/ReportHealth."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class PluginLifecycleClient(rpc.ServiceClient):
@@ -84,14 +111,27 @@ class PluginLifecycleClient(rpc.ServiceClient):
         return await self._unary("ReportHealth", request, _pb2.ReportHealthResponse, options)
 
 
-class PluginControlService(_connect.PluginControl, rpc.Service):
+class PluginControlService(rpc.Service):
     """Base class of an implementation of connectplugin.v1.PluginControl."""
 
     service_name: ClassVar[str] = "connectplugin.v1.PluginControl"
     methods: ClassVar[frozenset[str]] = frozenset({"GetHealth", "Shutdown"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.PluginControlASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.PluginControlASGIApplication(methods, interceptors=interceptors)
+
+    async def get_health(
+        self, request: _pb2.GetHealthRequest, ctx: rpc.Context, /
+    ) -> _pb2.GetHealthResponse:
+        """Answer connectplugin.v1.PluginControl/GetHealth."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def shutdown(
+        self, request: _pb2.ShutdownRequest, ctx: rpc.Context, /
+    ) -> _pb2.ShutdownResponse:
+        """Answer connectplugin.v1.PluginControl/Shutdown."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class PluginControlClient(rpc.ServiceClient):
@@ -112,14 +152,39 @@ class PluginControlClient(rpc.ServiceClient):
         return await self._unary("Shutdown", request, _pb2.ShutdownResponse, options)
 
 
-class ServiceRegistryService(_connect.ServiceRegistry, rpc.Service):
+class ServiceRegistryService(rpc.Service):
     """Base class of an implementation of connectplugin.v1.ServiceRegistry."""
 
     service_name: ClassVar[str] = "connectplugin.v1.ServiceRegistry"
     methods: ClassVar[frozenset[str]] = frozenset({"RegisterService", "UnregisterService", "DiscoverService", "WatchService"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.ServiceRegistryASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.ServiceRegistryASGIApplication(methods, interceptors=interceptors)
+
+    async def register_service(
+        self, request: _pb2.RegisterServiceRequest, ctx: rpc.Context, /
+    ) -> _pb2.RegisterServiceResponse:
+        """Answer connectplugin.v1.ServiceRegistry/RegisterService."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def unregister_service(
+        self, request: _pb2.UnregisterServiceRequest, ctx: rpc.Context, /
+    ) -> _pb2.UnregisterServiceResponse:
+        """Answer connectplugin.v1.ServiceRegistry/UnregisterService."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def discover_service(
+        self, request: _pb2.DiscoverServiceRequest, ctx: rpc.Context, /
+    ) -> _pb2.DiscoverServiceResponse:
+        """Answer connectplugin.v1.ServiceRegistry/DiscoverService."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    def watch_service(
+        self, request: _pb2.WatchServiceRequest, ctx: rpc.Context, /
+    ) -> AsyncIterator[_pb2.WatchServiceEvent]:
+        """Answer connectplugin.v1.ServiceRegistry/WatchService."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class ServiceRegistryClient(rpc.ServiceClient):
@@ -152,14 +217,21 @@ class ServiceRegistryClient(rpc.ServiceClient):
         return self._server_stream("WatchService", request, _pb2.WatchServiceEvent, options)
 
 
-class CapabilityBrokerService(_connect.CapabilityBroker, rpc.Service):
+class CapabilityBrokerService(rpc.Service):
     """Base class of an implementation of connectplugin.v1.CapabilityBroker."""
 
     service_name: ClassVar[str] = "connectplugin.v1.CapabilityBroker"
     methods: ClassVar[frozenset[str]] = frozenset({"RequestCapability"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.CapabilityBrokerASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.CapabilityBrokerASGIApplication(methods, interceptors=interceptors)
+
+    async def request_capability(
+        self, request: _pb2.RequestCapabilityRequest, ctx: rpc.Context, /
+    ) -> _pb2.RequestCapabilityResponse:
+        """Answer connectplugin.v1.CapabilityBroker/RequestCapability."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class CapabilityBrokerClient(rpc.ServiceClient):

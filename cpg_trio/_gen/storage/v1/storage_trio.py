@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from cpg_trio import rpc
 
@@ -12,14 +12,27 @@ from . import storage_connect as _connect
 from . import storage_pb2 as _pb2
 
 
-class StorageService(_connect.Storage, rpc.Service):
+class StorageService(rpc.Service):
     """Base class of an implementation of storage.v1.Storage."""
 
     service_name: ClassVar[str] = "storage.v1.Storage"
     methods: ClassVar[frozenset[str]] = frozenset({"Store", "Get"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.StorageASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.StorageASGIApplication(methods, interceptors=interceptors)
+
+    async def store(
+        self, request: _pb2.StoreRequest, ctx: rpc.Context, /
+    ) -> _pb2.StoreResponse:
+        """Answer storage.v1.Storage/Store."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def get(
+        self, request: _pb2.GetRequest, ctx: rpc.Context, /
+    ) -> _pb2.GetResponse:
+        """Answer storage.v1.Storage/Get."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class StorageClient(rpc.ServiceClient):

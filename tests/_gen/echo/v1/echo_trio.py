@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from cpg_trio import rpc
 
@@ -12,14 +12,39 @@ from . import echo_connect as _connect
 from . import echo_pb2 as _pb2
 
 
-class EchoService(_connect.EchoService, rpc.Service):
+class EchoService(rpc.Service):
     """Base class of an implementation of echo.v1.EchoService."""
 
     service_name: ClassVar[str] = "echo.v1.EchoService"
     methods: ClassVar[frozenset[str]] = frozenset({"Echo", "Count", "Sum", "HTTPChat"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.EchoServiceASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.EchoServiceASGIApplication(methods, interceptors=interceptors)
+
+    async def echo(
+        self, request: _pb2.EchoRequest, ctx: rpc.Context, /
+    ) -> _pb2.EchoResponse:
+        """Answer echo.v1.EchoService/Echo."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    def count(
+        self, request: _pb2.CountRequest, ctx: rpc.Context, /
+    ) -> AsyncIterator[_pb2.CountResponse]:
+        """Answer echo.v1.EchoService/Count."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def sum(
+        self, requests: AsyncIterator[_pb2.SumRequest], ctx: rpc.Context, /
+    ) -> _pb2.SumResponse:
+        """Answer echo.v1.EchoService/Sum."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    def http_chat(
+        self, requests: AsyncIterator[_pb2.HTTPChatRequest], ctx: rpc.Context, /
+    ) -> AsyncIterator[_pb2.HTTPChatResponse]:
+        """Answer echo.v1.EchoService/HTTPChat."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class EchoServiceClient(rpc.ServiceClient):

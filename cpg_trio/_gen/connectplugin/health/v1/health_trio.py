@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from cpg_trio import rpc
 
@@ -12,14 +12,27 @@ from . import health_connect as _connect
 from . import health_pb2 as _pb2
 
 
-class HealthService(_connect.HealthService, rpc.Service):
+class HealthService(rpc.Service):
     """Base class of an implementation of connectplugin.health.v1.HealthService."""
 
     service_name: ClassVar[str] = "connectplugin.health.v1.HealthService"
     methods: ClassVar[frozenset[str]] = frozenset({"Check", "Watch"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.HealthServiceASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.HealthServiceASGIApplication(methods, interceptors=interceptors)
+
+    async def check(
+        self, request: _pb2.HealthCheckRequest, ctx: rpc.Context, /
+    ) -> _pb2.HealthCheckResponse:
+        """Answer connectplugin.health.v1.HealthService/Check."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    def watch(
+        self, request: _pb2.HealthCheckRequest, ctx: rpc.Context, /
+    ) -> AsyncIterator[_pb2.HealthCheckResponse]:
+        """Answer connectplugin.health.v1.HealthService/Watch."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class HealthServiceClient(rpc.ServiceClient):

@@ -1,0 +1,89 @@
+"""What a method is given beside its request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import attrs
+from connectrpc.request import Headers, RequestContext
+
+from cpg_trio.asgi import Scope
+
+CALLER = "caller"
+PEER_NAMES = "peer_names"
+
+_NOTHING: Mapping[str, Any] = {}
+_state: ContextVar[Mapping[str, Any]] = ContextVar("state of a call", default=_NOTHING)
+
+
+@attrs.frozen
+class Caller:
+    """Who calls, proved by whoever stands before the application."""
+
+    id: str
+    """Tells it from all others."""
+    name: str
+    """Its own name, which others may share."""
+
+
+class Context(RequestContext[Any, Any]):
+    """What a method is given beside its request: who calls, headers both ways, the time that is left."""
+
+    _call_state: Mapping[str, Any] = _NOTHING
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who calls, if that has been proved; None if nobody has asked, or anybody may call."""
+        caller: Caller | None = self._call_state.get(CALLER)
+        return caller
+
+    @property
+    def peer_names(self) -> tuple[str, ...]:
+        """The names in the client's verified certificate; empty without one."""
+        names: tuple[str, ...] = self._call_state.get(PEER_NAMES, ())
+        return names
+
+
+class WrappedContext(Context):
+    """A context of connectrpc's, with what the server knows of the call besides."""
+
+    def __init__(self, inner: RequestContext[Any, Any]) -> None:
+        super().__init__(
+            method=inner.method,
+            http_method=inner.http_method,
+            request_headers=inner.request_headers,
+            server_address=inner.server_address,
+            client_address=inner.client_address,
+        )
+        self._inner = inner
+        self._call_state = _state.get()
+
+    @property
+    def response_headers(self) -> Headers:
+        return self._inner.response_headers
+
+    @property
+    def response_trailers(self) -> Headers:
+        return self._inner.response_trailers
+
+    @property
+    def timeout_ms(self) -> float | None:
+        return self._inner.timeout_ms
+
+
+def own_context(ctx: RequestContext[Any, Any]) -> Context:
+    """Return a context as methods are given it."""
+    return ctx if isinstance(ctx, Context) else WrappedContext(ctx)
+
+
+@contextmanager
+def state_of(scope: Scope) -> Iterator[None]:
+    """Within the block, give contexts that are made of connectrpc's what the scope's state says."""
+    token = _state.set(scope.get("state") or _NOTHING)
+    try:
+        yield
+    finally:
+        _state.reset(token)
