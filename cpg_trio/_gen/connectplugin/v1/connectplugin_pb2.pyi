@@ -333,7 +333,7 @@ class RequestCapabilityResponse(_message.Message):
     def __init__(self, grant: _Optional[_Union[CapabilityGrant, _Mapping]] = ...) -> None: ...
 
 class CapabilityGrant(_message.Message):
-    __slots__ = ("grant_id", "endpoint_url", "bearer_token", "capability_type", "version", "expires_in_ms", "provider_id", "socket")
+    __slots__ = ("grant_id", "endpoint_url", "bearer_token", "capability_type", "version", "expires_in_ms", "provider_id")
     GRANT_ID_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_URL_FIELD_NUMBER: _ClassVar[int]
     BEARER_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -341,7 +341,6 @@ class CapabilityGrant(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
-    SOCKET_FIELD_NUMBER: _ClassVar[int]
     grant_id: str
     endpoint_url: str
     bearer_token: str
@@ -349,8 +348,7 @@ class CapabilityGrant(_message.Message):
     version: str
     expires_in_ms: int
     provider_id: str
-    socket: str
-    def __init__(self, grant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., bearer_token: _Optional[str] = ..., capability_type: _Optional[str] = ..., version: _Optional[str] = ..., expires_in_ms: _Optional[int] = ..., provider_id: _Optional[str] = ..., socket: _Optional[str] = ...) -> None: ...
+    def __init__(self, grant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., bearer_token: _Optional[str] = ..., capability_type: _Optional[str] = ..., version: _Optional[str] = ..., expires_in_ms: _Optional[int] = ..., provider_id: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("subscribe", "unsubscribe")

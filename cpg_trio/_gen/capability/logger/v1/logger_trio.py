@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from cpg_trio import rpc
 
@@ -12,14 +12,21 @@ from . import logger_connect as _connect
 from . import logger_pb2 as _pb2
 
 
-class LoggerService(_connect.Logger, rpc.Service):
+class LoggerService(rpc.Service):
     """Base class of an implementation of capability.logger.v1.Logger."""
 
     service_name: ClassVar[str] = "capability.logger.v1.Logger"
     methods: ClassVar[frozenset[str]] = frozenset({"Log"})
 
     def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
-        return _connect.LoggerASGIApplication(self, interceptors=interceptors)
+        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
+        return _connect.LoggerASGIApplication(methods, interceptors=interceptors)
+
+    async def log(
+        self, request: _pb2.LogRequest, ctx: rpc.Context, /
+    ) -> _pb2.LogResponse:
+        """Answer capability.logger.v1.Logger/Log."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
 class LoggerClient(rpc.ServiceClient):
