@@ -12,6 +12,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import CapabilityBrokerService
+from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
@@ -21,7 +22,7 @@ from .direct import GRANT_S, DirectGrants, NotDirectlyError
 from .grants import Grants, random_id
 from .identity import Identity
 from .policy import Policy
-from .services import Gate, codes
+from .services import Gate
 
 _MAX_REASON_BYTES = 4096
 _MAX_TYPE_BYTES = wire.MAX_NAME_BYTES + len(wire.DIRECT_PREFIX)
@@ -39,6 +40,19 @@ def announced(capabilities: Mapping[str, Capability]) -> list[pb.Capability]:
     """Return capabilities as a handshake tells of them."""
     endpoint = base_url() + wire.BROKER_PATH
     return [pb.Capability(type=c.type, version=c.version, endpoint=endpoint) for c in capabilities.values()]
+
+
+def below(prefix: str, app: App) -> App:
+    """Return an application that has the broker below a prefix as well, where handshakes announce it."""
+    brokered = f"{prefix}/{Broker.service_name}/".encode()
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["raw_path"].startswith(brokered):
+            cut = {name: scope[name][len(prefix) :] for name in ("path", "raw_path")}
+            scope = {**scope, **cut}
+        await app(scope, receive, send)
+
+    return both
 
 
 class Broker(CapabilityBrokerService):
@@ -71,15 +85,14 @@ class Broker(CapabilityBrokerService):
         caller = self._gate.caller(ctx)
         _check_lengths(request)
         wanted = request.capability_type
+        is_service = wanted.startswith(wire.DIRECT_PREFIX)
         try:
-            with codes():
-                if wanted.startswith(wire.DIRECT_PREFIX):
-                    grant = self._grant_service(caller, request)
-                else:
-                    grant = self._grant_capability(caller, request)
-        except ConnectError as error:
-            self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=error.message)
-            raise
+            grant = (self._grant_service if is_service else self._grant_capability)(caller, request)
+        except (ConnectError, wire.InvalidError) as error:
+            self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=str(error))
+            if isinstance(error, ConnectError):
+                raise
+            raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
         target = f"{wanted} {grant.provider_id}".rstrip()
         self._audit.allowed(Action.GRANT, caller.runtime_id, target, reason=request.reason)
         return pb.RequestCapabilityResponse(grant=grant)

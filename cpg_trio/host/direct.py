@@ -1,14 +1,14 @@
 """Calls between plugins without the host in between: who may make them, and what they come to.
 
-The host gives a caller a statement that its provider can check by itself (see `cpg_trio.assertions`). It names
-the caller, the provider and the service, and is good for a short time: the host cannot take it back. What is
-called so the callers report, so that the host knows how busy a provider is.
+The host gives a caller a statement that its provider can check by itself (see `cpg_trio.assertions`). It
+names the caller, the provider and the service, and is good for a short time: the host cannot take it back.
+What is called so the callers report, so that the host knows how busy a provider is.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
 import attrs
@@ -22,11 +22,13 @@ from cpg_trio.logs import LineLog
 from .admission import encoded_endpoint
 from .identity import Identities, Identity
 from .peers import parse_address
+from .policy import Policy
 from .registry import NoProviderError, Registration, Registry
 
 GRANT_S = 60.0
 """How long a caller may call a provider directly before it has to ask again, in seconds."""
 
+_MOST_REPORTED = 100  # entries at once
 _MOST_AT_ONCE = 1000  # calls of one plugin to another, that count: as many connections does it open
 _calls = LineLog("cpg_trio.router")
 
@@ -174,3 +176,30 @@ class DirectTally:
                 f"[DIRECT] {caller} → {said.provider_id} {calls - before.calls} calls,"
                 f" {failed - before.failed} failed, {in_flight} in flight (service: {said.service_type})"
             )
+
+
+class DirectReports:
+    """Takes what plugins report of their direct calls, as far as it is theirs to say."""
+
+    def __init__(self, registry: Registry, policy: Policy, tally: DirectTally) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._tally = tally
+
+    def take(self, caller: Identity, report: Collection[pb.DirectCalls]) -> None:
+        """Take a report. What it says of providers that there are not, or not for the caller, is left out.
+
+        Raises: wire.InvalidError for one that makes no sense, and then nothing has changed.
+        """
+        if len(report) > _MOST_REPORTED:
+            raise wire.InvalidError(
+                f"too many entries of direct calls: {len(report)} (max: {_MOST_REPORTED})"
+            )
+        for said in report:
+            if said.failed + said.in_flight > said.calls:
+                raise wire.InvalidError("more direct calls failed or are in flight than were begun")
+        self._tally.report(caller.runtime_id, [said for said in report if self._is_of_caller(caller, said)])
+
+    def _is_of_caller(self, caller: Identity, said: pb.DirectCalls) -> bool:
+        provided = self._registry.provider(said.service_type, said.provider_id) is not None
+        return provided and self._policy.may_call_directly(caller, said.service_type)

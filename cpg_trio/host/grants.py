@@ -68,12 +68,6 @@ class Grants:
         """Return how many grants are remembered."""
         return len(self._held)
 
-    @contextmanager
-    def following_identities(self) -> Iterator[None]:
-        """Within the block, end grants with the identities of those who have them."""
-        with self._identities.watched(self._identity_changed):
-            yield
-
     def issue(self, owner: Identity, capability: Capability) -> tuple[Grant, str]:
         """Return a new grant and its token."""
         self._sweep()
@@ -133,10 +127,6 @@ class Grants:
     def revoke_all(self, runtime_id: str, why: str) -> int:
         """End all grants of a plugin before their time; return how many there were."""
         return sum([self.revoke(grant_id, why) for grant_id in list(self._by_owner.get(runtime_id, ()))])
-
-    def _identity_changed(self, runtime_id: str) -> None:
-        if runtime_id in self._by_owner and self._identities.entry(runtime_id) is None:
-            self.revoke_all(runtime_id, "the identity of its owner has ended")
 
     def _forget(self, grant_id: str) -> _Held | None:
         held = self._held.pop(grant_id, None)
