@@ -27,6 +27,9 @@ LEEWAY_S = 30.0
 MAX_LENGTH = 4096
 
 
+_LONGEST_PATH = 1024  # bytes
+
+
 class Purpose(Enum):
     """What an assertion is for. Those for one purpose are worth nothing for another."""
 
@@ -55,7 +58,7 @@ class Assertion:
     audience: str
     """The plugin that is called: a runtime id; for enrolment its own name."""
     path: str
-    """What is called: `/logger.v1.Logger/Log`; to call directly, what the path begins with."""
+    """What is called, as `path_claim` says it; to call directly, what the path begins with."""
     expires_at: float
     """In seconds since 1970."""
 
@@ -63,6 +66,13 @@ class Assertion:
 def shared_key(digest: bytes, purpose: Purpose) -> bytes:
     """Return the key of a purpose, from the digest of a token (see `wire.token_digest`)."""
     return hmac.new(digest, f"cpg_trio {purpose.value}".encode(), hashlib.sha256).digest()
+
+
+def path_claim(raw_path: bytes) -> str:
+    """Return a path as an assertion has it: as it travels, or a digest of one that is very long."""
+    if len(raw_path) <= _LONGEST_PATH:
+        return raw_path.decode("latin-1")
+    return f"sha256:{hashlib.sha256(raw_path).hexdigest()}"  # which no path can be: they begin with a slash
 
 
 def sign(digest: bytes, purpose: Purpose, assertion: Assertion) -> str:

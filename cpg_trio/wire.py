@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import hmac
 import re
 from collections.abc import Mapping
 
@@ -16,6 +15,7 @@ import attrs
 
 RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
 CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
+CALLER_HEADER = "X-Plugin-Caller"  # set by the router: the same, signed for that provider (see `assertions`)
 UNDELIVERED_HEADER = "X-Plugin-Undelivered"  # set by the router on its own answers: no provider saw the call
 HOST_ID_HEADER = "X-Plugin-Host-ID"  # set by the host on its answers to reports: which host it is
 ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in
@@ -35,6 +35,7 @@ CORE_VERSION = 1
 APP_VERSION = 1
 
 BASE_URL_KEY = "base_url"  # registration metadata: the plugin's own URL, as the host sees it
+CONTROL_URL_KEY = "control_url"  # registration metadata: where its control services are, if not there
 SERVER_VERSION_KEY = "server_version"
 HEARTBEAT_KEY = "heartbeat_interval_ms"  # server metadata: how often the host asks plugins to report
 LEASE_KEY = "lease_ms"  # server metadata: how long after a report the host believes that a plugin is there
@@ -63,15 +64,6 @@ _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[a-zA-Z0-9.\-]+)?\Z")
 def token_digest(token: str) -> bytes:
     """Return what a host keeps of a runtime token: 32 bytes that open nothing."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def control_credential(digest: bytes) -> str:
-    """Return what proves to a plugin that a control call comes from its host.
-
-    It follows from the digest of the plugin's token, which only the two of them can have; it does not prove
-    anything to the host, and the token does not follow from it.
-    """
-    return hmac.new(digest, b"connectplugin control", hashlib.sha256).hexdigest()
 
 
 def parse_service_types(text: str) -> tuple[str, ...]:

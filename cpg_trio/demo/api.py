@@ -104,6 +104,7 @@ def api_plugin() -> Plugin:
         "api",
         API(storage.client(StorageClient)),
         middleware=plain_http(pb.DESCRIPTOR.services_by_name["API"], FORMS),
+        public=True,
     )
     return plugin
 

@@ -29,7 +29,7 @@ from .broker import Broker, announced, below, by_type
 from .capability import Capability
 from .capability_calls import PREFIX as CAPABILITIES
 from .capability_calls import CapabilityCalls
-from .control import client_of
+from .control import client_of, proof_to
 from .direct import DirectGrants, DirectReports, DirectStatistics, DirectTally
 from .egress import BaseUrls
 from .enrolment import Enrolment
@@ -154,7 +154,7 @@ class Host:
         self.watches = WatchHub(self.registry)
         self.health = HostHealth(self.registry)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
-        self._sockets = Sockets(self._config.socket_dir, self._pool)
+        self._sockets = Sockets(self._config.socket_dir, self._pool, self.identities)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
@@ -284,9 +284,7 @@ class Host:
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
         request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
-        entry = self.identities.entry(runtime_id)
-        credential = wire.control_credential(entry.digest) if entry else ""
-        client = self._client(PluginControlClient, runtime_id, credential)
+        client = self._client(PluginControlClient, runtime_id)
         self.audit.allowed(Action.CONTROL, runtime_id, "Shutdown", reason=reason)
         await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
@@ -336,12 +334,13 @@ class Host:
             )
         return another
 
-    def _client(self, client_class: type[_C], runtime_id: str, credential: str = "") -> _C:
-        """Return a client of a plugin's own service. See `client_of`."""
+    def _client(self, client_class: type[_C], runtime_id: str) -> _C:
+        """Return a client of a plugin's control services. See `client_of`."""
         reachable = next((r for r in self.registry.registrations(runtime_id) if r.base_url), None)
-        if self.identities.entry(runtime_id) is None or reachable is None:
+        proof = proof_to(self.identities, runtime_id)
+        if proof is None or reachable is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        return client_of(client_class, reachable, self._pool, credential)
+        return client_of(client_class, reachable, self._pool, proof)
 
     def _revoke(self, runtime_id: str) -> None:
         """End the identity of a plugin that is gone."""

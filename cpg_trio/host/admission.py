@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
+from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Origin
 
 from .audit import Action, Audit
@@ -36,6 +38,8 @@ UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 
 _MOST_REMEMBERED = 10_000
 _MOST_NAMES = 1000
+_MOST_CALLERS = 1000  # of one method, whose statements are kept
+_SIGNED_S = 300.0  # for which a statement is good; it is signed anew at half of that
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
 # RFC 9110, section 7.6.1, and older names for the same.
@@ -82,6 +86,7 @@ _NEVER_PASSED_ON = ("cookie", "forwarded", "host", "x-forwarded-*", "x-plugin-*"
 # Whether a call was delivered is the host's to say.
 _NOT_PASSED_BACK = _HOP_BY_HOP | {b"set-cookie"}
 _OURS = b"x-plugin-"
+_CALLER = wire.CALLER_HEADER.lower().encode()
 _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
 
 
@@ -230,6 +235,16 @@ class _Path:
 
 
 @attrs.frozen
+class _Statement:
+    """What a provider is told of a caller, signed for it with a token of its own."""
+
+    fields: HeaderList
+    digest: bytes = attrs.field(repr=False)
+    good_until: float
+    """When it is to be signed anew, in seconds since 1970."""
+
+
+@attrs.frozen(eq=False)
 class _Target:
     """Where a path leads, for as long as the registry stays as it is."""
 
@@ -240,6 +255,8 @@ class _Target:
     origin: Origin
     host: bytes
     target: bytes
+    statements: dict[str, _Statement] = attrs.field(factory=dict, repr=False)
+    """What its provider is told of its callers, by their runtime ids."""
 
 
 @attrs.define
@@ -249,6 +266,8 @@ class Route:
     caller: str
     _to: _Target
     _query: bytes
+    identifying: HeaderList
+    """The fields that tell the provider whose call it is. They are shared: not to be changed."""
 
     @property
     def provider(self) -> Registration:
@@ -275,10 +294,6 @@ class Route:
         """For the request line."""
         return self._to.target + b"?" + self._query if self._query else self._to.target
 
-    def identifying(self) -> HeaderList:
-        """Return the fields that tell a provider whose call it is."""
-        return [(_CALLER_ID, self.caller.encode())]
-
 
 class Admission:
     """Lets calls through, or refuses them. What the policy says is asked for each call, and told once."""
@@ -290,12 +305,14 @@ class Admission:
         policy: Policy | None = None,
         audit: Audit | None = None,
         passed_on: PassedOn | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._identities = identities
         self._registry = registry
         self._policy = policy or Policy()
         self._audit = audit or Audit()
         self.passed_on = PassedOn() if passed_on is None else passed_on
+        self._wall_clock = wall_clock
         self.tally = Tally()
         self._targets: dict[bytes, _Target] = {}
         self._revision = registry.revision
@@ -314,13 +331,25 @@ class Admission:
             target = self._targets[raw_path] = self._find(caller, path)
         elif not self._registry.health(path.provider_id).callable:
             raise RefusedError(503, "service unavailable (provider unhealthy)")
-        return Route(caller.runtime_id, target, query)
+        return Route(caller.runtime_id, target, query, self._identifying(caller, target))
 
     def note_refusal(self, refused: RefusedError) -> None:
         """Count a refusal, and write down what is worth it."""
         self.tally.refused()
         if refused.log:
             _log.warning("[ROUTER] %s", refused.log)
+
+    def _identifying(self, caller: Identity, target: _Target) -> HeaderList:
+        """Return the fields that tell a provider whose call it is, signed anew when it is time for that."""
+        entry, now = self._identities.entry(target.provider.runtime_id), self._wall_clock()
+        said = target.statements.get(caller.runtime_id)
+        if entry is None:
+            return [(_CALLER_ID, caller.runtime_id.encode())]
+        if said is None or said.digest != entry.digest or said.good_until <= now:
+            if len(target.statements) >= _MOST_CALLERS:
+                target.statements.clear()
+            said = target.statements[caller.runtime_id] = _statement(caller, target, entry.digest, now)
+        return said.fields
 
     def _check_permitted(self, caller: Identity, service_type: str) -> None:
         """Check that a plugin may call a service; what has been found out holds while the rules do."""
@@ -373,6 +402,19 @@ class Admission:
         name = runtime_id.decode("latin-1")
         self._audit.denied(Action.AUTHENTICATE, name, reason=refused.text, address=peer.address)
         raise refused
+
+
+def _statement(caller: Identity, target: _Target, digest: bytes, now: float) -> _Statement:
+    assertion = Assertion(
+        caller.runtime_id,
+        caller.self_id,
+        target.provider.runtime_id,
+        path_claim(target.target),
+        now + _SIGNED_S,
+    )
+    signed = sign(digest, Purpose.CALLER, assertion).encode()
+    fields = [(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)]
+    return _Statement(fields, digest, now + _SIGNED_S / 2)
 
 
 def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedError:

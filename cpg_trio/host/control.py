@@ -1,24 +1,91 @@
 """The host's own calls to its plugins: who are you, how are you, and stop.
 
 They go over the router's connections, and to the address or the socket that was checked when the plugin
-registered, as the calls of other plugins do.
+registered, as the calls of other plugins do; or to the plugin's own port for them, if it has one. Each proves
+to come from the host, for that method and for a short time: who gets hold of one gains nothing.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
+from urllib.parse import urlsplit
+
+import attrs
 
 from cpg_trio import wire
-from cpg_trio.http1 import Pool
-from cpg_trio.rpc import ClientConfig, PoolExchange, ServiceClient
+from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
+from cpg_trio.http1 import Pool, Way
+from cpg_trio.rpc import (
+    HttpRequest,
+    HttpResponse,
+    PoolExchange,
+    ServiceClient,
+    UnaryExchange,
+    WholeResponse,
+)
 
+from .identity import Identities
 from .registry import Registration
 
 _C = TypeVar("_C", bound=ServiceClient)
 
+_SIGNED_S = 30.0  # for which a call proves to come from the host
 
-def client_of(client_class: type[_C], registration: Registration, pool: Pool, credential: str = "") -> _C:
-    """Return a client of a plugin's own service; with a credential, one that proves to be its host's."""
-    headers = {wire.AUTHORIZATION_HEADER: wire.BEARER_PREFIX + credential} if credential else {}
-    exchange = PoolExchange(pool, registration.way)
-    return client_class(registration.base_url, exchange, ClientConfig(headers=headers))
+
+@attrs.frozen
+class Proof:
+    """How the host proves itself to one plugin."""
+
+    digest: bytes = attrs.field(repr=False)
+    """Of a token that both have."""
+    audience: str
+    """The plugin's runtime id; its own name, while it has none."""
+    purpose: Purpose = Purpose.CONTROL
+
+    def of(self, url: str, now: float) -> str:
+        """Return the proof for one call, with `now` in seconds since 1970."""
+        assertion = Assertion("", "", self.audience, path_claim(urlsplit(url).path.encode()), now + _SIGNED_S)
+        return sign(self.digest, self.purpose, assertion)
+
+
+class SignedExchange:
+    """A `UnaryExchange` whose requests prove to come from the host."""
+
+    def __init__(
+        self, inner: UnaryExchange, proof: Proof, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._inner = inner
+        self._proof = proof
+        self._wall_clock = wall_clock
+
+    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request. See `rpc.Exchange`."""
+        return self._inner(self._signed(request))
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """Send a request for an answer that is wanted whole. See `rpc.UnaryExchange`."""
+        return await self._inner.unary(self._signed(request), max_bytes)
+
+    def _signed(self, request: HttpRequest) -> HttpRequest:
+        shown = wire.BEARER_PREFIX + self._proof.of(request.url, self._wall_clock())
+        return attrs.evolve(request, headers=[*request.headers, (wire.AUTHORIZATION_HEADER.lower(), shown)])
+
+
+def proof_to(identities: Identities, runtime_id: str) -> Proof | None:
+    """Return how the host proves itself to a plugin, None to one whose identity has ended."""
+    entry = identities.entry(runtime_id)
+    return Proof(entry.digest, runtime_id) if entry is not None else None
+
+
+def client_of(client_class: type[_C], registration: Registration, pool: Pool, proof: Proof) -> _C:
+    """Return a client of a plugin's control services."""
+    return client_at(client_class, registration.control_url, registration.control_way, pool, proof)
+
+
+def client_at(client_class: type[_C], url: str, way: Way, pool: Pool, proof: Proof | None) -> _C:
+    """Return a client of the control services at a URL, which proves nothing if there is nothing to prove."""
+    exchange: UnaryExchange = PoolExchange(pool, way)
+    return client_class(url, SignedExchange(exchange, proof) if proof else exchange)

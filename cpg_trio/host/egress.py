@@ -12,10 +12,12 @@ from enum import Enum
 
 import trio
 
+from cpg_trio import wire
 from cpg_trio.http1 import Origin
 from cpg_trio.rpc import Code, ConnectError
 
 from .peers import Address, parse_address
+from .registry import same_host
 
 _RESOLVE_S = 3.0
 
@@ -31,13 +33,15 @@ class BaseUrls(Enum):
     """All. For networks where plugins call from another address than they listen on."""
 
 
-async def check_base_url(base_url: str, handshake_address: str, policy: BaseUrls) -> str:
+async def check_base_url(
+    base_url: str, handshake_address: str, policy: BaseUrls, key: str = wire.BASE_URL_KEY
+) -> str:
     """Check a base URL that a plugin wants to register; its handshake came from `handshake_address`.
 
     That is an address without a port, empty for the host's Unix socket. Return the address that the URL was
     checked for, to connect to, or an empty string if it may lead anywhere. What is no URL at all passes: it
     leads nowhere. Raises: ConnectError `permission_denied` for a URL that is not the plugin's own;
-    `unavailable` for a name that cannot be resolved, or not yet.
+    `unavailable` for a name that cannot be resolved, or not yet. `key` is what the errors call it.
     """
     if policy is BaseUrls.ANY or not base_url:
         return ""
@@ -47,12 +51,12 @@ async def check_base_url(base_url: str, handshake_address: str, policy: BaseUrls
         return ""
     caller = parse_address(handshake_address)
     is_local = not handshake_address or (caller is not None and caller.is_loopback)
-    found = await _resolve(origin.host, origin.port)
+    found = await _resolve(origin.host, origin.port, key)
     good = [address for address in found if address == caller or (is_local and _is_ours(address))]
     if not good:
         raise ConnectError(
             Code.PERMISSION_DENIED,
-            f"base_url {base_url} is not at the address that this plugin's handshake came from:"
+            f"{key} {base_url} is not at the address that this plugin's handshake came from:"
             f" {handshake_address or 'this machine'} (a host with BASE_URLS=any takes any)",
         )
     # What tells the host where to go is not the plugin's, so it needs no second look when that is done.
@@ -74,10 +78,29 @@ def _is_ours(address: Address) -> bool:
     return True
 
 
-async def _resolve(host: str, port: int) -> list[Address]:
+async def check_control_url(
+    control_url: str, base_url: str, handshake_address: str, policy: BaseUrls
+) -> None:
+    """Check where a plugin wants its host's own calls: at the name of its base URL, or at an address.
+
+    Raises: ConnectError `invalid_argument` for what is neither, and as `check_base_url`.
+    """
+    try:
+        Origin.parse(control_url)
+    except ValueError as error:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.CONTROL_URL_KEY} is none: {error}") from error
+    checked_name = await check_base_url(control_url, handshake_address, policy, wire.CONTROL_URL_KEY)
+    if checked_name and not same_host(control_url, base_url):
+        raise ConnectError(
+            Code.INVALID_ARGUMENT,
+            f"{wire.CONTROL_URL_KEY} {control_url} must be at an address, or at the name of the base_url",
+        )
+
+
+async def _resolve(host: str, port: int, key: str) -> list[Address]:
     try:
         with trio.fail_after(_RESOLVE_S):
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, trio.TooSlowError) as error:
-        raise ConnectError(Code.UNAVAILABLE, f"the name {host} of base_url cannot be resolved") from error
+        raise ConnectError(Code.UNAVAILABLE, f"the name {host} of {key} cannot be resolved") from error
     return [address for *_, sockaddr in found if (address := parse_address(str(sockaddr[0]))) is not None]

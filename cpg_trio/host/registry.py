@@ -17,7 +17,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http1 import Way
+from cpg_trio.http1 import Origin, Way
 
 _HEALTHY, _DEGRADED, _UNHEALTHY = (
     pb.HEALTH_STATE_HEALTHY,
@@ -75,9 +75,27 @@ class Registration:
         return Way(self.address, self.socket_path)
 
     @property
+    def control_url(self) -> str:
+        """Where the host calls the plugin itself: a URL of its own, if it gave one."""
+        return self.metadata.get(wire.CONTROL_URL_KEY, "") or self.base_url
+
+    @property
+    def control_way(self) -> Way:
+        """How the host gets there. At the plugin's socket, and at the same name, is what was checked."""
+        return Way(self.address if same_host(self.control_url, self.base_url) else "", self.socket_path)
+
+    @property
     def endpoint_url(self) -> str:
         """Where callers reach it, relative to the host's URL."""
         return f"/services/{self.service_type}/{self.runtime_id}"
+
+
+def same_host(url: str, other: str) -> bool:
+    """Whether two URLs name the same host; what is no URL names none."""
+    try:
+        return Origin.parse(url)[0].host == Origin.parse(other)[0].host
+    except ValueError:
+        return False
 
 
 @attrs.frozen

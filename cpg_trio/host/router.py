@@ -158,7 +158,7 @@ class _Forward:
         route, request = self._route, self._request
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, route.target, route.host)
         trailers = b"te: trailers\r\n" if request.accepts_trailers else b""
-        return first + trailers + self._lines + _lines(route.identifying())
+        return first + trailers + self._lines + _lines(route.identifying)
 
     def lines_back(self, fields: HeaderList) -> bytes:
         """See `http1.Forward`."""
@@ -275,7 +275,7 @@ class _Call:
             await send_text(self._send, failure.status, f"{failure.text}\n", failure.fields)
 
     async def _request(self) -> Request:
-        headers = [(b"host", self._route.host), *self._fields, *self._route.identifying()]
+        headers = [(b"host", self._route.host), *self._fields, *self._route.identifying]
         if accepts_trailers(self._scope["headers"]):
             headers.append((b"te", b"trailers"))
         method = self._scope["method"]

@@ -25,7 +25,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
 from .direct import DirectReports
-from .egress import BaseUrls, check_base_url
+from .egress import BaseUrls, check_base_url, check_control_url
 from .enrolment import Enrolment
 from .identity import Identities, Identity
 from .liveness import LeaseConfig, Liveness
@@ -42,7 +42,7 @@ _MAX_REASON_BYTES = 4096
 _MOMENT_S = 0.02  # by which a watch ends before its caller's time is up
 _MAX_DEPENDENCIES = 100
 # What a registration says of where the plugin is, which is no other plugin's business: the host goes there.
-_FOR_THE_HOST = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY})
+_FOR_THE_HOST = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_KEY})
 
 
 class Gate:
@@ -415,11 +415,15 @@ class RegistryService(ServiceRegistryService):
         return pb.UnregisterServiceResponse()
 
     async def _checked_address(self, caller: Identity, metadata: Mapping[str, str]) -> str:
+        base_url, control_url = (metadata.get(key, "") for key in (wire.BASE_URL_KEY, wire.CONTROL_URL_KEY))
         try:
-            return await check_base_url(metadata.get(wire.BASE_URL_KEY, ""), caller.address, self._base_urls)
+            address = await check_base_url(base_url, caller.address, self._base_urls)
+            if control_url:
+                await check_control_url(control_url, base_url, caller.address, self._base_urls)
         except ConnectError as error:
-            self._permits.refused(caller, metadata.get(wire.BASE_URL_KEY, ""), error.message)
+            self._permits.refused(caller, base_url, error.message)
             raise
+        return address
 
     def _take_back(self, registration: Registration, replaced: Registration | None) -> None:
         """Undo a registration, unless it is gone already."""

@@ -26,7 +26,10 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.http1 import Pool, Way
-from cpg_trio.rpc import ConnectError, PoolExchange
+from cpg_trio.rpc import ConnectError
+
+from .control import client_at, proof_to
+from .identity import Identities
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -41,8 +44,9 @@ class _RefusedError(Exception):
 class Sockets:
     """The sockets of a host and its plugins. Without a directory there are none."""
 
-    def __init__(self, folder: Path | None, pool: Pool) -> None:
+    def __init__(self, folder: Path | None, pool: Pool, identities: Identities) -> None:
         self._folder = folder
+        self._identities = identities
         self._pool = pool
 
     @property
@@ -85,8 +89,10 @@ class Sockets:
 
     async def _ask(self, path: str, runtime_id: str, base_url: str) -> None:
         """Ask who answers at a socket, and there alone."""
-        exchange = PoolExchange(self._pool, Way(socket_path=path, tcp_too=False))
-        client = PluginIdentityClient(base_url, exchange)
+        # What proves the host there is good for this question alone, if it is the wrong one that hears it.
+        proof = proof_to(self._identities, runtime_id)
+        way = Way(socket_path=path, tcp_too=False)
+        client = client_at(PluginIdentityClient, base_url, way, self._pool, proof)
         try:
             said = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
         except ConnectError as error:

@@ -79,7 +79,7 @@ class _Json:
         return {"text": json_format.MessageToJson(update, indent=None)}
 
 
-_CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _Json()}
+CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _Json()}
 
 
 class WatchSocket:
@@ -99,12 +99,12 @@ class WatchSocket:
             await refuse_websocket(send, 401, error.message)
             return
         offered = scope["subprotocols"]
-        chosen = next((name for name in offered if name in _CODECS), None)
+        chosen = next((name for name in offered if name in CODECS), None)
         if offered and chosen is None:
-            await refuse_websocket(send, 400, f"subprotocols are {' and '.join(_CODECS)}")
+            await refuse_websocket(send, 400, f"subprotocols are {' and '.join(CODECS)}")
             return
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
-        codec = _CODECS[chosen or wire.WATCH_JSON]
+        codec = CODECS[chosen or wire.WATCH_JSON]
         with self._hub.watch() as watch:
             await _Connection(self._gate, caller, watch, codec, receive, send).run()
 

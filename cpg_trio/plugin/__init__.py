@@ -7,6 +7,7 @@ What stands on what:
     _session     an identity on a host, and the calls that carry it
     dependency   a service that is required, and who provides it now
     discovery    how that is heard of: websocket, stream, or questions
+    guard        who calls, before anything answers
     control      what a plugin serves for its host
     _config      where a plugin runs, and what the environment says of it
     _runtime     the tasks of a plugin that runs

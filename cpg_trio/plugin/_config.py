@@ -37,6 +37,10 @@ class PluginConfig:
     """A directory that it shares with its host, for calls by Unix sockets in it."""
     enrolment_token: str = attrs.field(default="", repr=False)
     """What lets it in, where its host asks for that."""
+    accept_unsigned: bool = False
+    """Whether its services take calls of which nobody says who makes them: for a host that signs nothing."""
+    control_bind: str | None = None
+    """What its control services listen on, and nothing else; without it they are beside the others."""
     heartbeat_s: float | None = None
     """Seconds from one health report to the next; None is what the host asks for."""
     grace_s: float = 10.0
@@ -66,7 +70,29 @@ class PluginConfig:
                 hostname=hostname,
                 socket_dir=Path(sockets) if sockets else None,
                 enrolment_token=secret_from_environment("ENROLMENT_TOKEN", environment),
+                accept_unsigned=_flag("ACCEPT_UNSIGNED", environment),
+                control_bind=_control_bind(environment),
                 serve=config_from_environment(environment),
             )
         except ValueError as error:
             raise StartError(f"HOST_URL: {error}") from error
+
+
+def _flag(name: str, environment: Mapping[str, str]) -> bool:
+    value = environment.get(name, "")
+    if value not in {"", "true", "false"}:
+        raise StartError(f"{name} must be 'true' or 'false', not {value!r}")
+    return value == "true"
+
+
+def _control_bind(environment: Mapping[str, str]) -> str | None:
+    """Return what `CONTROL_PORT` and `CONTROL_BIND` say; without an address only this machine gets there."""
+    if not environment.get("CONTROL_PORT"):
+        return None
+    port = port_from_environment(0, environment, "CONTROL_PORT")
+    address = environment.get("CONTROL_BIND") or "127.0.0.1"
+    try:
+        Origin("http", address, 80)
+    except ValueError as error:
+        raise StartError(f"CONTROL_BIND must be an address, not {address!r}") from error
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -39,8 +39,12 @@ class Plugin:
         *,
         version: str | None = None,
         middleware: Middleware = lambda app: app,
+        public: bool = False,
     ) -> None:
         """Provide a service. `middleware` is put around the ASGI application that serves it.
+
+        It answers other plugins, which call through the host; what is `public` answers everybody who can
+        reach it. Its methods see who calls, if that is known, in `Context.caller`.
 
         Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice.
         """
@@ -51,7 +55,7 @@ class Plugin:
             raise ValueError(f"{service_type} is provided already")
         path = f"/{service.service_name}/"
         self._declared.provided[service_type] = Provided(
-            service_type, version, path, middleware(application([service]))
+            service_type, version, path, middleware(application([service])), public
         )
 
     def require(self, service_type: str, *, min_version: str = "", required: bool = True) -> Dependency:

@@ -9,10 +9,11 @@ It listens before it registers, so that nobody is sent to a closed door, and it 
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -39,6 +40,7 @@ from ._sockets import own_socket
 from .control import Control, PluginInfo
 from .dependency import Dependency
 from .discovery import follow
+from .guard import Guard, Managers
 
 _log = logging.getLogger("cpg_trio.plugin")
 _T = TypeVar("_T")
@@ -68,6 +70,8 @@ class Provided:
     path: str
     """Where it is on the plugin: `/storage.v1.Storage/`."""
     application: App
+    public: bool
+    """Whether it answers everybody, and not only who calls through the host."""
 
 
 @attrs.frozen
@@ -91,6 +95,10 @@ class Runtime:
         self._declared = declared
         self._config = config
         self._session: Session | None = None
+        self._last_session: Session | None = None  # also when it takes leave: calls may come late
+        self._guard = Guard(
+            lambda: self._last_session, self._managers(), accept_unsigned=config.accept_unsigned
+        )
         self._introduction = Introduction(
             declared.self_id,
             declared.version,
@@ -103,6 +111,7 @@ class Runtime:
         self._adopted: Cell[Session | None] = Cell(None)
         self._adopting: Pool | None = None
         self._registrations: list[str] = []
+        self._control_url = ""  # where the host finds the control services, if not with the others
         self._socket = ""  # its name in the directory that is shared with the host
         self._health = Cell(self._report())
         self._stop = trio.Event()
@@ -118,6 +127,7 @@ class Runtime:
                     open_plain_nursery() as nursery,
                 ):
                     nursery.start_soon(pool.sweep)
+                    await self._serve_control(nursery, drain)
                     bound = await nursery.start(self._serve, nursery.cancel_scope, drain)
                     _log.info("%s listening on %s", self._declared.self_id, ", ".join(bound))
                     task_status.started(bound)
@@ -148,6 +158,17 @@ class Runtime:
         )
         everything.cancel()
 
+    async def _serve_control(self, nursery: trio.Nursery, drain: trio.Event) -> None:
+        """Serve what is for the host at an address of its own, if there is to be one."""
+        if (bind := self._config.control_bind) is None:
+            return
+        serve_control = partial(
+            serve, self._serving(self._control()), bind=bind, config=self._config.serve, stop=drain
+        )
+        (bound,) = await nursery.start(serve_control)
+        self._control_url = _control_url(self._config.hostname, bound)
+        _log.info("%s listening for its host on %s", self._declared.self_id, bound)
+
     def _binds(self) -> Sequence[str]:
         folder, bind = self._config.socket_dir, self._config.bind
         binds = [bind] if isinstance(bind, str) else list(bind)
@@ -162,11 +183,6 @@ class Runtime:
         everything.deadline = min(everything.deadline, trio.current_time() + self._config.grace_s)
 
     # What the control services ask
-
-    @property
-    def session(self) -> Session | None:
-        """Its standing with its host, None while it has none."""
-        return self._session
 
     def info(self) -> pb.GetPluginInfoResponse:
         """Return what the plugin is, as its host asks for it."""
@@ -202,14 +218,43 @@ class Runtime:
 
     # Serving
 
+    def _managers(self) -> Managers:
+        """Return whose word counts while there is no host."""
+        token = self._config.enrolment_token
+        digest = wire.token_digest(token) if token else None
+        return Managers(
+            self._declared.self_id, digest, lambda: self._session is None and self._adopting is not None
+        )
+
     def _application(self) -> App:
-        control = application([Control(self), PluginInfo(self)])
-        probes = Probes(self._why_not_ready, self._why_not_started)
-        by_path = [(p.path, p.application) for p in self._declared.provided.values()]
+        """Return what is served where others call."""
+        services, control = self._services(), self._control()
+        everything, services_alone = self._serving(services | control), self._serving(services)
+        if self._config.control_bind is None:
+            return everything
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            # At its Unix socket the host asks whose that is, before it has it from there where else to ask.
+            app = everything if scope["client"] is None else services_alone
+            await app(scope, receive, send)
+
+        return dispatch
+
+    def _services(self) -> dict[str, App]:
+        provided = self._declared.provided.values()
+        return {p.path: self._guard.service(p.application, public=p.public) for p in provided}
+
+    def _control(self) -> dict[str, App]:
+        services = (Control(self), PluginInfo(self))
+        return {f"/{s.service_name}/": self._guard.control(application([s])) for s in services}
+
+    def _serving(self, by_path: Mapping[str, App]) -> App:
+        """Return an application of several, by what their paths begin with, and of the probes."""
+        probes, nothing = Probes(self._why_not_ready, self._why_not_started), application([])
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope["path"]
-            app = next((app for prefix, app in by_path if path.startswith(prefix)), control)
+            app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), nothing)
             await (probes if path in PATHS else app)(scope, receive, send)
 
         return dispatch
@@ -253,7 +298,8 @@ class Runtime:
         session: Session | None = None
         while True:
             session = await self._find_host(pool, session)
-            self._session, self._has_started, self._lease_ends = session, True, -math.inf
+            self._session = self._last_session = session
+            self._has_started, self._lease_ends = True, -math.inf
             if await self._register(session, base_url):
                 await self._keep(session)
             session.void.set()
@@ -288,6 +334,8 @@ class Runtime:
     async def _register(self, session: Session, base_url: str) -> bool:
         """Register all that is provided; return False if the host does not know the identity any more."""
         metadata = {wire.BASE_URL_KEY: base_url}
+        if self._control_url:
+            metadata[wire.CONTROL_URL_KEY] = self._control_url
         if session.socket_path:  # so the host can find ours, too
             metadata[wire.SOCKET_KEY] = self._socket
         for provided in self._declared.provided.values():
@@ -469,3 +517,9 @@ def _required(dependency: Dependency) -> pb.ServiceDependency:
 def _base_url(hostname: str, bound: Sequence[str]) -> str:
     """Return the URL at which the host finds a plugin that listens on `bound`."""
     return f"http://{Origin('http', hostname, urlsplit(bound[0]).port or 80).host_header.decode()}"
+
+
+def _control_url(hostname: str, bound: str) -> str:
+    """Return the URL at which the host finds what listens on `bound`: the address itself, if it is one."""
+    address = urlsplit(bound).hostname or ""
+    return _base_url(hostname, [bound]) if ipaddress.ip_address(address).is_unspecified else bound

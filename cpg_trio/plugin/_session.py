@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -83,6 +84,12 @@ class Session:
             wire.AUTHORIZATION_HEADER.lower(): f"{wire.BEARER_PREFIX}{token}",
         }
 
+    def recall(self, before: Session) -> None:
+        """Take over the tokens of the session before, if it was of the same identity."""
+        if before.runtime_id == self.runtime_id:
+            others = (digest for digest in before.digests if digest not in self._digests)
+            self._digests.extend(islice(others, _TOKENS_KEPT - len(self._digests)))
+
     def heard_from(self, host_id: str) -> None:
         """Hear which registry has answered: in another one this plugin is not registered."""
         if host_id and self.host_id and host_id != self.host_id:
@@ -104,7 +111,7 @@ async def handshake(
     proof = before.headers if before is not None else None
     response = await shake_hands(host_url, PoolExchange(pool), introduction, proof)
     announced = response.server_metadata
-    return Session(
+    session = Session(
         host_url,
         response.runtime_id,
         response.runtime_token,
@@ -115,6 +122,9 @@ async def handshake(
         host_id=announced.get(wire.HOST_ID_KEY, ""),
         socket_path=await host_socket(socket_dir, announced, host_url, pool),
     )
+    if before is not None:
+        session.recall(before)
+    return session
 
 
 def _seconds(milliseconds: str, usual: float) -> float:

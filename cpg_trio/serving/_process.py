@@ -63,11 +63,13 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
         return 1
 
 
-def port_from_environment(default: int, environment: Mapping[str, str] | None = None) -> int:
-    """Return the port that `PORT` names. Raises: StartError for one that there is not."""
-    text = (os.environ if environment is None else environment).get("PORT") or str(default)
+def port_from_environment(
+    default: int, environment: Mapping[str, str] | None = None, name: str = "PORT"
+) -> int:
+    """Return the port that a variable names. Raises: StartError for one that there is not."""
+    text = (os.environ if environment is None else environment).get(name) or str(default)
     if not (text.isascii() and text.isdigit() and int(text) < 2**16):
-        raise StartError(f"PORT must be a number from 0 to 65535, not {text!r}")
+        raise StartError(f"{name} must be a number from 0 to 65535, not {text!r}")
     return int(text)
 
 

@@ -207,7 +207,7 @@ async def test_storage_goes_on_without_a_logger_and_says_that_it_is_degraded(tmp
         httpx.AsyncClient() as http,
         hosting() as (host, url),
         storage_plugin(tmp_path / "x") as storage,
-        plugged(storage, url) as storage_url,
+        plugged(storage, url, accept_unsigned=True) as storage_url,
     ):
         await until(host, lambda: state_of(host, "storage") == DEGRADED)
         client = StorageClient(storage_url, http)

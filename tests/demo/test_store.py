@@ -352,7 +352,7 @@ async def test_storage_starts_before_its_database_and_is_healthy_once_that_is_th
         hosting() as (host, url),
         plugged(logger_plugin(), url),
         storage_plugin(postgres.url) as plugin,
-        plugged(plugin, url) as storage_url,
+        plugged(plugin, url, accept_unsigned=True) as storage_url,
     ):
         await until(host, lambda: is_unhealthy(host, "storage"))
         with pytest.raises(ConnectError) as caught:

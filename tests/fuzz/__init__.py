@@ -1,5 +1,6 @@
 """Looking for what nobody has thought of, for as long as one likes. Not a part of the test suite.
 
-The property: what comes in is refused, or it is one message to everybody who reads it. `targets` says it for
-each kind of message, `__main__` has atheris (libFuzzer) come up with the messages.
+The property: what comes in is refused, or it means one thing to everybody who reads it. `targets` says it for
+each kind of message, `parsers` for everything that is not HTTP, and `__main__` has atheris (libFuzzer) come
+up with the messages.
 """

@@ -1,4 +1,6 @@
-"""`python -m tests.fuzz [request|response|relay] [seconds]`: fuzz until something is found, or time is over.
+"""`python -m tests.fuzz [target] [seconds]`: fuzz until something is found, or time is over.
+
+The targets are those of `targets`; without one it is `request`.
 
 What is found is printed as a Python literal: it belongs into tests/http1/corpus.py. The seeds are made anew
 from there for each run.
@@ -14,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import atheris
 
-with atheris.instrument_imports(include=["cpg_trio.http1", "h11"]):
+with atheris.instrument_imports(include=["cpg_trio", "h11"]):
     from tests.fuzz.targets import TARGETS, Target
     from tests.http1.mutations import MAX_BYTES, SNIPPETS
 

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 import attrs
 import trio
 
+from tests.fuzz import parsers
 from tests.fuzz.relaying import Relayed, relaying
 from tests.http1 import corpus
 from tests.http1.corpus import Bad, Good, GoodResponse
@@ -70,4 +71,21 @@ TARGETS = {
     "request": Target(tuple(entry.data for entry in _REQUESTS), _check_request),
     "relay": Target(tuple(entry.data for entry in _REQUESTS), _check_relay),
     "response": Target(tuple(entry.data for entry in _RESPONSES), _check_response),
+    "token": Target((parsers.TOKEN.encode(), b"", b"a.b.c"), parsers.check_token),
+    "assertion": Target((parsers.ASSERTION.encode(), b"..", b"a.b.c"), parsers.check_assertion),
+    "path": Target((b"/services/t/p-1/M", b"p/M", b"a%2F..%2F%2e%2E/x", b"..", b"%23x"), parsers.check_path),
+    "fields": Target(
+        (b"Accept: x\nX_Plugin_Caller_Id: y\nX-App-T: z", b"Connection: accept, x-app-t\nX-App-T: 1"),
+        parsers.check_fields,
+    ),
+    "origin": Target(
+        (b"http://h:1/p", b"https://[::1]:8443", b"http://u:p@h", b"HTTP://H"), parsers.check_origin
+    ),
+    "names": Target((b"storage", b"a,b", b"1.2.3-rc.1", b"/x/", b"a..b", b"a\n"), parsers.check_names),
+    "envelopes": Target(parsers.FRAMES, parsers.check_envelopes),
+    "error": Target(
+        (b'{"code": "not_found", "details": [{"type": "t", "value": "eA"}]}',), parsers.check_error
+    ),
+    "watch": Target((b'{"subscribe": [{"serviceType": "t"}]}', b"\n\3\n\1t"), parsers.check_watch_frame),
+    "peer": Target((b"127.0.0.1:1", b"::1:2", b"spiffe://d/p", b"storage-plugin.x"), parsers.check_peer),
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import trio
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.assertions import Purpose, read
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from tests.host.routing import hosting, routing
 from tests.http1.peers import Peer
@@ -38,7 +42,14 @@ async def test_a_provider_that_speaks_only_the_wire_protocol_is_probed_and_kept(
         assert s.host._liveness._leases[s.provider].last_sign > started
     asked = [head.split()[1].rpartition(b"/")[2] for head in probes.value]
     assert asked == [b"GetPluginInfo", b"GetHealth"] * 3
-    assert not any(b"authorization" in head.lower() for head in probes.value)
+    entry = s.host.identities.entry(s.provider)
+    assert entry is not None
+    for head, method in zip(
+        probes.value, ["PluginIdentity/GetPluginInfo", "PluginControl/GetHealth"] * 3, strict=True
+    ):
+        (shown,) = re.findall(rb"(?i)authorization: Bearer ([^\r]+)", head)
+        said = read(shown.decode(), [entry.digest], Purpose.CONTROL, s.provider, time.time())
+        assert said.path == f"/connectplugin.v1.{method}"
 
 
 async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None:

@@ -263,6 +263,7 @@ async def test_headers_are_passed_on_if_they_are_known_and_not_credentials_hops_
                 "Forwarded: for=9.9.9.9",
                 "X-Forwarded-For: 9.9.9.9",
                 "X-Real-IP: 9.9.9.9",
+                "X-Plugin-Caller: somebody-else",
                 "X-Plugin-Caller-ID: somebody-else",
                 "X_Plugin_Caller_Id: somebody-else",
                 "TE: notrailersx",
@@ -273,7 +274,8 @@ async def test_headers_are_passed_on_if_they_are_known_and_not_credentials_hops_
         caller = s.caller
     host = next(value for name, value in recorder.headers if name == b"host")
     assert host.startswith(b"127.0.0.1:")
-    assert sorted(header for header in recorder.headers if header[0] != b"host") == sorted(
+    assert [value for name, value in recorder.headers if name == b"x-plugin-caller"] != [b"somebody-else"]
+    assert sorted(h for h in recorder.headers if h[0] not in {b"host", b"x-plugin-caller"}) == sorted(
         [
             (b"content-type", b"application/json"),
             (b"user-agent", b"py/1"),

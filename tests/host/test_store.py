@@ -534,7 +534,7 @@ async def test_a_registration_that_is_gone_before_it_is_undone_stays_gone() -> N
         undo()
         raise ConnectError(Code.UNAVAILABLE, "")
 
-    no_sockets = Sockets(None, Pool())
+    no_sockets = Sockets(None, Pool(), identities)
     gate = Gate(identities, Policy(), Audit())
     permits = RegistrationPermits(identities, registry, Policy(), Audit())
     hub = WatchHub(registry)

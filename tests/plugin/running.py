@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -42,19 +43,15 @@ async def plugged(
     heartbeat_s: float | None = 5.0,
     hostname: str = "127.0.0.1",
     socket_dir: Path | None = None,
-    enrolment_token: str = "",
+    **config: Any,
 ) -> AsyncIterator[str]:
-    """Run a plugin; yield its URL."""
+    """Run a plugin; yield its URL. What else a `PluginConfig` has can be given by name."""
     stop = trio.Event() if stop is None else stop
-    config = PluginConfig(
-        host_url=host_url,
-        hostname=hostname,
-        heartbeat_s=heartbeat_s,
-        socket_dir=socket_dir,
-        enrolment_token=enrolment_token,
+    configured = PluginConfig(
+        host_url=host_url, hostname=hostname, heartbeat_s=heartbeat_s, socket_dir=socket_dir, **config
     )
     async with trio.open_nursery() as nursery:
-        url, *_ = await nursery.start(partial(plugin.serve, stop, config=config))
+        url, *_ = await nursery.start(partial(plugin.serve, stop, config=configured))
         try:
             yield url
         finally:
@@ -108,9 +105,16 @@ def is_healthy(host: Host, service_type: str) -> bool:
     return state_of(host, service_type) == HEALTHY
 
 
-def echo_plugin(name: str = "echo-plugin", service_type: str = "echo", version: str = "1.0.0") -> Plugin:
+def echo_plugin(
+    name: str = "echo-plugin",
+    service_type: str = "echo",
+    version: str = "1.0.0",
+    *,
+    public: bool = False,
+    service: Echo | None = None,
+) -> Plugin:
     plugin = Plugin(name, version=version)
-    plugin.provide(service_type, Echo())
+    plugin.provide(service_type, service or Echo(), public=public)
     return plugin
 
 

@@ -33,6 +33,7 @@ from .running import (
     until,
     unused_port,
 )
+from .signing import from_host
 from .test_control import SET_IDENTITY, adopt, post
 
 
@@ -183,9 +184,9 @@ async def test_a_second_identity_replaces_the_first() -> None:
         await until(host, lambda: is_healthy(host, "echo"))
         first = host.registry.discover("echo")[0].runtime_id
         identity, token = host.identities.issue("echo-plugin")
-        credential = host.identities.control_credential(first)
+        proof = from_host(host, first, SET_IDENTITY)
         given: dict[str, object] = {"runtimeId": identity.runtime_id, "runtimeToken": token, "hostUrl": url}
-        assert (await post(plugin_url, SET_IDENTITY, given, authorization=f"Bearer {credential}"))[0] == 200
+        assert (await post(plugin_url, SET_IDENTITY, given, **proof))[0] == 200
         await until(host, lambda: host.registry.registrations(identity.runtime_id))
 
 

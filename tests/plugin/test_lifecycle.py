@@ -354,7 +354,7 @@ async def test_calls_in_flight_finish_within_the_grace_that_the_host_gives() -> 
             return await super().echo(request, ctx)
 
     slow, plugin, answers = Slow(), Plugin("slow", version="1.0.0"), list[str]()
-    plugin.provide("slow", slow)
+    plugin.provide("slow", slow, public=True)
     async with hosting() as (host, url), httpx.AsyncClient() as http, trio.open_nursery() as nursery:
         (plugin_url,) = await nursery.start(
             partial(plugin.serve, config=PluginConfig(host_url=url, hostname="127.0.0.1", grace_s=0.0))
@@ -375,7 +375,7 @@ async def test_calls_in_flight_finish_within_the_grace_that_the_host_gives() -> 
 
 
 async def test_calls_in_flight_end_when_the_grace_is_over() -> None:
-    plugin = echo_plugin()
+    plugin = echo_plugin(public=True)
     with trio.fail_after(10):
         async with hosting() as (host, url), httpx.AsyncClient() as http, trio.open_nursery() as nursery:
             config = PluginConfig(host_url=url, hostname="127.0.0.1")

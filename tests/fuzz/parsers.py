@@ -1,0 +1,220 @@
+"""The parsers of what strangers send that are ours, apart from HTTP's: what they may do with any bytes.
+
+Each takes what it is given, or raises the one error for what makes no sense; and what it takes means the same
+to whoever reads it next. The functions here raise AssertionError if that does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from itertools import pairwise
+
+import trio
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
+from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, read, sign
+from cpg_trio.host.admission import Admission, PassedOn, RefusedError, passed_back, passed_on
+from cpg_trio.host.identity import Identities
+from cpg_trio.host.keys import Claims, Keys
+from cpg_trio.host.peers import Peer, parse_address
+from cpg_trio.host.policy import Policy
+from cpg_trio.host.registry import Registry
+from cpg_trio.host.watch_socket import CODECS, UnreadableError
+from cpg_trio.http1 import Origin
+from cpg_trio.rpc import ConnectError
+from cpg_trio.rpc.envelope import unwrap, wrap
+from cpg_trio.rpc.errors import error_from_http, error_from_json
+
+_KEYS = Keys(["k" * 32])
+_DIGEST = wire.token_digest("a token")
+_CLAIMS = Claims("p-0123456789abcdef", "p", 4e9, ("a",), ("b",), "192.0.2.7")
+TOKEN = _KEYS.sign(_CLAIMS)
+ASSERTION = sign(_DIGEST, Purpose.CALLER, Assertion("p-1", "p", "q-1", "/q.v1.Q/M", 4e9))
+MAX_MESSAGE = 1000
+_LONG = 8  # characters: enough that no message has them by chance
+
+
+def check_token(data: bytes) -> None:
+    """Nothing but what was signed is a token, to the bit."""
+    shown = data.decode("latin-1")
+    claims = _KEYS.verify(shown)
+    assert claims is None or (claims == _CLAIMS and shown.rpartition(".")[0] == TOKEN.rpartition(".")[0])
+    identities = Identities(_KEYS, clock=lambda: 0.0)
+    identity = identities.authenticate(_CLAIMS.runtime_id, shown)
+    assert (identity is None) == (claims is None)
+
+
+def check_assertion(data: bytes) -> None:
+    """Nothing but what was signed is an assertion, and only for its purpose, its audience and its time."""
+    shown = data.decode("latin-1")
+    with suppress(InvalidAssertionError):
+        said = read(shown, [_DIGEST], Purpose.CALLER, "q-1", 0.0)
+        assert said == Assertion("p-1", "p", "q-1", "/q.v1.Q/M", 4e9)
+        assert shown.rpartition(".")[0] == ASSERTION.rpartition(".")[0]
+    for purpose, audience, now in (
+        (Purpose.CONTROL, "q-1", 0.0),
+        (Purpose.CALLER, "q-2", 0.0),
+        (Purpose.CALLER, "q-1", 4e9 + 31),
+    ):
+        try:
+            read(shown, [_DIGEST], purpose, audience, now)
+        except InvalidAssertionError:
+            continue
+        raise AssertionError("it is good for something else as well")
+
+
+class _Routed:
+    """An admission with a provider at `/p/`, and the caller's credentials."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.identities = Identities(clock=lambda: 0.0)
+        self.admission = Admission(self.identities, self.registry)
+        self.caller, token = self.identities.issue("caller")
+        self.authorization = f"Bearer {token}".encode()
+        self.registry.register("p-1", "t", "1.0.0", "/p/", {wire.BASE_URL_KEY: "http://127.0.0.1:1"})
+
+    def target(self, path: bytes) -> bytes | None:
+        runtime_id = self.caller.runtime_id.encode()
+        try:
+            return self.admission.admit(path, b"", runtime_id, self.authorization, Peer()).target
+        except RefusedError as refused:
+            said = refused
+        assert said.status in {400, 404}
+        assert said.log.isprintable()
+        return None
+
+
+def check_path(data: bytes) -> None:
+    """A path that is let through leads below its provider's, byte for byte, and never out of it."""
+    if not data or any(byte <= 0x20 or byte >= 0x7F for byte in data) or b"?" in data:
+        return  # which the reader of HTTP lets nobody send
+    for path in (data, b"/services/t/p-1/" + data):
+        target = _routed().target(path)
+        if target is None:
+            continue
+        assert path.startswith(b"/services/t/p-1/")
+        method = path.removeprefix(b"/services/t/p-1/").removeprefix(b"p/")
+        assert target == b"/p/" + method
+        decoded = target.lower().replace(b"%2e", b".")
+        assert not {b".", b".."} & set(decoded.split(b"/"))
+
+
+def _routed(made: list[_Routed] = []) -> _Routed:  # noqa: B006 - made once, when it is needed
+    if not made:
+        made.append(_Routed())
+    return made[0]
+
+
+_NEVER = {"authorization", "cookie", "forwarded", "host", "proxy-authorization", "te", "transfer-encoding"}
+
+
+def check_fields(data: bytes) -> None:
+    """No credential, no claim of origin and nothing for one connection goes on, however it is spelled."""
+    fields = [(name, value.strip()) for name, _, value in (f.partition(b":") for f in data.split(b"\n"))]
+    passed, *_ = passed_on(fields, PassedOn(["x-app-*"]))
+    for name in (name.lower().decode("latin-1").replace("_", "-") for name, _ in passed):
+        assert name not in _NEVER
+        assert not name.startswith(("x-plugin-", "x-forwarded-"))
+    for name in (name.lower().decode("latin-1") for name, _ in passed_back(fields)):
+        assert not name.startswith("x-plugin-")
+        assert name not in {"set-cookie", "connection", "transfer-encoding"}
+    order = [fields.index(field) for field in passed]
+    assert all(a <= b or fields[a] == fields[b] for a, b in pairwise(order))
+
+
+def check_origin(data: bytes) -> None:
+    """A base URL that is taken is written in one way, which is taken for the same."""
+    text = data.decode("latin-1")
+    try:
+        origin, path = Origin.parse(text)
+    except ValueError as error:
+        said = str(error)
+    else:
+        again = f"{origin.scheme}://{origin.host_header.decode()}{path.decode()}"
+        assert Origin.parse(again) == (origin, path)
+        return
+    assert len(text) < _LONG or text not in said  # it may hold a password
+
+
+def check_names(data: bytes) -> None:
+    """A name, a version or a list is taken, or refused with words that can be logged."""
+    text = data.decode("utf-8", "replace")
+    for rule in (
+        wire.validate_self_id,
+        wire.validate_service_type,
+        wire.validate_socket,
+        wire.validate_endpoint_path,
+        wire.parse_service_types,
+        wire.Version.parse,
+        lambda value: wire.validate_metadata({value: value}),
+    ):
+        _refused_or_taken(rule, text)
+    with suppress(wire.InvalidError):
+        assert ",".join(wire.parse_service_types(text)) == text
+    with suppress(wire.InvalidError):
+        version = wire.Version.parse(text)
+        assert not version < version  # noqa: PLR0124 - that is what is asked
+        assert wire.satisfies(text, text)
+
+
+def _refused_or_taken(rule: Callable[[str], object], text: str) -> None:
+    with suppress(wire.InvalidError):
+        rule(text)
+
+
+def check_envelopes(data: bytes) -> None:
+    """Frames are the same however they are cut; what is none ends with the one error, within the bound."""
+
+    async def frames(*chunks: bytes) -> tuple[list[object], str]:
+        async def feed() -> AsyncGenerator[bytes, None]:
+            for chunk in chunks:
+                yield chunk
+
+        found: list[object] = []
+        async with aclosing(feed()) as fed, aclosing(unwrap(fed, MAX_MESSAGE)) as unwrapped:
+            try:
+                async for frame in unwrapped:
+                    assert len(frame.content) <= MAX_MESSAGE
+                    found.append((frame.ends_stream, frame.content))
+            except ConnectError as error:
+                return found, error.code.value
+        return found, ""
+
+    async def run() -> None:
+        middle = len(data) // 2
+        assert await frames(data) == await frames(data[:middle], data[middle:])
+
+    trio.run(run)
+
+
+def check_error(data: bytes) -> None:
+    """Any answer that is an error is one of the protocol's."""
+    error_from_http(500, "text/plain", data).code  # noqa: B018 - that it has one
+    with suppress(ValueError, RecursionError):
+        error_from_json(json.loads(data), 500).code  # noqa: B018
+
+
+def check_watch_frame(data: bytes) -> None:
+    """A frame of a watch is a request, or is refused."""
+    for codec in CODECS.values():
+        for frame in ({"bytes": data}, {"text": data.decode("utf-8", "replace")}):
+            with suppress(UnreadableError):
+                assert isinstance(codec.read(frame), WatchRequest)
+
+
+def check_peer(data: bytes) -> None:
+    """An address is one or none, without a port; a certificate is that of one plugin at most."""
+    text = data.decode("utf-8", "replace")
+    address = Peer.at(text).address
+    assert not address or parse_address(address) is not None
+    names = ("p", "q", "storage-plugin")
+    policy = Policy()
+    good = [name for name in names if not policy.why_not_certified(Peer("192.0.2.7", (text,)), name)]
+    assert len(good) <= 1
+
+
+FRAMES = (wrap(b"{}"), wrap(b"x" * 100, compress=True), b"\2" + wrap(b"{}")[1:])

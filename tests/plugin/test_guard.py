@@ -1,0 +1,293 @@
+"""Who gets at what a plugin provides: those for whom its host speaks, and nobody by any other way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import httpx
+import pytest
+
+from cpg_trio import wire
+from cpg_trio.assertions import LEEWAY_S, Purpose
+from cpg_trio.host import Host
+from cpg_trio.http1 import Pool
+from cpg_trio.plugin import Plugin
+from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolExchange
+from tests._gen.echo.v1 import echo_pb2 as pb
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.rpc.echo import Echo
+
+from .running import echo_plugin, hosting, is_healthy, plugged, until
+from .signing import CALLER_ID, CALLER_NAME, ECHO, digest_of, from_caller, granted
+
+COUNT = "/echo.v1.EchoService/Count"
+Headers = dict[str, str]
+
+
+@attrs.frozen
+class Around:
+    """A plugin that is registered with a host, and somebody who can reach it without."""
+
+    host: Host
+    url: str
+    runtime_id: str
+    echo: Echo
+    http: httpx.AsyncClient
+
+    @property
+    def digest(self) -> bytes:
+        return digest_of(self.host, self.runtime_id)
+
+    async def call(self, headers: Headers | None = None, path: str = ECHO) -> tuple[int, str]:
+        """Return the status, and the text or the code of the error."""
+        response = await self.http.post(self.url + path, json={"text": "hi"}, headers=headers or {})
+        answer = response.json()
+        return response.status_code, answer.get("code") or answer["text"]
+
+
+@asynccontextmanager
+async def around(*, public: bool = False, **config: object) -> AsyncIterator[Around]:
+    echo = Echo()
+    plugin = echo_plugin(public=public, service=echo)
+    async with (
+        hosting() as (host, host_url),
+        plugged(plugin, host_url, **config) as url,
+        httpx.AsyncClient() as http,
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        yield Around(host, url, host.registry.discover("echo")[0].runtime_id, echo, http)
+
+
+REFUSED = (401, "unauthenticated")
+SERVED = (200, "hi")
+
+
+async def test_a_call_around_the_host_is_refused_and_told_where_to_go() -> None:
+    async with around() as plugin:
+        response = await plugin.http.post(plugin.url + ECHO, json={"text": "hi"})
+        assert response.status_code == 401
+        assert response.json() == {
+            "code": "unauthenticated",
+            "message": "call it through its host, which says who calls",
+        }
+        assert plugin.echo.contexts == []
+
+
+def forgeries(plugin: Around) -> dict[str, Headers]:
+    """Return what somebody may try who can reach the plugin, and may be another plugin of the host."""
+    other, token = plugin.host.identities.issue("other")
+    of_other = digest_of(plugin.host, other.runtime_id)
+    good = from_caller(plugin.digest, plugin.runtime_id)[wire.CALLER_HEADER]
+    head, claims, signature = good.split(".")
+    as_caller = partial(from_caller, plugin.digest, plugin.runtime_id)
+    claims_for_count = as_caller(COUNT)[wire.CALLER_HEADER].split(".")[1]
+    return {
+        "nothing at all": {wire.CALLER_HEADER: ""},
+        "no token": {wire.CALLER_HEADER: "x"},
+        "only a name": {wire.CALLER_ID_HEADER: CALLER_ID},
+        "a name in another spelling": {"X_Plugin_Caller_Id": CALLER_ID},
+        "a token of one's own": {wire.CALLER_HEADER: token},
+        "signed with one's own token": from_caller(of_other, plugin.runtime_id),
+        "for another provider": from_caller(plugin.digest, other.runtime_id),
+        "replayed: it was said to another provider": from_caller(of_other, other.runtime_id),
+        "for another method": as_caller(COUNT),
+        "for a path above": as_caller("/echo.v1.EchoService/"),
+        "expired": as_caller(for_s=-LEEWAY_S - 1),
+        "for direct calls": as_caller(purpose=Purpose.DIRECT),
+        "for control": as_caller(purpose=Purpose.CONTROL),
+        "for enrolment": as_caller(purpose=Purpose.ENROL),
+        "truncated": {wire.CALLER_HEADER: good[:-1]},
+        "without its signature": {wire.CALLER_HEADER: f"{head}.{claims}."},
+        "without an algorithm": {wire.CALLER_HEADER: f"eyJhbGciOiJub25lIn0.{claims}."},
+        "with another's claims": {
+            wire.CALLER_HEADER: ".".join(
+                [head, as_caller(COUNT)[wire.CALLER_HEADER].split(".")[1], signature]
+            )
+        },
+        "very long": {wire.CALLER_HEADER: good + "x" * 5000},
+        "in another's name": {wire.CALLER_HEADER: good, wire.CALLER_ID_HEADER: "somebody-else"},
+        "both ways at once": {wire.CALLER_HEADER: good, wire.RUNTIME_ID_HEADER: CALLER_ID},
+        "a runtime token where a grant should be": {
+            wire.RUNTIME_ID_HEADER: other.runtime_id,
+            wire.AUTHORIZATION_HEADER: f"Bearer {token}",
+        },
+        "a runtime id alone": {wire.RUNTIME_ID_HEADER: CALLER_ID},
+        "a grant for somebody else": granted(plugin.digest, plugin.runtime_id, "/", subject="another-1"),
+        "a grant for another plugin": granted(plugin.digest, other.runtime_id, "/"),
+        "a grant that one has signed oneself": granted(of_other, plugin.runtime_id, "/"),
+        "a grant for another service": granted(plugin.digest, plugin.runtime_id, "/echo.v1.Echo"),
+        "a grant for nothing": granted(plugin.digest, plugin.runtime_id, ""),
+        "a statement as a grant": {
+            wire.RUNTIME_ID_HEADER: CALLER_ID,
+            wire.AUTHORIZATION_HEADER: f"Bearer {good}",
+        },
+    }
+
+
+@pytest.mark.parametrize("config", [{}, {"public": True}, {"accept_unsigned": True}], ids=str)
+async def test_no_forgery_gets_in_nor_is_it_overlooked_where_everybody_may_call(
+    config: dict[str, bool],
+) -> None:
+    async with around(**config) as plugin:
+        for name, headers in forgeries(plugin).items():
+            assert await plugin.call(headers) == REFUSED, name
+        assert plugin.echo.contexts == []
+
+
+async def test_two_statements_in_one_call_are_refused() -> None:
+    async with around() as plugin:
+        (header,) = from_caller(plugin.digest, plugin.runtime_id).items()
+        response = await plugin.http.post(plugin.url + ECHO, json={}, headers=[header, header])
+        assert response.status_code == 401
+
+
+async def test_what_the_host_has_signed_is_believed_again_and_again_and_for_its_time_only() -> None:
+    async with around() as plugin:
+        headers = from_caller(plugin.digest, plugin.runtime_id)
+        for _ in range(3):
+            assert await plugin.call({"x-plugin-CALLER": headers[wire.CALLER_HEADER]}) == SERVED
+        assert await plugin.call(headers, COUNT) == REFUSED
+    assert [ctx.caller for ctx in plugin.echo.contexts] == [Caller(CALLER_ID, CALLER_NAME)] * 3
+
+
+async def test_who_has_a_grant_calls_directly_below_its_path() -> None:
+    async with around() as plugin:
+        for prefix in ("/echo.v1.EchoService", "/echo.v1.EchoService/", ECHO, "/"):
+            assert await plugin.call(granted(plugin.digest, plugin.runtime_id, prefix)) == SERVED
+        grant = granted(plugin.digest, plugin.runtime_id, COUNT)
+        assert await plugin.call(grant) == REFUSED
+        assert await plugin.call({**grant, wire.RUNTIME_ID_HEADER: "another-1"}, COUNT) == REFUSED
+    assert {ctx.caller for ctx in plugin.echo.contexts} == {Caller(CALLER_ID, CALLER_NAME)}
+
+
+async def test_a_public_service_serves_everybody_and_knows_those_for_whom_the_host_speaks() -> None:
+    async with around(public=True) as plugin:
+        assert await plugin.call() == SERVED
+        assert await plugin.call({"authorization": "Basic dTpw"}) == SERVED  # the service's own business
+        assert await plugin.call(from_caller(plugin.digest, plugin.runtime_id)) == SERVED
+    nobody, stranger, caller = plugin.echo.contexts
+    assert (nobody.caller, stranger.caller) == (None, None)
+    assert stranger.request_headers["authorization"] == "Basic dTpw"
+    assert caller.caller == Caller(CALLER_ID, CALLER_NAME)
+
+
+async def test_a_plugin_whose_host_signs_nothing_takes_calls_that_claim_nothing() -> None:
+    async with around(accept_unsigned=True) as plugin:
+        assert await plugin.call() == SERVED
+    assert [ctx.caller for ctx in plugin.echo.contexts] == [None]
+
+
+@pytest.mark.parametrize("accept_unsigned", [False, True])
+async def test_a_plugin_without_a_host_yet_serves_nobody(accept_unsigned: bool) -> None:  # noqa: FBT001
+    async with (
+        plugged(echo_plugin(), None, accept_unsigned=accept_unsigned) as url,
+        httpx.AsyncClient() as http,
+    ):
+        for headers in ({}, from_caller(b"x" * 32, "echo-plugin-1")):
+            assert (await http.post(url + ECHO, json={"text": "hi"}, headers=headers)).status_code == 401
+
+
+async def test_what_is_for_the_guard_does_not_get_to_the_service() -> None:
+    async with around() as plugin:
+        await plugin.call(from_caller(plugin.digest, plugin.runtime_id) | {wire.CALLER_ID_HEADER: CALLER_ID})
+        await plugin.call(granted(plugin.digest, plugin.runtime_id, "/"))
+    ours = {"x-plugin-caller", "x-plugin-runtime-id", "authorization"}
+    for ctx in plugin.echo.contexts:
+        assert not ours & set(ctx.request_headers)
+    assert plugin.echo.contexts[0].request_headers["x-plugin-caller-id"] == CALLER_ID
+
+
+class Naming(Echo):
+    """Says who calls."""
+
+    async def echo(self, _request: pb.EchoRequest, ctx: Context, /) -> pb.EchoResponse:
+        self.contexts.append(ctx)
+        return pb.EchoResponse(text=ctx.caller.name if ctx.caller else "")
+
+
+async def test_calls_through_the_host_tell_each_method_who_has_called() -> None:
+    echo, caller = Naming(), Plugin("caller", version="1.0.0")
+    dependency = caller.require("echo")
+    async with (
+        hosting() as (host, host_url),
+        plugged(echo_plugin(service=echo), host_url),
+        plugged(caller, host_url),
+    ):
+        await dependency.wait_available()
+        client = dependency.client(EchoServiceClient)
+        assert (await client.echo(pb.EchoRequest())).text == "caller"
+        async with client.count(pb.CountRequest(to=1)) as numbers:
+            assert [each.number async for each in numbers] == [0]
+        assert len({ctx.caller for ctx in echo.contexts}) == 1
+        assert echo.contexts[0].caller is not None
+        assert host.identities.entry(echo.contexts[0].caller.id) is not None
+
+
+@pytest.mark.parametrize("content_type", ["application/connect+proto", "application/grpc-web+proto"])
+async def test_streams_and_grpc_are_told_in_a_way_that_their_clients_read(content_type: str) -> None:
+    async with around() as plugin:
+        response = await plugin.http.post(
+            plugin.url + COUNT, content=b"", headers={"content-type": content_type}
+        )
+        assert response.status_code == 401  # which both protocols map to `unauthenticated`
+        async with Pool() as pool:
+            client = EchoServiceClient(plugin.url, PoolExchange(pool))
+            with pytest.raises(ConnectError, match="call it through its host") as caught:
+                async with client.count(pb.CountRequest(to=1)) as numbers:
+                    await anext(aiter(numbers))
+        assert caught.value.code == Code.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("public", [False, True])
+@pytest.mark.parametrize("code", [Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.ALREADY_EXISTS])
+async def test_a_handler_runs_once_and_its_errors_are_its_own(code: Code, public: bool) -> None:  # noqa: FBT001
+    class Failing(Echo):
+        async def echo(self, _request: pb.EchoRequest, ctx: Context, /) -> pb.EchoResponse:
+            self.contexts.append(ctx)
+            raise ConnectError(code, "the service's own")
+
+    echo = Failing()
+    async with (
+        hosting() as (host, host_url),
+        plugged(echo_plugin(service=echo, public=public), host_url) as url,
+        httpx.AsyncClient() as http,
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        me = host.registry.discover("echo")[0].runtime_id
+        headers = from_caller(digest_of(host, me), me)
+        answer = (await http.post(url + ECHO, json={}, headers=headers)).json()
+    assert answer == {"code": code.value, "message": "the service's own"}
+    assert len(echo.contexts) == 1
+
+
+async def test_calls_go_on_while_the_plugin_gets_other_tokens() -> None:
+    async with around() as plugin:
+        before = from_caller(plugin.digest, plugin.runtime_id)
+        entry = plugin.host.identities.entry(plugin.runtime_id)
+        assert entry is not None
+        first = plugin.digest
+        token = plugin.host.identities.renew(entry.identity)
+        # Not yet the plugin's: what the host says until it has shown it is signed with the one before.
+        assert plugin.digest == first
+        assert plugin.host.identities.authenticate(plugin.runtime_id, token)
+        assert plugin.digest != first
+        assert await plugin.call(from_caller(plugin.digest, plugin.runtime_id)) == REFUSED
+        assert await plugin.call(before) == SERVED
+
+
+async def test_refusals_are_in_the_log_once_in_a_while_and_without_what_was_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with around() as plugin:
+        caplog.clear()
+        secret = from_caller(b"x" * 32, plugin.runtime_id)
+        for _ in range(20):
+            await plugin.call(secret)
+        lines = [record.getMessage() for record in caplog.records if "refused a call" in record.getMessage()]
+    assert lines == [
+        f"refused a call of '{ECHO}' from 127.0.0.1: what was shown is not signed by this plugin's host"
+    ]
+    assert secret[wire.CALLER_HEADER] not in caplog.text

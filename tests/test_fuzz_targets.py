@@ -1,0 +1,27 @@
+"""What the fuzzer looks for holds for what it begins with, and for a little of what it might come up with."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.targets import TARGETS
+from tests.http1.mutations import mutations
+
+# The others have tests of their own, in tests/http1 and tests/host.
+PARSERS = sorted(set(TARGETS) - {"request", "response", "relay"})
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_the_property_holds_for_the_seeds(name: str) -> None:
+    for seed in TARGETS[name].seeds:
+        TARGETS[name].check(seed)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_property_holds_for_what_is_like_them(name: str, data: st.DataObject) -> None:
+    target = TARGETS[name]
+    target.check(data.draw(st.one_of(mutations(target.seeds), st.binary(max_size=200))))
