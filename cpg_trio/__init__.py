@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .host import Host as Host
     from .host import HostConfig as HostConfig
     from .host import LeaseConfig as LeaseConfig
+    from .host import Limits as Limits
+    from .host import Rate as Rate
+    from .host import RateLimits as RateLimits
     from .host import Selection as Selection
     from .plugin import Dependency as Dependency
     from .plugin import HealthState as HealthState
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from .serving import run as run
 
 _ROOMS = {
-    "host": {"Host", "HostConfig", "LeaseConfig", "Selection"},
+    "host": {"Host", "HostConfig", "LeaseConfig", "Limits", "Rate", "RateLimits", "Selection"},
     "plugin": {"Dependency", "HealthState", "Plugin", "PluginConfig", "Provider", "RefusedError"},
     "rpc": {"Code", "ConnectError"},
     "serving": {"BindError", "ServeConfig", "StartError", "run"},

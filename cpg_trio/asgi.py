@@ -80,13 +80,15 @@ async def send_text(send: Send, status: int, text: str, headers: Iterable[tuple[
     )
 
 
-async def refuse_websocket(send: Send, status: int, text: str) -> None:
+async def refuse_websocket(
+    send: Send, status: int, text: str, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
     """Answer a WebSocket handshake with a plain-text refusal."""
 
     async def instead(message: Message) -> None:
         await send({**message, "type": f"websocket.{message['type']}"})
 
-    await send_text(instead, status, f"{text}\n")
+    await send_text(instead, status, f"{text}\n", headers)
 
 
 async def no_websocket(scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
         " directory that it shares with plugins, for calls by Unix sockets in it (default: none, and calls go"
         " by TCP). SELECTION says which of several providers a caller gets, by service type, as in"
         " 'storage=round-robin,logger=random': first (the default), round-robin, random or weighted."
+        " RATE_LIMITS says how often who may call what, in calls a second and at once, as in"
+        " 'handshake=10/20,discover=off'; docs/security.md has the kinds and what is usual."
         " HTTP_SERVER=hypercorn has Hypercorn read and write all HTTP, which is slower.",
     )
     probes = commands.add_parser(

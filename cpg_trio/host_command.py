@@ -7,12 +7,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import attrs
 import trio
 
 from . import wire
-from .host import DEFAULT_PORT, BaseUrls, Enrolment, Host, HostConfig, Keys, LeaseConfig, Policy, Selection
+from .host import (
+    DEFAULT_PORT,
+    BaseUrls,
+    Enrolment,
+    Host,
+    HostConfig,
+    Keys,
+    LeaseConfig,
+    Policy,
+    Rate,
+    RateLimits,
+    Selection,
+)
 from .host.admission import PassedOn
 from .host.enrolment import parse_tokens
+from .host.rates import Kind
 from .http1 import Origin
 from .serving import StartError, config_from_environment, port_from_environment
 
@@ -43,6 +57,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         pass_headers=passed,
         base_urls=BaseUrls(base_urls),
         leases=_leases(environment),
+        rates=_rates(environment),
         selection=_selection(environment),
         state_path=Path(state) if state else None,
         socket_dir=Path(sockets) if sockets else None,
@@ -112,4 +127,24 @@ def _strategy(pair: str) -> tuple[str, Selection]:
         known = ", ".join(strategy.value for strategy in Selection)
         raise StartError(
             f"SELECTION must be like 'storage=round-robin', a service type and one of {known}; not {pair!r}"
+        ) from None
+
+
+def _rates(environment: Mapping[str, str]) -> RateLimits:
+    """Return the rates of `handshake=10/20,discover=off`, by kind of call, beside those that are usual."""
+    pairs = filter(None, map(str.strip, environment.get("RATE_LIMITS", "").split(",")))
+    return attrs.evolve(RateLimits(), **dict(_rate(pair) for pair in pairs))
+
+
+def _rate(pair: str) -> tuple[str, Rate | None]:
+    name, _, rate = pair.partition("=")
+    per_s, _, burst = rate.partition("/")
+    try:
+        kind = Kind(name).name.lower()
+        return kind, None if rate == "off" else Rate(float(per_s), int(burst))
+    except ValueError:
+        known = ", ".join(Kind)
+        raise StartError(
+            "RATE_LIMITS must be like 'handshake=10/20,discover=off', a kind of call and how many a second,"
+            f" and at once, or off, where kinds are {known}; not {pair!r}"
         ) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -53,6 +53,7 @@ RUNTIME_ID_KEY = "runtime_id"  # metadata of GetPluginInfo: as whom the plugin's
 MAX_NAME_BYTES = 128  # of a self_id, of a service type, and of a socket
 MAX_VERSION_BYTES = 64
 MAX_PATH_BYTES = 256
+MAX_REQUESTED_PLUGINS = 100
 MAX_METADATA_ENTRIES = 100
 MAX_METADATA_KEY_BYTES = 256
 MAX_METADATA_VALUE_BYTES = 4096
@@ -122,6 +123,20 @@ def validate_metadata(metadata: Mapping[str, str]) -> None:
         raise InvalidError(f"too many metadata entries: {len(metadata)} (max: {MAX_METADATA_ENTRIES})")
     for key, value in metadata.items():
         _validate_metadata_entry(key, value)
+
+
+def validate_handshake(
+    self_version: str, requested_plugins: Sequence[str], client_metadata: Mapping[str, str]
+) -> None:
+    """Check what a handshake says beside who shakes hands; a version may be empty. Raises: InvalidError."""
+    if self_version:
+        validate_version(self_version)
+    if len(requested_plugins) > MAX_REQUESTED_PLUGINS:
+        most = MAX_REQUESTED_PLUGINS
+        raise InvalidError(f"too many requested plugins: {len(requested_plugins)} (max: {most})")
+    for name in requested_plugins:
+        _validate_length(name, "requested plugin", MAX_NAME_BYTES)
+    validate_metadata(client_metadata)
 
 
 def validate_registration(

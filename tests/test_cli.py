@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import attrs
 import pytest
 
 import cpg_trio
-from cpg_trio import Selection, cli
+from cpg_trio import Rate, RateLimits, Selection, cli
 from cpg_trio.host_command import host_config
 from cpg_trio.serving import StartError
 
@@ -29,6 +30,7 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
     assert "LEASE_S" in told
     assert "STATE_PATH" in told
     assert "SELECTION" in told
+    assert "RATE_LIMITS" in told
     assert "SOCKET_DIR" in told
 
 
@@ -74,6 +76,35 @@ def test_a_selection_that_makes_no_sense_is_refused_with_what_to_write_instead(s
     with pytest.raises(StartError, match="SELECTION must be like 'storage=round-robin'") as refused:
         host_config({"SELECTION": f"logger=first,{selection}"})
     assert f"not '{selection}'" in str(refused.value)
+
+
+def test_each_kind_of_call_has_the_rate_that_is_said_of_it_and_the_others_what_is_usual() -> None:
+    rates = host_config({"RATE_LIMITS": "handshake=0.5/20, health-report=off"}).rates
+    assert rates == attrs.evolve(RateLimits(), handshake=Rate(0.5, 20), health_report=None)
+    assert host_config({"RATE_LIMITS": ""}).rates == RateLimits()
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        "watch",
+        "watch=",
+        "watch=5",
+        "watch=5/0",
+        "watch=0/5",
+        "watch=inf/5",
+        "watch=5/x",
+        "wach=5/20",
+        "=5/20",
+    ],
+)
+def test_a_rate_that_makes_no_sense_is_refused_with_what_to_write_instead(rate: str) -> None:
+    with pytest.raises(
+        StartError, match="RATE_LIMITS must be like 'handshake=10/20,discover=off'"
+    ) as refused:
+        host_config({"RATE_LIMITS": f"discover=1/1,{rate}"})
+    assert f"not {rate!r}" in str(refused.value)
+    assert "failed-authentication" in str(refused.value)
 
 
 def test_every_public_name_is_documented() -> None:

@@ -37,7 +37,7 @@ def count(address: str, prefix: str, to: int, metadata: Metadata) -> list[int]:
 
 @pytest.mark.parametrize("through_the_router", [False, True])
 async def test_grpc_calls_streams_and_errors(through_the_router: bool) -> None:  # noqa: FBT001
-    async with hosting() as (host, host_url), plugged(echo_plugin(), host_url) as plugin_url:
+    async with hosting() as (host, host_url), plugged(echo_plugin(public=True), host_url) as plugin_url:
         await until(host, lambda: is_healthy(host, "echo"))
         address, prefix = plugin_url, ""
         metadata: Metadata = ()

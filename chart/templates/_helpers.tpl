@@ -168,6 +168,13 @@ seccompProfile:
   value: localhost
 {{- end -}}
 
+{{- define "shortener.apiEnv" -}}
+{{ include "shortener.pluginEnv" . }}
+# On localhost, where only the host is: api's other port is the one that the service leads to.
+- name: CONTROL_PORT
+  value: "9083"
+{{- end -}}
+
 {{- define "shortener.storageEnv" -}}
 {{ include "shortener.pluginEnv" . }}
 {{- if include "shortener.hasDatabase" . }}

@@ -8,6 +8,9 @@ What stands on what:
     enrolment         who gets an identity
     policy            what plugins may
     audit             what has been decided
+    limits            how much a host takes in and keeps
+    rates             how often who may call what
+    charging          calls counted against their rates, and refused beyond
     registry          who provides what, how healthy they are, which of them a caller gets
     control           the host's own calls to its plugins
     egress            where plugins may have the host send traffic
@@ -44,11 +47,14 @@ from .egress import BaseUrls as BaseUrls
 from .enrolment import Enrolment as Enrolment
 from .identity import Identity as Identity
 from .keys import Keys as Keys
+from .limits import Limits as Limits
 from .liveness import LeaseConfig as LeaseConfig
 from .policy import PluginRules as PluginRules
 from .policy import Policy as Policy
 from .policy import Rules as Rules
 from .policy import ServiceRules as ServiceRules
+from .rates import Rate as Rate
+from .rates import RateLimits as RateLimits
 from .registry import Health as Health
 from .registry import Registration as Registration
 from .registry import Registry as Registry

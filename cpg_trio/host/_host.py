@@ -38,8 +38,11 @@ from .health import HostHealth
 from .host_logger import host_logger
 from .identity import Identities, Identity
 from .keys import Keys
+from .limits import Limits
 from .liveness import LeaseConfig, Liveness
+from .managed import Adoption
 from .policy import Policy
+from .rates import RateLimits, Rates
 from .registry import Health, Registry, Selection
 from .router import Router, RouterGateway
 from .services import (
@@ -116,6 +119,10 @@ class HostConfig:
     """How long a plugin may use a capability before it has to ask again, in seconds."""
     public_url: str = attrs.field(default="", validator=_check_public_url)
     """How plugins reach the host; empty for as each of them has just called it."""
+    rates: RateLimits = attrs.field(factory=RateLimits)
+    """How often who may call what."""
+    limits: Limits = attrs.field(factory=Limits)
+    """How much the host takes in and keeps."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
 
 
@@ -137,28 +144,33 @@ class Host:
 
     def __init__(self, config: HostConfig | None = None) -> None:
         self._config = config or HostConfig()
+        limits = self._config.limits
+        self._rates = Rates(self._config.rates)
         self._direct = DirectTally()
         self.registry = Registry(
             selection=self._config.selection,
             default_selection=self._config.default_selection,
+            limits=limits,
             calls_elsewhere=self._direct.in_flight,
         )
         self.audit = Audit()
         self.identities = Identities(
             self._config.keys,
             longest_s=max(self._config.token_ttl_s, self._config.unrenewed_token_ttl_s),
+            max_identities=limits.max_identities,
             on_expired=self._forget,
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
         self._grants = Grants(self.identities, self.audit, self._config.grant_ttl_s)
-        self.watches = WatchHub(self.registry)
-        self.health = HostHealth(self.registry)
+        self.watches = WatchHub(self.registry, limits)
+        self.health = HostHealth(self.registry, self._rates, limits)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
         self._sockets = Sockets(self._config.socket_dir, self._pool, self.identities)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
             self.registry,
+            self._rates,
             self._config.policy,
             self.audit,
             PassedOn(self._config.pass_headers),
@@ -183,15 +195,15 @@ class Host:
             nursery.cancel_scope.cancel()
 
     def _dispatch(self, saved: Saved) -> App:
-        config = self._config
-        gate = Gate(self.identities, config.policy, self.audit)
+        config, limits = self._config, self._config.limits
+        gate = Gate(self.identities, config.policy, self.audit, self._rates)
         permits = RegistrationPermits(self.identities, self.registry, config.policy, self.audit)
         capabilities = by_type(config.capabilities)
         services = application(
             [
                 Handshake(
                     self.identities,
-                    HandshakeAdmission(config.enrolment, config.policy, self.audit),
+                    HandshakeAdmission(config.enrolment, config.policy, self.audit, self._rates),
                     TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s),
                     announcement(config.leases, self.registry, self._sockets),
                     partial(announced, capabilities),
@@ -215,13 +227,14 @@ class Host:
                     DirectGrants(self.identities, self.registry),
                 ),
                 self.health,
-            ]
+            ],
+            max_message_bytes=limits.max_message_bytes,
         )
         services = knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
-        capability_calls = CapabilityCalls(self._grants, self.audit)
+        capability_calls = CapabilityCalls(self._grants, self.audit, self._rates)
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
-        router = Router(self._admission, self._liveness, self._pool)
-        watch = WatchSocket(gate, self.watches, self.registry.id)
+        router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
+        watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
@@ -253,7 +266,8 @@ class Host:
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         async with self.application() as app, open_plain_nursery() as nursery:
-            relay = Relay(RouterGateway(self._admission, self._liveness), self._pool)
+            most = self._config.limits.max_routed_body_bytes
+            relay = Relay(RouterGateway(self._admission, self._liveness, most), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))
@@ -277,6 +291,24 @@ class Host:
     def revoke_grants(self, runtime_id: str, why: str = "they have been revoked") -> int:
         """End a plugin's leave to use any capability, until it asks anew; return how many grants it had."""
         return self._grants.revoke_all(runtime_id, why)
+
+    async def add_plugin(self, url: str, *, host_url: str, self_id: str = "") -> str:
+        """Give the plugin at `url`, which waits for its host, an identity; return its runtime id.
+
+        `host_url` is where the plugin finds this host. It has registered all that it provides when this
+        returns; how long that may take is the caller's to say, by a cancel scope. With a `self_id` the host
+        proves itself by the enrolment token of that plugin, if it has one, and takes no other.
+        Raises: ConnectError, also the plugin's own; and then, as when cancelled, nothing of it is left.
+        """
+        adoption = Adoption(
+            identities=self.identities,
+            registry=self.registry,
+            enrolment=self._config.enrolment,
+            audit=self.audit,
+            pool=self._pool,
+            token_ttl_s=self._config.unrenewed_token_ttl_s,
+        )
+        return await adoption.add(url, host_url, self_id)
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.

@@ -24,9 +24,11 @@ from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Origin
 
 from .audit import Action, Audit
+from .charging import RETRY_AFTER
 from .identity import Identities, Identity
 from .peers import Peer
 from .policy import Policy, Rules
+from .rates import Kind, RateLimits, Rates
 from .registry import Registration, Registry
 from .tally import Tally
 
@@ -39,7 +41,7 @@ UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 _MOST_REMEMBERED = 10_000
 _MOST_NAMES = 1000
 _MOST_CALLERS = 1000  # of one method, whose statements are kept
-_SIGNED_S = 300.0  # for which a statement is good; it is signed anew at half of that
+_SIGNED_S = 60.0  # for which a statement is good; it is signed anew at half of that
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
 # RFC 9110, section 7.6.1, and older names for the same.
@@ -93,11 +95,13 @@ _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
 class RefusedError(Exception):
     """A call that goes nowhere: the answer to it, and what the log says of it (nothing, if empty)."""
 
-    def __init__(self, status: int, text: str, log: str = "") -> None:
+    def __init__(self, status: int, text: str, log: str = "", fields: HeaderList | None = None) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.log = log
+        self.fields = [*UNDELIVERED, *(fields or ())]
+        """The header fields beside the answer."""
 
 
 class _Kind(IntEnum):
@@ -302,6 +306,7 @@ class Admission:
         self,
         identities: Identities,
         registry: Registry,
+        rates: Rates | None = None,
         policy: Policy | None = None,
         audit: Audit | None = None,
         passed_on: PassedOn | None = None,
@@ -309,6 +314,7 @@ class Admission:
     ) -> None:
         self._identities = identities
         self._registry = registry
+        self._rates = rates or Rates(RateLimits())
         self._policy = policy or Policy()
         self._audit = audit or Audit()
         self.passed_on = PassedOn() if passed_on is None else passed_on
@@ -322,10 +328,12 @@ class Admission:
     def admit(
         self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
     ) -> Route:
-        """Check a call, in the order that the protocol fixes. Raises: RefusedError."""
+        """Check a call, in the order that the protocol fixes, and count it. Raises: RefusedError."""
         target = self._remembered(raw_path)
         path = _split(raw_path) if target is None else target.path
         caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"), peer)
+        if wait_s := self._rates.take(Kind.ROUTER, caller.runtime_id):
+            raise _too_often(wait_s)
         self._check_permitted(caller, path.service_type)
         if target is None:
             target = self._targets[raw_path] = self._find(caller, path)
@@ -398,8 +406,10 @@ class Admission:
             identity = self._identities.authenticate(runtime_id.decode("latin-1"), token)
             if identity is not None and not self._policy.why_not_certified(peer, identity.self_id):
                 return identity
-        refused = _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
         name = runtime_id.decode("latin-1")
+        if wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key):
+            raise _too_often(wait_s)
+        refused = _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
         self._audit.denied(Action.AUTHENTICATE, name, reason=refused.text, address=peer.address)
         raise refused
 
@@ -415,6 +425,10 @@ def _statement(caller: Identity, target: _Target, digest: bytes, now: float) -> 
     signed = sign(digest, Purpose.CALLER, assertion).encode()
     fields = [(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)]
     return _Statement(fields, digest, now + _SIGNED_S / 2)
+
+
+def _too_often(wait_s: int) -> RefusedError:
+    return RefusedError(429, "Rate limit exceeded", fields=[(RETRY_AFTER.encode(), b"%d" % wait_s)])
 
 
 def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedError:

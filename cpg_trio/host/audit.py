@@ -46,8 +46,6 @@ class Action(Enum):
     """An identity, a token or a grant ends before its time."""
     EXPIRE = "expire"
     """An identity ends because its time is over."""
-    LIMIT = "limit"
-    """A rate or a limit has been reached."""
 
 
 @attrs.frozen(kw_only=True)

@@ -22,6 +22,7 @@ from .direct import GRANT_S, DirectGrants, NotDirectlyError
 from .grants import Grants, random_id
 from .identity import Identity
 from .policy import Policy
+from .rates import Kind
 from .services import Gate
 
 _MAX_REASON_BYTES = 4096
@@ -82,7 +83,7 @@ class Broker(CapabilityBrokerService):
         Raises: ConnectError `not_found` for what there is not, or not so new; `permission_denied` for what is
         not the caller's to have; `failed_precondition` for a service that cannot be called directly now.
         """
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.CAPABILITY_REQUEST)
         _check_lengths(request)
         wanted = request.capability_type
         is_service = wanted.startswith(wire.DIRECT_PREFIX)

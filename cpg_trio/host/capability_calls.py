@@ -17,8 +17,10 @@ from cpg_trio.rpc import Caller
 
 from .admission import climbs, printable
 from .audit import Action, Audit
+from .charging import RETRY_AFTER
 from .grants import Grant, Grants, InvalidGrantError
 from .peers import Peer
+from .rates import Kind, Rates
 
 PREFIX = b"/capabilities/"
 
@@ -29,12 +31,17 @@ _CREDENTIALS = frozenset({_AUTHORIZATION, b"cookie", b"proxy-authorization"})
 
 
 class _RefusedError(Exception):
-    """A call that goes nowhere."""
+    """A call that goes nowhere; with how long its caller has to wait, if that is why, in seconds."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, wait_s: int = 0) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
+        self.fields = [(RETRY_AFTER.encode(), b"%d" % wait_s)] if wait_s else []
+
+
+def _too_often(wait_s: int) -> _RefusedError:
+    return _RefusedError(429, "Rate limit exceeded", wait_s)
 
 
 @attrs.frozen
@@ -50,9 +57,10 @@ class _Path:
 class CapabilityCalls:
     """The ASGI application under `/capabilities/`. Calls never wait for each other."""
 
-    def __init__(self, grants: Grants, audit: Audit) -> None:
+    def __init__(self, grants: Grants, audit: Audit, rates: Rates) -> None:
         self._grants = grants
         self._audit = audit
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
@@ -60,8 +68,8 @@ class CapabilityCalls:
             path = _split(scope["raw_path"])
             grant = self._granted(path, scope)
         except _RefusedError as refused:
-            self._note(refused, scope)
-            await send_text(send, refused.status, f"{refused.text}\n")
+            refused = self._noted(refused, scope)
+            await send_text(send, refused.status, f"{refused.text}\n", refused.fields)
             return
         await self._pass_on(grant, _as_passed_on(scope, path, grant), receive, send)
 
@@ -73,21 +81,29 @@ class CapabilityCalls:
         token = authorization.removeprefix(wire.BEARER_PREFIX)
         runtime_id = credentials.get(_RUNTIME_ID, "")
         try:
-            return self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
+            grant = self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
         except InvalidGrantError as error:
             raise _RefusedError(401, str(error)) from None
+        if wait_s := self._rates.take(Kind.CAPABILITY_CALL, grant.owner.runtime_id):
+            raise _too_often(wait_s)
+        return grant
 
-    def _note(self, refused: _RefusedError, scope: Scope) -> None:
+    def _noted(self, refused: _RefusedError, scope: Scope) -> _RefusedError:
+        """Return the answer to a refused call, once that is in the audit trail, or too much for it."""
+        client = scope.get("client")
+        peer = Peer(client[0] if client else "")
+        if not refused.fields and (wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key)):
+            return _too_often(wait_s)
         claimed = _credentials(scope["headers"]).get(_RUNTIME_ID, "")
         parts = scope["raw_path"].split(b"/", 3)
-        client = scope.get("client")
         self._audit.denied(
             Action.USE,
             claimed,
             printable(b"/".join(parts[1:3])),  # the rest of it names a grant
             reason=refused.text,
-            address=Peer(client[0] if client else "").address,
+            address=peer.address,
         )
+        return refused
 
     async def _pass_on(self, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
         last: Message | None = None

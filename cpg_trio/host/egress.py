@@ -51,7 +51,7 @@ async def check_base_url(
         return ""
     caller = parse_address(handshake_address)
     is_local = not handshake_address or (caller is not None and caller.is_loopback)
-    found = await _resolve(origin.host, origin.port, key)
+    found = await resolve(origin.host, origin.port, key)
     good = [address for address in found if address == caller or (is_local and _is_ours(address))]
     if not good:
         raise ConnectError(
@@ -97,7 +97,8 @@ async def check_control_url(
         )
 
 
-async def _resolve(host: str, port: int, key: str) -> list[Address]:
+async def resolve(host: str, port: int, key: str) -> list[Address]:
+    """Return the addresses of a name. Raises: ConnectError `unavailable`, in which `key` is what it is of."""
     try:
         with trio.fail_after(_RESOLVE_S):
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -6,21 +6,29 @@ registered. Nothing here is a constant: a host that is stopping says so.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.rpc import Code, ConnectError, Context
 
+from .charging import charge, retry_told
+from .limits import LimitError, Limits
+from .peers import Peer
+from .rates import Kind, Rates
 from .registry import Registry
 
 
 class HostHealth(HealthService):
     """`connectplugin.health.v1.HealthService`."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, rates: Rates, limits: Limits) -> None:
         self._registry = registry
+        self._rates = rates
+        self._most_watches = limits.max_health_watches
+        self._watches = 0
         self._stopping = False
         self._revision = Cell(0)
         registry.subscribe(lambda _: self._bump())
@@ -44,14 +52,29 @@ class HostHealth(HealthService):
         return pb.HealthCheckResponse(status=status)
 
     async def watch(
-        self, request: pb.HealthCheckRequest, _ctx: Context, /
+        self, request: pb.HealthCheckRequest, ctx: Context, /
     ) -> AsyncIterator[pb.HealthCheckResponse]:
-        """Yield the status of now, then each other one."""
-        last = None
-        async for _ in self._revision.reader():
-            if (status := self._status(request.service)) != last:
-                last = status
-                yield pb.HealthCheckResponse(status=status)
+        """Yield the status of now, then each other one. Raises: ConnectError `resource_exhausted`."""
+        with retry_told(ctx):
+            charge(self._rates, Kind.WATCH, Peer.at(ctx.client_address).key)
+        with self._counted():
+            last = None
+            async for _ in self._revision.reader():
+                if (status := self._status(request.service)) != last:
+                    last = status
+                    yield pb.HealthCheckResponse(status=status)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a watch for as long as the block lasts."""
+        if self._watches >= self._most_watches:
+            error = LimitError("watches of health", self._most_watches)
+            raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error))
+        self._watches += 1
+        try:
+            yield
+        finally:
+            self._watches -= 1
 
     def _status(self, service: str) -> pb.ServingStatus:
         if service and service not in self._registry.service_types():

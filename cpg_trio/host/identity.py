@@ -24,6 +24,7 @@ import trio
 from cpg_trio.wire import token_digest
 
 from .keys import Claims, Keys
+from .limits import LimitError, Limits
 
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
 _DAY_S = 24 * 60 * 60.0
@@ -84,6 +85,7 @@ class Identities:
         keys: Keys | None = None,
         *,
         longest_s: float = _DAY_S,
+        max_identities: int = Limits().max_identities,
         on_expired: Callable[[Identity], object] = lambda _: None,
         on_accepted: Callable[[Identity], object] = lambda _: None,
         clock: Callable[[], float] = trio.current_time,
@@ -91,6 +93,7 @@ class Identities:
     ) -> None:
         self._keys = keys or Keys()
         self._longest_s = longest_s
+        self._max_identities = max_identities
         self._on_expired = on_expired
         self._on_accepted = on_accepted
         self._clock = clock
@@ -122,8 +125,13 @@ class Identities:
         requires: tuple[str, ...] | None = None,
         address: str = "",
     ) -> tuple[Identity, str]:
-        """Return a new identity and its token. The caller has validated what it is given."""
+        """Return a new identity and its token. The caller has validated what it is given.
+
+        Raises: LimitError, and then nothing has changed.
+        """
         self._drop_expired()
+        if len(self._entries) >= self._max_identities:
+            raise LimitError("identities", self._max_identities)
         runtime_id = f"{self_id.lower()}-{secrets.token_hex(_SUFFIX_BYTES)}"
         identity = Identity(runtime_id, self_id, provides, requires, address)
         token, digest, expires_at = self._new_token(identity, ttl_s)

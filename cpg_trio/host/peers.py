@@ -1,6 +1,7 @@
 """Who is at the other end of a connection, as the connection itself tells: its address, and its certificate.
 
-What a request says of where it comes from (`X-Forwarded-For` and the like) is never believed.
+What a request says of where it comes from (`X-Forwarded-For` and the like) anybody can say, so it is never
+believed: behind a proxy, all callers have the address of the proxy.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import attrs
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_HOST_BITS = 64  # of IPv6, which whoever has one address can usually choose freely (RFC 6177)
+
 
 @attrs.frozen
 class Peer:
@@ -22,6 +25,20 @@ class Peer:
     names: tuple[str, ...] = ()
     """Those of its certificate, if it has shown one that is good: URIs and DNS names."""
 
+    @property
+    def key(self) -> str:
+        """What it counts as while it has proved no identity; no runtime id is the same.
+
+        Each IPv4 address is one, each IPv6 network of 64 bits, and all that call through a Unix socket
+        together: they share the directory that it is in.
+        """
+        address = parse_address(self.address)
+        if address is None:
+            return "unix:"
+        if isinstance(address, ipaddress.IPv6Address):
+            return f"address:{int(address) >> _HOST_BITS:016x}/64"
+        return f"address:{address}"
+
     @classmethod
     def at(cls, client: str | None, names: tuple[str, ...] = ()) -> Peer:
         """Return the peer at `10.0.0.5:49152` or `::1:49152`, None for a Unix socket."""
@@ -30,7 +47,7 @@ class Peer:
 
 
 def parse_address(text: str) -> Address | None:
-    """Return an address, an IPv4 address in IPv6's clothes as what it is; None for what is none."""
+    """Return an address, an IPv4-mapped one (RFC 4291, section 2.5.5.2) as IPv4; None for what is none."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -19,6 +19,8 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http1 import Origin, Way
 
+from .limits import LimitError, Limits
+
 _HEALTHY, _DEGRADED, _UNHEALTHY = (
     pb.HEALTH_STATE_HEALTHY,
     pb.HEALTH_STATE_DEGRADED,
@@ -144,11 +146,13 @@ class Registry:
         *,
         selection: Mapping[str, Selection] | None = None,
         default_selection: Selection = Selection.FIRST,
+        limits: Limits | None = None,
         calls_elsewhere: Callable[[str], int] = lambda _: 0,
         rng: random.Random | None = None,
     ) -> None:
         self._selection = dict(selection or {})
         self._default_selection = default_selection
+        self._limits = limits or Limits()
         self._calls_elsewhere = calls_elsewhere
         self._rng = rng or random.SystemRandom()
         self._by_type: dict[str, dict[str, Registration]] = {}  # then by runtime id
@@ -200,9 +204,11 @@ class Registry:
     ) -> Registration:
         """Add a service. A plugin has one registration for each type: a second replaces the first.
 
-        Raises: wire.InvalidError, and then nothing has changed.
+        Raises: wire.InvalidError or LimitError, and then nothing has changed.
         """
         wire.validate_registration(service_type, version, endpoint_path, metadata)
+        if self.provider(service_type, runtime_id) is None:
+            self._check_room(runtime_id)
         registration = Registration(
             id=f"reg-{secrets.token_hex(8)}",
             runtime_id=runtime_id,
@@ -360,6 +366,14 @@ class Registry:
     def providers(self, service_type: str) -> Sequence[Registration]:
         """Return all providers of a type, healthy or not, in the order of their registration."""
         return sorted(self._by_type.get(service_type, {}).values(), key=lambda r: r.sequence)
+
+    def _check_room(self, runtime_id: str) -> None:
+        """Check that a plugin may have another registration. Raises: LimitError."""
+        most, each = self._limits.max_registrations, self._limits.max_registrations_per_plugin
+        if len(self.registrations(runtime_id)) >= each:
+            raise LimitError("registrations of one plugin", each)
+        if len(self._by_id) >= most:
+            raise LimitError("registrations", most)
 
     def _callable(self, registrations: Iterable[Registration]) -> list[Registration]:
         return [r for r in registrations if self.health(r.runtime_id).callable]

@@ -34,6 +34,7 @@ from cpg_trio.http1 import (
     Failure,
     IncomingRequest,
     InvalidRequestError,
+    MalformedError,
     Origin,
     Pool,
     RelayCall,
@@ -41,6 +42,7 @@ from cpg_trio.http1 import (
     Response,
     ServerConnection,
     UpstreamError,
+    body_too_large,
 )
 from cpg_trio.http1 import RefusedError as RelayRefusedError
 from cpg_trio.logs import LineLog
@@ -95,9 +97,10 @@ def _failure(error: UpstreamError | None, route: Route, liveness: Liveness) -> F
 class RouterGateway:
     """The router, as the relay asks it."""
 
-    def __init__(self, admission: Admission, liveness: Liveness) -> None:
+    def __init__(self, admission: Admission, liveness: Liveness, max_body_bytes: int | None = None) -> None:
         self._admission = admission
         self._liveness = liveness
+        self._max_body_bytes = max_body_bytes
 
     def claims(self, target: bytes, /) -> bool:
         """Whether a request is the router's."""
@@ -112,10 +115,19 @@ class RouterGateway:
         try:
             authorization = request.authorization or said.authorization
             route = self._admission.admit(path, query, said.runtime_id, authorization, _peer(client.client))
+            if self._max_body_bytes is not None:
+                _limit_body(request, self._max_body_bytes)
         except RefusedError as refused:
             self._admission.note_refusal(refused)
-            raise RelayRefusedError(refused.status, refused.text, UNDELIVERED) from None
+            raise RelayRefusedError(refused.status, refused.text, refused.fields) from None
         return _Forward(route, request, said.lines, self._liveness, self._admission.tally)
+
+
+def _limit_body(request: IncomingRequest, most: int) -> None:
+    try:
+        request.limit_body(most)
+    except MalformedError as error:
+        raise RefusedError(error.status, str(error)) from None
 
 
 class _Said:
@@ -192,23 +204,28 @@ def _lines(fields: HeaderList) -> bytes:
 class Router:
     """The ASGI application under `/services/`."""
 
-    def __init__(self, admission: Admission, liveness: Liveness, pool: Pool) -> None:
+    def __init__(
+        self, admission: Admission, liveness: Liveness, pool: Pool, max_body_bytes: int | None = None
+    ) -> None:
         self._admission = admission
         self._liveness = liveness
         self._pool = pool
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
         fields, runtime_id, authorization = passed_on(scope["headers"], self._admission.passed_on)
         peer, path, query = _peer(scope["client"]), scope["raw_path"], scope["query_string"]
+        body = _RequestBody(receive, self._max_body_bytes)
         try:
             route = self._admission.admit(path, query, runtime_id, authorization, peer)
+            body.check(int(header(scope, b"content-length") or 0))
         except RefusedError as refused:
             self._admission.note_refusal(refused)
-            await send_text(send, refused.status, f"{refused.text}\n", UNDELIVERED)
+            await send_text(send, refused.status, f"{refused.text}\n", refused.fields)
             return
         record = _Record(route, self._admission.tally)
-        await _Call(route, record, fields, self._liveness, self._pool, scope, receive, send).run()
+        await _Call(route, record, fields, self._liveness, self._pool, scope, body, send).run()
 
 
 class _Call:
@@ -222,7 +239,7 @@ class _Call:
         liveness: Liveness,
         pool: Pool,
         scope: Scope,
-        receive: Receive,
+        body: _RequestBody,
         send: Send,
     ) -> None:
         self._route = route
@@ -232,7 +249,7 @@ class _Call:
         self._pool = pool
         self._scope = scope
         self._send = send
-        self._body = _RequestBody(receive)
+        self._body = body
         self._responding = False
         self._outcome = "FAILED: canceled"  # until there is another
 
@@ -261,6 +278,10 @@ class _Call:
                 await self._respond(response)
         except ClientDisconnectedError:
             pass
+        except RefusedError as refused:  # of a body that the provider has had a part of
+            self._outcome = f"FAILED: {refused.text}"
+            if not self._responding:
+                await send_text(self._send, refused.status, f"{refused.text}\n")
         except InvalidRequestError as error:
             self._outcome = "400"
             await send_text(self._send, 400, f"{error}\n")
@@ -332,10 +353,15 @@ class _Call:
 
 
 class _RequestBody:
-    """The request's body as it comes from the caller, and the news that the caller has left."""
+    """The request's body as it comes from the caller, and the news that the caller has left.
 
-    def __init__(self, receive: Receive) -> None:
+    Raises: RefusedError where it turns out to be too large.
+    """
+
+    def __init__(self, receive: Receive, most: int | None) -> None:
         self._receive = receive
+        self._most = most
+        self._size = 0
         self._peeked: dict[str, Any] | None = None
         self._read = trio.Event()
 
@@ -350,6 +376,11 @@ class _RequestBody:
         if not message.get("more_body", False):
             self._read.set()
         return bytes(message.get("body", b""))
+
+    def check(self, size: int) -> None:
+        """Check how large it is, as far as is known. Raises: RefusedError."""
+        if self._most is not None and size > self._most:
+            raise RefusedError(413, body_too_large(self._most))
 
     async def peek(self) -> bool:
         """Wait for the first part of the body; return whether there is a body at all."""
@@ -369,6 +400,8 @@ class _RequestBody:
         message = dict(await self._receive())
         if message["type"] == "http.disconnect":
             raise ClientDisconnectedError("the caller left before its request was complete")
+        self._size += len(message.get("body", b""))
+        self.check(self._size)
         return message
 
 

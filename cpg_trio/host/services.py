@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import attrs
 import trio
@@ -24,13 +24,16 @@ from cpg_trio._version import __version__
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
+from .charging import charge, retry_told
 from .direct import DirectReports
 from .egress import BaseUrls, check_base_url, check_control_url
 from .enrolment import Enrolment
 from .identity import Identities, Identity
+from .limits import LimitError
 from .liveness import LeaseConfig, Liveness
 from .peers import Peer
 from .policy import Policy
+from .rates import Kind, Rates
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
 from .sockets import Sockets
 from .store import Saved
@@ -48,26 +51,34 @@ _FOR_THE_HOST = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_
 class Gate:
     """Tells who is calling, and whether it may, or refuses. Each refusal is in the audit trail."""
 
-    def __init__(self, identities: Identities, policy: Policy, audit: Audit) -> None:
+    def __init__(self, identities: Identities, policy: Policy, audit: Audit, rates: Rates) -> None:
         self._identities = identities
         self._policy = policy
         self._audit = audit
+        self._rates = rates
 
-    def caller(self, ctx: Context) -> Identity:
-        """Return the identity that a call's headers prove.
+    def caller(self, ctx: Context, kind: Kind) -> Identity:
+        """Return the identity that a call's headers prove, and count the call as one of its kind.
 
         Raises: ConnectError `invalid_argument` without a runtime id, as other hosts answer; `unauthenticated`
-        without a token, or with one that does not prove that id.
+        without a token, or with one that does not prove that id; `resource_exhausted` for one call too many.
         """
-        return self.prove(*_credentials(ctx), _peer(ctx))
+        with retry_told(ctx):
+            return self.admit(*_credentials(ctx), _peer(ctx), kind)
 
-    def prove(self, runtime_id: str, authorization: str, peer: Peer) -> Identity:
-        """Return the identity that these two headers prove, empty where they are missing. See `caller`."""
+    def admit(self, runtime_id: str, authorization: str, peer: Peer, kind: Kind) -> Identity:
+        """Return the identity that two headers prove, empty where they are missing; see `caller`.
+
+        A call that proves none is counted for the address that it comes from.
+        """
         try:
-            return self._prove(runtime_id, authorization, peer)
+            identity = self._prove(runtime_id, authorization, peer)
         except ConnectError as error:
+            charge(self._rates, Kind.FAILED_AUTHENTICATION, peer.key)
             self._audit.denied(Action.AUTHENTICATE, runtime_id, reason=error.message, address=peer.address)
             raise
+        charge(self._rates, kind, identity.runtime_id)
+        return identity
 
     def _prove(self, runtime_id: str, authorization: str, peer: Peer) -> Identity:
         if not runtime_id:
@@ -124,6 +135,8 @@ def _codes() -> Iterator[None]:
         raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
     except (NoProviderError, UnknownRegistrationError) as error:
         raise ConnectError(Code.NOT_FOUND, str(error)) from error
+    except LimitError as error:
+        raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from error
 
 
 @attrs.frozen(kw_only=True)
@@ -159,8 +172,14 @@ class Handshake(HandshakeService):
         self._saved = saved
 
     async def handshake(self, request: pb.HandshakeRequest, ctx: Context, /) -> pb.HandshakeResponse:
-        """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name."""
+        """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name.
+
+        A handshake is counted before all else, whatever comes of it.
+        """
+        self._admission.count(ctx)
         _check_versions(request)
+        with _codes():
+            wire.validate_handshake(request.self_version, request.requested_plugins, request.client_metadata)
         response = pb.HandshakeResponse(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
@@ -188,9 +207,10 @@ class Handshake(HandshakeService):
         if held is not None:
             self._admission.admitted(action, held, peer)
             return held, self._identities.renew(held, ttl_s=ttl_s)
-        identity, token = self._identities.issue(
-            request.self_id, ttl_s=ttl_s, provides=provides, requires=requires, address=peer.address
-        )
+        with _codes():
+            identity, token = self._identities.issue(
+                request.self_id, ttl_s=ttl_s, provides=provides, requires=requires, address=peer.address
+            )
         await self._saved(lambda: self._identities.forget(identity.runtime_id))
         self._admission.admitted(action, identity, peer)
         _log.info("%s is %s", identity.self_id, identity.runtime_id)
@@ -208,10 +228,16 @@ class Handshake(HandshakeService):
 class HandshakeAdmission:
     """Who gets an identity: by enrolment token, and by certificate."""
 
-    def __init__(self, enrolment: Enrolment, policy: Policy, audit: Audit) -> None:
+    def __init__(self, enrolment: Enrolment, policy: Policy, audit: Audit, rates: Rates) -> None:
         self._enrolment = enrolment
         self._policy = policy
         self._audit = audit
+        self._rates = rates
+
+    def count(self, ctx: Context) -> None:
+        """Count a handshake for where it comes from. Raises: ConnectError `resource_exhausted`."""
+        with retry_told(ctx):
+            charge(self._rates, Kind.HANDSHAKE, _peer(ctx).key)
 
     def check(self, action: Action, self_id: str, ctx: Context, peer: Peer) -> None:
         """Check a handshake. Raises: ConnectError `permission_denied`, which says why."""
@@ -241,7 +267,6 @@ def _declared(
     metadata: Mapping[str, str],
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """Return what a plugin declares to provide and to require, None if it does not. Raises: InvalidError."""
-    wire.validate_metadata(metadata)
     provides, requires = (
         wire.parse_service_types(metadata[key]) if key in metadata else None
         for key in (wire.PROVIDES_KEY, wire.REQUIRES_KEY)
@@ -284,7 +309,7 @@ class Lifecycle(PluginLifecycleService):
         self, request: pb.ReportHealthRequest, ctx: Context, /
     ) -> pb.ReportHealthResponse:
         """Note the caller's health. Raises: ConnectError for a state that there is not."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.HEALTH_REPORT)
         health = _health(request)
         with _codes():
             self._direct.take(caller, request.direct_calls)
@@ -379,7 +404,7 @@ class RegistryService(ServiceRegistryService):
         Raises: ConnectError `permission_denied` for a service that is not the caller's to provide, or a URL
         that is not its own.
         """
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.REGISTER)
         metadata = dict(request.metadata)
         said = (request.service_type, request.version, request.endpoint_path, metadata)
         with _codes():
@@ -406,7 +431,7 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.UnregisterServiceRequest, ctx: Context, /
     ) -> pb.UnregisterServiceResponse:
         """Remove a registration of the caller's; another's is as unknown to it as one that never was."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.UNREGISTER)
         with _codes():
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
         await self._saved(lambda: self._registry.restore(registration))
@@ -439,7 +464,7 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.DiscoverServiceRequest, ctx: Context, /
     ) -> pb.DiscoverServiceResponse:
         """Return a provider that is alive, compatible and healthy enough."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.DISCOVER)
         with _codes():
             wire.validate_service_type(request.service_type)
             self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
@@ -450,10 +475,11 @@ class RegistryService(ServiceRegistryService):
         self, request: pb.WatchServiceRequest, ctx: Context, /
     ) -> AsyncIterator[pb.WatchServiceEvent]:
         """Yield the status of a service type now, then each change of it for this caller."""
-        caller = self._gate.caller(ctx)
+        caller = self._gate.caller(ctx, Kind.WATCH)
         own_end = _end_of_time(ctx)
-        with self._hub.watch() as watch:
+        with ExitStack() as stack:
             with _codes():
+                watch = stack.enter_context(self._hub.watch(caller.runtime_id))
                 watch.subscribe(request.service_type)
             self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
             while True:

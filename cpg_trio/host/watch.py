@@ -7,6 +7,7 @@ hub works out what it means for each watcher of that type.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 
+from .limits import LimitError, Limits
 from .registry import Registry, ServiceStatus
 
 _MOST_TOLD_OF = 100  # providers, or as many as there are types: of those before nobody waits for an answer
@@ -141,26 +143,43 @@ class Watch:
 class WatchHub:
     """Fans the changes of a registry out to watchers."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, limits: Limits | None = None) -> None:
         self._registry = registry
+        self._limits = limits or Limits()
         self._watches: dict[Watch, None] = {}
+        self._of_each = Counter[str]()
         self._followers: dict[str, dict[Watch, None]] = {}
         self._closed = False
         registry.subscribe(self._changed)
         registry.subscribe_gone(self._gone)
 
     @contextmanager
-    def watch(self) -> Iterator[Watch]:
-        """Yield a watch that follows nothing yet, for as long as the block lasts."""
+    def watch(self, watcher: str) -> Iterator[Watch]:
+        """Yield a watch of a plugin's that follows nothing yet, for as long as the block lasts.
+
+        Raises: LimitError.
+        """
+        self._check_room(watcher)
         watch = Watch(self._registry, self._followers)
         if self._closed:
             watch.close()
         self._watches[watch] = None
+        self._of_each[watcher] += 1
         try:
             yield watch
         finally:
             watch.end()
             del self._watches[watch]
+            self._of_each[watcher] -= 1
+            if not self._of_each[watcher]:
+                del self._of_each[watcher]
+
+    def _check_room(self, watcher: str) -> None:
+        most, each = self._limits.max_watches, self._limits.max_watches_per_plugin
+        if self._of_each[watcher] >= each:
+            raise LimitError("watches of one plugin", each)
+        if len(self._watches) >= most:
+            raise LimitError("watches", most)
 
     def close(self) -> None:
         """End every watch: the host is stopping."""

@@ -10,6 +10,7 @@ connection, with a close code that says why.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, Protocol, TypeAlias
 
 import trio
@@ -19,16 +20,17 @@ from google.protobuf.message import DecodeError
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import Receive, Scope, Send, header, refuse_websocket
+from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, refuse_websocket
 from cpg_trio.rpc import ConnectError
 
 from .audit import Action
+from .charging import RETRY_AFTER, RateExceededError
 from .identity import Identity
+from .limits import LimitError
 from .peers import Peer
+from .rates import Kind
 from .services import Gate, watch_event
 from .watch import News, Watch, WatchHub
-
-MAX_SUBSCRIPTIONS = 1000  # of one connection
 
 # RFC 6455, section 7.4.1
 _CANNOT_READ = 1007
@@ -85,16 +87,20 @@ CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _Js
 class WatchSocket:
     """The ASGI application at `/watch`."""
 
-    def __init__(self, gate: Gate, hub: WatchHub, host_id: str) -> None:
+    def __init__(self, gate: Gate, hub: WatchHub, max_subscriptions: int, host_id: str) -> None:
         self._gate = gate
         self._hub = hub
+        self._max_subscriptions = max_subscriptions
         self._accepted = [(wire.HOST_ID_HEADER.lower().encode(), host_id.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until either side ends it, or the caller's identity has ended."""
         await receive()  # websocket.connect
         try:
-            caller = self._gate.prove(*_proof(scope))
+            caller = self._gate.admit(*_proof(scope), Kind.WATCH)
+        except RateExceededError as error:
+            await refuse_websocket(send, 429, error.message, _retry_after(error))
+            return
         except ConnectError as error:
             await refuse_websocket(send, 401, error.message)
             return
@@ -103,21 +109,35 @@ class WatchSocket:
         if offered and chosen is None:
             await refuse_websocket(send, 400, f"subprotocols are {' and '.join(CODECS)}")
             return
-        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
-        codec = CODECS[chosen or wire.WATCH_JSON]
-        with self._hub.watch() as watch:
-            await _Connection(self._gate, caller, watch, codec, receive, send).run()
+        with ExitStack() as stack:
+            try:
+                watch = stack.enter_context(self._hub.watch(caller.runtime_id))
+            except LimitError as error:
+                await refuse_websocket(send, 429, str(error))
+                return
+            await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
+            codec = CODECS[chosen or wire.WATCH_JSON]
+            most = self._max_subscriptions
+            await _Connection(self._gate, caller, watch, most, codec, receive, send).run()
 
 
 class _Connection:
     """One connection, once it is accepted."""
 
     def __init__(
-        self, gate: Gate, caller: Identity, watch: Watch, codec: _Codec, receive: Receive, send: Send
+        self,
+        gate: Gate,
+        caller: Identity,
+        watch: Watch,
+        max_subscriptions: int,
+        codec: _Codec,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self._gate = gate
         self._caller = caller
         self._watch = watch
+        self._max_subscriptions = max_subscriptions
         self._codec = codec
         self._receive = receive
         self._send = send
@@ -160,9 +180,9 @@ class _Connection:
 
     def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
         service_type = subscription.service_type
-        if len(self._watch) >= MAX_SUBSCRIPTIONS:
-            message = f"too many subscriptions (max: {MAX_SUBSCRIPTIONS})"
-            return pb.WatchRefusal(service_type=service_type, message=message)
+        if len(self._watch) >= self._max_subscriptions:
+            error = LimitError("subscriptions", self._max_subscriptions)
+            return pb.WatchRefusal(service_type=service_type, message=str(error))
         try:
             wire.validate_service_type(service_type)
             self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
@@ -184,8 +204,13 @@ class _Connection:
 def _proof(scope: Scope) -> tuple[str, str, Peer]:
     names = (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
     runtime_id, authorization = ((header(scope, name.lower().encode()) or b"") for name in names)
-    peer = Peer(scope["client"][0] if scope.get("client") else "")
+    client = scope.get("client")
+    peer = Peer(client[0] if client else "")
     return runtime_id.decode("latin-1"), authorization.decode("latin-1"), peer
+
+
+def _retry_after(error: RateExceededError) -> HeaderList:
+    return [(RETRY_AFTER.encode(), str(error.retry_after_s).encode())]
 
 
 def _update(news: News) -> pb.WatchUpdate:

@@ -35,6 +35,7 @@ from cpg_trio.http1.errors import UpstreamError as UpstreamError
 from cpg_trio.http1.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
 from cpg_trio.http1.messages import IncomingRequest as IncomingRequest
 from cpg_trio.http1.messages import MalformedError as MalformedError
+from cpg_trio.http1.messages import body_too_large as body_too_large
 from cpg_trio.http1.pool import Pool as Pool
 from cpg_trio.http1.pool import PoolStatistics as PoolStatistics
 from cpg_trio.http1.pool import connect as connect

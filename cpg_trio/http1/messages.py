@@ -15,6 +15,7 @@ not depend on how it was cut on its way.
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum, auto
 
@@ -63,6 +64,11 @@ class MalformedError(Exception):
         """The status that answers it, if it was a request."""
 
 
+def body_too_large(most: float) -> str:
+    """Return what is said of a request whose body is larger than so many bytes."""
+    return f"request body too large (max: {most:.0f} bytes)"
+
+
 class Framing(Enum):
     """How a message says where its body ends."""
 
@@ -93,6 +99,8 @@ class Incoming:
     _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
     _in_chunk = 0  # bytes that have not come yet
     _in_trailers = False
+    _body_bytes = 0  # that have come in chunks
+    _most_body_bytes = math.inf
     _held = b""  # what has come of the line before a chunk, or of the trailers with the line end before them
 
     def __init__(self, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
@@ -132,6 +140,19 @@ class Incoming:
             return self._feed_chunked(data)
         self._parts.append(data)
         return b""
+
+    def limit_body(self, most: int) -> None:
+        """Take no more than so many bytes of a body of which nothing has been taken yet.
+
+        Raises: MalformedError, also later from `feed`, for a larger one.
+        """
+        come = sum(map(len, self._parts))
+        self._check_body(come + self.remaining, most)
+        self._most_body_bytes, self._body_bytes = most, come
+
+    def _check_body(self, size: int, most: float) -> None:
+        if size > most:
+            raise MalformedError(body_too_large(most), 413)
 
     def take(self) -> bytes:
         """Return what has come of the body and not been taken yet."""
@@ -218,6 +239,8 @@ class Incoming:
     def _take_chunk(self, data: bytes, at: int) -> int:
         """Take what there is of a chunk; return where that ends. The next two do likewise."""
         part = data[at : at + self._in_chunk]
+        self._body_bytes += len(part)
+        self._check_body(self._body_bytes, self._most_body_bytes)
         self._parts.append(part)
         self._in_chunk -= len(part)
         return at + len(part)

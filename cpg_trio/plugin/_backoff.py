@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 FIRST_S = 0.1
 LONGEST_S = 5.0
+
+_LONGEST_ASKED_S = 3600
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def backoff(longest_s: float = LONGEST_S) -> Iterator[float]:
@@ -19,3 +23,9 @@ def backoff(longest_s: float = LONGEST_S) -> Iterator[float]:
     while True:
         yield min(delay, longest_s) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
         delay = min(delay * 2, LONGEST_S)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return how many seconds a refusal asks its caller to wait, 0 if it does not say; an hour at most."""
+    said = headers.get("retry-after", "")
+    return float(min(int(said), _LONGEST_ASKED_S)) if _DIGITS.fullmatch(said) else 0.0

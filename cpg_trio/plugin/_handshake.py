@@ -10,7 +10,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeServiceClient
 from cpg_trio._version import __version__
-from cpg_trio.rpc import Exchange
+from cpg_trio.rpc import Exchange, ResponseMetadata
 
 CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
 
@@ -47,10 +47,12 @@ async def shake_hands(
     exchange: Exchange,
     introduction: Introduction = NOBODY,
     proof: Mapping[str, str] | None = None,
+    metadata: ResponseMetadata | None = None,
 ) -> pb.HandshakeResponse:
     """Ask a host for an identity, or for another token for the one that `proof` proves, if it has not ended.
 
-    Without a `self_id`, ask only what it says of itself. Raises: ConnectError.
+    Without a `self_id`, ask only what it says of itself. `metadata` receives the headers of its answer, also
+    of a refusal. Raises: ConnectError.
     """
     headers = dict(proof or {})
     if introduction.enrolment_token:
@@ -67,4 +69,5 @@ async def shake_hands(
         ),
         headers=headers,
         timeout_s=CALL_TIMEOUT_S,
+        metadata=metadata or ResponseMetadata(),
     )

@@ -10,7 +10,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
-from cpg_trio.rpc import Service, application
+from cpg_trio.rpc import MAX_MESSAGE_BYTES, Service, application
 
 from ._config import PluginConfig
 from ._runtime import Declaration, Provided, Runtime
@@ -39,6 +39,7 @@ class Plugin:
         service: Service,
         *,
         version: str | None = None,
+        max_message_bytes: int | None = MAX_MESSAGE_BYTES,
         middleware: Middleware = lambda app: app,
         public: bool = False,
     ) -> None:
@@ -46,6 +47,7 @@ class Plugin:
 
         It answers other plugins, which call through the host; what is `public` answers everybody who can
         reach it. Its methods see who calls, if that is known, in `Context.caller`.
+        Messages of more than `max_message_bytes` are refused; None is no limit.
 
         Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice.
         """
@@ -56,7 +58,11 @@ class Plugin:
             raise ValueError(f"{service_type} is provided already")
         path = f"/{service.service_name}/"
         self._declared.provided[service_type] = Provided(
-            service_type, version, path, middleware(application([service])), public
+            service_type,
+            version,
+            path,
+            middleware(application([service], max_message_bytes=max_message_bytes)),
+            public,
         )
 
     def require(self, service_type: str, *, min_version: str = "", required: bool = True) -> Dependency:

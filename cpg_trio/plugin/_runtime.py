@@ -32,7 +32,7 @@ from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
 from cpg_trio.serving import StartError, serve
 
-from ._backoff import LONGEST_S, backoff
+from ._backoff import LONGEST_S, backoff, retry_after_s
 from ._config import PluginConfig
 from ._handshake import CALL_TIMEOUT_S, Introduction, shake_hands
 from ._session import Session, handshake
@@ -325,7 +325,7 @@ class Runtime:
             return await self._wait_adopted(pool)
         session = await self._persist(
             f"reach the host at {host_url}",
-            lambda: handshake(host_url, pool, self._introduction, before, self._config.socket_dir),
+            partial(handshake, host_url, pool, self._introduction, before, self._config.socket_dir),
         )
         through = f" through unix:{session.socket_path}" if session.socket_path else ""
         _log.info("%s is %s on %s%s", declared.self_id, session.runtime_id, host_url, through)
@@ -367,23 +367,26 @@ class Runtime:
             _log.info("Registered service: %s v%s at %s", provided.service_type, provided.version, base_url)
         return True
 
-    async def _register_one(self, session: Session, request: pb.RegisterServiceRequest) -> None:
+    async def _register_one(
+        self, session: Session, request: pb.RegisterServiceRequest, metadata: ResponseMetadata
+    ) -> None:
         # To its end, also when a stop begins meanwhile: what the host has registered is to be taken back.
         with trio.CancelScope(shield=True):
-            response = await session.registry.register_service(request, timeout_s=_LEAVE_S)
+            response = await session.registry.register_service(request, timeout_s=_LEAVE_S, metadata=metadata)
         self._registrations.append(response.registration_id)
 
     async def _persist(
-        self, what: str, call: Callable[[], Awaitable[_T]], longest_s: float = LONGEST_S
+        self, what: str, call: Callable[[ResponseMetadata], Awaitable[_T]], longest_s: float = LONGEST_S
     ) -> _T:
-        """Call until it succeeds, with up to `longest_s` seconds between the tries.
+        """Call until it succeeds, with up to `longest_s` seconds between the tries, or as the host asks.
 
         Raises: RefusedError if the host will not have it; ConnectError `unauthenticated` from one that
         does not know us.
         """
         for tries, delay in enumerate(backoff(longest_s)):
+            answer = ResponseMetadata()
             try:
-                return await call()
+                return await call(answer)
             except ConnectError as error:
                 if error.code in _REFUSALS:
                     raise RefusedError(f"cannot {what}: the host refuses: {error.message}") from error
@@ -394,7 +397,7 @@ class Runtime:
                 if error.code == Code.UNIMPLEMENTED:
                     why = f"what answers there is not a host ({why})"
                 _log.log(level, "%s cannot %s yet, and tries on: %s", self._declared.self_id, what, why)
-            await trio.sleep(delay)
+            await trio.sleep(max(delay, retry_after_s(answer.headers)))
         raise AssertionError("backoff never ends")  # pragma: no cover
 
     async def _keep(self, session: Session) -> None:

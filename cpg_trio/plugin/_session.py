@@ -18,7 +18,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     ServiceRegistryClient,
 )
 from cpg_trio.http1 import Pool, Way
-from cpg_trio.rpc import ClientConfig, PoolExchange, UnaryExchange
+from cpg_trio.rpc import ClientConfig, PoolExchange, ResponseMetadata, UnaryExchange
 
 from ._handshake import Introduction, shake_hands
 from ._sockets import host_socket
@@ -111,14 +111,15 @@ async def handshake(
     introduction: Introduction,
     before: Session | None = None,
     socket_dir: Path | None = None,
+    metadata: ResponseMetadata | None = None,
 ) -> Session:
     """Ask a host for an identity, and how it is to be called. Raises: ConnectError.
 
     A host that still accepts the token of the session `before` gives the same identity once more.
-    `socket_dir` is where its socket would be.
+    `socket_dir` is where its socket would be. `metadata` receives the headers of its answer.
     """
     proof = before.headers if before is not None else None
-    response = await shake_hands(host_url, PoolExchange(pool), introduction, proof)
+    response = await shake_hands(host_url, PoolExchange(pool), introduction, proof, metadata)
     announced = response.server_metadata
     session = Session(
         host_url,

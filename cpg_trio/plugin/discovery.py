@@ -11,7 +11,7 @@ is begun anew every minute.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import trio
@@ -23,9 +23,9 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http1 import ConnectFailedError
-from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
-from ._backoff import backoff
+from ._backoff import backoff, retry_after_s
 from ._handshake import CALL_TIMEOUT_S
 from ._provider import Provider
 from ._session import Session
@@ -38,6 +38,7 @@ _POLL_S = 2.0
 _STREAM_S = 60.0  # after which a stream is begun anew
 _SETTLE_HEARTBEATS = 2
 _UNAUTHORIZED = 401
+_TOO_MANY = 429
 _SERVER_ERROR = 500
 _BROKEN = (ConnectFailedError, ConnectionClosed, DecodeError, GarbledError, trio.TooSlowError)
 
@@ -73,16 +74,18 @@ class _Socket:
     async def follow(self) -> None:
         """Follow until the host says that it has no such websocket, or none for this session."""
         while True:
+            asked_s = 0.0
             try:
                 await self._connect()
             except ConnectionRejected as rejected:
                 _log.debug("the host refuses the websocket: %d", rejected.status_code)
-                if rejected.status_code < _SERVER_ERROR:
+                if rejected.status_code < _SERVER_ERROR and rejected.status_code != _TOO_MANY:
                     self._give_up(rejected.status_code)
                     return
+                asked_s = retry_after_s(_headers(rejected))
             except _BROKEN as error:
                 _log.debug("the websocket broke: %r", error)
-            await trio.sleep(next(self._delays))
+            await trio.sleep(max(next(self._delays), asked_s))
 
     def _give_up(self, status: int) -> None:
         if status == _UNAUTHORIZED and self._known:
@@ -136,6 +139,10 @@ def _header(socket: WebSocket, name: str) -> str:
     return next((value.decode("latin-1") for key, value in socket.handshake_headers if key == wanted), "")
 
 
+def _headers(rejected: ConnectionRejected) -> Mapping[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejected.headers}
+
+
 async def _update(socket: WebSocket) -> pb.WatchUpdate:
     message = await socket.get_message()
     if isinstance(message, str):
@@ -157,13 +164,14 @@ class _Stream:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll)
             while not self._session.void.is_set():
+                answer = ResponseMetadata()
                 try:
-                    await self._watch()
+                    await self._watch(answer)
                     delays = backoff(self._session.heartbeat_s)
                 except ConnectError as error:
                     _log.debug("the watch of %s broke: %s", self._dependency.service_type, error.message)
                     self._lose(error.code)
-                    await trio.sleep(next(delays))
+                    await trio.sleep(max(next(delays), retry_after_s(answer.headers)))
             nursery.cancel_scope.cancel()
 
     def _lose(self, code: Code) -> None:
@@ -171,10 +179,11 @@ class _Stream:
             self._session.void.set()
         self._polling = self._polling or code == Code.UNIMPLEMENTED
 
-    async def _watch(self) -> None:
+    async def _watch(self, answer: ResponseMetadata) -> None:
         request = pb.WatchServiceRequest(service_type=self._dependency.service_type)
+        call = self._session.registry.watch_service(request, timeout_s=_STREAM_S, metadata=answer)
         try:
-            async with self._session.registry.watch_service(request, timeout_s=_STREAM_S) as events:
+            async with call as events:
                 async for event in events:
                     await self._hear(event)
         except ConnectError as error:

@@ -43,5 +43,6 @@ from .exchange import UnaryExchange as UnaryExchange
 from .exchange import WholeResponse as WholeResponse
 from .exchange import fetching as fetching
 from .inprocess import AsgiTransport as AsgiTransport
+from .server import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from .server import Service as Service
 from .server import application as application

@@ -76,9 +76,13 @@ def _service(file: FileDescriptorProto, service: ServiceDescriptorProto) -> Iter
     methods = ", ".join(f'"{method.name}"' for method in service.method)
     yield f"    methods: ClassVar[frozenset[str]] = frozenset({{{methods}}})"
     yield ""
-    yield "    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:"
+    yield "    def application("
+    yield "        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None"
+    yield "    ) -> rpc.App:"
     yield "        methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more"
-    yield f"        return _connect.{service.name}ASGIApplication(methods, interceptors=interceptors)"
+    yield f"        return _connect.{service.name}ASGIApplication("
+    yield "            methods, interceptors=interceptors, read_max_bytes=max_message_bytes"
+    yield "        )"
     for method in service.method:
         yield ""
         yield from _unimplemented(file, service, method)

@@ -29,6 +29,8 @@ from .unary import UnaryMethod, unary_methods
 
 _log = logging.getLogger(__name__)
 
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # that a service takes, unless it is told otherwise
+
 _Q = TypeVar("_Q")
 _R = TypeVar("_R")
 _Given: TypeAlias = RequestContext[Any, Any]
@@ -43,21 +45,27 @@ class Service(ABC):
     """The names of its methods: `Store`, `Get`."""
 
     @abstractmethod
-    def application(self, interceptors: Iterable[Interceptor]) -> App:
+    def application(self, interceptors: Iterable[Interceptor], max_message_bytes: int | None) -> App:
         """Return the ASGI application that serves this implementation."""
 
 
-def application(services: Iterable[Service], interceptors: Iterable[Interceptor] = ()) -> App:
+def application(
+    services: Iterable[Service],
+    interceptors: Iterable[Interceptor] = (),
+    *,
+    max_message_bytes: int | None = MAX_MESSAGE_BYTES,
+) -> App:
     """Return one ASGI application for several services, each at `/package.Service/Method`.
 
-    An exception of a method that is not a ConnectError is logged, and the client is told `internal` and
-    nothing else. Interceptors run outside of that, first one outermost.
+    A message that is larger than `max_message_bytes`, also when it is decompressed, is refused with
+    `resource_exhausted`; None is no limit. An exception of a method that is not a ConnectError is logged, and
+    the client is told `internal` and nothing else. Interceptors run outside of that, first one outermost.
     """
     chain = (*interceptors, _Concealing())
     routes: dict[str, App] = {}
     unary: dict[str, UnaryMethod] = {}
     for service in services:
-        app = service.application(chain)
+        app = service.application(chain, max_message_bytes)
         routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
         unary.update(unary_methods(service, app))
 

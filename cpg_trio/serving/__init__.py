@@ -9,6 +9,7 @@ Hypercorn parses and writes HTTP/1.1, HTTP/2 and WebSocket here; its Trio transp
 stands around its protocol objects, from the socket to the application:
 
     _server      the nursery of all connections: accept, drain, stop
+    _crowd       those that there is no room for
     _connection  one connection: the task that reads, bounded writes, the end
     _http1       the protocols: what is refused, what the client owes us,
     _http2       how a connection drains, how a response is broken off

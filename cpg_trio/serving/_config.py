@@ -53,6 +53,13 @@ class ServeConfig:
     linger_s: float = attrs.field(default=1.0, validator=ge(0))
     """How long to read on after an early answer, so that the client sees it instead of a reset."""
 
+    max_connections: int = attrs.field(default=10_000, validator=ge(1))
+    """Connections at once; one more is answered with 503, and closed."""
+
+    max_head_bytes: int = attrs.field(default=MAX_HEAD_BYTES, validator=ge(1))
+    """The head of a request; one that is larger is answered with 431. On HTTP/2 it is the list of its fields,
+    of which a larger one ends the connection."""
+
     backlog: int = attrs.field(default=1024, validator=ge(1))
     """Connections that the kernel holds ready for accept."""
 
@@ -75,6 +82,7 @@ def http1_limits(settings: ServeConfig) -> Limits:
         body_s=settings.body_timeout_s,
         send_s=settings.send_timeout_s,
         linger_s=settings.linger_s,
+        max_head_bytes=settings.max_head_bytes,
     )
 
 
@@ -85,7 +93,8 @@ def hypercorn_config(settings: ServeConfig) -> Config:
     config.errorlog = logger  # a logger of ours, so that Hypercorn installs no handlers
     config.include_server_header = False
     config.include_date_header = False  # `dated` adds it, unless the application has
-    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.h11_max_incomplete_size = settings.max_head_bytes
+    config.h2_max_header_list_size = settings.max_head_bytes
     config.keep_alive_max_requests = sys.maxsize
     config.websocket_max_message_size = settings.websocket_max_message_bytes
     return config

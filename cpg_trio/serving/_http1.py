@@ -4,8 +4,8 @@ What one hop reads differently from the next is refused with 400 and the end of 
 this server stands in front of others: both framings at once, and a bare LF for a line end. An upgrade to
 HTTP/2 (h2c) is ignored, as RFC 9110 allows; a client that begins in HTTP/2 gets it.
 
-Pipelined requests wait in h11's buffer while one is in flight. The connection reads on meanwhile, up to
-`_PIPELINED_BYTES`, so that it notices when the client leaves.
+Pipelined requests wait in h11's buffer while one is in flight. The connection reads on meanwhile, up to twice
+what a head may have, so that it notices when the client leaves.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
-from cpg_trio.http1 import MAX_HEAD_BYTES
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
 from cpg_trio.serving._streams import HttpStream, WebSocketStream
 
-_PIPELINED_BYTES = 2 * MAX_HEAD_BYTES  # more than a head, or one that is too long would not be seen to be
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
+_BLANK_LINE = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
@@ -46,15 +45,17 @@ class StrictReceiveBuffer(ReceiveBuffer):
     """h11's buffer, except that lines end with CR LF and with nothing else.
 
     Bytes beyond ASCII in a request's target are percent-encoded, which is what their sender should have
-    done: people type them at curl, and there is one way to read them.
+    done: people type them at curl, and there is one way to read them. A head that is too large is refused
+    also if it comes all at once, which h11 lets pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_head_bytes: int) -> None:
         super().__init__()
+        self._max_head_bytes = max_head_bytes
         self._checked = 0
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """Extract the lines up to the first blank one. Raises: `LocalProtocolError` for a bare LF."""
+        """Extract the lines up to the first blank one. Raises: `LocalProtocolError`."""
         self._check()
         lines = super().maybe_extract_lines()
         if lines and _REQUEST_LINE.fullmatch(lines[0]):
@@ -63,12 +64,15 @@ class StrictReceiveBuffer(ReceiveBuffer):
 
     def _check(self) -> None:
         # Each byte is looked at once, however slowly the head comes in; what follows the head is a body.
-        end = self._data.find(b"\r\n\r\n", max(0, self._checked - 3))
+        end = self._data.find(_BLANK_LINE, max(0, self._checked - 3))
         if self._data.startswith(b"\r\n"):
             end = 0
+        least = len(self._data) + 1 if end < 0 else end + len(_BLANK_LINE)  # that the head has
         end = len(self._data) if end < 0 else end
         if _BARE_LF.search(self._data, self._checked, end):
             raise LocalProtocolError("bare LF in a message head")
+        if least > self._max_head_bytes:
+            raise LocalProtocolError("the head is too large", error_status_hint=431)
         self._checked = end
 
     def _extract(self, count: int) -> bytearray:
@@ -86,7 +90,7 @@ class Http1(H11Protocol):
         self._trailers: HeaderList = []
         self._declared_length = False
         self._h11 = h11.Connection(h11.SERVER, link.config.h11_max_incomplete_size)
-        self._buffer = self._h11._receive_buffer = StrictReceiveBuffer()  # noqa: SLF001
+        self._buffer = self._h11._receive_buffer = StrictReceiveBuffer(link.settings.max_head_bytes)  # noqa: SLF001
         self.connection: h11.Connection | H11WSConnection = self._h11
 
     def awaiting(self) -> Awaiting:
@@ -109,7 +113,8 @@ class Http1(H11Protocol):
     @property
     def saturated(self) -> bool:
         """Whether to stop reading until the request in flight has ended."""
-        return len(self._buffer) >= _PIPELINED_BYTES
+        # More than a head, or one that is too long would not be seen to be.
+        return len(self._buffer) >= 2 * self._link.settings.max_head_bytes
 
     @property
     def client_may_be_sending(self) -> bool:

@@ -94,6 +94,7 @@ class Http2(H2Protocol):
             SettingCodes.MAX_HEADER_LIST_SIZE: link.config.h2_max_header_list_size,
         }
         self.connection.local_settings = Settings(client=False, initial_values=limits)
+        self.connection.decoder.max_header_list_size = link.config.h2_max_header_list_size
 
     @property
     def idle(self) -> bool:

@@ -16,6 +16,7 @@ from cpg_trio.asgi import App
 from cpg_trio.http1 import RequestTaker, unwrapped
 from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config, logger
 from cpg_trio.serving._connection import Connection, Service, peer_and_own
+from cpg_trio.serving._crowd import Crowd
 from cpg_trio.serving._listen import listening, url
 
 _DEFAULTS = ServeConfig()
@@ -67,6 +68,7 @@ class _Server:
         self._lane = http1.Service(app, http1_limits(settings), relay)
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
+        self._crowd = Crowd(settings)
 
     async def run(
         self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
@@ -89,6 +91,7 @@ class _Server:
                     await self._drain(handlers)
                 finally:
                     # The end of the grace, or a cancellation, or an error: whatever is left ends now.
+                    self._crowd.abort()
                     for client in list(self._clients):
                         client.abort()
 
@@ -103,6 +106,9 @@ class _Server:
 
     async def _serve_connection(self, stream: trio.SocketStream) -> None:
         if self._context.terminated.is_set():
+            return
+        if not self._crowd.has_room(len(self._clients)):
+            await self._crowd.refuse(stream)
             return
         enable_keepalive(stream.socket, unread_s=self._settings.send_timeout_s)
         if self._settings.hypercorn_only:

@@ -1,7 +1,6 @@
 """A host that tells what it holds, in a line of JSON for each SIGUSR1. Its log has milliseconds.
 
-`python -m tests.chaos.glass_host`, configured by PORT and LEASE_S as any host, and by SERVE, a JSON object of
-`ServeConfig`.
+`python -m tests.chaos.glass_host`, configured as any host, and by SERVE, a JSON object of `ServeConfig`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,11 @@ import os
 import signal
 import sys
 
+import attrs
 import trio
 
-from cpg_trio.host import Host, HostConfig, LeaseConfig
+from cpg_trio.host import Host
+from cpg_trio.host_command import host_config
 from cpg_trio.logs import use_handler
 from cpg_trio.serving import ServeConfig, run
 from tests.processes import Running
@@ -33,12 +34,8 @@ async def holdings(part: Running) -> dict[str, int]:
 
 
 async def main(stop: trio.Event) -> None:
-    host = Host(
-        HostConfig(
-            leases=LeaseConfig(lease_s=float(os.environ["LEASE_S"])),
-            serve=ServeConfig(**json.loads(os.environ.get("SERVE", "{}"))),
-        )
-    )
+    serve = ServeConfig(**json.loads(os.environ.get("SERVE", "{}")))
+    host = Host(attrs.evolve(host_config(os.environ), serve=serve))
     async with trio.open_nursery() as nursery:
         await nursery.start(_tell, host)
         await host.serve(stop, bind=f"127.0.0.1:{os.environ['PORT']}")

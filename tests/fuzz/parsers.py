@@ -21,6 +21,7 @@ from cpg_trio.host.identity import Identities
 from cpg_trio.host.keys import Claims, Keys
 from cpg_trio.host.peers import Peer, parse_address
 from cpg_trio.host.policy import Policy
+from cpg_trio.host.rates import RateLimits, Rates
 from cpg_trio.host.registry import Registry
 from cpg_trio.host.watch_socket import CODECS, UnreadableError
 from cpg_trio.http1 import Origin
@@ -72,7 +73,7 @@ class _Routed:
     def __init__(self) -> None:
         self.registry = Registry()
         self.identities = Identities(clock=lambda: 0.0)
-        self.admission = Admission(self.identities, self.registry)
+        self.admission = Admission(self.identities, self.registry, Rates(RateLimits(router=None)))
         self.caller, token = self.identities.issue("caller")
         self.authorization = f"Bearer {token}".encode()
         self.registry.register("p-1", "t", "1.0.0", "/p/", {wire.BASE_URL_KEY: "http://127.0.0.1:1"})

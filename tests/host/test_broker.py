@@ -13,7 +13,7 @@ from cpg_trio import wire
 from cpg_trio._gen.capability.logger.v1 import logger_pb2
 from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerClient
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.host import Capability, HostConfig
+from cpg_trio.host import Capability, HostConfig, Rate, RateLimits
 from cpg_trio.host.audit import Action, Audit
 from cpg_trio.host.grants import Grants
 from cpg_trio.host.identity import Identities
@@ -212,7 +212,7 @@ async def test_a_plugin_that_may_not_use_a_capability_gets_no_grant() -> None:
 
 
 async def test_a_plugin_that_hoards_grants_ends_its_own_and_nobody_elses() -> None:
-    async with brokering() as setting:
+    async with brokering(rates=RateLimits(capability_request=None)) as setting:
         greedy, other = await setting.plugin("greedy"), await setting.plugin("other")
         theirs = await setting.granted(other)
         first = await setting.granted(greedy)
@@ -251,6 +251,31 @@ async def test_what_proves_a_caller_stays_with_the_host() -> None:
     assert not [name for name in names if name.replace(b"_", b"-").startswith(b"x-plugin")]
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a/b c", b"/a/b%20c", b"d=e")
     assert (scope["state"]["caller"].id, scope["state"]["caller"].name) == (runtime_id(mine), "app")
+
+
+async def test_a_plugin_that_asks_or_calls_too_often_is_told_when_to_come_back() -> None:
+    rates = RateLimits(capability_request=Rate(0.01, 1), capability_call=Rate(0.01, 1))
+    async with brokering(rates=rates) as setting:
+        plugin = await setting.plugin("app")
+        grant = await setting.granted(plugin)
+        status, answer = await setting.ask(plugin, capabilityType="echo")
+        assert (status, answer["code"]) == (429, "resource_exhausted")
+        await setting.client(grant).echo(echo_pb2.EchoRequest(text="hi"))
+        response = await setting.http.post(path_of(grant), headers=bearer(grant), json={"text": "hi"})
+        assert (response.status_code, response.text) == (429, "Rate limit exceeded\n")
+        assert int(response.headers["retry-after"]) >= 1
+        await setting.client(await setting.granted(await setting.plugin("other"))).echo(
+            echo_pb2.EchoRequest()
+        )
+
+
+async def test_who_guesses_grants_fills_no_audit_trail() -> None:
+    async with brokering(rates=RateLimits(failed_authentication=Rate(0.01, 2))) as setting:
+        guess = {"Authorization": "Bearer guess"}
+        answers = [await refusal(setting, "/capabilities/echo/id/M", guess) for _ in range(4)]
+        assert answers[:2] == [(401, "invalid grant ID\n")] * 2
+        assert answers[2:] == [(429, "Rate limit exceeded\n")] * 2
+        assert len(setting.audited(Action.USE, allowed=False)) == 2
 
 
 # How a grant ends

@@ -173,7 +173,7 @@ steps = st.lists(
 @contextmanager
 def watches(hub: WatchHub) -> Iterator[tuple[Watch, Watch]]:
     with ExitStack() as stack:
-        yield stack.enter_context(hub.watch()), stack.enter_context(hub.watch())
+        yield stack.enter_context(hub.watch("watcher")), stack.enter_context(hub.watch("watcher"))
     assert not hub._followers
 
 

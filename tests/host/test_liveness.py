@@ -54,7 +54,7 @@ async def test_a_silent_plugin_lapses_after_one_lease_and_is_gone_after_two(
     async with supervising() as s:
         hub = WatchHub(s.registry)
         s.add()
-        with hub.watch() as watch:
+        with hub.watch("watcher") as watch:
             watch.subscribe("t")
             assert (await anext(watch)).statuses["t"].state == pb.SERVICE_STATE_AVAILABLE
             started = trio.current_time()

@@ -24,6 +24,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Policy
 from cpg_trio.host.identity import Identities
+from cpg_trio.host.rates import RateLimits, Rates
 from cpg_trio.host.registry import Registration, Registry
 from cpg_trio.host.services import Gate, RegistrationPermits, RegistryService
 from cpg_trio.host.sockets import Sockets
@@ -535,7 +536,7 @@ async def test_a_registration_that_is_gone_before_it_is_undone_stays_gone() -> N
         raise ConnectError(Code.UNAVAILABLE, "")
 
     no_sockets = Sockets(None, Pool(), identities)
-    gate = Gate(identities, Policy(), Audit())
+    gate = Gate(identities, Policy(), Audit(), Rates(RateLimits()))
     permits = RegistrationPermits(identities, registry, Policy(), Audit())
     hub = WatchHub(registry)
     service = RegistryService(gate, registry, hub, permits, BaseUrls.ANY, no_sockets, fail_late)
@@ -620,7 +621,8 @@ class Acknowledged:
 async def test_nothing_that_was_acknowledged_is_lost_when_a_host_is_killed(path: Path) -> None:
     known = Acknowledged()
     with trio.fail_after(120):
-        async with hosted(path) as (part, host), trio.open_nursery() as nursery:
+        many = hosted(path, RATE_LIMITS="handshake=off")  # from one address
+        async with many as (part, host), trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(known.come_and_go, host, number)
             await known.enough.wait()

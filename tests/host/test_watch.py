@@ -35,7 +35,7 @@ def provider_of(status: ServiceStatus) -> str:
 
 async def test_a_watcher_is_told_the_status_of_now_then_each_change() -> None:
     registry = Registry()
-    with WatchHub(registry).watch() as watch:
+    with WatchHub(registry).watch("watcher") as watch:
         watch.subscribe("t")
         assert await told(watch) == {"t": UNAVAILABLE}
         registration_id = add(registry, "a")
@@ -53,7 +53,7 @@ async def test_a_watcher_is_told_the_status_of_now_then_each_change() -> None:
 async def test_one_watch_follows_many_types_and_is_told_of_all_that_changed_at_once() -> None:
     registry = Registry()
     add(registry, "a", "one")
-    with WatchHub(registry).watch() as watch:
+    with WatchHub(registry).watch("watcher") as watch:
         for service_type in ("one", "two", "three"):
             watch.subscribe(service_type)
         assert await told(watch) == {"one": AVAILABLE, "two": UNAVAILABLE, "three": UNAVAILABLE}
@@ -65,7 +65,7 @@ async def test_one_watch_follows_many_types_and_is_told_of_all_that_changed_at_o
 async def test_a_type_is_followed_and_left_on_the_fly() -> None:
     registry = Registry()
     hub = WatchHub(registry)
-    with hub.watch() as watch:
+    with hub.watch("watcher") as watch:
         watch.subscribe("one")
         assert await told(watch) == {"one": UNAVAILABLE}
         watch.subscribe("two")
@@ -79,7 +79,7 @@ async def test_a_type_is_followed_and_left_on_the_fly() -> None:
 
 
 async def test_to_subscribe_again_is_to_be_told_again() -> None:
-    with WatchHub(Registry()).watch() as watch:
+    with WatchHub(Registry()).watch("watcher") as watch:
         watch.subscribe("t")
         assert await told(watch) == {"t": UNAVAILABLE}
         watch.subscribe("t")
@@ -89,7 +89,7 @@ async def test_to_subscribe_again_is_to_be_told_again() -> None:
 async def test_a_provider_that_is_too_old_does_not_count() -> None:
     registry = Registry()
     add(registry, "old", version="1.10.0")
-    with WatchHub(registry).watch() as watch:
+    with WatchHub(registry).watch("watcher") as watch:
         watch.subscribe("t", "2.0.0")
         assert await told(watch) == {"t": UNAVAILABLE}
         add(registry, "new", version="2.0.0")
@@ -101,7 +101,7 @@ async def test_a_provider_that_is_too_old_does_not_count() -> None:
 @pytest.mark.parametrize(("service_type", "min_version"), [("", ""), ("no such/type", ""), ("t", "two")])
 def test_a_subscription_that_makes_no_sense_changes_nothing(service_type: str, min_version: str) -> None:
     hub = WatchHub(Registry())
-    with hub.watch() as watch:
+    with hub.watch("watcher") as watch:
         with pytest.raises(wire.InvalidError):
             watch.subscribe(service_type, min_version)
         assert len(watch) == hub.watchers(service_type) == 0
@@ -109,7 +109,7 @@ def test_a_subscription_that_makes_no_sense_changes_nothing(service_type: str, m
 
 async def test_news_carry_the_revision_of_the_registry_which_only_grows() -> None:
     registry = Registry()
-    with WatchHub(registry).watch() as watch:
+    with WatchHub(registry).watch("watcher") as watch:
         watch.subscribe("t")
         revisions = [(await anext(watch)).revision]
         for name in "abc":
@@ -128,7 +128,7 @@ async def test_a_change_that_changes_nothing_for_a_watcher_does_not_wake_it() ->
     seen: list[Mapping[str, ServiceStatus]] = []
 
     async def read() -> None:
-        with hub.watch() as watch:
+        with hub.watch("watcher") as watch:
             watch.subscribe("t")
             async for news in watch:
                 seen.append(news.statuses)
@@ -151,7 +151,7 @@ async def test_a_change_that_changes_nothing_for_a_watcher_does_not_wake_it() ->
 
 async def test_a_watcher_that_does_not_read_gets_the_last_state_when_it_does() -> None:
     registry = Registry()
-    with WatchHub(registry).watch() as watch:
+    with WatchHub(registry).watch("watcher") as watch:
         watch.subscribe("t")
         for _ in range(1000):
             registry.unregister("a", add(registry, "a"))
@@ -161,9 +161,9 @@ async def test_a_watcher_that_does_not_read_gets_the_last_state_when_it_does() -
 
 async def test_a_watcher_that_leaves_is_forgotten() -> None:
     hub = WatchHub(Registry())
-    with hub.watch() as one:
+    with hub.watch("watcher") as one:
         one.subscribe("t")
-        with hub.watch() as other:
+        with hub.watch("watcher") as other:
             other.subscribe("t")
             assert (hub.watchers("t"), len(hub)) == (2, 2)
         assert (hub.watchers("t"), len(hub)) == (1, 1)
@@ -173,10 +173,10 @@ async def test_a_watcher_that_leaves_is_forgotten() -> None:
 
 async def test_closing_ends_all_watches_and_those_that_come_later() -> None:
     hub = WatchHub(Registry())
-    with hub.watch() as early:
+    with hub.watch("watcher") as early:
         early.subscribe("t")
         hub.close()
-        with hub.watch() as late:
+        with hub.watch("watcher") as late:
             late.subscribe("t")
             assert len([s async for s in early]) == 1
             assert len([s async for s in late]) == 1
@@ -187,7 +187,7 @@ async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_o
     hub = WatchHub(registry)
     for plugin, service_type in (("a-1", "a"), ("b-1", "b")):
         registry.register(plugin, service_type, "1.0.0", "/x/", {})
-    with hub.watch() as watch:
+    with hub.watch("w-1") as watch:
         watch.subscribe("a")
         assert (await anext(watch)).gone == []
         registry.cancel_calls("b-1")

@@ -19,8 +19,7 @@ from trio_websocket import (
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host import Health, Host, HostConfig
-from cpg_trio.host.watch_socket import MAX_SUBSCRIPTIONS
+from cpg_trio.host import Health, Host, HostConfig, Limits
 from cpg_trio.plugin._websocket import open_websocket
 from tests.plugin.running import eventually, hosting
 
@@ -127,7 +126,7 @@ async def test_what_cannot_be_followed_is_refused_by_itself() -> None:
 
 async def test_one_connection_follows_no_more_than_a_thousand_types() -> None:
     async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
-        names = [f"t{index}" for index in range(MAX_SUBSCRIPTIONS + 1)]
+        names = [f"t{index}" for index in range(Limits().max_subscriptions + 1)]
         await say(socket, subscribe=subscriptions(*names))
         answers = [await hear(socket), await hear(socket)]
         refusals = next(a["refusals"] for a in answers if "refusals" in a)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import attrs
 import httpx
 import pytest
+import trio
+import trio.testing
 
 from cpg_trio import wire
+from cpg_trio.asgi import App, Message, Receive, Scope, Send, send_text
 from cpg_trio.assertions import LEEWAY_S, Purpose
 from cpg_trio.host import Host
 from cpg_trio.http1 import Pool
 from cpg_trio.plugin import Plugin
+from cpg_trio.plugin import guard as guard_module
+from cpg_trio.plugin.guard import Guard, Managers
 from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolExchange
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -22,6 +29,7 @@ from tests.rpc.echo import Echo
 
 from .running import echo_plugin, hosting, is_healthy, plugged, until
 from .signing import CALLER_ID, CALLER_NAME, ECHO, digest_of, from_caller, granted
+from .test_control import SET_IDENTITY, SHUTDOWN
 
 COUNT = "/echo.v1.EchoService/Count"
 Headers = dict[str, str]
@@ -49,7 +57,7 @@ class Around:
 
 
 @asynccontextmanager
-async def around(*, public: bool = False, **config: object) -> AsyncIterator[Around]:
+async def around(*, public: bool = False, **config: Any) -> AsyncIterator[Around]:
     echo = Echo()
     plugin = echo_plugin(public=public, service=echo)
     async with (
@@ -102,11 +110,7 @@ def forgeries(plugin: Around) -> dict[str, Headers]:
         "truncated": {wire.CALLER_HEADER: good[:-1]},
         "without its signature": {wire.CALLER_HEADER: f"{head}.{claims}."},
         "without an algorithm": {wire.CALLER_HEADER: f"eyJhbGciOiJub25lIn0.{claims}."},
-        "with another's claims": {
-            wire.CALLER_HEADER: ".".join(
-                [head, as_caller(COUNT)[wire.CALLER_HEADER].split(".")[1], signature]
-            )
-        },
+        "with another's claims": {wire.CALLER_HEADER: f"{head}.{claims_for_count}.{signature}"},
         "very long": {wire.CALLER_HEADER: good + "x" * 5000},
         "in another's name": {wire.CALLER_HEADER: good, wire.CALLER_ID_HEADER: "somebody-else"},
         "both ways at once": {wire.CALLER_HEADER: good, wire.RUNTIME_ID_HEADER: CALLER_ID},
@@ -291,3 +295,134 @@ async def test_refusals_are_in_the_log_once_in_a_while_and_without_what_was_show
         f"refused a call of '{ECHO}' from 127.0.0.1: what was shown is not signed by this plugin's host"
     ]
     assert secret[wire.CALLER_HEADER] not in caplog.text
+
+
+@attrs.frozen
+class Known:
+    """A plugin as the guard sees it."""
+
+    runtime_id: str = "me-1"
+    digests: tuple[bytes, ...] = (b"x" * 32,)
+
+
+class InMemory:
+    """A guard before an application, and no socket."""
+
+    def __init__(self, **options: Any) -> None:
+        self.now = time.time()
+        self.known: Known | None = Known()
+        self.served = 0
+        managers = Managers("me", None, lambda: self.known is None)
+        self.guard = Guard(lambda: self.known, managers, clock=lambda: self.now, **options)
+        self.app = self.guard.service(self._serve, public=False)
+
+    async def _serve(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        self.served += 1
+        await send_text(send, 200, "served")
+
+    async def call(
+        self,
+        headers: Headers,
+        path: str = ECHO,
+        *,
+        kind: str = "http",
+        client: tuple[str, int] | None = ("192.0.2.1", 1),
+        app: App | None = None,
+    ) -> int:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": f"{kind}.connect"}
+
+        fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        scope: Scope = {
+            "type": kind,
+            "path": path,
+            "raw_path": path.encode(),
+            "client": client,
+            "headers": fields,
+        }
+        await (app or self.app)(scope, receive, send)
+        return int(sent[0]["status"])
+
+
+async def test_a_statement_ends_when_its_time_is_over_also_one_that_was_believed_before() -> None:
+    guarded = InMemory()
+    headers = from_caller(b"x" * 32, "me-1")
+    assert await guarded.call(headers) == 200
+    guarded.now += 60 + LEEWAY_S + 1
+    assert await guarded.call(headers) == 401
+    assert guarded.served == 1
+
+
+async def test_what_was_said_to_one_identity_is_nothing_to_the_next() -> None:
+    guarded = InMemory()
+    headers = from_caller(b"x" * 32, "me-1")
+    assert await guarded.call(headers) == 200
+    guarded.known = Known("me-2")
+    assert await guarded.call(headers) == 401
+    guarded.known = Known("me-1", (b"y" * 32,))
+    assert await guarded.call(headers) == 401
+
+
+async def test_what_is_signed_with_a_token_of_before_is_good_as_well() -> None:
+    guarded = InMemory()
+    guarded.known = Known(digests=(b"y" * 32, b"x" * 32))
+    for digest in (b"x" * 32, b"y" * 32):
+        assert await guarded.call(from_caller(digest, "me-1")) == 200
+
+
+async def test_what_is_remembered_is_bounded_whatever_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "_MOST_REMEMBERED", 5)
+    monkeypatch.setattr(guard_module, "_MOST_NAMES", 5)
+    guarded = InMemory()
+    for for_s in range(60, 90):
+        assert await guarded.call(from_caller(b"x" * 32, "me-1", for_s=for_s)) == 200
+        assert await guarded.call({f"x-{for_s}": ""}) == 401
+    assert len(guarded.guard._callers._proved) <= 5
+    assert len(guard_module._NAMES) <= 5
+
+
+async def test_a_websocket_is_refused_as_a_call_is() -> None:
+    guarded = InMemory()
+    assert await guarded.call({}, kind="websocket") == 401
+    assert guarded.served == 0
+
+
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [
+        (("127.0.0.1", 1), 200),
+        (("::1", 1), 200),
+        (("::ffff:127.0.0.1", 1), 200),
+        (None, 200),
+        (("192.0.2.1", 1), 401),
+        (("::ffff:192.0.2.1", 1), 401),
+        (("localhost.evil.example", 1), 401),
+    ],
+)
+async def test_a_plugin_without_a_host_takes_one_from_its_own_machine_only(
+    client: tuple[str, int] | None, status: int
+) -> None:
+    guarded = InMemory()
+    guarded.known = None
+    control = guarded.guard.control(guarded._serve)
+    assert await guarded.call({}, SET_IDENTITY, client=client, app=control) == status
+    assert await guarded.call({}, SHUTDOWN, client=client, app=control) == 401
+
+
+async def test_refusals_that_were_not_written_down_are_counted(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    guarded = InMemory()
+    for _ in range(4):
+        await guarded.call({})
+    await trio.sleep(60)
+    await guarded.call({})
+    assert autojump_clock.rate == 0
+    first, second = caplog.messages
+    assert "more since" not in first
+    assert second.endswith("(and 3 more since the last time)")

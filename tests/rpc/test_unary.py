@@ -14,7 +14,7 @@ from connectrpc.compat import google_protobuf_binary_codec
 from connectrpc.request import RequestContext
 
 from cpg_trio.asgi import CANCEL_ON_DISCONNECT, App, ClientDisconnectedError, Message, Scope
-from cpg_trio.rpc import Code, ConnectError, Context, Interceptor, application
+from cpg_trio.rpc import MAX_MESSAGE_BYTES, Code, ConnectError, Context, Interceptor, application
 from cpg_trio.rpc.server import _Concealing
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_connect import EchoServiceASGIApplication
@@ -131,7 +131,7 @@ async def call(
 
 
 def connectrpc_only(*interceptors: Interceptor) -> App:
-    return Telling().application([*interceptors, _Concealing()])
+    return Telling().application([*interceptors, _Concealing()], MAX_MESSAGE_BYTES)
 
 
 def proto(text: str) -> bytes:
@@ -259,7 +259,7 @@ async def test_a_client_that_leaves_before_the_end_of_its_request_runs_no_method
     assert (echo.contexts, peer.sent) == ([], [])
 
 
-@pytest.mark.parametrize("make", [lambda echo: application([echo]), lambda echo: echo.application([])])
+@pytest.mark.parametrize("make", [lambda echo: application([echo]), lambda echo: echo.application([], None)])
 @pytest.mark.parametrize("extended", [True, False])
 async def test_a_client_whose_call_is_cancelled_by_the_server_is_told(
     make: Callable[[Echo], App], *, extended: bool
@@ -336,7 +336,7 @@ async def test_an_interceptor_of_metadata_is_asked_before_the_body_is_read() -> 
 
 async def test_an_application_with_codecs_of_its_own_is_left_to_connectrpc() -> None:
     class ProtoOnly(Echo):
-        def application(self, interceptors: Iterable[Interceptor]) -> App:
+        def application(self, interceptors: Iterable[Interceptor], _max_message_bytes: int | None) -> App:
             codecs = [google_protobuf_binary_codec()]
             methods: Any = self
             return EchoServiceASGIApplication(methods, interceptors=interceptors, codecs=codecs)
@@ -348,13 +348,13 @@ async def test_an_application_with_codecs_of_its_own_is_left_to_connectrpc() -> 
 
 async def test_the_limit_and_the_compressions_of_an_application_are_kept() -> None:
     class Narrow(Echo):
-        def application(self, interceptors: Iterable[Interceptor]) -> App:
+        def application(self, interceptors: Iterable[Interceptor], max_message_bytes: int | None) -> App:
             methods: Any = self
             return EchoServiceASGIApplication(
-                methods, interceptors=interceptors, read_max_bytes=10, compressions=[]
+                methods, interceptors=interceptors, read_max_bytes=max_message_bytes, compressions=[]
             )
 
-    app = application([Narrow()])
+    app = application([Narrow()], max_message_bytes=10)
     assert (await call(app, PROTO, proto("a" * 8))).answer()[0] == 200
     large = await call(app, {**PROTO, "accept-encoding": "gzip"}, proto("a" * 9))
     assert (large.answer()[0], large.is_lean) == (429, True)

@@ -18,9 +18,13 @@ class APIService(rpc.Service):
     service_name: ClassVar[str] = "api.v1.API"
     methods: ClassVar[frozenset[str]] = frozenset({"Shorten", "Resolve"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.APIASGIApplication(methods, interceptors=interceptors)
+        return _connect.APIASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def shorten(
         self, request: _pb2.ShortenRequest, ctx: rpc.Context, /

@@ -18,9 +18,13 @@ class HandshakeService(rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.HandshakeService"
     methods: ClassVar[frozenset[str]] = frozenset({"Handshake"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.HandshakeServiceASGIApplication(methods, interceptors=interceptors)
+        return _connect.HandshakeServiceASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def handshake(
         self, request: _pb2.HandshakeRequest, ctx: rpc.Context, /
@@ -47,9 +51,13 @@ class PluginIdentityService(rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.PluginIdentity"
     methods: ClassVar[frozenset[str]] = frozenset({"GetPluginInfo", "SetRuntimeIdentity"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.PluginIdentityASGIApplication(methods, interceptors=interceptors)
+        return _connect.PluginIdentityASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def get_plugin_info(
         self, request: _pb2.GetPluginInfoRequest, ctx: rpc.Context, /
@@ -88,9 +96,13 @@ class PluginLifecycleService(rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.PluginLifecycle"
     methods: ClassVar[frozenset[str]] = frozenset({"ReportHealth"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.PluginLifecycleASGIApplication(methods, interceptors=interceptors)
+        return _connect.PluginLifecycleASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def report_health(
         self, request: _pb2.ReportHealthRequest, ctx: rpc.Context, /
@@ -117,9 +129,13 @@ class PluginControlService(rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.PluginControl"
     methods: ClassVar[frozenset[str]] = frozenset({"GetHealth", "Shutdown"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.PluginControlASGIApplication(methods, interceptors=interceptors)
+        return _connect.PluginControlASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def get_health(
         self, request: _pb2.GetHealthRequest, ctx: rpc.Context, /
@@ -158,9 +174,13 @@ class ServiceRegistryService(rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.ServiceRegistry"
     methods: ClassVar[frozenset[str]] = frozenset({"RegisterService", "UnregisterService", "DiscoverService", "WatchService"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.ServiceRegistryASGIApplication(methods, interceptors=interceptors)
+        return _connect.ServiceRegistryASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def register_service(
         self, request: _pb2.RegisterServiceRequest, ctx: rpc.Context, /
@@ -223,9 +243,13 @@ class CapabilityBrokerService(rpc.Service):
     service_name: ClassVar[str] = "connectplugin.v1.CapabilityBroker"
     methods: ClassVar[frozenset[str]] = frozenset({"RequestCapability"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.CapabilityBrokerASGIApplication(methods, interceptors=interceptors)
+        return _connect.CapabilityBrokerASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def request_capability(
         self, request: _pb2.RequestCapabilityRequest, ctx: rpc.Context, /

@@ -18,9 +18,13 @@ class LoggerService(rpc.Service):
     service_name: ClassVar[str] = "logger.v1.Logger"
     methods: ClassVar[frozenset[str]] = frozenset({"Log"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.LoggerASGIApplication(methods, interceptors=interceptors)
+        return _connect.LoggerASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def log(
         self, request: _pb2.LogRequest, ctx: rpc.Context, /

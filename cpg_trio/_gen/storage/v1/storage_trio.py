@@ -18,9 +18,13 @@ class StorageService(rpc.Service):
     service_name: ClassVar[str] = "storage.v1.Storage"
     methods: ClassVar[frozenset[str]] = frozenset({"Store", "Get"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.StorageASGIApplication(methods, interceptors=interceptors)
+        return _connect.StorageASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def store(
         self, request: _pb2.StoreRequest, ctx: rpc.Context, /

@@ -18,9 +18,13 @@ class EchoService(rpc.Service):
     service_name: ClassVar[str] = "echo.v1.EchoService"
     methods: ClassVar[frozenset[str]] = frozenset({"Echo", "Count", "Sum", "HTTPChat"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.EchoServiceASGIApplication(methods, interceptors=interceptors)
+        return _connect.EchoServiceASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def echo(
         self, request: _pb2.EchoRequest, ctx: rpc.Context, /

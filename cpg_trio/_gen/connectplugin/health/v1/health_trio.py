@@ -18,9 +18,13 @@ class HealthService(rpc.Service):
     service_name: ClassVar[str] = "connectplugin.health.v1.HealthService"
     methods: ClassVar[frozenset[str]] = frozenset({"Check", "Watch"})
 
-    def application(self, interceptors: Iterable[rpc.Interceptor]) -> rpc.App:
+    def application(
+        self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
+    ) -> rpc.App:
         methods: Any = self  # which are given an rpc.Context, a RequestContext that knows more
-        return _connect.HealthServiceASGIApplication(methods, interceptors=interceptors)
+        return _connect.HealthServiceASGIApplication(
+            methods, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
     async def check(
         self, request: _pb2.HealthCheckRequest, ctx: rpc.Context, /

@@ -1,0 +1,68 @@
+"""What becomes of those that connect when there is no room: a word, and the end.
+
+It costs a server hardly more than the accept: one answer, which fits the buffer of a new socket. Some are
+given a moment to read it, in which what they send is dropped; closing on that would be a reset, and the
+answer might be lost. How many of them is bounded, and so is the log: two lines for a crowd, which has not
+dispersed before there is some room again.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from cpg_trio.http1 import SocketChannel
+from cpg_trio.http1.fields import plain_response
+from cpg_trio.serving._config import ServeConfig, logger
+
+_MOST_LINGERING = 100
+_ROOM = 0.9  # of all connections; fewer are room again
+_GOODBYE = (b"connection", b"close")
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Crowd:
+    """Those that a server has no room for."""
+
+    def __init__(self, settings: ServeConfig) -> None:
+        self._most = settings.max_connections
+        self._linger_s = settings.linger_s
+        self._lingering: set[SocketChannel] = set()
+        self._refused = 0  # of the crowd that is there now
+
+    def has_room(self, connections: int) -> bool:
+        """Whether there is room for one more beside so many connections."""
+        if self._refused and connections < self._most * _ROOM:
+            logger.warning("there is room for connections again; %d were refused", self._refused)
+            self._refused = 0
+        return connections < self._most
+
+    async def refuse(self, stream: trio.SocketStream) -> None:
+        """Answer a connection with 503, and close it."""
+        if not self._refused:
+            logger.warning("%d connections are all that is allowed; more are refused", self._most)
+        self._refused += 1
+        channel = SocketChannel.of(stream)
+        try:
+            text = f"too many connections (max: {self._most})\n"
+            channel.send_nowait(plain_response(503, text, [_GOODBYE]))
+            if len(self._lingering) < _MOST_LINGERING:
+                await self._linger(channel)
+        except _GONE:
+            pass
+        finally:
+            channel.close()
+
+    def abort(self) -> None:
+        """Let nobody linger any more."""
+        for channel in self._lingering:
+            channel.close()
+
+    async def _linger(self, channel: SocketChannel) -> None:
+        self._lingering.add(channel)
+        try:
+            channel.shut_down(sending_only=True)
+            with trio.move_on_after(self._linger_s):
+                while await channel.receive():
+                    pass
+        finally:
+            self._lingering.remove(channel)

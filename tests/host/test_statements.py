@@ -1,0 +1,119 @@
+"""What a host tells a provider of who calls: signed for it, for one method and a short time."""
+
+from __future__ import annotations
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio.assertions import Assertion, Purpose, path_claim, read
+from cpg_trio.host.admission import Admission
+from cpg_trio.host.identity import Identities, Identity
+from cpg_trio.host.peers import Peer
+from cpg_trio.host.registry import Registry
+
+
+@attrs.define
+class Clock:
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Setting:
+    """A registry with one provider, two callers, and a clock."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.identities = Identities(wall_clock=self.clock, clock=self.clock)
+        self.registry = Registry()
+        self.provider, self.token = self.identities.issue("storage")
+        self.registry.register(
+            self.provider.runtime_id, "storage", "1.0.0", "/s.v1.S/", {"base_url": "http://127.0.0.1:1"}
+        )
+        self.callers = dict(self.identities.issue(name) for name in ("api", "other"))
+        self.admission = Admission(self.identities, self.registry, wall_clock=self.clock)
+
+    @property
+    def digest(self) -> bytes:
+        entry = self.identities.entry(self.provider.runtime_id)
+        assert entry is not None
+        return entry.digest
+
+    def told(self, caller: Identity, method: str = "Get") -> dict[str, str]:
+        """Have a caller's call let through; return what its provider is told."""
+        path = f"/services/storage/{self.provider.runtime_id}/{method}".encode()
+        proof = f"Bearer {self.callers[caller]}".encode()
+        route = self.admission.admit(path, b"q=1", caller.runtime_id.encode(), proof, Peer("127.0.0.1"))
+        return {name.decode(): value.decode() for name, value in route.identifying}
+
+    def read(self, told: dict[str, str]) -> Assertion:
+        shown = told[wire.CALLER_HEADER.lower()]
+        return read(shown, [self.digest], Purpose.CALLER, self.provider.runtime_id, self.clock())
+
+
+async def test_a_provider_is_told_who_calls_which_method() -> None:
+    s = Setting()
+    for caller in s.callers:
+        told = s.told(caller)
+        said = s.read(told)
+        assert told[wire.CALLER_ID_HEADER.lower()] == caller.runtime_id
+        assert (said.subject, said.name) == (caller.runtime_id, caller.self_id)
+        assert (said.audience, said.path) == (s.provider.runtime_id, "/s.v1.S/Get")
+        assert s.clock() < said.expires_at <= s.clock() + 60
+
+
+async def test_a_statement_is_made_once_and_anew_well_before_it_expires() -> None:
+    s = Setting()
+    api, other = s.callers
+    first = s.told(api)
+    assert s.told(api) == first
+    assert s.told(other) != first
+    assert s.told(api, "Store") != first
+    ends = s.read(first).expires_at
+    seen = {tuple(first.items())}
+    while s.clock() < ends + 120:
+        s.clock.now += 10
+        told = s.told(api)
+        seen.add(tuple(told.items()))
+        assert s.read(told).expires_at >= s.clock() + 30
+    assert len(seen) < 10
+
+
+async def test_when_a_provider_shows_another_token_what_it_is_told_is_signed_with_that() -> None:
+    s = Setting()
+    (api, _) = s.callers
+    first = s.told(api)
+    token = s.identities.renew(s.provider)
+    assert s.told(api) == first  # it may not have it yet
+    assert s.identities.authenticate(s.provider.runtime_id, token)
+    assert s.told(api) != first
+    assert s.read(s.told(api)).subject == api.runtime_id
+
+
+async def test_a_very_long_path_does_not_make_a_very_long_statement() -> None:
+    s = Setting()
+    (api, _) = s.callers
+    method = "x" * 50_000
+    told = s.told(api, method)
+    assert len(told[wire.CALLER_HEADER.lower()]) < 1000
+    assert s.read(told).path == path_claim(f"/s.v1.S/{method}".encode()) != s.read(s.told(api)).path
+
+
+async def test_the_number_of_statements_that_are_kept_is_bounded() -> None:
+    s = Setting()
+    (api, _) = s.callers
+    s.told(api)
+    (target,) = s.admission._targets.values()
+    for number in range(2500):
+        identity = attrs.evolve(api, runtime_id=f"api-{number}")
+        s.admission._identifying(identity, target)
+    assert len(target.statements) <= 1000
+
+
+async def test_nothing_of_a_token_is_in_what_a_statement_shows_of_itself() -> None:
+    s = Setting()
+    (api, _) = s.callers
+    s.told(api)
+    (target,) = s.admission._targets.values()
+    assert str(s.digest) not in repr(target)

@@ -1,0 +1,148 @@
+"""A plugin with a port of its own for its host: there is nothing else on it, and no control anywhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from cpg_trio.host import Host, HostConfig, LeaseConfig
+from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.serving import StartError
+from tests.host.calls import DISCOVER, REGISTER, running
+
+from .running import echo_plugin, hosting, is_healthy, plugged, until
+from .signing import ECHO, digest_of, from_caller, from_host
+from .test_control import GET_HEALTH, INFO, SET_IDENTITY, SHUTDOWN
+
+LOOPBACK = "127.0.0.1:0"
+
+
+def registered(host: Host) -> tuple[str, str]:
+    """Return the runtime id of the one provider, and its control URL."""
+    (registration,) = host.registry.providers("echo")
+    return registration.runtime_id, registration.control_url
+
+
+async def test_control_services_are_served_there_alone_and_nothing_else_is() -> None:
+    async with (
+        hosting() as (host, host_url),
+        plugged(echo_plugin(), host_url, control_bind=LOOPBACK) as url,
+        httpx.AsyncClient() as http,
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        me, control_url = registered(host)
+        assert control_url.startswith("http://127.0.0.1:")
+        assert control_url != url
+        for path in (GET_HEALTH, INFO, SET_IDENTITY, SHUTDOWN):
+            proof = from_host(host, me, path)
+            for headers in ({}, proof):
+                assert (await http.post(url + path, json={}, headers=headers)).status_code == 404
+            assert (await http.post(control_url + path, json={})).status_code == 401
+        for path in (GET_HEALTH, INFO):
+            answer = await http.post(control_url + path, json={}, headers=from_host(host, me, path))
+            assert answer.status_code == 200
+        statement = from_caller(digest_of(host, me), me)
+        assert (await http.post(url + ECHO, json={}, headers=statement)).status_code == 200
+        assert (await http.post(control_url + ECHO, json={}, headers=statement)).status_code == 404
+        for each in (url, control_url):
+            assert (await http.get(f"{each}/readyz")).status_code == 200
+
+
+async def test_the_host_probes_and_stops_the_plugin_there() -> None:
+    leases = LeaseConfig(lease_s=30.0, heartbeat_s=0.02)
+    async with (
+        hosting(HostConfig(leases=leases)) as (host, url),
+        plugged(echo_plugin(), url, control_bind=LOOPBACK, heartbeat_s=60.0),
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        me, _ = registered(host)
+        assert await host._probe(me)
+        await host.shut_down_plugin(me, grace_s=1)
+        await until(host, lambda: not host.registry.available("echo"))
+
+
+async def test_at_a_socket_that_both_share_the_host_finds_out_who_answers(
+    short_path: Path,
+) -> None:
+    config = HostConfig(socket_dir=short_path)
+    async with (
+        hosting(config) as (host, url),
+        plugged(echo_plugin(), url, control_bind=LOOPBACK, socket_dir=short_path),
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        me, _ = registered(host)
+        (registration,) = host.registry.registrations(me)
+        assert registration.socket_path
+        await host.shut_down_plugin(me, grace_s=1)
+
+
+async def test_where_it_is_is_the_hosts_to_know_and_nobody_elses() -> None:
+    async with hosting() as (host, url), plugged(echo_plugin(), url, control_bind=LOOPBACK):
+        await until(host, lambda: is_healthy(host, "echo"))
+        caller, token = host.identities.issue("caller")
+        async with httpx.AsyncClient(base_url=url) as http:
+            headers = {"X-Plugin-Runtime-ID": caller.runtime_id, "Authorization": f"Bearer {token}"}
+            found = (await http.post(DISCOVER, json={"serviceType": "echo"}, headers=headers)).json()
+    assert "control_url" not in found["endpoint"].get("metadata", {})
+
+
+@pytest.mark.parametrize(
+    ("control_url", "code"),
+    [
+        ("http://192.0.2.1:9090", "permission_denied"),
+        ("http://169.254.169.254", "permission_denied"),
+        ("http://127.1:9090", "invalid_argument"),  # a name that is not the one that was checked
+        ("file:///etc/passwd", "invalid_argument"),
+    ],
+)
+async def test_a_plugin_aims_its_host_at_nothing_but_itself(control_url: str, code: str) -> None:
+    async with running() as call:
+        me = await call.plugin("p")
+        metadata = {"base_url": "http://127.0.0.1:8081", "control_url": control_url}
+        body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/t/", "metadata": metadata}
+        _, answer = await call.post(REGISTER, body, me)
+        assert answer["code"] == code
+        assert not call.host.registry.service_types()
+
+
+def test_the_environment_says_where_it_is() -> None:
+    def bind(**environment: str) -> str | None:
+        return PluginConfig.from_environment(0, environment).control_bind
+
+    assert bind() is None
+    assert bind(CONTROL_PORT="9090") == "127.0.0.1:9090"
+    assert bind(CONTROL_PORT="9090", CONTROL_BIND="0.0.0.0") == "0.0.0.0:9090"
+    assert bind(CONTROL_PORT="9090", CONTROL_BIND="::1") == "[::1]:9090"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"CONTROL_PORT": "http"},
+        {"CONTROL_BIND": "no address", "CONTROL_PORT": "1"},
+        {"ACCEPT_UNSIGNED": "yes"},
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(StartError, match=f"^{next(iter(environment))}"):
+        PluginConfig.from_environment(0, environment)
+
+
+def test_what_an_unsigning_host_needs_is_said_in_the_environment() -> None:
+    assert PluginConfig.from_environment(0, {"ACCEPT_UNSIGNED": "true"}).accept_unsigned
+    assert not PluginConfig.from_environment(0, {"ACCEPT_UNSIGNED": "false"}).accept_unsigned
+
+
+async def test_on_all_addresses_it_is_at_the_name_of_the_plugin() -> None:
+    async with (
+        hosting() as (host, url),
+        plugged(Plugin("p", version="1.0.0"), url),
+        plugged(echo_plugin(), url, control_bind="0.0.0.0:0", hostname="localhost"),
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        assert registered(host)[1].startswith("http://localhost:")
+        with trio.fail_after(5):
+            await host.shut_down_plugin(registered(host)[0], grace_s=1)
