@@ -26,6 +26,7 @@ from .report import table, with_ratios
 
 CONNECTIONS = (1, 8, 64)
 _SOCKETS = Peer.host("sockets", "the same, by Unix sockets", {})
+_DIRECT = Peer.host("direct", "the same, calls not through the host", {"DIRECT_CALLS": "true"})
 _PLUGINS = ("logger", "storage", "api")
 _READY_S = 30.0
 _POLL_S = 0.05
@@ -94,7 +95,7 @@ async def measure(bench: Bench) -> Report:
     """Measure our own ways to serve HTTP, and to connect, in turns."""
     async with AsyncExitStack() as stack:
         shorteners = {}
-        for peer in [*bench.hosts, _SOCKETS]:
+        for peer in [*bench.hosts, _SOCKETS, _DIRECT]:
             folder = bench.subfolder("shortener", peer.name)
             env = {"SOCKET_DIR": str(folder)} if peer is _SOCKETS else peer.env or {}
             shorteners[peer] = await stack.enter_async_context(_running(folder, bench.cores, env))

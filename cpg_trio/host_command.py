@@ -27,6 +27,7 @@ from .host import (
 from .host.admission import PassedOn
 from .host.enrolment import parse_tokens
 from .host.rates import Kind
+from .http1 import Origin
 from .serving import StartError, config_from_environment, port_from_environment
 
 
@@ -44,7 +45,12 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
     state, sockets = environment.get("STATE_PATH"), environment.get("SOCKET_DIR")
     with _start_errors("PASS_HEADERS"):
         PassedOn(passed := _list(environment, "PASS_HEADERS"))
+    public_url = environment.get("PUBLIC_URL", "")
+    with _start_errors("PUBLIC_URL"):
+        if public_url:
+            Origin.parse(public_url)
     return HostConfig(
+        public_url=public_url,
         keys=_keys(environment),
         enrolment=_enrolment(environment),
         policy=_policy(environment),

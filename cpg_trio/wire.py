@@ -16,11 +16,15 @@ import attrs
 RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
 CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
 CALLER_HEADER = "X-Plugin-Caller"  # set by the router: the same, signed for that provider (see `assertions`)
-UNDELIVERED_HEADER = "X-Plugin-Undelivered"  # set by the router on its own answers: no provider saw the call
+# Set by the router on its own answers, and by a plugin's guard on its refusals: no provider saw the call.
+UNDELIVERED_HEADER = "X-Plugin-Undelivered"
 HOST_ID_HEADER = "X-Plugin-Host-ID"  # set by the host on its answers to reports: which host it is
 ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in
 AUTHORIZATION_HEADER = "Authorization"
 BEARER_PREFIX = "Bearer "  # compared with its case, as the other implementations do
+
+BROKER_PATH = "/broker"  # the host's broker, where handshakes announce it
+DIRECT_PREFIX = "service:"  # before the type of a service that is asked for as a capability
 
 WATCH_PATH = "/watch"  # the websocket on which a host tells of services
 WATCH_PROTO = "cpg-trio.watch.v1.proto"  # its subprotocols: how its frames are written
@@ -39,6 +43,7 @@ LEASE_KEY = "lease_ms"  # server metadata: how long after a report the host beli
 HOST_ID_KEY = "host_id"  # server metadata: tells one host's registry from another's
 TOKEN_TTL_KEY = "token_ttl_ms"  # noqa: S105 - server metadata: how long the token is good
 SOCKET_KEY = "socket"  # server and registration metadata: its Unix socket, by its name in a shared directory
+DIRECT_KEY = "direct"  # registration metadata: "true" if callers may come without the host, and prove it
 CLIENT_VERSION_KEY = "client_version"
 RENEWS_KEY = "renews"  # client and GetPluginInfo metadata: "true" if it will ask for another token in time
 PROVIDES_KEY = "provides"  # client metadata: the service types that it will provide, with commas between

@@ -2,29 +2,36 @@
 
 What stands on what:
 
-    keys          what runtime tokens are signed with, and what they say
-    identity      who a plugin is, and the tokens that prove it
-    peers         who is at the other end of a connection
-    enrolment     who gets an identity
-    policy        what plugins may
-    audit         what has been decided
-    limits        how much a host takes in and keeps
-    rates         how often who may call what
-    charging      calls counted against their rates, and refused beyond
-    registry      who provides what, how healthy they are, which of them a caller gets
-    control       the host's own calls to its plugins
-    egress        where plugins may have the host send traffic
-    sockets       which Unix sockets the host uses, where it shares a directory with plugins
-    liveness      leases: who is alive, and what follows when not
-    watch         the hub that fans the registry's changes out
-    watch_socket  the websocket on which plugins follow many services at once
-    health        the host's own health, as a service
-    store         what is kept on the disk, and put back at the next start
-    services      the RPC services, thin over the above
-    tally         what the router has done, in numbers
-    admission     who may call whom, and what of a call goes on
-    router        the way from one plugin to another
-    _host         all of it on its paths, in one nursery
+    keys              what runtime tokens are signed with, and what they say
+    identity          who a plugin is, and the tokens that prove it
+    peers             who is at the other end of a connection
+    enrolment         who gets an identity
+    policy            what plugins may
+    audit             what has been decided
+    limits            how much a host takes in and keeps
+    rates             how often who may call what
+    charging          calls counted against their rates, and refused beyond
+    registry          who provides what, how healthy they are, which of them a caller gets
+    control           the host's own calls to its plugins
+    egress            where plugins may have the host send traffic
+    sockets           which Unix sockets the host uses, where it shares a directory with plugins
+    liveness          leases: who is alive, and what follows when not
+    watch             the hub that fans the registry's changes out
+    watch_socket      the websocket on which plugins follow many services at once
+    health            the host's own health, as a service
+    store             what is kept on the disk, and put back at the next start
+    capability        what the host itself offers
+    host_logger       one of those: its log
+    grants            who may use which of them, and until when
+    direct            calls without the host in between: who may make them, and what they come to
+    services          the RPC services, thin over the above
+    base_url          how a caller reaches the host
+    broker            the service that gives leave
+    tally             what the router has done, in numbers
+    admission         who may call whom, and what of a call goes on
+    router            the way from one plugin to another
+    capability_calls  the way to what the host offers
+    _host             all of it on its paths, in one nursery
 """
 
 from ._host import DEFAULT_PORT as DEFAULT_PORT
@@ -34,6 +41,8 @@ from ._host import HostStatistics as HostStatistics
 from .audit import Action as Action
 from .audit import Audit as Audit
 from .audit import AuditEvent as AuditEvent
+from .capability import Capability as Capability
+from .direct import DirectStatistics as DirectStatistics
 from .egress import BaseUrls as BaseUrls
 from .enrolment import Enrolment as Enrolment
 from .identity import Identity as Identity

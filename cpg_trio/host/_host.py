@@ -17,17 +17,25 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
-from cpg_trio.http1 import Pool, PoolStatistics, Relay
+from cpg_trio.http1 import Origin, Pool, PoolStatistics, Relay
 from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import ServeConfig, serve
 
 from .admission import PREFIX, Admission, PassedOn
 from .audit import Action, Audit
+from .base_url import knowing_base_url
+from .broker import Broker, announced, below, by_type
+from .capability import Capability
+from .capability_calls import PREFIX as CAPABILITIES
+from .capability_calls import CapabilityCalls
 from .control import client_of, proof_to
+from .direct import DirectGrants, DirectReports, DirectStatistics, DirectTally
 from .egress import BaseUrls
 from .enrolment import Enrolment
+from .grants import Grants
 from .health import HostHealth
+from .host_logger import host_logger
 from .identity import Identities, Identity
 from .keys import Keys
 from .limits import Limits
@@ -62,9 +70,21 @@ _KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or 
 _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
 
 
+def _check_capabilities(_: HostConfig, __: object, capabilities: Sequence[Capability]) -> None:
+    by_type(capabilities)
+
+
+def _check_public_url(_: HostConfig, __: object, url: str) -> None:
+    if url:
+        Origin.parse(url)
+
+
 @attrs.frozen(kw_only=True)
 class HostConfig:
-    """How a host behaves."""
+    """How a host behaves.
+
+    Raises: ValueError for two capabilities of one type, or a `public_url` that is none.
+    """
 
     keys: Keys = attrs.field(factory=Keys)
     """What runtime tokens are signed with; by default a key that ends with the host."""
@@ -91,6 +111,14 @@ class HostConfig:
     """The file that identities and registrations are kept in, over a restart; without one they are not."""
     socket_dir: Path | None = None
     """A directory that the host shares with plugins, for calls by Unix sockets in it."""
+    capabilities: Sequence[Capability] = attrs.field(
+        factory=lambda: (host_logger(),), validator=_check_capabilities
+    )
+    """What the host itself offers plugins, one of each type."""
+    grant_ttl_s: float = 10 * 60.0
+    """How long a plugin may use a capability before it has to ask again, in seconds."""
+    public_url: str = attrs.field(default="", validator=_check_public_url)
+    """How plugins reach the host; empty for as each of them has just called it."""
     rates: RateLimits = attrs.field(factory=RateLimits)
     """How often who may call what."""
     limits: Limits = attrs.field(factory=Limits)
@@ -103,6 +131,8 @@ class HostStatistics:
     """What a host has done, and the connections to plugins that it has."""
 
     router: RouterStatistics
+    direct: DirectStatistics
+    """What did not go through the host, as the callers report it."""
     connections: PoolStatistics
 
 
@@ -116,8 +146,12 @@ class Host:
         self._config = config or HostConfig()
         limits = self._config.limits
         self._rates = Rates(self._config.rates)
+        self._direct = DirectTally()
         self.registry = Registry(
-            selection=self._config.selection, default_selection=self._config.default_selection, limits=limits
+            selection=self._config.selection,
+            default_selection=self._config.default_selection,
+            limits=limits,
+            calls_elsewhere=self._direct.in_flight,
         )
         self.audit = Audit()
         self.identities = Identities(
@@ -127,6 +161,7 @@ class Host:
             on_expired=self._forget,
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
+        self._grants = Grants(self.identities, self.audit, self._config.grant_ttl_s)
         self.watches = WatchHub(self.registry, limits)
         self.health = HostHealth(self.registry, self._rates, limits)
         self._pool = Pool(idle_expiry_s=_KEEP_S)
@@ -155,13 +190,15 @@ class Host:
             self._config.keys.open()
             nursery.start_soon(self._pool.sweep)
             await nursery.start(self._liveness.run)
-            yield self._dispatch(saved)
+            with self.identities.watched(self._end_with_identity):
+                yield self._dispatch(saved)
             nursery.cancel_scope.cancel()
 
     def _dispatch(self, saved: Saved) -> App:
         config, limits = self._config, self._config.limits
         gate = Gate(self.identities, config.policy, self.audit, self._rates)
         permits = RegistrationPermits(self.identities, self.registry, config.policy, self.audit)
+        capabilities = by_type(config.capabilities)
         services = application(
             [
                 Handshake(
@@ -169,16 +206,32 @@ class Host:
                     HandshakeAdmission(config.enrolment, config.policy, self.audit, self._rates),
                     self._token_lives(),
                     announcement(config.leases, self.registry, self._sockets),
+                    partial(announced, capabilities),
                     saved,
                 ),
-                Lifecycle(gate, self.registry, self._liveness),
+                Lifecycle(
+                    gate,
+                    self.registry,
+                    self._liveness,
+                    DirectReports(self.registry, config.policy, self._direct),
+                ),
                 RegistryService(
                     gate, self.registry, self.watches, permits, config.base_urls, self._sockets, saved
+                ),
+                Broker(
+                    gate,
+                    config.policy,
+                    self.audit,
+                    capabilities,
+                    self._grants,
+                    DirectGrants(self.identities, self.registry),
                 ),
                 self.health,
             ],
             max_message_bytes=limits.max_message_bytes,
         )
+        services = knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
+        capability_calls = CapabilityCalls(self._grants, self.audit, self._rates)
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
         router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
         watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
@@ -188,6 +241,8 @@ class Host:
                 await (watch if scope["path"] == wire.WATCH_PATH else no_websocket)(scope, receive, send)
             elif scope["raw_path"].startswith(PREFIX):
                 await router(scope, receive, send)
+            elif scope["raw_path"].startswith(CAPABILITIES):
+                await capability_calls(scope, receive, send)
             elif scope["path"] in PATHS:
                 await probes(scope, receive, send)
             else:
@@ -225,7 +280,17 @@ class Host:
 
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""
-        return HostStatistics(self._admission.tally.statistics(), self._pool.statistics())
+        return HostStatistics(
+            self._admission.tally.statistics(), self._direct.statistics(), self._pool.statistics()
+        )
+
+    def revoke_grant(self, grant_id: str, why: str = "it has been revoked") -> bool:
+        """End leave to use a capability, with the calls in flight by it; return whether there was any."""
+        return self._grants.revoke(grant_id, why)
+
+    def revoke_grants(self, runtime_id: str, why: str = "they have been revoked") -> int:
+        """End a plugin's leave to use any capability, until it asks anew; return how many grants it had."""
+        return self._grants.revoke_all(runtime_id, why)
 
     async def add_plugin(self, url: str, *, host_url: str, self_id: str = "") -> str:
         """Give the plugin at `url`, which waits for its host, an identity; return its runtime id.
@@ -324,13 +389,18 @@ class Host:
         """
         self._end_identity(runtime_id, why)
         self.registry.remove_plugin(runtime_id)
-        for call in self.registry.calls(runtime_id):
-            call.cancel()
+        self.registry.cancel_calls(runtime_id)
 
     def _end_identity(self, runtime_id: str, why: str) -> None:
         if self.identities.entry(runtime_id) is not None:
             self.identities.revoke(runtime_id, why)
             self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
+
+    def _end_with_identity(self, runtime_id: str) -> None:
+        """End what a plugin has for as long as its identity, if that has ended."""
+        if self.identities.entry(runtime_id) is None:
+            self._grants.revoke_all(runtime_id, "the identity of its owner has ended")
+            self._direct.forget(runtime_id)
 
     def _forget(self, identity: Identity) -> None:
         _log.info("the identity of %s has expired", identity.runtime_id)

@@ -451,7 +451,7 @@ def _split(raw_path: bytes) -> _Path:
     """Return service type, provider and method of a path; the method stays as it was encoded."""
     parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
     wrong = len(parts) < 3 or not all(parts[:2]) or b"#" in raw_path  # noqa: PLR2004 - type, provider, method
-    if wrong or _climbs(parts[2]):
+    if wrong or climbs(parts[2]):
         raise RefusedError(
             400,
             "invalid service path format, expected /services/{type}/{provider-id}/{method}",
@@ -460,7 +460,7 @@ def _split(raw_path: bytes) -> _Path:
     return _Path(parts[0].decode("latin-1"), parts[1].decode("latin-1"), parts[2])
 
 
-def _climbs(path: bytes) -> bool:
+def climbs(path: bytes) -> bool:
     """Whether a path has segments that leave the place it is relative to, however they are spelled."""
     return any(segment.lower().replace(b"%2e", b".") in (b".", b"..") for segment in path.split(b"/"))
 
@@ -468,7 +468,7 @@ def _climbs(path: bytes) -> bool:
 def _target(path: _Path, provider: Registration) -> _Target:
     """Return where a path leads. Raises: ValueError for a base URL that is none."""
     origin, prefix = Origin.parse(provider.base_url)
-    endpoint = quote(provider.endpoint_path, safe="/%:@!$&'()*+,;=~").encode()
+    endpoint = encoded_endpoint(provider).encode()
     # A generated client asks for /package.Service/Method, and the provider's path says the service already.
     service = endpoint.strip(b"/")
     method = path.method.removeprefix(service + b"/") if service else path.method
@@ -480,6 +480,11 @@ def _target(path: _Path, provider: Registration) -> _Target:
         origin.host_header,
         prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
     )
+
+
+def encoded_endpoint(provider: Registration) -> str:
+    """Return the path of a service on its plugin as it stands in a URL."""
+    return quote(provider.endpoint_path, safe="/%:@!$&'()*+,;=~")
 
 
 def printable(value: bytes) -> str:

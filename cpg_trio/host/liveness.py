@@ -178,8 +178,7 @@ class Liveness:
         _log.warning("%s is gone", runtime_id)
         self._registry.remove_plugin(runtime_id)
         self._forget(runtime_id)
-        for call in self._registry.calls(runtime_id):
-            call.cancel()
+        self._registry.cancel_calls(runtime_id)
 
 
 class _Lease:

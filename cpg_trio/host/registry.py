@@ -138,7 +138,7 @@ class Registry:
     """The registrations of all plugins.
 
     `selection` is the strategy for each service type; others get `default_selection`. `rng` decides where
-    chance does.
+    chance does. `calls_elsewhere` tells how many calls a provider is busy with that are not routed.
     """
 
     def __init__(
@@ -147,11 +147,13 @@ class Registry:
         selection: Mapping[str, Selection] | None = None,
         default_selection: Selection = Selection.FIRST,
         limits: Limits | None = None,
+        calls_elsewhere: Callable[[str], int] = lambda _: 0,
         rng: random.Random | None = None,
     ) -> None:
         self._selection = dict(selection or {})
         self._default_selection = default_selection
         self._limits = limits or Limits()
+        self._calls_elsewhere = calls_elsewhere
         self._rng = rng or random.SystemRandom()
         self._by_type: dict[str, dict[str, Registration]] = {}  # then by runtime id
         self._by_id: dict[str, Registration] = {}
@@ -165,6 +167,7 @@ class Registry:
         """Tells it from another's, and from that of a host that has forgotten all."""
         self._listeners: list[Listener] = []
         self._plugin_listeners: list[Listener] = []
+        self._gone_listeners: list[Listener] = []
 
     @property
     def revision(self) -> int:
@@ -174,6 +177,10 @@ class Registry:
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with a service type after each change to its providers or their health."""
         self._listeners.append(listener)
+
+    def subscribe_gone(self, listener: Listener) -> None:
+        """Call `listener` with the runtime id of each plugin whose calls are cancelled."""
+        self._gone_listeners.append(listener)
 
     @contextmanager
     def watched_plugins(self, listener: Listener) -> Iterator[None]:
@@ -345,9 +352,16 @@ class Registry:
         """Return the routed calls that a provider is busy with."""
         return list(self._calls.get(runtime_id, ()))
 
+    def cancel_calls(self, runtime_id: str) -> None:
+        """Cancel the calls to a provider that is gone, wherever they are."""
+        for call in self.calls(runtime_id):
+            call.cancel()
+        for listener in self._gone_listeners:
+            listener(runtime_id)
+
     def calls_in_flight(self, runtime_id: str) -> int:
-        """Return how many routed calls a provider is busy with."""
-        return len(self._calls.get(runtime_id, ()))
+        """Return how many calls a provider is busy with, as far as it is known."""
+        return len(self._calls.get(runtime_id, ())) + self._calls_elsewhere(runtime_id)
 
     def providers(self, service_type: str) -> Sequence[Registration]:
         """Return all providers of a type, healthy or not, in the order of their registration."""

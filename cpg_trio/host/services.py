@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import attrs
@@ -25,6 +25,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
 from .charging import charge, retry_told
+from .direct import DirectReports
 from .egress import BaseUrls, check_base_url, check_control_url
 from .enrolment import Enrolment
 from .identity import Identities, Identity
@@ -160,12 +161,14 @@ class Handshake(HandshakeService):
         admission: HandshakeAdmission,
         lives: TokenLives,
         announced: Mapping[str, str],
+        offers: Callable[[], Sequence[pb.Capability]],
         saved: Saved,
     ) -> None:
         self._identities = identities
         self._admission = admission
         self._lives = lives
         self._announced = announced
+        self._offers = offers
         self._saved = saved
 
     async def handshake(self, request: pb.HandshakeRequest, ctx: Context, /) -> pb.HandshakeResponse:
@@ -181,6 +184,7 @@ class Handshake(HandshakeService):
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,
             server_metadata=self._announced,
+            host_capabilities=self._offers(),
         )
         if request.self_id:
             renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
@@ -295,10 +299,11 @@ def _check_versions(request: pb.HandshakeRequest) -> None:
 class Lifecycle(PluginLifecycleService):
     """`PluginLifecycle`: what plugins say of their own health. Each report is a heartbeat."""
 
-    def __init__(self, gate: Gate, registry: Registry, liveness: Liveness) -> None:
+    def __init__(self, gate: Gate, registry: Registry, liveness: Liveness, direct: DirectReports) -> None:
         self._gate = gate
         self._registry = registry
         self._liveness = liveness
+        self._direct = direct
 
     async def report_health(
         self, request: pb.ReportHealthRequest, ctx: Context, /
@@ -306,6 +311,8 @@ class Lifecycle(PluginLifecycleService):
         """Note the caller's health. Raises: ConnectError for a state that there is not."""
         caller = self._gate.caller(ctx, Kind.HEALTH_REPORT)
         health = _health(request)
+        with _codes():
+            self._direct.take(caller, request.direct_calls)
         if health != self._registry.health(caller.runtime_id):
             name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
             _log.info(

@@ -8,7 +8,7 @@ hub works out what it means for each watcher of that type.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -18,6 +18,8 @@ from cpg_trio._cell import Cell
 
 from .limits import LimitError, Limits
 from .registry import Registry, ServiceStatus
+
+_MOST_TOLD_OF = 100  # providers, or as many as there are types: of those before nobody waits for an answer
 
 
 @attrs.define
@@ -41,6 +43,8 @@ class News:
     revision: int
     """That of the registry."""
     statuses: Mapping[str, ServiceStatus]
+    gone: Sequence[str] = ()
+    """Providers that the watcher has been told of, and that are gone for good."""
 
 
 class Watch:
@@ -53,6 +57,8 @@ class Watch:
         self._registry = registry
         self._followers = followers
         self._followed: dict[str, _Followed] = {}
+        self._told_of: dict[str, None] = {}  # providers, the latest last
+        self._gone: dict[str, None] = {}
         self._changes = Cell(0)
         self._reader = self._changes.reader()
 
@@ -90,6 +96,13 @@ class Watch:
             followed.now = now
             self._wake()
 
+    def gone(self, runtime_id: str) -> None:
+        """Hear that a plugin is gone; tell the watcher if it knows it."""
+        if runtime_id in self._told_of:
+            del self._told_of[runtime_id]
+            self._gone[runtime_id] = None
+            self._wake()
+
     def close(self) -> None:
         """End the iteration, once what is news now has been read."""
         self._changes.close()
@@ -114,8 +127,14 @@ class Watch:
         fresh = {name: followed for name, followed in self._followed.items() if followed.is_news}
         for followed in fresh.values():
             followed.told = followed.now
+            if (provider := followed.now.provider) is not None:
+                self._told_of.pop(provider.runtime_id, None)
+                self._told_of[provider.runtime_id] = None
+        while len(self._told_of) > max(_MOST_TOLD_OF, len(self._followed)):
+            del self._told_of[next(iter(self._told_of))]
         statuses = {name: followed.now for name, followed in fresh.items()}
-        return News(self._registry.revision, statuses) if statuses else None
+        gone, self._gone = list(self._gone), {}
+        return News(self._registry.revision, statuses, gone) if statuses or gone else None
 
     def _wake(self) -> None:
         self._changes.set(self._changes.value + 1)
@@ -132,6 +151,7 @@ class WatchHub:
         self._followers: dict[str, dict[Watch, None]] = {}
         self._closed = False
         registry.subscribe(self._changed)
+        registry.subscribe_gone(self._gone)
 
     @contextmanager
     def watch(self, watcher: str) -> Iterator[Watch]:
@@ -178,3 +198,7 @@ class WatchHub:
     def _changed(self, service_type: str) -> None:
         for watch in self._followers.get(service_type, ()):
             watch.changed(service_type)
+
+    def _gone(self, runtime_id: str) -> None:
+        for watch in self._watches:
+            watch.gone(runtime_id)

@@ -224,4 +224,4 @@ def _refusal(error: ConnectError | LimitError | _NotOfferedError) -> tuple[int, 
 
 def _update(news: News) -> pb.WatchUpdate:
     events = [watch_event(service_type, status) for service_type, status in news.statuses.items()]
-    return pb.WatchUpdate(revision=news.revision, events=events)
+    return pb.WatchUpdate(revision=news.revision, events=events, gone=news.gone)

@@ -5,7 +5,10 @@ What stands on what:
     _handshake   the first word to a host
     _sockets     Unix sockets, where a plugin shares a directory with its host
     _session     an identity on a host, and the calls that carry it
+    _provider    who provides a service, as the host has said
+    direct       calls without the host in between
     dependency   a service that is required, and who provides it now
+    capability   what the plugin's host offers, and leave to use it
     discovery    how that is heard of: websocket, stream, or questions
     guard        who calls, before anything answers
     control      what a plugin serves for its host
@@ -19,6 +22,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as Heal
 from ._config import PluginConfig as PluginConfig
 from ._plugin import Middleware as Middleware
 from ._plugin import Plugin as Plugin
+from ._provider import Provider as Provider
 from ._runtime import RefusedError as RefusedError
+from .capability import Capability as Capability
 from .dependency import Dependency as Dependency
-from .dependency import Provider as Provider

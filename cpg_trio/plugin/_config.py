@@ -45,6 +45,8 @@ class PluginConfig:
     """Seconds from one health report to the next; None is what the host asks for."""
     grace_s: float = 10.0
     """Seconds that calls in flight may take to finish once a stop begins."""
+    direct_calls: bool = False
+    """Whether it calls those whom it requires without the host in between, where the host gives leave."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
 
     @classmethod
@@ -72,6 +74,7 @@ class PluginConfig:
                 enrolment_token=secret_from_environment("ENROLMENT_TOKEN", environment),
                 accept_unsigned=_flag("ACCEPT_UNSIGNED", environment),
                 control_bind=_control_bind(environment),
+                direct_calls=_flag("DIRECT_CALLS", environment),
                 serve=config_from_environment(environment),
             )
         except ValueError as error:

@@ -14,6 +14,7 @@ from cpg_trio.rpc import MAX_MESSAGE_BYTES, Service, application
 
 from ._config import PluginConfig
 from ._runtime import Declaration, Provided, Runtime
+from .capability import Capability
 from .dependency import Dependency
 
 Middleware: TypeAlias = Callable[[App], App]
@@ -74,6 +75,15 @@ class Plugin:
         dependency = Dependency(self._declared.self_id, service_type, min_version, required=required)
         self._declared.dependencies[service_type] = dependency
         return dependency
+
+    def capability(self, capability_type: str, *, min_version: str = "", reason: str = "") -> Capability:
+        """Use something that the plugin's host offers. `reason` is what it is told that this is for.
+
+        Raises: wire.InvalidError for a type or version that is none.
+        """
+        capability = Capability(capability_type, min_version, reason)
+        self._declared.capabilities.append(capability)
+        return capability
 
     def set_health(self, state: pb.HealthState, reason: str = "") -> None:
         """Say how the plugin is apart from its dependencies. The worse of the two is what it reports."""

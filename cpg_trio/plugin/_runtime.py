@@ -37,6 +37,7 @@ from ._config import PluginConfig
 from ._handshake import CALL_TIMEOUT_S, Introduction, shake_hands
 from ._session import Session, handshake, token_ttl_s
 from ._sockets import own_socket
+from .capability import Capability
 from .control import Control, PluginInfo
 from .dependency import Dependency
 from .discovery import follow
@@ -47,6 +48,7 @@ _T = TypeVar("_T")
 
 MANAGED_HOST_URL = "http://localhost:8080"  # where a managing host is, if it does not say
 
+_MOST_REPORTED = 100  # pairs of a service and a provider, of direct calls: a host takes no more at once
 _RENEWED_AT = 0.4, 0.6  # of the time that a token is good
 _SPREAD = 0.2  # of a heartbeat, in which plugins come back to a host that has forgotten them
 _LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
@@ -83,6 +85,7 @@ class Declaration:
     name: str
     provided: dict[str, Provided] = attrs.field(factory=dict)
     dependencies: dict[str, Dependency] = attrs.field(factory=dict)
+    capabilities: list[Capability] = attrs.field(factory=list)
     own_health: Cell[tuple[pb.HealthState, str]] = attrs.field(
         factory=lambda: Cell((pb.HEALTH_STATE_HEALTHY, ""))
     )
@@ -138,6 +141,7 @@ class Runtime:
         finally:
             for dependency in self._declared.dependencies.values():
                 dependency.forget()
+            self._let_use_capabilities(None)
         _log.info("%s has stopped", self._declared.self_id)
 
     async def _serve(
@@ -305,6 +309,7 @@ class Runtime:
             session = await self._find_host(pool, session)
             self._session = self._last_session = session
             self._has_started, self._lease_ends = True, -math.inf
+            self._let_use_capabilities(session)
             if await self._register(session, base_url):
                 await self._keep(session)
             session.void.set()
@@ -313,6 +318,10 @@ class Runtime:
             self._registrations.clear()
             # A host that has forgotten one plugin has forgotten all, and they are not to come back at once.
             await trio.sleep(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311
+
+    def _let_use_capabilities(self, session: Session | None) -> None:
+        for capability in self._declared.capabilities:
+            capability.begin(session)
 
     async def _find_host(self, pool: Pool, before: Session | None) -> Session:
         """Return an identity on a host, however long that takes; the one before if the host accepts it."""
@@ -338,7 +347,7 @@ class Runtime:
 
     async def _register(self, session: Session, base_url: str) -> bool:
         """Register all that is provided; return False if the host does not know the identity any more."""
-        metadata = {wire.BASE_URL_KEY: base_url}
+        metadata = {wire.BASE_URL_KEY: base_url, wire.DIRECT_KEY: "true"}
         if self._control_url:
             metadata[wire.CONTROL_URL_KEY] = self._control_url
         if session.socket_path:  # so the host can find ours, too
@@ -402,6 +411,9 @@ class Runtime:
             nursery.start_soon(follow, session, list(self._declared.dependencies.values()))
             nursery.start_soon(self._heartbeat, session)
             nursery.start_soon(self._renew, session)
+            if self._config.direct_calls:
+                for dependency in self._declared.dependencies.values():
+                    nursery.start_soon(dependency.direct.keep, session, dependency.changes)
             if self._config.host_url is None:
                 nursery.start_soon(self._make_room, session)
             await session.void.wait()
@@ -456,7 +468,7 @@ class Runtime:
             try:
                 answered = ResponseMetadata()
                 await session.lifecycle.report_health(
-                    self._health.value, timeout_s=timeout_s, metadata=answered
+                    self._with_direct_calls(), timeout_s=timeout_s, metadata=answered
                 )
                 self._lease_ends = began + session.lease_s
                 session.heard_from(answered.headers.get(wire.HOST_ID_HEADER, ""))
@@ -470,6 +482,15 @@ class Runtime:
                 self._tell(lost, error)
                 lost = True
                 wait = min(wait, next(delays))
+
+    def _with_direct_calls(self) -> pb.ReportHealthRequest:
+        """Return what is reported now, with what has been called without the host."""
+        report = pb.ReportHealthRequest()
+        report.CopyFrom(self._health.value)
+        for dependency in self._declared.dependencies.values():
+            report.direct_calls.extend(dependency.direct.report())
+        del report.direct_calls[_MOST_REPORTED:]
+        return report
 
     def _tell(self, lost: bool, error: ConnectError | None) -> None:  # noqa: FBT001 - what was, and what is
         """Log that the host is lost, or back: once each."""

@@ -12,7 +12,11 @@ import attrs
 import trio
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleClient, ServiceRegistryClient
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
+    CapabilityBrokerClient,
+    PluginLifecycleClient,
+    ServiceRegistryClient,
+)
 from cpg_trio.http1 import Pool, Way
 from cpg_trio.rpc import ClientConfig, PoolExchange, ResponseMetadata, UnaryExchange
 
@@ -74,6 +78,11 @@ class Session:
     def lifecycle(self) -> PluginLifecycleClient:
         """The host's lifecycle service, called as this plugin."""
         return PluginLifecycleClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
+
+    @property
+    def broker(self) -> CapabilityBrokerClient:
+        """The host's capability broker, called as this plugin."""
+        return CapabilityBrokerClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
     def renew(self, token: str) -> None:
         """Take another token. What has been sent with the one before is good all the same."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cached_property
 from typing import TypeVar
 
-import attrs
 import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -24,7 +21,9 @@ from cpg_trio.rpc import (
     WholeResponse,
 )
 
+from ._provider import Provider
 from ._session import Session
+from .direct import Direct
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -33,27 +32,6 @@ _MAX_TRIES = 3
 _NEWS_S = 1.0  # for the host's word on a provider that could not be reached
 _UNAUTHORIZED = 401
 _PROVIDER_IS_AWAY = frozenset({404, 502, 503})
-
-
-@attrs.frozen
-class Provider:
-    """Who provides a dependency now."""
-
-    runtime_id: str
-    version: str
-    degraded: bool
-    session: Session = attrs.field(repr=False)
-    endpoint_url: str
-
-    @cached_property
-    def base_url(self) -> str:
-        """Where the host takes calls to it."""
-        return f"{self.session.host_url}{self.endpoint_url}"
-
-    @classmethod
-    def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool) -> Provider:
-        """Return the provider that a host tells of in a session."""
-        return cls(endpoint.provider_id, endpoint.version, degraded, session, endpoint.endpoint_url)
 
 
 class Dependency:
@@ -71,6 +49,7 @@ class Dependency:
         self.min_version = min_version
         self.required = required
         self._provider: Cell[Provider | None] = Cell(None)
+        self.direct = Direct(owner, service_type)
 
     @property
     def provider(self) -> Provider | None:
@@ -102,7 +81,8 @@ class Dependency:
     def client(self, client_class: type[_C], config: ClientConfig | None = None) -> _C:
         """Return a typed client that calls whoever provides the dependency at the time of each call.
 
-        Its calls go through the host. They raise ConnectError `unavailable` at once while there is nobody.
+        Its calls go through the host, or directly if the plugin's configuration says so and the host gives
+        leave. They raise ConnectError `unavailable` at once while there is nobody.
         """
         return client_class("", _ToProvider(self), config)
 
@@ -174,6 +154,9 @@ class _ToProvider:
         async with AsyncExitStack() as stack:
             for tries_left in reversed(range(_MAX_TRIES)):
                 provider = self._dependency.callable_provider()
+                if (directly := await self._dependency.direct.open(stack, request, provider)) is not None:
+                    response = directly
+                    break
                 exchange = provider.session.exchange(_routed(request, provider))
                 response = await stack.enter_async_context(exchange)
                 _check_known(response, provider.session)
@@ -185,6 +168,8 @@ class _ToProvider:
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         for tries_left in reversed(range(_MAX_TRIES)):
             provider = self._dependency.callable_provider()
+            if (directly := await self._dependency.direct.unary(request, max_bytes, provider)) is not None:
+                return directly
             response = await provider.session.exchange.unary(_routed(request, provider), max_bytes)
             _check_known(response, provider.session)
             if not (tries_left and await self._goes_elsewhere(request, response, provider)):

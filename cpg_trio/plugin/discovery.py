@@ -27,9 +27,10 @@ from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 from ._backoff import backoff, retry_after_s
 from ._handshake import CALL_TIMEOUT_S
+from ._provider import Provider
 from ._session import Session
 from ._websocket import GarbledError, open_websocket
-from .dependency import Dependency, Provider
+from .dependency import Dependency
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -125,9 +126,12 @@ class _Socket:
 
     def _hear(self, update: pb.WatchUpdate) -> None:
         self._delays = backoff(self._session.heartbeat_s)
+        for runtime_id in update.gone:
+            for dependency in self._dependencies.values():
+                dependency.direct.gone(runtime_id)
         for event in update.events:
-            if (dependency := self._dependencies.get(event.service_type)) is not None:
-                dependency.hear(self._session, _provider(self._session, event))
+            if (followed := self._dependencies.get(event.service_type)) is not None:
+                followed.hear(self._session, _provider(self._session, event))
 
 
 def _header(socket: WebSocket, name: str) -> str:

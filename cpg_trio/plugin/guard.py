@@ -39,6 +39,7 @@ _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
 _RUNTIME_ID = wire.RUNTIME_ID_HEADER.lower().encode()
 _AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
 _BEARER = wire.BEARER_PREFIX.encode()
+_UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode(), b"true"
 _HIDDEN = frozenset({_CALLER, _RUNTIME_ID})
 _HIDDEN_OF_GRANT = _HIDDEN | {_AUTHORIZATION}
 _MOST_NAMES = 1000
@@ -286,7 +287,9 @@ class Guard:
             await refuse_websocket(send, _UNAUTHENTICATED, str(refused))
             return
         body = json.dumps({"code": Code.UNAUTHENTICATED.value, "message": str(refused)}).encode()
-        await send_response(send, _UNAUTHENTICATED, body, [(b"content-type", b"application/json")])
+        await send_response(
+            send, _UNAUTHENTICATED, body, [(b"content-type", b"application/json"), _UNDELIVERED]
+        )
 
 
 class _Refusals:

@@ -180,3 +180,23 @@ async def test_closing_ends_all_watches_and_those_that_come_later() -> None:
             late.subscribe("t")
             assert len([s async for s in early]) == 1
             assert len([s async for s in late]) == 1
+
+
+async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_of_no_others() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    for plugin, service_type in (("a-1", "a"), ("b-1", "b")):
+        registry.register(plugin, service_type, "1.0.0", "/x/", {})
+    with hub.watch("w-1") as watch:
+        watch.subscribe("a")
+        assert (await anext(watch)).gone == []
+        registry.cancel_calls("b-1")
+        registry.remove_plugin("a-1")
+        registry.cancel_calls("a-1")
+        news = await anext(watch)
+        assert news.gone == ["a-1"]
+        assert news.statuses["a"].provider is None
+        registry.cancel_calls("a-1")
+        with trio.move_on_after(0.01) as nothing_more:
+            await anext(watch)
+        assert nothing_more.cancelled_caught

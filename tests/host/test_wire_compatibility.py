@@ -27,6 +27,7 @@ from .calls import (
 )
 
 # All but the first are ours; a plugin that does not know them takes no notice.
+LOGGER = {"type": "logger", "version": "1.0.0", "endpoint": "http://host/broker"}
 SERVER_METADATA = {"server_version": "0.1.0", "heartbeat_interval_ms": "5000", "lease_ms": "15000"}
 NAME_RULE = r"contains invalid characters (must match: ^[a-zA-Z][a-zA-Z0-9_.\-]*$)"
 
@@ -40,6 +41,7 @@ async def test_a_handshake_with_a_self_id_gives_an_identity() -> None:
     assert re.fullmatch(r"my_probe-[0-9a-f]{16}", answer.pop("runtimeId"))
     assert re.fullmatch(r"[A-Za-z0-9._-]+", answer.pop("runtimeToken"))
     assert len(answer["serverMetadata"].pop("host_id")) == 16
+    assert answer.pop("hostCapabilities") == [LOGGER]
     assert answer == {**VERSIONS, "serverMetadata": {**SERVER_METADATA, "token_ttl_ms": "86400000"}}
 
 
@@ -48,7 +50,8 @@ async def test_a_handshake_without_a_self_id_gives_none(more: dict[str, Any]) ->
     async with running() as host:
         status, answer = await host.post(HANDSHAKE, {**COOKIE, **VERSIONS, **more})
     assert answer["serverMetadata"].pop("host_id")
-    assert (status, answer) == (200, {**VERSIONS, "serverMetadata": SERVER_METADATA})
+    announced = {"hostCapabilities": [LOGGER], "serverMetadata": SERVER_METADATA}
+    assert (status, answer) == (200, {**VERSIONS, **announced})
 
 
 async def test_proto_names_are_understood_in_json() -> None:
@@ -265,12 +268,6 @@ async def test_what_is_not_there_is_404_in_text(path: str) -> None:
     assert (response.status_code, response.text) == (404, "404 page not found\n")
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert response.headers["x-content-type-options"] == "nosniff"
-
-
-async def test_a_host_without_a_capability_broker_says_that_it_is_not_there() -> None:
-    async with running() as host:
-        response = await host.http.post("/connectplugin.v1.CapabilityBroker/RequestCapability", json={})
-    assert (response.status_code, response.text) == (404, "404 page not found\n")
 
 
 async def test_get_on_a_method_is_405() -> None:

@@ -188,14 +188,32 @@ class SetRuntimeIdentityResponse(_message.Message):
     def __init__(self, acknowledged: _Optional[bool] = ...) -> None: ...
 
 class ReportHealthRequest(_message.Message):
-    __slots__ = ("state", "reason", "unavailable_dependencies")
+    __slots__ = ("state", "reason", "unavailable_dependencies", "direct_calls")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_DEPENDENCIES_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_CALLS_FIELD_NUMBER: _ClassVar[int]
     state: HealthState
     reason: str
     unavailable_dependencies: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, state: _Optional[_Union[HealthState, str]] = ..., reason: _Optional[str] = ..., unavailable_dependencies: _Optional[_Iterable[str]] = ...) -> None: ...
+    direct_calls: _containers.RepeatedCompositeFieldContainer[DirectCalls]
+    def __init__(self, state: _Optional[_Union[HealthState, str]] = ..., reason: _Optional[str] = ..., unavailable_dependencies: _Optional[_Iterable[str]] = ..., direct_calls: _Optional[_Iterable[_Union[DirectCalls, _Mapping]]] = ...) -> None: ...
+
+class DirectCalls(_message.Message):
+    __slots__ = ("service_type", "provider_id", "series", "calls", "failed", "in_flight")
+    SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    service_type: str
+    provider_id: str
+    series: int
+    calls: int
+    failed: int
+    in_flight: int
+    def __init__(self, service_type: _Optional[str] = ..., provider_id: _Optional[str] = ..., series: _Optional[int] = ..., calls: _Optional[int] = ..., failed: _Optional[int] = ..., in_flight: _Optional[int] = ...) -> None: ...
 
 class ReportHealthResponse(_message.Message):
     __slots__ = ()
@@ -297,14 +315,16 @@ class WatchServiceEvent(_message.Message):
     def __init__(self, service_type: _Optional[str] = ..., state: _Optional[_Union[ServiceState, str]] = ..., endpoint: _Optional[_Union[ServiceEndpoint, _Mapping]] = ...) -> None: ...
 
 class RequestCapabilityRequest(_message.Message):
-    __slots__ = ("capability_type", "min_version", "reason")
+    __slots__ = ("capability_type", "min_version", "reason", "provider_id")
     CAPABILITY_TYPE_FIELD_NUMBER: _ClassVar[int]
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     capability_type: str
     min_version: str
     reason: str
-    def __init__(self, capability_type: _Optional[str] = ..., min_version: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    provider_id: str
+    def __init__(self, capability_type: _Optional[str] = ..., min_version: _Optional[str] = ..., reason: _Optional[str] = ..., provider_id: _Optional[str] = ...) -> None: ...
 
 class RequestCapabilityResponse(_message.Message):
     __slots__ = ("grant",)
@@ -313,18 +333,22 @@ class RequestCapabilityResponse(_message.Message):
     def __init__(self, grant: _Optional[_Union[CapabilityGrant, _Mapping]] = ...) -> None: ...
 
 class CapabilityGrant(_message.Message):
-    __slots__ = ("grant_id", "endpoint_url", "bearer_token", "capability_type", "version")
+    __slots__ = ("grant_id", "endpoint_url", "bearer_token", "capability_type", "version", "expires_in_ms", "provider_id")
     GRANT_ID_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_URL_FIELD_NUMBER: _ClassVar[int]
     BEARER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_TYPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     grant_id: str
     endpoint_url: str
     bearer_token: str
     capability_type: str
     version: str
-    def __init__(self, grant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., bearer_token: _Optional[str] = ..., capability_type: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    expires_in_ms: int
+    provider_id: str
+    def __init__(self, grant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., bearer_token: _Optional[str] = ..., capability_type: _Optional[str] = ..., version: _Optional[str] = ..., expires_in_ms: _Optional[int] = ..., provider_id: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("subscribe", "unsubscribe")
@@ -343,14 +367,16 @@ class WatchSubscription(_message.Message):
     def __init__(self, service_type: _Optional[str] = ..., min_version: _Optional[str] = ...) -> None: ...
 
 class WatchUpdate(_message.Message):
-    __slots__ = ("revision", "events", "refusals")
+    __slots__ = ("revision", "events", "refusals", "gone")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     revision: int
     events: _containers.RepeatedCompositeFieldContainer[WatchServiceEvent]
     refusals: _containers.RepeatedCompositeFieldContainer[WatchRefusal]
-    def __init__(self, revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[WatchServiceEvent, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[WatchRefusal, _Mapping]]] = ...) -> None: ...
+    gone: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[WatchServiceEvent, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[WatchRefusal, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchRefusal(_message.Message):
     __slots__ = ("service_type", "message")

@@ -1,0 +1,159 @@
+"""The way to the host's capabilities: `/capabilities/{type}/{grant}/package.Service/Method`.
+
+Who shows a grant that is good gets to the capability's application, which is told whose grant it is and
+nothing that proves it. A call ends with its grant. Refusals have the words that other implementations use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import unquote, unquote_to_bytes
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio.asgi import HeaderList, Message, Receive, ResponseAbortedError, Scope, Send, send_text
+from cpg_trio.rpc import Caller
+
+from .admission import climbs, printable
+from .audit import Action, Audit
+from .charging import RETRY_AFTER
+from .grants import Grant, Grants, InvalidGrantError
+from .peers import Peer
+from .rates import Kind, Rates
+
+PREFIX = b"/capabilities/"
+
+_AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
+_RUNTIME_ID = wire.RUNTIME_ID_HEADER.lower().encode()
+_OURS = b"x-plugin-"
+_CREDENTIALS = frozenset({_AUTHORIZATION, b"cookie", b"proxy-authorization"})
+
+
+class _RefusedError(Exception):
+    """A call that goes nowhere; with how long its caller has to wait, if that is why, in seconds."""
+
+    def __init__(self, status: int, text: str, wait_s: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.fields = [(RETRY_AFTER.encode(), b"%d" % wait_s)] if wait_s else []
+
+
+def _too_often(wait_s: int) -> _RefusedError:
+    return _RefusedError(429, "Rate limit exceeded", wait_s)
+
+
+@attrs.frozen
+class _Path:
+    """What a path asks for."""
+
+    capability_type: str
+    grant_id: str
+    rest: bytes
+    """As it was encoded, with its slash."""
+
+
+class CapabilityCalls:
+    """The ASGI application under `/capabilities/`. Calls never wait for each other."""
+
+    def __init__(self, grants: Grants, audit: Audit, rates: Rates) -> None:
+        self._grants = grants
+        self._audit = audit
+        self._rates = rates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        try:
+            path = _split(scope["raw_path"])
+            grant = self._granted(path, scope)
+        except _RefusedError as refused:
+            refused = self._noted(refused, scope)
+            await send_text(send, refused.status, f"{refused.text}\n", refused.fields)
+            return
+        await self._pass_on(grant, _as_passed_on(scope, path, grant), receive, send)
+
+    def _granted(self, path: _Path, scope: Scope) -> Grant:
+        credentials = _credentials(scope["headers"])
+        authorization = credentials.get(_AUTHORIZATION, "")
+        if not authorization.startswith(wire.BEARER_PREFIX):
+            raise _RefusedError(401, "missing or invalid authorization header")
+        token = authorization.removeprefix(wire.BEARER_PREFIX)
+        runtime_id = credentials.get(_RUNTIME_ID, "")
+        try:
+            grant = self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
+        except InvalidGrantError as error:
+            raise _RefusedError(401, str(error)) from None
+        if wait_s := self._rates.take(Kind.CAPABILITY_CALL, grant.owner.runtime_id):
+            raise _too_often(wait_s)
+        return grant
+
+    def _noted(self, refused: _RefusedError, scope: Scope) -> _RefusedError:
+        """Return the answer to a refused call, once that is in the audit trail, or too much for it."""
+        client = scope.get("client")
+        peer = Peer(client[0] if client else "")
+        if not refused.fields and (wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key)):
+            return _too_often(wait_s)
+        claimed = _credentials(scope["headers"]).get(_RUNTIME_ID, "")
+        parts = scope["raw_path"].split(b"/", 3)
+        self._audit.denied(
+            Action.USE,
+            claimed,
+            printable(b"/".join(parts[1:3])),  # the rest of it names a grant
+            reason=refused.text,
+            address=peer.address,
+        )
+        return refused
+
+    async def _pass_on(self, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
+        last: Message | None = None
+
+        async def noting(message: Message) -> None:
+            nonlocal last
+            last = message
+            await send(message)
+
+        with self._grants.call(grant) as call:
+            await grant.capability.application(scope, receive, noting)
+        if call.cancelled_caught:
+            await _break_off(send, last)
+
+
+async def _break_off(send: Send, last: Message | None) -> None:
+    """End a call whose grant has ended before it. `last` is what its client has been sent last."""
+    if last is None:
+        await send_text(send, 401, "grant expired\n")
+    elif last["type"] == "http.response.start" or last.get("more_body", False):
+        raise ResponseAbortedError("the grant has ended")
+
+
+def _split(raw_path: bytes) -> _Path:
+    parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
+    wrong = len(parts) < 3 or not all(parts[:2])  # noqa: PLR2004 - type, grant, and the rest
+    if wrong or climbs(unquote_to_bytes(parts[2])):
+        raise _RefusedError(400, "invalid capability path")
+    capability_type, grant_id = (unquote(part.decode("latin-1")) for part in parts[:2])
+    return _Path(capability_type, grant_id, b"/" + parts[2])
+
+
+def _credentials(headers: HeaderList) -> Mapping[bytes, str]:
+    """Return the first value of each header by its name in lower case."""
+    return {name.lower(): value.decode("latin-1") for name, value in reversed(headers)}
+
+
+def _as_passed_on(scope: Scope, path: _Path, grant: Grant) -> Scope:
+    """Return a scope as the capability's application gets it."""
+    caller = Caller(grant.owner.runtime_id, grant.owner.self_id)
+    return {
+        **scope,
+        "raw_path": path.rest,
+        "path": unquote(path.rest.decode("ascii")),
+        "headers": [field for field in scope["headers"] if not _is_credential(field[0])],
+        "state": {**(scope.get("state") or {}), "caller": caller},
+    }
+
+
+def _is_credential(name: bytes) -> bool:
+    # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID, and so on.
+    normal = name.lower().replace(b"_", b"-")
+    return normal in _CREDENTIALS or normal.startswith(_OURS)

@@ -1,0 +1,205 @@
+"""Calls between plugins without the host in between: who may make them, and what they come to.
+
+The host gives a caller a statement that its provider can check by itself (see `cpg_trio.assertions`). It
+names the caller, the provider and the service, and is good for a short time: the host cannot take it back.
+What is called so the callers report, so that the host knows how busy a provider is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from typing import TypeAlias
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.assertions import Assertion, Purpose, sign
+from cpg_trio.http1 import Origin
+from cpg_trio.logs import LineLog
+
+from .admission import encoded_endpoint
+from .identity import Identities, Identity
+from .peers import parse_address
+from .policy import Policy
+from .registry import NoProviderError, Registration, Registry
+
+GRANT_S = 60.0
+"""How long a caller may call a provider directly before it has to ask again, in seconds."""
+
+_MOST_REPORTED = 100  # entries at once
+_MOST_AT_ONCE = 1000  # calls of one plugin to another, that count: as many connections does it open
+_calls = LineLog("cpg_trio.router")
+
+
+class NotDirectlyError(Exception):
+    """A service that cannot be called directly now; the message says why. It can be called by the router."""
+
+
+@attrs.frozen
+class DirectGrant:
+    """Leave to call one provider directly."""
+
+    provider: Registration
+    endpoint_url: str
+    """The provider's own URL and the service's path there."""
+    token: str = attrs.field(repr=False)
+
+
+class DirectGrants:
+    """Gives leave to call providers directly. It is not asked whether the caller may."""
+
+    def __init__(self, identities: Identities, registry: Registry) -> None:
+        self._identities = identities
+        self._registry = registry
+
+    def issue(
+        self, caller: Identity, service_type: str, min_version: str = "", provider_id: str = ""
+    ) -> DirectGrant:
+        """Return a grant for the provider that is wanted, or for whom discovery offers.
+
+        Raises: NotDirectlyError; wire.InvalidError for a minimum that is no version.
+        """
+        provider = self._provider(service_type, min_version, provider_id)
+        entry = self._identities.entry(provider.runtime_id)
+        if entry is None or provider.metadata.get(wire.DIRECT_KEY) != "true":
+            raise NotDirectlyError(f"{provider.runtime_id} does not take calls but through the host")
+        origin, path = _place(provider)
+        if _is_local(origin.host) and not (_is_local(caller.address) or not caller.address):
+            raise NotDirectlyError(f"{provider.runtime_id} is reached on the host's own machine only")
+        url = f"{origin.scheme}://{origin.host_header.decode()}{path}"
+        statement = Assertion(
+            caller.runtime_id, caller.self_id, provider.runtime_id, path, time.time() + GRANT_S
+        )
+        return DirectGrant(provider, url, sign(entry.digest, Purpose.DIRECT, statement))
+
+    def _provider(self, service_type: str, min_version: str, provider_id: str) -> Registration:
+        if not provider_id:
+            try:
+                return self._registry.discover(service_type, min_version)[0]
+            except NoProviderError as error:
+                raise NotDirectlyError(str(error)) from None
+        provider = self._registry.provider(service_type, provider_id)
+        if provider is None or not wire.satisfies(provider.version, min_version):
+            raise NotDirectlyError(f"{provider_id} does not provide {service_type} {min_version}".rstrip())
+        if not self._registry.health(provider_id).callable:
+            raise NotDirectlyError(f"{provider_id} gets no calls now")
+        return provider
+
+
+def _place(provider: Registration) -> tuple[Origin, str]:
+    """Return where a provider is, and the path of its service there, as it is encoded."""
+    try:
+        origin, prefix = Origin.parse(provider.base_url)
+    except ValueError:
+        raise NotDirectlyError(f"{provider.runtime_id} has registered no URL that it is reached at") from None
+    if provider.address and origin.scheme == "http":
+        # What was checked is what the caller gets: a name may lead it elsewhere. Certificates have names.
+        origin = attrs.evolve(origin, host=provider.address)
+    return origin, prefix.decode() + encoded_endpoint(provider)
+
+
+def _is_local(host: str) -> bool:
+    address = parse_address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+@attrs.frozen
+class DirectStatistics:
+    """What plugins have reported of their direct calls since the host began.
+
+    `calls` were begun, of which `in_flight` had not ended at the last report, and `failed` have ended without
+    the whole answer of a provider.
+    """
+
+    calls: int
+    in_flight: int
+    failed: int
+
+
+@attrs.frozen
+class _Said:
+    """What a caller has last reported of its calls to a provider of a service."""
+
+    series: int = 0
+    calls: int = 0
+    failed: int = 0
+    in_flight: int = 0
+
+
+Report: TypeAlias = Iterable[pb.DirectCalls]
+
+
+class DirectTally:
+    """Adds up what callers report, each report once, however often it comes.
+
+    A report has the numbers since its series began, so that one that is lost is made good by the next.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[str, dict[tuple[str, str], _Said]] = {}  # by provider, then by caller and service
+        self._calls = self._failed = 0
+
+    def report(self, caller: str, report: Report) -> None:
+        """Take a report, which has been validated."""
+        for said in report:
+            self._take(caller, said)
+
+    def in_flight(self, provider: str) -> int:
+        """Return how many direct calls a provider was busy with, by what their callers reported last."""
+        return sum(said.in_flight for said in self._said.get(provider, {}).values())
+
+    def forget(self, runtime_id: str) -> None:
+        """Expect no more of a plugin that is gone, nor of calls to it. The sums stay."""
+        self._said.pop(runtime_id, None)
+        for provider, of in list(self._said.items()):
+            self._said[provider] = {pair: said for pair, said in of.items() if pair[0] != runtime_id}
+
+    def statistics(self) -> DirectStatistics:
+        """Return the numbers of this moment."""
+        return DirectStatistics(self._calls, sum(map(self.in_flight, self._said)), self._failed)
+
+    def _take(self, caller: str, said: pb.DirectCalls) -> None:
+        of_provider = self._said.setdefault(said.provider_id, {})
+        pair = caller, said.service_type
+        before = of_provider.get(pair, _Said())
+        if before.series != said.series:
+            before = _Said(said.series)
+        calls, failed = max(before.calls, said.calls), max(before.failed, said.failed)
+        in_flight = min(said.in_flight, _MOST_AT_ONCE)
+        of_provider[pair] = _Said(said.series, calls, failed, in_flight)
+        self._calls += calls - before.calls
+        self._failed += failed - before.failed
+        if calls > before.calls:
+            _calls.info(
+                f"[DIRECT] {caller} → {said.provider_id} {calls - before.calls} calls,"
+                f" {failed - before.failed} failed, {in_flight} in flight (service: {said.service_type})"
+            )
+
+
+class DirectReports:
+    """Takes what plugins report of their direct calls, as far as it is theirs to say."""
+
+    def __init__(self, registry: Registry, policy: Policy, tally: DirectTally) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._tally = tally
+
+    def take(self, caller: Identity, report: Collection[pb.DirectCalls]) -> None:
+        """Take a report. What it says of providers that there are not, or not for the caller, is left out.
+
+        Raises: wire.InvalidError for one that makes no sense, and then nothing has changed.
+        """
+        if len(report) > _MOST_REPORTED:
+            raise wire.InvalidError(
+                f"too many entries of direct calls: {len(report)} (max: {_MOST_REPORTED})"
+            )
+        for said in report:
+            if said.failed + said.in_flight > said.calls:
+                raise wire.InvalidError("more direct calls failed or are in flight than were begun")
+        self._tally.report(caller.runtime_id, [said for said in report if self._is_of_caller(caller, said)])
+
+    def _is_of_caller(self, caller: Identity, said: pb.DirectCalls) -> bool:
+        provided = self._registry.provider(said.service_type, said.provider_id) is not None
+        return provided and self._policy.may_call_directly(caller, said.service_type)
