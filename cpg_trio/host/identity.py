@@ -58,7 +58,7 @@ class Entry:
     expires_at: float
     """When the last of its tokens expires, on the clock of the identities, in seconds."""
     tokens: dict[bytes, float] = attrs.field(factory=dict, repr=False)
-    """When each token expires, by digest."""
+    """When each token expires, by digest, in the order in which the host heard of them."""
 
 
 @attrs.frozen
@@ -168,9 +168,9 @@ class Identities:
         self._drop_expired()
         entry = self._entries.get(runtime_id)
         digest = token_digest(token)
-        if entry is not None and (expires_at := entry.tokens.get(digest, 0.0)) > self._clock():
+        if entry is not None and entry.tokens.get(digest, 0.0) > self._clock():
             if digest != entry.digest:
-                self._shown(entry, digest, expires_at)
+                self._shown(entry, digest)
             return entry.identity
         return self._recognised(runtime_id, token, digest)
 
@@ -235,9 +235,10 @@ class Identities:
         entry.tokens[digest] = expires_at
         entry.expires_at = max(entry.expires_at, expires_at)
 
-    def _shown(self, entry: Entry, digest: bytes, expires_at: float) -> None:
-        """Note that a plugin has shown a token; an older one may still be on its way in some call."""
-        if expires_at >= entry.tokens.get(entry.digest, 0.0):
+    def _shown(self, entry: Entry, digest: bytes) -> None:
+        """Note that a plugin has shown a token; one of before may still be on its way in some call."""
+        order = list(entry.tokens)
+        if entry.digest not in order or order.index(digest) > order.index(entry.digest):
             entry.digest = digest
             self._announce(entry.identity.runtime_id)
 
@@ -257,7 +258,7 @@ class Identities:
             self.restore(entry)
         else:
             self._add_token(entry, digest, expires_at)
-            self._shown(entry, digest, expires_at)
+            self._shown(entry, digest)
         self._on_accepted(entry.identity)
         return entry.identity
 

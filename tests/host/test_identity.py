@@ -211,6 +211,15 @@ def test_a_token_that_is_still_on_its_way_does_not_bring_an_older_digest_back(
     assert entry.digest == token_digest(second)
 
 
+def test_a_newer_token_is_the_newer_one_also_if_it_is_good_for_a_shorter_time(identities: Identities) -> None:
+    identity, _ = identities.issue("x")
+    second = identities.renew(identity, ttl_s=1)
+    identities.authenticate(identity.runtime_id, second)
+    entry = identities.entry(identity.runtime_id)
+    assert entry
+    assert entry.digest == token_digest(second)
+
+
 def test_tokens_that_have_expired_do_not_pile_up(identities: Identities, clock: Clock) -> None:
     identity, _ = identities.issue("x")
     for _ in range(1000):
