@@ -39,6 +39,7 @@ from cpg_trio.http1 import (
     RelayCall,
     Request,
     Response,
+    ServerConnection,
     UpstreamError,
 )
 from cpg_trio.http1 import RefusedError as RelayRefusedError
@@ -101,7 +102,7 @@ class RouterGateway:
         """Whether a request is the router's."""
         return target.startswith(PREFIX)
 
-    def admit(self, request: IncomingRequest) -> _Forward:
+    def admit(self, request: IncomingRequest, _client: ServerConnection, /) -> _Forward:
         """Return what to do with a request. Raises: http1.RefusedError."""
         said = request.head.remembered
         if not isinstance(said, _Said):

@@ -99,8 +99,8 @@ class Gateway(Protocol):
     def claims(self, target: bytes, /) -> bool:
         """Whether a request for this target is the gateway's at all."""
 
-    def admit(self, request: IncomingRequest) -> Forward:
-        """Return what to do with a request. Raises: RefusedError."""
+    def admit(self, request: IncomingRequest, client: ServerConnection, /) -> Forward:
+        """Return what to do with a request of a client's. Raises: RefusedError."""
 
 
 class Relay:
@@ -115,13 +115,12 @@ class Relay:
     def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Begin to relay a request that has come whole."""
         try:
-            forward = self._gateway.admit(request)
+            forward = self._gateway.admit(request, client)
         except RefusedError as refused:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
         call = RelayCall(client, request, forward, self._pool, self._heads_back)
-        # What is said in TLS cannot be read at once: it may have to wait for the other half of a record.
-        kept = None if forward.origin.scheme == "https" else self._pool.take(forward.origin)
+        kept = self._pool.take(forward.origin)
         if kept is None:
             client.hand_over(call.run)
         else:
@@ -130,7 +129,7 @@ class Relay:
     async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Relay a request whose head has been read."""
         try:
-            forward = self._gateway.admit(request)
+            forward = self._gateway.admit(request, client)
         except RefusedError as refused:
             client.last = client.last or not request.complete
             await client.write(client.plain(refused.status, refused.text, refused.fields))

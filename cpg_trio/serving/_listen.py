@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from cpg_trio.serving._config import BindError
+from cpg_trio.serving._errors import BindError
 
 _UNIX = "unix:"
 # To connect is to write. The group is there for programs under users of their own that share a directory, as
@@ -37,13 +37,18 @@ async def listening(binds: Sequence[str], backlog: int) -> AsyncIterator[list[tr
         yield listeners
 
 
-def url(listener: trio.SocketListener) -> str:
-    """Return where clients find this listener: an http URL, or `unix:` and a path."""
+def is_unix(listener: trio.SocketListener) -> bool:
+    """Whether a listener's clients come by a Unix socket."""
+    return listener.socket.family == socket.AF_UNIX
+
+
+def url(listener: trio.SocketListener, scheme: str) -> str:
+    """Return where clients find this listener: a URL, or `unix:` and a path."""
     name = listener.socket.getsockname()
-    if listener.socket.family == socket.AF_UNIX:
+    if is_unix(listener):
         return f"{_UNIX}{name}"
     host = f"[{name[0]}]" if listener.socket.family == socket.AF_INET6 else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{scheme}://{host}:{name[1]}"
 
 
 async def _open(bind: str, backlog: int) -> list[trio.SocketListener]:

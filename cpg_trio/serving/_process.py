@@ -15,7 +15,9 @@ import attrs
 import trio
 
 from cpg_trio import logs
-from cpg_trio.serving._config import ServeConfig, StartError, logger
+from cpg_trio.serving._config import ServeConfig
+from cpg_trio.serving._errors import StartError, logger
+from cpg_trio.serving._tls import tls_from_environment
 
 _MOST_YOUNG_OBJECTS = 20_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -71,14 +73,17 @@ def port_from_environment(default: int, environment: Mapping[str, str] | None = 
 
 
 def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
-    """Return how to serve, as `HTTP_SERVER` says. Raises: StartError for a server that there is not.
+    """Return how to serve, as `HTTP_SERVER` and the `TLS_` variables say. Raises: StartError for nonsense.
 
-    `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own.
+    `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own. `TLS_CERT`,
+    `TLS_KEY` and `TLS_CA` are files, and `TLS_CLIENTS` is `none`, `optional` or `required`: see `TlsConfig`.
     """
-    chosen = (os.environ if environment is None else environment).get("HTTP_SERVER", "")
+    environment = os.environ if environment is None else environment
+    chosen = environment.get("HTTP_SERVER", "")
     if chosen not in {"", "hypercorn"}:
         raise StartError(f"HTTP_SERVER must be 'hypercorn', or not be set, not {chosen!r}")
-    return ServeConfig(hypercorn_only=True) if chosen else ServeConfig()
+    config = ServeConfig(tls=tls_from_environment(environment))
+    return attrs.evolve(config, hypercorn_only=True) if chosen else config
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 import trio
 
-from cpg_trio.http1 import Origin, Request
+from cpg_trio.http1 import Channel, Origin, Request
+from cpg_trio.http1.channel import RECEIVE_BYTES
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from cpg_trio.asgi import HeaderList
+    from cpg_trio.http1.readiness import Readiness, Watcher
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -55,6 +58,56 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         await self.stream.send_all(data)
+
+
+class StreamChannel(Channel):
+    """A channel over a stream in memory, where every send and every read is a step that a test sees."""
+
+    may_have_more = drained = False
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    @property
+    def socket(self) -> socket.socket:
+        raise NotImplementedError
+
+    async def receive(self) -> bytes:
+        return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+
+    def receive_nowait(self) -> bytes | None:
+        return None
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def send_some(self, data: bytes | memoryview) -> int:
+        await self._stream.send_all(data)
+        return len(data)
+
+    def send_nowait(self, _data: bytes | memoryview) -> int:
+        return 0
+
+    async def wait_readable(self) -> None:
+        raise NotImplementedError
+
+    async def wait_writable(self) -> None:
+        raise NotImplementedError
+
+    def has_news(self) -> bool:
+        return False
+
+    def watch(self, readiness: Readiness, watcher: Watcher) -> None:
+        raise NotImplementedError
+
+    def ignore(self, *, for_good: bool = False) -> None:
+        raise NotImplementedError
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        raise NotImplementedError
+
+    def close(self, *, reset: bool = False) -> None:
+        raise NotImplementedError
 
 
 Handler: TypeAlias = "Callable[[Peer], Awaitable[None]]"
