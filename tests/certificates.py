@@ -13,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cpg_trio.serving import Clients, TlsConfig
+
 WORKLOAD = "spiffe://test/own"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -41,6 +43,9 @@ class Files:
     @property
     def environment(self) -> dict[str, str]:
         return {"TLS_CERT": str(self.cert), "TLS_KEY": str(self.key), "TLS_CA": str(self.ca)}
+
+    def config(self, clients: Clients = Clients.OPTIONAL) -> TlsConfig:
+        return TlsConfig(cert_file=self.cert, key_file=self.key, ca_file=self.ca, clients=clients)
 
     def server_context(self) -> ssl.SSLContext:
         """Another's server: it asks for no certificate."""

@@ -57,20 +57,6 @@ async def once(*chunks: bytes) -> AsyncGenerator[bytes, None]:
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[trio.SocketStream]:
-    """Return a list to which every stream is added that the pool opens."""
-    opened: list[trio.SocketStream] = []
-    open_tcp_stream = trio.open_tcp_stream
-
-    async def recording(host: str, port: int) -> trio.SocketStream:
-        opened.append(await open_tcp_stream(host, port))
-        return opened[-1]
-
-    monkeypatch.setattr(trio, "open_tcp_stream", recording)
-    return opened
-
-
-@pytest.fixture
 def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
     """Return a list to which the socket of every connection is added that the pool opens."""
     opened: list[socket.socket] = []
