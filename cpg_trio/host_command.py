@@ -10,12 +10,12 @@ import trio
 
 from . import wire
 from .host import DEFAULT_PORT, BaseUrls, Host, HostConfig, LeaseConfig, Selection
-from .serving import StartError, config_from_environment, port_from_environment
+from .serving import StartError, bind_from_environment, config_from_environment
 
 
 async def host(stop: trio.Event) -> None:
     """Run a host until `stop` is set."""
-    await Host(host_config(os.environ)).serve(stop, bind=f"0.0.0.0:{port_from_environment(DEFAULT_PORT)}")
+    await Host(host_config(os.environ)).serve(stop, bind=bind_from_environment("127.0.0.1", DEFAULT_PORT))
 
 
 def host_config(environment: Mapping[str, str]) -> HostConfig:
@@ -25,7 +25,11 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
     if base_urls not in allowed:
         raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
     state, sockets = environment.get("STATE_PATH"), environment.get("SOCKET_DIR")
+    plaintext = environment.get("ALLOW_PLAINTEXT") or "false"
+    if plaintext not in {"true", "false"}:
+        raise StartError(f"ALLOW_PLAINTEXT must be 'true' or 'false', not {plaintext!r}")
     return HostConfig(
+        allow_plaintext=plaintext == "true",
         base_urls=BaseUrls(base_urls),
         leases=_leases(environment),
         selection=_selection(environment),

@@ -25,6 +25,7 @@ from cpg_trio.serving import ServeConfig, serve
 from .admission import PREFIX, Admission, MayCall, everybody
 from .control import client_of
 from .egress import BaseUrls
+from .exposure import check_exposure
 from .health import HostHealth
 from .identity import Identities, Identity
 from .liveness import LeaseConfig, Liveness
@@ -67,6 +68,9 @@ class HostConfig:
     socket_dir: Path | None = None
     """A directory that the host shares with plugins, for calls by Unix sockets in it."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
+    """How it serves. Its `tls` is what the host calls plugins with, too."""
+    allow_plaintext: bool = False
+    """Whether it may listen without TLS where other machines reach it."""
 
 
 @attrs.frozen
@@ -91,7 +95,8 @@ class Host:
         self.identities = Identities(ttl_s=self._config.token_ttl_s, on_expired=self._forget)
         self.watches = WatchHub(self.registry)
         self.health = HostHealth(self.registry)
-        self._pool = Pool(idle_expiry_s=_KEEP_S)
+        self._contexts = self._config.serve.tls.client_contexts()
+        self._pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts)
         self._sockets = Sockets(self._config.socket_dir, self._pool)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(self.identities, self.registry, self._config.may_call)
@@ -100,8 +105,9 @@ class Host:
     async def application(self) -> AsyncIterator[App]:
         """Yield the host as an ASGI application, which holds connections to plugins until the block ends.
 
-        Raises: serving.StartError if it cannot keep its state where it is to.
+        Raises: serving.StartError if it cannot keep its state where it is to, or use its files for TLS.
         """
+        self._contexts.check()
         async with (
             self._pool,
             journaled(self._config.state_path, self.identities, self.registry) as saved,
@@ -144,17 +150,18 @@ class Host:
         self,
         stop: trio.Event | None = None,
         *,
-        bind: str | Sequence[str] = f"0.0.0.0:{DEFAULT_PORT}",
+        bind: str | Sequence[str] = f"127.0.0.1:{DEFAULT_PORT}",
         task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until `stop` is set, then finish what is in flight and return.
 
         It listens on its socket as well, if it has a directory for it.
         `started` reports the addresses as URLs. Raises: serving.StartError, also for an address that cannot
-        be had (BindError).
+        be had (BindError), and for one that other machines reach, without TLS.
         """
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
+        check_exposure(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
         async with self.application() as app, open_plain_nursery() as nursery:
             relay = Relay(RouterGateway(self._admission, self._liveness), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from cpg_trio.http1 import Origin
-from cpg_trio.serving import ServeConfig, StartError, config_from_environment, port_from_environment
+from cpg_trio.serving import ServeConfig, StartError, bind_from_environment, config_from_environment
 
 
 def _check_host_url(_: object, __: object, url: str | None) -> None:
@@ -34,14 +34,15 @@ class PluginConfig:
     grace_s: float = 10.0
     """Seconds that calls in flight may take to finish once a stop begins."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
+    """How it serves. Its `tls` is what the plugin calls its host with, too."""
 
     @classmethod
     def from_environment(
         cls, default_port: int, environment: Mapping[str, str] | None = None
     ) -> PluginConfig:
-        """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `SOCKET_DIR` and `HTTP_SERVER` say.
+        """Return what `PORT`, `BIND`, `HOST_URL`, `HOSTNAME`, `SOCKET_DIR` and others say.
 
-        Raises: StartError for what makes no sense.
+        The others are those of `config_from_environment`. Raises: StartError for what makes no sense.
         """
         environment = os.environ if environment is None else environment
         host_url, hostname = environment.get("HOST_URL", ""), environment.get("HOSTNAME") or "localhost"
@@ -50,7 +51,8 @@ class PluginConfig:
         except ValueError as error:
             raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
         sockets = environment.get("SOCKET_DIR")
-        bind = f"0.0.0.0:{port_from_environment(default_port, environment)}"
+        # Its host may be anywhere.
+        bind = bind_from_environment("0.0.0.0", default_port, environment)  # noqa: S104
         try:
             return cls(
                 bind=bind,

@@ -39,8 +39,9 @@ which would let a few bytes grow past every limit before anything could count th
 from cpg_trio.serving._config import ServeConfig as ServeConfig
 from cpg_trio.serving._errors import BindError as BindError
 from cpg_trio.serving._errors import StartError as StartError
+from cpg_trio.serving._listen import is_private as is_private
+from cpg_trio.serving._process import bind_from_environment as bind_from_environment
 from cpg_trio.serving._process import config_from_environment as config_from_environment
-from cpg_trio.serving._process import port_from_environment as port_from_environment
 from cpg_trio.serving._process import run as run
 from cpg_trio.serving._process import stop_on_signals as stop_on_signals
 from cpg_trio.serving._server import serve as serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -35,6 +36,17 @@ async def listening(binds: Sequence[str], backlog: int) -> AsyncIterator[list[tr
             if bind.startswith(_UNIX):
                 stack.callback(_remove, _path(bind), _path(bind).lstat())
         yield listeners
+
+
+def is_private(bind: str) -> bool:
+    """Whether only this machine reaches an address: a Unix socket's, or one of the loopback interface."""
+    if bind.startswith(_UNIX):
+        return True
+    host, _ = _host_and_port(bind)
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "0.0.0.0").is_loopback  # noqa: S104
+    except ValueError:  # a name, which may stand for anything
+        return False
 
 
 def is_unix(listener: trio.SocketListener) -> bool:

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from cpg_trio import logs
+from cpg_trio.http1 import Origin
 from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._errors import StartError, logger
 from cpg_trio.serving._tls import tls_from_environment
@@ -64,12 +65,23 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
         return 1
 
 
-def port_from_environment(default: int, environment: Mapping[str, str] | None = None) -> int:
-    """Return the port that `PORT` names. Raises: StartError for one that there is not."""
-    text = (os.environ if environment is None else environment).get("PORT") or str(default)
-    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
-        raise StartError(f"PORT must be a number from 0 to 65535, not {text!r}")
-    return int(text)
+def bind_from_environment(
+    default_address: str, default_port: int, environment: Mapping[str, str] | None = None
+) -> str:
+    """Return what to listen on: the address that `BIND` names, and the port that `PORT` does.
+
+    Raises: StartError for what is no such thing.
+    """
+    environment = os.environ if environment is None else environment
+    port = environment.get("PORT") or str(default_port)
+    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise StartError(f"PORT must be a number from 0 to 65535, not {port!r}")
+    address = (environment.get("BIND") or default_address).removeprefix("[").removesuffix("]")
+    try:
+        Origin("http", address, 80)
+    except ValueError:
+        raise StartError(f"BIND must be an address or a host name without a port, not {address!r}") from None
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
