@@ -123,6 +123,12 @@ def _parse(head: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
 TRUST: list[ssl.SSLContext] = []
 """What connections to https URLs are made with: the last of them."""
 
+
+def trusted() -> ssl.SSLContext | bool:
+    """Return what a client of httpx is to verify servers with."""
+    return TRUST[-1] if TRUST else True
+
+
 WireStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
@@ -163,7 +169,7 @@ async def _connected(url: str, receive_buffer: int | None = None) -> AsyncIterat
     try:
         yield stream
     finally:
-        socket_of(stream).close()
+        await trio.aclose_forcefully(stream)
 
 
 def socket_of(stream: WireStream) -> trio.socket.SocketType:

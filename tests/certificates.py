@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cpg_trio.serving import Clients, TlsConfig
 
 WORKLOAD = "spiffe://test/own"
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LOCAL = ("localhost", "127.0.0.1", "::1", "rebound.invalid")
 
 
 @attrs.frozen

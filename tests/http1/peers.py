@@ -119,21 +119,32 @@ async def answer_ok(peer: Peer) -> None:
         await peer.send(OK)
 
 
+SERVED_WITH: list[ssl.SSLContext] = []
+"""What peers serve with, if they are told nothing else: the last of them."""
+
+
 @asynccontextmanager
 async def serving(handler: Handler, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
     """Serve `handler` on a port of the system's choice, for as long as the block lasts."""
+    if ssl_context is None and SERVED_WITH:
+        ssl_context = SERVED_WITH[-1]
 
     async def accept(stream: trio.SocketStream) -> None:
         connection: trio.abc.Stream = stream
         if ssl_context is not None:
-            connection = trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
+            connection = trio.SSLStream(stream, ssl_context, server_side=True)
         with suppress(trio.BrokenResourceError):  # a client that breaks off is no failure of its peer
             await handler(Peer(connection))
+            await connection.aclose()
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
         yield Origin("https" if ssl_context else "http", "127.0.0.1", listeners[0].socket.getsockname()[1])
         nursery.cancel_scope.cancel()
+
+
+def url_of(origin: Origin) -> str:
+    return f"{origin.scheme}://{origin.host}:{origin.port}"
 
 
 @asynccontextmanager
