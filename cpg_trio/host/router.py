@@ -114,9 +114,8 @@ class RouterGateway:
         path, _, query = request.target.partition(b"?")
         try:
             authorization = request.authorization or said.authorization
-            route = self._admission.admit(
-                path, query, said.runtime_id, authorization, _peer(client.client, client.peer_names)
-            )
+            peer = _peer(client.client, client.peer_names)
+            route = self._admission.admit(path, query, said.runtime_id, authorization, peer)
             if self._max_body_bytes is not None:
                 _limit_body(request, self._max_body_bytes)
         except RefusedError as refused:
@@ -217,11 +216,8 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
         fields, runtime_id, authorization = passed_on(scope["headers"], self._admission.passed_on)
-        peer, path, query = (
-            _peer(scope["client"], scope["state"].get("peer_names", ())),
-            scope["raw_path"],
-            scope["query_string"],
-        )
+        peer = _peer(scope["client"], scope["state"].get("peer_names", ()))
+        path, query = scope["raw_path"], scope["query_string"]
         body = _RequestBody(receive, self._max_body_bytes)
         try:
             route = self._admission.admit(path, query, runtime_id, authorization, peer)

@@ -12,7 +12,8 @@ import trio
 
 from cpg_trio.http1 import SocketChannel
 from cpg_trio.http1.fields import plain_response
-from cpg_trio.serving._config import ServeConfig, logger
+from cpg_trio.serving._config import ServeConfig
+from cpg_trio.serving._errors import logger
 
 _MOST_LINGERING = 100
 _ROOM = 0.9  # of all connections; fewer are room again

@@ -41,7 +41,7 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, c
 
 def over_tls(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
     monkeypatch.setitem(USUAL, "tls", files.config())
-    monkeypatch.setattr(_wire, "TRUST", [files.client_context()])
+    monkeypatch.setattr(_wire, "TRUST", [files.client_context(show=False)])
     monkeypatch.setattr(peers, "SERVED_WITH", [files.server_context()])
 
 
