@@ -27,6 +27,10 @@ def _parser() -> argparse.ArgumentParser:
         " 'storage=round-robin,logger=random': first (the default), round-robin, random or weighted."
         " RATE_LIMITS says how often who may call what, in calls a second and at once, as in"
         " 'handshake=10/20,discover=off'; docs/security.md has the kinds and what is usual."
+        " CPG_HOST_KEY or CPG_HOST_KEY_FILE is what it signs tokens with (default: a file beside STATE_PATH, or"
+        " a key that ends with it). ENROLMENT_TOKENS or ENROLMENT_TOKENS_FILE says who is let in (default:"
+        " everybody), POLICY_FILE what plugins may provide and call (default: what they declare), and"
+        " PASS_HEADERS which request headers are passed on besides the usual ones: see docs/security.md."
         " HTTP_SERVER=hypercorn has Hypercorn read and write all HTTP, which is slower.",
     )
     probes = commands.add_parser(

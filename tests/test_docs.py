@@ -35,6 +35,18 @@ def test_names_that_pages_import_from_the_package_exist() -> None:
                 assert hasattr(__import__(module, fromlist=[name.strip()]), name.strip()), (page, name)
 
 
+def test_each_threat_is_held_by_tests_that_there_are() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    threats = page.partition("## Threats")[2].partition("## ")[0]
+    rows = [row for row in threats.splitlines() if row.startswith("| ") and not row.startswith("| threat")]
+    assert rows
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", row)
+        assert named, row
+        for name in named:
+            assert (ROOT / name).is_file(), name
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     commands = re.findall(r"^\$ (python3 -m venv .+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 2

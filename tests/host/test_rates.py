@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from cpg_trio.host.peers import Peer
 from cpg_trio.host.rates import Buckets, Kind, Rates
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.rpc import AsgiTransport
+from tests import _wire
 from tests._wire import Response, dial_http2
 
 from .calls import (
@@ -384,15 +386,19 @@ async def test_streams_of_grpc_are_limited_as_well(path: str) -> None:
         assert refused == (grpc.StatusCode.RESOURCE_EXHAUSTED, "1000")
 
 
+def _trusting() -> ssl.SSLContext:
+    return _wire.TRUST[-1]
+
+
 @pytest.mark.usefixtures("lane")
 async def test_the_handshake_of_a_websocket_is_limited_together_with_streams() -> None:
     async with hosting(HostConfig(rates=RateLimits(watch=Rate(0.001, 1)))) as (host, url):
         identity, token = host.identities.issue("p")
         headers = {"X-Plugin-Runtime-ID": identity.runtime_id, "Authorization": f"Bearer {token}"}
-        async with open_websocket(url + "/watch", headers, []):
+        async with open_websocket(url + "/watch", headers, [], ssl_context=_trusting):
             pass
         with pytest.raises(ConnectionRejected) as refused:
-            async with open_websocket(url + "/watch", headers, []):
+            async with open_websocket(url + "/watch", headers, [], ssl_context=_trusting):
                 pass
         assert refused.value.status_code == 429
         assert (b"retry-after", b"1000") in refused.value.headers
@@ -408,7 +414,7 @@ async def test_a_websocket_that_proves_nobody_is_counted_by_its_address() -> Non
         statuses = []
         for _ in range(2):
             with pytest.raises(ConnectionRejected) as refused:
-                async with open_websocket(url + "/watch", FORGED, []):
+                async with open_websocket(url + "/watch", FORGED, [], ssl_context=_trusting):
                     pass
             statuses.append(refused.value.status_code)
         assert statuses == [401, 429]
