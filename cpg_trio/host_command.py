@@ -28,12 +28,12 @@ from .host.admission import PassedOn
 from .host.enrolment import parse_tokens
 from .host.rates import Kind
 from .http1 import Origin
-from .serving import StartError, config_from_environment, port_from_environment
+from .serving import StartError, bind_from_environment, config_from_environment
 
 
 async def host(stop: trio.Event) -> None:
     """Run a host until `stop` is set."""
-    await Host(host_config(os.environ)).serve(stop, bind=f"0.0.0.0:{port_from_environment(DEFAULT_PORT)}")
+    await Host(host_config(os.environ)).serve(stop, bind=bind_from_environment("127.0.0.1", DEFAULT_PORT))
 
 
 def host_config(environment: Mapping[str, str]) -> HostConfig:
@@ -49,7 +49,11 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
     with _start_errors("PUBLIC_URL"):
         if public_url:
             Origin.parse(public_url)
+    plaintext = environment.get("ALLOW_PLAINTEXT") or "false"
+    if plaintext not in {"true", "false"}:
+        raise StartError(f"ALLOW_PLAINTEXT must be 'true' or 'false', not {plaintext!r}")
     return HostConfig(
+        allow_plaintext=plaintext == "true",
         public_url=public_url,
         keys=_keys(environment),
         enrolment=_enrolment(environment),

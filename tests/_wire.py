@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import h2.config
@@ -33,7 +34,7 @@ class Response:
 class Wire:
     """An HTTP/1.1 client that sends bytes and parses responses."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: WireStream) -> None:
         self.stream = stream
         self._buffer = b""
 
@@ -77,6 +78,11 @@ class Wire:
         data, self._buffer = self._buffer, b""
         return data
 
+    async def some(self) -> bytes:
+        """What has come already, or comes next."""
+        data, self._buffer = self._buffer, b""
+        return data or await self._some()
+
     async def _some(self) -> bytes:
         data = await self.stream.receive_some()
         if not data:
@@ -114,11 +120,37 @@ def _parse(head: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     return first, [(name.lower(), value.strip()) for name, _, value in pairs]
 
 
-async def connect(url: str, *, receive_buffer: int | None = None) -> trio.SocketStream:
+TRUST: list[ssl.SSLContext] = []
+"""What connections to https URLs are made with: the last of them."""
+
+
+def trusted() -> ssl.SSLContext | bool:
+    """Return what a client of httpx is to verify servers with."""
+    return TRUST[-1] if TRUST else True
+
+
+WireStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+async def connect(url: str, *, receive_buffer: int | None = None) -> WireStream:
     """Connect to what `serve` reports. `receive_buffer` bytes make a client that is soon full."""
     if url.startswith("unix:"):
         return await trio.open_unix_socket(url.removeprefix("unix:"))
-    host, _, port = url.removeprefix("http://").rpartition(":")
+    scheme, _, authority = url.partition("://")
+    host, _, port = authority.rpartition(":")
+    stream = await _connect_tcp(host, port, receive_buffer)
+    if scheme == "http":
+        return stream
+    tls = trio.SSLStream(stream, TRUST[-1], server_hostname=host.strip("[]"))
+    try:
+        await tls.do_handshake()
+    except BaseException:
+        stream.socket.close()
+        raise
+    return tls
+
+
+async def _connect_tcp(host: str, port: str, receive_buffer: int | None) -> trio.SocketStream:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     if receive_buffer is not None:
@@ -132,15 +164,28 @@ async def connect(url: str, *, receive_buffer: int | None = None) -> trio.Socket
 
 
 @asynccontextmanager
+async def _connected(url: str, receive_buffer: int | None = None) -> AsyncIterator[WireStream]:
+    stream = await connect(url, receive_buffer=receive_buffer)
+    try:
+        yield stream
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def socket_of(stream: WireStream) -> trio.socket.SocketType:
+    return stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
+
+
+@asynccontextmanager
 async def dial(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[Wire]:
-    async with await connect(url, receive_buffer=receive_buffer) as stream:
+    async with _connected(url, receive_buffer) as stream:
         yield Wire(stream)
 
 
 class Http2Wire:
     """An HTTP/2 client with prior knowledge. `h2` is the state; `flush` sends what it wants sent."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: WireStream) -> None:
         self.stream = stream
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding=None)
@@ -214,7 +259,7 @@ class Http2Wire:
 
 @asynccontextmanager
 async def dial_http2(url: str) -> AsyncIterator[Http2Wire]:
-    async with await connect(url) as stream:
+    async with _connected(url) as stream:
         wire = Http2Wire(stream)
         wire.h2.initiate_connection()
         await wire.flush()
@@ -242,7 +287,7 @@ class WebSocketWire:
 
     async def event(self) -> Event:
         while not self._events:
-            self.ws.receive_data(await self.wire._some())
+            self.ws.receive_data(await self.wire.some())
             self._events += self.ws.events()
         return self._events.pop(0)
 
@@ -269,7 +314,7 @@ async def dial_websocket(url: str, path: str = "/") -> AsyncIterator[WebSocketWi
 @asynccontextmanager
 async def trio_websocket_client(url: str, *subprotocols: str) -> AsyncIterator[WebSocketConnection]:
     """Another's client, on a stream of ours: its own it leaves open when the server closes or refuses."""
-    async with await connect(url) as stream, trio.open_nursery() as nursery:
+    async with _connected(url) as stream, trio.open_nursery() as nursery:
         ws = await wrap_client_stream(nursery, stream, "test", "/", subprotocols=subprotocols)
         yield ws
         await ws.aclose()

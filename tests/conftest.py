@@ -9,8 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import trustme
 
 from cpg_trio.logs import use_handler
+from tests.certificates import LOCAL, WORKLOAD, Files
 
 
 @pytest.fixture
@@ -18,6 +20,12 @@ def short_path() -> Iterator[Path]:
     """A folder for sockets, whose paths have 107 bytes at most; `tmp_path` may be too deep for that."""
     with TemporaryDirectory(dir="/tmp", prefix="cpg-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A certificate for this machine, which names a workload too, and who vouches for it."""
+    return Files.write(tmp_path_factory.mktemp("certificates"), trustme.CA(), *LOCAL, WORKLOAD)
 
 
 @pytest.fixture(autouse=True)

@@ -267,6 +267,6 @@ async def _upload_and_count(url: str, path: str, headers: dict[str, str], size: 
     return received
 
 
-async def _send(stream: trio.SocketStream, size: int) -> None:
+async def _send(stream: trio.abc.Stream, size: int) -> None:
     for _ in range(size // MEBIBYTE):
         await stream.send_all(bytes(MEBIBYTE))

@@ -43,11 +43,12 @@ from cpg_trio.asgi import (
     send_response,
     send_text,
 )
-from cpg_trio.http1 import ServerConnection
+from cpg_trio.http1 import ServerConnection, SocketChannel
 from cpg_trio.serving import BindError, ServeConfig, StartError, serve, stop_on_signals
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._http1 import Http1
 from cpg_trio.serving._http2 import Http2, Outbox
+from tests import _wire
 from tests._wire import (
     HANDSHAKE,
     WebSocketWire,
@@ -56,8 +57,10 @@ from tests._wire import (
     dial_http2,
     dial_websocket,
     request,
+    socket_of,
     trio_websocket_client,
 )
+from tests.certificates import Files
 
 Handler = Callable[[Receive, Send], Awaitable[None]]
 
@@ -177,10 +180,25 @@ class Server:
 USUAL: dict[str, Any] = {"linger_s": 0.2}
 
 
-@pytest.fixture(params=["http1", "hypercorn"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test twice: on our own lane for HTTP/1.1, and with Hypercorn alone."""
-    monkeypatch.setitem(USUAL, "hypercorn_only", request.param == "hypercorn")
+@pytest.fixture(params=["http1", "hypercorn", "http1-tls", "hypercorn-tls"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
+    """Run a test on our own lane for HTTP/1.1, and with Hypercorn alone; without TLS, and with it."""
+    server, _, tls = request.param.partition("-")
+    monkeypatch.setitem(USUAL, "hypercorn_only", server == "hypercorn")
+    if tls:
+        over_tls(monkeypatch, certificates)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
+    """Run a test twice: without TLS, and with it."""
+    if request.param == "tls":
+        over_tls(monkeypatch, certificates)
+
+
+def over_tls(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
+    monkeypatch.setitem(USUAL, "tls", files.config())
+    monkeypatch.setattr(_wire, "TRUST", [files.client_context()])
 
 
 @asynccontextmanager
@@ -228,7 +246,7 @@ async def test_a_malformed_h2c_upgrade_ends_nothing_but_its_request(settings: st
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_data_after_an_early_http2_response_harms_neither_server_nor_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -245,7 +263,7 @@ async def test_data_after_an_early_http2_response_harms_neither_server_nor_conne
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_an_early_http2_response_tells_the_client_to_stop_uploading() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         early = await wire.request(body=b"")
@@ -292,14 +310,14 @@ async def test_a_request_line_that_is_none_is_refused(line: str) -> None:
         assert (await wire.response()).status == 400
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_path_that_is_not_ascii_is_refused_on_http2() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         assert await wire.status(await wire.request("/\xe9")) == 400
         assert (await wire.response(await wire.request("/"))).status == 200
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_connect_is_refused_on_http2() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         stream_id = wire.h2.get_next_available_stream_id()
@@ -309,7 +327,7 @@ async def test_connect_is_refused_on_http2() -> None:
         assert (await wire.response(await wire.request("/"))).status == 200
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_priorities_of_streams_that_never_come_cost_nothing() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         for number in range(3001, 6001, 2):
@@ -342,16 +360,16 @@ async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
     assert "a bug in the protocol" in log.text
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("lane", "silence")
 async def test_a_client_that_is_gone_before_we_look_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(_self: object) -> Any:
         raise OSError(errno.ENOTCONN, "not connected")
 
-    async with server(hello, hypercorn_only=True) as up:
+    async with server(hello) as up:
         with monkeypatch.context() as patched:
-            patched.setattr("trio._socket._SocketType.getpeername", gone)
-            async with dial(up.url) as wire:
-                assert await wire.rest() == b""
+            patched.setattr(SocketChannel, "addresses", gone)
+            async with await connect(up.url.replace("https:", "http:")) as stream:
+                assert await stream.receive_some() == b""
         await up.assert_answers()
 
 
@@ -461,7 +479,7 @@ async def test_a_connection_is_kept_alive_and_has_a_date_and_no_server_header() 
             assert response.header(b"connection") is None
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_response_is_dated_unless_the_application_has_dated_it() -> None:
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         dates = [(b"Date", b"of the application")] if scope["path"] == "/dated" else []
@@ -600,12 +618,12 @@ async def test_the_scope_names_request_and_client() -> None:
 
     async with server(app) as up, dial(up.url) as wire:
         await wire.get("/a%20b?c=d", {"X-One": "1"})
-        assert wire.stream.socket.getsockname() == scopes[0]["client"]
-        assert f"http://127.0.0.1:{scopes[0]['server'][1]}" == up.url
+        assert socket_of(wire.stream).getsockname() == scopes[0]["client"]
+        assert f"{scopes[0]['scheme']}://127.0.0.1:{scopes[0]['server'][1]}" == up.url
         assert (scopes[0]["path"], scopes[0]["raw_path"]) == ("/a b", b"/a%20b")
         assert (scopes[0]["query_string"], scopes[0]["http_version"]) == (b"c=d", "1.1")
         assert (b"x-one", b"1") in scopes[0]["headers"]
-        assert set(scopes[0]["extensions"]) <= {"cpg_trio.cancel_on_disconnect"}
+        assert set(scopes[0]["extensions"]) <= {"cpg_trio.cancel_on_disconnect", "tls"}
 
 
 async def trailing(_receive: Receive, send: Send) -> None:
@@ -646,7 +664,7 @@ async def test_trailers_have_no_place_behind_a_body_of_declared_length() -> None
 # HTTP/2 with prior knowledge
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_http2_is_spoken_to_a_client_that_begins_with_it() -> None:
     async with server(echo) as up, dial_http2(up.url) as wire:
         first = await wire.request(body=b"one", method="POST")
@@ -656,7 +674,7 @@ async def test_http2_is_spoken_to_a_client_that_begins_with_it() -> None:
         assert wire.h2.remote_settings.enable_connect_protocol == 0
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_trailers_are_sent_on_http2_to_a_client_that_wants_them() -> None:
     async with server(routed(trail=trailing)) as up, dial_http2(up.url) as wire:
         response = await wire.response(await wire.request("/trail", ("te", "trailers")))
@@ -665,6 +683,7 @@ async def test_trailers_are_sent_on_http2_to_a_client_that_wants_them() -> None:
         assert (response.body, response.trailers) == (b"body", [])
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize(
     "error", [ResponseAbortedError(), ClientDisconnectedError(), ValueError("secret"), None]
 )
@@ -687,7 +706,7 @@ async def test_a_response_broken_off_on_http2_resets_its_stream_only(
     assert bool(log.messages) == (error is None or isinstance(error, ValueError))
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_stream_reset_by_the_client_ends_one_call_only() -> None:
     watching, held, endless = Watching(), Held(), Endless()
     async with server(routed(watch=watching, held=held, endless=endless)) as up, dial_http2(up.url) as wire:
@@ -704,7 +723,7 @@ async def test_a_stream_reset_by_the_client_ends_one_call_only() -> None:
         assert (await wire.response(streams[1])).body == b"released"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_call_that_does_not_read_holds_up_no_other_on_its_connection() -> None:
     held = Held()
     async with server(routed(held=held, echo=partial(echo, {}))) as up, dial_http2(up.url) as wire:
@@ -717,7 +736,7 @@ async def test_a_call_that_does_not_read_holds_up_no_other_on_its_connection() -
         assert (await wire.response(stalled)).body == b"released"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_what_was_never_received_is_credited_to_the_connection_all_the_same() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         await wire.response(await wire.request())
@@ -728,7 +747,7 @@ async def test_what_was_never_received_is_credited_to_the_connection_all_the_sam
             assert (await wire.response(stream_id)).body == b"hello"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_padding_is_credited_although_no_application_receives_it() -> None:
     async with server(echo) as up, dial_http2(up.url) as wire:
         await wire.response(await wire.request())
@@ -748,7 +767,7 @@ async def begun_and_abandoned(_receive: Receive, send: Send) -> None:
     raise ResponseAbortedError
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 @pytest.mark.parametrize("path", ["/watch", "/abandoned"])
 async def test_a_stream_that_was_reset_leaves_its_connection_idle(path: str) -> None:
     watching = Watching()
@@ -766,7 +785,7 @@ async def test_a_stream_that_was_reset_leaves_its_connection_idle(path: str) -> 
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_slow_http2_client_that_makes_progress_is_not_let_go() -> None:
     async def large(_receive: Receive, send: Send) -> None:
         await send_response(send, 200, b"x" * 2**20)
@@ -783,7 +802,7 @@ async def test_a_slow_http2_client_that_makes_progress_is_not_let_go() -> None:
         await wire.until(h2.events.StreamEnded, stream_id)
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_an_http2_client_that_opens_no_window_loses_its_stream() -> None:
     endless = Endless()
     async with server(routed(endless=endless), send_timeout_s=MOMENT) as up, dial_http2(up.url) as wire:
@@ -816,7 +835,7 @@ async def test_an_outbox_waits_for_room_and_for_its_end() -> None:
         await outbox.push(b"too late")
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_an_http2_client_that_leaves_ends_calls_that_wait_for_its_window() -> None:
     endless = Endless()
     async with server(routed(endless=endless)) as up:
@@ -830,7 +849,7 @@ async def test_an_http2_client_that_leaves_ends_calls_that_wait_for_its_window()
         assert isinstance(endless.error, ClientDisconnectedError)
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_bytes_that_are_not_http2_end_the_connection_with_a_goaway() -> None:
     async with server(hello) as up:
         async with dial_http2(up.url) as wire:
@@ -845,6 +864,7 @@ async def test_bytes_that_are_not_http2_end_the_connection_with_a_goaway() -> No
 # Errors of the application
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(
     "error",
@@ -990,8 +1010,8 @@ async def test_a_client_that_closes_its_sending_side_has_left() -> None:
     async with server(routed(watch=watching)) as up, dial(up.url) as wire:
         await wire.send(request(path="/watch"))
         await watching.begun.wait()
-        await wire.stream.send_eof()
-        assert await wire.rest() == b""
+        socket_of(wire.stream).shutdown(socket.SHUT_WR)
+        assert (await wire.rest()).removesuffix(b"<reset>") == b""
         await watching.left.wait()
         assert watching.last == {"type": "http.disconnect"}
 
@@ -1105,7 +1125,7 @@ async def test_receive_is_a_checkpoint_even_when_it_has_something() -> None:
 # Time
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_request_in_flight_is_never_timed_out() -> None:
     async def slow(receive: Receive, send: Send) -> None:
         await read_body(receive)
@@ -1128,7 +1148,7 @@ async def test_a_body_that_stops_half_way_is_cut() -> None:
     async with server(routed(watch=watching), body_timeout_s=MOMENT) as up, dial(up.url) as wire:
         await wire.send(request("POST", "/watch", {"content-length": "100"}) + b"half")
         await watching.left.wait()
-        assert await wire.rest() == b""
+        assert (await wire.rest()).removesuffix(b"<reset>") == b""
 
 
 @pytest.mark.usefixtures("lane", "silence")
@@ -1171,7 +1191,7 @@ async def test_a_client_that_says_nothing_is_let_go() -> None:
         assert await wire.rest() == b""
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_an_idle_connection_is_let_go() -> None:
     async with server(hello, idle_timeout_s=4 * MOMENT) as up:
         async with dial(up.url) as wire:
@@ -1261,7 +1281,7 @@ class Socket:
         await send({"type": "websocket.accept"})
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_websocket_carries_messages_both_ways() -> None:
     async with server(Socket()) as up, dial_websocket(up.url) as ws:
         await ws.send(TextMessage("one", message_finished=False))
@@ -1278,7 +1298,7 @@ async def test_a_websocket_carries_messages_both_ways() -> None:
         assert await ws.message() == "still here"
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 @pytest.mark.parametrize(
     ("code", "reason", "told"),
     [(4321, "bye", 4321), (1000, None, 1000), (CloseReason.NO_STATUS_RCVD, None, 1005)],
@@ -1294,7 +1314,7 @@ async def test_the_application_sees_the_close_code_of_the_client(
         assert app.received == [{"type": "websocket.disconnect", "code": told, "reason": reason or ""}]
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_websocket_that_breaks_has_code_1006() -> None:
     app = Socket()
     async with server(app) as up:
@@ -1306,7 +1326,7 @@ async def test_a_websocket_that_breaks_has_code_1006() -> None:
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_message_that_is_too_large_closes_with_1009() -> None:
     app = Socket()
     async with server(app, websocket_max_message_bytes=1000) as up, dial_websocket(up.url) as ws:
@@ -1316,7 +1336,7 @@ async def test_a_message_that_is_too_large_closes_with_1009() -> None:
         assert app.received[0]["code"] == 1009
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_frames_that_cannot_be_parsed_close_with_1002() -> None:
     app = Socket()
     async with server(app) as up, dial_websocket(up.url) as ws:
@@ -1337,6 +1357,7 @@ def websocket_app(handler: Handler) -> App:
     return app
 
 
+@pytest.mark.usefixtures("transport")
 async def test_an_exception_in_a_websocket_closes_it_with_1011(log: pytest.LogCaptureFixture) -> None:
     async def failing(_receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
@@ -1355,7 +1376,7 @@ async def accepting(_receive: Receive, send: Send) -> None:
     await trio.sleep_forever()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_websocket_application_that_returns_closes_with_1000() -> None:
     async def brief(_receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
@@ -1364,7 +1385,7 @@ async def test_a_websocket_application_that_returns_closes_with_1000() -> None:
         assert await ws.closed() == 1000
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_the_application_chooses_its_close_code_and_then_sees_it() -> None:
     seen: list[Any] = []
 
@@ -1685,7 +1706,7 @@ async def close_told(ws: WebSocketConnection) -> tuple[int, str | None]:
     return closed.value.reason.code, closed.value.reason.reason
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_client_gets_the_subprotocol_that_the_application_chooses() -> None:
     async with server(last_subprotocol) as up, trio_websocket_client(up.url, "chat.v1", "chat.v2") as ws:
         assert ws.subprotocol == "chat.v2"
@@ -1695,7 +1716,7 @@ async def test_a_client_gets_the_subprotocol_that_the_application_chooses() -> N
         await ws.ping(b"?")
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_close_codes_reach_the_other_side_both_ways() -> None:
     app = Socket()
     async with server(app) as up, trio_websocket_client(up.url) as ws:
@@ -1707,7 +1728,7 @@ async def test_close_codes_reach_the_other_side_both_ways() -> None:
         assert await close_told(ws) == (4002, "as you say")
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_client_is_told_1001_by_a_stop() -> None:
     async with server(Socket()) as up, trio_websocket_client(up.url) as ws:
         up.stop.set()
@@ -1715,7 +1736,7 @@ async def test_a_client_is_told_1001_by_a_stop() -> None:
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_client_sees_why_it_was_refused() -> None:
     async with server(websocket_app(refusing)) as up:
         with pytest.RaisesGroup(ConnectionRejected) as group:
@@ -2005,7 +2026,7 @@ async def test_an_endless_response_ends_with_the_server(how: str, reads: bool) -
         assert endless.ended.is_set()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 @pytest.mark.parametrize("how", ["stop", "cancel"])
 async def test_http2_calls_end_with_the_server(how: str) -> None:
     endless = Endless()
@@ -2045,7 +2066,7 @@ async def test_an_application_that_writes_while_it_is_cancelled_holds_nothing_up
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_stop_on_http2_says_goodaway_finishes_what_is_in_flight_and_refuses_the_rest() -> None:
     held = Held()
     async with server(routed(held=held)) as up, dial_http2(up.url) as wire:
@@ -2072,7 +2093,7 @@ async def test_a_stop_on_http2_says_goodaway_finishes_what_is_in_flight_and_refu
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_an_idle_http2_connection_is_closed_at_once_by_a_stop() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         assert (await wire.response(await wire.request())).status == 200
@@ -2081,7 +2102,7 @@ async def test_an_idle_http2_connection_is_closed_at_once_by_a_stop() -> None:
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("transport", "silence")
 async def test_a_stop_closes_websockets_with_1001() -> None:
     app = Socket()
     async with server(app) as up, dial_websocket(up.url) as ws:
@@ -2135,7 +2156,7 @@ async def test_a_connection_accepted_in_the_moment_of_the_stop_is_closed(
             handler_nursery.start_soon(after_the_stop)
 
     monkeypatch.setattr(trio, "serve_listeners", late)
-    async with server(hello, grace_s=3600) as up, dial(up.url):
+    async with server(hello, grace_s=3600) as up, await connect(up.url.replace("https:", "http:")):
         await trio.testing.wait_all_tasks_blocked()
         up.stop.set()
         await up.stopped.wait()

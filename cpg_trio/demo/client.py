@@ -1,6 +1,7 @@
 """The example's command-line client: `python -m cpg_trio.demo.client shorten https://example.com`.
 
-`API_URL` names the api plugin (default: http://localhost:8083).
+`API_URL` names the api plugin (default: http://localhost:8083). If that is https, `TLS_CA` is the file of who
+vouches for it (default: whom the system trusts); `TLS_CERT` and `TLS_KEY` are shown, if there are any.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cpg_trio import rpc
 from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
 from cpg_trio._gen.api.v1.api_trio import APIClient
 from cpg_trio.http1 import Origin
+from cpg_trio.serving import StartError, config_from_environment
 
 DEFAULT_API_URL = "http://localhost:8083"
 _TIMEOUT_S = 10.0
@@ -25,7 +27,7 @@ _TIMEOUT_S = 10.0
 
 async def shorten(api_url: str, url: str) -> str:
     """Return what is printed for a URL that has been shortened. Raises: ConnectError."""
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with _http() as http:
         api = APIClient(api_url, http)
         answer = await api.shorten(ShortenRequest(url=url), timeout_s=_TIMEOUT_S)
     resolve = f"{api_url}/api.v1.API/Resolve?code={answer.short_code}"
@@ -36,7 +38,7 @@ async def shorten(api_url: str, url: str) -> str:
 
 async def resolve(api_url: str, code: str) -> str:
     """Return what is printed for a code that has been resolved. Raises: ConnectError."""
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with _http() as http:
         answer = await APIClient(api_url, http).resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)
     return f"✓ Resolved short code: {code}\n  URL: {answer.url}"
 
@@ -48,7 +50,7 @@ async def check(api_url: str) -> str:
     ConnectError, also for an answer that is wrong.
     """
     url = f"https://example.com/{secrets.token_hex(8)}"
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with _http() as http:
         api = APIClient(api_url, http)
         code = (await api.shorten(ShortenRequest(url=url), timeout_s=_TIMEOUT_S)).short_code
         resolved = (await api.resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)).url
@@ -66,6 +68,12 @@ async def _nobody_has(api: APIClient, code: str) -> None:
             raise
     else:
         raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"nobody has {code}, and it resolves to {found.url}")
+
+
+def _http() -> httpx.AsyncClient:
+    """Return a client that trusts whom the environment says. Raises: StartError."""
+    contexts = config_from_environment().tls.client_contexts()
+    return httpx.AsyncClient(trust_env=False, verify=contexts())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         print(trio.run(calls[chosen.command]))
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 1
     except rpc.ConnectError as error:
         print(f"✗ {chosen.command} failed: {error.code.value}: {error.message}", file=sys.stderr)
         return 1

@@ -33,6 +33,7 @@ from .control import client_of, proof_to
 from .direct import DirectGrants, DirectReports, DirectStatistics, DirectTally
 from .egress import BaseUrls
 from .enrolment import Enrolment
+from .exposure import check_exposure
 from .grants import Grants
 from .health import HostHealth
 from .host_logger import host_logger
@@ -124,6 +125,9 @@ class HostConfig:
     limits: Limits = attrs.field(factory=Limits)
     """How much the host takes in and keeps."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
+    """How it serves. Its `tls` is what the host calls plugins with, too."""
+    allow_plaintext: bool = False
+    """Whether it may listen without TLS where other machines reach it."""
 
 
 @attrs.frozen
@@ -164,7 +168,8 @@ class Host:
         self._grants = Grants(self.identities, self.audit, self._config.grant_ttl_s)
         self.watches = WatchHub(self.registry, limits)
         self.health = HostHealth(self.registry, self._rates, limits)
-        self._pool = Pool(idle_expiry_s=_KEEP_S)
+        self._contexts = self._config.serve.tls.client_contexts()
+        self._pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts)
         self._sockets = Sockets(self._config.socket_dir, self._pool, self.identities)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
@@ -180,8 +185,9 @@ class Host:
     async def application(self) -> AsyncIterator[App]:
         """Yield the host as an ASGI application, which holds connections to plugins until the block ends.
 
-        Raises: serving.StartError if it cannot keep its state where it is to.
+        Raises: serving.StartError if it cannot keep its state where it is to, or use its files for TLS.
         """
+        self._contexts.check()
         async with (
             self._pool,
             journaled(self._config.state_path, self.identities, self.registry) as saved,
@@ -254,17 +260,18 @@ class Host:
         self,
         stop: trio.Event | None = None,
         *,
-        bind: str | Sequence[str] = f"0.0.0.0:{DEFAULT_PORT}",
+        bind: str | Sequence[str] = f"127.0.0.1:{DEFAULT_PORT}",
         task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until `stop` is set, then finish what is in flight and return.
 
         It listens on its socket as well, if it has a directory for it.
         `started` reports the addresses as URLs. Raises: serving.StartError, also for an address that cannot
-        be had (BindError).
+        be had (BindError), and for one that other machines reach, without TLS.
         """
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
+        check_exposure(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
         async with self.application() as app, open_plain_nursery() as nursery:
             most = self._config.limits.max_routed_body_bytes
             relay = Relay(RouterGateway(self._admission, self._liveness, most), self._pool)

@@ -114,7 +114,9 @@ class RouterGateway:
         path, _, query = request.target.partition(b"?")
         try:
             authorization = request.authorization or said.authorization
-            route = self._admission.admit(path, query, said.runtime_id, authorization, _peer(client.client))
+            route = self._admission.admit(
+                path, query, said.runtime_id, authorization, _peer(client.client, client.peer_names)
+            )
             if self._max_body_bytes is not None:
                 _limit_body(request, self._max_body_bytes)
         except RefusedError as refused:
@@ -192,8 +194,8 @@ class _Forward:
         return _failure(error, self._route, self._liveness)
 
 
-def _peer(address: tuple[str, int] | None) -> Peer:
-    return Peer(address[0] if address else "")
+def _peer(address: tuple[str, int] | None, names: tuple[str, ...]) -> Peer:
+    return Peer(address[0] if address else "", names)
 
 
 def _lines(fields: HeaderList) -> bytes:
@@ -215,7 +217,11 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
         fields, runtime_id, authorization = passed_on(scope["headers"], self._admission.passed_on)
-        peer, path, query = _peer(scope["client"]), scope["raw_path"], scope["query_string"]
+        peer, path, query = (
+            _peer(scope["client"], scope["state"].get("peer_names", ())),
+            scope["raw_path"],
+            scope["query_string"],
+        )
         body = _RequestBody(receive, self._max_body_bytes)
         try:
             route = self._admission.admit(path, query, runtime_id, authorization, peer)

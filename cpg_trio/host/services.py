@@ -123,7 +123,7 @@ def _credentials(ctx: Context) -> tuple[str, str]:
 
 
 def _peer(ctx: Context) -> Peer:
-    return Peer.at(ctx.client_address)
+    return Peer.at(ctx.client_address, ctx.peer_names)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ What stands on what:
     messages    what comes in: heads and bodies, read strictly
     fields      what goes out: header lines
     channel     a way to the other side, without detours
+    tls         the same, with TLS
     connection  a connection, seen from its client
     pool        the connections of a client
     patience    how long the other side may take
@@ -21,7 +22,9 @@ from cpg_trio.http1._origin import Origin as Origin
 from cpg_trio.http1._origin import Way as Way
 from cpg_trio.http1._request import Request as Request
 from cpg_trio.http1.asgi_call import unwrapped as unwrapped
+from cpg_trio.http1.channel import Address as Address
 from cpg_trio.http1.channel import Channel as Channel
+from cpg_trio.http1.channel import ChannelStream as ChannelStream
 from cpg_trio.http1.channel import SocketChannel as SocketChannel
 from cpg_trio.http1.connection import Connection as Connection
 from cpg_trio.http1.connection import Response as Response
@@ -50,3 +53,4 @@ from cpg_trio.http1.server import Limits as Limits
 from cpg_trio.http1.server import RequestTaker as RequestTaker
 from cpg_trio.http1.server import ServerConnection as ServerConnection
 from cpg_trio.http1.server import Service as Service
+from cpg_trio.http1.tls import TlsChannel as TlsChannel

@@ -26,6 +26,11 @@ def _check_host(_: Origin, __: object, host: str) -> None:
         raise ValueError("the host must be a name or an address, in ASCII (xn--...) and without a port")
 
 
+def _check_address(origin: Origin, attribute: object, address: str) -> None:
+    if address:
+        _check_host(origin, attribute, address)
+
+
 def _check_port(_: Origin, __: object, port: int) -> None:
     if not 1 <= port <= _MAX_PORT:
         raise ValueError(f"the port must be a number from 1 to {_MAX_PORT}")
@@ -40,9 +45,9 @@ def _check_socket_path(_: Origin, __: object, path: str) -> None:
 class Origin:
     """Where to connect: `host` is a name or an address, an IPv6 address without brackets.
 
-    With a `socket_path` the connection is made to that Unix socket; host and port are only what the peer is
-    told then, unless `tcp_too`: then they are where to connect if the socket cannot be connected to. Pools
-    tell origins apart by all five.
+    With an `address`, that is connected to; `host` is what the peer is told, and what its certificate is to
+    name. With a `socket_path` the connection is made to that Unix socket, without TLS, and address, host and
+    port are where to connect if that cannot be had, if `tcp_too`. Pools tell origins apart by all of it.
     """
 
     scheme: str = attrs.field(validator=attrs.validators.in_(tuple(_DEFAULT_PORTS)))
@@ -50,6 +55,7 @@ class Origin:
     port: int = attrs.field(validator=_check_port)
     socket_path: str = attrs.field(default="", validator=_check_socket_path)
     tcp_too: bool = False
+    address: str = attrs.field(default="", validator=_check_address)
 
     @classmethod
     def parse(cls, url: str) -> tuple[Self, bytes]:
@@ -72,7 +78,7 @@ class Origin:
     @cached_property
     def key(self) -> str:
         """What tells it apart from others, and is quicker to compare."""
-        return f"{self.scheme}://{self.host}|{self.port}|{self.socket_path}"
+        return f"{self.scheme}://{self.host}|{self.port}|{self.address}|{self.socket_path}"
 
     @cached_property
     def host_header(self) -> bytes:
@@ -96,7 +102,7 @@ class Way:
         """Return an origin, reached this way. Raises: ValueError for an address that is none."""
         return attrs.evolve(
             origin,
-            host=self.address or origin.host,
+            address=self.address,
             socket_path=self.socket_path,
             tcp_too=self.tcp_too and bool(self.socket_path),
         )

@@ -259,6 +259,8 @@ class AsgiCall:
         extensions: dict[str, dict[str, Any]] = {
             CANCEL_ON_DISCONNECT: {"request": connection.cancel_when_lost}
         }
+        if (tls := connection.channel.tls) is not None:
+            extensions["tls"] = tls
         if request.accepts_trailers:
             extensions["http.response.trailers"] = {}
         return {
@@ -266,7 +268,7 @@ class AsgiCall:
             "asgi": _ASGI,
             "http_version": request.version,
             "method": request.method.decode("ascii"),
-            "scheme": "http",
+            "scheme": "http" if tls is None else "https",
             "path": unquote(path.decode("ascii")),
             "raw_path": path,
             "query_string": query,
@@ -274,7 +276,7 @@ class AsgiCall:
             "headers": headers,
             "client": connection.client,
             "server": connection.server,
-            "state": {},
+            "state": {"peer_names": connection.peer_names},
             "extensions": extensions,
         }
 

@@ -1,8 +1,8 @@
 """A way to the other side: bytes in, bytes out, and nothing between the kernel and whoever asks.
 
 `SocketChannel` talks to a non-blocking socket: it tries first, and waits only when the kernel says that there
-is nothing, which saves a trip through the scheduler for most sends. `StreamChannel` does the same with any
-Trio stream: TLS, or a stream in memory.
+is nothing, which saves a trip through the scheduler for most sends. `tls.TlsChannel` is the same with TLS;
+`ChannelStream` is a channel for whoever wants a stream of Trio's.
 
 Errors are Trio's: `BrokenResourceError` for what the other side or the network does, `ClosedResourceError`
 after `close`. Each method may be cancelled at its waits; what a cancelled send has sent, nobody knows.
@@ -15,6 +15,7 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from typing import Any, TypeAlias
 
 import trio
 
@@ -26,39 +27,96 @@ RECEIVE_BYTES = 64 * 1024
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
+Address: TypeAlias = tuple[str, int] | None
+"""A host and a port; None where there is none."""
+
+
 class Channel(ABC):
     """One connection's bytes. One task may receive while another one sends."""
 
+    __slots__ = ()
+
+    @property
+    def peer_names(self) -> tuple[str, ...]:
+        """The names in the certificate that the other side has proved to be its own; none without TLS."""
+        return ()
+
+    @property
+    def tls(self) -> dict[str, Any] | None:
+        """What ASGI's extension `tls` says of the connection, for one call; None without TLS."""
+        return None
+
+    @property
     @abstractmethod
-    async def receive(self) -> bytes:
-        """Return what has come, waiting for something; nothing when the other side has ended."""
+    def socket(self) -> socket.socket:
+        """The socket, for its options and addresses."""
+
+    @property
+    @abstractmethod
+    def may_have_more(self) -> bool:
+        """Whether the last read left something perhaps, of which nobody is told."""
+
+    @property
+    @abstractmethod
+    def drained(self) -> bool:
+        """Whether the last read took all that there was, so that the next one would be in vain."""
 
     @abstractmethod
     def receive_nowait(self) -> bytes | None:
-        """Return what has come, or None if there is nothing, or it cannot be known without waiting."""
-
-    @abstractmethod
-    async def send_all(self, data: bytes) -> None:
-        """Send everything."""
+        """Return what has come, or None if there is nothing; b"" when the other side has ended."""
 
     @abstractmethod
     def send_nowait(self, data: bytes | memoryview) -> int:
-        """Send what can be sent without waiting; return how many bytes that was."""
+        """Send what can be sent without waiting; return how many bytes that was.
+
+        What is sent next begins with the byte behind those.
+        """
 
     @abstractmethod
+    async def wait_readable(self) -> None:
+        """Wait until there may be something to receive."""
+
+    @abstractmethod
+    async def wait_writable(self) -> None:
+        """Wait until something may be sent."""
+
+    async def receive(self) -> bytes:
+        """Return what has come, waiting for something; nothing when the other side has ended."""
+        while True:
+            if self.may_have_more:  # a peer that sends as fast as we read lets nobody else run
+                await trio.lowlevel.checkpoint()
+            elif self.drained:
+                await self.wait_readable()
+            if (data := self.receive_nowait()) is not None:
+                return data
+
+    async def send_all(self, data: bytes) -> None:
+        """Send everything."""
+        sent = self.send_nowait(data)
+        if sent == len(data):
+            return
+        with memoryview(data) as rest:
+            while sent < len(data):
+                sent += await self.send_some(rest[sent:])
+
     async def send_some(self, data: bytes | memoryview) -> int:
         """Send something, waiting until that is possible; return how much."""
+        while True:
+            await self.wait_writable()
+            if sent := self.send_nowait(data):
+                return sent
 
     @abstractmethod
     def has_news(self) -> bool:
         """Look whether something has come, or the other side has ended, without taking it."""
 
+    @abstractmethod
     def watch(self, readiness: Readiness, watcher: Watcher) -> None:
         """Have `watcher` called when something comes, or the other side ends, until `ignore`."""
-        raise NotImplementedError
 
-    def ignore(self) -> None:  # noqa: B027 - where nobody is called there is nothing to do
-        """Have nobody called any more."""
+    @abstractmethod
+    def ignore(self, *, for_good: bool = False) -> None:
+        """Have nobody called any more. To watch again costs next to nothing, unless it was `for_good`."""
 
     @abstractmethod
     def shut_down(self, *, sending_only: bool = False) -> None:
@@ -92,13 +150,22 @@ class SocketChannel(Channel):
 
     @property
     def socket(self) -> socket.socket:
-        """The socket, for its options and addresses."""
         return self._sock
+
+    def addresses(self) -> tuple[Address, Address]:
+        """Return the other side's address, and ours; None each for a Unix socket.
+
+        Raises: OSError if the other side has left.
+        """
+        return _address(self._sock.getpeername()), _address(self._sock.getsockname())
 
     @property
     def may_have_more(self) -> bool:
-        """Whether the last read took all that was asked for, so that nobody is told of what it left."""
         return self._full
+
+    @property
+    def drained(self) -> bool:
+        return self._drained
 
     def watch(self, readiness: Readiness, watcher: Watcher) -> None:
         if self._readiness is not readiness:
@@ -107,29 +174,16 @@ class SocketChannel(Channel):
             self._readiness = readiness
         readiness.watch(self._fd, watcher)
 
-    def ignore(self) -> None:
-        # It stays entered: to watch again costs next to nothing.
-        if self._readiness is not None:
+    def ignore(self, *, for_good: bool = False) -> None:
+        if for_good:
+            self._leave_readiness()
+        elif self._readiness is not None:
             self._readiness.ignore(self._fd)
 
     def _leave_readiness(self) -> None:
         if self._readiness is not None:
             self._readiness.take_out(self._fd)
             self._readiness = None
-
-    def release(self) -> trio.SocketStream:
-        """Give the socket up, as a stream of Trio's."""
-        self._leave_readiness()
-        return trio.SocketStream(trio.socket.from_stdlib_socket(self._sock))
-
-    async def receive(self) -> bytes:
-        while True:
-            if self._drained:
-                await self._readable()
-            elif self._full:  # a peer that sends as fast as we read lets nobody else run
-                await trio.lowlevel.checkpoint()
-            if (data := self.receive_nowait()) is not None:
-                return data
 
     def receive_nowait(self) -> bytes | None:
         try:
@@ -142,20 +196,6 @@ class SocketChannel(Channel):
         self._full = len(data) == RECEIVE_BYTES
         self._drained = not self._full
         return data
-
-    async def send_all(self, data: bytes) -> None:
-        sent = self.send_nowait(data)
-        if sent == len(data):
-            return
-        with memoryview(data) as rest:
-            while sent < len(data):
-                sent += await self.send_some(rest[sent:])
-
-    async def send_some(self, data: bytes | memoryview) -> int:
-        while True:
-            await self._writable()
-            if sent := self.send_nowait(data):
-                return sent
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         try:
@@ -182,11 +222,11 @@ class SocketChannel(Channel):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         self._sock.close()
 
-    async def _readable(self) -> None:
+    async def wait_readable(self) -> None:
         self._check_open()
         await trio.lowlevel.wait_readable(self._fd)
 
-    async def _writable(self) -> None:
+    async def wait_writable(self) -> None:
         self._check_open()
         await trio.lowlevel.wait_writable(self._fd)
 
@@ -200,44 +240,26 @@ class SocketChannel(Channel):
         return trio.BrokenResourceError("the connection broke")
 
 
-class StreamChannel(Channel):
-    """A channel over any stream of Trio's, which it owns."""
+def _address(name: Any) -> Address:
+    return name[:2] if isinstance(name, tuple) else None
 
-    __slots__ = ("_stream",)
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+class ChannelStream(trio.abc.Stream):
+    """A channel, which it owns, as a stream of Trio's."""
 
-    async def receive(self) -> bytes:
-        return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
-    def receive_nowait(self) -> bytes | None:
-        return None
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - it is what comes
+        return await self._channel.receive()
 
-    async def send_all(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        await self._channel.send_all(bytes(data))
 
-    async def send_some(self, data: bytes | memoryview) -> int:
-        await self._stream.send_all(data)
-        return len(data)
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._channel.wait_writable()
 
-    def send_nowait(self, data: bytes | memoryview) -> int:  # noqa: ARG002 - none of it
-        return 0
-
-    def has_news(self) -> bool:
-        stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
-        return isinstance(stream, trio.SocketStream) and stream.socket.is_readable()
-
-    def shut_down(self, *, sending_only: bool = False) -> None:
-        stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
-        if isinstance(stream, trio.SocketStream):
-            with suppress(OSError):
-                stream.socket.shutdown(socket.SHUT_WR if sending_only else socket.SHUT_RDWR)
-
-    def close(self, *, reset: bool = False) -> None:
-        stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
-        if isinstance(stream, trio.SocketStream):
-            with suppress(OSError):
-                if reset:
-                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            stream.socket.close()
+    async def aclose(self) -> None:
+        self._channel.close()
+        await trio.lowlevel.checkpoint()

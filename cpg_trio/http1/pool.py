@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from functools import cached_property
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -25,10 +25,11 @@ from cpg_trio._sockets import enable_keepalive
 from ._origin import Origin
 from ._request import PreparedRequest, Request
 from ._unix import connect_unix
-from .channel import Channel, SocketChannel, StreamChannel
+from .channel import Channel, SocketChannel
 from .connection import Connection, Exchange, Response, Whole
 from .errors import ConnectFailedError, ConnectionBrokenError
 from .messages import MAX_HEAD_BYTES
+from .tls import TlsChannel
 
 #: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -72,6 +73,7 @@ class Pool:
     There is no timeout but `connect_timeout_s` (seconds, for name, TCP and TLS together, and for the wait
     before them): all others are the caller's to set, who knows what a request is for. A machine that vanishes
     while it owes an answer is noticed by the kernel (`enable_keepalive`).
+    `ssl_context` is asked for each connection with TLS; the default trusts what the system trusts.
     `max_per_origin`: connections in all; who needs one more waits until one is free, in turn.
     `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
     an idle connection is not used again. `max_head_bytes`: the largest response head.
@@ -87,14 +89,14 @@ class Pool:
         max_per_origin: int = 1000,
         max_idle_per_origin: int = 256,
         idle_expiry_s: float = 15.0,
-        ssl_context: ssl.SSLContext | None = None,
+        ssl_context: Callable[[], ssl.SSLContext] | None = None,
         max_head_bytes: int = MAX_HEAD_BYTES,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._max_per_origin = max_per_origin
         self._max_idle_per_origin = max_idle_per_origin
         self._idle_expiry_s = idle_expiry_s
-        self._given_ssl_context = ssl_context
+        self.ssl_context = ssl_context or cache(ssl.create_default_context)  # reads every CA of the system
         self._max_head_bytes = max_head_bytes
         # Changed between checkpoints only. A shelf is here while its size is not 0.
         self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
@@ -246,7 +248,7 @@ class Pool:
     async def _open(self, origin: Origin, shelf: _Shelf, timeout_s: float) -> Connection:
         """Open a connection in the place that the caller has on the shelf."""
         try:
-            stream = await connect(origin, lambda: self._ssl_context, timeout_s=timeout_s)
+            channel = await connect(origin, self.ssl_context, timeout_s=timeout_s)
         except BaseException as error:
             self._release(origin, shelf)
             if isinstance(error, ConnectFailedError):
@@ -254,7 +256,7 @@ class Pool:
             raise
         self._opened += 1
         self._active += 1
-        return Connection(origin, _channel_of(stream))
+        return Connection(origin, channel)
 
     async def _wait_for_room(self, origin: Origin, shelf: _Shelf, timeout_s: float) -> Connection | None:
         """Return a connection that became free, or None for a place on the shelf, or raise an error."""
@@ -311,11 +313,6 @@ class Pool:
             while shelf.idle and shelf.idle[0].idle_since <= not_used_since:
                 self._discard(shelf.idle.pop(0))
 
-    @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        """The context given, or the default one; made late, because it reads every CA of the system."""
-        return self._given_ssl_context or ssl.create_default_context()
-
 
 class _Block:
     """The block of a request. A class, because a generator would take twice the time."""
@@ -347,40 +344,41 @@ async def connect(
     ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     *,
     timeout_s: float = 5.0,
-) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
-    """Return a connection, which is the caller's to close.
+) -> Channel:
+    """Return a connection, which is the caller's to close: with TLS for https, unless by a Unix socket.
 
-    `ssl_context` is asked for only if the scheme is https; `timeout_s` is for name, TCP and TLS together.
+    `ssl_context` is asked for only then; `timeout_s` is for name, TCP and TLS together.
     Raises: ConnectFailedError.
     """
     with _connect_errors(origin), trio.fail_after(timeout_s):
-        stream = await _connected(origin)
-        if origin.scheme == "http":
-            return stream
-        tls = trio.SSLStream(stream, ssl_context(), server_hostname=origin.host, https_compatible=True)
-        try:
-            await tls.do_handshake()
-        except BaseException:
-            stream.socket.close()
-            raise
-        return tls
+        if origin.socket_path:
+            await trio.lowlevel.checkpoint()
+            try:
+                return SocketChannel.of(connect_unix(origin.socket_path))
+            except OSError:
+                if not origin.tcp_too:
+                    raise
+        channel = await _connect_tcp(origin)
+        return channel if origin.scheme == "http" else await _with_tls(channel, ssl_context, origin.host)
 
 
-async def _connected(origin: Origin) -> trio.SocketStream:
-    if origin.socket_path:
-        await trio.lowlevel.checkpoint()
-        try:
-            return connect_unix(origin.socket_path)
-        except OSError:
-            if not origin.tcp_too:
-                raise
-    tcp = await trio.open_tcp_stream(origin.host, origin.port)  # with TCP_NODELAY, as all of Trio's
-    enable_keepalive(tcp.socket)  # and no limit to what it leaves unread: a request may be a stream
-    return tcp
+async def _connect_tcp(origin: Origin) -> SocketChannel:
+    # With TCP_NODELAY, as all of Trio's.
+    stream = await trio.open_tcp_stream(origin.address or origin.host, origin.port)
+    enable_keepalive(stream.socket)  # and no limit to what it leaves unread: a request may be a stream
+    return SocketChannel.of(stream)
 
 
-def _channel_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> Channel:
-    return SocketChannel.of(stream) if isinstance(stream, trio.SocketStream) else StreamChannel(stream)
+async def _with_tls(
+    channel: SocketChannel, ssl_context: Callable[[], ssl.SSLContext], host: str
+) -> TlsChannel:
+    try:
+        tls = TlsChannel(channel, ssl_context(), server_hostname=host)
+        await tls.shake_hands()
+    except BaseException:
+        channel.close()
+        raise
+    return tls
 
 
 @contextmanager
@@ -388,13 +386,14 @@ def _connect_errors(origin: Origin) -> Iterator[None]:
     """Raise what goes wrong on the way to the peer as a ConnectFailedError that says where and why."""
     try:
         yield
-    except (OSError, UnicodeError, trio.BrokenResourceError, trio.TooSlowError) as exc:
+    except (OSError, ValueError, trio.BrokenResourceError, trio.TooSlowError) as exc:
         raise ConnectFailedError(f"cannot connect to {_where(origin)}: {_reason(exc)}") from exc
 
 
 def _where(origin: Origin) -> str:
     url = f"{origin.scheme}://{origin.host_header.decode()}"
-    return f"{url} at {origin.socket_path}" if origin.socket_path else url
+    place = origin.socket_path or origin.address
+    return f"{url} at {place}" if place else url
 
 
 def _reason(exc: BaseException) -> str:

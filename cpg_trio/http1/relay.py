@@ -120,8 +120,7 @@ class Relay:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
         call = RelayCall(client, request, forward, self._pool, self._heads_back)
-        # What is said in TLS cannot be read at once: it may have to wait for the other half of a record.
-        kept = None if forward.origin.scheme == "https" else self._pool.take(forward.origin)
+        kept = self._pool.take(forward.origin)
         if kept is None:
             client.hand_over(call.run)
         else:

@@ -24,7 +24,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import attrs
 import trio
@@ -33,7 +33,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, HeaderList
 
 from .asgi_call import AsgiCall
-from .channel import SocketChannel
+from .channel import Address, Channel
 from .fields import plain_response
 from .messages import MAX_HEAD_BYTES, IncomingRequest, MalformedError
 from .patience import Patience
@@ -107,9 +107,6 @@ class Clocks:
                 nursery.cancel_scope.cancel()
 
 
-Address: TypeAlias = tuple[str, int] | None
-
-
 class Held(Protocol):
     """Something that waits to be sent with what follows it, if that follows at once."""
 
@@ -165,7 +162,7 @@ class _AnotherProtocolError(Exception):
 class ServerConnection:
     """One client's connection, from its first byte to its end."""
 
-    def __init__(self, channel: SocketChannel, service: Service, client: Address, server: Address) -> None:
+    def __init__(self, channel: Channel, service: Service, client: Address, server: Address) -> None:
         """Take `channel`, and close it at the end of `run`, unless something else is spoken on it."""
         self.channel = channel
         self.service = service
@@ -212,7 +209,9 @@ class ServerConnection:
                     self.in_hand.abandon()
                 for line in (clocks.idle, clocks.head, clocks.body, clocks.send):
                     line.end(self)
-                if not self.read_of_another_protocol:
+                if self.read_of_another_protocol:
+                    self.channel.ignore(for_good=True)
+                else:
                     self.channel.close(reset=self.broken)
 
     async def drain(self) -> None:
@@ -232,11 +231,17 @@ class ServerConnection:
     def give_up(self) -> None:
         """Let a client go that is out of time."""
         self.lose()
-        self.channel.shut_down()
         if self._resting:
             self._wake()
+        else:
+            self.channel.shut_down()
 
     # What a call needs of its connection
+
+    @property
+    def peer_names(self) -> tuple[str, ...]:
+        """The URIs and DNS names that the client has proved by its certificate; none without one."""
+        return self.channel.peer_names
 
     @property
     def requests_follow(self) -> bool:

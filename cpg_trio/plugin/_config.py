@@ -12,8 +12,8 @@ from cpg_trio.http1 import Origin
 from cpg_trio.serving import (
     ServeConfig,
     StartError,
+    bind_from_environment,
     config_from_environment,
-    port_from_environment,
     secret_from_environment,
 )
 
@@ -48,6 +48,7 @@ class PluginConfig:
     direct_calls: bool = False
     """Whether it calls those whom it requires without the host in between, where the host gives leave."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
+    """How it serves. Its `tls` is what the plugin calls its host with, too."""
 
     @classmethod
     def from_environment(
@@ -55,7 +56,7 @@ class PluginConfig:
     ) -> PluginConfig:
         """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `ENROLMENT_TOKEN` and the others of the README say.
 
-        Raises: StartError for what makes no sense.
+        The others are those of `config_from_environment`. Raises: StartError for what makes no sense.
         """
         environment = os.environ if environment is None else environment
         host_url, hostname = environment.get("HOST_URL", ""), environment.get("HOSTNAME") or "localhost"
@@ -64,7 +65,8 @@ class PluginConfig:
         except ValueError as error:
             raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
         sockets = environment.get("SOCKET_DIR")
-        bind = f"0.0.0.0:{port_from_environment(default_port, environment)}"
+        # Its host may be anywhere.
+        bind = bind_from_environment("0.0.0.0", default_port, environment)  # noqa: S104
         try:
             return cls(
                 bind=bind,
@@ -92,10 +94,4 @@ def _control_bind(environment: Mapping[str, str]) -> str | None:
     """Return what `CONTROL_PORT` and `CONTROL_BIND` say; without an address only this machine gets there."""
     if not environment.get("CONTROL_PORT"):
         return None
-    port = port_from_environment(0, environment, "CONTROL_PORT")
-    address = environment.get("CONTROL_BIND") or "127.0.0.1"
-    try:
-        Origin("http", address, 80)
-    except ValueError as error:
-        raise StartError(f"CONTROL_BIND must be an address, not {address!r}") from error
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return bind_from_environment("127.0.0.1", 0, environment, prefix="CONTROL_")

@@ -123,10 +123,12 @@ class Runtime:
     async def run(self, stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
         """Run until `stop` is set or the host says so. See `Plugin.serve`."""
         drain = trio.Event()
+        contexts = self._config.serve.tls.client_contexts()
+        contexts.check()
         try:
             with trio.CancelScope() as everything:
                 async with (
-                    Pool(idle_expiry_s=_KEEP_S) as pool,
+                    Pool(idle_expiry_s=_KEEP_S, ssl_context=contexts) as pool,
                     open_plain_nursery() as nursery,
                 ):
                     nursery.start_soon(pool.sweep)
@@ -170,7 +172,7 @@ class Runtime:
             serve, self._serving(self._control()), bind=bind, config=self._config.serve, stop=drain
         )
         (bound,) = await nursery.start(serve_control)
-        self._control_url = _control_url(self._config.hostname, bound)
+        self._control_url = self._control_url_at(bound)
         _log.info("%s listening for its host on %s", self._declared.self_id, bound)
 
     def _binds(self) -> Sequence[str]:
@@ -283,6 +285,21 @@ class Runtime:
 
     # Registration
 
+    def _base_url(self, bound: Sequence[str]) -> str:
+        """Return the URL at which the host finds the plugin, which listens on `bound`."""
+        scheme = "https" if self._config.serve.tls.serves else "http"
+        origin = Origin(scheme, self._config.hostname, urlsplit(bound[0]).port or 80)
+        return f"{scheme}://{origin.host_header.decode()}"
+
+    def _control_url_at(self, bound: str) -> str:
+        """Return the URL at which the host finds what listens on `bound`.
+
+        That is the address itself, if it is one, and if no certificate has to be for the plugin's name.
+        """
+        address = ipaddress.ip_address(urlsplit(bound).hostname or "")
+        by_name = address.is_unspecified or self._config.serve.tls.serves
+        return self._base_url([bound]) if by_name else bound
+
     async def _be_registered(self, pool: Pool, bound: Sequence[str], stop: trio.Event) -> None:
         """Be registered until a stop begins, then take leave; also if that is for an error."""
         try:
@@ -291,7 +308,7 @@ class Runtime:
                 nursery.start_soon(self._follow, self._declared.own_health)
                 for dependency in self._declared.dependencies.values():
                     nursery.start_soon(self._follow, dependency.changes)
-                nursery.start_soon(self._stay_registered, pool, _base_url(self._config.hostname, bound))
+                nursery.start_soon(self._stay_registered, pool, self._base_url(bound))
                 await self._stop.wait()
                 nursery.cancel_scope.cancel()
         except StartError:
@@ -546,14 +563,3 @@ def _required(dependency: Dependency) -> pb.ServiceDependency:
         required_for_startup=dependency.required,
         watch_for_changes=True,
     )
-
-
-def _base_url(hostname: str, bound: Sequence[str]) -> str:
-    """Return the URL at which the host finds a plugin that listens on `bound`."""
-    return f"http://{Origin('http', hostname, urlsplit(bound[0]).port or 80).host_header.decode()}"
-
-
-def _control_url(hostname: str, bound: str) -> str:
-    """Return the URL at which the host finds what listens on `bound`: the address itself, if it is one."""
-    address = urlsplit(bound).hostname or ""
-    return _base_url(hostname, [bound]) if ipaddress.ip_address(address).is_unspecified else bound

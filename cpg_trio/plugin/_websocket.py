@@ -6,7 +6,8 @@ closed however the websocket ends.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import h11
@@ -15,7 +16,7 @@ import wsproto
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import Origin, Way, connect
+from cpg_trio.http1 import ChannelStream, Origin, Way, connect
 
 _BY_URL = Way()
 
@@ -31,22 +32,24 @@ async def open_websocket(
     subprotocols: Sequence[str],
     *,
     way: Way = _BY_URL,
+    ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     timeout_s: float = 5.0,
 ) -> AsyncIterator[WebSocketConnection]:
     """Open a websocket at an http or https URL, and close it without a goodbye when the block ends.
 
-    `way` says how to connect, where that is not as the URL says.
+    `way` says how to connect, where that is not as the URL says; `ssl_context`, whom to trust with https.
 
     Raises: http1.ConnectFailedError; trio_websocket.ConnectionRejected if the server answers with another
     status; GarbledError; trio.TooSlowError if it does not answer within `timeout_s`; ValueError for what is
     no such URL.
     """
     origin, path = Origin.parse(url)
-    async with await connect(way.to(origin), timeout_s=timeout_s) as stream, _reader_nursery() as nursery:
+    channel = await connect(way.to(origin), ssl_context, timeout_s=timeout_s)
+    async with ChannelStream(channel) as stream, _reader_nursery() as nursery:
         with trio.fail_after(timeout_s):
             socket = await wrap_client_stream(
                 nursery,
-                stream,
+                stream,  # type: ignore[arg-type] # any stream will do
                 origin.host_header.decode(),
                 path.decode(),
                 subprotocols=subprotocols,

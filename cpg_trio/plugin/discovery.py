@@ -98,6 +98,7 @@ class _Socket:
             session.headers,
             [wire.WATCH_PROTO],
             way=session.way,
+            ssl_context=session.pool.ssl_context,
             timeout_s=min(CALL_TIMEOUT_S, session.heartbeat_s),
         )
         async with opening as socket, open_plain_nursery() as nursery:

@@ -10,6 +10,7 @@ stands around its protocol objects, from the socket to the application:
 
     _server      the nursery of all connections: accept, drain, stop
     _crowd       those that there is no room for
+    _tls         certificates, and the contexts that are made of them
     _connection  one connection: the task that reads, bounded writes, the end
     _http1       the protocols: what is refused, what the client owes us,
     _http2       how a connection drains, how a response is broken off
@@ -22,6 +23,9 @@ What holds for every connection:
 - A client that does not read, does not finish what it began, or says nothing is let go after a time that
   `ServeConfig` names. A request in flight whose body is complete is never timed out, and neither is a
   WebSocket whose client answers pings.
+- With TLS (`ServeConfig.tls`), a client has the time of a head for its handshake, and what is no handshake is
+  ended without a word in the log. The application is told what the client has proved: `scope["scheme"]`, the
+  extension `tls`, and `scope["state"]["peer_names"]`, the URIs and DNS names of its certificate.
 - A client whose machine has vanished is noticed by the kernel, within a minute unless `ServeConfig` gives it
   longer to read.
 - Nothing that a client does holds up the end of the grace, or a cancellation, by more than a moment.
@@ -33,12 +37,16 @@ serves it, and is there before and after. A WebSocket is offered on HTTP/1.1 onl
 which would let a few bytes grow past every limit before anything could count them.
 """
 
-from cpg_trio.serving._config import BindError as BindError
 from cpg_trio.serving._config import ServeConfig as ServeConfig
-from cpg_trio.serving._config import StartError as StartError
+from cpg_trio.serving._errors import BindError as BindError
+from cpg_trio.serving._errors import StartError as StartError
+from cpg_trio.serving._listen import is_private as is_private
+from cpg_trio.serving._process import bind_from_environment as bind_from_environment
 from cpg_trio.serving._process import config_from_environment as config_from_environment
-from cpg_trio.serving._process import port_from_environment as port_from_environment
 from cpg_trio.serving._process import run as run
 from cpg_trio.serving._process import secret_from_environment as secret_from_environment
 from cpg_trio.serving._process import stop_on_signals as stop_on_signals
 from cpg_trio.serving._server import serve as serve
+from cpg_trio.serving._tls import Clients as Clients
+from cpg_trio.serving._tls import Contexts as Contexts
+from cpg_trio.serving._tls import TlsConfig as TlsConfig

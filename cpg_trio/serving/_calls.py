@@ -7,14 +7,14 @@ the application. It does no I/O.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
 
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope, Send
 from cpg_trio.http1 import unwrapped
-from cpg_trio.serving._config import logger
+from cpg_trio.serving._errors import logger
 
 INBOX_MESSAGES = 10
 
@@ -98,9 +98,12 @@ class Call:
         nursery: trio.Nursery,
         inbox: Inbox,
         ended: Callable[[bool], Awaitable[None]],
-        extensions: Iterable[str] = (),
+        extensions: Mapping[str, Any],
     ) -> None:
-        """Call `ended(failed)` when the application has ended in any way but a cancellation."""
+        """Call `ended(failed)` when the application has ended in any way but a cancellation.
+
+        `extensions` are those of ASGI that the call has beside Hypercorn's.
+        """
         self._nursery = nursery
         self._inbox = inbox
         self._ended = ended
@@ -110,7 +113,7 @@ class Call:
         self, app: App, _config: object, scope: Scope, send: Send
     ) -> Callable[[Message], Awaitable[None]]:
         scope["extensions"].pop("http.response.push", None)  # clients have given up HTTP/2 push
-        scope["extensions"].update({name: {} for name in self._extensions})
+        scope["extensions"].update(self._extensions)
         self._nursery.start_soon(self._run, app, scope, send)
         return self._inbox.put
 

@@ -1,8 +1,7 @@
-"""What a server can be told, and the errors that keep it from starting. No I/O."""
+"""What a server can be told. No I/O."""
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import attrs
@@ -10,19 +9,8 @@ from attrs.validators import ge, gt
 from hypercorn.config import Config
 
 from cpg_trio.http1 import MAX_HEAD_BYTES, READINESS_AVAILABLE, Limits
-
-logger = logging.getLogger("cpg_trio.serving")
-
-
-class StartError(Exception):
-    """The process cannot start, for a reason that whoever started it can mend; the message says how.
-
-    `run` prints the message alone, without a traceback.
-    """
-
-
-class BindError(StartError, OSError):
-    """An address to listen on is taken, malformed or not of this machine."""
+from cpg_trio.serving._errors import logger
+from cpg_trio.serving._tls import TlsConfig
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +57,9 @@ class ServeConfig:
     websocket_ping_s: float = attrs.field(default=20.0, validator=gt(0))
     """Silence of a WebSocket client until it is sent a ping, and then until it is given up, if not even a
     pong has come. Longer than a slow client takes to read what was sent before the ping."""
+
+    tls: TlsConfig = attrs.field(factory=TlsConfig)
+    """What is served on TCP with, and what whoever serves verifies others with. Unix sockets are plain."""
 
     websocket_max_message_bytes: int = attrs.field(default=2**20, validator=ge(1))
     """The largest WebSocket message; one that is larger is answered with close code 1009."""

@@ -16,8 +16,6 @@ it. Once `lost`, nothing is written either.
 
 from __future__ import annotations
 
-import socket
-import struct
 from contextlib import suppress
 from math import inf
 
@@ -27,27 +25,16 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.utils import parse_socket_addr
 
 from cpg_trio.asgi import App
+from cpg_trio.http1 import Address, Channel
 from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._http1 import Http1
 from cpg_trio.serving._http2 import Http2
-from cpg_trio.serving._link import Address, Awaiting, Broken, Link
+from cpg_trio.serving._link import Awaiting, Broken, Link
 
-_READ_BYTES = 2**16
 _WRITE_BYTES = 2**16  # what has to go out within `send_timeout_s`, for another such time to be given
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
-
-
-def peer_and_own(sock: socket.socket | trio.socket.SocketType) -> tuple[Address, Address] | None:
-    """Return the addresses at both ends of a connection, None if the client left before we came to look."""
-    try:
-        peer, own = sock.getpeername(), sock.getsockname()
-    except OSError:
-        return None
-    return parse_socket_addr(sock.family, peer), parse_socket_addr(sock.family, own)
 
 
 @attrs.frozen
@@ -63,10 +50,14 @@ class Service:
 class Connection:
     """One client's connection, from accept to close."""
 
-    def __init__(self, stream: trio.SocketStream, service: Service, read: bytes = b"") -> None:
-        """Take `stream`, and close it at the end of `run`. `read` has been read from it already."""
+    def __init__(
+        self, channel: Channel, service: Service, client: Address, server: Address, read: bytes = b""
+    ) -> None:
+        """Take `channel`, and close it at the end of `run`. `read` has been read from it already."""
         settings = service.settings
-        self._stream = stream
+        self._channel = channel
+        self._client = client
+        self._server = server
         self._read_before = read
         self._service = service
         self._link: Link
@@ -94,13 +85,10 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the connection until either side ends it and its applications have ended."""
-        addresses = peer_and_own(self._stream.socket)
-        if addresses is None:
-            return
         try:
             with self._life:
                 async with trio.open_nursery() as nursery:
-                    self._open(nursery, *addresses)  # and so far no checkpoint: `drain` finds a protocol
+                    self._open(nursery)  # and so far no checkpoint: `drain` finds a protocol
                     await self._read()
                     await self._linger()
                     self._close()
@@ -120,7 +108,7 @@ class Connection:
 
     # Opening and closing
 
-    def _open(self, nursery: trio.Nursery, client: Address, server: Address) -> None:
+    def _open(self, nursery: trio.Nursery) -> None:
         service = self._service
         self._link = Link(
             service.app,
@@ -128,8 +116,9 @@ class Connection:
             service.config,
             service.context,
             nursery,
-            client,
-            server,
+            self._client,
+            self._server,
+            self._channel,
             self._send,
         )
         self._protocol = Http1(self._link)
@@ -154,16 +143,13 @@ class Connection:
         with trio.move_on_after(self._service.settings.linger_s):
             with suppress(trio.BrokenResourceError):
                 async with self._turn:
-                    await self._stream.send_eof()
-                while await self._stream.receive_some(_READ_BYTES):
+                    self._channel.shut_down(sending_only=True)
+                while await self._channel.receive():
                     pass
 
     def _close(self) -> None:
         self._lost = True
-        with suppress(OSError):  # closed already
-            if self._reset:
-                self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-        self._stream.socket.close()
+        self._channel.close(reset=self._reset)
 
     # Reading
 
@@ -195,11 +181,11 @@ class Connection:
         if self._protocol.saturated:
             await trio.sleep_forever()  # until woken
         try:
-            data = await self._stream.receive_some(_READ_BYTES)
+            data = await self._channel.receive()
         except trio.BrokenResourceError:
             data = b""
         self._lost = self._lost or not data
-        return bytes(data)
+        return data
 
     async def _handle(self, data: bytes) -> None:
         try:
@@ -259,4 +245,4 @@ class Connection:
             if self._lost:
                 raise trio.ClosedResourceError
             scope.deadline = trio.current_time() + self._service.settings.send_timeout_s
-            await self._stream.send_all(data[start : start + _WRITE_BYTES])
+            await self._channel.send_all(data[start : start + _WRITE_BYTES])

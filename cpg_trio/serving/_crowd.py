@@ -36,13 +36,15 @@ class Crowd:
             self._refused = 0
         return connections < self._most
 
-    async def refuse(self, stream: trio.SocketStream) -> None:
-        """Answer a connection with 503, and close it."""
+    async def refuse(self, stream: trio.SocketStream, *, encrypted: bool) -> None:
+        """Answer a connection with 503, and close it; one that is to be encrypted is only closed."""
         if not self._refused:
             logger.warning("%d connections are all that is allowed; more are refused", self._most)
         self._refused += 1
         channel = SocketChannel.of(stream)
         try:
+            if encrypted:
+                return
             text = f"too many connections (max: {self._most})\n"
             channel.send_nowait(plain_response(503, text, [_GOODBYE]))
             if len(self._lingering) < _MOST_LINGERING:

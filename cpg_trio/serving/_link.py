@@ -6,7 +6,7 @@ import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import time
-from typing import Any, TypeAlias
+from typing import Any
 from wsgiref.handlers import format_date_time
 
 import attrs
@@ -17,9 +17,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from cpg_trio.asgi import App, HeaderList
+from cpg_trio.http1 import Address, Channel
 from cpg_trio.serving._config import ServeConfig
-
-Address: TypeAlias = tuple[str, int] | None
 
 
 def dated(headers: HeaderList) -> HeaderList:
@@ -61,6 +60,7 @@ class Link:
     nursery: trio.Nursery
     client: Address
     server: Address
+    channel: Channel
     send: Callable[[Event], Awaitable[None]]
 
     @property
@@ -75,9 +75,17 @@ class Link:
 
         Hypercorn would wrap the application; `call`, which starts it, takes it as it is.
         """
-        return self.app, self.config, self.context, call, False, self.client, self.server, send, stream_id
+        tls, ends = self.channel.tls is not None, (self.client, self.server)
+        return self.app, self.config, self.context, call, tls, *ends, send, stream_id
 
     def protocol_arguments(self) -> tuple[Any, ...]:
         """Return what the constructors of Hypercorn's protocols take, in their order."""
-        state = ConnectionState({})
-        return self.app, self.config, self.context, self, state, False, self.client, self.server, self.send
+        state = ConnectionState({"peer_names": self.channel.peer_names})
+        tls, ends = self.channel.tls is not None, (self.client, self.server)
+        return self.app, self.config, self.context, self, state, tls, *ends, self.send
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What ASGI is told of the connection, for one call."""
+        tls = self.channel.tls
+        return {} if tls is None else {"tls": tls}

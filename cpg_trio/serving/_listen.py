@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from cpg_trio.serving._config import BindError
+from cpg_trio.serving._errors import BindError
 
 _UNIX = "unix:"
 # To connect is to write. The group is there for programs under users of their own that share a directory, as
@@ -37,13 +38,29 @@ async def listening(binds: Sequence[str], backlog: int) -> AsyncIterator[list[tr
         yield listeners
 
 
-def url(listener: trio.SocketListener) -> str:
-    """Return where clients find this listener: an http URL, or `unix:` and a path."""
+def is_private(bind: str) -> bool:
+    """Whether only this machine reaches an address: a Unix socket's, or one of the loopback interface."""
+    if bind.startswith(_UNIX):
+        return True
+    host, _ = _host_and_port(bind)
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "0.0.0.0").is_loopback  # noqa: S104
+    except ValueError:  # a name, which may stand for anything
+        return False
+
+
+def is_unix(listener: trio.SocketListener) -> bool:
+    """Whether a listener's clients come by a Unix socket."""
+    return listener.socket.family == socket.AF_UNIX
+
+
+def url(listener: trio.SocketListener, scheme: str) -> str:
+    """Return where clients find this listener: a URL, or `unix:` and a path."""
     name = listener.socket.getsockname()
-    if listener.socket.family == socket.AF_UNIX:
+    if is_unix(listener):
         return f"{_UNIX}{name}"
     host = f"[{name[0]}]" if listener.socket.family == socket.AF_INET6 else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{scheme}://{host}:{name[1]}"
 
 
 async def _open(bind: str, backlog: int) -> list[trio.SocketListener]:

@@ -16,7 +16,10 @@ import attrs
 import trio
 
 from cpg_trio import logs
-from cpg_trio.serving._config import ServeConfig, StartError, logger
+from cpg_trio.http1 import Origin
+from cpg_trio.serving._config import ServeConfig
+from cpg_trio.serving._errors import StartError, logger
+from cpg_trio.serving._tls import tls_from_environment
 
 _MOST_YOUNG_OBJECTS = 20_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -63,25 +66,45 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
         return 1
 
 
-def port_from_environment(
-    default: int, environment: Mapping[str, str] | None = None, name: str = "PORT"
-) -> int:
-    """Return the port that a variable names. Raises: StartError for one that there is not."""
-    text = (os.environ if environment is None else environment).get(name) or str(default)
+def _port(default: int, environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and int(text) < 2**16):
         raise StartError(f"{name} must be a number from 0 to 65535, not {text!r}")
     return int(text)
 
 
-def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
-    """Return how to serve, as `HTTP_SERVER` says. Raises: StartError for a server that there is not.
+def bind_from_environment(
+    default_address: str, default_port: int, environment: Mapping[str, str] | None = None, prefix: str = ""
+) -> str:
+    """Return what to listen on: the address that `BIND` names, and the port that `PORT` does.
 
-    `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own.
+    With a prefix it is `{prefix}BIND` and `{prefix}PORT`. Raises: StartError for what is no such thing.
     """
-    chosen = (os.environ if environment is None else environment).get("HTTP_SERVER", "")
+    environment = os.environ if environment is None else environment
+    port = _port(default_port, environment, f"{prefix}PORT")
+    name = f"{prefix}BIND"
+    address = (environment.get(name) or default_address).removeprefix("[").removesuffix("]")
+    try:
+        Origin("http", address, 80)
+    except ValueError:
+        raise StartError(
+            f"{name} must be an address or a host name without a port, not {address!r}"
+        ) from None
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
+    """Return how to serve, as `HTTP_SERVER` and the `TLS_` variables say. Raises: StartError for nonsense.
+
+    `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own. `TLS_CERT`,
+    `TLS_KEY` and `TLS_CA` are files, and `TLS_CLIENTS` is `none`, `optional` or `required`: see `TlsConfig`.
+    """
+    environment = os.environ if environment is None else environment
+    chosen = environment.get("HTTP_SERVER", "")
     if chosen not in {"", "hypercorn"}:
         raise StartError(f"HTTP_SERVER must be 'hypercorn', or not be set, not {chosen!r}")
-    return ServeConfig(hypercorn_only=True) if chosen else ServeConfig()
+    config = ServeConfig(tls=tls_from_environment(environment))
+    return attrs.evolve(config, hypercorn_only=True) if chosen else config
 
 
 def secret_from_environment(name: str, environment: Mapping[str, str] | None = None) -> str:

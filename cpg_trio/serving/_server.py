@@ -13,11 +13,14 @@ from hypercorn.trio.worker_context import WorkerContext
 from cpg_trio import http1
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import App
-from cpg_trio.http1 import RequestTaker, unwrapped
-from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config, logger
-from cpg_trio.serving._connection import Connection, Service, peer_and_own
+from cpg_trio.http1 import Address, Channel, RequestTaker, SocketChannel, TlsChannel, unwrapped
+from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config
+from cpg_trio.serving._connection import Connection, Service
 from cpg_trio.serving._crowd import Crowd
-from cpg_trio.serving._listen import listening, url
+from cpg_trio.serving._errors import logger
+from cpg_trio.serving._handshake import Handshake
+from cpg_trio.serving._listen import is_unix, listening, url
+from cpg_trio.serving._tls import Contexts
 
 _DEFAULTS = ServeConfig()
 
@@ -35,7 +38,8 @@ async def serve(
 
     `bind` is one address or several: `host:port` (port 0 takes any free port), `[::1]:port` or
     `unix:/path`, a socket for the user and the group that its file belongs to. Reports, once it listens, the
-    URLs it is reached at, e.g. `("http://127.0.0.1:41231",)`.
+    URLs it is reached at, e.g. `("http://127.0.0.1:41231",)`. With a certificate (`config.tls`) what is not
+    a Unix socket is served with TLS, and those are https.
 
     From `stop` on nothing new is accepted, idle connections are closed, WebSockets are closed with code
     1001, and calls in flight have `config.grace_s` to finish; then they are cancelled, and `serve` returns.
@@ -44,7 +48,8 @@ async def serve(
     HTTP/1.1 requests that `relay` claims are its to answer; with `config.hypercorn_only` they are the
     application's, as those of HTTP/2 are in any case.
 
-    Raises: `BindError` when it cannot listen. Nothing that a client or the application does raises here.
+    Raises: `BindError` when it cannot listen; `StartError` for a certificate that is of no use. Nothing that
+    a client or the application does raises here.
     """
     binds = [bind] if isinstance(bind, str) else bind
     await _Server(app, config, relay).run(binds, trio.Event() if stop is None else stop, task_status)
@@ -52,6 +57,9 @@ async def serve(
 
 class _Client(Protocol):
     """One client's connection, whoever speaks to it."""
+
+    async def run(self) -> None:
+        """Speak to it, until it has ended or is somebody else's."""
 
     async def drain(self) -> None:
         """Finish what is in flight and take nothing more; return when the client has been told."""
@@ -66,6 +74,7 @@ class _Server:
         self._context = WorkerContext(None)
         self._service = Service(app, settings, hypercorn_config(settings), self._context)
         self._lane = http1.Service(app, http1_limits(settings), relay)
+        self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
         self._crowd = Crowd(settings)
@@ -73,6 +82,8 @@ class _Server:
     async def run(
         self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
     ) -> None:
+        if self._contexts is not None:
+            self._contexts.check()
         async with AsyncExitStack() as stack:
             if not self._settings.hypercorn_only:
                 await stack.enter_async_context(self._lane.running())
@@ -85,7 +96,8 @@ class _Server:
             listeners = await stack.enter_async_context(listening(binds, self._settings.backlog))
             async with trio.open_nursery() as handlers:
                 try:
-                    task_status.started(tuple(map(url, listeners)))
+                    scheme = "http" if self._contexts is None else "https"
+                    task_status.started(tuple(url(listener, scheme) for listener in listeners))
                     await self._accept(listeners, handlers, stop)
                     await stack.aclose()
                     await self._drain(handlers)
@@ -99,37 +111,48 @@ class _Server:
         self, listeners: list[trio.SocketListener], handlers: trio.Nursery, stop: trio.Event
     ) -> None:
         async with trio.open_nursery() as nursery:
-            serve_all = partial(trio.serve_listeners, self._serve_connection, listeners)
-            nursery.start_soon(partial(serve_all, handler_nursery=handlers))
+            for listener in listeners:
+                contexts = None if is_unix(listener) else self._contexts
+                serve_each = partial(self._serve_connection, contexts)
+                serve_all = partial(trio.serve_listeners, serve_each, [listener])
+                nursery.start_soon(partial(serve_all, handler_nursery=handlers))
             await stop.wait()
             nursery.cancel_scope.cancel()
 
-    async def _serve_connection(self, stream: trio.SocketStream) -> None:
+    async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
         if self._context.terminated.is_set():
             return
         if not self._crowd.has_room(len(self._clients)):
-            await self._crowd.refuse(stream)
+            await self._crowd.refuse(stream, encrypted=contexts is not None)
             return
         enable_keepalive(stream.socket, unread_s=self._settings.send_timeout_s)
-        if self._settings.hypercorn_only:
-            await self._serve_client(Connection(stream, self._service))
-        else:
-            await self._serve_http1(stream)
-
-    async def _serve_http1(self, stream: trio.SocketStream) -> None:
-        """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
-        channel = http1.SocketChannel.of(stream)
-        addresses = peer_and_own(channel.socket)
-        if addresses is None:
-            channel.close()
+        raw = SocketChannel.of(stream)
+        try:
+            addresses = raw.addresses()
+        except OSError:  # the client left before we came to look
+            raw.close()
             return
-        connection = http1.ServerConnection(channel, self._lane, *addresses)
-        await self._serve_client(connection)
-        if connection.read_of_another_protocol:
-            read = connection.read_of_another_protocol
-            await self._serve_client(Connection(channel.release(), self._service, read))
+        channel = raw if contexts is None else await self._with_tls(raw, contexts)
+        if channel is not None:
+            await self._serve_channel(channel, *addresses)
 
-    async def _serve_client(self, client: Connection | http1.ServerConnection) -> None:
+    async def _with_tls(self, raw: SocketChannel, contexts: Contexts) -> TlsChannel | None:
+        """Return a client's connection when it has shaken hands, None for one that has not."""
+        handshake = Handshake(raw, contexts(), self._settings.header_timeout_s)
+        await self._serve_client(handshake)
+        return handshake.channel
+
+    async def _serve_channel(self, channel: Channel, client: Address, server: Address) -> None:
+        """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
+        read = b""
+        if not self._settings.hypercorn_only:
+            connection = http1.ServerConnection(channel, self._lane, client, server)
+            await self._serve_client(connection)
+            read = connection.read_of_another_protocol
+        if read or self._settings.hypercorn_only:
+            await self._serve_client(Connection(channel, self._service, client, server, read))
+
+    async def _serve_client(self, client: _Client) -> None:
         self._clients.add(client)
         try:
             await _guard(client.run)

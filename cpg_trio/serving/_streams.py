@@ -23,7 +23,7 @@ from wsproto.frame_protocol import CloseReason
 
 from cpg_trio.asgi import ClientDisconnectedError, HeaderList, accepts_trailers
 from cpg_trio.serving._calls import Call, Inbox, named
-from cpg_trio.serving._config import logger
+from cpg_trio.serving._errors import logger
 from cpg_trio.serving._link import Awaiting, Link
 
 Sink = Callable[[Event], Awaitable[None]]
@@ -42,7 +42,7 @@ class HttpStream(HTTPStream):
         extensions: Iterable[str] = (),
     ) -> None:
         """Send events to `send`; call `abandon` to break off a response that has begun."""
-        call = Call(link.nursery, inbox, self._app_ended, extensions)
+        call = Call(link.nursery, inbox, self._app_ended, link.extensions | {name: {} for name in extensions})
         super().__init__(*link.stream_arguments(call, send, stream_id))
         self._abandon = abandon
         self._trailers: HeaderList = []
@@ -84,7 +84,7 @@ class WebSocketStream(WSStream):
 
     def __init__(self, link: Link, stream_id: int, send: Sink) -> None:
         """Send events to `send`."""
-        call = Call(link.nursery, Inbox(), self._app_ended)
+        call = Call(link.nursery, Inbox(), self._app_ended, link.extensions)
         super().__init__(*link.stream_arguments(call, send, stream_id))
         self._link = link
         self._code = int(CloseReason.ABNORMAL_CLOSURE)

@@ -13,17 +13,36 @@ import trio
 import trio.testing
 
 from cpg_trio.host import Host, HostConfig
+from tests import _wire
 from tests._wire import Response, dial
-from tests.http1.peers import OK, Handler, Peer, answer_ok, serving
+from tests.certificates import Files
+from tests.http1 import peers
+from tests.http1.peers import OK, Handler, Peer, answer_ok, serving, url_of
 
 USUAL: dict[str, Any] = {}
 """What hosts are told of serving."""
 
 
-@pytest.fixture(params=["http1", "hypercorn"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test twice: by our own lane and the relay, and by Hypercorn alone and the ASGI router."""
-    monkeypatch.setitem(USUAL, "hypercorn_only", request.param == "hypercorn")
+@pytest.fixture(params=["http1", "hypercorn", "http1-tls", "hypercorn-tls"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
+    """Run a test by our own lane and the relay, and by Hypercorn and the ASGI router; plain, and with TLS."""
+    server, _, tls = request.param.partition("-")
+    monkeypatch.setitem(USUAL, "hypercorn_only", server == "hypercorn")
+    if tls:
+        over_tls(monkeypatch, certificates)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
+    """Run a test twice: without TLS, and with it on both sides of the host."""
+    if request.param == "tls":
+        over_tls(monkeypatch, certificates)
+
+
+def over_tls(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
+    monkeypatch.setitem(USUAL, "tls", files.config())
+    monkeypatch.setattr(_wire, "TRUST", [files.client_context()])
+    monkeypatch.setattr(peers, "SERVED_WITH", [files.server_context()])
 
 
 @attrs.frozen
@@ -78,7 +97,7 @@ async def routing(
     async with serving(handler) as origin, hosting(config) as (host, url):
         caller, token = host.identities.issue("caller")
         provider, _ = host.identities.issue("echo-plugin")
-        base_url = f"http://{origin.host}:{origin.port}{base_path}"
+        base_url = f"{url_of(origin)}{base_path}"
         host.registry.register(provider.runtime_id, "echo", "1.0.0", endpoint_path, {"base_url": base_url})
         yield Setting(host, url, caller.runtime_id, token, provider.runtime_id)
 

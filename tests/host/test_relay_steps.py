@@ -25,11 +25,11 @@ from cpg_trio.host.router import RouterGateway
 from cpg_trio.http1 import RelayCall, ServerConnection, SocketChannel
 from cpg_trio.http1.connection import Answer
 from cpg_trio.serving import ServeConfig
-from tests._wire import Wire, dial
-from tests.host.routing import USUAL, Recorder, Setting, lane, routing, silent_address
-from tests.http1.peers import OK, Peer, serving
+from tests._wire import Wire, dial, socket_of
+from tests.host.routing import USUAL, Recorder, Setting, lane, routing, silent_address, transport
+from tests.http1.peers import OK, Peer, serving, url_of
 
-__all__ = ["lane"]  # a fixture
+__all__ = ["lane", "transport"]  # fixtures
 
 RESET = struct.pack("ii", 1, 0)
 BIG = 2**24  # bytes, more than all buffers on the way
@@ -146,9 +146,10 @@ class Trial:
     async def end(self, ending: str) -> None:
         """End the call."""
         if ending.startswith("caller"):
+            sock = socket_of(self.wire.stream)
             if ending == "caller resets":
-                self.wire.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            await self.wire.stream.aclose()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.close()
         elif ending == "provider breaks off":
             self.provider.break_off.set()
         elif ending == "provider is gone":
@@ -164,7 +165,7 @@ class Trial:
         else:
             told = (await self.wire.response()).status
             assert told == {"provider breaks off": 502, "provider is gone": 503}[ending]
-        await self.wire.stream.aclose()
+        socket_of(self.wire.stream).close()
 
     async def assert_nothing_is_left(self) -> None:
         while (
@@ -203,7 +204,7 @@ async def trial(step: str, *, kept: bool) -> AsyncIterator[Trial]:
     with trio.fail_after(5):
         async with serving(provider) as origin, silent_address() as silent, trio.open_nursery() as nursery:
             (url,) = await nursery.start(hosting.serve)
-            base_url = f"http://{origin.host}:{origin.port}"
+            base_url = url_of(origin)
             caller, token = host.identities.issue("caller")
             first, other = (host.identities.issue(name)[0].runtime_id for name in ("first", "other"))
             for plugin, at in ((first, silent if step == "connecting" else base_url), (other, base_url)):
@@ -227,6 +228,7 @@ async def _call(setting: Setting, wire: Wire, body: bytes) -> None:
         await wire.send(setting.head("POST", None, f"Content-Length: {len(body)}") + body)
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize(("step", "ending", "way"), CASES)
 async def test_a_call_leaves_nothing_behind(
     step: str,
@@ -335,8 +337,8 @@ async def test_answers_that_come_in_the_same_moment_as_their_callers_leave_harm_
             for wire in (one, two):
                 await wire.send(s.head("GET", s.path("Next")))  # pipelined behind the call that they leave
             await trio.testing.wait_all_tasks_blocked(0.002)
-            one.stream.socket.close()
-            two.stream.socket.close()
+            socket_of(one.stream).close()
+            socket_of(two.stream).close()
             answer.set()
             assert (await three.response()).body == b"ok"
         await trio.testing.wait_all_tasks_blocked(0.005)
@@ -389,7 +391,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
                     scope.cancel()
                     assert (await wire.response()).status == 502
                 else:
-                    wire.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    socket_of(wire.stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             await trio.testing.wait_all_tasks_blocked(0.005)
             statistics = s.host._pool.statistics()
             assert (statistics.active, statistics.idle) == (0, int(ending == "it reads on"))
@@ -413,6 +415,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
         (RouterGateway, "admit"),
     ],
 )
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("kept", [True, False])
 async def test_an_error_at_any_step_ends_one_connection_and_its_call(
     where: type[object],

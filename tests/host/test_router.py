@@ -29,9 +29,9 @@ from cpg_trio.host import (
 from cpg_trio.host.router import go_duration
 from cpg_trio.rpc import ClientConfig
 from cpg_trio.serving import ServeConfig
-from tests._wire import dial, dial_http2
+from tests._wire import dial, dial_http2, trusted
 from tests.host.routing import USUAL, Recorder, Setting, hosting, lane, routing, silent_address, text
-from tests.http1.peers import OK, Peer, serving
+from tests.http1.peers import OK, Peer, serving, url_of
 
 __all__ = ["lane"]  # a fixture
 
@@ -780,7 +780,7 @@ def test_durations_are_written_as_go_writes_them(seconds: float, written: str) -
 
 async def watch(url: str, credentials: dict[str, str], ended: trio.Event) -> None:
     """Watch a service type until the host ends the watch, which it does in good order."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=trusted()) as http:
         registry = ServiceRegistryClient(url, http, ClientConfig(headers=credentials))
         async with registry.watch_service(pb.WatchServiceRequest(service_type="echo")) as events:
             async for _ in events:
@@ -815,9 +815,7 @@ async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> No
             host, stop = Host(HostConfig(serve=ServeConfig(**USUAL))), trio.Event()
             (url,) = await nursery.start(partial(host.serve, stop, bind="127.0.0.1:0"))
             caller, token = host.identities.issue("caller")
-            host.registry.register(
-                "p-1", "echo", "1.0.0", "/", {"base_url": f"http://{origin.host}:{origin.port}"}
-            )
+            host.registry.register("p-1", "echo", "1.0.0", "/", {"base_url": url_of(origin)})
             async with dial(url) as wire:
                 s = Setting(host, url, caller.runtime_id, token, "p-1")
                 nursery.start_soon(watch, url, s.credentials, ended)

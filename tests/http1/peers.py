@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 import trio
 
-from cpg_trio.http1 import Origin, Request
+from cpg_trio.http1 import Channel, Origin, Request
+from cpg_trio.http1.channel import RECEIVE_BYTES
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from cpg_trio.asgi import HeaderList
+    from cpg_trio.http1.readiness import Readiness, Watcher
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -57,6 +60,56 @@ class Peer:
         await self.stream.send_all(data)
 
 
+class StreamChannel(Channel):
+    """A channel over a stream in memory, where every send and every read is a step that a test sees."""
+
+    may_have_more = drained = False
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    @property
+    def socket(self) -> socket.socket:
+        raise NotImplementedError
+
+    async def receive(self) -> bytes:
+        return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+
+    def receive_nowait(self) -> bytes | None:
+        return None
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def send_some(self, data: bytes | memoryview) -> int:
+        await self._stream.send_all(data)
+        return len(data)
+
+    def send_nowait(self, _data: bytes | memoryview) -> int:
+        return 0
+
+    async def wait_readable(self) -> None:
+        raise NotImplementedError
+
+    async def wait_writable(self) -> None:
+        raise NotImplementedError
+
+    def has_news(self) -> bool:
+        return False
+
+    def watch(self, readiness: Readiness, watcher: Watcher) -> None:
+        raise NotImplementedError
+
+    def ignore(self, *, for_good: bool = False) -> None:
+        raise NotImplementedError
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        raise NotImplementedError
+
+    def close(self, *, reset: bool = False) -> None:
+        raise NotImplementedError
+
+
 Handler: TypeAlias = "Callable[[Peer], Awaitable[None]]"
 
 
@@ -66,21 +119,32 @@ async def answer_ok(peer: Peer) -> None:
         await peer.send(OK)
 
 
+SERVED_WITH: list[ssl.SSLContext] = []
+"""What peers serve with, if they are told nothing else: the last of them."""
+
+
 @asynccontextmanager
 async def serving(handler: Handler, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
     """Serve `handler` on a port of the system's choice, for as long as the block lasts."""
+    if ssl_context is None and SERVED_WITH:
+        ssl_context = SERVED_WITH[-1]
 
     async def accept(stream: trio.SocketStream) -> None:
         connection: trio.abc.Stream = stream
         if ssl_context is not None:
-            connection = trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
+            connection = trio.SSLStream(stream, ssl_context, server_side=True)
         with suppress(trio.BrokenResourceError):  # a client that breaks off is no failure of its peer
             await handler(Peer(connection))
+            await connection.aclose()
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
         yield Origin("https" if ssl_context else "http", "127.0.0.1", listeners[0].socket.getsockname()[1])
         nursery.cancel_scope.cancel()
+
+
+def url_of(origin: Origin) -> str:
+    return f"{origin.scheme}://{origin.host}:{origin.port}"
 
 
 @asynccontextmanager

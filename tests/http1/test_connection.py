@@ -22,10 +22,9 @@ from cpg_trio.http1 import (
 )
 from cpg_trio.http1._beside import _block_error, beside
 from cpg_trio.http1._request import ONE_WRITE_BYTES, PreparedRequest
-from cpg_trio.http1.channel import StreamChannel
 from cpg_trio.http1.connection import Connection, Exchange
 
-from .peers import EMPTY, OK, ORIGIN, Peer, chunked, get, sized
+from .peers import EMPTY, OK, ORIGIN, Peer, StreamChannel, chunked, get, sized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable

@@ -27,13 +27,13 @@ from cpg_trio.http1 import (
     Whole,
 )
 from cpg_trio.http1.channel import SocketChannel
+from tests.certificates import Files
 
 from .peers import EMPTY, OK, Peer, answer_ok, at_socket, chunked, get, serving, sized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-CERTIFICATE = Path(__file__).with_name("localhost.pem")
 BEGUN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
 
 
@@ -57,22 +57,8 @@ async def once(*chunks: bytes) -> AsyncGenerator[bytes, None]:
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[trio.SocketStream]:
-    """Return a list to which every stream is added that the pool opens."""
-    opened: list[trio.SocketStream] = []
-    open_tcp_stream = trio.open_tcp_stream
-
-    async def recording(host: str, port: int) -> trio.SocketStream:
-        opened.append(await open_tcp_stream(host, port))
-        return opened[-1]
-
-    monkeypatch.setattr(trio, "open_tcp_stream", recording)
-    return opened
-
-
-@pytest.fixture
 def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
-    """Return a list to which the socket of every plain connection is added that the pool opens."""
+    """Return a list to which the socket of every connection is added that the pool opens."""
     opened: list[socket.socket] = []
     of = SocketChannel.of
 
@@ -86,10 +72,8 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
 
 
 @pytest.fixture
-def server_tls() -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(CERTIFICATE)
-    return context
+def server_tls(certificates: Files) -> ssl.SSLContext:
+    return certificates.server_context()
 
 
 class Script:
@@ -714,7 +698,7 @@ async def test_the_limit_of_heads_is_the_pools() -> None:
 
 
 async def test_tls_connections_are_verified_kept_and_checked(
-    server_tls: ssl.SSLContext, streams: list[trio.SocketStream]
+    certificates: Files, server_tls: ssl.SSLContext, sockets: list[socket.socket]
 ) -> None:
     close = trio.Event()
 
@@ -724,19 +708,21 @@ async def test_tls_connections_are_verified_kept_and_checked(
             await peer.send(OK)
         await close.wait()
 
-    context = ssl.create_default_context(cafile=CERTIFICATE)
-    async with serving(peer, ssl_context=server_tls) as origin, Pool(ssl_context=context) as pool:
+    async with (
+        serving(peer, ssl_context=server_tls) as origin,
+        Pool(ssl_context=certificates.client_context) as pool,
+    ):
         for _ in range(2):
             assert await fetch(pool, origin, get()) == (200, b"ok")
         assert pool.statistics().reused == 1
         close.set()
-        await trio.lowlevel.wait_readable(streams[0].socket)
+        await trio.lowlevel.wait_readable(sockets[0])
         await fetch(pool, origin, get())
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=2, reused=1)
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_a_failure_to_connect(
-    server_tls: ssl.SSLContext, streams: list[trio.SocketStream]
+    server_tls: ssl.SSLContext, sockets: list[socket.socket]
 ) -> None:
     async def peer(peer: Peer) -> None:
         with pytest.raises(trio.BrokenResourceError):
@@ -746,14 +732,15 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_failure_to_connect(
         with pytest.raises(ConnectFailedError, match=r"https://127\.0\.0\.1:.*CERTIFICATE_VERIFY_FAILED"):
             await fetch(pool, origin, get())
         assert pool.statistics().opened == 0
-        assert streams[0].socket.fileno() == -1
+        assert sockets[0].fileno() == -1
 
 
-async def test_a_body_that_tls_cuts_short_is_a_broken_connection(server_tls: ssl.SSLContext) -> None:
-    context = ssl.create_default_context(cafile=CERTIFICATE)
+async def test_a_body_that_tls_cuts_short_is_a_broken_connection(
+    certificates: Files, server_tls: ssl.SSLContext
+) -> None:
     async with (
         serving(Script([BEGUN, None]), ssl_context=server_tls) as origin,
-        Pool(ssl_context=context) as pool,
+        Pool(ssl_context=certificates.client_context) as pool,
     ):
         with pytest.raises(ConnectionBrokenError):
             await fetch(pool, origin, get())
@@ -857,14 +844,13 @@ async def echo_again(peer: Peer) -> None:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("reused", [False, True], ids=["new connection", "kept connection"])
 async def test_a_request_cancelled_at_any_step_leaves_the_pool_whole(
-    server_tls: ssl.SSLContext, *, tls: bool, reused: bool
+    certificates: Files, server_tls: ssl.SSLContext, *, tls: bool, reused: bool
 ) -> None:
-    context = ssl.create_default_context(cafile=CERTIFICATE)
     step, finished = 0, False
     async with serving(echo_again, ssl_context=server_tls if tls else None) as origin:
         while not finished:
             step += 1
-            async with Pool(ssl_context=context) as pool:
+            async with Pool(ssl_context=certificates.client_context) as pool:
                 if reused:
                     await upload(pool, origin)
                 async with cancelled_at(step) as scope:

@@ -1,0 +1,45 @@
+"""One accepted connection, as long as its TLS handshake takes."""
+
+from __future__ import annotations
+
+import ssl
+
+import trio
+
+from cpg_trio.http1 import SocketChannel, TlsChannel
+from cpg_trio.serving._errors import logger
+
+
+class Handshake:
+    """A TLS handshake, which has its time, and is nobody's but its own connection's."""
+
+    def __init__(self, raw: SocketChannel, context: ssl.SSLContext, timeout_s: float) -> None:
+        """Take `raw`, and close it unless there is a `channel` at the end of `run`."""
+        self.channel: TlsChannel | None = None
+        """The connection, once it has shaken hands."""
+        self._raw = raw
+        self._context = context
+        self._timeout_s = timeout_s
+        self._life = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Shake hands."""
+        self._life.deadline = trio.current_time() + self._timeout_s
+        try:
+            with self._life:
+                channel = TlsChannel(self._raw, self._context)
+                await channel.shake_hands()
+                self.channel = channel
+        except trio.BrokenResourceError as error:
+            logger.debug("a client did not get through its TLS handshake: %s", error.__cause__ or error)
+        finally:
+            if self.channel is None:
+                self._raw.close()
+
+    async def drain(self) -> None:
+        """Let the client go: nothing of it is in flight."""
+        self._life.cancel()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._life.cancel()
