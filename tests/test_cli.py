@@ -107,6 +107,13 @@ def test_a_rate_that_makes_no_sense_is_refused_with_what_to_write_instead(rate: 
     assert "failed-authentication" in str(refused.value)
 
 
+def test_how_plugins_reach_a_host_is_said_in_its_environment() -> None:
+    assert host_config({"PUBLIC_URL": "https://host.example"}).public_url == "https://host.example"
+    assert not host_config({}).public_url
+    with pytest.raises(StartError, match="PUBLIC_URL"):
+        host_config({"PUBLIC_URL": "host.example"})
+
+
 def test_every_public_name_is_documented() -> None:
     public = [name for name in dir(cpg_trio) if not name.startswith("_")]
     assert {"Host", "Plugin", "run", "rpc"} <= set(public)

@@ -21,11 +21,12 @@ from .capability import Capability
 from .direct import GRANT_S, DirectGrants, NotDirectlyError
 from .grants import Grants, random_id
 from .identity import Identity
-from .policy import Policy
+from .policy import Policy, Rules
 from .rates import Kind
 from .services import Gate
 
 _MAX_REASON_BYTES = 4096
+_MOST_REMEMBERED = 10_000
 _MAX_TYPE_BYTES = wire.MAX_NAME_BYTES + len(wire.DIRECT_PREFIX)
 
 
@@ -74,6 +75,8 @@ class Broker(CapabilityBrokerService):
         self._capabilities = capabilities
         self._grants = grants
         self._direct = direct
+        self._given: set[tuple[str, str]] = set()
+        self._rules: Rules | None = None
 
     async def request_capability(
         self, request: pb.RequestCapabilityRequest, ctx: Context, /
@@ -89,14 +92,25 @@ class Broker(CapabilityBrokerService):
         is_service = wanted.startswith(wire.DIRECT_PREFIX)
         try:
             grant = (self._grant_service if is_service else self._grant_capability)(caller, request)
-        except (ConnectError, wire.InvalidError) as error:
-            self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=str(error))
-            if isinstance(error, ConnectError):
-                raise
+        except wire.InvalidError as error:
             raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
-        target = f"{wanted} {grant.provider_id}".rstrip()
-        self._audit.allowed(Action.GRANT, caller.runtime_id, target, reason=request.reason)
+        except ConnectError as error:
+            if error.code != Code.FAILED_PRECONDITION:  # which is nobody's decision
+                self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=error.message)
+            raise
+        self._note(caller, f"{wanted} {grant.provider_id}".rstrip(), request.reason, renewed=is_service)
         return pb.RequestCapabilityResponse(grant=grant)
+
+    def _note(self, caller: Identity, target: str, reason: str, *, renewed: bool) -> None:
+        """Note what has been given; what is given anew each minute, once for as long as the rules hold."""
+        if renewed:
+            if self._rules is not (rules := self._policy.rules) or len(self._given) > _MOST_REMEMBERED:
+                self._rules = rules
+                self._given.clear()
+            if (caller.runtime_id, target) in self._given:
+                return
+            self._given.add((caller.runtime_id, target))
+        self._audit.allowed(Action.GRANT, caller.runtime_id, target, reason=reason)
 
     def _grant_capability(self, caller: Identity, request: pb.RequestCapabilityRequest) -> pb.CapabilityGrant:
         wanted = request.capability_type

@@ -296,13 +296,16 @@ class Direct:
         with scope:
             while True:
                 try:
-                    self._way, renew_s = await _found(provider, self._service_type)
+                    way, renew_s = await _found(provider, self._service_type)
                 except ConnectError as error:
                     _log.debug("%s: no leave for %s: %s", self._owner, self._service_type, error.message)
                     await trio.sleep(_REFUSED_S if error.code in _REFUSALS else next(delays))
                     continue
+                if self._way is None:
+                    _log.info("%s: %s is called directly, at %s", self._owner, self._service_type, way.url)
+                self._way = way
                 with trio.move_on_after(renew_s) as good:
-                    await self._way.broken.wait()
+                    await way.broken.wait()
                 if good.cancelled_caught:
                     delays = backoff()
                 else:

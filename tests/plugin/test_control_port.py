@@ -124,6 +124,7 @@ def test_the_environment_says_where_it_is() -> None:
         {"CONTROL_PORT": "http"},
         {"CONTROL_BIND": "no address", "CONTROL_PORT": "1"},
         {"ACCEPT_UNSIGNED": "yes"},
+        {"DIRECT_CALLS": "yes"},
     ],
 )
 def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str]) -> None:

@@ -14,11 +14,11 @@ import trio
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
+from cpg_trio.host import Action, AuditEvent, Host, HostConfig, PluginRules, Policy, Rules
 from cpg_trio.host.direct import DirectGrants, DirectTally, NotDirectlyError
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.registry import Registry
-from cpg_trio.plugin import Dependency, Plugin
+from cpg_trio.plugin import Dependency, Plugin, PluginConfig
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -93,6 +93,11 @@ async def test_calls_go_through_the_host_unless_the_plugin_wants_otherwise() -> 
     async with calling(direct_calls=False) as setting:
         await setting.client.echo(EchoRequest(text="x"))
         assert setting.routed == 1
+
+
+def test_that_calls_go_directly_is_said_in_the_environment() -> None:
+    assert PluginConfig.from_environment(0, {"DIRECT_CALLS": "true"}).direct_calls
+    assert not PluginConfig.from_environment(0, {}).direct_calls
 
 
 async def test_calls_go_through_the_host_where_the_policy_gives_no_leave() -> None:
@@ -300,6 +305,23 @@ async def test_leave_opens_the_one_service_of_the_one_provider_for_its_owner() -
             assert response.headers[wire.UNDELIVERED_HEADER] == "true"
         shut = f"{setting.provider_url}/connectplugin.v1.PluginControl/Shutdown"
         assert (await setting.http.post(shut, json={}, headers=proof)).status_code == 401
+
+
+async def test_leave_that_is_renewed_is_one_event_in_the_audit_trail() -> None:
+    async with asking() as setting:
+        events: list[AuditEvent] = []
+        setting.host.audit.subscribe(events.append)
+        app = await setting.plugin("app")
+        for _ in range(3):
+            assert (await setting.ask(app))[0] == 200
+        assert (await setting.ask(app, minVersion="9.0.0"))[0] == 400
+        stranger = await setting.declared("stranger", requires="storage")
+        assert (await setting.ask(stranger))[0] == 403
+        granted = [event for event in events if event.action == Action.GRANT]
+        assert [(event.allowed, event.subject.split("-")[0]) for event in granted] == [
+            (True, "app"),
+            (False, "stranger"),
+        ]
 
 
 async def test_a_plugin_gets_no_leave_for_what_it_has_not_declared() -> None:
