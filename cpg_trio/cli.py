@@ -17,7 +17,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "host",
         help="run a host on the port that PORT names (8080 if it names none)",
-        description="Run a host. PORT names the port that it listens on (default: 8080). BASE_URLS says where"
+        description="Run a host. PORT names the port that it listens on (default: 8080), and BIND the address"
+        " (default: 127.0.0.1, which only this machine reaches). TLS_CERT and TLS_KEY name the files of its"
+        " certificate and key, TLS_CA that of who vouches for plugins, and TLS_CLIENTS says whether callers"
+        " have to show a certificate: none, optional or required (default: optional if there is a TLS_CA)."
+        " The files may be replaced while it runs. Where other machines reach it, it does not start without"
+        " TLS unless ALLOW_PLAINTEXT=true. BASE_URLS says where"
         " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
         " or 'any'. LEASE_S is how long a plugin may be silent, in seconds, before it gets no more calls"
         " (default: 15); after as long again it is forgotten. STATE_PATH names the file in which it keeps"

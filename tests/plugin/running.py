@@ -14,6 +14,7 @@ from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.serving import ServeConfig
 from tests.rpc.echo import Echo
 from tests.serving_apps import served
 
@@ -42,11 +43,16 @@ async def plugged(
     heartbeat_s: float | None = 5.0,
     hostname: str = "127.0.0.1",
     socket_dir: Path | None = None,
+    serve: ServeConfig | None = None,
 ) -> AsyncIterator[str]:
     """Run a plugin; yield its URL."""
     stop = trio.Event() if stop is None else stop
     config = PluginConfig(
-        host_url=host_url, hostname=hostname, heartbeat_s=heartbeat_s, socket_dir=socket_dir
+        host_url=host_url,
+        hostname=hostname,
+        heartbeat_s=heartbeat_s,
+        socket_dir=socket_dir,
+        serve=serve or ServeConfig(),
     )
     async with trio.open_nursery() as nursery:
         url, *_ = await nursery.start(partial(plugin.serve, stop, config=config))
