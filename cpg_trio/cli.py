@@ -17,7 +17,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "host",
         help="run a host on the port that PORT names (8080 if it names none)",
-        description="Run a host. PORT names the port that it listens on (default: 8080). BASE_URLS says where"
+        description="Run a host. PORT names the port that it listens on (default: 8080), and BIND the address"
+        " (default: 127.0.0.1, which only this machine reaches). TLS_CERT and TLS_KEY name the files of its"
+        " certificate and key, TLS_CA that of who vouches for plugins, and TLS_CLIENTS says whether callers"
+        " have to show a certificate: none, optional or required (default: optional if there is a TLS_CA)."
+        " The files may be replaced while it runs. Where other machines reach it, it does not start without"
+        " TLS unless ALLOW_PLAINTEXT=true. BASE_URLS says where"
         " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
         " or 'any'. LEASE_S is how long a plugin may be silent, in seconds, before it gets no more calls"
         " (default: 15); after as long again it is forgotten. STATE_PATH names the file in which it keeps"
@@ -27,8 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         " 'storage=round-robin,logger=random': first (the default), round-robin, random or weighted."
         " RATE_LIMITS says how often who may call what, in calls a second and at once, as in"
         " 'handshake=10/20,discover=off'; docs/security.md has the kinds and what is usual."
-        " CPG_HOST_KEY or CPG_HOST_KEY_FILE is what it signs tokens with (default: a file beside STATE_PATH, or"
-        " a key that ends with it). ENROLMENT_TOKENS or ENROLMENT_TOKENS_FILE says who is let in (default:"
+        " CPG_HOST_KEY or CPG_HOST_KEY_FILE is what it signs tokens with (default: a file beside STATE_PATH,"
+        " or a key that ends with it). ENROLMENT_TOKENS or ENROLMENT_TOKENS_FILE says who is let in (default:"
         " everybody), POLICY_FILE what plugins may provide and call (default: what they declare), and"
         " PASS_HEADERS which request headers are passed on besides the usual ones: see docs/security.md."
         " HTTP_SERVER=hypercorn has Hypercorn read and write all HTTP, which is slower.",

@@ -12,9 +12,11 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID
 
 from cpg_trio.serving import Clients, TlsConfig
 
+_NAMES = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
 WORKLOAD = "spiffe://test/own"
 LOCAL = ("localhost", "127.0.0.1", "::1", "rebound.invalid")
 
@@ -40,6 +42,12 @@ class Files:
         self.key.write_bytes(key)
         self.cert.write_bytes(cert)
 
+    def encrypt_key(self) -> None:
+        """Put a password on the key."""
+        key = serialization.load_pem_private_key(self.key.read_bytes(), None)
+        pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        self.key.write_bytes(key.private_bytes(pem, pkcs8, serialization.BestAvailableEncryption(b"x")))
+
     @property
     def environment(self) -> dict[str, str]:
         return {"TLS_CERT": str(self.cert), "TLS_KEY": str(self.key), "TLS_CA": str(self.ca)}
@@ -61,10 +69,10 @@ class Files:
         return context
 
 
-def issue(ca: trustme.CA, *names: str, days: int = 1) -> tuple[bytes, bytes]:
+def issue(ca: trustme.CA, *names: str | bytes, days: int = 1) -> tuple[bytes, bytes]:
     """Return a certificate without a subject, for names, addresses and URIs, and its key; both are PEM.
 
-    It is valid for so many days from yesterday on.
+    It is valid for so many days from yesterday on. Bytes are the extension that has the names, as it is.
     """
     issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
     signing_key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
@@ -79,8 +87,11 @@ def issue(ca: trustme.CA, *names: str, days: int = 1) -> tuple[bytes, bytes]:
     vouching = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(vouching)
     builder = builder.add_extension(authority, critical=False)
+    known = [_general_name(name) for name in names if isinstance(name, str)]
+    raw = [name for name in names if isinstance(name, bytes)]
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(map(_general_name, names)), critical=True)
+        named = x509.UnrecognizedExtension(_NAMES, raw[0]) if raw else x509.SubjectAlternativeName(known)
+        builder = builder.add_extension(named, critical=True)
     cert = builder.sign(signing_key, hashes.SHA256())
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     return cert.public_bytes(pem), key.private_bytes(pem, pkcs8, serialization.NoEncryption())

@@ -22,7 +22,7 @@
 {{- end -}}
 {{- range $container, $list := $values.env -}}
 {{- range $list -}}
-{{- if has .name (list "PORT" "HOST_URL" "HOSTNAME" "STATE_PATH" "CONTROL_PORT" "SOCKET_DIR" "STORAGE_PATH" "DATABASE_URL") -}}
+{{- if has .name (list "PORT" "HOST_URL" "HOSTNAME" "STATE_PATH" "ALLOW_PLAINTEXT" "CONTROL_PORT" "SOCKET_DIR" "STORAGE_PATH" "DATABASE_URL") -}}
 {{- fail (printf "\n\nenv.%s sets %s, which the chart sets: take it out%s.\n" $container .name (ternary ", and set storage.databaseUrl or storage.databaseUrlSecret" "" (eq .name "DATABASE_URL"))) -}}
 {{- end -}}
 {{- end -}}

@@ -192,7 +192,7 @@ class SocketChannel(Channel):
             self._drained, self._full = True, False
             return None
         except OSError as error:
-            raise self._broken() from error
+            raise self._broken(error) from error
         self._full = len(data) == RECEIVE_BYTES
         self._drained = not self._full
         return data
@@ -203,7 +203,7 @@ class SocketChannel(Channel):
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise self._broken() from error
+            raise self._broken(error) from error
 
     def has_news(self) -> bool:
         return bool(self._news.poll(0))
@@ -234,10 +234,10 @@ class SocketChannel(Channel):
         if self._sock.fileno() < 0:
             raise trio.ClosedResourceError("this channel is closed")
 
-    def _broken(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
+    def _broken(self, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
         if self._sock.fileno() < 0:
             return trio.ClosedResourceError("this channel is closed")
-        return trio.BrokenResourceError("the connection broke")
+        return trio.BrokenResourceError((error.strerror or str(error)).lower())
 
 
 def _address(name: Any) -> Address:

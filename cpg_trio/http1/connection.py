@@ -296,7 +296,7 @@ class Answer:
         try:
             data = await self._channel.receive()
         except _BROKEN as exc:
-            raise ConnectionBrokenError("the connection to the peer broke") from exc
+            raise ConnectionBrokenError(f"the connection to the peer broke: {exc}") from exc
         if data:
             self.begun = True
             self._feed(data)

@@ -120,11 +120,11 @@ class TlsChannel(Channel):
 
     @property
     def may_have_more(self) -> bool:
-        return self._buffered or self._raw.may_have_more
+        return self._early is not None or self._buffered or self._raw.may_have_more
 
     @property
     def drained(self) -> bool:
-        return self._raw.drained and not self._buffered
+        return self._raw.drained and not self.may_have_more
 
     async def wait_readable(self) -> None:
         await self._raw.wait_readable()
@@ -160,7 +160,7 @@ class TlsChannel(Channel):
         except ssl.SSLZeroReturnError:
             return b""
         except ssl.SSLError as error:
-            raise trio.BrokenResourceError(f"TLS broke: {error.reason or error}") from error
+            raise self._broken(error) from error
         finally:
             self._answer()
         return data
@@ -209,7 +209,12 @@ class TlsChannel(Channel):
         try:
             return self._tls.write(piece)
         except ssl.SSLError as error:
-            raise trio.BrokenResourceError(f"TLS broke: {error.reason or error}") from error
+            raise self._broken(error) from error
+
+    def _broken(self, error: ssl.SSLError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+        if self.socket.fileno() < 0:
+            return trio.ClosedResourceError("this channel is closed")
+        return trio.BrokenResourceError(f"TLS broke: {error.reason or error}")
 
     def _flush(self) -> bool:
         """Send what OpenSSL has made, as far as that goes; return whether it is all."""

@@ -161,8 +161,8 @@ def _reason(error: Exception) -> str:
     match error:
         case ssl.SSLError(reason="KEY_VALUES_MISMATCH"):
             return "the key is not the certificate's"
-        case ssl.SSLError(reason=str(reason)):
-            return f"not what it should be in PEM ({reason.lower().replace('_', ' ')})"
+        case ssl.SSLError():
+            return f"not what it should be in PEM ({error.reason or error})"
         case OSError(strerror=str(reason)):
             return reason.lower()
         case _:
