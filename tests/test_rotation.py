@@ -9,16 +9,21 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
+import trustme
 
 from cpg_trio.host import Action, Host, HostConfig, Keys
 from cpg_trio.plugin import Plugin
+from cpg_trio.serving import Clients, ServeConfig
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.certificates import Files
 
 from .plugin.running import echo_plugin, eventually, hosting, plugged
 
 CALLERS = 4
+_PLAIN = ServeConfig()
 
 
 @attrs.define
@@ -26,9 +31,14 @@ class Load:
     """Callers that call all the time, each the next call when the one before is answered."""
 
     client: EchoServiceClient
+    nursery: trio.Nursery
     answered: int = 0
 
-    async def call(self) -> None:
+    def add_caller(self) -> None:
+        """Have somebody more call all the time, who needs a connection more."""
+        self.nursery.start_soon(self._call)
+
+    async def _call(self) -> None:
         while True:
             text = str(self.answered)
             assert (await self.client.echo(EchoRequest(text=text), timeout_s=10)).text == text
@@ -41,17 +51,21 @@ class Load:
 
 
 @asynccontextmanager
-async def under_load(config: HostConfig) -> AsyncIterator[tuple[Host, Load]]:
+async def under_load(config: HostConfig, serve: ServeConfig = _PLAIN) -> AsyncIterator[tuple[Host, Load]]:
     """Run a host and two plugins, of which one calls the other. A call that fails raises here."""
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     with trio.fail_after(60):
-        async with hosting(config) as (host, url), plugged(caller, url), plugged(echo_plugin(), url):
+        async with (
+            hosting(config) as (host, url),
+            plugged(caller, url, serve=serve),
+            plugged(echo_plugin(), url, serve=serve),
+        ):
             await echo.wait_available()
-            load = Load(echo.client(EchoServiceClient))
             async with trio.open_nursery() as nursery:
+                load = Load(echo.client(EchoServiceClient), nursery)
                 for _ in range(CALLERS):
-                    nursery.start_soon(load.call)
+                    load.add_caller()
                 await load.more()
                 yield host, load
                 await load.more()
@@ -93,3 +107,26 @@ async def put_in_front(path: Path, key: str) -> None:
     await trio.Path(draft).write_text(f"{key}\n{newest}\n")
     await trio.Path(draft).chmod(0o600)
     await trio.Path(draft).rename(path)
+
+
+# The servers of the host and the provider, and the clients of the host and the caller.
+_USERS_OF_FILES = 4
+
+
+async def test_certificates_are_changed_again_and_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    ca, names = trustme.CA(), ("localhost", "127.0.0.1", "caller", "echo-plugin")
+    files = Files.write(tmp_path, ca, *names)
+    serve = ServeConfig(tls=files.config(Clients.REQUIRED))
+    async with under_load(HostConfig(serve=serve), serve) as (_, load):
+        for number in range(1, 3):
+            files.issue(ca, *names)
+            while reloads(caplog) < _USERS_OF_FILES * number:
+                load.add_caller()
+                await load.more(100)
+
+
+def reloads(caplog: pytest.LogCaptureFixture) -> int:
+    return sum("there are new files for TLS" in record.getMessage() for record in caplog.records)

@@ -403,7 +403,7 @@ async def test_the_handshake_of_a_websocket_is_limited_together_with_streams() -
         assert refused.value.status_code == 429
         assert (b"retry-after", b"1000") in refused.value.headers
         assert refused.value.body == b"rate limit exceeded for watch: try again in 1000 s\n"
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, verify=_wire.trusted()) as http:
             _, answer = await first_frame(WireCaller(http), WATCH, headers)
         assert answer["error"]["code"] == "resource_exhausted"
 
