@@ -26,7 +26,8 @@ import trio
 from .channel import RECEIVE_BYTES, Channel, SocketChannel
 from .readiness import Readiness, Watcher
 
-_PIECE_BYTES = 4 * 16 * 1024  # four full records
+_RECORD_BYTES = 16 * 1024  # the most that is in one
+_PIECE_BYTES = 4 * _RECORD_BYTES
 _NAMED = ("URI", "DNS")
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -133,13 +134,14 @@ class TlsChannel(Channel):
         if self._early is not None:
             data, self._early = self._early, None
             return data
-        while (plain := self._read()) is None:
+        while not self._buffered or (plain := self._read()) is None:
             records = self._raw.receive_nowait()
             if records is None:
                 return None
             if not records:
                 raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
             self._incoming.write(records)
+            self._buffered = True
         return plain
 
     def has_news(self) -> bool:
@@ -158,6 +160,7 @@ class TlsChannel(Channel):
             self._buffered = False
             return None
         except ssl.SSLZeroReturnError:
+            self._buffered = True  # the next read says so again
             return b""
         except ssl.SSLError as error:
             raise self._broken(error) from error
@@ -168,14 +171,15 @@ class TlsChannel(Channel):
     def _read_records(self) -> bytes:
         """Return what is in the records that are here whole, up to a limit."""
         tls = self._tls
-        data = tls.read(RECEIVE_BYTES)
-        self._buffered = bool(tls.pending() or self._incoming.pending)
+        data = tls.read(_RECORD_BYTES)
+        # At the other side's end, the next read says so again.
+        self._buffered = bool(tls.pending() or self._incoming.pending or not data)
         if not self._buffered:
             return data
         parts, size = [data], len(data)
         try:
             while size < RECEIVE_BYTES and parts[-1]:
-                parts.append(tls.read(RECEIVE_BYTES - size))
+                parts.append(tls.read(_RECORD_BYTES))
                 size += len(parts[-1])
         except ssl.SSLWantReadError:
             self._buffered = False
