@@ -341,6 +341,10 @@ class Admission:
             raise RefusedError(503, "service unavailable (provider unhealthy)")
         return Route(caller.runtime_id, target, query, self._identifying(caller, target))
 
+    def still(self, route: Route) -> bool:
+        """Whether the caller of a call that was let through is still who it was."""
+        return self._identities.entry(route.caller) is not None
+
     def note_refusal(self, refused: RefusedError) -> None:
         """Count a refusal, and write down what is worth it."""
         self.tally.refused()
