@@ -98,6 +98,22 @@ async def test_nobody_takes_another_name_than_its_certificates(
         assert len(s.host.identities) == 0
 
 
+@pytest.mark.parametrize("names", [(), ("127.0.0.1",)])
+async def test_a_certificate_that_names_nobody_is_nobodys(tmp_path: Path, names: tuple[str, ...]) -> None:
+    ca = trustme.CA()
+    nameless = Files.write(tmp_path, ca, *names, name="nameless")
+    mine = Files.write(tmp_path, ca, "mine", *LOCAL, name="mine")
+
+    def of_one_authority(*_: str) -> Files:
+        return mine
+
+    async with setting(of_one_authority, clients=Clients.REQUIRED) as s:
+        assert (await s.shake_hands("mine", nameless)).status_code == 403
+        headers = proof(await s.shake_hands("mine", mine))
+        async with s.client(nameless) as http:
+            assert (await http.post(REPORT, json={"state": 1}, headers=headers)).status_code == 401
+
+
 async def test_where_no_certificate_is_demanded_who_has_none_is_let_in(issue: Callable[..., Files]) -> None:
     async with setting(issue) as s:
         assert (await s.shake_hands("mine", None)).status_code == 200
