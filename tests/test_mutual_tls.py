@@ -22,6 +22,7 @@ from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.certificates import Files
 
+from .host.brokering import BROKER, LOGGER, bearer
 from .host.calls import COOKIE, DISCOVER, HANDSHAKE, REPORT, VERSIONS, Headers
 from .plugin.running import echo_plugin, hosting, plugged
 
@@ -112,6 +113,20 @@ async def test_a_certificate_that_names_nobody_is_nobodys(tmp_path: Path, names:
         headers = proof(await s.shake_hands("mine", mine))
         async with s.client(nameless) as http:
             assert (await http.post(REPORT, json={"state": 1}, headers=headers)).status_code == 401
+
+
+async def test_a_stolen_grant_is_worth_nothing_with_another_certificate(issue: Callable[..., Files]) -> None:
+    async with setting(issue) as s:
+        mine, thiefs = issue("mine"), issue("thief")
+        headers = proof(await s.shake_hands("mine", mine))
+        async with s.client(mine) as http:
+            asked = await http.post(BROKER, json={"capabilityType": "logger"}, headers=headers)
+        grant = asked.json()["grant"]
+        for files, status in ((mine, 200), (thiefs, 401)):
+            async with s.client(files) as http:
+                path = grant["endpointUrl"].removeprefix(s.url) + LOGGER
+                answer = await http.post(path, json={"message": "hi"}, headers=bearer(grant))
+                assert answer.status_code == status, answer.text
 
 
 async def test_where_no_certificate_is_demanded_who_has_none_is_let_in(issue: Callable[..., Files]) -> None:

@@ -237,7 +237,7 @@ class Host:
             max_message_bytes=limits.max_message_bytes,
         )
         services = knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
-        capability_calls = CapabilityCalls(self._grants, self.audit, self._rates)
+        capability_calls = CapabilityCalls(self._grants, config.policy, self.audit, self._rates)
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
         router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
         watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
