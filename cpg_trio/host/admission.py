@@ -242,7 +242,7 @@ class _Path:
 class _Statement:
     """What a provider is told of a caller, signed for it with a token of its own."""
 
-    fields: HeaderList
+    fields: HeaderList = attrs.field(repr=False)
     digest: bytes = attrs.field(repr=False)
     good_until: float
     """When it is to be signed anew, in seconds since 1970."""
@@ -270,7 +270,7 @@ class Route:
     caller: str
     _to: _Target
     _query: bytes
-    identifying: HeaderList
+    identifying: HeaderList = attrs.field(repr=False)
     """The fields that tell the provider whose call it is. They are shared: not to be changed."""
 
     @property
