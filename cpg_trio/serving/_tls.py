@@ -91,6 +91,7 @@ class TlsConfig:
 
     def _client_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.ca_file)
+        context.hostname_checks_common_name = False  # which anything may be written in (RFC 9525, section 2)
         context.set_alpn_protocols(["http/1.1"])
         return self._with_certificate(context)
 

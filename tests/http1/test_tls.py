@@ -14,7 +14,7 @@ import trustme
 
 from cpg_trio.http1 import ConnectFailedError, ConnectionBrokenError, Pool, TlsChannel
 from cpg_trio.http1.channel import RECEIVE_BYTES, SocketChannel
-from cpg_trio.serving import Clients
+from cpg_trio.serving import Clients, TlsConfig
 from tests.certificates import LOCAL, WORKLOAD, Files, issue
 
 from .peers import Peer, get, serving
@@ -289,6 +289,20 @@ async def test_a_server_that_is_not_who_it_should_be_is_refused(
     files = Files.write(tmp_path, trustme.CA(), *names, days=days)
     _, client = await Pair(files.server_context(), files.client_context(show=False)).shake_hands_in_vain()
     assert any(each in client for each in why.split("|"))
+
+
+@pytest.mark.parametrize("names", [["elsewhere.test"], ["*"], ["*.test"], [WORKLOAD], []])
+async def test_our_own_clients_go_by_the_names_of_a_certificate_and_not_by_its_title(
+    tmp_path: Path, names: list[str]
+) -> None:
+    files = Files.write(tmp_path, ca := trustme.CA(), *names)
+    if not names:
+        titled = ca.issue_cert(common_name="localhost")
+        files.cert.write_bytes(titled.cert_chain_pems[0].bytes())
+        files.key.write_bytes(titled.private_key_pem.bytes())
+    clients = TlsConfig(ca_file=files.ca).client_contexts()
+    _, client = await Pair(files.server_context(), clients()).shake_hands_in_vain()
+    assert "Hostname mismatch" in client
 
 
 async def test_a_server_that_another_authority_vouches_for_is_refused(
