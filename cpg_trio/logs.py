@@ -53,6 +53,12 @@ def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
             replaced.close()
 
 
+def one_line(text: str, most: int) -> str:
+    """Return what a stranger says as a log may have it: `most` characters, what does not print escaped."""
+    cut = text[:most] + "…" * (len(text) > most)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 def flush() -> None:
     """Wait until what has been logged is written, if somebody reads it; for `_PATIENCE_S` at most."""
     for handler in logging.getLogger().handlers:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from cpg_trio._gen.capability.logger.v1 import logger_pb2 as pb
 from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerService
+from cpg_trio.logs import one_line
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .capability import Capability
@@ -35,7 +36,7 @@ class HostLogger(LoggerService):
         """Write one line. Raises: ConnectError `unauthenticated` for nobody, who has nothing to say."""
         if ctx.caller is None:
             raise ConnectError(Code.UNAUTHENTICATED, "the logger has to know who calls")
-        message = _one_line(request.message, _MOST_OF_A_MESSAGE)
+        message = one_line(request.message, _MOST_OF_A_MESSAGE)
         level = _LEVELS.get(request.level.lower(), logging.INFO)
         _log.log(level, "[PLUGIN] %s: %s%s", ctx.caller.id, message, _written(request.fields))
         return pb.LogResponse()
@@ -56,10 +57,4 @@ def _written(fields: Mapping[str, str]) -> str:
 
 
 def _field(text: str) -> str:
-    return _one_line(text, _MOST_OF_A_FIELD)
-
-
-def _one_line(text: str, most: int) -> str:
-    """Return a text cut to `most` characters, with what is not printable escaped."""
-    cut = text[:most] + "…" * (len(text) > most)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return one_line(text, _MOST_OF_A_FIELD)

@@ -21,6 +21,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     ServiceRegistryService,
 )
 from cpg_trio._version import __version__
+from cpg_trio.logs import one_line
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
@@ -42,6 +43,7 @@ from .watch import WatchHub
 _log = logging.getLogger("cpg_trio.host")
 
 _MAX_REASON_BYTES = 4096
+_MOST_OF_A_REASON = 256  # characters, in the log
 _MOMENT_S = 0.02  # by which a watch ends before its caller's time is up
 _MAX_DEPENDENCIES = 100
 # What a registration says of where the plugin is, which is no other plugin's business: the host goes there.
@@ -320,9 +322,8 @@ class Lifecycle(PluginLifecycleService):
             self._direct.take(caller, request.direct_calls)
         if health != self._registry.health(caller.runtime_id):
             name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
-            _log.info(
-                "%s reports %s%s", caller.runtime_id, name, f": {health.reason}" if health.reason else ""
-            )
+            reason = f": {one_line(health.reason, _MOST_OF_A_REASON)}" if health.reason else ""
+            _log.info("%s reports %s%s", caller.runtime_id, name, reason)
         self._registry.report_health(caller.runtime_id, health)
         self._liveness.beat(caller.runtime_id)
         ctx.response_headers[wire.HOST_ID_HEADER] = self._registry.id

@@ -26,6 +26,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.http1 import Pool, Way
+from cpg_trio.logs import one_line
 from cpg_trio.rpc import ConnectError
 
 from .control import client_at, proof_to
@@ -34,6 +35,7 @@ from .identity import Identities
 _log = logging.getLogger("cpg_trio.host")
 
 _NAME = "host.sock"
+_MOST_OF_A_MESSAGE = 256  # characters, in the log
 _ASK_S = 1.0  # which a plugin that registers has to say who it is
 
 
@@ -96,6 +98,6 @@ class Sockets:
         try:
             said = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
         except ConnectError as error:
-            raise _RefusedError(error.message) from error
+            raise _RefusedError(one_line(error.message, _MOST_OF_A_MESSAGE)) from error
         if said.metadata.get(wire.RUNTIME_ID_KEY) != runtime_id:
             raise _RefusedError("who answers there does not say that it is this plugin")

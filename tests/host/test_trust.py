@@ -304,6 +304,21 @@ async def test_no_token_reaches_the_log(caplog: pytest.LogCaptureFixture) -> Non
     assert "planted-secret" not in caplog.text
 
 
+async def test_no_plugin_forges_a_line_of_the_log_by_what_it_says_of_its_health(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with running() as host:
+        me = await host.provider("t")
+        report = {"state": 2, "reason": "a\r\n[AUDIT] {}\x1b[2K\u2028" + "b" * 4000}
+        assert (await host.post(REPORT, report, me))[0] == 200
+        assert host.host.registry.health(runtime_id(me)).reason == report["reason"]
+    (said,) = [r.getMessage() for r in caplog.records if "reports DEGRADED" in r.getMessage()]
+    assert said.isprintable()
+    assert "a\\r\\n[AUDIT]" in said
+    assert len(said) < 1000
+
+
 # What a plugin may provide and call
 
 
