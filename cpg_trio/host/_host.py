@@ -220,6 +220,7 @@ class Host:
                     self.registry,
                     self._liveness,
                     DirectReports(self.registry, config.policy, self._direct),
+                    permits,
                 ),
                 RegistryService(
                     gate, self.registry, self.watches, permits, config.base_urls, self._sockets, saved

@@ -33,7 +33,7 @@ from .identity import Identities, Identity
 from .limits import LimitError
 from .liveness import LeaseConfig, Liveness
 from .peers import Peer
-from .policy import Policy
+from .policy import Policy, Rules
 from .rates import Kind, Rates
 from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
 from .sockets import Sockets
@@ -306,8 +306,16 @@ def _check_versions(request: pb.HandshakeRequest) -> None:
 class Lifecycle(PluginLifecycleService):
     """`PluginLifecycle`: what plugins say of their own health. Each report is a heartbeat."""
 
-    def __init__(self, gate: Gate, registry: Registry, liveness: Liveness, direct: DirectReports) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        registry: Registry,
+        liveness: Liveness,
+        direct: DirectReports,
+        permits: RegistrationPermits,
+    ) -> None:
         self._gate = gate
+        self._permits = permits
         self._registry = registry
         self._liveness = liveness
         self._direct = direct
@@ -317,6 +325,7 @@ class Lifecycle(PluginLifecycleService):
     ) -> pb.ReportHealthResponse:
         """Note the caller's health. Raises: ConnectError for a state that there is not."""
         caller = self._gate.caller(ctx, Kind.HEALTH_REPORT)
+        self._permits.keep()  # of all plugins, as some report is never far
         health = _health(request)
         with _codes():
             self._direct.take(caller, request.direct_calls)
@@ -353,6 +362,24 @@ class RegistrationPermits:
         self._registry = registry
         self._policy = policy
         self._audit = audit
+        self._rules: Rules | None = None
+
+    def keep(self) -> None:
+        """Take out of the registry what the policy has come to deny since this was last asked."""
+        if self._rules is (rules := self._policy.rules):
+            return
+        self._rules = rules
+        for plugin in self._registry.plugins():
+            if (entry := self._identities.entry(plugin)) is not None:
+                self._keep_of(entry.identity)
+
+    def _keep_of(self, plugin: Identity) -> None:
+        for registration in self._registry.registrations(plugin.runtime_id):
+            if not self._policy.may_provide(plugin, registration.service_type):
+                self._registry.unregister(plugin.runtime_id, registration.id)
+                reason = f"{plugin.self_id} may not provide {registration.service_type} any more"
+                self.refused(plugin, registration.service_type, reason)
+                _log.warning("%s: %s", plugin.runtime_id, reason)
 
     def check(self, plugin: Identity, service_type: str) -> None:
         """Check that a plugin may provide a service. Raises: ConnectError `permission_denied`."""

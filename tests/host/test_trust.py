@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from cpg_trio.host import BaseUrls, HostConfig, Identity, Policy
+from cpg_trio.host.audit import Action, AuditEvent
 from tests.plugin.running import eventually
 
 from .calls import (
@@ -390,6 +392,25 @@ async def test_nobody_takes_a_service_over_from_another_plugin_while_that_provid
         await host.register(await host.plugin("victim"), "t")  # a replica
         await host.post(UNREGISTER, {"registrationId": registration}, victim)
         assert (await host.post(REGISTER, body, attacker))[0] == 403
+
+
+async def test_a_plugin_provides_nothing_any_more_that_the_policy_has_come_to_deny(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path, events = tmp_path / "policy", list[AuditEvent]()
+    path.write_text("")
+    async with running(HostConfig(policy=Policy.from_file(path))) as host:
+        host.host.audit.subscribe(events.append)
+        mine, other = await host.provider("t"), await host.provider("u")
+        path.write_text('[services.t]\nproviders = ["another"]\n')
+        await trio.sleep(1)
+        assert (await host.post(REPORT, {"state": 1}, other))[0] == 200
+        assert host.host.registry.service_types() == ["u"]
+        routed = await host.http.post(f"/services/t/{runtime_id(mine)}/M", headers=other)
+        assert routed.status_code == 404
+    refused = [event for event in events if event.action is Action.REGISTER and not event.allowed]
+    assert [(event.subject, event.target) for event in refused] == [(runtime_id(mine), "t")]
+    assert autojump_clock.rate == 0
 
 
 async def test_a_victim_that_is_down_is_no_more_displaced_than_one_that_is_up() -> None:
