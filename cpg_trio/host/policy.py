@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs.validators import deep_iterable, in_, instance_of, optional
+from attrs.validators import deep_iterable, in_, instance_of, matches_re, optional
 
 from cpg_trio import wire
 from cpg_trio._reload import Reloaded
@@ -50,7 +50,7 @@ class PluginRules:
     """None: whatever it may call."""
     capabilities: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
     """None: all that the host has."""
-    certificate: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
+    certificate: str | None = attrs.field(default=None, validator=optional(matches_re(r".+")))
     """A name that its certificate must have; None: the rule of `certifies`."""
 
 

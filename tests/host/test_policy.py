@@ -128,6 +128,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         "[plugins.x]\nprovide = []",
         "[plugins.x]\nprovides = 'a'",
         "[plugins.x]\nprovides = [1]",
+        "[plugins.x]\ncertificate = ''",
         "[plugins.'a/b']",
         "[services.x]",
         "[services.'a b']\nproviders = []",
