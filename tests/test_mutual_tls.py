@@ -169,6 +169,28 @@ async def test_a_host_and_its_plugins_work_together_with_a_certificate_each(
             assert plugin_url.startswith("https://")
 
 
+async def test_a_direct_call_goes_by_tls_to_who_has_the_name_of_the_url(issue: Callable[..., Files]) -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    required = Clients.REQUIRED
+    async with setting(issue, clients=required) as s:
+        as_caller = ServeConfig(tls=issue("caller").config(required))
+        as_echo = ServeConfig(tls=issue("echo-plugin").config(required))
+        async with (
+            plugged(caller, s.url, serve=as_caller, direct_calls=True, heartbeat_s=0.05),
+            plugged(echo_plugin(), s.url, serve=as_echo),
+        ):
+            await echo.wait_available()
+            client = echo.client(EchoServiceClient)
+
+            async def until_direct() -> None:
+                while not s.host.statistics().direct.calls:
+                    assert (await client.echo(EchoRequest(text="x"))).text == "x"
+
+            with trio.fail_after(20):
+                await until_direct()
+
+
 async def test_a_plugin_whose_certificate_is_anothers_says_why_it_ends(issue: Callable[..., Files]) -> None:
     async with setting(issue) as s:
         wrong = ServeConfig(tls=issue("other").config())

@@ -324,8 +324,9 @@ async def test_files_that_are_of_no_use_keep_a_server_from_starting(
 
 @pytest.mark.parametrize("clients", [Clients.OPTIONAL, Clients.REQUIRED])
 async def test_a_call_goes_from_plugin_to_host_to_plugin_with_tls_all_the_way(
-    files: Files, monkeypatch: pytest.MonkeyPatch, clients: Clients
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: Clients
 ) -> None:
+    files = Files.write(tmp_path, trustme.CA(), *LOCAL, "caller", "echo-plugin")
     watches: list[Origin] = []
     told = connect_of_websockets(monkeypatch, watches)
     caller = Plugin("caller", version="1.0.0")
