@@ -11,6 +11,7 @@ stands around its protocol objects, from the socket to the application:
     _server      the nursery of all connections: accept, drain, stop
     _crowd       those that there is no room for
     _tls         certificates, and the contexts that are made of them
+    _handshake   a connection, as long as its TLS handshake takes
     _connection  one connection: the task that reads, bounded writes, the end
     _http1       the protocols: what is refused, what the client owes us,
     _http2       how a connection drains, how a response is broken off
