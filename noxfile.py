@@ -95,7 +95,9 @@ def tests(session: nox.Session) -> None:
     _install(session, "test")
     env = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
     session.run("coverage", "erase", env=env)
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+    # As many at once as there are cores, up to where more would be for nothing.
+    options = ["-n", "auto", "--maxprocesses", "4"]
+    session.run("coverage", "run", "-m", "pytest", *options, *session.posargs, env=env)
     session.run("coverage", "combine", "--quiet", env=env)
     if not session.posargs:  # a part of the suite covers a part of the source
         session.run("coverage", "report", env=env)

@@ -18,6 +18,7 @@ from typing import Any
 
 import trio
 
+from cpg_trio import wire
 from cpg_trio.asgi import (
     ClientDisconnectedError,
     HeaderList,
@@ -41,6 +42,7 @@ from cpg_trio.http1 import (
     Request,
     Response,
     ServerConnection,
+    UndeliveredError,
     UpstreamError,
     body_too_large,
 )
@@ -63,6 +65,8 @@ from .tally import Tally
 _calls = LineLog("cpg_trio.router")
 
 _NO_CONTENT = 204
+_UNAUTHORIZED = 401
+_UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode()
 _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 
 
@@ -88,10 +92,18 @@ def _failure(error: UpstreamError | None, route: Route, liveness: Liveness) -> F
     """Return what a provider's failure means to its caller; None is one that is gone."""
     if error is None:
         return Failure(503, "service unavailable (provider unhealthy)", "the provider is gone")
-    if isinstance(error, ConnectFailedError):
+    if isinstance(error, ConnectFailedError | UndeliveredError):
         liveness.suspect(route.provider.runtime_id)
         return Failure(502, "failed to proxy request", str(error), UNDELIVERED)
     return Failure(502, "failed to proxy request", str(error))
+
+
+def _is_answer(status: int, fields: HeaderList) -> bool:
+    """Whether a provider has answered: not if its guard says that the call is not for it.
+
+    That is another run of the plugin, say, which has got the address of the one that the host knows.
+    """
+    return status != _UNAUTHORIZED or not any(name.lower() == _UNDELIVERED for name, _ in fields)
 
 
 class RouterGateway:
@@ -172,6 +184,10 @@ class _Forward:
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, route.target, route.host)
         trailers = b"te: trailers\r\n" if request.accepts_trailers else b""
         return first + trailers + self._lines + _lines(route.identifying)
+
+    def is_answer(self, status: int, fields: HeaderList) -> bool:
+        """See `http1.Forward`."""
+        return _is_answer(status, fields)
 
     def lines_back(self, fields: HeaderList) -> bytes:
         """See `http1.Forward`."""
@@ -318,6 +334,8 @@ class _Call:
         return await self._body.peek()
 
     async def _respond(self, response: Response) -> None:
+        if not _is_answer(response.status, response.headers):
+            raise UndeliveredError("who answers there is not the provider")
         headers = passed_back(response.headers)
         if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
             headers = [(name, value) for name, value in headers if name != b"content-length"]

@@ -34,6 +34,7 @@ from cpg_trio.http1.errors import ConnectFailedError as ConnectFailedError
 from cpg_trio.http1.errors import ConnectionBrokenError as ConnectionBrokenError
 from cpg_trio.http1.errors import InvalidRequestError as InvalidRequestError
 from cpg_trio.http1.errors import ProtocolError as ProtocolError
+from cpg_trio.http1.errors import UndeliveredError as UndeliveredError
 from cpg_trio.http1.errors import UpstreamError as UpstreamError
 from cpg_trio.http1.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
 from cpg_trio.http1.messages import IncomingRequest as IncomingRequest

@@ -14,6 +14,10 @@ class ConnectFailedError(UpstreamError):
     """No connection came about: refused, unknown name, TLS failure, timeout. Nothing was sent."""
 
 
+class UndeliveredError(UpstreamError):
+    """Who has answered is not who was called, and has done nothing with the request."""
+
+
 class ProtocolError(UpstreamError):
     """The peer's answer is not HTTP/1.1 as it should be."""
 

@@ -31,7 +31,7 @@ from ._beside import beside
 from ._origin import Origin
 from ._request import IDEMPOTENT, LAST_CHUNK, chunk
 from .connection import Answer, Connection
-from .errors import ConnectionBrokenError, ProtocolError, UpstreamError
+from .errors import ConnectionBrokenError, ProtocolError, UndeliveredError, UpstreamError
 from .fields import date
 from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse, MalformedError
 from .pool import Pool
@@ -79,6 +79,9 @@ class Forward(Protocol):
 
     def head(self) -> bytes:
         """Return the head that goes on, without the empty line; of framing, a content-length at most."""
+
+    def is_answer(self, status: int, fields: HeaderList) -> bool:
+        """Whether a response is the provider's answer; if not, the call has failed with UndeliveredError."""
 
     def lines_back(self, fields: HeaderList) -> bytes:
         """Return the header lines that go back, of a response's fields or of its trailers."""
@@ -198,7 +201,7 @@ class RelayCall:
         assert answer is not None  # noqa: S101 - for the type checker
         assert provider is not None  # noqa: S101 - the same
         answer.read_nowait()
-        if not answer.whole:
+        if not answer.whole or not self._is_answer(answer.message):
             provider.channel.ignore()
             self._client.hand_over(self._go_on)
             return
@@ -362,6 +365,8 @@ class RelayCall:
                 raise ProtocolError("the peer switches protocols (101), which it was not asked to do")
             answer.next_message()
         response, client = answer.message, self._client
+        if not self._is_answer(response):
+            raise UndeliveredError("who answers there is not the provider")
         data = self._head_back(response)
         self._responding = True
         while True:
@@ -374,6 +379,9 @@ class RelayCall:
                 return
             await answer.read()
             data = b""
+
+    def _is_answer(self, response: IncomingResponse) -> bool:
+        return self._forward.is_answer(response.status, response.headers)
 
     def _head_back(self, response: IncomingResponse) -> bytes:
         """Return the head that goes back, and settle how the body does."""

@@ -32,6 +32,7 @@ from cpg_trio.serving import ServeConfig
 from tests._wire import dial, dial_http2, trusted
 from tests.host.routing import USUAL, Recorder, Setting, hosting, lane, routing, silent_address, text
 from tests.http1.peers import OK, Peer, serving, url_of
+from tests.plugin.running import eventually
 
 __all__ = ["lane"]  # a fixture
 
@@ -142,6 +143,25 @@ async def test_a_provider_that_is_not_there_is_502() -> None:
             base_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
             s.host.registry.register(s.provider, "echo", "1.0.0", "/", {"base_url": base_url})
             assert text(await s.call(s.head())) == (502, "failed to proxy request\n")
+
+
+REFUSED = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n%b\r\n{}"
+
+
+async def test_a_provider_that_says_that_the_call_is_not_for_it_is_not_there() -> None:
+    recorder = Recorder(REFUSED % b"X-Plugin-Undelivered: true\r\n")
+    async with routing(recorder) as s:
+        refused = await s.call(s.head())
+        assert text(refused) == (502, "failed to proxy request\n")
+        assert refused.header(b"x-plugin-undelivered") == b"true"
+        await eventually(lambda: not s.host.registry.available("echo"))
+
+
+async def test_a_provider_that_refuses_by_itself_has_answered() -> None:
+    async with routing(Recorder(REFUSED % b"")) as s:
+        refused = await s.call(s.head())
+    assert (refused.status, refused.body) == (401, b"{}")
+    assert refused.header(b"x-plugin-undelivered") is None
 
 
 @pytest.mark.parametrize(

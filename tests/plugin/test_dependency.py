@@ -11,7 +11,7 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
-from cpg_trio.plugin import Plugin
+from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
@@ -87,6 +87,26 @@ async def test_calls_move_to_another_provider_when_theirs_goes() -> None:
                 if provider and provider.runtime_id.startswith("second"):
                     break
         assert (await client.echo(EchoRequest(text="still"))).text == "still"
+
+
+def registered(host: Host, times: int) -> bool:
+    return len(host.registry.providers("echo")) == times
+
+
+async def test_a_call_goes_to_who_has_taken_a_killed_providers_place_at_its_address() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    bind = f"127.0.0.1:{unused_port()}"
+    async with hosting() as (host, url), plugged(caller, url):
+        for number in range(3):
+            async with trio.open_nursery() as killed:
+                config = PluginConfig(bind=bind, host_url=url, hostname="127.0.0.1")
+                killed.start_soon(partial(echo_plugin().serve, config=config))
+                await until(host, partial(registered, host, number + 1))
+                await echo.wait_available()
+                assert (await client.echo(EchoRequest(text="x"))).text == "x"
+                killed.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("told_by", ["its stop", "its host"])
