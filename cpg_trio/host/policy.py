@@ -48,8 +48,8 @@ def _check_names(_: object, attribute: attrs.Attribute[Any], value: object) -> N
 
 
 def _check_name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"{attribute.name} has to be a name")  # noqa: TRY004
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{attribute.name} has to be a name")
 
 
 def _check_undeclared(_: object, __: object, value: object) -> None:

@@ -130,6 +130,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         ("[plugins.x]\nprovides = 'a'", "[plugins.x]: provides has to be a list of names"),
         ("[plugins.x]\nprovides = [1]", "[plugins.x]: provides has to be a list of names"),
         ("[plugins.x]\ncertificate = 1", "[plugins.x]: certificate has to be a name"),
+        ("[plugins.x]\ncertificate = ''", "[plugins.x]: certificate has to be a name"),
         ("[plugins.'a/b']", 'self_id "a/b"'),
         ("[services.x]", "[services.x] does not say providers"),
         ("[services.'a b']\nproviders = []", "a b"),
