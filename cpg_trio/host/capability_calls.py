@@ -148,8 +148,7 @@ def _split(raw_path: bytes) -> _Path:
 
 
 def _peer(scope: Scope) -> Peer:
-    client = scope.get("client")
-    return Peer(client[0] if client else "", (scope.get("state") or {}).get("peer_names", ()))
+    return Peer.of(scope.get("client"), scope.get("state", {}).get("peer_names", ()))
 
 
 def _credentials(headers: HeaderList) -> Mapping[bytes, str]:
