@@ -4,6 +4,7 @@ What is named here is public, and so is what the rooms `rpc` (Connect on Trio), 
 `host` and `plugin` name in their own `__init__`; everything else is private. What stands on what:
 
     asgi, wire, _cell, _nursery    types, names and rules; a conflating cell; a nursery without groups
+    assertions, _reload            what a host says to a plugin, signed; files that change
     rpc, _gen, http1               Connect calls and services; generated code; a pool of connections
     serving, probes, logs          an ASGI application in a nursery; what orchestrators probe; the log
     host | plugin                  the two sides, which never import each other
@@ -19,10 +20,13 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .host import Enrolment as Enrolment
     from .host import Host as Host
     from .host import HostConfig as HostConfig
+    from .host import Keys as Keys
     from .host import LeaseConfig as LeaseConfig
     from .host import Limits as Limits
+    from .host import Policy as Policy
     from .host import Rate as Rate
     from .host import RateLimits as RateLimits
     from .host import Selection as Selection
@@ -37,13 +41,25 @@ if TYPE_CHECKING:
     from .serving import BindError as BindError
     from .serving import ServeConfig as ServeConfig
     from .serving import StartError as StartError
+    from .serving import TlsConfig as TlsConfig
     from .serving import run as run
 
 _ROOMS = {
-    "host": {"Host", "HostConfig", "LeaseConfig", "Limits", "Rate", "RateLimits", "Selection"},
+    "host": {
+        "Enrolment",
+        "Host",
+        "HostConfig",
+        "Keys",
+        "LeaseConfig",
+        "Limits",
+        "Policy",
+        "Rate",
+        "RateLimits",
+        "Selection",
+    },
     "plugin": {"Dependency", "HealthState", "Plugin", "PluginConfig", "Provider", "RefusedError"},
     "rpc": {"Code", "ConnectError"},
-    "serving": {"BindError", "ServeConfig", "StartError", "run"},
+    "serving": {"BindError", "ServeConfig", "StartError", "TlsConfig", "run"},
 }
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above

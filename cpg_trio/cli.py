@@ -22,8 +22,8 @@ def _parser() -> argparse.ArgumentParser:
         " certificate and key, TLS_CA that of who vouches for plugins, and TLS_CLIENTS says whether callers"
         " have to show a certificate: none, optional or required (default: optional if there is a TLS_CA)."
         " The files may be replaced while it runs. Where other machines reach it, it does not start without"
-        " TLS unless ALLOW_PLAINTEXT=true. BASE_URLS says where"
-        " plugins may have it send traffic: 'caller', to the address that they call from (the default),"
+        " TLS unless ALLOW_PLAINTEXT=true. BASE_URLS says where plugins may have it send traffic:"
+        " 'caller', to the address that they call from (the default),"
         " or 'any'. LEASE_S is how long a plugin may be silent, in seconds, before it gets no more calls"
         " (default: 15); after as long again it is forgotten. STATE_PATH names the file in which it keeps"
         " who is registered, over a restart (default: none, and plugins register anew). SOCKET_DIR names a"
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         " or a key that ends with it). ENROLMENT_TOKENS or ENROLMENT_TOKENS_FILE says who is let in (default:"
         " everybody), POLICY_FILE what plugins may provide and call (default: what they declare), and"
         " PASS_HEADERS which request headers are passed on besides the usual ones: see docs/security.md."
+        " PUBLIC_URL is how plugins reach it, where a proxy stands before it (default: as they call it)."
         " HTTP_SERVER=hypercorn has Hypercorn read and write all HTTP, which is slower.",
     )
     probes = commands.add_parser(

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from . import wire
+from ._reload import reason
 from .host import (
     DEFAULT_PORT,
     BaseUrls,
@@ -28,7 +29,7 @@ from .host.admission import PassedOn
 from .host.enrolment import parse_tokens
 from .host.rates import Kind
 from .http1 import Origin
-from .serving import StartError, bind_from_environment, config_from_environment
+from .serving import StartError, bind_from_environment, config_from_environment, flag_from_environment
 
 
 async def host(stop: trio.Event) -> None:
@@ -38,33 +39,19 @@ async def host(stop: trio.Event) -> None:
 
 def host_config(environment: Mapping[str, str]) -> HostConfig:
     """Return what the environment says of a host. Raises: StartError for what makes no sense."""
-    allowed = [policy.value for policy in BaseUrls]
-    base_urls = environment.get("BASE_URLS") or BaseUrls.CALLER.value
-    if base_urls not in allowed:
-        raise StartError(f"BASE_URLS must be one of {', '.join(allowed)}, not {base_urls!r}")
-    state, sockets = environment.get("STATE_PATH"), environment.get("SOCKET_DIR")
-    with _start_errors("PASS_HEADERS"):
-        PassedOn(passed := _list(environment, "PASS_HEADERS"))
-    public_url = environment.get("PUBLIC_URL", "")
-    with _start_errors("PUBLIC_URL"):
-        if public_url:
-            Origin.parse(public_url)
-    plaintext = environment.get("ALLOW_PLAINTEXT") or "false"
-    if plaintext not in {"true", "false"}:
-        raise StartError(f"ALLOW_PLAINTEXT must be 'true' or 'false', not {plaintext!r}")
     return HostConfig(
-        allow_plaintext=plaintext == "true",
-        public_url=public_url,
+        allow_plaintext=flag_from_environment("ALLOW_PLAINTEXT", environment),
+        public_url=_public_url(environment),
         keys=_keys(environment),
         enrolment=_enrolment(environment),
         policy=_policy(environment),
-        pass_headers=passed,
-        base_urls=BaseUrls(base_urls),
+        pass_headers=_pass_headers(environment),
+        base_urls=_base_urls(environment),
         leases=_leases(environment),
         rates=_rates(environment),
         selection=_selection(environment),
-        state_path=Path(state) if state else None,
-        socket_dir=Path(sockets) if sockets else None,
+        state_path=_path(environment, "STATE_PATH"),
+        socket_dir=_path(environment, "SOCKET_DIR"),
         serve=config_from_environment(environment),
     )
 
@@ -74,25 +61,51 @@ def _keys(environment: Mapping[str, str]) -> Keys:
     with _start_errors("CPG_HOST_KEY"):
         if keys := _list(environment, "CPG_HOST_KEY"):
             return Keys(keys)
-    path = environment.get("CPG_HOST_KEY_FILE")
-    if not path and (state := environment.get("STATE_PATH")):
-        path = f"{state}.key"
-    return Keys(path=Path(path) if path else None)
+    path, state = _path(environment, "CPG_HOST_KEY_FILE"), _path(environment, "STATE_PATH")
+    return Keys(path=path or (state and state.with_name(f"{state.name}.key")))
 
 
 def _enrolment(environment: Mapping[str, str]) -> Enrolment:
     with _start_errors("ENROLMENT_TOKENS"):
         if pairs := environment.get("ENROLMENT_TOKENS"):
             return Enrolment(parse_tokens(pairs))
-    with _start_errors("ENROLMENT_TOKENS_FILE"):
-        path = environment.get("ENROLMENT_TOKENS_FILE")
-        return Enrolment(Path(path) if path else None)
+    path = _path(environment, "ENROLMENT_TOKENS_FILE")
+    with _start_errors(f"ENROLMENT_TOKENS_FILE: {path}"):
+        return Enrolment(path)
 
 
 def _policy(environment: Mapping[str, str]) -> Policy:
-    with _start_errors("POLICY_FILE"):
-        path = environment.get("POLICY_FILE")
-        return Policy.from_file(Path(path)) if path else Policy()
+    path = _path(environment, "POLICY_FILE")
+    with _start_errors(f"POLICY_FILE: {path}"):
+        return Policy.from_file(path) if path else Policy()
+
+
+def _pass_headers(environment: Mapping[str, str]) -> list[str]:
+    names = _list(environment, "PASS_HEADERS")
+    with _start_errors("PASS_HEADERS"):
+        PassedOn(names)
+    return names
+
+
+def _public_url(environment: Mapping[str, str]) -> str:
+    url = environment.get("PUBLIC_URL", "")
+    with _start_errors("PUBLIC_URL"):
+        if url:
+            Origin.parse(url)
+    return url
+
+
+def _base_urls(environment: Mapping[str, str]) -> BaseUrls:
+    said = environment.get("BASE_URLS") or BaseUrls.CALLER.value
+    try:
+        return BaseUrls(said)
+    except ValueError:
+        known = ", ".join(policy.value for policy in BaseUrls)
+        raise StartError(f"BASE_URLS must be one of {known}, not {said!r}") from None
+
+
+def _path(environment: Mapping[str, str], name: str) -> Path | None:
+    return Path(environment[name]) if environment.get(name) else None
 
 
 def _list(environment: Mapping[str, str], name: str) -> list[str]:
@@ -100,12 +113,12 @@ def _list(environment: Mapping[str, str], name: str) -> list[str]:
 
 
 @contextmanager
-def _start_errors(name: str) -> Iterator[None]:
-    """Raise what is wrong with a variable, or the file that it names, as a StartError."""
+def _start_errors(where: str) -> Iterator[None]:
+    """Raise what is wrong with a variable, or the file that it names, as a StartError that says where."""
     try:
         yield
     except (OSError, ValueError) as error:
-        raise StartError(f"{name}: {error}") from error
+        raise StartError(f"{where}: {reason(error)}") from error
 
 
 def _leases(environment: Mapping[str, str]) -> LeaseConfig:
@@ -118,8 +131,7 @@ def _leases(environment: Mapping[str, str]) -> LeaseConfig:
 
 def _selection(environment: Mapping[str, str]) -> dict[str, Selection]:
     """Return the strategies of `storage=round-robin,logger=random`, by service type."""
-    pairs = filter(None, map(str.strip, environment.get("SELECTION", "").split(",")))
-    return dict(_strategy(pair) for pair in pairs)
+    return dict(map(_strategy, _list(environment, "SELECTION")))
 
 
 def _strategy(pair: str) -> tuple[str, Selection]:
@@ -136,8 +148,7 @@ def _strategy(pair: str) -> tuple[str, Selection]:
 
 def _rates(environment: Mapping[str, str]) -> RateLimits:
     """Return the rates of `handshake=10/20,discover=off`, by kind of call, beside those that are usual."""
-    pairs = filter(None, map(str.strip, environment.get("RATE_LIMITS", "").split(",")))
-    return attrs.evolve(RateLimits(), **dict(_rate(pair) for pair in pairs))
+    return attrs.evolve(RateLimits(), **dict(map(_rate, _list(environment, "RATE_LIMITS"))))
 
 
 def _rate(pair: str) -> tuple[str, Rate | None]:

@@ -142,7 +142,7 @@ async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Sign
         (
             "host",
             {"PORT": "0", "STATE_PATH": "/no/such/folder/state"},
-            "cannot keep the host's state in /no/such/folder/state: No such file or directory",
+            "cannot keep the host's state in /no/such/folder/state: no such file or directory",
         ),
         (
             "host",

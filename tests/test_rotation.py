@@ -129,4 +129,4 @@ async def test_certificates_are_changed_again_and_again(
 
 
 def reloads(caplog: pytest.LogCaptureFixture) -> int:
-    return sum("there are new files for TLS" in record.getMessage() for record in caplog.records)
+    return sum("read anew" in record.getMessage() for record in caplog.records)

@@ -34,6 +34,8 @@ class Narrator(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one event."""
+        if record.name == "cpg_trio.audit" and record.levelno < logging.WARNING:
+            return  # what is permitted happens next, and is told then
         try:
             self._tell(record)
         except Exception:  # noqa: BLE001 - what goes wrong with a story must not go wrong with what it tells of

@@ -12,13 +12,12 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-import httpx
 import trio
 
 from cpg_trio import rpc
 from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
 from cpg_trio._gen.api.v1.api_trio import APIClient
-from cpg_trio.http1 import Origin
+from cpg_trio.http1 import Origin, Pool
 from cpg_trio.serving import StartError, config_from_environment
 
 DEFAULT_API_URL = "http://localhost:8083"
@@ -27,8 +26,8 @@ _TIMEOUT_S = 10.0
 
 async def shorten(api_url: str, url: str) -> str:
     """Return what is printed for a URL that has been shortened. Raises: ConnectError."""
-    async with _http() as http:
-        api = APIClient(api_url, http)
+    async with _pool() as pool:
+        api = APIClient(api_url, pool)
         answer = await api.shorten(ShortenRequest(url=url), timeout_s=_TIMEOUT_S)
     resolve = f"{api_url}/api.v1.API/Resolve?code={answer.short_code}"
     return (
@@ -38,8 +37,8 @@ async def shorten(api_url: str, url: str) -> str:
 
 async def resolve(api_url: str, code: str) -> str:
     """Return what is printed for a code that has been resolved. Raises: ConnectError."""
-    async with _http() as http:
-        answer = await APIClient(api_url, http).resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)
+    async with _pool() as pool:
+        answer = await APIClient(api_url, pool).resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)
     return f"✓ Resolved short code: {code}\n  URL: {answer.url}"
 
 
@@ -50,8 +49,8 @@ async def check(api_url: str) -> str:
     ConnectError, also for an answer that is wrong.
     """
     url = f"https://example.com/{secrets.token_hex(8)}"
-    async with _http() as http:
-        api = APIClient(api_url, http)
+    async with _pool() as pool:
+        api = APIClient(api_url, pool)
         code = (await api.shorten(ShortenRequest(url=url), timeout_s=_TIMEOUT_S)).short_code
         resolved = (await api.resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)).url
         if resolved != url:
@@ -70,10 +69,11 @@ async def _nobody_has(api: APIClient, code: str) -> None:
         raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"nobody has {code}, and it resolves to {found.url}")
 
 
-def _http() -> httpx.AsyncClient:
-    """Return a client that trusts whom the environment says. Raises: StartError."""
+def _pool() -> Pool:
+    """Return a pool of connections that trusts whom the environment says. Raises: StartError."""
     contexts = config_from_environment().tls.client_contexts()
-    return httpx.AsyncClient(trust_env=False, verify=contexts())
+    contexts.check()
+    return Pool(ssl_context=contexts)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ What stands on what:
     registry          who provides what, how healthy they are, which of them a caller gets
     control           the host's own calls to its plugins
     egress            where plugins may have the host send traffic
+    exposure          where the host may listen without TLS
     sockets           which Unix sockets the host uses, where it shares a directory with plugins
     liveness          leases: who is alive, and what follows when not
     watch             the hub that fans the registry's changes out
@@ -27,6 +28,7 @@ What stands on what:
     services          the RPC services, thin over the above
     base_url          how a caller reaches the host
     broker            the service that gives leave
+    managed           the way in for plugins that wait for their host
     tally             what the router has done, in numbers
     admission         who may call whom, and what of a call goes on
     router            the way from one plugin to another
@@ -49,6 +51,7 @@ from .identity import Identity as Identity
 from .keys import Keys as Keys
 from .limits import Limits as Limits
 from .liveness import LeaseConfig as LeaseConfig
+from .peers import Peer as Peer
 from .policy import PluginRules as PluginRules
 from .policy import Policy as Policy
 from .policy import Rules as Rules

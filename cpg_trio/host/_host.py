@@ -201,44 +201,10 @@ class Host:
             nursery.cancel_scope.cancel()
 
     def _dispatch(self, saved: Saved) -> App:
-        config, limits = self._config, self._config.limits
-        gate = Gate(self.identities, config.policy, self.audit, self._rates)
-        permits = RegistrationPermits(self.identities, self.registry, config.policy, self.audit)
-        capabilities = by_type(config.capabilities)
-        services = application(
-            [
-                Handshake(
-                    self.identities,
-                    HandshakeAdmission(config.enrolment, config.policy, self.audit, self._rates),
-                    self._token_lives(),
-                    announcement(config.leases, self.registry, self._sockets),
-                    partial(announced, capabilities),
-                    saved,
-                ),
-                Lifecycle(
-                    gate,
-                    self.registry,
-                    self._liveness,
-                    DirectReports(self.registry, config.policy, self._direct),
-                    permits,
-                ),
-                RegistryService(
-                    gate, self.registry, self.watches, permits, config.base_urls, self._sockets, saved
-                ),
-                Broker(
-                    gate,
-                    config.policy,
-                    self.audit,
-                    capabilities,
-                    self._grants,
-                    DirectGrants(self.identities, self.registry),
-                ),
-                self.health,
-            ],
-            max_message_bytes=limits.max_message_bytes,
-        )
-        services = knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
-        capability_calls = CapabilityCalls(self._grants, config.policy, self.audit, self._rates)
+        limits = self._config.limits
+        gate = Gate(self.identities, self._config.policy, self.audit, self._rates)
+        services = self._services(gate, saved)
+        capability_calls = CapabilityCalls(self._grants, self._config.policy, self.audit, self._rates)
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
         router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
         watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
@@ -256,6 +222,32 @@ class Host:
                 await services(scope, receive, send)
 
         return dispatch
+
+    def _services(self, gate: Gate, saved: Saved) -> App:
+        """Return the RPC services on their paths."""
+        config, policy = self._config, self._config.policy
+        capabilities = by_type(config.capabilities)
+        handshake = Handshake(
+            self.identities,
+            HandshakeAdmission(config.enrolment, policy, self.audit, self._rates),
+            self._token_lives(),
+            announcement(config.leases, self.registry, self._sockets),
+            partial(announced, capabilities),
+            saved,
+        )
+        reports = DirectReports(self.registry, policy, self._direct)
+        permits = RegistrationPermits(self.identities, self.registry, policy, self.audit)
+        lifecycle = Lifecycle(gate, self.registry, self._liveness, reports, permits)
+        registry = RegistryService(
+            gate, self.registry, self.watches, permits, config.base_urls, self._sockets, saved
+        )
+        direct = DirectGrants(self.identities, self.registry)
+        broker = Broker(gate, policy, self.audit, capabilities, self._grants, direct)
+        services = application(
+            [handshake, lifecycle, registry, broker, self.health],
+            max_message_bytes=config.limits.max_message_bytes,
+        )
+        return knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
 
     async def serve(
         self,

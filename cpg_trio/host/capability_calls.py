@@ -102,7 +102,7 @@ class CapabilityCalls:
 
     def _noted(self, refused: _RefusedError, scope: Scope) -> _RefusedError:
         """Return the answer to a refused call, once that is in the audit trail, or too much for it."""
-        peer = _peer(scope)
+        peer = Peer.of(scope.get("client"))
         if not refused.fields and (wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key)):
             return _too_often(wait_s)
         claimed = _credentials(scope["headers"]).get(_RUNTIME_ID, "")
@@ -148,8 +148,7 @@ def _split(raw_path: bytes) -> _Path:
 
 
 def _peer(scope: Scope) -> Peer:
-    client = scope.get("client")
-    return Peer(client[0] if client else "", (scope.get("state") or {}).get("peer_names", ()))
+    return Peer.of(scope.get("client"), scope.get("state", {}).get("peer_names", ()))
 
 
 def _credentials(headers: HeaderList) -> Mapping[bytes, str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from cpg_trio import wire
@@ -31,7 +32,7 @@ class Enrolment:
         self._file: Reloaded[Mapping[str, bytes]] | None = None
         self._digests: Mapping[str, bytes] | None = None
         if isinstance(tokens, Path):
-            self._file = Reloaded(tokens, _read)
+            self._file = Reloaded([tokens], partial(_read, tokens))
         elif tokens is not None:
             self._digests = _digests(tokens)
 
@@ -55,7 +56,9 @@ def parse_tokens(pairs: str) -> dict[str, str]:
     """Return the tokens of `storage-plugin=1f0a…,logger-plugin=77be…`. Raises: ValueError."""
     tokens = {}
     for pair in filter(None, map(str.strip, pairs.split(","))):
-        self_id, _, token = pair.partition("=")
+        self_id, is_pair, token = pair.partition("=")
+        if not is_pair:  # it may be a token, which no error names
+            raise ValueError("they must be like 'storage-plugin=1f0a…', a plugin's name and its token")
         tokens[self_id] = token
     return tokens
 

@@ -14,13 +14,14 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import jwt
 
-from cpg_trio._reload import Reloaded
+from cpg_trio._reload import Reloaded, reason
 from cpg_trio.assertions import ALGORITHM, signed_claims
 from cpg_trio.serving import StartError
 
@@ -63,12 +64,11 @@ class Keys:
             return
         try:
             _make(self._path)
-            self._file = Reloaded(self._path, _read)
+            self._file = Reloaded([self._path], partial(_read, self._path))
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
             raise StartError(
-                f"cannot keep the host's key in {self._path}: {reason}; choose another file with"
-                " CPG_HOST_KEY_FILE"
+                f"cannot keep the host's key in {self._path}: {reason(error)}; mend it, or choose"
+                " another file with CPG_HOST_KEY_FILE"
             ) from error
 
     def sign(self, claims: Claims) -> str:

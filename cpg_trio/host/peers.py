@@ -40,6 +40,11 @@ class Peer:
         return f"address:{address}"
 
     @classmethod
+    def of(cls, client: tuple[str, int] | None, names: tuple[str, ...] = ()) -> Peer:
+        """Return the peer at an address and a port, as ASGI gives them; None for a Unix socket."""
+        return cls(client[0] if client else "", names)
+
+    @classmethod
     def at(cls, client: str | None, names: tuple[str, ...] = ()) -> Peer:
         """Return the peer at `10.0.0.5:49152` or `::1:49152`, None for a Unix socket."""
         address = parse_address((client or "").rpartition(":")[0])

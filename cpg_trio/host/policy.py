@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
-from attrs.validators import deep_iterable, in_, instance_of, matches_re, optional
 
 from cpg_trio import wire
 from cpg_trio._reload import Reloaded
@@ -36,36 +36,56 @@ from cpg_trio._reload import Reloaded
 from .identity import Identity
 from .peers import Peer
 
-_NAMES = deep_iterable(instance_of(str), instance_of(list))
+_R = TypeVar("_R", bound=attrs.AttrsInstance)
+
 _ALLOW, _DENY = "allow", "deny"
+
+
+# ValueErrors throughout: what they speak of is the text of a file.
+def _check_names(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{attribute.name} has to be a list of names")
+
+
+def _check_name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{attribute.name} has to be a name")
+
+
+def _check_undeclared(_: object, __: object, value: object) -> None:
+    if value not in (_ALLOW, _DENY):
+        raise ValueError(f"undeclared has to be {_ALLOW!r} or {_DENY!r}")
+
+
+_NAMES = attrs.validators.optional(_check_names)
 
 
 @attrs.frozen(kw_only=True)
 class PluginRules:
     """What a plugin of some name may, instead of what it declares. None is what it declares."""
 
-    provides: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
-    calls: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
-    direct: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
+    provides: list[str] | None = attrs.field(default=None, validator=_NAMES)
+    calls: list[str] | None = attrs.field(default=None, validator=_NAMES)
+    direct: list[str] | None = attrs.field(default=None, validator=_NAMES)
     """None: whatever it may call."""
-    capabilities: list[str] | None = attrs.field(default=None, validator=optional(_NAMES))
+    capabilities: list[str] | None = attrs.field(default=None, validator=_NAMES)
     """None: all that the host has."""
-    certificate: str | None = attrs.field(default=None, validator=optional(matches_re(r".+")))
-    """A name that its certificate must have; None: the rule of `certifies`."""
+    certificate: str | None = attrs.field(default=None, validator=attrs.validators.optional(_check_name))
+    """A name that its certificate must have; None: the rule of `why_not_certified`."""
 
 
 @attrs.frozen(kw_only=True)
 class ServiceRules:
     """Who may provide a service: plugins of these names, side by side and after each other."""
 
-    providers: list[str] = attrs.field(validator=_NAMES)
+    providers: list[str] = attrs.field(validator=_check_names)
 
 
 @attrs.frozen(kw_only=True)
 class Rules:
     """What a policy file says."""
 
-    undeclared: str = attrs.field(default=_ALLOW, validator=in_((_ALLOW, _DENY)))
+    undeclared: str = attrs.field(default=_ALLOW, validator=_check_undeclared)
     """Whether plugins that declare nothing may provide and call everything, or nothing."""
     plugins: Mapping[str, PluginRules] = attrs.field(factory=dict)
     services: Mapping[str, ServiceRules] = attrs.field(factory=dict)
@@ -80,7 +100,7 @@ class Policy:
     @classmethod
     def from_file(cls, path: Path) -> Policy:
         """Return the policy of a file. Raises: OSError or ValueError for one that makes no sense."""
-        return cls(Reloaded(path, read_rules))
+        return cls(Reloaded([path], partial(read_rules, path)))
 
     @property
     def rules(self) -> Rules:
@@ -152,28 +172,36 @@ def read_rules(path: Path) -> Rules:
     """Return what a policy file says. Raises: OSError; ValueError that says what makes no sense."""
     with path.open("rb") as file:
         said = tomllib.load(file)
-    try:
-        plugins, services = said.pop("plugins", {}), said.pop("services", {})
-        return Rules(
-            plugins={_name(name): PluginRules(**rules) for name, rules in plugins.items()},
-            services={_type(name): ServiceRules(**rules) for name, rules in services.items()},
+    plugins, services = (_tables(said.pop(name, {}), name) for name in ("plugins", "services"))
+    for self_id in plugins:
+        wire.validate_self_id(self_id)
+    for service_type in services:
+        wire.validate_service_type(service_type)
+    return _made(
+        Rules,
+        {
+            "plugins": {n: _made(PluginRules, rules, f"[plugins.{n}]") for n, rules in plugins.items()},
+            "services": {n: _made(ServiceRules, rules, f"[services.{n}]") for n, rules in services.items()},
             **said,
-        )
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"not a policy: {_why(error)}") from error
-
-
-def _name(self_id: str) -> str:
-    wire.validate_self_id(self_id)
-    return self_id
-
-
-def _type(service_type: str) -> str:
-    wire.validate_service_type(service_type)
-    return service_type
-
-
-def _why(error: Any) -> str:
-    return str(error.args[0]).replace(
-        "__init__() got an unexpected keyword argument", "there is no such word as"
+        },
+        "the file",
     )
+
+
+def _tables(said: Any, name: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(said, dict) or not all(isinstance(table, dict) for table in said.values()):
+        raise ValueError(f"{name} has to be tables, as in [{name}.storage]")
+    return said
+
+
+def _made(kind: type[_R], said: Mapping[str, Any], where: str) -> _R:
+    """Return rules of a kind. Raises: ValueError that says what is wrong where in the file."""
+    known = {field.name: field for field in attrs.fields(kind)}
+    if unknown := said.keys() - known.keys():
+        raise ValueError(f"{where} says {', '.join(sorted(unknown))}, and may say {', '.join(known)}")
+    if missing := {name for name, field in known.items() if field.default is attrs.NOTHING} - said.keys():
+        raise ValueError(f"{where} does not say {', '.join(missing)}")
+    try:
+        return kind(**said)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -128,7 +128,7 @@ class RouterGateway:
         path, _, query = request.target.partition(b"?")
         try:
             authorization = request.authorization or said.authorization
-            peer = _peer(client.client, client.peer_names)
+            peer = Peer.of(client.client, client.peer_names)
             route = self._admission.admit(path, query, said.runtime_id, authorization, peer)
             if self._max_body_bytes is not None:
                 _limit_body(request, self._max_body_bytes)
@@ -211,10 +211,6 @@ class _Forward:
         return _failure(error, self._route, self._liveness, self._admission)
 
 
-def _peer(address: tuple[str, int] | None, names: tuple[str, ...]) -> Peer:
-    return Peer(address[0] if address else "", names)
-
-
 def _lines(fields: HeaderList) -> bytes:
     """Return fields as they were read, which was strictly, as lines."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
@@ -234,7 +230,7 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
         fields, runtime_id, authorization = passed_on(scope["headers"], self._admission.passed_on)
-        peer = _peer(scope["client"], scope["state"].get("peer_names", ()))
+        peer = Peer.of(scope["client"], scope["state"].get("peer_names", ()))
         path, query = scope["raw_path"], scope["query_string"]
         body = _RequestBody(receive, self._max_body_bytes)
         try:

@@ -24,6 +24,7 @@ import attrs
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._reload import reason
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import StartError
 
@@ -360,8 +361,8 @@ def _start_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0), "")
         raise StartError(
-            f"cannot keep the host's state in {path}: {reason}; {advice}choose another file with STATE_PATH"
+            f"cannot keep the host's state in {path}: {reason(error)};"
+            f" {advice}choose another file with STATE_PATH"
         ) from error

@@ -9,6 +9,7 @@ May touch: sockets, TLS, and the connections that it opened. What is said on the
 from __future__ import annotations
 
 import math
+import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -402,7 +403,19 @@ def _reason(exc: BaseException) -> str:
         return "no connection within the time allowed"
     cause = exc.__cause__ or exc
     causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]
-    return "; ".join(sorted({str(each) for each in causes}))
+    return "; ".join(sorted(set(map(_said, causes))))
+
+
+def _said(cause: BaseException) -> str:
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not accepted: {cause.verify_message}"
+        case ssl.SSLError(reason=str(reason)):
+            return f"TLS broke: {reason}"
+        case OSError(errno=int(number)) if number > 0:  # below 0 they are those of getaddrinfo
+            return os.strerror(number).lower()
+        case _:
+            return str(cause)
 
 
 def _not_entered() -> trio.ClosedResourceError:

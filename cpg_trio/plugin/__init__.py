@@ -2,6 +2,7 @@
 
 What stands on what:
 
+    _backoff     how long to wait before the next try
     _handshake   the first word to a host
     _sockets     Unix sockets, where a plugin shares a directory with its host
     _session     an identity on a host, and the calls that carry it
@@ -9,6 +10,7 @@ What stands on what:
     direct       calls without the host in between
     dependency   a service that is required, and who provides it now
     capability   what the plugin's host offers, and leave to use it
+    _websocket   one that leaves nothing open
     discovery    how that is heard of: websocket, stream, or questions
     guard        who calls, before anything answers
     control      what a plugin serves for its host

@@ -14,6 +14,7 @@ from cpg_trio.serving import (
     StartError,
     bind_from_environment,
     config_from_environment,
+    flag_from_environment,
     secret_from_environment,
 )
 
@@ -74,20 +75,13 @@ class PluginConfig:
                 hostname=hostname,
                 socket_dir=Path(sockets) if sockets else None,
                 enrolment_token=secret_from_environment("ENROLMENT_TOKEN", environment),
-                accept_unsigned=_flag("ACCEPT_UNSIGNED", environment),
+                accept_unsigned=flag_from_environment("ACCEPT_UNSIGNED", environment),
                 control_bind=_control_bind(environment),
-                direct_calls=_flag("DIRECT_CALLS", environment),
+                direct_calls=flag_from_environment("DIRECT_CALLS", environment),
                 serve=config_from_environment(environment),
             )
         except ValueError as error:
             raise StartError(f"HOST_URL: {error}") from error
-
-
-def _flag(name: str, environment: Mapping[str, str]) -> bool:
-    value = environment.get(name, "")
-    if value not in {"", "true", "false"}:
-        raise StartError(f"{name} must be 'true' or 'false', not {value!r}")
-    return value == "true"
 
 
 def _control_bind(environment: Mapping[str, str]) -> str | None:

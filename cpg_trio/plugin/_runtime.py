@@ -538,23 +538,32 @@ class Runtime:
         if session is None:
             return
         stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
-        with trio.move_on_after(_LEAVE_S):
-            await self._try_to_say(lambda: session.lifecycle.report_health(stopping))
+        unsaid = []
+        with trio.move_on_after(_LEAVE_S) as patience:
+            unsaid.append(await _why_unsaid(partial(session.lifecycle.report_health, stopping)))
             for registration_id in self._registrations:
                 request = pb.UnregisterServiceRequest(registration_id=registration_id)
-                await self._try_to_say(partial(session.registry.unregister_service, request))
+                unsaid.append(await _why_unsaid(partial(session.registry.unregister_service, request)))
+        if patience.cancelled_caught:
+            unsaid.append(f"no answer within {_LEAVE_S:g} s")
+        if why := next(filter(None, unsaid), ""):
+            _log.info("%s leaves without its host: %s", self._declared.self_id, why)
 
-    async def _try_to_say(self, call: Callable[[], Awaitable[object]]) -> None:
-        for delay in islice(backoff(), 3):
-            try:
-                await call()
-            except ConnectError as error:
-                if error.code in (Code.NOT_FOUND, Code.UNAUTHENTICATED):
-                    return  # it is so already
-                _log.info("%s leaves without its host: %s", self._declared.self_id, error.message)
-                await trio.sleep(delay)
-            else:
-                return
+
+async def _why_unsaid(call: Callable[[], Awaitable[object]]) -> str:
+    """Try to tell the host something, three times; return why it could not be told, empty if it could."""
+    why = ""
+    for delay in islice(backoff(), 3):
+        try:
+            await call()
+        except ConnectError as error:
+            if error.code in (Code.NOT_FOUND, Code.UNAUTHENTICATED):
+                return ""  # it is so already
+            why = error.message
+            await trio.sleep(delay)
+        else:
+            return ""
+    return why
 
 
 def _required(dependency: Dependency) -> pb.ServiceDependency:

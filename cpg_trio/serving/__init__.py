@@ -2,8 +2,8 @@
 
 `serve` runs the server, `run` is the whole of a container's `__main__`, and `stop_on_signals` is the part
 between them for programs that have a `__main__` of their own. The package knows nothing about plugins; it
-may touch sockets, signals and the log, and of this project only `cpg_trio.asgi`, `cpg_trio.logs` and
-`cpg_trio._sockets`.
+may touch sockets, signals, files of certificates and the log, and of this project only `asgi`, `logs`,
+`http1`, `_reload` and `_sockets`.
 
 Hypercorn parses and writes HTTP/1.1, HTTP/2 and WebSocket here; its Trio transport is not used. What
 stands around its protocol objects, from the socket to the application:
@@ -11,6 +11,7 @@ stands around its protocol objects, from the socket to the application:
     _server      the nursery of all connections: accept, drain, stop
     _crowd       those that there is no room for
     _tls         certificates, and the contexts that are made of them
+    _handshake   a connection, as long as its TLS handshake takes
     _connection  one connection: the task that reads, bounded writes, the end
     _http1       the protocols: what is refused, what the client owes us,
     _http2       how a connection drains, how a response is broken off
@@ -43,6 +44,7 @@ from cpg_trio.serving._errors import StartError as StartError
 from cpg_trio.serving._listen import is_private as is_private
 from cpg_trio.serving._process import bind_from_environment as bind_from_environment
 from cpg_trio.serving._process import config_from_environment as config_from_environment
+from cpg_trio.serving._process import flag_from_environment as flag_from_environment
 from cpg_trio.serving._process import run as run
 from cpg_trio.serving._process import secret_from_environment as secret_from_environment
 from cpg_trio.serving._process import stop_on_signals as stop_on_signals

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from cpg_trio import logs
+from cpg_trio._reload import reason
 from cpg_trio.http1 import Origin
 from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._errors import StartError, logger
@@ -119,8 +120,16 @@ def secret_from_environment(name: str, environment: Mapping[str, str] | None = N
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise StartError(f"{name}_FILE: cannot read {path}: {reason}") from None
+        raise StartError(f"{name}_FILE: cannot read {path}: {reason(error)}") from None
+
+
+def flag_from_environment(name: str, environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether a variable is `true`; without it, it is not. Raises: StartError for another word."""
+    environment = os.environ if environment is None else environment
+    value = environment.get(name) or "false"
+    if value not in {"true", "false"}:
+        raise StartError(f"{name} must be 'true' or 'false', not {value!r}")
+    return value == "true"
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:

@@ -10,21 +10,15 @@ Nobody resumes a session: each connection proves anew who is there, with a certi
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
-from math import inf
 from pathlib import Path
-from typing import TypeAlias
 
 import attrs
-import trio
 
-from cpg_trio.serving._errors import StartError, logger
-
-_LOOK_S = 1.0  # from one look at the files to the next
-
-_Seen: TypeAlias = tuple[tuple[int, ...] | None, ...]
-"""What tells files from those that have taken their place; None for one that cannot be looked at."""
+from cpg_trio._reload import Reloaded, reason
+from cpg_trio.serving._errors import StartError
 
 
 class Clients(Enum):
@@ -113,11 +107,9 @@ class Contexts:
     def __init__(self, config: TlsConfig, make: Callable[[], ssl.SSLContext]) -> None:
         """Make them with `make`, again whenever a file of `config` has changed."""
         files = (config.cert_file, config.key_file, config.ca_file)
-        self._files = [file for file in files if file is not None]
+        self._files = tuple(dict.fromkeys(file for file in files if file is not None))
         self._make = make
-        self._context: ssl.SSLContext | None = None
-        self._seen: _Seen = ()
-        self._looked_at = -inf
+        self._made: Reloaded[ssl.SSLContext] | None = None
 
     def check(self) -> None:
         """Make a context if there are files for it. Raises: StartError for files that are of no use."""
@@ -126,48 +118,31 @@ class Contexts:
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context for a new connection. Raises: StartError if there has never been one."""
-        now = trio.current_time()
-        if self._context is None or now - self._looked_at >= _LOOK_S:
-            self._looked_at = now
-            self._context = self._latest(self._context)
-        return self._context
+        if self._made is None:
+            try:
+                self._made = Reloaded(self._files, self._usable)
+            except (OSError, ValueError) as error:
+                files = " and ".join(map(str, self._files))
+                raise StartError(f"cannot use {files} for TLS: {reason(error)}") from error
+        return self._made.value
 
-    def _latest(self, context: ssl.SSLContext | None) -> ssl.SSLContext:
-        before, self._seen = self._seen, tuple(map(_look_at, self._files))
-        if context is not None and self._seen == before:
-            return context
-        try:
-            made = self._make()
-        except (OSError, ValueError) as error:  # ssl.SSLError is one
-            why = f"cannot use {' and '.join(map(str, self._files))} for TLS: {_reason(error)}"
-            if context is None:
-                raise StartError(why) from error
-            logger.error("%s; what was there before stays in use", why)
-            return context
-        if context is not None:
-            logger.info("there are new files for TLS: %s", ", ".join(map(str, self._files)))
-        return made
+    def _usable(self) -> ssl.SSLContext:
+        with _openssl_errors():
+            return self._make()
 
 
-def _look_at(file: Path) -> tuple[int, ...] | None:
+@contextmanager
+def _openssl_errors() -> Iterator[None]:
+    """Raise what OpenSSL makes of files, in words of its own source, as a ValueError in ours."""
     try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _reason(error: Exception) -> str:
-    """Return what is wrong; OpenSSL names it, but not the file."""
-    match error:
-        case ssl.SSLError(reason="KEY_VALUES_MISMATCH"):
-            return "the key is not the certificate's"
-        case ssl.SSLError():
-            return f"not what it should be in PEM ({error.reason or error})"
-        case OSError(strerror=str(reason)):
-            return reason.lower()
-        case _:
-            return str(error)
+        yield
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError("the key is not the certificate's") from error
+        found = f" ({error.reason})" if error.reason else ""
+        raise ValueError(
+            f"a certificate and its key, or an authority's certificate, is not there in PEM{found}"
+        ) from error
 
 
 def tls_from_environment(environment: Mapping[str, str]) -> TlsConfig:

@@ -44,6 +44,7 @@ async def test_the_demo_tells_its_story_and_ends_with_status_0(tmp_path: Path) -
     ):
         assert re.search(line, told), told
     assert "Traceback" not in told
+    assert "[AUDIT]" not in told
     assert (tmp_path / "url-shortener.sqlite3").exists()
 
 

@@ -141,7 +141,9 @@ def test_a_file_without_keys_ends_the_start_and_stays_as_it_is(tmp_path: Path, c
 
 
 def test_a_folder_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="No such file or directory; choose another file with CPG_HOST_KEY"):
+    with pytest.raises(
+        StartError, match="no such file or directory; mend it, or choose another file with CPG"
+    ):
         at(tmp_path / "no" / "key")
 
 

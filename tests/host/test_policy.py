@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -121,26 +122,29 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "why"),
     [
-        "plugins = 1",
-        "[plugins]\nx = 1",
-        "[plugins.x]\nprovide = []",
-        "[plugins.x]\nprovides = 'a'",
-        "[plugins.x]\nprovides = [1]",
-        "[plugins.x]\ncertificate = ''",
-        "[plugins.'a/b']",
-        "[services.x]",
-        "[services.'a b']\nproviders = []",
-        "undeclared = 'maybe'",
-        "undeclared = true",
-        "unknown = 1",
-        "no toml at all",
-        "x = '\0'",
+        ("plugins = 1", "plugins has to be tables, as in [plugins.storage]"),
+        ("[plugins]\nx = 1", "plugins has to be tables"),
+        ("[plugins.x]\nprovide = []", "[plugins.x] says provide, and may say provides, calls, direct, capab"),
+        ("[plugins.x]\nprovides = 'a'", "[plugins.x]: provides has to be a list of names"),
+        ("[plugins.x]\nprovides = [1]", "[plugins.x]: provides has to be a list of names"),
+        ("[plugins.x]\ncertificate = 1", "[plugins.x]: certificate has to be a name"),
+        ("[plugins.x]\ncertificate = ''", "[plugins.x]: certificate has to be a name"),
+        ("[plugins.'a/b']", 'self_id "a/b"'),
+        ("[services.x]", "[services.x] does not say providers"),
+        ("[services.'a b']\nproviders = []", "a b"),
+        ("undeclared = 'maybe'", "the file: undeclared has to be 'allow' or 'deny'"),
+        ("undeclared = []", "the file: undeclared has to be 'allow' or 'deny'"),
+        ("unknown = 1", "the file says unknown, and may say undeclared, plugins, services"),
+        ("no toml at all", "line 1"),
+        ("x = '\0'", "line 1"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ValueError):
+def test_a_file_that_makes_no_sense_is_refused_and_the_error_says_what_and_where(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
         read_rules(written(tmp_path, text))
 
 

@@ -678,7 +678,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 async def test_a_folder_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"in .*/no/host: No such file or directory; choose another file"):
+    with pytest.raises(StartError, match=r"in .*/no/host: no such file or directory; choose another file"):
         async with kept(tmp_path / "no" / "host"):
             raise AssertionError
 

@@ -68,6 +68,23 @@ async def test_one_word_of_leave_that_is_lost_does_not_lose_the_others(path: str
         assert host.registry.service_types() == []
 
 
+async def test_that_the_host_hears_nothing_of_a_leave_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    leaving = trio.Event()
+
+    async def lose_all(_scope: Scope, _receive: Receive, send: Send) -> bool:
+        if leaving.is_set():
+            await send_text(send, 502, "bad gateway")
+        return leaving.is_set()
+
+    caplog.set_level("INFO")
+    async with meddled(lose_all) as (host, url), plugged(two_services(), url):
+        await until(host, lambda: state_of(host, "a") == state_of(host, "b") == HEALTHY)
+        leaving.set()
+    assert [message for message in caplog.messages if "leaves without its host" in message] == [
+        "two leaves without its host: bad gateway"
+    ]
+
+
 async def test_a_registration_that_is_under_way_when_a_stop_begins_is_taken_back() -> None:
     registered, go_on = trio.Event(), trio.Event()
 
