@@ -55,6 +55,7 @@ MAX_VERSION_BYTES = 64
 MAX_PATH_BYTES = 256
 MAX_REQUESTED_PLUGINS = 100
 MAX_METADATA_ENTRIES = 100
+MAX_DECLARED_TYPES = 100  # that a plugin provides, and that it requires: hosts keep them with its identity
 MAX_METADATA_KEY_BYTES = 256
 MAX_METADATA_VALUE_BYTES = 4096
 
@@ -71,6 +72,8 @@ def token_digest(token: str) -> bytes:
 def parse_service_types(text: str) -> tuple[str, ...]:
     """Return the service types of a list with commas between; none of an empty one. Raises: InvalidError."""
     types = tuple(text.split(",")) if text else ()
+    if len(types) > MAX_DECLARED_TYPES:
+        raise InvalidError(f"too many service types: {len(types)} (max: {MAX_DECLARED_TYPES})")
     for service_type in types:
         validate_service_type(service_type)
     return types

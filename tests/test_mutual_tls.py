@@ -22,6 +22,7 @@ from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.certificates import Files
 
+from .host.brokering import BROKER, LOGGER, bearer
 from .host.calls import COOKIE, DISCOVER, HANDSHAKE, REPORT, VERSIONS, Headers
 from .plugin.running import echo_plugin, hosting, plugged
 
@@ -96,6 +97,36 @@ async def test_nobody_takes_another_name_than_its_certificates(
         assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
         assert answer.json()["message"] == "mine is not let in: its certificate is not that of mine"
         assert len(s.host.identities) == 0
+
+
+@pytest.mark.parametrize("names", [(), ("127.0.0.1",)])
+async def test_a_certificate_that_names_nobody_is_nobodys(tmp_path: Path, names: tuple[str, ...]) -> None:
+    ca = trustme.CA()
+    nameless = Files.write(tmp_path, ca, *names, name="nameless")
+    mine = Files.write(tmp_path, ca, "mine", *LOCAL, name="mine")
+
+    def of_one_authority(*_: str) -> Files:
+        return mine
+
+    async with setting(of_one_authority, clients=Clients.REQUIRED) as s:
+        assert (await s.shake_hands("mine", nameless)).status_code == 403
+        headers = proof(await s.shake_hands("mine", mine))
+        async with s.client(nameless) as http:
+            assert (await http.post(REPORT, json={"state": 1}, headers=headers)).status_code == 401
+
+
+async def test_a_stolen_grant_is_worth_nothing_with_another_certificate(issue: Callable[..., Files]) -> None:
+    async with setting(issue) as s:
+        mine, thiefs = issue("mine"), issue("thief")
+        headers = proof(await s.shake_hands("mine", mine))
+        async with s.client(mine) as http:
+            asked = await http.post(BROKER, json={"capabilityType": "logger"}, headers=headers)
+        grant = asked.json()["grant"]
+        for files, status in ((mine, 200), (thiefs, 401)):
+            async with s.client(files) as http:
+                path = grant["endpointUrl"].removeprefix(s.url) + LOGGER
+                answer = await http.post(path, json={"message": "hi"}, headers=bearer(grant))
+                assert answer.status_code == status, answer.text
 
 
 async def test_where_no_certificate_is_demanded_who_has_none_is_let_in(issue: Callable[..., Files]) -> None:

@@ -13,8 +13,12 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio.host import Enrolment, Host, HostConfig, Keys
+from cpg_trio.host.admission import _Statement
 from cpg_trio.host.keys import Claims
+from cpg_trio.http1 import Request
+from cpg_trio.http1._request import PreparedRequest
 from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.rpc import ClientConfig, HttpRequest
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 
@@ -123,6 +127,20 @@ async def test_no_secret_is_in_a_representation() -> None:
     config = PluginConfig(enrolment_token=SECRET.format("enrolment"))
     for each in (host, host._config, identity, entry, config, attrs.asdict(identity)):
         search(type(each).__name__, repr(each), [token])
+
+
+def test_no_secret_of_a_call_is_in_a_representation() -> None:
+    shown = f"Bearer {SECRET.format('token')}"
+    raw = [(b"authorization", shown.encode())]
+    request = Request(b"GET", b"/", raw)
+    for each in (
+        request,
+        PreparedRequest.of(request, b"h"),
+        HttpRequest("GET", "http://h/", [("authorization", shown)], b""),
+        ClientConfig(headers={"authorization": shown}),
+        _Statement(raw, b"", 0.0),
+    ):
+        search(type(each).__name__, repr(each), [])
 
 
 async def test_no_process_writes_a_secret_that_it_was_given(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ class Host:
         limits = self._config.limits
         gate = Gate(self.identities, self._config.policy, self.audit, self._rates)
         services = self._services(gate, saved)
-        capability_calls = CapabilityCalls(self._grants, self.audit, self._rates)
+        capability_calls = CapabilityCalls(self._grants, self._config.policy, self.audit, self._rates)
         probes = Probes(lambda: "stopping" if self.health.stopping else "")
         router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
         watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
@@ -385,7 +385,7 @@ class Host:
     def revoke_identity(self, runtime_id: str, why: str = "it has been revoked") -> None:
         """End an identity at once: its tokens prove nothing any more, what it provides is gone.
 
-        Calls to it that are in flight are cancelled. One that is not there is no error.
+        Calls to it and of it that are in flight are cancelled. One that is not there is no error.
         """
         self._end_identity(runtime_id, why)
         self.registry.remove_plugin(runtime_id)
@@ -400,6 +400,7 @@ class Host:
         """End what a plugin has for as long as its identity, if that has ended."""
         if self.identities.entry(runtime_id) is None:
             self._grants.revoke_all(runtime_id, "the identity of its owner has ended")
+            self.registry.cancel_calls_made(runtime_id)
             self._direct.forget(runtime_id)
 
     def _forget(self, identity: Identity) -> None:

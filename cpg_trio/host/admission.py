@@ -242,7 +242,7 @@ class _Path:
 class _Statement:
     """What a provider is told of a caller, signed for it with a token of its own."""
 
-    fields: HeaderList
+    fields: HeaderList = attrs.field(repr=False)
     digest: bytes = attrs.field(repr=False)
     good_until: float
     """When it is to be signed anew, in seconds since 1970."""
@@ -270,7 +270,7 @@ class Route:
     caller: str
     _to: _Target
     _query: bytes
-    identifying: HeaderList
+    identifying: HeaderList = attrs.field(repr=False)
     """The fields that tell the provider whose call it is. They are shared: not to be changed."""
 
     @property
@@ -340,6 +340,10 @@ class Admission:
         elif not self._registry.health(path.provider_id).callable:
             raise RefusedError(503, "service unavailable (provider unhealthy)")
         return Route(caller.runtime_id, target, query, self._identifying(caller, target))
+
+    def still(self, route: Route) -> bool:
+        """Whether the caller of a call that was let through is still who it was."""
+        return self._identities.entry(route.caller) is not None
 
     def note_refusal(self, refused: RefusedError) -> None:
         """Count a refusal, and write down what is worth it."""

@@ -20,6 +20,7 @@ from .audit import Action, Audit
 from .charging import RETRY_AFTER
 from .grants import Grant, Grants, InvalidGrantError
 from .peers import Peer
+from .policy import Policy
 from .rates import Kind, Rates
 
 PREFIX = b"/capabilities/"
@@ -57,8 +58,9 @@ class _Path:
 class CapabilityCalls:
     """The ASGI application under `/capabilities/`. Calls never wait for each other."""
 
-    def __init__(self, grants: Grants, audit: Audit, rates: Rates) -> None:
+    def __init__(self, grants: Grants, policy: Policy, audit: Audit, rates: Rates) -> None:
         self._grants = grants
+        self._policy = policy
         self._audit = audit
         self._rates = rates
 
@@ -84,9 +86,19 @@ class CapabilityCalls:
             grant = self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
         except InvalidGrantError as error:
             raise _RefusedError(401, str(error)) from None
+        self._check_permitted(grant, _peer(scope))
         if wait_s := self._rates.take(Kind.CAPABILITY_CALL, grant.owner.runtime_id):
             raise _too_often(wait_s)
         return grant
+
+    def _check_permitted(self, grant: Grant, peer: Peer) -> None:
+        """Check what was checked when the grant was given, and may have changed."""
+        owner, capability_type = grant.owner, grant.capability.type
+        if why_not := self._policy.why_not_certified(peer, owner.self_id):
+            raise _RefusedError(401, why_not)
+        if not self._policy.may_use(owner, capability_type):
+            denied = f"permission denied: {owner.runtime_id} may not use {capability_type}"
+            raise _RefusedError(403, denied)
 
     def _noted(self, refused: _RefusedError, scope: Scope) -> _RefusedError:
         """Return the answer to a refused call, once that is in the audit trail, or too much for it."""
@@ -133,6 +145,11 @@ def _split(raw_path: bytes) -> _Path:
         raise _RefusedError(400, "invalid capability path")
     capability_type, grant_id = (unquote(part.decode("latin-1")) for part in parts[:2])
     return _Path(capability_type, grant_id, b"/" + parts[2])
+
+
+def _peer(scope: Scope) -> Peer:
+    client = scope.get("client")
+    return Peer(client[0] if client else "", (scope.get("state") or {}).get("peer_names", ()))
 
 
 def _credentials(headers: HeaderList) -> Mapping[bytes, str]:

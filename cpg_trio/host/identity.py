@@ -66,6 +66,7 @@ class Ended:
     """An identity that has ended before its tokens have."""
 
     identity: Identity
+    """Its names, and nothing else of it."""
     why: str
     until: float
     """How long that is remembered, on the clock; beyond the end of its last token."""
@@ -205,7 +206,8 @@ class Identities:
     def revoke(self, runtime_id: str, why: str = "it has been revoked") -> None:
         """End an identity before its time, with all of its tokens. One that is not there is no error."""
         if (entry := self._entries.get(runtime_id)) is not None:
-            self._end(entry, why)
+            # Another host with the same key may have issued tokens that this one has not seen.
+            self._end(entry, why, self._clock() + self._longest_s)
 
     def entry(self, runtime_id: str) -> Entry | None:
         """Return an identity with its digest, or None if it has ended or never was."""
@@ -276,13 +278,15 @@ class Identities:
         if entry.expires_at > now:  # it has been renewed since
             heappush(self._ends, (entry.expires_at, entry.identity.runtime_id))
             return
-        self._end(entry, "it has expired")
+        self._end(entry, "it has expired", entry.expires_at)
         self._on_expired(entry.identity)
 
-    def _end(self, entry: Entry, why: str) -> None:
-        del self._entries[entry.identity.runtime_id]
-        self.restore_ended(Ended(entry.identity, why, entry.expires_at + _REMEMBERED_S))
-        self._announce(entry.identity.runtime_id)
+    def _end(self, entry: Entry, why: str, last_token_ends: float) -> None:
+        runtime_id = entry.identity.runtime_id
+        del self._entries[runtime_id]
+        named = Identity(runtime_id, entry.identity.self_id)
+        self.restore_ended(Ended(named, why, last_token_ends + _REMEMBERED_S))
+        self._announce(runtime_id)
 
     def _announce(self, runtime_id: str) -> None:
         for listener in self._listeners:

@@ -110,22 +110,22 @@ class Liveness:
             lease.lapse()
 
     @contextmanager
-    def call(self, runtime_id: str) -> Iterator[trio.CancelScope]:
-        """Hold a call to a plugin: it is counted, and cancelled when the plugin is gone."""
+    def call(self, caller: str, provider: str) -> Iterator[trio.CancelScope]:
+        """Hold a call of one plugin to another: it is counted, and cancelled when either is gone."""
         with trio.CancelScope() as scope:
-            self.begin_call(runtime_id, scope)
+            self.begin_call(caller, provider, scope)
             try:
                 yield scope
             finally:
-                self.end_call(runtime_id, scope)
+                self.end_call(caller, provider, scope)
 
-    def begin_call(self, runtime_id: str, call: InFlight) -> None:
-        """Count a call to a plugin, and cancel it when the plugin is gone, until `end_call`."""
-        self._registry.begin_call(runtime_id, call)
+    def begin_call(self, caller: str, provider: str, call: InFlight) -> None:
+        """Count a call, and cancel it when either plugin is gone, until `end_call`."""
+        self._registry.begin_call(caller, provider, call)
 
-    def end_call(self, runtime_id: str, call: InFlight) -> None:
+    def end_call(self, caller: str, provider: str, call: InFlight) -> None:
         """Hear that a call has ended."""
-        self._registry.end_call(runtime_id, call)
+        self._registry.end_call(caller, provider, call)
 
     def _plugin_changed(self, nursery: trio.Nursery, runtime_id: str) -> None:
         registered = bool(self._registry.registrations(runtime_id))

@@ -126,7 +126,7 @@ class InFlight(Protocol):
     """A call on its way. Compared by identity."""
 
     def cancel(self) -> None:
-        """End it: its provider is gone."""
+        """End it: its provider is gone, or its caller."""
 
 
 Listener = Callable[[str], object]
@@ -158,7 +158,8 @@ class Registry:
         self._by_type: dict[str, dict[str, Registration]] = {}  # then by runtime id
         self._by_id: dict[str, Registration] = {}
         self._health: dict[str, Health] = {}
-        self._calls: dict[str, set[InFlight]] = {}
+        self._calls: dict[str, set[InFlight]] = {}  # by provider
+        self._calls_made: dict[str, set[InFlight]] = {}  # by caller
         self._last_turn: dict[tuple[str, str], int] = {}  # by who asks, and for what
         self._sequence = 0
         self._lapsed: dict[str, Health] = {}
@@ -334,19 +335,15 @@ class Registry:
         degraded = self.health(provider.runtime_id).state == _DEGRADED
         return ServiceStatus(pb.SERVICE_STATE_DEGRADED if degraded else pb.SERVICE_STATE_AVAILABLE, provider)
 
-    def begin_call(self, runtime_id: str, call: InFlight) -> None:
-        """Hold a call to a provider while it is in flight."""
-        calls = self._calls.get(runtime_id)
-        if calls is None:
-            calls = self._calls[runtime_id] = set()
-        calls.add(call)
+    def begin_call(self, caller: str, provider: str, call: InFlight) -> None:
+        """Hold a call while it is in flight."""
+        _hold(self._calls_made, caller, call)
+        _hold(self._calls, provider, call)
 
-    def end_call(self, runtime_id: str, call: InFlight) -> None:
+    def end_call(self, caller: str, provider: str, call: InFlight) -> None:
         """Hold a call no longer."""
-        calls = self._calls[runtime_id]
-        calls.remove(call)
-        if not calls:
-            del self._calls[runtime_id]
+        _release(self._calls_made, caller, call)
+        _release(self._calls, provider, call)
 
     def calls(self, runtime_id: str) -> Sequence[InFlight]:
         """Return the routed calls that a provider is busy with."""
@@ -358,6 +355,11 @@ class Registry:
             call.cancel()
         for listener in self._gone_listeners:
             listener(runtime_id)
+
+    def cancel_calls_made(self, runtime_id: str) -> None:
+        """Cancel the calls of a caller that may make none any more."""
+        for call in list(self._calls_made.get(runtime_id, ())):
+            call.cancel()
 
     def calls_in_flight(self, runtime_id: str) -> int:
         """Return how many calls a provider is busy with, as far as it is known."""
@@ -415,3 +417,17 @@ class Registry:
             self._revision += 1
             for listener in self._listeners:
                 listener(service_type)
+
+
+def _hold(held: dict[str, set[InFlight]], runtime_id: str, call: InFlight) -> None:
+    calls = held.get(runtime_id)
+    if calls is None:
+        calls = held[runtime_id] = set()
+    calls.add(call)
+
+
+def _release(held: dict[str, set[InFlight]], runtime_id: str, call: InFlight) -> None:
+    calls = held[runtime_id]
+    calls.remove(call)
+    if not calls:
+        del held[runtime_id]

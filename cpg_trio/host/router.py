@@ -88,8 +88,10 @@ class _Record:
         _calls.info(f"[ROUTER] {self._label} {outcome} (duration: {go_duration(elapsed)})")
 
 
-def _failure(error: UpstreamError | None, route: Route, liveness: Liveness) -> Failure:
-    """Return what a provider's failure means to its caller; None is one that is gone."""
+def _failure(error: UpstreamError | None, route: Route, liveness: Liveness, admission: Admission) -> Failure:
+    """Return what a provider's failure means to its caller; None is that one of both is gone."""
+    if error is None and not admission.still(route):
+        return Failure(401, "invalid token", "the caller's identity has ended")
     if error is None:
         return Failure(503, "service unavailable (provider unhealthy)", "the provider is gone")
     if isinstance(error, ConnectFailedError | UndeliveredError):
@@ -133,7 +135,7 @@ class RouterGateway:
         except RefusedError as refused:
             self._admission.note_refusal(refused)
             raise RelayRefusedError(refused.status, refused.text, refused.fields) from None
-        return _Forward(route, request, said.lines, self._liveness, self._admission.tally)
+        return _Forward(route, request, said.lines, self._liveness, self._admission)
 
 
 def _limit_body(request: IncomingRequest, most: int) -> None:
@@ -158,7 +160,7 @@ class _Said:
 class _Forward:
     """One call that the relay passes on."""
 
-    __slots__ = ("_call", "_lines", "_liveness", "_record", "_request", "_route", "_tally", "origin")
+    __slots__ = ("_admission", "_call", "_lines", "_liveness", "_record", "_request", "_route", "origin")
 
     _call: RelayCall
     _record: _Record
@@ -169,14 +171,14 @@ class _Forward:
         request: IncomingRequest,
         lines: bytes,
         liveness: Liveness,
-        tally: Tally,
+        admission: Admission,
     ) -> None:
         self.origin: Origin = route.origin
         self._route = route
         self._request = request
         self._lines = lines
         self._liveness = liveness
-        self._tally = tally
+        self._admission = admission
 
     def head(self) -> bytes:
         """See `http1.Forward`."""
@@ -196,17 +198,17 @@ class _Forward:
     def begin(self, call: RelayCall) -> None:
         """See `http1.Forward`."""
         self._call = call
-        self._record = _Record(self._route, self._tally)
-        self._liveness.begin_call(self._route.provider.runtime_id, call)
+        self._record = _Record(self._route, self._admission.tally)
+        self._liveness.begin_call(self._route.caller, self._route.provider.runtime_id, call)
 
     def end(self, outcome: str) -> None:
         """See `http1.Forward`."""
-        self._liveness.end_call(self._route.provider.runtime_id, self._call)
+        self._liveness.end_call(self._route.caller, self._route.provider.runtime_id, self._call)
         self._record.end(outcome)
 
     def failure(self, error: UpstreamError | None) -> Failure:
         """See `http1.Forward`."""
-        return _failure(error, self._route, self._liveness)
+        return _failure(error, self._route, self._liveness, self._admission)
 
 
 def _lines(fields: HeaderList) -> bytes:
@@ -238,8 +240,7 @@ class Router:
             self._admission.note_refusal(refused)
             await send_text(send, refused.status, f"{refused.text}\n", refused.fields)
             return
-        record = _Record(route, self._admission.tally)
-        await _Call(route, record, fields, self._liveness, self._pool, scope, body, send).run()
+        await _Call(route, self._admission, fields, self._liveness, self._pool, scope, body, send).run()
 
 
 class _Call:
@@ -248,7 +249,7 @@ class _Call:
     def __init__(
         self,
         route: Route,
-        record: _Record,
+        admission: Admission,
         fields: HeaderList,
         liveness: Liveness,
         pool: Pool,
@@ -257,7 +258,8 @@ class _Call:
         send: Send,
     ) -> None:
         self._route = route
-        self._record = record
+        self._admission = admission
+        self._record = _Record(route, admission.tally)
         self._fields = fields
         self._liveness = liveness
         self._pool = pool
@@ -269,7 +271,7 @@ class _Call:
 
     async def run(self) -> None:
         try:
-            with self._liveness.call(self._route.provider.runtime_id) as lease:
+            with self._liveness.call(self._route.caller, self._route.provider.runtime_id) as lease:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_caller, nursery.cancel_scope)
                     await self._relay()
@@ -304,7 +306,7 @@ class _Call:
 
     async def _fail(self, error: UpstreamError | None) -> None:
         """Note a failure for the log, and answer with it unless there is an answer already."""
-        failure = _failure(error, self._route, self._liveness)
+        failure = _failure(error, self._route, self._liveness, self._admission)
         self._outcome = f"FAILED: {failure.why}"
         if not self._responding:
             await send_text(self._send, failure.status, f"{failure.text}\n", failure.fields)

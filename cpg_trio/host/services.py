@@ -103,8 +103,13 @@ class Gate:
         return self._identities.expires_at(identity)
 
     def check_may_call(self, caller: Identity, service_type: str, action: Action) -> None:
-        """Check that a plugin may be told of a service. Raises: ConnectError `permission_denied`."""
+        """Check that a plugin may be told of a service.
+
+        Raises: ConnectError `permission_denied`; `resource_exhausted` to who has heard that too often, of
+        which nothing is written down.
+        """
         if not self._policy.may_call(caller, service_type):
+            charge(self._rates, Kind.DISCOVER, caller.runtime_id)
             reason = f"{caller.runtime_id} may not call {service_type}"
             self._audit.denied(action, caller.runtime_id, service_type, reason=reason)
             raise ConnectError(Code.PERMISSION_DENIED, reason)
@@ -474,14 +479,16 @@ class RegistryService(ServiceRegistryService):
     async def watch_service(
         self, request: pb.WatchServiceRequest, ctx: Context, /
     ) -> AsyncIterator[pb.WatchServiceEvent]:
-        """Yield the status of a service type now, then each change of it for this caller."""
+        """Yield the status of a service type now, then each change of it for this caller.
+
+        Raises: ConnectError `permission_denied` also when the policy that let the caller watch has changed.
+        """
         caller = self._gate.caller(ctx, Kind.WATCH)
         own_end = _end_of_time(ctx)
         with ExitStack() as stack:
             with _codes():
                 watch = stack.enter_context(self._hub.watch(caller.runtime_id))
                 watch.subscribe(request.service_type)
-            self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
             while True:
                 with trio.move_on_at(min(own_end, self._gate.ends_at(caller))) as patience:
                     news = await anext(watch, None)
@@ -490,6 +497,7 @@ class RegistryService(ServiceRegistryService):
                     continue  # its identity has been renewed
                 if patience.cancelled_caught or news is None:
                     return
+                self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
                 yield watch_event(request.service_type, news.statuses[request.service_type])
 
 

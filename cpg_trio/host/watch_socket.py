@@ -29,6 +29,7 @@ from .identity import Identity
 from .limits import LimitError
 from .peers import Peer
 from .rates import Kind
+from .registry import ServiceStatus
 from .services import Gate, watch_event
 from .watch import News, Watch, WatchHub
 
@@ -157,7 +158,7 @@ class _Connection:
                 continue  # its identity has been renewed
             if news is None:
                 return
-            await self._say(_update(news))
+            await self._say(self._update(news))
 
     async def _listen(self, everything: trio.CancelScope) -> None:
         """Do what the client says until it leaves."""
@@ -184,6 +185,19 @@ class _Connection:
         except ConnectError as error:
             return pb.WatchRefusal(service_type=service_type, message=error.message)
         return None
+
+    def _update(self, news: News) -> pb.WatchUpdate:
+        """Return what the client is told; of what it may not call any more, that it is not there for it."""
+        update = pb.WatchUpdate(revision=news.revision, gone=news.gone)
+        for service_type, status in news.statuses.items():
+            try:
+                self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
+            except ConnectError as error:
+                update.refusals.add(service_type=service_type, message=error.message)
+                update.events.append(watch_event(service_type, ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)))
+            else:
+                update.events.append(watch_event(service_type, status))
+        return update
 
     async def _say(self, update: pb.WatchUpdate) -> None:
         await self._send({"type": "websocket.send", **self._codec.write(update)})
@@ -219,8 +233,3 @@ def _refusal(error: ConnectError | LimitError | _NotOfferedError) -> tuple[int, 
             return 401, error.message, []
         case _:
             return 400, str(error), []
-
-
-def _update(news: News) -> pb.WatchUpdate:
-    events = [watch_event(service_type, status) for service_type, status in news.statuses.items()]
-    return pb.WatchUpdate(revision=news.revision, events=events, gone=news.gone)

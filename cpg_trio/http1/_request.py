@@ -49,7 +49,7 @@ class Request:
 
     method: bytes
     target: bytes
-    headers: HeaderList
+    headers: HeaderList = attrs.field(repr=False)
     body: AsyncIterable[bytes] | bytes = b""
 
 
@@ -58,7 +58,7 @@ class PreparedRequest:
     """A checked request: `head` is what goes on the wire, `length` the body's, None if chunked."""
 
     method: bytes
-    head: bytes
+    head: bytes = attrs.field(repr=False)
     body: AsyncIterable[bytes] | bytes
     length: int | None
     expects_continue: bool

@@ -38,7 +38,10 @@ class Channel(ABC):
 
     @property
     def peer_names(self) -> tuple[str, ...]:
-        """The names in the certificate that the other side has proved to be its own; none without TLS."""
+        """The names in the certificate that the other side has proved to be its own; none without TLS.
+
+        An empty one is that of a certificate without names.
+        """
         return ()
 
     @property

@@ -170,7 +170,7 @@ class RelayCall:
         self._heads_back = heads_back
 
     def cancel(self) -> None:
-        """End the call from outside, as its provider is gone."""
+        """End the call from outside, as its provider is gone, or may not be called any more."""
         self._cancelled = True
         if self._provider is not None:
             self._provider.channel.shut_down()

@@ -29,6 +29,7 @@ from .readiness import Readiness, Watcher
 _RECORD_BYTES = 16 * 1024  # the most that is in one
 _PIECE_BYTES = 4 * _RECORD_BYTES
 _NAMED = ("URI", "DNS")
+_NOBODY = ("",)
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -88,13 +89,19 @@ class TlsChannel(Channel):
 
     @cached_property
     def peer_names(self) -> tuple[str, ...]:
-        """The URIs and DNS names of the certificate that was verified; none without one."""
+        """The URIs and DNS names of the certificate that was verified; none without one.
+
+        A certificate that has none is not as good as no certificate: its one name is empty, and nobody's.
+        """
         try:
-            certificate = self._tls.getpeercert() or {}
+            certificate = self._tls.getpeercert()
         except (ValueError, ssl.SSLError):  # no text, where there should be some
+            return _NOBODY
+        if not certificate:
             return ()
         names: Any = certificate.get("subjectAltName", ())
-        return tuple(name for kind, name in names if kind in _NAMED and name.isascii() and name.isprintable())
+        good = [name for kind, name in names if kind in _NAMED and name.isascii() and name.isprintable()]
+        return tuple(good) or _NOBODY
 
     @property
     def tls(self) -> dict[str, Any]:

@@ -266,7 +266,8 @@ class Runtime:
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope["path"]
             app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), nothing)
-            await (probes if path in PATHS else app)(scope, receive, send)
+            is_probe = path in PATHS and scope["type"] == "http"
+            await (probes if is_probe else app)(scope, receive, send)
 
         return dispatch
 

@@ -76,7 +76,7 @@ class ClientConfig:
     codec: Literal["proto", "json"] = "proto"
     timeout_s: float | None = None
     """Seconds that a call may take unless it says otherwise; None leaves it to the cancel scopes."""
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """Sent with every call."""
     max_message_bytes: int | None = 4 * 1024 * 1024
     """The largest response message that is accepted, also after decompression; None is no limit."""

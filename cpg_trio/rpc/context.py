@@ -42,7 +42,7 @@ class Context(RequestContext[Any, Any]):
 
     @property
     def peer_names(self) -> tuple[str, ...]:
-        """The names in the client's verified certificate; empty without one."""
+        """The names in the client's verified certificate; an empty one of one that names nobody."""
         names: tuple[str, ...] = self._call_state.get(PEER_NAMES, ())
         return names
 

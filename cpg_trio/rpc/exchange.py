@@ -43,7 +43,7 @@ class HttpRequest:
 
     method: str
     url: str
-    headers: list[tuple[str, str]]
+    headers: list[tuple[str, str]] = attrs.field(repr=False)
     body: bytes | AsyncIterable[bytes]
 
 

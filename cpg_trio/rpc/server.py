@@ -22,7 +22,7 @@ from connectrpc.errors import ConnectError
 from connectrpc.interceptor import Interceptor
 from connectrpc.request import RequestContext
 
-from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, send_response, send_text
+from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, no_websocket, send_response, send_text
 
 from .context import own_context, state_of
 from .unary import UnaryMethod, unary_methods
@@ -71,7 +71,9 @@ def application(
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if (method := unary.get(path)) is not None and (call := method.call(scope)) is not None:
+        if scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+        elif (method := unary.get(path)) is not None and (call := method.call(scope)) is not None:
             await call.answer(receive, send)
         elif (app := routes.get(path)) is None:
             await send_text(send, 404, "404 page not found\n")

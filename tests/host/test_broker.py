@@ -16,7 +16,7 @@ from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Capability, HostConfig, Rate, RateLimits
 from cpg_trio.host.audit import Action, Audit
 from cpg_trio.host.grants import Grants
-from cpg_trio.host.identity import Identities
+from cpg_trio.host.identity import Identities, Identity
 from cpg_trio.host.policy import PluginRules, Policy, Rules
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1 import echo_pb2
@@ -336,6 +336,25 @@ def revoke(setting: Brokering, how: str, plugin: str, grant_id: str) -> None:
             assert setting.host.revoke_grants(plugin) == 1
         case _:
             setting.host.revoke_identity(plugin)
+
+
+async def test_a_grant_is_worth_nothing_once_the_policy_says_otherwise() -> None:
+    class Changing(Policy):
+        permits = True
+
+        def may_use(self, _plugin: Identity, _capability_type: str, /) -> bool:
+            return self.permits
+
+    policy = Changing()
+    async with brokering(policy=policy) as setting:
+        plugin = await setting.plugin("app")
+        grant = await setting.granted(plugin)
+        await setting.client(grant).echo(echo_pb2.EchoRequest(text="hi"))
+        policy.permits = False
+        denied = f"permission denied: {runtime_id(plugin)} may not use echo\n"
+        assert await refusal(setting, path_of(grant), bearer(grant)) == (403, denied)
+        (event,) = setting.audited(Action.USE, allowed=False)
+        assert event.reason == denied.strip()
 
 
 async def test_a_grant_does_not_outlive_the_identity_of_its_owner(

@@ -295,6 +295,26 @@ def test_a_signature_is_no_way_around_a_revocation(identities: Identities) -> No
     assert identities.authenticate(identity.runtime_id, unseen) is None
 
 
+def test_a_token_renewed_elsewhere_does_not_outlive_a_revocation(clock: Clock) -> None:
+    day = 24 * 60 * 60
+    mine, other = (Identities(KEYS, longest_s=day, clock=clock, wall_clock=clock) for _ in range(2))
+    identity, token = mine.issue("x", ttl_s=60)
+    other.authenticate(identity.runtime_id, token)
+    renewed = other.renew(identity)
+    mine.revoke(identity.runtime_id)
+    clock.now += 2 * 60 * 60
+    assert other.authenticate(identity.runtime_id, renewed)
+    assert mine.authenticate(identity.runtime_id, renewed) is None
+
+
+def test_of_an_identity_that_has_ended_nothing_is_kept_but_its_names(identities: Identities) -> None:
+    identity, _ = identities.issue("x", provides=("a",) * 100, requires=("b",) * 100)
+    identities.revoke(identity.runtime_id)
+    ended = identities.ended(identity.runtime_id)
+    assert ended
+    assert ended.identity == Identity(identity.runtime_id, "x")
+
+
 @pytest.mark.parametrize("expires_at", [999.0, 1000.0, -1.0, float("-inf"), float("nan")], ids=str)
 def test_a_token_that_was_signed_for_a_time_that_is_over_is_none(
     identities: Identities, expires_at: float

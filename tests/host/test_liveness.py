@@ -147,7 +147,7 @@ async def test_calls_in_flight_end_when_their_provider_is_gone_and_others_go_on(
     ended: dict[str, bool] = {}
 
     async def call(s: Setting, provider: str) -> None:
-        with s.liveness.call(provider) as scope:
+        with s.liveness.call("caller", provider) as scope:
             await trio.sleep(1000)
         ended[provider] = scope.cancelled_caught
 

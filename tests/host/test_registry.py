@@ -254,11 +254,11 @@ def test_weighted_offers_the_busy_less_often() -> None:
     add(registry, "busy")
     calls = [trio.CancelScope() for _ in range(3)]
     for call in calls:
-        registry.begin_call("busy", call)
+        registry.begin_call("caller", "busy", call)
     assert registry.calls_in_flight("busy") == 3
     shares = Counter(discovered(registry, 1000))
     for call in calls:
-        registry.end_call("busy", call)
+        registry.end_call("caller", "busy", call)
     assert 700 < shares["idle"] < 900  # four chances to one
     assert registry.calls_in_flight("busy") == 0
 

@@ -726,6 +726,35 @@ async def test_an_answer_of_a_provider_that_is_gone_is_broken_off() -> None:
         assert b"0\r\n\r\n" not in await wire.rest()
 
 
+async def test_a_call_of_a_caller_whose_identity_has_ended_ends_at_both_sides() -> None:
+    begun, left = trio.Event(), trio.Event()
+
+    async def stream(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        await peer.receive_to_end()
+        left.set()
+
+    async with routing(stream) as s, dial(s.url) as wire:
+        await wire.send(s.head())
+        assert (await wire.head()).status == 200
+        s.host.revoke_identity(s.caller)
+        assert b"0\r\n\r\n" not in await wire.rest()
+        await left.wait()
+
+    async def wait(peer: Peer) -> None:
+        await peer.receive_head()
+        begun.set()
+        await peer.receive_to_end()
+
+    async with routing(wait) as s, dial(s.url) as wire:
+        await wire.send(s.head())
+        await begun.wait()
+        s.host.revoke_identity(s.caller)
+        assert text(await wire.response()) == (401, "invalid token\n")
+        assert s.host.registry.available("echo")
+
+
 async def test_a_provider_that_refuses_a_connection_is_not_offered_to_the_next_caller() -> None:
     async with routing() as s:
         with trio.socket.socket() as unused:

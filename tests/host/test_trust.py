@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.host import BaseUrls, HostConfig
+from cpg_trio.host import BaseUrls, HostConfig, Identity, Policy
+from tests.plugin.running import eventually
 
 from .calls import (
     COOKIE,
@@ -250,6 +251,25 @@ async def watch(http: httpx.AsyncClient, headers: Headers) -> list[Any]:
     return messages
 
 
+async def test_a_watch_ends_when_its_caller_may_not_call_the_service_any_more() -> None:
+    class Changing(Policy):
+        def may_call(self, _plugin: Identity, _service_type: str, /) -> bool:
+            return not host.host.registry.service_types()
+
+    async with running(HostConfig(policy=Changing())) as host, trio.open_nursery() as nursery:
+        watcher = await host.plugin("p")
+        messages: list[Any] = []
+
+        async def follow() -> None:
+            messages.extend(await watch(host.http, watcher))
+
+        nursery.start_soon(follow)
+        await eventually(lambda: bool(host.host.watches.watchers("t")))
+        await host.provider("t")
+    assert messages[0]["state"] == "SERVICE_STATE_UNAVAILABLE"
+    assert [message["error"]["code"] for message in messages[1:]] == ["permission_denied"]
+
+
 async def test_a_watch_ends_with_the_identity_that_opened_it() -> None:
     async with running(HostConfig(unrenewed_token_ttl_s=0.3)) as host:
         with trio.fail_after(10):
@@ -321,10 +341,11 @@ async def introduced(host: WireCaller, self_id: str, metadata: dict[str, str]) -
     }
 
 
+@pytest.mark.parametrize("types", ["a,,b", ",".join(f"t{number}" for number in range(101))])
 @pytest.mark.parametrize("key", ["provides", "requires"])
-async def test_a_declaration_that_makes_no_sense_gets_no_identity(key: str) -> None:
+async def test_a_declaration_that_makes_no_sense_gets_no_identity(key: str, types: str) -> None:
     async with running() as host:
-        body = {**COOKIE, **VERSIONS, "selfId": "p", "clientMetadata": {key: "a,,b"}}
+        body = {**COOKIE, **VERSIONS, "selfId": "p", "clientMetadata": {key: types}}
         assert (await host.post(HANDSHAKE, body))[0] == 400
         assert len(host.host.identities) == 0
 

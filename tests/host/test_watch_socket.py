@@ -19,7 +19,8 @@ from trio_websocket import (
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host import Health, Host, HostConfig, Limits
+from cpg_trio.host import Health, Host, HostConfig, Identity, Limits, Policy, Rate, RateLimits
+from cpg_trio.host.audit import Action, AuditEvent
 from cpg_trio.plugin._websocket import open_websocket
 from tests.plugin.running import eventually, hosting
 
@@ -201,6 +202,39 @@ async def test_a_watch_ends_with_the_identity_that_it_was_begun_with() -> None:
                 await socket.get_message()
             assert closed.value.reason
             assert closed.value.reason.code == 1008
+
+
+class Changing(Policy):
+    """Permits every call, until it permits none."""
+
+    permits = True
+
+    def may_call(self, _plugin: Identity, _service_type: str, /) -> bool:
+        return self.permits
+
+
+async def test_who_may_not_call_a_service_any_more_is_told_nothing_more_of_it() -> None:
+    policy = Changing()
+    async with hosting(HostConfig(policy=policy)) as (host, url), watching(url, proof(host), JSON) as socket:
+        await say(socket, subscribe=subscriptions("t"))
+        await hear(socket)
+        policy.permits = False
+        add(host, "a")
+        add(host, "a", version="2.0.0")
+        update = await hear(socket)
+        assert update["events"] == [{"serviceType": "t", "state": "SERVICE_STATE_UNAVAILABLE"}]
+        assert "may not call t" in update["refusals"][0]["message"]
+
+
+async def test_who_asks_again_and_again_for_what_it_may_not_have_fills_no_audit_trail() -> None:
+    policy, events = Changing(), list[AuditEvent]()
+    policy.permits = False
+    config = HostConfig(policy=policy, rates=RateLimits(discover=Rate(0.01, 3)))
+    async with hosting(config) as (host, url), watching(url, proof(host), JSON) as socket:
+        host.audit.subscribe(events.append)
+        await say(socket, subscribe=subscriptions(*["t"] * 50))
+        assert len((await hear(socket))["refusals"]) == 50
+    assert len([event for event in events if event.action is Action.DISCOVER]) == 3
 
 
 async def test_a_watch_ends_when_its_identity_expires() -> None:

@@ -329,16 +329,19 @@ async def test_a_client_without_a_certificate_is_refused_where_one_is_required_a
     ends.close()
 
 
+NOBODY = ("",)
+
+
 @pytest.mark.parametrize(
     ("names", "found"),
     [
         ([WORKLOAD], (WORKLOAD,)),
         (["a.test", WORKLOAD, "127.0.0.1", "b.test"], ("a.test", WORKLOAD, "b.test")),
-        (["127.0.0.1"], ()),
-        ([], ()),
-        ([b"\x30\x04\x82\x02a\x00"], ()),
-        ([b"\x30\x04\x82\x02\xff\xfe"], ()),
-        ([b"\x30\x04\x86\x02\r\n"], ()),
+        (["127.0.0.1"], NOBODY),
+        ([], NOBODY),
+        ([b"\x30\x04\x82\x02a\x00"], NOBODY),
+        ([b"\x30\x04\x82\x02\xff\xfe"], NOBODY),
+        ([b"\x30\x04\x86\x02\r\n"], NOBODY),
     ],
 )
 async def test_a_clients_names_are_the_uris_and_dns_names_of_its_certificate(

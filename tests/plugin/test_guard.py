@@ -13,6 +13,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from trio_websocket import ConnectionRejected
 
 from cpg_trio import wire
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, send_text
@@ -21,6 +22,7 @@ from cpg_trio.host import Host
 from cpg_trio.http1 import Pool
 from cpg_trio.plugin import Plugin
 from cpg_trio.plugin import guard as guard_module
+from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.plugin.guard import Guard, Managers
 from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolExchange
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -384,6 +386,20 @@ async def test_what_is_remembered_is_bounded_whatever_is_said(monkeypatch: pytes
         assert await guarded.call({f"x-{for_s}": ""}) == 401
     assert len(guarded.guard._callers._proved) <= 5
     assert len(guard_module._NAMES) <= 5
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/nothing", ECHO])
+async def test_nobody_fills_a_plugins_log_with_websockets(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugin = Plugin("echo-plugin", version="1.0.0")
+    plugin.provide("echo", Echo(), public=True)
+    async with hosting() as (_, url), plugged(plugin, url) as plugin_url:
+        with pytest.raises(ConnectionRejected) as refused:
+            async with open_websocket(plugin_url + path, {}, ()):
+                pass
+        assert refused.value.status_code == 404
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_a_websocket_is_refused_as_a_call_is() -> None:
