@@ -138,7 +138,7 @@ async def test_without_the_hosts_socket_a_plugin_keeps_to_tcp(
         await until(host, lambda: is_healthy(host, "echo"))
         (registration,) = host.registry.providers("echo")
         assert "socket" not in registration.metadata
-    assert ("No such file or directory" in caplog.text) == with_directory
+    assert ("no such file or directory" in caplog.text) == with_directory
 
 
 async def test_a_host_that_is_restarted_is_called_at_its_socket_again_and_by_tcp_if_it_has_none(
