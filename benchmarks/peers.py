@@ -49,7 +49,7 @@ class Identity:
     def headers(self) -> dict[str, str]:
         return {
             wire.RUNTIME_ID_HEADER: self.runtime_id,
-            wire.AUTHORIZATION_HEADER: f"{wire.BEARER_PREFIX}{self.token}",
+            wire.AUTHORIZATION_HEADER: wire.bearer(self.token),
         }
 
     @property

@@ -21,7 +21,6 @@ UNDELIVERED_HEADER = "X-Plugin-Undelivered"
 HOST_ID_HEADER = "X-Plugin-Host-ID"  # set by the host on its answers to reports: which host it is
 ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in
 AUTHORIZATION_HEADER = "Authorization"
-BEARER_PREFIX = "Bearer "  # compared with its case, as the other implementations do
 
 BROKER_PATH = "/broker"  # the host's broker, where handshakes announce it
 DIRECT_PREFIX = "service:"  # before the type of a service that is asked for as a capability
@@ -59,9 +58,20 @@ MAX_DECLARED_TYPES = 100  # that a plugin provides, and that it requires: hosts 
 MAX_METADATA_KEY_BYTES = 256
 MAX_METADATA_VALUE_BYTES = 4096
 
+_BEARER = "Bearer "  # compared with its case, as the other implementations do
 _NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_.\-]*$"
 _NAME = re.compile(_NAME_PATTERN.removesuffix("$") + r"\Z")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[a-zA-Z0-9.\-]+)?\Z")
+
+
+def bearer_token(authorization: str) -> str | None:
+    """Return the token of an Authorization header, None for one that has none."""
+    return authorization[len(_BEARER) :] if authorization.startswith(_BEARER) else None
+
+
+def bearer(token: str) -> str:
+    """Return the Authorization header of a token."""
+    return f"{_BEARER}{token}"
 
 
 def token_digest(token: str) -> bytes:

@@ -52,8 +52,13 @@ class Narrator(logging.Handler):
         self.say(f"{elapsed:8.3f}  {label} {text}")
 
     def say(self, line: str = "") -> None:
-        """Write a line of the demo's own."""
-        print(line, file=self._stream, flush=True)
+        """Write a line of the demo's own. When nobody reads any more (`… | head`), it goes nowhere."""
+        try:
+            print(line, file=self._stream, flush=True)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # the interpreter's own last flush goes there, too
+            os.close(nowhere)
 
     def title(self, line: str) -> None:
         """Write a heading."""

@@ -405,8 +405,8 @@ class Admission:
             raise RefusedError(500, "failed to create proxy request", log) from error
 
     def _authenticate(self, raw_path: bytes, runtime_id: bytes, authorization: str, peer: Peer) -> Identity:
-        if runtime_id and authorization.startswith(wire.BEARER_PREFIX):
-            token = authorization[len(wire.BEARER_PREFIX) :]
+        token = wire.bearer_token(authorization)
+        if runtime_id and token is not None:
             identity = self._identities.authenticate(runtime_id.decode("latin-1"), token)
             if identity is not None and not self._policy.why_not_certified(peer, identity.self_id):
                 return identity
@@ -442,7 +442,7 @@ def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedE
             f"{wire.RUNTIME_ID_HEADER} header required",
             f"Missing {wire.RUNTIME_ID_HEADER} header for {path}",
         )
-    if not authorization.startswith(wire.BEARER_PREFIX):
+    if wire.bearer_token(authorization) is None:
         return RefusedError(
             401,
             "Authorization: Bearer <token> required",

@@ -77,16 +77,14 @@ class CapabilityCalls:
 
     def _granted(self, path: _Path, scope: Scope) -> Grant:
         credentials = _credentials(scope["headers"])
-        authorization = credentials.get(_AUTHORIZATION, "")
-        if not authorization.startswith(wire.BEARER_PREFIX):
+        if (token := wire.bearer_token(credentials.get(_AUTHORIZATION, ""))) is None:
             raise _RefusedError(401, "missing or invalid authorization header")
-        token = authorization.removeprefix(wire.BEARER_PREFIX)
         runtime_id = credentials.get(_RUNTIME_ID, "")
         try:
             grant = self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
         except InvalidGrantError as error:
             raise _RefusedError(401, str(error)) from None
-        self._check_permitted(grant, _peer(scope))
+        self._check_permitted(grant, Peer.of_scope(scope))
         if wait_s := self._rates.take(Kind.CAPABILITY_CALL, grant.owner.runtime_id):
             raise _too_often(wait_s)
         return grant
@@ -102,7 +100,7 @@ class CapabilityCalls:
 
     def _noted(self, refused: _RefusedError, scope: Scope) -> _RefusedError:
         """Return the answer to a refused call, once that is in the audit trail, or too much for it."""
-        peer = Peer.of(scope.get("client"))
+        peer = Peer.of_scope(scope)
         if not refused.fields and (wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key)):
             return _too_often(wait_s)
         claimed = _credentials(scope["headers"]).get(_RUNTIME_ID, "")
@@ -145,10 +143,6 @@ def _split(raw_path: bytes) -> _Path:
         raise _RefusedError(400, "invalid capability path")
     capability_type, grant_id = (unquote(part.decode("latin-1")) for part in parts[:2])
     return _Path(capability_type, grant_id, b"/" + parts[2])
-
-
-def _peer(scope: Scope) -> Peer:
-    return Peer.of(scope.get("client"), scope.get("state", {}).get("peer_names", ()))
 
 
 def _credentials(headers: HeaderList) -> Mapping[bytes, str]:

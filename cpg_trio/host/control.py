@@ -70,7 +70,7 @@ class SignedExchange:
         return await self._inner.unary(self._signed(request), max_bytes)
 
     def _signed(self, request: HttpRequest) -> HttpRequest:
-        shown = wire.BEARER_PREFIX + self._proof.of(request.url, self._wall_clock())
+        shown = wire.bearer(self._proof.of(request.url, self._wall_clock()))
         return attrs.evolve(request, headers=[*request.headers, (wire.AUTHORIZATION_HEADER.lower(), shown)])
 
 

@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import attrs
 
+from cpg_trio.asgi import Scope
+
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _HOST_BITS = 64  # of IPv6, which whoever has one address can usually choose freely (RFC 6177)
@@ -43,6 +45,11 @@ class Peer:
     def of(cls, client: tuple[str, int] | None, names: tuple[str, ...] = ()) -> Peer:
         """Return the peer at an address and a port, as ASGI gives them; None for a Unix socket."""
         return cls(client[0] if client else "", names)
+
+    @classmethod
+    def of_scope(cls, scope: Scope) -> Peer:
+        """Return the peer that an ASGI call comes from."""
+        return cls.of(scope.get("client"), (scope.get("state") or {}).get("peer_names", ()))
 
     @classmethod
     def at(cls, client: str | None, names: tuple[str, ...] = ()) -> Peer:

@@ -230,7 +230,7 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one call."""
         fields, runtime_id, authorization = passed_on(scope["headers"], self._admission.passed_on)
-        peer = Peer.of(scope["client"], scope["state"].get("peer_names", ()))
+        peer = Peer.of_scope(scope)
         path, query = scope["raw_path"], scope["query_string"]
         body = _RequestBody(receive, self._max_body_bytes)
         try:

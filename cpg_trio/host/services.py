@@ -85,9 +85,8 @@ class Gate:
     def _prove(self, runtime_id: str, authorization: str, peer: Peer) -> Identity:
         if not runtime_id:
             raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.RUNTIME_ID_HEADER} header required")
-        if not authorization.startswith(wire.BEARER_PREFIX):
+        if (token := wire.bearer_token(authorization)) is None:
             raise ConnectError(Code.UNAUTHENTICATED, "Authorization: Bearer <token> required")
-        token = authorization.removeprefix(wire.BEARER_PREFIX)
         identity = self._identities.authenticate(runtime_id, token)
         if identity is None:
             raise self._refusal(self._identities.former(runtime_id, token))
@@ -225,9 +224,9 @@ class Handshake(HandshakeService):
 
     def _held(self, self_id: str, runtime_id: str, authorization: str) -> Identity | None:
         """Return the identity that a handshake proves, if it does: who comes back with a void one is new."""
-        if not runtime_id or not authorization.startswith(wire.BEARER_PREFIX):
+        token = wire.bearer_token(authorization)
+        if not runtime_id or token is None:
             return None
-        token = authorization.removeprefix(wire.BEARER_PREFIX)
         identity = self._identities.authenticate(runtime_id, token)
         return identity if identity is not None and identity.self_id == self_id else None
 

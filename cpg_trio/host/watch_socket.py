@@ -210,7 +210,7 @@ class _Connection:
 def _proof(scope: Scope) -> tuple[str, str, Peer]:
     names = (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
     runtime_id, authorization = ((header(scope, name.lower().encode()) or b"") for name in names)
-    peer = Peer.of(scope.get("client"), scope["state"].get("peer_names", ()))
+    peer = Peer.of_scope(scope)
     return runtime_id.decode("latin-1"), authorization.decode("latin-1"), peer
 
 

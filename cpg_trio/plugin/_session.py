@@ -90,7 +90,7 @@ class Session:
         self._digests.appendleft(wire.token_digest(token))
         self.headers = {
             wire.RUNTIME_ID_HEADER.lower(): self.runtime_id,
-            wire.AUTHORIZATION_HEADER.lower(): f"{wire.BEARER_PREFIX}{token}",
+            wire.AUTHORIZATION_HEADER.lower(): wire.bearer(token),
         }
 
     def recall(self, before: Session) -> None:

@@ -121,11 +121,10 @@ class Capability:
 def _taken(session: Session, grant: pb.CapabilityGrant, asked_at: float) -> _Grant:
     # Of a host that does not say for how long, the first refused call tells that it was long enough.
     good_s = grant.expires_in_ms / 1000 or math.inf
-    authorization = f"{wire.BEARER_PREFIX}{grant.bearer_token}"
     return _Grant(
         session,
         grant.endpoint_url,
-        {wire.AUTHORIZATION_HEADER.lower(): authorization},
+        {wire.AUTHORIZATION_HEADER.lower(): wire.bearer(grant.bearer_token)},
         renew_at=asked_at + _RENEWED_AT * good_s,
         expires_at=asked_at + good_s,
     )

@@ -345,7 +345,7 @@ async def _found(provider: Provider, service_type: str) -> tuple[_Way, float]:
     good_s = grant.expires_in_ms / 1000
     headers = {
         wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,
-        wire.AUTHORIZATION_HEADER.lower(): f"{wire.BEARER_PREFIX}{grant.bearer_token}",
+        wire.AUTHORIZATION_HEADER.lower(): wire.bearer(grant.bearer_token),
     }
     way = _Way(provider, f"{grant.endpoint_url.rstrip('/')}/", headers, exchange, began + good_s)
     return way, _RENEWED_AT * good_s

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import signal
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -46,6 +48,16 @@ async def test_the_demo_tells_its_story_and_ends_with_status_0(tmp_path: Path) -
     assert "Traceback" not in told
     assert "[AUDIT]" not in told
     assert (tmp_path / "url-shortener.sqlite3").exists()
+
+
+async def test_the_demo_does_its_work_when_nobody_reads_its_story(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "cpg_trio.demo", "--once"]
+    with trio.fail_after(30):
+        done = await trio.run_process(command, cwd=tmp_path, stdout=writer, capture_stderr=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 async def test_the_demo_serves_what_it_says_until_it_is_interrupted(tmp_path: Path) -> None:
