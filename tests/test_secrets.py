@@ -146,6 +146,7 @@ def test_no_secret_of_a_call_is_in_a_representation() -> None:
 async def test_no_process_writes_a_secret_that_it_was_given(tmp_path: Path) -> None:
     enrolment = tmp_path / "enrolment"
     await trio.Path(enrolment).write_text(f"logger-plugin {SECRET.format('enrolment')}\n")
+    await trio.Path(enrolment).chmod(0o600)
     environment = {
         "PORT": "0",
         "CPG_HOST_KEY": f"{SECRET.format('first')},{SECRET.format('second')}",

@@ -2,6 +2,7 @@
 
 What stands on what:
 
+    secret_file       a file with secrets in it, line by line
     keys              what runtime tokens are signed with, and what they say
     identity          who a plugin is, and the tokens that prove it
     peers             who is at the other end of a connection

@@ -18,6 +18,8 @@ from pathlib import Path
 from cpg_trio import wire
 from cpg_trio._reload import Reloaded
 
+from .secret_file import secret_lines
+
 _MIN_LENGTH = 16
 
 
@@ -64,13 +66,13 @@ def parse_tokens(pairs: str) -> dict[str, str]:
 
 
 def _read(path: Path) -> Mapping[str, bytes]:
-    tokens = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    tokens: dict[str, str] = {}
+    for number, line in secret_lines(path):
         words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
         if len(words) != 2:  # noqa: PLR2004 - a name and a token
             raise ValueError(f"line {number} is not a plugin's name and its token")
+        if words[0] in tokens:
+            raise ValueError(f"line {number} names {words[0]} for a second time")
         tokens[words[0]] = words[1]
     return _digests(tokens)
 

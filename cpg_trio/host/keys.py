@@ -25,9 +25,10 @@ from cpg_trio._reload import Reloaded, reason
 from cpg_trio.assertions import ALGORITHM, signed_claims
 from cpg_trio.serving import StartError
 
+from .secret_file import secret_lines
+
 _MIN_KEY_LENGTH = 32
 _MOST_KEYS = 10
-_OTHERS = 0o007
 _MAX_LENGTH = 8192
 
 
@@ -136,10 +137,7 @@ def _make(path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, ...]:
-    if path.stat().st_mode & _OTHERS:
-        raise ValueError("everybody may read it or write to it: take that away (chmod o= …)")
-    lines = map(str.strip, path.read_text(encoding="utf-8").splitlines())
-    return _checked([line for line in lines if line and not line.startswith("#")])
+    return _checked([line for _, line in secret_lines(path)])
 
 
 def _checked(keys: Iterable[str]) -> tuple[bytes, ...]:

@@ -451,7 +451,8 @@ class Runtime:
                     session.host_url, session.exchange, self._introduction, session.headers
                 )
             except ConnectError as error:
-                _log.debug("%s has got no other token yet: %s", session.runtime_id, error.message)
+                level = logging.WARNING if error.code in _REFUSALS else logging.DEBUG
+                _log.log(level, "%s has got no other token yet: %s", session.runtime_id, error.message)
                 wait = next(delays)
                 continue
             if answer.runtime_id != session.runtime_id:

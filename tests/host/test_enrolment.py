@@ -49,8 +49,7 @@ async def test_who_knows_it_gets_one_and_a_handshake_without_a_name_needs_none()
 
 
 async def test_a_token_that_is_taken_away_ends_the_renewals(tmp_path: Path, autojump_clock: object) -> None:
-    path = tmp_path / "tokens"
-    path.write_text(f"mine {SECRET}\n")
+    path = written(tmp_path, f"mine {SECRET}\n")
     async with running(HostConfig(enrolment=Enrolment(path))) as host:
         body, proof = {**COOKIE, **VERSIONS, "selfId": "mine"}, {HEADER: SECRET}
         _, answer = await host.post(HANDSHAKE, body, proof)
@@ -60,7 +59,7 @@ async def test_a_token_that_is_taken_away_ends_the_renewals(tmp_path: Path, auto
         }
         _, renewed = await host.post(HANDSHAKE, body, proof)
         assert renewed["runtimeId"] == answer["runtimeId"]
-        path.write_text(f"another {SECRET}\n")
+        written(tmp_path, f"another {SECRET}\n")
         await trio.sleep(1)
         assert (await host.post(HANDSHAKE, body, proof))[0] == 403
 
@@ -87,9 +86,24 @@ def test_tokens_that_protect_nothing_are_refused_without_a_word_of_them(tokens: 
     assert not any(token in str(caught.value) for token in tokens.values())
 
 
+def test_a_file_that_everybody_may_read_or_that_names_a_plugin_twice_is_not_used(tmp_path: Path) -> None:
+    path = written(tmp_path, f"a {SECRET}\na {OTHER}\n")
+    with pytest.raises(ValueError, match="line 2 names a for a second time"):
+        Enrolment(path)
+    path.chmod(0o644)
+    with pytest.raises(ValueError, match="everybody may read it"):
+        Enrolment(path)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "tokens"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
 def test_a_line_that_makes_no_sense_is_named_by_its_number_alone(tmp_path: Path) -> None:
-    path = tmp_path / "tokens"
-    path.write_text(f"# names\n\na {SECRET}\nb {SECRET} {OTHER}\n")
+    path = written(tmp_path, f"# names\n\na {SECRET}\nb {SECRET} {OTHER}\n")
     with pytest.raises(ValueError, match="line 4 is not a plugin's name and its token") as caught:
         Enrolment(path)
     assert SECRET not in str(caught.value)

@@ -1,0 +1,20 @@
+"""Reading a file that has secrets in it, one a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+_OTHERS = 0o007
+
+
+def secret_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers, but for empty ones and those that begin with `#`.
+
+    Raises: OSError; ValueError for a file that is not text, or that everybody may read or write.
+    """
+    if path.stat().st_mode & _OTHERS:
+        raise ValueError("everybody may read it or write to it: take that away (chmod o= …)")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if (said := line.strip()) and not said.startswith("#"):
+            yield number, said
