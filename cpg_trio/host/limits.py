@@ -24,6 +24,9 @@ class Limits:
     max_registrations: int = attrs.field(default=100_000, validator=_POSITIVE)
     """Registrations of all plugins together."""
     max_registrations_per_plugin: int = attrs.field(default=100, validator=_POSITIVE)
+    max_metadata_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_POSITIVE)
+    """Names and values in the metadata of all registrations together."""
+    max_metadata_bytes_per_plugin: int = attrs.field(default=256 * 1024, validator=_POSITIVE)
     max_watches: int = attrs.field(default=10_000, validator=_POSITIVE)
     """Watches of services, by websocket or stream, of all plugins together."""
     max_watches_per_plugin: int = attrs.field(default=16, validator=_POSITIVE)

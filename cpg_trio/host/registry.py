@@ -157,6 +157,7 @@ class Registry:
         self._rng = rng or random.SystemRandom()
         self._by_type: dict[str, dict[str, Registration]] = {}  # then by runtime id
         self._by_id: dict[str, Registration] = {}
+        self._metadata_bytes = 0
         self._health: dict[str, Health] = {}
         self._calls: dict[str, set[InFlight]] = {}  # by provider
         self._calls_made: dict[str, set[InFlight]] = {}  # by caller
@@ -208,8 +209,10 @@ class Registry:
         Raises: wire.InvalidError or LimitError, and then nothing has changed.
         """
         wire.validate_registration(service_type, version, endpoint_path, metadata)
-        if self.provider(service_type, runtime_id) is None:
+        replaced = self.provider(service_type, runtime_id)
+        if replaced is None:
             self._check_room(runtime_id)
+        self._check_metadata(runtime_id, _size(metadata) - (_size(replaced.metadata) if replaced else 0))
         registration = Registration(
             id=f"reg-{secrets.token_hex(8)}",
             runtime_id=runtime_id,
@@ -231,6 +234,8 @@ class Registry:
         providers = self._by_type.setdefault(service_type, {})
         if (replaced := providers.pop(runtime_id, None)) is not None:
             del self._by_id[replaced.id]
+            self._metadata_bytes -= _size(replaced.metadata)
+        self._metadata_bytes += _size(registration.metadata)
         providers[runtime_id] = self._by_id[registration.id] = registration
         self._announce([service_type])
         self._announce_plugin(runtime_id)
@@ -377,6 +382,14 @@ class Registry:
         if len(self._by_id) >= most:
             raise LimitError("registrations", most)
 
+    def _check_metadata(self, runtime_id: str, more: int) -> None:
+        """Check that a plugin may have so many bytes of metadata more. Raises: LimitError."""
+        most, each = self._limits.max_metadata_bytes, self._limits.max_metadata_bytes_per_plugin
+        if sum(_size(r.metadata) for r in self.registrations(runtime_id)) + more > each:
+            raise LimitError("bytes of metadata of one plugin", each)
+        if self._metadata_bytes + more > most:
+            raise LimitError("bytes of metadata", most)
+
     def _callable(self, registrations: Iterable[Registration]) -> list[Registration]:
         return [r for r in registrations if self.health(r.runtime_id).callable]
 
@@ -401,6 +414,7 @@ class Registry:
 
     def _remove(self, registration: Registration) -> None:
         del self._by_id[registration.id]
+        self._metadata_bytes -= _size(registration.metadata)
         providers = self._by_type[registration.service_type]
         del providers[registration.runtime_id]
         if not providers:
@@ -431,3 +445,8 @@ def _release(held: dict[str, set[InFlight]], runtime_id: str, call: InFlight) ->
     calls.remove(call)
     if not calls:
         del held[runtime_id]
+
+
+def _size(metadata: Mapping[str, str]) -> int:
+    """Return how many bytes metadata has."""
+    return sum(len(text.encode()) for entry in metadata.items() for text in entry)

@@ -89,6 +89,32 @@ async def test_a_plugin_has_no_more_registrations_than_the_limit_says() -> None:
         await host.register(plugin, "three")
 
 
+@pytest.mark.parametrize(
+    ("limit", "what"),
+    [
+        ("max_metadata_bytes_per_plugin", "bytes of metadata of one plugin"),
+        ("max_metadata_bytes", "bytes of metadata"),
+    ],
+)
+async def test_no_more_metadata_is_kept_than_the_limit_says(limit: str, what: str) -> None:
+    async with running(few(**{limit: 10})) as host:
+        plugin = await host.plugin("p")
+        for service_type, value, status in (
+            ("one", "1234", 200),
+            ("two", "1234", 200),
+            ("three", "1", 429),
+            ("two", "12345", 429),
+            ("two", "1", 200),
+            ("three", "12", 200),
+        ):
+            said = {**service(service_type), "metadata": {"k": value}}
+            answer = await host.post(REGISTER, said, plugin)
+            assert answer[0] == status
+            assert status == 200 or answer == exhausted(what, 10)
+        host.host.registry.remove_plugin(runtime_id(plugin))
+        assert host.host.registry._metadata_bytes == 0
+
+
 async def test_all_plugins_together_have_no_more_registrations_than_the_limit_says() -> None:
     async with running(few(max_registrations=2)) as host:
         first = await host.provider("one")
