@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import lru_cache
 
 from cpg_trio.asgi import App, Receive, Scope, Send, header
 from cpg_trio.http1 import Origin
 
+_LONGEST_HOST = 300  # bytes: a name has 253 at most, and a port
 _base_url: ContextVar[str] = ContextVar("the host's URL, as the caller has it")
 
 
@@ -17,7 +19,9 @@ def knowing_base_url(app: App, public_url: str = "") -> App:
     """
 
     async def knowing(scope: Scope, receive: Receive, send: Send) -> None:
-        token = _base_url.set(public_url.rstrip("/") or _as_called(scope))
+        host = header(scope, b"host") or b""
+        called = _url(scope["scheme"], host) if len(host) <= _LONGEST_HOST else ""
+        token = _base_url.set(public_url.rstrip("/") or called)
         try:
             await app(scope, receive, send)
         finally:
@@ -31,10 +35,10 @@ def base_url() -> str:
     return _base_url.get("")
 
 
-def _as_called(scope: Scope) -> str:
-    url = f"{scope['scheme']}://{(header(scope, b'host') or b'').decode('latin-1')}"
+@lru_cache(maxsize=256)  # callers have few ways to write it
+def _url(scheme: str, host: bytes) -> str:
     try:
-        origin, path = Origin.parse(url)
+        origin, path = Origin.parse(f"{scheme}://{host.decode('latin-1')}")
     except ValueError:
         return ""
     return f"{origin.scheme}://{origin.host_header.decode()}" if not path else ""

@@ -74,6 +74,9 @@ class PluginRules:
     """A name that its certificate must have; None: the rule of `why_not_certified`."""
 
 
+_NO_RULES = PluginRules()
+
+
 @attrs.frozen(kw_only=True)
 class ServiceRules:
     """Who may provide a service: plugins of these names, side by side and after each other."""
@@ -152,7 +155,7 @@ class Policy:
         return "" if good else f"its certificate is not that of {self_id}"
 
     def _of(self, plugin: Identity) -> PluginRules:
-        return self.rules.plugins.get(plugin.self_id) or PluginRules()
+        return self.rules.plugins.get(plugin.self_id, _NO_RULES)
 
     def _among(self, what: str, ruled: Iterable[str] | None, declared: Iterable[str] | None) -> bool:
         if ruled is not None:
