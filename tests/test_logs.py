@@ -101,6 +101,7 @@ def test_the_time_of_a_line_is_that_of_its_second(monkeypatch: pytest.MonkeyPatc
     stream = configured()
     for now in (86_400, 86_400.999, 86_401, 3.5):  # clocks are put back, too
         monkeypatch.setattr("time.time", lambda now=now: now)
+        monkeypatch.setattr("time.time_ns", lambda now=now: round(now * 1e9))  # which newer Pythons ask
         LINES.info("x")
         LOGGER.info("x")
     monkeypatch.undo()
@@ -435,6 +436,7 @@ def test_a_fork_writes_its_own_lines_and_none_of_its_parent_s() -> None:
     status, written = run(
         "logs.configure_logging()\n"
         "log.info('parent')\n"
+        "import warnings; warnings.simplefilter('ignore')\n"  # newer Pythons warn of threads
         "child = os.fork()\n"
         "if not child: log.info('child'); sys.exit(3)\n"
         "status = os.waitpid(child, 0)[1]\n"
