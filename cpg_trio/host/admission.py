@@ -27,7 +27,7 @@ from .audit import Action, Audit
 from .charging import RETRY_AFTER
 from .identity import Identities, Identity
 from .peers import Peer
-from .policy import Policy, Rules
+from .policy import Permitted, Policy
 from .rates import Kind, RateLimits, Rates
 from .registry import Registration, Registry
 from .tally import Tally
@@ -322,8 +322,7 @@ class Admission:
         self.tally = Tally()
         self._targets: dict[bytes, _Target] = {}
         self._revision = registry.revision
-        self._permitted: set[tuple[str, str]] = set()
-        self._rules: Rules | None = None
+        self._permitted = Permitted(self._policy)
 
     def admit(
         self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -365,9 +364,6 @@ class Admission:
 
     def _check_permitted(self, caller: Identity, service_type: str) -> None:
         """Check that a plugin may call a service; what has been found out holds while the rules do."""
-        if self._rules is not (rules := self._policy.rules) or len(self._permitted) > _MOST_REMEMBERED:
-            self._rules = rules
-            self._permitted.clear()
         if (caller.runtime_id, service_type) in self._permitted:
             return
         if not self._permits(caller, service_type):

@@ -21,12 +21,11 @@ from .capability import Capability
 from .direct import GRANT_S, DirectGrants, NotDirectlyError
 from .grants import Grants, random_id
 from .identity import Identity
-from .policy import Policy, Rules
+from .policy import Permitted, Policy
 from .rates import Kind
 from .services import Gate
 
 _MAX_REASON_BYTES = 4096
-_MOST_REMEMBERED = 10_000
 _MAX_TYPE_BYTES = wire.MAX_NAME_BYTES + len(wire.DIRECT_PREFIX)
 
 
@@ -75,8 +74,7 @@ class Broker(CapabilityBrokerService):
         self._capabilities = capabilities
         self._grants = grants
         self._direct = direct
-        self._given: set[tuple[str, str]] = set()
-        self._rules: Rules | None = None
+        self._given = Permitted(policy)
 
     async def request_capability(
         self, request: pb.RequestCapabilityRequest, ctx: Context, /
@@ -104,9 +102,6 @@ class Broker(CapabilityBrokerService):
     def _note(self, caller: Identity, target: str, reason: str, *, renewed: bool) -> None:
         """Note what has been given; what is given anew each minute, once for as long as the rules hold."""
         if renewed:
-            if self._rules is not (rules := self._policy.rules) or len(self._given) > _MOST_REMEMBERED:
-                self._rules = rules
-                self._given.clear()
             if (caller.runtime_id, target) in self._given:
                 return
             self._given.add((caller.runtime_id, target))

@@ -39,6 +39,7 @@ from .peers import Peer
 _R = TypeVar("_R", bound=attrs.AttrsInstance)
 
 _ALLOW, _DENY = "allow", "deny"
+_MOST_REMEMBERED = 10_000
 
 
 # ValueErrors throughout: what they speak of is the text of a file.
@@ -163,6 +164,24 @@ class Policy:
         if declared is not None:
             return what in declared
         return self.rules.undeclared == _ALLOW
+
+
+class Permitted:
+    """What has been permitted to whom, pairs of runtime id and type, for as long as the rules hold."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._rules = policy.rules
+        self._pairs: set[tuple[str, str]] = set()
+
+    def __contains__(self, pair: tuple[str, str]) -> bool:
+        if self._rules is not (rules := self._policy.rules) or len(self._pairs) > _MOST_REMEMBERED:
+            self._rules = rules
+            self._pairs.clear()
+        return pair in self._pairs
+
+    def add(self, pair: tuple[str, str]) -> None:
+        self._pairs.add(pair)
 
 
 def _stands_for(name: str, self_id: str) -> bool:
