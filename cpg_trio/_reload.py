@@ -18,15 +18,17 @@ _T = TypeVar("_T")
 
 _LOOK_S = 1.0
 
-_Seen: TypeAlias = tuple[tuple[int, ...] | None, ...]
-"""What tells files from those that have taken their place; None for one that cannot be looked at."""
+_Versions: TypeAlias = tuple[tuple[int, ...], ...]
+"""What tells files from those that have taken their place."""
 
 
 class Reloaded(Generic[_T]):
     """What files say, read anew when one of them has changed.
 
-    `read` gives it. It raises OSError or ValueError for what cannot be used: at first that is the maker's to
-    hear of; later what was there before goes on, and the log says so once.
+    `read` gives it. It raises OSError or ValueError for what cannot be used. At first that is the maker's to
+    hear of. Later the last value that could be used stays, the log names the failure once, and the files are
+    read again at each look until they can be used: also files that have not changed, since what failed may
+    have been the process (it has no file descriptor left, say).
     """
 
     def __init__(
@@ -39,8 +41,8 @@ class Reloaded(Generic[_T]):
         self._paths = tuple(dict.fromkeys(paths))
         self._read = read
         self._clock = clock
-        self._seen = self._look_at_all()
-        self._value = read()
+        self._value, self._seen = self._read_whole()
+        self._failure = ""
         self._look_at: float | None = None
 
     @property
@@ -53,19 +55,31 @@ class Reloaded(Generic[_T]):
         return self._value
 
     def _look(self) -> None:
-        seen = self._look_at_all()
-        if seen == self._seen:
-            return
-        self._seen = seen
         files = ", ".join(map(str, self._paths))
         try:
-            self._value = self._read()
+            if not self._failure and self._versions() == self._seen:
+                return
+            value, seen = self._read_whole()
         except (OSError, ValueError) as error:
-            _log.error("%s cannot be used, and what was there before goes on: %s", files, reason(error))
-        else:
+            if (failure := reason(error)) != self._failure:
+                self._failure = failure
+                _log.error("%s cannot be used, and what was there before goes on: %s", files, failure)
+            return
+        if seen != self._seen:
             _log.info("%s: read anew", files)
+        else:
+            _log.info("%s: as before, and can be used again", files)
+        self._value, self._seen, self._failure = value, seen, ""
 
-    def _look_at_all(self) -> _Seen:
+    def _read_whole(self) -> tuple[_T, _Versions]:
+        """Return what the files say, and which files say it. Raises: OSError or ValueError."""
+        before = self._versions()
+        value = self._read()
+        if self._versions() != before:
+            raise ValueError("it has changed while it was read")
+        return value, before
+
+    def _versions(self) -> _Versions:
         return tuple(map(_version, self._paths))
 
 
@@ -80,9 +94,6 @@ def reason(error: Exception) -> str:
             return str(error)
 
 
-def _version(path: Path) -> tuple[int, ...] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
+def _version(path: Path) -> tuple[int, ...]:
+    found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

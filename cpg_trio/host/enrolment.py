@@ -6,6 +6,9 @@ operator has given to both sides.
     # a file of enrolment tokens: a plugin's name, and its token
     storage-plugin  1f0a…
     logger-plugin   77be…
+
+A file without a token is refused, since it may be one that is just being written. A line `none`, alone, says
+that nobody is to be let in.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from cpg_trio._reload import Reloaded
 from .secret_file import secret_lines
 
 _MIN_LENGTH = 16
+_NOBODY_MEANT = "none"
 
 
 class Enrolment:
@@ -67,7 +71,12 @@ def parse_tokens(pairs: str) -> dict[str, str]:
 
 def _read(path: Path) -> Mapping[str, bytes]:
     tokens: dict[str, str] = {}
-    for number, line in secret_lines(path):
+    lines = list(secret_lines(path))
+    if not lines:
+        raise ValueError("it has no enrolment tokens; if nobody is to be let in, write: none")
+    if [line for _, line in lines] == [_NOBODY_MEANT]:
+        return {}
+    for number, line in lines:
         words = line.split()
         if len(words) != 2:  # noqa: PLR2004 - a name and a token
             raise ValueError(f"line {number} is not a plugin's name and its token")

@@ -17,6 +17,9 @@ Without an entry a plugin may do what it has declared in its handshake; with one
 without an entry belongs to the plugin name that provides it first, for as long as that provides it; one with
 an entry to those that it names, at any time.
 
+A file without a rule is refused, since it may be one that is just being written. `rules = "none"` says that
+there are to be none.
+
 Plain state; reads one file. It is read anew when it changes.
 """
 
@@ -39,6 +42,7 @@ from .peers import Peer
 _R = TypeVar("_R", bound=attrs.AttrsInstance)
 
 _ALLOW, _DENY = "allow", "deny"
+_NO_RULES_MEANT = {"rules": "none"}
 _MOST_REMEMBERED = 10_000
 
 
@@ -194,6 +198,9 @@ def read_rules(path: Path) -> Rules:
     """Return what a policy file says. Raises: OSError; ValueError that says what makes no sense."""
     with path.open("rb") as file:
         said = tomllib.load(file)
+    if said == _NO_RULES_MEANT:
+        return Rules()
+    _check_says_rules(said)
     plugins, services = (_tables(said.pop(name, {}), name) for name in ("plugins", "services"))
     for self_id in plugins:
         wire.validate_self_id(self_id)
@@ -208,6 +215,14 @@ def read_rules(path: Path) -> Rules:
         },
         "the file",
     )
+
+
+def _check_says_rules(said: Mapping[str, Any]) -> None:
+    """Refuse a file that is empty for a moment, or that says both that it has rules and that it has none."""
+    if not said:
+        raise ValueError('it has no rules; if that is meant, write: rules = "none"')
+    if "rules" in said:
+        raise ValueError('rules may only be "none", and then nothing else may be in the file')
 
 
 def _tables(said: Any, name: str) -> dict[str, dict[str, Any]]:

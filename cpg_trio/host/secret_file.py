@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ def secret_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises: OSError; ValueError for a file that is not text, or that everybody may read or write.
     """
-    if path.stat().st_mode & _OTHERS:
-        raise ValueError("everybody may read it or write to it: take that away (chmod o= …)")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    with path.open(encoding="utf-8") as file:
+        if os.fstat(file.fileno()).st_mode & _OTHERS:
+            raise ValueError("everybody may read it or write to it: take that away (chmod o= …)")
+        text = file.read()
+    for number, line in enumerate(text.splitlines(), 1):
         if (said := line.strip()) and not said.startswith("#"):
             yield number, said

@@ -111,16 +111,19 @@ def config_from_environment(environment: Mapping[str, str] | None = None) -> Ser
 def secret_from_environment(name: str, environment: Mapping[str, str] | None = None) -> str:
     """Return the secret that a variable has, or the file that `{name}_FILE` names; empty if there is none.
 
-    Raises: StartError for a file that cannot be read, without a word of what is in it.
+    Raises: StartError for a file that cannot be read, or is empty, without a word of what is in it.
     """
     environment = os.environ if environment is None else environment
     secret, path = environment.get(name, ""), environment.get(f"{name}_FILE", "")
     if secret or not path:
         return secret
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
         raise StartError(f"{name}_FILE: cannot read {path}: {reason(error)}") from None
+    if not secret:  # which would be the same as to ask for none
+        raise StartError(f"{name}_FILE: {path} is empty")
+    return secret
 
 
 def flag_from_environment(name: str, environment: Mapping[str, str] | None = None) -> bool:

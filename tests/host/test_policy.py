@@ -118,7 +118,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         },
         services={"storage": ServiceRules(providers=["storage-plugin", "other"])},
     )
-    assert read_rules(written(tmp_path, "")) == Rules()
+    assert read_rules(written(tmp_path, "rules = 'none'")) == Rules()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,8 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         ("[services.'a b']\nproviders = []", "a b"),
         ("undeclared = 'maybe'", "the file: undeclared has to be 'allow' or 'deny'"),
         ("undeclared = []", "the file: undeclared has to be 'allow' or 'deny'"),
+        ("rules = 'some'", 'rules may only be "none"'),
+        ("rules = 'none'\nundeclared = 'deny'", 'rules may only be "none"'),
         ("unknown = 1", "the file says unknown, and may say undeclared, plugins, services"),
         ("no toml at all", "line 1"),
         ("x = '\0'", "line 1"),
@@ -151,7 +153,7 @@ def test_a_file_that_makes_no_sense_is_refused_and_the_error_says_what_and_where
 async def test_a_file_that_changes_is_read_anew_and_one_that_makes_no_sense_changes_nothing(
     tmp_path: Path, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = written(tmp_path, "")
+    path = written(tmp_path, "rules = 'none'")
     policy = Policy.from_file(path)
     assert policy.may_call(FOREIGN, "a")
     written(tmp_path, "undeclared = 'deny'")

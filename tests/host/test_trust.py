@@ -398,7 +398,7 @@ async def test_a_plugin_provides_nothing_any_more_that_the_policy_has_come_to_de
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     path, events = tmp_path / "policy", list[AuditEvent]()
-    path.write_text("")
+    path.write_text('rules = "none"')
     async with running(HostConfig(policy=Policy.from_file(path))) as host:
         host.host.audit.subscribe(events.append)
         mine, other = await host.provider("t"), await host.provider("u")

@@ -407,6 +407,13 @@ def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, st
         PluginConfig.from_environment(8081, environment)
 
 
+def test_an_empty_file_of_an_enrolment_token_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("\n")
+    with pytest.raises(StartError, match=r"^ENROLMENT_TOKEN_FILE: .* is empty$"):
+        PluginConfig.from_environment(8081, {"ENROLMENT_TOKEN_FILE": str(path)})
+
+
 def test_the_environment_says_where_a_plugin_runs() -> None:
     environment = {
         "PORT": "9",
