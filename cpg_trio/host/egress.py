@@ -6,7 +6,6 @@ that would let any plugin aim the host at whatever the host can reach and the pl
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from enum import Enum
 
@@ -16,6 +15,7 @@ from cpg_trio import wire
 from cpg_trio.http1 import Origin
 from cpg_trio.rpc import Code, ConnectError
 
+from .own_addresses import is_own
 from .peers import Address, parse_address
 from .registry import same_host
 
@@ -52,7 +52,7 @@ async def check_base_url(
     caller = parse_address(handshake_address)
     is_local = not handshake_address or (caller is not None and caller.is_loopback)
     found = await resolve(origin.host, origin.port, key)
-    good = [address for address in found if address == caller or (is_local and _is_ours(address))]
+    good = [address for address in found if address == caller or (is_local and is_own(address))]
     if not good:
         raise ConnectError(
             Code.PERMISSION_DENIED,
@@ -61,21 +61,6 @@ async def check_base_url(
         )
     # What tells the host where to go is not the plugin's, so it needs no second look when that is done.
     return "" if origin.host == "localhost" or parse_address(origin.host) else str(good[0])
-
-
-def _is_ours(address: Address) -> bool:
-    """Whether an address is one of this machine: the kernel lets nobody listen on another's."""
-    if address.is_loopback:
-        return True
-    if address.is_unspecified or address.is_multicast:
-        return False
-    family = socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((str(address), 0))
-        except OSError:
-            return False
-    return True
 
 
 async def check_control_url(
