@@ -112,13 +112,13 @@ async def test_in_a_directory_that_they_share_the_parts_call_each_other_by_unix_
     code = await system.shorten("https://example.com/")
     await system.parts["logger"].until(f"STORE {code}")
     for name in ("logger", "storage", "api"):
-        provides = await system.parts["host"].until(rf"provides {name} v1.0.0 through unix:(\S+)\n")
-        assert await trio.Path(provides[1]).is_socket()
+        registered = rf"Registered service: {name} v1.0.0 of \S+ through unix:(\S+)\n"
+        assert await trio.Path((await system.parts["host"].until(registered))[1]).is_socket()
         await system.parts[name].until(rf" through unix:{re.escape(str(folder))}/host\.sock\n")
     before = system.parts["storage"]
     await before.end(signal.SIGKILL)
     await (await system.start("storage", **surroundings, PORT=port)).until("Registered service: storage")
-    await system.parts["host"].until(r"(?s)(provides storage v1.0.0 through.*){2}")
+    await system.parts["host"].until(r"(?s)(Registered service: storage v1.0.0 of \S+ through.*){2}")
     assert len(list(await folder.iterdir())) == 4
     for name in ("api", "storage", "logger", "host"):
         assert await system.parts[name].end(signal.SIGTERM) == 0

@@ -456,7 +456,8 @@ class RegistryService(ServiceRegistryService):
         await self._saved(lambda: self._take_back(registration, replaced))
         self._permits.permitted(Action.REGISTER, caller, request.service_type)
         through = f" through unix:{socket_path}" if socket_path else ""
-        _log.info("%s provides %s v%s%s", caller.runtime_id, request.service_type, request.version, through)
+        service = f"{request.service_type} v{request.version}"
+        _log.info("Registered service: %s of %s%s", service, caller.runtime_id, through)
         return pb.RegisterServiceResponse(registration_id=registration.id)
 
     async def unregister_service(
@@ -468,7 +469,7 @@ class RegistryService(ServiceRegistryService):
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
         await self._saved(lambda: self._registry.restore(registration))
         self._permits.permitted(Action.UNREGISTER, caller, registration.service_type)
-        _log.info("%s no longer provides %s", caller.runtime_id, registration.service_type)
+        _log.info("Unregistered service: %s of %s", registration.service_type, caller.runtime_id)
         return pb.UnregisterServiceResponse()
 
     async def _checked_address(self, caller: Identity, metadata: Mapping[str, str]) -> str:

@@ -51,6 +51,7 @@ MANAGED_HOST_URL = "http://localhost:8080"  # where a managing host is, if it do
 _MOST_REPORTED = 100  # pairs of a service and a provider, of direct calls: a host takes no more at once
 _RENEWED_AT = 0.4, 0.6  # of the time that a token is good
 _SPREAD = 0.2  # of a heartbeat, in which plugins come back to a host that has forgotten them
+_STILL_WAITING_S = 30.0  # between two lines of the log about a host that is not there yet
 _LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
 # The host has understood, and will not have it; to ask again would change nothing.
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
@@ -114,9 +115,11 @@ class Runtime:
         self._adopted: Cell[Session | None] = Cell(None)
         self._adopting: Pool | None = None
         self._registrations: list[str] = []
+        self._bound: Sequence[str] = ()
         self._control_url = ""  # where the host finds the control services, if not with the others
         self._socket = ""  # its name in the directory that is shared with the host
         self._health = Cell(self._report())
+        self._health_logged: tuple[pb.HealthState, str] | None = None
         self._stop = trio.Event()
         self._grace_s = config.grace_s
 
@@ -134,6 +137,7 @@ class Runtime:
                     nursery.start_soon(pool.sweep)
                     await self._serve_control(nursery, drain)
                     bound = await nursery.start(self._serve, nursery.cancel_scope, drain)
+                    self._bound = bound
                     _log.info("%s listening on %s", self._declared.self_id, ", ".join(bound))
                     task_status.started(bound)
                     await self._be_registered(pool, bound, stop)
@@ -357,11 +361,17 @@ class Runtime:
     async def _wait_adopted(self, pool: Pool) -> Session:
         """Return an identity that a managing host gives, other than those that turned out void."""
         self._adopting = pool
-        _log.info("%s has no HOST_URL and waits for a managing host", self._declared.self_id)
-        async for session in self._adopted.reader():
-            if session is not None and not session.void.is_set():
-                return session
-        raise AssertionError("the cell is never closed")  # pragma: no cover
+        sessions = self._adopted.reader()
+        while True:
+            _log.info(
+                "%s has no HOST_URL, and waits for a managing host to call it on %s",
+                self._declared.self_id,
+                ", ".join(self._bound),
+            )
+            with trio.move_on_after(_STILL_WAITING_S):
+                async for session in sessions:
+                    if session is not None and not session.void.is_set():
+                        return session
 
     async def _register(self, session: Session, base_url: str) -> bool:
         """Register all that is provided; return False if the host does not know the identity any more."""
@@ -406,7 +416,8 @@ class Runtime:
         Raises: RefusedError if the host will not have it; ConnectError `unauthenticated` from one that
         does not know us.
         """
-        for tries, delay in enumerate(backoff(longest_s)):
+        say_again_at = -math.inf
+        for delay in backoff(longest_s):
             answer = ResponseMetadata()
             try:
                 return await call(answer)
@@ -415,7 +426,10 @@ class Runtime:
                     raise RefusedError(f"cannot {what}: the host refuses: {error.message}") from error
                 if error.code == Code.UNAUTHENTICATED:
                     raise
-                level = logging.DEBUG if tries else logging.WARNING
+                level = logging.DEBUG
+                if trio.current_time() >= say_again_at:
+                    say_again_at = trio.current_time() + _STILL_WAITING_S
+                    level = logging.WARNING
                 why = error.message
                 if error.code == Code.UNIMPLEMENTED:
                     why = f"what answers there is not a host ({why})"
@@ -483,6 +497,7 @@ class Runtime:
             with trio.move_on_after(wait):
                 await anext(reports)
             wait = interval * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
+            self._log_health()
             began = trio.current_time()
             try:
                 answered = ResponseMetadata()
@@ -501,6 +516,16 @@ class Runtime:
                 self._tell(lost, error)
                 lost = True
                 wait = min(wait, next(delays))
+
+    def _log_health(self) -> None:
+        """Log how the plugin is and why, once it has changed."""
+        report = self._health.value
+        health = report.state, report.reason
+        if health == self._health_logged:
+            return
+        self._health_logged = health
+        state = pb.HealthState.Name(report.state).removeprefix("HEALTH_STATE_").lower()
+        _log.info("%s is %s%s", self._declared.self_id, state, f": {report.reason}" if report.reason else "")
 
     def _with_direct_calls(self) -> pb.ReportHealthRequest:
         """Return what is reported now, with what has been called without the host."""

@@ -97,7 +97,7 @@ async def test_a_plugin_that_answers_at_the_socket_that_it_names_is_called_there
         assert plugin.seen[-1] == b"POST /t/Method"
         await host.shut_down_plugin(runtime_id(me))
         assert plugin.seen[-1] == b"POST /connectplugin.v1.PluginControl/Shutdown"
-    assert f"{runtime_id(me)} provides t v1.0.0 through unix:{path}" in caplog.text
+    assert f"Registered service: t v1.0.0 of {runtime_id(me)} through unix:{path}" in caplog.text
 
 
 async def test_the_host_tells_of_its_socket_only_if_it_has_one_and_who_it_is_in_any_case(

@@ -57,8 +57,9 @@ async def test_the_guides_commands_one_by_one(cluster: Cluster) -> None:
     )
     assert re.search(r"\[ROUTER\] storage-plugin-\w+ → logger-plugin-\w+ /Log 200 \(duration: ", logs["host"])
     assert re.search(r"\[LOG\] STORE [0-9a-f]{8} → https://example.com/", logs["logger"])
-    assert "Registered service: storage v1.0.0" in logs["storage"]  # the troubleshooting greps for these
-    assert re.search(r"reports HEALTHY", logs["host"])
+    # What the troubleshooting greps for.
+    assert re.search(r"Registered service: storage v1.0.0 of storage-plugin-\w+", logs["host"])
+    assert "storage-plugin is healthy" in logs["storage"]
 
     await cluster.kubectl("describe", "pod", pod)
     assert "8083" in await cluster.kubectl("get", "svc", RELEASE)

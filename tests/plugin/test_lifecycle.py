@@ -72,7 +72,7 @@ async def test_a_plugin_that_starts_before_its_host_finds_it(caplog: pytest.LogC
             await trio.testing.wait_all_tasks_blocked(0.01)
         async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
             await until(host, lambda: state_of(host, "echo") == HEALTHY)
-    assert [r.levelname for r in caplog.records].count("WARNING") == 1  # told once, not at each try
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1  # not at each try
 
 
 async def test_a_plugin_whose_host_has_forgotten_it_registers_anew() -> None:
