@@ -6,6 +6,8 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 
+import trio
+
 FIRST_S = 0.1
 LONGEST_S = 5.0
 
@@ -23,6 +25,30 @@ def backoff(longest_s: float = LONGEST_S) -> Iterator[float]:
     while True:
         yield min(delay, longest_s) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
         delay = min(delay * 2, LONGEST_S)
+
+
+class Reopening:
+    """Waits before something is opened again that has ended: a stream, a connection, a session.
+
+    Call `opened` each time, and `wait` each time that it has ended, for whatever reason. That it could be
+    opened, or ended in good order, makes no wait shorter: what ends at once may do so each time. What has
+    lasted for longer than the longest wait begins with the shortest one again.
+    """
+
+    def __init__(self, longest_s: float = LONGEST_S) -> None:
+        self._longest_s = min(longest_s, LONGEST_S)
+        self._delays = backoff(longest_s)
+        self._opened_at = trio.current_time()
+
+    def opened(self) -> None:
+        """Note that it is being opened."""
+        self._opened_at = trio.current_time()
+
+    async def wait(self, asked_s: float = 0.0) -> None:
+        """Wait until it is to be opened again, for at least as long as the other side has asked."""
+        if trio.current_time() - self._opened_at > self._longest_s:
+            self._delays = backoff(self._longest_s)
+        await trio.sleep(max(next(self._delays), asked_s))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:

@@ -32,10 +32,10 @@ from cpg_trio.probes import PATHS, Probes
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
 from cpg_trio.serving import StartError, serve
 
-from ._backoff import LONGEST_S, backoff, retry_after_s
+from ._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
 from ._config import PluginConfig
 from ._handshake import CALL_TIMEOUT_S, Introduction, shake_hands
-from ._session import Session, handshake, token_ttl_s
+from ._session import Session, handshake
 from ._sockets import own_socket
 from .capability import Capability
 from .control import Control, PluginInfo
@@ -327,8 +327,10 @@ class Runtime:
 
     async def _stay_registered(self, pool: Pool, base_url: str) -> None:
         session: Session | None = None
+        reopening = Reopening()
         while True:
             session = await self._find_host(pool, session)
+            reopening.opened()
             self._session = self._last_session = session
             self._has_started, self._lease_ends = True, -math.inf
             self._let_use_capabilities(session)
@@ -339,7 +341,7 @@ class Runtime:
             self._session = None
             self._registrations.clear()
             # A host that has forgotten one plugin has forgotten all, and they are not to come back at once.
-            await trio.sleep(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311
+            await reopening.wait(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311
 
     def _let_use_capabilities(self, session: Session | None) -> None:
         for capability in self._declared.capabilities:
@@ -349,7 +351,9 @@ class Runtime:
         """Return an identity on a host, however long that takes; the one before if the host accepts it."""
         declared, host_url = self._declared, self._config.host_url
         if host_url is None:
-            return await self._wait_adopted(pool)
+            session = await self._wait_adopted(pool)
+            await self._get_to_know(session)
+            return session
         session = await self._persist(
             f"reach the host at {host_url}",
             partial(handshake, host_url, pool, self._introduction, before, self._config.socket_dir),
@@ -372,6 +376,13 @@ class Runtime:
                 async for session in sessions:
                     if session is not None and not session.void.is_set():
                         return session
+
+    async def _get_to_know(self, session: Session) -> None:
+        """Ask a managing host for what a handshake tells: it has given an identity, and said nothing else."""
+        try:
+            await self._renew_token(session)
+        except ConnectError as error:
+            _log.debug("%s does not know its host's intervals yet: %s", session.runtime_id, error.message)
 
     async def _register(self, session: Session, base_url: str) -> bool:
         """Register all that is provided; return False if the host does not know the identity any more."""
@@ -454,29 +465,33 @@ class Runtime:
     async def _renew(self, session: Session) -> None:
         """Get another token well before the one that there is expires.
 
-        How long one is good a managing host has not said, so it is asked at once.
+        While it is not known how long one is good, of a managing host, it is asked at once.
         """
-        delays, is_managed = backoff(), self._config.host_url is None
-        wait = 0.0 if is_managed else session.token_ttl_s * random.uniform(*_RENEWED_AT)  # noqa: S311
+        delays, is_known = backoff(), session.host_id or self._config.host_url is not None
+        wait = _renewal_s(session) if is_known else 0.0
         while True:
             await trio.sleep(wait)
             try:
-                answer = await shake_hands(
-                    session.host_url, session.exchange, self._introduction, session.headers
-                )
+                if not await self._renew_token(session):
+                    return
             except ConnectError as error:
                 level = logging.WARNING if error.code in _REFUSALS else logging.DEBUG
                 _log.log(level, "%s has got no other token yet: %s", session.runtime_id, error.message)
                 wait = next(delays)
                 continue
-            if answer.runtime_id != session.runtime_id:
-                if not is_managed:  # another identity is nothing to a plugin that is given its own
-                    session.void.set()  # it does not know this one any more
-                return
-            session.renew(answer.runtime_token)
-            session.token_ttl_s = token_ttl_s(answer.server_metadata)
             delays = backoff()
-            wait = session.token_ttl_s * random.uniform(*_RENEWED_AT)  # noqa: S311
+            wait = _renewal_s(session)
+
+    async def _renew_token(self, session: Session) -> bool:
+        """Shake hands with a session's host; return whether that knows the session. Raises: ConnectError."""
+        answer = await shake_hands(session.host_url, session.exchange, self._introduction, session.headers)
+        session.take_announced(answer.server_metadata)
+        if answer.runtime_id == session.runtime_id:
+            session.renew(answer.runtime_token)
+            return True
+        if self._config.host_url is not None:  # a managed plugin has no use for another identity
+            session.void.set()
+        return False
 
     async def _make_room(self, session: Session) -> None:
         """Give an identity up when a managing host gives another."""
@@ -489,13 +504,13 @@ class Runtime:
     async def _heartbeat(self, session: Session) -> None:
         reports = self._health.reader()
         delays = backoff()
-        interval = self._config.heartbeat_s or session.heartbeat_s
-        timeout_s = min(CALL_TIMEOUT_S, interval)  # one that hangs is not to be all that the lease hears
         lost = False
         wait = math.inf  # until the first report, which is there
         while True:
             with trio.move_on_after(wait):
                 await anext(reports)
+            interval = self._config.heartbeat_s or session.heartbeat_s
+            timeout_s = min(CALL_TIMEOUT_S, interval)  # one that hangs is not to be all that the lease hears
             wait = interval * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
             self._log_health()
             began = trio.current_time()
@@ -506,6 +521,9 @@ class Runtime:
                 )
                 self._lease_ends = began + session.lease_s
                 session.heard_from(answered.headers.get(wire.HOST_ID_HEADER, ""))
+                if not session.host_id and self._config.host_url is not None:
+                    with trio.move_on_after(timeout_s):
+                        await session.check_token()
                 delays = backoff()
                 self._tell(lost, None)
                 lost = False
@@ -590,6 +608,11 @@ async def _why_unsaid(call: Callable[[], Awaitable[object]]) -> str:
         else:
             return ""
     return why
+
+
+def _renewal_s(session: Session) -> float:
+    """Return in how many seconds to ask for another token."""
+    return max(FIRST_S, session.token_ttl_s * random.uniform(*_RENEWED_AT))  # noqa: S311
 
 
 def _required(dependency: Dependency) -> pb.ServiceDependency:

@@ -18,7 +18,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     ServiceRegistryClient,
 )
 from cpg_trio.http1 import Pool, Way
-from cpg_trio.rpc import ClientConfig, PoolExchange, ResponseMetadata, UnaryExchange
+from cpg_trio.rpc import ClientConfig, HttpRequest, PoolExchange, ResponseMetadata, UnaryExchange
 
 from ._handshake import Introduction, shake_hands
 from ._sockets import host_socket
@@ -26,6 +26,9 @@ from ._sockets import host_socket
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
 
+_NO_METHOD = "/services/-/-/-"  # a routed path of no service and no provider
+_SHORT = 1024  # bytes: a router's refusal is shorter
+_UNAUTHORIZED = 401
 _TOKENS_KEPT = 4  # more than are good at a time: each is good for longer than until the next but one
 
 
@@ -99,9 +102,29 @@ class Session:
             others = (digest for digest in before.digests if digest not in self._digests)
             self._digests.extend(islice(others, _TOKENS_KEPT - len(self._digests)))
 
+    def take_announced(self, announced: Mapping[str, str]) -> None:
+        """Take what the host has said of itself in a handshake, its server metadata."""
+        self.heard_from(host_id := announced.get(wire.HOST_ID_KEY, ""))
+        self.host_id = self.host_id or host_id
+        self.heartbeat_s = _seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S)
+        self.lease_s = _seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S)
+        self.token_ttl_s = _seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf)
+
     def heard_from(self, host_id: str) -> None:
         """Hear which registry has answered: in another one this plugin is not registered."""
         if host_id and self.host_id and host_id != self.host_id:
+            self.void.set()
+
+    async def check_token(self) -> None:
+        """Ask a host that does not say which it is whether it knows the token; if not, the session is void.
+
+        Such a host may take anybody's health report, also after a restart, when it has forgotten all. Where
+        it routes calls it checks the token first, and nobody but the host answers for a provider that there
+        cannot be. Raises: ConnectError.
+        """
+        request = HttpRequest("GET", self.host_url + _NO_METHOD, list(self.headers.items()), b"")
+        answer = await self.exchange.unary(request, _SHORT)
+        if answer.status == _UNAUTHORIZED and answer.header("content-type").startswith("text/plain"):
             self.void.set()
 
 
@@ -126,20 +149,12 @@ async def handshake(
         response.runtime_id,
         response.runtime_token,
         pool,
-        heartbeat_s=_seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S),
-        lease_s=_seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S),
-        token_ttl_s=token_ttl_s(announced),
-        host_id=announced.get(wire.HOST_ID_KEY, ""),
         socket_path=await host_socket(socket_dir, announced, host_url, pool),
     )
+    session.take_announced(announced)
     if before is not None:
         session.recall(before)
     return session
-
-
-def token_ttl_s(announced: Mapping[str, str]) -> float:
-    """Return for how many seconds the token of a handshake is good; without end if the host does not say."""
-    return _seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf)
 
 
 def _seconds(milliseconds: str, usual: float) -> float:

@@ -67,9 +67,12 @@ class Dependency:
         return self.provider is not None and self.provider.degraded
 
     async def wait_available(self) -> Provider:
-        """Wait until it can be called; return who provides it."""
+        """Wait until it can be called; return who provides it.
+
+        While the plugin registers with its host anew, it cannot.
+        """
         async for provider in self._provider.reader():
-            if provider is not None:
+            if provider is not None and not provider.session.void.is_set():
                 return provider
         raise AssertionError("the cell of a dependency is never closed")  # pragma: no cover
 
@@ -188,7 +191,9 @@ def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
     proof = provider.session.headers
     headers = [header for header in request.headers if header[0] not in proof]
     headers += proof.items()
-    return HttpRequest(request.method, provider.base_url + request.url, headers, request.body)
+    # The host knows the path of the service, and some hosts put all that they are asked for behind it.
+    method = request.url[request.url.rindex("/") :]
+    return HttpRequest(request.method, provider.base_url + method, headers, request.body)
 
 
 def _check_known(response: HttpResponse | WholeResponse, session: Session) -> None:

@@ -25,7 +25,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http1 import ConnectFailedError
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
-from ._backoff import backoff, retry_after_s
+from ._backoff import Reopening, retry_after_s
 from ._handshake import CALL_TIMEOUT_S
 from ._provider import Provider
 from ._session import Session
@@ -68,13 +68,14 @@ class _Socket:
     def __init__(self, session: Session, dependencies: Sequence[Dependency]) -> None:
         self._session = session
         self._dependencies = {d.service_type: d for d in dependencies}
-        self._delays = backoff(session.heartbeat_s)
+        self._reopening = Reopening(session.heartbeat_s)
         self._known = False
 
     async def follow(self) -> None:
         """Follow until the host says that it has no such websocket, or none for this session."""
         while True:
             asked_s = 0.0
+            self._reopening.opened()
             try:
                 await self._connect()
             except ConnectionRejected as rejected:
@@ -85,7 +86,7 @@ class _Socket:
                 asked_s = retry_after_s(_headers(rejected))
             except _BROKEN as error:
                 _log.debug("the websocket broke: %r", error)
-            await trio.sleep(max(next(self._delays), asked_s))
+            await self._reopening.wait(asked_s)
 
     def _give_up(self, status: int) -> None:
         if status == _UNAUTHORIZED and self._known:
@@ -123,10 +124,8 @@ class _Socket:
                 await trio.sleep(self._session.heartbeat_s)
                 with trio.fail_after(self._session.heartbeat_s):
                     await socket.ping()
-                self._delays = backoff(self._session.heartbeat_s)
 
     def _hear(self, update: pb.WatchUpdate) -> None:
-        self._delays = backoff(self._session.heartbeat_s)
         for runtime_id in update.gone:
             for dependency in self._dependencies.values():
                 dependency.direct.gone(runtime_id)
@@ -161,18 +160,18 @@ class _Stream:
 
     async def follow(self) -> None:
         """Follow until the host does not know the session."""
-        delays = backoff(self._session.heartbeat_s)
+        reopening = Reopening(self._session.heartbeat_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll)
             while not self._session.void.is_set():
                 answer = ResponseMetadata()
+                reopening.opened()
                 try:
                     await self._watch(answer)
-                    delays = backoff(self._session.heartbeat_s)
                 except ConnectError as error:
                     _log.debug("the watch of %s broke: %s", self._dependency.service_type, error.message)
                     self._lose(error.code)
-                    await trio.sleep(max(next(delays), retry_after_s(answer.headers)))
+                await reopening.wait(retry_after_s(answer.headers))
             nursery.cancel_scope.cancel()
 
     def _lose(self, code: Code) -> None:

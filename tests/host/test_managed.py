@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 import trio
 
+from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import GetPluginInfoResponse
-from cpg_trio.host import Enrolment, Host, HostConfig
+from cpg_trio.asgi import Receive, Scope, Send, send_text
+from cpg_trio.host import Enrolment, Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.plugin.running import echo_plugin, eventually, hosting, is_healthy, plugged, until, unused_port
+from tests.plugin.running import (
+    echo_plugin,
+    eventually,
+    hosting,
+    is_healthy,
+    meddled,
+    plugged,
+    until,
+    unused_port,
+)
 from tests.plugin.test_control import INFO, SET_IDENTITY, post
 from tests.rpc.echo import Echo, canned
 from tests.serving_apps import served
@@ -148,3 +160,30 @@ async def test_what_is_given_is_renewed_like_the_token_of_any_plugin() -> None:
 
         await eventually(renewed)
         await host.shut_down_plugin(runtime_id, grace_s=1)
+
+
+async def test_a_plugin_that_is_added_reports_as_often_as_its_host_asks_and_knows_its_lease() -> None:
+    reports = Cell(0)
+
+    async def count(scope: Scope, _receive: Receive, send: Send) -> bool:
+        is_report = scope["path"].endswith("ReportHealth")
+        reports.set(reports.value + is_report)
+        if is_report and reports.value > 3:
+            await send_text(send, 502, "bad gateway")
+        return is_report and reports.value > 3
+
+    short = Host(HostConfig(leases=LeaseConfig(lease_s=0.6)))
+    async with (
+        meddled(count, short) as (host, url),
+        plugged(echo_plugin(), None, heartbeat_s=None) as plugin_url,
+        httpx.AsyncClient() as http,
+    ):
+        await host.add_plugin(plugin_url, host_url=url)
+        with trio.fail_after(4):  # the usual interval is longer
+            async for number in reports.reader():
+                if number > 3:
+                    break
+            said = ""
+            while "in the last 0.6 s" not in said:
+                await trio.sleep(0.05)
+                said = (await http.get(f"{plugin_url}/readyz")).text

@@ -342,3 +342,18 @@ async def test_a_plugin_that_is_killed_and_comes_back_on_its_port_is_there_once(
         await until(host, lambda: len(there()) == 1)
         assert there() != [first]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_host_that_forgets_a_plugin_each_time_is_asked_less_and_less_often() -> None:
+    handshakes: list[str] = []
+
+    async def forget(scope: Scope, _receive: Receive, send: Send) -> bool:
+        if scope["path"].endswith("Handshake"):
+            handshakes.append(scope["path"])
+        return scope["path"].endswith("ReportHealth") and await error(send, 401, "unauthenticated")
+
+    host = Host(HostConfig(leases=LeaseConfig(lease_s=0.3)))
+    async with meddled(forget, host) as (_, url), plugged(echo_plugin(), url):
+        await eventually(lambda: handshakes)
+        await trio.sleep(1)
+        assert 2 <= len(handshakes) <= 8

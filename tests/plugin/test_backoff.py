@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
+import trio
+from trio.testing import MockClock
 
-from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, backoff
+from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, Reopening, backoff
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,36 @@ def test_waits_double_up_to_the_bound_and_are_cut_by_up_to_half(bound: float, lo
 
 def test_no_two_plugins_wait_alike() -> None:
     assert len({next(backoff()) for _ in range(50)}) == 50
+
+
+async def opened(reopening: Reopening, lasts_s: float, within_s: float) -> int:
+    """Return how often something is opened that ends after a while each time."""
+    times, end = 0, trio.current_time() + within_s
+    while trio.current_time() < end:
+        reopening.opened()
+        times += 1
+        await trio.sleep(lasts_s)
+        await reopening.wait()
+    return times
+
+
+@pytest.mark.parametrize("lasts_s", [0.0, 0.001, 1.0, LONGEST_S - 0.1])
+async def test_what_ends_soon_is_opened_ever_less_often_however_it_ends(
+    lasts_s: float, autojump_clock: MockClock
+) -> None:
+    assert await opened(Reopening(), lasts_s, 600) <= 600 / (lasts_s + LONGEST_S / 2) + 8
+
+
+async def test_what_has_lasted_is_opened_again_soon(autojump_clock: MockClock) -> None:
+    reopening = Reopening()
+    await opened(reopening, 0, 60)
+    reopening.opened()
+    await trio.sleep(LONGEST_S + 0.1)
+    ended = trio.current_time()
+    await reopening.wait()
+    assert trio.current_time() - ended <= FIRST_S
+
+
+async def test_who_asks_for_a_longer_wait_gets_it(autojump_clock: MockClock) -> None:
+    await Reopening().wait(30.0)
+    assert trio.current_time() >= 30

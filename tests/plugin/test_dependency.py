@@ -6,12 +6,13 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
-from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.plugin import Plugin, PluginConfig, Provider
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
@@ -59,8 +60,7 @@ async def test_a_call_asks_the_host_for_nothing_but_the_call() -> None:
             async with client.count(CountRequest(to=1)) as stream:
                 assert [m.number async for m in stream] == [0]
             calls = [path for path in seen if path != HEARTBEAT]  # which may come at any time
-    service = f"{provider.endpoint_url}/echo.v1.EchoService"
-    assert calls == [f"{service}/Echo"] * 3 + [f"{service}/Count"]
+    assert calls == [f"{provider.endpoint_url}/Echo"] * 3 + [f"{provider.endpoint_url}/Count"]
 
 
 async def test_a_call_to_nobody_fails_at_once() -> None:
@@ -242,3 +242,24 @@ async def test_a_dependency_is_followed_across_a_restart_of_the_host() -> None:
 def test_a_token_is_in_no_representation() -> None:
     session = Session("http://host", "x-0", "planted-secret", None)  # type: ignore[arg-type]
     assert "planted-secret" not in repr(session)
+
+
+async def test_who_waits_for_a_dependency_is_not_told_that_it_is_there_while_calls_cannot_be_made() -> None:
+    echo = Plugin("caller", version="1.0.0").require("echo")
+    old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
+    endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
+    echo.hear(old, Provider.at(old, endpoint, degraded=False))
+    old.void.set()
+    with pytest.raises(ConnectError, match="registering with its host anew"):
+        echo.callable_provider()
+    found: list[Provider] = []
+
+    async def wait() -> None:
+        found.append(await echo.wait_available())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert not found
+        echo.hear(new, Provider.at(new, endpoint, degraded=False))
+    assert found == [echo.provider]

@@ -189,6 +189,26 @@ async def test_frames_that_make_no_sense_do_not_end_a_plugin(frame: dict[str, ob
         assert not echo.available
 
 
+async def test_a_websocket_that_tells_something_and_closes_is_opened_less_and_less_often() -> None:
+    opened: list[float] = []
+
+    async def tell_and_close(scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["type"] != "websocket":
+            return False
+        await receive()
+        opened.append(trio.current_time())
+        await send({"type": "websocket.accept", "subprotocol": scope["subprotocols"][0]})
+        await send({"type": "websocket.send", "bytes": pb.WatchUpdate(gone=["x"]).SerializeToString()})
+        await send({"type": "websocket.close"})
+        return True
+
+    plugin, _ = needy("echo")
+    async with meddled(tell_and_close) as (_, url), plugged(plugin, url):
+        await eventually(lambda: opened)
+        await trio.sleep(1)
+        assert 2 <= len(opened) <= 7
+
+
 async def test_a_websocket_that_answers_no_pings_is_given_up() -> None:
     connections = Cell(0)
 
