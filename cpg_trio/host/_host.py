@@ -68,6 +68,7 @@ _C = TypeVar("_C", bound=ServiceClient)
 DEFAULT_PORT = 8080
 
 _KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
+_MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
 _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
 
 
@@ -132,12 +133,13 @@ class HostConfig:
 
 @attrs.frozen
 class HostStatistics:
-    """What a host has done, and the connections to plugins that it has."""
+    """What a host has done, and the connections to providers that it has."""
 
     router: RouterStatistics
     direct: DirectStatistics
     """What did not go through the host, as the callers report it."""
     connections: PoolStatistics
+    """Those of the router."""
 
 
 class Host:
@@ -169,8 +171,10 @@ class Host:
         self.watches = WatchHub(self.registry, limits)
         self.health = HostHealth(self.registry, self._rates, limits)
         self._contexts = self._config.serve.tls.client_contexts()
-        self._pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts)
-        self._sockets = Sockets(self._config.socket_dir, self._pool, self.identities)
+        self._pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts, max_per_origin=_MAX_PER_PROVIDER)
+        # Probes and control calls have connections of their own, which calls cannot use up.
+        self._control_pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts)
+        self._sockets = Sockets(self._config.socket_dir, self._control_pool, self.identities)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
@@ -190,11 +194,13 @@ class Host:
         self._contexts.check()
         async with (
             self._pool,
+            self._control_pool,
             journaled(self._config.state_path, self.identities, self.registry) as saved,
             open_plain_nursery() as nursery,
         ):
             self._config.keys.open()
             nursery.start_soon(self._pool.sweep)
+            nursery.start_soon(self._control_pool.sweep)
             await nursery.start(self._liveness.run)
             with self.identities.watched(self._end_with_identity):
                 yield self._dispatch(saved)
@@ -305,7 +311,7 @@ class Host:
             registry=self.registry,
             enrolment=self._config.enrolment,
             audit=self.audit,
-            pool=self._pool,
+            pool=self._control_pool,
             lives=self._token_lives(),
         )
         return await adoption.add(url, host_url, self_id)
@@ -376,7 +382,7 @@ class Host:
         proof = proof_to(self.identities, runtime_id)
         if proof is None or reachable is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        return client_of(client_class, reachable, self._pool, proof)
+        return client_of(client_class, reachable, self._control_pool, proof)
 
     def _revoke(self, runtime_id: str) -> None:
         """End the identity of a plugin that is gone."""

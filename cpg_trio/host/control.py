@@ -1,8 +1,8 @@
 """The host's own calls to its plugins: who are you, how are you, and stop.
 
-They go over the router's connections, and to the address or the socket that was checked when the plugin
-registered, as the calls of other plugins do; or to the plugin's own port for them, if it has one. Each proves
-to come from the host, for that method and for a short time: who gets hold of one gains nothing.
+They go to the address or the socket that was checked when the plugin registered, as the calls of other
+plugins do; or to the plugin's own port for them, if it has one. Each proves to come from the host, for that
+method and for a short time: who gets hold of one gains nothing.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from cpg_trio.http1 import (
     MalformedError,
     Origin,
     Pool,
+    PoolFullError,
     RelayCall,
     Request,
     Response,
@@ -58,6 +59,7 @@ from .admission import (
     passed_back,
     passed_on,
 )
+from .charging import RETRY_AFTER
 from .liveness import Liveness
 from .peers import Peer
 from .tally import Tally
@@ -94,10 +96,22 @@ def _failure(error: UpstreamError | None, route: Route, liveness: Liveness, admi
         return Failure(401, "invalid token", "the caller's identity has ended")
     if error is None:
         return Failure(503, "service unavailable (provider unhealthy)", "the provider is gone")
+    if isinstance(error, PoolFullError):
+        return _no_room(error)
     if isinstance(error, ConnectFailedError | UndeliveredError):
         liveness.suspect(route.provider.runtime_id)
         return Failure(502, "failed to proxy request", str(error), UNDELIVERED)
     return Failure(502, "failed to proxy request", str(error))
+
+
+def _no_room(error: PoolFullError) -> Failure:
+    """Return what a caller is told when no connection came free. Nobody has seen the call."""
+    fields = [*UNDELIVERED, (RETRY_AFTER.encode(), b"1")]
+    if error.own_share:
+        return Failure(429, "too many calls in flight to this provider", str(error), fields)
+    return Failure(
+        503, "service unavailable (all connections to the provider are in use)", str(error), fields
+    )
 
 
 def _is_answer(status: int, fields: HeaderList) -> bool:
@@ -160,7 +174,17 @@ class _Said:
 class _Forward:
     """One call that the relay passes on."""
 
-    __slots__ = ("_admission", "_call", "_lines", "_liveness", "_record", "_request", "_route", "origin")
+    __slots__ = (
+        "_admission",
+        "_call",
+        "_lines",
+        "_liveness",
+        "_record",
+        "_request",
+        "_route",
+        "caller",
+        "origin",
+    )
 
     _call: RelayCall
     _record: _Record
@@ -174,6 +198,7 @@ class _Forward:
         admission: Admission,
     ) -> None:
         self.origin: Origin = route.origin
+        self.caller = route.caller
         self._route = route
         self._request = request
         self._lines = lines
@@ -290,7 +315,8 @@ class _Call:
     async def _relay(self) -> None:
         """Pass the call on and its answer back."""
         try:
-            async with self._pool.request(self._route.origin, await self._request()) as response:
+            route, request = self._route, await self._request()
+            async with self._pool.request(route.origin, request, caller=route.caller) as response:
                 await self._respond(response)
         except ClientDisconnectedError:
             pass

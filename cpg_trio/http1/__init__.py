@@ -33,6 +33,7 @@ from cpg_trio.http1.errors import BodyTooLargeError as BodyTooLargeError
 from cpg_trio.http1.errors import ConnectFailedError as ConnectFailedError
 from cpg_trio.http1.errors import ConnectionBrokenError as ConnectionBrokenError
 from cpg_trio.http1.errors import InvalidRequestError as InvalidRequestError
+from cpg_trio.http1.errors import PoolFullError as PoolFullError
 from cpg_trio.http1.errors import ProtocolError as ProtocolError
 from cpg_trio.http1.errors import UndeliveredError as UndeliveredError
 from cpg_trio.http1.errors import UpstreamError as UpstreamError

@@ -51,7 +51,7 @@ _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 class Connection:
     """A connection, used for one exchange at a time. Who has it, and its end, are its pool's to say."""
 
-    __slots__ = ("channel", "fresh", "idle_since", "origin", "reusable")
+    __slots__ = ("caller", "channel", "fresh", "idle_since", "origin", "reusable")
 
     def __init__(self, origin: Origin, channel: Channel) -> None:
         self.origin = origin
@@ -61,6 +61,8 @@ class Connection:
         self.fresh = True
         """Whether it was opened for who has it, so that the peer cannot have given it up meanwhile."""
         self.idle_since = 0.0
+        self.caller = ""
+        """Whom its pool counts it for, while it is in use."""
 
 
 class Response:

@@ -14,6 +14,15 @@ class ConnectFailedError(UpstreamError):
     """No connection came about: refused, unknown name, TLS failure, timeout. Nothing was sent."""
 
 
+class PoolFullError(UpstreamError):
+    """No connection to the peer came free in time. Nothing was sent, and the peer is not at fault."""
+
+    def __init__(self, text: str, *, own_share: bool) -> None:
+        super().__init__(text)
+        self.own_share = own_share
+        """Whether there are some, but the caller has its share of them in use."""
+
+
 class UndeliveredError(UpstreamError):
     """Who has answered is not who was called, and has done nothing with the request."""
 

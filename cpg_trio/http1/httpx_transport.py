@@ -28,6 +28,7 @@ from .errors import (
     ConnectFailedError,
     ConnectionBrokenError,
     InvalidRequestError,
+    PoolFullError,
     ProtocolError,
     UpstreamError,
 )
@@ -250,6 +251,8 @@ def _httpx_error(error: Exception) -> type[httpx.TransportError]:
     if isinstance(error, ConnectFailedError):
         timeout = isinstance(error.__cause__, trio.TooSlowError)
         return httpx.ConnectTimeout if timeout else httpx.ConnectError
+    if isinstance(error, PoolFullError):
+        return httpx.PoolTimeout
     if isinstance(error, InvalidRequestError):
         return httpx.LocalProtocolError
     if isinstance(error, ProtocolError):

@@ -28,7 +28,7 @@ from ._request import PreparedRequest, Request
 from ._unix import connect_unix
 from .channel import Channel, SocketChannel
 from .connection import Connection, Exchange, Response, Whole
-from .errors import ConnectFailedError, ConnectionBrokenError
+from .errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
 from .messages import MAX_HEAD_BYTES
 from .tls import TlsChannel
 
@@ -59,13 +59,26 @@ class _Shelf:
     """The connections to one origin.
 
     `size` counts those that are idle, in use, and being opened. The last of `idle` is the one used last: it
-    is the likeliest to be alive, and those that a lull leaves over expire together. None is idle while
-    somebody waits.
+    is the likeliest to be alive, and those that a lull leaves over expire together.
     """
 
     size: int = 0
     idle: list[Connection] = attrs.field(factory=list)
-    waiting: deque[_Waiter] = attrs.field(factory=deque)
+    in_use: dict[str, int] = attrs.field(factory=dict)
+    """How many each caller uses, or opens."""
+    waiting: dict[str, deque[_Waiter]] = attrs.field(factory=dict)
+    """Who waits, by caller. The caller whose turn is next comes first."""
+
+    def occupy(self, caller: str) -> None:
+        """Count one more connection for a caller."""
+        self.in_use[caller] = self.in_use.get(caller, 0) + 1
+
+    def leave(self, caller: str) -> None:
+        """Count one less."""
+        if left := self.in_use[caller] - 1:
+            self.in_use[caller] = left
+        else:
+            del self.in_use[caller]
 
 
 class Pool:
@@ -75,12 +88,16 @@ class Pool:
     before them): all others are the caller's to set, who knows what a request is for. A machine that vanishes
     while it owes an answer is noticed by the kernel (`enable_keepalive`).
     `ssl_context` is asked for each connection with TLS; the default trusts what the system trusts.
-    `max_per_origin`: connections in all; who needs one more waits until one is free, in turn.
+    `max_per_origin`: connections in all; who needs one more waits until one is free.
     `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
     an idle connection is not used again. `max_head_bytes`: the largest response head.
 
     `request` and `fetch` have whole exchanges. Underneath are `take`, `open` and `give_back`, for those who
     have their own: what is taken or opened is given back, once, however the exchange ends.
+
+    Whoever asks for several callers names each of them (`caller`). A caller gets another connection to an
+    origin only while it uses fewer than are free there, so that one alone has half of them, two have a third
+    each, and there are always some for a caller that has none. Of those that wait each caller has its turn.
     """
 
     def __init__(
@@ -134,7 +151,9 @@ class Pool:
 
     # Whole exchanges
 
-    def request(self, origin: Origin, request: Request) -> AbstractAsyncContextManager[Response]:
+    def request(
+        self, origin: Origin, request: Request, *, caller: str = ""
+    ) -> AbstractAsyncContextManager[Response]:
         """Send a request; the block has the response, from when its head has arrived.
 
         Leaving the block before the body has arrived closes the connection, as does an error before the body
@@ -142,10 +161,10 @@ class Pool:
         turns out to be dead before it answered anything.
 
         Raises: InvalidRequestError before anything is done, or if the body belies its content-length;
-        ConnectFailedError; ProtocolError; ConnectionBrokenError; and whatever the body's iterator raises,
-        as itself, in place of the cancellation that it causes in the block.
+        ConnectFailedError; PoolFullError; ProtocolError; ConnectionBrokenError; and whatever the body's
+        iterator raises, as itself, in place of the cancellation that it causes in the block.
         """
-        return _Block(self, origin, request)
+        return _Block(self, origin, request, caller)
 
     async def fetch(self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES) -> Whole:
         """Send a request and return its response when it has been read to its end.
@@ -159,7 +178,7 @@ class Pool:
             self.give_back(exchange.connection)
 
     async def begin(
-        self, origin: Origin, request: Request, *, connect_timeout_s: float | None = None
+        self, origin: Origin, request: Request, *, connect_timeout_s: float | None = None, caller: str = ""
     ) -> Exchange:
         """Return an exchange that has begun, which is the caller's to end, and its connection to give back.
 
@@ -168,7 +187,7 @@ class Pool:
         if not self._entered:
             raise _not_entered()
         prepared = PreparedRequest.of(request, origin.host_header)
-        connection = self.take(origin) or await self.open(origin, timeout_s=connect_timeout_s)
+        connection = self.take(origin, caller) or await self.open(origin, caller, timeout_s=connect_timeout_s)
         exchange = Exchange(connection, prepared, self._max_head_bytes)
         try:
             await self._begin(exchange)
@@ -177,7 +196,7 @@ class Pool:
                 raise
         else:
             return exchange
-        connection = await self.open(origin, timeout_s=connect_timeout_s)
+        connection = await self.open(origin, caller, timeout_s=connect_timeout_s)
         exchange = Exchange(connection, prepared, self._max_head_bytes)
         await self._begin(exchange)
         return exchange
@@ -191,113 +210,145 @@ class Pool:
 
     # Connections
 
-    def take(self, origin: Origin) -> Connection | None:
+    def take(self, origin: Origin, caller: str = "") -> Connection | None:
         """Return an idle connection on which nothing has happened since, or None.
 
         The kernel is asked about each one (under 1 µs), however short it was idle: what is lost on a dead
         one may have had an effect, so that most calls could not be repeated.
         """
         shelf = self._shelves.get(origin.key)
-        while shelf is not None and shelf.idle:
+        if shelf is None or (caller and not self._may_have(shelf, caller)):
+            return None
+        while shelf.idle:
             connection = shelf.idle.pop()
             expired = trio.current_time() - connection.idle_since >= self._idle_expiry_s
             if not expired and not connection.channel.has_news():
-                self._lend(connection)
+                shelf.occupy(caller)
+                self._lend(connection, caller)
                 return connection
             self._discard(connection)
             if not expired:
                 self._close_dead(shelf)
         return None
 
-    async def open(self, origin: Origin, *, timeout_s: float | None = None) -> Connection:
+    async def open(self, origin: Origin, caller: str = "", *, timeout_s: float | None = None) -> Connection:
         """Return a new connection, or one that became free while there was no room for a new one.
 
-        `timeout_s`: in place of the pool's own. Raises: ConnectFailedError; trio.ClosedResourceError outside
-        of the pool's block.
+        `timeout_s`: in place of the pool's own. Raises: ConnectFailedError; PoolFullError;
+        trio.ClosedResourceError outside of the pool's block.
         """
         if not self._entered:
             raise _not_entered()
         if timeout_s is None:
             timeout_s = self._connect_timeout_s
         shelf = self._shelves.setdefault(origin.key, _Shelf())
-        if shelf.size < self._max_per_origin:
-            shelf.size += 1
-        elif shelf.idle:
-            shelf.idle.pop(0).channel.close()  # and its place is ours
-        elif (kept := await self._wait_for_room(origin, shelf, timeout_s)) is not None:
+        if self._may_have(shelf, caller):
+            shelf.occupy(caller)
+            if shelf.size < self._max_per_origin:
+                shelf.size += 1
+            else:
+                shelf.idle.pop(0).channel.close()  # and its place is ours
+        elif (kept := await self._wait_for_room(origin, shelf, caller, timeout_s)) is not None:
             return kept
-        return await self._open(origin, shelf, timeout_s)
+        return await self._open(origin, shelf, caller, timeout_s)
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for whoever is next, if it is `reusable` and there is room; else close it."""
         self._active -= 1
         shelf = self._shelves[connection.origin.key]
-        keep = connection.reusable and self._entered
-        if keep and shelf.waiting:
-            self._serve(shelf, connection)
-        elif keep and len(shelf.idle) < self._max_idle_per_origin:
+        shelf.leave(connection.caller)
+        room = len(shelf.idle) < self._max_idle_per_origin or shelf.waiting
+        if connection.reusable and self._entered and room:
             connection.idle_since = trio.current_time()
             shelf.idle.append(connection)
+            if shelf.waiting:
+                self._serve(shelf)
         else:
             self._discard(connection)
 
-    def _lend(self, connection: Connection) -> None:
+    def _may_have(self, shelf: _Shelf, caller: str) -> bool:
+        """Whether a caller may have another connection. Who names none shares with nobody."""
+        free = self._max_per_origin - shelf.size + len(shelf.idle)
+        return free > (shelf.in_use.get(caller, 0) if caller else 0)
+
+    def _lend(self, connection: Connection, caller: str) -> None:
         connection.fresh = connection.reusable = False
+        connection.caller = caller
         self._active += 1
         self._reused += 1
 
-    async def _open(self, origin: Origin, shelf: _Shelf, timeout_s: float) -> Connection:
+    async def _open(self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float) -> Connection:
         """Open a connection in the place that the caller has on the shelf."""
         try:
             channel = await connect(origin, self.ssl_context, timeout_s=timeout_s)
         except BaseException as error:
+            shelf.leave(caller)
             self._release(origin, shelf)
             if isinstance(error, ConnectFailedError):
                 self._close_dead(shelf)
             raise
         self._opened += 1
         self._active += 1
-        return Connection(origin, channel)
+        connection = Connection(origin, channel)
+        connection.caller = caller
+        return connection
 
-    async def _wait_for_room(self, origin: Origin, shelf: _Shelf, timeout_s: float) -> Connection | None:
+    async def _wait_for_room(
+        self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float
+    ) -> Connection | None:
         """Return a connection that became free, or None for a place on the shelf, or raise an error."""
         waiter = _Waiter(trio.lowlevel.current_task())
-        shelf.waiting.append(waiter)
+        shelf.waiting.setdefault(caller, deque()).append(waiter)
 
         def leave(_: object) -> trio.lowlevel.Abort:
-            shelf.waiting.remove(waiter)
+            shelf.waiting[caller].remove(waiter)
+            if not shelf.waiting[caller]:
+                del shelf.waiting[caller]
             return trio.lowlevel.Abort.SUCCEEDED
 
         with trio.move_on_after(timeout_s) as scope:
             await trio.lowlevel.wait_task_rescheduled(leave)
         if scope.cancelled_caught:
-            every = f"all {self._max_per_origin} connections are in use"
-            raise ConnectFailedError(f"cannot connect to {_where(origin)}: {every}")
+            raise self._full(origin, shelf, caller)
         kept = waiter.given
         if kept is not None and kept.channel.has_news():
             kept.channel.close()  # and its place is ours
             return None
         if kept is not None:
-            self._lend(kept)
+            self._lend(kept, caller)
         return kept
 
-    def _serve(self, shelf: _Shelf, given: Connection | None) -> None:
-        """Give the first who waits a connection, or its place."""
-        waiter = shelf.waiting.popleft()
-        waiter.given = given
-        trio.lowlevel.reschedule(waiter.task)
+    def _full(self, origin: Origin, shelf: _Shelf, caller: str) -> PoolFullError:
+        has = shelf.in_use.get(caller, 0)
+        own_share = bool(caller) and self._max_per_origin - shelf.size + len(shelf.idle) > 0
+        which = f"{has} connections are this caller's share" if own_share else "all connections are in use"
+        text = f"no connection to {_where(origin)}: {which} (of {self._max_per_origin})"
+        return PoolFullError(text, own_share=own_share)
+
+    def _serve(self, shelf: _Shelf) -> None:
+        """Give those who wait, and may have one, what is free: connections, and then places."""
+        while (turn := next((c for c in shelf.waiting if self._may_have(shelf, c)), None)) is not None:
+            waiters = shelf.waiting.pop(turn)
+            waiter = waiters.popleft()
+            if waiters:
+                shelf.waiting[turn] = waiters  # the other callers have their turns before
+            shelf.occupy(turn)
+            if shelf.idle:
+                waiter.given = shelf.idle.pop()
+            else:
+                shelf.size += 1
+            trio.lowlevel.reschedule(waiter.task)
 
     def _discard(self, connection: Connection) -> None:
         connection.channel.close()
         self._release(connection.origin, self._shelves[connection.origin.key])
 
     def _release(self, origin: Origin, shelf: _Shelf) -> None:
-        """Give a place on the shelf to who waits for one, or up."""
-        if shelf.waiting:
-            self._serve(shelf, None)
-            return
+        """Give a place on the shelf up, or to who waits for one."""
         shelf.size -= 1
-        if not shelf.size:
+        if shelf.waiting:
+            self._serve(shelf)
+        elif not shelf.size:
             del self._shelves[origin.key]
 
     def _close_dead(self, shelf: _Shelf) -> None:
@@ -318,17 +369,18 @@ class Pool:
 class _Block:
     """The block of a request. A class, because a generator would take twice the time."""
 
-    __slots__ = ("_exchange", "_origin", "_pool", "_request")
+    __slots__ = ("_caller", "_exchange", "_origin", "_pool", "_request")
 
     _exchange: Exchange
 
-    def __init__(self, pool: Pool, origin: Origin, request: Request) -> None:
+    def __init__(self, pool: Pool, origin: Origin, request: Request, caller: str) -> None:
         self._pool = pool
         self._origin = origin
         self._request = request
+        self._caller = caller
 
     async def __aenter__(self) -> Response:
-        self._exchange = await self._pool.begin(self._origin, self._request)
+        self._exchange = await self._pool.begin(self._origin, self._request, caller=self._caller)
         return self._exchange.response
 
     async def __aexit__(

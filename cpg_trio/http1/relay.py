@@ -77,6 +77,10 @@ class Forward(Protocol):
     def origin(self) -> Origin:
         """Where it goes."""
 
+    @property
+    def caller(self) -> str:
+        """Whom the pool counts it for."""
+
     def head(self) -> bytes:
         """Return the head that goes on, without the empty line; of framing, a content-length at most."""
 
@@ -123,7 +127,7 @@ class Relay:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
         call = RelayCall(client, request, forward, self._pool, self._heads_back)
-        kept = self._pool.take(forward.origin)
+        kept = self._pool.take(forward.origin, forward.caller)
         if kept is None:
             client.hand_over(call.run)
         else:
@@ -224,7 +228,7 @@ class RelayCall:
     async def run(self) -> None:
         """Relay the call from its beginning."""
         self._begin()
-        self._provider = self._pool.take(self._forward.origin)
+        self._provider = self._pool.take(self._forward.origin, self._forward.caller)
         await self._finish(None)
 
     async def _go_on(self, unsent: bytes = b"") -> None:
@@ -261,7 +265,7 @@ class RelayCall:
         with trio.CancelScope() as self._connecting:
             if self._cancelled:
                 self._connecting.cancel()
-            return await self._pool.open(self._forward.origin)
+            return await self._pool.open(self._forward.origin, self._forward.caller)
         raise ConnectionBrokenError("the provider is gone")
 
     @property

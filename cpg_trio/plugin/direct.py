@@ -25,7 +25,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http1 import ConnectFailedError
+from cpg_trio.http1 import ConnectFailedError, PoolFullError
 from cpg_trio.rpc import (
     Code,
     ConnectError,
@@ -249,7 +249,9 @@ class Direct:
         return _Call(count)
 
     def _check_unsent(self, way: _Way, error: ConnectError) -> None:
-        """Give a way up if nothing was sent. Raises: the error, if anything may have been."""
+        """Give a way up that leads nowhere. Raises: the error, if anything may have been sent."""
+        if isinstance(error.__cause__, PoolFullError):
+            return
         if not isinstance(error.__cause__, ConnectFailedError):
             raise error
         self._give_up(way, error.message)

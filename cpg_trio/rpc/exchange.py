@@ -28,6 +28,7 @@ from cpg_trio.http1 import (
     InvalidRequestError,
     Origin,
     Pool,
+    PoolFullError,
     Request,
     Response,
     UpstreamError,
@@ -284,7 +285,7 @@ def _mapped(error: BaseException) -> ConnectError | None:
     match error:
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
             return ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}")
-        case BodyTooLargeError():
+        case BodyTooLargeError() | PoolFullError():
             return ConnectError(Code.RESOURCE_EXHAUSTED, str(error))
         case InvalidRequestError():
             return ConnectError(Code.INVALID_ARGUMENT, str(error))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from cpg_trio.http1 import (
     InvalidRequestError,
     Origin,
     Pool,
+    PoolFullError,
     PoolStatistics,
     ProtocolError,
     Request,
@@ -416,8 +418,9 @@ async def test_who_waits_does_so_no_longer_than_connecting_may_take(
     async with serving(answer_ok) as origin, Pool(max_per_origin=2, connect_timeout_s=3) as pool:
         async with pool.request(origin, get()), pool.request(origin, get()):
             started = trio.current_time()
-            with pytest.raises(ConnectFailedError, match="all 2 connections are in use"):
+            with pytest.raises(PoolFullError, match=r"all connections are in use \(of 2\)") as caught:
                 await fetch(pool, origin, get())
+            assert not caught.value.own_share
             assert trio.current_time() - started == pytest.approx(3)
         assert pool.statistics().active == 0
         assert await fetch(pool, origin, get()) == (200, b"ok")
@@ -446,6 +449,115 @@ async def test_who_fails_to_connect_leaves_the_place_to_who_waits() -> None:
             for _ in range(3):
                 nursery.start_soon(fail)
         assert not pool._shelves
+
+
+# Shares
+
+
+async def test_a_caller_never_uses_more_connections_than_it_leaves_free(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    assert autojump_clock.rate == 0
+    async with serving(answer_ok) as origin, Pool(max_per_origin=6, connect_timeout_s=3) as pool:
+        greedy = [await pool.open(origin, "greedy") for _ in range(3)]
+        assert pool.take(origin, "greedy") is None
+        with pytest.raises(PoolFullError, match="3 connections are this caller's share") as caught:
+            await pool.open(origin, "greedy")
+        assert caught.value.own_share
+        other = await pool.open(origin, "other")
+        for connection in [*greedy, other]:
+            pool.give_back(connection)
+
+
+async def test_a_connection_that_is_idle_is_for_callers_that_have_not_their_share() -> None:
+    async with serving(answer_ok) as origin, Pool(max_per_origin=2) as pool:
+        greedy, other = await pool.open(origin, "greedy"), await pool.open(origin, "other")
+        other.reusable = True
+        pool.give_back(other)
+        assert pool.take(origin, "greedy") is None
+        assert pool.take(origin, "other") is other
+        pool.give_back(greedy)
+        pool.give_back(other)
+
+
+async def test_who_names_no_caller_may_use_all_connections() -> None:
+    async with serving(answer_ok) as origin, Pool(max_per_origin=3) as pool:
+        for connection in [await pool.open(origin) for _ in range(3)]:
+            pool.give_back(connection)
+
+
+@pytest.mark.parametrize("reusable", [True, False])
+async def test_of_those_that_wait_each_caller_has_its_turn(*, reusable: bool) -> None:
+    order: list[str] = []
+
+    async def wait(caller: str) -> None:
+        connection = await pool.open(origin, caller)
+        order.append(caller)
+        connection.reusable = reusable
+        pool.give_back(connection)
+
+    async with serving(answer_ok) as origin, Pool(max_per_origin=1) as pool, trio.open_nursery() as nursery:
+        connection = await pool.open(origin, "first")
+        for caller in ("a", "a", "a", "b", "c", "b"):
+            nursery.start_soon(wait, caller)
+            await trio.testing.wait_all_tasks_blocked()
+        connection.reusable = reusable
+        pool.give_back(connection)
+    assert order == ["a", "b", "c", "a", "b", "a"]
+    assert pool.statistics().active == 0
+
+
+async def test_a_caller_that_waits_for_its_share_is_served_when_one_of_its_calls_ends() -> None:
+    async with serving(answer_ok) as origin, Pool(max_per_origin=4) as pool, trio.open_nursery() as nursery:
+        first, second = await pool.open(origin, "a"), await pool.open(origin, "a")
+        got: list[Connection] = []
+
+        async def wait() -> None:
+            got.append(await pool.open(origin, "a"))
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not got
+        first.reusable = True
+        pool.give_back(first)
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == [first]
+        pool.give_back(first)
+        pool.give_back(second)
+    assert not pool._shelves
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_however_callers_come_and_go_nobody_is_forgotten_and_the_limit_holds(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    assert autojump_clock.rate == 0
+    rng, used, most, done = random.Random(seed), 0, 0, 0
+
+    async def use(caller: str) -> None:
+        nonlocal used, most, done
+        await trio.sleep(rng.random())
+        with trio.move_on_after(rng.choice([0.5, 100])):
+            connection = pool.take(origin, caller) or await pool.open(origin, caller, timeout_s=1000)
+            used += 1
+            most = max(most, used)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(rng.random())
+            used -= 1
+            connection.reusable = rng.random() < 0.7
+            pool.give_back(connection)
+        done += 1
+
+    async with serving(answer_ok) as origin, Pool(max_per_origin=5, max_idle_per_origin=2) as pool:
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(use, rng.choice(["a", "a", "a", "b", "c", ""]))
+        assert (done, used) == (60, 0)
+        assert most <= 5
+        for shelf in pool._shelves.values():
+            assert not shelf.in_use
+            assert not shelf.waiting
+            assert shelf.size == len(shelf.idle)
 
 
 async def test_a_new_connection_takes_the_place_of_the_one_that_was_idle_longest() -> None:

@@ -1,0 +1,104 @@
+"""No caller can take a provider from the others, nor from the host that has to ask it how it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import trio
+
+from cpg_trio.host import HostConfig, LeaseConfig, _host
+from tests._wire import dial
+from tests.http1.peers import OK, Peer
+
+from .routing import Setting, lane, routing, text
+
+__all__ = ["lane"]  # a fixture
+
+pytestmark = pytest.mark.usefixtures("lane")
+
+MOST = 6
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_host, "_MAX_PER_PROVIDER", MOST)
+
+
+async def provider(peer: Peer) -> None:
+    """Answer each call but those of `Hang`; what the host itself asks is unknown here."""
+    while head := await peer.receive_head():
+        if b"/Hang " in head:
+            await trio.sleep_forever()
+        await peer.send(NOT_FOUND if b"connectplugin.v1" in head else OK)
+
+
+@asynccontextmanager
+async def held(setting: Setting, calls: int) -> AsyncIterator[None]:
+    """Have so many calls of the caller open, none of which the provider answers."""
+    async with AsyncExitStack() as stack:
+        for _ in range(calls):
+            wire = await stack.enter_async_context(dial(setting.url))
+            await wire.send(setting.head("POST", setting.path("Hang"), "content-length: 0"))
+        await in_use(setting, min(calls, MOST // 2))
+        yield
+
+
+async def in_use(setting: Setting, connections: int) -> None:
+    """Wait until so many connections of the router are in use."""
+    while setting.host.statistics().connections.active < connections:  # noqa: ASYNC110 - there is no event
+        await trio.sleep(0.01)
+
+
+def another(setting: Setting) -> bytes:
+    identity, token = setting.host.identities.issue("another")
+    lines = [
+        f"POST {setting.path()} HTTP/1.1",
+        "host: x",
+        f"X-Plugin-Runtime-ID: {identity.runtime_id}",
+        f"Authorization: Bearer {token}",
+        "content-length: 0",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def test_the_open_calls_of_one_caller_take_no_provider_from_the_others() -> None:
+    async with routing(provider) as setting, held(setting, 2 * MOST):
+        for _ in range(3):
+            response = await setting.call(another(setting))
+            assert (response.status, response.body) == (200, b"ok")
+
+
+async def test_the_calls_of_one_caller_that_wait_do_not_keep_others_waiting() -> None:
+    async with routing(provider) as setting, held(setting, 2 * MOST), dial(setting.url) as wire:
+        with trio.fail_after(2):  # less than those wait
+            await wire.send(another(setting))
+            assert (await wire.response()).status == 200
+
+
+async def test_a_caller_that_has_its_share_is_told_so_and_may_try_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with routing(provider) as setting, held(setting, MOST // 2):
+        monkeypatch.setattr(setting.host._pool, "_connect_timeout_s", 0.1)
+        response = await setting.call(setting.head("POST", setting.path(), "content-length: 0"))
+        assert text(response) == (429, "too many calls in flight to this provider\n")
+        assert response.header(b"x-plugin-undelivered") == b"true"
+        assert response.header(b"retry-after") == b"1"
+        assert setting.host.registry.health(setting.provider).callable
+
+
+@pytest.mark.parametrize("lane", ["http1"], indirect=True)  # once: the host's own calls have no lane
+async def test_a_provider_that_the_host_has_to_ask_lives_on_when_its_connections_are_used_up() -> None:
+    config = HostConfig(leases=LeaseConfig(lease_s=0.6))
+    async with routing(provider, config=config) as setting, AsyncExitStack() as stack:
+        await stack.enter_async_context(held(setting, MOST // 2))
+        for _ in range(MOST):  # callers, each with less than is left
+            wire = await stack.enter_async_context(dial(setting.url))
+            await wire.send(another(setting).replace(b"/M ", b"/Hang "))
+        await in_use(setting, MOST)
+        await trio.sleep(3 * 0.6)
+        assert setting.provider in setting.host.registry.plugins()
+        assert setting.host.registry.health(setting.provider).callable
