@@ -23,6 +23,9 @@ ALGORITHM = "HS256"
 #: Seconds by which the clocks of a host and a plugin may differ.
 LEEWAY_S = 30.0
 
+#: Seconds for which an assertion is good at most. One that says more was made by a clock that is ahead.
+LONGEST_S = 60.0
+
 #: Characters. No assertion is longer, and nothing longer is looked at.
 MAX_LENGTH = 4096
 
@@ -60,7 +63,7 @@ class Assertion:
     path: str
     """What is called, as `path_claim` says it; to call directly, what the path begins with."""
     expires_at: float
-    """In seconds since 1970."""
+    """In seconds since 1970, and no more than `LONGEST_S` after it is made."""
 
 
 def shared_key(digest: bytes, purpose: Purpose) -> bytes:
@@ -128,4 +131,6 @@ def _checked(claims: dict[str, Any], audience: str, now: float) -> Assertion:
         raise InvalidAssertionError("for another plugin")
     if claims["exp"] + LEEWAY_S <= now:
         raise InvalidAssertionError("expired")
+    if claims["exp"] - LEEWAY_S > now + LONGEST_S:
+        raise InvalidAssertionError("not valid yet")
     return Assertion(claims["sub"], claims["name"], claims["aud"], claims["path"], float(claims["exp"]))

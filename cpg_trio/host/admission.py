@@ -20,7 +20,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
-from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
+from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Origin
 
 from .audit import Action, Audit
@@ -41,7 +41,7 @@ UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 _MOST_REMEMBERED = 10_000
 _MOST_NAMES = 1000
 _MOST_CALLERS = 1000  # of one method, whose statements are kept
-_SIGNED_S = 60.0  # for which a statement is good; it is signed anew at half of that
+_SIGNED_ANEW_S = LONGEST_S / 2  # after which a statement is made anew
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
 # RFC 9110, section 7.6.1, and older names for the same.
@@ -244,8 +244,8 @@ class _Statement:
 
     fields: HeaderList = attrs.field(repr=False)
     digest: bytes = attrs.field(repr=False)
-    good_until: float
-    """When it is to be signed anew, in seconds since 1970."""
+    signed_at: float
+    """In seconds since 1970. It is made anew when that is too long ago, or is still to come."""
 
 
 @attrs.frozen(eq=False)
@@ -356,7 +356,7 @@ class Admission:
         said = target.statements.get(caller.runtime_id)
         if entry is None:
             return [(_CALLER_ID, caller.runtime_id.encode())]
-        if said is None or said.digest != entry.digest or said.good_until <= now:
+        if said is None or said.digest != entry.digest or not 0 <= now - said.signed_at < _SIGNED_ANEW_S:
             if len(target.statements) >= _MOST_CALLERS:
                 target.statements.clear()
             said = target.statements[caller.runtime_id] = _statement(caller, target, entry.digest, now)
@@ -420,11 +420,11 @@ def _statement(caller: Identity, target: _Target, digest: bytes, now: float) -> 
         caller.self_id,
         target.provider.runtime_id,
         path_claim(target.target),
-        now + _SIGNED_S,
+        now + LONGEST_S,
     )
     signed = sign(digest, Purpose.CALLER, assertion).encode()
     fields = [(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)]
-    return _Statement(fields, digest, now + _SIGNED_S / 2)
+    return _Statement(fields, digest, now)
 
 
 def _too_often(wait_s: int) -> RefusedError:

@@ -15,7 +15,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.assertions import Assertion, Purpose, sign
+from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, sign
 from cpg_trio.http1 import Origin
 from cpg_trio.logs import LineLog
 
@@ -25,7 +25,7 @@ from .peers import parse_address
 from .policy import Policy
 from .registry import NoProviderError, Registration, Registry
 
-GRANT_S = 60.0
+GRANT_S = LONGEST_S
 """How long a caller may call a provider directly before it has to ask again, in seconds."""
 
 _MOST_REPORTED = 100  # entries at once

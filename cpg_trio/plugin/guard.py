@@ -22,7 +22,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from cpg_trio import wire
+from cpg_trio import _clock, wire
 from cpg_trio.asgi import App, HeaderList, Receive, Scope, Send, header, refuse_websocket, send_response
 from cpg_trio.assertions import LEEWAY_S, Assertion, InvalidAssertionError, Purpose, path_claim, read
 from cpg_trio.rpc import Caller, Code
@@ -102,11 +102,14 @@ class _Proved:
     path: str
     """Of the one method, as `path_claim` says it; of a grant, what paths begin with."""
     until: float
-    """In seconds since 1970."""
+    """On the clock of the memory."""
 
 
 class _Memory:
-    """What has been proved: a signature is looked at once, as that costs more than all else together."""
+    """What has been proved: a signature is looked at once, as that costs more than all else together.
+
+    How long something is remembered is measured by a clock that nobody sets.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -121,15 +124,15 @@ class _Memory:
         known = self._proved.get(shown)
         return known if known is not None and self._clock() < known.until else None
 
-    def add(self, shown: bytes, assertion: Assertion) -> _Proved:
-        """Remember what has been proved."""
+    def add(self, shown: bytes, assertion: Assertion, good_s: float) -> _Proved:
+        """Remember what has been proved, for `good_s` seconds."""
+        now = self._clock()
         if len(self._proved) >= _MOST_REMEMBERED:
-            now = self._clock()
             self._proved = {key: proved for key, proved in self._proved.items() if now < proved.until}
         if len(self._proved) >= _MOST_REMEMBERED:
             self._proved.clear()
         caller = Caller(assertion.subject, assertion.name)
-        proved = _Proved(caller, assertion.path, assertion.expires_at + LEEWAY_S)
+        proved = _Proved(caller, assertion.path, now + good_s)
         self._proved[shown] = proved
         return proved
 
@@ -146,12 +149,13 @@ class Guard:
         managers: Managers,
         *,
         accept_unsigned: bool = False,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = _clock.current_time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._standing = standing
         self._managers = managers
         self._accept_unsigned = accept_unsigned
-        self._clock = clock
+        self._wall_clock = wall_clock
         self._callers = _Memory(clock)
         self._grants = _Memory(clock)
         self._refusals = _Refusals()
@@ -219,7 +223,7 @@ class Guard:
 
     def _called_through_host(self, shown: bytes, raw_path: bytes) -> Caller:
         known = self._callers.get(shown, self._standing())
-        known = known or self._callers.add(shown, self._read(shown, Purpose.CALLER))
+        known = known or self._callers.add(shown, *self._read(shown, Purpose.CALLER))
         if known.path != path_claim(raw_path):
             raise RefusedCallError(f"{wire.CALLER_HEADER} is for another method")
         return known.caller
@@ -229,24 +233,27 @@ class Guard:
         if not shown.startswith(_BEARER):
             raise RefusedCallError("who calls directly shows a grant: Authorization: Bearer <grant>")
         known = self._grants.get(shown, self._standing())
-        known = known or self._grants.add(shown, self._read(shown[len(_BEARER) :], Purpose.DIRECT))
+        known = known or self._grants.add(shown, *self._read(shown[len(_BEARER) :], Purpose.DIRECT))
         if claims[_RUNTIME_ID] != known.caller.id.encode():
             raise RefusedCallError(f"the grant is not for this {wire.RUNTIME_ID_HEADER}")
         if not _is_below(raw_path, known.path):
             raise RefusedCallError("the grant is for another service")
         return known.caller
 
-    def _read(self, shown: bytes, purpose: Purpose) -> Assertion:
-        """Return what the plugin's host has signed for it. Raises: RefusedCallError."""
+    def _read(self, shown: bytes, purpose: Purpose) -> tuple[Assertion, float]:
+        """Return what the plugin's host has signed for it, and for how long that is good, in seconds.
+
+        Raises: RefusedCallError.
+        """
         standing = self._standing()
         if standing is None:
             raise RefusedCallError("this plugin has not registered with a host yet")
+        now = self._wall_clock()
         try:
-            return read(
-                shown.decode("latin-1"), standing.digests, purpose, standing.runtime_id, self._clock()
-            )
+            said = read(shown.decode("latin-1"), standing.digests, purpose, standing.runtime_id, now)
         except InvalidAssertionError as error:
             raise RefusedCallError(f"what was shown is {error}") from None
+        return said, said.expires_at + LEEWAY_S - now
 
     # Control
 
@@ -258,7 +265,7 @@ class Guard:
             self._check_manager(scope, shown)
         elif not shown:
             raise RefusedCallError("only the plugin's own host may do this")
-        elif self._read(shown, Purpose.CONTROL).path != path:
+        elif self._read(shown, Purpose.CONTROL)[0].path != path:
             raise RefusedCallError("what was shown is for another method")
 
     def _check_manager(self, scope: Scope, shown: bytes) -> None:
@@ -271,7 +278,7 @@ class Guard:
             return
         try:
             said = read(
-                shown.decode("latin-1"), [digest], Purpose.ENROL, self._managers.self_id, self._clock()
+                shown.decode("latin-1"), [digest], Purpose.ENROL, self._managers.self_id, self._wall_clock()
             )
         except InvalidAssertionError as error:
             raise RefusedCallError(

@@ -80,6 +80,15 @@ async def test_a_statement_is_made_once_and_anew_well_before_it_expires() -> Non
     assert len(seen) < 10
 
 
+async def test_when_the_hosts_clock_is_set_what_was_signed_before_is_not_shown_any_more() -> None:
+    s = Setting()
+    api, _ = s.callers
+    for step in (-24 * 60 * 60.0, 24 * 60 * 60.0, -10.0):
+        s.told(api)
+        s.clock.now += step
+        assert s.clock() < s.read(s.told(api)).expires_at <= s.clock() + 60
+
+
 async def test_when_a_provider_shows_another_token_what_it_is_told_is_signed_with_that() -> None:
     s = Setting()
     (api, _) = s.callers

@@ -39,9 +39,11 @@ def from_caller(
     return {wire.CALLER_HEADER: token}
 
 
-def granted(digest: bytes, audience: str, prefix: str, subject: str = CALLER_ID) -> dict[str, str]:
+def granted(
+    digest: bytes, audience: str, prefix: str, subject: str = CALLER_ID, for_s: float = 60.0
+) -> dict[str, str]:
     """Return the headers of somebody who may call directly."""
-    token = signed(digest, Purpose.DIRECT, audience, prefix, subject=subject, name=CALLER_NAME)
+    token = signed(digest, Purpose.DIRECT, audience, prefix, subject=subject, name=CALLER_NAME, for_s=for_s)
     return {wire.RUNTIME_ID_HEADER: CALLER_ID, wire.AUTHORIZATION_HEADER: f"Bearer {token}"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ from .test_control import SET_IDENTITY, SHUTDOWN
 
 COUNT = "/echo.v1.EchoService/Count"
 Headers = dict[str, str]
+DAY_S = 24 * 60 * 60.0
 
 
 @attrs.frozen
@@ -106,6 +107,7 @@ def forgeries(plugin: Around) -> dict[str, Headers]:
         "for another method": as_caller(COUNT),
         "for a path above": as_caller("/echo.v1.EchoService/"),
         "expired": as_caller(for_s=-LEEWAY_S - 1),
+        "of a clock that is ahead": as_caller(for_s=60 + LEEWAY_S + 5),
         "for direct calls": as_caller(purpose=Purpose.DIRECT),
         "for control": as_caller(purpose=Purpose.CONTROL),
         "for enrolment": as_caller(purpose=Purpose.ENROL),
@@ -311,12 +313,19 @@ class InMemory:
     """A guard before an application, and no socket."""
 
     def __init__(self, **options: Any) -> None:
-        self.now = time.time()
+        self.now, self.age = time.time(), 0.0
         self.known: Known | None = Known()
         self.served = 0
         managers = Managers("me", None, lambda: self.known is None)
-        self.guard = Guard(lambda: self.known, managers, clock=lambda: self.now, **options)
+        self.guard = Guard(
+            lambda: self.known, managers, clock=lambda: self.age, wall_clock=lambda: self.now, **options
+        )
         self.app = self.guard.service(self._serve, public=False)
+
+    def wait(self, seconds: float) -> None:
+        """Have time pass."""
+        self.now += seconds
+        self.age += seconds
 
     async def _serve(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         self.served += 1
@@ -355,9 +364,35 @@ async def test_a_statement_ends_when_its_time_is_over_also_one_that_was_believed
     guarded = InMemory()
     headers = from_caller(b"x" * 32, "me-1")
     assert await guarded.call(headers) == 200
-    guarded.now += 60 + LEEWAY_S + 1
+    guarded.wait(60 + LEEWAY_S + 1)
     assert await guarded.call(headers) == 401
     assert guarded.served == 1
+
+
+@pytest.mark.parametrize("headers", [from_caller, partial(granted, prefix="/echo.v1.EchoService")])
+async def test_a_statement_of_a_clock_that_was_ahead_ends_with_its_time_when_the_clock_is_corrected(
+    headers: Callable[..., Headers],
+) -> None:
+    guarded = InMemory()
+    ahead = headers(b"x" * 32, "me-1", for_s=60.0 + DAY_S)
+    assert await guarded.call(ahead) == 401
+    guarded.now += DAY_S
+    assert await guarded.call(ahead) == 200
+    guarded.now -= DAY_S
+    guarded.wait(60 + 2 * LEEWAY_S)
+    assert await guarded.call(ahead) == 401
+    assert guarded.served == 1
+
+
+async def test_clocks_may_differ_by_the_leeway_in_both_directions_and_by_no_more() -> None:
+    guarded = InMemory()
+    for for_s, status in (
+        (59 + LEEWAY_S, 200),
+        (61 + LEEWAY_S, 401),
+        (1 - LEEWAY_S, 200),
+        (-1 - LEEWAY_S, 401),
+    ):
+        assert await guarded.call(from_caller(b"x" * 32, "me-1", for_s=for_s)) == status
 
 
 async def test_what_was_said_to_one_identity_is_nothing_to_the_next() -> None:
