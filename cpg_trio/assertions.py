@@ -119,11 +119,14 @@ def signed_claims(shown: str, key: bytes, texts: Iterable[str]) -> dict[str, Any
         claims = jwt.decode(shown, key, algorithms=[ALGORITHM], options=options)
     except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, jwt.InvalidTokenError) else jwt.DecodeError("not a token") from None
-    expires = claims.get("exp")
-    good = isinstance(expires, int | float) and not isinstance(expires, bool) and math.isfinite(expires)
-    if not good or not all(isinstance(claims.get(name), str) for name in texts):
+    if not is_time(claims.get("exp")) or not all(isinstance(claims.get(name), str) for name in texts):
         raise jwt.InvalidTokenError("a claim is missing, or of another type")
     return claims
+
+
+def is_time(claim: object) -> bool:
+    """Whether a claim is a number that can be a time."""
+    return isinstance(claim, int | float) and not isinstance(claim, bool) and math.isfinite(claim)
 
 
 def _checked(claims: dict[str, Any], audience: str, now: float) -> Assertion:

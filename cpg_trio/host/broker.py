@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import trio
-
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import CapabilityBrokerService
@@ -124,7 +122,7 @@ class Broker(CapabilityBrokerService):
             bearer_token=token,
             capability_type=capability.type,
             version=capability.version,
-            expires_in_ms=int(1000 * (grant.expires_at - trio.current_time())),
+            expires_in_ms=int(1000 * grant.left_s),
         )
 
     def _grant_service(self, caller: Identity, request: pb.RequestCapabilityRequest) -> pb.CapabilityGrant:

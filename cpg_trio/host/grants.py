@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
+from cpg_trio import _clock
 from cpg_trio.wire import token_digest
 
 from .audit import Action, Audit
@@ -40,7 +41,12 @@ class Grant:
     capability: Capability
     digest: bytes = attrs.field(repr=False)
     expires_at: float
-    """On Trio's clock, in seconds."""
+    """On the clock of ages (see `cpg_trio._clock`)."""
+
+    @property
+    def left_s(self) -> float:
+        """Return for how many seconds it is good."""
+        return self.expires_at - _clock.current_time()
 
 
 @attrs.define(eq=False)
@@ -75,7 +81,7 @@ class Grants:
         if len(mine) >= _MOST_OF_A_PLUGIN:
             self.revoke(mine[0], f"{owner.runtime_id} has {_MOST_OF_A_PLUGIN} newer ones")
         token = _encoded(_TOKEN_BYTES)
-        expires_at = min(trio.current_time() + self._ttl_s, self._identities.expires_at(owner))
+        expires_at = _clock.current_time() + min(self._ttl_s, self._identities.left_s(owner))
         grant = Grant(random_id(), owner, capability, token_digest(token), expires_at)
         self._held[grant.id] = _Held(grant)
         self._by_owner.setdefault(owner.runtime_id, []).append(grant.id)
@@ -92,7 +98,7 @@ class Grants:
         if held is None or held.grant.capability.type != capability_type:
             raise InvalidGrantError("invalid grant ID")
         grant = held.grant
-        if grant.expires_at <= trio.current_time() or not self._identities.holds(grant.owner):
+        if grant.left_s <= 0 or not self._identities.holds(grant.owner):
             raise InvalidGrantError("grant expired")
         is_owner = runtime_id in ("", grant.owner.runtime_id)
         if not hmac.compare_digest(token_digest(token), grant.digest) or not is_owner:
@@ -106,7 +112,7 @@ class Grants:
         if not held.used:
             held.used = True
             self._audit.allowed(Action.USE, grant.owner.runtime_id, grant.capability.type)
-        with trio.move_on_at(grant.expires_at) as scope:
+        with trio.move_on_after(max(0.0, grant.left_s)) as scope:
             held.calls.add(scope)
             try:
                 yield scope
@@ -138,8 +144,7 @@ class Grants:
         return held
 
     def _sweep(self) -> None:
-        long_ago = trio.current_time() - _REMEMBERED_S
-        while self._held and (oldest := next(iter(self._held.values())).grant).expires_at <= long_ago:
+        while self._held and (oldest := next(iter(self._held.values())).grant).left_s <= -_REMEMBERED_S:
             self._forget(oldest.id)
 
 

@@ -11,6 +11,7 @@ long as a token of it could be shown.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from heapq import heappop, heappush
 from typing import TypeAlias
 
 import attrs
-import trio
 
+from cpg_trio import _clock
 from cpg_trio.wire import token_digest
 
 from .keys import Claims, Keys
@@ -28,6 +29,7 @@ from .limits import LimitError, Limits
 
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
 _DAY_S = 24 * 60 * 60.0
+_SKEW_S = 5 * 60.0  # by which the clocks of hosts with the same key may differ
 _REMEMBERED_S = 60 * 60.0  # beyond its last token: for the sake of who comes back with it
 
 Listener: TypeAlias = Callable[[str], object]
@@ -89,7 +91,7 @@ class Identities:
         max_identities: int = Limits().max_identities,
         on_expired: Callable[[Identity], object] = lambda _: None,
         on_accepted: Callable[[Identity], object] = lambda _: None,
-        clock: Callable[[], float] = trio.current_time,
+        clock: Callable[[], float] = _clock.current_time,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys or Keys()
@@ -158,7 +160,8 @@ class Identities:
     def restore_ended(self, ended: Ended) -> None:
         """Take (back) that an identity has ended."""
         runtime_id = ended.identity.runtime_id
-        self._ended[runtime_id] = ended
+        longest = self._clock() + self._longest_s + _REMEMBERED_S
+        self._ended[runtime_id] = ended = attrs.evolve(ended, until=min(ended.until, longest))
         heappush(self._ends, (ended.until, runtime_id))
 
     def authenticate(self, runtime_id: str, token: str) -> Identity | None:
@@ -166,10 +169,10 @@ class Identities:
 
         To find a digest among others takes a time that tells nothing of the token that it is of.
         """
-        self._drop_expired()
+        now = self._drop_expired()
         entry = self._entries.get(runtime_id)
         digest = token_digest(token)
-        if entry is not None and entry.tokens.get(digest, 0.0) > self._clock():
+        if entry is not None and entry.tokens.get(digest, -math.inf) > now:
             if digest != entry.digest:
                 self._shown(entry, digest)
             return entry.identity
@@ -193,10 +196,10 @@ class Identities:
         self._drop_expired()
         return identity.runtime_id in self._entries
 
-    def expires_at(self, identity: Identity) -> float:
-        """Return when an identity ends unless it is renewed, on the clock; 0 for one that has ended."""
+    def left_s(self, identity: Identity) -> float:
+        """Return in how many seconds an identity ends unless it is renewed; 0 for one that has ended."""
         entry = self._entries.get(identity.runtime_id)
-        return entry.expires_at if entry else 0.0
+        return max(0.0, entry.expires_at - self._clock()) if entry else 0.0
 
     def forget(self, runtime_id: str) -> None:
         """Be as if an identity had never been issued; nobody has its token."""
@@ -219,14 +222,16 @@ class Identities:
 
     def _new_token(self, identity: Identity, ttl_s: float | None) -> tuple[str, bytes, float]:
         ttl_s = self._longest_s if ttl_s is None else min(ttl_s, self._longest_s)
+        now = self._wall_clock()
         token = self._keys.sign(
             Claims(
                 identity.runtime_id,
                 identity.self_id,
-                self._wall_clock() + ttl_s,
+                now + ttl_s,
                 identity.provides,
                 identity.requires,
                 identity.address,
+                issued_at=now,
             )
         )
         return token, token_digest(token), self._clock() + ttl_s
@@ -249,8 +254,7 @@ class Identities:
         claims = self._keys.verify(token)
         if claims is None or claims.runtime_id != runtime_id or runtime_id in self._ended:
             return None
-        left_s = min(claims.expires_at - self._wall_clock(), self._longest_s)
-        if left_s <= 0:
+        if (left_s := self._left_of(claims)) <= 0:
             return None
         expires_at = self._clock() + left_s
         entry = self._entries.get(runtime_id)
@@ -264,7 +268,22 @@ class Identities:
         self._on_accepted(entry.identity)
         return entry.identity
 
-    def _drop_expired(self) -> None:
+    def _left_of(self, claims: Claims) -> float:
+        """Return for how many seconds a token is good, not more than 0 for one that is not.
+
+        The clock that it was issued by may have been set since: what was issued later than now is not good
+        yet, and nothing is good for longer than it was issued for.
+        """
+        now = self._wall_clock()
+        left_s = min(claims.expires_at - now, self._longest_s)
+        if claims.issued_at is None:
+            return left_s
+        if claims.issued_at > now + _SKEW_S:
+            return 0.0
+        return min(left_s, claims.expires_at - claims.issued_at)
+
+    def _drop_expired(self) -> float:
+        """Return the time on the clock, once what is over by then is gone."""
         now = self._clock()
         while self._ends and self._ends[0][0] <= now:
             _, runtime_id = heappop(self._ends)
@@ -273,6 +292,7 @@ class Identities:
             elif (ended := self._ended.get(runtime_id)) is not None and ended.until <= now:
                 del self._ended[runtime_id]
                 self._announce(runtime_id)
+        return now
 
     def _look_at(self, entry: Entry, now: float) -> None:
         if entry.expires_at > now:  # it has been renewed since

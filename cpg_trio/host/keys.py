@@ -22,7 +22,7 @@ import attrs
 import jwt
 
 from cpg_trio._reload import Reloaded, reason
-from cpg_trio.assertions import ALGORITHM, signed_claims
+from cpg_trio.assertions import ALGORITHM, is_time, signed_claims
 from cpg_trio.serving import StartError
 
 from .secret_file import secret_lines
@@ -45,6 +45,8 @@ class Claims:
     requires: tuple[str, ...] | None = None
     address: str = ""
     """What the handshake came from, without a port; empty for a Unix socket."""
+    issued_at: float | None = None
+    """In seconds since 1970; None in tokens of versions that did not say it."""
 
 
 class Keys:
@@ -81,6 +83,8 @@ class Keys:
             "adr": claims.address,
             "jti": secrets.token_urlsafe(9),
         }
+        if claims.issued_at is not None:
+            said["iat"] = round(claims.issued_at, 3)
         for name, types in (("prv", claims.provides), ("req", claims.requires)):
             if types is not None:
                 said[name] = list(types)
@@ -102,8 +106,23 @@ class Keys:
 
 def _claims(said: dict[str, Any]) -> Claims:
     return Claims(
-        said["sub"], said["name"], float(said["exp"]), _types(said, "prv"), _types(said, "req"), said["adr"]
+        said["sub"],
+        said["name"],
+        float(said["exp"]),
+        _types(said, "prv"),
+        _types(said, "req"),
+        said["adr"],
+        _issued_at(said),
     )
+
+
+def _issued_at(said: dict[str, Any]) -> float | None:
+    issued_at = said.get("iat")
+    if issued_at is None:
+        return None
+    if not is_time(issued_at):
+        raise jwt.InvalidTokenError("iat is no time")
+    return float(issued_at)
 
 
 def _types(said: dict[str, Any], name: str) -> tuple[str, ...] | None:

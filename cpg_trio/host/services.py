@@ -101,7 +101,7 @@ class Gate:
 
     def ends_at(self, identity: Identity) -> float:
         """Return when an identity ends unless it is renewed, on Trio's clock."""
-        return self._identities.expires_at(identity)
+        return trio.current_time() + self._identities.left_s(identity)
 
     def check_may_call(self, caller: Identity, service_type: str, action: Action) -> None:
         """Check that a plugin may be told of a service.

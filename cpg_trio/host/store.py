@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
+from cpg_trio import _clock
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._reload import reason
 from cpg_trio.rpc import Code, ConnectError
@@ -36,7 +37,7 @@ _log = logging.getLogger("cpg_trio.host")
 
 _RETRY_S = 1.0
 _APPLICATION_ID = 0x63706774  # "cpgt", in the header of each file of ours
-_VERSION = 2  # of the schema
+_VERSION = 3  # of the schema
 _NEW_IN_2 = """
 CREATE TABLE ended (
     runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL, why TEXT NOT NULL,
@@ -54,6 +55,12 @@ ALTER TABLE identities ADD COLUMN address TEXT NOT NULL DEFAULT 'unknown';
 PRAGMA user_version = 2;
 COMMIT;
 """
+_FROM_2_TO_3 = """
+BEGIN;
+ALTER TABLE identities ADD COLUMN saved_at REAL NOT NULL DEFAULT 0;
+PRAGMA user_version = 3;
+COMMIT;
+"""
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE identities (
@@ -61,7 +68,8 @@ CREATE TABLE identities (
     expires_at REAL NOT NULL, -- in seconds since 1970
     digest BLOB NOT NULL,
     provides TEXT, requires TEXT, -- JSON
-    address TEXT NOT NULL DEFAULT 'unknown'
+    address TEXT NOT NULL DEFAULT 'unknown',
+    saved_at REAL NOT NULL DEFAULT 0 -- in seconds since 1970, by the clock of expires_at
 ) STRICT;
 {_NEW_IN_2}
 CREATE TABLE registrations (
@@ -167,12 +175,16 @@ class _Journal:
 
     async def put_back(self) -> None:
         """Put back what is in the file. Raises: StartError."""
+        now = self._wall_clock()
         with _start_errors(self._path):
-            kept = await trio.to_thread.run_sync(_load, self._connection, self._wall_clock())
+            kept = await trio.to_thread.run_sync(_load, self._connection, now)
         self._registry.id = kept.host_id
         since_1970 = self._since_1970()
         for row in kept.identities:
-            self._identities.restore(Entry(_identity(row), row["digest"], row["expires_at"] - since_1970))
+            # The clock may have been ahead then: nothing has more time left than when it was saved.
+            left_s = row["expires_at"] - max(now, row["saved_at"])
+            entry = Entry(_identity(row), row["digest"], _clock.current_time() + left_s)
+            self._identities.restore(entry)
         for row in kept.ended:
             identity = Identity(row["runtime_id"], row["self_id"])
             self._identities.restore_ended(Ended(identity, row["why"], row["until"] - since_1970))
@@ -259,8 +271,8 @@ class _Journal:
         )
 
     def _since_1970(self) -> float:
-        """Return what makes a time of this loop's clock one that holds for other processes."""
-        return self._wall_clock() - trio.current_time()
+        """Return what makes a time of the identities' clock one that holds for other processes."""
+        return self._wall_clock() - _clock.current_time()
 
 
 def _identity(row: Mapping[str, Any]) -> Identity:
@@ -277,6 +289,7 @@ def _identity_row(entry: Entry, since_1970: float) -> Mapping[str, Any]:
         "requires": json.dumps(identity.requires),
         "digest": entry.digest,
         "expires_at": entry.expires_at + since_1970,
+        "saved_at": _clock.current_time() + since_1970,
     }
 
 
@@ -309,7 +322,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
-    known = application == _APPLICATION_ID and version in {1, _VERSION}
+    known = application == _APPLICATION_ID and 1 <= version <= _VERSION
     if not known and not (application == 0 and is_empty):
         raise ValueError("it is not a state file, or that of another version")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -317,8 +330,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     if is_empty:
         connection.executescript(_SCHEMA)
-    elif version == 1:
-        connection.executescript(_FROM_1_TO_2)
+    else:
+        for change in (_FROM_1_TO_2, _FROM_2_TO_3)[version - 1 :]:
+            connection.executescript(change)
 
 
 def _load(connection: sqlite3.Connection, now: float) -> _Kept:
@@ -344,7 +358,7 @@ def _replace(connection: sqlite3.Connection, rows: _Rows) -> None:
         connection.executemany("DELETE FROM ended WHERE runtime_id = :runtime_id", rows.plugins)
         connection.executemany(
             "INSERT INTO identities VALUES (:runtime_id, :self_id, :expires_at, :digest, :provides,"
-            " :requires, :address)",
+            " :requires, :address, :saved_at)",
             rows.identities,
         )
         connection.executemany("INSERT INTO ended VALUES (:runtime_id, :self_id, :why, :until)", rows.ended)

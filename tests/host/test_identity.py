@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
+import attrs
 import pytest
+import trio
+from trio.testing import MockClock
 
+from cpg_trio import _clock
 from cpg_trio.host.identity import Entry, Identities, Identity
 from cpg_trio.host.keys import Claims, Keys
 from cpg_trio.wire import token_digest
@@ -13,8 +17,9 @@ from cpg_trio.wire import token_digest
 KEYS = Keys(["k" * 32])
 
 
+@attrs.define
 class Clock:
-    now = 1000.0
+    now: float = 1000.0
 
     def __call__(self) -> float:
         return self.now
@@ -162,7 +167,7 @@ def test_what_is_restored_is_as_it_was_but_outlives_none_that_comes_later(
     shorter = Identities(longest_s=10.0, clock=clock, wall_clock=clock)
     shorter.restore(Entry(identity, token_digest(token), clock.now + 60))
     assert shorter.authenticate(identity.runtime_id, token) == identity
-    assert shorter.expires_at(identity) == clock.now + 10
+    assert shorter.left_s(identity) == 10
     later, _ = shorter.issue("y")
     clock.now += 10
     assert not shorter.holds(identity)
@@ -320,6 +325,52 @@ def test_a_token_that_was_signed_for_a_time_that_is_over_is_none(
     identities: Identities, expires_at: float
 ) -> None:
     assert identities.authenticate("x-1", KEYS.sign(Claims("x-1", "x", expires_at))) is None
+
+
+DAY_S = 24 * 60 * 60.0
+
+
+@pytest.mark.parametrize("ttl_s", [60.0, 15 * 60.0, DAY_S])
+@pytest.mark.parametrize("ahead_s", [60.0, 0.5 * DAY_S, DAY_S, 1000 * DAY_S])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_token_of_a_clock_that_was_ahead_ends_with_its_time_when_the_clock_is_corrected(
+    ttl_s: float,
+    ahead_s: float,
+    restarted: bool,  # noqa: FBT001
+    clock: Clock,
+) -> None:
+    wall = Clock(2e9)
+
+    def started() -> Identities:
+        return Identities(KEYS, longest_s=DAY_S, clock=clock, wall_clock=wall)
+
+    wall.now += ahead_s
+    host = started()
+    identity, token = host.issue("p", ttl_s=ttl_s)
+    wall.now -= ahead_s
+    if restarted:
+        host = started()
+    good_s = 0.0
+    while good_s < 3 * DAY_S and host.authenticate(identity.runtime_id, token):
+        clock.now, wall.now, good_s = clock.now + 60, wall.now + 60, good_s + 60
+    assert good_s <= ttl_s + 5 * 60
+    for _ in range(30):
+        clock.now, wall.now = clock.now + 3600, wall.now + 3600
+        if wall.now < 2e9 + ahead_s - 5 * 60:
+            assert not host.authenticate(identity.runtime_id, token)
+
+
+async def test_a_token_ends_with_its_time_also_while_the_machine_is_suspended(
+    autojump_clock: MockClock,
+) -> None:
+    suspended_s = 0.0
+    host = Identities(KEYS, longest_s=60.0, clock=_clock.Clock(lambda: suspended_s))
+    identity, token = host.issue("p")
+    await trio.sleep(10)
+    assert host.authenticate(identity.runtime_id, token)
+    suspended_s = 49.0
+    await trio.sleep(1)
+    assert not host.authenticate(identity.runtime_id, token)
 
 
 def test_no_token_is_good_for_longer_than_the_host_allows(identities: Identities, clock: Clock) -> None:

@@ -196,7 +196,7 @@ async def test_an_identity_lives_as_long_as_if_there_had_been_no_restart(path: P
     async with kept(path, wall) as s:
         identity = s.identities.authenticate(registration.runtime_id, token)
         assert identity
-        left_s = s.identities.expires_at(identity) - trio.current_time()
+        left_s = s.identities.left_s(identity)
         assert left_s == pytest.approx(DAY_S - 3600, abs=60)
 
 
@@ -224,7 +224,18 @@ async def test_a_clock_that_was_set_back_prolongs_nothing(path: Path) -> None:
     async with kept(path, wall) as s:
         identity = s.identities.authenticate(registration.runtime_id, token)
         assert identity
-        assert s.identities.expires_at(identity) - trio.current_time() <= DAY_S
+        assert s.identities.left_s(identity) <= DAY_S
+
+
+async def test_what_was_saved_by_a_clock_that_was_ahead_has_no_more_time_than_it_had_then(path: Path) -> None:
+    wall = Wall()
+    wall.now += 0.9 * DAY_S
+    async with kept(path, wall) as s:
+        identity, token = s.identities.issue("p", ttl_s=60)
+    wall.now -= 0.9 * DAY_S
+    async with kept(path, wall) as s:
+        assert s.identities.authenticate(identity.runtime_id, token) == identity
+        assert 59 < s.identities.left_s(identity) <= 60
 
 
 async def test_no_token_is_in_the_file_and_nobody_else_may_read_it(path: Path) -> None:
@@ -348,7 +359,19 @@ COMMIT;
 """
 
 
-async def test_a_file_of_the_version_before_is_taken_over_with_the_tokens_of_then(path: Path) -> None:
+async def test_a_file_of_version_2_is_taken_over(path: Path) -> None:
+    wall = Wall()
+    async with kept(path, wall) as s:
+        registration, token = s.plugin()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript("ALTER TABLE identities DROP COLUMN saved_at; PRAGMA user_version = 2")
+    for _ in range(2):
+        async with kept(path, wall) as s:
+            assert s.identities.authenticate(registration.runtime_id, token)
+            assert [r.id for r in s.registry.providers("t")] == [registration.id]
+
+
+async def test_a_file_of_version_1_is_taken_over_with_the_tokens_of_then(path: Path) -> None:
     token, wall = "t" * 43 + "=", Wall()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(VERSION_1)
