@@ -213,9 +213,11 @@ class Version:
 
     def __lt__(self, other: Version) -> bool:
         """Whether this version comes before another."""
-        return self._key() < other._key()
+        return self.precedence < other.precedence
 
-    def _key(self) -> tuple[object, ...]:
+    @property
+    def precedence(self) -> tuple[object, ...]:
+        """What versions are compared by."""
         # A pre-release comes before its release; numeric identifiers compare as numbers and come before
         # others; of two that agree as far as they go, the shorter comes first.
         identifiers = tuple((0, int(i), "") if i.isdigit() else (1, 0, i) for i in self.prerelease)
@@ -227,4 +229,9 @@ def satisfies(version: str, min_version: str) -> bool:
 
     The protocol knows no upper bound: 2.0.0 satisfies a minimum of 1.0.0.
     """
-    return not min_version or Version.parse(version) >= Version.parse(min_version)
+    return not min_version or _precedence(version) >= _precedence(min_version)
+
+
+@functools.lru_cache(maxsize=1024)  # of at most 64 bytes each: longer ones are no versions
+def _precedence(version: str) -> tuple[object, ...]:
+    return Version.parse(version).precedence

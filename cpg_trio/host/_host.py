@@ -201,6 +201,7 @@ class Host:
             self._config.keys.open()
             nursery.start_soon(self._pool.sweep)
             nursery.start_soon(self._control_pool.sweep)
+            nursery.start_soon(self.watches.run)
             await nursery.start(self._liveness.run)
             with self.identities.watched(self._end_with_identity):
                 yield self._dispatch(saved)

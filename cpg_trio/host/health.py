@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from cpg_trio._cell import Cell
+import attrs
+
+from cpg_trio._cell import Cell, Reader
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.rpc import Code, ConnectError, Context
@@ -21,6 +23,14 @@ from .rates import Kind, Rates
 from .registry import Registry
 
 
+@attrs.define
+class _Watched:
+    """A service whose status somebody watches."""
+
+    status: Cell[pb.ServingStatus]
+    watches: int = 0
+
+
 class HostHealth(HealthService):
     """`connectplugin.health.v1.HealthService`."""
 
@@ -30,8 +40,8 @@ class HostHealth(HealthService):
         self._most_watches = limits.max_health_watches
         self._watches = 0
         self._stopping = False
-        self._revision = Cell(0)
-        registry.subscribe(lambda _: self._bump())
+        self._watched: dict[str, _Watched] = {}
+        registry.subscribe(self._changed)
 
     @property
     def stopping(self) -> bool:
@@ -41,8 +51,9 @@ class HostHealth(HealthService):
     def stop(self) -> None:
         """Report NOT_SERVING from now on, to those who watch as well, and end their watches."""
         self._stopping = True
-        self._bump()
-        self._revision.close()
+        for service, watched in self._watched.items():
+            watched.status.set(self._status(service))
+            watched.status.close()
 
     async def check(self, request: pb.HealthCheckRequest, _ctx: Context, /) -> pb.HealthCheckResponse:
         """Return a status. Raises: ConnectError `not_found` for a name that is not known."""
@@ -57,12 +68,9 @@ class HostHealth(HealthService):
         """Yield the status of now, then each other one. Raises: ConnectError `resource_exhausted`."""
         with retry_told(ctx):
             charge(self._rates, Kind.WATCH, Peer.at(ctx.client_address).key)
-        with self._counted():
-            last = None
-            async for _ in self._revision.reader():
-                if (status := self._status(request.service)) != last:
-                    last = status
-                    yield pb.HealthCheckResponse(status=status)
+        with self._counted(), self._watching(request.service) as statuses:
+            async for status in statuses:
+                yield pb.HealthCheckResponse(status=status)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -76,11 +84,28 @@ class HostHealth(HealthService):
         finally:
             self._watches -= 1
 
+    @contextmanager
+    def _watching(self, service: str) -> Iterator[Reader[pb.ServingStatus]]:
+        """Yield the statuses of a service, for as long as the block lasts; all who watch it share a cell."""
+        watched = self._watched.get(service)
+        if watched is None:
+            watched = self._watched[service] = _Watched(Cell(self._status(service)))
+            if self._stopping:
+                watched.status.close()
+        watched.watches += 1
+        try:
+            yield watched.status.reader()
+        finally:
+            watched.watches -= 1
+            if not watched.watches:
+                del self._watched[service]
+
     def _status(self, service: str) -> pb.ServingStatus:
-        if service and service not in self._registry.service_types():
+        if service and not self._registry.provides(service):
             return pb.SERVING_STATUS_SERVICE_UNKNOWN
         serving = not self._stopping and (not service or self._registry.available(service))
         return pb.SERVING_STATUS_SERVING if serving else pb.SERVING_STATUS_NOT_SERVING
 
-    def _bump(self) -> None:
-        self._revision.set(self._revision.value + 1)
+    def _changed(self, service: str) -> None:
+        if (watched := self._watched.get(service)) is not None:
+            watched.status.set(self._status(service))

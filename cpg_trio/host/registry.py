@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -132,6 +133,39 @@ class InFlight(Protocol):
 Listener = Callable[[str], object]
 
 _SILENT = Health()
+_MOST_MINIMA = 4  # minimum versions of one type for which the good providers are remembered
+
+
+@attrs.define
+class _Plugin:
+    """What one plugin has registered."""
+
+    by_type: dict[str, Registration] = attrs.field(factory=dict)
+    metadata_bytes: int = 0
+
+
+class _Providers:
+    """The providers of one service type, in the order of their registration."""
+
+    __slots__ = ("by_plugin", "good")
+
+    def __init__(self) -> None:
+        self.by_plugin: dict[str, Registration] = {}
+        self.good: dict[str, Sequence[Registration]] = {}
+        """Those that get calls, by minimum version; forgotten at each change to the type."""
+
+    def add(self, registration: Registration) -> None:
+        """Add a registration, which is the newest unless it is restored."""
+        newest = next(reversed(self.by_plugin.values()), None)
+        self.by_plugin[registration.runtime_id] = registration
+        if newest is not None and newest.sequence > registration.sequence:
+            in_order = sorted(self.by_plugin.items(), key=lambda item: item[1].sequence)
+            self.by_plugin = dict(in_order)
+
+    def remember_good(self, min_version: str, good: Sequence[Registration]) -> None:
+        if len(self.good) >= _MOST_MINIMA:
+            self.good.clear()
+        self.good[min_version] = good
 
 
 class Registry:
@@ -155,8 +189,9 @@ class Registry:
         self._limits = limits or Limits()
         self._calls_elsewhere = calls_elsewhere
         self._rng = rng or random.SystemRandom()
-        self._by_type: dict[str, dict[str, Registration]] = {}  # then by runtime id
+        self._by_type: dict[str, _Providers] = {}
         self._by_id: dict[str, Registration] = {}
+        self._by_plugin: dict[str, _Plugin] = {}
         self._metadata_bytes = 0
         self._health: dict[str, Health] = {}
         self._calls: dict[str, set[InFlight]] = {}  # by provider
@@ -231,12 +266,14 @@ class Registry:
         """Take a registration (back) as it is, in place of what its plugin has registered for its type."""
         service_type, runtime_id = registration.service_type, registration.runtime_id
         self._sequence = max(self._sequence, registration.sequence)
-        providers = self._by_type.setdefault(service_type, {})
-        if (replaced := providers.pop(runtime_id, None)) is not None:
-            del self._by_id[replaced.id]
-            self._metadata_bytes -= _size(replaced.metadata)
-        self._metadata_bytes += _size(registration.metadata)
-        providers[runtime_id] = self._by_id[registration.id] = registration
+        if (replaced := self.provider(service_type, runtime_id)) is not None:
+            self._drop(replaced)
+        size = _size(registration.metadata)
+        self._metadata_bytes += size
+        plugin = self._by_plugin.setdefault(runtime_id, _Plugin())
+        plugin.metadata_bytes += size
+        plugin.by_type[service_type] = self._by_id[registration.id] = registration
+        self._by_type.setdefault(service_type, _Providers()).add(registration)
         self._announce([service_type])
         self._announce_plugin(runtime_id)
 
@@ -286,19 +323,25 @@ class Registry:
 
     def provider(self, service_type: str, runtime_id: str) -> Registration | None:
         """Return a plugin's registration for a type, healthy or not."""
-        return self._by_type.get(service_type, {}).get(runtime_id)
+        providers = self._by_type.get(service_type)
+        return providers.by_plugin.get(runtime_id) if providers is not None else None
 
     def registrations(self, runtime_id: str) -> Sequence[Registration]:
         """Return what a plugin has registered."""
-        return [r for r in self._by_id.values() if r.runtime_id == runtime_id]
+        plugin = self._by_plugin.get(runtime_id)
+        return list(plugin.by_type.values()) if plugin is not None else []
 
     def plugins(self) -> Sequence[str]:
         """Return the runtime ids of those that have registered something."""
-        return list(dict.fromkeys(r.runtime_id for r in self._by_id.values()))
+        return list(self._by_plugin)
 
     def available(self, service_type: str) -> bool:
         """Whether a caller would be offered a provider. Asking changes nobody's turn."""
-        return bool(self._callable(self.providers(service_type)))
+        return bool(self._good(service_type))
+
+    def provides(self, service_type: str) -> bool:
+        """Whether somebody has registered a type."""
+        return service_type in self._by_type
 
     def service_types(self) -> Sequence[str]:
         """Return the types that somebody has registered."""
@@ -311,17 +354,9 @@ class Registry:
         """
         if min_version:
             wire.validate_version(min_version)
-        providers = self.providers(service_type)
-        if not providers:
-            raise NoProviderError(f'no providers for service "{service_type}"')
-        compatible = [r for r in providers if wire.satisfies(r.version, min_version)]
-        if not compatible:
-            raise NoProviderError(
-                f'no compatible providers for service "{service_type}" (min version: {min_version})'
-            )
-        good = self._callable(compatible)
+        good = self._good(service_type, min_version)
         if not good:
-            raise NoProviderError(f'no available providers for service "{service_type}" (all unhealthy)')
+            raise NoProviderError(self._why_none(service_type, min_version))
         return self._choose("discover", service_type, good), len(good) == 1
 
     def status(
@@ -332,11 +367,12 @@ class Registry:
         It keeps its `current` provider for as long as that gets calls, so that a change elsewhere does not
         move it. Raises: wire.InvalidError for a minimum that is no version.
         """
-        compatible = [r for r in self.providers(service_type) if wire.satisfies(r.version, min_version)]
-        good = self._callable(compatible)
-        if not good:
-            return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
-        provider = current if current in good else self._choose("watch", service_type, good)
+        provider = current
+        if provider is None or not self._is_good(provider, service_type, min_version):
+            good = self._good(service_type, min_version)
+            if not good:
+                return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
+            provider = self._choose("watch", service_type, good)
         degraded = self.health(provider.runtime_id).state == _DEGRADED
         return ServiceStatus(pb.SERVICE_STATE_DEGRADED if degraded else pb.SERVICE_STATE_AVAILABLE, provider)
 
@@ -372,12 +408,14 @@ class Registry:
 
     def providers(self, service_type: str) -> Sequence[Registration]:
         """Return all providers of a type, healthy or not, in the order of their registration."""
-        return sorted(self._by_type.get(service_type, {}).values(), key=lambda r: r.sequence)
+        providers = self._by_type.get(service_type)
+        return list(providers.by_plugin.values()) if providers is not None else []
 
     def _check_room(self, runtime_id: str) -> None:
         """Check that a plugin may have another registration. Raises: LimitError."""
         most, each = self._limits.max_registrations, self._limits.max_registrations_per_plugin
-        if len(self.registrations(runtime_id)) >= each:
+        plugin = self._by_plugin.get(runtime_id)
+        if plugin is not None and len(plugin.by_type) >= each:
             raise LimitError("registrations of one plugin", each)
         if len(self._by_id) >= most:
             raise LimitError("registrations", most)
@@ -385,13 +423,39 @@ class Registry:
     def _check_metadata(self, runtime_id: str, more: int) -> None:
         """Check that a plugin may have so many bytes of metadata more. Raises: LimitError."""
         most, each = self._limits.max_metadata_bytes, self._limits.max_metadata_bytes_per_plugin
-        if sum(_size(r.metadata) for r in self.registrations(runtime_id)) + more > each:
+        plugin = self._by_plugin.get(runtime_id)
+        if (plugin.metadata_bytes if plugin is not None else 0) + more > each:
             raise LimitError("bytes of metadata of one plugin", each)
         if self._metadata_bytes + more > most:
             raise LimitError("bytes of metadata", most)
 
-    def _callable(self, registrations: Iterable[Registration]) -> list[Registration]:
-        return [r for r in registrations if self.health(r.runtime_id).callable]
+    def _good(self, service_type: str, min_version: str = "") -> Sequence[Registration]:
+        """Return the providers of a type that get calls and are new enough. The list is shared."""
+        providers = self._by_type.get(service_type)
+        if providers is None:
+            return ()
+        good = providers.good.get(min_version)
+        if good is None:
+            compatible = _compatible(providers, min_version)
+            good = [r for r in compatible if self.health(r.runtime_id).callable]
+            providers.remember_good(min_version, good)
+        return good
+
+    def _is_good(self, registration: Registration, service_type: str, min_version: str) -> bool:
+        """Whether a registration is among the good ones of a type, without a look at all the others."""
+        return (
+            self.provider(service_type, registration.runtime_id) is registration
+            and self.health(registration.runtime_id).callable
+            and wire.satisfies(registration.version, min_version)
+        )
+
+    def _why_none(self, service_type: str, min_version: str) -> str:
+        providers = self._by_type.get(service_type)
+        if providers is None:
+            return f'no providers for service "{service_type}"'
+        if not _compatible(providers, min_version):
+            return f'no compatible providers for service "{service_type}" (min version: {min_version})'
+        return f'no available providers for service "{service_type}" (all unhealthy)'
 
     def _choose(self, asker: str, service_type: str, good: Sequence[Registration]) -> Registration:
         match self._selection.get(service_type, self._default_selection):
@@ -408,29 +472,47 @@ class Registry:
     def _next_turn(self, turn: tuple[str, str], good: Sequence[Registration]) -> Registration:
         # The turn is kept by sequence number, not by index: providers come and go, and nobody is skipped.
         last = self._last_turn.get(turn, 0)
-        chosen = next((r for r in good if r.sequence > last), good[0])
+        after = bisect_right(good, last, key=lambda r: r.sequence)
+        chosen = good[after] if after < len(good) else good[0]
         self._last_turn[turn] = chosen.sequence
         return chosen
 
     def _remove(self, registration: Registration) -> None:
-        del self._by_id[registration.id]
-        self._metadata_bytes -= _size(registration.metadata)
-        providers = self._by_type[registration.service_type]
-        del providers[registration.runtime_id]
-        if not providers:
+        """Remove a registration, and what there is for as long as its type, or its plugin, has one."""
+        self._drop(registration)
+        if not self._by_plugin[registration.runtime_id].by_type:
+            del self._by_plugin[registration.runtime_id]
+        if not self._by_type[registration.service_type].by_plugin:
             del self._by_type[registration.service_type]
             for asker in ("discover", "watch"):
                 self._last_turn.pop((asker, registration.service_type), None)
+
+    def _drop(self, registration: Registration) -> None:
+        size = _size(registration.metadata)
+        self._metadata_bytes -= size
+        plugin = self._by_plugin[registration.runtime_id]
+        plugin.metadata_bytes -= size
+        del plugin.by_type[registration.service_type]
+        del self._by_id[registration.id]
+        del self._by_type[registration.service_type].by_plugin[registration.runtime_id]
 
     def _announce_plugin(self, runtime_id: str) -> None:
         for listener in self._plugin_listeners:
             listener(runtime_id)
 
     def _announce(self, service_types: Iterable[str]) -> None:
-        for service_type in dict.fromkeys(service_types):
+        changed = dict.fromkeys(service_types)
+        for service_type in changed:  # before anybody looks: a listener may ask about another type
+            if (providers := self._by_type.get(service_type)) is not None:
+                providers.good.clear()
+        for service_type in changed:
             self._revision += 1
             for listener in self._listeners:
                 listener(service_type)
+
+
+def _compatible(providers: _Providers, min_version: str) -> list[Registration]:
+    return [r for r in providers.by_plugin.values() if wire.satisfies(r.version, min_version)]
 
 
 def _hold(held: dict[str, set[InFlight]], runtime_id: str, call: InFlight) -> None:

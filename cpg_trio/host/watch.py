@@ -3,15 +3,22 @@
 A watch follows any number of service types, and is a conflating cell: it holds what its watcher has not read
 yet, one status for each type, however many changes there have been. The registry announces a change once; the
 hub works out what it means for each watcher of that type.
+
+A few watchers are looked at on the spot. Many are left to a task of the hub, which pauses every few
+milliseconds, so that one change holds nobody up. Who reads meanwhile works its own changes out first, so what
+a watcher reads is always what holds at that moment.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import attrs
+import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
@@ -20,6 +27,8 @@ from .limits import LimitError, Limits
 from .registry import Registry, ServiceStatus
 
 _MOST_TOLD_OF = 100  # providers, or as many as there are types: of those before nobody waits for an answer
+_MOST_ON_THE_SPOT = 32  # watchers that are looked at while a change is announced
+_SLICE_S = 0.002  # for which the hub's task works at a time
 
 
 @attrs.define
@@ -47,15 +56,21 @@ class News:
     """Providers that the watcher has been told of, and that are gone for good."""
 
 
+_Followers: TypeAlias = dict[str, dict["Watch", None]]
+_Unseen: TypeAlias = dict[str, OrderedDict["Watch", None]]
+"""Those that have yet to be looked at, by the service type that has changed."""
+
+
 class Watch:
     """One watcher's view of the service types that it follows. Iterated once, by one task.
 
     Yields news: at first all that is followed, then what changes, until the hub closes.
     """
 
-    def __init__(self, registry: Registry, followers: dict[str, dict[Watch, None]]) -> None:
+    def __init__(self, registry: Registry, followers: _Followers, unseen: _Unseen) -> None:
         self._registry = registry
         self._followers = followers
+        self._unseen = unseen
         self._followed: dict[str, _Followed] = {}
         self._told_of: dict[str, None] = {}  # providers, the latest last
         self._gone: dict[str, None] = {}
@@ -87,6 +102,8 @@ class Watch:
         del followers[self]
         if not followers:
             del self._followers[service_type]
+        if (unseen := self._unseen.get(service_type)) is not None:
+            unseen.pop(self, None)
 
     def changed(self, service_type: str) -> None:
         """Look at a type that has changed; wake the watcher if that makes a difference to it."""
@@ -123,7 +140,16 @@ class Watch:
                 return news
         raise StopAsyncIteration
 
+    def _look(self) -> None:
+        """Work out what has changed and the hub has not come to yet."""
+        for service_type in [name for name in self._unseen if name in self._followed]:
+            watches = self._unseen[service_type]
+            if self in watches:
+                del watches[self]
+                self.changed(service_type)
+
     def _take(self) -> News | None:
+        self._look()
         fresh = {name: followed for name, followed in self._followed.items() if followed.is_news}
         for followed in fresh.values():
             followed.told = followed.now
@@ -148,7 +174,10 @@ class WatchHub:
         self._limits = limits or Limits()
         self._watches: dict[Watch, None] = {}
         self._of_each = Counter[str]()
-        self._followers: dict[str, dict[Watch, None]] = {}
+        self._followers: _Followers = {}
+        self._unseen: _Unseen = {}  # filled only while the task runs
+        self._changed_types = trio.Event()
+        self._running = False
         self._closed = False
         registry.subscribe(self._changed)
         registry.subscribe_gone(self._gone)
@@ -160,7 +189,7 @@ class WatchHub:
         Raises: LimitError.
         """
         self._check_room(watcher)
-        watch = Watch(self._registry, self._followers)
+        watch = Watch(self._registry, self._followers, self._unseen)
         if self._closed:
             watch.close()
         self._watches[watch] = None
@@ -195,9 +224,41 @@ class WatchHub:
         """Return how many follow a type."""
         return len(self._followers.get(service_type, ()))
 
+    async def run(self) -> None:
+        """Look at the watchers of what has changed, until cancelled. Without it all is done on the spot."""
+        self._running = True
+        try:
+            while True:
+                await self._changed_types.wait()
+                self._changed_types = trio.Event()
+                await self._look_at_all()
+        finally:
+            self._running = False
+            self._unseen.clear()
+
+    async def _look_at_all(self) -> None:
+        began = time.perf_counter()
+        while self._unseen:
+            service_type, watches = next(iter(self._unseen.items()))
+            if watches:
+                watches.popitem(last=False)[0].changed(service_type)
+            else:
+                del self._unseen[service_type]
+            if time.perf_counter() - began > _SLICE_S:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
+
     def _changed(self, service_type: str) -> None:
-        for watch in self._followers.get(service_type, ()):
-            watch.changed(service_type)
+        followers = self._followers.get(service_type)
+        if followers is None:
+            return
+        if len(followers) <= _MOST_ON_THE_SPOT or not self._running:
+            for watch in followers:
+                watch.changed(service_type)
+            return
+        # Who waits already keeps its place, so that frequent changes keep nobody from being looked at.
+        self._unseen.setdefault(service_type, OrderedDict()).update(followers)
+        self._changed_types.set()
 
     def _gone(self, runtime_id: str) -> None:
         for watch in self._watches:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
@@ -200,3 +202,122 @@ async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_o
         with trio.move_on_after(0.01) as nothing_more:
             await anext(watch)
         assert nothing_more.cancelled_caught
+
+
+# Many providers and many watchers
+
+
+class Counting(Registry):
+    """Counts how often somebody asks how a plugin is."""
+
+    asked = 0
+
+    def health(self, runtime_id: str) -> Health:
+        self.asked += 1
+        return super().health(runtime_id)
+
+
+def following(hub: WatchHub, stack: ExitStack, count: int, min_version: str = "") -> list[Watch]:
+    watches = [stack.enter_context(hub.watch(f"w-{number}")) for number in range(count)]
+    for watch in watches:
+        watch.subscribe("t", min_version)
+    return watches
+
+
+@pytest.mark.parametrize("min_version", ["", "1.0.0"])
+@pytest.mark.parametrize("reporting", ["p-0", "p-199"])
+def test_what_a_report_costs_grows_with_its_watchers_but_not_with_the_providers(
+    reporting: str, min_version: str
+) -> None:
+    registry = Counting()
+    for number in range(200):
+        add(registry, f"p-{number}")
+    with ExitStack() as stack:
+        following(WatchHub(registry), stack, 100, min_version)
+        for state in (pb.HEALTH_STATE_DEGRADED, pb.HEALTH_STATE_UNHEALTHY, pb.HEALTH_STATE_HEALTHY):
+            registry.asked = 0
+            registry.report_health(reporting, Health(state))
+            # each watcher asks about its own provider and one more, and all together once about all
+            assert registry.asked <= 2 * 100 + 200
+
+
+def test_what_a_plugin_registers_and_reports_does_not_cost_a_look_at_other_plugins() -> None:
+    registry = Counting()
+    for number in range(1000):
+        add(registry, f"p-{number}", f"t-{number}")
+    registry.asked = 0
+    add(registry, "p", "t")
+    registry.report_health("p", Health(pb.HEALTH_STATE_DEGRADED))
+    registry.remove_plugin("p")
+    assert registry.asked == 0
+
+
+@asynccontextmanager
+async def working(hub: WatchHub) -> AsyncIterator[None]:
+    """Have a hub's task run."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        await wait_all_tasks_blocked()
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_change_for_many_watchers_is_worked_out_in_parts_with_others_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cpg_trio.host.watch._SLICE_S", 0.0)
+    registry = Counting()
+    hub = WatchHub(registry)
+    add(registry, "a")
+    with ExitStack() as stack:
+        watches = following(hub, stack, 100)
+        async with working(hub):
+            registry.asked = 0
+            registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+            steps = [registry.asked]
+            while hub._unseen:
+                await trio.lowlevel.checkpoint()
+                steps.append(registry.asked)
+            assert max(after - before for before, after in pairwise([0, *steps])) <= 4
+            for watch in watches:
+                assert await told(watch) == {"t": DEGRADED}
+
+
+async def test_who_reads_before_its_turn_is_told_what_holds_at_that_moment() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    add(registry, "a")
+    with ExitStack() as stack:
+        first, *_, last = following(hub, stack, 100)
+        for watch in (first, last):
+            assert await told(watch) == {"t": AVAILABLE}
+        async with working(hub):
+            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            registry.remove_plugin("a")
+            registry.cancel_calls("a")
+            news = await anext(last)
+            assert (news.statuses["t"].state, news.gone) == (UNAVAILABLE, ["a"])
+            await wait_all_tasks_blocked()
+            assert await told(first) == {"t": UNAVAILABLE}
+            last.unsubscribe("t")
+            add(registry, "b")
+            await wait_all_tasks_blocked()
+            assert not hub._unseen
+
+
+async def test_a_change_that_is_undone_before_a_watcher_has_its_turn_does_not_wake_it() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    add(registry, "a")
+    with ExitStack() as stack:
+        watches = following(hub, stack, 100)
+        for watch in watches:
+            await told(watch)
+        async with working(hub):
+            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY))
+            await wait_all_tasks_blocked()
+            for watch in watches:
+                with trio.move_on_after(0) as nothing:
+                    await anext(watch)
+                assert nothing.cancelled_caught
