@@ -169,7 +169,7 @@ class Host:
         )
         self._grants = Grants(self.identities, self.audit, self._config.grant_ttl_s)
         self.watches = WatchHub(self.registry, limits)
-        self.health = HostHealth(self.registry, self._rates, limits)
+        self.health = HostHealth(self.identities, self.registry, self._rates, limits)
         self._contexts = self._config.serve.tls.client_contexts()
         self._pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts, max_per_origin=_MAX_PER_PROVIDER)
         # Probes and control calls have connections of their own, which calls cannot use up.

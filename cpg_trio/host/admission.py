@@ -407,7 +407,8 @@ class Admission:
             if identity is not None and not self._policy.why_not_certified(peer, identity.self_id):
                 return identity
         name = runtime_id.decode("latin-1")
-        if wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key):
+        former = self._identities.former(name, token) if token is not None else None
+        if wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, former.runtime_id if former else peer.key):
             raise _too_often(wait_s)
         refused = _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
         self._audit.denied(Action.AUTHENTICATE, name, reason=refused.text, address=peer.address)

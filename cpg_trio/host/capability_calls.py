@@ -32,12 +32,17 @@ _CREDENTIALS = frozenset({_AUTHORIZATION, b"cookie", b"proxy-authorization"})
 
 
 class _RefusedError(Exception):
-    """A call that goes nowhere; with how long its caller has to wait, if that is why, in seconds."""
+    """A call that goes nowhere.
 
-    def __init__(self, status: int, text: str, wait_s: int = 0) -> None:
+    `wait_s` is how long its caller has to wait, if that is why, in seconds; `caller` the runtime id that it
+    proves, if it does.
+    """
+
+    def __init__(self, status: int, text: str, wait_s: int = 0, caller: str = "") -> None:
         super().__init__(text)
         self.status = status
         self.text = text
+        self.caller = caller
         self.fields = [(RETRY_AFTER.encode(), b"%d" % wait_s)] if wait_s else []
 
 
@@ -96,12 +101,13 @@ class CapabilityCalls:
             raise _RefusedError(401, why_not)
         if not self._policy.may_use(owner, capability_type):
             denied = f"permission denied: {owner.runtime_id} may not use {capability_type}"
-            raise _RefusedError(403, denied)
+            raise _RefusedError(403, denied, caller=owner.runtime_id)
 
     def _noted(self, refused: _RefusedError, scope: Scope) -> _RefusedError:
         """Return the answer to a refused call, once that is in the audit trail, or too much for it."""
         peer = Peer.of_scope(scope)
-        if not refused.fields and (wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key)):
+        key = refused.caller or peer.key
+        if not refused.fields and (wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, key)):
             return _too_often(wait_s)
         claimed = _credentials(scope["headers"]).get(_RUNTIME_ID, "")
         parts = scope["raw_path"].split(b"/", 3)

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 
 import attrs
 
+from cpg_trio import wire
 from cpg_trio._cell import Cell, Reader
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .charging import charge, retry_told
+from .identity import Identities
 from .limits import LimitError, Limits
 from .peers import Peer
 from .rates import Kind, Rates
@@ -34,7 +36,8 @@ class _Watched:
 class HostHealth(HealthService):
     """`connectplugin.health.v1.HealthService`."""
 
-    def __init__(self, registry: Registry, rates: Rates, limits: Limits) -> None:
+    def __init__(self, identities: Identities, registry: Registry, rates: Rates, limits: Limits) -> None:
+        self._identities = identities
         self._registry = registry
         self._rates = rates
         self._most_watches = limits.max_health_watches
@@ -67,10 +70,17 @@ class HostHealth(HealthService):
     ) -> AsyncIterator[pb.HealthCheckResponse]:
         """Yield the status of now, then each other one. Raises: ConnectError `resource_exhausted`."""
         with retry_told(ctx):
-            charge(self._rates, Kind.WATCH, Peer.at(ctx.client_address).key)
+            charge(self._rates, Kind.WATCH, self._caller(ctx))
         with self._counted(), self._watching(request.service) as statuses:
             async for status in statuses:
                 yield pb.HealthCheckResponse(status=status)
+
+    def _caller(self, ctx: Context) -> str:
+        """Return what a caller counts as: an identity that it need not prove, but may; or its address."""
+        runtime_id = ctx.request_headers.get(wire.RUNTIME_ID_HEADER, "")
+        token = wire.bearer_token(ctx.request_headers.get(wire.AUTHORIZATION_HEADER, ""))
+        proved = token is not None and self._identities.authenticate(runtime_id, token) is not None
+        return runtime_id if proved else Peer.at(ctx.client_address).key
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

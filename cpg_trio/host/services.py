@@ -71,12 +71,14 @@ class Gate:
     def admit(self, runtime_id: str, authorization: str, peer: Peer, kind: Kind) -> Identity:
         """Return the identity that two headers prove, empty where they are missing; see `caller`.
 
-        A call that proves none is counted for the address that it comes from.
+        A call that proves none is counted for the address that it comes from; for its identity, if that has
+        ended, so that it hears of it whatever others do at its address.
         """
         try:
             identity = self._prove(runtime_id, authorization, peer)
         except ConnectError as error:
-            charge(self._rates, Kind.FAILED_AUTHENTICATION, peer.key)
+            former = self._former(runtime_id, authorization)
+            charge(self._rates, Kind.FAILED_AUTHENTICATION, former.runtime_id if former else peer.key)
             self._audit.denied(Action.AUTHENTICATE, runtime_id, reason=error.message, address=peer.address)
             raise
         charge(self._rates, kind, identity.runtime_id)
@@ -89,10 +91,15 @@ class Gate:
             raise ConnectError(Code.UNAUTHENTICATED, "Authorization: Bearer <token> required")
         identity = self._identities.authenticate(runtime_id, token)
         if identity is None:
-            raise self._refusal(self._identities.former(runtime_id, token))
+            raise self._refusal(self._former(runtime_id, authorization))
         if why_not := self._policy.why_not_certified(peer, identity.self_id):
             raise ConnectError(Code.UNAUTHENTICATED, why_not)
         return identity
+
+    def _former(self, runtime_id: str, authorization: str) -> Identity | None:
+        """Return the identity that two headers proved until it ended."""
+        token = wire.bearer_token(authorization)
+        return self._identities.former(runtime_id, token) if token is not None else None
 
     def still(self, identity: Identity) -> None:
         """Check that an identity has not ended since. Raises: ConnectError `unauthenticated`."""
@@ -180,9 +187,11 @@ class Handshake(HandshakeService):
     async def handshake(self, request: pb.HandshakeRequest, ctx: Context, /) -> pb.HandshakeResponse:
         """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name.
 
-        A handshake is counted before all else, whatever comes of it.
+        A handshake is counted before all else, whatever comes of it: for the identity or the name that it
+        proves, so that nobody keeps others out by what he sends from the same address.
         """
-        self._admission.count(ctx)
+        held = self._held(request.self_id, *_credentials(ctx))
+        self._admission.count(request.self_id, held, ctx)
         _check_versions(request)
         with _codes():
             wire.validate_handshake(request.self_version, request.requested_plugins, request.client_metadata)
@@ -195,19 +204,18 @@ class Handshake(HandshakeService):
         if request.self_id:
             renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
             ttl_s = self._lives.renewed_s if renews else self._lives.unrenewed_s
-            identity, token = await self._identify(request, ctx, ttl_s)
+            identity, token = await self._identify(request, held, ctx, ttl_s)
             response.runtime_id, response.runtime_token = identity.runtime_id, token
             response.server_metadata[wire.TOKEN_TTL_KEY] = _milliseconds(ttl_s)
         return response
 
     async def _identify(
-        self, request: pb.HandshakeRequest, ctx: Context, ttl_s: float
+        self, request: pb.HandshakeRequest, held: Identity | None, ctx: Context, ttl_s: float
     ) -> tuple[Identity, str]:
         peer = _peer(ctx)
         with _codes():
             wire.validate_self_id(request.self_id)
             provides, requires = _declared(request.client_metadata)
-        held = self._held(request.self_id, *_credentials(ctx))
         action = Action.RENEW if held else Action.HANDSHAKE
         self._admission.check(action, request.self_id, ctx, peer)
         if held is not None:
@@ -240,18 +248,37 @@ class HandshakeAdmission:
         self._audit = audit
         self._rates = rates
 
-    def count(self, ctx: Context) -> None:
-        """Count a handshake for where it comes from. Raises: ConnectError `resource_exhausted`."""
+    def count(self, self_id: str, held: Identity | None, ctx: Context) -> None:
+        """Count a handshake. Raises: ConnectError `resource_exhausted`.
+
+        It counts for the identity that it proves; for the name that an enrolment token or a certificate
+        proves; or else for the address that it comes from.
+        """
+        peer = _peer(ctx)
+        if held is not None and not self._policy.why_not_certified(peer, held.self_id):
+            key = held.runtime_id
+        elif self._proves(self_id, ctx, peer):
+            key = f"name:{self_id}"
+        else:
+            key = peer.key
         with retry_told(ctx):
-            charge(self._rates, Kind.HANDSHAKE, _peer(ctx).key)
+            charge(self._rates, Kind.HANDSHAKE, key)
+
+    def _proves(self, self_id: str, ctx: Context, peer: Peer) -> bool:
+        """Whether a handshake proves the name that it gives."""
+        if not self_id or self._why_not(self_id, ctx, peer):
+            return False
+        return self._enrolment.digest(self_id) is not None or bool(peer.names)
 
     def check(self, action: Action, self_id: str, ctx: Context, peer: Peer) -> None:
         """Check a handshake. Raises: ConnectError `permission_denied`, which says why."""
-        shown = ctx.request_headers.get(wire.ENROLMENT_HEADER, "")
-        why_not = self._enrolment.why_not(self_id, shown) or self._policy.why_not_certified(peer, self_id)
-        if why_not:
+        if why_not := self._why_not(self_id, ctx, peer):
             self._audit.denied(action, self_id, reason=why_not, address=peer.address)
             raise ConnectError(Code.PERMISSION_DENIED, f"{self_id} is not let in: {why_not}")
+
+    def _why_not(self, self_id: str, ctx: Context, peer: Peer) -> str:
+        shown = ctx.request_headers.get(wire.ENROLMENT_HEADER, "")
+        return self._enrolment.why_not(self_id, shown) or self._policy.why_not_certified(peer, self_id)
 
     def admitted(self, action: Action, identity: Identity, peer: Peer) -> None:
         """Note that a plugin has been given a token."""

@@ -21,7 +21,7 @@ from trio_websocket import ConnectionRejected
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
-from cpg_trio.host import Host, HostConfig, Identity, Policy, Rate, RateLimits
+from cpg_trio.host import Enrolment, Host, HostConfig, Identity, Policy, Rate, RateLimits
 from cpg_trio.host.peers import Peer
 from cpg_trio.host.rates import Buckets, Kind, Rates
 from cpg_trio.plugin._websocket import open_websocket
@@ -285,6 +285,54 @@ async def test_who_fails_to_prove_an_identity_keeps_nobody_out_who_does() -> Non
         assert (await host.post(REPORT, {"state": 1}, plugin))[0] == 200
 
 
+async def test_a_flood_of_handshakes_keeps_no_plugin_at_the_same_address_from_renewing_its_token() -> None:
+    async with running(HostConfig(rates=RateLimits(handshake=Rate(0.001, 2)))) as host:
+        one, other = await host.plugin("p"), await host.plugin("p")
+        assert (await host.post(HANDSHAKE, hello()))[0] == 429
+        for plugin in (one, other):
+            assert [(await host.post(HANDSHAKE, hello(), plugin))[0] for _ in range(3)] == [200, 200, 429]
+        assert (await host.post(HANDSHAKE, hello("another"), one))[0] == 429  # which proves no such name
+
+
+async def test_a_flood_of_handshakes_keeps_nobody_out_who_proves_its_name() -> None:
+    tokens = {"p": "p" * 16, "q": "q" * 16}
+    config = HostConfig(rates=RateLimits(handshake=Rate(0.001, 2)), enrolment=Enrolment(tokens))
+    async with running(config) as host:
+
+        async def status(self_id: str, token: str) -> int:
+            return (await host.post(HANDSHAKE, hello(self_id), {"X-Plugin-Enrolment": token}))[0]
+
+        assert [await status("p", "wrong" * 4) for _ in range(3)] == [403, 403, 429]
+        assert (await host.post(HANDSHAKE, {}))[0] == 429
+        assert [await status("p", "p" * 16) for _ in range(3)] == [200, 200, 429]
+        assert await status("q", "q" * 16) == 200
+        assert await status("q", "p" * 16) == 429  # another's
+
+
+@pytest.mark.parametrize("path", [DISCOVER, REPORT])
+async def test_a_plugin_hears_that_its_identity_has_ended_whatever_others_do_at_its_address(
+    path: str,
+) -> None:
+    async with running(HostConfig(rates=RateLimits(failed_authentication=ONCE))) as host:
+        plugin = await host.plugin("p")
+        host.host.revoke_identity(plugin["X-Plugin-Runtime-ID"])
+        for _ in range(2):
+            await host.post(DISCOVER, T, FORGED)
+        status, answer = await host.post(path, T if path == DISCOVER else {"state": 1}, plugin)
+        assert (status, "has ended" in answer["message"]) == (401, True)
+        assert (await host.post(path, T, plugin))[0] == 429
+
+
+async def test_a_watch_of_health_is_counted_for_the_identity_that_it_proves() -> None:
+    async with running(HostConfig(rates=RateLimits(watch=ONCE))) as host:
+        plugin = await host.plugin("p")
+        for headers in ({}, plugin):
+            _, first = await first_frame(host, HEALTH_WATCH, headers)
+            assert "error" not in first
+            _, refused = await first_frame(host, HEALTH_WATCH, headers)
+            assert refused["error"]["code"] == "resource_exhausted"
+
+
 SERVICE = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/t/"}
 
 
@@ -439,6 +487,15 @@ async def test_routed_calls_are_limited_by_caller_and_refused_in_the_words_of_th
         other, token = s.host.identities.issue("caller")
         other_setting = attrs.evolve(s, caller=other.runtime_id, token=token)
         assert (await other_setting.call(other_setting.head("GET"))).status == 200
+
+
+@pytest.mark.usefixtures("lane")
+async def test_a_caller_hears_that_its_identity_has_ended_whatever_others_do_at_its_address() -> None:
+    async with routing(config=LIMITED) as s:
+        forged = attrs.evolve(s, token="forged")
+        assert [(await forged.call(forged.head("GET"))).status for _ in range(2)] == [401, 429]
+        s.host.revoke_identity(s.caller)
+        assert [(await s.call(s.head("GET"))).status for _ in range(2)] == [401, 429]
 
 
 @pytest.mark.usefixtures("lane")
