@@ -14,6 +14,8 @@ from enum import Enum
 
 import attrs
 
+from .listeners import Listeners
+
 _log = logging.getLogger("cpg_trio.audit")
 
 _MAX_CHARACTERS = 256
@@ -64,18 +66,15 @@ class AuditEvent:
     """Where the subject called from, without a port."""
 
 
-Listener = Callable[[AuditEvent], object]
-
-
 class Audit:
-    """Where decisions are told. What a listener raises is the caller's."""
+    """Where decisions are told. A listener that raises is logged, and keeps nobody else from hearing."""
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners[[AuditEvent]]("the audit trail")
 
-    def subscribe(self, listener: Listener) -> None:
+    def subscribe(self, listener: Callable[[AuditEvent], object]) -> None:
         """Call `listener` with each event from now on."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def allowed(
         self, action: Action, subject: str, target: str = "", *, reason: str = "", address: str = ""
@@ -98,8 +97,7 @@ class Audit:
         )
 
     def _tell(self, event: AuditEvent) -> None:
-        for listener in self._listeners:
-            listener(event)
+        self._listeners.tell(event)
         level = logging.INFO if event.allowed else logging.WARNING
         if _log.isEnabledFor(level):
             _log.log(level, "[AUDIT] %s", as_json(event))

@@ -14,10 +14,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from heapq import heappop, heappush
-from typing import TypeAlias
 
 import attrs
 
@@ -26,13 +25,12 @@ from cpg_trio.wire import token_digest
 
 from .keys import Claims, Keys
 from .limits import LimitError, Limits
+from .listeners import Listeners
 
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
 _DAY_S = 24 * 60 * 60.0
 _SKEW_S = 5 * 60.0  # by which the clocks of hosts with the same key may differ
 _REMEMBERED_S = 60 * 60.0  # beyond its last token: for the sake of who comes back with it
-
-Listener: TypeAlias = Callable[[str], object]
 
 
 @attrs.frozen
@@ -104,20 +102,15 @@ class Identities:
         self._entries: dict[str, Entry] = {}
         self._ended: dict[str, Ended] = {}
         self._ends: list[tuple[float, str]] = []  # a heap: when to look again at which of both
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners[[str]]("identities")
 
     def __len__(self) -> int:
         """Return how many identities are held."""
         return len(self._entries)
 
-    @contextmanager
-    def watched(self, listener: Listener) -> Iterator[None]:
+    def watched(self, listener: Callable[[str], object]) -> AbstractContextManager[None]:
         """Within the block, call `listener` with the runtime id of each identity that changes."""
-        self._listeners.append(listener)
-        try:
-            yield
-        finally:
-            self._listeners.remove(listener)
+        return self._listeners.added(listener)
 
     def issue(
         self,
@@ -309,5 +302,4 @@ class Identities:
         self._announce(runtime_id)
 
     def _announce(self, runtime_id: str) -> None:
-        for listener in self._listeners:
-            listener(runtime_id)
+        self._listeners.tell(runtime_id)

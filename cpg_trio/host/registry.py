@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import secrets
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http1 import Origin, Way
 
 from .limits import LimitError, Limits
+from .listeners import Listeners
 
 _HEALTHY, _DEGRADED, _UNHEALTHY = (
     pb.HEALTH_STATE_HEALTHY,
@@ -130,8 +131,6 @@ class InFlight(Protocol):
         """End it: its provider is gone, or its caller."""
 
 
-Listener = Callable[[str], object]
-
 _SILENT = Health()
 _MOST_MINIMA = 4  # minimum versions of one type for which the good providers are remembered
 
@@ -202,31 +201,26 @@ class Registry:
         self._revision = 0
         self.id = secrets.token_hex(8)
         """Tells it from another's, and from that of a host that has forgotten all."""
-        self._listeners: list[Listener] = []
-        self._plugin_listeners: list[Listener] = []
-        self._gone_listeners: list[Listener] = []
+        self._listeners = Listeners[[str]]("the registry")
+        self._plugin_listeners = Listeners[[str]]("what plugins register")
+        self._gone_listeners = Listeners[[str]]("plugins that are gone")
 
     @property
     def revision(self) -> int:
         """A number that grows with each change that is announced."""
         return self._revision
 
-    def subscribe(self, listener: Listener) -> None:
+    def subscribe(self, listener: Callable[[str], object]) -> None:
         """Call `listener` with a service type after each change to its providers or their health."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
-    def subscribe_gone(self, listener: Listener) -> None:
+    def subscribe_gone(self, listener: Callable[[str], object]) -> None:
         """Call `listener` with the runtime id of each plugin whose calls are cancelled."""
-        self._gone_listeners.append(listener)
+        self._gone_listeners.add(listener)
 
-    @contextmanager
-    def watched_plugins(self, listener: Listener) -> Iterator[None]:
+    def watched_plugins(self, listener: Callable[[str], object]) -> AbstractContextManager[None]:
         """Within the block, call `listener` with a runtime id after each change to what it has registered."""
-        self._plugin_listeners.append(listener)
-        try:
-            yield
-        finally:
-            self._plugin_listeners.remove(listener)
+        return self._plugin_listeners.added(listener)
 
     def register(
         self,
@@ -394,8 +388,7 @@ class Registry:
         """Cancel the calls to a provider that is gone, wherever they are."""
         for call in self.calls(runtime_id):
             call.cancel()
-        for listener in self._gone_listeners:
-            listener(runtime_id)
+        self._gone_listeners.tell(runtime_id)
 
     def cancel_calls_made(self, runtime_id: str) -> None:
         """Cancel the calls of a caller that may make none any more."""
@@ -497,8 +490,7 @@ class Registry:
         del self._by_type[registration.service_type].by_plugin[registration.runtime_id]
 
     def _announce_plugin(self, runtime_id: str) -> None:
-        for listener in self._plugin_listeners:
-            listener(runtime_id)
+        self._plugin_listeners.tell(runtime_id)
 
     def _announce(self, service_types: Iterable[str]) -> None:
         changed = dict.fromkeys(service_types)
@@ -507,8 +499,7 @@ class Registry:
                 providers.good.clear()
         for service_type in changed:
             self._revision += 1
-            for listener in self._listeners:
-                listener(service_type)
+            self._listeners.tell(service_type)
 
 
 def _compatible(providers: _Providers, min_version: str) -> list[Registration]:
