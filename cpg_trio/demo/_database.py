@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from cpg_trio.serving import StartError
 
-from ._store import DatabaseAwayError
+from ._store import MAX_CODE_BYTES, DatabaseAwayError
 
 _CURRENT = Path.cwd()
 _FORM = "postgresql://user:password@host:5432/database"
@@ -50,6 +50,7 @@ _REASONS = {
     "does not exist": "there is no such database, role or table",
     "permission denied": "it denies this user permission",
     "read-only": "it is read-only",
+    "No space left": "its disk is full",
     "resolve host": "its host has no address",
     "translate host": "its host has no address",
     "Connection refused": "nobody listens there",
@@ -82,6 +83,8 @@ class _Sql:
 
     insert: str  # [[code, url], ...]
     select: str  # [code, ...]
+    begin: str
+    """Begins a transaction that will write."""
 
 
 _SQL = {
@@ -89,13 +92,19 @@ _SQL = {
         "INSERT INTO urls (code, url) SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')"
         " FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
         "SELECT code, url FROM urls WHERE code IN (SELECT value FROM json_each(?))",
+        "BEGIN IMMEDIATE",
     ),
     "postgresql": _Sql(
         "INSERT INTO urls (code, url) SELECT pair ->> 0, pair ->> 1"
         " FROM json_array_elements(CAST(%s AS json)) AS pair ON CONFLICT DO NOTHING",
         "SELECT code, url FROM urls WHERE code IN (SELECT json_array_elements_text(CAST(%s AS json)))",
+        "BEGIN",
     ),
 }
+# A row that no caller can have, since its code is too long. It is there within a transaction only.
+_TRIAL_CODE = "-" * (MAX_CODE_BYTES + 1)
+_WRITE_TRIAL = f"INSERT INTO urls (code, url) VALUES ('{_TRIAL_CODE}', '') ON CONFLICT DO NOTHING"  # noqa: S608 - ours
+_REMOVE_TRIAL = f"DELETE FROM urls WHERE code = '{_TRIAL_CODE}'"  # noqa: S608 - ours
 
 
 class Database:
@@ -112,14 +121,27 @@ class Database:
         self._sql = _SQL[self._engine.dialect.name]
 
     def prepare(self, askers: Sequence[None]) -> Sequence[None]:
-        """See that it is there and of use: make the table, if it is not there. Raises: DatabaseAwayError."""
+        """See that it is there and can be written to: make the table, if it is not there.
+
+        If it cannot, its server gets new sessions: the old ones may be read-only for as long as they last,
+        or lead to a server that is no longer the one that is written to. Raises: DatabaseAwayError.
+        """
         try:
             with self._engine.begin() as connection:
                 connection.execute(sa.schema.CreateTable(_URLS, if_not_exists=True))
                 connection.execute(sa.select(_URLS).limit(0))  # it may be somebody else's
-        except DBAPIError as error:
-            raise self._away(error.orig) from None
+            self._try_writing()
+        except (DBAPIError, self._driver.Error, DatabaseAwayError) as error:
+            if self._engine.dialect.name != "sqlite":
+                self._engine.dispose()
+            raise self._away(error.orig if isinstance(error, DBAPIError) else error) from None
         return askers
+
+    def _try_writing(self) -> None:
+        """Write as much as a pair takes, and commit it, so that a full disk is found out here as well."""
+        with self._cursor() as cursor:
+            for statement in (self._sql.begin, _WRITE_TRIAL, _REMOVE_TRIAL, "COMMIT"):
+                cursor.execute(statement)
 
     def put(self, pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
         """Keep pairs of a code and a URL, in one transaction, which is committed when this returns.
@@ -176,6 +198,8 @@ class Database:
         return isinstance(error, (self._driver.IntegrityError, self._driver.DataError))
 
     def _away(self, error: BaseException | None) -> DatabaseAwayError:
+        if isinstance(error, DatabaseAwayError):
+            return error
         said = str(error)
         why = said if self._engine.dialect.name == "sqlite" else _in_our_words(said)
         return DatabaseAwayError(self.name, why)

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cpg_trio.demo.storage")
 
+MAX_CODE_BYTES = 1024  # of a caller's; PostgreSQL keeps no key longer than about 2,700
+
 _CHECK_S = 5.0  # between looks at a database that is there
 _RETRY_S = 0.5  # between looks at one that is away
 _PATIENCE_S = 5.0  # with another process that has a file locked
 _LOCKED, _LOCKED_RETRY_S = "database is locked", 0.05
+_NO_ROOM = "database or disk is full", "disk I/O error"  # what SQLite says where it cannot write for now
 _CLOSE_S = 6.0  # for calls that nobody waits for any more to come back
 
 
@@ -79,24 +82,23 @@ class Store:
         return await self._do(self._reader, code)
 
     async def prepare(self) -> None:
-        """See that the database is there and has the table. Raises: DatabaseAwayError."""
+        """See that the database is there, has the table, and can be written to. Raises: DatabaseAwayError."""
         await self._do(self._looker, None)
 
     async def follow(self, tell: Callable[[str], None]) -> NoReturn:
         """Look after the database for ever; `tell` why it is away, an empty string once it is there."""
         before: str | None = None
         while True:
-            self._suspected = trio.Event()
+            self._suspected, looked_at = trio.Event(), trio.current_time()
             away = await self._look()
             if away != before:
                 _log.log(*_news(self._database.name, away))
                 tell(away)
                 before = away
-            if away:
-                await trio.sleep(_RETRY_S)
-            else:
+            if not away:
                 with trio.move_on_after(_CHECK_S):
                     await self._suspected.wait()
+            await trio.sleep_until(looked_at + _RETRY_S)
 
     async def _look(self) -> str:
         try:
@@ -152,12 +154,17 @@ def _database(where: Path | str) -> Database:
 
 
 async def _must_work(store: Store, path: Path) -> None:
-    """Wait while another process makes the file a database, for which SQLite does not wait by itself."""
+    """Wait while another process makes the file a database, for which SQLite does not wait by itself.
+
+    A full disk is no reason not to start: there may be room later. Raises: StartError.
+    """
     give_up_at = trio.current_time() + _PATIENCE_S
     while True:
         try:
             return await store.prepare()
         except DatabaseAwayError as error:
+            if error.why in _NO_ROOM:
+                return
             if error.why != _LOCKED or trio.current_time() > give_up_at:
                 raise StartError(
                     f"cannot keep URLs in {Path.cwd() / path}: {error.why}; choose a file that can be"

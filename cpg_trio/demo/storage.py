@@ -25,13 +25,12 @@ from cpg_trio.plugin import HealthState, Plugin
 
 from ._container import container
 from ._plain_http import Form, plain_http
-from ._store import CodeTakenError, DatabaseAwayError, Store, open_store
+from ._store import MAX_CODE_BYTES, CodeTakenError, DatabaseAwayError, Store, open_store
 
 _log = logging.getLogger("cpg_trio.demo.storage")
 
 DEFAULT_PATH = Path("url-shortener.sqlite3")
 _HEALTHY, _UNHEALTHY = HealthState.HEALTH_STATE_HEALTHY, HealthState.HEALTH_STATE_UNHEALTHY
-MAX_CODE_BYTES = 1024  # PostgreSQL keeps no key longer than about 2,700
 _LOG_TIMEOUT_S = 1.0  # what a line in somebody else's log may cost a caller
 
 FORMS = {

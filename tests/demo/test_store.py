@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import sqlite3
+import subprocess
 import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Never
 
 import httpx
 import psycopg
@@ -381,6 +383,149 @@ async def test_nothing_acknowledged_is_lost_when_the_database_crashes_and_storag
         await until(system.host, lambda: is_healthy(system.host, "api"))
         for url, shortened in kept.items():
             assert (await system.resolve(shortened["short_code"])).json() == {"url": url}
+
+
+@contextmanager
+def read_only_sessions(postgres: Postgres) -> Iterator[None]:
+    """Have each session that begins in the block be read-only until it ends, and all others end now."""
+    with psycopg.connect(f"{postgres.url}?options=-c%20default_transaction_read_only%3Doff") as admin:
+        admin.autocommit = True
+        admin.execute("ALTER ROLE shortener SET default_transaction_read_only = on")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        try:
+            yield
+        finally:
+            admin.execute("ALTER ROLE shortener RESET default_transaction_read_only")
+
+
+async def test_storage_that_reconnected_to_a_read_only_server_is_back_by_itself_once_it_can_write(
+    postgres: Postgres,
+) -> None:
+    async with (
+        httpx.AsyncClient() as http,
+        hosting() as (host, url),
+        plugged(logger_plugin(), url),
+        storage_plugin(postgres.url) as plugin,
+        plugged(plugin, url, accept_unsigned=True) as storage_url,
+    ):
+        await until(host, lambda: is_healthy(host, "storage"))
+        with read_only_sessions(postgres):
+            with pytest.raises(ConnectError):
+                await StorageClient(storage_url, http).store(StoreRequest(code="c", url="u"))
+            await until(host, lambda: is_unhealthy(host, "storage"))
+            (provider,) = host.registry.providers("storage")
+            assert "it is read-only" in host.registry.health(provider.runtime_id).reason
+        await until(host, lambda: is_healthy(host, "storage"))
+        await StorageClient(storage_url, http).store(StoreRequest(code="c", url="u"))
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Mount a disk of 256 KiB at a folder; skip the test where that is not allowed."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_storage_on_a_full_disk_is_unhealthy_also_without_calls_and_back_by_itself_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpg_trio.demo._store._CHECK_S", 0.2)
+    with small_disk(tmp_path / "disk") as disk:
+        async with (
+            httpx.AsyncClient() as http,
+            hosting() as (host, url),
+            plugged(logger_plugin(), url),
+            storage_plugin(disk / "urls") as plugin,
+            plugged(plugin, url, accept_unsigned=True) as storage_url,
+        ):
+            await until(host, lambda: is_healthy(host, "storage"))
+            fill(disk / "filler")
+            await until(host, lambda: is_unhealthy(host, "storage"))
+            (disk / "filler").unlink()
+            await until(host, lambda: is_healthy(host, "storage"))
+            await StorageClient(storage_url, http).store(StoreRequest(code="c", url="u"))
+
+
+async def test_storage_that_starts_on_a_full_disk_waits_for_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        async with open_store(disk / "urls") as store:
+            await store.put("c", "u")
+        fill(disk / "filler")
+        async with (
+            hosting() as (host, url),
+            plugged(logger_plugin(), url),
+            storage_plugin(disk / "urls") as plugin,
+            plugged(plugin, url),
+        ):
+            await until(host, lambda: is_unhealthy(host, "storage"))
+            (disk / "filler").unlink()
+            await until(host, lambda: is_healthy(host, "storage"))
+
+
+def fill(path: Path) -> None:
+    """Fill the disk to its last byte."""
+    with path.open("wb", buffering=0) as filler, suppress(OSError):
+        while filler.write(b"x" * 4096):
+            pass
+
+
+async def test_looks_at_a_database_that_fails_each_write_are_not_made_without_a_pause(tmp_path: Path) -> None:
+    looks: list[float] = []
+
+    async def keep_asking() -> None:
+        while True:
+            with suppress(DatabaseAwayError):
+                await store.put("c", "u")
+
+    async with open_store(tmp_path / "urls") as store, trio.open_nursery() as nursery:
+        look = store._look
+
+        async def counted() -> str:
+            looks.append(trio.current_time())
+            return await look()
+
+        def fail(*_: object) -> Never:
+            raise DatabaseAwayError("x", "y")
+
+        store._look = counted  # type: ignore[method-assign]
+        store._writer._work = fail
+        nursery.start_soon(store.follow, lambda _: None)
+        nursery.start_soon(keep_asking)
+        await trio.sleep(1.2)
+        nursery.cancel_scope.cancel()
+    assert 2 <= len(looks) <= 3
+
+
+@pytest.mark.parametrize("begin", ["PRAGMA max_page_count = 1", "PRAGMA query_only = ON"])
+async def test_a_file_that_cannot_be_written_to_is_away(tmp_path: Path, begin: str) -> None:
+    async with open_store(tmp_path / "urls") as store:
+        await store.put("c", "u" * 10_000)  # which leaves no page free in the file
+        sqlalchemy.event.listen(
+            store._database._engine, "checkout", lambda connection, *_: connection.execute(begin)
+        )
+        with pytest.raises(DatabaseAwayError):
+            await store.prepare()
+        assert await store.get("c") == "u" * 10_000
+
+
+async def test_a_look_at_the_database_leaves_nothing_in_it(where: Path | str) -> None:
+    async with open_store(where) as store, open_store(where) as other:
+        await store.prepare()
+        async with trio.open_nursery() as nursery:
+            for each in (store, other) * 5:
+                nursery.start_soon(each.prepare)
+        with store._database._cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM urls")
+            assert cursor.fetchone() == (0,)
 
 
 async def test_a_connection_that_broke_unused_fails_no_call(postgres: Postgres) -> None:
