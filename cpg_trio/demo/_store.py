@@ -164,7 +164,7 @@ async def _must_work(store: Store, path: Path) -> None:
             return await store.prepare()
         except DatabaseAwayError as error:
             if error.why in _NO_ROOM:
-                return
+                return None
             if error.why != _LOCKED or trio.current_time() > give_up_at:
                 raise StartError(
                     f"cannot keep URLs in {Path.cwd() / path}: {error.why}; choose a file that can be"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -27,6 +28,7 @@ DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
 
 _NO_METHOD = "/services/-/-/-"  # a routed path of no service and no provider
+_MILLISECONDS = re.compile(r"[0-9]{1,18}")
 _SHORT = 1024  # bytes: a router's refusal is shorter
 _UNAUTHORIZED = 401
 _TOKENS_KEPT = 4  # more than are good at a time: each is good for longer than until the next but one
@@ -159,6 +161,6 @@ async def handshake(
 
 def _seconds(milliseconds: str, usual: float) -> float:
     """Return a time that the host announces, in seconds; a host that announces none gets the usual."""
-    if milliseconds.isascii() and milliseconds.isdigit() and int(milliseconds) > 0:
+    if _MILLISECONDS.fullmatch(milliseconds) and int(milliseconds):
         return int(milliseconds) / 1000
     return usual

@@ -193,7 +193,10 @@ async def test_a_check_that_fails_is_told_and_ends_with_status_1(
     path = tmp_path / "urls"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE urls (code TEXT PRIMARY KEY, url TEXT) WITHOUT ROWID")
-        connection.execute("CREATE TRIGGER no BEFORE INSERT ON urls BEGIN SELECT RAISE(ABORT, 'full'); END")
+        connection.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON urls WHEN length(NEW.code) = 8"  # as long as a code of api's
+            " BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
     async with running("cpg_trio.demo", *arguments, "--storage", str(path)) as run:
         assert await run.end() == 1
         await run.until("host stopping")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 
 import httpx
@@ -14,6 +15,7 @@ from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_response
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
+from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -357,3 +359,10 @@ async def test_a_host_that_forgets_a_plugin_each_time_is_asked_less_and_less_oft
         await eventually(lambda: handshakes)
         await trio.sleep(1)
         assert 2 <= len(handshakes) <= 8
+
+
+@pytest.mark.parametrize("said", ["", "0", "-1", "1.5", "x", "²", "٣", "9" * 5000])
+def test_a_time_that_makes_no_sense_is_the_usual_one(said: str) -> None:
+    session = Session("http://host.test", "a-1", "token", None)  # type: ignore[arg-type]
+    session.take_announced({"heartbeat_interval_ms": said, "lease_ms": said, "token_ttl_ms": said})
+    assert (session.heartbeat_s, session.lease_s, session.token_ttl_s) == (5.0, 15.0, math.inf)
