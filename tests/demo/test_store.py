@@ -22,9 +22,9 @@ import trio.testing
 
 from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
 from cpg_trio._gen.storage.v1.storage_trio import StorageClient
-from cpg_trio.demo._store import CodeTakenError, DatabaseAwayError, Store, open_store
+from cpg_trio.demo._store import MAX_CODE_BYTES, CodeTakenError, DatabaseAwayError, Store, open_store
 from cpg_trio.demo.logger import logger_plugin
-from cpg_trio.demo.storage import MAX_CODE_BYTES, storage_plugin
+from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.host import Host
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import StartError
