@@ -3,9 +3,8 @@
 Each entry is frames on a socket of their own, and what is to come back: the end of the connection or of a
 stream, with its code, or an answer. After each, the server serves the next client.
 
-h2 treats most errors of a stream as errors of their connection, which section 5.4.1 allows: a client that
-makes one is broken, and what else it has in flight may be sent again. Those entries are `escalated`. An entry
-that `differs` says what the rule asks for instead, and why what is done does no harm.
+An error of a stream ends that stream alone. An entry that `differs` says what the rule asks for instead, and
+why what is done does no harm.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ FLOW = ErrorCodes.FLOW_CONTROL_ERROR
 CLOSED = ErrorCodes.STREAM_CLOSED
 SIZE = ErrorCodes.FRAME_SIZE_ERROR
 CALM = ErrorCodes.ENHANCE_YOUR_CALM
+REFUSED = ErrorCodes.REFUSED_STREAM
 
 MARK = b"the mark"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -124,11 +124,6 @@ def stream(section: str, name: str, code: ErrorCodes, *frames: bytes, at: int = 
     return Rule(section, name, frames, reset=code, stream=at)
 
 
-def escalated(section: str, name: str, code: ErrorCodes, *frames: bytes) -> Rule:
-    """Return a rule about a stream, whose breach ends the connection."""
-    return connection(section, name, code, *frames)
-
-
 def good(section: str, name: str, *frames: bytes, at: int = 1) -> Rule:
     return Rule(section, name, frames, stream=at)
 
@@ -186,11 +181,11 @@ RULES = [
     connection("5.1.1", "even stream", PROTOCOL, ask(2)),
     connection("5.1.1", "streams that go back", PROTOCOL, ask(5), ask(3)),
     # 5.1.2 Stream Concurrency
-    escalated("5.1.2", "one stream too many", PROTOCOL, *[begin(n) for n in range(1, 203, 2)]),
+    stream("5.1.2", "one stream too many", REFUSED, *[begin(n) for n in range(1, 203, 2)], at=201),
     # 5.3.1: priorities are given up; what a client says of them has still to be well-formed
-    escalated("5.3.1", "HEADERS that depend on themselves", PROTOCOL,
+    stream("5.3.1", "HEADERS that depend on themselves", PROTOCOL,
            frame(HEADERS, 0x25, 1, b"\0\0\0\1\1" + block())),
-    escalated("5.3.1", "PRIORITY that depends on itself", PROTOCOL, begin(),
+    stream("5.3.1", "PRIORITY that depends on itself", PROTOCOL, begin(),
               frame(PRIORITY, 0, 1, b"\0\0\0\1\1")),
     # 5.5 Extending HTTP/2
     good("5.5", "unknown setting is ignored", setting(0xFF, 1), ask()),
@@ -204,7 +199,7 @@ RULES = [
     good("6.2", "priority and padding", frame(HEADERS, 0x2D, 1, b"\1\0\0\0\0\1" + block() + b"\0")),
     # 6.3 PRIORITY
     connection("6.3", "PRIORITY on stream 0", PROTOCOL, frame(PRIORITY, 0, 0, b"\0\0\0\1\1")),
-    escalated("6.3", "PRIORITY of four bytes", SIZE, begin(), frame(PRIORITY, 0, 1, b"\0\0\0\0")),
+    stream("6.3", "PRIORITY of four bytes", SIZE, begin(), frame(PRIORITY, 0, 1, b"\0\0\0\0")),
     # 6.4 RST_STREAM
     connection("6.4", "RST_STREAM on stream 0", PROTOCOL, reset(0)),
     connection("6.4", "RST_STREAM of three bytes", SIZE, begin(), frame(RST_STREAM, 0, 1, b"\0\0\0")),
@@ -229,7 +224,7 @@ RULES = [
     connection("6.8", "GOAWAY on a stream", PROTOCOL, frame(GOAWAY, 0, 1, b"\0" * 8)),
     # 6.9 WINDOW_UPDATE
     connection("6.9", "window of the connection opened by 0", PROTOCOL, window(0, 0)),
-    escalated("6.9", "window of a stream opened by 0", PROTOCOL, begin(), window(1, 0)),
+    stream("6.9", "window of a stream opened by 0", PROTOCOL, begin(), window(1, 0)),
     connection("6.9", "WINDOW_UPDATE of three bytes", SIZE, frame(WINDOW_UPDATE, 0, 0, b"\0\0\1")),
     connection("6.9.1", "window of the connection above 2^31-1", FLOW, window(0, HUGE), window(0, HUGE)),
     stream("6.9.1", "window of a stream above 2^31-1", FLOW, begin(), window(1, HUGE)),
@@ -247,16 +242,16 @@ RULES = [
     connection("6.10", "block in very many frames", PROTOCOL, ask(1, PSEUDO[:1], END_STREAM),
                *[frame(CONTINUATION, 0, 1)] * 100),
     # 8.1 HTTP Message Framing
-    escalated("8.1", "trailers without END_STREAM", PROTOCOL, begin(), ask(1, [("x", "y")], END_HEADERS)),
+    stream("8.1", "trailers without END_STREAM", PROTOCOL, begin(), ask(1, [("x", "y")], END_HEADERS)),
     good("8.1", "trailers", begin(), frame(DATA, 0, 1, b"x"), ask(1, [("x", "y")])),
-    escalated("8.1", "trailers with a pseudo-header", PROTOCOL, begin(), ask(1, [(":path", "/")])),
+    stream("8.1", "trailers with a pseudo-header", PROTOCOL, begin(), ask(1, [(":path", "/")])),
     # 8.2 HTTP Fields
-    escalated("8.2.1", "name with a capital", PROTOCOL, ask(1, [*PSEUDO, ("X-Name", "y")])),
-    escalated("8.2.1", "name with a space", PROTOCOL, ask(1, [*PSEUDO, ("x name", "y")])),
-    escalated("8.2.1", "value with a line end", PROTOCOL, ask(1, [*PSEUDO, ("x", "y\r\nz: 1")])),
-    escalated("8.2.1", "value with a NUL", PROTOCOL, ask(1, [*PSEUDO, ("x", "y\0z")])),
+    stream("8.2.1", "name with a capital", PROTOCOL, ask(1, [*PSEUDO, ("X-Name", "y")])),
+    stream("8.2.1", "name with a space", PROTOCOL, ask(1, [*PSEUDO, ("x name", "y")])),
+    stream("8.2.1", "value with a line end", PROTOCOL, ask(1, [*PSEUDO, ("x", "y\r\nz: 1")])),
+    stream("8.2.1", "value with a NUL", PROTOCOL, ask(1, [*PSEUDO, ("x", "y\0z")])),
     *[
-        escalated("8.2.2", f"field of one connection: {name}", PROTOCOL, ask(1, [*PSEUDO, (name, value)]))
+        stream("8.2.2", f"field of one connection: {name}", PROTOCOL, ask(1, [*PSEUDO, (name, value)]))
         for name, value in (
             ("connection", "close"), ("keep-alive", "5"), ("proxy-connection", "close"),
             ("transfer-encoding", "chunked"), ("upgrade", "x"), ("te", "gzip"),
@@ -265,27 +260,27 @@ RULES = [
     good("8.2.2", "te: trailers", ask(1, [*PSEUDO, ("te", "trailers")])),
     # 8.3 HTTP Control Data
     *[
-        escalated("8.3.1", f"no {name}", PROTOCOL, ask(1, without(name)))
+        stream("8.3.1", f"no {name}", PROTOCOL, ask(1, without(name)))
         for name in (":method", ":scheme", ":path")
     ],
     *[
-        escalated("8.3.1", f"{field[0]} twice", PROTOCOL, ask(1, [*PSEUDO, field])) for field in PSEUDO
+        stream("8.3.1", f"{field[0]} twice", PROTOCOL, ask(1, [*PSEUDO, field])) for field in PSEUDO
     ],
-    escalated("8.3.1", "empty :path", PROTOCOL, ask(1, [*without(":path"), (":path", "")])),
-    escalated("8.3", "unknown pseudo-header", PROTOCOL, ask(1, [*PSEUDO, (":odd", "x")])),
-    escalated("8.3", "pseudo-header of a response", PROTOCOL, ask(1, [*PSEUDO, (":status", "200")])),
-    escalated("8.3", "pseudo-header behind a field", PROTOCOL, ask(1, [*PSEUDO[:3], ("x", "y"), PSEUDO[3]])),
+    stream("8.3.1", "empty :path", PROTOCOL, ask(1, [*without(":path"), (":path", "")])),
+    stream("8.3", "unknown pseudo-header", PROTOCOL, ask(1, [*PSEUDO, (":odd", "x")])),
+    stream("8.3", "pseudo-header of a response", PROTOCOL, ask(1, [*PSEUDO, (":status", "200")])),
+    stream("8.3", "pseudo-header behind a field", PROTOCOL, ask(1, [*PSEUDO[:3], ("x", "y"), PSEUDO[3]])),
     connection("10.5.1", "fields larger than the limit", CALM,
                *LARGE_BLOCK),
     # 8.1.1 Malformed Messages
-    escalated("8.1.1", "content-length above the body", PROTOCOL, begin(1, ("content-length", "2")),
+    stream("8.1.1", "content-length above the body", PROTOCOL, begin(1, ("content-length", "2")),
            frame(DATA, 1, 1, b"x")),
-    escalated("8.1.1", "content-length below the body", PROTOCOL, begin(1, ("content-length", "1")),
+    stream("8.1.1", "content-length below the body", PROTOCOL, begin(1, ("content-length", "1")),
            frame(DATA, 1, 1, b"xx")),
-    escalated("8.1.1", "content-length below a body in parts", PROTOCOL, begin(1, ("content-length", "1")),
+    stream("8.1.1", "content-length below a body in parts", PROTOCOL, begin(1, ("content-length", "1")),
            frame(DATA, 0, 1, b"x"), frame(DATA, 1, 1, b"x")),
     stream("8.1.1", "content-length without a body", PROTOCOL, ask(1, [*POSTED, ("content-length", "1")])),
-    escalated("8.1.1", "content-length that is no number", PROTOCOL, begin(1, ("content-length", "one"))),
+    stream("8.1.1", "content-length that is no number", PROTOCOL, begin(1, ("content-length", "one"))),
 ]  # fmt: skip
 
 
@@ -340,6 +335,50 @@ async def test_a_rule_is_kept(rule: Rule, caplog: pytest.LogCaptureFixture) -> N
     assert (seen.goaway, seen.closed) == (rule.goaway, rule.closed or rule.goaway is not None)
     assert seen.resets == ({} if rule.reset is None else {rule.stream: rule.reset})
     assert not caplog.records
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.reset and rule.stream == 1], ids=str)
+async def test_an_error_of_a_stream_leaves_the_others_alone(rule: Rule) -> None:
+    other, mark = 1001, frame(PING, payload=MARK)
+    with trio.fail_after(2):
+        async with served(read_all) as url:
+            address, _, port = url.removeprefix("http://").rpartition(":")
+            async with await trio.open_tcp_stream(address, int(port)) as client:
+                await client.send_all(rule.preface + b"".join(rule.frames) + mark)
+                assert (await look(client, rule)).resets == {rule.stream: rule.reset}
+                await client.send_all(ask(other) + mark)
+                assert not (await look(client, good("", "another", at=other))).closed
+
+
+async def test_a_request_whose_body_belies_its_length_leaves_those_in_flight_alone() -> None:
+    async with served(read_all) as url, dial_http2(url) as wire:
+
+        async def begun(length: str) -> int:
+            number = await wire.request("/", ("content-length", length), body=b"", method="POST")
+            await wire.upload(number, b"xx")
+            return number
+
+        in_flight = await begun("2")
+        for length in ("1", "3"):
+            bad = await begun(length)
+            if length == "3":
+                wire.h2.end_stream(bad)
+                await wire.flush()
+            assert (await wire.until(h2.events.StreamReset, bad)).error_code == PROTOCOL
+        wire.h2.end_stream(in_flight)
+        await wire.flush()
+        assert await wire.status(in_flight) == 204
+
+
+async def test_a_client_that_makes_no_end_of_errors_is_told_to_calm_down() -> None:
+    malformed = [*PSEUDO, ("X-Name", "y")]
+    async with served(read_all) as url:
+        address, _, port = url.removeprefix("http://").rpartition(":")
+        async with await trio.open_tcp_stream(address, int(port)) as client:
+            frames = [ask(number, malformed) for number in range(1, 301, 2)]
+            await client.send_all(PREFACE + frame(SETTINGS) + b"".join(frames))
+            seen = await look(client, good("", "never answered", at=9999))
+    assert (seen.goaway, len(seen.resets)) == (CALM, 100)
 
 
 @pytest.mark.parametrize("count", [400, 1500])

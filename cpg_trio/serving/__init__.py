@@ -15,6 +15,7 @@ stands around its protocol objects, from the socket to the application:
     _connection  one connection: the task that reads, bounded writes, the end
     _http1       the protocols: what is refused, what the client owes us,
     _http2       how a connection drains, how a response is broken off
+    _http2_connection  what of HTTP/2 ends a stream, and what the connection
     _streams     one request or WebSocket: trailers, close codes, the end of the application
     _calls       one run of the application: its bounded inbox and its task
 

@@ -28,6 +28,7 @@ from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import GoAwayFrame
 
 from cpg_trio.serving._calls import Inbox
+from cpg_trio.serving._http2_connection import Http2Connection
 from cpg_trio.serving._link import Awaiting, Link, dated
 from cpg_trio.serving._streams import HttpStream
 
@@ -86,6 +87,7 @@ class Http2(H2Protocol):
         """Speak through `link`."""
         super().__init__(*link.protocol_arguments())
         self._link = link
+        self.connection = Http2Connection()
         self._uploading: set[int] = set()
         self._unreceived: dict[int, int] = {}
         self._sends: dict[int, trio.CancelScope] = {}
