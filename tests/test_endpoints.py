@@ -97,7 +97,7 @@ def truncated(s: Setting) -> Headers:
 
 
 def revoked(s: Setting) -> Headers:
-    s.host.revoke_identity(s.me)
+    s.host.identities.revoke(s.me)
     return s.proof(s.token)
 
 
@@ -225,7 +225,7 @@ async def plugin_setting() -> AsyncIterator[PluginSetting]:
         await until(host, lambda: host.registry.available("echo"))
         former = host.registry.discover("echo")[0].runtime_id
         former_digest = digest_of(host, former)
-        host.revoke_identity(former)
+        await host.revoke_identity(former)
         await until(host, lambda: host.registry.available("echo"))
         me = host.registry.discover("echo")[0].runtime_id
         other, _ = host.identities.issue("other")

@@ -105,7 +105,7 @@ async def misbehave(url: str, host: Host, enrolment: str) -> str:
         elsewhere = {**body, "metadata": {"base_url": "http://user:hunter2@192.0.2.1/"}}
         _, refused = await WireCaller(http).post(REGISTER, elsewhere, proof)
         answers.append(str(refused))
-        host.revoke_identity(me.runtime_id)
+        await host.revoke_identity(me.runtime_id)
         answers.append((await http.post(REGISTER, json=body, headers=proof)).text)
     return "\n".join(answers)
 

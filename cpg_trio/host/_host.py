@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -57,7 +57,7 @@ from .services import (
     announcement,
 )
 from .sockets import Sockets
-from .store import Saved, journaled
+from .store import Saved, journaled, nothing_to_save
 from .tally import RouterStatistics
 from .watch import WatchHub
 from .watch_socket import WatchSocket
@@ -175,6 +175,7 @@ class Host:
         # Probes and control calls have connections of their own, which calls cannot use up.
         self._control_pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts)
         self._sockets = Sockets(self._config.socket_dir, self._control_pool, self.identities)
+        self._saved: Saved = nothing_to_save
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
@@ -202,10 +203,19 @@ class Host:
             nursery.start_soon(self._pool.sweep)
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
-            await nursery.start(self._liveness.run)
-            with self.identities.watched(self._end_with_identity):
+            with self.identities.watched(self._end_with_identity), self._saving(saved):
+                await nursery.start(self._liveness.run)
                 yield self._dispatch(saved)
             nursery.cancel_scope.cancel()
+
+    @contextmanager
+    def _saving(self, saved: Saved) -> Iterator[None]:
+        """Within the block, wait for what is changed by the host's own methods, too."""
+        self._saved = saved
+        try:
+            yield
+        finally:
+            self._saved = nothing_to_save
 
     def _dispatch(self, saved: Saved) -> App:
         limits = self._config.limits
@@ -314,6 +324,7 @@ class Host:
             audit=self.audit,
             pool=self._control_pool,
             lives=self._token_lives(),
+            end=self._end,
         )
         return await adoption.add(url, host_url, self_id)
 
@@ -389,18 +400,39 @@ class Host:
         """End the identity of a plugin that is gone."""
         self._end_identity(runtime_id, f"no sign of life for {2 * self._config.leases.lease_s:g} s")
 
-    def revoke_identity(self, runtime_id: str, why: str = "it has been revoked") -> None:
+    def revoke_identity(
+        self, runtime_id: str, why: str = "it has been revoked"
+    ) -> Coroutine[object, object, None]:
         """End an identity at once: its tokens prove nothing any more, what it provides is gone.
 
-        Calls to it and of it that are in flight are cancelled. One that is not there is no error.
+        Calls to it and of it that are in flight are cancelled. All that is done when this returns. Await the
+        result: it waits until that is in the state file, if there is one. Until then, a host that is killed
+        and restarted accepts the identity again. One that is not there is no error.
+
+        Raises, when awaited: ConnectError `unavailable` if the file cannot be written. The identity has ended
+        all the same, and it is written as soon as it can be.
         """
+        self._end(runtime_id, why)
+        return self._written(runtime_id)
+
+    async def _written(self, runtime_id: str) -> None:
+        try:
+            await self._saved(lambda: None)
+        except ConnectError as error:
+            raise ConnectError(
+                Code.UNAVAILABLE,
+                f"the identity {runtime_id} has ended, but that is not in the state file yet: the host cannot"
+                " write it, and tries on",
+            ) from error
+
+    def _end(self, runtime_id: str, why: str) -> None:
+        """End an identity, with all that it has. One that has ended is no error."""
         self._end_identity(runtime_id, why)
         self.registry.remove_plugin(runtime_id)
         self.registry.cancel_calls(runtime_id)
 
     def _end_identity(self, runtime_id: str, why: str) -> None:
-        if self.identities.entry(runtime_id) is not None:
-            self.identities.revoke(runtime_id, why)
+        if self.identities.revoke(runtime_id, why):
             self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
 
     def _end_with_identity(self, runtime_id: str) -> None:

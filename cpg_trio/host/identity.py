@@ -199,11 +199,17 @@ class Identities:
         if self._entries.pop(runtime_id, None) is not None:
             self._announce(runtime_id)
 
-    def revoke(self, runtime_id: str, why: str = "it has been revoked") -> None:
-        """End an identity before its time, with all of its tokens. One that is not there is no error."""
-        if (entry := self._entries.get(runtime_id)) is not None:
-            # Another host with the same key may have issued tokens that this one has not seen.
-            self._end(entry, why, self._clock() + self._longest_s)
+    def revoke(self, runtime_id: str, why: str = "it has been revoked") -> bool:
+        """End an identity before its time, with all of its tokens; return whether it had not ended before.
+
+        One that is not known ends, too: another host with the same key may have issued it, or this one before
+        it was restarted, and its tokens are good until they have been seen here.
+        """
+        if runtime_id in self._ended:
+            return False
+        entry = self._entries.get(runtime_id) or Entry(Identity(runtime_id, ""), b"", 0.0)
+        self._end(entry, why, self._clock() + self._longest_s)
+        return True
 
     def entry(self, runtime_id: str) -> Entry | None:
         """Return an identity with its digest, or None if it has ended or never was."""
@@ -296,7 +302,7 @@ class Identities:
 
     def _end(self, entry: Entry, why: str, last_token_ends: float) -> None:
         runtime_id = entry.identity.runtime_id
-        del self._entries[runtime_id]
+        self._entries.pop(runtime_id, None)
         named = Identity(runtime_id, entry.identity.self_id)
         self.restore_ended(Ended(named, why, last_token_ends + _REMEMBERED_S))
         self._announce(runtime_id)

@@ -7,6 +7,7 @@ Which plugins a host goes to is for whoever runs it to say: no plugin can bring 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -41,6 +42,8 @@ class Adoption:
     audit: Audit
     pool: Pool
     lives: TokenLives
+    end: Callable[[str, str], object]
+    """Ends an identity at once, with all that it has; called with its runtime id, and why."""
 
     async def add(self, url: str, host_url: str, self_id: str) -> str:
         """Adopt the plugin at a URL. See `Host.add_plugin`."""
@@ -51,6 +54,8 @@ class Adoption:
         proof = self._proof(self_id)
         client = client_at(PluginIdentityClient, url, way, self.pool, proof)
         info = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_CALL_S)
+        if self._proof(self_id) != proof:
+            raise ConnectError(Code.ABORTED, f"the enrolment token of {self_id} has changed: try again")
         identity, token = self._issue(info, self_id, str(address))
         try:
             await client.set_runtime_identity(
@@ -61,8 +66,7 @@ class Adoption:
             )
             await self._registered(identity)
         except BaseException:
-            self.identities.revoke(identity.runtime_id, "it was not taken into service")
-            self.registry.remove_plugin(identity.runtime_id)
+            self.end(identity.runtime_id, "it was not taken into service")
             raise
         return identity.runtime_id
 
@@ -106,9 +110,11 @@ class Adoption:
         """Wait until a plugin has registered all that it provides."""
         changed = trio.Event()
         with self.registry.watched_plugins(lambda _: changed.set()):
-            while set(identity.provides or ()) - self._provided(identity):
+            while True:
                 if self.identities.entry(identity.runtime_id) is None:
                     raise ConnectError(Code.UNAVAILABLE, f"{identity.runtime_id} has not come")
+                if not set(identity.provides or ()) - self._provided(identity):
+                    return
                 await changed.wait()
                 changed = trio.Event()
 

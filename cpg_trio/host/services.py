@@ -226,6 +226,9 @@ class Handshake(HandshakeService):
                 request.self_id, ttl_s=ttl_s, provides=provides, requires=requires, address=peer.address
             )
         await self._saved(lambda: self._identities.forget(identity.runtime_id))
+        if self._identities.entry(identity.runtime_id) is None:
+            why = self._identities.why_ended(identity)
+            raise ConnectError(Code.UNAVAILABLE, f"the new identity has ended already ({why}): try again")
         self._admission.admitted(action, identity, peer)
         _log.info("%s is %s", identity.self_id, identity.runtime_id)
         return identity, token
@@ -407,6 +410,10 @@ class RegistrationPermits:
                 self.refused(plugin, registration.service_type, reason)
                 _log.warning("%s: %s", plugin.runtime_id, reason)
 
+    def may_keep(self, plugin: Identity, service_type: str) -> bool:
+        """Whether a plugin may still provide what it has provided."""
+        return self._identities.holds(plugin) and self._policy.may_provide(plugin, service_type)
+
     def check(self, plugin: Identity, service_type: str) -> None:
         """Check that a plugin may provide a service. Raises: ConnectError `permission_denied`."""
         if not self._policy.may_provide(plugin, service_type):
@@ -481,6 +488,9 @@ class RegistryService(ServiceRegistryService):
                 caller.runtime_id, *said, address=address, socket_path=socket_path
             )
         await self._saved(lambda: self._take_back(registration, replaced))
+        self._gate.still(caller)
+        if self._registry.provider(request.service_type, caller.runtime_id) is None:
+            self._permits.check(caller, request.service_type)
         self._permits.permitted(Action.REGISTER, caller, request.service_type)
         through = f" through unix:{socket_path}" if socket_path else ""
         service = f"{request.service_type} v{request.version}"
@@ -494,7 +504,7 @@ class RegistryService(ServiceRegistryService):
         caller = self._gate.caller(ctx, Kind.UNREGISTER)
         with _codes():
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
-        await self._saved(lambda: self._registry.restore(registration))
+        await self._saved(lambda: self._put_back(caller, registration))
         self._permits.permitted(Action.UNREGISTER, caller, registration.service_type)
         _log.info("Unregistered service: %s of %s", registration.service_type, caller.runtime_id)
         return pb.UnregisterServiceResponse()
@@ -519,6 +529,11 @@ class RegistryService(ServiceRegistryService):
             self._registry.unregister(plugin, registration.id)
         else:
             self._registry.restore(replaced)
+
+    def _put_back(self, plugin: Identity, registration: Registration) -> None:
+        """Undo that a registration was removed, unless its plugin may not have it any more."""
+        if self._permits.may_keep(plugin, registration.service_type):
+            self._registry.restore(registration)
 
     async def discover_service(
         self, request: pb.DiscoverServiceRequest, ctx: Context, /

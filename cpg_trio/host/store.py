@@ -124,7 +124,7 @@ async def journaled(
     Raises: StartError for a file that cannot be had.
     """
     if path is None:
-        yield _nothing_to_save
+        yield nothing_to_save
         return
     journal = _Journal(path, await trio.to_thread.run_sync(_open, path), identities, registry, wall_clock)
     try:
@@ -138,7 +138,7 @@ async def journaled(
         await journal.close()
 
 
-async def _nothing_to_save(_: Undo) -> None:
+async def nothing_to_save(_: Undo) -> None:
     """Be done: nothing is kept."""
 
 
@@ -216,7 +216,7 @@ class _Journal:
     async def close(self) -> None:
         """Write what is left, and close the file; to the end, even if cancelled."""
         try:
-            if self._changed:
+            if self._changed or self._batch.undos:  # somebody may still wait
                 await self._write()
         finally:
             with trio.CancelScope(shield=True):

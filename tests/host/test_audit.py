@@ -43,7 +43,7 @@ async def test_what_a_plugin_is_given_and_does_is_told_in_order() -> None:
         registration = await host.register(me, "t")
         await renew(host, me)
         await host.post(UNREGISTER, {"registrationId": registration}, me)
-        host.host.revoke_identity(runtime_id(me), "it misbehaves")
+        await host.host.revoke_identity(runtime_id(me), "it misbehaves")
         name = runtime_id(me)
     assert told(events) == [
         ("handshake", True, name, "p"),

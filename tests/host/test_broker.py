@@ -320,14 +320,14 @@ async def test_what_is_revoked_ends_at_once_with_the_calls_in_flight(how: str) -
         with pytest.raises(ConnectError):
             async for message in await _count(setting, grant, 99):
                 if message.number == 98:
-                    revoke(setting, how, runtime_id(plugin), grant["grantId"])
+                    await revoke(setting, how, runtime_id(plugin), grant["grantId"])
         assert setting.echo.cancelled.is_set()
         assert await refusal(setting, path_of(grant), bearer(grant)) == (401, "invalid grant ID\n")
         await setting.client(theirs).echo(echo_pb2.EchoRequest(text="hi"))
         assert runtime_id(plugin) in {event.subject for event in setting.audited(Action.REVOKE)}
 
 
-def revoke(setting: Brokering, how: str, plugin: str, grant_id: str) -> None:
+async def revoke(setting: Brokering, how: str, plugin: str, grant_id: str) -> None:
     match how:
         case "grant":
             assert setting.host.revoke_grant(grant_id)
@@ -335,7 +335,7 @@ def revoke(setting: Brokering, how: str, plugin: str, grant_id: str) -> None:
         case "plugin":
             assert setting.host.revoke_grants(plugin) == 1
         case _:
-            setting.host.revoke_identity(plugin)
+            await setting.host.revoke_identity(plugin)
 
 
 async def test_a_grant_is_worth_nothing_once_the_policy_says_otherwise() -> None:

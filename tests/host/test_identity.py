@@ -124,9 +124,17 @@ def test_an_identity_that_is_forgotten_is_as_if_it_had_never_been(identities: Id
     identity, token = identities.issue("a")
     assert identities.why_ended(identity) == ""
     identities.forget(identity.runtime_id)
-    identities.revoke(identity.runtime_id, "too late")
     assert identities.former(identity.runtime_id, token) is None
     assert identities.why_ended(identity) == ""
+
+
+def test_an_identity_can_be_revoked_before_this_host_has_seen_it(clock: Clock) -> None:
+    identity, token = another(clock).issue("a")
+    identities = another(clock)
+    assert identities.revoke(identity.runtime_id, "it was stolen")
+    assert not identities.revoke(identity.runtime_id, "again")
+    assert identities.authenticate(identity.runtime_id, token) is None
+    assert identities.why_ended(identity) == "it was stolen"
 
 
 def test_what_has_ended_is_remembered_for_longer_than_its_tokens_are_good_and_no_longer(

@@ -39,7 +39,7 @@ async def registers_and_calls(host: Caller) -> None:
 
 async def is_revoked(host: Caller) -> None:
     provider, caller = await host.provider("t"), await host.plugin("c")
-    host.host.revoke_identity(runtime_id(provider))
+    await host.host.revoke_identity(runtime_id(provider))
     assert (await host.post(REGISTER, {"serviceType": "t"}, provider))[0] == 401
     assert (await host.post(DISCOVER, {"serviceType": "t"}, caller))[0] == 404
 

@@ -315,7 +315,7 @@ async def test_a_plugin_hears_that_its_identity_has_ended_whatever_others_do_at_
 ) -> None:
     async with running(HostConfig(rates=RateLimits(failed_authentication=ONCE))) as host:
         plugin = await host.plugin("p")
-        host.host.revoke_identity(plugin["X-Plugin-Runtime-ID"])
+        await host.host.revoke_identity(plugin["X-Plugin-Runtime-ID"])
         for _ in range(2):
             await host.post(DISCOVER, T, FORGED)
         status, answer = await host.post(path, T if path == DISCOVER else {"state": 1}, plugin)
@@ -494,7 +494,7 @@ async def test_a_caller_hears_that_its_identity_has_ended_whatever_others_do_at_
     async with routing(config=LIMITED) as s:
         forged = attrs.evolve(s, token="forged")
         assert [(await forged.call(forged.head("GET"))).status for _ in range(2)] == [401, 429]
-        s.host.revoke_identity(s.caller)
+        await s.host.revoke_identity(s.caller)
         assert [(await s.call(s.head("GET"))).status for _ in range(2)] == [401, 429]
 
 

@@ -738,7 +738,7 @@ async def test_a_call_of_a_caller_whose_identity_has_ended_ends_at_both_sides() 
     async with routing(stream) as s, dial(s.url) as wire:
         await wire.send(s.head())
         assert (await wire.head()).status == 200
-        s.host.revoke_identity(s.caller)
+        await s.host.revoke_identity(s.caller)
         assert b"0\r\n\r\n" not in await wire.rest()
         await left.wait()
 
@@ -750,7 +750,7 @@ async def test_a_call_of_a_caller_whose_identity_has_ended_ends_at_both_sides() 
     async with routing(wait) as s, dial(s.url) as wire:
         await wire.send(s.head())
         await begun.wait()
-        s.host.revoke_identity(s.caller)
+        await s.host.revoke_identity(s.caller)
         assert text(await wire.response()) == (401, "invalid token\n")
         assert s.host.registry.available("echo")
 

@@ -24,6 +24,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Policy
 from cpg_trio.host.identity import Identities
+from cpg_trio.host.policy import Rules, ServiceRules
 from cpg_trio.host.rates import RateLimits, Rates
 from cpg_trio.host.registry import Registration, Registry
 from cpg_trio.host.services import Gate, RegistrationPermits, RegistryService
@@ -547,29 +548,145 @@ async def test_a_file_that_may_not_grow_is_a_disk_that_is_full(path: Path) -> No
         assert s.registry.providers("t")[0].metadata == metadata
 
 
-async def test_a_registration_that_is_gone_before_it_is_undone_stays_gone() -> None:
-    identities, registry = Identities(), Registry()
-    plugin, token = identities.issue("p")
-    headers = {"X-Plugin-Runtime-ID": plugin.runtime_id, "Authorization": f"Bearer {token}"}
-    registry.register(plugin.runtime_id, "t", "1.0.0", "/old/", {})
+class Undoing:
+    """A plugin that has registered a service, at a host whose disk fails after something has happened."""
 
-    async def fail_late(undo: Undo) -> None:
-        registry.remove_plugin(plugin.runtime_id)
+    def __init__(self) -> None:
+        self.identities, self.registry = Identities(KEYS), Registry()
+        self.plugin, token = self.identities.issue("p")
+        self.headers = {"X-Plugin-Runtime-ID": self.plugin.runtime_id, "Authorization": f"Bearer {token}"}
+        self.registration = self.registry.register(self.plugin.runtime_id, "t", "1.0.0", "/old/", {})
+        self.rules = Rules()
+        self.happens: Callable[[Undoing], object] = lambda _: None
+
+    async def fail(self, undo: Undo) -> None:
+        self.happens(self)
         undo()
         raise ConnectError(Code.UNAVAILABLE, "")
 
-    no_sockets = Sockets(None, Pool(), identities)
-    gate = Gate(identities, Policy(), Audit(), Rates(RateLimits()))
-    permits = RegistrationPermits(identities, registry, Policy(), Audit())
-    hub = WatchHub(registry)
-    service = RegistryService(gate, registry, hub, permits, BaseUrls.ANY, no_sockets, fail_late)
-    async with httpx.AsyncClient(
-        transport=AsgiTransport(application([service])), base_url="http://host"
-    ) as http:
+    async def post(self, path: str, body: dict[str, Any]) -> int:
+        no_sockets = Sockets(None, Pool(), self.identities)
+        policy = Policy(self.rules)
+        gate = Gate(self.identities, policy, Audit(), Rates(RateLimits()))
+        permits = RegistrationPermits(self.identities, self.registry, policy, Audit())
+        self.permits, self.policy = permits, policy
+        service = RegistryService(
+            gate, self.registry, WatchHub(self.registry), permits, BaseUrls.ANY, no_sockets, self.fail
+        )
+        transport = AsgiTransport(application([service]))
+        async with httpx.AsyncClient(transport=transport, base_url="http://host") as http:
+            return (await WireCaller(http).post(path, body, self.headers))[0]
+
+
+def is_revoked(host: Undoing) -> None:
+    host.identities.revoke(host.plugin.runtime_id)
+    host.registry.remove_plugin(host.plugin.runtime_id)
+
+
+def expires(host: Undoing) -> None:
+    host.identities.forget(host.plugin.runtime_id)
+    host.registry.remove_plugin(host.plugin.runtime_id)
+
+
+def may_not_provide_it_any_more(host: Undoing) -> None:
+    host.policy._rules = Rules(services={"t": ServiceRules(providers=["another"])})
+    host.permits.keep()
+
+
+@pytest.mark.parametrize("happens", [is_revoked, expires, may_not_provide_it_any_more])
+@pytest.mark.parametrize("change", ["register", "unregister"])
+async def test_what_a_plugin_may_not_have_any_more_is_not_put_back_by_an_undo(
+    change: str, happens: Callable[[Undoing], object]
+) -> None:
+    host = Undoing()
+    host.happens = happens
+    if change == "register":
         body = {"serviceType": "t", "version": "2.0.0", "endpointPath": "/new/"}
-        status, _ = await WireCaller(http).post(REGISTER, body, headers)
-    assert status == 503
-    assert registry.service_types() == []
+        assert await host.post(REGISTER, body) == 503
+    else:
+        assert await host.post(UNREGISTER, {"registrationId": host.registration.id}) == 503
+    assert host.registry.service_types() == []
+
+
+async def test_a_registration_that_could_not_be_removed_is_there_as_before() -> None:
+    host = Undoing()
+    assert await host.post(UNREGISTER, {"registrationId": host.registration.id}) == 503
+    assert host.registry.providers("t") == [host.registration]
+
+
+# What is revoked
+
+
+@asynccontextmanager
+async def with_state(path: Path) -> AsyncIterator[tuple[Host, sqlite3.Connection]]:
+    host = Host(HostConfig(keys=KEYS, state_path=path))
+    async with host.application():
+        journal: Any = host._saved.__self__  # type: ignore[attr-defined] # a bound method
+        yield host, journal._connection
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_revocation_is_on_the_disk_when_it_returns(path: Path, is_known: bool) -> None:  # noqa: FBT001
+    identity, token = Identities(KEYS).issue("p")
+    async with with_state(path) as (host, connection):
+        if is_known:
+            assert host.identities.authenticate(identity.runtime_id, token)
+        gate, returned = HeldThread(connection), trio.Event()
+
+        async def revoke() -> None:
+            await host.revoke_identity(identity.runtime_id)
+            returned.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(revoke)
+            await wait_all_tasks_blocked()
+            assert host.identities.authenticate(identity.runtime_id, token) is None
+            assert not returned.is_set()
+            gate.open()
+        crashed = copied(path)
+    async with with_state(crashed) as (host, _):
+        assert host.identities.authenticate(identity.runtime_id, token) is None
+        assert host.identities.former(identity.runtime_id, token) is not None
+
+
+async def test_a_revocation_that_cannot_be_written_holds_and_is_written_later(path: Path) -> None:
+    async with with_state(path) as (host, connection):
+        identity, token = host.identities.issue("p")
+        protect(connection)
+        with pytest.raises(ConnectError, match="has ended, but that is not in the state file yet") as caught:
+            await host.revoke_identity(identity.runtime_id)
+        assert caught.value.code == Code.UNAVAILABLE
+        assert host.identities.authenticate(identity.runtime_id, token) is None
+        release(connection)
+    async with with_state(path) as (host, _):
+        assert host.identities.authenticate(identity.runtime_id, token) is None
+
+
+async def test_who_waits_for_the_disk_while_the_host_ends_is_told(path: Path) -> None:
+    returned: list[str] = []
+
+    async def revoke(host: Host, runtime_id: str) -> None:
+        await host.revoke_identity(runtime_id)
+        returned.append(runtime_id)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery, with_state(path) as (host, connection):
+            gate = HeldThread(connection)
+            for name in ("a", "b"):
+                identity, _ = host.identities.issue(name)
+                nursery.start_soon(revoke, host, identity.runtime_id)
+                await wait_all_tasks_blocked()
+            gate.open()
+    assert len(returned) == 2
+
+
+async def test_a_revocation_without_a_state_file_waits_for_nothing() -> None:
+    host = Host()
+    identity, token = host.identities.issue("p")
+    await host.revoke_identity(identity.runtime_id)
+    assert host.identities.authenticate(identity.runtime_id, token) is None
+    await host.revoke_identity(identity.runtime_id)
+    await host.revoke_identity("nobody-0")
 
 
 @asynccontextmanager

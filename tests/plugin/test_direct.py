@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -227,13 +227,13 @@ async def test_a_stream_breaks_off_when_the_host_says_that_its_provider_is_gone(
                 async for message in stream:
                     numbers.append(message.number)
                     if len(numbers) == 99:
-                        setting.host.revoke_identity(runtime_id)
+                        await setting.host.revoke_identity(runtime_id)
         assert caught.value.code == Code.UNAVAILABLE
 
 
-async def _when_called(echo: Echo, do: Callable[[], object]) -> None:
+async def _when_called(echo: Echo, do: Callable[[], Awaitable[None]]) -> None:
     await eventually(lambda: echo.contexts)
-    do()
+    await do()
 
 
 # Who gets leave
@@ -435,7 +435,7 @@ async def test_no_plugin_turns_callers_away_from_a_provider_by_what_it_reports()
         assert setting.host.statistics().direct.calls == 0
         assert await report(setting, app, lie) == 200
         assert setting.host.registry.calls_in_flight(provider.runtime_id) == 1000
-        setting.host.revoke_identity(app["X-Plugin-Runtime-ID"])
+        await setting.host.revoke_identity(app["X-Plugin-Runtime-ID"])
         assert setting.host.registry.calls_in_flight(provider.runtime_id) == 0
 
 

@@ -134,7 +134,7 @@ async def test_an_identity_that_is_revoked_is_replaced_before_anyone_notices() -
     async with hosting() as (host, url), plugged(echo_plugin(), url, heartbeat_s=0.05):
         await until(host, lambda: state_of(host, "echo") == HEALTHY)
         first = host.registry.discover("echo")[0].runtime_id
-        host.revoke_identity(first)
+        await host.revoke_identity(first)
         await until(host, lambda: host.registry.available("echo") and state_of(host, "echo") == HEALTHY)
         assert host.registry.discover("echo")[0].runtime_id != first
 
