@@ -1,6 +1,7 @@
 """Calls are counted against their rates, and beyond them refused with the time to wait.
 
-The refusal of an RPC is `resource_exhausted`, with a `Retry-After` among its headers.
+The refusal of an RPC is `resource_exhausted`, with a `Retry-After` among its headers. Other refusals that
+pass with time have one as well.
 """
 
 from __future__ import annotations
@@ -15,14 +16,21 @@ from .rates import Kind, Rates
 RETRY_AFTER = "retry-after"
 
 
-class RateExceededError(ConnectError):
-    """A caller calls too often, and is told when it may call again. Nothing has changed."""
+class TryAgainError(ConnectError):
+    """A refusal that passes with time, and says when to ask again. Nothing has changed."""
+
+    def __init__(self, code: Code, message: str, retry_after_s: int) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s
+        """Whole seconds, at least 1."""
+
+
+class RateExceededError(TryAgainError):
+    """A caller calls too often."""
 
     def __init__(self, kind: Kind, retry_after_s: int) -> None:
         message = f"rate limit exceeded for {kind}: try again in {retry_after_s} s"
-        super().__init__(Code.RESOURCE_EXHAUSTED, message)
-        self.retry_after_s = retry_after_s
-        """Whole seconds, at least 1."""
+        super().__init__(Code.RESOURCE_EXHAUSTED, message, retry_after_s)
 
 
 def charge(rates: Rates, kind: Kind, key: str) -> None:
@@ -36,6 +44,6 @@ def retry_told(ctx: Context) -> Iterator[None]:
     """Tell a caller in the headers of its answer when to try again, if that is why the block ends."""
     try:
         yield
-    except RateExceededError as error:
+    except TryAgainError as error:
         ctx.response_headers[RETRY_AFTER] = str(error.retry_after_s)
         raise

@@ -15,11 +15,13 @@ from cpg_trio import wire
 from cpg_trio.http1 import Origin
 from cpg_trio.rpc import Code, ConnectError
 
+from .charging import TryAgainError
 from .own_addresses import is_own
 from .peers import Address, parse_address
 from .registry import same_host
 
 _RESOLVE_S = 3.0
+_NAME_S = 1  # after which a name may lead elsewhere
 
 
 class BaseUrls(Enum):
@@ -40,7 +42,8 @@ async def check_base_url(
 
     That is an address without a port, empty for the host's Unix socket. Return the address that the URL was
     checked for, to connect to, or an empty string if it may lead anywhere. What is no URL at all passes: it
-    leads nowhere. Raises: ConnectError `permission_denied` for a URL that is not the plugin's own;
+    leads nowhere. Raises: ConnectError `permission_denied` for a URL that is not the plugin's own,
+    with the time after which to try again if it may become that;
     `unavailable` for a name that cannot be resolved, or not yet. `key` is what the errors call it.
     """
     if policy is BaseUrls.ANY or not base_url:
@@ -54,11 +57,13 @@ async def check_base_url(
     found = await resolve(origin.host, origin.port, key)
     good = [address for address in found if address == caller or (is_local and is_own(address))]
     if not good:
-        raise ConnectError(
-            Code.PERMISSION_DENIED,
+        why = (
             f"{key} {base_url} is not at the address that this plugin's handshake came from:"
-            f" {handshake_address or 'this machine'} (a host with BASE_URLS=any takes any)",
+            f" {handshake_address or 'this machine'} (a host with BASE_URLS=any takes any)"
         )
+        if parse_address(origin.host):
+            raise ConnectError(Code.PERMISSION_DENIED, why)
+        raise TryAgainError(Code.PERMISSION_DENIED, why, _NAME_S)  # a name may lead there soon
     # What tells the host where to go is not the plugin's, so it needs no second look when that is done.
     return "" if origin.host == "localhost" or parse_address(origin.host) else str(good[0])
 

@@ -25,7 +25,7 @@ from cpg_trio.logs import one_line
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
-from .charging import charge, retry_told
+from .charging import TryAgainError, charge, retry_told
 from .direct import DirectReports
 from .egress import BaseUrls, check_base_url, check_control_url
 from .enrolment import Enrolment
@@ -44,6 +44,7 @@ _log = logging.getLogger("cpg_trio.host")
 
 _MAX_REASON_BYTES = 4096
 _MOST_OF_A_REASON = 256  # characters, in the log
+_OTHERS_S = 1  # after which those who provide a service may have gone
 _MOMENT_S = 0.02  # by which a watch ends before its caller's time is up
 _MAX_DEPENDENCIES = 100
 # What a registration says of where the plugin is, which is no other plugin's business: the host goes there.
@@ -415,18 +416,23 @@ class RegistrationPermits:
         return self._identities.holds(plugin) and self._policy.may_provide(plugin, service_type)
 
     def check(self, plugin: Identity, service_type: str) -> None:
-        """Check that a plugin may provide a service. Raises: ConnectError `permission_denied`."""
+        """Check that a plugin may provide a service.
+
+        Raises: ConnectError `permission_denied`, with the time after which to try again while others do.
+        """
         if not self._policy.may_provide(plugin, service_type):
-            reason = f"{plugin.self_id} may not provide {service_type}"
+            error = ConnectError(Code.PERMISSION_DENIED, f"{plugin.self_id} may not provide {service_type}")
         elif not self._policy.may_join(plugin, service_type, holders := self._holders(service_type)):
             others = ", ".join(sorted(set(holders) - {plugin.self_id}))
-            reason = (
-                f"{service_type} is provided by {others}, and no policy says that {plugin.self_id} may, too"
+            error = TryAgainError(
+                Code.PERMISSION_DENIED,
+                f"{service_type} is provided by {others}, and no policy says that {plugin.self_id} may, too",
+                _OTHERS_S,
             )
         else:
             return
-        self.refused(plugin, service_type, reason)
-        raise ConnectError(Code.PERMISSION_DENIED, reason)
+        self.refused(plugin, service_type, error.message)
+        raise error
 
     def refused(self, plugin: Identity, target: str, reason: str) -> None:
         """Note that a registration was refused."""
@@ -468,20 +474,21 @@ class RegistryService(ServiceRegistryService):
         """Register a service of the caller's, at a URL of the caller's.
 
         Raises: ConnectError `permission_denied` for a service that is not the caller's to provide, or a URL
-        that is not its own.
+        that is not its own; with `Retry-After` if that may change by itself.
         """
         caller = self._gate.caller(ctx, Kind.REGISTER)
         metadata = dict(request.metadata)
         said = (request.service_type, request.version, request.endpoint_path, metadata)
         with _codes():
             wire.validate_registration(*said)
-        self._permits.check(caller, request.service_type)
-        address = await self._checked_address(caller, metadata)
-        socket_path = await self._sockets.accept(caller.runtime_id, metadata, ctx.client_address)
-        if not socket_path:
-            metadata.pop(wire.SOCKET_KEY, None)  # what is kept is what counts
-        self._gate.still(caller)  # that took a while
-        self._permits.check(caller, request.service_type)
+        with retry_told(ctx):
+            self._permits.check(caller, request.service_type)
+            address = await self._checked_address(caller, metadata)
+            socket_path = await self._sockets.accept(caller.runtime_id, metadata, ctx.client_address)
+            if not socket_path:
+                metadata.pop(wire.SOCKET_KEY, None)  # what is kept is what counts
+            self._gate.still(caller)  # that took a while
+            self._permits.check(caller, request.service_type)
         replaced = self._registry.provider(request.service_type, caller.runtime_id)
         with _codes():
             registration = self._registry.register(

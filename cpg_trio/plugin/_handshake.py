@@ -13,6 +13,8 @@ from cpg_trio._version import __version__
 from cpg_trio.rpc import Exchange, ResponseMetadata
 
 CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
+# Of a registration, for which the host may look two names up (3 s each), ask at a socket (1 s), and write.
+REGISTER_TIMEOUT_S = 12.0
 
 
 @attrs.frozen

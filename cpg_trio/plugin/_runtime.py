@@ -34,7 +34,7 @@ from cpg_trio.serving import StartError, serve
 
 from ._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
 from ._config import PluginConfig
-from ._handshake import CALL_TIMEOUT_S, Introduction, shake_hands
+from ._handshake import CALL_TIMEOUT_S, REGISTER_TIMEOUT_S, Introduction, shake_hands
 from ._session import Session, handshake
 from ._sockets import own_socket
 from .capability import Capability
@@ -53,7 +53,7 @@ _RENEWED_AT = 0.4, 0.6  # of the time that a token is good
 _SPREAD = 0.2  # of a heartbeat, in which plugins come back to a host that has forgotten them
 _STILL_WAITING_S = 30.0  # between two lines of the log about a host that is not there yet
 _LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
-# The host has understood, and will not have it; to ask again would change nothing.
+# The host has understood, and will not have it; to ask again changes nothing, unless it says when to.
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
 # Seconds that an idle connection is kept. Hosts keep theirs for longer (ours for 120 s), so that no call is
 # lost on one that the host is just giving up.
@@ -415,37 +415,41 @@ class Runtime:
         self, session: Session, request: pb.RegisterServiceRequest, metadata: ResponseMetadata
     ) -> None:
         # To its end, also when a stop begins meanwhile: what the host has registered is to be taken back.
-        with trio.CancelScope(shield=True):
-            response = await session.registry.register_service(request, timeout_s=_LEAVE_S, metadata=metadata)
-        self._registrations.append(response.registration_id)
+        async with open_plain_nursery() as nursery:
+            with trio.CancelScope(shield=True) as to_its_end:
+                nursery.start_soon(_hurry_when_cancelled, to_its_end)
+                call = session.registry.register_service
+                response = await call(request, timeout_s=REGISTER_TIMEOUT_S, metadata=metadata)
+                self._registrations.append(response.registration_id)
+            nursery.cancel_scope.cancel()
 
     async def _persist(
         self, what: str, call: Callable[[ResponseMetadata], Awaitable[_T]], longest_s: float = LONGEST_S
     ) -> _T:
         """Call until it succeeds, with up to `longest_s` seconds between the tries, or as the host asks.
 
-        Raises: RefusedError if the host will not have it; ConnectError `unauthenticated` from one that
-        does not know us.
+        Raises: RefusedError if the host will not have it, and does not say when to ask again; ConnectError
+        `unauthenticated` from one that does not know us.
         """
-        say_again_at = -math.inf
+        told, say_again_at = None, -math.inf
         for delay in backoff(longest_s):
             answer = ResponseMetadata()
             try:
                 return await call(answer)
             except ConnectError as error:
-                if error.code in _REFUSALS:
-                    raise RefusedError(f"cannot {what}: the host refuses: {error.message}") from error
+                asked_s, why = retry_after_s(answer.headers), error.message
+                if error.code in _REFUSALS and not asked_s:
+                    raise RefusedError(f"cannot {what}: the host refuses: {why}") from error
                 if error.code == Code.UNAUTHENTICATED:
                     raise
-                level = logging.DEBUG
-                if trio.current_time() >= say_again_at:
-                    say_again_at = trio.current_time() + _STILL_WAITING_S
-                    level = logging.WARNING
-                why = error.message
                 if error.code == Code.UNIMPLEMENTED:
                     why = f"what answers there is not a host ({why})"
+                level = logging.DEBUG
+                if error.code != told or trio.current_time() >= say_again_at:
+                    told, say_again_at = error.code, trio.current_time() + _STILL_WAITING_S
+                    level = logging.WARNING
                 _log.log(level, "%s cannot %s yet, and tries on: %s", self._declared.self_id, what, why)
-            await trio.sleep(max(delay, retry_after_s(answer.headers)))
+            await trio.sleep(max(delay, asked_s))
         raise AssertionError("backoff never ends")  # pragma: no cover
 
     async def _keep(self, session: Session) -> None:
@@ -592,6 +596,14 @@ class Runtime:
             unsaid.append(f"no answer within {_LEAVE_S:g} s")
         if why := next(filter(None, unsaid), ""):
             _log.info("%s leaves without its host: %s", self._declared.self_id, why)
+
+
+async def _hurry_when_cancelled(shielded: trio.CancelScope) -> None:
+    """Allow a shielded block no longer than leaving may take, once this task is cancelled."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        shielded.deadline = trio.current_time() + _LEAVE_S
 
 
 async def _why_unsaid(call: Callable[[], Awaitable[object]]) -> str:
