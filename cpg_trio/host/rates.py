@@ -41,7 +41,7 @@ class Kind(StrEnum):
     CAPABILITY_CALL = "capability-call"
     ROUTER = "router"
     FAILED_AUTHENTICATION = "failed-authentication"
-    """A call that proves no identity where one is needed."""
+    """A call that proves no identity where one is needed, or asks about a service that is not for it."""
 
 
 def _check_per_s(_: object, __: object, per_s: float) -> None:
@@ -69,11 +69,13 @@ class RateLimits:
     register: Rate | None = Rate(5, 100)
     """A plugin registers all that it provides at once."""
     unregister: Rate | None = Rate(5, 100)
-    discover: Rate | None = Rate(100, 200)
+    discover: Rate | None = Rate(100_000, 200_000)
+    """As the router's: plugins that know only the protocol ask before each call."""
     watch: Rate | None = Rate(5, 20)
     health_report: Rate | None = Rate(20, 50)
     capability_request: Rate | None = Rate(10, 20)
-    capability_call: Rate | None = Rate(100, 200)
+    capability_call: Rate | None = Rate(100_000, 200_000)
+    """As the router's: some plugins write a line of the host's log for each of their own calls."""
     router: Rate | None = Rate(100_000, 200_000)
     """More than one host does: what protects a provider from a caller is for its operator to choose."""
     failed_authentication: Rate | None = Rate(100, 200)

@@ -118,7 +118,7 @@ class Gate:
         which nothing is written down.
         """
         if not self._policy.may_call(caller, service_type):
-            charge(self._rates, Kind.DISCOVER, caller.runtime_id)
+            charge(self._rates, Kind.FAILED_AUTHENTICATION, caller.runtime_id)
             reason = f"{caller.runtime_id} may not call {service_type}"
             self._audit.denied(action, caller.runtime_id, service_type, reason=reason)
             raise ConnectError(Code.PERMISSION_DENIED, reason)

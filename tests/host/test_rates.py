@@ -21,7 +21,17 @@ from trio_websocket import ConnectionRejected
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
-from cpg_trio.host import Enrolment, Host, HostConfig, Identity, Policy, Rate, RateLimits
+from cpg_trio.host import (
+    Enrolment,
+    Host,
+    HostConfig,
+    Identity,
+    PluginRules,
+    Policy,
+    Rate,
+    RateLimits,
+    Rules,
+)
 from cpg_trio.host.peers import Peer
 from cpg_trio.host.rates import Buckets, Kind, Rates
 from cpg_trio.plugin._websocket import open_websocket
@@ -542,3 +552,24 @@ async def test_routed_calls_that_prove_nobody_are_limited_by_address_and_leave_n
         assert (await s.call(s.head("GET"))).status == 200
         assert caplog.text.count("Invalid token") == 1
         assert s.host.statistics().router.refused == 4
+
+
+async def test_what_plain_plugins_do_for_each_of_their_calls_is_limited_no_more_than_the_calls(
+    mock_clock: MockClock,  # which stands still
+) -> None:
+    async with running() as host:
+        caller = await host.plugin("caller")
+        provider = await host.provider("echo")
+        for _ in range(1000):
+            assert await host.discover("echo", caller) == provider["X-Plugin-Runtime-ID"]
+    limits = RateLimits()
+    assert limits.discover == limits.capability_call == limits.router
+
+
+async def test_what_is_not_for_a_plugin_it_may_ask_for_less_often(mock_clock: MockClock) -> None:
+    nobody = Policy(Rules(plugins={"caller": PluginRules(calls=[])}))
+    async with running(HostConfig(policy=nobody)) as host:
+        caller = await host.plugin("caller")
+        said = [await host.discover("echo", caller) for _ in range(250)]
+        assert sum("may not call" in answer for answer in said) <= 200
+        assert "rate limit exceeded" in said[-1]

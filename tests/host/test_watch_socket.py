@@ -229,7 +229,7 @@ async def test_who_may_not_call_a_service_any_more_is_told_nothing_more_of_it() 
 async def test_who_asks_again_and_again_for_what_it_may_not_have_fills_no_audit_trail() -> None:
     policy, events = Changing(), list[AuditEvent]()
     policy.permits = False
-    config = HostConfig(policy=policy, rates=RateLimits(discover=Rate(0.01, 3)))
+    config = HostConfig(policy=policy, rates=RateLimits(failed_authentication=Rate(0.01, 3)))
     async with hosting(config) as (host, url), watching(url, proof(host), JSON) as socket:
         host.audit.subscribe(events.append)
         await say(socket, subscribe=subscriptions(*["t"] * 50))
