@@ -26,7 +26,23 @@ from weakref import WeakSet
 
 DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
 
-_FORMATTER = logging.Formatter("%(asctime)s %(message)s", DATE_FORMAT)
+LONGEST_LINE = 32 * 1024  # characters: of a line, and of a traceback below one
+
+
+class _BoundedFormatter(logging.Formatter):
+    """Writes no more than `LONGEST_LINE` characters of a record, whatever is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _bounded(super().format(record))
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= LONGEST_LINE:
+        return text
+    return f"{text[:LONGEST_LINE]}… ({len(text) - LONGEST_LINE} more characters)"
+
+
+_FORMATTER = _BoundedFormatter("%(asctime)s %(message)s", DATE_FORMAT)
 _ROOM = 8 * 1024 * 1024  # characters that wait to be written
 _GATHER_S = 0.015
 _PATIENCE_S = 3.0  # with a reader, when a process ends; it is waited for at most twice
@@ -53,8 +69,12 @@ def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
             replaced.close()
 
 
-def one_line(text: str, most: int) -> str:
+def one_line(text: str | bytes, most: int = 256) -> str:
     """Return what a stranger says as a log may have it: `most` characters, what does not print escaped."""
+    if isinstance(text, bytes):
+        text = text[: most + 1].decode("latin-1")
+    if len(text) <= most and text.isprintable():
+        return text
     cut = text[:most] + "…" * (len(text) > most)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
@@ -87,6 +107,8 @@ class LineLog:
     def info(self, text: str) -> None:
         """Log one line. The caller answers for it that all of `text` is printable: it is written as it is."""
         handler = self._only_handler()
+        if len(text) > LONGEST_LINE:
+            text = _bounded(text)
         if handler is None:
             self._logger.info(text, stacklevel=2)
             return

@@ -50,6 +50,7 @@ REQUIRES_KEY = "requires"  # client metadata: those that it will call
 RUNTIME_ID_KEY = "runtime_id"  # metadata of GetPluginInfo: as whom the plugin's host knows it
 
 MAX_NAME_BYTES = 128  # of a self_id, of a service type, and of a socket
+MAX_RUNTIME_ID_BYTES = MAX_NAME_BYTES + 17  # a self_id, a dash, and 16 hex digits
 MAX_VERSION_BYTES = 64
 MAX_PATH_BYTES = 256
 MAX_REQUESTED_PLUGINS = 100

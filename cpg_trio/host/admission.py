@@ -14,14 +14,17 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import attrs
 
 from cpg_trio import wire
+from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import HeaderList
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Origin
+from cpg_trio.http1.fields import USUAL_NAMES, spellings
+from cpg_trio.logs import one_line
 
 from .audit import Action, Audit
 from .charging import RETRY_AFTER
@@ -38,9 +41,11 @@ _log = logging.getLogger("cpg_trio.router")
 
 UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
 
-_MOST_REMEMBERED = 10_000
-_MOST_NAMES = 1000
-_MOST_CALLERS = 1000  # of one method, whose statements are kept
+_MOST_TARGETS = 10_000
+_MOST_TARGET_BYTES = 16 * 1024 * 1024
+_LONGEST_KEPT_PATH = 512  # bytes; where a longer path leads is found out at each call
+_TARGET_BYTES = 2000  # that a target takes, beside what is written in it
+_STATEMENT_BYTES = 2000
 _SIGNED_ANEW_S = LONGEST_S / 2  # after which a statement is made anew
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
@@ -124,15 +129,16 @@ _PASSED = _Kind.PASSED
 
 
 class _Kinds(dict[bytes, _Kind]):
-    """The kinds of header fields by name, in every spelling that has been seen."""
+    """The kinds of header fields by name: in it are those of usual names, and it grows no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update({name: self[name] for name in spellings(USUAL_NAMES)})
 
     def __missing__(self, name: bytes) -> _Kind:
-        if len(self) >= _MOST_NAMES:
-            self.clear()
         lowered = name.lower()
         # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID; neither is the caller's to send.
-        kind = self[name] = _SPECIAL.get(lowered) or self._kind(lowered.replace(b"_", b"-"))
-        return kind
+        return _SPECIAL.get(lowered) or self._kind(lowered.replace(b"_", b"-"))
 
     def _kind(self, name: bytes) -> _Kind:
         raise NotImplementedError
@@ -149,12 +155,12 @@ class PassedOn(_Kinds):
 
     def __init__(self, added: Sequence[str] = ()) -> None:
         """Add names to those that always go on. Raises: ValueError for one that cannot."""
-        super().__init__()
         names = [name.lower().encode() for name in (*PASSED_ON, *added)]
         self._names = frozenset(names)
         self._prefixes = tuple(name[:-1] for name in names if name.endswith(b"*"))
         for name in added:
             _check_added(name)
+        super().__init__()
 
     def _kind(self, name: bytes) -> _Kind:
         passed = name in self._names or name.startswith(self._prefixes)
@@ -174,21 +180,14 @@ def _check_added(name: str) -> None:
             raise ValueError(f"{name!r} would pass on {never}, which no caller may set")
 
 
-class _Named(dict[bytes, frozenset[bytes]]):
-    """The names that a value of Connection adds to those that never pass, by value."""
-
-    def __missing__(self, value: bytes) -> frozenset[bytes]:
-        names = {token.strip().lower() for token in value.split(b",")} - _HOP_BY_HOP
-        # No name for one connection only can take what frames the message for all of them.
-        names -= {b"", b"close", b"content-length"}
-        if len(self) >= _MOST_NAMES:
-            self.clear()
-        self[value] = named = frozenset(names)
-        return named
+def _named(value: bytes) -> frozenset[bytes]:
+    """Return the names that a value of Connection adds to those that never pass."""
+    names = {token.strip().lower() for token in value.split(b",")} - _HOP_BY_HOP
+    # No name for one connection only can take what frames the message for all of them.
+    return frozenset(names - {b"", b"close", b"content-length"})
 
 
 _BACK = _Back()
-_NAMED = _Named()
 
 
 def passed_on(fields: Iterable[tuple[bytes, bytes]], kinds: PassedOn) -> tuple[HeaderList, bytes, bytes]:
@@ -207,7 +206,7 @@ def passed_on(fields: Iterable[tuple[bytes, bytes]], kinds: PassedOn) -> tuple[H
         elif kind is _Kind.AUTHORIZATION:
             authorization = authorization or field[1]
         elif kind is _Kind.CONNECTION:
-            named |= _NAMED[field[1]]
+            named |= _named(field[1])
     return _without(passed, named) if named else passed, runtime_id, authorization
 
 
@@ -218,7 +217,7 @@ def passed_back(fields: Iterable[tuple[bytes, bytes]]) -> HeaderList:
     for field in fields:
         kind = _BACK[field[0]]
         if kind is _Kind.CONNECTION:
-            named |= _NAMED[field[1]]
+            named |= _named(field[1])
         elif kind is not _Kind.DROPPED:
             passed.append(field)
     return _without(passed, named) if named else passed
@@ -259,6 +258,8 @@ class _Target:
     origin: Origin
     host: bytes
     target: bytes
+    kept: bool
+    """Whether it is found again at the next call; its statements are kept with it."""
     statements: dict[str, _Statement] = attrs.field(factory=dict, repr=False)
     """What its provider is told of its callers, by their runtime ids."""
 
@@ -320,7 +321,7 @@ class Admission:
         self.passed_on = PassedOn() if passed_on is None else passed_on
         self._wall_clock = wall_clock
         self.tally = Tally()
-        self._targets: dict[bytes, _Target] = {}
+        self._targets: BoundedCache[bytes, _Target] = BoundedCache(_MOST_TARGETS, _MOST_TARGET_BYTES)
         self._revision = registry.revision
         self._permitted = Permitted(self._policy)
 
@@ -329,13 +330,15 @@ class Admission:
     ) -> Route:
         """Check a call, in the order that the protocol fixes, and count it. Raises: RefusedError."""
         target = self._remembered(raw_path)
-        path = _split(raw_path) if target is None else target.path
+        path = self._split(raw_path, peer) if target is None else target.path
         caller = self._authenticate(raw_path, runtime_id, authorization.decode("latin-1"), peer)
         if wait_s := self._rates.take(Kind.ROUTER, caller.runtime_id):
             raise _too_often(wait_s)
         self._check_permitted(caller, path.service_type)
         if target is None:
-            target = self._targets[raw_path] = self._find(caller, path)
+            target = self._find(caller, path, kept=len(raw_path) <= _LONGEST_KEPT_PATH)
+            if target.kept:
+                self._targets.keep(raw_path, target, 4 * len(raw_path) + _TARGET_BYTES)
         elif not self._registry.health(path.provider_id).callable:
             raise RefusedError(503, "service unavailable (provider unhealthy)")
         return Route(caller.runtime_id, target, query, self._identifying(caller, target))
@@ -357,8 +360,8 @@ class Admission:
         if entry is None:
             return [(_CALLER_ID, caller.runtime_id.encode())]
         if said is None or said.digest != entry.digest or not 0 <= now - said.signed_at < _SIGNED_ANEW_S:
-            if len(target.statements) >= _MOST_CALLERS:
-                target.statements.clear()
+            if said is None and target.kept:
+                self._targets.take(_STATEMENT_BYTES)
             said = target.statements[caller.runtime_id] = _statement(caller, target, entry.digest, now)
         return said.fields
 
@@ -367,7 +370,7 @@ class Admission:
         if (caller.runtime_id, service_type) in self._permitted:
             return
         if not self._permits(caller, service_type):
-            denied = f"{caller.runtime_id} may not call {printable(service_type.encode('latin-1'))}"
+            denied = f"{caller.runtime_id} may not call {one_line(service_type)}"
             self._audit.denied(Action.CALL, caller.runtime_id, service_type, reason="the policy")
             raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
         self._permitted.add((caller.runtime_id, service_type))
@@ -381,12 +384,21 @@ class Admission:
             raise RefusedError(500, "failed to find out whether the call is permitted") from error
 
     def _remembered(self, raw_path: bytes) -> _Target | None:
-        if self._revision != self._registry.revision or len(self._targets) > _MOST_REMEMBERED:
+        if self._revision != self._registry.revision:
             self._revision = self._registry.revision
             self._targets.clear()
         return self._targets.get(raw_path)
 
-    def _find(self, caller: Identity, path: _Path) -> _Target:
+    def _split(self, raw_path: bytes, peer: Peer) -> _Path:
+        """Take a path apart; one that is none is counted like a call that proves no identity."""
+        try:
+            return _split(raw_path)
+        except RefusedError as refused:
+            if wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, peer.key):
+                raise _too_often(wait_s) from refused
+            raise
+
+    def _find(self, caller: Identity, path: _Path, *, kept: bool) -> _Target:
         provider = self._registry.provider(path.service_type, path.provider_id)
         if provider is None:
             raise RefusedError(404, f"provider not found: {path.provider_id}")
@@ -395,7 +407,7 @@ class Admission:
         if not provider.base_url:
             raise RefusedError(404, f"provider endpoint not registered: {path.provider_id}")
         try:
-            return _target(path, provider)
+            return _target(path, provider, kept=kept)
         except ValueError as error:
             log = f"{caller.runtime_id} → {provider.runtime_id} FAILED: {error}"
             raise RefusedError(500, "failed to create proxy request", log) from error
@@ -410,7 +422,7 @@ class Admission:
         former = self._identities.former(name, token) if token is not None else None
         if wait_s := self._rates.take(Kind.FAILED_AUTHENTICATION, former.runtime_id if former else peer.key):
             raise _too_often(wait_s)
-        refused = _unauthenticated(printable(raw_path), printable(runtime_id), authorization)
+        refused = _unauthenticated(one_line(raw_path), one_line(runtime_id), authorization)
         self._audit.denied(Action.AUTHENTICATE, name, reason=refused.text, address=peer.address)
         raise refused
 
@@ -452,21 +464,36 @@ def _split(raw_path: bytes) -> _Path:
     """Return service type, provider and method of a path; the method stays as it was encoded."""
     parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
     wrong = len(parts) < 3 or not all(parts[:2]) or b"#" in raw_path  # noqa: PLR2004 - type, provider, method
-    if wrong or climbs(parts[2]):
+    if wrong or _too_long(*parts[:2]) or leaves_its_place(parts[2]):
         raise RefusedError(
             400,
             "invalid service path format, expected /services/{type}/{provider-id}/{method}",
-            f"Invalid path: {printable(raw_path)} (parts: {len([p for p in parts if p])})",
+            f"Invalid path: {one_line(raw_path)} (parts: {len([p for p in parts if p])})",
         )
     return _Path(parts[0].decode("latin-1"), parts[1].decode("latin-1"), parts[2])
 
 
-def climbs(path: bytes) -> bool:
-    """Whether a path has segments that leave the place it is relative to, however they are spelled."""
-    return any(segment.lower().replace(b"%2e", b".") in (b".", b"..") for segment in path.split(b"/"))
+def _too_long(service_type: bytes, provider_id: bytes) -> bool:
+    """Whether no service type, or no plugin, has such a name."""
+    return len(service_type) > wire.MAX_NAME_BYTES or len(provider_id) > wire.MAX_RUNTIME_ID_BYTES
 
 
-def _target(path: _Path, provider: Registration) -> _Target:
+def leaves_its_place(path: bytes) -> bool:
+    """Whether some reader could take a path for one outside of the place that it is relative to.
+
+    That is a path with an empty segment, or with a segment `.` or `..` once it is decoded, even twice. `%2F`
+    and backslashes end segments, as some servers have it, and what follows a `;` is a parameter of its
+    segment (RFC 3986, section 3.3). An encoded slash by itself does no harm, nor does one at the end.
+    """
+    if path.startswith(b"/") or b"//" in path:
+        return True
+    if b"." not in path and b"%" not in path:
+        return False
+    segments = re.split(rb"[/\\]", unquote_to_bytes(unquote_to_bytes(path)))
+    return any(segment.partition(b";")[0] in (b".", b"..") for segment in segments)
+
+
+def _target(path: _Path, provider: Registration, *, kept: bool) -> _Target:
     """Return where a path leads. Raises: ValueError for a base URL that is none."""
     origin, prefix = Origin.parse(provider.base_url)
     endpoint = encoded_endpoint(provider).encode()
@@ -476,18 +503,14 @@ def _target(path: _Path, provider: Registration) -> _Target:
     return _Target(
         path,
         provider,
-        f"{provider.runtime_id} /{printable(method)}",
+        f"{provider.runtime_id} /{one_line(method)}",
         provider.way.to(origin),
         origin.host_header,
         prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
+        kept,
     )
 
 
 def encoded_endpoint(provider: Registration) -> str:
     """Return the path of a service on its plugin as it stands in a URL."""
     return quote(provider.endpoint_path, safe="/%:@!$&'()*+,;=~")
-
-
-def printable(value: bytes) -> str:
-    """Return bytes from a stranger in a form that cannot break or forge a line of a log."""
-    return "".join(c if c.isprintable() else "�" for c in value.decode("latin-1"))

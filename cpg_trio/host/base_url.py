@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from functools import lru_cache
 
 from cpg_trio.asgi import App, Receive, Scope, Send, header
 from cpg_trio.http1 import Origin
 
 _LONGEST_HOST = 300  # bytes: a name has 253 at most, and a port
-_base_url: ContextVar[str] = ContextVar("the host's URL, as the caller has it")
+_called: ContextVar[tuple[str, bytes]] = ContextVar("scheme and host that the caller has called")
+_public_url: ContextVar[str] = ContextVar("the host's URL for everybody, if there is one", default="")
 
 
 def knowing_base_url(app: App, public_url: str = "") -> App:
@@ -19,24 +19,25 @@ def knowing_base_url(app: App, public_url: str = "") -> App:
     """
 
     async def knowing(scope: Scope, receive: Receive, send: Send) -> None:
-        host = header(scope, b"host") or b""
-        called = _url(scope["scheme"], host) if len(host) <= _LONGEST_HOST else ""
-        token = _base_url.set(public_url.rstrip("/") or called)
+        public = _public_url.set(public_url.rstrip("/"))
+        called = _called.set((scope["scheme"], header(scope, b"host") or b""))
         try:
             await app(scope, receive, send)
         finally:
-            _base_url.reset(token)
+            _called.reset(called)
+            _public_url.reset(public)
 
     return knowing
 
 
 def base_url() -> str:
     """Return the host's URL, as the caller of the moment has it; empty if it has sent none that is one."""
-    return _base_url.get("")
+    return _public_url.get() or _url(*_called.get(("", b"")))
 
 
-@lru_cache(maxsize=256)  # callers have few ways to write it
 def _url(scheme: str, host: bytes) -> str:
+    if len(host) > _LONGEST_HOST:
+        return ""
     try:
         origin, path = Origin.parse(f"{scheme}://{host.decode('latin-1')}")
     except ValueError:

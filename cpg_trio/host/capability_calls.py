@@ -7,15 +7,16 @@ nothing that proves it. A call ends with its grant. Refusals have the words that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
 import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList, Message, Receive, ResponseAbortedError, Scope, Send, send_text
+from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller
 
-from .admission import climbs, printable
+from .admission import leaves_its_place
 from .audit import Action, Audit
 from .charging import RETRY_AFTER
 from .grants import Grant, Grants, InvalidGrantError
@@ -114,7 +115,7 @@ class CapabilityCalls:
         self._audit.denied(
             Action.USE,
             claimed,
-            printable(b"/".join(parts[1:3])),  # the rest of it names a grant
+            one_line(b"/".join(parts[1:3])),  # the rest of it names a grant
             reason=refused.text,
             address=peer.address,
         )
@@ -145,7 +146,7 @@ async def _break_off(send: Send, last: Message | None) -> None:
 def _split(raw_path: bytes) -> _Path:
     parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
     wrong = len(parts) < 3 or not all(parts[:2])  # noqa: PLR2004 - type, grant, and the rest
-    if wrong or climbs(unquote_to_bytes(parts[2])):
+    if wrong or leaves_its_place(parts[2]):
         raise _RefusedError(400, "invalid capability path")
     capability_type, grant_id = (unquote(part.decode("latin-1")) for part in parts[:2])
     return _Path(capability_type, grant_id, b"/" + parts[2])

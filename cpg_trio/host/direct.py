@@ -29,6 +29,7 @@ GRANT_S = LONGEST_S
 """How long a caller may call a provider directly before it has to ask again, in seconds."""
 
 _MOST_REPORTED = 100  # entries at once
+_MOST_PAIRS = 20_000  # of a caller and a provider's service, whose reports are kept
 _MOST_AT_ONCE = 1000  # calls of one plugin to another, that count: as many connections does it open
 _calls = LineLog("cpg_trio.router")
 
@@ -139,6 +140,7 @@ class DirectTally:
 
     def __init__(self) -> None:
         self._said: dict[str, dict[tuple[str, str], _Said]] = {}  # by provider, then by caller and service
+        self._pairs = 0  # in all of it
         self._calls = self._failed = 0
 
     def report(self, caller: str, report: Report) -> None:
@@ -155,14 +157,19 @@ class DirectTally:
         self._said.pop(runtime_id, None)
         for provider, of in list(self._said.items()):
             self._said[provider] = {pair: said for pair, said in of.items() if pair[0] != runtime_id}
+        self._pairs = sum(map(len, self._said.values()))
 
     def statistics(self) -> DirectStatistics:
         """Return the numbers of this moment."""
         return DirectStatistics(self._calls, sum(map(self.in_flight, self._said)), self._failed)
 
     def _take(self, caller: str, said: pb.DirectCalls) -> None:
-        of_provider = self._said.setdefault(said.provider_id, {})
+        of_provider = self._said.setdefault(said.provider_id, {})  # one that is registered
         pair = caller, said.service_type
+        if pair not in of_provider:
+            if self._pairs >= _MOST_PAIRS:
+                return
+            self._pairs += 1
         before = of_provider.get(pair, _Said())
         if before.series != said.series:
             before = _Said(said.series)

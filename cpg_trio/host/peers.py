@@ -7,7 +7,6 @@ believed: behind a proxy, all callers have the address of the proxy.
 from __future__ import annotations
 
 import ipaddress
-from functools import lru_cache
 from typing import TypeAlias
 
 import attrs
@@ -59,7 +58,6 @@ class Peer:
         return cls(str(address) if address else "", names)
 
 
-@lru_cache(maxsize=4096)  # it is asked at each call, of few
 def parse_address(text: str) -> Address | None:
     """Return an address, an IPv4-mapped one (RFC 4291, section 2.5.5.2) as IPv4; None for what is none."""
     try:

@@ -34,6 +34,7 @@ from typing import Any, TypeVar
 import attrs
 
 from cpg_trio import wire
+from cpg_trio._bounded import BoundedCache
 from cpg_trio._reload import Reloaded
 
 from .identity import Identity
@@ -43,7 +44,9 @@ _R = TypeVar("_R", bound=attrs.AttrsInstance)
 
 _ALLOW, _DENY = "allow", "deny"
 _NO_RULES_MEANT = {"rules": "none"}
-_MOST_REMEMBERED = 10_000
+_MOST_PAIRS = 10_000
+_MOST_PAIR_BYTES = 4 * 1024 * 1024
+_PAIR_BYTES = 200  # that a pair takes, beside what is written in it
 
 
 # ValueErrors throughout: what they speak of is the text of a file.
@@ -176,16 +179,16 @@ class Permitted:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._rules = policy.rules
-        self._pairs: set[tuple[str, str]] = set()
+        self._pairs: BoundedCache[tuple[str, str], None] = BoundedCache(_MOST_PAIRS, _MOST_PAIR_BYTES)
 
     def __contains__(self, pair: tuple[str, str]) -> bool:
-        if self._rules is not (rules := self._policy.rules) or len(self._pairs) > _MOST_REMEMBERED:
+        if self._rules is not (rules := self._policy.rules):
             self._rules = rules
             self._pairs.clear()
         return pair in self._pairs
 
     def add(self, pair: tuple[str, str]) -> None:
-        self._pairs.add(pair)
+        self._pairs.keep(pair, None, sum(map(len, pair)) + _PAIR_BYTES)
 
 
 def _stands_for(name: str, self_id: str) -> bool:

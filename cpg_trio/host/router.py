@@ -136,9 +136,8 @@ class RouterGateway:
 
     def admit(self, request: IncomingRequest, client: ServerConnection) -> _Forward:
         """Return what to do with a request. Raises: http1.RefusedError."""
-        said = request.head.remembered
-        if not isinstance(said, _Said):
-            said = request.head.remembered = _Said(*passed_on(request.head.fields, self._admission.passed_on))
+        known = request.head.remembered
+        said = known if isinstance(known, _Said) else self._read(request)
         path, _, query = request.target.partition(b"?")
         try:
             authorization = request.authorization or said.authorization
@@ -149,7 +148,14 @@ class RouterGateway:
         except RefusedError as refused:
             self._admission.note_refusal(refused)
             raise RelayRefusedError(refused.status, refused.text, refused.fields) from None
+        if known is None:
+            request.keep_head()
         return _Forward(route, request, said.lines, self._liveness, self._admission)
+
+    def _read(self, request: IncomingRequest) -> _Said:
+        head = request.head
+        said = head.remembered = _Said(*passed_on(head.fields, self._admission.passed_on))
+        return said
 
 
 def _limit_body(request: IncomingRequest, most: int) -> None:

@@ -23,6 +23,7 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
 )
+from cpg_trio.logs import one_line
 
 from .fields import block, date, lower, status_line
 from .messages import IncomingRequest, MalformedError
@@ -255,7 +256,7 @@ class AsgiCall:
     def _scope(self) -> Scope:
         request, connection = self._request, self._connection
         path, _, query = request.target.partition(b"?")
-        headers = [(lower(name), value) for name, value in request.headers]
+        headers = [(name.lower(), value) for name, value in request.headers]
         extensions: dict[str, dict[str, Any]] = {
             CANCEL_ON_DISCONNECT: {"request": connection.cancel_when_lost}
         }
@@ -289,7 +290,7 @@ def _as_length(value: bytes) -> int:
 
 def _named(scope: Scope) -> str:
     """Name a request for the log, with nothing in it that could pass for another line."""
-    return f"{scope['method']} {scope['raw_path']!r}"
+    return f"{scope['method']} {one_line(scope['raw_path'])!r}"
 
 
 def unwrapped(group: BaseExceptionGroup[Any]) -> BaseException:

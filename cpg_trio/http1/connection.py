@@ -34,7 +34,7 @@ from .errors import (
     ProtocolError,
     UpstreamError,
 )
-from .messages import MAX_HEAD_BYTES, IncomingResponse, MalformedError
+from .messages import MAX_HEAD_BYTES, IncomingResponse, MalformedError, ResponseHeads
 
 #: Seconds that the body is held back for a peer that was told `expect: 100-continue` (RFC 9110, 10.1.1:
 #: a client does not wait indefinitely, since many servers never send the 100).
@@ -158,12 +158,17 @@ class Exchange:
     response: Response
 
     def __init__(
-        self, connection: Connection, request: PreparedRequest, max_head_bytes: int = MAX_HEAD_BYTES
+        self,
+        connection: Connection,
+        request: PreparedRequest,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        heads: ResponseHeads | None = None,
     ) -> None:
         self.connection = connection
         connection.reusable = False
         self._request = request
-        self._answer = Answer(connection.channel, max_head_bytes, to_head=request.method == b"HEAD")
+        to_head = request.method == b"HEAD"
+        self._answer = Answer(connection.channel, max_head_bytes, to_head=to_head, heads=heads)
         self._sent = False
         self._upload: _Upload | None = None
         self._stack: AsyncExitStack | None = None
@@ -257,12 +262,15 @@ class Answer:
     An error is raised when more is asked for than what came before it.
     """
 
-    __slots__ = ("_channel", "_error", "_max_head_bytes", "_rest", "_to_head", "begun", "message")
+    __slots__ = ("_channel", "_error", "_heads", "_max_head_bytes", "_rest", "_to_head", "begun", "message")
 
-    def __init__(self, channel: Channel, max_head_bytes: int, *, to_head: bool) -> None:
+    def __init__(
+        self, channel: Channel, max_head_bytes: int, *, to_head: bool, heads: ResponseHeads | None = None
+    ) -> None:
         self.begun = False
-        self.message = IncomingResponse(to_head=to_head, max_head_bytes=max_head_bytes)
+        self.message = IncomingResponse(to_head=to_head, max_head_bytes=max_head_bytes, heads=heads)
         self._channel = channel
+        self._heads = heads
         self._max_head_bytes = max_head_bytes
         self._to_head = to_head
         self._rest = b""
@@ -287,7 +295,9 @@ class Answer:
 
     def next_message(self) -> None:
         """Go on to the message behind this one."""
-        self.message = IncomingResponse(to_head=self._to_head, max_head_bytes=self._max_head_bytes)
+        self.message = IncomingResponse(
+            to_head=self._to_head, max_head_bytes=self._max_head_bytes, heads=self._heads
+        )
         rest, self._rest = self._rest, b""
         self._feed(rest)
 

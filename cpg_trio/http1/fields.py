@@ -10,25 +10,38 @@ from wsgiref.handlers import format_date_time
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_MOST_NAMES = 1000
+#: The names of fields that most messages have, in lower case. Caches of names have these and no others, which
+#: may be a stranger's.
+USUAL_NAMES = frozenset(
+    {
+        *(b"accept", b"accept-encoding", b"allow", b"authorization", b"cache-control"),
+        *(b"connect-accept-encoding", b"connect-content-encoding", b"connect-protocol-version"),
+        *(b"connect-timeout-ms", b"connection", b"content-encoding", b"content-length", b"content-type"),
+        *(b"date", b"etag", b"grpc-accept-encoding", b"grpc-encoding", b"grpc-message", b"grpc-status"),
+        *(b"grpc-timeout", b"host", b"location", b"retry-after", b"server", b"te", b"traceparent"),
+        *(b"tracestate", b"trailer", b"transfer-encoding", b"user-agent", b"vary", b"x-request-id"),
+        *(b"x-content-type-options", b"x-plugin-caller", b"x-plugin-caller-id", b"x-plugin-host-id"),
+        *(b"x-plugin-runtime-id", b"x-plugin-undelivered"),
+    }
+)
 
-_lowered: dict[bytes, bytes] = {}
+
+def spellings(names: Iterable[bytes]) -> frozenset[bytes]:
+    """Return names in the spellings that they usually have."""
+    titles = {name.title() for name in names}
+    return frozenset({*names, *titles, *(name.replace(b"-Id", b"-ID") for name in titles)})
+
+
 _now = (0, b"")
 
 
 def lower(name: bytes) -> bytes:
     """Return a header's name in lower case. Raises: ValueError for what is no name."""
-    known = _lowered.get(name)
-    return _learn(name) if known is None else known
-
-
-def _learn(name: bytes) -> bytes:
+    if name in USUAL_NAMES:
+        return name
     if not _NAME.fullmatch(name):
         raise ValueError("a header's name has characters that no name has")
-    if len(_lowered) >= _MOST_NAMES:
-        _lowered.clear()
-    _lowered[name] = lowered = name.lower()
-    return lowered
+    return name.lower()
 
 
 def block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:

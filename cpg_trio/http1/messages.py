@@ -17,11 +17,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from enum import Enum, auto
 
 import httptools
 
+from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import HeaderList
+
+from .fields import USUAL_NAMES, spellings
 
 #: Bytes. A head (or the trailers) that is still incomplete at this size is refused.
 MAX_HEAD_BYTES = 64 * 1024
@@ -37,7 +41,7 @@ _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 # RFC 3986, 3.2, without the user, and without the comma, which stands between two headers that were joined.
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
-_ABSOLUTE_TARGET = re.compile(rb"(?i:https?)://([^/?]+)(?:[/?].*)?")
+_ABSOLUTE_TARGET = re.compile(rb"(?i:https?)://([A-Za-z0-9._~!$&'()*+;=%:\[\]-]+)([/?].*)?")
 _AUTHORITY_TARGET = re.compile(rb"([^/?]+:[0-9]+)")
 # To drop one of these, as one does with what `connection` names, would make another message of it.
 _VITAL = frozenset({b"content-length", b"host", b"transfer-encoding"})
@@ -291,8 +295,6 @@ class Head:
     declared: bytes | None = None
     """The length of the body, as it is written."""
     coding: bytes | None = None
-    remembered: object = None
-    """What somebody has made of it, who has to do with many alike; see `IncomingRequest.head`."""
     _asks_to_close = False
 
     def __init__(self) -> None:
@@ -307,21 +309,11 @@ class Head:
         if b" \r\n" in head or b"\t\r\n" in head:
             self.fields = [(name, value.rstrip(b" \t")) for name, value in self.fields]
         for name, value in self.fields:
-            if name not in _PLAIN:
-                self._heed(name, value)
+            if name not in _PLAIN and (lower := name.lower()) in _HEEDED:
+                self._note(lower, value)
         self.version = parser.get_http_version()
         self.keep_alive = self.version == "1.1" and not self._asks_to_close
         self._check_framing()
-
-    def _heed(self, name: bytes, value: bytes) -> None:
-        """Look at a header that may say something to us. A spelling that does not is remembered."""
-        lower = name.lower()
-        if lower in _HEEDED:
-            self._note(lower, value)
-            return
-        if len(_PLAIN) >= _MOST_PLAIN:
-            _PLAIN.clear()
-        _PLAIN.add(name)
 
     def _note(self, name: bytes, value: bytes) -> None:
         """Note a header, by its name in lower case."""
@@ -345,11 +337,20 @@ class Head:
 
 
 _NO_HEAD = Head()
+# The headers that say something to us.
 _HEEDED = frozenset(
-    {b"te", b"host", b"expect", b"upgrade", b"connection", b"content-length", b"transfer-encoding"}
+    {
+        b"te",
+        b"host",
+        b"expect",
+        b"upgrade",
+        b"connection",
+        b"authorization",
+        b"content-length",
+        b"transfer-encoding",
+    }
 )
-_PLAIN: set[bytes] = set()  # names, as they are spelled, that say nothing to us
-_MOST_PLAIN = 1000
+_PLAIN = spellings(USUAL_NAMES - _HEEDED)
 
 
 class _Trailers:
@@ -393,6 +394,10 @@ class RequestHead(Head):
     host: bytes | None = None
     expects_continue = False
     accepts_trailers = False
+    remembered: object = None
+    """What somebody has made of it, who has to do with many alike; see `IncomingRequest.keep_head`."""
+    has_authorization = False
+    """Whether a field of it shows who sends it."""
     _hosts = 0
     _upgrade = b""
 
@@ -403,7 +408,7 @@ class RequestHead(Head):
         self.method = parser.get_method()
         self._check_host()
         if not self.target.startswith(b"/") or self.method == b"CONNECT":
-            self._check_authority()
+            self._read_other_target()
         self.wants_websocket = self._upgrade == b"websocket" and parser.should_upgrade()
 
     def on_url(self, target: bytes) -> None:
@@ -419,6 +424,8 @@ class RequestHead(Head):
             self._upgrade = value.lower()
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
+        elif name == b"authorization":
+            self.has_authorization = True
         else:
             super()._note(name, value)
 
@@ -428,16 +435,49 @@ class RequestHead(Head):
         if self.host is not None and not _HOST.fullmatch(self.host):
             raise MalformedError("a host header that is no host")
 
-    def _check_authority(self) -> None:
-        """Check a target that is no path, which may name a host itself."""
+    def _read_other_target(self) -> None:
+        """Read a target that is no path, which may name a host itself."""
         if self.target == b"*" and self.method == b"OPTIONS":
             return
-        form = _AUTHORITY_TARGET if self.method == b"CONNECT" else _ABSOLUTE_TARGET
-        named = form.fullmatch(self.target)
+        if self.method == b"CONNECT":
+            self._check_tunnel()
+        elif (absolute := origin_form(self.method, self.target)) is None:
+            raise MalformedError("a target of no form that we know")
+        else:
+            self.target, self.host = absolute
+            self.fields = with_host(self.fields, self.host)
+
+    def _check_tunnel(self) -> None:
+        named = _AUTHORITY_TARGET.fullmatch(self.target)
         if named is None:
             raise MalformedError("a target of no form that we know")
         if self.host is not None and named[1].lower() != self.host.lower():
             raise MalformedError("the target and the host header name two hosts")
+
+
+def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes] | None:
+    """Return an absolute target as path and query, and the host that it names; None for one that is none.
+
+    RFC 9112, 3.2.2: a server takes such a target, and then ignores the host header.
+    """
+    named = _ABSOLUTE_TARGET.fullmatch(target)
+    if named is None:
+        return None
+    authority, rest = named[1], named[2] or b""
+    if rest.startswith(b"/"):
+        return rest, authority
+    if not rest and method == b"OPTIONS":
+        return b"*", authority  # RFC 9112, 3.2.4
+    return b"/" + rest, authority
+
+
+def with_host(fields: HeaderList, host: bytes) -> HeaderList:
+    """Return the fields of a request with another host."""
+    names = [name.lower() for name, _ in fields]
+    if b"host" not in names:
+        return [*fields, (b"host", host)]
+    at = names.index(b"host")
+    return [*fields[:at], (fields[at][0], host), *fields[at + 1 :]]
 
 
 class IncomingRequest(Incoming):
@@ -454,12 +494,24 @@ class IncomingRequest(Incoming):
     """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
     head: RequestHead
     """Its head, without the one line that has `authorization`. Requests whose heads are the same but for that
-    share it."""
+    share it, once it is kept."""
+    heads: RequestHeads | None = None
+    """The heads that were kept before, to be set before it is fed."""
     authorization = b""
     """The value of that line; empty if there is none, or if it is among the head's other fields."""
 
     _authorization_at = -1  # the line end before it
+    _without_authorization = b""  # the head, as the cache has it
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
+
+    def keep_head(self) -> None:
+        """Keep the head for the requests that have the same one, if it is short and shows no secret.
+
+        Only for a sender who has proved who it is: nobody else fills the cache.
+        """
+        key = self._without_authorization
+        if self.heads is not None and key and _worth_keeping(key, self.head):
+            self.heads.keep(key, self.head, _kept_bytes(key, self.head))
 
     def _without_empty_line(self, head: bytes) -> bytes:
         # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
@@ -483,12 +535,13 @@ class IncomingRequest(Incoming):
         """Read the head, apart from the line with the caller's secret."""
         line = _AUTHORIZATION.search(self.head_bytes)
         if line is not None:
-            self._authorization_at = line.start()
-            head = _REQUEST_HEADS[self.head_bytes[: line.start()] + self.head_bytes[line.end() :]]
-            if head is not None:
-                self.authorization = line[1]
+            key = self.head_bytes[: line.start()] + self.head_bytes[line.end() :]
+            known = None if self.heads is None else self.heads.get(key)
+            head = known or RequestHead(_checked_request(key))
+            if not head.has_authorization:
+                self._authorization_at, self.authorization = line.start(), line[1]
+                self._without_authorization = key
                 return head
-        self._authorization_at = -1
         return RequestHead(_checked_request(self.head_bytes))
 
     @property
@@ -515,8 +568,14 @@ def _checked_request(head: bytes) -> bytes:
     raise MalformedError("not a request line")
 
 
-class _ResponseHead(Head):
+class ResponseHead(Head):
     """The head of a response."""
+
+    kept = False
+    """Whether it is in a cache, so that what is made of it may be, too."""
+    passed_back: Mapping[tuple[bool, bool], tuple[bytes, bool]] = {}
+    """How a relay passes it back, and whether that has a date: by whether chunks follow, and other requests.
+    Empty unless it is kept."""
 
     def __init__(self, head: bytes) -> None:
         super().__init__()
@@ -527,72 +586,74 @@ class _ResponseHead(Head):
         self.status = parser.get_status_code()
 
 
-class _RequestHeads(dict[bytes, RequestHead | None]):
-    """The heads of requests that came last, without the line of each that has a secret.
-
-    Who calls a method again and again sends what is the same, but for the body and sometimes its length. None
-    is a head that has such a line twice. What looks as if it had a secret elsewhere is not remembered.
-    """
-
-    def __missing__(self, head: bytes) -> RequestHead | None:
-        read = RequestHead(_checked_request(head))
-        doubtful = [name.lower() for name, _ in read.fields if name not in _HARMLESS and _is_doubtful(name)]
-        if b"authorization" in doubtful:
-            return None
-        if len(head) <= _REMEMBERED_BYTES and not doubtful:
-            if len(self) >= _REMEMBERED_HEADS:
-                self.clear()
-            self[head] = read
-        return read
-
-
-def _is_doubtful(name: bytes) -> bool:
-    """Whether the name of a header looks as if its value were a secret. One that does not is remembered."""
-    if _SECRETIVE.search(name.lower()):
-        return True
-    if len(_HARMLESS) >= _MOST_PLAIN:
-        _HARMLESS.clear()
-    _HARMLESS.add(name)
-    return False
-
-
-_HARMLESS: set[bytes] = set()  # names of headers, as they are spelled
-
-
 # One line of printable letters, so that a head without it is read as it is with it.
 _AUTHORIZATION = re.compile(rb"\r\n(?i:authorization):[ \t]*([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n)")
 _SECRETIVE = re.compile(rb"auth|cookie|key|secret|session|token")
 
+_MOST_KEPT_HEADS = 1024
+_MOST_KEPT_BYTES = 2 * 1024 * 1024
+_LONGEST_KEPT_HEAD = 1024  # bytes
+_HEAD_BYTES, _FIELD_BYTES = 1500, 150  # that a head and a field of it take, beside what is written in them
 
-class _ResponseHeads(dict[bytes, _ResponseHead]):
-    """The heads of responses that came last. What a peer answers with is often the same, but for the body."""
 
-    def __missing__(self, head: bytes) -> _ResponseHead:
-        read = _ResponseHead(head)
-        if len(head) <= _REMEMBERED_BYTES:
-            if len(self) >= _REMEMBERED_HEADS:
-                self.clear()
-            self[head] = read
+class RequestHeads(BoundedCache[bytes, RequestHead]):
+    """Heads of requests, without the line of each that has a secret.
+
+    Who calls a method again and again sends what is the same, but for the body and sometimes its length.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_MOST_KEPT_HEADS, _MOST_KEPT_BYTES)
+
+
+class ResponseHeads(BoundedCache[bytes, ResponseHead]):
+    """Heads of responses. What a peer answers with is often the same, but for the body."""
+
+    def __init__(self) -> None:
+        super().__init__(_MOST_KEPT_HEADS, _MOST_KEPT_BYTES)
+
+    def read(self, head: bytes) -> ResponseHead:
+        """Return what a head says, and keep it if it is short and shows no secret. Raises: MalformedError."""
+        read = ResponseHead(head)
+        if _worth_keeping(head, read):
+            read.kept = True
+            self.keep(head, read, _kept_bytes(head, read))
         return read
 
 
-_REMEMBERED_HEADS = 256
-_REMEMBERED_BYTES = 1024
-_REQUEST_HEADS = _RequestHeads()
-_RESPONSE_HEADS = _ResponseHeads()
+def _worth_keeping(head: bytes, read: Head) -> bool:
+    """Whether a head may be kept: one that is long, or looks as if it had a secret, may not."""
+    return len(head) <= _LONGEST_KEPT_HEAD and not _SECRETIVE.search(
+        b"\n".join([name for name, _ in read.fields]).lower()
+    )
+
+
+def _kept_bytes(head: bytes, read: Head) -> int:
+    """Return about what a head takes: as it came, in fields, and as what is made of it."""
+    return 3 * len(head) + _FIELD_BYTES * len(read.fields) + _HEAD_BYTES
 
 
 class IncomingResponse(Incoming):
     """A response to a request that was, or was not, a HEAD."""
 
     status = 0
+    head: ResponseHead
+    """Its head, which it shares with responses that have the same one, if it is kept."""
 
     # A peer of another protocol may say a few bytes, and wait for ours.
     _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
 
-    def __init__(self, *, to_head: bool = False, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        to_head: bool = False,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        heads: ResponseHeads | None = None,
+    ) -> None:
+        """Look for the head among `heads`, and keep it there; without them no head is kept."""
         super().__init__(max_head_bytes)
         self._to_head = to_head
+        self._heads = heads
 
     @property
     def interim(self) -> bool:
@@ -612,7 +673,9 @@ class IncomingResponse(Incoming):
             raise MalformedError("the message was cut short")
 
     def _read_head(self) -> None:
-        head = _RESPONSE_HEADS[self.head_bytes]
+        heads, data = self._heads, self.head_bytes
+        head = ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
+        self.head = head
         self._take_over(head)
         self.status = status = head.status
         if status < 200 or self._to_head or status in {204, 304}:  # noqa: PLR2004

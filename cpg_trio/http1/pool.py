@@ -29,7 +29,7 @@ from ._unix import connect_unix
 from .channel import Channel, SocketChannel
 from .connection import Connection, Exchange, Response, Whole
 from .errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
-from .messages import MAX_HEAD_BYTES
+from .messages import MAX_HEAD_BYTES, ResponseHeads
 from .tls import TlsChannel
 
 #: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.
@@ -116,6 +116,7 @@ class Pool:
         self._idle_expiry_s = idle_expiry_s
         self.ssl_context = ssl_context or cache(ssl.create_default_context)  # reads every CA of the system
         self._max_head_bytes = max_head_bytes
+        self._heads = ResponseHeads()
         # Changed between checkpoints only. A shelf is here while its size is not 0.
         self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
         self._entered = False
@@ -188,7 +189,7 @@ class Pool:
             raise _not_entered()
         prepared = PreparedRequest.of(request, origin.host_header)
         connection = self.take(origin, caller) or await self.open(origin, caller, timeout_s=connect_timeout_s)
-        exchange = Exchange(connection, prepared, self._max_head_bytes)
+        exchange = Exchange(connection, prepared, self._max_head_bytes, self._heads)
         try:
             await self._begin(exchange)
         except ConnectionBrokenError:
@@ -197,7 +198,7 @@ class Pool:
         else:
             return exchange
         connection = await self.open(origin, caller, timeout_s=connect_timeout_s)
-        exchange = Exchange(connection, prepared, self._max_head_bytes)
+        exchange = Exchange(connection, prepared, self._max_head_bytes, self._heads)
         await self._begin(exchange)
         return exchange
 

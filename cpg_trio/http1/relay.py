@@ -20,7 +20,7 @@ sent twice. There is no timeout but that of connecting: how long a call may take
 from __future__ import annotations
 
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import attrs
 import trio
@@ -33,7 +33,14 @@ from ._request import IDEMPOTENT, LAST_CHUNK, chunk
 from .connection import Answer, Connection
 from .errors import ConnectionBrokenError, ProtocolError, UndeliveredError, UpstreamError
 from .fields import date
-from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse, MalformedError
+from .messages import (
+    MAX_HEAD_BYTES,
+    Framing,
+    IncomingRequest,
+    IncomingResponse,
+    MalformedError,
+    ResponseHeads,
+)
 from .pool import Pool
 from .server import ServerConnection
 
@@ -41,13 +48,6 @@ _SWITCHING_PROTOCOLS = 101
 _NO_CONTENT = 204
 _METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
 _CHUNKED = b"transfer-encoding: chunked\r\n"
-
-_REMEMBERED_HEADS = 256
-_REMEMBERED_BYTES = 1024
-
-HeadsBack: TypeAlias = dict[tuple[bytes, bool, bool], tuple[bytes, bool]]
-"""The heads of responses that went back last, and whether they have a date: by how they came, whether chunks
-follow, and other requests."""
 
 
 class RefusedError(Exception):
@@ -116,7 +116,7 @@ class Relay:
     def __init__(self, gateway: Gateway, pool: Pool) -> None:
         self._gateway = gateway
         self._pool = pool
-        self._heads_back: HeadsBack = {}
+        self._heads = ResponseHeads()
         self.claims = gateway.claims
 
     def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
@@ -126,7 +126,7 @@ class Relay:
         except RefusedError as refused:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
-        call = RelayCall(client, request, forward, self._pool, self._heads_back)
+        call = RelayCall(client, request, forward, self._pool, self._heads)
         kept = self._pool.take(forward.origin, forward.caller)
         if kept is None:
             client.hand_over(call.run)
@@ -141,7 +141,7 @@ class Relay:
             client.last = client.last or not request.complete
             await client.write(client.plain(refused.status, refused.text, refused.fields))
             return
-        await RelayCall(client, request, forward, self._pool, self._heads_back).run()
+        await RelayCall(client, request, forward, self._pool, self._heads).run()
 
 
 class RelayCall:
@@ -165,13 +165,13 @@ class RelayCall:
         request: IncomingRequest,
         forward: Forward,
         pool: Pool,
-        heads_back: HeadsBack,
+        heads: ResponseHeads,
     ) -> None:
         self._client = client
         self._request = request
         self._forward = forward
         self._pool = pool
-        self._heads_back = heads_back
+        self._heads = heads
 
     def cancel(self) -> None:
         """End the call from outside, as its provider is gone, or may not be called any more."""
@@ -315,7 +315,8 @@ class RelayCall:
         """Send what goes without waiting; return what is left of what is here."""
         request = self._request
         self._provider = provider
-        self._answer = Answer(provider.channel, MAX_HEAD_BYTES, to_head=request.method == b"HEAD")
+        to_head = request.method == b"HEAD"
+        self._answer = Answer(provider.channel, MAX_HEAD_BYTES, to_head=to_head, heads=self._heads)
         data = self._head() + self._framed(request.take())
         try:
             sent = provider.channel.send_nowait(data)
@@ -394,13 +395,12 @@ class RelayCall:
             self._chunked_back = self._request.version == "1.1"
             self._ends_with_connection = not self._chunked_back
             client.last = client.last or self._ends_with_connection
-        # What a provider answers with is often the same, but for the body.
-        known = (response.head_bytes, self._chunked_back, client.requests_follow)
-        written = self._heads_back.get(known)
+        known, form = response.head, (self._chunked_back, client.requests_follow)
+        written = known.passed_back.get(form)
         if written is None:
             written = self._write_head_back(response)
-            if len(written[0]) <= _REMEMBERED_BYTES:
-                self._heads_back[known] = written
+            if known.kept:
+                known.passed_back = {**known.passed_back, form: written}
         head, dated = written
         return head + (b"\r\n" if dated else b"date: %b\r\n\r\n" % date())  # RFC 9110, section 6.6.1
 
@@ -414,8 +414,6 @@ class RelayCall:
             head += _CHUNKED
         if not self._client.requests_follow:
             head += b"connection: close\r\n"
-        if len(self._heads_back) >= _REMEMBERED_HEADS:
-            self._heads_back.clear()
         return head, any(name.lower() == b"date" for name, _ in fields)
 
     def _framed_back(self, response: IncomingResponse) -> bytes:

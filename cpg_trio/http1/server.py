@@ -35,7 +35,7 @@ from cpg_trio.asgi import App, HeaderList
 from .asgi_call import AsgiCall
 from .channel import Address, Channel
 from .fields import plain_response
-from .messages import MAX_HEAD_BYTES, IncomingRequest, MalformedError
+from .messages import MAX_HEAD_BYTES, IncomingRequest, MalformedError, RequestHeads
 from .patience import Patience
 from .readiness import Readiness
 
@@ -133,6 +133,7 @@ class Service:
     limits: Limits = attrs.field(factory=Limits)
     relay: RequestTaker | None = None
     draining: bool = False
+    heads: RequestHeads = attrs.field(init=False, factory=RequestHeads, repr=False)
     clocks: Clocks = attrs.field(init=False)
     flusher: Flusher = attrs.field(init=False, factory=Flusher)
 
@@ -373,7 +374,7 @@ class ServerConnection:
             self.last = True
             self._wake()
             return
-        request = IncomingRequest(self.service.limits.max_head_bytes)
+        request = self._next_request()
         try:
             self._rest = request.feed(data)
         except MalformedError:
@@ -388,10 +389,15 @@ class ServerConnection:
             self._take_in_hand(request)
             relay.begin(self, request)
 
+    def _next_request(self) -> IncomingRequest:
+        request = IncomingRequest(self.service.limits.max_head_bytes)
+        request.heads = self.service.heads
+        return request
+
     def _read_again(self, data: bytes) -> None:
         """Leave it to the task to say what is wrong with what has come, or whose it is."""
         self._rest = b""
-        self.hand_over(partial(self._read_on, IncomingRequest(self.service.limits.max_head_bytes), data))
+        self.hand_over(partial(self._read_on, self._next_request(), data))
 
     def fail(self, error: Exception) -> None:
         """End with an error in what was done at once: raise it in the connection's task."""
@@ -478,7 +484,7 @@ class ServerConnection:
                 return
             await trio.lowlevel.checkpoint()  # a client that pipelines is not to have the loop for itself
             data, self._rest = self._rest, b""
-            request = IncomingRequest(self.service.limits.max_head_bytes)
+            request = self._next_request()
 
     async def _read_head(self, request: IncomingRequest, data: bytes) -> bool:
         """Read to the end of a head; return False if the client leaves instead."""

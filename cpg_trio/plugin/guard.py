@@ -23,16 +23,19 @@ import attrs
 import trio
 
 from cpg_trio import _clock, wire
+from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import App, HeaderList, Receive, Scope, Send, header, refuse_websocket, send_response
 from cpg_trio.assertions import LEEWAY_S, Assertion, InvalidAssertionError, Purpose, path_claim, read
+from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller, Code
 
 _log = logging.getLogger("cpg_trio.plugin")
 
 _UNAUTHENTICATED = 401
 _MOST_REMEMBERED = 10_000
+_MOST_REMEMBERED_BYTES = 8 * 1024 * 1024
+_PROVED_BYTES = 500  # that what was proved takes, beside what is written in it
 _QUIET_S = 10.0  # between two lines of the log about refused calls
-_MOST_OF_A_PATH = 200  # characters, in the log
 
 _CALLER = wire.CALLER_HEADER.lower().encode()
 _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
@@ -42,27 +45,23 @@ _BEARER = wire.bearer("").encode()
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode(), b"true"
 _HIDDEN = frozenset({_CALLER, _RUNTIME_ID})
 _HIDDEN_OF_GRANT = _HIDDEN | {_AUTHORIZATION}
-_MOST_NAMES = 1000
 _IDENTITY = "/connectplugin.v1.PluginIdentity/"
 _OPEN_TO_MANAGERS = frozenset({f"{_IDENTITY}GetPluginInfo", f"{_IDENTITY}SetRuntimeIdentity"})
 
 
-class _Names(dict[bytes, bytes]):
-    """The names of fields that mean something to the guard, by every spelling seen; empty for the others.
+_OURS = frozenset({_CALLER, _CALLER_ID, _RUNTIME_ID, _AUTHORIZATION})
+_LENGTHS_OF_OURS = frozenset(len(name) for name in _OURS)
+
+
+def _meaning(name: bytes) -> bytes:
+    """Return the name of a field that means something to the guard, in lower case; empty for any other.
 
     Some applications read X_Plugin_Caller_Id as X-Plugin-Caller-ID, so the guard does.
     """
-
-    def __missing__(self, name: bytes) -> bytes:
-        if len(self) >= _MOST_NAMES:
-            self.clear()
-        known = name.lower().replace(b"_", b"-")
-        self[name] = meant = known if known in _OURS else b""
-        return meant
-
-
-_OURS = frozenset({_CALLER, _CALLER_ID, _RUNTIME_ID, _AUTHORIZATION})
-_NAMES = _Names()
+    if len(name) not in _LENGTHS_OF_OURS:
+        return b""
+    known = name.lower().replace(b"_", b"-")
+    return known if known in _OURS else b""
 
 
 class RefusedCallError(Exception):
@@ -113,7 +112,7 @@ class _Memory:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._proved: dict[bytes, _Proved] = {}
+        self._proved: BoundedCache[bytes, _Proved] = BoundedCache(_MOST_REMEMBERED, _MOST_REMEMBERED_BYTES)
         self._standing: Standing | None = None
 
     def get(self, shown: bytes, standing: Standing | None) -> _Proved | None:
@@ -126,14 +125,9 @@ class _Memory:
 
     def add(self, shown: bytes, assertion: Assertion, good_s: float) -> _Proved:
         """Remember what has been proved, for `good_s` seconds."""
-        now = self._clock()
-        if len(self._proved) >= _MOST_REMEMBERED:
-            self._proved = {key: proved for key, proved in self._proved.items() if now < proved.until}
-        if len(self._proved) >= _MOST_REMEMBERED:
-            self._proved.clear()
         caller = Caller(assertion.subject, assertion.name)
-        proved = _Proved(caller, assertion.path, now + good_s)
-        self._proved[shown] = proved
+        proved = _Proved(caller, assertion.path, self._clock() + good_s)
+        self._proved.keep(shown, proved, 2 * len(shown) + _PROVED_BYTES)
         return proved
 
 
@@ -194,7 +188,7 @@ class Guard:
         headers: HeaderList = scope["headers"]
         claims: dict[bytes, bytes] = {}
         for name, value in headers:
-            if known := _NAMES[name]:
+            if known := _meaning(name):
                 if known in claims:
                     raise RefusedCallError(f"there are two fields {known.decode()}")
                 claims[known] = value
@@ -202,7 +196,7 @@ class Guard:
         if caller is None and not public and not self._accepts_unsigned():
             raise RefusedCallError("call it through its host, which says who calls")
         hidden = _HIDDEN_OF_GRANT if _RUNTIME_ID in claims else _HIDDEN
-        return [field for field in headers if _NAMES[field[0]] not in hidden] if claims else headers, caller
+        return [field for field in headers if _meaning(field[0]) not in hidden] if claims else headers, caller
 
     def _accepts_unsigned(self) -> bool:
         return self._accept_unsigned and self._standing() is not None
@@ -313,9 +307,8 @@ class _Refusals:
         self._quiet_until = trio.current_time() + _QUIET_S
         client = scope.get("client")
         _log.warning(
-            "refused a call of %.*r from %s: %s%s",
-            _MOST_OF_A_PATH,
-            scope["path"],
+            "refused a call of %r from %s: %s%s",
+            one_line(scope["path"]),
             client[0] if client else "a Unix socket",
             refused,
             f" (and {self._unsaid} more since the last time)" if self._unsaid else "",

@@ -14,6 +14,7 @@ import trio
 
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope, Send
 from cpg_trio.http1 import unwrapped
+from cpg_trio.logs import one_line
 from cpg_trio.serving._errors import logger
 
 INBOX_MESSAGES = 10
@@ -131,4 +132,4 @@ class Call:
 
 def named(scope: Any) -> str:
     """Name a request for the log, with nothing in it that could pass for another line."""
-    return f"{scope.get('method', 'WEBSOCKET')} {scope['raw_path']!r}"
+    return f"{scope.get('method', 'WEBSOCKET')} {one_line(scope['raw_path'])!r}"

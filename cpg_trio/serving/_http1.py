@@ -23,6 +23,7 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
+from cpg_trio.http1.messages import origin_form, with_host
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
 from cpg_trio.serving._streams import HttpStream, WebSocketStream
@@ -211,7 +212,10 @@ class Http1(H11Protocol):
             await self.send(Closed())
 
     async def _create_stream(self, request: h11.Request) -> None:
-        headers = list(request.headers)
+        headers, target = list(request.headers), request.target
+        if (absolute := origin_form(request.method, target)) is not None:
+            target, host = absolute
+            headers = with_host(headers, host)
         if _asks_for_websocket(request):
             self.connection = H11WSConnection(self._h11)
             self.stream = WebSocketStream(self._link, STREAM_ID, self.stream_send)
@@ -226,7 +230,7 @@ class Http1(H11Protocol):
                 headers=headers,
                 http_version=request.http_version.decode("ascii"),
                 method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
+                raw_path=target,
                 state=self.connection_state,
             )
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from urllib.parse import unquote_to_bytes
 
 import trio
 
@@ -72,7 +73,9 @@ class _Routed:
     def __init__(self) -> None:
         self.registry = Registry()
         self.identities = Identities(clock=lambda: 0.0)
-        self.admission = Admission(self.identities, self.registry, Rates(RateLimits(router=None)))
+        self.admission = Admission(
+            self.identities, self.registry, Rates(RateLimits(router=None, failed_authentication=None))
+        )
         self.caller, token = self.identities.issue("caller")
         self.authorization = f"Bearer {token}".encode()
         self.registry.register("p-1", "t", "1.0.0", "/p/", {wire.BASE_URL_KEY: "http://127.0.0.1:1"})
@@ -99,8 +102,10 @@ def check_path(data: bytes) -> None:
         assert path.startswith(b"/services/t/p-1/")
         method = path.removeprefix(b"/services/t/p-1/").removeprefix(b"p/")
         assert target == b"/p/" + method
-        decoded = target.lower().replace(b"%2e", b".")
-        assert not {b".", b".."} & set(decoded.split(b"/"))
+        for path_read in (target, unquote_to_bytes(target), unquote_to_bytes(unquote_to_bytes(target))):
+            segments = [segment.partition(b";")[0] for segment in path_read.replace(b"\\", b"/").split(b"/")]
+            assert not {b".", b".."} & set(segments)
+        assert b"//" not in target
 
 
 def _routed(made: list[_Routed] = []) -> _Routed:  # noqa: B006 - made once, when it is needed

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 
 from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, read
+from cpg_trio.host import admission as admission_module
 from cpg_trio.host.admission import Admission
 from cpg_trio.host.identity import Identities, Identity
 from cpg_trio.host.peers import Peer
@@ -109,15 +111,20 @@ async def test_a_very_long_path_does_not_make_a_very_long_statement() -> None:
     assert s.read(told).path == path_claim(f"/s.v1.S/{method}".encode()) != s.read(s.told(api)).path
 
 
-async def test_the_number_of_statements_that_are_kept_is_bounded() -> None:
+async def test_what_statements_take_is_bounded_over_all_callers_and_methods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission_module, "_MOST_TARGET_BYTES", 100_000)
     s = Setting()
     (api, _) = s.callers
-    s.told(api)
-    (target,) = s.admission._targets.values()
-    for number in range(2500):
-        identity = attrs.evolve(api, runtime_id=f"api-{number}")
-        s.admission._identifying(identity, target)
-    assert len(target.statements) <= 1000
+    kept = s.admission._targets
+    for number in range(100):
+        s.told(api, f"m{number % 10}")
+        (*_, target) = kept.values()
+        s.admission._identifying(attrs.evolve(api, runtime_id=f"api-{number}"), target)
+        statements = sum(len(target.statements) for target in kept.values())
+        assert statements * admission_module._STATEMENT_BYTES <= kept.kept_bytes <= 100_000
+    assert statements > 10
 
 
 async def test_nothing_of_a_token_is_in_what_a_statement_shows_of_itself() -> None:

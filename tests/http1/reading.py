@@ -20,7 +20,12 @@ from cpg_trio.http1.messages import (
     IncomingRequest,
     IncomingResponse,
     MalformedError,
+    RequestHeads,
+    ResponseHeads,
 )
+
+# Of everything that is read, so that what is read again is found there.
+REQUEST_HEADS, RESPONSE_HEADS = RequestHeads(), ResponseHeads()
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Head: TypeAlias = h11.Request | h11.Response | h11.InformationalResponse
@@ -58,16 +63,18 @@ def feed(message: Incoming, data: bytes, cuts: Iterable[int] = ()) -> tuple[byte
 def read_request(data: bytes, cuts: Iterable[int] = ()) -> Reading | None:
     """Read a request as this project does; None if it is refused."""
     request = IncomingRequest()
+    request.heads = REQUEST_HEADS
     try:
         body, rest = feed(request, data, cuts)
     except MalformedError:
         return None
+    request.keep_head()
     return _reading(request, (request.method, request.target), body, rest)
 
 
 def read_response(data: bytes, cuts: Iterable[int] = (), *, to_head: bool = False) -> Reading | None:
     """Read a response, and the end of its connection if it ends by it; None if it is refused."""
-    response = IncomingResponse(to_head=to_head)
+    response = IncomingResponse(to_head=to_head, heads=RESPONSE_HEADS)
     try:
         body, rest = feed(response, data, cuts)
         if response.framing is Framing.CLOSE:
@@ -92,8 +99,24 @@ def _reading(message: Incoming, subject: tuple[bytes, bytes], body: bytes, rest:
 
 
 def read_request_by_h11(data: bytes) -> Reading | None:
-    """Read a request as h11 does; None if it refuses it."""
-    return _read_by(h11.Connection(h11.SERVER, MAX_HEAD_BYTES), data)
+    """Read a request as h11 does, and its target as RFC 9112, 3.2.2 does; None if h11 refuses it."""
+    reading = _read_by(h11.Connection(h11.SERVER, MAX_HEAD_BYTES), data)
+    return None if reading is None else _in_origin_form(reading)
+
+
+def _in_origin_form(request: Reading) -> Reading:
+    method, target = request.subject or (b"", b"")
+    scheme, slashes, rest = target.partition(b"://")
+    if scheme.lower() not in {b"http", b"https"} or method == b"CONNECT" or not slashes:
+        return request
+    host = re.split(rb"[/?]", rest, maxsplit=1)[0]
+    path = rest[len(host) :]
+    if not path.startswith(b"/"):
+        path = b"*" if method == b"OPTIONS" and not path else b"/" + path
+    headers = [(name, host if name.lower() == b"host" else value) for name, value in request.headers]
+    if b"host" not in {name.lower() for name, _ in headers}:
+        headers.append((b"host", host))
+    return attrs.evolve(request, subject=(method, path), headers=headers)
 
 
 def read_response_by_h11(data: bytes, *, to_head: bool = False) -> Reading | None:

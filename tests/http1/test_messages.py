@@ -23,6 +23,8 @@ from cpg_trio.http1.messages import (
     IncomingRequest,
     IncomingResponse,
     MalformedError,
+    RequestHeads,
+    ResponseHeads,
 )
 from tests.http1 import corpus
 from tests.http1.corpus import Bad, Good, GoodResponse, chunked, get, padded, post, response
@@ -458,7 +460,7 @@ def test_nothing_is_left_for_the_garbage_collector(data: bytes, no_garbage_colle
     b"GET /Hunter2 x HTTP/1.1\r\nHost: h\r\n\r\n",
     b"HUNTER2 / HTTP/1.1\r\nHost: h\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: Hunter2/\r\n\r\n",
-    b"GET http://Hunter2/ HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET http://Hunter2@h/ HTTP/1.1\r\nHost: h\r\n\r\n",
     get(b"Hunter2 : x"),
     get(b"X: Hunter2\x00"),
     post(b"Content-Length: Hunter2"),
@@ -504,7 +506,7 @@ def test_any_bytes_are_refused_or_have_one_reading(data: bytes, cuts: list[int])
     assert_response_read_in_one_way(data, cuts)
 
 
-# What is remembered of heads
+# What is kept of heads
 
 
 TOKEN = b"Bearer c2VjcmV0LXRva2Vu="
@@ -538,15 +540,33 @@ def test_no_attack_gets_by_because_a_token_is_cut_out_of_it(bad: Bad) -> None:
             assert_read_in_one_way(data)
 
 
-def test_requests_that_differ_in_their_token_only_share_a_head() -> None:
-    first, second, other = IncomingRequest(), IncomingRequest(), IncomingRequest()
-    first.feed(get(b"X: 1", b"authorization: Bearer a"))
-    second.feed(get(b"X: 1", b"authorization: Bearer b"))
-    other.feed(get(b"X: 2", b"authorization: Bearer b"))
+def kept_request(data: bytes, heads: RequestHeads) -> IncomingRequest:
+    """Read a request whose sender proves who it is."""
+    request = IncomingRequest()
+    request.heads = heads
+    request.feed(data)
+    request.keep_head()
+    return request
+
+
+def test_requests_that_differ_in_their_token_only_share_a_head_that_was_kept() -> None:
+    heads = RequestHeads()
+    first = kept_request(get(b"X: 1", b"authorization: Bearer a"), heads)
+    second = kept_request(get(b"X: 1", b"authorization: Bearer b"), heads)
+    other = kept_request(get(b"X: 2", b"authorization: Bearer b"), heads)
     assert first.head is second.head
     assert first.head is not other.head
     assert (first.authorization, second.authorization) == (b"Bearer a", b"Bearer b")
     assert second.headers == [(b"Host", b"h"), (b"X", b"1"), (b"authorization", b"Bearer b")]
+
+
+def test_a_head_that_nobody_has_kept_is_in_no_cache() -> None:
+    heads = RequestHeads()
+    for data in (get(b"X: 1", b"authorization: Bearer a"), get(b"X: 1")):
+        request = IncomingRequest()
+        request.heads = heads
+        request.feed(data)
+    assert not heads
 
 
 @pytest.mark.parametrize(
@@ -561,19 +581,34 @@ def test_requests_that_differ_in_their_token_only_share_a_head() -> None:
         (b"Cookie: hush",),
     ],
 )
-def test_no_secret_is_remembered(lines: tuple[bytes, ...]) -> None:
-    request = IncomingRequest()
-    request.feed(get(*lines))
-    kept = [(head, read.fields if read else []) for head, read in messages._REQUEST_HEADS.items()]
-    assert b"hush" not in repr(kept).encode()
+def test_no_secret_of_a_request_is_kept(lines: tuple[bytes, ...]) -> None:
+    heads = RequestHeads()
+    request = kept_request(get(*lines), heads)
+    assert b"hush" not in repr([(head, read.fields) for head, read in heads.items()]).encode()
     assert [value for _, value in request.headers if b"hush" in value]
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    for number in range(3 * messages._REMEMBERED_HEADS):
-        IncomingRequest().feed(get(b"X: %d" % number, b"Authorization: x"))
-        IncomingResponse().feed(response(b"X: %d" % number))
-    IncomingRequest().feed(get(b"X: " + b"x" * 2000, b"Authorization: x"))
-    for heads in (messages._REQUEST_HEADS, messages._RESPONSE_HEADS):
-        assert 0 < len(heads) <= messages._REMEMBERED_HEADS
-        assert all(len(head) <= messages._REMEMBERED_BYTES for head in heads)
+@pytest.mark.parametrize("name", [b"Set-Cookie", b"x-auth-token", b"X-Api-Key", b"x-session", b"My-Secret"])
+def test_no_secret_of_an_answer_is_kept(name: bytes) -> None:
+    heads = ResponseHeads()
+    answer = IncomingResponse(heads=heads)
+    answer.feed(response(b"X: 1", name + b": hush"))
+    assert answer.headers[-1][1] == b"hush"
+    assert not answer.head.kept
+    assert not heads
+
+
+def test_the_heads_that_are_kept_are_bounded_in_entries_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "_MOST_KEPT_HEADS", 20)
+    monkeypatch.setattr(messages, "_MOST_KEPT_BYTES", 50_000)
+    requests, responses = RequestHeads(), ResponseHeads()
+    for number in range(100):
+        line = b"X: %d %b" % (number, b"x" * 10 * number)
+        kept_request(get(line, b"Authorization: x"), requests)
+        IncomingResponse(heads=responses).feed(response(line))
+        for heads in (requests, responses):
+            assert len(heads) <= 20
+            assert sum(map(len, heads)) < heads.kept_bytes <= 50_000
+    for heads in (requests, responses):
+        assert heads
+        assert all(len(head) <= 1024 for head in heads)

@@ -412,15 +412,25 @@ async def test_what_is_signed_with_a_token_of_before_is_good_as_well() -> None:
         assert await guarded.call(from_caller(digest, "me-1")) == 200
 
 
-async def test_what_is_remembered_is_bounded_whatever_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_remembered_of_proved_callers_is_bounded_in_entries_and_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(guard_module, "_MOST_REMEMBERED", 5)
-    monkeypatch.setattr(guard_module, "_MOST_NAMES", 5)
+    monkeypatch.setattr(guard_module, "_MOST_REMEMBERED_BYTES", 10_000)
     guarded = InMemory()
     for for_s in range(60, 90):
         assert await guarded.call(from_caller(b"x" * 32, "me-1", for_s=for_s)) == 200
-        assert await guarded.call({f"x-{for_s}": ""}) == 401
-    assert len(guarded.guard._callers._proved) <= 5
-    assert len(guard_module._NAMES) <= 5
+        assert len(guarded.guard._callers._proved) <= 5
+        assert guarded.guard._callers._proved.kept_bytes <= 10_000
+
+
+async def test_nothing_is_remembered_of_who_proves_nothing() -> None:
+    guarded = InMemory()
+    for number in range(5):
+        assert await guarded.call({"x-plugin-caller": f"a.b.{number}"}) == 401
+        assert await guarded.call({"x-plugin-runtime-id": "a", "authorization": f"Bearer {number}"}) == 401
+    assert not guarded.guard._callers._proved
+    assert not guarded.guard._grants._proved
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nothing", ECHO])
