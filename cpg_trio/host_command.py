@@ -29,7 +29,13 @@ from .host.admission import PassedOn
 from .host.enrolment import parse_tokens
 from .host.rates import Kind
 from .http1 import Origin
-from .serving import StartError, bind_from_environment, config_from_environment, flag_from_environment
+from .serving import (
+    StartError,
+    bind_from_environment,
+    config_from_environment,
+    flag_from_environment,
+    probe_bind_from_environment,
+)
 
 
 async def host(stop: trio.Event) -> None:
@@ -53,6 +59,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         state_path=_path(environment, "STATE_PATH"),
         socket_dir=_path(environment, "SOCKET_DIR"),
         serve=config_from_environment(environment),
+        probe_bind=probe_bind_from_environment(environment),
     )
 
 

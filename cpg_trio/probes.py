@@ -5,14 +5,25 @@
     /readyz    readiness   it is of use now
 
 A process that is stopping is alive and of no use. A 503 says why.
+
+They are served beside everything else, and, where `PROBE_PORT` names one, on a port that has nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeAlias
 
-from .asgi import Receive, Scope, Send, send_text
+import attrs
+
+from ._nursery import open_plain_nursery
+from .asgi import App, Receive, Scope, Send, no_websocket, send_text
+from .serving import ServeConfig, TlsConfig, serve
+
+_log = logging.getLogger("cpg_trio.serving")
 
 PATHS = frozenset({"/health", "/healthz", "/readyz"})
 
@@ -36,6 +47,37 @@ class Probes:
                 await _answer(send, "ready", self._not_ready())
             case _:
                 await _answer(send, "OK", self._not_started())
+
+
+@asynccontextmanager
+async def probe_port(probes: Probes, bind: str | None, config: ServeConfig) -> AsyncIterator[None]:
+    """Answer probes at `bind`, without TLS, for as long as the block lasts; None is nowhere.
+
+    Raises: serving.BindError.
+    """
+    if bind is None:
+        yield
+        return
+    async with open_plain_nursery() as nursery:
+        plain = attrs.evolve(config, tls=TlsConfig())
+        bound = await nursery.start(partial(serve, _alone(probes), bind=bind, config=plain))
+        _log.info("probes are answered on %s", ", ".join(bound))
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def _alone(probes: Probes) -> App:
+    """Return an application that answers probes, and 404 to all else."""
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+        elif scope["path"] in PATHS:
+            await probes(scope, receive, send)
+        else:
+            await send_text(send, 404, "only probes are answered here\n")
+
+    return dispatch
 
 
 async def _answer(send: Send, good: str, why_not: str) -> None:

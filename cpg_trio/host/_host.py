@@ -18,7 +18,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClien
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.http1 import Origin, Pool, PoolStatistics, Relay
-from cpg_trio.probes import PATHS, Probes
+from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import ServeConfig, serve
 
@@ -129,6 +129,8 @@ class HostConfig:
     """How it serves. Its `tls` is what the host calls plugins with, too."""
     allow_plaintext: bool = False
     """Whether it may listen without TLS where other machines reach it."""
+    probe_bind: str | None = None
+    """Where it answers probes and nothing else, without TLS; None is nowhere but beside the rest."""
 
 
 @attrs.frozen
@@ -176,6 +178,7 @@ class Host:
         self._control_pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts)
         self._sockets = Sockets(self._config.socket_dir, self._control_pool, self.identities)
         self._saved: Saved = nothing_to_save
+        self._probes = Probes(lambda: "stopping" if self.health.stopping else "")
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
@@ -222,7 +225,6 @@ class Host:
         gate = Gate(self.identities, self._config.policy, self.audit, self._rates)
         services = self._services(gate, saved)
         capability_calls = CapabilityCalls(self._grants, self._config.policy, self.audit, self._rates)
-        probes = Probes(lambda: "stopping" if self.health.stopping else "")
         router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
         watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
 
@@ -234,7 +236,7 @@ class Host:
             elif scope["raw_path"].startswith(CAPABILITIES):
                 await capability_calls(scope, receive, send)
             elif scope["path"] in PATHS:
-                await probes(scope, receive, send)
+                await self._probes(scope, receive, send)
             else:
                 await services(scope, receive, send)
 
@@ -282,7 +284,12 @@ class Host:
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         check_exposure(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
-        async with self.application() as app, open_plain_nursery() as nursery:
+        config = self._config
+        async with (
+            self.application() as app,
+            probe_port(self._probes, config.probe_bind, config.serve),
+            open_plain_nursery() as nursery,
+        ):
             most = self._config.limits.max_routed_body_bytes
             relay = Relay(RouterGateway(self._admission, self._liveness, most), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)

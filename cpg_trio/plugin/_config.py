@@ -15,6 +15,7 @@ from cpg_trio.serving import (
     bind_from_environment,
     config_from_environment,
     flag_from_environment,
+    probe_bind_from_environment,
     secret_from_environment,
 )
 
@@ -42,6 +43,8 @@ class PluginConfig:
     """Whether its services take calls of which nobody says who makes them: for a host that signs nothing."""
     control_bind: str | None = None
     """What its control services listen on, and nothing else; without it they are beside the others."""
+    probe_bind: str | None = None
+    """Where it answers probes and nothing else, without TLS; None is nowhere but beside the rest."""
     heartbeat_s: float | None = None
     """Seconds from one health report to the next; None is what the host asks for."""
     grace_s: float = 10.0
@@ -77,6 +80,7 @@ class PluginConfig:
                 enrolment_token=secret_from_environment("ENROLMENT_TOKEN", environment),
                 accept_unsigned=flag_from_environment("ACCEPT_UNSIGNED", environment),
                 control_bind=_control_bind(environment),
+                probe_bind=probe_bind_from_environment(environment),
                 direct_calls=flag_from_environment("DIRECT_CALLS", environment),
                 serve=config_from_environment(environment),
             )

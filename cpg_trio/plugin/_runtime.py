@@ -28,7 +28,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http1 import Origin, Pool
-from cpg_trio.probes import PATHS, Probes
+from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
 from cpg_trio.serving import StartError, serve
 
@@ -120,6 +120,7 @@ class Runtime:
         self._socket = ""  # its name in the directory that is shared with the host
         self._health = Cell(self._report())
         self._health_logged: tuple[pb.HealthState, str] | None = None
+        self._probes = Probes(self._why_not_ready, self._why_not_started)
         self._stop = trio.Event()
         self._grace_s = config.grace_s
 
@@ -132,6 +133,7 @@ class Runtime:
             with trio.CancelScope() as everything:
                 async with (
                     Pool(idle_expiry_s=_KEEP_S, ssl_context=contexts) as pool,
+                    probe_port(self._probes, self._config.probe_bind, self._config.serve),
                     open_plain_nursery() as nursery,
                 ):
                     nursery.start_soon(pool.sweep)
@@ -265,13 +267,13 @@ class Runtime:
 
     def _serving(self, by_path: Mapping[str, App]) -> App:
         """Return an application of several, by what their paths begin with, and of the probes."""
-        probes, nothing = Probes(self._why_not_ready, self._why_not_started), application([])
+        nothing = application([])
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope["path"]
             app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), nothing)
             is_probe = path in PATHS and scope["type"] == "http"
-            await (probes if is_probe else app)(scope, receive, send)
+            await (self._probes if is_probe else app)(scope, receive, send)
 
         return dispatch
 

@@ -94,6 +94,18 @@ def bind_from_environment(
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def probe_bind_from_environment(environment: Mapping[str, str] | None = None) -> str | None:
+    """Return where to answer probes and nothing else, as `PROBE_PORT` and `PROBE_BIND` say.
+
+    Without `PROBE_BIND` on all addresses: who probes a container is outside of it. None without `PROBE_PORT`.
+    Raises: StartError for what is no such thing.
+    """
+    environment = os.environ if environment is None else environment
+    if not environment.get("PROBE_PORT"):
+        return None
+    return bind_from_environment("0.0.0.0", 0, environment, prefix="PROBE_")  # noqa: S104 - see above
+
+
 def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
     """Return how to serve, as `HTTP_SERVER` and the `TLS_` variables say. Raises: StartError for nonsense.
 
