@@ -4,12 +4,14 @@ What stands on what:
 
     secret_file       a file with secrets in it, line by line
     keys              what runtime tokens are signed with, and what they say
-    identity          who a plugin is, and the tokens that prove it
     peers             who is at the other end of a connection
+    limits            how much a host takes in and keeps
+    shares            how much of a limit one address may have
+    ended             identities that have ended, and what is remembered of them
+    identity          who a plugin is, and the tokens that prove it
     enrolment         who gets an identity
     policy            what plugins may
     audit             what has been decided
-    limits            how much a host takes in and keeps
     rates             how often who may call what
     charging          calls counted against their rates, and refused beyond
     registry          who provides what, how healthy they are, which of them a caller gets

@@ -165,7 +165,8 @@ class Host:
         self.identities = Identities(
             self._config.keys,
             longest_s=max(self._config.token_ttl_s, self._config.unrenewed_token_ttl_s),
-            max_identities=limits.max_identities,
+            limits=limits,
+            in_use=self._is_in_use,
             on_expired=self._forget,
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
@@ -438,6 +439,16 @@ class Host:
         self.registry.remove_plugin(runtime_id)
         self.registry.cancel_calls(runtime_id)
 
+    def _is_in_use(self, runtime_id: str) -> bool:
+        """Whether there is something of a plugin that lasts only as long as its identity is kept."""
+        return (
+            self.registry.has_registered(runtime_id)
+            or self.registry.has_called(runtime_id)
+            or self._liveness.sees_off(runtime_id)
+            or self.watches.has(runtime_id)
+            or self._grants.has(runtime_id)
+        )
+
     def _end_identity(self, runtime_id: str, why: str) -> None:
         if self.identities.revoke(runtime_id, why):
             self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
@@ -448,6 +459,7 @@ class Host:
             self._grants.revoke_all(runtime_id, "the identity of its owner has ended")
             self.registry.cancel_calls_made(runtime_id)
             self._direct.forget(runtime_id)
+            self.registry.forget_health(runtime_id)
 
     def _forget(self, identity: Identity) -> None:
         _log.info("the identity of %s has expired", identity.runtime_id)

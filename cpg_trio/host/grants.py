@@ -74,6 +74,10 @@ class Grants:
         """Return how many grants are remembered."""
         return len(self._held)
 
+    def has(self, runtime_id: str) -> bool:
+        """Whether a plugin has a grant."""
+        return runtime_id in self._by_owner
+
     def issue(self, owner: Identity, capability: Capability) -> tuple[Grant, str]:
         """Return a new grant and its token."""
         self._sweep()

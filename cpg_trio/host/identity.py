@@ -2,35 +2,48 @@
 
 Plain synchronous state, whose changes are announced. A token is signed (see `keys`), so a host that has never
 seen it, or has been restarted, can tell that it is good; what a host remembers of it is a digest, which opens
-nothing. An identity has as many tokens as have been issued for it and have not expired: a new one takes
-nothing from those before it, so that no call is lost when they change.
+nothing. An identity has some tokens that have not expired: a new one takes nothing from those before it, so
+that no call is lost when they change. The digests of the newest are kept; those before are good for their
+signature.
 
-An identity ends when its last token has expired, or when it is revoked. What is revoked is remembered for as
-long as a token of it could be shown.
+An identity ends when its last token has expired, or when it is revoked (see `ended`). One that is not in use
+(it has registered nothing, has no call in flight and no watch, and has not called the host for ten minutes)
+is not kept, and does not end by that: who comes back with its token has it again, for its signature. So there
+is always room for who is in use.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import attrs
 
 from cpg_trio import _clock
 from cpg_trio.wire import token_digest
 
+from .ended import REMEMBERED_S, Ended, EndedIdentities
 from .keys import Claims, Keys
-from .limits import LimitError, Limits
+from .limits import LimitError, Limits, held_bytes
 from .listeners import Listeners
+from .peers import Peer
+from .shares import Shares
+
+_log = logging.getLogger("cpg_trio.host")
 
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
 _DAY_S = 24 * 60 * 60.0
-_SKEW_S = 5 * 60.0  # by which the clocks of hosts with the same key may differ
-_REMEMBERED_S = 60 * 60.0  # beyond its last token: for the sake of who comes back with it
+SKEW_S = 5 * 60.0  # by which the clocks of hosts with the same key may differ
+_IDLE_S = 10 * 60.0  # without a call, after which an identity that is not in use is not kept
+_FRESH_S = 30.0  # after its last call, in which it is not let go for another one
+_MOST_TOKENS = 4  # of an identity, whose digests are kept
+_MOST_LOOKED_AT = 64  # identities, for one that can be let go
 
 
 @attrs.frozen
@@ -58,18 +71,17 @@ class Entry:
     expires_at: float
     """When the last of its tokens expires, on the clock of the identities, in seconds."""
     tokens: dict[bytes, float] = attrs.field(factory=dict, repr=False)
-    """When each token expires, by digest, in the order in which the host heard of them."""
+    """When each of the newest tokens expires, by digest, in the order in which the host heard of them."""
+    used_at: float = 0.0
+    """When it has last been proved, on the clock."""
+    share: str = ""
+    """Which address it counts for (see `shares`)."""
+    size: int = attrs.field(init=False)
+    """What is declared with it, in bytes as they are held."""
 
-
-@attrs.frozen
-class Ended:
-    """An identity that has ended before its tokens have."""
-
-    identity: Identity
-    """Its names, and nothing else of it."""
-    why: str
-    until: float
-    """How long that is remembered, on the clock; beyond the end of its last token."""
+    @size.default
+    def _declared_bytes(self) -> int:
+        return sum(held_bytes(*types) for types in (self.identity.provides, self.identity.requires) if types)
 
 
 class Identities:
@@ -77,7 +89,8 @@ class Identities:
 
     No token is good for longer than `longest_s` seconds, whatever it or a state file says. `on_expired` is
     called with each identity that has run out, when that is noticed: when anyone is next asked who they are;
-    `on_accepted` when a token that was not known is accepted for its signature. `clock` gives seconds,
+    `on_accepted` when a token that was not known is accepted for its signature. `in_use` tells by a runtime
+    id whether there is something that lasts only as long as the identity is kept. `clock` gives seconds,
     `wall_clock` seconds since 1970.
     """
 
@@ -86,22 +99,29 @@ class Identities:
         keys: Keys | None = None,
         *,
         longest_s: float = _DAY_S,
-        max_identities: int = Limits().max_identities,
+        limits: Limits | None = None,
         on_expired: Callable[[Identity], object] = lambda _: None,
         on_accepted: Callable[[Identity], object] = lambda _: None,
+        in_use: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = _clock.current_time,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys or Keys()
         self._longest_s = longest_s
-        self._max_identities = max_identities
         self._on_expired = on_expired
         self._on_accepted = on_accepted
+        self._in_use = in_use
         self._clock = clock
         self._wall_clock = wall_clock
         self._entries: dict[str, Entry] = {}
-        self._ended: dict[str, Ended] = {}
-        self._ends: list[tuple[float, str]] = []  # a heap: when to look again at which of both
+        limits = limits or Limits()
+        self._shares = Shares("identities", limits.max_identities)
+        self._declared = Shares("bytes of declared service types", limits.max_declared_bytes)
+        self._of_share: dict[str, OrderedDict[str, None]] = {}
+        self._ended = EndedIdentities(limits.max_ended_identities)
+        self._looks: list[tuple[float, str]] = []  # a heap: when to look again at which entry
+        self.not_before = 0.0
+        """Before when what was issued proves nothing, unless the host knows it: in seconds since 1970."""
         self._listeners = Listeners[[str]]("identities")
 
     def __len__(self) -> int:
@@ -126,12 +146,10 @@ class Identities:
         Raises: LimitError, and then nothing has changed.
         """
         self._drop_expired()
-        if len(self._entries) >= self._max_identities:
-            raise LimitError("identities", self._max_identities)
         runtime_id = f"{self_id.lower()}-{secrets.token_hex(_SUFFIX_BYTES)}"
         identity = Identity(runtime_id, self_id, provides, requires, address)
         token, digest, expires_at = self._new_token(identity, ttl_s)
-        self.restore(Entry(identity, digest, expires_at))
+        self._take(Entry(identity, digest, expires_at))
         return identity, token
 
     def renew(self, identity: Identity, *, ttl_s: float | None = None) -> str:
@@ -144,18 +162,33 @@ class Identities:
 
     def restore(self, entry: Entry) -> None:
         """Take an identity (back), with the one token whose digest it has. None outlives a new one."""
-        entry.expires_at = min(entry.expires_at, self._clock() + self._longest_s)
+        now, runtime_id = self._clock(), entry.identity.runtime_id
+        self._drop(runtime_id)
+        entry.expires_at = min(entry.expires_at, now + self._longest_s)
         entry.tokens[entry.digest] = entry.expires_at
-        self._entries[entry.identity.runtime_id] = entry
-        heappush(self._ends, (entry.expires_at, entry.identity.runtime_id))
-        self._announce(entry.identity.runtime_id)
+        entry.used_at, entry.share = now, Peer(entry.identity.address).key
+        self._entries[runtime_id] = entry
+        self._shares.add(entry.share)
+        self._declared.add(entry.share, entry.size)
+        self._of_share.setdefault(entry.share, OrderedDict())[runtime_id] = None
+        self._look_later(entry, now)
+        self._announce(runtime_id)
 
     def restore_ended(self, ended: Ended) -> None:
         """Take (back) that an identity has ended."""
-        runtime_id = ended.identity.runtime_id
-        longest = self._clock() + self._longest_s + _REMEMBERED_S
-        self._ended[runtime_id] = ended = attrs.evolve(ended, until=min(ended.until, longest))
-        heappush(self._ends, (ended.until, runtime_id))
+        now = self._clock()
+        longest = now + self._longest_s + REMEMBERED_S
+        dropped, may_be_good = self._ended.add(attrs.evolve(ended, until=min(ended.until, longest)), now)
+        if dropped is None:
+            return
+        if may_be_good:
+            if not self.not_before:
+                _log.warning(
+                    "more identities were revoked than are remembered; tokens that were issued before and are"
+                    " not known prove nothing from now on (LIMITS=max_ended_identities=… raises the number)"
+                )
+            self.not_before = math.ceil(self._wall_clock() * 1000) / 1000  # tokens say it in milliseconds
+        self._announce(dropped.runtime_id)
 
     def authenticate(self, runtime_id: str, token: str) -> Identity | None:
         """Return the identity that the token proves, or None.
@@ -166,6 +199,7 @@ class Identities:
         entry = self._entries.get(runtime_id)
         digest = token_digest(token)
         if entry is not None and entry.tokens.get(digest, -math.inf) > now:
+            entry.used_at = now
             if digest != entry.digest:
                 self._shown(entry, digest)
             return entry.identity
@@ -177,7 +211,7 @@ class Identities:
         claims = self._keys.verify(token)
         if ended is None or claims is None or claims.runtime_id != runtime_id:
             return None
-        return ended.identity
+        return Identity(ended.runtime_id, ended.self_id)
 
     def why_ended(self, identity: Identity) -> str:
         """Return why an identity has ended; empty if it has not, or nobody remembers."""
@@ -196,19 +230,19 @@ class Identities:
 
     def forget(self, runtime_id: str) -> None:
         """Be as if an identity had never been issued; nobody has its token."""
-        if self._entries.pop(runtime_id, None) is not None:
+        if self._drop(runtime_id) is not None:
             self._announce(runtime_id)
 
     def revoke(self, runtime_id: str, why: str = "it has been revoked") -> bool:
         """End an identity before its time, with all of its tokens; return whether it had not ended before.
 
-        One that is not known ends, too: another host with the same key may have issued it, or this one before
-        it was restarted, and its tokens are good until they have been seen here.
+        One that is not kept ends, too: it may be idle, or another host with the same key may have issued it,
+        and its tokens are good until they have been seen here.
         """
-        if runtime_id in self._ended:
+        if self._ended.get(runtime_id) is not None:
             return False
-        entry = self._entries.get(runtime_id) or Entry(Identity(runtime_id, ""), b"", 0.0)
-        self._end(entry, why, self._clock() + self._longest_s)
+        # Another host with the same key may have issued tokens that this one has not seen.
+        self._end(runtime_id, why, self._clock() + self._longest_s)
         return True
 
     def entry(self, runtime_id: str) -> Entry | None:
@@ -239,6 +273,9 @@ class Identities:
         now = self._clock()
         entry.tokens = {d: end for d, end in entry.tokens.items() if end > now}
         entry.tokens[digest] = expires_at
+        older = [d for d in entry.tokens if d not in (entry.digest, digest)]
+        for d in older[: max(0, len(entry.tokens) - _MOST_TOKENS)]:
+            del entry.tokens[d]
         entry.expires_at = max(entry.expires_at, expires_at)
 
     def _shown(self, entry: Entry, digest: bytes) -> None:
@@ -251,21 +288,28 @@ class Identities:
     def _recognised(self, runtime_id: str, token: str, digest: bytes) -> Identity | None:
         """Return the identity that a token proves by its signature alone."""
         claims = self._keys.verify(token)
-        if claims is None or claims.runtime_id != runtime_id or runtime_id in self._ended:
+        if claims is None or claims.runtime_id != runtime_id or self._ended.get(runtime_id):
             return None
-        if (left_s := self._left_of(claims)) <= 0:
+        if (left_s := self._left_of(claims)) <= 0 or self._issued_at(claims) <= self.not_before:
             return None
         expires_at = self._clock() + left_s
         entry = self._entries.get(runtime_id)
         if entry is None:
             identity = Identity(runtime_id, claims.self_id, claims.provides, claims.requires, claims.address)
             entry = Entry(identity, digest, expires_at)
-            self.restore(entry)
+            try:
+                self._take(entry)
+            except LimitError:
+                return None  # a handshake says why there is no room
         else:
             self._add_token(entry, digest, expires_at)
             self._shown(entry, digest)
         self._on_accepted(entry.identity)
         return entry.identity
+
+    def _issued_at(self, claims: Claims) -> float:
+        """Return when a token was issued at the earliest, in seconds since 1970."""
+        return claims.expires_at - self._longest_s if claims.issued_at is None else claims.issued_at
 
     def _left_of(self, claims: Claims) -> float:
         """Return for how many seconds a token is good, not more than 0 for one that is not.
@@ -277,34 +321,84 @@ class Identities:
         left_s = min(claims.expires_at - now, self._longest_s)
         if claims.issued_at is None:
             return left_s
-        if claims.issued_at > now + _SKEW_S:
+        if claims.issued_at > now + SKEW_S:
             return 0.0
         return min(left_s, claims.expires_at - claims.issued_at)
+
+    def _take(self, entry: Entry) -> None:
+        """Take another identity. Raises: LimitError for one that there is no room for."""
+        share = Peer(entry.identity.address).key
+        while True:
+            try:
+                self._shares.check(share)
+                self._declared.check(share, entry.size)
+            except LimitError:
+                if not (self._let_one_go(share) or self._let_one_go(self._shares.largest())):
+                    raise
+            else:
+                break
+        self.restore(entry)
+
+    def _let_one_go(self, share: str) -> bool:
+        """Keep one identity less of an address, if one of them is not in use; return whether it is so.
+
+        All are looked at in turn, so that it is one that was not looked at for a long time.
+        """
+        fresh_since = self._clock() - _FRESH_S
+        mine = self._of_share.get(share, OrderedDict[str, None]())
+        for _ in range(min(len(mine), _MOST_LOOKED_AT)):
+            runtime_id = next(iter(mine))
+            if self._entries[runtime_id].used_at <= fresh_since and not self._in_use(runtime_id):
+                self.forget(runtime_id)
+                return True
+            mine.move_to_end(runtime_id)
+        return False
+
+    def _drop(self, runtime_id: str) -> Entry | None:
+        """Keep an identity no longer; return what was kept of it, if anything was."""
+        entry = self._entries.pop(runtime_id, None)
+        if entry is None:
+            return None
+        self._shares.remove(entry.share)
+        self._declared.remove(entry.share, entry.size)
+        del self._of_share[entry.share][runtime_id]
+        if not self._of_share[entry.share]:
+            del self._of_share[entry.share]
+        if len(self._looks) > 2 * len(self._entries) + _MOST_LOOKED_AT:
+            self._looks = [look for look in self._looks if look[1] in self._entries]
+            heapify(self._looks)
+        return entry
 
     def _drop_expired(self) -> float:
         """Return the time on the clock, once what is over by then is gone."""
         now = self._clock()
-        while self._ends and self._ends[0][0] <= now:
-            _, runtime_id = heappop(self._ends)
+        while self._looks and self._looks[0][0] <= now:
+            _, runtime_id = heappop(self._looks)
             if (entry := self._entries.get(runtime_id)) is not None:
                 self._look_at(entry, now)
-            elif (ended := self._ended.get(runtime_id)) is not None and ended.until <= now:
-                del self._ended[runtime_id]
-                self._announce(runtime_id)
+        for runtime_id in self._ended.drop_old(now):
+            self._announce(runtime_id)
         return now
 
     def _look_at(self, entry: Entry, now: float) -> None:
-        if entry.expires_at > now:  # it has been renewed since
-            heappush(self._ends, (entry.expires_at, entry.identity.runtime_id))
-            return
-        self._end(entry, "it has expired", entry.expires_at)
-        self._on_expired(entry.identity)
-
-    def _end(self, entry: Entry, why: str, last_token_ends: float) -> None:
         runtime_id = entry.identity.runtime_id
-        self._entries.pop(runtime_id, None)
-        named = Identity(runtime_id, entry.identity.self_id)
-        self.restore_ended(Ended(named, why, last_token_ends + _REMEMBERED_S))
+        if entry.expires_at <= now:
+            self._end(runtime_id, "it has expired", entry.expires_at)
+            self._on_expired(entry.identity)
+        elif entry.used_at + _IDLE_S > now or self._in_use(runtime_id):
+            self._look_later(entry, now)
+        else:
+            self.forget(runtime_id)
+
+    def _look_later(self, entry: Entry, now: float) -> None:
+        idle_at = entry.used_at + _IDLE_S
+        look_at = min(entry.expires_at, idle_at if idle_at > now else now + _IDLE_S)
+        heappush(self._looks, (look_at, entry.identity.runtime_id))
+
+    def _end(self, runtime_id: str, why: str, last_token_ends: float) -> None:
+        entry = self._drop(runtime_id)
+        self_id = entry.identity.self_id if entry is not None else ""
+        self.restore_ended(Ended(runtime_id, self_id, why, last_token_ends + REMEMBERED_S))
         self._announce(runtime_id)
 
     def _announce(self, runtime_id: str) -> None:

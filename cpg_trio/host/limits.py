@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import attrs
 from attrs.validators import ge, optional
 
 _POSITIVE = ge(1)
+_PLACE = 56  # bytes that a dictionary has for half of an entry; a list or a tuple has fewer
 
 
 class LimitError(Exception):
@@ -15,12 +18,22 @@ class LimitError(Exception):
         super().__init__(f"too many {what} (max: {most})")
 
 
+def held_bytes(*texts: str) -> int:
+    """Return how many bytes texts take in memory, with what is kept beside them, such as places in tables."""
+    # A text that is not ASCII may be held twice, as it is and in UTF-8.
+    return sum(_PLACE + sys.getsizeof(t) + (0 if t.isascii() else len(t.encode())) for t in texts)
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
     """What a host takes in and keeps at most. Raises: ValueError for a limit that leaves nothing."""
 
-    max_identities: int = attrs.field(default=100_000, validator=_POSITIVE)
-    """Identities that have not ended."""
+    max_identities: int = attrs.field(default=20_000, validator=_POSITIVE)
+    """Identities that are kept: those that are in use, and others as long as there is room."""
+    max_declared_bytes: int = attrs.field(default=32 * 1024 * 1024, validator=_POSITIVE)
+    """The service types that they have declared, as they are held in memory."""
+    max_ended_identities: int = attrs.field(default=50_000, validator=_POSITIVE)
+    """Identities that have ended and are remembered, so that no token of theirs proves anything."""
     max_registrations: int = attrs.field(default=100_000, validator=_POSITIVE)
     """Registrations of all plugins together."""
     max_registrations_per_plugin: int = attrs.field(default=100, validator=_POSITIVE)

@@ -80,6 +80,7 @@ class Liveness:
         self._probe = probe
         self._forget = forget
         self._leases: dict[str, _Lease] = {}
+        self._leaving: dict[str, trio.CancelScope] = {}  # the time that who has taken leave still has
         self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -138,7 +139,20 @@ class Liveness:
             del self._leases[runtime_id]
             lease.release()
             if not self._registry.health(runtime_id).callable:
-                nursery.start_soon(self._see_off, runtime_id)
+                self._take_leave(nursery, runtime_id)
+
+    def sees_off(self, runtime_id: str) -> bool:
+        """Whether a plugin has taken leave, and its identity is about to end."""
+        return runtime_id in self._leaving
+
+    def _take_leave(self, nursery: trio.Nursery, runtime_id: str) -> None:
+        # for calls that it finishes, and makes others for
+        until = trio.current_time() + 2 * self._config.lease_s
+        if (time_left := self._leaving.get(runtime_id)) is not None:
+            time_left.deadline = until  # it came back meanwhile, and takes leave once more
+        else:
+            self._leaving[runtime_id] = time_left = trio.CancelScope(deadline=until)
+            nursery.start_soon(self._see_off, runtime_id, time_left)
 
     async def _supervise(self, runtime_id: str, lease: _Lease) -> None:
         async with trio.open_nursery() as nursery:
@@ -167,9 +181,11 @@ class Liveness:
                 if await self._probe(runtime_id):
                     lease.renew()
 
-    async def _see_off(self, runtime_id: str) -> None:
+    async def _see_off(self, runtime_id: str, time_left: trio.CancelScope) -> None:
         """Forget a plugin that has taken leave, unless it has come back within two leases."""
-        await trio.sleep(2 * self._config.lease_s)  # for calls that it finishes, and makes others for
+        with time_left:
+            await trio.sleep_forever()
+        del self._leaving[runtime_id]
         if runtime_id not in self._leases and not self._registry.health(runtime_id).callable:
             self._registry.remove_plugin(runtime_id)
             self._forget(runtime_id)

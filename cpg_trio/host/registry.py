@@ -299,6 +299,11 @@ class Registry:
             self._health[runtime_id] = health
             self._announce(r.service_type for r in self.registrations(runtime_id))
 
+    def forget_health(self, runtime_id: str) -> None:
+        """Forget what a plugin has said of itself, unless it has registered something."""
+        if not self.has_registered(runtime_id):
+            self._health.pop(runtime_id, None)
+
     def set_lapsed(self, runtime_id: str, why: str) -> None:
         """Note why a plugin is not believed to be alive: UNHEALTHY, until `why` is empty."""
         if why:
@@ -324,6 +329,14 @@ class Registry:
         """Return what a plugin has registered."""
         plugin = self._by_plugin.get(runtime_id)
         return list(plugin.by_type.values()) if plugin is not None else []
+
+    def has_registered(self, runtime_id: str) -> bool:
+        """Whether a plugin has registered something."""
+        return runtime_id in self._by_plugin
+
+    def has_called(self, runtime_id: str) -> bool:
+        """Whether a call that a plugin has made is in flight."""
+        return runtime_id in self._calls_made
 
     def plugins(self) -> Sequence[str]:
         """Return the runtime ids of those that have registered something."""

@@ -29,7 +29,8 @@ from cpg_trio._reload import reason
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import StartError
 
-from .identity import Ended, Entry, Identities, Identity
+from .ended import Ended
+from .identity import SKEW_S, Entry, Identities, Identity
 from .liveness import NOT_HEARD_OF
 from .registry import Registration, Registry
 
@@ -55,9 +56,13 @@ ALTER TABLE identities ADD COLUMN address TEXT NOT NULL DEFAULT 'unknown';
 PRAGMA user_version = 2;
 COMMIT;
 """
-_FROM_2_TO_3 = """
+_NEW_IN_3 = """
+ALTER TABLE host ADD COLUMN not_before REAL NOT NULL DEFAULT 0; -- in seconds since 1970; see Identities
+"""
+_FROM_2_TO_3 = f"""
 BEGIN;
 ALTER TABLE identities ADD COLUMN saved_at REAL NOT NULL DEFAULT 0;
+{_NEW_IN_3}
 PRAGMA user_version = 3;
 COMMIT;
 """
@@ -72,6 +77,7 @@ CREATE TABLE identities (
     saved_at REAL NOT NULL DEFAULT 0 -- in seconds since 1970, by the clock of expires_at
 ) STRICT;
 {_NEW_IN_2}
+{_NEW_IN_3}
 CREATE TABLE registrations (
     id TEXT NOT NULL, runtime_id TEXT NOT NULL REFERENCES identities ON DELETE CASCADE,
     service_type TEXT NOT NULL, version TEXT NOT NULL, endpoint_path TEXT NOT NULL,
@@ -102,6 +108,8 @@ class _Rows:
     identities: _Table
     ended: _Table
     registrations: _Table
+    not_before: float
+    """See `Identities`."""
 
 
 @attrs.frozen
@@ -109,6 +117,7 @@ class _Kept:
     """What is in a file, in the order in which it is put back."""
 
     host_id: str
+    not_before: float
     identities: _Table
     ended: _Table
     registrations: Sequence[Registration]
@@ -179,6 +188,7 @@ class _Journal:
         with _start_errors(self._path):
             kept = await trio.to_thread.run_sync(_load, self._connection, now)
         self._registry.id = kept.host_id
+        self._identities.not_before = min(kept.not_before, now + SKEW_S)  # the clock may have been ahead
         since_1970 = self._since_1970()
         for row in kept.identities:
             # The clock may have been ahead then: nothing has more time left than when it was saved.
@@ -186,8 +196,7 @@ class _Journal:
             entry = Entry(_identity(row), row["digest"], _clock.current_time() + left_s)
             self._identities.restore(entry)
         for row in kept.ended:
-            identity = Identity(row["runtime_id"], row["self_id"])
-            self._identities.restore_ended(Ended(identity, row["why"], row["until"] - since_1970))
+            self._identities.restore_ended(Ended(**{**row, "until": row["until"] - since_1970}))
         for registration in kept.registrations:
             self._registry.set_lapsed(registration.runtime_id, NOT_HEARD_OF)
             self._registry.restore(registration)
@@ -262,12 +271,13 @@ class _Journal:
         return _Rows(
             plugins=[{"runtime_id": runtime_id} for runtime_id in changed],
             identities=[_identity_row(entry, since_1970) for entry in entries],
-            ended=[{**attrs.asdict(e.identity), "why": e.why, "until": e.until + since_1970} for e in ends],
+            ended=[{**attrs.asdict(e), "until": e.until + since_1970} for e in ends],
             registrations=[
                 {**attrs.asdict(r, recurse=False), "metadata": json.dumps(r.metadata)}
                 for entry in entries
                 for r in self._registry.registrations(entry.identity.runtime_id)
             ],
+            not_before=self._identities.not_before,
         )
 
     def _since_1970(self) -> float:
@@ -341,10 +351,12 @@ def _load(connection: sqlite3.Connection, now: float) -> _Kept:
         connection.execute("DELETE FROM identities WHERE expires_at <= ?", (now,))
         connection.execute("DELETE FROM ended WHERE until <= ?", (now,))
     registrations = connection.execute("SELECT * FROM registrations ORDER BY sequence")
+    host = connection.execute("SELECT id, not_before FROM host").fetchone()
     return _Kept(
-        host_id=connection.execute("SELECT id FROM host").fetchone()[0],
+        host_id=host["id"],
+        not_before=host["not_before"],
         identities=connection.execute("SELECT * FROM identities").fetchall(),
-        ended=connection.execute("SELECT * FROM ended").fetchall(),
+        ended=connection.execute("SELECT * FROM ended ORDER BY until").fetchall(),
         registrations=[
             Registration(**{**row, "metadata": json.loads(row["metadata"])}) for row in registrations
         ],
@@ -362,6 +374,7 @@ def _replace(connection: sqlite3.Connection, rows: _Rows) -> None:
             rows.identities,
         )
         connection.executemany("INSERT INTO ended VALUES (:runtime_id, :self_id, :why, :until)", rows.ended)
+        connection.execute("UPDATE host SET not_before = ?", (rows.not_before,))
         connection.executemany(
             "INSERT INTO registrations VALUES (:id, :runtime_id, :service_type, :version, :endpoint_path,"
             " :metadata, :sequence, :address)",

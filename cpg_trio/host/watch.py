@@ -220,6 +220,10 @@ class WatchHub:
         """Return how many watches there are."""
         return len(self._watches)
 
+    def has(self, watcher: str) -> bool:
+        """Whether a plugin has a watch."""
+        return watcher in self._of_each
+
     def watchers(self, service_type: str) -> int:
         """Return how many follow a type."""
         return len(self._followers.get(service_type, ()))

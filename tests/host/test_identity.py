@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 import pytest
@@ -12,6 +14,7 @@ from trio.testing import MockClock
 from cpg_trio import _clock
 from cpg_trio.host.identity import Entry, Identities, Identity
 from cpg_trio.host.keys import Claims, Keys
+from cpg_trio.host.limits import LimitError, Limits
 from cpg_trio.wire import token_digest
 
 KEYS = Keys(["k" * 32])
@@ -149,8 +152,8 @@ def test_what_has_ended_is_remembered_for_longer_than_its_tokens_are_good_and_no
         identities.revoke(identities.issue("x")[0].runtime_id)
     clock.now += 60 + 3600
     identities.issue("x")
-    assert not identities._ended
-    assert len(identities._ends) == 1
+    assert not len(identities._ended)
+    assert len(identities._looks) <= 100
 
 
 def test_beginnings_and_ends_are_announced_while_somebody_listens(
@@ -241,7 +244,7 @@ def test_tokens_that_have_expired_do_not_pile_up(identities: Identities, clock: 
     entry = identities.entry(identity.runtime_id)
     assert entry
     assert len(entry.tokens) <= 3
-    assert len(identities._ends) <= 2
+    assert len(identities._looks) <= 2
 
 
 def test_all_tokens_of_an_identity_end_when_it_is_revoked(identities: Identities) -> None:
@@ -325,7 +328,7 @@ def test_of_an_identity_that_has_ended_nothing_is_kept_but_its_names(identities:
     identities.revoke(identity.runtime_id)
     ended = identities.ended(identity.runtime_id)
     assert ended
-    assert ended.identity == Identity(identity.runtime_id, "x")
+    assert (ended.runtime_id, ended.self_id) == (identity.runtime_id, "x")
 
 
 @pytest.mark.parametrize("expires_at", [999.0, 1000.0, -1.0, float("-inf"), float("nan")], ids=str)
@@ -388,3 +391,158 @@ def test_no_token_is_good_for_longer_than_the_host_allows(identities: Identities
     assert not len(another(clock))
     identities.issue("y")
     assert identities.entry("x-1") is None
+
+
+# What is kept is bounded
+
+
+def bounded(clock: Clock, in_use: Callable[[str], bool] = lambda _: False, **limits: int) -> Identities:
+    return Identities(KEYS, limits=Limits(**limits), in_use=in_use, clock=clock, wall_clock=clock)
+
+
+def test_of_many_renewals_a_few_tokens_are_kept_and_all_are_good(clock: Clock) -> None:
+    identities = bounded(clock)
+    identity, first = identities.issue("x")
+    tokens = [first, *(identities.renew(identity) for _ in range(1000))]
+    entry = identities.entry(identity.runtime_id)
+    assert entry
+    assert len(entry.tokens) <= 4
+    for token in (tokens[0], tokens[500], tokens[-1]):
+        assert identities.authenticate(identity.runtime_id, token) == identity
+    assert len(entry.tokens) <= 4
+    identities.revoke(identity.runtime_id)
+    assert not any(identities.authenticate(identity.runtime_id, token) for token in tokens)
+
+
+def test_an_identity_that_does_nothing_is_not_kept_for_long_and_is_had_again_with_its_token(
+    clock: Clock,
+) -> None:
+    identities = bounded(clock)
+    identity, token = identities.issue("x", provides=("a",), requires=("b",), address="192.0.2.1")
+    clock.now += 601
+    assert not identities.holds(identity)
+    assert len(identities) == 0
+    assert identities.authenticate(identity.runtime_id, token) == identity
+    assert identities.holds(identity)
+
+
+def test_an_identity_is_kept_while_it_calls_or_is_in_use(clock: Clock) -> None:
+    used: set[str] = set()
+    identities = bounded(clock, used.__contains__)
+    calling, token = identities.issue("calling")
+    providing, _ = identities.issue("providing")
+    idle, _ = identities.issue("idle")
+    used.add(providing.runtime_id)
+    for _ in range(10):
+        clock.now += 500
+        assert identities.authenticate(calling.runtime_id, token)
+    assert identities.holds(providing)
+    assert not identities.holds(idle)
+
+
+def test_the_token_of_an_identity_that_is_not_kept_proves_nothing_once_that_is_revoked(clock: Clock) -> None:
+    identities = bounded(clock)
+    identity, token = identities.issue("x")
+    clock.now += 601
+    assert not identities.holds(identity)
+    assert identities.revoke(identity.runtime_id)
+    assert not identities.revoke(identity.runtime_id)
+    assert identities.authenticate(identity.runtime_id, token) is None
+
+
+def test_who_is_not_in_use_makes_room_for_others_of_its_address_and_keeps_nobody_out(clock: Clock) -> None:
+    used: set[str] = set()
+    identities = bounded(clock, used.__contains__, max_identities=8)
+    first = [identities.issue("x", address="192.0.2.1") for _ in range(6)]
+    used.add(first[0][0].runtime_id)
+    with pytest.raises(LimitError, match="identities of one address"):
+        identities.issue("x", address="192.0.2.1")
+    identities.issue("y", address="192.0.2.2")
+    clock.now += 31
+    for _ in range(100):
+        identities.issue("x", address="192.0.2.1")
+        clock.now += 31
+    identities.issue("y", address="192.0.2.2")
+    assert len(identities) <= 8
+    assert identities.holds(first[0][0])
+    for identity, token in first[1:]:
+        assert not identities.holds(identity)
+        assert identities.authenticate(identity.runtime_id, token) == identity
+
+
+def test_there_is_room_for_another_address_when_many_have_filled_the_table(clock: Clock) -> None:
+    identities = bounded(clock, max_identities=50)
+    for number in range(500):
+        clock.now += 1
+        with suppress(LimitError):
+            identities.issue("x", address=f"198.51.100.{number % 250}")
+        assert len(identities) <= 50
+    clock.now += 31
+    identities.issue("y", address="192.0.2.2")
+    assert len(identities) <= 50
+    assert len(identities._looks) <= 2 * 50 + 64 + 1
+
+
+def test_a_token_for_which_there_is_no_room_proves_nothing_until_there_is(clock: Clock) -> None:
+    elsewhere, identities = another(clock), bounded(clock, lambda _: True, max_identities=1)
+    identity, token = elsewhere.issue("x")
+    other, _ = identities.issue("y")
+    assert identities.authenticate(identity.runtime_id, token) is None
+    identities.revoke(other.runtime_id)
+    assert identities.authenticate(identity.runtime_id, token) == identity
+
+
+def test_what_plugins_declare_is_bounded_in_bytes(clock: Clock) -> None:
+    types = tuple(f"{'t' * 120}{number}" for number in range(100))
+    identities = bounded(clock, lambda _: True, max_declared_bytes=100_000)
+    held = 0
+    with pytest.raises(LimitError, match="bytes of declared service types"):
+        while True:
+            identities.issue("x", provides=types, requires=types, address="192.0.2.1")
+            held += 2 * sum(map(len, types))
+    assert 0 < held < 75_000
+    identities.issue("x", provides=types[:1], address="192.0.2.2")
+
+
+def test_of_those_that_have_ended_who_has_expired_is_forgotten_first(clock: Clock) -> None:
+    identities = bounded(clock, max_ended_identities=3)
+    revoked = [identities.issue("x") for _ in range(2)]
+    for identity, _ in revoked:
+        identities.revoke(identity.runtime_id, "of a reason")
+    for _ in range(10):
+        identities.issue("x", ttl_s=1)
+    clock.now += 2
+    identities.issue("x")
+    assert [identities.former(i.runtime_id, token) for i, token in revoked] == [
+        Identity(i.runtime_id, "x") for i, _ in revoked
+    ]
+    assert len(identities._ended) == 3
+    assert not identities.not_before
+
+
+def test_a_revocation_that_there_is_no_room_for_shuts_out_more_and_not_fewer(clock: Clock) -> None:
+    identities = bounded(clock, max_ended_identities=2)
+    known, its_token = identities.issue("known")
+    unknown, another_token = another(clock).issue("unknown")
+    revoked = [identities.issue("x") for _ in range(5)]
+    for identity, _ in revoked:
+        identities.revoke(identity.runtime_id)
+    assert len(identities._ended) == 2
+    for identity, token in revoked:
+        assert identities.authenticate(identity.runtime_id, token) is None
+    assert identities.authenticate(unknown.runtime_id, another_token) is None
+    assert identities.authenticate(known.runtime_id, its_token) == known
+    clock.now += 1
+    later, later_token = another(clock).issue("later")
+    assert identities.authenticate(later.runtime_id, later_token) == later
+
+
+def test_what_was_let_go_to_make_room_is_announced(clock: Clock) -> None:
+    identities, heard = bounded(clock, max_identities=1, max_ended_identities=1), list[str]()
+    first, _ = identities.issue("x")
+    clock.now += 31
+    with identities.watched(heard.append):
+        second, _ = identities.issue("x")
+        identities.revoke(first.runtime_id)
+        identities.revoke(second.runtime_id)
+    assert heard.count(first.runtime_id) == 3  # let go, revoked, no longer remembered

@@ -202,6 +202,24 @@ async def test_a_plugin_that_takes_leave_and_comes_back_is_not_forgotten(autojum
         assert s.gone == []
 
 
+async def test_who_takes_leave_again_and_again_has_its_two_leases_from_the_last_time_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervising() as s:
+        for _ in range(50):
+            s.registry.report_health("p", UNHEALTHY)
+            s.registry.unregister("p", s.add())
+            await trio.sleep(1)
+        assert s.liveness.sees_off("p")
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        await trio.sleep(28.9)
+        assert s.gone == []
+        await trio.sleep(0.2)
+        assert s.gone == ["p"]
+        assert trio.lowlevel.current_statistics().tasks_living == tasks - 1
+        assert not s.liveness.sees_off("p")
+
+
 async def test_a_plugin_that_was_gone_can_register_anew(autojump_clock: MockClock) -> None:
     async with supervising() as s:
         s.add()

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Policy
+from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Limits, Policy
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.policy import Rules, ServiceRules
 from cpg_trio.host.rates import RateLimits, Rates
@@ -67,9 +67,12 @@ class Wall:
 class Kept:
     """Identities and a registry that are kept in a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self.identities = Identities(
-            KEYS, longest_s=DAY_S, on_expired=lambda i: self.registry.remove_plugin(i.runtime_id)
+            KEYS,
+            longest_s=DAY_S,
+            limits=limits,
+            on_expired=lambda i: self.registry.remove_plugin(i.runtime_id),
         )
         self.registry = Registry()
         self.saved: Saved
@@ -98,8 +101,8 @@ class Kept:
 
 
 @asynccontextmanager
-async def kept(path: Path, wall: Wall | None = None) -> AsyncIterator[Kept]:
-    state = Kept()
+async def kept(path: Path, wall: Wall | None = None, limits: Limits | None = None) -> AsyncIterator[Kept]:
+    state = Kept(limits)
     async with journaled(path, state.identities, state.registry, wall or Wall()) as state.saved:
         yield state
 
@@ -360,12 +363,30 @@ COMMIT;
 """
 
 
+async def test_that_a_revocation_was_forgotten_for_want_of_room_is_kept_and_shuts_its_token_out(
+    path: Path,
+) -> None:
+    wall = Wall()
+    async with kept(path, wall, Limits(max_ended_identities=1)) as s:
+        revoked = [s.identities.issue("p") for _ in range(3)]
+        for identity, _ in revoked:
+            s.identities.revoke(identity.runtime_id)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM ended").fetchone() == (1,)
+    async with kept(path, wall) as s:
+        for identity, token in revoked:
+            assert s.identities.authenticate(identity.runtime_id, token) is None
+
+
 async def test_a_file_of_version_2_is_taken_over(path: Path) -> None:
     wall = Wall()
     async with kept(path, wall) as s:
         registration, token = s.plugin()
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript("ALTER TABLE identities DROP COLUMN saved_at; PRAGMA user_version = 2")
+        connection.executescript(
+            "ALTER TABLE identities DROP COLUMN saved_at; ALTER TABLE host DROP COLUMN not_before;"
+            "PRAGMA user_version = 2"
+        )
     for _ in range(2):
         async with kept(path, wall) as s:
             assert s.identities.authenticate(registration.runtime_id, token)
