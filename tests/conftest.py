@@ -13,6 +13,7 @@ import trustme
 
 from cpg_trio.logs import use_handler
 from tests.certificates import LOCAL, WORKLOAD, Files
+from tests.names import Names, names_of
 
 
 @pytest.fixture
@@ -26,6 +27,13 @@ def short_path() -> Iterator[Path]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A certificate for this machine, which names a workload too, and who vouches for it."""
     return Files.write(tmp_path_factory.mktemp("certificates"), trustme.CA(), *LOCAL, WORKLOAD)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    """Name servers, which are silent until they are told what to say."""
+    with names_of(monkeypatch) as silent:
+        yield silent
 
 
 @pytest.fixture(autouse=True)

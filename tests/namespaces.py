@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import subprocess
 import threading
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def in_namespace(commands: list[str], question: Callable[[], _T]) -> _T:
             return
         try:
             for command in commands:
-                subprocess.run(command.split(), check=True, capture_output=True)
+                subprocess.run(shlex.split(command), check=True, capture_output=True)
             found.append(question())
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread of the test
             failed.append(error)

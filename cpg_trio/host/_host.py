@@ -31,7 +31,7 @@ from .capability_calls import PREFIX as CAPABILITIES
 from .capability_calls import CapabilityCalls
 from .control import client_of, proof_to
 from .direct import DirectGrants, DirectReports, DirectStatistics, DirectTally
-from .egress import BaseUrls
+from .egress import BaseUrls, Egress
 from .enrolment import Enrolment
 from .exposure import check_exposure
 from .grants import Grants
@@ -259,7 +259,7 @@ class Host:
         permits = RegistrationPermits(self.identities, self.registry, policy, self.audit)
         lifecycle = Lifecycle(gate, self.registry, self._liveness, reports, permits)
         registry = RegistryService(
-            gate, self.registry, self.watches, permits, config.base_urls, self._sockets, saved
+            gate, self.registry, self.watches, permits, Egress(config.base_urls), self._sockets, saved
         )
         direct = DirectGrants(self.identities, self.registry)
         broker = Broker(gate, policy, self.audit, capabilities, self._grants, direct)

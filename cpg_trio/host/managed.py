@@ -48,7 +48,7 @@ class Adoption:
     async def add(self, url: str, host_url: str, self_id: str) -> str:
         """Adopt the plugin at a URL. See `Host.add_plugin`."""
         origin, _ = _parsed(url)
-        address = (await resolve(origin.host, origin.port, "the plugin's URL"))[0]
+        address = (await resolve(self.pool.resolver, origin, "the plugin's URL"))[0]
         # To where it has been looked up, all the way: it is that address that may register for it.
         way = Way(str(address))
         proof = self._proof(self_id)

@@ -36,6 +36,7 @@ from cpg_trio.http1 import (
     IncomingRequest,
     InvalidRequestError,
     MalformedError,
+    NotSentError,
     Origin,
     Pool,
     PoolFullError,
@@ -91,7 +92,11 @@ class _Record:
 
 
 def _failure(error: UpstreamError | None, route: Route, liveness: Liveness, admission: Admission) -> Failure:
-    """Return what a provider's failure means to its caller; None is that one of both is gone."""
+    """Return what a failure means to the caller; None is that one of both is gone.
+
+    Only what a provider itself does counts against it: that nothing listens there, that what listens does not
+    answer or is not accepted, that it is another one.
+    """
     if error is None and not admission.still(route):
         return Failure(401, "invalid token", "the caller's identity has ended")
     if error is None:
@@ -100,6 +105,7 @@ def _failure(error: UpstreamError | None, route: Route, liveness: Liveness, admi
         return _no_room(error)
     if isinstance(error, ConnectFailedError | UndeliveredError):
         liveness.suspect(route.provider.runtime_id)
+    if isinstance(error, NotSentError | UndeliveredError):
         return Failure(502, "failed to proxy request", str(error), UNDELIVERED)
     return Failure(502, "failed to proxy request", str(error))
 

@@ -27,7 +27,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 from .audit import Action, Audit
 from .charging import TryAgainError, charge, retry_told
 from .direct import DirectReports
-from .egress import BaseUrls, check_base_url, check_control_url
+from .egress import Egress
 from .enrolment import Enrolment
 from .identity import Identities, Identity
 from .limits import LimitError
@@ -456,7 +456,7 @@ class RegistryService(ServiceRegistryService):
         registry: Registry,
         hub: WatchHub,
         permits: RegistrationPermits,
-        base_urls: BaseUrls,
+        egress: Egress,
         sockets: Sockets,
         saved: Saved,
     ) -> None:
@@ -464,7 +464,7 @@ class RegistryService(ServiceRegistryService):
         self._registry = registry
         self._permits = permits
         self._hub = hub
-        self._base_urls = base_urls
+        self._egress = egress
         self._sockets = sockets
         self._saved = saved
 
@@ -519,9 +519,9 @@ class RegistryService(ServiceRegistryService):
     async def _checked_address(self, caller: Identity, metadata: Mapping[str, str]) -> str:
         base_url, control_url = (metadata.get(key, "") for key in (wire.BASE_URL_KEY, wire.CONTROL_URL_KEY))
         try:
-            address = await check_base_url(base_url, caller.address, self._base_urls)
+            address = await self._egress.check_base_url(base_url, caller)
             if control_url:
-                await check_control_url(control_url, base_url, caller.address, self._base_urls)
+                await self._egress.check_control_url(control_url, base_url, caller)
         except ConnectError as error:
             self._permits.refused(caller, base_url, error.message)
             raise

@@ -18,6 +18,9 @@ What stands on what:
 Nothing here knows of plugins.
 """
 
+from cpg_trio.http1._connect import connect as connect
+from cpg_trio.http1._names import LookUpError as LookUpError
+from cpg_trio.http1._names import Resolver as Resolver
 from cpg_trio.http1._origin import Origin as Origin
 from cpg_trio.http1._origin import Way as Way
 from cpg_trio.http1._request import Request as Request
@@ -33,6 +36,8 @@ from cpg_trio.http1.errors import BodyTooLargeError as BodyTooLargeError
 from cpg_trio.http1.errors import ConnectFailedError as ConnectFailedError
 from cpg_trio.http1.errors import ConnectionBrokenError as ConnectionBrokenError
 from cpg_trio.http1.errors import InvalidRequestError as InvalidRequestError
+from cpg_trio.http1.errors import LocalFailureError as LocalFailureError
+from cpg_trio.http1.errors import NotSentError as NotSentError
 from cpg_trio.http1.errors import PoolFullError as PoolFullError
 from cpg_trio.http1.errors import ProtocolError as ProtocolError
 from cpg_trio.http1.errors import UndeliveredError as UndeliveredError
@@ -43,7 +48,6 @@ from cpg_trio.http1.messages import MalformedError as MalformedError
 from cpg_trio.http1.messages import body_too_large as body_too_large
 from cpg_trio.http1.pool import Pool as Pool
 from cpg_trio.http1.pool import PoolStatistics as PoolStatistics
-from cpg_trio.http1.pool import connect as connect
 from cpg_trio.http1.readiness import READINESS_AVAILABLE as READINESS_AVAILABLE
 from cpg_trio.http1.relay import Failure as Failure
 from cpg_trio.http1.relay import Forward as Forward

@@ -1,21 +1,34 @@
 """What can go wrong between a client and its peer, by whose fault it is.
 
-No message quotes what was received or sent: it may be a header's value.
+Each class has one answer to who is at fault, and whether the peer may have acted on the request. That is what
+decides what follows: only what the peer does counts against it. No message quotes what was received or sent:
+it may be a header's value.
 """
 
 from __future__ import annotations
 
 
 class UpstreamError(Exception):
-    """The peer, or the way to it, failed. The caller's own mistakes are never this."""
+    """A request was not answered. The caller's own mistakes are never this."""
 
 
-class ConnectFailedError(UpstreamError):
-    """No connection came about: refused, unknown name, TLS failure, timeout. Nothing was sent."""
+class NotSentError(UpstreamError):
+    """Nothing was sent."""
 
 
-class PoolFullError(UpstreamError):
-    """No connection to the peer came free in time. Nothing was sent, and the peer is not at fault."""
+class LocalFailureError(NotSentError):
+    """No connection was tried, for a reason of this machine: no file descriptor, no port, a name not known.
+
+    It tells nothing of the peer.
+    """
+
+
+class ConnectFailedError(NotSentError):
+    """The peer could not be connected to: refused, no answer in time, not accepted by its certificate."""
+
+
+class PoolFullError(NotSentError):
+    """No connection to the peer came free in time. The peer is not at fault."""
 
     def __init__(self, text: str, *, own_share: bool) -> None:
         super().__init__(text)
@@ -28,7 +41,7 @@ class UndeliveredError(UpstreamError):
 
 
 class ProtocolError(UpstreamError):
-    """The peer's answer is not HTTP/1.1 as it should be."""
+    """The peer's answer is not HTTP/1.1 as it should be. The peer has had the request."""
 
 
 class ConnectionBrokenError(UpstreamError):

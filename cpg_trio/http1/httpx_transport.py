@@ -25,9 +25,9 @@ from ._origin import Origin
 from ._request import ONE_WRITE_BYTES, Request
 from .connection import Exchange, Response
 from .errors import (
-    ConnectFailedError,
     ConnectionBrokenError,
     InvalidRequestError,
+    NotSentError,
     PoolFullError,
     ProtocolError,
     UpstreamError,
@@ -248,11 +248,11 @@ def _httpx_errors(request: httpx.Request) -> Iterator[None]:
 
 
 def _httpx_error(error: Exception) -> type[httpx.TransportError]:
-    if isinstance(error, ConnectFailedError):
-        timeout = isinstance(error.__cause__, trio.TooSlowError)
-        return httpx.ConnectTimeout if timeout else httpx.ConnectError
     if isinstance(error, PoolFullError):
         return httpx.PoolTimeout
+    if isinstance(error, NotSentError):
+        timeout = isinstance(error.__cause__, trio.TooSlowError)
+        return httpx.ConnectTimeout if timeout else httpx.ConnectError
     if isinstance(error, InvalidRequestError):
         return httpx.LocalProtocolError
     if isinstance(error, ProtocolError):

@@ -9,11 +9,10 @@ May touch: sockets, TLS, and the connections that it opened. What is said on the
 from __future__ import annotations
 
 import math
-import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from types import TracebackType
 from typing import Self
@@ -21,16 +20,13 @@ from typing import Self
 import attrs
 import trio
 
-from cpg_trio._sockets import enable_keepalive
-
+from ._connect import connect, where
+from ._names import Resolver
 from ._origin import Origin
 from ._request import PreparedRequest, Request
-from ._unix import connect_unix
-from .channel import Channel, SocketChannel
 from .connection import Connection, Exchange, Response, Whole
 from .errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
 from .messages import MAX_HEAD_BYTES, ResponseHeads
-from .tls import TlsChannel
 
 #: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -115,6 +111,7 @@ class Pool:
         self._max_idle_per_origin = max_idle_per_origin
         self._idle_expiry_s = idle_expiry_s
         self.ssl_context = ssl_context or cache(ssl.create_default_context)  # reads every CA of the system
+        self.resolver = Resolver()
         self._max_head_bytes = max_head_bytes
         self._heads = ResponseHeads()
         # Changed between checkpoints only. A shelf is here while its size is not 0.
@@ -281,7 +278,7 @@ class Pool:
     async def _open(self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float) -> Connection:
         """Open a connection in the place that the caller has on the shelf."""
         try:
-            channel = await connect(origin, self.ssl_context, timeout_s=timeout_s)
+            channel = await connect(origin, self.ssl_context, timeout_s=timeout_s, resolver=self.resolver)
         except BaseException as error:
             shelf.leave(caller)
             self._release(origin, shelf)
@@ -323,7 +320,7 @@ class Pool:
         has = shelf.in_use.get(caller, 0)
         own_share = bool(caller) and self._max_per_origin - shelf.size + len(shelf.idle) > 0
         which = f"{has} connections are this caller's share" if own_share else "all connections are in use"
-        text = f"no connection to {_where(origin)}: {which} (of {self._max_per_origin})"
+        text = f"no connection to {where(origin)}: {which} (of {self._max_per_origin})"
         return PoolFullError(text, own_share=own_share)
 
     def _serve(self, shelf: _Shelf) -> None:
@@ -391,84 +388,6 @@ class _Block:
             await self._exchange.end(exc_type, exc, traceback)
         finally:
             self._pool.give_back(self._exchange.connection)
-
-
-async def connect(
-    origin: Origin,
-    ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
-    *,
-    timeout_s: float = 5.0,
-) -> Channel:
-    """Return a connection, which is the caller's to close: with TLS for https, unless by a Unix socket.
-
-    `ssl_context` is asked for only then; `timeout_s` is for name, TCP and TLS together.
-    Raises: ConnectFailedError.
-    """
-    with _connect_errors(origin), trio.fail_after(timeout_s):
-        if origin.socket_path:
-            await trio.lowlevel.checkpoint()
-            try:
-                return SocketChannel.of(connect_unix(origin.socket_path))
-            except OSError:
-                if not origin.tcp_too:
-                    raise
-        channel = await _connect_tcp(origin)
-        return channel if origin.scheme == "http" else await _with_tls(channel, ssl_context, origin.host)
-
-
-async def _connect_tcp(origin: Origin) -> SocketChannel:
-    # With TCP_NODELAY, as all of Trio's.
-    stream = await trio.open_tcp_stream(origin.address or origin.host, origin.port)
-    enable_keepalive(stream.socket)  # and no limit to what it leaves unread: a request may be a stream
-    return SocketChannel.of(stream)
-
-
-async def _with_tls(
-    channel: SocketChannel, ssl_context: Callable[[], ssl.SSLContext], host: str
-) -> TlsChannel:
-    try:
-        tls = TlsChannel(channel, ssl_context(), server_hostname=host)
-        await tls.shake_hands()
-    except BaseException:
-        channel.close()
-        raise
-    return tls
-
-
-@contextmanager
-def _connect_errors(origin: Origin) -> Iterator[None]:
-    """Raise what goes wrong on the way to the peer as a ConnectFailedError that says where and why."""
-    try:
-        yield
-    except (OSError, ValueError, trio.BrokenResourceError, trio.TooSlowError) as exc:
-        raise ConnectFailedError(f"cannot connect to {_where(origin)}: {_reason(exc)}") from exc
-
-
-def _where(origin: Origin) -> str:
-    url = f"{origin.scheme}://{origin.host_header.decode()}"
-    place = origin.socket_path or origin.address
-    return f"{url} at {place}" if place else url
-
-
-def _reason(exc: BaseException) -> str:
-    """Return what the system said, which Trio keeps as the cause: one error, or one an address."""
-    if isinstance(exc, trio.TooSlowError):
-        return "no connection within the time allowed"
-    cause = exc.__cause__ or exc
-    causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]
-    return "; ".join(sorted(set(map(_said, causes))))
-
-
-def _said(cause: BaseException) -> str:
-    match cause:
-        case ssl.SSLCertVerificationError():
-            return f"its certificate is not accepted: {cause.verify_message}"
-        case ssl.SSLError(reason=str(reason)):
-            return f"TLS broke: {reason}"
-        case OSError(errno=int(number)) if number > 0:  # below 0 they are those of getaddrinfo
-            return os.strerror(number).lower()
-        case _:
-            return str(cause)
 
 
 def _not_entered() -> trio.ClosedResourceError:

@@ -16,7 +16,7 @@ import wsproto
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import ChannelStream, Origin, Way, connect
+from cpg_trio.http1 import ChannelStream, Origin, Resolver, Way, connect
 
 _BY_URL = Way()
 
@@ -34,17 +34,19 @@ async def open_websocket(
     way: Way = _BY_URL,
     ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     timeout_s: float = 5.0,
+    resolver: Resolver | None = None,
 ) -> AsyncIterator[WebSocketConnection]:
     """Open a websocket at an http or https URL, and close it without a goodbye when the block ends.
 
-    `way` says how to connect, where that is not as the URL says; `ssl_context`, whom to trust with https.
+    `way` says how to connect, where that is not as the URL says; `ssl_context`, whom to trust with https;
+    `resolver`, what looks the name up.
 
-    Raises: http1.ConnectFailedError; trio_websocket.ConnectionRejected if the server answers with another
+    Raises: http1.NotSentError; trio_websocket.ConnectionRejected if the server answers with another
     status; GarbledError; trio.TooSlowError if it does not answer within `timeout_s`; ValueError for what is
     no such URL.
     """
     origin, path = Origin.parse(url)
-    channel = await connect(way.to(origin), ssl_context, timeout_s=timeout_s)
+    channel = await connect(way.to(origin), ssl_context, timeout_s=timeout_s, resolver=resolver)
     async with ChannelStream(channel) as stream, _reader_nursery() as nursery:
         with trio.fail_after(timeout_s):
             socket = await wrap_client_stream(

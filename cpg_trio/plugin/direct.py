@@ -25,7 +25,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http1 import ConnectFailedError, PoolFullError
+from cpg_trio.http1 import NotSentError, PoolFullError
 from cpg_trio.rpc import (
     Code,
     ConnectError,
@@ -252,7 +252,7 @@ class Direct:
         """Give a way up that leads nowhere. Raises: the error, if anything may have been sent."""
         if isinstance(error.__cause__, PoolFullError):
             return
-        if not isinstance(error.__cause__, ConnectFailedError):
+        if not isinstance(error.__cause__, NotSentError):
             raise error
         self._give_up(way, error.message)
 

@@ -22,7 +22,7 @@ from trio_websocket import WebSocketConnection as WebSocket
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import ConnectFailedError
+from cpg_trio.http1 import NotSentError
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 from ._backoff import Reopening, retry_after_s
@@ -40,7 +40,7 @@ _SETTLE_HEARTBEATS = 2
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
 _SERVER_ERROR = 500
-_BROKEN = (ConnectFailedError, ConnectionClosed, DecodeError, GarbledError, trio.TooSlowError)
+_BROKEN = (NotSentError, ConnectionClosed, DecodeError, GarbledError, trio.TooSlowError)
 
 
 async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
@@ -100,6 +100,7 @@ class _Socket:
             [wire.WATCH_PROTO],
             way=session.way,
             ssl_context=session.pool.ssl_context,
+            resolver=session.pool.resolver,
             timeout_s=min(CALL_TIMEOUT_S, session.heartbeat_s),
         )
         async with opening as socket, open_plain_nursery() as nursery:

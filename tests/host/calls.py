@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.asgi import App
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.rpc import AsgiTransport
 from tests.http1.peers import Peer
@@ -132,8 +133,13 @@ async def running(
     config: HostConfig | None = None, client: tuple[str, int] = ("127.0.0.1", 5)
 ) -> AsyncIterator[Caller]:
     host = Host(config)
-    async with (
-        host.application() as app,
-        httpx.AsyncClient(transport=AsgiTransport(app, client), base_url="http://host") as http,
-    ):
+    async with host.application() as app, calling(host, app, client) as caller:
+        yield caller
+
+
+@asynccontextmanager
+async def calling(host: Host, app: App, client: tuple[str, int]) -> AsyncIterator[Caller]:
+    """Call a host's application from an address."""
+    transport = AsgiTransport(app, client)
+    async with httpx.AsyncClient(transport=transport, base_url="http://host") as http:
         yield Caller(http, host)

@@ -103,16 +103,16 @@ async def routing(
 
 
 @asynccontextmanager
-async def silent_address() -> AsyncIterator[str]:
+async def silent_address(address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Yield the base URL of a place that answers no attempt to connect: its queue is full."""
     async with trio.open_nursery() as nursery:
         with trio.socket.socket() as full:
-            await full.bind(("127.0.0.1", 0))
+            await full.bind((address, port))
             full.listen(0)
             for _ in range(3):
                 nursery.start_soon(_occupy, full.getsockname())
             await trio.testing.wait_all_tasks_blocked(0.01)
-            yield "http://127.0.0.1:{1}".format(*full.getsockname())
+            yield "http://{}:{}".format(*full.getsockname())
         nursery.cancel_scope.cancel()
 
 

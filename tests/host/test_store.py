@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Limits, Policy
+from cpg_trio.host.egress import Egress
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.policy import Rules, ServiceRules
 from cpg_trio.host.rates import RateLimits, Rates
@@ -592,7 +593,7 @@ class Undoing:
         permits = RegistrationPermits(self.identities, self.registry, policy, Audit())
         self.permits, self.policy = permits, policy
         service = RegistryService(
-            gate, self.registry, WatchHub(self.registry), permits, BaseUrls.ANY, no_sockets, self.fail
+            gate, self.registry, WatchHub(self.registry), permits, Egress(BaseUrls.ANY), no_sockets, self.fail
         )
         transport = AsgiTransport(application([service]))
         async with httpx.AsyncClient(transport=transport, base_url="http://host") as http:

@@ -12,9 +12,10 @@ import trio.testing
 
 from cpg_trio.http1 import Origin, Pool, PoolStatistics
 from cpg_trio.http1.httpx_transport import PoolTransport, _origin_of
+from tests.names import Names
 
 from .peers import OK, Handler, Peer, answer_ok, serving
-from .test_pool import BEGUN, Resolver, echo
+from .test_pool import BEGUN, echo
 
 
 @asynccontextmanager
@@ -225,9 +226,10 @@ async def test_a_refused_connection_is_an_error_of_httpx() -> None:
                 await client.get(url)
 
 
-async def test_the_requests_own_connect_timeout_holds(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_requests_own_connect_timeout_holds(
+    autojump_clock: trio.testing.MockClock, names: Names
+) -> None:
     assert autojump_clock.rate == 0
-    trio.socket.set_custom_hostname_resolver(Resolver())
     async with Pool() as pool, httpx.AsyncClient(transport=PoolTransport(pool)) as client:
         started = trio.current_time()
         with pytest.raises(httpx.ConnectTimeout):

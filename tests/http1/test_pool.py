@@ -7,7 +7,7 @@ import ssl
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -19,6 +19,7 @@ from cpg_trio.http1 import (
     Connection,
     ConnectionBrokenError,
     InvalidRequestError,
+    LocalFailureError,
     Origin,
     Pool,
     PoolFullError,
@@ -30,6 +31,7 @@ from cpg_trio.http1 import (
 )
 from cpg_trio.http1.channel import SocketChannel
 from tests.certificates import Files
+from tests.names import Names
 
 from .peers import EMPTY, OK, Peer, answer_ok, at_socket, chunked, get, serving, sized
 
@@ -437,12 +439,12 @@ async def test_who_stops_waiting_leaves_the_turn_to_the_next() -> None:
     assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=1)
 
 
-async def test_who_fails_to_connect_leaves_the_place_to_who_waits() -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver(socket.gaierror(-2, "Name or service not known")))
+async def test_who_fails_to_connect_leaves_the_place_to_who_waits(names: Names) -> None:
+    names.fails = socket.gaierror(-2, "Name or service not known")
     async with Pool(max_per_origin=1) as pool:
 
         async def fail() -> None:
-            with pytest.raises(ConnectFailedError, match="not known"):
+            with pytest.raises(LocalFailureError, match="not known"):
                 await pool.open(Origin("http", "peer.invalid", 80))
 
         async with trio.open_nursery() as nursery:
@@ -758,37 +760,23 @@ async def test_a_refused_connection_says_where_and_why() -> None:
             assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=0, reused=0)
 
 
-class Resolver(trio.abc.HostnameResolver):
-    """Name service that fails, or, without an error to fail with, never answers."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-
-    async def getaddrinfo(self, *_: object) -> NoReturn:
-        if self.error is None:
-            await trio.sleep_forever()
-        raise self.error
-
-    async def getnameinfo(self, *_: object) -> NoReturn:
-        raise NotImplementedError
-
-
 @pytest.mark.parametrize(
     "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")]
 )
-async def test_an_unknown_name_is_a_failure_to_connect(error: Exception) -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver(error))
+async def test_an_unknown_name_is_a_failure_to_connect(error: Exception, names: Names) -> None:
+    names.fails = error
     async with Pool() as pool:
-        with pytest.raises(ConnectFailedError, match=r"http://peer\.invalid: .*(not known|too long)"):
+        with pytest.raises(LocalFailureError, match=r"http://peer\.invalid: .*(not known|too long)"):
             await fetch(pool, Origin("http", "peer.invalid", 80), get())
 
 
-async def test_connecting_takes_no_longer_than_allowed(autojump_clock: trio.testing.MockClock) -> None:
+async def test_connecting_takes_no_longer_than_allowed(
+    autojump_clock: trio.testing.MockClock, names: Names
+) -> None:
     assert autojump_clock.rate == 0
-    trio.socket.set_custom_hostname_resolver(Resolver())
     async with Pool(connect_timeout_s=3) as pool:
         started = trio.current_time()
-        with pytest.raises(ConnectFailedError, match="within the time allowed"):
+        with pytest.raises(LocalFailureError, match="within the time allowed"):
             await fetch(pool, Origin("http", "peer.invalid", 80), get())
         assert trio.current_time() - started == pytest.approx(3)
 
