@@ -44,7 +44,7 @@ from .liveness import LeaseConfig, Liveness
 from .managed import Adoption
 from .policy import Policy
 from .rates import RateLimits, Rates
-from .registry import Health, Registry, Selection
+from .registry import Registry, Selection, health_of
 from .router import Router, RouterGateway
 from .services import (
     Gate,
@@ -351,7 +351,11 @@ class Host:
         await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def _probe(self, runtime_id: str) -> bool:
-        """Ask a plugin who and how it is; return whether it answered, and note what."""
+        """Ask a plugin who and how it is; return whether it answered, and note what.
+
+        What it has reported meanwhile is newer than the answer.
+        """
+        before = self.registry.last_report(runtime_id)
         await self._accept_sockets(runtime_id)
         try:
             if await self._is_another(runtime_id):
@@ -360,9 +364,16 @@ class Host:
         except ConnectError as error:
             # A plugin that does not know the question is alive to say so.
             return error.code == Code.UNIMPLEMENTED
-        health = Health(said.state, said.reason, tuple(said.unavailable_dependencies))
-        self.registry.report_health(runtime_id, health)
-        return True
+        is_there = bool(self.registry.registrations(runtime_id))
+        if is_there and self.registry.last_report(runtime_id) is before:
+            self._note_answer(runtime_id, said)
+        return is_there
+
+    def _note_answer(self, runtime_id: str, said: pb.GetHealthResponse) -> None:
+        try:
+            self.registry.report_health(runtime_id, health_of(said))
+        except wire.InvalidError as error:
+            _log.warning("%s says of its health what makes no sense: %.256r", runtime_id, str(error))
 
     async def _accept_sockets(self, runtime_id: str) -> None:
         """Look once at the sockets of a plugin that was registered before the host began."""

@@ -19,6 +19,7 @@ from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Pool, Way
 from cpg_trio.rpc import (
+    ClientConfig,
     HttpRequest,
     HttpResponse,
     PoolExchange,
@@ -32,6 +33,7 @@ from .registry import Registration
 
 _C = TypeVar("_C", bound=ServiceClient)
 
+_MAX_ANSWER_BYTES = 256 * 1024  # as much as the host takes in a message
 _SIGNED_S = 30.0  # for which a call proves to come from the host
 
 
@@ -88,4 +90,5 @@ def client_of(client_class: type[_C], registration: Registration, pool: Pool, pr
 def client_at(client_class: type[_C], url: str, way: Way, pool: Pool, proof: Proof | None) -> _C:
     """Return a client of the control services at a URL, which proves nothing if there is nothing to prove."""
     exchange: UnaryExchange = PoolExchange(pool, way)
-    return client_class(url, SignedExchange(exchange, proof) if proof else exchange)
+    signed = SignedExchange(exchange, proof) if proof else exchange
+    return client_class(url, signed, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))

@@ -80,7 +80,7 @@ class Liveness:
         self._probe = probe
         self._forget = forget
         self._leases: dict[str, _Lease] = {}
-        self._leaving: dict[str, trio.CancelScope] = {}  # the time that who has taken leave still has
+        self._leaving: dict[str, trio.CancelScope] = {}  # those that have taken leave, and not come back
         self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -132,6 +132,8 @@ class Liveness:
         registered = bool(self._registry.registrations(runtime_id))
         lease = self._leases.get(runtime_id)
         if registered and lease is None:
+            if (leave := self._leaving.pop(runtime_id, None)) is not None:
+                leave.cancel()
             lapsed = self._registry.has_lapsed(runtime_id)
             lease = self._leases[runtime_id] = _Lease(self._config.lease_s, lapsed=lapsed)
             nursery.start_soon(self._supervise, runtime_id, lease)
@@ -139,27 +141,19 @@ class Liveness:
             del self._leases[runtime_id]
             lease.release()
             if not self._registry.health(runtime_id).callable:
-                self._take_leave(nursery, runtime_id)
+                leave = self._leaving[runtime_id] = trio.CancelScope()
+                nursery.start_soon(self._see_off, runtime_id, leave)
 
     def sees_off(self, runtime_id: str) -> bool:
         """Whether a plugin has taken leave, and its identity is about to end."""
         return runtime_id in self._leaving
-
-    def _take_leave(self, nursery: trio.Nursery, runtime_id: str) -> None:
-        # for calls that it finishes, and makes others for
-        until = trio.current_time() + 2 * self._config.lease_s
-        if (time_left := self._leaving.get(runtime_id)) is not None:
-            time_left.deadline = until  # it came back meanwhile, and takes leave once more
-        else:
-            self._leaving[runtime_id] = time_left = trio.CancelScope(deadline=until)
-            nursery.start_soon(self._see_off, runtime_id, time_left)
 
     async def _supervise(self, runtime_id: str, lease: _Lease) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._probe_when_silent, runtime_id, lease)
             gone = await lease.hold(lambda lapsed: self._set_lapsed(runtime_id, lapsed))
             nursery.cancel_scope.cancel()
-        if gone:
+        if gone and self._leases.get(runtime_id) is lease:
             self._remove(runtime_id)
 
     def _set_lapsed(self, runtime_id: str, lapsed: bool) -> None:  # noqa: FBT001 - what is set
@@ -181,12 +175,14 @@ class Liveness:
                 if await self._probe(runtime_id):
                     lease.renew()
 
-    async def _see_off(self, runtime_id: str, time_left: trio.CancelScope) -> None:
+    async def _see_off(self, runtime_id: str, leave: trio.CancelScope) -> None:
         """Forget a plugin that has taken leave, unless it has come back within two leases."""
-        with time_left:
-            await trio.sleep_forever()
+        with leave:
+            await trio.sleep(2 * self._config.lease_s)  # for calls that it finishes, and makes others for
+        if self._leaving.get(runtime_id) is not leave:
+            return  # it has come back meanwhile, and may have taken leave anew
         del self._leaving[runtime_id]
-        if runtime_id not in self._leases and not self._registry.health(runtime_id).callable:
+        if not self._registry.health(runtime_id).callable:
             self._registry.remove_plugin(runtime_id)
             self._forget(runtime_id)
 

@@ -200,7 +200,10 @@ def _stands_for(name: str, self_id: str) -> bool:
 def read_rules(path: Path) -> Rules:
     """Return what a policy file says. Raises: OSError; ValueError that says what makes no sense."""
     with path.open("rb") as file:
-        said = tomllib.load(file)
+        try:
+            said = tomllib.load(file)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
     if said == _NO_RULES_MEANT:
         return Rules()
     _check_says_rules(said)

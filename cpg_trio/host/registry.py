@@ -116,6 +116,32 @@ class Health:
         return self.state != _UNHEALTHY
 
 
+class HealthMessage(Protocol):
+    """A report of a plugin, or its answer to a probe."""
+
+    @property
+    def state(self) -> pb.HealthState: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def unavailable_dependencies(self) -> Sequence[str]: ...
+
+
+def health_of(said: HealthMessage) -> Health:
+    """Return the health that a message tells. Raises: wire.InvalidError for one that makes no sense."""
+    if said.state not in pb.HealthState.values():
+        raise wire.InvalidError(f"unknown health state: {said.state}")
+    if len(said.reason.encode()) > _MAX_REASON_BYTES:
+        raise wire.InvalidError(f"reason too long (max: {_MAX_REASON_BYTES} bytes)")
+    if len(said.unavailable_dependencies) > _MAX_DEPENDENCIES:
+        raise wire.InvalidError(f"too many unavailable dependencies (max: {_MAX_DEPENDENCIES})")
+    for dependency in said.unavailable_dependencies:
+        wire.validate_service_type(dependency)
+    return Health(said.state, said.reason, tuple(said.unavailable_dependencies))
+
+
 @attrs.frozen
 class ServiceStatus:
     """What a watcher of a service type is told: its state, and the provider to call, if there is one."""
@@ -132,6 +158,8 @@ class InFlight(Protocol):
 
 
 _SILENT = Health()
+_MAX_REASON_BYTES = 4096
+_MAX_DEPENDENCIES = 100
 _MOST_MINIMA = 4  # minimum versions of one type for which the good providers are remembered
 
 
@@ -295,14 +323,18 @@ class Registry:
 
     def report_health(self, runtime_id: str, health: Health) -> None:
         """Note what a plugin says of itself."""
-        if self._health.get(runtime_id) != health:
-            self._health[runtime_id] = health
+        before, self._health[runtime_id] = self._health.get(runtime_id), health
+        if before != health:
             self._announce(r.service_type for r in self.registrations(runtime_id))
 
     def forget_health(self, runtime_id: str) -> None:
         """Forget what a plugin has said of itself, unless it has registered something."""
         if not self.has_registered(runtime_id):
             self._health.pop(runtime_id, None)
+
+    def last_report(self, runtime_id: str) -> Health | None:
+        """Return what a plugin last said of itself: another object for each time that it did."""
+        return self._health.get(runtime_id)
 
     def set_lapsed(self, runtime_id: str, why: str) -> None:
         """Note why a plugin is not believed to be alive: UNHEALTHY, until `why` is empty."""

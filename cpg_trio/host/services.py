@@ -35,18 +35,23 @@ from .liveness import LeaseConfig, Liveness
 from .peers import Peer
 from .policy import Policy, Rules
 from .rates import Kind, Rates
-from .registry import Health, NoProviderError, Registration, Registry, ServiceStatus, UnknownRegistrationError
+from .registry import (
+    NoProviderError,
+    Registration,
+    Registry,
+    ServiceStatus,
+    UnknownRegistrationError,
+    health_of,
+)
 from .sockets import Sockets
 from .store import Saved
 from .watch import WatchHub
 
 _log = logging.getLogger("cpg_trio.host")
 
-_MAX_REASON_BYTES = 4096
 _MOST_OF_A_REASON = 256  # characters, in the log
 _OTHERS_S = 1  # after which those who provide a service may have gone
 _MOMENT_S = 0.02  # by which a watch ends before its caller's time is up
-_MAX_DEPENDENCIES = 100
 # What a registration says of where the plugin is, which is no other plugin's business: the host goes there.
 _FOR_THE_HOST = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_KEY})
 
@@ -356,8 +361,8 @@ class Lifecycle(PluginLifecycleService):
         """Note the caller's health. Raises: ConnectError for a state that there is not."""
         caller = self._gate.caller(ctx, Kind.HEALTH_REPORT)
         self._permits.keep()  # of all plugins, as some report is never far
-        health = _health(request)
         with _codes():
+            health = health_of(request)
             self._direct.take(caller, request.direct_calls)
         if health != self._registry.health(caller.runtime_id):
             name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
@@ -367,21 +372,6 @@ class Lifecycle(PluginLifecycleService):
         self._liveness.beat(caller.runtime_id)
         ctx.response_headers[wire.HOST_ID_HEADER] = self._registry.id
         return pb.ReportHealthResponse()
-
-
-def _health(request: pb.ReportHealthRequest) -> Health:
-    if request.state not in pb.HealthState.values():
-        raise ConnectError(Code.INVALID_ARGUMENT, f"unknown health state: {request.state}")
-    if len(request.reason.encode()) > _MAX_REASON_BYTES:
-        raise ConnectError(Code.INVALID_ARGUMENT, f"reason too long (max: {_MAX_REASON_BYTES} bytes)")
-    if len(request.unavailable_dependencies) > _MAX_DEPENDENCIES:
-        raise ConnectError(
-            Code.INVALID_ARGUMENT, f"too many unavailable dependencies (max: {_MAX_DEPENDENCIES})"
-        )
-    with _codes():
-        for dependency in request.unavailable_dependencies:
-            wire.validate_service_type(dependency)
-    return Health(request.state, request.reason, tuple(request.unavailable_dependencies))
 
 
 class RegistrationPermits:

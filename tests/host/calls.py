@@ -119,9 +119,14 @@ class Provider:
         said: Message = pb.GetHealthResponse(state=pb.HEALTH_STATE_HEALTHY, reason="asked")
         if b"/GetPluginInfo " in head:
             said = pb.GetPluginInfoResponse(self_id=self.self_id)
-        body = said.SerializeToString()
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/proto\r\ncontent-length: %d\r\n\r\n" % len(body)
-        return head + body
+        return in_proto(said)
+
+
+def in_proto(said: Message) -> bytes:
+    """Return a message as a plugin answers with it."""
+    body = said.SerializeToString()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/proto\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return head + body
 
 
 def runtime_id(headers: Headers) -> str:

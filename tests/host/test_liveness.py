@@ -220,6 +220,37 @@ async def test_who_takes_leave_again_and_again_has_its_two_leases_from_the_last_
         assert not s.liveness.sees_off("p")
 
 
+async def test_each_leave_has_its_own_time(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.registry.report_health("p", UNHEALTHY)
+        s.registry.unregister("p", s.add())
+        await trio.sleep(20)
+        s.registry.unregister("p", s.add())
+        await trio.sleep(29.9)
+        assert s.gone == []
+        await trio.sleep(0.2)
+        assert s.gone == ["p"]
+
+
+@pytest.mark.parametrize("_time", range(8))  # in which order tasks run is up to chance
+async def test_a_plugin_that_registers_anew_at_the_moment_of_its_end_is_not_removed(
+    autojump_clock: MockClock, _time: int
+) -> None:
+    async with supervising() as s:
+        registration_id = s.add()
+
+        async def at_the_end() -> None:
+            await trio.sleep(30)
+            s.registry.unregister("p", registration_id)
+            s.add()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(at_the_end)
+        await trio.sleep(1)
+        assert s.offered()
+        assert s.gone == []
+
+
 async def test_a_plugin_that_was_gone_can_register_anew(autojump_clock: MockClock) -> None:
     async with supervising() as s:
         s.add()

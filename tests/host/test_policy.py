@@ -141,6 +141,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         ("unknown = 1", "the file says unknown, and may say undeclared, plugins, services"),
         ("no toml at all", "line 1"),
         ("x = '\0'", "line 1"),
+        ("x = " + "[" * 5000, "it is nested too deeply"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_and_the_error_says_what_and_where(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from google.protobuf import json_format
+from google.protobuf.message import Message
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio._cell import Cell
@@ -22,7 +25,7 @@ from tests.plugin.running import (
     unused_port,
 )
 
-from .calls import REPORT, Provider, running, runtime_id
+from .calls import REPORT, Provider, in_proto, running, runtime_id
 
 LEASES = LeaseConfig(lease_s=15.0, heartbeat_s=5.0, probe_timeout_s=2.0)
 NOT_HEARD_OF = Health(pb.HEALTH_STATE_UNHEALTHY, "not heard of since the host began")
@@ -202,3 +205,89 @@ async def test_a_plugin_on_the_sdk_goes_on_as_if_nothing_had_happened(config: Ho
                 assert len(host.identities) == 2
     assert len(seen[0]) == 2
     assert seen[0] == seen[1]
+
+
+class Asked(Provider):
+    """Holds its answer about its health until something has happened."""
+
+    def __init__(self) -> None:
+        super().__init__("t-plugin")
+        self.said = pb.GetHealthResponse(state=pb.HEALTH_STATE_DEGRADED, reason="asked")
+        self.is_asked, self.happened = trio.Event(), trio.Event()
+
+    async def __call__(self, peer: Peer) -> None:
+        while head := await peer.receive_head():
+            said: Message = self.said
+            if b"/GetPluginInfo " in head:
+                said = pb.GetPluginInfoResponse(self_id=self.self_id)
+            else:
+                self.is_asked.set()
+                await self.happened.wait()
+            await peer.send(in_proto(said))
+
+
+@pytest.mark.parametrize("report", [{"state": 1, "reason": "reported"}, {"state": 1}, {"state": 3}])
+@pytest.mark.parametrize("before", [None, {"state": 1}])
+async def test_an_answer_does_not_take_the_place_of_a_report_that_came_while_it_was_asked_for(
+    report: dict[str, Any], before: dict[str, Any] | None
+) -> None:
+    plugin = Asked()
+    async with serving(plugin) as origin, running() as host:
+        headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
+        if before is not None:
+            await host.post(REPORT, before, headers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.host._probe, runtime_id(headers))
+            await plugin.is_asked.wait()
+            await host.post(REPORT, report, headers)
+            plugin.happened.set()
+        health = host.host.registry.health(runtime_id(headers))
+        assert (int(health.state), health.reason) == (report["state"], report.get("reason", ""))
+
+
+async def test_an_answer_of_a_plugin_that_is_gone_by_then_leaves_nothing_behind() -> None:
+    plugin = Asked()
+    async with serving(plugin) as origin, running() as host:
+        headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.host._probe, runtime_id(headers))
+            await plugin.is_asked.wait()
+            await host.host.revoke_identity(runtime_id(headers))
+            plugin.happened.set()
+        assert host.host.registry.last_report(runtime_id(headers)) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pb.GetHealthResponse(state=99),  # type: ignore[arg-type]
+        pb.GetHealthResponse(state=pb.HEALTH_STATE_DEGRADED, reason="x" * 5000),
+        pb.GetHealthResponse(unavailable_dependencies=["t"] * 101),
+        pb.GetHealthResponse(unavailable_dependencies=["../t"]),
+    ],
+    ids=lambda said: str(said)[:40],
+)
+async def test_an_answer_is_held_to_the_limits_of_a_report(
+    said: pb.GetHealthResponse, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugin = Asked()
+    plugin.said = said
+    plugin.happened.set()
+    async with serving(plugin) as origin, running() as host:
+        headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
+        body = json_format.MessageToDict(said)
+        assert (await host.post(REPORT, body, headers))[0] == 400
+        assert await host.host._probe(runtime_id(headers))
+        assert host.host.registry.health(runtime_id(headers)) == Health()
+    (warning,) = [r for r in caplog.records if "what makes no sense" in r.getMessage()]
+    assert len(warning.getMessage()) < 500
+
+
+async def test_an_answer_that_is_far_too_long_is_none() -> None:
+    plugin = Asked()
+    plugin.said = pb.GetHealthResponse(state=pb.HEALTH_STATE_DEGRADED, reason="x" * 1024 * 1024)
+    plugin.happened.set()
+    async with serving(plugin) as origin, running() as host:
+        headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
+        assert not await host.host._probe(runtime_id(headers))
+        assert host.host.registry.health(runtime_id(headers)) == Health()
