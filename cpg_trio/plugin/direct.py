@@ -303,6 +303,8 @@ class Direct:
                     _log.debug("%s: no leave for %s: %s", self._owner, self._service_type, error.message)
                     await trio.sleep(_REFUSED_S if error.code in _REFUSALS else next(delays))
                     continue
+                if scope.cancel_called:
+                    return  # it is called no more, though the answer came first
                 if self._way is None:
                     _log.info("%s: %s is called directly, at %s", self._owner, self._service_type, way.url)
                 self._way = way

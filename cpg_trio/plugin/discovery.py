@@ -152,12 +152,18 @@ async def _update(socket: WebSocket) -> pb.WatchUpdate:
 
 
 class _Stream:
-    """A stream of one dependency, and the questions that are asked where it does not tell enough."""
+    """A stream of one dependency, and the questions that are asked where it does not tell enough.
+
+    News is numbered in the order in which it was asked for, an event of the stream when it comes. An answer
+    that comes after newer news is not heard.
+    """
 
     def __init__(self, session: Session, dependency: Dependency) -> None:
         self._session = session
         self._dependency = dependency
         self._polling = False
+        self._asked = 0
+        self._heard = 0
 
     async def follow(self) -> None:
         """Follow until the host does not know the session."""
@@ -198,6 +204,15 @@ class _Stream:
         if self._polling:
             await self._discover()
         else:
+            self._take(self._next(), provider)
+
+    def _next(self) -> int:
+        self._asked += 1
+        return self._asked
+
+    def _take(self, number: int, provider: Provider | None) -> None:
+        if number > self._heard:
+            self._heard = number
             self._dependency.hear(self._session, provider)
 
     async def _poll(self) -> None:
@@ -211,14 +226,14 @@ class _Stream:
         request = pb.DiscoverServiceRequest(
             service_type=self._dependency.service_type, min_version=self._dependency.min_version
         )
+        number = self._next()
         try:
             found = await self._session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
         except ConnectError as error:
             if error.code == Code.NOT_FOUND:
-                self._dependency.hear(self._session, None)
+                self._take(number, None)
         else:
-            provider = Provider.at(self._session, found.endpoint, degraded=False)
-            self._dependency.hear(self._session, provider)
+            self._take(number, Provider.at(self._session, found.endpoint, degraded=False))
 
 
 def _provider(session: Session, event: pb.WatchServiceEvent) -> Provider | None:

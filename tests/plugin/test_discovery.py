@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -14,9 +15,9 @@ from wsproto.events import AcceptConnection, Request
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.asgi import Receive, Scope, Send, no_websocket, send_text
+from cpg_trio.asgi import Receive, Scope, Send, no_websocket, send_response, send_text
 from cpg_trio.http1 import Pool
-from cpg_trio.plugin import Dependency, Plugin, Provider
+from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.discovery import _settle, follow
 from tests.http1.peers import Peer, serving
@@ -105,6 +106,53 @@ async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(way
             async with plugged(echo_plugin(version="2.0.0"), url):
                 await heard(echo, lambda d: d.provider and d.provider.version == "2.0.0")
             await heard(echo, lambda d: not d.available)
+
+
+@attrs.define
+class HeldAnswer:
+    """A host without a websocket that answers one question late, with what is not true any more."""
+
+    question: int
+    asked: trio.Event = attrs.field(factory=trio.Event)
+    released: trio.Event = attrs.field(factory=trio.Event)
+    _questions: int = 0
+
+    async def meddle(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+            return True
+        if not scope["path"].endswith("/DiscoverService"):
+            return False
+        self._questions += 1
+        if self._questions != self.question:
+            return False
+        self.asked.set()
+        await self.released.wait()
+        await send_response(send, 404, b'{"code": "not_found"}', [(b"content-type", b"application/json")])
+        return True
+
+
+async def test_an_answer_that_comes_late_is_not_believed_over_newer_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(discovery, "_POLL_S", 0.02)
+    plugin, (dependency,) = needy("one", min_version="2.0.0")
+    held = HeldAnswer(question=3)
+    async with (
+        meddled(held.meddle) as (host, url),
+        plugged(plugin, url),
+        plugged(echo_plugin("a", "one"), url),
+    ):
+        await held.asked.wait()
+        (old,) = host.registry.providers("one")
+        async with plugged(echo_plugin("a", "one", version="2.0.0"), url):
+            await until(host, lambda: len(host.registry.providers("one")) == 2)
+            host.registry.unregister(old.runtime_id, old.id)
+            await heard(dependency, lambda d: d.available)
+            held.released.set()
+            with trio.move_on_after(0.5):
+                await heard(dependency, lambda d: not d.available)
+            assert dependency.available
 
 
 async def test_a_provider_with_a_minimum_version_is_known_to_be_degraded() -> None:
