@@ -180,6 +180,7 @@ class Host:
         self._sockets = Sockets(self._config.socket_dir, self._control_pool, self.identities)
         self._saved: Saved = nothing_to_save
         self._probes = Probes(lambda: "stopping" if self.health.stopping else "")
+        self._permits = RegistrationPermits(self.identities, self.registry, self._config.policy, self.audit)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
         self._admission = Admission(
             self.identities,
@@ -208,6 +209,7 @@ class Host:
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
             with self.identities.watched(self._end_with_identity), self._saving(saved):
+                self._permits.keep()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
                 yield self._dispatch(saved)
             nursery.cancel_scope.cancel()
@@ -256,7 +258,7 @@ class Host:
             saved,
         )
         reports = DirectReports(self.registry, policy, self._direct)
-        permits = RegistrationPermits(self.identities, self.registry, policy, self.audit)
+        permits = self._permits
         lifecycle = Lifecycle(gate, self.registry, self._liveness, reports, permits)
         registry = RegistryService(
             gate, self.registry, self.watches, permits, Egress(config.base_urls), self._sockets, saved
@@ -355,6 +357,7 @@ class Host:
 
         What it has reported meanwhile is newer than the answer.
         """
+        self._permits.keep()  # where nobody reports, either
         before = self.registry.last_report(runtime_id)
         await self._accept_sockets(runtime_id)
         try:

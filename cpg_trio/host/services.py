@@ -388,10 +388,14 @@ class RegistrationPermits:
         """Take out of the registry what the policy has come to deny since this was last asked."""
         if self._rules is (rules := self._policy.rules):
             return
-        self._rules = rules
-        for plugin in self._registry.plugins():
-            if (entry := self._identities.entry(plugin)) is not None:
-                self._keep_of(entry.identity)
+        try:
+            for plugin in self._registry.plugins():
+                if (entry := self._identities.entry(plugin)) is not None:
+                    self._keep_of(entry.identity)
+        except Exception:  # noqa: BLE001 - a policy may be somebody's own class
+            _log.exception("the policy failed, and is asked again")
+        else:
+            self._rules = rules
 
     def _keep_of(self, plugin: Identity) -> None:
         for registration in self._registry.registrations(plugin.runtime_id):

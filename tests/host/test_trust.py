@@ -12,8 +12,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.host import BaseUrls, HostConfig, Identity, Policy
+from cpg_trio.host import BaseUrls, HostConfig, Identity, Keys, LeaseConfig, Policy
 from cpg_trio.host.audit import Action, AuditEvent
+from cpg_trio.host.policy import Rules, ServiceRules
 from tests.plugin.running import eventually
 
 from .calls import (
@@ -411,6 +412,50 @@ async def test_a_plugin_provides_nothing_any_more_that_the_policy_has_come_to_de
     refused = [event for event in events if event.action is Action.REGISTER and not event.allowed]
     assert [(event.subject, event.target) for event in refused] == [(runtime_id(mine), "t")]
     assert autojump_clock.rate == 0
+
+
+async def test_where_no_plugin_reports_the_next_probe_takes_out_what_the_policy_has_come_to_deny(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "policy"
+    path.write_text('rules = "none"')
+    leases = LeaseConfig(lease_s=30, heartbeat_s=5)
+    async with running(HostConfig(policy=Policy.from_file(path), leases=leases)) as host:
+        await host.provider("t")
+        path.write_text('[services.t]\nproviders = ["another"]\n')
+        await trio.sleep(10)
+        assert host.host.registry.service_types() == []
+
+
+async def test_a_host_that_begins_anew_offers_nothing_that_its_policy_denies(tmp_path: Path) -> None:
+    state, keys = tmp_path / "state", Keys(["k" * 32])
+    async with running(HostConfig(state_path=state, keys=keys)) as host:
+        await host.provider("t")
+        caller = await host.plugin("c")
+    policy = Policy(Rules(services={"t": ServiceRules(providers=["another"])}))
+    async with running(HostConfig(state_path=state, keys=keys, policy=policy)) as host:
+        assert await host.discover("t", caller) == 'no providers for service "t"'
+
+
+async def test_rules_are_applied_when_a_policy_that_has_failed_works_again() -> None:
+    class Failing(Policy):
+        works = False
+
+        def may_provide(self, _plugin: Identity, _service_type: str, /) -> bool:
+            if not self.works and _plugin.runtime_id in provided:
+                raise RuntimeError("it is broken")
+            return _plugin.runtime_id not in provided
+
+    policy, provided = Failing(), set[str]()
+    async with running(HostConfig(policy=policy)) as host:
+        plugin = await host.provider("t")
+        provided.add(runtime_id(plugin))
+        policy._rules = Rules()
+        assert (await host.post(REPORT, {"state": 1}, plugin))[0] == 200
+        assert host.host.registry.service_types() == ["t"]
+        policy.works = True
+        assert (await host.post(REPORT, {"state": 1}, plugin))[0] == 200
+        assert host.host.registry.service_types() == []
 
 
 async def test_a_victim_that_is_down_is_no_more_displaced_than_one_that_is_up() -> None:
