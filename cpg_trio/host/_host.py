@@ -472,6 +472,7 @@ class Host:
         if self.identities.entry(runtime_id) is None:
             self._grants.revoke_all(runtime_id, "the identity of its owner has ended")
             self.registry.cancel_calls_made(runtime_id)
+            self.watches.close_of(runtime_id)
             self._direct.forget(runtime_id)
             self.registry.forget_health(runtime_id)
 

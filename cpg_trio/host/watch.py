@@ -12,7 +12,7 @@ a watcher reads is always what holds at that moment.
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -173,7 +173,7 @@ class WatchHub:
         self._registry = registry
         self._limits = limits or Limits()
         self._watches: dict[Watch, None] = {}
-        self._of_each = Counter[str]()
+        self._of_each: dict[str, dict[Watch, None]] = {}
         self._followers: _Followers = {}
         self._unseen: _Unseen = {}  # filled only while the task runs
         self._changed_types = trio.Event()
@@ -193,19 +193,20 @@ class WatchHub:
         if self._closed:
             watch.close()
         self._watches[watch] = None
-        self._of_each[watcher] += 1
+        mine = self._of_each.setdefault(watcher, {})
+        mine[watch] = None
         try:
             yield watch
         finally:
             watch.end()
             del self._watches[watch]
-            self._of_each[watcher] -= 1
-            if not self._of_each[watcher]:
+            del mine[watch]
+            if not mine:
                 del self._of_each[watcher]
 
     def _check_room(self, watcher: str) -> None:
         most, each = self._limits.max_watches, self._limits.max_watches_per_plugin
-        if self._of_each[watcher] >= each:
+        if len(self._of_each.get(watcher, ())) >= each:
             raise LimitError("watches of one plugin", each)
         if len(self._watches) >= most:
             raise LimitError("watches", most)
@@ -214,6 +215,11 @@ class WatchHub:
         """End every watch: the host is stopping."""
         self._closed = True
         for watch in self._watches:
+            watch.close()
+
+    def close_of(self, watcher: str) -> None:
+        """End every watch of a plugin."""
+        for watch in self._of_each.get(watcher, ()):
             watch.close()
 
     def __len__(self) -> int:

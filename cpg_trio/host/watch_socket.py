@@ -163,6 +163,7 @@ class _Connection:
     async def _listen(self, everything: trio.CancelScope) -> None:
         """Do what the client says until it leaves."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
+            self._gate.still(self._caller)
             request = self._codec.read(frame)
             for service_type in request.unsubscribe:
                 self._watch.unsubscribe(service_type)

@@ -204,6 +204,20 @@ async def test_a_watch_ends_with_the_identity_that_it_was_begun_with() -> None:
             assert closed.value.reason.code == 1008
 
 
+async def test_a_watch_ends_with_its_identity_also_when_nothing_changes() -> None:
+    async with hosting() as (host, url):
+        headers = proof(host)
+        async with watching(url, headers, JSON) as socket:
+            await say(socket, subscribe=subscriptions("t"))
+            await hear(socket)
+            await host.revoke_identity(headers[wire.RUNTIME_ID_HEADER])
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.get_message()
+            assert closed.value.reason
+            assert closed.value.reason.code == 1008
+            await eventually(lambda: not host.watches.has(headers[wire.RUNTIME_ID_HEADER]))
+
+
 class Changing(Policy):
     """Permits every call, until it permits none."""
 
