@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Start the host and the plugins, and return when all of them are ready. Arguments go to `docker compose up`.
-set -euo pipefail
-cd "$(dirname "$0")"
+. "$(dirname "$0")/common.sh"
 docker compose up --detach --wait --wait-timeout 60 "$@"
 docker compose ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
 # Build the images.
-set -euo pipefail
-cd "$(dirname "$0")"
+. "$(dirname "$0")/common.sh"
 docker compose --profile tools build

@@ -1,10 +1,8 @@
 #!/usr/bin/env bash
 # Shorten and resolve a URL, by curl and by the client, and see in the logs that the calls went through the host.
-set -euo pipefail
-cd "$(dirname "$0")"
+. "$(dirname "$0")/common.sh"
 
 say() { printf '%s\n' "$*"; }
-fail() { printf '✗ %s\n' "$*" >&2; exit 1; }
 
 # Wait for a line in a service's log that matches: what has been written may be some moments on its way there.
 logged() {

@@ -1,7 +1,8 @@
 """A plugin platform on Trio: identity, registry, liveness and an authenticated streaming router.
 
 What is named here is public, and so is what the rooms `rpc` (Connect on Trio), `serving` (ASGI in a nursery),
-`host` and `plugin` name in their own `__init__`; everything else is private. What stands on what:
+`http1` (calls over a pool), `host` and `plugin` name in their own `__init__`, `http1.httpx_transport`, and
+`capabilities`; everything else is private. What stands on what:
 
     asgi, wire, _cell, _nursery    types, names and rules; a conflating cell; a nursery without groups
     assertions, _reload            what a host says to a plugin, signed; files that change

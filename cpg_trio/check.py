@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 PATHS: Mapping[str, str] = {"ready": "/readyz", "startup": "/health", "live": "/healthz"}
 """The path to ask on, by what is asked."""
 
-# Who listens on all addresses is asked at this machine's own.
-_OWN: Mapping[str, str] = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+# Who listens on all addresses is asked at this machine's own, of which one may be missing.
+_LOOPBACK = "127.0.0.1", "::1"
+_OWN: Mapping[str, Sequence[str]] = {"": _LOOPBACK, "0.0.0.0": _LOOPBACK[:1], "::": _LOOPBACK}  # noqa: S104
 _TIMEOUT_S = 2.0  # a process that is well answers in milliseconds
 _OK = 200
 
@@ -24,16 +25,26 @@ def check(probe: str, environment: Mapping[str, str] | None = None) -> int:
     """Ask a probe, and print what it says. Return the exit status: 0 if all is well, 1 if not."""
     environment = os.environ if environment is None else environment
     port = environment.get("PORT", "")
-    try:
-        status, said = _ask(PATHS[probe], port, environment) if port else (0, "PORT does not say whom to ask")
-    except (OSError, HTTPException) as error:
-        status, said = 0, f"no answer at port {port}: {error}"
+    status, said = _ask_all(PATHS[probe], port, environment) if port else (0, "PORT does not say whom to ask")
     print(said, file=sys.stdout if status == _OK else sys.stderr)
     return 0 if status == _OK else 1
 
 
-def _ask(path: str, port: str, environment: Mapping[str, str]) -> tuple[int, str]:
-    connection = _connection(port, environment)
+def _ask_all(path: str, port: str, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Ask at the first of the addresses of `BIND` where somebody answers."""
+    bind, _, _ = environment.get("BIND", "").partition(",")
+    address = bind.strip(" []")
+    why = ""
+    for own in _OWN.get(address, [address]):
+        try:
+            return _ask(path, f"[{own}]:{port}" if ":" in own else f"{own}:{port}", environment)
+        except (OSError, HTTPException) as error:
+            why = why or f"no answer at port {port}: {error}"
+    return 0, why
+
+
+def _ask(path: str, place: str, environment: Mapping[str, str]) -> tuple[int, str]:
+    connection = _connection(place, environment)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -42,11 +53,8 @@ def _ask(path: str, port: str, environment: Mapping[str, str]) -> tuple[int, str
         connection.close()
 
 
-def _connection(port: str, environment: Mapping[str, str]) -> HTTPConnection:
-    """Return a connection to what listens as the environment says."""
-    address = environment.get("BIND", "").strip("[]")
-    address = _OWN.get(address, address)
-    place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+def _connection(place: str, environment: Mapping[str, str]) -> HTTPConnection:
+    """Return a connection to what listens at an address, as the environment says."""
     if not environment.get("TLS_CERT"):
         return HTTPConnection(place, timeout=_TIMEOUT_S)
     return HTTPSConnection(place, timeout=_TIMEOUT_S, context=_own_context(environment))

@@ -12,7 +12,7 @@ They are served beside everything else, and, where `PROBE_PORT` names one, on a 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -50,7 +50,9 @@ class Probes:
 
 
 @asynccontextmanager
-async def probe_port(probes: Probes, bind: str | None, config: ServeConfig) -> AsyncIterator[None]:
+async def probe_port(
+    probes: Probes, bind: str | Sequence[str] | None, config: ServeConfig
+) -> AsyncIterator[None]:
     """Answer probes at `bind`, without TLS, for as long as the block lasts; None is nowhere.
 
     Raises: serving.BindError.

@@ -107,7 +107,7 @@ class Wire:
 def request(
     method: str = "GET", path: str = "/", headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: test"]
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     if body:
         lines.append(f"content-length: {len(body)}")
@@ -193,11 +193,16 @@ class Http2Wire:
         self.events: list[h2.events.Event] = []
 
     async def request(
-        self, path: str = "/", *headers: tuple[str, str], body: bytes | None = None, method: str = "GET"
+        self,
+        path: str = "/",
+        *headers: tuple[str, str],
+        body: bytes | None = None,
+        method: str = "GET",
+        authority: str = "localhost",
     ) -> int:
         """Begin a request, and end it unless `body` is empty bytes; return its stream."""
         stream_id = self.h2.get_next_available_stream_id()
-        pseudo = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)]
+        pseudo = [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path)]
         self.h2.send_headers(stream_id, [*pseudo, *headers], end_stream=body is None)
         await self.flush()
         if body:
@@ -315,6 +320,6 @@ async def dial_websocket(url: str, path: str = "/") -> AsyncIterator[WebSocketWi
 async def trio_websocket_client(url: str, *subprotocols: str) -> AsyncIterator[WebSocketConnection]:
     """Another's client, on a stream of ours: its own it leaves open when the server closes or refuses."""
     async with _connected(url) as stream, trio.open_nursery() as nursery:
-        ws = await wrap_client_stream(nursery, stream, "test", "/", subprotocols=subprotocols)
+        ws = await wrap_client_stream(nursery, stream, "localhost", "/", subprotocols=subprotocols)
         yield ws
         await ws.aclose()

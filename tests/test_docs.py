@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from cpg_trio import Plugin
+from cpg_trio import Plugin, wire
 
 from .rpc.echo import Echo
 
@@ -45,6 +46,33 @@ def test_names_that_pages_import_from_the_package_exist() -> None:
         ):
             for name in names.split(","):
                 assert hasattr(__import__(module, fromlist=[name.strip()]), name.strip()), (page, name)
+
+
+PUBLIC = {f"cpg_trio{room}" for room in ("", ".rpc", ".serving", ".http1", ".host", ".plugin")}
+PUBLIC |= {"cpg_trio.http1.httpx_transport", "cpg_trio.capabilities"}
+
+
+@EACH_PAGE
+def test_pages_import_from_the_package_only_what_is_public(page: Path) -> None:
+    for block in python_of(page.read_text()):
+        for node in ast.walk(ast.parse(block)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                assert module in PUBLIC or module.partition(".")[0] != "cpg_trio", module
+                assert not any(part.startswith("_") for part in module.split(".")), module
+
+
+def test_no_page_shows_others_what_a_registration_tells_the_host_alone() -> None:
+    page = (ROOT / "docs" / "guides" / "watching-services.md").read_text()
+    for key in (wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_KEY):
+        assert f'"{key}"' not in page
+
+
+@pytest.mark.parametrize("secret", ["state.db.key", "host.key", "ca.pem", "storage.token", "enrolment"])
+def test_files_with_secrets_that_the_guides_make_are_not_committed_by_accident(secret: str) -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert any(fnmatch(f"/{secret}", pattern) or fnmatch(secret, pattern) for pattern in ignored)
 
 
 async def test_the_test_in_the_guide_to_plugins_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_the_environment_says_where(
 ) -> None:
     assert read({}).probe_bind is None
     assert read({"PROBE_BIND": "127.0.0.1"}).probe_bind is None
-    assert read({"PROBE_PORT": "9080"}).probe_bind == "0.0.0.0:9080"
-    assert read({"PROBE_PORT": "9080", "PROBE_BIND": "::"}).probe_bind == "[::]:9080"
+    assert read({"PROBE_PORT": "9080"}).probe_bind == ["[::]:9080"]
+    assert read({"PROBE_PORT": "9080", "PROBE_BIND": "::1"}).probe_bind == ["[::1]:9080"]
     with pytest.raises(StartError, match="PROBE_PORT must be a number"):
         read({"PROBE_PORT": "http"})

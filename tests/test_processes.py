@@ -251,7 +251,7 @@ async def _register(http: httpx.AsyncClient, headers: dict[str, str], base_url: 
 
 async def _upload_and_count(url: str, path: str, headers: dict[str, str], size: int) -> int:
     """Send and receive at once, which a client that sends first cannot do; return the bytes of the answer."""
-    lines = [f"POST {path} HTTP/1.1", "host: h", f"content-length: {size}", "connection: close"]
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", f"content-length: {size}", "connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     stream = await connect(url)
     async with stream, trio.open_nursery() as nursery:

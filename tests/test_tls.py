@@ -479,14 +479,15 @@ def test_a_configuration_that_makes_no_sense_is_refused() -> None:
 @pytest.mark.parametrize(
     ("environment", "bind"),
     [
-        ({}, "127.0.0.1:8080"),
-        ({"BIND": "0.0.0.0", "PORT": "1"}, "0.0.0.0:1"),
-        ({"BIND": "::1"}, "[::1]:8080"),
-        ({"BIND": "[::]"}, "[::]:8080"),
-        ({"BIND": "some.host"}, "some.host:8080"),
+        ({}, ["127.0.0.1:8080"]),
+        ({"BIND": "0.0.0.0", "PORT": "1"}, ["0.0.0.0:1"]),
+        ({"BIND": "::1"}, ["[::1]:8080"]),
+        ({"BIND": "[::]"}, ["[::]:8080"]),
+        ({"BIND": "some.host"}, ["some.host:8080"]),
+        ({"BIND": "127.0.0.1, [fd00::1]"}, ["127.0.0.1:8080", "[fd00::1]:8080"]),
     ],
 )
-def test_the_environment_says_where_to_listen(environment: dict[str, str], bind: str) -> None:
+def test_the_environment_says_where_to_listen(environment: dict[str, str], bind: list[str]) -> None:
     assert bind_from_environment("127.0.0.1", 8080, environment) == bind
 
 

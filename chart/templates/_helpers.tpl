@@ -164,7 +164,7 @@ seccompProfile:
 - {{ add $drain 10 | quote }}
 - bash
 - -c
-- 'sleep {{ $drain }}; while (: </dev/tcp/127.0.0.1/{{ .after }}) 2>/dev/null; do sleep 0.2; done'
+- 'sleep {{ $drain }}; while (: </dev/tcp/localhost/{{ .after }}) 2>/dev/null; do sleep 0.2; done'
 {{- else -}}
 - sleep
 - {{ $drain | quote }}

@@ -50,6 +50,7 @@ from .capability import Capability as Capability
 from .direct import DirectStatistics as DirectStatistics
 from .egress import BaseUrls as BaseUrls
 from .enrolment import Enrolment as Enrolment
+from .host_logger import host_logger as host_logger
 from .identity import Identity as Identity
 from .keys import Keys as Keys
 from .limits import Limits as Limits

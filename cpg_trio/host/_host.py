@@ -20,7 +20,7 @@ from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.http1 import Origin, Pool, PoolStatistics, Relay
 from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
-from cpg_trio.serving import ServeConfig, serve
+from cpg_trio.serving import BrowserGuard, ServeConfig, serve
 
 from .admission import PREFIX, Admission, PassedOn
 from .audit import Action, Audit
@@ -129,7 +129,7 @@ class HostConfig:
     """How it serves. Its `tls` is what the host calls plugins with, too."""
     allow_plaintext: bool = False
     """Whether it may listen without TLS where other machines reach it."""
-    probe_bind: str | None = None
+    probe_bind: str | Sequence[str] | None = None
     """Where it answers probes and nothing else, without TLS; None is nowhere but beside the rest."""
 
 
@@ -197,6 +197,11 @@ class Host:
 
         Raises: serving.StartError if it cannot keep its state where it is to, or use its files for TLS.
         """
+        async with self._application(self._browsers()) as app:
+            yield app
+
+    @asynccontextmanager
+    async def _application(self, browsers: BrowserGuard) -> AsyncIterator[App]:
         self._contexts.check()
         async with (
             self._pool,
@@ -211,7 +216,7 @@ class Host:
             with self.identities.watched(self._end_with_identity), self._saving(saved):
                 self._permits.keep()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
-                yield self._dispatch(saved)
+                yield browsers.guarding(self._dispatch(saved))
             nursery.cancel_scope.cancel()
 
     @contextmanager
@@ -222,6 +227,11 @@ class Host:
             yield
         finally:
             self._saved = nothing_to_save
+
+    def _browsers(self, binds: Sequence[str] = ()) -> BrowserGuard:
+        """Return what keeps web pages away from a host that listens on `binds`."""
+        url = self._config.public_url
+        return BrowserGuard(self._config.serve, binds=binds, names=[Origin.parse(url)[0].host] if url else [])
 
     def _dispatch(self, saved: Saved) -> App:
         limits = self._config.limits
@@ -287,14 +297,14 @@ class Host:
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         check_exposure(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
-        config = self._config
+        config, browsers = self._config, self._browsers(binds)
         async with (
-            self.application() as app,
+            self._application(browsers) as app,
             probe_port(self._probes, config.probe_bind, config.serve),
             open_plain_nursery() as nursery,
         ):
             most = self._config.limits.max_routed_body_bytes
-            relay = Relay(RouterGateway(self._admission, self._liveness, most), self._pool)
+            relay = Relay(RouterGateway(self._admission, self._liveness, browsers, most), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))

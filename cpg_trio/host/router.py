@@ -50,6 +50,7 @@ from cpg_trio.http1 import (
 )
 from cpg_trio.http1 import RefusedError as RelayRefusedError
 from cpg_trio.logs import LineLog
+from cpg_trio.serving import FORBIDDEN, BrowserGuard
 
 from .admission import (
     PREFIX,
@@ -131,9 +132,16 @@ def _is_answer(status: int, fields: HeaderList) -> bool:
 class RouterGateway:
     """The router, as the relay asks it."""
 
-    def __init__(self, admission: Admission, liveness: Liveness, max_body_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        liveness: Liveness,
+        browsers: BrowserGuard,
+        max_body_bytes: int | None = None,
+    ) -> None:
         self._admission = admission
         self._liveness = liveness
+        self._browsers = browsers
         self._max_body_bytes = max_body_bytes
 
     def claims(self, target: bytes, /) -> bool:
@@ -146,6 +154,7 @@ class RouterGateway:
         said = known if isinstance(known, _Said) else self._read(request)
         path, _, query = request.target.partition(b"?")
         try:
+            _check_page(request, client, self._browsers)
             authorization = request.authorization or said.authorization
             peer = Peer.of(client.client, client.peer_names)
             route = self._admission.admit(path, query, said.runtime_id, authorization, peer)
@@ -162,6 +171,11 @@ class RouterGateway:
         head = request.head
         said = head.remembered = _Said(*passed_on(head.fields, self._admission.passed_on))
         return said
+
+
+def _check_page(request: IncomingRequest, client: ServerConnection, browsers: BrowserGuard) -> None:
+    if why := browsers.why_not(request.head.host, request.head.origin, client.server):
+        raise RefusedError(FORBIDDEN, why)
 
 
 def _limit_body(request: IncomingRequest, most: int) -> None:

@@ -69,7 +69,7 @@ async def connect(
     addresses = await _addresses(origin, resolver or Resolver(), deadline)
     with _errors_of(origin), trio.fail_at(deadline):
         channel = await _connect_tcp(addresses, origin.port)
-        return channel if context is None else await _with_tls(channel, context, origin.host)
+        return channel if context is None else await _with_tls(channel, context, origin.tls_name)
 
 
 def _context(origin: Origin, ssl_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext | None:
@@ -96,13 +96,31 @@ async def _addresses(origin: Origin, resolver: Resolver, deadline: float) -> lis
 
 
 async def _connect_tcp(addresses: Sequence[str], port: int) -> SocketChannel:
-    # With TCP_NODELAY, as all of Trio's.
     if len(addresses) == 1:
-        stream = await trio.open_tcp_stream(addresses[0], port)
+        stream = await _open_tcp(addresses[0], port)
     else:
         stream = await _first_of(addresses, port)
     enable_keepalive(stream.socket)  # and no limit to what it leaves unread: a request may be a stream
     return SocketChannel.of(stream)
+
+
+async def _open_tcp(address: str, port: int) -> trio.SocketStream:
+    """Connect to one address. Raises: OSError, also if nobody listens and the socket is connected to itself.
+
+    That happens when the kernel chooses for our end the very port that is connected to (RFC 9293, 3.5).
+    """
+    stream = await trio.open_tcp_stream(address, port)  # with TCP_NODELAY, as all of Trio's
+    if _is_connected_to_itself(stream.socket):
+        stream.socket.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    return stream
+
+
+def _is_connected_to_itself(sock: trio.socket.SocketType) -> bool:
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # the peer has left already
+        return False
 
 
 async def _first_of(addresses: Sequence[str], port: int) -> trio.SocketStream:
@@ -112,7 +130,7 @@ async def _first_of(addresses: Sequence[str], port: int) -> trio.SocketStream:
 
     async def attempt(address: str, failed: trio.Event) -> None:
         try:
-            streams.append(await trio.open_tcp_stream(address, port))
+            streams.append(await _open_tcp(address, port))
         except OSError as error:
             failures.append(error)
             failed.set()

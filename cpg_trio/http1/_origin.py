@@ -86,6 +86,11 @@ class Origin:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host.encode() if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}".encode()
 
+    @property
+    def tls_name(self) -> str:
+        """What TLS calls the peer: its host name without the final dot of an absolute name (RFC 6066, 3)."""
+        return self.host.removesuffix(".")
+
 
 @attrs.frozen(cache_hash=True)
 class Way:

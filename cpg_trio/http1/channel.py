@@ -244,7 +244,11 @@ class SocketChannel(Channel):
 
 
 def _address(name: Any) -> Address:
-    return name[:2] if isinstance(name, tuple) else None
+    if not isinstance(name, tuple):
+        return None
+    # To a socket of both families, an IPv4 client has an address of IPv6 (RFC 4291, section 2.5.5.2).
+    host = name[0].removeprefix("::ffff:")
+    return (host if "." in host else name[0]), name[1]
 
 
 class ChannelStream(trio.abc.Stream):

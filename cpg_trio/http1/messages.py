@@ -343,6 +343,7 @@ _HEEDED = frozenset(
         b"te",
         b"host",
         b"expect",
+        b"origin",
         b"upgrade",
         b"connection",
         b"authorization",
@@ -392,6 +393,8 @@ class RequestHead(Head):
     method = b""
     target = b""
     host: bytes | None = None
+    origin: bytes | None = None
+    """Of the web page that sends it (RFC 6454, section 7); several with commas between."""
     expects_continue = False
     accepts_trailers = False
     remembered: object = None
@@ -422,6 +425,8 @@ class RequestHead(Head):
             self.accepts_trailers |= b"trailers" in [part.strip().lower() for part in value.split(b",")]
         elif name == b"upgrade":
             self._upgrade = value.lower()
+        elif name == b"origin":
+            self.origin = value if self.origin is None else self.origin + b", " + value
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif name == b"authorization":

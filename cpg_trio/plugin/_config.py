@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,11 @@ from cpg_trio.serving import (
     probe_bind_from_environment,
     secret_from_environment,
 )
+
+_log = logging.getLogger("cpg_trio.plugin")
+
+_LOCALHOST = "localhost"
+_LOOPBACK = frozenset({_LOCALHOST, "127.0.0.1", "::1"})
 
 
 def _check_host_url(_: object, __: object, url: str | None) -> None:
@@ -41,9 +48,9 @@ class PluginConfig:
     """What lets it in, where its host asks for that."""
     accept_unsigned: bool = False
     """Whether its services take calls of which nobody says who makes them: for a host that signs nothing."""
-    control_bind: str | None = None
+    control_bind: str | Sequence[str] | None = None
     """What its control services listen on, and nothing else; without it they are beside the others."""
-    probe_bind: str | None = None
+    probe_bind: str | Sequence[str] | None = None
     """Where it answers probes and nothing else, without TLS; None is nowhere but beside the rest."""
     heartbeat_s: float | None = None
     """Seconds from one health report to the next; None is what the host asks for."""
@@ -69,11 +76,20 @@ class PluginConfig:
         except ValueError as error:
             raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
         sockets = environment.get("SOCKET_DIR")
-        # Its host may be anywhere.
-        bind = bind_from_environment("0.0.0.0", default_port, environment)  # noqa: S104
+        serve = config_from_environment(environment)
+        # Its host may be anywhere. If it is on this machine, nobody else has to get to what is in plaintext.
+        is_local = not environment.get("BIND") and not serve.tls.serves and _is_loopback(host_url)
+        if is_local and hostname not in _LOOPBACK:
+            _log.warning(
+                "HOSTNAME=%s is not used: the host at %s is on this machine, and so the plugin listens here"
+                " only; BIND=:: has it listen on all addresses",
+                hostname,
+                host_url,
+            )
+            hostname = _LOCALHOST
         try:
             return cls(
-                bind=bind,
+                bind=bind_from_environment(_LOCALHOST if is_local else "::", default_port, environment),
                 host_url=host_url.rstrip("/") or None,
                 hostname=hostname,
                 socket_dir=Path(sockets) if sockets else None,
@@ -82,14 +98,26 @@ class PluginConfig:
                 control_bind=_control_bind(environment),
                 probe_bind=probe_bind_from_environment(environment),
                 direct_calls=flag_from_environment("DIRECT_CALLS", environment),
-                serve=config_from_environment(environment),
+                serve=serve,
             )
         except ValueError as error:
             raise StartError(f"HOST_URL: {error}") from error
 
 
-def _control_bind(environment: Mapping[str, str]) -> str | None:
+def _is_loopback(host_url: str) -> bool:
+    """Whether a host is on this machine, as its URL says it."""
+    try:
+        host = Origin.parse(host_url)[0].host.removesuffix(".")
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == _LOCALHOST or host.endswith(f".{_LOCALHOST}")
+
+
+def _control_bind(environment: Mapping[str, str]) -> Sequence[str] | None:
     """Return what `CONTROL_PORT` and `CONTROL_BIND` say; without an address only this machine gets there."""
     if not environment.get("CONTROL_PORT"):
         return None
-    return bind_from_environment("127.0.0.1", 0, environment, prefix="CONTROL_")
+    return bind_from_environment(_LOCALHOST, 0, environment, prefix="CONTROL_")

@@ -30,7 +30,7 @@ from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http1 import Origin, Pool
 from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
-from cpg_trio.serving import StartError, serve
+from cpg_trio.serving import BrowserGuard, StartError, serve
 
 from ._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
 from ._config import PluginConfig
@@ -177,13 +177,12 @@ class Runtime:
         serve_control = partial(
             serve, self._serving(self._control()), bind=bind, config=self._config.serve, stop=drain
         )
-        (bound,) = await nursery.start(serve_control)
+        bound, *_ = await nursery.start(serve_control)
         self._control_url = self._control_url_at(bound)
         _log.info("%s listening for its host on %s", self._declared.self_id, bound)
 
     def _binds(self) -> Sequence[str]:
-        folder, bind = self._config.socket_dir, self._config.bind
-        binds = [bind] if isinstance(bind, str) else list(bind)
+        folder, binds = self._config.socket_dir, _listed(self._config.bind)
         if folder is None:
             return binds
         self._socket = own_socket(self._declared.self_id, self._config.hostname, binds)
@@ -267,6 +266,9 @@ class Runtime:
 
     def _serving(self, by_path: Mapping[str, App]) -> App:
         """Return an application of several, by what their paths begin with, and of the probes."""
+        config = self._config
+        binds = [*_listed(config.bind), *_listed(config.control_bind or ())]
+        browsers = BrowserGuard(config.serve, binds=binds, names=[config.hostname])
         nothing = application([])
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -275,7 +277,7 @@ class Runtime:
             is_probe = path in PATHS and scope["type"] == "http"
             await (self._probes if is_probe else app)(scope, receive, send)
 
-        return dispatch
+        return browsers.guarding(dispatch)
 
     def _why_not_started(self) -> str:
         return "" if self._has_started else "no handshake with a host yet"
@@ -606,6 +608,10 @@ async def _hurry_when_cancelled(shielded: trio.CancelScope) -> None:
         await trio.sleep_forever()
     finally:
         shielded.deadline = trio.current_time() + _LEAVE_S
+
+
+def _listed(bind: str | Sequence[str]) -> list[str]:
+    return [bind] if isinstance(bind, str) else list(bind)
 
 
 async def _why_unsaid(call: Callable[[], Awaitable[object]]) -> str:

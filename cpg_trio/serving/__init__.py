@@ -10,6 +10,7 @@ stands around its protocol objects, from the socket to the application:
 
     _server      the nursery of all connections: accept, drain, stop
     _crowd       those that there is no room for
+    _browsers    requests of web pages, which are refused unless the page is listed
     _tls         certificates, and the contexts that are made of them
     _handshake   a connection, as long as its TLS handshake takes
     _connection  one connection: the task that reads, bounded writes, the end
@@ -39,6 +40,8 @@ serves it, and is there before and after. A WebSocket is offered on HTTP/1.1 onl
 which would let a few bytes grow past every limit before anything could count them.
 """
 
+from cpg_trio.serving._browsers import FORBIDDEN as FORBIDDEN
+from cpg_trio.serving._browsers import BrowserGuard as BrowserGuard
 from cpg_trio.serving._config import ServeConfig as ServeConfig
 from cpg_trio.serving._errors import BindError as BindError
 from cpg_trio.serving._errors import StartError as StartError

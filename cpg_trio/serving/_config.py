@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
 
 import attrs
 from attrs.validators import ge, gt
@@ -11,6 +13,23 @@ from hypercorn.config import Config
 from cpg_trio.http1 import MAX_HEAD_BYTES, READINESS_AVAILABLE, Limits
 from cpg_trio.serving._errors import logger
 from cpg_trio.serving._tls import TlsConfig
+
+ANY = "*"
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._\[\]:-]+|null")
+
+
+def _check_hosts(_: object, __: object, hosts: Sequence[str]) -> None:
+    for host in hosts:
+        if host != ANY and not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"an allowed host is a name without a port, such as app.example, not {host!r}")
+
+
+def _check_origins(_: object, __: object, origins: Sequence[str]) -> None:
+    for origin in origins:
+        if origin != ANY and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"an origin is like https://app.example:8443, without a path, not {origin!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +79,14 @@ class ServeConfig:
 
     tls: TlsConfig = attrs.field(factory=TlsConfig)
     """What is served on TCP with, and what whoever serves verifies others with. Unix sockets are plain."""
+
+    allowed_origins: Sequence[str] = attrs.field(default=(), validator=_check_origins)
+    """Origins of web pages whose requests are taken, such as `https://app.example`; `*` is any. Requests of
+    other pages are refused: programs send no `Origin`."""
+
+    allowed_hosts: Sequence[str] = attrs.field(default=(), validator=_check_hosts)
+    """Names that clients may call by, in `Host`, beside `localhost`, addresses and the server's own; `*` is
+    any. With none, other names are refused only at addresses that no other machine reaches."""
 
     websocket_max_message_bytes: int = attrs.field(default=2**20, validator=ge(1))
     """The largest WebSocket message; one that is larger is answered with close code 1009."""

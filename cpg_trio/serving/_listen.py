@@ -1,4 +1,12 @@
-"""Addresses to listen on: what may be written, and what it becomes. Touches sockets and socket files."""
+"""Addresses to listen on: what may be written, and what it becomes. Touches sockets and socket files.
+
+127.0.0.1:8080, [fd00::1]:8080   an address
+[::]:8080, :8080                 all addresses of this machine, IPv6 and IPv4
+0.0.0.0:8080                     all addresses of IPv4
+localhost:8080                   the loopback addresses of both
+name:8080                        all addresses of a name that are this machine's
+unix:/path                       a Unix socket
+"""
 
 from __future__ import annotations
 
@@ -6,8 +14,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -15,6 +23,12 @@ import trio
 from cpg_trio.serving._errors import BindError
 
 _UNIX = "unix:"
+_ALL_ADDRESSES = "::"
+_EVERYWHERE = frozenset({None, "0.0.0.0", _ALL_ADDRESSES})  # noqa: S104 - to tell them from others
+# RFC 6761, 6.3: that name is this machine's, whatever a file or a name server says.
+_LOOPBACK: Mapping[str | None, Sequence[str]] = {"localhost": ("127.0.0.1", "::1")}
+_TRIES = 10  # to find a port that is free at all of them
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 # To connect is to write. The group is there for programs under users of their own that share a directory, as
 # containers do by the group of a volume; nobody else has any business here, whatever the umask says.
 _MODE = 0o660
@@ -22,7 +36,7 @@ _ADVICE = {
     errno.EADDRINUSE: "stop what listens there, or choose another address (port 0 takes any free port)",
     errno.EACCES: "choose a port from 1024 up, or a path that this user may write",
     errno.ENOENT: "make its directory first, or choose another path",
-    errno.EADDRNOTAVAIL: "choose an address of this machine, or 0.0.0.0 for all",
+    errno.EADDRNOTAVAIL: "choose an address of this machine, or :: for all",
 }
 
 
@@ -49,6 +63,21 @@ def is_private(bind: str) -> bool:
         return False
 
 
+def is_unspecified(bind: str) -> bool:
+    """Whether it stands for all addresses of this machine."""
+    return not bind.startswith(_UNIX) and _host_and_port(bind)[0] in _EVERYWHERE
+
+
+def name_of(bind: str) -> str:
+    """Return the host name that is listened on; empty for an address, and for a Unix socket."""
+    host = None if bind.startswith(_UNIX) else _host_and_port(bind)[0]
+    try:
+        ipaddress.ip_address(host or "::")
+    except ValueError:
+        return host or ""
+    return ""
+
+
 def is_unix(listener: trio.SocketListener) -> bool:
     """Whether a listener's clients come by a Unix socket."""
     return listener.socket.family == socket.AF_UNIX
@@ -68,11 +97,75 @@ async def _open(bind: str, backlog: int) -> list[trio.SocketListener]:
         if bind.startswith(_UNIX):
             return [_open_unix(_path(bind), backlog)]
         host, port = _host_and_port(bind)
-        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        return _open_tcp(await _addresses(host), port, backlog)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         advice = _ADVICE.get(error.errno or 0, "check the address")
         raise BindError(f"cannot listen on {bind}: {reason}; {advice}") from error
+
+
+async def _addresses(host: str | None) -> list[str]:
+    """Return the addresses that a host stands for."""
+    if host in _LOOPBACK:
+        return list(_LOOPBACK[host])
+    found = await trio.socket.getaddrinfo(host or "::", 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def _open_tcp(addresses: Sequence[str], port: int, backlog: int) -> list[trio.SocketListener]:
+    """Listen on all addresses of a host that this machine has, on one port. Raises: OSError."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            sockets = _bound_to_all(addresses, port)
+            break
+        except OSError as error:
+            # The port that was free at one address was taken at the next.
+            if port or error.errno != errno.EADDRINUSE or not tries_left:
+                raise
+    for sock in sockets:
+        sock.listen(backlog)
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+
+
+def _bound_to_all(addresses: Sequence[str], port: int) -> list[socket.socket]:
+    """Return sockets that are bound; a machine may be without IPv6, or IPv4. Raises: OSError."""
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    with ExitStack() as opened:
+        for address in addresses:
+            try:
+                sock = opened.enter_context(_bound(address, port))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+            else:
+                sockets.append(sock)
+                port = sock.getsockname()[1]
+        if missing is not None and not sockets:
+            raise missing
+        opened.pop_all()
+    return sockets
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    """Return a socket that is bound. That of `::` takes IPv4 as well. Raises: OSError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        if address == _ALL_ADDRESSES and error.errno == errno.EAFNOSUPPORT:
+            return _bound("0.0.0.0", port)  # noqa: S104 - the kernel has no IPv6
+        raise
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != _ALL_ADDRESSES)
+        sock.bind((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _path(bind: str) -> Path:

@@ -76,25 +76,30 @@ def _port(default: int, environment: Mapping[str, str], name: str) -> int:
 
 def bind_from_environment(
     default_address: str, default_port: int, environment: Mapping[str, str] | None = None, prefix: str = ""
-) -> str:
-    """Return what to listen on: the address that `BIND` names, and the port that `PORT` does.
+) -> list[str]:
+    """Return what to listen on: the addresses that `BIND` names, with commas between, on the port of `PORT`.
 
     With a prefix it is `{prefix}BIND` and `{prefix}PORT`. Raises: StartError for what is no such thing.
     """
     environment = os.environ if environment is None else environment
     port = _port(default_port, environment, f"{prefix}PORT")
     name = f"{prefix}BIND"
-    address = (environment.get(name) or default_address).removeprefix("[").removesuffix("]")
+    return [_bind(name, address, port) for address in _list(environment, name) or [default_address]]
+
+
+def _bind(name: str, address: str, port: int) -> str:
+    address = address.removeprefix("[").removesuffix("]")
     try:
         Origin("http", address, 80)
     except ValueError:
         raise StartError(
-            f"{name} must be an address or a host name without a port, not {address!r}"
+            f"{name} must be an address or a host name without a port, or several with commas between,"
+            f" not {address!r}"
         ) from None
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def probe_bind_from_environment(environment: Mapping[str, str] | None = None) -> str | None:
+def probe_bind_from_environment(environment: Mapping[str, str] | None = None) -> list[str] | None:
     """Return where to answer probes and nothing else, as `PROBE_PORT` and `PROBE_BIND` say.
 
     Without `PROBE_BIND` on all addresses: who probes a container is outside of it. None without `PROBE_PORT`.
@@ -103,20 +108,28 @@ def probe_bind_from_environment(environment: Mapping[str, str] | None = None) ->
     environment = os.environ if environment is None else environment
     if not environment.get("PROBE_PORT"):
         return None
-    return bind_from_environment("0.0.0.0", 0, environment, prefix="PROBE_")  # noqa: S104 - see above
+    return bind_from_environment("::", 0, environment, prefix="PROBE_")
 
 
 def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
-    """Return how to serve, as `HTTP_SERVER` and the `TLS_` variables say. Raises: StartError for nonsense.
+    """Return how to serve, as the environment says. Raises: StartError for nonsense.
 
     `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own. `TLS_CERT`,
     `TLS_KEY` and `TLS_CA` are files, and `TLS_CLIENTS` is `none`, `optional` or `required`: see `TlsConfig`.
+    `ALLOWED_HOSTS` and `ALLOWED_ORIGINS` are lists with commas between: see `ServeConfig`.
     """
     environment = os.environ if environment is None else environment
     chosen = environment.get("HTTP_SERVER", "")
     if chosen not in {"", "hypercorn"}:
         raise StartError(f"HTTP_SERVER must be 'hypercorn', or not be set, not {chosen!r}")
-    config = ServeConfig(tls=tls_from_environment(environment))
+    try:
+        config = ServeConfig(
+            tls=tls_from_environment(environment),
+            allowed_hosts=tuple(_list(environment, "ALLOWED_HOSTS")),
+            allowed_origins=tuple(_list(environment, "ALLOWED_ORIGINS")),
+        )
+    except ValueError as error:
+        raise StartError(f"ALLOWED_HOSTS and ALLOWED_ORIGINS: {error}") from error
     return attrs.evolve(config, hypercorn_only=True) if chosen else config
 
 
@@ -145,6 +158,10 @@ def flag_from_environment(name: str, environment: Mapping[str, str] | None = Non
     if value not in {"true", "false"}:
         raise StartError(f"{name} must be 'true' or 'false', not {value!r}")
     return value == "true"
+
+
+def _list(environment: Mapping[str, str], name: str) -> list[str]:
+    return [part for part in map(str.strip, environment.get(name, "").split(",")) if part]
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:

@@ -136,7 +136,7 @@ def test_the_end_of_a_pod_follows_from_one_value(values: str, drain: int) -> Non
     assert hooks["api"] == ["sleep", str(drain)]
     for name, before in (("storage", 8083), ("logger", 8082), ("host", 8081)):
         assert hooks[name][:2] == ["timeout", str(drain + 10)]
-        assert f"sleep {drain}; while (: </dev/tcp/127.0.0.1/{before})" in hooks[name][-1]
+        assert f"sleep {drain}; while (: </dev/tcp/localhost/{before})" in hooks[name][-1]
 
 
 @each_version

@@ -16,6 +16,7 @@ import h11
 import trio
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig
+from cpg_trio.serving import ServeConfig
 from tests.http1.peers import Peer, serving
 from tests.http1.reading import Headers, Reading, as_others_want_it, read_request_by_h11
 
@@ -127,7 +128,7 @@ async def _received(connection: h11.Connection, peer: Peer) -> Reading | None:
 @asynccontextmanager
 async def relaying(bound_s: float) -> AsyncIterator[Relayed]:
     """Run a host, and a provider, for as long as the block lasts."""
-    host = Host(HostConfig(leases=LeaseConfig(lease_s=86400.0)))
+    host = Host(HostConfig(leases=LeaseConfig(lease_s=86400.0), serve=ServeConfig(allowed_hosts=["*"])))
     caller, token = host.identities.issue("caller")
     provider, _ = host.identities.issue("echo-plugin")
     proof = f"X-Plugin-Runtime-ID: {caller.runtime_id}\r\nAuthorization: Bearer {token}\r\n"

@@ -19,7 +19,7 @@ from tests.certificates import Files
 from tests.http1 import peers
 from tests.http1.peers import OK, Handler, Peer, answer_ok, serving, url_of
 
-USUAL: dict[str, Any] = {}
+USUAL: dict[str, Any] = {"allowed_hosts": ["h.example", "h", "somewhere.example"]}
 """What hosts are told of serving."""
 
 

@@ -56,7 +56,7 @@ def another(setting: Setting) -> bytes:
     identity, token = setting.host.identities.issue("another")
     lines = [
         f"POST {setting.path()} HTTP/1.1",
-        "host: x",
+        "host: localhost",
         f"X-Plugin-Runtime-ID: {identity.runtime_id}",
         f"Authorization: Bearer {token}",
         "content-length: 0",

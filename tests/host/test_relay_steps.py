@@ -302,7 +302,7 @@ async def test_calls_that_are_pipelined_are_answered_in_order_and_one_at_a_time(
         heads = [s.head("GET", s.path(f"M{index}")) for index in range(20)]
         heads[10:10] = [
             s.head("GET", "/services/echo/nobody-0/M"),
-            b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ]
         await wire.send(b"".join(heads))
         statuses = [(await wire.response()).status for _ in heads]

@@ -90,7 +90,7 @@ async def test_a_target_in_absolute_form_reaches_the_hosts_own_services() -> Non
 
 async def test_a_caller_must_name_and_prove_itself() -> None:
     async with routing() as s:
-        start = f"POST {s.path()} HTTP/1.1\r\nhost: h\r\n".encode()
+        start = f"POST {s.path()} HTTP/1.1\r\nHost: localhost\r\n".encode()
         me, token = f"x-plugin-runtime-id: {s.caller}\r\n".encode(), s.token.encode()
         bearer = b"authorization: Bearer %s\r\n"
         other, _ = s.host.identities.issue("other")

@@ -50,7 +50,7 @@ async def test_the_guides_commands_one_by_one(cluster: Cluster) -> None:
     everything = await cluster.kubectl("logs", pod, "--all-containers")
     logs = {name: await cluster.kubectl("logs", pod, "-c", name) for name in CONTAINERS}
     for name in CONTAINERS:
-        assert "listening on http://0.0.0.0:808" in logs[name]
+        assert "listening on http://[::]:808" in logs[name]
         assert logs[name].splitlines()[0] in everything
     assert re.search(
         r"\[ROUTER\] api-plugin-\w+ → storage-plugin-\w+ /Store \(service: storage\)", logs["host"]

@@ -109,13 +109,13 @@ async def test_a_plugin_aims_its_host_at_nothing_but_itself(control_url: str, co
 
 
 def test_the_environment_says_where_it_is() -> None:
-    def bind(**environment: str) -> str | None:
+    def bind(**environment: str) -> object:
         return PluginConfig.from_environment(0, environment).control_bind
 
     assert bind() is None
-    assert bind(CONTROL_PORT="9090") == "127.0.0.1:9090"
-    assert bind(CONTROL_PORT="9090", CONTROL_BIND="0.0.0.0") == "0.0.0.0:9090"
-    assert bind(CONTROL_PORT="9090", CONTROL_BIND="::1") == "[::1]:9090"
+    assert bind(CONTROL_PORT="9090") == ["localhost:9090"]
+    assert bind(CONTROL_PORT="9090", CONTROL_BIND="0.0.0.0") == ["0.0.0.0:9090"]
+    assert bind(CONTROL_PORT="9090", CONTROL_BIND="::1") == ["[::1]:9090"]
 
 
 @pytest.mark.parametrize(

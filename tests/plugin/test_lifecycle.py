@@ -422,9 +422,45 @@ def test_the_environment_says_where_a_plugin_runs() -> None:
         "SOCKET_DIR": "/sockets",
     }
     assert PluginConfig.from_environment(8081, environment) == PluginConfig(
-        bind="0.0.0.0:9", host_url="http://host:8080", hostname="storage", socket_dir=Path("/sockets")
+        bind=["[::]:9"], host_url="http://host:8080", hostname="storage", socket_dir=Path("/sockets")
     )
-    assert PluginConfig.from_environment(8081, {}) == PluginConfig(bind="0.0.0.0:8081")
+    assert PluginConfig.from_environment(8081, {}) == PluginConfig(bind=["[::]:8081"])
+
+
+@pytest.mark.parametrize(
+    "host_url",
+    [
+        "http://localhost:1",
+        "http://LOCALHOST.:1",
+        "http://127.0.0.1:1",
+        "http://127.9.9.9:1",
+        "https://[::1]:1",
+    ],
+)
+def test_a_plugin_whose_host_is_on_loopback_listens_there_only(host_url: str) -> None:
+    assert PluginConfig.from_environment(8081, {"HOST_URL": host_url}).bind == ["localhost:8081"]
+    for elsewhere in ("0.0.0.0", "10.0.0.7"):
+        environment = {"HOST_URL": host_url, "BIND": elsewhere}
+        assert PluginConfig.from_environment(8081, environment).bind == [f"{elsewhere}:8081"]
+
+
+def test_what_listens_on_loopback_is_not_called_by_a_name_that_is_elsewhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    local = {"HOST_URL": "http://localhost:8080"}
+    for hostname in ("localhost", "127.0.0.1", "::1"):
+        assert PluginConfig.from_environment(1, {**local, "HOSTNAME": hostname}).hostname == hostname
+    assert not caplog.records
+    assert PluginConfig.from_environment(1, {**local, "HOSTNAME": "machine"}).hostname == "localhost"
+    assert "HOSTNAME=machine is not used" in caplog.text
+    asked = {**local, "HOSTNAME": "machine", "BIND": "::"}
+    assert PluginConfig.from_environment(1, asked).hostname == "machine"
+
+
+def test_what_is_served_with_tls_is_served_wherever_its_name_is() -> None:
+    environment = {"HOST_URL": "https://localhost:1", "HOSTNAME": "machine", "TLS_CERT": "c.pem"}
+    config = PluginConfig.from_environment(1, environment)
+    assert (config.bind, config.hostname) == (["[::]:1"], "machine")
 
 
 def test_a_declaration_is_checked_where_it_is_made() -> None:
