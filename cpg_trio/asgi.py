@@ -20,6 +20,10 @@ HeaderList: TypeAlias = list[tuple[bytes, bytes]]
 #: request whole, and has the server cancel the application's task when the client leaves.
 CANCEL_ON_DISCONNECT = "cpg_trio.cancel_on_disconnect"
 
+#: An extension of a server's scope, by which an application tells the server of its client: see
+#: `note_proved` and `note_message`.
+CLIENT = "cpg_trio.client"
+
 
 class ClientDisconnectedError(OSError):
     """The client went away; what `send` raises from then on.
@@ -50,6 +54,21 @@ def accepts_trailers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
         if name == b"te"
         for part in value.split(b",")
     )
+
+
+def note_proved(scope: Scope, identity: str) -> None:
+    """Tell the server which identity the client of a call has proved.
+
+    Its connection counts for that identity from then on, and a stream that it sends may be silent.
+    """
+    if (extension := scope.get("extensions", {}).get(CLIENT)) is not None:
+        extension["proved"](identity)
+
+
+def note_message(scope: Scope) -> None:
+    """Tell the server that a request is one message, which is to come in time, whoever sends it."""
+    if (extension := scope.get("extensions", {}).get(CLIENT)) is not None:
+        extension["message"]()
 
 
 async def send_response(

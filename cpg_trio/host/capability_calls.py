@@ -12,7 +12,16 @@ from urllib.parse import unquote
 import attrs
 
 from cpg_trio import wire
-from cpg_trio.asgi import HeaderList, Message, Receive, ResponseAbortedError, Scope, Send, send_text
+from cpg_trio.asgi import (
+    HeaderList,
+    Message,
+    Receive,
+    ResponseAbortedError,
+    Scope,
+    Send,
+    note_proved,
+    send_text,
+)
 from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller
 
@@ -79,6 +88,7 @@ class CapabilityCalls:
             refused = self._noted(refused, scope)
             await send_text(send, refused.status, f"{refused.text}\n", refused.fields)
             return
+        note_proved(scope, grant.owner.runtime_id)
         await self._pass_on(grant, _as_passed_on(scope, path, grant), receive, send)
 
     def _granted(self, path: _Path, scope: Scope) -> Grant:

@@ -28,6 +28,7 @@ from cpg_trio.asgi import (
     Send,
     accepts_trailers,
     header,
+    note_proved,
     send_text,
 )
 from cpg_trio.http1 import (
@@ -158,6 +159,7 @@ class RouterGateway:
             authorization = request.authorization or said.authorization
             peer = Peer.of(client.client, client.peer_names)
             route = self._admission.admit(path, query, said.runtime_id, authorization, peer)
+            client.prove(route.caller)
             if self._max_body_bytes is not None:
                 _limit_body(request, self._max_body_bytes)
         except RefusedError as refused:
@@ -286,6 +288,7 @@ class Router:
         body = _RequestBody(receive, self._max_body_bytes)
         try:
             route = self._admission.admit(path, query, runtime_id, authorization, peer)
+            note_proved(scope, route.caller)
             body.check(int(header(scope, b"content-length") or 0))
         except RefusedError as refused:
             self._admission.note_refusal(refused)

@@ -72,7 +72,9 @@ class Gate:
         without a token, or with one that does not prove that id; `resource_exhausted` for one call too many.
         """
         with retry_told(ctx):
-            return self.admit(*_credentials(ctx), _peer(ctx), kind)
+            identity = self.admit(*_credentials(ctx), _peer(ctx), kind)
+        ctx.note_proved(identity.runtime_id)
+        return identity
 
     def admit(self, runtime_id: str, authorization: str, peer: Peer, kind: Kind) -> Identity:
         """Return the identity that two headers prove, empty where they are missing; see `caller`.

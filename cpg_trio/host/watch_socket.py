@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, refuse_websocket
+from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, note_proved, refuse_websocket
 from cpg_trio.rpc import ConnectError
 
 from .audit import Action
@@ -104,6 +104,7 @@ class WatchSocket:
         with ExitStack() as stack:
             try:
                 caller = self._gate.admit(*_proof(scope), Kind.WATCH)
+                note_proved(scope, caller.runtime_id)
                 chosen = _chosen(scope["subprotocols"])
                 watch = stack.enter_context(self._hub.watch(caller.runtime_id))
             except (ConnectError, LimitError, _NotOfferedError) as error:

@@ -10,6 +10,7 @@ What stands on what:
     connection  a connection, seen from its client
     pool        the connections of a client
     patience    how long the other side may take
+    pace        how slowly the body of a request may come in
     readiness   whose socket has something
     asgi_call   one call of an ASGI application
     server      a client's connection, seen from the server
@@ -46,6 +47,7 @@ from cpg_trio.http1.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
 from cpg_trio.http1.messages import IncomingRequest as IncomingRequest
 from cpg_trio.http1.messages import MalformedError as MalformedError
 from cpg_trio.http1.messages import body_too_large as body_too_large
+from cpg_trio.http1.pace import BodyPace as BodyPace
 from cpg_trio.http1.pool import Pool as Pool
 from cpg_trio.http1.pool import PoolStatistics as PoolStatistics
 from cpg_trio.http1.readiness import READINESS_AVAILABLE as READINESS_AVAILABLE

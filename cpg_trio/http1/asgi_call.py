@@ -17,6 +17,7 @@ import trio
 
 from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
+    CLIENT,
     ClientDisconnectedError,
     HeaderList,
     Message,
@@ -258,7 +259,8 @@ class AsgiCall:
         path, _, query = request.target.partition(b"?")
         headers = [(name.lower(), value) for name, value in request.headers]
         extensions: dict[str, dict[str, Any]] = {
-            CANCEL_ON_DISCONNECT: {"request": connection.cancel_when_lost}
+            CANCEL_ON_DISCONNECT: {"request": connection.cancel_when_lost},
+            CLIENT: {"proved": connection.prove, "message": connection.want_message},
         }
         if (tls := connection.channel.tls) is not None:
             extensions["tls"] = tls

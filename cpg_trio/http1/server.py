@@ -35,7 +35,8 @@ from cpg_trio.asgi import App, HeaderList
 from .asgi_call import AsgiCall
 from .channel import Address, Channel
 from .fields import plain_response
-from .messages import MAX_HEAD_BYTES, IncomingRequest, MalformedError, RequestHeads
+from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, MalformedError, RequestHeads
+from .pace import BodyPace
 from .patience import Patience
 from .readiness import Readiness
 
@@ -48,11 +49,12 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2, as far as it looks like a req
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a client may take, in seconds; see `serving.ServeConfig`."""
+    """What a client may take, in seconds and bytes; see `serving.ServeConfig`."""
 
     idle_s: float = 120.0
     head_s: float = 10.0
     body_s: float = 30.0
+    min_body_bytes_per_s: float = 1024.0
     send_s: float = 30.0
     linger_s: float = 1.0
     max_head_bytes: int = MAX_HEAD_BYTES
@@ -191,6 +193,7 @@ class ServerConnection:
         self._unread = False  # whether the client may be sending what nobody will read
         self._leaving: trio.Event | None = None
         self._cancel_when_lost = False
+        self._pace: BodyPace | None = None  # of the body of the request in hand, while it comes
 
     async def run(self) -> None:
         """Serve until the end, or until another protocol is seen."""
@@ -255,6 +258,18 @@ class ServerConnection:
         if self.lost:
             self._life.cancel()
 
+    def prove(self, _identity: str) -> None:
+        """Hear that the client has proved an identity by the request in hand."""
+        request = self._request
+        if request is not None and not request.complete:
+            self._body_pace(request).is_proved = True
+
+    def want_message(self) -> None:
+        """Hear that the request in hand is one message, and no stream."""
+        request = self._request
+        if request is not None and not request.complete:
+            self._body_pace(request).is_message = True
+
     def lose(self) -> None:
         """Note that the client has left, or is not to be talked to any more."""
         self.lost = self.last = True
@@ -278,16 +293,11 @@ class ServerConnection:
             await self.write(_CONTINUE)
 
     async def read_more(self, request: IncomingRequest) -> bool:
-        """Read more of a request's body; return whether the client is still there.
+        """Read more of a request's body; return whether the client is still there, and keeps the pace.
 
         Raises: MalformedError; then no request can follow.
         """
-        timed = request.remaining > 0  # a chunked body is a stream, and may be silent
-        if timed:
-            self.service.clocks.body.begin(self)
-        data = await self._receive()
-        if timed:
-            self.service.clocks.body.end(self)
+        data = await self._receive_in_time(self._body_pace(request))
         if not data:
             self.lose()
             return False
@@ -297,6 +307,27 @@ class ServerConnection:
             self.last = self._unread = True
             raise
         return True
+
+    async def _receive_in_time(self, pace: BodyPace) -> bytes:
+        """Return more of a body; nothing when the client has left, or was too slow."""
+        timed, clock, began = pace.timed, self.service.clocks.body, trio.current_time()
+        if timed:
+            clock.begin(self)
+        data = await self._receive()
+        clock.end(self)
+        pace.came(len(data))
+        if timed:
+            pace.waited(trio.current_time() - began)
+            if pace.too_slow:
+                self.give_up()
+                return b""
+        return data
+
+    def _body_pace(self, request: IncomingRequest) -> BodyPace:
+        if self._pace is None:
+            limits, declared = self.service.limits, request.framing is Framing.LENGTH
+            self._pace = BodyPace(limits.body_s, limits.min_body_bytes_per_s, declared)
+        return self._pace
 
     async def write(self, data: bytes) -> None:
         """Send to the client. To one that has left, nothing is sent; `lost` tells.
@@ -546,7 +577,7 @@ class ServerConnection:
         if request is None:
             return
         self._cancel_when_lost = False
-        self._leaving = None
+        self._leaving = self._pace = None
         if not request.complete:
             self.last = self._unread = True
         if self.service.draining:

@@ -24,7 +24,17 @@ import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._bounded import BoundedCache
-from cpg_trio.asgi import App, HeaderList, Receive, Scope, Send, header, refuse_websocket, send_response
+from cpg_trio.asgi import (
+    App,
+    HeaderList,
+    Receive,
+    Scope,
+    Send,
+    header,
+    note_proved,
+    refuse_websocket,
+    send_response,
+)
 from cpg_trio.assertions import LEEWAY_S, Assertion, InvalidAssertionError, Purpose, path_claim, read
 from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller, Code
@@ -43,6 +53,7 @@ _RUNTIME_ID = wire.RUNTIME_ID_HEADER.lower().encode()
 _AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
 _BEARER = wire.bearer("").encode()
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode(), b"true"
+_THE_HOST = "the host"  # as whom its connections count; no runtime id is the same
 _HIDDEN = frozenset({_CALLER, _RUNTIME_ID})
 _HIDDEN_OF_GRANT = _HIDDEN | {_AUTHORIZATION}
 _IDENTITY = "/connectplugin.v1.PluginIdentity/"
@@ -159,10 +170,12 @@ class Guard:
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                headers, caller = self._caller(scope, public=public)
+                headers, caller, identity = self._caller(scope, public=public)
             except RefusedCallError as refused:
                 await self._refuse(refused, scope, receive, send)
                 return
+            if identity:
+                note_proved(scope, identity)
             state = {**scope.get("state", {}), "caller": caller}
             await app({**scope, "headers": headers, "state": state}, receive, send)
 
@@ -177,14 +190,18 @@ class Guard:
             except RefusedCallError as refused:
                 await self._refuse(refused, scope, receive, send)
                 return
+            note_proved(scope, _THE_HOST)
             await app(scope, receive, send)
 
         return guarded
 
     # Services
 
-    def _caller(self, scope: Scope, *, public: bool) -> tuple[HeaderList, Caller | None]:
-        """Return the header fields that are the application's, and who calls. Raises: RefusedCallError."""
+    def _caller(self, scope: Scope, *, public: bool) -> tuple[HeaderList, Caller | None, str]:
+        """Return the header fields that are the application's, who calls, and whose connection it is.
+
+        That is the host's for a call that comes through it; empty for a stranger's. Raises: RefusedCallError.
+        """
         headers: HeaderList = scope["headers"]
         claims: dict[bytes, bytes] = {}
         for name, value in headers:
@@ -195,8 +212,13 @@ class Guard:
         caller = self._proven(scope["raw_path"], claims) if claims else None
         if caller is None and not public and not self._accepts_unsigned():
             raise RefusedCallError("call it through its host, which says who calls")
+        if caller is not None and _RUNTIME_ID in claims:
+            identity = caller.id
+        else:
+            identity = "" if caller is None and public else _THE_HOST
         hidden = _HIDDEN_OF_GRANT if _RUNTIME_ID in claims else _HIDDEN
-        return [field for field in headers if _meaning(field[0]) not in hidden] if claims else headers, caller
+        passed = [field for field in headers if _meaning(field[0]) not in hidden] if claims else headers
+        return passed, caller, identity
 
     def _accepts_unsigned(self) -> bool:
         return self._accept_unsigned and self._standing() is not None

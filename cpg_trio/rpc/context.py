@@ -10,13 +10,14 @@ from typing import Any
 import attrs
 from connectrpc.request import Headers, RequestContext
 
-from cpg_trio.asgi import Scope
+from cpg_trio.asgi import Scope, note_proved
 
 CALLER = "caller"
 PEER_NAMES = "peer_names"
 
 _NOTHING: Mapping[str, Any] = {}
-_state: ContextVar[Mapping[str, Any]] = ContextVar("state of a call", default=_NOTHING)
+_NO_SCOPE: Scope = {}  # not to be changed
+_scope: ContextVar[Scope] = ContextVar("scope of a call", default=_NO_SCOPE)
 
 
 @attrs.frozen
@@ -33,6 +34,7 @@ class Context(RequestContext[Any, Any]):
     """What a method is given beside its request: who calls, headers both ways, the time that is left."""
 
     _call_state: Mapping[str, Any] = _NOTHING
+    _scope: Scope = _NO_SCOPE
 
     @property
     def caller(self) -> Caller | None:
@@ -45,6 +47,10 @@ class Context(RequestContext[Any, Any]):
         """The names in the client's verified certificate; an empty one of one that names nobody."""
         names: tuple[str, ...] = self._call_state.get(PEER_NAMES, ())
         return names
+
+    def note_proved(self, identity: str) -> None:
+        """Tell the server which identity the client has proved; see `asgi.note_proved`."""
+        note_proved(self._scope, identity)
 
 
 class WrappedContext(Context):
@@ -59,7 +65,8 @@ class WrappedContext(Context):
             client_address=inner.client_address,
         )
         self._inner = inner
-        self._call_state = _state.get()
+        self._scope = _scope.get()
+        self._call_state = self._scope.get("state") or _NOTHING
 
     @property
     def response_headers(self) -> Headers:
@@ -80,10 +87,10 @@ def own_context(ctx: RequestContext[Any, Any]) -> Context:
 
 
 @contextmanager
-def state_of(scope: Scope) -> Iterator[None]:
-    """Within the block, give contexts that are made of connectrpc's what the scope's state says."""
-    token = _state.set(scope.get("state") or _NOTHING)
+def scope_of(scope: Scope) -> Iterator[None]:
+    """Within the block, give contexts that are made of connectrpc's what the scope says."""
+    token = _scope.set(scope)
     try:
         yield
     finally:
-        _state.reset(token)
+        _scope.reset(token)

@@ -22,10 +22,21 @@ from connectrpc.errors import ConnectError
 from connectrpc.interceptor import Interceptor
 from connectrpc.request import RequestContext
 
-from cpg_trio.asgi import App, Message, Receive, Scope, Send, header, no_websocket, send_response, send_text
+from cpg_trio.asgi import (
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header,
+    no_websocket,
+    note_message,
+    send_response,
+    send_text,
+)
 
-from .context import own_context, state_of
-from .unary import UnaryMethod, unary_methods
+from .context import own_context, scope_of
+from .unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
 
@@ -63,14 +74,18 @@ def application(
     """
     chain = (*interceptors, _Concealing())
     routes: dict[str, App] = {}
+    messages: set[str] = set()  # the paths of methods that are called with one
     unary: dict[str, UnaryMethod] = {}
     for service in services:
         app = service.application(chain, max_message_bytes)
         routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
         unary.update(unary_methods(service, app))
+        messages |= paths_of_messages(service, app)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if path in messages:
+            note_message(scope)
         if scope["type"] == "websocket":
             await no_websocket(scope, receive, send)
         elif (method := unary.get(path)) is not None and (call := method.call(scope)) is not None:
@@ -83,7 +98,7 @@ def application(
             body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
             await send_response(send, 400, body, [(b"content-type", b"application/json")])
         else:
-            with state_of(scope):
+            with scope_of(scope):
                 await _run(app, scope, receive, send)
 
     return dispatch

@@ -18,7 +18,7 @@ import attrs
 import trio
 from connectrpc._compression import negotiate_compression
 from connectrpc._protocol import ConnectWireError, host_to_server_address
-from connectrpc._server_shared import EndpointUnary
+from connectrpc._server_shared import EndpointServerStream, EndpointUnary
 from connectrpc._shared import decode_message, decompress, message_too_large_error
 from connectrpc.code import Code
 from connectrpc.codec import Codec
@@ -72,6 +72,16 @@ def unary_methods(service: object, app: App) -> dict[str, UnaryMethod]:
         path: UnaryMethod(endpoint, app._compressions, app._read_max_bytes)  # noqa: SLF001
         for path, endpoint in app._resolve_endpoints(service).items()  # noqa: SLF001
         if isinstance(endpoint, EndpointUnary)
+    }
+
+
+def paths_of_messages(service: object, app: App) -> set[str]:
+    """Return the paths of the methods of a service that are called with one message, not with a stream."""
+    if not isinstance(app, ConnectASGIApplication) or app._service is not service:  # noqa: SLF001
+        return set()
+    endpoints = app._resolve_endpoints(service).items()  # noqa: SLF001
+    return {
+        path for path, endpoint in endpoints if isinstance(endpoint, EndpointUnary | EndpointServerStream)
     }
 
 

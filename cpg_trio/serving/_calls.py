@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope, Send
-from cpg_trio.http1 import unwrapped
+from cpg_trio.http1 import BodyPace, unwrapped
 from cpg_trio.logs import one_line
 from cpg_trio.serving._errors import logger
 
@@ -33,11 +33,23 @@ class Inbox:
     """
 
     def __init__(
-        self, *, limit: float = INBOX_MESSAGES, on_taken: Callable[[int], Awaitable[None]] | None = None
+        self,
+        *,
+        limit: float = INBOX_MESSAGES,
+        on_taken: Callable[[int], Awaitable[None]] | None = None,
+        pace: BodyPace | None = None,
+        on_late: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Hold `limit` messages; tell `on_taken` how many body bytes the application received."""
+        """Hold `limit` messages; tell `on_taken` how many body bytes the application received.
+
+        A body that an application waits for, and that does not keep the `pace`, is the matter of `on_late`,
+        which has the client leave.
+        """
         self._limit = limit
         self._on_taken = on_taken
+        self.pace = pace
+        self._on_late = on_late
+        self._whole = False  # the client has sent all of its request
         self._messages: deque[Message] = deque()
         self._last: Message | None = None
         self._arrival = trio.lowlevel.ParkingLot()
@@ -49,6 +61,9 @@ class Inbox:
             return
         while self._last is None and not self._add(message):
             await self._room.park()
+        if self.pace is not None:
+            self.pace.came(len(message["body"]))
+            self._whole = not message["more_body"]
         self._arrival.unpark()
 
     async def receive(self) -> Message:
@@ -56,7 +71,7 @@ class Inbox:
         # client left would stop the whole process.
         await trio.lowlevel.checkpoint()
         while not self._messages and self._last is None:
-            await self._arrival.park()
+            await self._wait()
         if not self._messages:
             assert self._last is not None  # noqa: S101 - for the type checker
             return self._last
@@ -65,6 +80,19 @@ class Inbox:
         if self._on_taken is not None:
             await self._on_taken(len(message["body"]))
         return message
+
+    async def _wait(self) -> None:
+        """Wait for a message, no longer than the pace allows."""
+        pace = self.pace
+        if pace is None or self._whole or not pace.timed:
+            await self._arrival.park()
+            return
+        began = trio.current_time()
+        with trio.move_on_after(pace.limit_s) as scope:
+            await self._arrival.park()
+        pace.waited(trio.current_time() - began)
+        if (scope.cancelled_caught or pace.too_slow) and self._on_late is not None and self._last is None:
+            await self._on_late()
 
     def _disconnect(self, message: Message) -> None:
         if self._last is None:

@@ -50,8 +50,12 @@ class ServeConfig:
     """From the first byte of a request head (or from accept) to its end."""
 
     body_timeout_s: float = attrs.field(default=30.0, validator=gt(0))
-    """Silence in the middle of an HTTP/1.1 request body of declared length. A chunked body is a stream,
-    and may be silent."""
+    """Silence in the middle of the body of a request. A stream (a body of no declared length that is not one
+    message) may be silent once its client has proved an identity."""
+
+    min_body_bytes_per_s: float = attrs.field(default=1024.0, validator=gt(0))
+    """The rate at which a message has to come: it is waited for `body_timeout_s`, and a second more for each
+    so many bytes that have come."""
 
     send_timeout_s: float = attrs.field(default=30.0, validator=gt(0))
     """A send that makes no progress because the client does not read. What the kernel has taken already may
@@ -98,6 +102,7 @@ def http1_limits(settings: ServeConfig) -> Limits:
         idle_s=settings.idle_timeout_s,
         head_s=settings.header_timeout_s,
         body_s=settings.body_timeout_s,
+        min_body_bytes_per_s=settings.min_body_bytes_per_s,
         send_s=settings.send_timeout_s,
         linger_s=settings.linger_s,
         max_head_bytes=settings.max_head_bytes,

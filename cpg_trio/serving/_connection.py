@@ -75,7 +75,6 @@ class Connection:
             Awaiting.NOTHING: inf,
             Awaiting.REQUEST: settings.idle_timeout_s,
             Awaiting.HEAD: settings.header_timeout_s,
-            Awaiting.BODY: settings.body_timeout_s,
             Awaiting.FRAME: settings.websocket_ping_s,
             Awaiting.PONG: settings.websocket_ping_s,
         }
@@ -200,9 +199,9 @@ class Connection:
         self._reading.cancel()
 
     def _deadline(self) -> float:
-        """Return when the client is out of time. A body and a WebSocket earn more with all that comes in."""
+        """Return when the client is out of time. A WebSocket earns more with all that comes in."""
         awaited = self._protocol.awaiting()
-        if awaited is not self._awaited or awaited in {Awaiting.BODY, Awaiting.FRAME}:
+        if awaited is not self._awaited or awaited is Awaiting.FRAME:
             self._awaited, self._awaited_since = awaited, trio.current_time()
         return self._awaited_since + self._patience[awaited]
 

@@ -99,8 +99,6 @@ class Http1(H11Protocol):
         if isinstance(self.stream, WebSocketStream):
             return self.stream.awaiting()
         state = self._h11.their_state
-        if state is h11.SEND_BODY:
-            return Awaiting.BODY if self._declared_length else Awaiting.NOTHING
         if state is not h11.IDLE:
             return Awaiting.NOTHING
         begun = bool(self._buffer) or self.keep_alive_requests == 0
@@ -211,6 +209,12 @@ class Http1(H11Protocol):
         if self.stream is not None and self.stream.closed:  # a handshake that it refused by itself
             await self.send(Closed())
 
+    def _inbox(self) -> Inbox:
+        async def on_late() -> None:
+            await self.send(Closed())
+
+        return Inbox(pace=self._link.body_pace(is_message=self._declared_length), on_late=on_late)
+
     async def _create_stream(self, request: h11.Request) -> None:
         headers, target = list(request.headers), request.target
         if (absolute := origin_form(request.method, target)) is not None:
@@ -222,7 +226,7 @@ class Http1(H11Protocol):
         else:
             trailers = ["http.response.trailers"] if accepts_trailers(headers) else []
             self.stream = HttpStream(
-                self._link, STREAM_ID, self.stream_send, self._abandon, Inbox(), trailers
+                self._link, STREAM_ID, self.stream_send, self._abandon, self._inbox(), trailers
             )
         await self.stream.handle(
             Request(

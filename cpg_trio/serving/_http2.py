@@ -269,7 +269,7 @@ class Http2(H2Protocol):
         self.stream_buffers[stream_id] = Outbox(self._link.context)
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
-        stream = self.streams[stream_id] = self._stream(stream_id)
+        stream = self.streams[stream_id] = self._stream(stream_id, declared=b"content-length" in fields)
         await stream.handle(
             Request(
                 stream_id=stream_id,
@@ -282,11 +282,15 @@ class Http2(H2Protocol):
         )
         self.keep_alive_requests += 1
 
-    def _stream(self, stream_id: int) -> HttpStream:
+    def _stream(self, stream_id: int, *, declared: bool) -> HttpStream:
         async def abandon() -> None:
             await self._abandon(stream_id)
 
-        inbox = Inbox(limit=inf, on_taken=self._received_by_app(stream_id))
+        async def on_late() -> None:
+            await self._reset(stream_id, ErrorCodes.CANCEL)
+
+        pace = self._link.body_pace(is_message=declared)
+        inbox = Inbox(limit=inf, on_taken=self._received_by_app(stream_id), pace=pace, on_late=on_late)
         return HttpStream(self._link, stream_id, self.stream_send, abandon, inbox)
 
     async def _refuse(self, stream_id: int) -> None:

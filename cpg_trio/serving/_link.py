@@ -17,7 +17,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from cpg_trio.asgi import App, HeaderList
-from cpg_trio.http1 import Address, Channel
+from cpg_trio.http1 import Address, BodyPace, Channel
 from cpg_trio.serving._config import ServeConfig
 
 
@@ -34,7 +34,6 @@ class Awaiting(enum.Enum):
     NOTHING = enum.auto()
     REQUEST = enum.auto()
     HEAD = enum.auto()
-    BODY = enum.auto()
     FRAME = enum.auto()
     """Any word from the client of an open WebSocket; it is asked for one with a ping."""
     PONG = enum.auto()
@@ -66,6 +65,10 @@ class Link:
     @property
     def draining(self) -> bool:
         return self.context.terminated.is_set()
+
+    def body_pace(self, *, is_message: bool) -> BodyPace:
+        """Return the pace that the body of a request has to keep."""
+        return BodyPace(self.settings.body_timeout_s, self.settings.min_body_bytes_per_s, is_message)
 
     def spawn(self, func: Callable[..., Awaitable[None]], *args: Any) -> None:
         self.nursery.start_soon(func, *args)

@@ -21,7 +21,7 @@ from wsproto.events import CloseConnection, Message, Ping
 from wsproto.events import Event as WSProtoEvent
 from wsproto.frame_protocol import CloseReason
 
-from cpg_trio.asgi import ClientDisconnectedError, HeaderList, accepts_trailers
+from cpg_trio.asgi import CLIENT, ClientDisconnectedError, HeaderList, accepts_trailers
 from cpg_trio.serving._calls import Call, Inbox, named
 from cpg_trio.serving._errors import logger
 from cpg_trio.serving._link import Awaiting, Link
@@ -42,10 +42,21 @@ class HttpStream(HTTPStream):
         extensions: Iterable[str] = (),
     ) -> None:
         """Send events to `send`; call `abandon` to break off a response that has begun."""
-        call = Call(link.nursery, inbox, self._app_ended, link.extensions | {name: {} for name in extensions})
+        self._pace = inbox.pace
+        offered = {CLIENT: {"proved": self._proved, "message": self._want_message}}
+        offered |= {name: {} for name in extensions}
+        call = Call(link.nursery, inbox, self._app_ended, link.extensions | offered)
         super().__init__(*link.stream_arguments(call, send, stream_id))
         self._abandon = abandon
         self._trailers: HeaderList = []
+
+    def _proved(self, _identity: str) -> None:
+        if self._pace is not None:
+            self._pace.is_proved = True
+
+    def _want_message(self) -> None:
+        if self._pace is not None:
+            self._pace.is_message = True
 
     async def app_send(self, message: Any) -> None:
         await trio.lowlevel.checkpoint()  # what follows is shielded, or does not wait at all

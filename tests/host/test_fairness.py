@@ -1,4 +1,4 @@
-"""No caller can take a provider from the others, nor from the host that has to ask it how it is."""
+"""No client can take the host, or a provider, from the others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from cpg_trio.host import HostConfig, LeaseConfig, _host
-from tests._wire import dial
+from cpg_trio.serving import ServeConfig
+from tests._wire import dial, request
 from tests.http1.peers import OK, Peer
 
-from .routing import Setting, lane, routing, text
+from .routing import Recorder, Setting, lane, routing, text
 
 __all__ = ["lane"]  # a fixture
 
@@ -102,3 +103,32 @@ async def test_a_provider_that_the_host_has_to_ask_lives_on_when_its_connections
         await trio.sleep(3 * 0.6)
         assert setting.provider in setting.host.registry.plugins()
         assert setting.host.registry.health(setting.provider).callable
+
+
+# Bodies that do not come
+
+SILENCE_S = 0.2
+SILENT = HostConfig(serve=ServeConfig(body_timeout_s=SILENCE_S))
+
+
+async def test_a_host_waits_for_nobodys_message_for_ever() -> None:
+    chunked = {"content-type": "application/proto", "transfer-encoding": "chunked"}
+    async with routing(provider, config=SILENT) as setting, dial(setting.url) as wire:
+        await wire.send(request("POST", "/connectplugin.v1.HandshakeService/Handshake", chunked))
+        with trio.fail_after(5):
+            assert (await wire.rest()).removesuffix(b"<reset>") == b""
+
+
+async def test_a_routed_stream_may_be_silent() -> None:
+    async with routing(Recorder(body_end=b"0\r\n\r\n"), config=SILENT) as setting, dial(setting.url) as wire:
+        await wire.send(setting.head("POST", setting.path(), "transfer-encoding: chunked") + b"1\r\nx\r\n")
+        await trio.sleep(3 * SILENCE_S)
+        await wire.send(b"0\r\n\r\n")
+        assert (await wire.response()).status == 200
+
+
+async def test_a_routed_message_has_its_time() -> None:
+    async with routing(provider, config=SILENT) as setting, dial(setting.url) as wire:
+        await wire.send(setting.head("POST", setting.path("Hang"), "content-length: 100") + b"half")
+        with trio.fail_after(5):
+            assert (await wire.rest()).removesuffix(b"<reset>") == b""

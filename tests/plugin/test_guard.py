@@ -25,8 +25,10 @@ from cpg_trio.plugin import guard as guard_module
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.plugin.guard import Guard, Managers
 from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolExchange
+from cpg_trio.serving import ServeConfig
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests._wire import Wire, dial, request
 from tests.rpc.echo import Echo
 
 from .running import echo_plugin, hosting, is_healthy, plugged, until
@@ -34,6 +36,7 @@ from .signing import CALLER_ID, CALLER_NAME, ECHO, digest_of, from_caller, grant
 from .test_control import SET_IDENTITY, SHUTDOWN
 
 COUNT = "/echo.v1.EchoService/Count"
+STREAM = "/echo.v1.EchoService/HTTPChat"
 Headers = dict[str, str]
 DAY_S = 24 * 60 * 60.0
 
@@ -487,3 +490,39 @@ async def test_refusals_that_were_not_written_down_are_counted(
     first, second = caplog.messages
     assert "more since" not in first
     assert second.endswith("(and 3 more since the last time)")
+
+
+# How long bodies may take
+
+
+SILENCE_S = 0.2
+
+
+async def begin_stream(wire: Wire, headers: Headers) -> None:
+    """Begin a stream whose client says nothing."""
+    framing = {"content-type": "application/connect+json", "transfer-encoding": "chunked"}
+    await wire.send(request("POST", STREAM, {**framing, **headers}))
+
+
+async def test_a_stream_from_the_host_may_be_silent_and_that_of_a_stranger_has_its_time() -> None:
+    async with (
+        around(public=True, serve=ServeConfig(body_timeout_s=SILENCE_S)) as plugin,
+        dial(plugin.url) as strangers,
+        dial(plugin.url) as hosts,
+    ):
+        await begin_stream(hosts, from_caller(plugin.digest, plugin.runtime_id, STREAM))
+        await begin_stream(strangers, {})
+        with trio.fail_after(5):
+            assert (await strangers.rest()).removesuffix(b"<reset>") == b""
+        await trio.sleep(2 * SILENCE_S)
+        await hosts.send(b"0\r\n\r\n")
+        assert (await hosts.response()).status == 200
+
+
+async def test_one_message_has_its_time_also_from_the_host() -> None:
+    async with around(serve=ServeConfig(body_timeout_s=SILENCE_S)) as plugin, dial(plugin.url) as wire:
+        framing = {"content-type": "application/json", "transfer-encoding": "chunked"}
+        proof = from_caller(plugin.digest, plugin.runtime_id, ECHO)
+        await wire.send(request("POST", ECHO, {**framing, **proof}))
+        with trio.fail_after(5):
+            assert (await wire.rest()).removesuffix(b"<reset>") == b""
