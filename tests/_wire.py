@@ -191,6 +191,7 @@ class Http2Wire:
             h2.config.H2Configuration(client_side=True, header_encoding=None)
         )
         self.events: list[h2.events.Event] = []
+        self._sending = trio.Lock()  # one task may send while another one reads
 
     async def request(
         self,
@@ -223,7 +224,8 @@ class Http2Wire:
             await self.flush()
 
     async def flush(self) -> None:
-        await self.stream.send_all(self.h2.data_to_send())
+        async with self._sending:
+            await self.stream.send_all(self.h2.data_to_send())
 
     async def until(self, kind: type[E], stream_id: int | None = None) -> E:
         """Return the next event of a kind (of a stream), after all that came before it."""

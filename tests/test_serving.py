@@ -889,7 +889,7 @@ async def test_an_exception_before_the_response_becomes_a_bare_500(
         assert (response.status, response.body) == (500, b"")
         assert b"secret" not in repr(response).encode()
         await up.assert_answers()
-    assert log.messages == ["the application failed on GET b'/failing'"]
+    assert log.messages == ["the application failed on GET '/failing'"]
     assert "ValueError: secret" in log.text
     assert {record.name for record in log.records} == {"cpg_trio.serving"}
 
@@ -908,7 +908,7 @@ async def test_an_exception_in_the_middle_of_a_response_breaks_the_connection(
             await wire.send(request(path="/failing"))
             assert (await wire.rest()).endswith(b"\r\n\r\n4\r\nhalf\r\n")
         await up.assert_answers()
-    assert log.messages == ["the application failed on GET b'/failing'"]
+    assert log.messages == ["the application failed on GET '/failing'"]
 
 
 @pytest.mark.usefixtures("lane", "silence")
@@ -952,7 +952,7 @@ async def test_an_application_that_returns_too_early_is_reported(log: pytest.Log
         async with dial(up.url) as wire:
             await wire.send(request(path="/half"))
             assert (await wire.rest()).endswith(b"\r\n\r\n")
-    said = "the application returned without finishing its response to GET b'/{}'"
+    said = "the application returned without finishing its response to GET '/{}'"
     assert log.messages == [said.format("silent"), said.format("half")]
 
 
@@ -972,7 +972,7 @@ async def test_a_response_that_breaks_the_rules_is_the_applications_error(
             await wire.send(request(path="/wrong"))
             await wire.rest()
         await up.assert_answers()
-    assert log.messages == ["the application failed on GET b'/wrong'"]
+    assert log.messages == ["the application failed on GET '/wrong'"]
 
 
 @pytest.mark.usefixtures("lane")
@@ -986,7 +986,7 @@ async def test_a_send_after_the_end_of_the_response_is_the_applications_error(
     async with server(routed(talkative=talkative)) as up, dial(up.url) as wire:
         assert (await wire.get("/talkative")).body == b"done"
         assert (await wire.get("/hello")).body == b"hello"
-    assert log.messages == ["the application failed on GET b'/talkative'"]
+    assert log.messages == ["the application failed on GET '/talkative'"]
 
 
 # Clients that leave
@@ -1359,7 +1359,7 @@ async def test_an_exception_in_a_websocket_closes_it_with_1011(log: pytest.LogCa
         assert isinstance(event, CloseConnection)
         assert (event.code, event.reason) == (1011, "")
         await up.assert_answers()
-    assert log.messages == ["the application failed on WEBSOCKET b'/'"]
+    assert log.messages == ["the application failed on WEBSOCKET '/'"]
 
 
 async def accepting(_receive: Receive, send: Send) -> None:
@@ -1490,7 +1490,7 @@ async def test_an_accept_that_cannot_be_said_is_the_applications_error(
         response = await wire.get("/", {**HANDSHAKE, "sec-websocket-protocol": "one, two"})
         assert (response.status, response.body) == (500, b"")
         assert await wire.rest() == b""
-    assert log.messages == ["the application failed on WEBSOCKET b'/'"]
+    assert log.messages == ["the application failed on WEBSOCKET '/'"]
 
 
 @pytest.mark.usefixtures("silence")
