@@ -160,6 +160,7 @@ class Host:
             default_selection=self._config.default_selection,
             limits=limits,
             calls_elsewhere=self._direct.in_flight,
+            share_of=self._share_of,
         )
         self.audit = Audit()
         self.identities = Identities(
@@ -462,6 +463,11 @@ class Host:
         self._end_identity(runtime_id, why)
         self.registry.remove_plugin(runtime_id)
         self.registry.cancel_calls(runtime_id)
+
+    def _share_of(self, runtime_id: str) -> str:
+        """Return which address a plugin counts for (see `shares`)."""
+        entry = self.identities.entry(runtime_id)
+        return entry.share if entry is not None else ""
 
     def _is_in_use(self, runtime_id: str) -> bool:
         """Whether there is something of a plugin that lasts only as long as its identity is kept."""

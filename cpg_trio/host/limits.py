@@ -34,19 +34,31 @@ class Limits:
     """The service types that they have declared, as they are held in memory."""
     max_ended_identities: int = attrs.field(default=50_000, validator=_POSITIVE)
     """Identities that have ended and are remembered, so that no token of theirs proves anything."""
-    max_registrations: int = attrs.field(default=100_000, validator=_POSITIVE)
+    max_plugins: int = attrs.field(default=5_000, validator=_POSITIVE)
+    """Plugins that have registered something, and are supervised for it."""
+    max_registrations: int = attrs.field(default=20_000, validator=_POSITIVE)
     """Registrations of all plugins together."""
     max_registrations_per_plugin: int = attrs.field(default=100, validator=_POSITIVE)
-    max_metadata_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_POSITIVE)
-    """Names and values in the metadata of all registrations together."""
+    max_metadata_bytes: int = attrs.field(default=32 * 1024 * 1024, validator=_POSITIVE)
+    """Names and values in the metadata of all registrations together, as they are held in memory."""
     max_metadata_bytes_per_plugin: int = attrs.field(default=256 * 1024, validator=_POSITIVE)
+    max_health_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=_POSITIVE)
+    """The reasons and dependencies in the health reports that are kept, as they are held in memory."""
     max_watches: int = attrs.field(default=10_000, validator=_POSITIVE)
     """Watches of services, by websocket or stream, of all plugins together."""
     max_watches_per_plugin: int = attrs.field(default=16, validator=_POSITIVE)
     max_subscriptions: int = attrs.field(default=1000, validator=_POSITIVE)
     """Service types that one websocket follows."""
+    max_all_subscriptions: int = attrs.field(default=50_000, validator=_POSITIVE)
+    """Service types that all watches follow, each as often as it is followed."""
     max_health_watches: int = attrs.field(default=1000, validator=_POSITIVE)
     """Watches of health, which are open to anybody."""
+    max_grants: int = attrs.field(default=20_000, validator=_POSITIVE)
+    """Grants of the host's capabilities, of all plugins together."""
+    max_direct_reports: int = attrs.field(default=20_000, validator=_POSITIVE)
+    """Pairs of a caller and a provider of a service, whose direct calls are counted."""
+    max_rate_keys: int = attrs.field(default=10_000, validator=_POSITIVE)
+    """Callers whose rate is remembered, of each kind of call."""
     max_message_bytes: int = attrs.field(default=256 * 1024, validator=_POSITIVE)
     """A message to one of the host's own services, also when it is decompressed."""
     max_routed_body_bytes: int | None = attrs.field(default=None, validator=optional(ge(0)))

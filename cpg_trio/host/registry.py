@@ -20,8 +20,9 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http1 import Origin, Way
 
-from .limits import LimitError, Limits
+from .limits import LimitError, Limits, held_bytes
 from .listeners import Listeners
+from .shares import Shares
 
 _HEALTHY, _DEGRADED, _UNHEALTHY = (
     pb.HEALTH_STATE_HEALTHY,
@@ -167,6 +168,8 @@ _MOST_MINIMA = 4  # minimum versions of one type for which the good providers ar
 class _Plugin:
     """What one plugin has registered."""
 
+    share: str
+    """Which address it counts for (see `shares`)."""
     by_type: dict[str, Registration] = attrs.field(factory=dict)
     metadata_bytes: int = 0
 
@@ -200,6 +203,7 @@ class Registry:
 
     `selection` is the strategy for each service type; others get `default_selection`. `rng` decides where
     chance does. `calls_elsewhere` tells how many calls a provider is busy with that are not routed.
+    `share_of` tells by a runtime id which address a plugin counts for.
     """
 
     def __init__(
@@ -209,18 +213,24 @@ class Registry:
         default_selection: Selection = Selection.FIRST,
         limits: Limits | None = None,
         calls_elsewhere: Callable[[str], int] = lambda _: 0,
+        share_of: Callable[[str], str] = lambda _: "",
         rng: random.Random | None = None,
     ) -> None:
         self._selection = dict(selection or {})
         self._default_selection = default_selection
         self._limits = limits or Limits()
         self._calls_elsewhere = calls_elsewhere
+        self._share_of = share_of
         self._rng = rng or random.SystemRandom()
         self._by_type: dict[str, _Providers] = {}
         self._by_id: dict[str, Registration] = {}
         self._by_plugin: dict[str, _Plugin] = {}
-        self._metadata_bytes = 0
+        self._plugins = Shares("plugins that have registered something", self._limits.max_plugins)
+        self._registrations = Shares("registrations", self._limits.max_registrations)
+        self._metadata_bytes = Shares("bytes of metadata", self._limits.max_metadata_bytes)
         self._health: dict[str, Health] = {}
+        self._health_held: dict[str, tuple[str, int]] = {}  # whose address holds how many bytes for a reason
+        self._health_bytes = Shares("bytes of health reports", self._limits.max_health_bytes)
         self._calls: dict[str, set[InFlight]] = {}  # by provider
         self._calls_made: dict[str, set[InFlight]] = {}  # by caller
         self._last_turn: dict[tuple[str, str], int] = {}  # by who asks, and for what
@@ -291,9 +301,13 @@ class Registry:
         if (replaced := self.provider(service_type, runtime_id)) is not None:
             self._drop(replaced)
         size = _size(registration.metadata)
-        self._metadata_bytes += size
-        plugin = self._by_plugin.setdefault(runtime_id, _Plugin())
+        plugin = self._by_plugin.get(runtime_id)
+        if plugin is None:
+            plugin = self._by_plugin[runtime_id] = _Plugin(self._share_of(runtime_id))
+            self._plugins.add(plugin.share)
         plugin.metadata_bytes += size
+        self._metadata_bytes.add(plugin.share, size)
+        self._registrations.add(plugin.share)
         plugin.by_type[service_type] = self._by_id[registration.id] = registration
         self._by_type.setdefault(service_type, _Providers()).add(registration)
         self._announce([service_type])
@@ -316,21 +330,35 @@ class Registry:
         mine = self.registrations(runtime_id)
         for registration in mine:
             self._remove(registration)
-        self._health.pop(runtime_id, None)
+        self._drop_health(runtime_id)
         self._lapsed.pop(runtime_id, None)
         self._announce(r.service_type for r in mine)
         self._announce_plugin(runtime_id)
 
     def report_health(self, runtime_id: str, health: Health) -> None:
-        """Note what a plugin says of itself."""
-        before, self._health[runtime_id] = self._health.get(runtime_id), health
+        """Note what a plugin says of itself; where there is no room for the reason, the state alone."""
+        before = self._health.get(runtime_id)
+        self._drop_health(runtime_id)
+        share, size = self._share_of(runtime_id), _reason_size(health)
+        try:
+            self._health_bytes.check(share, size)
+        except LimitError:
+            health, size = Health(health.state), 0
+        if size:
+            self._health_held[runtime_id] = share, size
+            self._health_bytes.add(share, size)
+        self._health[runtime_id] = health
         if before != health:
             self._announce(r.service_type for r in self.registrations(runtime_id))
+
+    def _drop_health(self, runtime_id: str) -> None:
+        self._health.pop(runtime_id, None)
+        self._health_bytes.remove(*self._health_held.pop(runtime_id, ("", 0)))
 
     def forget_health(self, runtime_id: str) -> None:
         """Forget what a plugin has said of itself, unless it has registered something."""
         if not self.has_registered(runtime_id):
-            self._health.pop(runtime_id, None)
+            self._drop_health(runtime_id)
 
     def last_report(self, runtime_id: str) -> Health | None:
         """Return what a plugin last said of itself: another object for each time that it did."""
@@ -451,21 +479,25 @@ class Registry:
 
     def _check_room(self, runtime_id: str) -> None:
         """Check that a plugin may have another registration. Raises: LimitError."""
-        most, each = self._limits.max_registrations, self._limits.max_registrations_per_plugin
-        plugin = self._by_plugin.get(runtime_id)
-        if plugin is not None and len(plugin.by_type) >= each:
+        each, plugin = self._limits.max_registrations_per_plugin, self._by_plugin.get(runtime_id)
+        if plugin is None:
+            self._plugins.check(self._share_of(runtime_id))
+        elif len(plugin.by_type) >= each:
             raise LimitError("registrations of one plugin", each)
-        if len(self._by_id) >= most:
-            raise LimitError("registrations", most)
+        self._registrations.check(self._share(runtime_id))
 
     def _check_metadata(self, runtime_id: str, more: int) -> None:
         """Check that a plugin may have so many bytes of metadata more. Raises: LimitError."""
-        most, each = self._limits.max_metadata_bytes, self._limits.max_metadata_bytes_per_plugin
-        plugin = self._by_plugin.get(runtime_id)
+        each, plugin = self._limits.max_metadata_bytes_per_plugin, self._by_plugin.get(runtime_id)
         if (plugin.metadata_bytes if plugin is not None else 0) + more > each:
             raise LimitError("bytes of metadata of one plugin", each)
-        if self._metadata_bytes + more > most:
-            raise LimitError("bytes of metadata", most)
+        if more > 0:
+            self._metadata_bytes.check(self._share(runtime_id), more)
+
+    def _share(self, runtime_id: str) -> str:
+        """Return which address a plugin counts for; that of its first registration as long as it has one."""
+        plugin = self._by_plugin.get(runtime_id)
+        return plugin.share if plugin is not None else self._share_of(runtime_id)
 
     def _good(self, service_type: str, min_version: str = "") -> Sequence[Registration]:
         """Return the providers of a type that get calls and are new enough. The list is shared."""
@@ -518,7 +550,8 @@ class Registry:
     def _remove(self, registration: Registration) -> None:
         """Remove a registration, and what there is for as long as its type, or its plugin, has one."""
         self._drop(registration)
-        if not self._by_plugin[registration.runtime_id].by_type:
+        if not (plugin := self._by_plugin[registration.runtime_id]).by_type:
+            self._plugins.remove(plugin.share)
             del self._by_plugin[registration.runtime_id]
         if not self._by_type[registration.service_type].by_plugin:
             del self._by_type[registration.service_type]
@@ -527,9 +560,10 @@ class Registry:
 
     def _drop(self, registration: Registration) -> None:
         size = _size(registration.metadata)
-        self._metadata_bytes -= size
         plugin = self._by_plugin[registration.runtime_id]
         plugin.metadata_bytes -= size
+        self._metadata_bytes.remove(plugin.share, size)
+        self._registrations.remove(plugin.share)
         del plugin.by_type[registration.service_type]
         del self._by_id[registration.id]
         del self._by_type[registration.service_type].by_plugin[registration.runtime_id]
@@ -565,6 +599,12 @@ def _release(held: dict[str, set[InFlight]], runtime_id: str, call: InFlight) ->
         del held[runtime_id]
 
 
+def _reason_size(health: Health) -> int:
+    """Return how many bytes what a plugin says beside its state takes in memory."""
+    said = [text for text in (health.reason, *health.unavailable_dependencies) if text]
+    return held_bytes(*said)
+
+
 def _size(metadata: Mapping[str, str]) -> int:
-    """Return how many bytes metadata has."""
-    return sum(len(text.encode()) for entry in metadata.items() for text in entry)
+    """Return how many bytes metadata takes in memory."""
+    return sum(held_bytes(*entry) for entry in metadata.items())

@@ -11,10 +11,14 @@ from typing import Any
 import attrs
 import httpx
 import pytest
+import trio
+from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
-from cpg_trio.host import HostConfig, Limits, RateLimits
+from cpg_trio.host import Health, Host, HostConfig, Limits, RateLimits
+from cpg_trio.host.limits import held_bytes
 from cpg_trio.plugin._websocket import open_websocket
+from cpg_trio.rpc import AsgiTransport
 from tests._wire import dial, dial_http2
 from tests.http1.peers import OK, Peer
 from tests.plugin.running import eventually
@@ -26,6 +30,7 @@ from .calls import (
     HANDSHAKE,
     HEALTH_WATCH,
     REGISTER,
+    REPORT,
     UNREGISTER,
     VERSIONS,
     WATCH,
@@ -97,7 +102,8 @@ async def test_a_plugin_has_no_more_registrations_than_the_limit_says() -> None:
     ],
 )
 async def test_no_more_metadata_is_kept_than_the_limit_says(limit: str, what: str) -> None:
-    async with running(few(**{limit: 10})) as host:
+    most = 2 * held_bytes("k", "1234")
+    async with running(few(**{limit: most})) as host:
         plugin = await host.plugin("p")
         for service_type, value, status in (
             ("one", "1234", 200),
@@ -105,14 +111,81 @@ async def test_no_more_metadata_is_kept_than_the_limit_says(limit: str, what: st
             ("three", "1", 429),
             ("two", "12345", 429),
             ("two", "1", 200),
-            ("three", "12", 200),
         ):
             said = {**service(service_type), "metadata": {"k": value}}
             answer = await host.post(REGISTER, said, plugin)
             assert answer[0] == status
-            assert status == 200 or answer == exhausted(what, 10)
+            assert status == 200 or answer == exhausted(what, most)
         host.host.registry.remove_plugin(runtime_id(plugin))
-        assert host.host.registry._metadata_bytes == 0
+        assert host.host.registry._metadata_bytes.total == 0
+
+
+async def test_there_are_no_more_plugins_with_registrations_than_the_limit_says() -> None:
+    async with running(few(max_plugins=1)) as host:
+        first, other = await host.provider("one"), await host.plugin("p")
+        await host.register(first, "two")
+        refused = await host.post(REGISTER, service("three"), other)
+        assert refused == exhausted("plugins that have registered something", 1)
+        host.host.registry.remove_plugin(runtime_id(first))
+        await host.register(other, "three")
+
+
+async def test_of_a_report_for_whose_reason_there_is_no_room_the_state_counts() -> None:
+    async with running(few(max_health_bytes=1000)) as host:
+        one, other = await host.plugin("p"), await host.provider("t")
+        assert (await host.post(REPORT, {"state": 2, "reason": "x" * 600}, one))[0] == 200
+        for state in (2, 3):
+            assert (await host.post(REPORT, {"state": state, "reason": "y" * 600}, other))[0] == 200
+            assert host.host.registry.health(runtime_id(other)) == Health(state)
+        assert host.host.registry.health(runtime_id(one)).reason == "x" * 600
+        await host.host.revoke_identity(runtime_id(one))
+        await host.post(REPORT, {"state": 2, "reason": "y" * 600}, other)
+        assert host.host.registry.health(runtime_id(other)).reason == "y" * 600
+        await host.host.revoke_identity(runtime_id(other))
+        assert host.host.registry._health_bytes.total == 0
+
+
+async def test_of_a_plugin_that_is_not_kept_no_report_is_kept_either(autojump_clock: MockClock) -> None:
+    async with running() as host:
+        idle = await host.plugin("p")
+        await host.post(REPORT, {"state": 2, "reason": "waiting"}, idle)
+        await trio.sleep(601)
+        await host.plugin("p")
+        assert host.host.registry.health(runtime_id(idle)) == Health()
+        assert host.host.registry._health_bytes.total == 0
+        assert (await host.post(REPORT, {"state": 2}, idle))[0] == 200  # its token is good
+
+
+SHARED = [
+    ("max_registrations", "registrations"),
+    ("max_plugins", "plugins that have registered something"),
+    ("max_metadata_bytes", "bytes of metadata"),
+]
+
+
+@pytest.mark.parametrize(("limit", "what"), SHARED)
+async def test_one_address_leaves_room_for_others_in_what_is_for_all(limit: str, what: str) -> None:
+    most = 100 * held_bytes("k", "v") if "bytes" in limit else 100
+    host = Host(few(**{limit: most}))
+    async with host.application() as app:
+
+        async def fill(address: str) -> tuple[int, str]:
+            """Register with a plugin each, until it is refused; return how often it was not, and why then."""
+            transport = AsgiTransport(app, (address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://host") as http:
+                caller = Caller(http, host)
+                for count in range(most):
+                    plugin = await caller.plugin("p")
+                    said = {**service("t"), "metadata": {"k": "v"}}
+                    status, answer = await caller.post(REGISTER, said, plugin)
+                    if status != 200:
+                        return count, answer["message"]
+            raise AssertionError("nobody was refused")
+
+        count, message = await fill("192.0.2.1")
+        assert (count, message.split(" (")[0]) == (75, f"too many {what} of one address")
+        assert (await fill("192.0.2.2"))[0] >= 18
+        assert (await fill("2001:db8::1"))[0] >= 4
 
 
 async def test_all_plugins_together_have_no_more_registrations_than_the_limit_says() -> None:
