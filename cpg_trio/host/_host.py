@@ -153,8 +153,8 @@ class Host:
     def __init__(self, config: HostConfig | None = None) -> None:
         self._config = config or HostConfig()
         limits = self._config.limits
-        self._rates = Rates(self._config.rates)
-        self._direct = DirectTally()
+        self._rates = Rates(self._config.rates, most=limits.max_rate_keys)
+        self._direct = DirectTally(limits.max_direct_reports)
         self.registry = Registry(
             selection=self._config.selection,
             default_selection=self._config.default_selection,
@@ -171,8 +171,8 @@ class Host:
             on_expired=self._forget,
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
-        self._grants = Grants(self.identities, self.audit, self._config.grant_ttl_s)
-        self.watches = WatchHub(self.registry, limits)
+        self._grants = Grants(self.identities, self.audit, self._config.grant_ttl_s, limits.max_grants)
+        self.watches = WatchHub(self.registry, limits, self._share_of)
         self.health = HostHealth(self.identities, self.registry, self._rates, limits)
         self._contexts = self._config.serve.tls.client_contexts()
         self._pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts, max_per_origin=_MAX_PER_PROVIDER)

@@ -19,6 +19,7 @@ from .capability import Capability
 from .direct import GRANT_S, DirectGrants, NotDirectlyError
 from .grants import Grants, random_id
 from .identity import Identity
+from .limits import LimitError
 from .policy import Permitted, Policy
 from .rates import Kind
 from .services import Gate
@@ -115,7 +116,10 @@ class Broker(CapabilityBrokerService):
         if not wire.satisfies(capability.version, request.min_version):
             has = f"this host has version {capability.version}, older than {request.min_version}"
             raise ConnectError(Code.NOT_FOUND, f'capability "{wanted}" not available: {has}')
-        grant, token = self._grants.issue(caller, capability)
+        try:
+            grant, token = self._grants.issue(caller, capability)
+        except LimitError as error:
+            raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from None
         return pb.CapabilityGrant(
             grant_id=grant.id,
             endpoint_url=f"{base_url()}/capabilities/{capability.type}/{grant.id}",

@@ -8,6 +8,7 @@ What is called so the callers report, so that the host knows how busy a provider
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
@@ -21,6 +22,7 @@ from cpg_trio.logs import LineLog
 
 from .admission import encoded_endpoint
 from .identity import Identities, Identity
+from .limits import Limits
 from .peers import parse_address
 from .policy import Policy
 from .registry import NoProviderError, Registration, Registry
@@ -29,8 +31,8 @@ GRANT_S = LONGEST_S
 """How long a caller may call a provider directly before it has to ask again, in seconds."""
 
 _MOST_REPORTED = 100  # entries at once
-_MOST_PAIRS = 20_000  # of a caller and a provider's service, whose reports are kept
 _MOST_AT_ONCE = 1000  # calls of one plugin to another, that count: as many connections does it open
+_MOST_PAIRS = 1000  # of providers and services of one caller, that are counted
 _calls = LineLog("cpg_trio.router")
 
 
@@ -135,12 +137,17 @@ Report: TypeAlias = Iterable[pb.DirectCalls]
 class DirectTally:
     """Adds up what callers report, each report once, however often it comes.
 
-    A report has the numbers since its series began, so that one that is lost is made good by the next.
+    A report has the numbers since its series began, so that one that is lost is made good by the next. What
+    is said of more than `most` pairs of a caller and a provider of a service, and of more than `_MOST_PAIRS`
+    of one caller, is not counted.
     """
 
-    def __init__(self) -> None:
-        self._said: dict[str, dict[tuple[str, str], _Said]] = {}  # by provider, then by caller and service
-        self._pairs = 0  # in all of it
+    def __init__(self, most: int = Limits().max_direct_reports) -> None:
+        self._most = most
+        self._pairs = 0
+        self._said: dict[str, dict[tuple[str, str], _Said]] = {}  # by caller, then by provider and service
+        self._callers: dict[str, Counter[str]] = {}  # by provider: how many services of it each calls
+        self._in_flight = Counter[str]()  # by provider
         self._calls = self._failed = 0
 
     def report(self, caller: str, report: Report) -> None:
@@ -150,32 +157,48 @@ class DirectTally:
 
     def in_flight(self, provider: str) -> int:
         """Return how many direct calls a provider was busy with, by what their callers reported last."""
-        return sum(said.in_flight for said in self._said.get(provider, {}).values())
+        return self._in_flight[provider]
 
     def forget(self, runtime_id: str) -> None:
         """Expect no more of a plugin that is gone, nor of calls to it. The sums stay."""
-        self._said.pop(runtime_id, None)
-        for provider, of in list(self._said.items()):
-            self._said[provider] = {pair: said for pair, said in of.items() if pair[0] != runtime_id}
-        self._pairs = sum(map(len, self._said.values()))
+        pairs = [(runtime_id, pair) for pair in self._said.get(runtime_id, ())]
+        for caller in self._callers.get(runtime_id, ()):
+            pairs += [(caller, pair) for pair in self._said[caller] if pair[0] == runtime_id]
+        for caller, pair in dict.fromkeys(pairs):
+            self._drop(caller, pair)
 
     def statistics(self) -> DirectStatistics:
         """Return the numbers of this moment."""
-        return DirectStatistics(self._calls, sum(map(self.in_flight, self._said)), self._failed)
+        return DirectStatistics(self._calls, self._in_flight.total(), self._failed)
+
+    def _drop(self, caller: str, pair: tuple[str, str]) -> None:
+        said = self._said[caller].pop(pair)
+        if not self._said[caller]:
+            del self._said[caller]
+        self._pairs -= 1
+        _subtract(self._in_flight, pair[0], said.in_flight)
+        _subtract(self._callers[pair[0]], caller, 1)
+        if not self._callers[pair[0]]:
+            del self._callers[pair[0]]
+
+    def _has_room(self, caller: str) -> bool:
+        return self._pairs < self._most and len(self._said.get(caller, ())) < _MOST_PAIRS
 
     def _take(self, caller: str, said: pb.DirectCalls) -> None:
-        of_provider = self._said.setdefault(said.provider_id, {})  # one that is registered
-        pair = caller, said.service_type
-        if pair not in of_provider:
-            if self._pairs >= _MOST_PAIRS:
+        pair = said.provider_id, said.service_type
+        before = self._said.get(caller, {}).get(pair)
+        if before is None:
+            if not self._has_room(caller):
                 return
             self._pairs += 1
-        before = of_provider.get(pair, _Said())
+            self._callers.setdefault(said.provider_id, Counter())[caller] += 1
+            before = _Said()
+        in_flight = min(said.in_flight, _MOST_AT_ONCE)
+        _subtract(self._in_flight, said.provider_id, before.in_flight - in_flight)
         if before.series != said.series:
             before = _Said(said.series)
         calls, failed = max(before.calls, said.calls), max(before.failed, said.failed)
-        in_flight = min(said.in_flight, _MOST_AT_ONCE)
-        of_provider[pair] = _Said(said.series, calls, failed, in_flight)
+        self._said.setdefault(caller, {})[pair] = _Said(said.series, calls, failed, in_flight)
         self._calls += calls - before.calls
         self._failed += failed - before.failed
         if calls > before.calls:
@@ -183,6 +206,13 @@ class DirectTally:
                 f"[DIRECT] {caller} → {said.provider_id} {calls - before.calls} calls,"
                 f" {failed - before.failed} failed, {in_flight} in flight (service: {said.service_type})"
             )
+
+
+def _subtract(counter: Counter[str], key: str, count: int) -> None:
+    """Subtract from a count, of which nothing is kept when it is 0."""
+    counter[key] -= count
+    if not counter[key]:
+        del counter[key]
 
 
 class DirectReports:

@@ -22,6 +22,9 @@ from cpg_trio.wire import token_digest
 from .audit import Action, Audit
 from .capability import Capability
 from .identity import Identities, Identity
+from .limits import Limits
+from .peers import Peer
+from .shares import Shares
 
 _MOST_OF_A_PLUGIN = 32
 _ID_BYTES, _TOKEN_BYTES = 16, 32
@@ -52,6 +55,8 @@ class Grant:
 @attrs.define(eq=False)
 class _Held:
     grant: Grant
+    share: str
+    """Which address it counts for."""
     used: bool = False
     calls: set[trio.CancelScope] = attrs.field(factory=set)
 
@@ -60,15 +65,19 @@ class Grants:
     """The grants of all plugins.
 
     Each lasts `ttl_s` seconds, or for what is left of its owner's identity. A plugin that asks for more than
-    it can need loses the oldest of its own, so that it harms nobody else, and is not locked out itself.
+    it can need loses the oldest of its own, so that it harms nobody else, and is not locked out itself. There
+    are `most` at most, shared by the addresses that plugins come from.
     """
 
-    def __init__(self, identities: Identities, audit: Audit, ttl_s: float) -> None:
+    def __init__(
+        self, identities: Identities, audit: Audit, ttl_s: float, most: int = Limits().max_grants
+    ) -> None:
         self._identities = identities
         self._audit = audit
         self._ttl_s = ttl_s
         self._held: dict[str, _Held] = {}  # the oldest first, here and below
         self._by_owner: dict[str, list[str]] = {}
+        self._shares = Shares("grants", most)
 
     def __len__(self) -> int:
         """Return how many grants are remembered."""
@@ -79,15 +88,18 @@ class Grants:
         return runtime_id in self._by_owner
 
     def issue(self, owner: Identity, capability: Capability) -> tuple[Grant, str]:
-        """Return a new grant and its token."""
+        """Return a new grant and its token. Raises: LimitError, and then there is none more."""
         self._sweep()
         mine = self._by_owner.get(owner.runtime_id, [])
         if len(mine) >= _MOST_OF_A_PLUGIN:
             self.revoke(mine[0], f"{owner.runtime_id} has {_MOST_OF_A_PLUGIN} newer ones")
+        share = Peer(owner.address).key
+        self._shares.check(share)
         token = _encoded(_TOKEN_BYTES)
         expires_at = _clock.current_time() + min(self._ttl_s, self._identities.left_s(owner))
         grant = Grant(random_id(), owner, capability, token_digest(token), expires_at)
-        self._held[grant.id] = _Held(grant)
+        self._held[grant.id] = _Held(grant, share)
+        self._shares.add(share)
         self._by_owner.setdefault(owner.runtime_id, []).append(grant.id)
         return grant, token
 
@@ -141,6 +153,7 @@ class Grants:
     def _forget(self, grant_id: str) -> _Held | None:
         held = self._held.pop(grant_id, None)
         if held is not None:
+            self._shares.remove(held.share)
             owner = held.grant.owner.runtime_id
             self._by_owner[owner].remove(grant_id)
             if not self._by_owner[owner]:

@@ -19,7 +19,9 @@ import attrs
 import trio
 from attrs.validators import ge
 
-MAX_BUCKETS = 10_000  # of each kind
+from .limits import Limits
+
+MAX_BUCKETS = Limits().max_rate_keys  # of each kind
 
 # Of a token, and of a second: what is lost in sums of seconds, so that who waits as long as it was told to is
 # let through.
@@ -152,10 +154,13 @@ class Buckets:
 
 
 class Rates:
-    """The rates of a host, as its callers use them up."""
+    """The rates of a host, as its callers use them up: `most` callers of each kind of call."""
 
-    def __init__(self, limits: RateLimits, clock: Callable[[], float] = trio.current_time) -> None:
-        self._buckets = {kind: Buckets(rate, clock) for kind in Kind if (rate := limits.of(kind)) is not None}
+    def __init__(
+        self, limits: RateLimits, clock: Callable[[], float] = trio.current_time, most: int = MAX_BUCKETS
+    ) -> None:
+        rates = {kind: rate for kind in Kind if (rate := limits.of(kind)) is not None}
+        self._buckets = {kind: Buckets(rate, clock, most) for kind, rate in rates.items()}
 
     def take(self, kind: Kind, key: str) -> int:
         """Count a call, and return 0; or return in how many seconds, at least 1, it may be tried again."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -22,11 +22,13 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 
 from .limits import LimitError, Limits
 from .registry import Registry, ServiceStatus
+from .shares import Shares
 
-_MOST_TOLD_OF = 100  # providers, or as many as there are types: of those before nobody waits for an answer
+_MOST_TOLD_OF = 20  # providers, or as many as there are types: of those before nobody waits for an answer
 _MOST_ON_THE_SPOT = 32  # watchers that are looked at while a change is announced
 _SLICE_S = 0.002  # for which the hub's task works at a time
 
@@ -37,12 +39,16 @@ class _Followed:
 
     min_version: str
     now: ServiceStatus
-    told: ServiceStatus | None = None
-    """What its watcher has read last."""
+    told: tuple[pb.ServiceState, str] | None = None
+    """What its watcher has read last: a state and the id of a registration, not the registration itself."""
 
     @property
     def is_news(self) -> bool:
-        return self.now != self.told
+        return _in_short(self.now) != self.told
+
+
+def _in_short(status: ServiceStatus) -> tuple[pb.ServiceState, str]:
+    return status.state, status.provider.id if status.provider is not None else ""
 
 
 @attrs.frozen
@@ -67,8 +73,12 @@ class Watch:
     Yields news: at first all that is followed, then what changes, until the hub closes.
     """
 
-    def __init__(self, registry: Registry, followers: _Followers, unseen: _Unseen) -> None:
+    def __init__(
+        self, registry: Registry, followers: _Followers, unseen: _Unseen, subscriptions: Shares, share: str
+    ) -> None:
         self._registry = registry
+        self._subscriptions = subscriptions
+        self._share = share
         self._followers = followers
         self._unseen = unseen
         self._followed: dict[str, _Followed] = {}
@@ -84,11 +94,15 @@ class Watch:
     def subscribe(self, service_type: str, min_version: str = "") -> None:
         """Follow a type, of which providers older than `min_version` do not count; its status is news.
 
-        Raises: wire.InvalidError for a type or version that is none, and then nothing has changed.
+        Raises: wire.InvalidError for a type or version that is none, LimitError for one too many; and then
+        nothing has changed.
         """
         wire.validate_service_type(service_type)
         if min_version:
             wire.validate_version(min_version)
+        if service_type not in self._followed:
+            self._subscriptions.check(self._share)
+            self._subscriptions.add(self._share)
         now = self._registry.status(service_type, min_version=min_version)
         self._followed[service_type] = _Followed(min_version, now)
         self._followers.setdefault(service_type, {})[self] = None
@@ -98,6 +112,7 @@ class Watch:
         """Follow a type no more. One that is not followed is no error."""
         if self._followed.pop(service_type, None) is None:
             return
+        self._subscriptions.remove(self._share)
         followers = self._followers[service_type]
         del followers[self]
         if not followers:
@@ -152,7 +167,7 @@ class Watch:
         self._look()
         fresh = {name: followed for name, followed in self._followed.items() if followed.is_news}
         for followed in fresh.values():
-            followed.told = followed.now
+            followed.told = _in_short(followed.now)
             if (provider := followed.now.provider) is not None:
                 self._told_of.pop(provider.runtime_id, None)
                 self._told_of[provider.runtime_id] = None
@@ -167,11 +182,22 @@ class Watch:
 
 
 class WatchHub:
-    """Fans the changes of a registry out to watchers."""
+    """Fans the changes of a registry out to watchers.
 
-    def __init__(self, registry: Registry, limits: Limits | None = None) -> None:
+    `share_of` tells by a runtime id which address a watcher counts for.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits | None = None,
+        share_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self._registry = registry
-        self._limits = limits or Limits()
+        self._limits = limits = limits or Limits()
+        self._share_of = share_of
+        self._shares = Shares("watches", limits.max_watches)
+        self._subscriptions = Shares("subscriptions of all watches", limits.max_all_subscriptions)
         self._watches: dict[Watch, None] = {}
         self._of_each: dict[str, dict[Watch, None]] = {}
         self._followers: _Followers = {}
@@ -188,28 +214,30 @@ class WatchHub:
 
         Raises: LimitError.
         """
-        self._check_room(watcher)
-        watch = Watch(self._registry, self._followers, self._unseen)
+        share = self._share_of(watcher)
+        self._check_room(watcher, share)
+        watch = Watch(self._registry, self._followers, self._unseen, self._subscriptions, share)
         if self._closed:
             watch.close()
         self._watches[watch] = None
         mine = self._of_each.setdefault(watcher, {})
         mine[watch] = None
+        self._shares.add(share)
         try:
             yield watch
         finally:
             watch.end()
             del self._watches[watch]
+            self._shares.remove(share)
             del mine[watch]
             if not mine:
                 del self._of_each[watcher]
 
-    def _check_room(self, watcher: str) -> None:
-        most, each = self._limits.max_watches, self._limits.max_watches_per_plugin
+    def _check_room(self, watcher: str, share: str) -> None:
+        each = self._limits.max_watches_per_plugin
         if len(self._of_each.get(watcher, ())) >= each:
             raise LimitError("watches of one plugin", each)
-        if len(self._watches) >= most:
-            raise LimitError("watches", most)
+        self._shares.check(share)
 
     def close(self) -> None:
         """End every watch: the host is stopping."""

@@ -182,7 +182,7 @@ class _Connection:
             wire.validate_service_type(service_type)
             self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
             self._watch.subscribe(service_type, subscription.min_version)
-        except wire.InvalidError as error:
+        except (wire.InvalidError, LimitError) as error:
             return pb.WatchRefusal(service_type=service_type, message=str(error))
         except ConnectError as error:
             return pb.WatchRefusal(service_type=service_type, message=error.message)

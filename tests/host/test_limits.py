@@ -15,6 +15,7 @@ import trio
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Limits, RateLimits
 from cpg_trio.host.limits import held_bytes
 from cpg_trio.plugin._websocket import open_websocket
@@ -134,7 +135,7 @@ async def test_of_a_report_for_whose_reason_there_is_no_room_the_state_counts() 
     async with running(few(max_health_bytes=1000)) as host:
         one, other = await host.plugin("p"), await host.provider("t")
         assert (await host.post(REPORT, {"state": 2, "reason": "x" * 600}, one))[0] == 200
-        for state in (2, 3):
+        for state in (pb.HEALTH_STATE_DEGRADED, pb.HEALTH_STATE_UNHEALTHY):
             assert (await host.post(REPORT, {"state": state, "reason": "y" * 600}, other))[0] == 200
             assert host.host.registry.health(runtime_id(other)) == Health(state)
         assert host.host.registry.health(runtime_id(one)).reason == "x" * 600
