@@ -80,23 +80,19 @@ class Audit:
         self, action: Action, subject: str, target: str = "", *, reason: str = "", address: str = ""
     ) -> None:
         """Tell that something is permitted, or has been done."""
-        self._tell(
-            AuditEvent(
-                action=action, allowed=True, subject=subject, target=target, reason=reason, address=address
-            )
-        )
+        self._tell(action, allowed=True, subject=subject, target=target, reason=reason, address=address)
 
     def denied(
         self, action: Action, subject: str, target: str = "", *, reason: str, address: str = ""
     ) -> None:
         """Tell that something is refused."""
-        self._tell(
-            AuditEvent(
-                action=action, allowed=False, subject=subject, target=target, reason=reason, address=address
-            )
-        )
+        self._tell(action, allowed=False, subject=subject, target=target, reason=reason, address=address)
 
-    def _tell(self, event: AuditEvent) -> None:
+    def _tell(self, action: Action, *, allowed: bool, **said: str) -> None:
+        # Cut before it is told: a listener may keep it, and most of it may be a stranger's.
+        event = AuditEvent(
+            action=action, allowed=allowed, **{name: text[:_MAX_CHARACTERS] for name, text in said.items()}
+        )
         self._listeners.tell(event)
         level = logging.INFO if event.allowed else logging.WARNING
         if _log.isEnabledFor(level):
@@ -104,10 +100,8 @@ class Audit:
 
 
 def as_json(event: AuditEvent) -> str:
-    """Return an event as one line: what is empty is left out, and what a stranger sent is cut."""
+    """Return an event as one line, without what is empty."""
     said = {
-        name: value[:_MAX_CHARACTERS]
-        for name in ("subject", "target", "reason", "address")
-        if (value := getattr(event, name))
+        name: value for name in ("subject", "target", "reason", "address") if (value := getattr(event, name))
     }
     return _to_json({"action": event.action.value, "allowed": event.allowed, **said})

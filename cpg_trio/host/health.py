@@ -19,10 +19,11 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 from .charging import charge, retry_told
 from .identity import Identities
-from .limits import LimitError, Limits
+from .limits import LimitError, Limits, check_held_request
 from .peers import Peer
 from .rates import Kind, Rates
 from .registry import Registry
+from .shares import Shares
 
 
 @attrs.define
@@ -40,8 +41,7 @@ class HostHealth(HealthService):
         self._identities = identities
         self._registry = registry
         self._rates = rates
-        self._most_watches = limits.max_health_watches
-        self._watches = 0
+        self._watches = Shares("watches of health", limits.max_health_watches)
         self._stopping = False
         self._watched: dict[str, _Watched] = {}
         registry.subscribe(self._changed)
@@ -68,10 +68,17 @@ class HostHealth(HealthService):
     async def watch(
         self, request: pb.HealthCheckRequest, ctx: Context, /
     ) -> AsyncIterator[pb.HealthCheckResponse]:
-        """Yield the status of now, then each other one. Raises: ConnectError `resource_exhausted`."""
+        """Yield the status of now, then each other one.
+
+        Raises: ConnectError `resource_exhausted`; `invalid_argument` for a request that is too long.
+        """
         with retry_told(ctx):
             charge(self._rates, Kind.WATCH, self._caller(ctx))
-        with self._counted(), self._watching(request.service) as statuses:
+        try:
+            check_held_request(request)
+        except wire.InvalidError as error:
+            raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
+        with self._counted(Peer.at(ctx.client_address).key), self._watching(request.service) as statuses:
             async for status in statuses:
                 yield pb.HealthCheckResponse(status=status)
 
@@ -83,16 +90,17 @@ class HostHealth(HealthService):
         return runtime_id if proved else Peer.at(ctx.client_address).key
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count a watch for as long as the block lasts."""
-        if self._watches >= self._most_watches:
-            error = LimitError("watches of health", self._most_watches)
-            raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error))
-        self._watches += 1
+    def _counted(self, share: str) -> Iterator[None]:
+        """Count a watch for as long as the block lasts, for the address that it comes from."""
+        try:
+            self._watches.check(share)
+        except LimitError as error:
+            raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from error
+        self._watches.add(share)
         try:
             yield
         finally:
-            self._watches -= 1
+            self._watches.remove(share)
 
     @contextmanager
     def _watching(self, service: str) -> Iterator[Reader[pb.ServingStatus]]:

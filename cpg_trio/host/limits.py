@@ -6,8 +6,12 @@ import sys
 
 import attrs
 from attrs.validators import ge, optional
+from google.protobuf.message import Message
+
+from cpg_trio import wire
 
 _POSITIVE = ge(1)
+_MOST_HELD_BYTES = 512
 _PLACE = 56  # bytes that a dictionary has for half of an entry; a list or a tuple has fewer
 
 
@@ -22,6 +26,15 @@ def held_bytes(*texts: str) -> int:
     """Return how many bytes texts take in memory, with what is kept beside them, such as places in tables."""
     # A text that is not ASCII may be held twice, as it is and in UTF-8.
     return sum(_PLACE + sys.getsizeof(t) + (0 if t.isascii() else len(t.encode())) for t in texts)
+
+
+def check_held_request(request: Message) -> None:
+    """Check that a request that is held for as long as its stream lasts is small. Raises: wire.InvalidError.
+
+    It may have fields that nobody knows.
+    """
+    if (size := request.ByteSize()) > _MOST_HELD_BYTES:
+        raise wire.InvalidError(f"request too long: {size} bytes (max: {_MOST_HELD_BYTES})")
 
 
 @attrs.frozen(kw_only=True)

@@ -30,7 +30,7 @@ from .direct import DirectReports
 from .egress import Egress
 from .enrolment import Enrolment
 from .identity import Identities, Identity
-from .limits import LimitError
+from .limits import LimitError, check_held_request
 from .liveness import LeaseConfig, Liveness
 from .peers import Peer
 from .policy import Policy, Rules
@@ -560,6 +560,7 @@ class RegistryService(ServiceRegistryService):
         own_end = _end_of_time(ctx)
         with ExitStack() as stack:
             with _codes():
+                check_held_request(request)
                 watch = stack.enter_context(self._hub.watch(caller.runtime_id))
                 watch.subscribe(request.service_type)
             while True:

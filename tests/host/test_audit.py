@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 
 from cpg_trio.host import Action, Audit, AuditEvent, Enrolment, Host, HostConfig, PluginRules, Policy, Rules
@@ -135,7 +136,10 @@ async def test_an_identity_that_ends_with_its_time_is_told_of() -> None:
 def test_an_event_is_one_line_of_json_whatever_a_stranger_sends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "cpg_trio.audit")
     nasty = '\n2026/01/01 00:00:00 [AUDIT] {"action": "forged"}\x85\u2028"' + "x" * 10_000
-    Audit().denied(Action.CALL, nasty, nasty, reason=nasty, address=nasty)
+    audit, kept = Audit(), list[AuditEvent]()
+    audit.subscribe(kept.append)
+    audit.denied(Action.CALL, nasty, nasty, reason=nasty, address=nasty)
+    assert {len(text) for text in attrs.astuple(kept[0])[2:]} == {256}
     (record,) = caplog.records
     line = record.getMessage()
     assert line.isprintable()

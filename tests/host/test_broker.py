@@ -13,7 +13,7 @@ from cpg_trio import wire
 from cpg_trio._gen.capability.logger.v1 import logger_pb2
 from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerClient
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.host import Capability, HostConfig, Rate, RateLimits
+from cpg_trio.host import Capability, HostConfig, Limits, Rate, RateLimits
 from cpg_trio.host.audit import Action, Audit
 from cpg_trio.host.grants import Grants
 from cpg_trio.host.identity import Identities, Identity
@@ -301,6 +301,18 @@ async def test_what_has_expired_is_forgotten_in_time(autojump_clock: trio.testin
     assert len(grants) == 3
     assert len(grants._by_owner[owner.runtime_id]) == 3
     assert "digest" not in repr(grants.issue(owner, capability)[0])
+
+
+async def test_all_plugins_together_have_no_more_grants_than_the_limit_says() -> None:
+    async with brokering(limits=Limits(max_grants=4)) as setting:
+        plugins = [await setting.plugin("app") for _ in range(4)]
+        grants = [await setting.granted(plugin) for plugin in plugins[:3]]
+        status, refused = await setting.ask(plugins[3], capabilityType="echo")
+        message = "too many grants of one address (max: 3)"
+        assert (status, refused) == (429, {"code": "resource_exhausted", "message": message})
+        await setting.client(grants[0]).echo(echo_pb2.EchoRequest(text="hi"))
+        setting.host.revoke_grant(grants[0]["grantId"])
+        await setting.granted(plugins[3])
 
 
 async def test_a_stream_ends_when_its_grant_expires(autojump_clock: trio.testing.MockClock) -> None:

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host import Health, Host, HostConfig, Limits, RateLimits
+from cpg_trio.host import Health, Host, HostConfig, Limits, Rate, RateLimits
 from cpg_trio.host.limits import held_bytes
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.rpc import AsgiTransport
@@ -256,7 +256,7 @@ async def test_there_are_no_more_watches_of_health_than_the_limit_says() -> None
         refused = await stream_refusal(host, HEALTH_WATCH, {})
         assert refused == ("resource_exhausted", "too many watches of health (max: 2)")
         await stack.aclose()
-        await eventually(lambda: not host.host.health._watches)
+        await eventually(lambda: not host.host.health._watches.total)
         async with streaming(host, HEALTH_WATCH, {}) as first:
             assert first == {"status": "SERVING_STATUS_SERVING"}
 
@@ -273,6 +273,68 @@ async def test_a_websocket_follows_no_more_types_than_the_limit_says() -> None:
             assert {"refusals": [refusal]} in said
             await socket.send_message(json.dumps({"unsubscribe": ["one"], "subscribe": subscribe[2:]}))
             assert "refusals" not in json.loads(str(await socket.get_message()))
+
+
+async def test_all_watches_together_follow_no_more_types_than_the_limit_says() -> None:
+    async with hosting(few(max_all_subscriptions=4)) as (host, url), httpx.AsyncClient(base_url=url) as http:
+        caller = Caller(http, host)
+        one, other = await caller.plugin("p"), await caller.plugin("p")
+        async with open_websocket(url + "/watch", one, []) as socket:
+            subscribe = [{"serviceType": name} for name in ("one", "two", "three", "four")]
+            await socket.send_message(json.dumps({"subscribe": subscribe}))
+            said = [json.loads(str(await socket.get_message())) for _ in range(2)]
+            message = "too many subscriptions of all watches of one address (max: 3)"
+            assert {"refusals": [{"serviceType": "four", "message": message}]} in said
+            await socket.send_message(json.dumps({"unsubscribe": ["one"], "subscribe": subscribe[2:]}))
+            assert "refusals" not in json.loads(str(await socket.get_message()))
+            refused = await stream_refusal(caller, WATCH, other)
+            assert refused == ("resource_exhausted", message)
+        await eventually(lambda: not host.watches._subscriptions.total)
+        async with streaming(caller, WATCH, other) as first:
+            assert "error" not in first
+
+
+@pytest.mark.parametrize("path", [WATCH, HEALTH_WATCH])
+async def test_what_a_stream_is_asked_for_with_is_small_as_it_is_held_for_as_long_as_the_stream(
+    path: str,
+) -> None:
+    async with running() as host:
+        plugin = await host.plugin("p")
+        unknown = b"\xba\x3e\xe8\x07" + b"x" * 1000  # a field that there is not
+        message = b"\x0a\x01t" + unknown
+        frame = b"\0" + len(message).to_bytes(4, "big") + message
+        stream = {**plugin, "content-type": "application/connect+proto"}
+        response = await host.http.post(path, content=frame, headers=stream)
+        error = json.loads(response.content[5:])["error"]
+        assert error == {"code": "invalid_argument", "message": "request too long: 1007 bytes (max: 512)"}
+
+
+@pytest.mark.parametrize(("limit", "what"), [("max_health_watches", "watches of health")])
+async def test_one_address_leaves_room_for_others_in_what_needs_no_identity(limit: str, what: str) -> None:
+    host = Host(few(**{limit: 8}))
+    async with host.application() as app, AsyncExitStack() as stack:
+        callers = [
+            WireCaller(
+                await stack.enter_async_context(
+                    httpx.AsyncClient(transport=AsgiTransport(app, (address, 1)), base_url="http://host")
+                )
+            )
+            for address in ("192.0.2.1", "192.0.2.2")
+        ]
+        for _ in range(6):
+            await stack.enter_async_context(streaming(callers[0], HEALTH_WATCH, {}))
+        refused = await stream_refusal(callers[0], HEALTH_WATCH, {})
+        assert refused == ("resource_exhausted", f"too many {what} of one address (max: 6)")
+        async with streaming(callers[1], HEALTH_WATCH, {}) as first:
+            assert first == {"status": "SERVING_STATUS_SERVING"}
+
+
+async def test_no_more_callers_are_remembered_for_their_rates_than_the_limit_says() -> None:
+    rates = RateLimits(handshake=None, discover=Rate(0.001, 2))
+    async with running(HostConfig(limits=Limits(max_rate_keys=3), rates=rates)) as host:
+        for _ in range(10):
+            await host.post(DISCOVER, {"serviceType": "t"}, await host.plugin("p"))
+        assert max(len(buckets) for buckets in host.host._rates._buckets.values()) == 3
 
 
 # What is said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from itertools import pairwise
@@ -12,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host.registry import Health, Registry, ServiceStatus
+from cpg_trio.host.registry import Health, Registration, Registry, ServiceStatus
 from cpg_trio.host.watch import Watch, WatchHub
 
 AVAILABLE, UNAVAILABLE, DEGRADED = (
@@ -202,6 +203,19 @@ async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_o
         with trio.move_on_after(0.01) as nothing_more:
             await anext(watch)
         assert nothing_more.cancelled_caught
+
+
+async def test_a_watcher_that_does_not_read_holds_nothing_of_registrations_that_are_gone() -> None:
+    registry = Registry()
+    with WatchHub(registry).watch("watcher") as watch:
+        watch.subscribe("t")
+        add(registry, "a")
+        await told(watch)
+        for _ in range(3):
+            registry.register("a", "t", "1.0.0", "/x/", {"k": "v" * 4000})
+        registry.remove_plugin("a")
+        gc.collect()
+        assert not [each for each in gc.get_objects() if isinstance(each, Registration)]
 
 
 # Many providers and many watchers

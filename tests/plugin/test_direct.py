@@ -411,6 +411,30 @@ def test_a_report_that_is_lost_or_repeated_or_late_counts_once() -> None:
     assert attrs.astuple(tally.statistics()) == (22, 0, 3)
 
 
+def test_what_is_kept_of_reports_is_bounded_and_goes_with_either_plugin() -> None:
+    tally = DirectTally(most=2)
+    for provider in ("echo-1", "echo-2", "echo-3"):
+        tally.report("app-1", [calls(provider, 7, 5, 0, 1)])
+    assert [tally.in_flight(provider) for provider in ("echo-1", "echo-2", "echo-3")] == [1, 1, 0]
+    assert attrs.astuple(tally.statistics()) == (10, 2, 0)
+    tally.forget("echo-1")
+    tally.report("app-2", [calls("echo-2", 7, 5, 0, 2)])
+    assert attrs.astuple(tally.statistics()) == (15, 3, 0)
+    for gone in ("echo-2", "app-1", "app-2"):
+        tally.forget(gone)
+    assert attrs.astuple(tally.statistics()) == (15, 0, 0)
+    assert (tally._said, tally._callers, tally._in_flight, tally._pairs) == ({}, {}, {}, 0)
+
+
+def test_no_caller_has_all_that_is_kept_of_reports() -> None:
+    tally = DirectTally(most=5000)
+    for number in range(1500):
+        tally.report("app-1", [calls(f"echo-{number}", 7, 5, 0, 1)])
+    assert attrs.astuple(tally.statistics()) == (5000, 1000, 0)
+    tally.report("app-2", [calls("echo-1", 7, 5, 0, 1)])
+    assert tally.in_flight("echo-1") == 2
+
+
 async def report(setting: Asking, headers: dict[str, str], *said: pb.DirectCalls) -> int:
     request = pb.ReportHealthRequest(state=pb.HEALTH_STATE_HEALTHY, direct_calls=said)
     response = await setting.http.post(
