@@ -9,15 +9,15 @@ from functools import partial
 import trio
 
 from cpg_trio.asgi import App
-from cpg_trio.serving import serve
+from cpg_trio.serving import ServeConfig, serve
 
 
 @asynccontextmanager
-async def served(app: App) -> AsyncIterator[str]:
+async def served(app: App, config: ServeConfig | None = None) -> AsyncIterator[str]:
     """Serve `app`; yield its URL."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(serve, app, stop=stop))
+        (url,) = await nursery.start(partial(serve, app, config=config or ServeConfig(), stop=stop))
         try:
             yield url
         finally:

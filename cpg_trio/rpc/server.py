@@ -36,6 +36,7 @@ from cpg_trio.asgi import (
 )
 
 from .context import own_context, scope_of
+from .forgetting import Forgetting
 from .unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def application(
     `resource_exhausted`; None is no limit. An exception of a method that is not a ConnectError is logged, and
     the client is told `internal` and nothing else. Interceptors run outside of that, first one outermost.
     """
-    chain = (*interceptors, _Concealing())
+    chain = (Forgetting(), *interceptors, _Concealing())
     routes: dict[str, App] = {}
     messages: set[str] = set()  # the paths of methods that are called with one
     unary: dict[str, UnaryMethod] = {}

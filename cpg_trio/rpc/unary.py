@@ -45,6 +45,7 @@ from cpg_trio.asgi import (
 
 from .codecs import CODECS
 from .context import Context
+from .forgetting import Forgetting
 
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits
@@ -64,7 +65,7 @@ def unary_methods(service: object, app: App) -> dict[str, UnaryMethod]:
     if (
         not isinstance(app, ConnectASGIApplication)
         or app._service is not service  # noqa: SLF001 - here and below, see the module's docstring
-        or app._metadata_interceptors  # noqa: SLF001
+        or any(not isinstance(each, Forgetting) for each in app._metadata_interceptors)  # noqa: SLF001
         or list(app._codecs.values()) != google_protobuf_codecs()  # noqa: SLF001
     ):
         return {}

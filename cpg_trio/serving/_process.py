@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from cpg_trio._reload import reason
 from cpg_trio.http1 import Origin
 from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._errors import StartError, logger
+from cpg_trio.serving._garbage import collecting_garbage
 from cpg_trio.serving._tls import tls_from_environment
 
-_MOST_YOUNG_OBJECTS = 20_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -166,27 +165,9 @@ def _list(environment: Mapping[str, str], name: str) -> list[str]:
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]]) -> int:
     async with _watched_signals() as signals:
-        with _less_garbage_collection():
+        with collecting_garbage():
             await main(signals.stop)
     return 0 if signals.forced is None else 128 + signals.forced
-
-
-@contextmanager
-def _less_garbage_collection() -> Iterator[None]:
-    """Have garbage looked for less often, and not among what has been imported.
-
-    Hardly anything here refers to itself. But a few dozen calls in flight are more objects than Python lets
-    gather before it looks through them, and now and then through all that there are, for milliseconds.
-    """
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_MOST_YOUNG_OBJECTS, 20, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 @asynccontextmanager
