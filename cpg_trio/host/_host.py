@@ -17,7 +17,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
-from cpg_trio.http1 import Origin, Pool, PoolStatistics, Relay
+from cpg_trio.http1 import LocalFailureError, Origin, Pool, PoolFullError, PoolStatistics, Relay
 from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
 from cpg_trio.serving import BrowserGuard, ServeConfig, serve
@@ -40,7 +40,7 @@ from .host_logger import host_logger
 from .identity import Identities, Identity
 from .keys import Keys
 from .limits import Limits
-from .liveness import LeaseConfig, Liveness
+from .liveness import CannotAskError, LeaseConfig, Liveness
 from .managed import Adoption
 from .policy import Policy
 from .rates import RateLimits, Rates
@@ -366,7 +366,7 @@ class Host:
     async def _probe(self, runtime_id: str) -> bool:
         """Ask a plugin who and how it is; return whether it answered, and note what.
 
-        What it has reported meanwhile is newer than the answer.
+        What it has reported meanwhile is newer than the answer. Raises: CannotAskError.
         """
         self._permits.keep()  # where nobody reports, either
         before = self.registry.last_report(runtime_id)
@@ -376,6 +376,7 @@ class Host:
                 return False
             said = await self._client(PluginControlClient, runtime_id).get_health(pb.GetHealthRequest())
         except ConnectError as error:
+            _check_asked(error)
             # A plugin that does not know the question is alive to say so.
             return error.code == Code.UNIMPLEMENTED
         is_there = bool(self.registry.registrations(runtime_id))
@@ -409,7 +410,8 @@ class Host:
         client = self._client(PluginIdentityClient, runtime_id)
         try:
             said = await client.get_plugin_info(pb.GetPluginInfoRequest())
-        except ConnectError:
+        except ConnectError as error:
+            _check_asked(error)
             return False  # it does not say
         now = said.metadata.get(wire.RUNTIME_ID_KEY, "")
         another = now not in ("", runtime_id) or (
@@ -496,3 +498,9 @@ class Host:
         _log.info("the identity of %s has expired", identity.runtime_id)
         self.audit.allowed(Action.EXPIRE, identity.runtime_id)
         self.registry.remove_plugin(identity.runtime_id)
+
+
+def _check_asked(error: ConnectError) -> None:
+    """Raise CannotAskError for a call that this host could not make, for a reason of its own."""
+    if isinstance(error.__cause__, LocalFailureError | PoolFullError):
+        raise CannotAskError(error.message) from error

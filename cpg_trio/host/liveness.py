@@ -15,6 +15,11 @@ the registry at once; its identity ends two leases later, as it may still have c
 
 A plugin that was registered before the host began has lapsed until the host has heard of it, and is asked at
 once.
+
+A lease is about the plugin, so what happens to the host does not count. For as long as the host was held up
+(see `stalls`) every lease is longer, and after it there is time to read what has come meanwhile, and to ask.
+While the host cannot ask a plugin, for want of file descriptors say, the plugin's lease stands still: the
+host could not call it either, and the first call that can be made tells.
 """
 
 from __future__ import annotations
@@ -30,17 +35,24 @@ import trio
 from attrs.validators import gt, lt
 
 from .registry import InFlight, Registry
+from .stalls import Stalls
 
 _log = logging.getLogger("cpg_trio.host")
 
 Probe: TypeAlias = Callable[[str], Awaitable[bool]]
-"""Asks a plugin, by its runtime id, how it is; returns whether it answered."""
+"""Asks a plugin, by its runtime id, how it is; returns whether it answered. Raises: CannotAskError."""
 
 _SECONDS = [gt(0.0), lt(math.inf)]
 _LATE = 1.5  # heartbeats after which a plugin counts as silent, and is probed
 _PROBES_AT_ONCE = 250  # many more would make each other late
+_TICKS = 20  # in a lease, by which it is measured whether the host is held up
+_QUIET_S = 60.0  # between two lines of the log that say that plugins cannot be asked
 _SILENT = "no sign of life"
 NOT_HEARD_OF = "not heard of since the host began"
+
+
+class CannotAskError(Exception):
+    """A plugin could not be asked, for a reason of the host's own; the message says which."""
 
 
 @attrs.frozen(kw_only=True)
@@ -82,13 +94,17 @@ class Liveness:
         self._leases: dict[str, _Lease] = {}
         self._leaving: dict[str, trio.CancelScope] = {}  # those that have taken leave, and not come back
         self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
+        self._quiet_until = -math.inf
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled.
 
         Started when those that were there before have been probed, or the time for a probe is over.
         """
+        config = self._config
+        self._stalls = Stalls(config.lease_s / _TICKS, config.heartbeat_s)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stalls.run)
             with self._registry.watched_plugins(lambda plugin: self._plugin_changed(nursery, plugin)):
                 with trio.move_on_after(self._config.probe_timeout_s):
                     async with trio.open_nursery() as probes:
@@ -106,9 +122,16 @@ class Liveness:
             lease.renew()
 
     def suspect(self, runtime_id: str) -> None:
-        """Note that a plugin could not be reached. It gets no calls until it gives a sign of life."""
-        if (lease := self._leases.get(runtime_id)) is not None:
+        """Note that a plugin could not be reached. It gets no calls until it gives a sign of life.
+
+        What fails when the host has just been held up may have failed for that.
+        """
+        if (lease := self._leases.get(runtime_id)) is not None and not self._was_held_up():
             lease.lapse()
+
+    def _was_held_up(self) -> bool:
+        self._stalls.total_s()
+        return trio.current_time() < self._stalls.last_end + self._config.probe_timeout_s
 
     @contextmanager
     def call(self, caller: str, provider: str) -> Iterator[trio.CancelScope]:
@@ -135,7 +158,7 @@ class Liveness:
             if (leave := self._leaving.pop(runtime_id, None)) is not None:
                 leave.cancel()
             lapsed = self._registry.has_lapsed(runtime_id)
-            lease = self._leases[runtime_id] = _Lease(self._config.lease_s, lapsed=lapsed)
+            lease = self._leases[runtime_id] = _Lease(self._config, self._stalls, lapsed=lapsed)
             nursery.start_soon(self._supervise, runtime_id, lease)
         elif not registered and lease is not None:
             del self._leases[runtime_id]
@@ -166,14 +189,28 @@ class Liveness:
             await trio.sleep_until(lease.last_sign + late_s)
             if trio.current_time() < lease.last_sign + late_s:
                 continue  # there has been one meanwhile
+            stalled_s = self._stalls.total_s()
             await self._probe_once(runtime_id, lease)
-            await trio.sleep(self._config.heartbeat_s)
+            if (
+                self._stalls.total_s() == stalled_s
+            ):  # else the time for an answer was the host's, not the plugin's
+                await trio.sleep(self._config.heartbeat_s)
 
     async def _probe_once(self, runtime_id: str, lease: _Lease) -> None:
         async with self._probing:
             with trio.move_on_after(self._config.probe_timeout_s):
-                if await self._probe(runtime_id):
-                    lease.renew()
+                try:
+                    if await self._probe(runtime_id):
+                        lease.renew()
+                except CannotAskError as error:
+                    lease.hold_until_next_probe()
+                    self._tell(error)
+
+    def _tell(self, error: CannotAskError) -> None:
+        """Log that plugins cannot be asked, once in a while."""
+        if trio.current_time() >= self._quiet_until:
+            self._quiet_until = trio.current_time() + _QUIET_S
+            _log.warning("plugins that send no heartbeats cannot be asked how they are: %s", error)
 
     async def _see_off(self, runtime_id: str, leave: trio.CancelScope) -> None:
         """Forget a plugin that has taken leave, unless it has come back within two leases."""
@@ -194,56 +231,69 @@ class Liveness:
 
 
 class _Lease:
-    """One plugin's lease: two scopes, of which the inner ends when it lapses, the outer when it is gone."""
+    """One plugin's lease: a cancel scope around the wait for its next end, which signs of life move."""
 
-    def __init__(self, length_s: float, *, lapsed: bool = False) -> None:
-        self._length_s = length_s
-        self._began_lapsed = lapsed
-        self._renewed = trio.Event()
-        self._alive = trio.CancelScope()
-        self._held = trio.CancelScope()
+    def __init__(self, config: LeaseConfig, stalls: Stalls, *, lapsed: bool = False) -> None:
+        self._config = config
+        self._stalls = stalls
+        self._suspected = self._told_lapsed = lapsed
         self._released = False
-        self.last_sign = trio.current_time()
-        self._set_deadlines()
-        if lapsed:
-            self.lapse()
+        self._wait = trio.CancelScope()
+        self._not_before = -math.inf
+        self._note_sign()
 
     @property
     def lapsed(self) -> bool:
         """Whether it has been silent for too long, or was suspected, since its last sign of life."""
-        return self._alive.cancel_called
+        return self._suspected or trio.current_time() >= self._end(1)
 
     async def hold(self, on_change: Callable[[bool], None]) -> bool:
         """Hold the lease; tell `on_change` when it lapses and when it does not. Return whether it ran out."""
-        told_lapsed = self._began_lapsed
-        with self._held:
-            while True:
-                if told_lapsed:
-                    if self.lapsed:
-                        await self._renewed.wait()
-                    on_change(False)  # noqa: FBT003
-                with (alive := self._alive):
-                    await trio.sleep_forever()
-                told_lapsed = self._alive is alive  # else it was renewed at the last moment
-                if told_lapsed:
-                    on_change(True)  # noqa: FBT003
-        return not self._released
+        while not self._released:
+            if self.lapsed is not self._told_lapsed:
+                self._told_lapsed = not self._told_lapsed
+                on_change(self._told_lapsed)
+            if trio.current_time() >= self._end(2):
+                return True
+            with trio.CancelScope(deadline=self._next_end()) as self._wait:
+                await trio.sleep_forever()
+        return False
 
     def renew(self) -> None:
-        self.last_sign = trio.current_time()
-        if self.lapsed:
-            self._alive = trio.CancelScope()
-        self._set_deadlines()
-        self._renewed.set()
-        self._renewed = trio.Event()
+        """Hear a sign of life."""
+        self._note_sign()
+        self._suspected = False
+        if self._told_lapsed:
+            self._wait.cancel()
+        else:
+            self._wait.deadline = self._next_end()
 
     def lapse(self) -> None:
-        self._alive.cancel()
+        """Have no calls go to the plugin until its next sign of life."""
+        self._suspected = True
+        self._wait.cancel()
+
+    def hold_until_next_probe(self) -> None:
+        """Let the lease stand still: the plugin could not be asked."""
+        next_probe_s = self._config.heartbeat_s + self._config.probe_timeout_s
+        self._not_before = trio.current_time() + next_probe_s
 
     def release(self) -> None:
+        """End it: the plugin has registered nothing any more."""
         self._released = True
-        self._held.cancel()
+        self._wait.cancel()
 
-    def _set_deadlines(self) -> None:
-        self._alive.deadline = self.last_sign + self._length_s
-        self._held.deadline = self.last_sign + 2 * self._length_s
+    def _note_sign(self) -> None:
+        self.last_sign = trio.current_time()
+        self._stalled_s = self._stalls.total_s()
+
+    def _next_end(self) -> float:
+        return self._end(2 if self._told_lapsed else 1)
+
+    def _end(self, leases: int) -> float:
+        """Return when so many leases have passed without a sign of life, as far as is known by now."""
+        stalled_s = self._stalls.total_s() - self._stalled_s
+        end = self.last_sign + leases * self._config.lease_s + stalled_s
+        if stalled_s:
+            end = max(end, self._stalls.last_end + self._config.probe_timeout_s)
+        return max(end, self._not_before)

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host.liveness import NOT_HEARD_OF, LeaseConfig, Liveness
+from cpg_trio.host.liveness import NOT_HEARD_OF, CannotAskError, LeaseConfig, Liveness
 from cpg_trio.host.registry import Health, Registry
 from cpg_trio.host.watch import WatchHub
 
@@ -259,6 +259,127 @@ async def test_a_plugin_that_was_gone_can_register_anew(autojump_clock: MockCloc
         await trio.sleep(14)
         assert s.offered()
         assert s.gone == ["p"]
+
+
+# What happens to the host
+
+
+async def beat(s: Setting, *plugins: str) -> None:
+    """Report health as plugins do, late when everything is late."""
+    while True:
+        for plugin in plugins:
+            s.liveness.beat(plugin)
+        await trio.sleep(LEASES.heartbeat_s)
+
+
+async def test_a_host_that_was_held_up_hears_its_plugins_before_it_gives_them_up(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with supervising() as s, trio.open_nursery() as nursery:
+        for plugin in ("beats", "answers", "dead"):
+            s.add(plugin)
+        s.answering.add("answers")
+        nursery.start_soon(beat, s, "beats")
+        await trio.sleep(12.1)
+        lapsed: list[str] = []
+        s.registry.subscribe(
+            lambda _: lapsed.extend(p for p in s.registry.plugins() if not s.registry.health(p).callable)
+        )
+        autojump_clock.jump(2.5 * LEASES.lease_s)
+        await wait_all_tasks_blocked()
+        assert lapsed == []
+        assert "this host was held up for 36.9 s" in caplog.text
+        await trio.sleep(LEASES.lease_s - 12 + 1)
+        assert set(lapsed) == {"dead"}  # which has had as long as if nothing had been
+        await trio.sleep(LEASES.lease_s)
+        assert s.gone == ["dead"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_host_that_is_held_up_again_and_again_notices_who_is_gone_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervising() as s:
+        s.add("dead")
+        for _ in range(10):
+            await trio.sleep(4)
+            autojump_clock.jump(1)
+        assert s.gone == ["dead"]
+
+
+async def test_a_plugin_whose_lease_ends_with_the_hold_up_is_asked_before_it_lapses(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervising() as s:
+        s.add()
+        await trio.sleep(14.5)
+        s.answering.add("p")
+        asked = len(s.probed)
+        autojump_clock.jump(100)
+        await trio.sleep(1)
+        assert len(s.probed) == asked + 1
+        assert s.offered()
+
+
+async def test_the_time_of_a_probe_is_not_over_because_the_host_was_held_up(
+    autojump_clock: MockClock,
+) -> None:
+    asked: list[float] = []
+
+    async def slow(_: str) -> bool:
+        asked.append(trio.current_time())
+        await trio.sleep(0.5)
+        return True
+
+    async with supervising() as s:
+        s.liveness._probe = slow
+        s.add()
+        await trio.sleep(7.6)  # it is being asked
+        assert len(asked) == 1
+        autojump_clock.jump(60)
+        await trio.sleep(1)
+        assert len(asked) == 2
+        assert s.liveness._leases["p"].last_sign == asked[1] + 0.5
+
+
+async def test_who_could_not_be_reached_as_the_host_was_held_up_is_not_suspected(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervising() as s:
+        s.add()
+        autojump_clock.jump(10)
+        s.liveness.suspect("p")
+        await wait_all_tasks_blocked()
+        assert s.offered()
+        await trio.sleep(3)
+        s.liveness.suspect("p")
+        await wait_all_tasks_blocked()
+        assert not s.offered()
+
+
+async def test_a_plugin_that_the_host_cannot_ask_is_neither_alive_nor_dead(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cannot(_: str) -> bool:
+        raise CannotAskError("too many open files")
+
+    async with supervising() as s:
+        s.liveness._probe = cannot
+        for plugin in ("p", "q"):
+            s.add(plugin)
+        await trio.sleep(3600)
+        assert s.registry.plugins() == ["p", "q"]
+        assert s.offered()
+        told = caplog.text.count("cannot be asked how they are: too many open files")
+        assert 50 <= told <= 61
+        s.liveness.suspect("p")  # a call could be made, and did not get there
+        await wait_all_tasks_blocked()
+        assert not s.registry.health("p").callable
+        s.answering.add("q")
+        s.liveness._probe = s.probe
+        await trio.sleep(2 * LEASES.lease_s)
+        assert s.gone == ["p"]
+        assert s.offered()
 
 
 @asynccontextmanager

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
 import trio
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Purpose, read
 from cpg_trio.host import Health, HostConfig, LeaseConfig
+from cpg_trio.host.liveness import CannotAskError
+from tests.descriptors import none_left
 from tests.host.routing import hosting, routing
 from tests.http1.peers import Peer
 from tests.plugin.running import unused_port
@@ -74,4 +77,13 @@ async def test_a_probe_goes_to_the_address_that_was_checked() -> None:
         provider = host.identities.issue("p")[0].runtime_id
         base_url = url.replace("127.0.0.1", "rebound.invalid")
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1")
+        assert await host._probe(provider)
+
+
+async def test_a_probe_that_the_host_cannot_make_is_no_answer_and_no_silence() -> None:
+    async with served(canned(404, b"404 page not found")) as url, hosting(PROBING) as (host, _):
+        provider = host.identities.issue("p")[0].runtime_id
+        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url})
+        with none_left(), pytest.raises(CannotAskError, match="too many open files"):
+            await host._probe(provider)
         assert await host._probe(provider)
