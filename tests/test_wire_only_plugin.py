@@ -42,6 +42,8 @@ class WirePlugin:
     headers: dict[str, str] = attrs.field(factory=dict)
     state: pb.HealthState = pb.HEALTH_STATE_HEALTHY
     asked: Counter[str] = attrs.field(factory=Counter)
+    held_back: trio.Event | None = None
+    """Until it is set, the plugin does not answer how it is."""
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         answer = await self.http.post(f"{self.host_url}{path}", json=body, headers=self.headers)
@@ -63,6 +65,8 @@ class WirePlugin:
         self.asked[method] += 1
         said: Message = EchoResponse(text="from the wire")
         if method == "GetHealth":
+            if self.held_back is not None:
+                await self.held_back.wait()
             said = pb.GetHealthResponse(state=self.state)
         elif method == "GetPluginInfo":
             said = pb.GetPluginInfoResponse(self_id="wire-plugin")
@@ -164,3 +168,39 @@ async def test_its_watch_tells_it_of_lapses_and_removals() -> None:
 async def _provide_until_killed(url: str) -> None:
     async with plugged(echo_plugin("dying", "other"), url):
         await trio.sleep_forever()
+
+
+async def test_each_time_that_it_restarts_at_its_port_it_takes_the_place_of_who_it_was() -> None:
+    def providers() -> list[str]:
+        return [provider.runtime_id for provider in host.registry.providers("echo")]
+
+    async with a_host_with_short_leases() as (host, url), httpx.AsyncClient() as http:
+        plugin = WirePlugin(url, http)
+        async with served(plugin.serve) as base_url:
+            for _ in range(7):
+                plugin.headers = {}  # a restart
+                await plugin.register(base_url)
+                found = (await plugin.post(DISCOVER, {"serviceType": "echo"}))["endpoint"]
+                assert found["providerId"] == plugin.headers["X-Plugin-Runtime-ID"]
+            await until(host, lambda: len(providers()) == 1)
+            assert providers() == [plugin.headers["X-Plugin-Runtime-ID"]]
+            await eventually(lambda: len(host.identities) == 1)
+
+
+async def test_an_answer_that_comes_after_its_successor_has_registered_is_no_sign_of_life_of_its_own() -> (
+    None
+):
+    async with a_host_with_short_leases() as (host, url), httpx.AsyncClient() as http:
+        plugin = WirePlugin(url, http)
+        async with served(plugin.serve) as base_url:
+            await plugin.register(base_url)
+            (before,) = host.registry.providers("echo")
+            plugin.held_back = trio.Event()
+            await eventually(lambda: plugin.asked["GetHealth"])
+            plugin.headers = {}
+            await plugin.register(base_url)
+            assert not host.registry.health(before.runtime_id).callable
+            held_back, plugin.held_back = plugin.held_back, None
+            held_back.set()
+            await until(host, lambda: len(host.registry.providers("echo")) == 1)
+            assert host.registry.providers("echo") != [before]

@@ -58,6 +58,7 @@ from .services import (
 )
 from .sockets import Sockets
 from .store import Saved, journaled, nothing_to_save
+from .succession import Succession
 from .tally import RouterStatistics
 from .watch import WatchHub
 from .watch_socket import WatchSocket
@@ -182,7 +183,8 @@ class Host:
         self._saved: Saved = nothing_to_save
         self._probes = Probes(lambda: "stopping" if self.health.stopping else "")
         self._permits = RegistrationPermits(self.identities, self.registry, self._config.policy, self.audit)
-        self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._revoke)
+        self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._end_identity)
+        self._succession = Succession(self.identities, self.registry)
         self._admission = Admission(
             self.identities,
             self.registry,
@@ -217,7 +219,8 @@ class Host:
             with self.identities.watched(self._end_with_identity), self._saving(saved):
                 self._permits.keep()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
-                yield browsers.guarding(self._dispatch(saved))
+                with self.registry.watched_plugins(self._suspect_predecessors):
+                    yield browsers.guarding(self._dispatch(saved))
             nursery.cancel_scope.cancel()
 
     @contextmanager
@@ -369,6 +372,8 @@ class Host:
         What it has reported meanwhile is newer than the answer. Raises: CannotAskError.
         """
         self._permits.keep()  # where nobody reports, either
+        if self._succession.is_succeeded(runtime_id):
+            return False  # its successor would answer, and a report of its own needs no question
         before = self.registry.last_report(runtime_id)
         await self._accept_sockets(runtime_id)
         try:
@@ -378,8 +383,10 @@ class Host:
         except ConnectError as error:
             _check_asked(error)
             # A plugin that does not know the question is alive to say so.
-            return error.code == Code.UNIMPLEMENTED
+            return error.code == Code.UNIMPLEMENTED and not self._succession.is_succeeded(runtime_id)
         is_there = bool(self.registry.registrations(runtime_id))
+        if self._succession.is_succeeded(runtime_id):
+            return False  # by now, so it may have been the successor that has answered
         if is_there and self.registry.last_report(runtime_id) is before:
             self._note_answer(runtime_id, said)
         return is_there
@@ -423,6 +430,13 @@ class Host:
             )
         return another
 
+    def _suspect_predecessors(self, runtime_id: str) -> None:
+        """Send no calls to those whose place a plugin has taken, until they report their health again."""
+        for predecessor in self._succession.predecessors(runtime_id):
+            if self.registry.health(predecessor).callable:
+                _log.info("%s has taken the place of %s", runtime_id, predecessor)
+            self._liveness.suspect(predecessor)
+
     def _client(self, client_class: type[_C], runtime_id: str) -> _C:
         """Return a client of a plugin's control services. See `client_of`."""
         reachable = next((r for r in self.registry.registrations(runtime_id) if r.base_url), None)
@@ -430,10 +444,6 @@ class Host:
         if proof is None or reachable is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
         return client_of(client_class, reachable, self._control_pool, proof)
-
-    def _revoke(self, runtime_id: str) -> None:
-        """End the identity of a plugin that is gone."""
-        self._end_identity(runtime_id, f"no sign of life for {2 * self._config.leases.lease_s:g} s")
 
     def revoke_identity(
         self, runtime_id: str, why: str = "it has been revoked"

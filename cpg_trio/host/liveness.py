@@ -48,6 +48,7 @@ _PROBES_AT_ONCE = 250  # many more would make each other late
 _TICKS = 20  # in a lease, by which it is measured whether the host is held up
 _QUIET_S = 60.0  # between two lines of the log that say that plugins cannot be asked
 _SILENT = "no sign of life"
+_LEFT = "it has taken its leave"
 NOT_HEARD_OF = "not heard of since the host began"
 
 
@@ -81,11 +82,11 @@ class LeaseConfig:
 class Liveness:
     """Supervises the plugins of a registry, each with a task in one nursery.
 
-    `forget` is called with the runtime id of a plugin that is gone, once it is out of the registry.
+    `forget` is called with the runtime id of a plugin that is gone, once it is out of the registry, and why.
     """
 
     def __init__(
-        self, registry: Registry, config: LeaseConfig, probe: Probe, forget: Callable[[str], object]
+        self, registry: Registry, config: LeaseConfig, probe: Probe, forget: Callable[[str, str], object]
     ) -> None:
         self._registry = registry
         self._config = config
@@ -221,12 +222,12 @@ class Liveness:
         del self._leaving[runtime_id]
         if not self._registry.health(runtime_id).callable:
             self._registry.remove_plugin(runtime_id)
-            self._forget(runtime_id)
+            self._forget(runtime_id, _LEFT)
 
     def _remove(self, runtime_id: str) -> None:
         _log.warning("%s is gone", runtime_id)
         self._registry.remove_plugin(runtime_id)
-        self._forget(runtime_id)
+        self._forget(runtime_id, f"{_SILENT} for {2 * self._config.lease_s:g} s")
         self._registry.cancel_calls(runtime_id)
 
 

@@ -6,6 +6,8 @@ import json
 
 import attrs
 import pytest
+import trio
+from trio.testing import MockClock
 
 from cpg_trio.host import Action, Audit, AuditEvent, Enrolment, Host, HostConfig, PluginRules, Policy, Rules
 
@@ -55,6 +57,22 @@ async def test_what_a_plugin_is_given_and_does_is_told_in_order() -> None:
     ]
     assert [e.address for e in events][:1] == ["127.0.0.1"]
     assert events[-1].reason == "it misbehaves"
+
+
+async def test_why_an_identity_ends_is_told_of_who_takes_leave_and_of_who_is_silent(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as host:
+        events = hearing(host.host)
+        leaving, silent = await host.plugin("p"), await host.provider("t")
+        registration = await host.register(leaving, "s")
+        await host.post(REPORT, {"state": "HEALTH_STATE_UNHEALTHY", "reason": "stopping"}, leaving)
+        await host.post(UNREGISTER, {"registrationId": registration}, leaving)
+        await trio.sleep(31)
+    assert {e.subject: e.reason for e in events if e.action is Action.REVOKE} == {
+        runtime_id(leaving): "it has taken its leave",
+        runtime_id(silent): "no sign of life for 30 s",
+    }
 
 
 async def renew(host: WireCaller, me: Headers) -> Headers:

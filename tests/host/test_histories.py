@@ -184,7 +184,7 @@ async def never_answers(_: str) -> bool:
 async def run(history: list[tuple[str, tuple[object, ...]]]) -> None:
     registry = Registry()
     hub = WatchHub(registry)
-    liveness = Liveness(registry, LeaseConfig(lease_s=LEASE), never_answers, lambda _: None)
+    liveness = Liveness(registry, LeaseConfig(lease_s=LEASE), never_answers, lambda *_: None)
     with watches(hub) as (eager, lazy):
         async with trio.open_nursery() as nursery:
             await nursery.start(liveness.run)

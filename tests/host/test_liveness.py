@@ -26,11 +26,16 @@ class Setting:
         self.gone: list[str] = []
         self.answering: set[str] = set()
         self.probed: list[str] = []
-        self.liveness = Liveness(self.registry, LEASES, self.probe, self.gone.append)
+        self.why_gone: dict[str, str] = {}
+        self.liveness = Liveness(self.registry, LEASES, self.probe, self.forget)
 
     async def probe(self, runtime_id: str) -> bool:
         self.probed.append(runtime_id)
         return runtime_id in self.answering
+
+    def forget(self, runtime_id: str, why: str) -> None:
+        self.gone.append(runtime_id)
+        self.why_gone[runtime_id] = why
 
     def add(self, runtime_id: str = "p", service_type: str = "t") -> str:
         return self.registry.register(runtime_id, service_type, "1.0.0", "/", {}).id
@@ -186,7 +191,7 @@ async def test_a_plugin_that_takes_leave_is_forgotten_two_leases_later(autojump_
         await trio.sleep(29.9)
         assert s.gone == []  # it may have calls to finish
         await trio.sleep(0.2)
-        assert s.gone == ["p"]
+        assert s.why_gone == {"p": "it has taken its leave"}
         assert s.registry.health("p") == Health()
 
 

@@ -120,8 +120,8 @@ async def test_all_are_asked_at_once_and_none_takes_longer_than_a_probe_may(
 
     async with serving(hang) as origin:
         async with running(config) as host:
-            for _ in range(20):
-                await host.provider("t", f"http://127.0.0.1:{origin.port}")
+            for number in range(20):  # one at the place of another would take that
+                await host.provider("t", f"http://127.0.0.1:{origin.port}/{number}")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(begin)
             async for count in asked.reader():

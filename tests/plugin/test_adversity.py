@@ -323,7 +323,9 @@ async def test_whoever_runs_a_plugin_may_cut_the_hosts_grace_short() -> None:
             stop.set()
 
 
-async def test_a_plugin_that_is_killed_and_comes_back_on_its_port_is_there_once() -> None:
+async def test_a_plugin_that_is_killed_and_comes_back_on_its_port_is_there_once_and_asked_as_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     # The host asks the first one how it is, at an address where the second one answers by now.
     short = HostConfig(leases=LeaseConfig(lease_s=0.5))
     async with hosting(short) as (host, host_url), trio.open_nursery() as nursery:
@@ -343,6 +345,7 @@ async def test_a_plugin_that_is_killed_and_comes_back_on_its_port_is_there_once(
         await until(host, lambda: len(there()) == 2)
         await until(host, lambda: len(there()) == 1)
         assert there() != [first]
+        assert "refused a call" not in caplog.text
         nursery.cancel_scope.cancel()
 
 
