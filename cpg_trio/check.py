@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
+from .variables import misspelt
+
 PATHS: Mapping[str, str] = {"ready": "/readyz", "startup": "/health", "live": "/healthz"}
 """The path to ask on, by what is asked."""
 
@@ -26,8 +28,11 @@ def check(probe: str, environment: Mapping[str, str] | None = None) -> int:
     environment = os.environ if environment is None else environment
     port = environment.get("PORT", "")
     status, said = _ask_all(PATHS[probe], port, environment) if port else (0, "PORT does not say whom to ask")
-    print(said, file=sys.stdout if status == _OK else sys.stderr)
-    return 0 if status == _OK else 1
+    well = status == _OK
+    print(
+        said if well else "\n".join([said, *misspelt(environment)]), file=sys.stdout if well else sys.stderr
+    )
+    return 0 if well else 1
 
 
 def _ask_all(path: str, port: str, environment: Mapping[str, str]) -> tuple[int, str]:

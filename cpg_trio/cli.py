@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ._terminal import tolerant
 from ._version import __version__
 from .check import check
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status."""
+    tolerant(sys.stdout)
     chosen = _parser().parse_args(arguments)
     if chosen.command == "check":
         sys.exit(check(chosen.probe))

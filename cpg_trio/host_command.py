@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,10 +37,15 @@ from .serving import (
     flag_from_environment,
     probe_bind_from_environment,
 )
+from .variables import misspelt
+
+_log = logging.getLogger("cpg_trio.host")
 
 
 async def host(stop: trio.Event) -> None:
     """Run a host until `stop` is set."""
+    for sentence in misspelt(os.environ):
+        _log.warning("%s", sentence)
     await Host(host_config(os.environ)).serve(stop, bind=bind_from_environment("127.0.0.1", DEFAULT_PORT))
 
 

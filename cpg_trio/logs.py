@@ -42,6 +42,10 @@ def _bounded(text: str) -> str:
     return f"{text[:LONGEST_LINE]}… ({len(text) - LONGEST_LINE} more characters)"
 
 
+# Loggers of what this project requires, which tell at INFO of each request, statement or frame.
+_LIBRARIES = (
+    *("asyncio", "h2", "hpack", "httpcore", "httpx", "hypercorn", "psycopg", "sqlalchemy", "trio-websocket"),
+)
 _FORMATTER = _BoundedFormatter("%(asctime)s %(message)s", DATE_FORMAT)
 _ROOM = 8 * 1024 * 1024  # characters that wait to be written
 _GATHER_S = 0.015
@@ -59,11 +63,18 @@ def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -
 
 
 def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
-    """Send this project's log to `handler`, and other libraries' warnings with it."""
+    """Send the log of a program to `handler`: of this project and its author's from `level` up.
+
+    Of the libraries that this project stands on, only warnings, unless somebody has given them a level.
+    """
     root = logging.getLogger()
     before, root.handlers[:] = root.handlers[:], [handler]
-    root.setLevel(logging.WARNING)
+    root.setLevel(level)
     logging.getLogger("cpg_trio").setLevel(level)
+    for name in _LIBRARIES:
+        library = logging.getLogger(name)
+        if library.level == logging.NOTSET:
+            library.setLevel(max(level, logging.WARNING))
     for replaced in before:
         if isinstance(replaced, LineHandler):
             replaced.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable
 
 import trio
 
+from cpg_trio._terminal import tolerant
 from cpg_trio.serving import run
 
 
@@ -19,5 +21,6 @@ def container(description: str | None, main: Callable[[trio.Event], Awaitable[No
         " Unix sockets in it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    tolerant(sys.stdout)
     parser.parse_args()
     return run(main)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
 import sys
 import time
 from typing import TextIO
+
+from cpg_trio._terminal import tolerant
 
 _PARTS = {
     "cpg_trio.host": ("host", "34"),
@@ -26,9 +27,7 @@ class Narrator(logging.Handler):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
-        self._stream = stream or sys.stdout
-        if isinstance(self._stream, io.TextIOWrapper):
-            self._stream.reconfigure(errors="replace")  # an arrow is worth less than the story
+        self._stream = tolerant(stream or sys.stdout)
         self._start = time.perf_counter()
         self._color = self._stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
 

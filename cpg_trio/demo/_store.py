@@ -26,6 +26,7 @@ _RETRY_S = 0.5  # between looks at one that is away
 _PATIENCE_S = 5.0  # with another process that has a file locked
 _LOCKED, _LOCKED_RETRY_S = "database is locked", 0.05
 _NO_ROOM = "database or disk is full", "disk I/O error"  # what SQLite says where it cannot write for now
+_CHOICE = "STORAGE_PATH or --storage"
 _CLOSE_S = 6.0  # for calls that nobody waits for any more to come back
 
 
@@ -158,6 +159,8 @@ async def _must_work(store: Store, path: Path) -> None:
 
     A full disk is no reason not to start: there may be room later. Raises: StartError.
     """
+    if path.is_dir():  # noqa: ASYNC240 - before anything is served
+        raise StartError(f"cannot keep URLs in {path}: it is a directory; choose a file, with {_CHOICE}")
     give_up_at = trio.current_time() + _PATIENCE_S
     while True:
         try:
@@ -168,7 +171,7 @@ async def _must_work(store: Store, path: Path) -> None:
             if error.why != _LOCKED or trio.current_time() > give_up_at:
                 raise StartError(
                     f"cannot keep URLs in {Path.cwd() / path}: {error.why}; choose a file that can be"
-                    " written, with STORAGE_PATH or --storage"
+                    f" written, with {_CHOICE}"
                 ) from error
         await trio.sleep(_LOCKED_RETRY_S)
 

@@ -17,8 +17,10 @@ import trio
 from cpg_trio import rpc
 from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
 from cpg_trio._gen.api.v1.api_trio import APIClient
+from cpg_trio._terminal import tolerant
 from cpg_trio.http1 import Origin, Pool
 from cpg_trio.serving import StartError, config_from_environment
+from cpg_trio.variables import misspelt
 
 DEFAULT_API_URL = "http://localhost:8083"
 _TIMEOUT_S = 10.0
@@ -87,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, or 1 with a message on standard error."""
+    tolerant(sys.stdout)
+    for sentence in misspelt(os.environ):
+        print(sentence, file=sys.stderr)
     chosen = _parser().parse_args(arguments)
     api_url = (os.environ.get("API_URL") or DEFAULT_API_URL).rstrip("/")
     try:

@@ -9,6 +9,7 @@ Health, leases and turns are not kept; a host that has just begun asks. Tokens a
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -315,6 +316,8 @@ def _open(path: Path) -> sqlite3.Connection:
     """Open a state file, made if there is none, for this host alone. Raises: StartError."""
     path = path.resolve()
     with _start_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with suppress(FileExistsError):  # SQLite would let others read it
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(path, timeout=0, check_same_thread=False)  # one thread at a time

@@ -20,6 +20,7 @@ from cpg_trio.serving import (
     probe_bind_from_environment,
     secret_from_environment,
 )
+from cpg_trio.variables import misspelt
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -70,6 +71,8 @@ class PluginConfig:
         The others are those of `config_from_environment`. Raises: StartError for what makes no sense.
         """
         environment = os.environ if environment is None else environment
+        for sentence in misspelt(environment):
+            _log.warning("%s", sentence)
         host_url, hostname = environment.get("HOST_URL", ""), environment.get("HOSTNAME") or "localhost"
         try:
             Origin("http", hostname, 80)

@@ -31,6 +31,7 @@ class Plugin:
         wire.validate_self_id(self_id)
         wire.validate_version(version)
         self._default_port = default_port
+        self._served = 0
         self._declared = Declaration(self_id, version, name or self_id)
 
     def provide(
@@ -49,27 +50,28 @@ class Plugin:
         reach it. Its methods see who calls, if that is known, in `Context.caller`.
         Messages of more than `max_message_bytes` are refused; None is no limit.
 
-        Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice.
+        Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice;
+        TypeError for a class instead of an instance; RuntimeError once the plugin is served.
         """
+        self._check_open("provide")
         version = version or self._declared.version
         wire.validate_service_type(service_type)
         wire.validate_version(version)
         if service_type in self._declared.provided:
             raise ValueError(f"{service_type} is provided already")
+        app = middleware(application([service], max_message_bytes=max_message_bytes))
+        if not callable(app):
+            raise TypeError(f"the middleware of {service_type} returned {app!r}, and not an application")
         path = f"/{service.service_name}/"
-        self._declared.provided[service_type] = Provided(
-            service_type,
-            version,
-            path,
-            middleware(application([service], max_message_bytes=max_message_bytes)),
-            public,
-        )
+        self._declared.provided[service_type] = Provided(service_type, version, path, app, public)
 
     def require(self, service_type: str, *, min_version: str = "", required: bool = True) -> Dependency:
         """Require a service; the plugin is DEGRADED while it is away, unless it is not `required`.
 
-        Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice.
+        Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice;
+        RuntimeError once the plugin is served.
         """
+        self._check_open("require")
         if service_type in self._declared.dependencies:
             raise ValueError(f"{service_type} is required already")
         dependency = Dependency(self._declared.self_id, service_type, min_version, required=required)
@@ -79,14 +81,20 @@ class Plugin:
     def capability(self, capability_type: str, *, min_version: str = "", reason: str = "") -> Capability:
         """Use something that the plugin's host offers. `reason` is what it is told that this is for.
 
-        Raises: wire.InvalidError for a type or version that is none.
+        Raises: wire.InvalidError for a type or version that is none; RuntimeError once the plugin is served.
         """
+        self._check_open("capability")
         capability = Capability(capability_type, min_version, reason)
         self._declared.capabilities.append(capability)
         return capability
 
     def set_health(self, state: pb.HealthState, reason: str = "") -> None:
-        """Say how the plugin is apart from its dependencies. The worse of the two is what it reports."""
+        """Say how the plugin is apart from its dependencies. The worse of the two is what it reports.
+
+        Raises: ValueError for what is no state.
+        """
+        if state not in pb.HealthState.values():
+            raise ValueError(f"{state!r} is not a HealthState")
         self._declared.own_health.set((state, reason))
 
     async def serve(
@@ -103,4 +111,13 @@ class Plugin:
         RefusedError if the host will not have it.
         """
         config = config or PluginConfig.from_environment(self._default_port)
-        await Runtime(self._declared, config).run(trio.Event() if stop is None else stop, task_status)
+        self._served += 1
+        try:
+            await Runtime(self._declared, config).run(trio.Event() if stop is None else stop, task_status)
+        finally:
+            self._served -= 1
+
+    def _check_open(self, what: str) -> None:
+        if self._served:
+            self_id = self._declared.self_id
+            raise RuntimeError(f"{what}() comes before serve(): the host knows already what {self_id} is")

@@ -143,6 +143,7 @@ class Runtime:
                     _log.info("%s listening on %s", self._declared.self_id, ", ".join(bound))
                     task_status.started(bound)
                     await self._be_registered(pool, bound, stop)
+                    _log.info("%s stopping; calls in flight have %g s", self._declared.self_id, self._grace_s)
                     everything.deadline = trio.current_time() + self._grace_s
                     nursery.start_soon(self._hurry, stop, everything)
                     drain.set()

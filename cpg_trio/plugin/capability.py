@@ -22,6 +22,7 @@ from cpg_trio.rpc import (
     ServiceClient,
     UnaryExchange,
     WholeResponse,
+    check_client_class,
 )
 
 from ._handshake import CALL_TIMEOUT_S
@@ -75,6 +76,7 @@ class Capability:
         Its calls raise ConnectError `unavailable` while the plugin has no host, and what the host says if it
         gives no leave: `not_found` for what it does not offer, `permission_denied`.
         """
+        check_client_class(client_class)
         return client_class("", _ToCapability(self), config)
 
     def begin(self, session: Session | None) -> None:

@@ -19,6 +19,7 @@ from cpg_trio.rpc import (
     HttpResponse,
     ServiceClient,
     WholeResponse,
+    check_client_class,
 )
 
 from ._provider import Provider
@@ -87,6 +88,7 @@ class Dependency:
         Its calls go through the host, or directly if the plugin's configuration says so and the host gives
         leave. They raise ConnectError `unavailable` at once while there is nobody.
         """
+        check_client_class(client_class)
         return client_class("", _ToProvider(self), config)
 
     def callable_provider(self) -> Provider:

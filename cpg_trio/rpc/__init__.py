@@ -29,6 +29,7 @@ from .client import ClientConfig as ClientConfig
 from .client import ResponseMetadata as ResponseMetadata
 from .client import ResponseStream as ResponseStream
 from .client import ServiceClient as ServiceClient
+from .client import check_client_class as check_client_class
 from .context import Caller as Caller
 from .context import Context as Context
 from .errors import pack_detail as pack_detail

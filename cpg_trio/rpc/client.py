@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Literal, TypedDict, TypeVar, cast
 
@@ -100,6 +100,13 @@ class ResponseStream(Generic[_M]):
         return self._messages
 
 
+def check_client_class(client_class: object) -> None:
+    """Raise TypeError for a client, or anything else, in the place of a class of clients."""
+    if not isinstance(client_class, type):
+        name = type(client_class).__name__
+        raise TypeError(f"client() takes a generated class, such as {name}, and not an instance of it")
+
+
 class ServiceClient:
     """A client of one service. The typed ones are generated; they only name methods and types.
 
@@ -134,7 +141,10 @@ class ServiceClient:
     async def _client_stream(
         self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
     ) -> _M:
-        async with self._stream(method, self._frames(requests), returns, options) as stream:
+        async with (
+            aclosing(self._frames(requests)) as frames,
+            self._stream(method, frames, returns, options) as stream,
+        ):
             messages = [message async for message in stream]
         if len(messages) != 1:
             raise ConnectError(Code.INTERNAL, f"protocol error: {len(messages)} responses instead of one")
@@ -186,9 +196,12 @@ class ServiceClient:
         content = self._codec.encode(request)
         return wrap(content, compress=self._worth_compressing(content))
 
-    async def _frames(self, requests: AsyncIterable[Message]) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield self._frame(request)
+    async def _frames(self, requests: AsyncIterable[Message]) -> AsyncGenerator[bytes, None]:
+        async with AsyncExitStack() as stack:
+            if isinstance(requests, AsyncGenerator):  # which is left early if the answer comes early
+                await stack.enter_async_context(aclosing(requests))
+            async for request in requests:
+                yield self._frame(request)
 
     def _read_unary(self, response: WholeResponse, metadata: ResponseMetadata | None) -> bytes:
         if metadata is not None:

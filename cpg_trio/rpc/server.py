@@ -78,6 +78,7 @@ def application(
     messages: set[str] = set()  # the paths of methods that are called with one
     unary: dict[str, UnaryMethod] = {}
     for service in services:
+        _check_service(service)
         app = service.application(chain, max_message_bytes)
         routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
         unary.update(unary_methods(service, app))
@@ -103,6 +104,16 @@ def application(
                 await _run(app, scope, receive, send)
 
     return dispatch
+
+
+def _check_service(service: object) -> None:
+    """Raise TypeError for what is no implementation of a generated service, and say what it is."""
+    if isinstance(service, type):
+        name = service.__name__
+        raise TypeError(f"{name} is a class: an instance of it is what serves, as in {name}()")
+    if not (hasattr(service, "service_name") and hasattr(service, "application")):
+        name = type(service).__name__
+        raise TypeError(f"{name} does not derive from a generated service, such as LoggerService")
 
 
 async def _run(app: App, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -49,8 +50,9 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
 
     0 when `main` returns, after a signal or by itself; 1 when it raises `StartError`, whose message goes to
     stderr as one line; 128 and the signal's number when a second signal ended it. Any other exception
-    passes, and the interpreter shows its traceback.
+    passes, and the interpreter shows its traceback. Raises: TypeError for what is no function.
     """
+    _check_function(main)
     if not logging.getLogger().handlers:
         logs.configure_logging()
     try:
@@ -64,6 +66,13 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
         logs.flush()
         sys.stderr.writelines(f"{reason}\n" for reason in reasons)
         return 1
+
+
+def _check_function(main: object) -> None:
+    if inspect.iscoroutine(main):
+        main.close()  # or it would be said that nobody has awaited it
+    if not callable(main):
+        raise TypeError(f"run() takes a function, as in run(plugin.serve), and not a {type(main).__name__}")
 
 
 def _port(default: int, environment: Mapping[str, str], name: str) -> int:

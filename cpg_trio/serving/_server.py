@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -23,6 +24,7 @@ from cpg_trio.serving._listen import is_unix, listening, url
 from cpg_trio.serving._tls import Contexts
 
 _DEFAULTS = ServeConfig()
+_WAIT_UNTOLD_S = 1.0  # for calls in flight to finish, before it is told of in the log
 
 
 async def serve(
@@ -167,8 +169,24 @@ class _Server:
         with trio.move_on_after(self._settings.grace_s):
             for client in self._clients:
                 handlers.start_soon(_guard, client.drain)
-            while self._clients:
-                await self._departure.park()
+            with trio.move_on_after(_WAIT_UNTOLD_S):
+                await self._all_left()
+            if self._clients:
+                self._tell_of_the_wait()
+            await self._all_left()
+
+    async def _all_left(self) -> None:
+        while self._clients:
+            await self._departure.park()
+
+    def _tell_of_the_wait(self) -> None:
+        left_s = self._settings.grace_s - _WAIT_UNTOLD_S
+        limit = "" if math.isinf(left_s) else f" for {left_s:g} s at most"
+        logger.info(
+            "waiting for the calls in flight on %d connections%s; a second signal ends them at once",
+            len(self._clients),
+            limit,
+        )
 
 
 async def _guard(task: Callable[[], Awaitable[None]]) -> None:

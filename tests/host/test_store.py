@@ -814,7 +814,7 @@ def later_version(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: path.mkdir(), "unable to open database file; choose"),
+        (lambda path: path.mkdir(), "is a directory; choose"),
         (lambda path: path.write_text("a letter to my aunt" * 100), "file is not a database; choose"),
         (foreign_database, "it is not a state file, or that of another version; choose"),
         (later_version, "it is not a state file, or that of another version; choose"),
