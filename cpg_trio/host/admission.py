@@ -347,6 +347,12 @@ class Admission:
         """Whether the caller of a call that was let through is still who it was."""
         return self._identities.entry(route.caller) is not None
 
+    def holds(self, route: Route) -> bool:
+        """Whether both sides of a call that was let through are still there."""
+        provider = route.provider
+        is_there = self._registry.provider(provider.service_type, provider.runtime_id) is not None
+        return is_there and self.still(route)
+
     def note_refusal(self, refused: RefusedError) -> None:
         """Count a refusal, and write down what is worth it."""
         self.tally.refused()

@@ -248,6 +248,10 @@ class _Forward:
         """See `http1.Forward`."""
         return _lines(passed_back(fields))
 
+    def holds(self) -> bool:
+        """See `http1.Forward`."""
+        return self._admission.holds(self._route)
+
     def begin(self, call: RelayCall) -> None:
         """See `http1.Forward`."""
         self._call = call

@@ -9,7 +9,7 @@ connection, with a close code that says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeAlias
 
@@ -135,18 +135,27 @@ class _Connection:
         self._codec = codec
         self._receive = receive
         self._send = send
+        self._end: tuple[int, str] | None = None
+        """With which code and reason the host ends the connection; None if the client has left."""
 
     async def run(self) -> None:
+        """Serve until either side has a reason to end; of two reasons the first is told."""
+        async with open_plain_nursery() as nursery:
+            for side in (self._listen, self._tell):
+                nursery.start_soon(self._until_end, side, nursery.cancel_scope)
+        if self._end is not None:
+            await self._close(*self._end)
+
+    async def _until_end(self, side: Callable[[], Awaitable[None]], both: trio.CancelScope) -> None:
+        end: tuple[int, str] | None = None
         try:
-            async with open_plain_nursery() as nursery:
-                nursery.start_soon(self._listen, nursery.cancel_scope)
-                await self._tell()
-                await self._close(_GOING_AWAY, "the host is stopping")
-                nursery.cancel_scope.cancel()
+            await side()
         except UnreadableError as error:
-            await self._close(_CANNOT_READ, str(error))
+            end = _CANNOT_READ, str(error)
         except ConnectError as error:
-            await self._close(_NOT_ANY_MORE, error.message)
+            end = _NOT_ANY_MORE, error.message
+        self._end = self._end or end
+        both.cancel()
 
     async def _tell(self) -> None:
         """Tell the news until the host stops. Raises: ConnectError once the caller's identity has ended."""
@@ -158,10 +167,11 @@ class _Connection:
             if patience.cancelled_caught:
                 continue  # its identity has been renewed
             if news is None:
+                self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
             await self._say(self._update(news))
 
-    async def _listen(self, everything: trio.CancelScope) -> None:
+    async def _listen(self) -> None:
         """Do what the client says until it leaves."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
             self._gate.still(self._caller)
@@ -171,7 +181,6 @@ class _Connection:
             refusals = [r for s in request.subscribe if (r := self._subscribe(s)) is not None]
             if refusals:
                 await self._say(pb.WatchUpdate(refusals=refusals))
-        everything.cancel()
 
     def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
         service_type = subscription.service_type

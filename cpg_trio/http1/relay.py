@@ -90,6 +90,9 @@ class Forward(Protocol):
     def lines_back(self, fields: HeaderList) -> bytes:
         """Return the header lines that go back, of a response's fields or of its trailers."""
 
+    def holds(self) -> bool:
+        """Whether the call would still be let through, as far as those on both sides are concerned."""
+
     def begin(self, call: RelayCall) -> None:
         """Hear that the call begins; it may be cancelled from then on."""
 
@@ -228,6 +231,8 @@ class RelayCall:
     async def run(self) -> None:
         """Relay the call from its beginning."""
         self._begin()
+        if not self._forward.holds():  # it was let through before this task had its turn
+            self.cancel()
         self._provider = self._pool.take(self._forward.origin, self._forward.caller)
         await self._finish(None)
 

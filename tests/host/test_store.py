@@ -702,6 +702,29 @@ async def test_who_waits_for_the_disk_while_the_host_ends_is_told(path: Path) ->
     assert len(returned) == 2
 
 
+@pytest.mark.parametrize("what", ["handshake", "registration"])
+async def test_what_is_revoked_while_it_is_written_is_not_acknowledged(path: Path, what: str) -> None:
+    answers: list[int] = []
+    async with running(HostConfig(keys=KEYS, state_path=path)) as host, trio.open_nursery() as nursery:
+        plugin = await host.plugin("p")
+        gate = HeldThread(host.host._saved.__self__._connection)  # type: ignore[attr-defined] # a bound method
+
+        async def ask() -> None:
+            if what == "handshake":
+                body = {**COOKIE, **VERSIONS, "selfId": "late"}
+                answers.append((await host.post(HANDSHAKE, body))[0])
+            else:
+                body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/"}
+                answers.append((await host.post(REGISTER, body, plugin))[0])
+
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        for runtime_id in list(host.host.identities._entries):
+            host.host._end(runtime_id, "of a test")
+        gate.open()
+    assert answers == [503 if what == "handshake" else 401]
+
+
 async def test_a_revocation_without_a_state_file_waits_for_nothing() -> None:
     host = Host()
     identity, token = host.identities.issue("p")
