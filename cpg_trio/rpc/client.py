@@ -147,7 +147,7 @@ class ServiceClient:
         ):
             messages = [message async for message in stream]
         if len(messages) != 1:
-            raise ConnectError(Code.INTERNAL, f"protocol error: {len(messages)} responses instead of one")
+            raise ConnectError(Code.UNIMPLEMENTED, f"{len(messages)} responses instead of one")
         return messages[0]
 
     def _server_stream(
@@ -211,7 +211,7 @@ class ServiceClient:
         if response.status != _OK:
             raise _error(response.status, content_type, body)
         if content_type != self._content_type:
-            raise ConnectError(Code.UNKNOWN, f"the answer is {content_type or 'of no type'}, not a message")
+            raise _another_type(content_type, self._content_type, "application/")
         return body
 
     async def _check_stream(self, response: HttpResponse, metadata: ResponseMetadata) -> None:
@@ -221,7 +221,7 @@ class ServiceClient:
             body = await read_body(response, self._config.max_message_bytes)
             raise _error(response.status, content_type, self._unpacked(response, body))
         if content_type != self._stream_type:
-            raise ConnectError(Code.UNKNOWN, f"the answer is {content_type or 'of no type'}, not a stream")
+            raise _another_type(content_type, self._stream_type, "application/connect+")
 
     def _unpacked(self, response: HttpResponse | WholeResponse, body: bytes) -> bytes:
         match response.header("content-encoding"):
@@ -309,6 +309,16 @@ def _error(status: int, content_type: str, body: bytes) -> ConnectError:
         except (ValueError, RecursionError):
             pass
     return error_from_http(status, content_type, body)
+
+
+def _another_type(content_type: str, expected: str, ours: str) -> ConnectError:
+    """Return the error for an answer that is not of the expected type.
+
+    Where the type is one of Connect's (`ours` is what those begin with), the server speaks the protocol, and
+    is wrong about the codec.
+    """
+    code = Code.INTERNAL if content_type.startswith(ours) else Code.UNKNOWN
+    return ConnectError(code, f"the answer is {content_type or 'of no type'}, not {expected}")
 
 
 def _sort_metadata(response: WholeResponse, metadata: ResponseMetadata) -> None:

@@ -147,28 +147,59 @@ class HttpxExchange:
     @asynccontextmanager
     async def __call__(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         """See `Exchange`."""
-        with _MAPPED_ERRORS:
+        errors = _HttpxErrors()
+        with errors:
             sent = self._client.build_request(
                 request.method,
                 request.url,
                 headers=request.headers,
-                content=request.body,
+                content=request.body if isinstance(request.body, bytes) else errors.of_caller(request.body),
                 timeout=self._timeout,
             )
             response = await self._client.send(sent, stream=True, follow_redirects=False)
         try:
             headers = [(key.lower(), value) for key, value in response.headers.multi_items()]
-            async with aclosing(_raw_body(response)) as body:
+            async with aclosing(_raw_body(response, errors)) as body:
                 yield HttpResponse(response.status_code, headers, body)
         finally:
-            await response.aclose()
+            with errors:
+                await response.aclose()
 
 
-async def _raw_body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    with _MAPPED_ERRORS:
+async def _raw_body(response: httpx.Response, errors: _HttpxErrors) -> AsyncGenerator[bytes, None]:
+    with errors:
         async with aclosing(response.aiter_raw()) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 yield chunk
+
+
+class _HttpxErrors:
+    """Raises whatever comes from a client of the caller's as a ConnectError.
+
+    It may have any transport, and the usual ones raise more than httpx says: a bad `:status` on HTTP/2 is a
+    ValueError. Only what the caller's own stream of requests raises is raised as it is.
+    """
+
+    def __init__(self) -> None:
+        self._of_caller: Exception | None = None
+
+    async def of_caller(self, body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+        """Yield what the caller sends, and remember what it raises."""
+        try:
+            async for chunk in body:
+                yield chunk
+        except Exception as error:
+            self._of_caller = error
+            raise
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, Exception) and exc is not self._of_caller and not isinstance(exc, ConnectError):
+            raise (_mapped(exc) or _no_answer(exc)) from exc
 
 
 class PoolExchange:
@@ -292,6 +323,10 @@ def _mapped(error: BaseException) -> ConnectError | None:
         case UnicodeEncodeError():
             return ConnectError(Code.INVALID_ARGUMENT, "a URL or a header is not ASCII")
         case UpstreamError() | httpx.HTTPError() | httpx.StreamError() | OSError() | ssl.SSLError():
-            return ConnectError(Code.UNAVAILABLE, f"no answer: {str(error) or type(error).__name__}")
+            return _no_answer(error)
         case _:
             return None
+
+
+def _no_answer(error: BaseException) -> ConnectError:
+    return ConnectError(Code.UNAVAILABLE, f"no answer: {str(error) or type(error).__name__}")

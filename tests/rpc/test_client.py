@@ -12,6 +12,7 @@ from typing import Literal
 import httpx
 import pytest
 import trio
+from hpack import HPACKError
 
 from cpg_trio.rpc import (
     ClientConfig,
@@ -20,11 +21,15 @@ from cpg_trio.rpc import (
     HttpRequest,
     HttpResponse,
     ResponseMetadata,
+    ResponseStream,
     WholeResponse,
+    application,
     unpack_detail,
 )
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.http1.peers import Peer, serving
+from tests.serving_apps import served
 
 from .echo import Echo, canned, client_of, echo_client
 
@@ -292,6 +297,9 @@ async def test_an_error_body_that_is_not_json_falls_back_on_the_status(body: byt
     ("headers", "body", "code"),
     [
         ({"content_type": "text/html"}, b"<html>", Code.UNKNOWN),
+        ({"content_type": "image/jpeg"}, b"", Code.UNKNOWN),
+        ({}, b"", Code.UNKNOWN),
+        ({"content_type": "application/json"}, b"{}", Code.INTERNAL),
         ({"content_type": "application/proto"}, b"\xff\xff", Code.INTERNAL),
         ({"content_type": "application/proto", "content_encoding": "br"}, b"x", Code.INTERNAL),
         ({"content_type": "application/proto", "content_encoding": "gzip"}, b"x", Code.INTERNAL),
@@ -349,12 +357,20 @@ async def test_a_stream_that_goes_wrong_is_an_error(body: bytes, code: Code, mes
     assert message in caught.value.message
 
 
-async def test_a_stream_of_another_type_is_an_error() -> None:
-    async with client_of(canned(200, b"", content_type="application/proto")) as client:
+@pytest.mark.parametrize(
+    ("content_type", "code"),
+    [
+        ("application/proto", Code.UNKNOWN),
+        ("text/plain", Code.UNKNOWN),
+        ("application/connect+json", Code.INTERNAL),
+    ],
+)
+async def test_a_stream_of_another_type_is_an_error(content_type: str, code: Code) -> None:
+    async with client_of(canned(200, b"", content_type=content_type)) as client:
         with pytest.raises(ConnectError) as caught:
             async with client.count(pb.CountRequest()):
                 pytest.fail("the stream opened")
-    assert caught.value.code == Code.UNKNOWN
+    assert caught.value.code == code
 
 
 async def test_frames_are_found_however_the_network_cuts_them() -> None:
@@ -383,8 +399,94 @@ async def test_a_client_stream_needs_exactly_one_response(count: int) -> None:
 
     body = frame(pb.SumResponse(sum=1).SerializeToString()) * count + END
     async with client_of(canned(200, body, content_type="application/connect+proto")) as client:
-        with pytest.raises(ConnectError, match=f"{count} responses instead of one"):
+        with pytest.raises(ConnectError, match=f"{count} responses instead of one") as caught:
             await client.sum(nothing())
+    assert caught.value.code == Code.UNIMPLEMENTED
+
+
+class Failing(httpx.AsyncByteStream):
+    """The body of a response that fails when it is read, or when it is closed."""
+
+    def __init__(self, error: Exception, *, when_closed: bool) -> None:
+        self._error = error
+        self._when_closed = when_closed
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield frame(number(1))
+        if not self._when_closed:
+            raise self._error
+
+    async def aclose(self) -> None:
+        if self._when_closed:
+            raise self._error
+
+
+class OddTransport(httpx.AsyncBaseTransport):
+    """A transport that raises what transports do not, at some point of each exchange."""
+
+    def __init__(self, error: Exception, at: str) -> None:
+        self._error = error
+        self._at = at
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._at == "send":
+            raise self._error
+        stream = Failing(self._error, when_closed=self._at == "close")
+        kind = request.headers["content-type"]
+        return httpx.Response(200, headers={"content-type": kind}, stream=stream)
+
+
+@pytest.mark.parametrize("at", ["send", "read", "close"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        HPACKError("bad table"),
+        ValueError("no status"),
+        KeyError("k"),
+        RuntimeError(),
+        trio.BrokenResourceError(),
+    ],
+)
+async def test_whatever_a_client_of_the_callers_raises_is_an_error_of_the_call(
+    error: Exception, at: str
+) -> None:
+    async with httpx.AsyncClient(transport=OddTransport(error, at)) as http:
+        client = EchoServiceClient("http://x", http)
+        for call in (client.echo(pb.EchoRequest()), every(client.count(pb.CountRequest()))):
+            with pytest.raises(ConnectError) as caught:
+                await call
+            assert caught.value.code == Code.UNAVAILABLE
+
+
+async def every(stream: AbstractAsyncContextManager[ResponseStream[pb.CountResponse]]) -> None:
+    async with stream as messages:
+        async for _ in messages:
+            pass
+
+
+async def test_what_the_callers_own_requests_raise_is_raised_as_it_is() -> None:
+    async def requests() -> AsyncIterator[pb.SumRequest]:
+        yield pb.SumRequest(number=1)
+        raise ZeroDivisionError
+
+    async with served(application([Echo()])) as url, httpx.AsyncClient() as http:
+        with pytest.raises(ZeroDivisionError):
+            await EchoServiceClient(url, http).sum(requests())
+
+
+async def test_a_status_on_http2_that_is_no_number_is_an_error_of_the_call() -> None:
+    def h2_frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    async def answer(peer: Peer) -> None:
+        await peer.send(h2_frame(4, 0, 0))  # settings
+        await peer.send(h2_frame(1, 4, 1, b"\x08\x03abc"))  # headers, which end here: ":status: abc"
+        await peer.receive_to_end()
+
+    async with serving(answer) as origin, httpx.AsyncClient(http1=False, http2=True) as http:
+        with pytest.raises(ConnectError) as caught:
+            await EchoServiceClient(f"http://127.0.0.1:{origin.port}", http).echo(pb.EchoRequest())
+    assert caught.value.code == Code.UNAVAILABLE
 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
