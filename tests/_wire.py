@@ -132,13 +132,16 @@ def trusted() -> ssl.SSLContext | bool:
 WireStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
-async def connect(url: str, *, receive_buffer: int | None = None) -> WireStream:
-    """Connect to what `serve` reports. `receive_buffer` bytes make a client that is soon full."""
+async def connect(url: str, *, receive_buffer: int | None = None, address: str = "") -> WireStream:
+    """Connect to what `serve` reports, from an address if there is one.
+
+    `receive_buffer` bytes make a client that is soon full.
+    """
     if url.startswith("unix:"):
         return await trio.open_unix_socket(url.removeprefix("unix:"))
     scheme, _, authority = url.partition("://")
     host, _, port = authority.rpartition(":")
-    stream = await _connect_tcp(host, port, receive_buffer)
+    stream = await _connect_tcp(host, port, receive_buffer, address)
     if scheme == "http":
         return stream
     tls = trio.SSLStream(stream, TRUST[-1], server_hostname=host.strip("[]"))
@@ -150,12 +153,14 @@ async def connect(url: str, *, receive_buffer: int | None = None) -> WireStream:
     return tls
 
 
-async def _connect_tcp(host: str, port: str, receive_buffer: int | None) -> trio.SocketStream:
+async def _connect_tcp(host: str, port: str, receive_buffer: int | None, address: str) -> trio.SocketStream:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     try:
+        if address:
+            await sock.bind((address, 0))
         await sock.connect((host.strip("[]"), int(port)))
     except OSError:
         sock.close()
@@ -164,8 +169,10 @@ async def _connect_tcp(host: str, port: str, receive_buffer: int | None) -> trio
 
 
 @asynccontextmanager
-async def _connected(url: str, receive_buffer: int | None = None) -> AsyncIterator[WireStream]:
-    stream = await connect(url, receive_buffer=receive_buffer)
+async def _connected(
+    url: str, receive_buffer: int | None = None, address: str = ""
+) -> AsyncIterator[WireStream]:
+    stream = await connect(url, receive_buffer=receive_buffer, address=address)
     try:
         yield stream
     finally:
@@ -177,8 +184,8 @@ def socket_of(stream: WireStream) -> trio.socket.SocketType:
 
 
 @asynccontextmanager
-async def dial(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[Wire]:
-    async with _connected(url, receive_buffer) as stream:
+async def dial(url: str, *, receive_buffer: int | None = None, address: str = "") -> AsyncIterator[Wire]:
+    async with _connected(url, receive_buffer, address) as stream:
         yield Wire(stream)
 
 

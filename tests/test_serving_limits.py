@@ -1,4 +1,8 @@
-"""A server takes no more connections than it is told, and no larger heads; what is beyond costs it little."""
+"""A server takes no more connections than it is told, and no larger heads; what is beyond costs it little.
+
+The connections here have calls in flight, all from one address. Which others are closed to make room is in
+`test_connection_shares`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import attrs
 import h2.exceptions
 import pytest
 import trio
+import trio.testing
 
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.serving import ServeConfig, serve
@@ -27,32 +32,51 @@ def _lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(USUAL, "hypercorn_only", request.param == "hypercorn")
 
 
-async def hello(_scope: Scope, _receive: Receive, send: Send) -> None:
-    await send_text(send, 200, "hello")
-
-
 @attrs.frozen
 class Up:
     url: str
     stop: trio.Event
+    finish: trio.Event
+    """Ends the calls that are held."""
+
+
+async def until_left(receive: Receive, call: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.cancel()
+
+
+def holding(finish: trio.Event) -> App:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/hold":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_left, receive, nursery.cancel_scope)
+                await finish.wait()
+                nursery.cancel_scope.cancel()
+        await send_text(send, 200, "hello")
+
+    return app
 
 
 @asynccontextmanager
-async def server(app: App = hello, bind: str = "127.0.0.1:0", **settings: Any) -> AsyncIterator[Up]:
-    stop = trio.Event()
+async def server(bind: str = "127.0.0.1:0", **settings: Any) -> AsyncIterator[Up]:
+    stop, finish = trio.Event(), trio.Event()
     config = ServeConfig(**USUAL, **settings)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            start = partial(serve, app, bind=bind, config=config, stop=stop)
+            start = partial(serve, holding(finish), bind=bind, config=config, stop=stop)
             (url,) = await nursery.start(start)
-            yield Up(url, stop)
+            yield Up(url, stop, finish)
+            finish.set()
             stop.set()
 
 
 async def hold(stack: AsyncExitStack, up: Up) -> Wire:
-    """Open a connection that is served, and stays open."""
+    """Open a connection with a call in flight."""
     wire = await stack.enter_async_context(dial(up.url))
     assert (await wire.get()).status == 200
+    await wire.send(request("GET", "/hold"))
+    await trio.testing.wait_all_tasks_blocked(0.01)
     return wire
 
 
@@ -64,7 +88,9 @@ async def test_one_connection_too_many_is_answered_and_closed_and_the_others_liv
             assert (refused.status, refused.body) == (503, b"too many connections (max: 2)\n")
             assert refused.header(b"connection") == b"close"
             assert await wire.rest() == b""
+        up.finish.set()
         for wire in held:
+            assert (await wire.response()).status == 200
             assert (await wire.get()).status == 200
 
 
@@ -85,6 +111,7 @@ async def room(up: Up) -> None:
             if (await wire.get("/", {"connection": "close"})).status == 200:
                 await wire.rest()
                 return
+        await trio.sleep(0.01)
 
 
 async def test_a_client_that_sends_much_before_it_reads_sees_why_it_is_refused() -> None:
@@ -113,7 +140,8 @@ async def test_a_crowd_leaves_two_lines_in_the_log_however_large_it_is(
                 async with dial(up.url) as wire:
                     assert (await wire.get()).status == 503
         await room(up)
-        first, *others = [record.getMessage() for record in caplog.records]
+        messages = [record.getMessage() for record in caplog.records]
+        first, *others = [message for message in messages if "refused" in message]
         assert first == "1 connections are all that is allowed; more are refused"
         assert others[-1].startswith("there is room for connections again; 1")
         assert len(others) == 1

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import attrs
 
 from cpg_trio import wire
+from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, sign
 from cpg_trio.http1 import Origin
@@ -23,7 +24,6 @@ from cpg_trio.logs import LineLog
 from .admission import encoded_endpoint
 from .identity import Identities, Identity
 from .limits import Limits
-from .peers import parse_address
 from .policy import Policy
 from .registry import NoProviderError, Registration, Registry
 

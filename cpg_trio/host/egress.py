@@ -16,13 +16,13 @@ from enum import Enum
 import trio
 
 from cpg_trio import wire
+from cpg_trio._addresses import Address, parse_address
 from cpg_trio.http1 import LookUpError, Origin, Resolver
 from cpg_trio.rpc import Code, ConnectError
 
 from .charging import TryAgainError
 from .identity import Identity
 from .own_addresses import is_own
-from .peers import Address, parse_address
 from .registry import same_host
 
 _RESOLVE_S = 3.0

@@ -7,7 +7,7 @@ import socket
 import struct
 import sys
 
-from .peers import Address
+from cpg_trio._addresses import Address
 
 # rtnetlink(7): one question, about the route to one address.
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port

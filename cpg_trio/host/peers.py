@@ -6,16 +6,10 @@ believed: behind a proxy, all callers have the address of the proxy.
 
 from __future__ import annotations
 
-import ipaddress
-from typing import TypeAlias
-
 import attrs
 
+from cpg_trio._addresses import address_key, parse_address
 from cpg_trio.asgi import Scope
-
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-_HOST_BITS = 64  # of IPv6, which whoever has one address can usually choose freely (RFC 6177)
 
 
 @attrs.frozen
@@ -29,17 +23,8 @@ class Peer:
 
     @property
     def key(self) -> str:
-        """What it counts as while it has proved no identity; no runtime id is the same.
-
-        Each IPv4 address is one, each IPv6 network of 64 bits, and all that call through a Unix socket
-        together: they share the directory that it is in.
-        """
-        address = parse_address(self.address)
-        if address is None:
-            return "unix:"
-        if isinstance(address, ipaddress.IPv6Address):
-            return f"address:{int(address) >> _HOST_BITS:016x}/64"
-        return f"address:{address}"
+        """What it counts as while it has proved no identity; no runtime id is the same."""
+        return address_key(self.address)
 
     @classmethod
     def of(cls, client: tuple[str, int] | None, names: tuple[str, ...] = ()) -> Peer:
@@ -56,12 +41,3 @@ class Peer:
         """Return the peer at `10.0.0.5:49152` or `::1:49152`, None for a Unix socket."""
         address = parse_address((client or "").rpartition(":")[0])
         return cls(str(address) if address else "", names)
-
-
-def parse_address(text: str) -> Address | None:
-    """Return an address, an IPv4-mapped one (RFC 4291, section 2.5.5.2) as IPv4; None for what is none."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

@@ -13,6 +13,7 @@ What stands on what:
     pace        how slowly the body of a request may come in
     readiness   whose socket has something
     asgi_call   one call of an ASGI application
+    standing    what a client's connection is busy with
     server      a client's connection, seen from the server
     relay       from the one to the other, byte for byte
 
@@ -61,4 +62,5 @@ from cpg_trio.http1.server import Limits as Limits
 from cpg_trio.http1.server import RequestTaker as RequestTaker
 from cpg_trio.http1.server import ServerConnection as ServerConnection
 from cpg_trio.http1.server import Service as Service
+from cpg_trio.http1.standing import Standing as Standing
 from cpg_trio.http1.tls import TlsChannel as TlsChannel

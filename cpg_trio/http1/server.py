@@ -39,6 +39,7 @@ from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, MalformedError, 
 from .pace import BodyPace
 from .patience import Patience
 from .readiness import Readiness
+from .standing import Standing
 
 logger = logging.getLogger("cpg_trio.serving")  # the same that the rest of the serving side writes to
 
@@ -165,8 +166,18 @@ class _AnotherProtocolError(Exception):
 class ServerConnection:
     """One client's connection, from its first byte to its end."""
 
-    def __init__(self, channel: Channel, service: Service, client: Address, server: Address) -> None:
-        """Take `channel`, and close it at the end of `run`, unless something else is spoken on it."""
+    def __init__(
+        self,
+        channel: Channel,
+        service: Service,
+        client: Address,
+        server: Address,
+        on_proved: Callable[[str], None],
+    ) -> None:
+        """Take `channel`, and close it at the end of `run`, unless something else is spoken on it.
+
+        `on_proved` is told which identity the client proves, whenever that is another.
+        """
         self.channel = channel
         self.service = service
         self.client = client
@@ -181,6 +192,8 @@ class ServerConnection:
         """What had been read when that was seen not to be HTTP/1.1, or not for long; the channel is open."""
         self.in_hand: CallInHand | None = None
         """A call that goes on while the task sleeps."""
+        self._on_proved = on_proved
+        self._identity = ""  # that the client has proved last
         self._life = trio.CancelScope()
         self._asleep: trio.lowlevel.Task | None = None
         self._work: Work | None = None  # for the task
@@ -232,6 +245,20 @@ class ServerConnection:
         self._life.cancel()
         self.channel.close(reset=True)
 
+    @property
+    def standing(self) -> Standing:
+        """What it is busy with."""
+        if self._resting or self._request is None:
+            return Standing.IDLE
+        return Standing.BUSY if self._request.complete else Standing.RECEIVING
+
+    def evict(self) -> None:
+        """End, to make room for another."""
+        if self._resting:
+            self.give_up()
+        else:
+            self.abort()
+
     def give_up(self) -> None:
         """Let a client go that is out of time."""
         self.lose()
@@ -258,8 +285,11 @@ class ServerConnection:
         if self.lost:
             self._life.cancel()
 
-    def prove(self, _identity: str) -> None:
+    def prove(self, identity: str) -> None:
         """Hear that the client has proved an identity by the request in hand."""
+        if identity != self._identity:
+            self._identity = identity
+            self._on_proved(identity)
         request = self._request
         if request is not None and not request.complete:
             self._body_pace(request).is_proved = True

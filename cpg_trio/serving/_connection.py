@@ -27,8 +27,9 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.worker_context import WorkerContext
 
 from cpg_trio.asgi import App
-from cpg_trio.http1 import Address, Channel
+from cpg_trio.http1 import Address, Channel, Standing
 from cpg_trio.serving._config import ServeConfig
+from cpg_trio.serving._connection_limit import Slot
 from cpg_trio.serving._http1 import Http1
 from cpg_trio.serving._http2 import Http2
 from cpg_trio.serving._link import Awaiting, Broken, Link
@@ -51,13 +52,20 @@ class Connection:
     """One client's connection, from accept to close."""
 
     def __init__(
-        self, channel: Channel, service: Service, client: Address, server: Address, read: bytes = b""
+        self,
+        channel: Channel,
+        service: Service,
+        client: Address,
+        server: Address,
+        slot: Slot,
+        read: bytes = b"",
     ) -> None:
         """Take `channel`, and close it at the end of `run`. `read` has been read from it already."""
         settings = service.settings
         self._channel = channel
         self._client = client
         self._server = server
+        self._slot = slot
         self._read_before = read
         self._service = service
         self._link: Link
@@ -105,6 +113,18 @@ class Connection:
         for write in self._writes:
             write.cancel()
 
+    @property
+    def standing(self) -> Standing:
+        """What it is busy with."""
+        return self._protocol.standing
+
+    def evict(self) -> None:
+        """End, to make room for another."""
+        if self.standing is Standing.IDLE:
+            self._life.cancel()
+        else:
+            self.abort()
+
     # Opening and closing
 
     def _open(self, nursery: trio.Nursery) -> None:
@@ -118,6 +138,7 @@ class Connection:
             self._client,
             self._server,
             self._channel,
+            self._slot,
             self._send,
         )
         self._protocol = Http1(self._link)

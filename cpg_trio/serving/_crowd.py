@@ -30,12 +30,11 @@ class Crowd:
         self._lingering: set[SocketChannel] = set()
         self._refused = 0  # of the crowd that is there now
 
-    def has_room(self, connections: int) -> bool:
-        """Whether there is room for one more beside so many connections."""
+    def note(self, connections: int) -> None:
+        """Note how many connections there are: there may be room again."""
         if self._refused and connections < self._most * _ROOM:
             logger.warning("there is room for connections again; %d were refused", self._refused)
             self._refused = 0
-        return connections < self._most
 
     async def refuse(self, stream: trio.SocketStream, *, encrypted: bool) -> None:
         """Answer a connection with 503, and close it; one that is to be encrypted is only closed."""

@@ -6,12 +6,14 @@ import ssl
 
 import trio
 
-from cpg_trio.http1 import SocketChannel, TlsChannel
+from cpg_trio.http1 import SocketChannel, Standing, TlsChannel
 from cpg_trio.serving._errors import logger
 
 
 class Handshake:
     """A TLS handshake, which has its time, and is nobody's but its own connection's."""
+
+    standing = Standing.RECEIVING
 
     def __init__(self, raw: SocketChannel, context: ssl.SSLContext, timeout_s: float) -> None:
         """Take `raw`, and close it unless there is a `channel` at the end of `run`."""
@@ -38,6 +40,10 @@ class Handshake:
 
     async def drain(self) -> None:
         """Let the client go: nothing of it is in flight."""
+        self._life.cancel()
+
+    def evict(self) -> None:
+        """End, to make room for another."""
         self._life.cancel()
 
     def abort(self) -> None:

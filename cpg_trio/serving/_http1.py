@@ -23,6 +23,7 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
+from cpg_trio.http1 import Standing
 from cpg_trio.http1.messages import origin_form, with_host
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
@@ -103,6 +104,13 @@ class Http1(H11Protocol):
             return Awaiting.NOTHING
         begun = bool(self._buffer) or self.keep_alive_requests == 0
         return Awaiting.HEAD if begun else Awaiting.REQUEST
+
+    @property
+    def standing(self) -> Standing:
+        """What the connection is busy with."""
+        if self.stream is None:
+            return Standing.IDLE
+        return Standing.RECEIVING if self._h11.their_state is h11.SEND_BODY else Standing.BUSY
 
     @property
     def runnable(self) -> bool:

@@ -27,6 +27,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import GoAwayFrame
 
+from cpg_trio.http1 import Standing
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._http2_connection import Http2Connection
 from cpg_trio.serving._link import Awaiting, Link, dated
@@ -101,6 +102,13 @@ class Http2(H2Protocol):
     @property
     def idle(self) -> bool:
         return not self.streams and not self.stream_buffers
+
+    @property
+    def standing(self) -> Standing:
+        """What the connection is busy with."""
+        if self.idle:
+            return Standing.IDLE
+        return Standing.RECEIVING if self.streams.keys() <= self._uploading else Standing.BUSY
 
     def awaiting(self) -> Awaiting:
         """Say what the client owes us now."""
@@ -204,6 +212,7 @@ class Http2(H2Protocol):
 
     async def _close_stream(self, stream_id: int) -> None:
         await super()._close_stream(stream_id)
+        self._link.slot.open_streams(len(self.streams))
         self._acknowledge(stream_id, self._unreceived.pop(stream_id, 0))
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
@@ -263,6 +272,9 @@ class Http2(H2Protocol):
             return
         if request.stream_ended is not None and int(fields.get(b"content-length", b"0")):
             await self._send_reset(stream_id, ErrorCodes.PROTOCOL_ERROR)  # which h2 does not see
+            return
+        if not self._link.slot.open_streams(len(self.streams) + 1):
+            await self._send_reset(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         if request.stream_ended is None:
             self._uploading.add(stream_id)

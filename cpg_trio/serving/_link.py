@@ -16,9 +16,10 @@ from hypercorn.events import Event
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from cpg_trio.asgi import App, HeaderList
+from cpg_trio.asgi import CLIENT, App, HeaderList
 from cpg_trio.http1 import Address, BodyPace, Channel
 from cpg_trio.serving._config import ServeConfig
+from cpg_trio.serving._connection_limit import Slot
 
 
 def dated(headers: HeaderList) -> HeaderList:
@@ -60,6 +61,7 @@ class Link:
     client: Address
     server: Address
     channel: Channel
+    slot: Slot
     send: Callable[[Event], Awaitable[None]]
 
     @property
@@ -91,4 +93,9 @@ class Link:
     def extensions(self) -> dict[str, Any]:
         """What ASGI is told of the connection, for one call."""
         tls = self.channel.tls
-        return {} if tls is None else {"tls": tls}
+        offered = {CLIENT: {"proved": self.slot.prove, "message": _nothing}}
+        return offered if tls is None else {**offered, "tls": tls}
+
+
+def _nothing() -> None:
+    """Hear what makes no difference."""

@@ -12,11 +12,13 @@ import trio
 from hypercorn.trio.worker_context import WorkerContext
 
 from cpg_trio import http1
+from cpg_trio._addresses import address_key
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import App
 from cpg_trio.http1 import Address, Channel, RequestTaker, SocketChannel, TlsChannel, unwrapped
 from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config
 from cpg_trio.serving._connection import Connection, Service
+from cpg_trio.serving._connection_limit import Client, ConnectionLimit, Slot
 from cpg_trio.serving._crowd import Crowd
 from cpg_trio.serving._errors import logger
 from cpg_trio.serving._handshake import Handshake
@@ -57,7 +59,7 @@ async def serve(
     await _Server(app, config, relay).run(binds, trio.Event() if stop is None else stop, task_status)
 
 
-class _Client(Protocol):
+class _Client(Client, Protocol):
     """One client's connection, whoever speaks to it."""
 
     async def run(self) -> None:
@@ -79,6 +81,7 @@ class _Server:
         self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
+        self._limit = ConnectionLimit(settings.max_connections)
         self._crowd = Crowd(settings)
 
     async def run(
@@ -124,9 +127,21 @@ class _Server:
     async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
         if self._context.terminated.is_set():
             return
-        if not self._crowd.has_room(len(self._clients)):
+        try:
+            peer = stream.socket.getpeername()
+        except OSError:  # the client left before we came to look
+            return
+        self._crowd.note(len(self._limit))
+        slot = self._limit.admit(address_key(peer[0] if isinstance(peer, tuple) else ""))
+        if slot is None:
             await self._crowd.refuse(stream, encrypted=contexts is not None)
             return
+        try:
+            await self._serve_in(slot, contexts, stream)
+        finally:
+            self._limit.release(slot)
+
+    async def _serve_in(self, slot: Slot, contexts: Contexts | None, stream: trio.SocketStream) -> None:
         enable_keepalive(stream.socket, unread_s=self._settings.send_timeout_s)
         raw = SocketChannel.of(stream)
         try:
@@ -134,27 +149,31 @@ class _Server:
         except OSError:  # the client left before we came to look
             raw.close()
             return
-        channel = raw if contexts is None else await self._with_tls(raw, contexts)
+        channel = raw if contexts is None else await self._with_tls(slot, raw, contexts)
         if channel is not None:
-            await self._serve_channel(channel, *addresses)
+            await self._serve_channel(slot, channel, *addresses)
 
-    async def _with_tls(self, raw: SocketChannel, contexts: Contexts) -> TlsChannel | None:
+    async def _with_tls(self, slot: Slot, raw: SocketChannel, contexts: Contexts) -> TlsChannel | None:
         """Return a client's connection when it has shaken hands, None for one that has not."""
         handshake = Handshake(raw, contexts(), self._settings.header_timeout_s)
-        await self._serve_client(handshake)
+        await self._serve_client(slot, handshake)
+        if handshake.channel is not None and slot.gone:  # at the last moment
+            handshake.channel.close()
+            return None
         return handshake.channel
 
-    async def _serve_channel(self, channel: Channel, client: Address, server: Address) -> None:
+    async def _serve_channel(self, slot: Slot, channel: Channel, client: Address, server: Address) -> None:
         """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
         read = b""
         if not self._settings.hypercorn_only:
-            connection = http1.ServerConnection(channel, self._lane, client, server)
-            await self._serve_client(connection)
+            connection = http1.ServerConnection(channel, self._lane, client, server, slot.prove)
+            await self._serve_client(slot, connection)
             read = connection.read_of_another_protocol
         if read or self._settings.hypercorn_only:
-            await self._serve_client(Connection(channel, self._service, client, server, read))
+            await self._serve_client(slot, Connection(channel, self._service, client, server, slot, read))
 
-    async def _serve_client(self, client: _Client) -> None:
+    async def _serve_client(self, slot: Slot, client: _Client) -> None:
+        slot.client = client
         self._clients.add(client)
         try:
             await _guard(client.run)

@@ -43,6 +43,7 @@ class HttpStream(HTTPStream):
     ) -> None:
         """Send events to `send`; call `abandon` to break off a response that has begun."""
         self._pace = inbox.pace
+        self._slot = link.slot
         offered = {CLIENT: {"proved": self._proved, "message": self._want_message}}
         offered |= {name: {} for name in extensions}
         call = Call(link.nursery, inbox, self._app_ended, link.extensions | offered)
@@ -50,7 +51,8 @@ class HttpStream(HTTPStream):
         self._abandon = abandon
         self._trailers: HeaderList = []
 
-    def _proved(self, _identity: str) -> None:
+    def _proved(self, identity: str) -> None:
+        self._slot.prove(identity)
         if self._pace is not None:
             self._pace.is_proved = True
 

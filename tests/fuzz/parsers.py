@@ -14,12 +14,13 @@ from urllib.parse import unquote_to_bytes
 import trio
 
 from cpg_trio import wire
+from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, read, sign
 from cpg_trio.host.admission import PREFIX, Admission, PassedOn, RefusedError, passed_back, passed_on
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.keys import Claims, Keys
-from cpg_trio.host.peers import Peer, parse_address
+from cpg_trio.host.peers import Peer
 from cpg_trio.host.policy import Policy
 from cpg_trio.host.rates import RateLimits, Rates
 from cpg_trio.host.registry import Registry
