@@ -117,18 +117,28 @@ async def server(*, hypercorn: bool, files: Files | None) -> AsyncIterator[str]:
             stop.set()
 
 
-@pytest.fixture(params=["own", "hypercorn", "own-tls"])
+@pytest.fixture
 async def url(
     request: pytest.FixtureRequest, certificates: Files, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[str]:
-    tls = request.param.endswith("-tls")
+    lane = getattr(request, "param", "own")
+    tls = lane.endswith("-tls")
     if tls:
         monkeypatch.setattr(_wire, "TRUST", [certificates.client_context(show=False)])
-    async with server(hypercorn=request.param == "hypercorn", files=certificates if tls else None) as served:
+    async with server(hypercorn=lane == "hypercorn", files=certificates if tls else None) as served:
         yield served
 
 
-attacks = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+attacks = pytest.mark.parametrize(
+    ("url", "attack"),
+    [
+        *[(lane, attack) for lane in ("own", "hypercorn") for attack in ATTACKS],
+        ("own-tls", silent),
+        ("own-tls", calls),
+    ],
+    indirect=["url"],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
 
 
 @attacks

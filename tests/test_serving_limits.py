@@ -140,6 +140,8 @@ async def test_a_crowd_leaves_two_lines_in_the_log_however_large_it_is(
                 async with dial(up.url) as wire:
                     assert (await wire.get()).status == 503
         await room(up)
+        await trio.testing.wait_all_tasks_blocked(0.01)  # it has ended
+        await room(up)
         messages = [record.getMessage() for record in caplog.records]
         first, *others = [message for message in messages if "refused" in message]
         assert first == "1 connections are all that is allowed; more are refused"

@@ -9,6 +9,7 @@ Hypercorn parses and writes HTTP/1.1, HTTP/2 and WebSocket here; its Trio transp
 stands around its protocol objects, from the socket to the application:
 
     _server      the nursery of all connections: accept, drain, stop
+    _connection_limit  whose the connections are, and who makes room for others
     _crowd       those that there is no room for
     _browsers    requests of web pages, which are refused unless the page is listed
     _tls         certificates, and the contexts that are made of them
