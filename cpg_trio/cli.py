@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
         " 'storage=round-robin,logger=random': first (the default), round-robin, random or weighted."
         " RATE_LIMITS says how often who may call what, in calls a second and at once, as in"
         " 'handshake=10/20,discover=off'; docs/security.md has the kinds and what is usual."
+        " LIMITS says how much it takes in and keeps, as in 'max_identities=1000,max_watches=500', and"
+        " MAX_CONNECTIONS how many connections it has at once; what does not fit its memory is reduced."
         " CPG_HOST_KEY or CPG_HOST_KEY_FILE is what it signs tokens with (default: a file beside STATE_PATH,"
         " or a key that ends with it). ENROLMENT_TOKENS or ENROLMENT_TOKENS_FILE says who is let in (default:"
         " everybody), POLICY_FILE what plugins may provide and call (default: what they declare), and"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -21,6 +22,7 @@ from .host import (
     HostConfig,
     Keys,
     LeaseConfig,
+    Limits,
     Policy,
     Rate,
     RateLimits,
@@ -61,6 +63,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         base_urls=_base_urls(environment),
         leases=_leases(environment),
         rates=_rates(environment),
+        limits=_limits(environment),
         selection=_selection(environment),
         state_path=_path(environment, "STATE_PATH"),
         socket_dir=_path(environment, "SOCKET_DIR"),
@@ -176,3 +179,20 @@ def _rate(pair: str) -> tuple[str, Rate | None]:
             "RATE_LIMITS must be like 'handshake=10/20,discover=off', a kind of call and how many a second,"
             f" and at once, or off, where kinds are {known}; not {pair!r}"
         ) from None
+
+
+def _limits(environment: Mapping[str, str]) -> Limits:
+    """Return the limits of `max_identities=1000,max_watches=500`, beside those that are usual."""
+    limits = Limits()
+    for pair in _list(environment, "LIMITS"):
+        name, _, value = pair.partition("=")
+        try:
+            said: dict[str, Any] = {name: None if value == "off" else int(value)}
+            limits = attrs.evolve(limits, **said)
+        except (TypeError, ValueError):
+            known = ", ".join(field.name for field in attrs.fields(Limits))
+            raise StartError(
+                "LIMITS must be like 'max_identities=1000,max_watches=500', a limit and a number above 0 (or"
+                f" max_routed_body_bytes=off), where limits are {known}; not {pair!r}"
+            ) from None
+    return limits

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 KNOWN = frozenset(
     {
         # Of everybody who listens
-        *("PORT", "BIND", "PROBE_PORT", "PROBE_BIND", "SOCKET_DIR", "HTTP_SERVER"),
+        *("PORT", "BIND", "PROBE_PORT", "PROBE_BIND", "SOCKET_DIR", "HTTP_SERVER", "MAX_CONNECTIONS"),
         *("TLS_CERT", "TLS_KEY", "TLS_CA", "TLS_CLIENTS", "ALLOWED_ORIGINS", "ALLOWED_HOSTS"),
         # Of a host
         *("ALLOW_PLAINTEXT", "BASE_URLS", "LEASE_S", "STATE_PATH", "SELECTION", "RATE_LIMITS"),
         *("PUBLIC_URL", "CPG_HOST_KEY", "CPG_HOST_KEY_FILE", "ENROLMENT_TOKENS", "ENROLMENT_TOKENS_FILE"),
-        *("POLICY_FILE", "PASS_HEADERS"),
+        *("POLICY_FILE", "PASS_HEADERS", "LIMITS"),
         # Of a plugin
         *("HOST_URL", "HOSTNAME", "CONTROL_PORT", "CONTROL_BIND", "ENROLMENT_TOKEN", "ENROLMENT_TOKEN_FILE"),
         *("ACCEPT_UNSIGNED", "DIRECT_CALLS"),

@@ -9,9 +9,9 @@ import attrs
 import pytest
 
 import cpg_trio
-from cpg_trio import Rate, RateLimits, Selection, cli
+from cpg_trio import Limits, PluginConfig, Rate, RateLimits, Selection, cli
 from cpg_trio.host_command import host_config
-from cpg_trio.serving import StartError
+from cpg_trio.serving import StartError, config_from_environment
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,6 +31,7 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
     assert "STATE_PATH" in told
     assert "SELECTION" in told
     assert "RATE_LIMITS" in told
+    assert "MAX_CONNECTIONS" in told
     assert "SOCKET_DIR" in told
 
 
@@ -105,6 +106,34 @@ def test_a_rate_that_makes_no_sense_is_refused_with_what_to_write_instead(rate: 
         host_config({"RATE_LIMITS": f"discover=1/1,{rate}"})
     assert f"not {rate!r}" in str(refused.value)
     assert "failed-authentication" in str(refused.value)
+
+
+def test_each_limit_is_what_is_said_of_it_and_the_others_are_what_is_usual() -> None:
+    config = host_config({"LIMITS": "max_identities=1000, max_watches=5", "MAX_CONNECTIONS": "300"})
+    assert config.limits == Limits(max_identities=1000, max_watches=5)
+    assert config.serve.max_connections == 300
+    assert host_config({"LIMITS": "", "MAX_CONNECTIONS": ""}).limits == Limits()
+    assert host_config({"LIMITS": "max_routed_body_bytes=1000"}).limits.max_routed_body_bytes == 1000
+    assert PluginConfig.from_environment(0, {"MAX_CONNECTIONS": "300"}).serve.max_connections == 300
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ["max_watches", "max_watches=", "max_watches=0", "max_watches=5.5", "max_watches=off", "watches=5"],
+)
+def test_a_limit_that_makes_no_sense_is_refused_with_what_to_write_instead(limit: str) -> None:
+    with pytest.raises(
+        StartError, match="LIMITS must be like 'max_identities=1000,max_watches=500'"
+    ) as refused:
+        host_config({"LIMITS": f"max_plugins=1,{limit}"})
+    assert f"not {limit!r}" in str(refused.value)
+    assert "max_all_subscriptions" in str(refused.value)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1e3", "1000000", "9" * 5000])
+def test_a_number_of_connections_that_makes_no_sense_is_refused(number: str) -> None:
+    with pytest.raises(StartError, match="MAX_CONNECTIONS must be a number from 1 to 999999"):
+        config_from_environment({"MAX_CONNECTIONS": number})
 
 
 def test_how_plugins_reach_a_host_is_said_in_its_environment() -> None:

@@ -13,6 +13,7 @@ What stands on what:
     policy            what plugins may
     audit             what has been decided
     rates             how often who may call what
+    memory            what limits come to in memory, and limits that fit it
     charging          calls counted against their rates, and refused beyond
     registry          who provides what, how healthy they are, which of them a caller gets
     control           the host's own calls to its plugins

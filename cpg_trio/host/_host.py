@@ -42,6 +42,7 @@ from .keys import Keys
 from .limits import Limits
 from .liveness import CannotAskError, LeaseConfig, Liveness
 from .managed import Adoption
+from .memory import fitted
 from .policy import Policy
 from .rates import RateLimits, Rates
 from .registry import Registry, Selection, health_of
@@ -125,7 +126,8 @@ class HostConfig:
     rates: RateLimits = attrs.field(factory=RateLimits)
     """How often who may call what."""
     limits: Limits = attrs.field(factory=Limits)
-    """How much the host takes in and keeps."""
+    """How much the host takes in and keeps. These and `serve.max_connections` are reduced, in proportion,
+    where the memory that the host may have is too small for them."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
     """How it serves. Its `tls` is what the host calls plugins with, too."""
     allow_plaintext: bool = False
@@ -152,8 +154,11 @@ class Host:
     """
 
     def __init__(self, config: HostConfig | None = None) -> None:
-        self._config = config or HostConfig()
-        limits = self._config.limits
+        config = config or HostConfig()
+        self._fitted = fitted(config.limits, config.serve.max_connections)
+        limits = self._fitted.limits
+        serve = attrs.evolve(config.serve, max_connections=self._fitted.max_connections)
+        self._config = attrs.evolve(config, limits=limits, serve=serve)
         self._rates = Rates(self._config.rates, most=limits.max_rate_keys)
         self._direct = DirectTally(limits.max_direct_reports)
         self.registry = Registry(
@@ -206,6 +211,7 @@ class Host:
     @asynccontextmanager
     async def _application(self, browsers: BrowserGuard) -> AsyncIterator[App]:
         self._contexts.check()
+        self._fitted.tell()
         async with (
             self._pool,
             self._control_pool,

@@ -57,7 +57,7 @@ class Limits:
     max_metadata_bytes_per_plugin: int = attrs.field(default=256 * 1024, validator=_POSITIVE)
     max_health_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=_POSITIVE)
     """The reasons and dependencies in the health reports that are kept, as they are held in memory."""
-    max_watches: int = attrs.field(default=10_000, validator=_POSITIVE)
+    max_watches: int = attrs.field(default=5_000, validator=_POSITIVE)
     """Watches of services, by websocket or stream, of all plugins together."""
     max_watches_per_plugin: int = attrs.field(default=16, validator=_POSITIVE)
     max_subscriptions: int = attrs.field(default=1000, validator=_POSITIVE)

@@ -23,6 +23,7 @@ from cpg_trio.serving._errors import StartError, logger
 from cpg_trio.serving._garbage import collecting_garbage
 from cpg_trio.serving._tls import tls_from_environment
 
+_MOST_DIGITS = 6  # of how many connections a server may have
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -124,7 +125,8 @@ def config_from_environment(environment: Mapping[str, str] | None = None) -> Ser
 
     `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own. `TLS_CERT`,
     `TLS_KEY` and `TLS_CA` are files, and `TLS_CLIENTS` is `none`, `optional` or `required`: see `TlsConfig`.
-    `ALLOWED_HOSTS` and `ALLOWED_ORIGINS` are lists with commas between: see `ServeConfig`.
+    `ALLOWED_HOSTS` and `ALLOWED_ORIGINS` are lists with commas between, `MAX_CONNECTIONS` is a number: see
+    `ServeConfig`.
     """
     environment = os.environ if environment is None else environment
     chosen = environment.get("HTTP_SERVER", "")
@@ -135,10 +137,18 @@ def config_from_environment(environment: Mapping[str, str] | None = None) -> Ser
             tls=tls_from_environment(environment),
             allowed_hosts=tuple(_list(environment, "ALLOWED_HOSTS")),
             allowed_origins=tuple(_list(environment, "ALLOWED_ORIGINS")),
+            max_connections=_max_connections(environment),
         )
     except ValueError as error:
         raise StartError(f"ALLOWED_HOSTS and ALLOWED_ORIGINS: {error}") from error
     return attrs.evolve(config, hypercorn_only=True) if chosen else config
+
+
+def _max_connections(environment: Mapping[str, str]) -> int:
+    text = environment.get("MAX_CONNECTIONS") or str(ServeConfig().max_connections)
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text)):
+        raise StartError(f"MAX_CONNECTIONS must be a number from 1 to {'9' * _MOST_DIGITS}, not {text!r}")
+    return int(text)
 
 
 def secret_from_environment(name: str, environment: Mapping[str, str] | None = None) -> str:
