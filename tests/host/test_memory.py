@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -213,7 +214,7 @@ async def test_what_the_supervision_of_a_plugin_takes_is_no_more_than_its_price(
         return True
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(Liveness(registry, LeaseConfig(), probe, lambda _: None).run)
+        await nursery.start(Liveness(registry, LeaseConfig(), probe, lambda _, __: None).run)
         with measured() as taken:
             for number in range(COUNT):
                 registry.register(long("p", number, 145), "t", "1.0.0", "/", {})
@@ -355,3 +356,18 @@ async def test_a_host_goes_by_what_fits(
     assert host._config.serve.max_connections < ServeConfig().max_connections
     async with host.application():
         assert [line for line in caplog.messages if line.startswith("limits are reduced")]
+
+
+# What the documentation says
+
+
+def test_the_table_of_what_is_kept_says_what_each_limit_comes_to_and_all_of_them() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    table = text.partition("### What is kept of what others send")[2]
+    said = dict(re.findall(r"\(`(max_\w+)`\) \| (\d+) MiB", table))
+    kept = estimate(Limits(), ServeConfig().max_connections)
+    assert said == {name: f"{size / MIB:.0f}" for name, size in kept.items()}
+    others = sum(map(int, re.findall(r"\| (\d+) MiB \|", table))) - sum(map(int, said.values()))
+    assert others * MIB == OTHER_BYTES
+    total = f"**{(sum(kept.values()) + OTHER_BYTES) / MIB:,.0f} MiB**"
+    assert f"| **all of it** | | | {total} |" in table
