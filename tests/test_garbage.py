@@ -148,6 +148,12 @@ def uncommon(name: str, call: Call) -> Call:
 
 
 CALLS_OF: dict[str, Call] = {
+    **{
+        f"refused for its head, {line}": partial(http1, post(ECHO, "application/proto", bytes(SIZE), line))
+        for line in ("Connect-Timeout-Ms: x", "Content-Encoding: br", "Connect-Protocol-Version: 2")
+    },
+    "refused for its type": partial(http1, post(ECHO, "application/x", bytes(SIZE))),
+    "refused for its method": partial(http1, post(ECHO, "application/proto", b"").replace(b"POST", b"GET")),
     **{f"unary, {name}": call for name, call in UNARY.items()},
     **{f"unary of connectrpc, {name}": uncommon(name, call) for name, call in UNARY.items()},
     **{
@@ -219,6 +225,23 @@ ROUTED: dict[str, tuple[Handler, tuple[str, ...]]] = {
     "breaks in its answer": (breaks_in_its_answer, ()),
     "speaks no HTTP": (speaks_no_http, ()),
 }
+
+
+async def test_a_head_that_is_refused_leaves_nothing_behind(no_collector: None) -> None:
+    long, left = "x" * 60_000, {}
+    async with served(application([Failing()])) as url:
+        for line in (
+            *(
+                f"Connect-Timeout-Ms: {long}",
+                f"Content-Encoding: {long}",
+                f"Connect-Protocol-Version: {long}",
+            ),
+            *(f"Accept: {long}", f"Grpc-Timeout: {long}", f"Authorization: {long}", f"X-Auth-Token: {long}"),
+        ):
+            for kind in ("application/proto", "application/grpc-web", long):
+                call = partial(http1, post(ECHO, kind, b"", line))
+                left[f"{line[:20]} {kind[:20]}"] = await left_behind_by(call, url)
+    assert {name: size for name, size in left.items() if size > 2 * len(long)} == {}
 
 
 @pytest.mark.parametrize("lane", ["http1", "hypercorn"])

@@ -21,6 +21,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, note_proved, refuse_websocket
+from cpg_trio.logs import one_line
 from cpg_trio.rpc import ConnectError
 
 from .audit import Action
@@ -79,8 +80,8 @@ class _Json:
             raise UnreadableError("a text frame was expected")
         try:
             return json_format.Parse(text, pb.WatchRequest())
-        except (json_format.ParseError, RecursionError) as error:
-            raise UnreadableError(f"not a WatchRequest: {error}") from error
+        except Exception as error:  # also RecursionError, and ValueErrors of several kinds
+            raise UnreadableError(f"not a WatchRequest: {one_line(str(error))}") from error
 
     def write(self, update: pb.WatchUpdate) -> _Frame:
         return {"text": json_format.MessageToJson(update, indent=None)}

@@ -8,27 +8,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from connectrpc.code import Code
 from connectrpc.codec import Codec
 from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_json_codec
+from connectrpc.errors import ConnectError
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+
+from cpg_trio.logs import one_line
+
+_M = TypeVar("_M", bound=Message)
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class _CompactJson:
+class CheckedCodec:
+    """One of connectrpc's codecs. Whatever is wrong with what it reads is `invalid_argument`, in brief."""
+
+    def __init__(self, codec: Codec[Any, Any]) -> None:
+        self.name = codec.name
+        self.encode = codec.encode
+        self._decode = codec.decode
+
+    def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:
+        """Return the message that some bytes are. Raises: ConnectError `invalid_argument`."""
+        try:
+            message: _M = self._decode(data, message_class)
+        except Exception as error:  # noqa: BLE001 - Parsers raise many, e.g. RecursionError and ValueError
+            raise ConnectError(Code.INVALID_ARGUMENT, f"unmarshal message: {one_line(str(error))}") from None
+        return message
+
+
+class _CompactJson(CheckedCodec):
     """connectrpc's JSON codec, but for what it writes."""
 
     def __init__(self) -> None:
-        codec = google_protobuf_json_codec()
-        self.name = codec.name
-        self.decode = codec.decode
-
-    def encode(self, message: Message) -> bytes:
-        return _to_json(MessageToDict(message)).encode()
+        super().__init__(google_protobuf_json_codec())
+        self.encode = _written_as_json
 
 
-CODECS: Mapping[str, Codec[Any, Any]] = {"proto": google_protobuf_binary_codec(), "json": _CompactJson()}
+def _written_as_json(message: Message) -> bytes:
+    return _to_json(MessageToDict(message)).encode()
+
+
+CODECS: Mapping[str, Codec[Any, Any]] = {
+    "proto": CheckedCodec(google_protobuf_binary_codec()),
+    "json": _CompactJson(),
+}
 """By the name that follows `application/` in a content type."""

@@ -34,9 +34,10 @@ from cpg_trio.asgi import (
     send_response,
     send_text,
 )
+from cpg_trio.logs import one_line
 
 from .context import own_context, scope_of
-from .forgetting import Forgetting
+from .hardening import Forgetting, hardened, sendable
 from .unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def application(
     unary: dict[str, UnaryMethod] = {}
     for service in services:
         _check_service(service)
-        app = service.application(chain, max_message_bytes)
+        app = hardened(service.application(chain, max_message_bytes))
         routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
         unary.update(unary_methods(service, app))
         messages |= paths_of_messages(service, app)
@@ -145,9 +146,11 @@ def _refusal(scope: Scope) -> str | None:
             value.decode()
     except UnicodeDecodeError:
         return "a header is not UTF-8"
+    if not scope["query_string"].isascii():
+        return "the query is not percent-encoded"
     version = (header(scope, b"connect-protocol-version") or b"1").decode()
     if version != "1" and not (header(scope, b"content-type") or b"").startswith(b"application/connect+"):
-        return f'Connect-Protocol-Version must be "1": got "{version}"'
+        return f'Connect-Protocol-Version must be "1": got "{one_line(version)}"'
     return None
 
 
@@ -201,10 +204,14 @@ class _Concealed:
     def __exit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, ConnectError):
+        if not isinstance(error, Exception):
+            return
+        if isinstance(error, ConnectError):
+            if (told := sendable(error)) is not error:
+                raise told from None
             return
         if (inner := _only_connect_error(error)) is not None:
-            raise inner from error
+            raise sendable(inner) from error
         name = f"{self._method.service_name}/{self._method.name}"
         _log.error("unexpected exception in %s", name, exc_info=error)
         raise ConnectError(Code.INTERNAL, "internal error") from error

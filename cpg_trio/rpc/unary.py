@@ -22,7 +22,6 @@ from connectrpc._server_shared import EndpointServerStream, EndpointUnary
 from connectrpc._shared import decode_message, decompress, message_too_large_error
 from connectrpc.code import Code
 from connectrpc.codec import Codec
-from connectrpc.compat import google_protobuf_codecs
 from connectrpc.compression import Compression
 from connectrpc.compression.gzip import GzipCompression
 from connectrpc.errors import ConnectError
@@ -43,9 +42,9 @@ from cpg_trio.asgi import (
     send_response,
 )
 
-from .codecs import CODECS
+from .codecs import CODECS, CheckedCodec
 from .context import Context
-from .forgetting import Forgetting
+from .hardening import Forgetting
 
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits
@@ -66,7 +65,7 @@ def unary_methods(service: object, app: App) -> dict[str, UnaryMethod]:
         not isinstance(app, ConnectASGIApplication)
         or app._service is not service  # noqa: SLF001 - here and below, see the module's docstring
         or any(not isinstance(each, Forgetting) for each in app._metadata_interceptors)  # noqa: SLF001
-        or list(app._codecs.values()) != google_protobuf_codecs()  # noqa: SLF001
+        or not all(isinstance(codec, CheckedCodec) for codec in app._codecs.values())  # noqa: SLF001
     ):
         return {}
     return {

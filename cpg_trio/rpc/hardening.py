@@ -1,0 +1,82 @@
+"""What is set right about connectrpc's application, whose inner parts the package is held to one version for.
+
+A failed call leaves nothing behind, and bad input of any kind is `invalid_argument`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from connectrpc._protocol import HTTPError
+from connectrpc.compat import google_protobuf_codecs
+from connectrpc.errors import ConnectError
+from connectrpc.request import RequestContext
+from connectrpc.server import ConnectASGIApplication
+
+from cpg_trio.asgi import App
+from cpg_trio.logs import one_line
+
+from .codecs import CheckedCodec
+
+_Given: TypeAlias = RequestContext[Any, Any]
+
+
+def hardened(app: App) -> App:
+    """Return a service's application as it should be. Codecs of its own, which connectrpc lacks, stay."""
+    if isinstance(app, ConnectASGIApplication):
+        codecs = app._codecs  # noqa: SLF001 - here and below, see the module's docstring
+        if list(codecs.values()) == google_protobuf_codecs():
+            app._codecs = {name: CheckedCodec(codec) for name, codec in codecs.items()}  # noqa: SLF001
+        answer = app._handle_error  # noqa: SLF001
+
+        async def answer_and_forget(error: Exception, *args: Any) -> bool:
+            answered = await answer(error, *args)
+            _forget_refusal(error)
+            return answered
+
+        app._handle_error = answer_and_forget  # type: ignore[assignment, method-assign]  # noqa: SLF001
+    return app
+
+
+class Forgetting:
+    """An interceptor that takes the traceback from the error of a failed call. It stands before all others.
+
+    connectrpc keeps the error in a frame that is in the error's own traceback. Such a cycle, and all that its
+    frames hold, the message among it, would be there until the garbage collector looks, which counts objects
+    and not bytes. Of errors before the first interceptor is asked `hardened` hears, of those of streams this.
+    """
+
+    async def on_start(self, ctx: _Given) -> None:
+        """See `connectrpc.interceptor.MetadataInterceptor`."""
+
+    async def on_end(self, _started: None, _ctx: _Given, error: Exception | None, /) -> None:
+        """See `connectrpc.interceptor.MetadataInterceptor`."""
+        _forget_refusal(error)
+
+
+def _forget_refusal(error: Exception | None) -> None:
+    if isinstance(error, ConnectError | HTTPError):  # of any other the server shows where it is from
+        forget_frames(error)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Take the traceback from an error, and from all that it was made of."""
+    seen, left = set[int](), [error]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        left += [other for other in (each.__cause__, each.__context__) if other is not None]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+
+
+def sendable(error: ConnectError) -> ConnectError:
+    """Return an error whose message can be sent: a lone surrogate, which JSON may have, has no UTF-8."""
+    try:
+        error.message.encode()
+    except UnicodeEncodeError:
+        return ConnectError(error.code, one_line(error.message, len(error.message)), error.details)
+    return error
