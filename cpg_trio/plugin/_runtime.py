@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
-from cpg_trio import wire
+from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
@@ -288,7 +288,7 @@ class Runtime:
             return "stopping"
         if self._session is None:
             return "the host has forgotten it" if self._has_started else self._why_not_started()
-        if self._lease_ends <= trio.current_time():
+        if self._lease_ends <= _clock.current_time():
             return f"no heartbeat has reached the host in the last {self._session.lease_s:g} s"
         state, reason = self._declared.own_health.value
         return (reason or "UNHEALTHY") if state == pb.HEALTH_STATE_UNHEALTHY else ""
@@ -522,7 +522,7 @@ class Runtime:
             timeout_s = min(CALL_TIMEOUT_S, interval)  # one that hangs is not to be all that the lease hears
             wait = interval * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
             self._log_health()
-            began = trio.current_time()
+            began = _clock.current_time()
             try:
                 answered = ResponseMetadata()
                 await session.lifecycle.report_health(

@@ -10,7 +10,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from cpg_trio import wire
+from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import (
     ClientConfig,
@@ -42,7 +42,7 @@ class _Grant:
     url: str
     headers: Mapping[str, str] = attrs.field(repr=False)
     renew_at: float
-    """When to ask for another, on Trio's clock."""
+    """When to ask for another, on the clock of ages."""
     expires_at: float
 
     @property
@@ -102,19 +102,19 @@ class Capability:
 
     def _kept(self, session: Session) -> _Grant | None:
         grant = self._grant
-        is_good = grant is not None and grant.session is session and trio.current_time() < grant.renew_at
+        is_good = grant is not None and grant.session is session and _clock.current_time() < grant.renew_at
         return grant if is_good else None
 
     async def _ask(self, session: Session) -> _Grant:
         request = pb.RequestCapabilityRequest(
             capability_type=self.type, min_version=self.min_version, reason=self._reason
         )
-        began = trio.current_time()
+        began = _clock.current_time()
         try:
             answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
         except ConnectError:
             before = self._grant
-            if before is not None and before.session is session and trio.current_time() < before.expires_at:
+            if before is not None and before.session is session and _clock.current_time() < before.expires_at:
                 return before
             raise
         return _taken(session, answer.grant, began)

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
-from cpg_trio import wire
+from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http1 import NotSentError, PoolFullError
@@ -235,7 +235,7 @@ class Direct:
 
     def _way_to(self, provider: Provider) -> _Way | None:
         way = self._way
-        if way is None or trio.current_time() >= way.expires_at:
+        if way is None or _clock.current_time() >= way.expires_at:
             return None
         is_same = way.provider.runtime_id == provider.runtime_id and way.provider.session is provider.session
         return way if is_same else None
@@ -303,8 +303,6 @@ class Direct:
                     _log.debug("%s: no leave for %s: %s", self._owner, self._service_type, error.message)
                     await trio.sleep(_REFUSED_S if error.code in _REFUSALS else next(delays))
                     continue
-                if scope.cancel_called:
-                    return  # it is called no more, though the answer came first
                 if self._way is None:
                     _log.info("%s: %s is called directly, at %s", self._owner, self._service_type, way.url)
                 self._way = way
@@ -341,7 +339,7 @@ async def _found(provider: Provider, service_type: str) -> tuple[_Way, float]:
     request = pb.RequestCapabilityRequest(
         capability_type=wire.DIRECT_PREFIX + service_type, provider_id=provider.runtime_id
     )
-    began = trio.current_time()
+    began = _clock.current_time()
     answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
     grant = answer.grant
     exchange = PoolExchange(session.pool)

@@ -102,6 +102,22 @@ async def refused(host: Host, code: Code) -> AsyncIterator[None]:
     assert not host.registry.service_types()
 
 
+async def test_an_enrolment_token_that_is_taken_away_meanwhile_lets_nobody_in() -> None:
+    enrolment = Enrolment({"echo-plugin": TOKEN})
+
+    async def take_away(scope: Scope, receive: Receive, send: Send) -> None:
+        enrolment._digests = {}
+        body = GetPluginInfoResponse(self_id="echo-plugin").SerializeToString()
+        await canned(200, body, content_type="application/proto")(scope, receive, send)
+
+    async with (
+        hosting(HostConfig(enrolment=enrolment)) as (host, url),
+        served(take_away) as other,
+        refused(host, Code.FAILED_PRECONDITION),
+    ):
+        await host.add_plugin(other, host_url=url, self_id="echo-plugin")
+
+
 async def test_what_is_not_the_plugin_that_was_meant_gets_no_identity() -> None:
     async with (
         hosting() as (host, url),

@@ -44,6 +44,7 @@ from .calls import (
     DISCOVER,
     HANDSHAKE,
     REGISTER,
+    REPORT,
     UNREGISTER,
     VERSIONS,
     Headers,
@@ -700,6 +701,26 @@ async def test_who_waits_for_the_disk_while_the_host_ends_is_told(path: Path) ->
                 await wait_all_tasks_blocked()
             gate.open()
     assert len(returned) == 2
+
+
+async def test_what_is_forbidden_while_it_is_written_is_not_acknowledged(path: Path) -> None:
+    answers: list[int] = []
+    policy = Policy()
+    config = HostConfig(keys=KEYS, state_path=path, policy=policy)
+    async with running(config) as host, trio.open_nursery() as nursery:
+        plugin, other = await host.plugin("p"), await host.plugin("q")
+        gate = HeldThread(host.host._saved.__self__._connection)  # type: ignore[attr-defined] # a bound method
+
+        async def register() -> None:
+            body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/"}
+            answers.append((await host.post(REGISTER, body, plugin))[0])
+
+        nursery.start_soon(register)
+        await wait_all_tasks_blocked()
+        policy._rules = Rules(services={"t": ServiceRules(providers=["another"])})
+        assert (await host.post(REPORT, {"state": 1}, other))[0] == 200
+        gate.open()
+    assert answers == [403]
 
 
 @pytest.mark.parametrize("what", ["handshake", "registration"])

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from cpg_trio import wire
+from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Action, AuditEvent, Host, HostConfig, PluginRules, Policy, Rules
@@ -91,6 +91,14 @@ async def test_a_call_goes_to_the_provider_and_says_who_calls() -> None:
 
 async def test_calls_go_through_the_host_unless_the_plugin_wants_otherwise() -> None:
     async with calling(direct_calls=False) as setting:
+        await setting.client.echo(EchoRequest(text="x"))
+        assert setting.routed == 1
+
+
+async def test_leave_from_before_a_suspend_is_not_used_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with calling() as setting:
+        await setting.goes_directly()
+        monkeypatch.setattr(_clock, "current_time", lambda: trio.current_time() + 120)
         await setting.client.echo(EchoRequest(text="x"))
         assert setting.routed == 1
 
