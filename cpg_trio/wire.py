@@ -16,7 +16,8 @@ import attrs
 RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
 CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
 CALLER_HEADER = "X-Plugin-Caller"  # set by the router: the same, signed for that provider (see `assertions`)
-# Set by the router on its own answers, and by a plugin's guard on its refusals: no provider saw the call.
+# Set by a host on its own answers to calls, and on no answer that it passes on: "true" if the call has been
+# seen by nobody, "false" if it may have been. A plugin's guard sets it on its refusals.
 UNDELIVERED_HEADER = "X-Plugin-Undelivered"
 HOST_ID_HEADER = "X-Plugin-Host-ID"  # set by the host on its answers to reports: which host it is
 ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in

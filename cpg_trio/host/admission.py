@@ -39,7 +39,9 @@ PREFIX = b"/services/"
 
 _log = logging.getLogger("cpg_trio.router")
 
+# On each answer that is the host's own: whether nobody has seen the call, so that it can be sent again.
 UNDELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"true")]
+PERHAPS_DELIVERED = [(wire.UNDELIVERED_HEADER.lower().encode(), b"false")]
 
 _MOST_TARGETS = 10_000
 _MOST_TARGET_BYTES = 16 * 1024 * 1024

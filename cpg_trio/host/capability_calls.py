@@ -25,7 +25,7 @@ from cpg_trio.asgi import (
 from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller
 
-from .admission import leaves_its_place
+from .admission import PERHAPS_DELIVERED, UNDELIVERED, leaves_its_place
 from .audit import Action, Audit
 from .charging import RETRY_AFTER
 from .grants import Grant, Grants, InvalidGrantError
@@ -86,7 +86,7 @@ class CapabilityCalls:
             grant = self._granted(path, scope)
         except _RefusedError as refused:
             refused = self._noted(refused, scope)
-            await send_text(send, refused.status, f"{refused.text}\n", refused.fields)
+            await send_text(send, refused.status, f"{refused.text}\n", [*UNDELIVERED, *refused.fields])
             return
         note_proved(scope, grant.owner.runtime_id)
         await self._pass_on(grant, _as_passed_on(scope, path, grant), receive, send)
@@ -137,7 +137,7 @@ class CapabilityCalls:
         async def noting(message: Message) -> None:
             nonlocal last
             last = message
-            await send(message)
+            await send(_without_our_marks(message))
 
         with self._grants.call(grant) as call:
             await grant.capability.application(scope, receive, noting)
@@ -145,10 +145,18 @@ class CapabilityCalls:
             await _break_off(send, last)
 
 
+def _without_our_marks(message: Message) -> Message:
+    """Return what an application sends, without what only the host says of a call."""
+    if message["type"] != "http.response.start":
+        return message
+    fields = [field for field in message.get("headers", ()) if not field[0].lower().startswith(_OURS)]
+    return {**message, "headers": fields}
+
+
 async def _break_off(send: Send, last: Message | None) -> None:
     """End a call whose grant has ended before it. `last` is what its client has been sent last."""
     if last is None:
-        await send_text(send, 401, "grant expired\n")
+        await send_text(send, 401, "grant expired\n", PERHAPS_DELIVERED)
     elif last["type"] == "http.response.start" or last.get("more_body", False):
         raise ResponseAbortedError("the grant has ended")
 

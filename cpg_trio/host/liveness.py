@@ -46,6 +46,7 @@ _SECONDS = [gt(0.0), lt(math.inf)]
 _LATE = 1.5  # heartbeats after which a plugin counts as silent, and is probed
 _PROBES_AT_ONCE = 250  # many more would make each other late
 _TICKS = 20  # in a lease, by which it is measured whether the host is held up
+_SHORTEST_TICK_S = 0.1
 _QUIET_S = 60.0  # between two lines of the log that say that plugins cannot be asked
 _SILENT = "no sign of life"
 _LEFT = "it has taken its leave"
@@ -103,7 +104,7 @@ class Liveness:
         Started when those that were there before have been probed, or the time for a probe is over.
         """
         config = self._config
-        self._stalls = Stalls(config.lease_s / _TICKS, config.heartbeat_s)
+        self._stalls = Stalls(max(config.lease_s / _TICKS, _SHORTEST_TICK_S), config.heartbeat_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stalls.run)
             with self._registry.watched_plugins(lambda plugin: self._plugin_changed(nursery, plugin)):

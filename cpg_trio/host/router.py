@@ -54,6 +54,7 @@ from cpg_trio.logs import LineLog
 from cpg_trio.serving import FORBIDDEN, BrowserGuard
 
 from .admission import (
+    PERHAPS_DELIVERED,
     PREFIX,
     UNDELIVERED,
     Admission,
@@ -100,16 +101,18 @@ def _failure(error: UpstreamError | None, route: Route, liveness: Liveness, admi
     answer or is not accepted, that it is another one.
     """
     if error is None and not admission.still(route):
-        return Failure(401, "invalid token", "the caller's identity has ended")
+        return Failure(401, "invalid token", "the caller's identity has ended", PERHAPS_DELIVERED)
     if error is None:
-        return Failure(503, "service unavailable (provider unhealthy)", "the provider is gone")
+        return Failure(
+            503, "service unavailable (provider unhealthy)", "the provider is gone", PERHAPS_DELIVERED
+        )
     if isinstance(error, PoolFullError):
         return _no_room(error)
     if isinstance(error, ConnectFailedError | UndeliveredError):
         liveness.suspect(route.provider.runtime_id)
     if isinstance(error, NotSentError | UndeliveredError):
         return Failure(502, "failed to proxy request", str(error), UNDELIVERED)
-    return Failure(502, "failed to proxy request", str(error))
+    return Failure(502, "failed to proxy request", str(error), PERHAPS_DELIVERED)
 
 
 def _no_room(error: PoolFullError) -> Failure:
@@ -356,10 +359,10 @@ class _Call:
         except RefusedError as refused:  # of a body that the provider has had a part of
             self._outcome = f"FAILED: {refused.text}"
             if not self._responding:
-                await send_text(self._send, refused.status, f"{refused.text}\n")
+                await send_text(self._send, refused.status, f"{refused.text}\n", PERHAPS_DELIVERED)
         except InvalidRequestError as error:
             self._outcome = "400"
-            await send_text(self._send, 400, f"{error}\n")
+            await send_text(self._send, 400, f"{error}\n", PERHAPS_DELIVERED)
         except UpstreamError as error:
             await self._fail(error)
 

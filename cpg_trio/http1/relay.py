@@ -304,7 +304,8 @@ class RelayCall:
         """Tell the caller of a failure; one that has a part of the response sees that it is not all."""
         failure = self._forward.failure(None if self._cancelled else error)
         if self._malformed is not None:
-            failure = Failure(self._malformed.status, str(self._malformed), str(self._malformed))
+            why = str(self._malformed)
+            failure = Failure(self._malformed.status, why, why, failure.fields)
         self._outcome = f"FAILED: {failure.why}"
         client = self._client
         if self._responding:

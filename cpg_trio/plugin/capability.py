@@ -159,12 +159,17 @@ class _ToCapability:
 
     def _again(self, request: HttpRequest, response: HttpResponse | WholeResponse, grant: _Grant) -> bool:
         """Whether the host has refused the grant, and the request can be sent as it is with another."""
-        is_refused = response.status == _UNAUTHORIZED
-        # A capability's own answers are those of an RPC; the host's refusals are plain text.
-        if not is_refused or not response.header("content-type").startswith("text/plain"):
+        if response.status != _UNAUTHORIZED or not _is_refusal(response, grant.session):
             return False
         self._capability.drop(grant)
         return isinstance(request.body, bytes)
+
+
+def _is_refusal(response: HttpResponse | WholeResponse, session: Session) -> bool:
+    """Whether the host says that nobody has seen a call; one that marks nothing says it in plain text."""
+    if session.host_id:
+        return response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
+    return response.header("content-type").startswith("text/plain")
 
 
 def _with(grant: _Grant, request: HttpRequest) -> HttpRequest:

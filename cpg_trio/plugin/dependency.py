@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeVar
 
 import trio
@@ -22,6 +22,7 @@ from cpg_trio.rpc import (
     check_client_class,
 )
 
+from ._handshake import CALL_TIMEOUT_S
 from ._provider import Provider
 from ._session import Session
 from .direct import Direct
@@ -32,6 +33,7 @@ _C = TypeVar("_C", bound=ServiceClient)
 _MAX_TRIES = 3
 _NEWS_S = 1.0  # for the host's word on a provider that could not be reached
 _UNAUTHORIZED = 401
+_UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
 _PROVIDER_IS_AWAY = frozenset({404, 502, 503})
 
 
@@ -164,7 +166,7 @@ class _ToProvider:
                     break
                 exchange = provider.session.exchange(_routed(request, provider))
                 response = await stack.enter_async_context(exchange)
-                _check_known(response, provider.session)
+                await _check_known(response, provider.session)
                 if not (tries_left and await self._goes_elsewhere(request, response, provider)):
                     break
                 await stack.aclose()
@@ -176,7 +178,7 @@ class _ToProvider:
             if (directly := await self._dependency.direct.unary(request, max_bytes, provider)) is not None:
                 return directly
             response = await provider.session.exchange.unary(_routed(request, provider), max_bytes)
-            _check_known(response, provider.session)
+            await _check_known(response, provider.session)
             if not (tries_left and await self._goes_elsewhere(request, response, provider)):
                 break
         return response
@@ -198,9 +200,21 @@ def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
     return HttpRequest(request.method, provider.base_url + method, headers, request.body)
 
 
-def _check_known(response: HttpResponse | WholeResponse, session: Session) -> None:
-    if response.status == _UNAUTHORIZED and response.header("content-type").startswith("text/plain"):
-        session.void.set()  # said by the router, of this plugin; a provider says it otherwise
+async def _check_known(response: HttpResponse | WholeResponse, session: Session) -> None:
+    """Check that a refusal is not the host's, of this plugin; a provider may answer whatever it likes.
+
+    Raises: ConnectError `unavailable` if the host does not know the plugin any more.
+    """
+    if response.status != _UNAUTHORIZED:
+        return
+    if session.host_id:
+        if response.header(_UNDELIVERED):
+            session.void.set()
+    elif response.header("content-type").startswith("text/plain"):
+        # Whose word it is cannot be seen in an answer of such a host, so the host itself is asked.
+        with trio.move_on_after(CALL_TIMEOUT_S), suppress(ConnectError):
+            await session.check_token()
+    if session.void.is_set():
         raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
 
 
@@ -208,6 +222,6 @@ def _undelivered(request: HttpRequest, response: HttpResponse | WholeResponse) -
     """Whether the host says that no provider has seen a request, which can be sent again as it is."""
     return (
         response.status in _PROVIDER_IS_AWAY
-        and response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
+        and response.header(_UNDELIVERED) == "true"
         and isinstance(request.body, bytes)
     )

@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import socket
 from functools import partial
-from typing import Any
 
 import pytest
 import trio
-from trio.abc import HostnameResolver
 
-from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import egress, sockets
 from cpg_trio.plugin import PluginConfig, RefusedError
 from cpg_trio.plugin._handshake import REGISTER_TIMEOUT_S
 from tests.host.calls import REGISTER
+from tests.names import Names
 
 from .running import echo_plugin, eventually, hosting, is_healthy, meddled, plugged, until
 
 ELSEWHERE = "192.0.2.9"
 
 
-class Names(HostnameResolver):
-    """Knows one name, which leads elsewhere at first."""
-
-    def __init__(self) -> None:
-        self.address = ELSEWHERE
-        self.asked = Cell(0)
-
-    async def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> Any:
-        assert host == b"moved.test"
-        self.asked.set(self.asked.value + 1)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (self.address, port))]
-
-    async def getnameinfo(self, *_: Any) -> Any:
-        raise NotImplementedError
-
-
 async def test_a_plugin_whose_name_leads_elsewhere_registers_as_soon_as_it_leads_to_it(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, names: Names
 ) -> None:
-    names = Names()
-    trio.socket.set_custom_hostname_resolver(names)
+    names.known["moved.test"] = [ELSEWHERE]
     async with hosting() as (host, url), plugged(echo_plugin(), url, hostname="moved.test"):
-        with trio.fail_after(20):
-            async for times in names.asked.reader():
-                if times >= 3:
-                    break
-        names.address = "127.0.0.1"
+        await eventually(lambda: len(names.asked) >= 3)
+        names.known["moved.test"] = ["127.0.0.1"]
         await until(host, lambda: is_healthy(host, "echo"))
     told = [line for line in caplog.messages if "cannot register echo yet, and tries on: base_url" in line]
     assert len(told) == 1
