@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,6 +19,7 @@ from cpg_trio._reload import Reloaded
 from cpg_trio.host import Enrolment, Keys, Policy
 from cpg_trio.host.identity import Identity
 from cpg_trio.host.keys import Claims
+from cpg_trio.http1 import Pool
 from cpg_trio.serving import StartError, TlsConfig
 
 from .certificates import Files
@@ -106,6 +108,17 @@ async def test_a_reload_that_failed_for_want_of_a_descriptor_is_tried_again(
     assert caplog.text.count(FAILED) == 1
     await trio.sleep(LATER_S)
     assert used.is_new()
+
+
+@pytest.mark.skipif(not ssl.get_default_verify_paths().cafile, reason="the system has no file of authorities")
+@pytest.mark.parametrize("contexts", [TlsConfig().client_contexts, lambda: Pool().ssl_context])
+async def test_a_context_that_could_not_read_whom_the_system_trusts_is_not_kept(
+    contexts: Callable[[], Callable[[], ssl.SSLContext]],
+) -> None:
+    context = contexts()
+    with no_descriptors(), pytest.raises((OSError, StartError)):
+        context()
+    assert context().cert_store_stats()["x509_ca"]
 
 
 @KINDS

@@ -64,3 +64,4 @@ from cpg_trio.http1.server import ServerConnection as ServerConnection
 from cpg_trio.http1.server import Service as Service
 from cpg_trio.http1.standing import Standing as Standing
 from cpg_trio.http1.tls import TlsChannel as TlsChannel
+from cpg_trio.http1.tls import client_context as client_context

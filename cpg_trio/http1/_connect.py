@@ -22,7 +22,7 @@ from ._origin import Origin
 from ._unix import connect_unix
 from .channel import Channel, SocketChannel
 from .errors import ConnectFailedError, LocalFailureError
-from .tls import TlsChannel
+from .tls import TlsChannel, client_context
 
 _NEXT_S = 0.25  # after which the next address is tried beside one that is silent (RFC 8305, section 8)
 
@@ -45,7 +45,7 @@ _LOCAL = frozenset(
 
 async def connect(
     origin: Origin,
-    ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ssl_context: Callable[[], ssl.SSLContext] = client_context,
     *,
     timeout_s: float = 5.0,
     resolver: Resolver | None = None,

@@ -27,6 +27,7 @@ from ._request import PreparedRequest, Request
 from .connection import Connection, Exchange, Response, Whole
 from .errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
 from .messages import MAX_HEAD_BYTES, ResponseHeads
+from .tls import client_context
 
 #: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -110,7 +111,7 @@ class Pool:
         self._max_per_origin = max_per_origin
         self._max_idle_per_origin = max_idle_per_origin
         self._idle_expiry_s = idle_expiry_s
-        self.ssl_context = ssl_context or cache(ssl.create_default_context)  # reads every CA of the system
+        self.ssl_context = ssl_context or cache(client_context)  # reads every CA of the system
         self.resolver = Resolver()
         self._max_head_bytes = max_head_bytes
         self._heads = ResponseHeads()

@@ -19,6 +19,7 @@ import socket
 import ssl
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -32,6 +33,18 @@ _NAMED = ("URI", "DNS")
 _NOBODY = ("",)
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+def client_context(ca_file: Path | None = None) -> ssl.SSLContext:
+    """Return a context that verifies servers by the authorities in a file, or by those of the system.
+
+    Raises: OSError or ssl.SSLError for a file that cannot be used. Where the system's cannot be opened (there
+    is no file descriptor left, say), OpenSSL would say nothing, and trust nobody.
+    """
+    if ca_file is None and (of_the_system := ssl.get_default_verify_paths().cafile):
+        with Path(of_the_system).open():
+            pass
+    return ssl.create_default_context(cafile=ca_file)
 
 
 class TlsChannel(Channel):

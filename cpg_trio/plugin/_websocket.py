@@ -16,7 +16,7 @@ import wsproto
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import ChannelStream, Origin, Resolver, Way, connect
+from cpg_trio.http1 import ChannelStream, Origin, Resolver, Way, client_context, connect
 
 _BY_URL = Way()
 
@@ -32,7 +32,7 @@ async def open_websocket(
     subprotocols: Sequence[str],
     *,
     way: Way = _BY_URL,
-    ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ssl_context: Callable[[], ssl.SSLContext] = client_context,
     timeout_s: float = 5.0,
     resolver: Resolver | None = None,
 ) -> AsyncIterator[WebSocketConnection]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 
 from cpg_trio._reload import Reloaded, reason
+from cpg_trio.http1 import client_context
 from cpg_trio.serving._errors import StartError
 
 
@@ -84,7 +85,7 @@ class TlsConfig:
         return self._with_certificate(context)
 
     def _client_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.ca_file)
+        context = client_context(self.ca_file)
         context.hostname_checks_common_name = False  # which anything may be written in (RFC 9525, section 2)
         context.set_alpn_protocols(["http/1.1"])
         return self._with_certificate(context)
@@ -122,7 +123,7 @@ class Contexts:
             try:
                 self._made = Reloaded(self._files, self._usable)
             except (OSError, ValueError) as error:
-                files = " and ".join(map(str, self._files))
+                files = " and ".join(map(str, self._files)) or "the authorities of the system"
                 raise StartError(f"cannot use {files} for TLS: {reason(error)}") from error
         return self._made.value
 
