@@ -152,7 +152,7 @@ async def test_what_comes_by_a_unix_socket_is_plain(files: Files, short_path: Pa
 
 
 @LANES
-@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"])
+@pytest.mark.parametrize("said", [b"", b"\0\1 nothing\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"])
 async def test_a_client_that_does_not_shake_hands_is_let_go_and_hurts_nobody(
     files: Files,
     monkeypatch: pytest.MonkeyPatch,

@@ -6,6 +6,7 @@ What stands on what:
     messages    what comes in: heads and bodies, read strictly
     fields      what goes out: header lines
     channel     a way to the other side, without detours
+    schemes     who takes TLS for plain HTTP, or the other way round
     tls         the same, with TLS
     connection  a connection, seen from its client
     pool        the connections of a client
@@ -58,10 +59,15 @@ from cpg_trio.http1.relay import Gateway as Gateway
 from cpg_trio.http1.relay import RefusedError as RefusedError
 from cpg_trio.http1.relay import Relay as Relay
 from cpg_trio.http1.relay import RelayCall as RelayCall
+from cpg_trio.http1.schemes import PLAIN_IS_SPOKEN as PLAIN_IS_SPOKEN
+from cpg_trio.http1.schemes import TLS_IS_SPOKEN as TLS_IS_SPOKEN
+from cpg_trio.http1.schemes import WrongSchemes as WrongSchemes
+from cpg_trio.http1.schemes import is_tls as is_tls
 from cpg_trio.http1.server import Limits as Limits
 from cpg_trio.http1.server import RequestTaker as RequestTaker
 from cpg_trio.http1.server import ServerConnection as ServerConnection
 from cpg_trio.http1.server import Service as Service
 from cpg_trio.http1.standing import Standing as Standing
+from cpg_trio.http1.tls import NotTlsError as NotTlsError
 from cpg_trio.http1.tls import TlsChannel as TlsChannel
 from cpg_trio.http1.tls import client_context as client_context

@@ -35,6 +35,7 @@ from .errors import (
     UpstreamError,
 )
 from .messages import MAX_HEAD_BYTES, IncomingResponse, MalformedError, ResponseHeads
+from .schemes import TLS_IS_SPOKEN, is_tls
 
 #: Seconds that the body is held back for a peer that was told `expect: 100-continue` (RFC 9110, 10.1.1:
 #: a client does not wait indefinitely, since many servers never send the 100).
@@ -334,7 +335,8 @@ class Answer:
         try:
             self._rest = self.message.feed(data)
         except MalformedError as error:
-            self._error = ProtocolError(f"the peer does not speak HTTP/1.1: {error}")
+            why = TLS_IS_SPOKEN if not self.message.has_head and is_tls(data) else str(error)
+            self._error = ProtocolError(f"the peer does not speak HTTP/1.1: {why}")
 
     def _end_of_stream(self) -> None:
         try:

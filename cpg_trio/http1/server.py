@@ -39,6 +39,7 @@ from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, MalformedError, 
 from .pace import BodyPace
 from .patience import Patience
 from .readiness import Readiness
+from .schemes import PLAIN_IS_SPOKEN, WrongSchemes, is_tls
 from .standing import Standing
 
 logger = logging.getLogger("cpg_trio.serving")  # the same that the rest of the serving side writes to
@@ -136,6 +137,7 @@ class Service:
     limits: Limits = attrs.field(factory=Limits)
     relay: RequestTaker | None = None
     draining: bool = False
+    wrong_schemes: WrongSchemes = attrs.field(factory=WrongSchemes)
     heads: RequestHeads = attrs.field(init=False, factory=RequestHeads, repr=False)
     clocks: Clocks = attrs.field(init=False)
     flusher: Flusher = attrs.field(init=False, factory=Flusher)
@@ -572,6 +574,9 @@ class ServerConnection:
         except MalformedError:
             if not self._served and (read := before + data).startswith(_PREFACE):
                 raise _AnotherProtocolError(read) from None
+            if not self._served and is_tls(before + data):
+                self.service.wrong_schemes.note(self.client, PLAIN_IS_SPOKEN)
+                raise MalformedError(PLAIN_IS_SPOKEN) from None
             raise
         if request.wants_websocket:
             raise _AnotherProtocolError(before + data)

@@ -26,6 +26,7 @@ import trio
 
 from .channel import RECEIVE_BYTES, Channel, SocketChannel
 from .readiness import Readiness, Watcher
+from .schemes import PLAIN_IS_SPOKEN, is_text
 
 _RECORD_BYTES = 16 * 1024  # the most that is in one
 _PIECE_BYTES = 4 * _RECORD_BYTES
@@ -45,6 +46,10 @@ def client_context(ca_file: Path | None = None) -> ssl.SSLContext:
         with Path(of_the_system).open():
             pass
     return ssl.create_default_context(cafile=ca_file)
+
+
+class NotTlsError(trio.BrokenResourceError):
+    """The other side speaks plain HTTP."""
 
 
 class TlsChannel(Channel):
@@ -73,12 +78,16 @@ class TlsChannel(Channel):
         self._said_goodbye = False
 
     async def shake_hands(self) -> None:
-        """Agree with the other side who both are. Raises: trio.BrokenResourceError."""
+        """Agree with the other side who both are. Raises: trio.BrokenResourceError; NotTlsError."""
+        begun = False
         while not self._have_shaken_hands():
             await self._send_rest()
             data = await self._raw.receive()
             if not data:
                 raise trio.BrokenResourceError("the other side ended the connection within the TLS handshake")
+            if not begun and is_text(data):
+                raise NotTlsError(PLAIN_IS_SPOKEN)
+            begun = True
             self._incoming.write(data)
         self._buffered = bool(self._incoming.pending)
         await self._send_rest()

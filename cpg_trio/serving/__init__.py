@@ -30,6 +30,7 @@ What holds for every connection:
 - With TLS (`ServeConfig.tls`), a client has the time of a head for its handshake, and what is no handshake is
   ended without a word in the log. The application is told what the client has proved: `scope["scheme"]`, the
   extension `tls`, and `scope["state"]["peer_names"]`, the URIs and DNS names of its certificate.
+- A client that speaks plain HTTP where TLS is spoken, or the other way round, is told so, as is the log.
 - A client whose machine has vanished is noticed by the kernel, within a minute unless `ServeConfig` gives it
   longer to read.
 - Nothing that a client does holds up the end of the grace, or a cancellation, by more than a moment.

@@ -27,7 +27,7 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.worker_context import WorkerContext
 
 from cpg_trio.asgi import App
-from cpg_trio.http1 import Address, Channel, Standing
+from cpg_trio.http1 import Address, Channel, Standing, WrongSchemes
 from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._connection_limit import Slot
 from cpg_trio.serving._http1 import Http1
@@ -46,6 +46,7 @@ class Service:
     settings: ServeConfig
     config: Config
     context: WorkerContext
+    wrong_schemes: WrongSchemes
 
 
 class Connection:
@@ -139,6 +140,7 @@ class Connection:
             self._server,
             self._channel,
             self._slot,
+            service.wrong_schemes,
             self._send,
         )
         self._protocol = Http1(self._link)

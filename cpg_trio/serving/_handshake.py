@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
-from cpg_trio.http1 import SocketChannel, Standing, TlsChannel
+from cpg_trio.http1 import TLS_IS_SPOKEN, NotTlsError, SocketChannel, Standing, TlsChannel
+from cpg_trio.http1.fields import plain_response
 from cpg_trio.serving._errors import logger
+
+_GOODBYE = (b"connection", b"close")
 
 
 class Handshake:
@@ -15,13 +20,23 @@ class Handshake:
 
     standing = Standing.RECEIVING
 
-    def __init__(self, raw: SocketChannel, context: ssl.SSLContext, timeout_s: float) -> None:
-        """Take `raw`, and close it unless there is a `channel` at the end of `run`."""
+    def __init__(
+        self,
+        raw: SocketChannel,
+        context: ssl.SSLContext,
+        timeout_s: float,
+        on_plain: Callable[[], None],
+    ) -> None:
+        """Take `raw`, and close it unless there is a `channel` at the end of `run`.
+
+        A client that speaks plain HTTP is told so, and `on_plain` is called.
+        """
         self.channel: TlsChannel | None = None
         """The connection, once it has shaken hands."""
         self._raw = raw
         self._context = context
         self._timeout_s = timeout_s
+        self._on_plain = on_plain
         self._life = trio.CancelScope()
 
     async def run(self) -> None:
@@ -32,6 +47,10 @@ class Handshake:
                 channel = TlsChannel(self._raw, self._context)
                 await channel.shake_hands()
                 self.channel = channel
+        except NotTlsError:
+            with suppress(trio.BrokenResourceError):
+                self._raw.send_nowait(plain_response(400, f"{TLS_IS_SPOKEN}\n", [_GOODBYE]))
+            self._on_plain()
         except trio.BrokenResourceError as error:
             logger.debug("a client did not get through its TLS handshake: %s", error.__cause__ or error)
         finally:

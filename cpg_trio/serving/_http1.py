@@ -23,7 +23,7 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
-from cpg_trio.http1 import Standing
+from cpg_trio.http1 import PLAIN_IS_SPOKEN, Standing, is_tls
 from cpg_trio.http1.messages import origin_form, with_host
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
@@ -180,6 +180,8 @@ class Http1(H11Protocol):
             while await self._handle_event():
                 pass
         except h11.RemoteProtocolError as error:
+            if self.keep_alive_requests == 0 and is_tls(bytes(self._buffer)[:2]):
+                self._link.wrong_schemes.note(self.client, PLAIN_IS_SPOKEN)
             if self._h11.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
                 await self._send_error_response(error.error_status_hint)
             await self.send(Closed())

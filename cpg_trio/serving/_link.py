@@ -17,7 +17,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from cpg_trio.asgi import CLIENT, App, HeaderList
-from cpg_trio.http1 import Address, BodyPace, Channel
+from cpg_trio.http1 import Address, BodyPace, Channel, WrongSchemes
 from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._connection_limit import Slot
 
@@ -62,6 +62,7 @@ class Link:
     server: Address
     channel: Channel
     slot: Slot
+    wrong_schemes: WrongSchemes
     send: Callable[[Event], Awaitable[None]]
 
     @property

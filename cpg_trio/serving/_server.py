@@ -15,7 +15,16 @@ from cpg_trio import http1
 from cpg_trio._addresses import address_key
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import App
-from cpg_trio.http1 import Address, Channel, RequestTaker, SocketChannel, TlsChannel, unwrapped
+from cpg_trio.http1 import (
+    TLS_IS_SPOKEN,
+    Address,
+    Channel,
+    RequestTaker,
+    SocketChannel,
+    TlsChannel,
+    WrongSchemes,
+    unwrapped,
+)
 from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config
 from cpg_trio.serving._connection import Connection, Service
 from cpg_trio.serving._connection_limit import Client, ConnectionLimit, Slot
@@ -76,8 +85,9 @@ class _Server:
     def __init__(self, app: App, settings: ServeConfig, relay: RequestTaker | None) -> None:
         self._settings = settings
         self._context = WorkerContext(None)
-        self._service = Service(app, settings, hypercorn_config(settings), self._context)
-        self._lane = http1.Service(app, http1_limits(settings), relay)
+        self._wrong_schemes = WrongSchemes()
+        self._service = Service(app, settings, hypercorn_config(settings), self._context, self._wrong_schemes)
+        self._lane = http1.Service(app, http1_limits(settings), relay, wrong_schemes=self._wrong_schemes)
         self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
@@ -149,13 +159,16 @@ class _Server:
         except OSError:  # the client left before we came to look
             raw.close()
             return
-        channel = raw if contexts is None else await self._with_tls(slot, raw, contexts)
+        channel = raw if contexts is None else await self._with_tls(slot, raw, contexts, addresses[0])
         if channel is not None:
             await self._serve_channel(slot, channel, *addresses)
 
-    async def _with_tls(self, slot: Slot, raw: SocketChannel, contexts: Contexts) -> TlsChannel | None:
+    async def _with_tls(
+        self, slot: Slot, raw: SocketChannel, contexts: Contexts, client: Address
+    ) -> TlsChannel | None:
         """Return a client's connection when it has shaken hands, None for one that has not."""
-        handshake = Handshake(raw, contexts(), self._settings.header_timeout_s)
+        on_plain = partial(self._wrong_schemes.note, client, TLS_IS_SPOKEN)
+        handshake = Handshake(raw, contexts(), self._settings.header_timeout_s, on_plain)
         await self._serve_client(slot, handshake)
         if handshake.channel is not None and slot.gone:  # at the last moment
             handshake.channel.close()
