@@ -572,7 +572,8 @@ class RegistryService(ServiceRegistryService):
                 if patience.cancelled_caught or news is None:
                     return
                 self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
-                yield watch_event(request.service_type, news.statuses[request.service_type])
+                if (status := news.statuses.get(request.service_type)) is not None:
+                    yield watch_event(request.service_type, status)
 
 
 def _end_of_time(ctx: Context) -> float:

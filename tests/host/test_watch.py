@@ -13,8 +13,12 @@ from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.host.registry import Health, Registration, Registry, ServiceStatus
 from cpg_trio.host.watch import Watch, WatchHub
+from cpg_trio.rpc import ClientConfig
+
+from .calls import running
 
 AVAILABLE, UNAVAILABLE, DEGRADED = (
     pb.SERVICE_STATE_AVAILABLE,
@@ -335,3 +339,21 @@ async def test_a_change_that_is_undone_before_a_watcher_has_its_turn_does_not_wa
                 with trio.move_on_after(0) as nothing:
                     await anext(watch)
                 assert nothing.cancelled_caught
+
+
+async def test_a_stream_goes_on_when_all_that_is_new_is_that_a_provider_of_before_is_gone() -> None:
+    async with running() as host:
+        registry, headers = host.host.registry, await host.plugin("watcher")
+        client = ServiceRegistryClient("http://host", host.http, ClientConfig(headers=headers))
+        add(registry, "a")
+        add(registry, "b")
+        async with client.watch_service(pb.WatchServiceRequest(service_type="t")) as stream:
+            events = aiter(stream)
+            assert (await anext(events)).endpoint.provider_id == "a"
+            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            assert (await anext(events)).endpoint.provider_id == "b"
+            registry.remove_plugin("a")
+            registry.cancel_calls("a")
+            await wait_all_tasks_blocked()
+            registry.report_health("b", Health(pb.HEALTH_STATE_DEGRADED))
+            assert (await anext(events)).state == DEGRADED
