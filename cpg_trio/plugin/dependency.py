@@ -30,7 +30,7 @@ from .direct import Direct
 _log = logging.getLogger("cpg_trio.plugin")
 
 _C = TypeVar("_C", bound=ServiceClient)
-_MAX_TRIES = 3
+_MAX_TRIES = 10  # of a call that nobody has seen: kills in quick succession leave some that are gone
 _NEWS_S = 1.0  # for the host's word on a provider that could not be reached
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()

@@ -57,7 +57,7 @@ class BrowserGuard:
         `host` and `origin` are its header fields, None for those that it has not; `server` is the address
         that it came to.
         """
-        if origin is None and self._is_own(host):
+        if origin is None and (server is None or self._is_own(host)):
             return ""
         if origin is not None and not self._is_listed(origin, host):
             why = "a web page may call this only if ALLOWED_ORIGINS lists its origin"

@@ -178,6 +178,20 @@ async def test_a_call_that_was_not_delivered_goes_to_another_provider(kind: str)
             assert not host.registry.health("gone-0").callable
 
 
+async def test_a_call_finds_the_provider_that_lives_behind_several_that_were_killed() -> None:
+    """So it is after kills in quick succession, with leases that have not ended yet."""
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    async with hosting() as (host, url):
+        for number in range(6):
+            away = {"base_url": f"http://127.0.0.1:{unused_port()}"}
+            host.registry.register(f"gone-{number}", "echo", "1.0.0", "/echo.v1.EchoService/", away)
+        async with plugged(caller, url), plugged(echo_plugin(), url):
+            assert (await echo.wait_available()).runtime_id == "gone-0"
+            await until(host, lambda: len(host.registry.providers("echo")) == 7)
+            assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
+
+
 async def test_a_call_that_was_not_delivered_to_the_only_provider_is_unavailable() -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
