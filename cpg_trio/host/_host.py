@@ -225,7 +225,7 @@ class Host:
             with self.identities.watched(self._end_with_identity), self._saving(saved):
                 self._permits.keep()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
-                with self.registry.watched_plugins(self._suspect_predecessors):
+                with self.registry.watched_plugins(self._lapse_predecessors):
                     yield browsers.guarding(self._dispatch(saved))
             nursery.cancel_scope.cancel()
 
@@ -436,12 +436,12 @@ class Host:
             )
         return another
 
-    def _suspect_predecessors(self, runtime_id: str) -> None:
+    def _lapse_predecessors(self, runtime_id: str) -> None:
         """Send no calls to those whose place a plugin has taken, until they report their health again."""
         for predecessor in self._succession.predecessors(runtime_id):
             if self.registry.health(predecessor).callable:
                 _log.info("%s has taken the place of %s", runtime_id, predecessor)
-            self._liveness.suspect(predecessor)
+            self._liveness.lapse(predecessor)
 
     def _client(self, client_class: type[_C], runtime_id: str) -> _C:
         """Return a client of a plugin's control services. See `client_of`."""

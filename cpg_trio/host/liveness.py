@@ -128,7 +128,12 @@ class Liveness:
 
         What fails when the host has just been held up may have failed for that.
         """
-        if (lease := self._leases.get(runtime_id)) is not None and not self._was_held_up():
+        if not self._was_held_up():
+            self.lapse(runtime_id)
+
+    def lapse(self, runtime_id: str) -> None:
+        """Send a plugin no calls until it gives a sign of life."""
+        if (lease := self._leases.get(runtime_id)) is not None:
             lease.lapse()
 
     def _was_held_up(self) -> bool:
