@@ -466,6 +466,30 @@ async def test_whatever_happens_at_whichever_step_of_a_call_what_holds_afterward
     pytest.fail("the call does not end")
 
 
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+async def test_whoever_leaves_at_whichever_step_of_its_call_leaves_all_in_order(
+    call: Call, tmp_path: Path
+) -> None:
+    async with hosted(tmp_path / "state") as setting:
+        for number in range(_MOST_STEPS):
+            s = await subject(*setting)
+            with trio.CancelScope() as scope:
+                await acted_at(number, scope.cancel, answer_of(call, s))
+            if not scope.cancel_called:
+                return
+            await settled(s.host)
+            identities, registrations = kept(s.host, s.id)
+            assert len(identities) == 1
+            of_memory = s.host.registry.registrations(s.id)
+            assert {row["id"] for row in registrations} == {each.id for each in of_memory}
+            assert {each.service_type for each in of_memory} <= {"t", "u"}
+            assert not s.host.watches.has(s.id)
+            assert not s.host.registry.calls(s.id)
+            assert not s.host.registry.has_called(s.id)
+            part_of(s)
+    pytest.fail("the call does not end")
+
+
 @pytest.mark.parametrize("call", [registers, registers_anew, unregisters], ids=lambda call: call.__name__)
 @pytest.mark.parametrize("happening", [Revoked, Renewed, Forbidden])
 async def test_what_cannot_be_written_is_undone_whatever_happens_meanwhile(
