@@ -28,7 +28,7 @@ PRICES: Mapping[str, int] = {
     "max_registrations": 2_200,
     "max_metadata_bytes": 1,
     "max_health_bytes": 1,
-    "max_watches": 24_000,  # with the stream of an HTTP/2 connection that it has
+    "max_watches": 40_000,  # with the stream that it may have, and a piece of news that is on its way
     "max_all_subscriptions": 1_700,
     "max_health_watches": 20_000,  # likewise
     "max_grants": 900,
@@ -38,10 +38,10 @@ PRICES: Mapping[str, int] = {
 """Bytes that one of what each limit counts takes at most."""
 CONNECTION_BYTES = 40 * 1024
 """What a connection takes at most while it waits, be it HTTP/1.1, HTTP/2 or a WebSocket."""
-OTHER_BYTES = 40 * 1024 * 1024
-"""What is bounded by itself: caches, the log that waits to be written, messages that are being read."""
+OTHER_BYTES = 52 * 1024 * 1024
+"""What is bounded by itself: caches, the log that waits to be written, large news that is on its way."""
 _PART = 0.75  # of the memory that the process may have
-_LEAST = 0.01  # of the limits
+_LEAST = 0.001  # of the limits
 _MEGABYTE = 2**20
 
 

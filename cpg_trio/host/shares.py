@@ -10,6 +10,11 @@ Plain state: whoever keeps something here says so, and says when it does not any
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
 from .limits import LimitError
 
 _TIMES_WHAT_IS_FREE = 3
@@ -53,3 +58,52 @@ class Shares:
     def largest(self) -> str:
         """Return which address holds most. There is one."""
         return max(self._held, key=self._held.__getitem__)
+
+
+class Budget:
+    """Bytes that are held for as long as something is sent, shared by addresses: who finds none free waits.
+
+    What is larger than all of the budget counts as if it were all of it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._shares = Shares("bytes", most)
+        self._waiting: dict[str, trio.lowlevel.ParkingLot] = {}
+
+    def take(self, share: str, size: int) -> bool:
+        """Take so many bytes of an address's share; return whether there are as many."""
+        size = min(size, self._most)
+        try:
+            self._shares.check(share, size)
+        except LimitError:
+            return False
+        self._shares.add(share, size)
+        if share in self._waiting:  # there may be room for another one
+            self._waiting[share].unpark()
+        return True
+
+    def give_back(self, share: str, size: int) -> None:
+        """Give back what was taken."""
+        self._shares.remove(share, min(size, self._most))
+        for lot in self._waiting.values():
+            lot.unpark()
+
+    async def wait(self, share: str) -> None:
+        """Wait until it is worth trying again."""
+        lot = self._waiting.setdefault(share, trio.lowlevel.ParkingLot())
+        try:
+            await lot.park()
+        finally:
+            if not lot and self._waiting.get(share) is lot:
+                del self._waiting[share]
+
+    @asynccontextmanager
+    async def held(self, share: str, size: int) -> AsyncIterator[None]:
+        """Hold so many bytes for as long as the block lasts; wait for them first."""
+        while not self.take(share, size):
+            await self.wait(share)
+        try:
+            yield
+        finally:
+            self.give_back(share, size)

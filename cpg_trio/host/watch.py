@@ -7,6 +7,10 @@ hub works out what it means for each watcher of that type.
 A few watchers are looked at on the spot. Many are left to a task of the hub, which pauses every few
 milliseconds, so that one change holds nobody up. Who reads meanwhile works its own changes out first, so what
 a watcher reads is always what holds at that moment.
+
+News comes in pieces, each taken when the one before has been sent: a watcher that does not read holds one. A
+piece is small, unless it is of a provider with much metadata; of such pieces only so many bytes are on their
+way at once, and their watchers wait for each other.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import TypeAlias
 
 import attrs
@@ -26,9 +30,13 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 
 from .limits import LimitError, Limits
 from .registry import Registry, ServiceStatus
-from .shares import Shares
+from .shares import Budget, Shares
 
 _MOST_TOLD_OF = 20  # providers, or as many as there are types: of those before nobody waits for an answer
+_PIECE_BYTES = 4096  # of news: what is more waits for the next piece
+_LARGE_BYTES = 2 * 1024 * 1024  # of news in pieces that are larger, on their way at once
+_GONE_BYTES = 150  # of a piece of news, for a provider that is gone
+_EVENT_BYTES = 400  # of a piece of news, beside metadata
 _MOST_ON_THE_SPOT = 32  # watchers that are looked at while a change is announced
 _SLICE_S = 0.002  # for which the hub's task works at a time
 
@@ -45,6 +53,12 @@ class _Followed:
     @property
     def is_news(self) -> bool:
         return _in_short(self.now) != self.told
+
+
+def _size(status: ServiceStatus) -> int:
+    """Return how many bytes telling a status takes, or some more."""
+    metadata = status.provider.metadata if status.provider is not None else {}
+    return _EVENT_BYTES + sum(len(text.encode()) for entry in metadata.items() for text in entry)
 
 
 def _in_short(status: ServiceStatus) -> tuple[pb.ServiceState, str]:
@@ -74,11 +88,19 @@ class Watch:
     """
 
     def __init__(
-        self, registry: Registry, followers: _Followers, unseen: _Unseen, subscriptions: Shares, share: str
+        self,
+        registry: Registry,
+        followers: _Followers,
+        unseen: _Unseen,
+        subscriptions: Shares,
+        budget: Budget,
+        share: str,
     ) -> None:
         self._registry = registry
         self._subscriptions = subscriptions
+        self._budget = budget
         self._share = share
+        self._held = 0  # of the budget, for the piece that was taken last
         self._followers = followers
         self._unseen = unseen
         self._followed: dict[str, _Followed] = {}
@@ -141,19 +163,56 @@ class Watch:
 
     def end(self) -> None:
         """Follow nothing more."""
+        self._give_back()
         for service_type in list(self._followed):
             self.unsubscribe(service_type)
+
+    def large(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Return a block in which the watcher holds so many bytes. It waits for room if they are many."""
+        return self._budget.held(self._share, size) if size > _PIECE_BYTES else nullcontext()
 
     def __aiter__(self) -> Watch:
         """Return itself: a watch is read once."""
         return self
 
     async def __anext__(self) -> News:
-        """Wait for news."""
+        """Wait for news. What was returned before has been sent by now."""
+        self._give_back()
         async for _ in self._reader:
-            if (news := self._take()) is not None:
+            if (news := await self._piece()) is not None:
                 return news
         raise StopAsyncIteration
+
+    async def _piece(self) -> News | None:
+        """Take the next piece of the news, when there is room for it."""
+        while True:
+            self._look()
+            names, size = self._next()
+            if size <= _PIECE_BYTES:
+                return self._take(names)
+            if self._budget.take(self._share, size):
+                self._held = size
+                return self._take(names)
+            await self._budget.wait(self._share)
+
+    def _give_back(self) -> None:
+        if self._held:
+            self._budget.give_back(self._share, self._held)
+            self._held = 0
+
+    def _next(self) -> tuple[list[str], int]:
+        """Return which types the next piece tells of, and how large that is."""
+        names: list[str] = []
+        size = _GONE_BYTES * len(self._gone)
+        for name, followed in self._followed.items():
+            if followed.is_news:
+                more = _size(followed.now)
+                if names and size + more > _PIECE_BYTES:
+                    self._wake()  # the rest is another piece
+                    break
+                names.append(name)
+                size += more
+        return names, size
 
     def _look(self) -> None:
         """Work out what has changed and the hub has not come to yet."""
@@ -163,17 +222,17 @@ class Watch:
                 del watches[self]
                 self.changed(service_type)
 
-    def _take(self) -> News | None:
-        self._look()
-        fresh = {name: followed for name, followed in self._followed.items() if followed.is_news}
-        for followed in fresh.values():
+    def _take(self, names: Sequence[str]) -> News | None:
+        statuses: dict[str, ServiceStatus] = {}
+        for name in names:
+            followed = self._followed[name] = self._followed.pop(name)  # who was told of comes last next time
+            statuses[name] = followed.now
             followed.told = _in_short(followed.now)
             if (provider := followed.now.provider) is not None:
                 self._told_of.pop(provider.runtime_id, None)
                 self._told_of[provider.runtime_id] = None
         while len(self._told_of) > max(_MOST_TOLD_OF, len(self._followed)):
             del self._told_of[next(iter(self._told_of))]
-        statuses = {name: followed.now for name, followed in fresh.items()}
         gone, self._gone = list(self._gone), {}
         return News(self._registry.revision, statuses, gone) if statuses or gone else None
 
@@ -198,6 +257,7 @@ class WatchHub:
         self._share_of = share_of
         self._shares = Shares("watches", limits.max_watches)
         self._subscriptions = Shares("subscriptions of all watches", limits.max_all_subscriptions)
+        self._budget = Budget(_LARGE_BYTES)
         self._watches: dict[Watch, None] = {}
         self._of_each: dict[str, dict[Watch, None]] = {}
         self._followers: _Followers = {}
@@ -216,7 +276,7 @@ class WatchHub:
         """
         share = self._share_of(watcher)
         self._check_room(watcher, share)
-        watch = Watch(self._registry, self._followers, self._unseen, self._subscriptions, share)
+        watch = Watch(self._registry, self._followers, self._unseen, self._subscriptions, self._budget, share)
         if self._closed:
             watch.close()
         self._watches[watch] = None

@@ -38,6 +38,8 @@ from .watch import News, Watch, WatchHub
 _CANNOT_READ = 1007
 _NOT_ANY_MORE = 1008
 _GOING_AWAY = 1001
+_MOST_FRAME_BYTES = 256 * 1024  # of a request
+_MOST_REFUSALS = 50  # in one update
 _MAX_REASON_BYTES = 123  # section 5.5
 
 _Frame: TypeAlias = Mapping[str, Any]
@@ -170,18 +172,29 @@ class _Connection:
             if news is None:
                 self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
-            await self._say(self._update(news))
+            await self._send(self._frame(self._update(news)))
 
     async def _listen(self) -> None:
         """Do what the client says until it leaves."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
             self._gate.still(self._caller)
-            request = self._codec.read(frame)
-            for service_type in request.unsubscribe:
-                self._watch.unsubscribe(service_type)
-            refusals = [r for s in request.subscribe if (r := self._subscribe(s)) is not None]
-            if refusals:
-                await self._say(pb.WatchUpdate(refusals=refusals))
+            async with self._watch.large(size := _frame_size(frame)):
+                if size > _MOST_FRAME_BYTES:
+                    raise UnreadableError(f"a request of {size} bytes (max: {_MOST_FRAME_BYTES})")
+                await self._do(self._codec.read(frame))
+
+    async def _do(self, request: pb.WatchRequest) -> None:
+        """Do what a request says, and tell what of it is refused."""
+        for service_type in request.unsubscribe:
+            self._watch.unsubscribe(service_type)
+        refusals: list[pb.WatchRefusal] = []
+        for number, subscription in enumerate(request.subscribe, 1):
+            if (refusal := self._subscribe(subscription)) is not None:
+                refusals.append(refusal)
+            if refusals and (len(refusals) == _MOST_REFUSALS or number == len(request.subscribe)):
+                told = self._frame(pb.WatchUpdate(refusals=refusals))
+                refusals.clear()
+                await self._send(told)
 
     def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
         service_type = subscription.service_type
@@ -211,12 +224,17 @@ class _Connection:
                 update.events.append(watch_event(service_type, status))
         return update
 
-    async def _say(self, update: pb.WatchUpdate) -> None:
-        await self._send({"type": "websocket.send", **self._codec.write(update)})
+    def _frame(self, update: pb.WatchUpdate) -> dict[str, Any]:
+        return {"type": "websocket.send", **self._codec.write(update)}
 
     async def _close(self, code: int, reason: str) -> None:
         cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
         await self._send({"type": "websocket.close", "code": code, "reason": cut})
+
+
+def _frame_size(frame: _Frame) -> int:
+    """Return how many characters or bytes a frame has."""
+    return len(frame.get("bytes") or frame.get("text") or b"")
 
 
 def _proof(scope: Scope) -> tuple[str, str, Peer]:

@@ -29,7 +29,7 @@ from cpg_trio.host.liveness import Liveness
 from cpg_trio.host.memory import OTHER_BYTES, PRICES, estimate, fitted
 from cpg_trio.host.rates import Kind, Rates
 from cpg_trio.host.registry import Health, Registry
-from cpg_trio.host.watch import WatchHub
+from cpg_trio.host.watch import Watch, WatchHub
 from cpg_trio.serving import ServeConfig
 
 MIB, GIB = 2**20, 2**30
@@ -40,6 +40,11 @@ DEGRADED = pb.HEALTH_STATE_DEGRADED
 def long(begin: str, number: int, length: int = 128) -> str:
     """Return a name of the greatest length, another object each time."""
     return f"{begin}{number}".ljust(length, "x")
+
+
+def read(watch: Watch) -> None:
+    """Read a watch's news, as its task does."""
+    watch._take(watch._next()[0])
 
 
 @contextmanager
@@ -120,7 +125,7 @@ def watches(stack: ExitStack) -> tuple[Any, int]:
         for each in range(40):  # providers that come and go, of which it is told
             provider = long(f"q{number}-", each, 145)
             registry.register(provider, f"t-{number}", "1.0.0", "/", {})
-            watch._take()
+            read(watch)
             registry.remove_plugin(provider)
     return (hub, registry), 0
 
@@ -134,9 +139,9 @@ def subscriptions(stack: ExitStack) -> tuple[Any, int]:
         service_type, provider = long("t", number), long("q", number, 145)
         watch.subscribe(service_type, f"1.0.0-{number}".ljust(64, "a"))
         registry.register(provider, service_type, "2.0.0", "/", {})
-        watch._take()
+        read(watch)
         registry.remove_plugin(provider)
-        watch._take()
+        read(watch)
     return (hub, registry), 0
 
 

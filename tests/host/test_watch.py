@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
+from cpg_trio.host.limits import Limits
 from cpg_trio.host.registry import Health, Registration, Registry, ServiceStatus
 from cpg_trio.host.watch import Watch, WatchHub
 from cpg_trio.rpc import ClientConfig
@@ -220,6 +221,79 @@ async def test_a_watcher_that_does_not_read_holds_nothing_of_registrations_that_
         registry.remove_plugin("a")
         gc.collect()
         assert not [each for each in gc.get_objects() if isinstance(each, Registration)]
+
+
+def with_metadata(registry: Registry, service_type: str, size: int) -> None:
+    parts = {f"k{number}": "v" * 4000 for number in range(size // 4000)}
+    registry.register(f"{service_type}-1", service_type, "1.0.0", "/x/", parts)
+
+
+async def test_news_of_many_types_comes_in_pieces_and_is_complete() -> None:
+    registry = Registry()
+    with WatchHub(registry).watch("watcher") as watch:
+        names = [f"t-{number}" for number in range(100)]
+        for name in names:
+            add(registry, "a", name)
+            watch.subscribe(name)
+        heard: list[str] = []
+        while len(heard) < len(names):
+            piece = await told(watch)
+            assert len(piece) <= 10
+            heard += piece
+        assert sorted(heard) == sorted(names)
+        with trio.move_on_after(0) as nothing_more:
+            await anext(watch)
+        assert nothing_more.cancelled_caught
+
+
+async def test_a_type_that_changes_all_the_time_keeps_no_other_from_being_told() -> None:
+    registry = Registry()
+    with WatchHub(registry).watch("watcher") as watch:
+        for name in ("busy", "large", "other"):
+            with_metadata(registry, name, 12_000)
+            watch.subscribe(name)
+        heard = set()
+        for number in range(6):
+            heard |= set(await told(watch))
+            add(registry, f"busy-{number}", "busy")
+            registry.remove_plugin(f"busy-{number - 1}" if number else "busy-1")
+        assert heard == {"busy", "large", "other"}
+
+
+async def test_watchers_that_do_not_read_large_news_hold_few_of_them_and_keep_no_other_address_waiting() -> (
+    None
+):
+    registry = Registry(limits=Limits(max_metadata_bytes_per_plugin=2**20))
+    share_of = {"here": "a", "there": "b"}
+    hub = WatchHub(registry, share_of=share_of.__getitem__, limits=Limits(max_watches_per_plugin=100))
+    with_metadata(registry, "t", 200_000)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(hub.watch("here")) for _ in range(50)]
+        served: list[Watch] = []
+
+        async def take(watch: Watch) -> None:
+            watch.subscribe("t")
+            await anext(watch)
+            served.append(watch)
+
+        async with trio.open_nursery() as nursery:
+            for watch in silent:
+                nursery.start_soon(take, watch)
+            await wait_all_tasks_blocked()
+            assert 0 < len(served) <= 2 * 2**20 / 200_000
+            with hub.watch("there") as other, trio.fail_after(1):
+                other.subscribe("t")
+                assert await told(other) == {"t": AVAILABLE}
+            for _ in range(100):  # who was told leaves, and the next ones are
+                if len(served) == len(silent):
+                    break
+                for watch in served:
+                    watch.end()
+                await wait_all_tasks_blocked()
+            assert len(served) == len(silent)
+        stack.close()
+        assert not hub._budget._shares.total
+        assert not hub._budget._waiting
 
 
 # Many providers and many watchers

@@ -284,3 +284,17 @@ async def test_a_watcher_that_leaves_is_forgotten() -> None:
 def test_the_frames_are_what_the_protos_say_in_both_languages() -> None:
     update = pb.WatchUpdate(revision=7, refusals=[pb.WatchRefusal(service_type="t", message="no")])
     assert json_format.Parse(json_format.MessageToJson(update), pb.WatchUpdate()) == update
+
+
+async def test_refusals_come_in_updates_of_a_few_and_a_request_that_is_too_large_is_not_read() -> None:
+    async with hosting() as (host, url), open_websocket(url + "/watch", proof(host), [JSON]) as socket:
+        wrong = [{"serviceType": f"no type {number}"} for number in range(120)]
+        await socket.send_message(json.dumps({"subscribe": wrong}))
+        counts = [len(json.loads(str(await socket.get_message()))["refusals"]) for _ in range(3)]
+        assert counts == [50, 50, 20]
+        await socket.send_message(" " * (256 * 1024 + 1))
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.get_message()
+        reason = closed.value.reason
+        assert reason
+        assert (reason.code, reason.reason) == (1007, "a request of 262145 bytes (max: 262144)")
