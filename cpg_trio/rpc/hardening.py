@@ -5,20 +5,26 @@ A failed call leaves nothing behind, and bad input of any kind is `invalid_argum
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from connectrpc._protocol import HTTPError
 from connectrpc.compat import google_protobuf_codecs
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication
+from google.protobuf.message import Message
 
 from cpg_trio.asgi import App
 from cpg_trio.logs import one_line
 
 from .codecs import CheckedCodec
+from .room import current
 
 _Given: TypeAlias = RequestContext[Any, Any]
+_M = TypeVar("_M", bound=Message)
+
+#: Of a message in connectrpc's application at once: in its buffer, cut out of it, decoded, and packed.
+COPIES = 4
 
 
 def hardened(app: App) -> App:
@@ -26,7 +32,7 @@ def hardened(app: App) -> App:
     if isinstance(app, ConnectASGIApplication):
         codecs = app._codecs  # noqa: SLF001 - here and below, see the module's docstring
         if list(codecs.values()) == google_protobuf_codecs():
-            app._codecs = {name: CheckedCodec(codec) for name, codec in codecs.items()}  # noqa: SLF001
+            app._codecs = {name: _RoomyCodec(codec) for name, codec in codecs.items()}  # noqa: SLF001
         answer = app._handle_error  # noqa: SLF001
 
         async def answer_and_forget(error: Exception, *args: Any) -> bool:
@@ -36,6 +42,16 @@ def hardened(app: App) -> App:
 
         app._handle_error = answer_and_forget  # type: ignore[assignment, method-assign]  # noqa: SLF001
     return app
+
+
+class _RoomyCodec(CheckedCodec):
+    """A codec that has room made for each message of the call at hand."""
+
+    def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:
+        """Return a message. Raises: ConnectError `resource_exhausted` without room, and what others raise."""
+        if (place := current.get()) is not None:
+            place.decode(len(data), COPIES)
+        return super().decode(data, message_class)
 
 
 class Forgetting:

@@ -26,6 +26,7 @@ from cpg_trio.asgi import (
     App,
     Message,
     Receive,
+    ResponseAbortedError,
     Scope,
     Send,
     header,
@@ -37,7 +38,8 @@ from cpg_trio.asgi import (
 from cpg_trio.logs import one_line
 
 from .context import own_context, scope_of
-from .hardening import Forgetting, hardened, sendable
+from .hardening import COPIES, Forgetting, hardened, sendable
+from .room import Place, of_process
 from .unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ def application(
         if scope["type"] == "websocket":
             await no_websocket(scope, receive, send)
         elif (method := unary.get(path)) is not None and (call := method.call(scope)) is not None:
-            await call.answer(receive, send)
+            with of_process().place(scope) as place:
+                await call.answer(receive, send, place)
         elif (app := routes.get(path)) is None:
             await send_text(send, 404, "404 page not found\n")
         elif _lacks_trailers(scope):
@@ -101,8 +104,8 @@ def application(
             body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
             await send_response(send, 400, body, [(b"content-type", b"application/json")])
         else:
-            with scope_of(scope):
-                await _run(app, scope, receive, send)
+            with scope_of(scope), of_process().place(scope) as place:
+                await _run(app, scope, receive, send, place)
 
     return dispatch
 
@@ -117,17 +120,26 @@ def _check_service(service: object) -> None:
         raise TypeError(f"{name} does not derive from a generated service, such as LoggerService")
 
 
-async def _run(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+async def _run(app: App, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
     """Run a call until it ends or its client leaves; a stream that waits for news would not notice."""
-    with trio.CancelScope() as call:
+    with trio.CancelScope() as call, place.is_current():
 
         async def receive_or_leave() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
                 call.cancel()
+            else:
+                place.receive(len(message.get("body", b"")), COPIES)
             return message
 
-        await app(scope, receive_or_leave, send)
+        async def send_what_fits(message: Message) -> None:
+            try:
+                with place.also(len(message.get("body", b"")) * COPIES):
+                    await send(message)
+            except ConnectError as error:
+                raise ResponseAbortedError(error.message) from None
+
+        await app(scope, receive_or_leave, send_what_fits)
 
 
 def _lacks_trailers(scope: Scope) -> bool:

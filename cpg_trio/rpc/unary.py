@@ -45,11 +45,13 @@ from cpg_trio.asgi import (
 from .codecs import CODECS, CheckedCodec
 from .context import Context
 from .hardening import Forgetting
+from .room import Place
 
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits
 _LAST_WORD_S = 1.0  # for an answer that is given in spite of a cancellation, as long as connectrpc allows
 _SHORT = 128  # bytes
+_COPIES = 2  # of a message that there are at once: as it is sent, and in a write with the head
 _GZIP_OF_512_BYTES = 16 + 9  # as zlib puts it: in gzip's format, nothing is looked for further back
 _NO_HEADERS = Headers()
 _TYPES = {f"application/{name}".encode(): name for name in CODECS}
@@ -173,14 +175,14 @@ class UnaryCall:
     accepts: bytes | None
     """The encodings that the client takes, as it says it."""
 
-    async def answer(self, receive: Receive, send: Send) -> None:
-        """Read the request, run the method, and answer.
+    async def answer(self, receive: Receive, send: Send, place: Place) -> None:
+        """Read the request, run the method, and answer, with room for both messages.
 
         Raises: ClientDisconnectedError, and what an interceptor raises that is no ConnectError, when the
         client has been told what connectrpc tells it.
         """
         try:
-            content = await self._content_in_time(receive)
+            content = await self._content_in_time(receive, place)
         except ClientDisconnectedError:
             raise
         except Exception as error:
@@ -212,14 +214,14 @@ class UnaryCall:
         headers = [(b"content-type", b"application/json"), *self.context.answered()]
         await send_response(send, told.to_http_status().code, told.to_json_bytes(), headers)
 
-    async def _content_in_time(self, receive: Receive) -> bytes:
+    async def _content_in_time(self, receive: Receive, place: Place) -> bytes:
         """Return the answer's content; once the client's time is up, that is all there is to say."""
         if self.context.given_ms is None:
-            return await self._content(receive)
+            return await self._content(receive, place)
         deadline = trio.current_time() + self.context.given_ms / 1000
         try:
             with trio.CancelScope(deadline=deadline):
-                content = await self._content(receive)
+                content = await self._content(receive, place)
                 if trio.current_time() < deadline:
                     return content
         except Exception:
@@ -227,15 +229,17 @@ class UnaryCall:
                 raise
         raise ConnectError(Code.DEADLINE_EXCEEDED, "Request timed out")
 
-    async def _content(self, receive: Receive) -> bytes:
-        request = self._decode(await self._read(receive))
+    async def _content(self, receive: Receive, place: Place) -> bytes:
+        request = self._decode(await self._read(receive, place), place)
         if self.context.cancel_on_disconnect():
             response = await self.method.endpoint.function(request, self.context)
         else:
             response = await self._unless_client_leaves(request, receive)
-        return self.codec.encode(response)
+        content = self.codec.encode(response)
+        place.resize(len(content) * _COPIES)
+        return content
 
-    async def _read(self, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive, place: Place) -> bytes:
         limit, size = self.method.max_bytes, 0
         chunks: list[bytes] = []
         while True:
@@ -246,12 +250,14 @@ class UnaryCall:
             size += len(chunks[-1])
             if limit is not None and size > limit:
                 raise message_too_large_error(limit)
+            place.receive(len(chunks[-1]), 1)
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
-    def _decode(self, body: bytes) -> Message:
+    def _decode(self, body: bytes, place: Place) -> Message:
         if body:  # what is empty is not compressed, whatever its encoding is called
             body = decompress(self.packing, body, self.method.max_bytes)
+        place.decode(len(body), _COPIES)
         message: Message = decode_message(self.codec, body, self.method.endpoint.method.input)
         return message
 

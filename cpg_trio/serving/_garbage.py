@@ -19,31 +19,51 @@ _INTERVAL_S = 0.05
 _GROWTH_BYTES = 24 * 1024 * 1024  # of memory, after which garbage is looked for; a quarter of a large process
 _GROWTH = 0.25
 _STATM = "/proc/self/statm"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
 def collecting_garbage() -> Iterator[None]:
-    """Within the block have garbage collected when memory has grown.
+    """Within the block have garbage collected when memory has grown, where the system tells of that.
 
     What has been imported is not looked through: it stays until the end.
     """
     gc.collect()
     gc.freeze()
-    instrument = _MemoryWatch() if os.path.exists(_STATM) else None  # noqa: PTH110 - once, and no path
-    if instrument is not None:
-        trio.lowlevel.add_instrument(instrument)
     try:
-        yield
+        with _opened(_STATM) as file:
+            if file is None:
+                yield
+                return
+            watch = _MemoryWatch(file)
+            trio.lowlevel.add_instrument(watch)
+            try:
+                yield
+            finally:
+                trio.lowlevel.remove_instrument(watch)
     finally:
-        if instrument is not None:
-            trio.lowlevel.remove_instrument(instrument)
         gc.unfreeze()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int | None]:
+    """Hold a file open within the block, so that it can be read when no other can be opened any more."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 class _MemoryWatch(trio.abc.Instrument):
     """Looks at the memory of the process now and then, while the loop runs; an idle process is left alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: int) -> None:
+        self._file = file
         self._next = 0.0
         self._most = self._bound()
 
@@ -52,16 +72,13 @@ class _MemoryWatch(trio.abc.Instrument):
         if now < self._next:
             return
         self._next = now + _INTERVAL_S
-        if resident_bytes() > self._most:
+        if self._resident_bytes() > self._most:
             gc.collect()
             self._most = self._bound()
 
     def _bound(self) -> int:
-        resident = resident_bytes()
+        resident = self._resident_bytes()
         return resident + max(_GROWTH_BYTES, int(resident * _GROWTH))
 
-
-def resident_bytes() -> int:
-    """Return how much memory the process has now. Linux only."""
-    with open(_STATM, "rb") as file:  # noqa: PTH123 - at once, and often
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    def _resident_bytes(self) -> int:
+        return int(os.pread(self._file, 100, 0).split()[1]) * _PAGE_BYTES
