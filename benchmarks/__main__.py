@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._terminal import tolerant
 
 from . import discovery, latency, machine, memory, router, shortener, watchers
 from .bench import Bench, Report
@@ -45,6 +46,7 @@ _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "a
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for; return the exit status."""
+    tolerant(sys.stdout)
     options = _parser().parse_args(words)
     if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if not installed(name)]:
         sys.stderr.write(f"not installed: {', '.join(lacking)}\n")
