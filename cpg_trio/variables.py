@@ -9,22 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-KNOWN = frozenset(
+SERVING = frozenset(
     {
-        # Of everybody who listens
         *("PORT", "BIND", "PROBE_PORT", "PROBE_BIND", "SOCKET_DIR", "HTTP_SERVER", "MAX_CONNECTIONS"),
         *("TLS_CERT", "TLS_KEY", "TLS_CA", "TLS_CLIENTS", "ALLOWED_ORIGINS", "ALLOWED_HOSTS"),
-        # Of a host
+    }
+)
+"""Of everybody who listens."""
+HOST = frozenset(
+    {
         *("ALLOW_PLAINTEXT", "BASE_URLS", "LEASE_S", "STATE_PATH", "SELECTION", "RATE_LIMITS"),
         *("PUBLIC_URL", "CPG_HOST_KEY", "CPG_HOST_KEY_FILE", "ENROLMENT_TOKENS", "ENROLMENT_TOKENS_FILE"),
         *("POLICY_FILE", "PASS_HEADERS", "LIMITS"),
-        # Of a plugin
-        *("HOST_URL", "HOSTNAME", "CONTROL_PORT", "CONTROL_BIND", "ENROLMENT_TOKEN", "ENROLMENT_TOKEN_FILE"),
-        *("ACCEPT_UNSIGNED", "DIRECT_CALLS"),
-        # Of the example
-        *("STORAGE_PATH", "DATABASE_URL", "API_URL"),
     }
 )
+"""Of a host."""
+PLUGIN = frozenset(
+    {
+        *("HOST_URL", "HOSTNAME", "CONTROL_PORT", "CONTROL_BIND", "ENROLMENT_TOKEN", "ENROLMENT_TOKEN_FILE"),
+        *("ACCEPT_UNSIGNED", "DIRECT_CALLS"),
+    }
+)
+"""Of a plugin."""
+EXAMPLE = frozenset({"STORAGE_PATH", "DATABASE_URL", "API_URL"})
+"""Of the example."""
+KNOWN = SERVING | HOST | PLUGIN | EXAMPLE
 
 _PREFIXES = ("CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
 _SIMILAR = 0.85  # of 1, by difflib; HOST_ULR is 0.875
