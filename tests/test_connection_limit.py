@@ -10,7 +10,7 @@ import pytest
 from cpg_trio.http1 import Standing
 from cpg_trio.serving._connection_limit import ConnectionLimit, Slot
 
-IDLE, RECEIVING, BUSY = Standing
+IDLE, WAITING, BUSY = Standing
 
 MOST = 100
 HOSTILE, OTHER = "address:192.0.2.1", "address:192.0.2.2"
@@ -21,7 +21,7 @@ class Connection:
     """A connection as the limit sees it."""
 
     slot: Slot
-    standing: Standing = RECEIVING
+    standing: Standing = WAITING
     evicted: bool = False
 
     def evict(self) -> None:
@@ -33,7 +33,7 @@ class Server:
     limit: ConnectionLimit = attrs.field(factory=lambda: ConnectionLimit(MOST))
     connections: list[Connection] = attrs.field(factory=list)
 
-    def connect(self, key: str, standing: Standing = RECEIVING, identity: str = "") -> Connection | None:
+    def connect(self, key: str, standing: Standing = WAITING, identity: str = "") -> Connection | None:
         slot = self.limit.admit(key)
         if slot is None:
             return None
@@ -116,7 +116,7 @@ def test_idle_connections_go_before_any_call() -> None:
     server = Server()
     server.fill(OTHER, BUSY, "plugin-1", count=MOST // 2)
     server.fill(HOSTILE, IDLE, count=MOST - MOST // 10 - MOST // 2)
-    server.fill(OTHER, RECEIVING, count=MOST // 5)
+    server.fill(OTHER, WAITING, count=MOST // 5)
     assert not any(c.evicted for c in server.connections if c.slot.holder.key == "plugin-1")
 
 
@@ -132,7 +132,7 @@ def test_a_known_client_with_few_connections_keeps_them_while_strangers_fill_the
     server.fill("address:198.51.100.1", IDLE, "plugin-1", count=5)
     known = list(server.connections)
     for number in range(200):
-        server.fill(f"address:192.0.2.{number}", random.Random(number).choice([IDLE, RECEIVING]), count=3)
+        server.fill(f"address:192.0.2.{number}", random.Random(number).choice([IDLE, WAITING]), count=3)
     assert not any(connection.evicted for connection in known)
 
 

@@ -40,6 +40,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await trio.sleep_forever()
     while (await receive()).get("more_body", False):
         pass
+    if scope["path"] == "/large":
+        await send_text(send, 200, "x" * (6 * 2**20))
+        return
     await send_text(send, 200, "hello")
 
 
@@ -72,6 +75,11 @@ async def half_a_body(url: str, stack: AsyncExitStack) -> None:
     await opened(url, stack, request("POST", "/", {"content-length": "100"}) + b"half")
 
 
+async def unread(url: str, stack: AsyncExitStack) -> None:
+    wire = await stack.enter_async_context(dial(url, address=HERE, receive_buffer=4096))
+    await wire.send(request("GET", "/large"))
+
+
 async def calls(url: str, stack: AsyncExitStack) -> None:
     await opened(url, stack, request("GET", "/hang"))
 
@@ -94,12 +102,23 @@ async def streams(url: str, stack: AsyncExitStack) -> None:
         await wire.request("/", method="POST", body=b"")
 
 
-ATTACKS = [silent, idle, no_head, no_body, half_a_body, calls, calls_of_an_identity, websockets, streams]
+ATTACKS = [
+    silent,
+    idle,
+    no_head,
+    no_body,
+    half_a_body,
+    unread,
+    calls,
+    calls_of_an_identity,
+    websockets,
+    streams,
+]
 
 
 async def held(attack: Attack, url: str, stack: AsyncExitStack) -> None:
     """Open more than the server takes, in one way, and leave it so."""
-    for _ in range(2 * MOST):
+    for _ in range(MOST + MOST // 4):
         with suppress(*REFUSED):
             await attack(url, stack)
     await trio.sleep(0.05)

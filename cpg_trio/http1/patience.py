@@ -27,6 +27,10 @@ class Patience:
         self._since: dict[Late, float] = {}
         self._arrival: trio.Event | None = None
 
+    def __contains__(self, who: Late) -> bool:
+        """Return whether somebody is waited for."""
+        return who in self._since
+
     def __len__(self) -> int:
         """Return how many are waited for."""
         return len(self._since)

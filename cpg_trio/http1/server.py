@@ -252,7 +252,8 @@ class ServerConnection:
         """What it is busy with."""
         if self._resting or self._request is None:
             return Standing.IDLE
-        return Standing.BUSY if self._request.complete else Standing.RECEIVING
+        waits = not self._request.complete or self in self.service.clocks.send
+        return Standing.WAITING if waits else Standing.BUSY
 
     def evict(self) -> None:
         """End, to make room for another."""

@@ -10,7 +10,7 @@ class Standing(IntEnum):
 
     IDLE = 0
     """Nothing is in flight: it waits for a request, or for the rest of a head."""
-    RECEIVING = 1
-    """A request is in flight that has not come whole."""
+    WAITING = 1
+    """A call waits for its client: for the rest of the request, or until it reads of the response."""
     BUSY = 2
     """A call is in flight."""

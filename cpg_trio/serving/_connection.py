@@ -117,7 +117,8 @@ class Connection:
     @property
     def standing(self) -> Standing:
         """What it is busy with."""
-        return self._protocol.standing
+        standing = self._protocol.standing
+        return Standing.WAITING if self._writes and standing is Standing.BUSY else standing
 
     def evict(self) -> None:
         """End, to make room for another."""

@@ -7,7 +7,7 @@ streams. While there is room, nothing here has any effect: behind a proxy, all m
 When there is hardly any room, a newcomer gets in, and somebody else's connection is closed for it:
 
 1. an idle one of the largest holder;
-2. one of the largest address that has proved nothing, and has not sent its request whole;
+2. one that waits for its client, which sends or reads slowly, of the largest address that has proved nothing;
 3. one that is busy, of the largest holder, if it has more than its share: half of all.
 
 Where there is no such connection, there is a reserve: newcomers get in as long as they prove an identity
@@ -59,7 +59,7 @@ class Slot:
 
     @property
     def standing(self) -> Standing:
-        return Standing.RECEIVING if self.client is None else self.client.standing
+        return Standing.WAITING if self.client is None else self.client.standing
 
     def prove(self, identity: str) -> None:
         """Count the connection for an identity from now on."""
@@ -217,7 +217,7 @@ class ConnectionLimit:
             return None
         if standing is Standing.IDLE and (not holder.proved or (largest and many)):
             return 0
-        if standing is Standing.RECEIVING and not holder.proved and many:
+        if standing is Standing.WAITING and not holder.proved and many:
             return 1
         return 2 if holder.weight > self._most // 2 and holder is not newcomer else None
 

@@ -18,7 +18,7 @@ _GOODBYE = (b"connection", b"close")
 class Handshake:
     """A TLS handshake, which has its time, and is nobody's but its own connection's."""
 
-    standing = Standing.RECEIVING
+    standing = Standing.WAITING
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ class Http1(H11Protocol):
         """What the connection is busy with."""
         if self.stream is None:
             return Standing.IDLE
-        return Standing.RECEIVING if self._h11.their_state is h11.SEND_BODY else Standing.BUSY
+        return Standing.WAITING if self._h11.their_state is h11.SEND_BODY else Standing.BUSY
 
     @property
     def runnable(self) -> bool:

@@ -108,7 +108,7 @@ class Http2(H2Protocol):
         """What the connection is busy with."""
         if self.idle:
             return Standing.IDLE
-        return Standing.RECEIVING if self.streams.keys() <= self._uploading else Standing.BUSY
+        return Standing.WAITING if self.streams.keys() <= self._uploading else Standing.BUSY
 
     def awaiting(self) -> Awaiting:
         """Say what the client owes us now."""
