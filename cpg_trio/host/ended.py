@@ -9,6 +9,8 @@ never forgotten in the favour of who was revoked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import attrs
 
 REMEMBERED_S = 60 * 60.0  # beyond the last token: for the sake of who comes back with it
@@ -36,6 +38,11 @@ class EndedIdentities:
     def __len__(self) -> int:
         """Return how many are remembered."""
         return len(self._expired) + len(self._revoked)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield their runtime ids."""
+        yield from self._expired
+        yield from self._revoked
 
     def get(self, runtime_id: str) -> Ended | None:
         """Return what is remembered of an identity."""

@@ -19,7 +19,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from heapq import heapify, heappop, heappush
 
@@ -252,6 +252,11 @@ class Identities:
     def ended(self, runtime_id: str) -> Ended | None:
         """Return what is remembered of an identity that has ended."""
         return self._ended.get(runtime_id)
+
+    def known(self) -> Iterator[str]:
+        """Yield the runtime ids of all that are kept, and of those that have ended and are remembered."""
+        yield from self._entries
+        yield from self._ended
 
     def _new_token(self, identity: Identity, ttl_s: float | None) -> tuple[str, bytes, float]:
         ttl_s = self._longest_s if ttl_s is None else min(ttl_s, self._longest_s)

@@ -38,7 +38,7 @@ PRICES: Mapping[str, int] = {
 """Bytes that one of what each limit counts takes at most."""
 CONNECTION_BYTES = 40 * 1024
 """What a connection takes at most while it waits, be it HTTP/1.1, HTTP/2 or a WebSocket."""
-OTHER_BYTES = 52 * 1024 * 1024
+OTHER_BYTES = 54 * 1024 * 1024
 """What is bounded by itself: caches, the log that waits to be written, large news that is on its way."""
 _PART = 0.75  # of the memory that the process may have
 _LEAST = 0.001  # of the limits

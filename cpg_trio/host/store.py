@@ -3,8 +3,10 @@
 What is kept of identities that have ended is that they have, for as long as a token of theirs could be shown.
 
 The state itself does no I/O. It announces which plugins have changed, and the journal here writes down what
-each of them is now: in a thread, and in one transaction all that has come while the last one was under way.
-Health, leases and turns are not kept; a host that has just begun asks. Tokens are not, only their digests.
+each of them is now: in a thread, and in few transactions all that has come while the last one was under way.
+The names of those that have changed are kept until they are written; when they are too many (the disk is
+full, say), all that there is will be compared with the file. Health, leases and turns are not kept; a host
+that has just begun asks. Tokens are not, only their digests.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -38,6 +40,8 @@ from .registry import Registration, Registry
 _log = logging.getLogger("cpg_trio.host")
 
 _RETRY_S = 1.0
+_MOST_CHANGED = 5000  # plugins that are remembered to have changed
+_MOST_AT_ONCE = 100  # plugins in a transaction
 _APPLICATION_ID = 0x63706774  # "cpgt", in the header of each file of ours
 _VERSION = 3  # of the schema
 _NEW_IN_2 = """
@@ -94,6 +98,7 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: "move it away, and plugins will register anew, or ",
 }
 
+_T = TypeVar("_T")
 _Table: TypeAlias = Sequence[Mapping[str, Any]]
 Undo: TypeAlias = Callable[[], object]
 Saved: TypeAlias = Callable[[Undo], Awaitable[None]]
@@ -179,6 +184,7 @@ class _Journal:
         self._registry = registry
         self._wall_clock = wall_clock
         self._changed: set[str] = set()  # runtime ids
+        self._compare = False  # the whole file, as there were too many of them
         self._batch = _Batch()
         self._failing = False
         self._own_thread = trio.CapacityLimiter(1)  # others may all be busy, looking up names
@@ -204,8 +210,15 @@ class _Journal:
 
     def note(self, runtime_id: str) -> None:
         """Note that a plugin has changed."""
-        self._changed.add(runtime_id)
+        self._add([runtime_id])
         self._batch.begun.set()
+
+    def _add(self, changed: Iterable[str]) -> None:
+        if not self._compare:
+            self._changed.update(changed)
+        if len(self._changed) > _MOST_CHANGED:
+            self._changed.clear()
+            self._compare = True
 
     async def saved(self, undo: Undo) -> None:
         """See `Saved`."""
@@ -226,26 +239,43 @@ class _Journal:
     async def close(self) -> None:
         """Write what is left, and close the file; to the end, even if cancelled."""
         try:
-            if self._changed or self._batch.undos:  # somebody may still wait
+            if self._changed or self._compare or self._batch.undos:  # somebody may still wait
                 await self._write()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._connection.close)
 
     async def _write(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._write_changed()
+
+    async def _write_changed(self) -> None:
         changed, self._changed = self._changed, set()
+        compare, self._compare = self._compare, False
         batch, self._batch = self._batch, _Batch()
-        rows = self._rows(changed)
         try:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_replace, self._connection, rows, limiter=self._own_thread)
+            if compare:
+                changed.update(self._identities.known(), await self._in_thread(_written))
+            await self._replace(changed)
         except sqlite3.Error as error:
-            self._changed |= changed
+            self._compare = self._compare or compare
+            self._add(changed)
             self._undo(batch)
             self._tell(error)
         else:
             self._tell(None)
         batch.done.set()
+
+    async def _replace(self, changed: set[str]) -> None:
+        """Write what there is of some plugins; one transaction may succeed where the next one fails."""
+        names = list(changed)
+        for begin in range(0, max(1, len(names)), _MOST_AT_ONCE):
+            rows = self._rows(names[begin : begin + _MOST_AT_ONCE])
+            await self._in_thread(_replace, rows)
+
+    async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Call a function with the connection in the thread for it; a thread that has begun is waited for."""
+        return await trio.to_thread.run_sync(function, self._connection, *arguments, limiter=self._own_thread)
 
     def _undo(self, batch: _Batch) -> None:
         """Undo what could not be written; before it, what has come since."""
@@ -364,6 +394,12 @@ def _load(connection: sqlite3.Connection, now: float) -> _Kept:
             Registration(**{**row, "metadata": json.loads(row["metadata"])}) for row in registrations
         ],
     )
+
+
+def _written(connection: sqlite3.Connection) -> list[str]:
+    """Return of which plugins there is something in the file."""
+    found = connection.execute("SELECT runtime_id FROM identities UNION SELECT runtime_id FROM ended")
+    return [row["runtime_id"] for row in found]
 
 
 def _replace(connection: sqlite3.Connection, rows: _Rows) -> None:

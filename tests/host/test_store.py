@@ -80,9 +80,12 @@ class Kept:
         self.saved: Saved
 
     @property
+    def journal(self) -> Any:
+        return self.saved.__self__  # type: ignore[attr-defined] # a bound method
+
+    @property
     def connection(self) -> sqlite3.Connection:
-        journal: Any = self.saved.__self__  # type: ignore[attr-defined] # a bound method
-        connection: sqlite3.Connection = journal._connection
+        connection: sqlite3.Connection = self.journal._connection
         return connection
 
     def plugin(self, self_id: str = "p", service_type: str = "t") -> tuple[Registration, str]:
@@ -555,6 +558,39 @@ async def test_a_failure_is_logged_once_and_what_it_held_up_is_written_when_it_i
     ]
     async with kept(crashed) as s:
         assert [r.id for r in s.registry.providers("t")] == [stays.id]
+
+
+async def test_what_changes_while_nothing_can_be_written_is_written_then_however_much_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpg_trio.host.store._MOST_CHANGED", 20)
+    monkeypatch.setattr("cpg_trio.host.store._MOST_AT_ONCE", 7)
+    async with kept(path) as s:
+        stays, gone = s.plugin("stays"), s.plugin("gone")
+        await s.save()
+        s.connection.execute("PRAGMA query_only = ON")
+        for number in range(100):
+            s.identities.forget(s.identities.issue(f"p-{number}")[0].runtime_id)
+            with pytest.raises(ConnectError):
+                await s.save()
+        assert len(s.journal._changed) <= 20
+        s.identities.forget(gone[0].runtime_id)
+        s.registry.remove_plugin(gone[0].runtime_id)
+        revoked, token = s.plugin("revoked")
+        s.identities.revoke(revoked.runtime_id)
+        others = [s.plugin("other") for _ in range(30)]
+        s.connection.execute("PRAGMA query_only = OFF")
+        await s.save()
+        for number in range(5):
+            s.plugin(f"later-{number}")
+        await s.save()
+        before = s.state()
+    async with kept(path) as s:
+        assert s.state() == before
+        assert s.identities.entry(gone[0].runtime_id) is None
+        assert s.identities.authenticate(revoked.runtime_id, token) is None
+        for registration, its_token in (stays, *others):
+            assert s.identities.authenticate(registration.runtime_id, its_token)
 
 
 async def test_a_file_that_may_not_grow_is_a_disk_that_is_full(path: Path) -> None:
