@@ -20,7 +20,7 @@ from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.http1 import LocalFailureError, Origin, Pool, PoolFullError, PoolStatistics, Relay
 from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
-from cpg_trio.serving import BrowserGuard, ServeConfig, serve
+from cpg_trio.serving import BrowserGuard, ServeConfig, fitted_to_descriptors, most_connections, serve
 
 from .admission import PREFIX, Admission, PassedOn
 from .audit import Action, Audit
@@ -71,6 +71,7 @@ DEFAULT_PORT = 8080
 
 _KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
 _MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
+_FOR_CONTROL = 4  # a part of all connections that go out
 _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
 
 
@@ -158,6 +159,7 @@ class Host:
         self._fitted = fitted(config.limits, config.serve.max_connections)
         limits = self._fitted.limits
         serve = attrs.evolve(config.serve, max_connections=self._fitted.max_connections)
+        serve = fitted_to_descriptors(serve)
         self._config = attrs.evolve(config, limits=limits, serve=serve)
         self._rates = Rates(self._config.rates, most=limits.max_rate_keys)
         self._direct = DirectTally(limits.max_direct_reports)
@@ -181,9 +183,17 @@ class Host:
         self.watches = WatchHub(self.registry, limits, self._share_of)
         self.health = HostHealth(self.identities, self.registry, self._rates, limits)
         self._contexts = self._config.serve.tls.client_contexts()
-        self._pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts, max_per_origin=_MAX_PER_PROVIDER)
+        most = most_connections()
+        self._pool = Pool(
+            idle_expiry_s=_KEEP_S,
+            ssl_context=self._contexts,
+            max_per_origin=_MAX_PER_PROVIDER,
+            max_total=most - most // _FOR_CONTROL,
+        )
         # Probes and control calls have connections of their own, which calls cannot use up.
-        self._control_pool = Pool(idle_expiry_s=_KEEP_S, ssl_context=self._contexts)
+        self._control_pool = Pool(
+            idle_expiry_s=_KEEP_S, ssl_context=self._contexts, max_total=max(1, most // _FOR_CONTROL)
+        )
         self._sockets = Sockets(self._config.socket_dir, self._control_pool, self.identities)
         self._saved: Saved = nothing_to_save
         self._probes = Probes(lambda: "stopping" if self.health.stopping else "")

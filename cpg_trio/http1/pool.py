@@ -25,7 +25,7 @@ from ._names import Resolver
 from ._origin import Origin
 from ._request import PreparedRequest, Request
 from .connection import Connection, Exchange, Response, Whole
-from .errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
+from .errors import ConnectFailedError, ConnectionBrokenError, LocalFailureError, PoolFullError
 from .messages import MAX_HEAD_BYTES, ResponseHeads
 from .tls import client_context
 
@@ -85,7 +85,8 @@ class Pool:
     before them): all others are the caller's to set, who knows what a request is for. A machine that vanishes
     while it owes an answer is noticed by the kernel (`enable_keepalive`).
     `ssl_context` is asked for each connection with TLS; the default trusts what the system trusts.
-    `max_per_origin`: connections in all; who needs one more waits until one is free.
+    `max_per_origin`: connections in all; who needs one more waits until one is free. `max_total`: those to
+    all origins; for one more, one that is idle is closed, and if none is, there is a LocalFailureError.
     `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
     an idle connection is not used again. `max_head_bytes`: the largest response head.
 
@@ -103,6 +104,7 @@ class Pool:
         connect_timeout_s: float = 5.0,
         max_per_origin: int = 1000,
         max_idle_per_origin: int = 256,
+        max_total: int = 2**31,
         idle_expiry_s: float = 15.0,
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         max_head_bytes: int = MAX_HEAD_BYTES,
@@ -110,6 +112,7 @@ class Pool:
         self._connect_timeout_s = connect_timeout_s
         self._max_per_origin = max_per_origin
         self._max_idle_per_origin = max_idle_per_origin
+        self._max_total = max_total
         self._idle_expiry_s = idle_expiry_s
         self.ssl_context = ssl_context or cache(client_context)  # reads every CA of the system
         self.resolver = Resolver()
@@ -118,6 +121,7 @@ class Pool:
         # Changed between checkpoints only. A shelf is here while its size is not 0.
         self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
         self._entered = False
+        self._total = 0  # the sizes of all shelves
         self._active = 0
         self._opened = 0
         self._reused = 0
@@ -233,8 +237,8 @@ class Pool:
     async def open(self, origin: Origin, caller: str = "", *, timeout_s: float | None = None) -> Connection:
         """Return a new connection, or one that became free while there was no room for a new one.
 
-        `timeout_s`: in place of the pool's own. Raises: ConnectFailedError; PoolFullError;
-        trio.ClosedResourceError outside of the pool's block.
+        `timeout_s`: in place of the pool's own. Raises: NotSentError; trio.ClosedResourceError outside
+        of the pool's block.
         """
         if not self._entered:
             raise _not_entered()
@@ -242,11 +246,12 @@ class Pool:
             timeout_s = self._connect_timeout_s
         shelf = self._shelves.setdefault(origin.key, _Shelf())
         if self._may_have(shelf, caller):
-            shelf.occupy(caller)
             if shelf.size < self._max_per_origin:
-                shelf.size += 1
+                self._make_room(origin, shelf)
+                self._resize(shelf, 1)
             else:
                 shelf.idle.pop(0).channel.close()  # and its place is ours
+            shelf.occupy(caller)
         elif (kept := await self._wait_for_room(origin, shelf, caller, timeout_s)) is not None:
             return kept
         return await self._open(origin, shelf, caller, timeout_s)
@@ -264,6 +269,24 @@ class Pool:
                 self._serve(shelf)
         else:
             self._discard(connection)
+
+    def _resize(self, shelf: _Shelf, by: int) -> None:
+        shelf.size += by
+        self._total += by
+
+    def _make_room(self, origin: Origin, shelf: _Shelf) -> None:
+        """Close an idle connection if there are as many as there may be. Raises: LocalFailureError."""
+        if self._total < self._max_total:
+            return
+        idle = [each for each in self._shelves.values() if each.idle]
+        if idle:
+            self._discard(min(idle, key=lambda each: each.idle[0].idle_since).idle.pop(0))
+            self._shelves[origin.key] = shelf  # if that was its last one
+            return
+        if not shelf.size:
+            del self._shelves[origin.key]
+        every = f"all {self._max_total} connections that this process may have are in use"
+        raise LocalFailureError(f"cannot connect to {where(origin)}: {every}")
 
     def _may_have(self, shelf: _Shelf, caller: str) -> bool:
         """Whether a caller may have another connection. Who names none shares with nobody."""
@@ -335,7 +358,7 @@ class Pool:
             if shelf.idle:
                 waiter.given = shelf.idle.pop()
             else:
-                shelf.size += 1
+                self._resize(shelf, 1)
             trio.lowlevel.reschedule(waiter.task)
 
     def _discard(self, connection: Connection) -> None:
@@ -344,7 +367,7 @@ class Pool:
 
     def _release(self, origin: Origin, shelf: _Shelf) -> None:
         """Give a place on the shelf up, or to who waits for one."""
-        shelf.size -= 1
+        self._resize(shelf, -1)
         if shelf.waiting:
             self._serve(shelf)
         elif not shelf.size:

@@ -30,7 +30,7 @@ from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http1 import Origin, Pool
 from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
-from cpg_trio.serving import BrowserGuard, StartError, serve
+from cpg_trio.serving import BrowserGuard, StartError, fitted_to_descriptors, most_connections, serve
 
 from ._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
 from ._config import PluginConfig
@@ -97,7 +97,7 @@ class Runtime:
 
     def __init__(self, declared: Declaration, config: PluginConfig) -> None:
         self._declared = declared
-        self._config = config
+        self._config = attrs.evolve(config, serve=fitted_to_descriptors(config.serve))
         self._session: Session | None = None
         self._last_session: Session | None = None  # also when it takes leave: calls may come late
         self._guard = Guard(
@@ -132,7 +132,7 @@ class Runtime:
         try:
             with trio.CancelScope() as everything:
                 async with (
-                    Pool(idle_expiry_s=_KEEP_S, ssl_context=contexts) as pool,
+                    Pool(idle_expiry_s=_KEEP_S, ssl_context=contexts, max_total=most_connections()) as pool,
                     probe_port(self._probes, self._config.probe_bind, self._config.serve),
                     open_plain_nursery() as nursery,
                 ):

@@ -11,6 +11,7 @@ stands around its protocol objects, from the socket to the application:
     _server      the nursery of all connections: accept, drain, stop
     _connection_limit  whose the connections are, and who makes room for others
     _crowd       those that there is no room for
+    _descriptors how many connections there are file descriptors for
     _browsers    requests of web pages, which are refused unless the page is listed
     _tls         certificates, and the contexts that are made of them
     _handshake   a connection, as long as its TLS handshake takes
@@ -45,6 +46,8 @@ which would let a few bytes grow past every limit before anything could count th
 from cpg_trio.serving._browsers import FORBIDDEN as FORBIDDEN
 from cpg_trio.serving._browsers import BrowserGuard as BrowserGuard
 from cpg_trio.serving._config import ServeConfig as ServeConfig
+from cpg_trio.serving._descriptors import fitted_to_descriptors as fitted_to_descriptors
+from cpg_trio.serving._descriptors import most_connections as most_connections
 from cpg_trio.serving._errors import BindError as BindError
 from cpg_trio.serving._errors import StartError as StartError
 from cpg_trio.serving._listen import is_private as is_private

@@ -8,6 +8,9 @@ dispersed before there is some room again.
 
 from __future__ import annotations
 
+import math
+import os
+
 import trio
 
 from cpg_trio.http1 import SocketChannel
@@ -16,6 +19,9 @@ from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._errors import logger
 
 _MOST_LINGERING = 100
+_LEAST_LINGERING = 10
+_LINGERING = 10  # between them a tenth of all connections: each has a file descriptor
+_QUIET_S = 10.0  # between two lines of the log that say that connections cannot be taken
 _ROOM = 0.9  # of all connections; fewer are room again
 _GOODBYE = (b"connection", b"close")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -29,6 +35,10 @@ class Crowd:
         self._linger_s = settings.linger_s
         self._lingering: set[SocketChannel] = set()
         self._refused = 0  # of the crowd that is there now
+        self._most_lingering = min(
+            _MOST_LINGERING, max(_LEAST_LINGERING, settings.max_connections // _LINGERING)
+        )
+        self._quiet_until = -math.inf
 
     def note(self, connections: int) -> None:
         """Note how many connections there are: there may be room again."""
@@ -47,12 +57,19 @@ class Crowd:
                 return
             text = f"too many connections (max: {self._most})\n"
             channel.send_nowait(plain_response(503, text, [_GOODBYE]))
-            if len(self._lingering) < _MOST_LINGERING:
+            if len(self._lingering) < self._most_lingering:
                 await self._linger(channel)
         except _GONE:
             pass
         finally:
             channel.close()
+
+    def cannot_accept(self, error: OSError) -> None:
+        """Note that a connection cannot be taken for want of something; say so once in a while."""
+        if trio.current_time() >= self._quiet_until:
+            self._quiet_until = trio.current_time() + _QUIET_S
+            why = os.strerror(error.errno or 0).lower()
+            logger.warning("new connections wait, and those that there are go on: %s", why)
 
     def abort(self) -> None:
         """Let nobody linger any more."""

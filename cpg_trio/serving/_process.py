@@ -19,6 +19,7 @@ from cpg_trio import logs
 from cpg_trio._reload import reason
 from cpg_trio.http1 import Origin
 from cpg_trio.serving._config import ServeConfig
+from cpg_trio.serving._descriptors import raise_descriptor_limit
 from cpg_trio.serving._errors import StartError, logger
 from cpg_trio.serving._garbage import collecting_garbage
 from cpg_trio.serving._tls import tls_from_environment
@@ -47,13 +48,15 @@ async def stop_on_signals() -> AsyncIterator[trio.Event]:
 def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
     """Run `main` with an event that is set when it is to stop; return the exit status of the process.
 
-    The log goes to stderr, unless somebody has said where it goes.
+    The log goes to stderr, unless somebody has said where it goes. The soft limit of open files, of which
+    each connection is one, is raised to the hard one.
 
     0 when `main` returns, after a signal or by itself; 1 when it raises `StartError`, whose message goes to
     stderr as one line; 128 and the signal's number when a second signal ended it. Any other exception
     passes, and the interpreter shows its traceback. Raises: TypeError for what is no function.
     """
     _check_function(main)
+    raise_descriptor_limit()
     if not logging.getLogger().handlers:
         logs.configure_logging()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -29,12 +30,15 @@ from cpg_trio.serving._config import ServeConfig, http1_limits, hypercorn_config
 from cpg_trio.serving._connection import Connection, Service
 from cpg_trio.serving._connection_limit import Client, ConnectionLimit, Slot
 from cpg_trio.serving._crowd import Crowd
+from cpg_trio.serving._descriptors import fitted_to_descriptors
 from cpg_trio.serving._errors import logger
 from cpg_trio.serving._handshake import Handshake
 from cpg_trio.serving._listen import is_unix, listening, url
 from cpg_trio.serving._tls import Contexts
 
 _DEFAULTS = ServeConfig()
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_AGAIN_S = 0.1
 _WAIT_UNTOLD_S = 1.0  # for calls in flight to finish, before it is told of in the log
 
 
@@ -83,7 +87,7 @@ class _Client(Client, Protocol):
 
 class _Server:
     def __init__(self, app: App, settings: ServeConfig, relay: RequestTaker | None) -> None:
-        self._settings = settings
+        self._settings = settings = fitted_to_descriptors(settings)
         self._context = WorkerContext(None)
         self._wrong_schemes = WrongSchemes()
         self._service = Service(app, settings, hypercorn_config(settings), self._context, self._wrong_schemes)
@@ -129,10 +133,27 @@ class _Server:
             for listener in listeners:
                 contexts = None if is_unix(listener) else self._contexts
                 serve_each = partial(self._serve_connection, contexts)
-                serve_all = partial(trio.serve_listeners, serve_each, [listener])
-                nursery.start_soon(partial(serve_all, handler_nursery=handlers))
+                nursery.start_soon(self._accept_from, listener, serve_each, handlers)
             await stop.wait()
             nursery.cancel_scope.cancel()
+
+    async def _accept_from(
+        self,
+        listener: trio.SocketListener,
+        serve_each: Callable[[trio.SocketStream], Awaitable[None]],
+        handlers: trio.Nursery,
+    ) -> None:
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    self._crowd.cannot_accept(error)
+                    await trio.sleep(_ACCEPT_AGAIN_S)
+                else:
+                    handlers.start_soon(_closing, serve_each, stream)
 
     async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
         if self._context.terminated.is_set():
@@ -219,6 +240,16 @@ class _Server:
             len(self._clients),
             limit,
         )
+
+
+async def _closing(
+    serve_each: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream
+) -> None:
+    """Serve a connection, and close it unless somebody has taken its socket over."""
+    try:
+        await serve_each(stream)
+    finally:
+        stream.socket.close()
 
 
 async def _guard(task: Callable[[], Awaitable[None]]) -> None:

@@ -562,6 +562,34 @@ async def test_however_callers_come_and_go_nobody_is_forgotten_and_the_limit_hol
             assert shelf.size == len(shelf.idle)
 
 
+async def test_a_pool_has_no_more_connections_than_allowed_and_closes_the_one_that_was_idle_longest() -> None:
+    async with (
+        serving(answer_ok) as first,
+        serving(answer_ok) as second,
+        serving(answer_ok) as third,
+        Pool(max_total=2) as pool,
+    ):
+        for origin in (first, second, third):
+            await fetch(pool, origin, get())
+        assert pool.statistics() == PoolStatistics(idle=2, active=0, opened=3, reused=0)
+        assert pool.take(first) is None
+        async with pool.request(second, get()), pool.request(third, get()):
+            with pytest.raises(LocalFailureError, match="all 2 connections that this process may have"):
+                await pool.open(first)
+            assert first.key not in pool._shelves
+        assert await fetch(pool, first, get()) == (200, b"ok")
+        assert pool._total == sum(shelf.size for shelf in pool._shelves.values()) == 2
+
+
+async def test_the_only_connection_of_a_pool_is_closed_for_another_to_the_same_place() -> None:
+    async with serving(answer_ok) as origin, Pool(max_total=1) as pool:
+        await fetch(pool, origin, get())
+        connection = await pool.open(origin)
+        assert connection.fresh
+        pool.give_back(connection)
+    assert pool._total == 0
+
+
 async def test_a_new_connection_takes_the_place_of_the_one_that_was_idle_longest() -> None:
     async with serving(answer_ok) as origin, Pool(max_per_origin=2) as pool:
         async with pool.request(origin, get()):
