@@ -30,7 +30,17 @@ LONGEST_LINE = 32 * 1024  # characters: of a line, and of a traceback below one
 
 
 class _BoundedFormatter(logging.Formatter):
-    """Writes no more than `LONGEST_LINE` characters of a record, whatever is in it."""
+    """Writes no more than `LONGEST_LINE` characters of a record, whatever is in it.
+
+    What this project logs is one line, so that nothing that somebody else has said can pass for another one.
+    What others log, and tracebacks, may have several.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
+        text = super().formatMessage(record)
+        if text.isprintable() or not record.name.startswith("cpg_trio."):
+            return text
+        return one_line(text, LONGEST_LINE)
 
     def format(self, record: logging.LogRecord) -> str:
         return _bounded(super().format(record))

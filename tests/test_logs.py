@@ -18,7 +18,7 @@ from typing import TextIO
 
 import pytest
 
-from cpg_trio.logs import LineHandler, LineLog, configure_logging, flush
+from cpg_trio.logs import LONGEST_LINE, LineHandler, LineLog, configure_logging, flush
 
 LOGGER = logging.getLogger("cpg_trio.router")
 LINES = LineLog(LOGGER.name)
@@ -461,3 +461,48 @@ def test_the_log_of_a_file_is_at_its_end(tmp_path: Path) -> None:
         LINES.info("a → b")
         flush()
     assert texts((tmp_path / "log").read_text()) == ["a \\u2192 b"]
+
+
+def written_by(log: Callable[[logging.Logger], object], name: str) -> str:
+    """Return what a logger's handler writes of something that is logged."""
+    stream = StringIO()
+    handler = LineHandler(stream)
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        log(logger)
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("said", ["x" * 5_000_000, "\n" * 1_000_000, "\x1b[2J\u2028\ud800" * 100_000])
+def test_a_line_of_ours_is_one_line_of_a_bounded_length_whatever_is_in_it(said: str) -> None:
+    written = written_by(lambda logger: logger.warning("somebody said %s", said), "cpg_trio.router")
+    assert len(texts(written)) == 1
+    assert len(written) < LONGEST_LINE + 100
+    assert written.rstrip("\n").isprintable()
+
+
+def test_a_traceback_has_a_bounded_length_whatever_the_error_says() -> None:
+    def fail(logger: logging.Logger) -> None:
+        try:
+            dict[str, int]()["x" * 5_000_000]
+        except KeyError:
+            logger.exception("it failed")
+
+    written = written_by(fail, "cpg_trio.rpc")
+    assert "Traceback" in written
+    assert len(written) < LONGEST_LINE + 100
+
+
+def test_what_others_log_may_have_several_lines() -> None:
+    written = written_by(lambda logger: logger.warning("first\nsecond"), "shop.orders")
+    assert written.endswith("first\nsecond\n")
+
+
+def test_a_line_of_a_call_has_a_bounded_length(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    LINES.info("x" * 5_000_000)
+    assert len(caplog.messages[0]) < LONGEST_LINE + 100

@@ -42,7 +42,7 @@ from .keys import Keys
 from .limits import Limits
 from .liveness import CannotAskError, LeaseConfig, Liveness
 from .managed import Adoption
-from .memory import fitted
+from .memory import fitted, room_for_messages
 from .policy import Policy
 from .rates import RateLimits, Rates
 from .registry import Registry, Selection, health_of
@@ -298,6 +298,7 @@ class Host:
         services = application(
             [handshake, lifecycle, registry, broker, self.health],
             max_message_bytes=config.limits.max_message_bytes,
+            room=room_for_messages(),
         )
         return knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
 

@@ -10,6 +10,8 @@ from cpg_trio import wire
 from cpg_trio.asgi import App
 from cpg_trio.rpc import Service, application
 
+from .memory import room_for_messages
+
 
 def _check_type(_: Capability, __: object, capability_type: str) -> None:
     wire.validate_service_type(capability_type)
@@ -35,4 +37,4 @@ class Capability:
     @classmethod
     def of(cls, capability_type: str, version: str, *services: Service) -> Self:
         """Return a capability that is made of RPC services."""
-        return cls(capability_type, version, application(services))
+        return cls(capability_type, version, application(services, room=room_for_messages()))

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import attrs
 
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
+from cpg_trio.rpc import Room, of_process
 
 from .limits import Limits
 from .rates import Kind
@@ -41,8 +42,14 @@ CONNECTION_BYTES = 40 * 1024
 OTHER_BYTES = 54 * 1024 * 1024
 """What is bounded by itself: caches, the log that waits to be written, large news that is on its way."""
 _PART = 0.75  # of the memory that the process may have
+_PART_OF_MESSAGES = 8  # one of so many parts is for the messages of the host's own services
 _LEAST = 0.001  # of the limits
 _MEGABYTE = 2**20
+
+
+def room_for_messages() -> Room:
+    """Return the room that the messages of a host's services have, beside what it keeps."""
+    return of_process(_PART_OF_MESSAGES)
 
 
 def estimate(limits: Limits, max_connections: int) -> Mapping[str, int]:

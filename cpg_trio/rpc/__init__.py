@@ -44,6 +44,8 @@ from .exchange import UnaryExchange as UnaryExchange
 from .exchange import WholeResponse as WholeResponse
 from .exchange import fetching as fetching
 from .inprocess import AsgiTransport as AsgiTransport
+from .room import Room as Room
+from .room import of_process as of_process
 from .server import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from .server import Service as Service
 from .server import application as application

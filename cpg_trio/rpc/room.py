@@ -20,7 +20,7 @@ from cpg_trio.asgi import Scope
 
 from .context import CALLER, Caller
 
-_PART = 3  # of the process's memory; the others are for all else that it does
+_PART = 3  # of the process's memory, unless it has other uses for that
 _SHARE = 2  # of all the room: what one client may have
 _SMALL_BYTES = 8 * 1024  # so much needs no room
 
@@ -110,9 +110,9 @@ class Place:
 
 
 @cache
-def of_process() -> Room:
-    """Return the room that the messages of this process have."""
-    return Room(memory_of_process().limit // _PART)
+def of_process(part: int = _PART) -> Room:
+    """Return the room that the messages of this process have: one of so many parts of its memory."""
+    return Room(memory_of_process().limit // part)
 
 
 def _client(scope: Scope) -> str:

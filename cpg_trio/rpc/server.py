@@ -39,7 +39,7 @@ from cpg_trio.logs import one_line
 
 from .context import own_context, scope_of
 from .hardening import COPIES, Forgetting, hardened, sendable
-from .room import Place, of_process
+from .room import Place, Room, of_process
 from .unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
@@ -69,13 +69,16 @@ def application(
     interceptors: Iterable[Interceptor] = (),
     *,
     max_message_bytes: int | None = MAX_MESSAGE_BYTES,
+    room: Room | None = None,
 ) -> App:
     """Return one ASGI application for several services, each at `/package.Service/Method`.
 
     A message that is larger than `max_message_bytes`, also when it is decompressed, is refused with
     `resource_exhausted`; None is no limit. An exception of a method that is not a ConnectError is logged, and
     the client is told `internal` and nothing else. Interceptors run outside of that, first one outermost.
+    All messages at once have `room`, by default that of the process; see there.
     """
+    room = of_process() if room is None else room
     chain = (Forgetting(), *interceptors, _Concealing())
     routes: dict[str, App] = {}
     messages: set[str] = set()  # the paths of methods that are called with one
@@ -94,7 +97,7 @@ def application(
         if scope["type"] == "websocket":
             await no_websocket(scope, receive, send)
         elif (method := unary.get(path)) is not None and (call := method.call(scope)) is not None:
-            with of_process().place(scope) as place:
+            with room.place(scope) as place:
                 await call.answer(receive, send, place)
         elif (app := routes.get(path)) is None:
             await send_text(send, 404, "404 page not found\n")
@@ -104,7 +107,7 @@ def application(
             body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
             await send_response(send, 400, body, [(b"content-type", b"application/json")])
         else:
-            with scope_of(scope), of_process().place(scope) as place:
+            with scope_of(scope), room.place(scope) as place:
                 await _run(app, scope, receive, send, place)
 
     return dispatch

@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpg_trio.asgi import App
-from cpg_trio.rpc import ConnectError, Context, application, server
+from cpg_trio.rpc import ConnectError, Context, Room, application
 from cpg_trio.rpc.inprocess import AsgiTransport
-from cpg_trio.rpc.room import Room
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoService
 
@@ -40,10 +39,8 @@ class Echo(EchoService):
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> Room:
-    room = Room(TOTAL)
-    monkeypatch.setattr(server, "of_process", lambda: room)
-    return room
+def room() -> Room:
+    return Room(TOTAL)
 
 
 @asynccontextmanager
@@ -74,7 +71,7 @@ async def status_of(http: httpx.AsyncClient, body: bytes, kind: str = PROTO, **h
 async def test_one_client_has_half_of_the_room_for_messages_that_do_not_end(
     kind: str, copies: int, room: Room
 ) -> None:
-    app = application([Echo()])
+    app = application([Echo()], room=room)
     part = framed(LARGE)[:-1] if kind == WEB else LARGE[:-1]
 
     async def hold(http: httpx.AsyncClient) -> None:
@@ -98,7 +95,7 @@ async def test_one_client_has_half_of_the_room_for_messages_that_do_not_end(
 
 @pytest.mark.parametrize("kind", [PROTO, WEB])
 async def test_a_message_takes_the_room_that_it_has_when_it_is_unpacked(kind: str, room: Room) -> None:
-    app = application([Echo()])
+    app = application([Echo()], room=room)
     bomb = pb.EchoRequest(data=bytes(2_000_000)).SerializeToString()
     async with client(app, "192.0.2.1") as http:
         if kind == PROTO:
@@ -114,7 +111,7 @@ async def test_a_message_takes_the_room_that_it_has_when_it_is_unpacked(kind: st
 
 
 async def test_an_answer_takes_room_until_it_is_sent(room: Room) -> None:
-    app = application([Echo()])
+    app = application([Echo()], room=room)
     sent, taken = trio.Event(), []
 
     async def receive() -> dict[str, object]:
@@ -145,14 +142,14 @@ async def test_an_answer_takes_room_until_it_is_sent(room: Room) -> None:
 
 
 async def test_an_answer_for_which_there_is_no_room_is_refused(room: Room) -> None:
-    app = application([Echo()])
+    app = application([Echo()], room=room)
     async with client(app, "192.0.2.1") as http:
         assert await status_of(http, pb.EchoRequest(text="300000").SerializeToString()) == 429
     assert room.taken == 0
 
 
 async def test_a_long_stream_of_small_messages_takes_no_room(room: Room) -> None:
-    app = application([Echo()])
+    app = application([Echo()], room=room)
     async with client(app, "192.0.2.1") as http:
         content = framed(pb.CountRequest(to=50_000).SerializeToString())
         headers = {"content-type": "application/connect+proto"}
