@@ -419,6 +419,8 @@ class ServerConnection:
                     self._take_up()
             if gone:
                 self.lose()
+                if self._resting:  # its request was answered at once, and the end came with it
+                    self._wake()
         except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
             self.fail(error)
 

@@ -6,6 +6,7 @@ call is its task's, and over one that was kept, so that it is begun on the spot.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections import Counter
@@ -451,3 +452,14 @@ async def test_an_error_at_any_step_ends_one_connection_and_its_call(
         assert s.host._pool.statistics().active == s.host.registry.calls_in_flight(s.provider) == 0
         await resting.send(s.head())
         assert (await resting.response()).body == b"ok"
+
+
+async def test_a_client_that_sends_no_more_is_let_go_when_it_has_been_refused() -> None:
+    async with routing() as s, dial(s.url) as wire:
+        sock = socket_of(wire.stream)
+        # Before the host has its turn: it hears of the request and of the end at once.
+        os.write(sock.fileno(), s.head("GET", "/services/echo/nobody/M"))
+        sock.shutdown(trio.socket.SHUT_WR)
+        assert (await wire.response()).status == 404
+        with trio.fail_after(5):
+            assert await wire.rest() == b""
