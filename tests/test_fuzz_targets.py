@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.costs import traced
 from tests.fuzz.targets import TARGETS
 from tests.http1.mutations import mutations
 
+COSTS = "costs"
 # The others have tests of their own, in tests/http1 and tests/host.
-PARSERS = sorted(set(TARGETS) - {"request", "response", "relay"})
+PARSERS = sorted(set(TARGETS) - {"request", "response", "relay", COSTS})
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -25,3 +27,19 @@ def test_the_property_holds_for_the_seeds(name: str) -> None:
 def test_the_property_holds_for_what_is_like_them(name: str, data: st.DataObject) -> None:
     target = TARGETS[name]
     target.check(data.draw(st.one_of(mutations(target.seeds), st.binary(max_size=200))))
+
+
+def test_no_seed_costs_more_than_its_size_allows() -> None:
+    with traced():
+        for seed in TARGETS[COSTS].seeds:
+            TARGETS[COSTS].check(seed)
+
+
+def test_nothing_that_is_like_them_costs_more_than_its_size_allows() -> None:
+    @settings(max_examples=30, deadline=None)
+    @given(data=mutations(TARGETS[COSTS].seeds))
+    def check(data: bytes) -> None:
+        TARGETS[COSTS].check(data)
+
+    with traced():
+        check()

@@ -7,8 +7,11 @@ to whoever reads it next. The functions here raise AssertionError if that does n
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote_to_bytes
 
 import trio
@@ -17,18 +20,24 @@ from cpg_trio import wire
 from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, read, sign
+from cpg_trio.host import Enrolment
 from cpg_trio.host.admission import PREFIX, Admission, PassedOn, RefusedError, passed_back, passed_on
 from cpg_trio.host.identity import Identities
 from cpg_trio.host.keys import Claims, Keys
 from cpg_trio.host.peers import Peer
-from cpg_trio.host.policy import Policy
+from cpg_trio.host.policy import Policy, read_rules
 from cpg_trio.host.rates import RateLimits, Rates
 from cpg_trio.host.registry import Registry
 from cpg_trio.host.watch_socket import CODECS, UnreadableError
+from cpg_trio.host_command import host_config
 from cpg_trio.http1 import Origin
+from cpg_trio.plugin import PluginConfig
+from cpg_trio.plugin._backoff import retry_after_s
+from cpg_trio.plugin._session import _seconds
 from cpg_trio.rpc import ConnectError
 from cpg_trio.rpc.envelope import unwrap, wrap
 from cpg_trio.rpc.errors import error_from_http, error_from_json
+from cpg_trio.serving import StartError, bind_from_environment
 
 _KEYS = Keys(["k" * 32])
 _DIGEST = wire.token_digest("a token")
@@ -221,6 +230,72 @@ def check_peer(data: bytes) -> None:
     policy = Policy()
     good = [name for name in names if not policy.why_not_certified(Peer("192.0.2.7", (text,)), name)]
     assert len(good) <= 1
+
+
+_HOUR_S = 3600
+
+
+def check_times(data: bytes) -> None:
+    """What the other side says of times is so many seconds, within reason, or nothing."""
+    text = data.decode("latin-1")
+    assert 0 <= retry_after_s({"retry-after": text}) <= _HOUR_S
+    assert _seconds(text, 1.0) > 0
+
+
+@cache
+def _folder() -> Path:
+    folder = TemporaryDirectory(prefix="cpg-fuzz-")
+    _KEPT.append(folder)
+    return Path(folder.name)
+
+
+_KEPT: list[TemporaryDirectory[str]] = []  # until the process ends
+
+
+def check_files(data: bytes) -> None:
+    """A file of rules, of enrolment tokens or of keys is taken, or refused with words that can be logged."""
+    path = _folder() / "file"
+    path.touch(mode=0o600)
+    path.write_bytes(data)
+    for reader in (read_rules, Enrolment, lambda file: Keys(path=file).open()):
+        try:
+            reader(path)
+        except (ValueError, StartError) as error:
+            said = str(error)
+            assert said
+            assert len(data) < _LONG or data.decode("latin-1") not in said  # there may be secrets in it
+
+
+# A variable that names a file is another's to fuzz: it may name any.
+HOST_VARIABLES = (
+    *("ALLOW_PLAINTEXT", "BASE_URLS", "CPG_HOST_KEY", "ENROLMENT_TOKENS", "HTTP_SERVER", "LEASE_S", "LIMITS"),
+    *("MAX_CONNECTIONS", "PASS_HEADERS", "PUBLIC_URL", "RATE_LIMITS", "SELECTION", "TLS_CLIENTS"),
+)
+PLUGIN_VARIABLES = (
+    *("ACCEPT_UNSIGNED", "BIND", "CONTROL_BIND", "CONTROL_PORT", "DIRECT_CALLS", "ENROLMENT_TOKEN"),
+    *("HOSTNAME", "HOST_URL", "HTTP_SERVER", "PORT", "TLS_CLIENTS"),
+)
+
+
+def _bind(environment: Mapping[str, str]) -> list[str]:
+    return bind_from_environment("127.0.0.1", 8080, environment)
+
+
+def check_environment(data: bytes) -> None:
+    """Each variable is understood, or named as the one that makes no sense, without a secret in it."""
+    text = data.decode("utf-8", "surrogateescape").replace("\0", "")
+    for reader, names in (
+        (host_config, HOST_VARIABLES),
+        (lambda environment: PluginConfig.from_environment(0, environment), PLUGIN_VARIABLES),
+        (_bind, ("BIND", "PORT")),
+    ):
+        for name in names:
+            try:
+                reader({name: text})
+            except StartError as error:
+                said = str(error)
+                assert name in said
+                assert "KEY" not in name or len(text) < _LONG or text not in said
 
 
 FRAMES = (wrap(b"{}"), wrap(b"x" * 100, compress=True), b"\2" + wrap(b"{}")[1:])

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import attrs
 import trio
 
-from tests.fuzz import parsers
+from tests.fuzz import costs, parsers
 from tests.fuzz.relaying import Relayed, relaying
 from tests.http1 import corpus
 from tests.http1.corpus import Bad, Good, GoodResponse
@@ -71,6 +71,7 @@ TARGETS = {
     "request": Target(tuple(entry.data for entry in _REQUESTS), _check_request),
     "relay": Target(tuple(entry.data for entry in _REQUESTS), _check_relay),
     "response": Target(tuple(entry.data for entry in _RESPONSES), _check_response),
+    "costs": Target(costs.SEEDS, lambda data: costs.readers().check(data)),
     "token": Target((parsers.TOKEN.encode(), b"", b"a.b.c"), parsers.check_token),
     "assertion": Target((parsers.ASSERTION.encode(), b"..", b"a.b.c"), parsers.check_assertion),
     "path": Target((b"t/p-1/M", b"p/M", b"a%2F..%2F%2e%2E/x", b"..", b"%23x"), parsers.check_path),
@@ -87,5 +88,44 @@ TARGETS = {
         (b'{"code": "not_found", "details": [{"type": "t", "value": "eA"}]}',), parsers.check_error
     ),
     "watch": Target((b'{"subscribe": [{"serviceType": "t"}]}', b"\n\3\n\1t"), parsers.check_watch_frame),
+    "times": Target(
+        (b"1", b"0", b"9" * 19, b"9" * 5000, b"-1", b"1.5", "\u0661".encode()), parsers.check_times
+    ),
+    "files": Target(
+        (
+            b'undeclared = "deny"\n[plugins.p]\nprovides = ["a"]\n[services.a]\nproviders = ["p"]\n',
+            b"x = " + b"[" * 1400,
+            b"storage-plugin 0123456789abcdef\n# words\np 0123456789abcdef",
+            b"k" * 32 + b"\n" + b"q" * 40,
+            b"\xff",
+            b"",
+        ),
+        parsers.check_files,
+    ),
+    "environment": Target(
+        (
+            *(
+                b"handshake=10/20,discover=off",
+                b"handshake=1e308/1",
+                b"router=nan/1",
+                b"register=1/" + b"9" * 1400,
+            ),
+            *(b"max_identities=10", b"storage=round-robin", b"storage-plugin=0123456789abcdef", b"x-app-*"),
+            *(
+                b"http://h:1/p",
+                b"true",
+                b"any",
+                b"1.5",
+                b"1e999",
+                b"nan",
+                b"::1",
+                b"65535",
+                b"k" * 32,
+                b"\xff",
+            ),
+        ),
+        parsers.check_environment,
+    ),
+    "answers": Target(costs.SEEDS, lambda data: costs.readers().check_answers(data)),
     "peer": Target((b"127.0.0.1:1", b"::1:2", b"spiffe://d/p", b"storage-plugin.x"), parsers.check_peer),
 }
