@@ -5,7 +5,8 @@
     `DiscoverService`           asked again and again, where it has neither
 
 A connection may die without a sign, so none is trusted for ever: the websocket has to answer pings, a stream
-is begun anew every minute.
+is begun anew every minute. Nor is a refusal: who follows streams tries the websocket again every minute, and
+a stream that tells nothing does not keep anybody from asking.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from .dependency import Dependency
 _log = logging.getLogger("cpg_trio.plugin")
 
 _POLL_S = 2.0
-_STREAM_S = 60.0  # after which a stream is begun anew
+_STREAM_S = 60.0  # after which a stream is begun anew, and the websocket tried again
+_MOST_TRIES = 3  # to open a websocket, before streams are followed
 _SETTLE_HEARTBEATS = 2
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
@@ -50,9 +52,18 @@ async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
     """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_settle, session, dependencies)
-        await _Socket(session, dependencies).follow()
+        socket = _Socket(session, dependencies)
+        while True:
+            await socket.follow()
+            with trio.move_on_after(_STREAM_S):
+                await _follow_streams(session, dependencies)
+
+
+async def _follow_streams(session: Session, dependencies: Sequence[Dependency]) -> None:
+    async with trio.open_nursery() as nursery:
         for dependency in dependencies:
             nursery.start_soon(_Stream(session, dependency).follow)
+        await trio.sleep_forever()
 
 
 async def _settle(session: Session, dependencies: Sequence[Dependency]) -> None:
@@ -72,8 +83,13 @@ class _Socket:
         self._known = False
 
     async def follow(self) -> None:
-        """Follow until the host says that it has no such websocket, or none for this session."""
-        while True:
+        """Follow until the host says that it has no such websocket, or none for this session.
+
+        Also until a host that has never taken it has broken it off several times: something on the way to it
+        may not let websockets through.
+        """
+        tries_left = _MOST_TRIES
+        while self._known or tries_left:
             asked_s = 0.0
             self._reopening.opened()
             try:
@@ -84,8 +100,10 @@ class _Socket:
                     self._give_up(rejected.status_code)
                     return
                 asked_s = retry_after_s(_headers(rejected))
+                tries_left -= rejected.status_code != _TOO_MANY
             except _BROKEN as error:
                 _log.debug("the websocket broke: %r", error)
+                tries_left -= not isinstance(error, NotSentError)
             await self._reopening.wait(asked_s)
 
     def _give_up(self, status: int) -> None:
@@ -173,18 +191,15 @@ class _Stream:
             while not self._session.void.is_set():
                 answer = ResponseMetadata()
                 reopening.opened()
+                self._polling = True  # until the stream tells something
                 try:
                     await self._watch(answer)
                 except ConnectError as error:
                     _log.debug("the watch of %s broke: %s", self._dependency.service_type, error.message)
-                    self._lose(error.code)
+                    if error.code == Code.UNAUTHENTICATED:
+                        self._session.void.set()
                 await reopening.wait(retry_after_s(answer.headers))
             nursery.cancel_scope.cancel()
-
-    def _lose(self, code: Code) -> None:
-        if code == Code.UNAUTHENTICATED:
-            self._session.void.set()
-        self._polling = self._polling or code == Code.UNIMPLEMENTED
 
     async def _watch(self, answer: ResponseMetadata) -> None:
         request = pb.WatchServiceRequest(service_type=self._dependency.service_type)

@@ -15,7 +15,16 @@ from wsproto.events import AcceptConnection, Request
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.asgi import Receive, Scope, Send, no_websocket, send_response, send_text
+from cpg_trio.asgi import (
+    Receive,
+    Scope,
+    Send,
+    no_websocket,
+    refuse_websocket,
+    send_response,
+    send_text,
+)
+from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http1 import Pool
 from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
 from cpg_trio.plugin._session import Session
@@ -167,6 +176,69 @@ async def test_a_provider_with_a_minimum_version_is_known_to_be_degraded() -> No
         await heard(echo, lambda d: d.available)
         new.set_health(pb.HEALTH_STATE_DEGRADED, "slow disk")
         await heard(echo, lambda d: d.degraded)
+
+
+async def test_a_websocket_that_is_refused_for_a_while_is_opened_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cpg_trio.plugin.discovery._STREAM_S", 0.3)
+    plugin, (echo,) = needy("echo")
+    refused, seen = ["watch"], Counter[str]()
+
+    async def refuse_for_now(scope: Scope, receive: Receive, send: Send) -> bool:
+        return await without(*refused, seen=seen)(scope, receive, send)
+
+    async with (
+        meddled(refuse_for_now) as (host, url),
+        plugged(plugin, url),
+        plugged(echo_plugin(), url),
+    ):
+        await heard(echo, lambda d: d.available)
+        assert seen["WatchService"]
+        assert not len(host.watches) > 1  # one stream at most
+        refused.clear()
+        await eventually(lambda: len(host.watches) == 2)  # the websockets of both
+
+
+@pytest.mark.parametrize("swallowed", ["hangs", "closes", "502"])
+async def test_where_websockets_do_not_get_through_streams_are_followed(swallowed: str) -> None:
+    async def swallow(scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["type"] != "websocket":
+            return False
+        await receive()
+        if swallowed == "hangs":
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+        elif swallowed == "502":
+            await refuse_websocket(send, 502, "bad gateway", [])
+        else:
+            await send({"type": "websocket.close"})
+        return True
+
+    plugin, (echo,) = needy("echo")
+    leases = LeaseConfig(lease_s=0.9)  # and so short timeouts
+    async with (
+        meddled(swallow, Host(HostConfig(leases=leases))) as (_, url),
+        plugged(plugin, url, heartbeat_s=None),
+        plugged(echo_plugin(), url, heartbeat_s=None),
+    ):
+        await heard(echo, lambda d: d.available)
+
+
+async def test_a_stream_that_tells_nothing_keeps_nobody_from_asking() -> None:
+    async def hold_back(scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+            return True
+        if not scope["path"].endswith("WatchService"):
+            return False
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return True
+
+    plugin, (echo,) = needy("echo")
+    async with meddled(hold_back) as (_, url), plugged(plugin, url), plugged(echo_plugin(), url):
+        await heard(echo, lambda d: d.available)
 
 
 def answers_of_a_websocket_that_breaks() -> list[bytes]:
