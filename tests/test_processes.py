@@ -82,7 +82,7 @@ async def test_a_killed_host_that_is_started_again_on_its_state_file_knows_every
             before = {name: await WireCaller(http).discover(name, raw) for name in (*ours, "raw")}
         await host.end(signal.SIGKILL)
         for name in ours:
-            await system.parts[name].until("has lost its host")
+            await system.parts[name].until("has lost its host at ")
         host = await system.start("host", **state)
         async with httpx.AsyncClient(base_url=await host.url()) as http:
             for name, provider in before.items():

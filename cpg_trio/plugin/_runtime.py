@@ -119,6 +119,7 @@ class Runtime:
         self._control_url = ""  # where the host finds the control services, if not with the others
         self._socket = ""  # its name in the directory that is shared with the host
         self._health = Cell(self._report())
+        self._loss_told_at = -math.inf
         self._health_logged: tuple[pb.HealthState, str] | None = None
         self._probes = Probes(self._why_not_ready, self._why_not_started)
         self._stop = trio.Event()
@@ -513,7 +514,6 @@ class Runtime:
     async def _heartbeat(self, session: Session) -> None:
         reports = self._health.reader()
         delays = backoff()
-        lost = False
         wait = math.inf  # until the first report, which is there
         while True:
             with trio.move_on_after(wait):
@@ -534,14 +534,12 @@ class Runtime:
                     with trio.move_on_after(timeout_s):
                         await session.check_token()
                 delays = backoff()
-                self._tell(lost, None)
-                lost = False
+                self._tell_of_host(session, None)
             except ConnectError as error:
                 if error.code == Code.UNAUTHENTICATED:
                     session.void.set()
                     return
-                self._tell(lost, error)
-                lost = True
+                self._tell_of_host(session, error)
                 wait = min(wait, next(delays))
 
     def _log_health(self) -> None:
@@ -563,12 +561,21 @@ class Runtime:
         del report.direct_calls[_MOST_REPORTED:]
         return report
 
-    def _tell(self, lost: bool, error: ConnectError | None) -> None:  # noqa: FBT001 - what was, and what is
-        """Log that the host is lost, or back: once each."""
-        if error is not None and not lost:
-            _log.warning("%s has lost its host, and tries on: %s", self._declared.self_id, error.message)
-        elif error is None and lost:
-            _log.info("%s has its host back", self._declared.self_id)
+    def _tell_of_host(self, session: Session, error: ConnectError | None) -> None:
+        """Log that the host is lost, now and then for as long as it is, and that it is back."""
+        declared, told_at, now = self._declared, self._loss_told_at, trio.current_time()
+        if error is None:
+            self._loss_told_at = -math.inf
+            if told_at > -math.inf:
+                _log.info("%s has its host back", declared.self_id)
+        elif now >= told_at + _STILL_WAITING_S:
+            self._loss_told_at = now
+            _log.warning(
+                "%s has lost its host at %s, and tries on: %s",
+                declared.self_id,
+                session.host_url,
+                error.message,
+            )
 
     async def _follow(self, cell: Cell[_T]) -> None:
         """Keep the health up to date with what it follows from."""

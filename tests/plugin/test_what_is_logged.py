@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cpg_trio.host import HostConfig, Keys
 from cpg_trio.plugin import HealthState, Plugin
 from tests.rpc.echo import Echo
 
@@ -74,3 +75,20 @@ async def test_a_plugin_without_a_host_url_says_again_and_again_that_it_waits_to
         await trio.sleep(100)
         said = f"echo-plugin has no HOST_URL, and waits for a managing host to call it on {url}"
         assert lines(caplog, "cpg_trio.plugin").count(said) == 4
+
+
+async def test_a_plugin_that_has_lost_its_host_says_again_and_again_which_and_then_that_it_is_back(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    caplog.set_level(logging.INFO)
+    port = unused_port()
+    config, url = HostConfig(keys=Keys(["k" * 32])), f"http://127.0.0.1:{port}"
+    async with plugged(echo_plugin(), url):
+        async with hosting(config, bind=f"127.0.0.1:{port}") as (host, _):
+            await until(host, lambda: host.registry.available("echo"))
+        await trio.sleep(100)
+        lost = [line for line in caplog.messages if f"has lost its host at {url}, and tries on" in line]
+        assert 3 <= len(lost) <= 5
+        async with hosting(config, bind=f"127.0.0.1:{port}"):
+            await eventually(lambda: "echo-plugin has its host back" in caplog.messages)
