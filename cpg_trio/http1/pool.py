@@ -169,12 +169,14 @@ class Pool:
         """
         return _Block(self, origin, request, caller)
 
-    async def fetch(self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES) -> Whole:
+    async def fetch(
+        self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES, caller: str = ""
+    ) -> Whole:
         """Send a request and return its response when it has been read to its end.
 
         Raises: BodyTooLargeError, and what `request` raises.
         """
-        exchange = await self.begin(origin, request)
+        exchange = await self.begin(origin, request, caller=caller)
         try:
             return await exchange.read_whole(max_body_bytes)
         finally:

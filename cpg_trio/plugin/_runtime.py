@@ -58,6 +58,7 @@ _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PER
 # Seconds that an idle connection is kept. Hosts keep theirs for longer (ours for 120 s), so that no call is
 # lost on one that the host is just giving up.
 _KEEP_S = 30.0
+_MAX_PER_ORIGIN = 2000  # connections to the host, of which calls to others have half
 
 
 class RefusedError(StartError):
@@ -133,7 +134,12 @@ class Runtime:
         try:
             with trio.CancelScope() as everything:
                 async with (
-                    Pool(idle_expiry_s=_KEEP_S, ssl_context=contexts, max_total=most_connections()) as pool,
+                    Pool(
+                        idle_expiry_s=_KEEP_S,
+                        ssl_context=contexts,
+                        max_per_origin=_MAX_PER_ORIGIN,
+                        max_total=most_connections(),
+                    ) as pool,
                     probe_port(self._probes, self._config.probe_bind, self._config.serve),
                     open_plain_nursery() as nursery,
                 ):

@@ -29,6 +29,7 @@ DEFAULT_LEASE_S = 15.0
 
 _NO_METHOD = "/services/-/-/-"  # a routed path of no service and no provider
 _MILLISECONDS = re.compile(r"[0-9]{1,18}")
+_CALLS = "calls"  # as whose they count in the pool, of which they have half, beside the plugin's own
 _SHORT = 1024  # bytes: a router's refusal is shorter
 _UNAUTHORIZED = 401
 _TOKENS_KEPT = 4  # more than are good at a time: each is good for longer than until the next but one
@@ -57,11 +58,14 @@ class Session:
     headers: Mapping[str, str] = attrs.field(init=False, repr=False)
     """What proves the identity to the host, with lower-case names. Another object with each token."""
     exchange: UnaryExchange = attrs.field(init=False, repr=False)
-    """What every call to the host goes by, at its socket if it has one here."""
+    """What the plugin's own calls to the host go by, at its socket if it has one here."""
+    calls: UnaryExchange = attrs.field(init=False, repr=False)
+    """The same for calls to others through the host, which never take all connections to it."""
     _digests: deque[bytes] = attrs.field(init=False, repr=False, factory=lambda: deque(maxlen=_TOKENS_KEPT))
 
     def __attrs_post_init__(self) -> None:
         self.exchange = PoolExchange(self.pool, self.way)
+        self.calls = PoolExchange(self.pool, self.way, _CALLS)
         self.renew(self.token)
 
     @property

@@ -50,7 +50,7 @@ class _Grant:
         """What calls go by: as all others to the host do, if it is there that they go."""
         session = self.session
         is_there = self.url.startswith(f"{session.host_url}/")
-        return session.exchange if is_there else PoolExchange(session.pool)
+        return session.calls if is_there else PoolExchange(session.pool)
 
 
 class Capability:

@@ -164,7 +164,7 @@ class _ToProvider:
                 if (directly := await self._dependency.direct.open(stack, request, provider)) is not None:
                     response = directly
                     break
-                exchange = provider.session.exchange(_routed(request, provider))
+                exchange = provider.session.calls(_routed(request, provider))
                 response = await stack.enter_async_context(exchange)
                 await _check_known(response, provider.session)
                 if not (tries_left and await self._goes_elsewhere(request, response, provider)):
@@ -177,7 +177,7 @@ class _ToProvider:
             provider = self._dependency.callable_provider()
             if (directly := await self._dependency.direct.unary(request, max_bytes, provider)) is not None:
                 return directly
-            response = await provider.session.exchange.unary(_routed(request, provider), max_bytes)
+            response = await provider.session.calls.unary(_routed(request, provider), max_bytes)
             await _check_known(response, provider.session)
             if not (tries_left and await self._goes_elsewhere(request, response, provider)):
                 break

@@ -205,25 +205,28 @@ class _HttpxErrors:
 class PoolExchange:
     """An exchange over a pool, which stays the caller's to open and to close.
 
-    `way` says how to connect, where that is not as the URL says.
+    `way` says how to connect, where that is not as the URL says; `caller` whom the pool counts requests for.
     """
 
-    def __init__(self, pool: Pool, way: Way = _BY_URL) -> None:
+    def __init__(self, pool: Pool, way: Way = _BY_URL, caller: str = "") -> None:
         self._pool = pool
         self._way = way
+        self._caller = caller
 
     def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """See `Exchange`."""
         with _MAPPED_ERRORS:
             place = _place(request.url, self._way)
-            return _PoolBlock(self._pool.request(place.origin, _as_sent(request, place)))
+            sent = _as_sent(request, place)
+            return _PoolBlock(self._pool.request(place.origin, sent, caller=self._caller))
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `UnaryExchange`."""
         limit = sys.maxsize if max_bytes is None else max_bytes
         with _MAPPED_ERRORS:
             place = _place(request.url, self._way)
-            whole = await self._pool.fetch(place.origin, _as_sent(request, place), max_body_bytes=limit)
+            sent = _as_sent(request, place)
+            whole = await self._pool.fetch(place.origin, sent, max_body_bytes=limit, caller=self._caller)
         return WholeResponse(whole.status, _as_text(whole.headers), whole.body)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from functools import partial
 
 import httpx
@@ -13,7 +14,7 @@ import trio
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_response, send_text
 from cpg_trio.host import Host, HostConfig, LeaseConfig
-from cpg_trio.plugin import Plugin, PluginConfig, RefusedError
+from cpg_trio.plugin import Plugin, PluginConfig, RefusedError, _runtime
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import Code, ConnectError
@@ -369,3 +370,32 @@ def test_a_time_that_makes_no_sense_is_the_usual_one(said: str) -> None:
     session = Session("http://host.test", "a-1", "token", None)  # type: ignore[arg-type]
     session.take_announced({"heartbeat_interval_ms": said, "lease_ms": said, "token_ttl_ms": said})
     assert (session.heartbeat_s, session.lease_s, session.token_ttl_s) == (5.0, 15.0, math.inf)
+
+
+async def test_a_plugin_with_many_calls_in_flight_still_tells_its_host_that_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_runtime, "_MAX_PER_ORIGIN", 6)
+    needy = Plugin("needy", version="1.0.0")
+    needy.provide("needy", Echo())
+    client = needy.require("echo").client(EchoServiceClient)
+    config = HostConfig(leases=LeaseConfig(lease_s=0.6))
+
+    async def call() -> None:
+        with suppress(ConnectError):
+            await client.echo(EchoRequest(text="hang"))
+
+    async with (
+        hosting(config) as (host, url),
+        plugged(echo_plugin(), url, heartbeat_s=0.2),
+        plugged(needy, url, heartbeat_s=0.2) as needy_url,
+        httpx.AsyncClient() as http,
+        trio.open_nursery() as calls,
+    ):
+        await until(host, lambda: is_healthy(host, "needy"))
+        for _ in range(12):
+            calls.start_soon(call)
+        await eventually(lambda: host.statistics().router.in_flight >= 3)
+        await trio.sleep(3 * 0.6)
+        assert (await http.get(f"{needy_url}/readyz")).status_code == 200
+        calls.cancel_scope.cancel()
