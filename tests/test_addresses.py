@@ -142,6 +142,20 @@ async def test_a_plugin_registers_and_is_called_over_ipv6_as_over_ipv4(host_url:
             await until(host, lambda: not host.registry.available("echo"))
 
 
+@pytest.mark.parametrize("host_bind", ["[::1]:0", "127.0.0.1:0"])
+@pytest.mark.parametrize("plugin_bind", ["[::1]:0", "127.0.0.1:0"])
+async def test_localhost_is_found_whichever_of_its_addresses_somebody_listens_on(
+    host_bind: str, plugin_bind: str
+) -> None:
+    async with hosting(bind=host_bind) as (host, url):
+        at = f"http://localhost:{urlsplit(url).port}"
+        async with plugged(echo_plugin(), at, hostname="localhost", bind=plugin_bind):
+            await until(host, lambda: host.registry.available("echo"))
+            registration, _ = host.registry.discover("echo")
+            await host.shut_down_plugin(registration.runtime_id, grace_s=0)
+            await until(host, lambda: not host.registry.available("echo"))
+
+
 async def test_a_plugin_that_came_over_ipv4_to_a_socket_of_both_families_may_register_its_address() -> None:
     config = HostConfig(allow_plaintext=True)
     async with hosting(config, bind="[::]:0") as (host, url):

@@ -219,7 +219,7 @@ async def test_who_stops_a_process_with_a_call_in_flight_is_told_what_it_waits_f
             await stream.send_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await stream.receive_some()
             process.process.send_signal(signal.SIGINT)
-            await process.until("waiting for the calls in flight on 1 connections for 9 s at most")
+            await process.until("waiting for the calls in flight on 1 connection for 9 s at most")
             process.process.send_signal(signal.SIGINT)
             assert await process.end() == 128 + signal.SIGINT
 

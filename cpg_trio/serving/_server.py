@@ -235,9 +235,11 @@ class _Server:
     def _tell_of_the_wait(self) -> None:
         left_s = self._settings.grace_s - _WAIT_UNTOLD_S
         limit = "" if math.isinf(left_s) else f" for {left_s:g} s at most"
+        count = len(self._clients)
         logger.info(
-            "waiting for the calls in flight on %d connections%s; a second signal ends them at once",
-            len(self._clients),
+            "waiting for the calls in flight on %d connection%s%s; a second signal ends them at once",
+            count,
+            "" if count == 1 else "s",
             limit,
         )
 
