@@ -408,8 +408,12 @@ class RegistrationPermits:
                 _log.warning("%s: %s", plugin.runtime_id, reason)
 
     def may_keep(self, plugin: Identity, service_type: str) -> bool:
-        """Whether a plugin may still provide what it has provided."""
-        return self._identities.holds(plugin) and self._policy.may_provide(plugin, service_type)
+        """Whether a plugin may still provide what it has provided; not if the policy fails to say."""
+        try:
+            return self._identities.holds(plugin) and self._policy.may_provide(plugin, service_type)
+        except Exception:  # noqa: BLE001 - a policy may be somebody's own class
+            _log.exception("the policy failed on what %s has provided", plugin.runtime_id)
+            return False
 
     def check(self, plugin: Identity, service_type: str) -> None:
         """Check that a plugin may provide a service.

@@ -24,7 +24,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Limits, Policy
 from cpg_trio.host.egress import Egress
-from cpg_trio.host.identity import Identities
+from cpg_trio.host.identity import Identities, Identity
 from cpg_trio.host.policy import Rules, ServiceRules
 from cpg_trio.host.rates import RateLimits, Rates
 from cpg_trio.host.registry import Registration, Registry
@@ -652,7 +652,15 @@ def may_not_provide_it_any_more(host: Undoing) -> None:
     host.permits.keep()
 
 
-@pytest.mark.parametrize("happens", [is_revoked, expires, may_not_provide_it_any_more])
+def cannot_be_told(host: Undoing) -> None:
+    def failing(_plugin: Identity, _service_type: str, /) -> bool:
+        raise RuntimeError("the policy is broken")
+
+    host.policy.may_provide = failing  # type: ignore[method-assign]
+    host.registry.remove_plugin(host.plugin.runtime_id)
+
+
+@pytest.mark.parametrize("happens", [is_revoked, expires, may_not_provide_it_any_more, cannot_be_told])
 @pytest.mark.parametrize("change", ["register", "unregister"])
 async def test_what_a_plugin_may_not_have_any_more_is_not_put_back_by_an_undo(
     change: str, happens: Callable[[Undoing], object]
