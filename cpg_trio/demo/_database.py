@@ -27,10 +27,15 @@ _CONNECTIONS = 3  # for who writes, who reads, and who looks whether it is there
 # What bounds a call to a database that does not answer; api waits for 5 s. A DATABASE_URL may say otherwise.
 _POSTGRESQL_OPTIONS = {
     "application_name": "cpg-storage-plugin",
-    "connect_timeout": "3",
-    "options": "-c statement_timeout=4s",
-    "tcp_user_timeout": "5000",
+    "connect_timeout": "2",
+    "options": "-c statement_timeout=3s",
+    # The server bounds its statements only while it is there: these notice that its machine is not.
+    "tcp_user_timeout": "3000",
+    "keepalives_idle": "2",
+    "keepalives_interval": "1",
+    "keepalives_count": "2",
 }
+_BUSY_S = 3.0  # that SQLite waits for another process to be done with the file
 _ON_CONNECT = {
     "sqlite": (
         "PRAGMA journal_mode = WAL",
@@ -238,6 +243,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         pool_pre_ping=url.get_backend_name() != "sqlite",
         isolation_level="AUTOCOMMIT",  # see _Sql
         hide_parameters=True,
+        connect_args={"timeout": _BUSY_S} if url.get_backend_name() == "sqlite" else {},
     )
     statements = _ON_CONNECT[engine.dialect.name]
 

@@ -23,6 +23,7 @@ MAX_CODE_BYTES = 1024  # of a caller's; PostgreSQL keeps no key longer than abou
 
 _CHECK_S = 5.0  # between looks at a database that is there
 _RETRY_S = 0.5  # between looks at one that is away
+_LOOK_S = 5.0  # that a look may take: more than the database's own time limits
 _PATIENCE_S = 5.0  # with another process that has a file locked
 _LOCKED, _LOCKED_RETRY_S = "database is locked", 0.05
 _NO_ROOM = "database or disk is full", "disk I/O error"  # what SQLite says where it cannot write for now
@@ -102,10 +103,14 @@ class Store:
             await trio.sleep_until(looked_at + _RETRY_S)
 
     async def _look(self) -> str:
+        """Return why the database is away, an empty string if it is there."""
         try:
-            await self.prepare()
+            with trio.fail_after(_LOOK_S):
+                await self.prepare()
         except DatabaseAwayError as error:
             return str(error)
+        except trio.TooSlowError:
+            return str(DatabaseAwayError(self._database.name, "it did not answer in time"))
         return ""
 
     async def _do(self, lane: Lane[Item, Answer], item: Item) -> Answer:

@@ -22,6 +22,7 @@ import trio.testing
 
 from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
 from cpg_trio._gen.storage.v1.storage_trio import StorageClient
+from cpg_trio.demo import _database, api, storage
 from cpg_trio.demo._store import MAX_CODE_BYTES, CodeTakenError, DatabaseAwayError, Store, open_store
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
@@ -420,6 +421,34 @@ async def test_storage_that_reconnected_to_a_read_only_server_is_back_by_itself_
             assert "it is read-only" in host.registry.health(provider.runtime_id).reason
         await until(host, lambda: is_healthy(host, "storage"))
         await StorageClient(storage_url, http).store(StoreRequest(code="c", url="u"))
+
+
+async def test_storage_whose_database_hangs_is_unhealthy_until_it_goes_on(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpg_trio.demo._store._CHECK_S", 0.2)
+    monkeypatch.setattr("cpg_trio.demo._store._LOOK_S", 0.5)
+    patient = f"{postgres.url}?options=-c%20statement_timeout%3D0"
+    async with (
+        hosting() as (host, url),
+        plugged(logger_plugin(), url),
+        storage_plugin(patient) as plugin,
+        plugged(plugin, url),
+    ):
+        await until(host, lambda: is_healthy(host, "storage"))
+        with psycopg.connect(postgres.url) as other, other.transaction():
+            other.execute("LOCK TABLE urls")
+            await until(host, lambda: is_unhealthy(host, "storage"))
+            (provider,) = host.registry.providers("storage")
+            assert "it did not answer in time" in host.registry.health(provider.runtime_id).reason
+        await until(host, lambda: is_healthy(host, "storage"))
+
+
+def test_what_the_database_may_take_is_less_than_what_callers_wait_for() -> None:
+    statement_s = 3.0
+    assert f"statement_timeout={statement_s:g}s" in _database._POSTGRESQL_OPTIONS["options"]
+    assert statement_s + storage._LOG_TIMEOUT_S < api._STORAGE_TIMEOUT_S
+    assert _database._BUSY_S + storage._LOG_TIMEOUT_S < api._STORAGE_TIMEOUT_S
 
 
 @contextmanager
