@@ -9,6 +9,7 @@ never forgotten in the favour of who was revoked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import attrs
@@ -34,6 +35,8 @@ class EndedIdentities:
         self._most = most
         self._expired: dict[str, Ended] = {}  # the oldest first, here and below
         self._revoked: dict[str, Ended] = {}
+        self.next_end = math.inf
+        """When to look for some whose time is over, on the clock."""
 
     def __len__(self) -> int:
         """Return how many are remembered."""
@@ -52,6 +55,7 @@ class EndedIdentities:
         """Remember one. Return which was dropped for it, if any, and whether a token of that may be good."""
         is_over = ended.until - REMEMBERED_S <= now
         (self._expired if is_over else self._revoked)[ended.runtime_id] = ended
+        self.next_end = min(self.next_end, ended.until)
         if len(self) <= self._most:
             return None, False
         dropped_from = self._expired or self._revoked
@@ -65,4 +69,6 @@ class EndedIdentities:
             while remembered and (oldest := next(iter(remembered.values()))).until <= now:
                 del remembered[oldest.runtime_id]
                 dropped.append(oldest.runtime_id)
+        firsts = [next(iter(each.values())).until for each in (self._expired, self._revoked) if each]
+        self.next_end = min(firsts, default=math.inf)
         return dropped

@@ -381,8 +381,9 @@ class Identities:
             _, runtime_id = heappop(self._looks)
             if (entry := self._entries.get(runtime_id)) is not None:
                 self._look_at(entry, now)
-        for runtime_id in self._ended.drop_old(now):
-            self._announce(runtime_id)
+        if self._ended.next_end <= now:
+            for runtime_id in self._ended.drop_old(now):
+                self._announce(runtime_id)
         return now
 
     def _look_at(self, entry: Entry, now: float) -> None:
