@@ -156,10 +156,10 @@ class Host:
 
     def __init__(self, config: HostConfig | None = None) -> None:
         config = config or HostConfig()
-        self._fitted = fitted(config.limits, config.serve.max_connections)
+        serve = fitted_to_descriptors(config.serve)
+        self._fitted = fitted(config.limits, serve.max_connections)
         limits = self._fitted.limits
-        serve = attrs.evolve(config.serve, max_connections=self._fitted.max_connections)
-        serve = fitted_to_descriptors(serve)
+        serve = attrs.evolve(serve, max_connections=self._fitted.max_connections)
         self._config = attrs.evolve(config, limits=limits, serve=serve)
         self._rates = Rates(self._config.rates, most=limits.max_rate_keys)
         self._direct = DirectTally(limits.max_direct_reports)

@@ -15,6 +15,7 @@ import attrs
 
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.rpc import Room, of_process
+from cpg_trio.serving import CONNECTION_BYTES
 
 from .limits import Limits
 from .rates import Kind
@@ -37,8 +38,6 @@ PRICES: Mapping[str, int] = {
     "max_rate_keys": 420 * len(Kind),
 }
 """Bytes that one of what each limit counts takes at most."""
-CONNECTION_BYTES = 40 * 1024
-"""What a connection takes at most while it waits, be it HTTP/1.1, HTTP/2 or a WebSocket."""
 OTHER_BYTES = 54 * 1024 * 1024
 """What is bounded by itself: caches, the log that waits to be written, large news that is on its way."""
 _PART = 0.75  # of the memory that the process may have

@@ -30,7 +30,14 @@ from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http1 import Origin, Pool
 from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
-from cpg_trio.serving import BrowserGuard, StartError, fitted_to_descriptors, most_connections, serve
+from cpg_trio.serving import (
+    BrowserGuard,
+    StartError,
+    fitted_to_descriptors,
+    fitted_to_memory,
+    most_connections,
+    serve,
+)
 
 from ._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
 from ._config import PluginConfig
@@ -98,7 +105,7 @@ class Runtime:
 
     def __init__(self, declared: Declaration, config: PluginConfig) -> None:
         self._declared = declared
-        self._config = attrs.evolve(config, serve=fitted_to_descriptors(config.serve))
+        self._config = attrs.evolve(config, serve=fitted_to_memory(fitted_to_descriptors(config.serve)))
         self._session: Session | None = None
         self._last_session: Session | None = None  # also when it takes leave: calls may come late
         self._guard = Guard(

@@ -51,6 +51,8 @@ from cpg_trio.serving._descriptors import most_connections as most_connections
 from cpg_trio.serving._errors import BindError as BindError
 from cpg_trio.serving._errors import StartError as StartError
 from cpg_trio.serving._listen import is_private as is_private
+from cpg_trio.serving._memory import CONNECTION_BYTES as CONNECTION_BYTES
+from cpg_trio.serving._memory import fitted_to_memory as fitted_to_memory
 from cpg_trio.serving._process import bind_from_environment as bind_from_environment
 from cpg_trio.serving._process import config_from_environment as config_from_environment
 from cpg_trio.serving._process import flag_from_environment as flag_from_environment

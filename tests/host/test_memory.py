@@ -30,7 +30,7 @@ from cpg_trio.host.memory import OTHER_BYTES, PRICES, estimate, fitted
 from cpg_trio.host.rates import Kind, Rates
 from cpg_trio.host.registry import Health, Registry
 from cpg_trio.host.watch import Watch, WatchHub
-from cpg_trio.serving import ServeConfig
+from cpg_trio.serving import CONNECTION_BYTES, ServeConfig, fitted_to_memory
 
 MIB, GIB = 2**20, 2**30
 COUNT = 200
@@ -278,6 +278,19 @@ def test_limits_that_are_too_large_are_reduced_in_proportion_and_one_line_says_s
 def test_the_memory_that_is_too_small_for_anything_leaves_something_of_each_limit() -> None:
     tiny = fitted(Limits(max_watches=1), 5, Memory(16 * MIB, "a test"), 60 * MIB)
     assert min(getattr(tiny.limits, name) for name in PRICES) == tiny.max_connections == 1
+
+
+def test_a_plugin_takes_as_many_connections_as_half_of_its_memory_has_room_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, memory = ServeConfig(), Memory(192 * MIB, "the container's control group")
+    fits = fitted_to_memory(config, memory, 56 * MIB)
+    assert fits.max_connections * CONNECTION_BYTES == 40 * MIB
+    (line,) = caplog.messages
+    assert line.startswith("1024 connections are taken at once, not 10000, as the container's control group")
+    assert fitted_to_memory(fits, memory, 56 * MIB) is fits
+    assert fitted_to_memory(config, memory, 190 * MIB).max_connections == 16
+    assert fitted_to_memory(config, Memory(4 * GIB, "the machine"), 56 * MIB) is config
 
 
 # The memory that there is
