@@ -18,7 +18,7 @@ from trio_websocket import ConnectionClosed
 
 from cpg_trio import wire
 from cpg_trio.asgi import App, Message, Scope
-from cpg_trio.host import Host, HostConfig, RateLimits
+from cpg_trio.host import Host, HostConfig, Rate, RateLimits
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.rpc import application
 from tests._wire import dial
@@ -156,6 +156,22 @@ async def test_bad_json_of_a_stranger_is_invalid_argument() -> None:
                 assert answer.status == 400
                 assert json.loads(answer.body)["code"] == "invalid_argument"
                 assert len(answer.body) < 2000
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/grpc-web+json"])
+async def test_a_message_that_cannot_be_read_is_counted_for_where_it_comes_from(content_type: str) -> None:
+    rates = RateLimits(failed_authentication=Rate(per_s=0.1, burst=2))
+    body = BODIES["a lone surrogate for a map"]
+    body = frame(body) if "grpc" in content_type else body
+    answers = []
+    async with hosting(HostConfig(rates=rates)) as (_, url):
+        for _ in range(3):
+            async with dial(url) as wire:
+                await wire.send(request(PATHS[0], content_type, body))
+                answers.append(await wire.response())
+    if content_type == "application/json":
+        assert [answer.status for answer in answers] == [400, 400, 429]
+    assert [bool(answer.header(b"retry-after")) for answer in answers] == [False, False, True]
 
 
 QUERIES = [

@@ -299,6 +299,7 @@ class Host:
             [handshake, lifecycle, registry, broker, self.health],
             max_message_bytes=config.limits.max_message_bytes,
             room=room_for_messages(),
+            on_unreadable=gate.count_unreadable,
         )
         return knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
 

@@ -109,6 +109,11 @@ class Gate:
         token = wire.bearer_token(authorization)
         return self._identities.former(runtime_id, token) if token is not None else None
 
+    def count_unreadable(self, ctx: Context) -> None:
+        """Count a message that cannot be read for where it comes from. Raises: RateExceededError."""
+        with retry_told(ctx):
+            charge(self._rates, Kind.FAILED_AUTHENTICATION, _peer(ctx).key)
+
     def still(self, identity: Identity) -> None:
         """Check that an identity has not ended since. Raises: ConnectError `unauthenticated`."""
         if not self._identities.holds(identity):

@@ -24,6 +24,13 @@ _M = TypeVar("_M", bound=Message)
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
+class UnreadableError(ConnectError):
+    """Some bytes are not the message that they should be."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(Code.INVALID_ARGUMENT, f"unmarshal message: {one_line(str(error))}")
+
+
 class CheckedCodec:
     """One of connectrpc's codecs. Whatever is wrong with what it reads is `invalid_argument`, in brief."""
 
@@ -33,11 +40,11 @@ class CheckedCodec:
         self._decode = codec.decode
 
     def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:
-        """Return the message that some bytes are. Raises: ConnectError `invalid_argument`."""
+        """Return the message that some bytes are. Raises: UnreadableError."""
         try:
             message: _M = self._decode(data, message_class)
         except Exception as error:  # noqa: BLE001 - Parsers raise many, e.g. RecursionError and ValueError
-            raise ConnectError(Code.INVALID_ARGUMENT, f"unmarshal message: {one_line(str(error))}") from None
+            raise UnreadableError(error) from None
         return message
 
 

@@ -36,6 +36,7 @@ from cpg_trio.http1 import (
 )
 
 _BY_URL = Way()
+_LONGEST_KEPT_URL = 512  # characters
 
 
 @attrs.frozen
@@ -239,9 +240,12 @@ class _Place:
     target: bytes
 
 
-@lru_cache(maxsize=1024)
 def _place(url: str, way: Way) -> _Place:
-    """Take a URL apart. Cached, because a client calls the same few over and over."""
+    """Take a URL apart. Short ones are cached, because a client calls the same few over and over."""
+    return _kept_place(url, way) if len(url) <= _LONGEST_KEPT_URL else _found_place(url, way)
+
+
+def _found_place(url: str, way: Way) -> _Place:
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     try:
@@ -250,6 +254,9 @@ def _place(url: str, way: Way) -> _Place:
     except ValueError as error:
         raise ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}") from error
     return _Place(connect_to, origin.host_header, (slash + path).encode("ascii") or b"/")
+
+
+_kept_place = lru_cache(maxsize=1024)(_found_place)
 
 
 def _as_sent(request: HttpRequest, place: _Place) -> Request:

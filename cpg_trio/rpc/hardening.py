@@ -5,6 +5,7 @@ A failed call leaves nothing behind, and bad input of any kind is `invalid_argum
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from connectrpc._protocol import HTTPError
@@ -17,11 +18,15 @@ from google.protobuf.message import Message
 from cpg_trio.asgi import App
 from cpg_trio.logs import one_line
 
-from .codecs import CheckedCodec
+from .codecs import CheckedCodec, UnreadableError
+from .context import Context, own_context
 from .room import current
 
 _Given: TypeAlias = RequestContext[Any, Any]
 _M = TypeVar("_M", bound=Message)
+
+OnUnreadable: TypeAlias = Callable[[Context], None]
+"""Hears of a call whose message cannot be read. Raises: ConnectError, which is then the call's."""
 
 #: Of a message in connectrpc's application at once: in its buffer, cut out of it, decoded, and packed.
 COPIES = 4
@@ -60,14 +65,21 @@ class Forgetting:
     connectrpc keeps the error in a frame that is in the error's own traceback. Such a cycle, and all that its
     frames hold, the message among it, would be there until the garbage collector looks, which counts objects
     and not bytes. Of errors before the first interceptor is asked `hardened` hears, of those of streams this.
+
+    `on_unreadable` hears of each message that cannot be read; what it raises is the call's error instead.
     """
+
+    def __init__(self, on_unreadable: OnUnreadable = lambda _: None) -> None:
+        self._on_unreadable = on_unreadable
 
     async def on_start(self, ctx: _Given) -> None:
         """See `connectrpc.interceptor.MetadataInterceptor`."""
 
-    async def on_end(self, _started: None, _ctx: _Given, error: Exception | None, /) -> None:
+    async def on_end(self, _started: None, ctx: _Given, error: Exception | None, /) -> None:
         """See `connectrpc.interceptor.MetadataInterceptor`."""
         _forget_refusal(error)
+        if isinstance(error, UnreadableError):
+            self._on_unreadable(own_context(ctx))
 
 
 def _forget_refusal(error: Exception | None) -> None:

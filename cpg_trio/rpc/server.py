@@ -38,7 +38,7 @@ from cpg_trio.asgi import (
 from cpg_trio.logs import one_line
 
 from .context import own_context, scope_of
-from .hardening import COPIES, Forgetting, hardened, sendable
+from .hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
 from .room import Place, Room, of_process
 from .unary import UnaryMethod, paths_of_messages, unary_methods
 
@@ -70,16 +70,18 @@ def application(
     *,
     max_message_bytes: int | None = MAX_MESSAGE_BYTES,
     room: Room | None = None,
+    on_unreadable: OnUnreadable = lambda _: None,
 ) -> App:
     """Return one ASGI application for several services, each at `/package.Service/Method`.
 
     A message that is larger than `max_message_bytes`, also when it is decompressed, is refused with
     `resource_exhausted`; None is no limit. An exception of a method that is not a ConnectError is logged, and
     the client is told `internal` and nothing else. Interceptors run outside of that, first one outermost.
-    All messages at once have `room`, by default that of the process; see there.
+    All messages at once have `room`, by default that of the process. `on_unreadable` hears of each message
+    that cannot be read, and may raise another ConnectError.
     """
     room = of_process() if room is None else room
-    chain = (Forgetting(), *interceptors, _Concealing())
+    chain = (Forgetting(on_unreadable), *interceptors, _Concealing())
     routes: dict[str, App] = {}
     messages: set[str] = set()  # the paths of methods that are called with one
     unary: dict[str, UnaryMethod] = {}
@@ -87,7 +89,7 @@ def application(
         _check_service(service)
         app = hardened(service.application(chain, max_message_bytes))
         routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
-        unary.update(unary_methods(service, app))
+        unary.update(unary_methods(service, app, on_unreadable))
         messages |= paths_of_messages(service, app)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:

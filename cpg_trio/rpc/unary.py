@@ -42,9 +42,9 @@ from cpg_trio.asgi import (
     send_response,
 )
 
-from .codecs import CODECS, CheckedCodec
+from .codecs import CODECS, CheckedCodec, UnreadableError
 from .context import Context
-from .hardening import Forgetting
+from .hardening import Forgetting, OnUnreadable
 from .room import Place
 
 _OK = 200
@@ -57,7 +57,7 @@ _NO_HEADERS = Headers()
 _TYPES = {f"application/{name}".encode(): name for name in CODECS}
 
 
-def unary_methods(service: object, app: App) -> dict[str, UnaryMethod]:
+def unary_methods(service: object, app: App, on_unreadable: OnUnreadable) -> dict[str, UnaryMethod]:
     """Return the unary methods of a service's application, by path.
 
     There are none if it is not connectrpc's, has codecs of its own, or has interceptors that must be asked
@@ -71,7 +71,7 @@ def unary_methods(service: object, app: App) -> dict[str, UnaryMethod]:
     ):
         return {}
     return {
-        path: UnaryMethod(endpoint, app._compressions, app._read_max_bytes)  # noqa: SLF001
+        path: UnaryMethod(endpoint, app._compressions, app._read_max_bytes, on_unreadable)  # noqa: SLF001
         for path, endpoint in app._resolve_endpoints(service).items()  # noqa: SLF001
         if isinstance(endpoint, EndpointUnary)
     }
@@ -95,6 +95,7 @@ class UnaryMethod:
     compressions: dict[str, Compression]
     max_bytes: int | None
     """Of a request, also when it is decompressed; None is no limit."""
+    on_unreadable: OnUnreadable
 
     def call(self, scope: Scope) -> UnaryCall | None:
         """Return the call that a request is, or None if it is for connectrpc's application to say."""
@@ -258,7 +259,11 @@ class UnaryCall:
         if body:  # what is empty is not compressed, whatever its encoding is called
             body = decompress(self.packing, body, self.method.max_bytes)
         place.decode(len(body), _COPIES)
-        message: Message = decode_message(self.codec, body, self.method.endpoint.method.input)
+        try:
+            message: Message = decode_message(self.codec, body, self.method.endpoint.method.input)
+        except UnreadableError:
+            self.method.on_unreadable(self.context)
+            raise
         return message
 
     async def _unless_client_leaves(self, request: Message, receive: Receive) -> Any:
