@@ -20,6 +20,8 @@ from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Pool, Way
 from cpg_trio.rpc import (
     ClientConfig,
+    Code,
+    ConnectError,
     HttpRequest,
     HttpResponse,
     PoolExchange,
@@ -49,8 +51,16 @@ class Proof:
 
     def of(self, url: str, now: float) -> str:
         """Return the proof for one call, with `now` in seconds since 1970."""
-        assertion = Assertion("", "", self.audience, path_claim(urlsplit(url).path.encode()), now + _SIGNED_S)
+        assertion = Assertion("", "", self.audience, path_claim(_path(url)), now + _SIGNED_S)
         return sign(self.digest, self.purpose, assertion)
+
+
+def _path(url: str) -> bytes:
+    """Return the path of a URL, which is a plugin's own. Raises: ConnectError for what is none."""
+    try:
+        return urlsplit(url).path.encode()
+    except ValueError as error:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"its URL is none: {error}") from error
 
 
 class SignedExchange:

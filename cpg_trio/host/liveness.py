@@ -212,6 +212,8 @@ class Liveness:
                 except CannotAskError as error:
                     lease.hold_until_next_probe()
                     self._tell(error)
+                except Exception:  # noqa: BLE001 - a plugin has said where to ask, and what comes back
+                    _log.exception("the probe of %s failed, which counts as no answer", runtime_id)
 
     def _tell(self, error: CannotAskError) -> None:
         """Log that plugins cannot be asked, once in a while."""

@@ -473,3 +473,24 @@ async def test_plugins_that_hang_cost_no_other_its_probes(autojump_clock: MockCl
         assert setting.registry.plugins() == ["alive"]
         nursery.cancel_scope.cancel()
     assert max(at_once) == 250
+
+
+async def test_a_probe_that_fails_is_no_answer_and_harms_nobody_else(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Setting):
+        async def probe(self, runtime_id: str) -> bool:
+            if runtime_id == "bad":
+                raise ValueError("it makes no sense")
+            return await super().probe(runtime_id)
+
+    s = Failing()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(s.liveness.run)
+        s.add("bad", "b")
+        s.answering.add(s.add("good") and "good")
+        await trio.sleep(31)
+        assert s.gone == ["bad"]
+        assert s.offered()
+        nursery.cancel_scope.cancel()
+    assert "ValueError: it makes no sense" in caplog.text

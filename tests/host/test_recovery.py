@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, LeaseConfig
@@ -25,7 +26,7 @@ from tests.plugin.running import (
     unused_port,
 )
 
-from .calls import REPORT, Provider, in_proto, running, runtime_id
+from .calls import REGISTER, REPORT, Provider, in_proto, running, runtime_id
 
 LEASES = LeaseConfig(lease_s=15.0, heartbeat_s=5.0, probe_timeout_s=2.0)
 NOT_HEARD_OF = Health(pb.HEALTH_STATE_UNHEALTHY, "not heard of since the host began")
@@ -297,3 +298,17 @@ async def test_an_answer_that_is_far_too_long_is_none() -> None:
         headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
         assert not await host.host._probe(runtime_id(headers))
         assert host.host.registry.health(runtime_id(headers)) == Health()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "http://[::1", "http://", "//x", "ftp://127.0.0.1", "http://127.0.0.1:99999", "http://a b"],
+)
+@pytest.mark.parametrize("key", [wire.BASE_URL_KEY, wire.CONTROL_URL_KEY])
+async def test_a_url_that_is_none_is_a_plugin_that_does_not_answer(url: str, key: str) -> None:
+    async with running() as host:
+        plugin = await host.plugin("p")
+        metadata = {wire.BASE_URL_KEY: "http://127.0.0.1:1", key: url}
+        body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/", "metadata": metadata}
+        if (await host.post(REGISTER, body, plugin))[0] == 200:
+            assert not await host.host._probe(runtime_id(plugin))
