@@ -119,9 +119,10 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Run the fault suite: real processes, killed and stopped and cut off. Arguments go to pytest."""
+    """Run the fault suite: real processes, killed, stopped, cut off and starved. Arguments go to pytest."""
     _install(session, "test")
-    session.run("pytest", "tests/chaos", *session.posargs)
+    # Each of its tests waits more than it works.
+    session.run("pytest", "tests/chaos", "-n", "3", *session.posargs)
 
 
 @nox.session
