@@ -62,20 +62,9 @@ class _Shelf:
     size: int = 0
     idle: list[Connection] = attrs.field(factory=list)
     in_use: dict[str, int] = attrs.field(factory=dict)
-    """How many each caller uses, or opens."""
+    """How many each caller uses, or opens, of those that are named."""
     waiting: dict[str, deque[_Waiter]] = attrs.field(factory=dict)
     """Who waits, by caller. The caller whose turn is next comes first."""
-
-    def occupy(self, caller: str) -> None:
-        """Count one more connection for a caller."""
-        self.in_use[caller] = self.in_use.get(caller, 0) + 1
-
-    def leave(self, caller: str) -> None:
-        """Count one less."""
-        if left := self.in_use[caller] - 1:
-            self.in_use[caller] = left
-        else:
-            del self.in_use[caller]
 
 
 class Pool:
@@ -96,6 +85,7 @@ class Pool:
     Whoever asks for several callers names each of them (`caller`). A caller gets another connection to an
     origin only while it uses fewer than are free there, so that one alone has half of them, two have a third
     each, and there are always some for a caller that has none. Of those that wait each caller has its turn.
+    Of `max_total` a caller has no more than is free, either, and is refused at once.
     """
 
     def __init__(
@@ -122,6 +112,7 @@ class Pool:
         self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
         self._entered = False
         self._total = 0  # the sizes of all shelves
+        self._in_use: dict[str, int] = {}  # by caller, of all shelves
         self._active = 0
         self._opened = 0
         self._reused = 0
@@ -222,13 +213,13 @@ class Pool:
         one may have had an effect, so that most calls could not be repeated.
         """
         shelf = self._shelves.get(origin.key)
-        if shelf is None or (caller and not self._may_have(shelf, caller)):
+        if shelf is None or (caller and (self._has_its_share(caller) or not self._may_have(shelf, caller))):
             return None
         while shelf.idle:
             connection = shelf.idle.pop()
             expired = trio.current_time() - connection.idle_since >= self._idle_expiry_s
             if not expired and not connection.channel.has_news():
-                shelf.occupy(caller)
+                self._occupy(shelf, caller)
                 self._lend(connection, caller)
                 return connection
             self._discard(connection)
@@ -246,6 +237,9 @@ class Pool:
             raise _not_entered()
         if timeout_s is None:
             timeout_s = self._connect_timeout_s
+        if self._has_its_share(caller):
+            share = f"{self._in_use[caller]} connections are this caller's share (of {self._max_total})"
+            raise PoolFullError(f"no connection to {where(origin)}: {share}", own_share=True)
         shelf = self._shelves.setdefault(origin.key, _Shelf())
         if self._may_have(shelf, caller):
             if shelf.size < self._max_per_origin:
@@ -253,7 +247,7 @@ class Pool:
                 self._resize(shelf, 1)
             else:
                 shelf.idle.pop(0).channel.close()  # and its place is ours
-            shelf.occupy(caller)
+            self._occupy(shelf, caller)
         elif (kept := await self._wait_for_room(origin, shelf, caller, timeout_s)) is not None:
             return kept
         return await self._open(origin, shelf, caller, timeout_s)
@@ -262,7 +256,7 @@ class Pool:
         """Keep a connection for whoever is next, if it is `reusable` and there is room; else close it."""
         self._active -= 1
         shelf = self._shelves[connection.origin.key]
-        shelf.leave(connection.caller)
+        self._leave(shelf, connection.caller)
         room = len(shelf.idle) < self._max_idle_per_origin or shelf.waiting
         if connection.reusable and self._entered and room:
             connection.idle_since = trio.current_time()
@@ -295,6 +289,29 @@ class Pool:
         free = self._max_per_origin - shelf.size + len(shelf.idle)
         return free > (shelf.in_use.get(caller, 0) if caller else 0)
 
+    def _has_its_share(self, caller: str) -> bool:
+        """Whether a caller uses as many connections, of all origins, as are free."""
+        return bool(caller) and self._in_use.get(caller, 0) >= self._max_total - self._active
+
+    def _occupy(self, shelf: _Shelf, caller: str) -> None:
+        """Count one more connection for a caller."""
+        if caller:
+            shelf.in_use[caller] = shelf.in_use.get(caller, 0) + 1
+            self._in_use[caller] = self._in_use.get(caller, 0) + 1
+
+    def _leave(self, shelf: _Shelf, caller: str) -> None:
+        """Count one less."""
+        if not caller:
+            return
+        if left := shelf.in_use[caller] - 1:
+            shelf.in_use[caller] = left
+        else:
+            del shelf.in_use[caller]
+        if left := self._in_use[caller] - 1:
+            self._in_use[caller] = left
+        else:
+            del self._in_use[caller]
+
     def _lend(self, connection: Connection, caller: str) -> None:
         connection.fresh = connection.reusable = False
         connection.caller = caller
@@ -306,7 +323,7 @@ class Pool:
         try:
             channel = await connect(origin, self.ssl_context, timeout_s=timeout_s, resolver=self.resolver)
         except BaseException as error:
-            shelf.leave(caller)
+            self._leave(shelf, caller)
             self._release(origin, shelf)
             if isinstance(error, ConnectFailedError):
                 self._close_dead(shelf)
@@ -356,7 +373,7 @@ class Pool:
             waiter = waiters.popleft()
             if waiters:
                 shelf.waiting[turn] = waiters  # the other callers have their turns before
-            shelf.occupy(turn)
+            self._occupy(shelf, turn)
             if shelf.idle:
                 waiter.given = shelf.idle.pop()
             else:

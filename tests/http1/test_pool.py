@@ -471,6 +471,23 @@ async def test_a_caller_never_uses_more_connections_than_it_leaves_free(
             pool.give_back(connection)
 
 
+async def test_a_caller_uses_no_more_connections_to_all_origins_than_it_leaves_free() -> None:
+    async with serving(answer_ok) as one, serving(answer_ok) as two, Pool(max_total=6) as pool:
+        greedy = [await pool.open(origin, "greedy") for origin in (one, two, one)]
+        greedy[0].reusable = True
+        pool.give_back(greedy[0])
+        greedy[0] = await pool.open(two, "greedy")
+        for origin in (one, two):
+            assert pool.take(origin, "greedy") is None
+            with pytest.raises(PoolFullError, match=r"share \(of 6\)") as caught:
+                await pool.open(origin, "greedy")
+            assert caught.value.own_share
+        others = [pool.take(one, "other") or await pool.open(one, "other"), await pool.open(two, "other")]
+        for connection in [*greedy, *others]:
+            pool.give_back(connection)
+        assert not pool._in_use
+
+
 async def test_a_connection_that_is_idle_is_for_callers_that_have_not_their_share() -> None:
     async with serving(answer_ok) as origin, Pool(max_per_origin=2) as pool:
         greedy, other = await pool.open(origin, "greedy"), await pool.open(origin, "other")
