@@ -347,6 +347,7 @@ class Runtime:
     async def _stay_registered(self, pool: Pool, base_url: str) -> None:
         session: Session | None = None
         reopening = Reopening()
+        former: list[str] = []  # what a host may keep that has only let a token expire
         while True:
             session = await self._find_host(pool, session)
             reopening.opened()
@@ -354,10 +355,13 @@ class Runtime:
             self._has_started, self._lease_ends = True, -math.inf
             self._let_use_capabilities(session)
             if await self._register(session, base_url):
+                with trio.move_on_after(_LEAVE_S):
+                    await _unregister(session, former)
                 await self._keep(session)
             session.void.set()
             _log.warning("%s: the host does not know %s any more", self._declared.self_id, session.runtime_id)
             self._session = None
+            former = [] if session.host_id else list(self._registrations)
             self._registrations.clear()
             # A host that has forgotten one plugin has forgotten all, and they are not to come back at once.
             await reopening.wait(random.uniform(0, session.heartbeat_s * _SPREAD))  # noqa: S311
@@ -614,9 +618,7 @@ class Runtime:
         unsaid = []
         with trio.move_on_after(_LEAVE_S) as patience:
             unsaid.append(await _why_unsaid(partial(session.lifecycle.report_health, stopping)))
-            for registration_id in self._registrations:
-                request = pb.UnregisterServiceRequest(registration_id=registration_id)
-                unsaid.append(await _why_unsaid(partial(session.registry.unregister_service, request)))
+            unsaid += await _unregister(session, self._registrations)
         if patience.cancelled_caught:
             unsaid.append(f"no answer within {_LEAVE_S:g} s")
         if why := next(filter(None, unsaid), ""):
@@ -633,6 +635,12 @@ async def _hurry_when_cancelled(shielded: trio.CancelScope) -> None:
 
 def _listed(bind: str | Sequence[str]) -> list[str]:
     return [bind] if isinstance(bind, str) else list(bind)
+
+
+async def _unregister(session: Session, registration_ids: Sequence[str]) -> list[str]:
+    """Take registrations back; return why that could not be said, an empty string for each that was."""
+    requests = [pb.UnregisterServiceRequest(registration_id=each) for each in registration_ids]
+    return [await _why_unsaid(partial(session.registry.unregister_service, request)) for request in requests]
 
 
 async def _why_unsaid(call: Callable[[], Awaitable[object]]) -> str:

@@ -51,6 +51,24 @@ async def test_a_plugin_comes_back_to_a_host_that_has_restarted_and_takes_any_he
         assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
 
 
+async def test_a_plugin_whose_token_has_expired_is_registered_once_again_and_never_not_at_all() -> None:
+    counts: list[int] = []
+
+    async def count() -> None:
+        async for _ in host.changes.reader():
+            counts.append(len(host.registered))
+
+    async with plain_host() as (host, url), plugged(echo_plugin(), url, heartbeat_s=0.1):
+        await eventually(lambda: provides(host, "echo"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            host.tokens.clear()
+            await eventually(lambda: provides(host, "echo"))
+            await eventually(lambda: len(host.registered) == 1)
+            nursery.cancel_scope.cancel()
+    assert 0 not in counts
+
+
 async def test_a_stream_that_always_ends_at_once_is_opened_less_and_less_often() -> None:
     caller = Plugin("caller", version="1.0.0")
     caller.require("echo")
