@@ -20,7 +20,7 @@ import jwt
 
 ALGORITHM = "HS256"
 
-#: Seconds by which the clocks of a host and a plugin may differ.
+#: Seconds by which the time of a host and what a plugin takes for it may differ.
 LEEWAY_S = 30.0
 
 #: Seconds for which an assertion is good at most. One that says more was made by a clock that is ahead.
@@ -48,6 +48,10 @@ class Purpose(Enum):
 
 class InvalidAssertionError(Exception):
     """What was shown proves nothing; the message says why, and has nothing of it."""
+
+
+class ClocksDifferError(InvalidAssertionError):
+    """What was shown is of the plugin's host, and for the plugin, but of another time: not of about now."""
 
 
 @attrs.frozen
@@ -132,8 +136,8 @@ def is_time(claim: object) -> bool:
 def _checked(claims: dict[str, Any], audience: str, now: float) -> Assertion:
     if claims["aud"] != audience:
         raise InvalidAssertionError("for another plugin")
-    if claims["exp"] + LEEWAY_S <= now:
-        raise InvalidAssertionError("expired")
-    if claims["exp"] - LEEWAY_S > now + LONGEST_S:
-        raise InvalidAssertionError("not valid yet")
+    if (late_s := now - claims["exp"]) >= LEEWAY_S:
+        raise ClocksDifferError(f"expired {late_s:.0f} s ago by this plugin's clock")
+    if (early_s := claims["exp"] - LONGEST_S - now) > LEEWAY_S:
+        raise ClocksDifferError(f"not valid for another {early_s:.0f} s by this plugin's clock")
     return Assertion(claims["sub"], claims["name"], claims["aud"], claims["path"], float(claims["exp"]))

@@ -19,7 +19,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.http1 import LocalFailureError, Origin, Pool, PoolFullError, PoolStatistics, Relay
 from cpg_trio.probes import PATHS, Probes, probe_port
-from cpg_trio.rpc import Code, ConnectError, ServiceClient, application
+from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, ServiceClient, application
 from cpg_trio.serving import BrowserGuard, ServeConfig, fitted_to_descriptors, most_connections, serve
 
 from .admission import PREFIX, Admission, PassedOn
@@ -394,14 +394,17 @@ class Host:
             return False  # its successor would answer, and a report of its own needs no question
         before = self.registry.last_report(runtime_id)
         await self._accept_sockets(runtime_id)
+        answer = ResponseMetadata()
         try:
             if await self._is_another(runtime_id):
                 return False
-            said = await self._client(PluginControlClient, runtime_id).get_health(pb.GetHealthRequest())
+            client = self._client(PluginControlClient, runtime_id)
+            said = await client.get_health(pb.GetHealthRequest(), metadata=answer)
         except ConnectError as error:
             _check_asked(error)
-            # A plugin that does not know the question is alive to say so.
-            return error.code == Code.UNIMPLEMENTED and not self._succession.is_succeeded(runtime_id)
+            # One that does not know the question, or that it is put now, is alive to say so.
+            is_there = error.code == Code.UNIMPLEMENTED or wire.CLOCK_HEADER in answer.headers
+            return is_there and not self._succession.is_succeeded(runtime_id)
         is_there = bool(self.registry.registrations(runtime_id))
         if self._succession.is_succeeded(runtime_id):
             return False  # by now, so it may have been the successor that has answered

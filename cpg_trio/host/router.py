@@ -73,6 +73,8 @@ _calls = LineLog("cpg_trio.router")
 _NO_CONTENT = 204
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode()
+_CLOCK = wire.CLOCK_HEADER.lower().encode()
+_MOST_DIGITS = 12  # of seconds since 1970
 _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 
 
@@ -108,7 +110,7 @@ def _failure(error: UpstreamError | None, route: Route, liveness: Liveness, admi
         )
     if isinstance(error, PoolFullError):
         return _no_room(error)
-    if isinstance(error, ConnectFailedError | UndeliveredError):
+    if isinstance(error, ConnectFailedError | UndeliveredError) and not isinstance(error, ClocksDifferError):
         liveness.suspect(route.provider.runtime_id)
     if isinstance(error, NotSentError | UndeliveredError):
         return Failure(502, "failed to proxy request", str(error), UNDELIVERED)
@@ -125,12 +127,28 @@ def _no_room(error: PoolFullError) -> Failure:
     )
 
 
-def _is_answer(status: int, fields: HeaderList) -> bool:
-    """Whether a provider has answered: not if its guard says that the call is not for it.
+class ClocksDifferError(UndeliveredError):
+    """The provider is there, and refuses what this host has signed, as its clock shows another time."""
+
+
+def _refusal(status: int, fields: HeaderList) -> UndeliveredError | None:
+    """Return what it means that a provider's guard says that a call is not for it; None for an answer.
 
     That is another run of the plugin, say, which has got the address of the one that the host knows.
     """
-    return status != _UNAUTHORIZED or not any(name.lower() == _UNDELIVERED for name, _ in fields)
+    if status != _UNAUTHORIZED:
+        return None
+    said = {name.lower(): value for name, value in fields}
+    if _UNDELIVERED not in said:
+        return None
+    if (clock := said.get(_CLOCK)) is not None and clock.isdigit():
+        return ClocksDifferError(_clocks_differ(int(clock[:_MOST_DIGITS]) - time.time()))
+    return UndeliveredError("who answers there is not the provider")
+
+
+def _clocks_differ(ahead_s: float) -> str:
+    which = "ahead of" if ahead_s > 0 else "behind"
+    return f"the provider's clock is {abs(ahead_s):.0f} s {which} this host's: set them right"
 
 
 class RouterGateway:
@@ -243,9 +261,9 @@ class _Forward:
         trailers = b"te: trailers\r\n" if request.accepts_trailers else b""
         return first + trailers + self._lines + _lines(route.identifying)
 
-    def is_answer(self, status: int, fields: HeaderList) -> bool:
+    def refusal(self, status: int, fields: HeaderList) -> UndeliveredError | None:
         """See `http1.Forward`."""
-        return _is_answer(status, fields)
+        return _refusal(status, fields)
 
     def lines_back(self, fields: HeaderList) -> bytes:
         """See `http1.Forward`."""
@@ -398,8 +416,8 @@ class _Call:
         return await self._body.peek()
 
     async def _respond(self, response: Response) -> None:
-        if not _is_answer(response.status, response.headers):
-            raise UndeliveredError("who answers there is not the provider")
+        if (refusal := _refusal(response.status, response.headers)) is not None:
+            raise refusal
         headers = passed_back(response.headers)
         if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
             headers = [(name, value) for name, value in headers if name != b"content-length"]

@@ -84,8 +84,8 @@ class Forward(Protocol):
     def head(self) -> bytes:
         """Return the head that goes on, without the empty line; of framing, a content-length at most."""
 
-    def is_answer(self, status: int, fields: HeaderList) -> bool:
-        """Whether a response is the provider's answer; if not, the call has failed with UndeliveredError."""
+    def refusal(self, status: int, fields: HeaderList) -> UndeliveredError | None:
+        """Return what it means that a response is not the provider's answer; None if it is."""
 
     def lines_back(self, fields: HeaderList) -> bytes:
         """Return the header lines that go back, of a response's fields or of its trailers."""
@@ -208,7 +208,7 @@ class RelayCall:
         assert answer is not None  # noqa: S101 - for the type checker
         assert provider is not None  # noqa: S101 - the same
         answer.read_nowait()
-        if not answer.whole or not self._is_answer(answer.message):
+        if not answer.whole or self._refusal(answer.message) is not None:
             provider.channel.ignore()
             self._client.hand_over(self._go_on)
             return
@@ -376,8 +376,8 @@ class RelayCall:
                 raise ProtocolError("the peer switches protocols (101), which it was not asked to do")
             answer.next_message()
         response, client = answer.message, self._client
-        if not self._is_answer(response):
-            raise UndeliveredError("who answers there is not the provider")
+        if (refusal := self._refusal(response)) is not None:
+            raise refusal
         data = self._head_back(response)
         self._responding = True
         while True:
@@ -391,8 +391,8 @@ class RelayCall:
             await answer.read()
             data = b""
 
-    def _is_answer(self, response: IncomingResponse) -> bool:
-        return self._forward.is_answer(response.status, response.headers)
+    def _refusal(self, response: IncomingResponse) -> UndeliveredError | None:
+        return self._forward.refusal(response.status, response.headers)
 
     def _head_back(self, response: IncomingResponse) -> bytes:
         """Return the head that goes back, and settle how the body does."""

@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -42,6 +43,7 @@ from cpg_trio.serving import (
 from ._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
 from ._config import PluginConfig
 from ._handshake import CALL_TIMEOUT_S, REGISTER_TIMEOUT_S, Introduction, shake_hands
+from ._host_time import HostTime
 from ._session import Session, handshake
 from ._sockets import own_socket
 from .capability import Capability
@@ -59,6 +61,7 @@ _MOST_REPORTED = 100  # pairs of a service and a provider, of direct calls: a ho
 _RENEWED_AT = 0.4, 0.6  # of the time that a token is good
 _SPREAD = 0.2  # of a heartbeat, in which plugins come back to a host that has forgotten them
 _STILL_WAITING_S = 30.0  # between two lines of the log about a host that is not there yet
+_CLOCKS_AGREE_S = 10.0  # within which clocks count as the same
 _LEAVE_S = 2.0  # what leaving may take: nothing is owed to a host that does not answer
 # The host has understood, and will not have it; to ask again changes nothing, unless it says when to.
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
@@ -109,7 +112,10 @@ class Runtime:
         self._session: Session | None = None
         self._last_session: Session | None = None  # also when it takes leave: calls may come late
         self._guard = Guard(
-            lambda: self._last_session, self._managers(), accept_unsigned=config.accept_unsigned
+            lambda: self._last_session,
+            self._managers(),
+            accept_unsigned=config.accept_unsigned,
+            wall_clock=self._host_time,
         )
         self._introduction = Introduction(
             declared.self_id,
@@ -119,6 +125,7 @@ class Runtime:
             config.enrolment_token,
         )
         self._has_started = False
+        self._clock_differs = False
         self._lease_ends = -math.inf
         self._adopted: Cell[Session | None] = Cell(None)
         self._adopting: Pool | None = None
@@ -511,7 +518,11 @@ class Runtime:
 
     async def _renew_token(self, session: Session) -> bool:
         """Shake hands with a session's host; return whether that knows the session. Raises: ConnectError."""
-        answer = await shake_hands(session.host_url, session.exchange, self._introduction, session.headers)
+        asked_at, metadata = _clock.current_time(), ResponseMetadata()
+        answer = await shake_hands(
+            session.host_url, session.exchange, self._introduction, session.headers, metadata
+        )
+        session.time.hear(metadata.headers.get("date", ""), asked_at)
         session.take_announced(answer.server_metadata)
         if answer.runtime_id == session.runtime_id:
             session.renew(answer.runtime_token)
@@ -547,6 +558,8 @@ class Runtime:
                 )
                 self._lease_ends = began + session.lease_s
                 session.heard_from(answered.headers.get(wire.HOST_ID_HEADER, ""))
+                session.time.hear(answered.headers.get("date", ""), began)
+                self._tell_clock(session.time)
                 if not session.host_id and self._config.host_url is not None:
                     with trio.move_on_after(timeout_s):
                         await session.check_token()
@@ -558,6 +571,27 @@ class Runtime:
                     return
                 self._tell_of_host(session, error)
                 wait = min(wait, next(delays))
+
+    def _host_time(self) -> float:
+        """Return what time it is by the clock of the host that the plugin has, or had."""
+        session = self._last_session
+        return time.time() if session is None else session.time.now()
+
+    def _tell_clock(self, host_time: HostTime) -> None:
+        """Log that this machine's clock differs from the host's, or does no more: once each."""
+        ahead_s = host_time.ahead_s
+        differs = abs(ahead_s) > _CLOCKS_AGREE_S
+        if differs and not self._clock_differs:
+            which = "ahead of" if ahead_s > 0 else "behind"
+            _log.warning(
+                "the clock of %s is %.0f s %s its host's; what the host signs is judged by the host's",
+                self._declared.self_id,
+                abs(ahead_s),
+                which,
+            )
+        elif self._clock_differs and not differs:
+            _log.info("the clock of %s agrees with its host's again", self._declared.self_id)
+        self._clock_differs = differs
 
     def _log_health(self) -> None:
         """Log how the plugin is and why, once it has changed."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from cpg_trio import wire
+from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     CapabilityBrokerClient,
     PluginLifecycleClient,
@@ -22,6 +22,7 @@ from cpg_trio.http1 import Pool, Way
 from cpg_trio.rpc import ClientConfig, HttpRequest, PoolExchange, ResponseMetadata, UnaryExchange
 
 from ._handshake import Introduction, shake_hands
+from ._host_time import HostTime
 from ._sockets import host_socket
 
 DEFAULT_HEARTBEAT_S = 5.0
@@ -53,6 +54,8 @@ class Session:
     """Which registry it is registered in; empty if the host does not say."""
     socket_path: str = ""
     """The host's Unix socket, by which it is called before all; empty if there is none for this plugin."""
+    time: HostTime = attrs.field(factory=HostTime, repr=False)
+    """What time it is by the clock of the host, which dates what it signs."""
     void: trio.Event = attrs.field(factory=trio.Event, repr=False)
     """Set by whoever learns that the host does not know the identity any more."""
     headers: Mapping[str, str] = attrs.field(init=False, repr=False)
@@ -148,7 +151,11 @@ async def handshake(
     `socket_dir` is where its socket would be. `metadata` receives the headers of its answer.
     """
     proof = before.headers if before is not None else None
+    metadata = metadata or ResponseMetadata()
+    asked_at = _clock.current_time()
     response = await shake_hands(host_url, PoolExchange(pool), introduction, proof, metadata)
+    host_time = HostTime()
+    host_time.hear(metadata.headers.get("date", ""), asked_at)
     announced = response.server_metadata
     session = Session(
         host_url,
@@ -156,6 +163,7 @@ async def handshake(
         response.runtime_token,
         pool,
         socket_path=await host_socket(socket_dir, announced, host_url, pool),
+        time=host_time,
     )
     session.take_announced(announced)
     if before is not None:

@@ -35,7 +35,15 @@ from cpg_trio.asgi import (
     refuse_websocket,
     send_response,
 )
-from cpg_trio.assertions import LEEWAY_S, Assertion, InvalidAssertionError, Purpose, path_claim, read
+from cpg_trio.assertions import (
+    LEEWAY_S,
+    Assertion,
+    ClocksDifferError,
+    InvalidAssertionError,
+    Purpose,
+    path_claim,
+    read,
+)
 from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller, Code
 
@@ -52,6 +60,7 @@ _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
 _RUNTIME_ID = wire.RUNTIME_ID_HEADER.lower().encode()
 _AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
 _BEARER = wire.bearer("").encode()
+_CLOCK = wire.CLOCK_HEADER.lower().encode()
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode(), b"true"
 _THE_HOST = "the host"  # as whom its connections count; no runtime id is the same
 _HIDDEN = frozenset({_CALLER, _RUNTIME_ID})
@@ -76,7 +85,14 @@ def _meaning(name: bytes) -> bytes:
 
 
 class RefusedCallError(Exception):
-    """A call that is not let in; the message, which has nothing secret in it, says why and what to do."""
+    """A call that is not let in; the message, which has nothing secret in it, says why and what to do.
+
+    `clock` is what time it is to the plugin, in seconds since 1970, if that is why.
+    """
+
+    def __init__(self, text: str, clock: float | None = None) -> None:
+        super().__init__(text)
+        self.clock = clock
 
 
 class Standing(Protocol):
@@ -267,6 +283,8 @@ class Guard:
         now = self._wall_clock()
         try:
             said = read(shown.decode("latin-1"), standing.digests, purpose, standing.runtime_id, now)
+        except ClocksDifferError as error:
+            raise RefusedCallError(f"what was shown is {error}: clocks differ", clock=now) from None
         except InvalidAssertionError as error:
             raise RefusedCallError(f"what was shown is {error}") from None
         return said, said.expires_at + LEEWAY_S - now
@@ -310,9 +328,10 @@ class Guard:
             await refuse_websocket(send, _UNAUTHENTICATED, str(refused))
             return
         body = json.dumps({"code": Code.UNAUTHENTICATED.value, "message": str(refused)}).encode()
-        await send_response(
-            send, _UNAUTHENTICATED, body, [(b"content-type", b"application/json"), _UNDELIVERED]
-        )
+        fields = [(b"content-type", b"application/json"), _UNDELIVERED]
+        if refused.clock is not None:
+            fields.append((_CLOCK, b"%d" % refused.clock))
+        await send_response(send, _UNAUTHENTICATED, body, fields)
 
 
 class _Refusals:

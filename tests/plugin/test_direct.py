@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import attrs
 import httpx
 import pytest
 import trio
 
-from cpg_trio import _clock, wire
+from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Action, AuditEvent, Host, HostConfig, PluginRules, Policy, Rules
@@ -98,7 +99,8 @@ async def test_calls_go_through_the_host_unless_the_plugin_wants_otherwise() -> 
 async def test_leave_from_before_a_suspend_is_not_used_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with calling() as setting:
         await setting.goes_directly()
-        monkeypatch.setattr(_clock, "current_time", lambda: trio.current_time() + 120)
+        after = SimpleNamespace(current_time=lambda: trio.current_time() + 120)
+        monkeypatch.setattr("cpg_trio.plugin.direct._clock", after)
         await setting.client.echo(EchoRequest(text="x"))
         assert setting.routed == 1
 
