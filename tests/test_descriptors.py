@@ -69,8 +69,8 @@ async def test_a_host_with_few_descriptors_serves_its_plugins_in_a_crowd_and_bla
     echo = caller.require("echo")
     client = echo.client(EchoServiceClient)
     port = unused_port()
-    environment = {"PORT": str(port), "RATE_LIMITS": "handshake=off"}
-    async with running("tests.limited", f"64:{FILES}", "cpg_trio", "host", environment=environment) as host:
+    environment = {"PORT": str(port), "RATE_LIMITS": "handshake=off", "CONFINED_FILES": f"64:{FILES}"}
+    async with running("tests.abuse.confinement", "cpg_trio", "host", environment=environment) as host:
         url = await host.url()
         async with plugged(echo_plugin(), url), plugged(caller, url):
             with trio.fail_after(20):

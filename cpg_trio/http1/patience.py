@@ -11,6 +11,9 @@ from typing import Protocol
 
 import trio
 
+_HELD_UP_S = 1.0  # by which this process is late itself: it was stopped, say, or had no processor
+_MOMENT_S = 1.0
+
 
 class Late(Protocol):
     """Who may be late. Compared by identity."""
@@ -55,8 +58,16 @@ class Patience:
                 self._arrival = None
                 continue  # they may have left already
             who, since = next(iter(self._since.items()))
-            if trio.current_time() < since + self._limit_s:
-                await trio.sleep_until(since + self._limit_s)
+            due = since + self._limit_s
+            if trio.current_time() < due:
+                await trio.sleep_until(due)
+                if trio.current_time() > due + _HELD_UP_S:
+                    self._wait_a_moment_more()
             else:
                 del self._since[who]
                 who.give_up()
+
+    def _wait_a_moment_more(self) -> None:
+        """Give everybody the time in which what they have sent is read: it was this process that was late."""
+        at_least = trio.current_time() - self._limit_s + min(_MOMENT_S, self._limit_s)
+        self._since = {who: max(since, at_least) for who, since in self._since.items()}

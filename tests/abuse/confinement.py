@@ -5,7 +5,7 @@ Elsewhere by RLIMIT_DATA, and by looking afterwards at the most that the process
 
 `python -m tests.abuse.confinement MODULE ARGUMENTS` becomes `python -m MODULE ARGUMENTS` with the bounds that
 the environment gives: CONFINED_TO names a cgroup, CONFINED_DATA is a size in bytes, CONFINED_FILES a number
-of file descriptors.
+of file descriptors, or two of them, a soft and a hard limit.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def main() -> None:
         (Path(folder) / "cgroup.procs").write_text(str(os.getpid()))
     for name, which in (("CONFINED_DATA", resource.RLIMIT_DATA), ("CONFINED_FILES", resource.RLIMIT_NOFILE)):
         if value := os.environ.pop(name, ""):
-            resource.setrlimit(which, (int(value), int(value)))
+            soft, _, hard = value.partition(":")
+            resource.setrlimit(which, (int(soft), int(hard or soft)))
     os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import trio
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 
-from .trial import AVAILABLE, DEGRADED, ITSELF, PLUGINS, SLACK_S, UNAVAILABLE, Trial, trial
+from .trial import AVAILABLE, DEGRADED, ITSELF, SLACK_S, UNAVAILABLE, Trial, trial
 
 LEASES = 3
 """How long the silence lasts: one lease until it has lapsed, one until it is gone, one more."""
@@ -72,20 +71,3 @@ async def _call_in_vain(t: Trial, runtime_id: str, seconds: float) -> None:
     with pytest.raises(ConnectError) as caught:
         await client.echo(EchoRequest(text=str(seconds)))
     assert caught.value.code == Code.UNAVAILABLE
-
-
-async def test_a_host_that_is_stopped_gives_up_him_alone_who_is_gone_when_it_goes_on(tmp_path: Path) -> None:
-    async with trial(tmp_path) as t:
-        before = {name: t.runtime_id(name) for name in PLUGINS}
-        t.send("host", signal.SIGSTOP)
-        await trio.sleep(LEASES * t.lease_s)
-        await t.kill("logger")
-        t.send("host", signal.SIGCONT)
-        await t.becomes(404, t.observer.routed, "logger", before["logger"], within_s=2 * t.bound_s)
-        said = t.system.parts["host"].output
-        assert "this host was held up for" in said
-        others = "|".join(before[name] for name in ("storage", "api"))
-        assert not re.search(rf"({others}) (has lapsed|is gone)", said)
-        await t.start("logger")
-        await t.all_is_well()
-        assert {t.runtime_id(name) for name in ("storage", "api")} == {before["storage"], before["api"]}
