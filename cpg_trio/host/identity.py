@@ -152,10 +152,14 @@ class Identities:
         self._take(Entry(identity, digest, expires_at))
         return identity, token
 
-    def renew(self, identity: Identity, *, ttl_s: float | None = None) -> str:
-        """Return another token for an identity that is held; those before it are good until they expire."""
+    def renew(self, identity: Identity, *, ttl_s: float | None = None, address: str = "") -> str:
+        """Return another token for an identity that is held; those before it are good until they expire.
+
+        `address` is where it calls from now; empty leaves that as it is.
+        """
         entry = self._entries[identity.runtime_id]
-        token, digest, expires_at = self._new_token(identity, ttl_s)
+        entry.identity = attrs.evolve(entry.identity, address=address or entry.identity.address)
+        token, digest, expires_at = self._new_token(entry.identity, ttl_s)
         self._add_token(entry, digest, expires_at)
         self._announce(identity.runtime_id)
         return token

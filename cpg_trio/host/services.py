@@ -233,7 +233,7 @@ class Handshake(HandshakeService):
         self._admission.check(action, request.self_id, ctx, peer)
         if held is not None:
             self._admission.admitted(action, held, peer)
-            return held, self._identities.renew(held, ttl_s=ttl_s)
+            return held, self._identities.renew(held, ttl_s=ttl_s, address=peer.address)
         with _codes():
             identity, token = self._identities.issue(
                 request.self_id, ttl_s=ttl_s, provides=provides, requires=requires, address=peer.address
@@ -365,8 +365,12 @@ class Lifecycle(PluginLifecycleService):
     async def report_health(
         self, request: pb.ReportHealthRequest, ctx: Context, /
     ) -> pb.ReportHealthResponse:
-        """Note the caller's health. Raises: ConnectError for a state that there is not."""
+        """Note the caller's health.
+
+        Raises: ConnectError for a state that there is not, and for a plugin that has moved.
+        """
         caller = self._gate.caller(ctx, Kind.HEALTH_REPORT)
+        self._check_place(caller, _peer(ctx))
         self._permits.keep()  # of all plugins, as some report is never far
         with _codes():
             health = health_of(request)
@@ -379,6 +383,22 @@ class Lifecycle(PluginLifecycleService):
         self._liveness.beat(caller.runtime_id)
         ctx.response_headers[wire.HOST_ID_HEADER] = self._registry.id
         return pb.ReportHealthResponse()
+
+    def _check_place(self, caller: Identity, peer: Peer) -> None:
+        """Check that a plugin that cannot be reached is still where the host looks for it.
+
+        Its name leads elsewhere by now if it calls from elsewhere, and it has to register to be found there.
+        Raises: ConnectError `unauthenticated`, upon which it shakes hands, and keeps its identity.
+        """
+        runtime_id = caller.runtime_id
+        if not self._registry.has_lapsed(runtime_id) or peer.address in ("", caller.address):
+            return
+        if any(registration.address for registration in self._registry.registrations(runtime_id)):
+            raise ConnectError(
+                Code.UNAUTHENTICATED,
+                f"{runtime_id} does not answer at {caller.address}, and calls from {peer.address}:"
+                " shake hands again",
+            )
 
 
 class RegistrationPermits:
