@@ -375,14 +375,18 @@ class Admission:
 
     def _check_permitted(self, caller: Identity, service_type: str) -> None:
         """Check that a plugin may call a service; what has been found out holds while the rules do."""
-        if (caller.runtime_id, service_type) in self._permitted:
+        was_permitted = (caller.runtime_id, service_type) in self._permitted
+        if was_permitted and self._policy.decides_by_rules:
             return
         if not self._permits(caller, service_type):
+            if was_permitted:
+                self._permitted.forget()
             denied = f"{caller.runtime_id} may not call {one_line(service_type)}"
             self._audit.denied(Action.CALL, caller.runtime_id, service_type, reason="the policy")
             raise RefusedError(403, f"permission denied: {denied}", f"Denied: {denied}")
-        self._permitted.add((caller.runtime_id, service_type))
-        self._audit.allowed(Action.CALL, caller.runtime_id, service_type)
+        if not was_permitted:
+            self._permitted.add((caller.runtime_id, service_type))
+            self._audit.allowed(Action.CALL, caller.runtime_id, service_type)
 
     def _permits(self, caller: Identity, service_type: str) -> bool:
         try:

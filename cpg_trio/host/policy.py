@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,6 +118,11 @@ class Policy:
         """What it goes by now. Another object when that has changed."""
         return self._rules.value if isinstance(self._rules, Reloaded) else self._rules
 
+    @cached_property
+    def decides_by_rules(self) -> bool:
+        """Whether who may call what is a matter of the rules alone; if not, it is asked for each call."""
+        return type(self).may_call is Policy.may_call
+
     def may_provide(self, plugin: Identity, service_type: str, /) -> bool:
         """Whether a plugin may register a service, if nobody else stands against it."""
         service = self.rules.services.get(service_type)
@@ -186,6 +191,10 @@ class Permitted:
             self._rules = rules
             self._pairs.clear()
         return pair in self._pairs
+
+    def forget(self) -> None:
+        """Have everything be told anew: something is not permitted any more."""
+        self._pairs.clear()
 
     def add(self, pair: tuple[str, str]) -> None:
         self._pairs.keep(pair, None, sum(map(len, pair)) + _PAIR_BYTES)

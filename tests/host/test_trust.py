@@ -458,6 +458,25 @@ async def test_rules_are_applied_when_a_policy_that_has_failed_works_again() -> 
         assert host.host.registry.service_types() == []
 
 
+async def test_a_policy_of_ones_own_is_asked_for_each_routed_call() -> None:
+    class Changing(Policy):
+        permits = True
+
+        def may_call(self, _plugin: Identity, _service_type: str, /) -> bool:
+            return self.permits
+
+    policy, events = Changing(), list[AuditEvent]()
+    async with running(HostConfig(policy=policy)) as host:
+        provider, caller = await host.provider("t"), await host.plugin("c")
+        host.host.audit.subscribe(events.append)
+        path, statuses = f"/services/t/{runtime_id(provider)}/M", list[int]()
+        for policy.permits in (True, True, False, True):
+            statuses.append((await host.http.post(path, headers=caller)).status_code)
+    without_url = 404
+    assert statuses == [without_url, without_url, 403, without_url]
+    assert [event.allowed for event in events if event.action is Action.CALL] == [True, False, True]
+
+
 async def test_a_victim_that_is_down_is_no_more_displaced_than_one_that_is_up() -> None:
     body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/"}
     async with running() as host:
