@@ -6,6 +6,7 @@ import gc
 import gzip
 import json
 import logging
+import resource
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -287,6 +288,21 @@ async def test_garbage_is_collected_when_few_objects_hold_much(monkeypatch: pyte
             most = max(most, len(alive))
             await trio.lowlevel.checkpoint()
     assert most < 40
+
+
+async def test_garbage_is_collected_when_there_is_no_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "_INTERVAL_S", 0.0)
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with collecting_garbage():
+        alive = weakref.WeakSet[Cycle]()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            for _ in range(60):
+                alive.add(Cycle())
+                await trio.lowlevel.checkpoint()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    assert len(alive) < 40
 
 
 async def test_nothing_about_the_collector_is_changed_for_code_that_is_not_ours() -> None:
