@@ -11,13 +11,14 @@ from functools import partial
 import pytest
 import trio.testing
 
+from cpg_trio.host import HostConfig, Keys
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Context
 from cpg_trio.serving import ServeConfig
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoService
 from tests._wire import dial
-from tests.host.routing import USUAL, Setting, routing
+from tests.host.routing import USUAL, Setting, hosting, routing
 from tests.http1 import peers
 from tests.plugin.running import plugged
 
@@ -192,3 +193,23 @@ async def test_a_type_or_a_plugin_with_a_longer_name_than_any_is_400() -> None:
             assert answer.status == 400
             assert answer.body.startswith(b"invalid service path format")
         assert (await setting.call(setting.head("GET", f"/services/echo/{'p' * 145}/M"))).status == 404
+
+
+async def test_what_one_host_passes_on_another_in_the_same_process_does_not() -> None:
+    seen: list[bytes] = []
+
+    async def answer(peer: peers.Peer) -> None:
+        while head := await peer.receive_head():
+            seen.append(head.lower())
+            await peer.send(peers.OK)
+
+    keys = Keys(["a key that two hosts have in common"])
+    one, other = (HostConfig(keys=keys, pass_headers=passed) for passed in (["x-tenant"], []))
+    async with routing(answer, config=one) as setting, hosting(other) as (host, url):
+        registration = setting.host.registry.registrations(setting.provider)[0]
+        host.registry.register(
+            setting.provider, "echo", "1.0.0", registration.endpoint_path, registration.metadata
+        )
+        for place in (setting.url, setting.url, url, setting.url):
+            await answered(place, setting.head("GET", None, "X-Tenant: a"))
+    assert [b"x-tenant: a" in head for head in seen] == [True, True, False, True]
