@@ -24,6 +24,8 @@ from types import TracebackType
 from typing import TextIO
 from weakref import WeakSet
 
+from cpg_trio._lines import one_line
+
 DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
 
 LONGEST_LINE = 32 * 1024  # characters: of a line, and of a traceback below one
@@ -88,16 +90,6 @@ def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
     for replaced in before:
         if isinstance(replaced, LineHandler):
             replaced.close()
-
-
-def one_line(text: str | bytes, most: int = 256) -> str:
-    """Return what a stranger says as a log may have it: `most` characters, what does not print escaped."""
-    if isinstance(text, bytes):
-        text = text[: most + 1].decode("latin-1")
-    if len(text) <= most and text.isprintable():
-        return text
-    cut = text[:most] + "…" * (len(text) > most)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def flush() -> None:

@@ -280,6 +280,7 @@ class Cycle:
 
 async def test_garbage_is_collected_when_few_objects_hold_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "_INTERVAL_S", 0.0)
+    monkeypatch.setattr(garbage, "_GROWTH", 0.0)  # a process that runs many tests is large
     alive: weakref.WeakSet[Cycle] = weakref.WeakSet()
     most = 0
     with collecting_garbage():
@@ -292,6 +293,7 @@ async def test_garbage_is_collected_when_few_objects_hold_much(monkeypatch: pyte
 
 async def test_garbage_is_collected_when_there_is_no_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "_INTERVAL_S", 0.0)
+    monkeypatch.setattr(garbage, "_GROWTH", 0.0)  # a process that runs many tests is large
     most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with collecting_garbage():
         alive = weakref.WeakSet[Cycle]()

@@ -20,11 +20,11 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._bounded import BoundedCache
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import HeaderList
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Origin
 from cpg_trio.http1.fields import USUAL_NAMES, spellings
-from cpg_trio.logs import one_line
 
 from .audit import Action, Audit
 from .charging import RETRY_AFTER

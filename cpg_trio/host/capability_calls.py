@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import attrs
 
 from cpg_trio import wire
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import (
     HeaderList,
     Message,
@@ -22,7 +23,6 @@ from cpg_trio.asgi import (
     note_proved,
     send_text,
 )
-from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller
 
 from .admission import PERHAPS_DELIVERED, UNDELIVERED, leaves_its_place

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from cpg_trio._gen.capability.logger.v1 import logger_pb2 as pb
 from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerService
-from cpg_trio.logs import one_line
+from cpg_trio._lines import one_line
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .capability import Capability

@@ -20,8 +20,8 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     PluginLifecycleService,
     ServiceRegistryService,
 )
+from cpg_trio._lines import one_line
 from cpg_trio._version import __version__
-from cpg_trio.logs import one_line
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit

@@ -25,8 +25,8 @@ from pathlib import Path
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
+from cpg_trio._lines import one_line
 from cpg_trio.http1 import Pool, Way
-from cpg_trio.logs import one_line
 from cpg_trio.rpc import ConnectError
 
 from .control import client_at, proof_to

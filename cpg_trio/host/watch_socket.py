@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, note_proved, refuse_websocket
-from cpg_trio.logs import one_line
 from cpg_trio.rpc import ConnectError
 
 from .audit import Action

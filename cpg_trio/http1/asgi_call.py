@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import trio
 
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
     CLIENT,
@@ -24,7 +25,6 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
 )
-from cpg_trio.logs import one_line
 
 from .fields import block, date, lower, status_line
 from .messages import IncomingRequest, MalformedError

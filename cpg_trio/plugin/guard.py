@@ -24,6 +24,7 @@ import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._bounded import BoundedCache
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import (
     App,
     HeaderList,
@@ -44,7 +45,6 @@ from cpg_trio.assertions import (
     path_claim,
     read,
 )
-from cpg_trio.logs import one_line
 from cpg_trio.rpc import Caller, Code
 
 _log = logging.getLogger("cpg_trio.plugin")

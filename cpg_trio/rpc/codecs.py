@@ -17,7 +17,7 @@ from connectrpc.errors import ConnectError
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from cpg_trio.logs import one_line
+from cpg_trio._lines import one_line
 
 _M = TypeVar("_M", bound=Message)
 

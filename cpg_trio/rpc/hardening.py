@@ -15,8 +15,8 @@ from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication
 from google.protobuf.message import Message
 
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import App
-from cpg_trio.logs import one_line
 
 from .codecs import CheckedCodec, UnreadableError
 from .context import Context, own_context

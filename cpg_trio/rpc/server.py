@@ -22,6 +22,7 @@ from connectrpc.errors import ConnectError
 from connectrpc.interceptor import Interceptor
 from connectrpc.request import RequestContext
 
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import (
     App,
     Message,
@@ -35,7 +36,6 @@ from cpg_trio.asgi import (
     send_response,
     send_text,
 )
-from cpg_trio.logs import one_line
 
 from .context import own_context, scope_of
 from .hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable

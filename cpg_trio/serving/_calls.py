@@ -12,9 +12,9 @@ from typing import Any
 
 import trio
 
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope, Send
 from cpg_trio.http1 import BodyPace, unwrapped
-from cpg_trio.logs import one_line
 from cpg_trio.serving._errors import logger
 
 INBOX_MESSAGES = 10
