@@ -243,7 +243,7 @@ class _Journal:
                 await self._write()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._connection.close)
+                await trio.to_thread.run_sync(self._connection.close, limiter=self._own_thread)
 
     async def _write(self) -> None:
         with trio.CancelScope(shield=True):

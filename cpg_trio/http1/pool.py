@@ -290,8 +290,9 @@ class Pool:
         return free > (shelf.in_use.get(caller, 0) if caller else 0)
 
     def _has_its_share(self, caller: str) -> bool:
-        """Whether a caller uses as many connections, of all origins, as are free."""
-        return bool(caller) and self._in_use.get(caller, 0) >= self._max_total - self._active
+        """Whether a caller uses connections, of all origins, and as many as are free."""
+        has = self._in_use.get(caller, 0) if caller else 0
+        return has > 0 and has >= self._max_total - self._active
 
     def _occupy(self, shelf: _Shelf, caller: str) -> None:
         """Count one more connection for a caller."""

@@ -598,6 +598,14 @@ async def test_a_pool_has_no_more_connections_than_allowed_and_closes_the_one_th
         assert pool._total == sum(shelf.size for shelf in pool._shelves.values()) == 2
 
 
+async def test_where_others_use_all_connections_a_caller_without_any_has_no_share_that_is_used_up() -> None:
+    async with serving(answer_ok) as one, serving(answer_ok) as two, Pool(max_total=1) as pool:
+        async with pool.request(one, get()):
+            with pytest.raises(LocalFailureError, match="all 1 connections that this process may have"):
+                await pool.open(two, "newcomer")
+        assert await fetch(pool, two, get()) == (200, b"ok")
+
+
 async def test_the_only_connection_of_a_pool_is_closed_for_another_to_the_same_place() -> None:
     async with serving(answer_ok) as origin, Pool(max_total=1) as pool:
         await fetch(pool, origin, get())
