@@ -26,7 +26,6 @@ MAX_BUCKETS = Limits().max_rate_keys  # of each kind
 # Of a token, and of a second: what is lost in sums of seconds, so that who waits as long as it was told to is
 # let through.
 _ROUNDING = 1e-6
-_A_TOKEN = 1 - _ROUNDING
 
 
 class Kind(StrEnum):
@@ -38,6 +37,8 @@ class Kind(StrEnum):
     DISCOVER = "discover"
     WATCH = "watch"
     """The opening of a watch, by websocket or stream, of services or of health."""
+    SUBSCRIBE = "subscribe"
+    """A request on `/watch`, as often as it has kilobytes: what is beyond waits, and is not refused."""
     HEALTH_REPORT = "health-report"
     CAPABILITY_REQUEST = "capability-request"
     CAPABILITY_CALL = "capability-call"
@@ -64,7 +65,8 @@ class RateLimits:
     """The rate of each kind of call; None is no limit.
 
     Counted by identity, except for what comes before there is one or asks for none, which is counted by
-    address: handshakes, watches of health, and failed authentications.
+    address: handshakes, watches of health, and failed authentications. What a watch asks for is counted for
+    the address of its plugin.
     """
 
     handshake: Rate | None = Rate(10, 20)
@@ -74,6 +76,7 @@ class RateLimits:
     discover: Rate | None = Rate(100_000, 200_000)
     """As the router's: plugins that know only the protocol ask before each call."""
     watch: Rate | None = Rate(5, 20)
+    subscribe: Rate | None = Rate(300, 3000)
     health_report: Rate | None = Rate(20, 50)
     capability_request: Rate | None = Rate(10, 20)
     capability_call: Rate | None = Rate(100_000, 200_000)
@@ -126,18 +129,22 @@ class Buckets:
         """Return how many buckets are kept."""
         return len(self._buckets)
 
-    def take(self, key: str) -> float:
-        """Take a token, and return 0; or return the seconds until there is one, and take none."""
+    def take(self, key: str, count: float = 1) -> float:
+        """Take a token, or more, and return 0; or return the seconds until there are as many, and take none.
+
+        More than a bucket holds are as many as it holds.
+        """
         now = self._clock()
+        count = min(count, self._burst)
         bucket = self._buckets.get(key)
         if bucket is None:
-            self._buckets[key] = _Bucket(self._burst - 1, now)
+            self._buckets[key] = _Bucket(self._burst - count, now)
             self._make_room(now)
             return 0.0
         tokens = self._tokens(bucket, now)
-        if tokens < _A_TOKEN:
-            return (1 - tokens) / self._per_s
-        bucket.tokens, bucket.at = tokens - 1, now
+        if tokens < count - _ROUNDING:
+            return (count - tokens) / self._per_s
+        bucket.tokens, bucket.at = tokens - count, now
         self._buckets.move_to_end(key)
         return 0.0
 
@@ -162,9 +169,9 @@ class Rates:
         rates = {kind: rate for kind in Kind if (rate := limits.of(kind)) is not None}
         self._buckets = {kind: Buckets(rate, clock, most) for kind, rate in rates.items()}
 
-    def take(self, kind: Kind, key: str) -> int:
-        """Count a call, and return 0; or return in how many seconds, at least 1, it may be tried again."""
+    def take(self, kind: Kind, key: str, count: float = 1) -> int:
+        """Count a call, as so many, and return 0; or return in how many seconds, at least 1, to try again."""
         buckets = self._buckets.get(kind)
-        if buckets is None or not (wait_s := buckets.take(key)):
+        if buckets is None or not (wait_s := buckets.take(key, count)):
             return 0
         return max(1, math.ceil(wait_s - _ROUNDING))

@@ -119,6 +119,10 @@ class Gate:
         if not self._identities.holds(identity):
             raise self._refusal(identity)
 
+    def seconds_to_wait(self, identity: Identity, kibibytes: int) -> int:
+        """Count a request of so many kibibytes on a watch; return 0, or how long to wait before another try."""
+        return self._rates.take(Kind.SUBSCRIBE, Peer(identity.address).key, 1 + kibibytes)
+
     def ends_at(self, identity: Identity) -> float:
         """Return when an identity ends unless it is renewed, on Trio's clock."""
         return trio.current_time() + self._identities.left_s(identity)

@@ -37,6 +37,7 @@ _PIECE_BYTES = 4096  # of news: what is more waits for the next piece
 _LARGE_BYTES = 2 * 1024 * 1024  # of news in pieces that are larger, on their way at once
 _GONE_BYTES = 150  # of a piece of news, for a provider that is gone
 _EVENT_BYTES = 400  # of a piece of news, beside metadata
+_TURNS = 4  # watchers that are served in one round of the loop
 _MOST_ON_THE_SPOT = 32  # watchers that are looked at while a change is announced
 _SLICE_S = 0.002  # for which the hub's task works at a time
 
@@ -258,6 +259,9 @@ class WatchHub:
         self._shares = Shares("watches", limits.max_watches)
         self._subscriptions = Shares("subscriptions of all watches", limits.max_all_subscriptions)
         self._budget = Budget(_LARGE_BYTES)
+        self.turns = trio.Semaphore(_TURNS)
+        """To be held while something is worked out for a watcher, and not while it is sent, so that watchers
+        that ask for much wait for each other, and others do not wait for all of them."""
         self._watches: dict[Watch, None] = {}
         self._of_each: dict[str, dict[Watch, None]] = {}
         self._followers: _Followers = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import trio
@@ -115,7 +116,8 @@ class WatchSocket:
                 return
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
             codec, most = CODECS[chosen or wire.WATCH_JSON], self._max_subscriptions
-            await _Connection(self._gate, caller, watch, most, codec, receive, send).run()
+            turns = self._hub.turns
+            await _Connection(self._gate, caller, watch, turns, most, codec, receive, send).run()
 
 
 class _Connection:
@@ -126,6 +128,7 @@ class _Connection:
         gate: Gate,
         caller: Identity,
         watch: Watch,
+        turns: trio.Semaphore,
         max_subscriptions: int,
         codec: _Codec,
         receive: Receive,
@@ -134,6 +137,7 @@ class _Connection:
         self._gate = gate
         self._caller = caller
         self._watch = watch
+        self._turns = turns
         self._max_subscriptions = max_subscriptions
         self._codec = codec
         self._receive = receive
@@ -172,29 +176,35 @@ class _Connection:
             if news is None:
                 self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
-            await self._send(self._frame(self._update(news)))
+            async with self._turns:
+                frame = self._frame(self._update(news))
+            await self._send(frame)
 
     async def _listen(self) -> None:
         """Do what the client says until it leaves."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
             self._gate.still(self._caller)
-            async with self._watch.large(size := _frame_size(frame)):
+            size = _frame_size(frame)
+            for wait_s in iter(partial(self._gate.seconds_to_wait, self._caller, size // 1024), 0):
+                await trio.sleep(wait_s)
+            async with self._watch.large(size):
                 if size > _MOST_FRAME_BYTES:
                     raise UnreadableError(f"a request of {size} bytes (max: {_MOST_FRAME_BYTES})")
-                await self._do(self._codec.read(frame))
+                async with self._turns:
+                    request = self._codec.read(frame)
+                await self._do(request)
 
     async def _do(self, request: pb.WatchRequest) -> None:
         """Do what a request says, and tell what of it is refused."""
         for service_type in request.unsubscribe:
             self._watch.unsubscribe(service_type)
-        refusals: list[pb.WatchRefusal] = []
-        for number, subscription in enumerate(request.subscribe, 1):
-            if (refusal := self._subscribe(subscription)) is not None:
-                refusals.append(refusal)
-            if refusals and (len(refusals) == _MOST_REFUSALS or number == len(request.subscribe)):
-                told = self._frame(pb.WatchUpdate(refusals=refusals))
-                refusals.clear()
-                await self._send(told)
+        for begin in range(0, len(request.subscribe), _MOST_REFUSALS):
+            async with self._turns:
+                some = request.subscribe[begin : begin + _MOST_REFUSALS]
+                refusals = [r for s in some if (r := self._subscribe(s)) is not None]
+                frame = self._frame(pb.WatchUpdate(refusals=refusals))
+            if refusals:
+                await self._send(frame)
 
     def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
         service_type = subscription.service_type

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trio
 from google.protobuf import json_format
+from trio.testing import MockClock
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
@@ -129,8 +130,8 @@ async def test_one_connection_follows_no_more_than_a_thousand_types() -> None:
     async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
         names = [f"t{index}" for index in range(Limits().max_subscriptions + 1)]
         await say(socket, subscribe=subscriptions(*names))
-        answers = [await hear(socket), await hear(socket)]
-        refusals = next(a["refusals"] for a in answers if "refusals" in a)
+        while not (refusals := (await hear(socket)).get("refusals")):
+            pass
         assert refusals == [{"serviceType": names[-1], "message": "too many subscriptions (max: 1000)"}]
         assert host.watches.watchers(names[-2]) == 1
 
@@ -298,3 +299,45 @@ async def test_refusals_come_in_updates_of_a_few_and_a_request_that_is_too_large
         reason = closed.value.reason
         assert reason
         assert (reason.code, reason.reason) == (1007, "a request of 262145 bytes (max: 262144)")
+
+
+async def test_requests_of_one_address_that_are_too_many_or_too_long_wait(autojump_clock: MockClock) -> None:
+    host = Host(HostConfig(rates=RateLimits(subscribe=Rate(1, 10))))
+    identity, token = host.identities.issue("watcher", address="192.0.2.1")
+    scope: dict[str, Any] = {
+        "type": "websocket",
+        "path": "/watch",
+        "scheme": "ws",
+        "subprotocols": [],
+        "client": ("192.0.2.1", 1),
+        "headers": [
+            (b"x-plugin-runtime-id", identity.runtime_id.encode()),
+            (b"authorization", f"Bearer {token}".encode()),
+        ],
+    }
+    requests = iter([" " * 4 * 1024 + "{}", " " * 5000 + "{}", '{"subscribe": [{"serviceType": "t"}]}'])
+
+    async def receive() -> MutableMapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        if (text := next(requests, None)) is None:
+            await trio.sleep_forever()
+        return {"type": "websocket.receive", "text": text}
+
+    told: list[float] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        if message["type"] == "websocket.send":
+            told.append(trio.current_time())
+
+    connected = iter([{"type": "websocket.connect"}])
+
+    async def from_client() -> MutableMapping[str, Any]:
+        return next(connected, None) or await receive()
+
+    async with host.application() as app, trio.open_nursery() as nursery:
+        began = trio.current_time()
+        nursery.start_soon(app, scope, from_client, send)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert [pytest.approx(1, abs=0.01)] == [at - began for at in told]
