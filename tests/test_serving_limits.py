@@ -7,6 +7,7 @@ The connections here have calls in flight, all from one address. Which others ar
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -204,3 +205,28 @@ def test_a_limit_that_leaves_nothing_is_refused(limit: str) -> None:
     settings: dict[str, Any] = {limit: 0}
     with pytest.raises(ValueError, match=limit):
         ServeConfig(**settings)
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts the rounds of the loop."""
+
+    count = 0
+
+    def before_io_wait(self, _timeout: float, /) -> None:
+        self.count += 1
+
+
+async def test_many_who_connect_at_once_are_not_accepted_one_in_each_round_of_the_loop() -> None:
+    async with server() as up, AsyncExitStack() as stack:
+        host, port = up.url.removeprefix("http://").split(":")
+        clients = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(160)]
+        for client in clients:
+            client.sendall(request("GET", "/"))
+            client.settimeout(0)
+        rounds = Rounds()
+        trio.lowlevel.add_instrument(rounds)
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(trio.lowlevel.wait_readable, client)
+        trio.lowlevel.remove_instrument(rounds)
+        assert rounds.count < 80

@@ -120,7 +120,7 @@ class Gate:
             raise self._refusal(identity)
 
     def seconds_to_wait(self, identity: Identity, kibibytes: int) -> int:
-        """Count a request of so many kibibytes on a watch; return 0, or how long to wait before another try."""
+        """Count a request of so many kibibytes on a watch; return 0, or how long it has to wait."""
         return self._rates.take(Kind.SUBSCRIBE, Peer(identity.address).key, 1 + kibibytes)
 
     def ends_at(self, identity: Identity) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -39,6 +41,7 @@ from cpg_trio.serving._tls import Contexts
 _DEFAULTS = ServeConfig()
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN_S = 0.1
+_ACCEPTED_AT_ONCE = 16  # connections of one listener, in one round of the loop
 _WAIT_UNTOLD_S = 1.0  # for calls in flight to finish, before it is told of in the log
 
 
@@ -144,16 +147,18 @@ class _Server:
         handlers: trio.Nursery,
     ) -> None:
         async with listener:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    if error.errno not in _NO_ROOM:
-                        raise
-                    self._crowd.cannot_accept(error)
-                    await trio.sleep(_ACCEPT_AGAIN_S)
-                else:
-                    handlers.start_soon(_closing, serve_each, stream)
+            with _waiting(listener) as waiting:
+                while True:
+                    try:
+                        stream = await listener.accept()
+                        handlers.start_soon(_closing, serve_each, stream)
+                        for stream in waiting():
+                            handlers.start_soon(_closing, serve_each, stream)
+                    except OSError as error:
+                        if error.errno not in _NO_ROOM:
+                            raise
+                        self._crowd.cannot_accept(error)
+                        await trio.sleep(_ACCEPT_AGAIN_S)
 
     async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
         if self._context.terminated.is_set():
@@ -252,6 +257,26 @@ async def _closing(
         await serve_each(stream)
     finally:
         stream.socket.close()
+
+
+@contextmanager
+def _waiting(listener: trio.SocketListener) -> Iterator[Callable[[], Iterator[trio.SocketStream]]]:
+    """Yield what accepts some of those who wait for it, on the spot.
+
+    A listener of Trio's accepts one in each round of the loop, and a round is long when there is much to do.
+    """
+    with socket.socket(fileno=os.dup(listener.socket.fileno())) as same:
+        same.settimeout(0)
+
+        def accepted() -> Iterator[trio.SocketStream]:
+            for _ in range(_ACCEPTED_AT_ONCE):
+                try:
+                    client, _ = same.accept()
+                except (BlockingIOError, ConnectionAbortedError):
+                    return
+                yield trio.SocketStream(trio.socket.from_stdlib_socket(client))
+
+        yield accepted
 
 
 async def _guard(task: Callable[[], Awaitable[None]]) -> None:
