@@ -118,6 +118,17 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def abuse(session: nox.Session) -> None:
+    """Have hostile clients do their worst, a minute each, to a host and a plugin. Arguments go to pytest.
+
+    ABUSE_SECONDS says for how long instead.
+    """
+    _install(session, "test")
+    env = {"ABUSE_SECONDS": os.environ.get("ABUSE_SECONDS", "60")}
+    session.run("pytest", "tests/abuse", *session.posargs, env=env)
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Run the fault suite: real processes, killed, stopped, cut off and starved. Arguments go to pytest."""
     _install(session, "test")
