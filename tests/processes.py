@@ -15,6 +15,7 @@ import trio
 
 from cpg_trio._cell import Cell
 
+_STOP_S, _WORK_S = 20, 120
 _ADDRESS = re.compile(r"listening on (http://[^\s,]+)")
 
 
@@ -53,10 +54,13 @@ class Running:
         return (await self.until(_ADDRESS.pattern))[1].replace("0.0.0.0", "127.0.0.1")
 
     async def end(self, number: signal.Signals | None = None) -> int:
-        """Send a signal, wait for the end, and return the exit status."""
+        """Send a signal, if any, wait for the end, and return the exit status.
+
+        Without a signal it has its work to do first, which takes as long as the machine is busy.
+        """
         if number is not None:
             self.process.send_signal(number)
-        with trio.fail_after(20):
+        with trio.fail_after(_WORK_S if number is None else _STOP_S):
             return await self.process.wait()
 
     def peak_memory_bytes(self) -> int:

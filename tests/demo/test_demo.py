@@ -54,7 +54,7 @@ async def test_the_demo_does_its_work_when_nobody_reads_its_story(tmp_path: Path
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "cpg_trio.demo", "--once"]
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         done = await trio.run_process(command, cwd=tmp_path, stdout=writer, capture_stderr=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -62,7 +62,7 @@ async def test_the_demo_does_its_work_when_nobody_reads_its_story(tmp_path: Path
 
 async def test_the_demo_serves_what_it_says_until_it_is_interrupted(tmp_path: Path) -> None:
     async with running("cpg_trio.demo", "--storage", str(tmp_path / "urls")) as run:
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             api = (await run.until(r"api-plugin listening on (http://\S+)"))[1]
             code = (await run.until(r'curl "\S+/Resolve\?code=([0-9a-f]{8})"'))[1]
             await run.until("Ctrl-C stops")
@@ -88,7 +88,7 @@ async def test_two_demos_at_once_each_say_where_they_are(tmp_path: Path) -> None
         running("cpg_trio.demo", "--storage", str(tmp_path / "1")) as first,
         running("cpg_trio.demo", "--storage", str(tmp_path / "2")) as second,
     ):
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             await first.until("Ctrl-C stops")
             await second.until("Ctrl-C stops")
         assert re.search(r"port \d+ is taken: \w+ is at http://127.0.0.1:\d+", first.output + second.output)
