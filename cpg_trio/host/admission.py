@@ -324,7 +324,7 @@ class Admission:
         self._wall_clock = wall_clock
         self.tally = Tally()
         self._targets: BoundedCache[bytes, _Target] = BoundedCache(_MOST_TARGETS, _MOST_TARGET_BYTES)
-        self._revision = registry.revision
+        self._revision = registry.registrations_revision
         self._permitted = Permitted(self._policy)
 
     def admit(
@@ -396,8 +396,8 @@ class Admission:
             raise RefusedError(500, "failed to find out whether the call is permitted") from error
 
     def _remembered(self, raw_path: bytes) -> _Target | None:
-        if self._revision != self._registry.revision:
-            self._revision = self._registry.revision
+        if self._revision != self._registry.registrations_revision:
+            self._revision = self._registry.registrations_revision
             self._targets.clear()
         return self._targets.get(raw_path)
 

@@ -237,6 +237,7 @@ class Registry:
         self._sequence = 0
         self._lapsed: dict[str, Health] = {}
         self._revision = 0
+        self._registrations_revision = 0
         self.id = secrets.token_hex(8)
         """Tells it from another's, and from that of a host that has forgotten all."""
         self._listeners = Listeners[[str]]("the registry")
@@ -247,6 +248,11 @@ class Registry:
     def revision(self) -> int:
         """A number that grows with each change that is announced."""
         return self._revision
+
+    @property
+    def registrations_revision(self) -> int:
+        """A number that grows with each registration that comes or goes, and not with what plugins report."""
+        return self._registrations_revision
 
     def subscribe(self, listener: Callable[[str], object]) -> None:
         """Call `listener` with a service type after each change to its providers or their health."""
@@ -310,6 +316,7 @@ class Registry:
         self._registrations.add(plugin.share)
         plugin.by_type[service_type] = self._by_id[registration.id] = registration
         self._by_type.setdefault(service_type, _Providers()).add(registration)
+        self._registrations_revision += 1
         self._announce([service_type])
         self._announce_plugin(runtime_id)
 
@@ -550,6 +557,7 @@ class Registry:
     def _remove(self, registration: Registration) -> None:
         """Remove a registration, and what there is for as long as its type, or its plugin, has one."""
         self._drop(registration)
+        self._registrations_revision += 1
         if not (plugin := self._by_plugin[registration.runtime_id]).by_type:
             self._plugins.remove(plugin.share)
             del self._by_plugin[registration.runtime_id]

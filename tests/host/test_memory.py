@@ -275,6 +275,20 @@ def test_limits_that_are_too_large_are_reduced_in_proportion_and_one_line_says_s
     assert f" MAX_CONNECTIONS={small.max_connections}." in line
 
 
+def test_a_host_of_192_mib_has_room_for_a_fleet_of_fifty_plugins_at_one_address() -> None:
+    small = fitted(Limits(), 10_000, Memory(192 * MIB, "a test"), 65 * MIB)
+    for name, needed in (
+        ("max_identities", 50),
+        ("max_plugins", 50),
+        ("max_registrations", 150),
+        ("max_watches", 50),
+        ("max_all_subscriptions", 200),
+        ("max_metadata_bytes", 50 * 10_000),
+    ):
+        assert getattr(small.limits, name) * 0.75 >= needed
+    assert small.max_connections >= 150
+
+
 def test_the_memory_that_is_too_small_for_anything_leaves_something_of_each_limit() -> None:
     tiny = fitted(Limits(max_watches=1), 5, Memory(16 * MIB, "a test"), 60 * MIB)
     assert min(getattr(tiny.limits, name) for name in PRICES) == tiny.max_connections == 1

@@ -6,12 +6,13 @@ import attrs
 import pytest
 
 from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Assertion, Purpose, path_claim, read
 from cpg_trio.host import admission as admission_module
 from cpg_trio.host.admission import Admission
 from cpg_trio.host.identity import Identities, Identity
 from cpg_trio.host.peers import Peer
-from cpg_trio.host.registry import Registry
+from cpg_trio.host.registry import Health, Registry
 
 
 @attrs.define
@@ -133,3 +134,18 @@ async def test_nothing_of_a_token_is_in_what_a_statement_shows_of_itself() -> No
     s.told(api)
     (target,) = s.admission._targets.values()
     assert str(s.digest) not in repr(target)
+
+
+async def test_what_plugins_report_does_not_have_the_router_forget_where_paths_lead() -> None:
+    s = Setting()
+    (api, _) = s.callers
+    first = s.told(api)
+    (target,) = s.admission._targets.values()
+    for number in range(10):
+        s.registry.report_health(s.provider.runtime_id, Health(pb.HEALTH_STATE_HEALTHY, f"{number}"))
+        s.registry.report_health("another", Health(pb.HEALTH_STATE_UNHEALTHY, f"{number}"))
+    assert s.told(api) == first
+    assert list(s.admission._targets.values()) == [target]
+    s.registry.register("another", "other", "1.0.0", "/", {})
+    s.told(api)
+    assert target not in s.admission._targets.values()
