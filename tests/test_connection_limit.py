@@ -136,6 +136,20 @@ def test_a_known_client_with_few_connections_keeps_them_while_strangers_fill_the
     assert not any(connection.evicted for connection in known)
 
 
+def test_a_connection_that_has_just_come_is_not_closed_before_those_with_many_streams() -> None:
+    server = Server()
+    hostile = [server.connect(HOSTILE, WAITING) for _ in range(4)]
+    fresh = server.connect(HOSTILE, WAITING)
+    for streams in range(1, 60):
+        for connection in hostile:
+            assert connection is not None
+            connection.slot.open_streams(streams)
+    assert fresh is not None
+    assert not fresh.evicted
+    server.fill(HOSTILE, WAITING, count=20)
+    assert not fresh.evicted
+
+
 @pytest.mark.parametrize("identity", ["", "plugin-1"])
 def test_streams_count_as_connections(identity: str) -> None:
     server = Server()

@@ -251,14 +251,14 @@ class ServerConnection:
     def standing(self) -> Standing:
         """What it is busy with."""
         if self._resting or self._request is None:
-            return Standing.IDLE
+            return Standing.IDLE if self._served else Standing.WAITING
         waits = not self._request.complete or self in self.service.clocks.send
         return Standing.WAITING if waits else Standing.BUSY
 
     def evict(self) -> None:
         """End, to make room for another."""
-        if self._resting:
-            self.give_up()
+        if self._request is None:
+            self.give_up()  # in order: it may still have to read the last response
         else:
             self.abort()
 

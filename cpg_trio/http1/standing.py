@@ -9,8 +9,8 @@ class Standing(IntEnum):
     """See the module."""
 
     IDLE = 0
-    """Nothing is in flight: it waits for a request, or for the rest of a head."""
+    """It has had a request, and nothing is in flight: it waits for another."""
     WAITING = 1
-    """A call waits for its client: for the rest of the request, or until it reads of the response."""
+    """It waits for its client: for the first request, the rest of one, or until it reads of the response."""
     BUSY = 2
     """A call is in flight."""

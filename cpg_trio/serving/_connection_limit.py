@@ -7,7 +7,8 @@ streams. While there is room, nothing here has any effect: behind a proxy, all m
 When there is hardly any room, a newcomer gets in, and somebody else's connection is closed for it:
 
 1. an idle one of the largest holder;
-2. one that waits for its client, which sends or reads slowly, of the largest address that has proved nothing;
+2. one that waits for its client, which sends nothing or does not read, of the largest address that has proved
+   nothing;
 3. one that is busy, of the largest holder, if it has more than its share: half of all.
 
 Where there is no such connection, there is a reserve: newcomers get in as long as they prove an identity
@@ -199,14 +200,17 @@ class ConnectionLimit:
 
     def _victim(self, newcomer: Holder, but: Slot | None) -> Slot | None:
         """Return the connection that is given up with the least harm, None if none is."""
-        best: tuple[int, Slot] | None = None
+        best: tuple[tuple[int, int], Slot] | None = None
         for largest, holder in _ranked(ranking.largest for ranking in self._rankings.values()):
             for slot in holder.look():
                 harm = self._harm(slot, newcomer, largest=largest)
-                if slot is not but and harm is not None and (best is None or harm < best[0]):
-                    best = harm, slot
-                if best is not None and best[0] == 0:
-                    return best[1]
+                if slot is but or harm is None:
+                    continue
+                found = harm, -slot.weight  # of those that are alike, the one that makes most room
+                if best is None or found < best[0]:
+                    best = found, slot
+                if not harm:
+                    return slot
         return best[1] if best is not None else None
 
     def _harm(self, slot: Slot, newcomer: Holder, *, largest: bool) -> int | None:

@@ -109,7 +109,7 @@ class Http1(H11Protocol):
     def standing(self) -> Standing:
         """What the connection is busy with."""
         if self.stream is None:
-            return Standing.IDLE
+            return Standing.IDLE if self.keep_alive_requests else Standing.WAITING
         return Standing.WAITING if self._h11.their_state is h11.SEND_BODY else Standing.BUSY
 
     @property

@@ -107,7 +107,7 @@ class Http2(H2Protocol):
     def standing(self) -> Standing:
         """What the connection is busy with."""
         if self.idle:
-            return Standing.IDLE
+            return Standing.IDLE if self.keep_alive_requests else Standing.WAITING
         return Standing.WAITING if self.streams.keys() <= self._uploading else Standing.BUSY
 
     def awaiting(self) -> Awaiting:
