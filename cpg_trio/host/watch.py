@@ -194,7 +194,11 @@ class Watch:
             if self._budget.take(self._share, size):
                 self._held = size
                 return self._take(names)
-            await self._budget.wait(self._share)
+            try:
+                await self._budget.wait(self._share)
+            except trio.Cancelled:
+                self._wake()  # the news has not been taken, and is there for the next read
+                raise
 
     def _give_back(self) -> None:
         if self._held:

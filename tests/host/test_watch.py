@@ -296,6 +296,28 @@ async def test_watchers_that_do_not_read_large_news_hold_few_of_them_and_keep_no
         assert not hub._budget._waiting
 
 
+async def test_a_watcher_that_stops_waiting_for_room_is_told_when_it_reads_again() -> None:
+    registry = Registry(limits=Limits(max_metadata_bytes_per_plugin=2**20))
+    hub = WatchHub(registry)
+    with_metadata(registry, "t", 400_000)
+    with ExitStack() as stack:
+        holding = [stack.enter_context(hub.watch(f"holding-{number}")) for number in range(4)]
+        for watch in holding:
+            watch.subscribe("t")
+            await anext(watch)
+        waiting = stack.enter_context(hub.watch("waiting"))
+        waiting.subscribe("t")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(anext, waiting)
+            await wait_all_tasks_blocked()
+            assert hub._budget._waiting
+            nursery.cancel_scope.cancel()
+        for watch in holding:
+            watch.end()
+        with trio.fail_after(1):
+            assert await told(waiting) == {"t": AVAILABLE}
+
+
 # Many providers and many watchers
 
 
