@@ -342,7 +342,7 @@ class Identities:
                 self._shares.check(share)
                 self._declared.check(share, entry.size)
             except LimitError:
-                if not (self._let_one_go(share) or self._let_one_go(self._shares.largest())):
+                if not (self._let_one_go(share) or self._let_one_go(self._shares.largest() or share)):
                     raise
             else:
                 break

@@ -55,9 +55,9 @@ class Shares:
         """Note that an address holds so much less."""
         self.add(share, -less)
 
-    def largest(self) -> str:
-        """Return which address holds most. There is one."""
-        return max(self._held, key=self._held.__getitem__)
+    def largest(self) -> str | None:
+        """Return which address holds most, None if none holds anything."""
+        return max(self._held, key=self._held.__getitem__, default=None)
 
 
 class Budget:

@@ -504,6 +504,15 @@ def test_what_plugins_declare_is_bounded_in_bytes(clock: Clock) -> None:
     identities.issue("x", provides=types[:1], address="192.0.2.2")
 
 
+def test_what_is_too_much_for_one_plugin_to_declare_is_refused_also_where_there_is_no_other(
+    clock: Clock,
+) -> None:
+    identities = bounded(clock, max_declared_bytes=1000)
+    with pytest.raises(LimitError, match="bytes of declared service types"):
+        identities.issue("x", provides=tuple(f"{'t' * 120}{number}" for number in range(100)))
+    assert not len(identities)
+
+
 def test_of_those_that_have_ended_who_has_expired_is_forgotten_first(clock: Clock) -> None:
     identities = bounded(clock, max_ended_identities=3)
     revoked = [identities.issue("x") for _ in range(2)]
