@@ -16,7 +16,7 @@ from enum import Enum
 import trio
 
 from cpg_trio import wire
-from cpg_trio._addresses import Address, parse_address
+from cpg_trio._addresses import Address, address_key, parse_address
 from cpg_trio.http1 import LookUpError, Origin, Resolver
 from cpg_trio.rpc import Code, ConnectError
 
@@ -109,7 +109,7 @@ def _shares(caller: Identity) -> Mapping[str, int]:
     """Return which look-ups count together: those of a plugin, and those of all plugins at its address."""
     return {
         f"plugin {caller.runtime_id}": _LOOK_UPS_OF_A_PLUGIN,
-        f"address {caller.address}": _LOOK_UPS_OF_AN_ADDRESS,
+        address_key(caller.address): _LOOK_UPS_OF_AN_ADDRESS,
     }
 
 

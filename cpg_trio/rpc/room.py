@@ -15,6 +15,7 @@ from functools import cache
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
+from cpg_trio._addresses import address_key
 from cpg_trio._memory import memory_of_process
 from cpg_trio.asgi import Scope
 
@@ -121,4 +122,4 @@ def _client(scope: Scope) -> str:
     if caller is not None:
         return f"caller {caller.id}"
     client = scope.get("client")
-    return f"address {client[0]}" if client else "socket"
+    return address_key(client[0] if client else "")

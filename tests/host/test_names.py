@@ -6,9 +6,11 @@ import socket
 from typing import Any
 
 import httpx
+import pytest
 import trio
 import trio.testing
 
+from cpg_trio.asgi import App
 from cpg_trio.host import BaseUrls, Host, HostConfig, RateLimits
 from tests.names import Names
 
@@ -60,19 +62,25 @@ async def test_the_names_of_one_plugin_hold_up_no_registration_of_another(names:
         nursery.cancel_scope.cancel()
 
 
-async def test_all_plugins_at_one_address_hold_up_no_registration_at_another(names: Names) -> None:
+async def stranger_at(host: Host, app: App, address: str, number: int) -> None:
+    async with calling(host, app, (address, 1)) as stranger:
+        body = registering(f"s{number}", f"http://slow-{number}.test")
+        await stranger.post(REGISTER, body, await stranger.plugin(f"stranger-{number}"))
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::{number}"])
+async def test_all_plugins_at_one_address_hold_up_no_registration_at_another(
+    address: str, names: Names
+) -> None:
     names.known["good.test"] = ["192.0.2.8"]
     host = Host(HostConfig(base_urls=BaseUrls.ANY, rates=RateLimits(handshake=None)))
     async with (
         host.application() as app,
-        calling(host, app, ("192.0.2.7", 1)) as strangers,
         calling(host, app, ("192.0.2.8", 1)) as elsewhere,
         trio.open_nursery() as nursery,
     ):
         for number in range(STRANGERS):
-            stranger = await strangers.plugin(f"stranger-{number}")
-            body = registering(f"s{number}", f"http://slow-{number}.test")
-            nursery.start_soon(strangers.post, REGISTER, body, stranger)
+            nursery.start_soon(stranger_at, host, app, address.format(number=number), number)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert len(names.asked) == 8
         with trio.fail_after(2):

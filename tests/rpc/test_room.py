@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -54,7 +54,7 @@ def framed(content: bytes) -> bytes:
     return b"\0" + len(content).to_bytes(4, "big") + content
 
 
-async def unfinished(part: bytes) -> AsyncIterator[bytes]:
+async def unfinished(part: bytes) -> AsyncGenerator[bytes, None]:
     yield part
     await trio.sleep_forever()
 
@@ -91,6 +91,21 @@ async def test_one_client_has_half_of_the_room_for_messages_that_do_not_end(
         assert await status_of(other, LARGE, kind) == 200
         nursery.cancel_scope.cancel()
     assert room.taken == 0
+
+
+async def test_the_addresses_of_one_ipv6_network_are_one_client(room: Room) -> None:
+    app = application([Echo()], room=room)
+
+    async def hold_at(address: str) -> None:
+        async with client(app, address) as http, aclosing(unfinished(LARGE[:-1])) as body:
+            await http.post(ECHO, content=body, headers={"content-type": PROTO})
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(hold_at, f"2001:db8::{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert room.taken <= TOTAL // 2
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("kind", [PROTO, WEB])
