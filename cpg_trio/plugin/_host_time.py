@@ -27,7 +27,7 @@ class HostTime:
         """Hear the `date` of an answer, to what was asked at a time of `_clock.current_time`."""
         try:
             told = parsedate_to_datetime(date).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             return
         self._told = told + _HALF_S
         self._told_at = (asked_at + _clock.current_time()) / 2

@@ -53,7 +53,8 @@ async def test_a_plugin_judges_what_its_host_signs_by_the_hosts_clock_and_says_t
 
 
 def test_what_is_no_date_tells_nothing() -> None:
-    for date in ("", "now", "Thu, 99 Nov 2026 20:00:00 GMT"):
+    too_far = "Thu, 26 Nov 2026 20:00:00 +9999999999999999"
+    for date in ("", "now", "Thu, 99 Nov 2026 20:00:00 GMT", too_far):
         host = HostTime()
         host.hear(date, 0.0)
         assert not host.known
