@@ -31,6 +31,8 @@ _log = logging.getLogger("cpg_trio.plugin")
 
 _C = TypeVar("_C", bound=ServiceClient)
 _MAX_TRIES = 10  # of a call that nobody has seen: kills in quick succession leave some that are gone
+_TRIES_WITHOUT_NEWS = 2
+_BAD_GATEWAY = 502
 _NEWS_S = 1.0  # for the host's word on a provider that could not be reached
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
@@ -167,7 +169,7 @@ class _ToProvider:
                 exchange = provider.session.calls(_routed(request, provider))
                 response = await stack.enter_async_context(exchange)
                 await _check_known(response, provider.session)
-                if not (tries_left and await self._goes_elsewhere(request, response, provider)):
+                if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                     break
                 await stack.aclose()
             yield response
@@ -179,15 +181,28 @@ class _ToProvider:
                 return directly
             response = await provider.session.calls.unary(_routed(request, provider), max_bytes)
             await _check_known(response, provider.session)
-            if not (tries_left and await self._goes_elsewhere(request, response, provider)):
+            if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                 break
         return response
 
-    async def _goes_elsewhere(
-        self, request: HttpRequest, response: HttpResponse | WholeResponse, provider: Provider
+    async def _is_tried_again(
+        self,
+        request: HttpRequest,
+        response: HttpResponse | WholeResponse,
+        provider: Provider,
+        tries_left: int,
     ) -> bool:
-        """Whether a request is worth another try, because no provider has seen it and there is another."""
-        return _undelivered(request, response) and await self._dependency.moves_from(provider)
+        """Whether a request is worth another try: no provider has seen it, and there may be another.
+
+        While no news comes of one that could not be reached, the host may be slow to tell, or may not count
+        what failed as it was itself held up. So a few tries go to the same provider.
+        """
+        if not _undelivered(request, response):
+            return False
+        if await self._dependency.moves_from(provider):
+            return True
+        is_first = tries_left >= _MAX_TRIES - _TRIES_WITHOUT_NEWS
+        return is_first and response.status == _BAD_GATEWAY and self._dependency.provider == provider
 
 
 def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:

@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.asgi import Receive, Scope, Send
+from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
 from cpg_trio.plugin import Plugin, PluginConfig, Provider
 from cpg_trio.plugin._session import Session
@@ -176,6 +176,24 @@ async def test_a_call_that_was_not_delivered_goes_to_another_provider(kind: str)
                 async with client.count(CountRequest(to=2)) as stream:
                     assert [m.number async for m in stream] == [0, 1]
             assert not host.registry.health("gone-0").callable
+
+
+async def test_a_call_that_was_not_delivered_is_tried_again_though_nothing_is_heard_of_its_provider() -> None:
+    failed: list[str] = []
+
+    async def fail_once(scope: Scope, _receive: Receive, send: Send) -> bool:
+        if failed or not scope["path"].startswith("/services/"):
+            return False
+        failed.append(scope["path"])
+        await send_text(send, 502, "failed to proxy request\n", [(b"x-plugin-undelivered", b"true")])
+        return True
+
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    async with meddled(fail_once) as (_, url), plugged(caller, url), plugged(echo_plugin(), url):
+        await echo.wait_available()
+        assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
+    assert failed
 
 
 async def test_a_call_finds_the_provider_that_lives_behind_several_that_were_killed() -> None:
