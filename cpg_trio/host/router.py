@@ -122,9 +122,7 @@ def _no_room(error: PoolFullError) -> Failure:
     fields = [*UNDELIVERED, (RETRY_AFTER.encode(), b"1")]
     if error.own_share:
         return Failure(429, "too many calls in flight to this provider", str(error), fields)
-    return Failure(
-        503, "service unavailable (all connections to the provider are in use)", str(error), fields
-    )
+    return Failure(503, "service unavailable (all connections to providers are in use)", str(error), fields)
 
 
 class ClocksDifferError(UndeliveredError):

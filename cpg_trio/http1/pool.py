@@ -25,7 +25,7 @@ from ._names import Resolver
 from ._origin import Origin
 from ._request import PreparedRequest, Request
 from .connection import Connection, Exchange, Response, Whole
-from .errors import ConnectFailedError, ConnectionBrokenError, LocalFailureError, PoolFullError
+from .errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
 from .messages import MAX_HEAD_BYTES, ResponseHeads
 from .tls import client_context
 
@@ -75,7 +75,7 @@ class Pool:
     while it owes an answer is noticed by the kernel (`enable_keepalive`).
     `ssl_context` is asked for each connection with TLS; the default trusts what the system trusts.
     `max_per_origin`: connections in all; who needs one more waits until one is free. `max_total`: those to
-    all origins; for one more, one that is idle is closed, and if none is, there is a LocalFailureError.
+    all origins; for one more, one that is idle is closed, and if none is, there is a PoolFullError at once.
     `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
     an idle connection is not used again. `max_head_bytes`: the largest response head.
 
@@ -271,7 +271,7 @@ class Pool:
         self._total += by
 
     def _make_room(self, origin: Origin, shelf: _Shelf) -> None:
-        """Close an idle connection if there are as many as there may be. Raises: LocalFailureError."""
+        """Close an idle connection if there are as many as there may be. Raises: PoolFullError."""
         if self._total < self._max_total:
             return
         idle = [each for each in self._shelves.values() if each.idle]
@@ -282,7 +282,7 @@ class Pool:
         if not shelf.size:
             del self._shelves[origin.key]
         every = f"all {self._max_total} connections that this process may have are in use"
-        raise LocalFailureError(f"cannot connect to {where(origin)}: {every}")
+        raise PoolFullError(f"no connection to {where(origin)}: {every}", own_share=False)
 
     def _may_have(self, shelf: _Shelf, caller: str) -> bool:
         """Whether a caller may have another connection. Who names none shares with nobody."""

@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Handler, Fault, int, bytes | None, bool]] = {
     "another plugin answers at the address": (answering(PLAIN % (401, MARK)), nothing, 502, b"true", True),
     "the provider's clock differs": (answering(clock(600)), nothing, 502, b"true", False),
     "the host has no file descriptor": (answering(OK), without_descriptors, 502, b"true", False),
-    "the host has as many connections as it may": (answering(OK), with_no_room, 502, b"true", False),
+    "the host has as many connections as it may": (answering(OK), with_no_room, 503, b"true", False),
     "all connections to the provider are in use": (answering(OK), with_a_full_pool, 503, b"true", False),
     "a name is not known, or its server is silent": (answering(OK), NAME, 502, b"true", False),
     "the provider breaks off before it answers": (break_off, nothing, 502, b"false", False),

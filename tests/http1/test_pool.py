@@ -591,7 +591,7 @@ async def test_a_pool_has_no_more_connections_than_allowed_and_closes_the_one_th
         assert pool.statistics() == PoolStatistics(idle=2, active=0, opened=3, reused=0)
         assert pool.take(first) is None
         async with pool.request(second, get()), pool.request(third, get()):
-            with pytest.raises(LocalFailureError, match="all 2 connections that this process may have"):
+            with pytest.raises(PoolFullError, match="all 2 connections that this process may have"):
                 await pool.open(first)
             assert first.key not in pool._shelves
         assert await fetch(pool, first, get()) == (200, b"ok")
@@ -601,7 +601,7 @@ async def test_a_pool_has_no_more_connections_than_allowed_and_closes_the_one_th
 async def test_where_others_use_all_connections_a_caller_without_any_has_no_share_that_is_used_up() -> None:
     async with serving(answer_ok) as one, serving(answer_ok) as two, Pool(max_total=1) as pool:
         async with pool.request(one, get()):
-            with pytest.raises(LocalFailureError, match="all 1 connections that this process may have"):
+            with pytest.raises(PoolFullError, match="all 1 connections that this process may have"):
                 await pool.open(two, "newcomer")
         assert await fetch(pool, two, get()) == (200, b"ok")
 
