@@ -393,9 +393,9 @@ class Host:
         if self._succession.is_succeeded(runtime_id):
             return False  # its successor would answer, and a report of its own needs no question
         before = self.registry.last_report(runtime_id)
-        await self._accept_sockets(runtime_id)
         answer = ResponseMetadata()
         try:
+            await self._accept_sockets(runtime_id)
             if await self._is_another(runtime_id):
                 return False
             client = self._client(PluginControlClient, runtime_id)

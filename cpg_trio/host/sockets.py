@@ -26,8 +26,8 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio._lines import one_line
-from cpg_trio.http1 import Pool, Way
-from cpg_trio.rpc import ConnectError
+from cpg_trio.http1 import LocalFailureError, Pool, PoolFullError, Way
+from cpg_trio.rpc import Code, ConnectError
 
 from .control import client_at, proof_to
 from .identity import Identities
@@ -65,7 +65,8 @@ class Sockets:
         """Return the path of the socket that a registration names, if the host is to use it.
 
         `client` is the address that the registration came from, None through the host's socket. Empty, and a
-        line in the log, if it is not; empty if there is none.
+        line in the log, if it is not; empty if there is none. Raises: ConnectError `unavailable` if this host
+        could not ask.
         """
         name = metadata.get(wire.SOCKET_KEY, "")
         if not name:
@@ -98,6 +99,13 @@ class Sockets:
         try:
             said = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
         except ConnectError as error:
+            _check_asked(error)
             raise _RefusedError(one_line(error.message, _MOST_OF_A_MESSAGE)) from error
         if said.metadata.get(wire.RUNTIME_ID_KEY) != runtime_id:
             raise _RefusedError("who answers there does not say that it is this plugin")
+
+
+def _check_asked(error: ConnectError) -> None:
+    """Raise ConnectError `unavailable` if it is for a reason of this host's own that nobody was asked."""
+    if isinstance(cause := error.__cause__, LocalFailureError | PoolFullError):
+        raise ConnectError(Code.UNAVAILABLE, f"this host cannot look at a socket now: {cause}") from cause

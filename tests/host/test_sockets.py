@@ -14,7 +14,9 @@ from google.protobuf.message import Message
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, LeaseConfig
+from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.serving import BindError
+from tests.descriptors import none_left
 from tests.http1.peers import OK, Peer, answer_ok, at_socket
 from tests.plugin.running import hosting, unused_port
 
@@ -98,6 +100,21 @@ async def test_a_plugin_that_answers_at_the_socket_that_it_names_is_called_there
         await host.shut_down_plugin(runtime_id(me))
         assert plugin.seen[-1] == b"POST /connectplugin.v1.PluginControl/Shutdown"
     assert f"Registered service: t v1.0.0 of {runtime_id(me)} through unix:{path}" in caplog.text
+
+
+async def test_a_socket_that_the_host_cannot_look_at_is_not_refused_for_good(
+    short_path: Path, config: HostConfig
+) -> None:
+    plugin, path = Plugin(), str(short_path / "t.sock")
+    async with hosting(config) as (host, _), calling(short_path) as call, at_socket(path, plugin):
+        me = await call.plugin("t-plugin")
+        plugin.runtime_id = runtime_id(me)
+        metadata = {"base_url": NOWHERE, "socket": "t.sock"}
+        with none_left(), pytest.raises(ConnectError, match="cannot look at a socket now") as caught:
+            await host._sockets.accept(plugin.runtime_id, metadata, None)
+        assert caught.value.code == Code.UNAVAILABLE
+        await register(call, me, "t.sock")
+        assert socket_path(host, me) == path
 
 
 async def test_the_host_tells_of_its_socket_only_if_it_has_one_and_who_it_is_in_any_case(
