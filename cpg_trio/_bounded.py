@@ -32,9 +32,10 @@ class BoundedCache(dict[_K, _V]):
 
     def keep(self, key: _K, value: _V, size: int) -> None:
         """Keep a value that takes `size` bytes together with its key."""
-        if len(self) >= self._max_entries:
+        size += _ENTRY_BYTES
+        if len(self) >= self._max_entries or self._bytes + size > self._max_bytes:
             self.clear()
-        self.take(size + _ENTRY_BYTES)
+        self._bytes += size
         self[key] = value
 
     def take(self, size: int) -> None:

@@ -32,6 +32,7 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.http1 import (
+    Address,
     ConnectFailedError,
     Failure,
     IncomingRequest,
@@ -174,7 +175,9 @@ class RouterGateway:
         said = known if isinstance(known, _Said) else self._read(request)
         path, _, query = request.target.partition(b"?")
         try:
-            _check_page(request, client, self._browsers)
+            if said.no_page_at is None or said.no_page_at != client.server:
+                _check_page(request, client, self._browsers)
+                said.no_page_at = client.server
             authorization = request.authorization or said.authorization
             peer = Peer.of(client.client, client.peer_names)
             route = self._admission.admit(path, query, said.runtime_id, authorization, peer)
@@ -209,11 +212,13 @@ def _limit_body(request: IncomingRequest, most: int) -> None:
 class _Said:
     """What the head of a request says to the router; for all requests that have the same."""
 
-    __slots__ = ("authorization", "lines", "runtime_id")
+    __slots__ = ("authorization", "lines", "no_page_at", "runtime_id")
 
     def __init__(self, fields: HeaderList, runtime_id: bytes, authorization: bytes) -> None:
         self.lines = _lines(fields)
         """Of what goes on."""
+        self.no_page_at: Address = None
+        """Where such a request may come to, as no web page sends it; None if that is not known."""
         self.runtime_id = runtime_id
         self.authorization = authorization
 

@@ -594,6 +594,7 @@ class ResponseHead(Head):
 # One line of printable letters, so that a head without it is read as it is with it.
 _AUTHORIZATION = re.compile(rb"\r\n(?i:authorization):[ \t]*([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n)")
 _SECRETIVE = re.compile(rb"auth|cookie|key|secret|session|token")
+_HARMLESS = spellings([name for name in USUAL_NAMES if not _SECRETIVE.search(name)])
 
 _MOST_KEPT_HEADS = 1024
 _MOST_KEPT_BYTES = 2 * 1024 * 1024
@@ -628,9 +629,10 @@ class ResponseHeads(BoundedCache[bytes, ResponseHead]):
 
 def _worth_keeping(head: bytes, read: Head) -> bool:
     """Whether a head may be kept: one that is long, or looks as if it had a secret, may not."""
-    return len(head) <= _LONGEST_KEPT_HEAD and not _SECRETIVE.search(
-        b"\n".join([name for name, _ in read.fields]).lower()
-    )
+    if len(head) > _LONGEST_KEPT_HEAD:
+        return False
+    unusual = [name for name, _ in read.fields if name not in _HARMLESS]
+    return not unusual or not _SECRETIVE.search(b"\n".join(unusual).lower())
 
 
 def _kept_bytes(head: bytes, read: Head) -> int:
