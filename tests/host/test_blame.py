@@ -33,6 +33,11 @@ def answering(data: bytes) -> Handler:
     return answer
 
 
+async def speak_plain(peer: Peer) -> None:
+    await peer.stream.receive_some()
+    await peer.send(b"HTTP/1.1 400 x\r\ncontent-length: 0\r\n\r\n")
+
+
 async def break_off(peer: Peer) -> None:
     await peer.receive_head()
 
@@ -114,7 +119,7 @@ CASES: dict[str, tuple[Handler, Fault, int, bytes | None, bool]] = {
     "nothing listens at the provider's address": (break_off, REFUSING, 502, b"true", True),
     "the provider takes no connection in time": (break_off, at_a_silent_address, 502, b"true", True),
     "the provider's TLS or certificate is not accepted": (
-        answering(OK),
+        speak_plain,
         spoken_to_in_tls,
         502,
         b"true",

@@ -48,7 +48,7 @@ async def test_a_plugin_judges_what_its_host_signs_by_the_hosts_clock_and_says_t
     (said,) = [m for m in caplog.messages if m.startswith("the clock of echo-plugin is")]
     found = re.search(r"is (\d+) s (ahead of|behind) its host's", said)
     assert found
-    assert abs(float(found[1]) - abs(off_s)) < 3
+    assert abs(float(found[1]) - abs(off_s)) < 10
     assert found[2] == ("ahead of" if off_s > 0 else "behind")
 
 
