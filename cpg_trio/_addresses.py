@@ -19,6 +19,12 @@ def parse_address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def is_loopback(text: str) -> bool:
+    """Whether an address is one that only this machine reaches; what is no address is not."""
+    address = parse_address(text)
+    return address is not None and address.is_loopback
+
+
 def address_key(text: str) -> str:
     """Return what a client at an address counts as while it has proved no identity.
 

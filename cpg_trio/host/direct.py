@@ -15,7 +15,7 @@ from typing import TypeAlias
 import attrs
 
 from cpg_trio import wire
-from cpg_trio._addresses import parse_address
+from cpg_trio._addresses import is_loopback
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, sign
 from cpg_trio.http1 import Origin
@@ -104,8 +104,7 @@ def _place(provider: Registration) -> tuple[Origin, str]:
 
 
 def _is_local(host: str) -> bool:
-    address = parse_address(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
+    return host == "localhost" or is_loopback(host)
 
 
 @attrs.frozen

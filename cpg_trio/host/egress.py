@@ -16,7 +16,7 @@ from enum import Enum
 import trio
 
 from cpg_trio import wire
-from cpg_trio._addresses import Address, address_key, parse_address
+from cpg_trio._addresses import Address, address_key, is_loopback, parse_address
 from cpg_trio.http1 import LookUpError, Origin, Resolver
 from cpg_trio.rpc import Code, ConnectError
 
@@ -74,9 +74,8 @@ class Egress:
     def _may_be_at(self, caller: Identity, address: Address) -> bool:
         if self._policy is BaseUrls.ANY:
             return True
-        came_from = parse_address(caller.address)
-        is_local = not caller.address or (came_from is not None and came_from.is_loopback)
-        return address == came_from or (is_local and is_own(address))
+        is_local = not caller.address or is_loopback(caller.address)
+        return address == parse_address(caller.address) or (is_local and is_own(address))
 
     async def check_control_url(self, control_url: str, base_url: str, caller: Identity) -> None:
         """Check where a plugin wants its host's own calls: at the name of its base URL, or at an address.

@@ -7,16 +7,15 @@ listeners.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, ParamSpec
 
+from cpg_trio._throttle import LogThrottle
+
 _log = logging.getLogger("cpg_trio.host")
 _P = ParamSpec("_P")
-
-_QUIET_S = 10.0  # between two tracebacks: what a listener is told of may be anybody's to cause
 
 
 class Listeners(Generic[_P]):
@@ -25,7 +24,7 @@ class Listeners(Generic[_P]):
     def __init__(self, news: str) -> None:
         self._news = news
         self._listeners: list[Callable[_P, object]] = []
-        self._quiet_until = -math.inf
+        self._throttle = LogThrottle(clock=time.monotonic)  # also where Trio does not run
 
     def add(self, listener: Callable[_P, object]) -> None:
         """Call `listener` with all news from now on."""
@@ -49,6 +48,8 @@ class Listeners(Generic[_P]):
                 self._note(listener)
 
     def _note(self, listener: Callable[_P, object]) -> None:
-        if (now := time.monotonic()) >= self._quiet_until:
-            self._quiet_until = now + _QUIET_S
-            _log.exception("a listener of %s failed, and the others go on: %.200r", self._news, listener)
+        # What a listener is told of may be anybody's to cause.
+        if (more := self._throttle.suffix()) is not None:
+            _log.exception(
+                "a listener of %s failed, and the others go on: %.200r%s", self._news, listener, more
+            )

@@ -34,6 +34,8 @@ import attrs
 import trio
 from attrs.validators import gt, lt
 
+from cpg_trio._throttle import LogThrottle
+
 from .registry import InFlight, Registry
 from .stalls import Stalls
 
@@ -96,7 +98,7 @@ class Liveness:
         self._leases: dict[str, _Lease] = {}
         self._leaving: dict[str, trio.CancelScope] = {}  # those that have taken leave, and not come back
         self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
-        self._quiet_until = -math.inf
+        self._throttle = LogThrottle(_QUIET_S)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled.
@@ -198,9 +200,7 @@ class Liveness:
                 continue  # there has been one meanwhile
             stalled_s = self._stalls.total_s()
             await self._probe_once(runtime_id, lease)
-            if (
-                self._stalls.total_s() == stalled_s
-            ):  # else the time for an answer was the host's, not the plugin's
+            if self._stalls.total_s() == stalled_s:  # else it was the host that had no time for the answer
                 await trio.sleep(self._config.heartbeat_s)
 
     async def _probe_once(self, runtime_id: str, lease: _Lease) -> None:
@@ -217,9 +217,8 @@ class Liveness:
 
     def _tell(self, error: CannotAskError) -> None:
         """Log that plugins cannot be asked, once in a while."""
-        if trio.current_time() >= self._quiet_until:
-            self._quiet_until = trio.current_time() + _QUIET_S
-            _log.warning("plugins that send no heartbeats cannot be asked how they are: %s", error)
+        if (more := self._throttle.suffix()) is not None:
+            _log.warning("plugins that send no heartbeats cannot be asked how they are: %s%s", error, more)
 
     async def _see_off(self, runtime_id: str, leave: trio.CancelScope) -> None:
         """Forget a plugin that has taken leave, unless it has come back within two leases."""

@@ -6,9 +6,8 @@ May touch: the log.
 from __future__ import annotations
 
 import logging
-import math
 
-import trio
+from cpg_trio._throttle import LogThrottle
 
 from .channel import Address
 
@@ -17,7 +16,6 @@ TLS_IS_SPOKEN = "TLS is spoken here, not plain HTTP: use https://"
 PLAIN_IS_SPOKEN = "plain HTTP is spoken here, not TLS: use http://"
 
 _HANDSHAKE, _ALERT, _MAJOR = 0x16, 0x15, 0x03  # RFC 8446, section 5.1
-_QUIET_S = 10.0  # between two lines of the log
 
 _log = logging.getLogger("cpg_trio.serving")  # the same that the rest of the serving side writes to
 
@@ -36,15 +34,10 @@ class WrongSchemes:
     """Tells the log of clients that take a server for another; once in a while, with how many there were."""
 
     def __init__(self) -> None:
-        self._quiet_until = -math.inf
-        self._unsaid = 0
+        self._throttle = LogThrottle()
 
     def note(self, client: Address, what: str) -> None:
         """Note a client that was told `what`."""
-        if trio.current_time() < self._quiet_until:
-            self._unsaid += 1
-            return
-        self._quiet_until = trio.current_time() + _QUIET_S
-        more = f" (and {self._unsaid} more since the last time)" if self._unsaid else ""
-        _log.warning("a client at %s was told: %s%s", client[0] if client else "a Unix socket", what, more)
-        self._unsaid = 0
+        if (more := self._throttle.suffix()) is not None:
+            place = client[0] if client else "a Unix socket"
+            _log.warning("a client at %s was told: %s%s", place, what, more)

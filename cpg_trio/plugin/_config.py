@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from cpg_trio._addresses import is_loopback
 from cpg_trio.http1 import Origin
 from cpg_trio.serving import (
     ServeConfig,
@@ -81,7 +81,7 @@ class PluginConfig:
         sockets = environment.get("SOCKET_DIR")
         serve = config_from_environment(environment)
         # Its host may be anywhere. If it is on this machine, nobody else has to get to what is in plaintext.
-        is_local = not environment.get("BIND") and not serve.tls.serves and _is_loopback(host_url)
+        is_local = not environment.get("BIND") and not serve.tls.serves and _is_local(host_url)
         if is_local and hostname not in _LOOPBACK:
             _log.warning(
                 "HOSTNAME=%s is not used: the host at %s is on this machine, and so the plugin listens here"
@@ -107,16 +107,13 @@ class PluginConfig:
             raise StartError(f"HOST_URL: {error}") from error
 
 
-def _is_loopback(host_url: str) -> bool:
+def _is_local(host_url: str) -> bool:
     """Whether a host is on this machine, as its URL says it."""
     try:
         host = Origin.parse(host_url)[0].host.removesuffix(".")
     except ValueError:
         return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == _LOCALHOST or host.endswith(f".{_LOCALHOST}")
+    return host == _LOCALHOST or host.endswith(f".{_LOCALHOST}") or is_loopback(host)
 
 
 def _control_bind(environment: Mapping[str, str]) -> Sequence[str] | None:

@@ -11,20 +11,19 @@ plugin has run. What has been let through is the application's: whatever it rais
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
-import trio
 
 from cpg_trio import _clock, wire
+from cpg_trio._addresses import is_loopback
 from cpg_trio._bounded import BoundedCache
 from cpg_trio._lines import one_line
+from cpg_trio._throttle import LogThrottle
 from cpg_trio.asgi import (
     App,
     HeaderList,
@@ -53,7 +52,6 @@ _UNAUTHENTICATED = 401
 _MOST_REMEMBERED = 10_000
 _MOST_REMEMBERED_BYTES = 8 * 1024 * 1024
 _PROVED_BYTES = 500  # that what was proved takes, beside what is written in it
-_QUIET_S = 10.0  # between two lines of the log about refused calls
 
 _CALLER = wire.CALLER_HEADER.lower().encode()
 _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
@@ -338,23 +336,19 @@ class _Refusals:
     """Writes of refused calls, once in a while: who is refused is not to fill the log."""
 
     def __init__(self) -> None:
-        self._quiet_until = -math.inf
-        self._unsaid = 0
+        self._throttle = LogThrottle()
 
     def note(self, refused: RefusedCallError, scope: Scope) -> None:
-        if trio.current_time() < self._quiet_until:
-            self._unsaid += 1
+        if (more := self._throttle.suffix()) is None:
             return
-        self._quiet_until = trio.current_time() + _QUIET_S
         client = scope.get("client")
         _log.warning(
             "refused a call of %r from %s: %s%s",
             one_line(scope["path"]),
             client[0] if client else "a Unix socket",
             refused,
-            f" (and {self._unsaid} more since the last time)" if self._unsaid else "",
+            more,
         )
-        self._unsaid = 0
 
 
 def _is_below(raw_path: bytes, prefix: str) -> bool:
@@ -365,10 +359,5 @@ def _is_below(raw_path: bytes, prefix: str) -> bool:
 
 def _is_local(scope: Scope) -> bool:
     """Whether a call comes from the plugin's own machine, as the connection tells."""
-    if (client := scope.get("client")) is None:
-        return True  # a Unix socket
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    client = scope.get("client")  # None for a Unix socket
+    return client is None or is_loopback(client[0])

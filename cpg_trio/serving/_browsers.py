@@ -15,13 +15,12 @@ An address is no name: to point one somewhere else takes more than DNS.
 
 from __future__ import annotations
 
-import ipaddress
-import math
 import re
 from collections.abc import Iterable, Sequence
 
-import trio
-
+from cpg_trio._addresses import is_loopback
+from cpg_trio._lines import one_line
+from cpg_trio._throttle import LogThrottle
 from cpg_trio.asgi import App, Receive, Scope, Send, refuse_websocket, send_text
 from cpg_trio.http1 import Address
 from cpg_trio.serving._config import ANY, ServeConfig
@@ -30,7 +29,6 @@ from cpg_trio.serving._listen import is_private, is_unspecified, name_of
 
 FORBIDDEN = 403
 
-_QUIET_S = 10.0  # between two lines of the log about refused requests
 _MOST_OF_A_FIELD = 100  # characters, in the log
 # What browsers take for an address (WHATWG URL, 3.5): brackets, or nothing but digits and dots.
 _AN_ADDRESS = re.compile(rb"(?:[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -49,7 +47,7 @@ class BrowserGuard:
         self._any_host = ANY in config.allowed_hosts
         self._checks_hosts = bool(config.allowed_hosts)
         self._checks_loopback = any(map(is_private, binds)) and not any(map(is_unspecified, binds))
-        self._quiet_until = -math.inf
+        self._throttle = LogThrottle()
 
     def why_not(self, host: bytes | None, origin: bytes | None, server: Address) -> str:
         """Return why a request is refused; an empty string if it is not.
@@ -102,24 +100,16 @@ class BrowserGuard:
         """Whether names are checked where a request came to."""
         if server is None:
             return False  # a Unix socket, which no page reaches
-        return self._checks_hosts or (self._checks_loopback and _is_loopback(server[0]))
+        return self._checks_hosts or (self._checks_loopback and is_loopback(server[0]))
 
     def _note(self, why: str, host: bytes | None, origin: bytes | None) -> None:
-        if trio.current_time() < self._quiet_until:
-            return
-        self._quiet_until = trio.current_time() + _QUIET_S
-        logger.warning("refused a request: %s (Origin: %s, Host: %s)", why, _shown(origin), _shown(host))
+        if (more := self._throttle.suffix()) is not None:
+            fields = _shown(origin), _shown(host)
+            logger.warning("refused a request: %s (Origin: %s, Host: %s)%s", why, *fields, more)
 
 
 def _shown(field: bytes | None) -> str:
-    return "none" if field is None else repr(field[:_MOST_OF_A_FIELD].decode("latin-1"))
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+    return "none" if field is None else repr(one_line(field, _MOST_OF_A_FIELD))
 
 
 async def _refuse(why: str, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,18 +1,18 @@
-"""What becomes of those that connect when there is no room: a word, and the end.
+"""Connections above `max_connections`: answer 503 and close.
 
-It costs a server hardly more than the accept: one answer, which fits the buffer of a new socket. Some are
-given a moment to read it, in which what they send is dropped; closing on that would be a reset, and the
-answer might be lost. How many of them is bounded, and so is the log: two lines for a crowd, which has not
-dispersed before there is some room again.
+That costs a server hardly more than the accept: one answer, which fits the buffer of a new socket. A bounded
+number of these connections stay open for a moment, in which what they send is dropped: to close while a
+client sends would reset the connection, and the answer might be lost. The log has two lines for each time
+that there is no room: when it begins, and when a tenth of all connections is free again.
 """
 
 from __future__ import annotations
 
-import math
 import os
 
 import trio
 
+from cpg_trio._throttle import LogThrottle
 from cpg_trio.http1 import SocketChannel
 from cpg_trio.http1.fields import plain_response
 from cpg_trio.serving._config import ServeConfig
@@ -21,24 +21,23 @@ from cpg_trio.serving._errors import logger
 _MOST_LINGERING = 100
 _LEAST_LINGERING = 10
 _LINGERING = 10  # between them a tenth of all connections: each has a file descriptor
-_QUIET_S = 10.0  # between two lines of the log that say that connections cannot be taken
 _ROOM = 0.9  # of all connections; fewer are room again
 _GOODBYE = (b"connection", b"close")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Crowd:
-    """Those that a server has no room for."""
+    """The connections that a server has no room for."""
 
     def __init__(self, settings: ServeConfig) -> None:
         self._most = settings.max_connections
         self._linger_s = settings.linger_s
         self._lingering: set[SocketChannel] = set()
-        self._refused = 0  # of the crowd that is there now
+        self._refused = 0  # since there was room
         self._most_lingering = min(
             _MOST_LINGERING, max(_LEAST_LINGERING, settings.max_connections // _LINGERING)
         )
-        self._quiet_until = -math.inf
+        self._throttle = LogThrottle()
 
     def note(self, connections: int) -> None:
         """Note how many connections there are: there may be room again."""
@@ -66,10 +65,9 @@ class Crowd:
 
     def cannot_accept(self, error: OSError) -> None:
         """Note that a connection cannot be taken for want of something; say so once in a while."""
-        if trio.current_time() >= self._quiet_until:
-            self._quiet_until = trio.current_time() + _QUIET_S
+        if (more := self._throttle.suffix()) is not None:
             why = os.strerror(error.errno or 0).lower()
-            logger.warning("new connections wait, and those that there are go on: %s", why)
+            logger.warning("new connections wait, and those that there are go on: %s%s", why, more)
 
     def abort(self) -> None:
         """Let nobody linger any more."""

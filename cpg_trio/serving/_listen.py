@@ -20,6 +20,7 @@ from pathlib import Path
 
 import trio
 
+from cpg_trio._addresses import is_loopback
 from cpg_trio.serving._errors import BindError
 
 _UNIX = "unix:"
@@ -57,10 +58,7 @@ def is_private(bind: str) -> bool:
     if bind.startswith(_UNIX):
         return True
     host, _ = _host_and_port(bind)
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "0.0.0.0").is_loopback  # noqa: S104
-    except ValueError:  # a name, which may stand for anything
-        return False
+    return host == "localhost" or is_loopback(host or "")  # another name may stand for anything
 
 
 def is_unspecified(bind: str) -> bool:
