@@ -37,6 +37,7 @@ from .serving import (
     bind_from_environment,
     config_from_environment,
     flag_from_environment,
+    list_from_environment,
     probe_bind_from_environment,
 )
 from .variables import misspelt
@@ -75,7 +76,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
 def _keys(environment: Mapping[str, str]) -> Keys:
     """Return the keys of `CPG_HOST_KEY`, of `CPG_HOST_KEY_FILE`, or of the file beside the state file."""
     with _start_errors("CPG_HOST_KEY"):
-        if keys := _list(environment, "CPG_HOST_KEY"):
+        if keys := list_from_environment("CPG_HOST_KEY", environment):
             return Keys(keys)
     path, state = _path(environment, "CPG_HOST_KEY_FILE"), _path(environment, "STATE_PATH")
     return Keys(path=path or (state and state.with_name(f"{state.name}.key")))
@@ -97,7 +98,7 @@ def _policy(environment: Mapping[str, str]) -> Policy:
 
 
 def _pass_headers(environment: Mapping[str, str]) -> list[str]:
-    names = _list(environment, "PASS_HEADERS")
+    names = list_from_environment("PASS_HEADERS", environment)
     with _start_errors("PASS_HEADERS"):
         PassedOn(names)
     return names
@@ -124,10 +125,6 @@ def _path(environment: Mapping[str, str], name: str) -> Path | None:
     return Path(environment[name]) if environment.get(name) else None
 
 
-def _list(environment: Mapping[str, str], name: str) -> list[str]:
-    return [part for part in map(str.strip, environment.get(name, "").split(",")) if part]
-
-
 @contextmanager
 def _start_errors(where: str) -> Iterator[None]:
     """Raise what is wrong with a variable, or the file that it names, as a StartError that says where."""
@@ -147,7 +144,7 @@ def _leases(environment: Mapping[str, str]) -> LeaseConfig:
 
 def _selection(environment: Mapping[str, str]) -> dict[str, Selection]:
     """Return the strategies of `storage=round-robin,logger=random`, by service type."""
-    return dict(map(_strategy, _list(environment, "SELECTION")))
+    return dict(map(_strategy, list_from_environment("SELECTION", environment)))
 
 
 def _strategy(pair: str) -> tuple[str, Selection]:
@@ -164,7 +161,7 @@ def _strategy(pair: str) -> tuple[str, Selection]:
 
 def _rates(environment: Mapping[str, str]) -> RateLimits:
     """Return the rates of `handshake=10/20,discover=off`, by kind of call, beside those that are usual."""
-    return attrs.evolve(RateLimits(), **dict(map(_rate, _list(environment, "RATE_LIMITS"))))
+    return attrs.evolve(RateLimits(), **dict(map(_rate, list_from_environment("RATE_LIMITS", environment))))
 
 
 def _rate(pair: str) -> tuple[str, Rate | None]:
@@ -184,7 +181,7 @@ def _rate(pair: str) -> tuple[str, Rate | None]:
 def _limits(environment: Mapping[str, str]) -> Limits:
     """Return the limits of `max_identities=1000,max_watches=500`, beside those that are usual."""
     limits = Limits()
-    for pair in _list(environment, "LIMITS"):
+    for pair in list_from_environment("LIMITS", environment):
         name, _, value = pair.partition("=")
         try:
             said: dict[str, Any] = {name: None if value == "off" else int(value)}

@@ -27,7 +27,7 @@ from cpg_trio.http1 import Origin
 from cpg_trio.http1.fields import USUAL_NAMES, spellings
 
 from .audit import Action, Audit
-from .charging import RETRY_AFTER
+from .charging import retry_after
 from .identity import Identities, Identity
 from .peers import Peer
 from .policy import Permitted, Policy
@@ -453,7 +453,7 @@ def _statement(caller: Identity, target: _Target, digest: bytes, now: float) -> 
 
 
 def _too_often(wait_s: int) -> RefusedError:
-    return RefusedError(429, "Rate limit exceeded", fields=[(RETRY_AFTER.encode(), b"%d" % wait_s)])
+    return RefusedError(429, "Rate limit exceeded", fields=[retry_after(wait_s)])
 
 
 def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedError:

@@ -27,7 +27,7 @@ from cpg_trio.rpc import Caller
 
 from .admission import PERHAPS_DELIVERED, UNDELIVERED, leaves_its_place
 from .audit import Action, Audit
-from .charging import RETRY_AFTER
+from .charging import retry_after
 from .grants import Grant, Grants, InvalidGrantError
 from .peers import Peer
 from .policy import Policy
@@ -53,7 +53,7 @@ class _RefusedError(Exception):
         self.status = status
         self.text = text
         self.caller = caller
-        self.fields = [(RETRY_AFTER.encode(), b"%d" % wait_s)] if wait_s else []
+        self.fields = [retry_after(wait_s)] if wait_s else []
 
 
 def _too_often(wait_s: int) -> _RefusedError:

@@ -13,7 +13,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 from .rates import Kind, Rates
 
-RETRY_AFTER = "retry-after"
+_RETRY_AFTER = "retry-after"
 
 
 class TryAgainError(ConnectError):
@@ -33,6 +33,11 @@ class RateExceededError(TryAgainError):
         super().__init__(Code.RESOURCE_EXHAUSTED, message, retry_after_s)
 
 
+def retry_after(seconds: int) -> tuple[bytes, bytes]:
+    """Return the header field that says when to try again."""
+    return _RETRY_AFTER.encode(), b"%d" % seconds
+
+
 def charge(rates: Rates, kind: Kind, key: str) -> None:
     """Count a call. Raises: RateExceededError."""
     if retry_after_s := rates.take(kind, key):
@@ -45,5 +50,5 @@ def retry_told(ctx: Context) -> Iterator[None]:
     try:
         yield
     except TryAgainError as error:
-        ctx.response_headers[RETRY_AFTER] = str(error.retry_after_s)
+        ctx.response_headers[_RETRY_AFTER] = str(error.retry_after_s)
         raise

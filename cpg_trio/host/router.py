@@ -64,7 +64,7 @@ from .admission import (
     passed_back,
     passed_on,
 )
-from .charging import RETRY_AFTER
+from .charging import retry_after
 from .liveness import Liveness
 from .peers import Peer
 from .tally import Tally
@@ -120,7 +120,7 @@ def _failure(error: UpstreamError | None, route: Route, liveness: Liveness, admi
 
 def _no_room(error: PoolFullError) -> Failure:
     """Return what a caller is told when no connection came free. Nobody has seen the call."""
-    fields = [*UNDELIVERED, (RETRY_AFTER.encode(), b"1")]
+    fields = [*UNDELIVERED, retry_after(1)]
     if error.own_share:
         return Failure(429, "too many calls in flight to this provider", str(error), fields)
     return Failure(503, "service unavailable (all connections to providers are in use)", str(error), fields)

@@ -26,7 +26,7 @@ from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, note_proved,
 from cpg_trio.rpc import ConnectError
 
 from .audit import Action
-from .charging import RETRY_AFTER, RateExceededError
+from .charging import RateExceededError, retry_after
 from .identity import Identity
 from .limits import LimitError
 from .peers import Peer
@@ -266,7 +266,7 @@ def _refusal(error: ConnectError | LimitError | _NotOfferedError) -> tuple[int, 
     """Return how a handshake is refused: status, text, and header fields."""
     match error:
         case RateExceededError():
-            return 429, error.message, [(RETRY_AFTER.encode(), b"%d" % error.retry_after_s)]
+            return 429, error.message, [retry_after(error.retry_after_s)]
         case LimitError():
             return 429, str(error), []
         case ConnectError():

@@ -56,6 +56,7 @@ from cpg_trio.serving._memory import fitted_to_memory as fitted_to_memory
 from cpg_trio.serving._process import bind_from_environment as bind_from_environment
 from cpg_trio.serving._process import config_from_environment as config_from_environment
 from cpg_trio.serving._process import flag_from_environment as flag_from_environment
+from cpg_trio.serving._process import list_from_environment as list_from_environment
 from cpg_trio.serving._process import probe_bind_from_environment as probe_bind_from_environment
 from cpg_trio.serving._process import run as run
 from cpg_trio.serving._process import secret_from_environment as secret_from_environment

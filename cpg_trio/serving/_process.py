@@ -96,7 +96,10 @@ def bind_from_environment(
     environment = os.environ if environment is None else environment
     port = _port(default_port, environment, f"{prefix}PORT")
     name = f"{prefix}BIND"
-    return [_bind(name, address, port) for address in _list(environment, name) or [default_address]]
+    return [
+        _bind(name, address, port)
+        for address in list_from_environment(name, environment) or [default_address]
+    ]
 
 
 def _bind(name: str, address: str, port: int) -> str:
@@ -138,8 +141,8 @@ def config_from_environment(environment: Mapping[str, str] | None = None) -> Ser
     try:
         config = ServeConfig(
             tls=tls_from_environment(environment),
-            allowed_hosts=tuple(_list(environment, "ALLOWED_HOSTS")),
-            allowed_origins=tuple(_list(environment, "ALLOWED_ORIGINS")),
+            allowed_hosts=tuple(list_from_environment("ALLOWED_HOSTS", environment)),
+            allowed_origins=tuple(list_from_environment("ALLOWED_ORIGINS", environment)),
             max_connections=_max_connections(environment),
         )
     except ValueError as error:
@@ -181,7 +184,9 @@ def flag_from_environment(name: str, environment: Mapping[str, str] | None = Non
     return value == "true"
 
 
-def _list(environment: Mapping[str, str], name: str) -> list[str]:
+def list_from_environment(name: str, environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return what a variable lists with commas between; empty without it."""
+    environment = os.environ if environment is None else environment
     return [part for part in map(str.strip, environment.get(name, "").split(",")) if part]
 
 
