@@ -66,8 +66,8 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# What goes on, besides what an operator adds: what requests and calls are made of, what ties a call to others
-# in a trace, and nothing that says who the caller is or where a request came from, which is not its to say.
+# What goes on, besides what an operator adds: what requests and calls are made of, and what ties a call to
+# others in a trace. Headers that name the caller or its origin never do: a caller could forge them.
 PASSED_ON = (
     "accept",
     "accept-*",

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import attrs
 
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
-from cpg_trio.rpc import Room, of_process
+from cpg_trio.rpc import Room, room_of_process
 from cpg_trio.serving import CONNECTION_BYTES
 
 from .limits import Limits
@@ -48,7 +48,7 @@ _MEGABYTE = 2**20
 
 def room_for_messages() -> Room:
     """Return the room that the messages of a host's services have, beside what it keeps."""
-    return of_process(_PART_OF_MESSAGES)
+    return room_of_process(_PART_OF_MESSAGES)
 
 
 def estimate(limits: Limits, max_connections: int) -> Mapping[str, int]:

@@ -239,7 +239,7 @@ class Registry:
         self._revision = 0
         self._registrations_revision = 0
         self.id = secrets.token_hex(8)
-        """Tells it from another's, and from that of a host that has forgotten all."""
+        """Random id of this registry. A new one means that the state was lost."""
         self._listeners = Listeners[[str]]("the registry")
         self._plugin_listeners = Listeners[[str]]("what plugins register")
         self._gone_listeners = Listeners[[str]]("plugins that are gone")

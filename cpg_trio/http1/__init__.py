@@ -3,14 +3,17 @@
 What stands on what:
 
     errors      what can go wrong on the way to a peer, and by whose fault
+    _origin     where a request goes
+    _names      names looked up, in threads for nothing else
     messages    what comes in: heads and bodies, read strictly
     fields      what goes out: header lines
     channel     a way to the other side, without detours
     schemes     who takes TLS for plain HTTP, or the other way round
-    tls         the same, with TLS
+    tls         a channel with TLS
+    _connect    from an origin to a channel
     connection  a connection, seen from its client
     pool        the connections of a client
-    patience    how long the other side may take
+    patience    timeouts that many connections share
     pace        how slowly the body of a request may come in
     readiness   whose socket has something
     asgi_call   one call of an ASGI application

@@ -1,7 +1,7 @@
-"""How long the other side may take: deadlines for many at the price of one task and two dictionary entries.
+"""Timeouts shared by many connections.
 
-A cancel scope a wait costs several microseconds, and is right where the time differs from wait to wait. Here
-all who are in one line have the same time, so the first to come is the first to be late.
+A cancel scope for each wait costs several microseconds, and is right where the limits differ. Here all
+waiters of a queue have the same limit, so the oldest expires first, and one task serves them all.
 """
 
 from __future__ import annotations

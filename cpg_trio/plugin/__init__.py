@@ -4,6 +4,7 @@ What stands on what:
 
     _backoff     how long to wait before the next try
     _handshake   the first word to a host
+    _host_time   what time it is by the host's clock
     _sockets     Unix sockets, where a plugin shares a directory with its host
     _session     an identity on a host, and the calls that carry it
     _provider    who provides a service, as the host has said

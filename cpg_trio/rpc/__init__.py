@@ -2,7 +2,7 @@
 
 The client side is ours (the connectrpc library's is bound to asyncio); the server side is connectrpc's ASGI
 application, which runs on Trio, behind one interceptor and a few edges of our own, with a short way past it
-for the calls that are most of them. Nothing in this room knows about plugins. What stands on what:
+for the calls that are most of them. Nothing in this package knows about plugins. What stands on what:
 
     errors      the one error, its codes, and what an HTTP status means
     exchange    one HTTP exchange, the seam between the client and httpx, or a pool of connections
@@ -11,6 +11,8 @@ for the calls that are most of them. Nothing in this room knows about plugins. W
     client      calls, and the base class of generated typed clients
     inprocess   an httpx transport that calls an ASGI application, streaming, without a socket
     context     what a method is given beside its request
+    room        how much memory the messages of all calls take
+    hardening   what is set right about connectrpc's application
     unary       plain unary calls, answered without connectrpc's application
     server      services served as one ASGI application
     codegen     the protoc plugin that writes the typed stubs (imported by nobody)
@@ -45,7 +47,7 @@ from .exchange import WholeResponse as WholeResponse
 from .exchange import fetching as fetching
 from .inprocess import AsgiTransport as AsgiTransport
 from .room import Room as Room
-from .room import of_process as of_process
+from .room import room_of_process as room_of_process
 from .server import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from .server import Service as Service
 from .server import application as application

@@ -111,7 +111,7 @@ class Place:
 
 
 @cache
-def of_process(part: int = _PART) -> Room:
+def room_of_process(part: int = _PART) -> Room:
     """Return the room that the messages of this process have: one of so many parts of its memory."""
     return Room(memory_of_process().limit // part)
 

@@ -39,7 +39,7 @@ from cpg_trio.asgi import (
 
 from .context import own_context, scope_of
 from .hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
-from .room import Place, Room, of_process
+from .room import Place, Room, room_of_process
 from .unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def application(
     All messages at once have `room`, by default that of the process. `on_unreadable` hears of each message
     that cannot be read, and may raise another ConnectError.
     """
-    room = of_process() if room is None else room
+    room = room_of_process() if room is None else room
     chain = (Forgetting(on_unreadable), *interceptors, _Concealing())
     routes: dict[str, App] = {}
     messages: set[str] = set()  # the paths of methods that are called with one

@@ -3,24 +3,28 @@
 `serve` runs the server, `run` is the whole of a container's `__main__`, and `stop_on_signals` is the part
 between them for programs that have a `__main__` of their own. The package knows nothing about plugins; it
 may touch sockets, signals, files of certificates and the log, and of this project only `asgi`, `logs`,
-`http1`, `_reload` and `_sockets`.
+`http1`, and modules that stand alone (`_reload`, `_sockets`, `_addresses`, `_memory`, `_lines`, `_throttle`).
 
 Hypercorn parses and writes HTTP/1.1, HTTP/2 and WebSocket here; its Trio transport is not used. What
 stands around its protocol objects, from the socket to the application:
 
-    _server      the nursery of all connections: accept, drain, stop
+    _listen            addresses to listen on
+    _server            the nursery of all connections: accept, drain, stop
     _connection_limit  whose the connections are, and who makes room for others
-    _crowd       those that there is no room for
-    _descriptors how many connections there are file descriptors for
-    _browsers    requests of web pages, which are refused unless the page is listed
-    _tls         certificates, and the contexts that are made of them
-    _handshake   a connection, as long as its TLS handshake takes
-    _connection  one connection: the task that reads, bounded writes, the end
-    _http1       the protocols: what is refused, what the client owes us,
-    _http2       how a connection drains, how a response is broken off
+    _crowd             connections above `max_connections`
+    _descriptors       how many connections there are file descriptors for
+    _memory            how many connections there is memory for
+    _browsers          requests of web pages, which are refused unless the page is listed
+    _tls               certificates, and the contexts that are made of them
+    _handshake         a connection, as long as its TLS handshake takes
+    _connection        one connection: the task that reads, bounded writes, the end
+    _http1             the protocols: what is refused, what the client owes us,
+    _http2             how a connection drains, how a response is broken off
     _http2_connection  what of HTTP/2 ends a stream, and what the connection
-    _streams     one request or WebSocket: trailers, close codes, the end of the application
-    _calls       one run of the application: its bounded inbox and its task
+    _streams           one request or WebSocket: trailers, close codes, the end of the application
+    _calls             one run of the application: its bounded inbox and its task
+    _process           environment, signals, exit status
+    _garbage           garbage, collected when memory has grown
 
 What holds for every connection:
 
