@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cpg_trio import wire
-from cpg_trio.http1 import Origin
 
 from .identity import Identities, Identity
 from .registry import Registration, Registry
@@ -48,14 +47,11 @@ class Succession:
         if identity is None or place is None:
             return
         for other in self._registry.providers(mine.service_type):
+            if other.runtime_id == mine.runtime_id or _place(other) != place:
+                continue
             theirs = self._identity(other)
-            if (
-                other.runtime_id != mine.runtime_id
-                and theirs is not None
-                # The name, and where the handshake came from: replicas behind one address are elsewhere.
-                and (theirs.self_id, theirs.address) == (identity.self_id, identity.address)
-                and _place(other) == place
-            ):
+            # The name, and where the handshake came from: replicas behind one address are elsewhere.
+            if theirs and (theirs.self_id, theirs.address) == (identity.self_id, identity.address):
                 yield other
 
     def _identity(self, registration: Registration) -> Identity | None:
@@ -63,11 +59,9 @@ class Succession:
         return entry.identity if entry is not None else None
 
 
-def _place(registration: Registration) -> tuple[Origin, bytes, str, str] | None:
+def _place(registration: Registration) -> tuple[str, str, str] | None:
     """Return where calls to a registration go, None if it does not say."""
-    try:
-        origin, path = Origin.parse(registration.base_url)
-    except ValueError:
+    if not registration.base_url:
         return None
     socket = registration.metadata.get(wire.SOCKET_KEY, "")
-    return origin, path.rstrip(b"/"), registration.address, socket
+    return registration.base_url.rstrip("/"), registration.address, socket
