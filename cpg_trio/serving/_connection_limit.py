@@ -185,26 +185,31 @@ class ConnectionLimit:
 
     def _has_room_for(self, more: int, slot: Slot) -> bool:
         """Whether a connection may open more streams, for which somebody else's may be closed."""
-        in_room = self._make_room(more, slot.holder, but=slot)
+        in_room = self._make_room(more, slot.holder, of_others=True)
         return in_room or (slot.holder.proved and self._total + more <= self._most)
 
-    def _make_room(self, more: int, newcomer: Holder, but: Slot | None = None) -> bool:
-        """Close a connection if there is hardly any room; return whether there is room beside the reserve."""
+    def _make_room(self, more: int, newcomer: Holder, *, of_others: bool = False) -> bool:
+        """Close a connection if there is hardly any room; return whether there is room beside the reserve.
+
+        `of_others`: none of the newcomer's own.
+        """
         if self._total + more <= self._room:
             return True
-        victim = self._victim(newcomer, but)
+        victim = self._victim(newcomer, of_others=of_others)
         if victim is None:
             return False
         self._evict(victim)
         return self._total + more <= self._most
 
-    def _victim(self, newcomer: Holder, but: Slot | None) -> Slot | None:
+    def _victim(self, newcomer: Holder, *, of_others: bool) -> Slot | None:
         """Return the connection that is given up with the least harm, None if none is."""
         best: tuple[tuple[int, int], Slot] | None = None
         for largest, holder in _ranked(ranking.largest for ranking in self._rankings.values()):
+            if of_others and holder is newcomer:
+                continue  # who opens another stream does not cost others of its own address theirs
             for slot in holder.look():
                 harm = self._harm(slot, newcomer, largest=largest)
-                if slot is but or harm is None:
+                if harm is None:
                     continue
                 found = harm, -slot.weight  # of those that are alike, the one that makes most room
                 if best is None or found < best[0]:

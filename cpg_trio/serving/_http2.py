@@ -41,6 +41,8 @@ _CONNECTION_WINDOW_BYTES = 2**20
 # of it open; one that begins and resets many more at once means no good.
 _MOST_STREAMS = 500
 
+_EVENTS_AT_ONCE = 16
+
 
 class Outbox(StreamBuffer):
     """What one response has to say and the client's window does not yet let through.
@@ -216,18 +218,24 @@ class Http2(H2Protocol):
         self._acknowledge(stream_id, self._unreceived.pop(stream_id, 0))
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        for event in events:
+        begun = 0
+        for number, event in enumerate(events, 1):
+            if number % _EVENTS_AT_ONCE == 0:  # a client that sends much is not to have the loop for itself
+                await trio.lowlevel.checkpoint()
             if self.closed:
                 return
             if isinstance(event, h2.events.DataReceived):
                 await self._handle_data(event)
-            elif isinstance(event, h2.events.RequestReceived) and len(self.stream_buffers) >= _MOST_STREAMS:
+            elif isinstance(event, h2.events.RequestReceived) and (
+                max(len(self.stream_buffers), begun) >= _MOST_STREAMS
+            ):
                 self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
                 await self._flush()
                 await self.send(Closed())
             elif isinstance(event, h2.events.RequestReceived) and self._link.draining:
                 await self._send_reset(event.stream_id, ErrorCodes.REFUSED_STREAM)
             else:
+                begun += isinstance(event, h2.events.RequestReceived)
                 self._note_end_of_upload(event)
                 await super()._handle_events([event])
             if isinstance(event, h2.events.StreamReset):
