@@ -415,7 +415,7 @@ async def health_of_many(a: Hostile) -> None:
     report = {
         "state": "HEALTH_STATE_DEGRADED",
         "reason": a.text(4000),
-        "unavailableDependencies": [a.text(1800) for _ in range(100)],
+        "unavailableDependencies": [f"t{a.text(126)}" for _ in range(100)],
     }
     await a.asks(a.host_url, post(REPORT, report, identity), address=address)
 
@@ -433,7 +433,7 @@ async def reports_of_direct_calls(a: Hostile) -> None:
                 "calls": "1",
                 "inFlight": "1",
             }
-            for _ in range(1000)
+            for _ in range(100)
         ]
 
     async with a.line(a.host_url, address) as wire:

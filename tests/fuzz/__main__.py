@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import atheris
 
 with atheris.instrument_imports(include=["cpg_trio", "h11"]):
+    from tests.fuzz.costs import traced
     from tests.fuzz.targets import TARGETS, Target
     from tests.http1.mutations import MAX_BYTES, SNIPPETS
 
@@ -30,7 +32,8 @@ def main(name: str = "request", seconds: str = "60") -> int:
         if child := os.fork():
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         atheris.Setup([sys.argv[0], *options], _telling(target.check))
-        atheris.Fuzz()  # which ends the process, and would leave the folder behind
+        with traced() if name == "costs" else nullcontext():  # once for all inputs, as it takes a while
+            atheris.Fuzz()  # which ends the process, and would leave the folder behind
     return 0
 
 
