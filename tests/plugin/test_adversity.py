@@ -360,9 +360,9 @@ async def test_a_host_that_forgets_a_plugin_each_time_is_asked_less_and_less_oft
 
     host = Host(HostConfig(leases=LeaseConfig(lease_s=0.3)))
     async with meddled(forget, host) as (_, url), plugged(echo_plugin(), url):
-        await eventually(lambda: handshakes)
+        await eventually(lambda: len(handshakes) >= 2)
         await trio.sleep(1)
-        assert 2 <= len(handshakes) <= 8
+        assert len(handshakes) <= 9
 
 
 @pytest.mark.parametrize("said", ["", "0", "-1", "1.5", "x", "²", "٣", "9" * 5000])
