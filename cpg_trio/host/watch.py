@@ -37,7 +37,7 @@ _PIECE_BYTES = 4096  # of news: what is more waits for the next piece
 _LARGE_BYTES = 2 * 1024 * 1024  # of news in pieces that are larger, on their way at once
 _GONE_BYTES = 150  # of a piece of news, for a provider that is gone
 _EVENT_BYTES = 400  # of a piece of news, beside metadata
-_TURNS = 4  # watchers that are served in one round of the loop
+_TURNS = 16  # watchers that are served in one round of the loop
 _MOST_ON_THE_SPOT = 32  # watchers that are looked at while a change is announced
 _SLICE_S = 0.002  # for which the hub's task works at a time
 
