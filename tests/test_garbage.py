@@ -32,7 +32,7 @@ from tests.plugin.running import hosting, plugged
 from tests.serving_apps import served
 
 SIZE = 800_000  # bytes of each body
-CALLS = 3
+CALLS = 2
 LEFT_BEHIND = SIZE // 2  # bytes, by all of them
 
 Call: TypeAlias = Callable[[str], Awaitable[None]]

@@ -47,7 +47,7 @@ def silence() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.fixture(params=["http1", "hypercorn"], autouse=True)
+@pytest.fixture(params=["http1", "hypercorn"])
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(USUAL, "hypercorn_only", request.param == "hypercorn")
 
@@ -124,11 +124,21 @@ async def answered(url: str, request: bytes) -> None:
         await wire.response()
 
 
-@pytest.fixture(params=["routed", "handshake", "discover", "unknown", "public plugin"])
-async def place(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str]]:
+PLACES = [
+    *(("http1", name) for name in ("routed", "handshake", "discover", "unknown", "public plugin")),
+    *(("hypercorn", name) for name in ("routed", "public plugin")),
+]
+
+
+@pytest.fixture(params=PLACES, ids=" ".join)
+async def place(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[str, str]]:
     """Yield where strangers can call: a URL and a path."""
+    lane, name = request.param
+    monkeypatch.setitem(USUAL, "hypercorn_only", lane == "hypercorn")
     async with routing() as setting:
-        if request.param == "public plugin":
+        if name == "public plugin":
             plugin = Plugin("public-plugin", version="1.0.0")
             plugin.provide("public", Forgetful(), public=True)
             async with plugged(plugin, setting.url, serve=ServeConfig(**USUAL)) as plugin_url:
@@ -140,7 +150,7 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str]
                 "discover": DISCOVER,
                 "unknown": "/a/b",
             }
-            yield setting.url, paths[request.param]
+            yield setting.url, paths[name]
 
 
 async def test_a_request_that_proves_nothing_leaves_nothing_behind(place: tuple[str, str]) -> None:
@@ -159,6 +169,7 @@ REQUESTS_OF_CALLERS: dict[str, Callable[[Setting, int], bytes]] = {
 }
 
 
+@pytest.mark.usefixtures("lane")
 async def test_nothing_long_is_kept_of_a_routed_call() -> None:
     async with routing() as setting:
         kinds = {name: partial(request, setting) for name, request in REQUESTS_OF_CALLERS.items()}
@@ -172,6 +183,7 @@ ANSWERS: dict[str, Callable[[int], str]] = {
 }
 
 
+@pytest.mark.usefixtures("lane")
 async def test_nothing_long_is_kept_of_an_answer() -> None:
     async def answer(peer: peers.Peer) -> None:
         while head := await peer.receive_head():
@@ -186,6 +198,7 @@ async def test_nothing_long_is_kept_of_an_answer() -> None:
         assert not await left_behind_by(setting.url, {kind: partial(calling, kind) for kind in ANSWERS})
 
 
+@pytest.mark.usefixtures("lane")
 async def test_a_type_or_a_plugin_with_a_longer_name_than_any_is_400() -> None:
     async with routing() as setting:
         for path in (f"/services/{'t' * 129}/{setting.provider}/M", f"/services/echo/{'p' * 146}/M"):
@@ -195,6 +208,7 @@ async def test_a_type_or_a_plugin_with_a_longer_name_than_any_is_400() -> None:
         assert (await setting.call(setting.head("GET", f"/services/echo/{'p' * 145}/M"))).status == 404
 
 
+@pytest.mark.usefixtures("lane")
 async def test_what_one_host_passes_on_another_in_the_same_process_does_not() -> None:
     seen: list[bytes] = []
 
