@@ -10,10 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from cpg_trio import Plugin, wire
+from cpg_trio.host import Limits, Rate, RateLimits
+from cpg_trio.host.memory import OTHER_BYTES, estimate
+from cpg_trio.host.rates import Kind
+from cpg_trio.serving import ServeConfig
 
 from .rpc.echo import Echo
 
@@ -97,6 +102,36 @@ def test_each_threat_is_held_by_tests_that_there_are() -> None:
         assert named, row
         for name in named:
             assert (ROOT / name).is_file(), name
+
+
+def test_the_tables_of_limits_have_the_defaults_of_the_code() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    limits = {f"Limits.{field.name}": _shown(field.default) for field in attrs.fields(Limits)}
+    rates = {str(kind): _shown_rate(RateLimits().of(kind)) for kind in Kind}
+    for name, default in {**limits, **rates}.items():
+        assert f"| `{name}` | {default} |" in page, name
+
+
+def _shown(default: int | None) -> str:
+    if default is None:
+        return "none"
+    for unit, name in ((2**20, "MiB"), (2**10, "KiB")):
+        if not default % unit:
+            return f"{default // unit} {name}"
+    return f"{default:,}"
+
+
+def _shown_rate(rate: Rate | None) -> str:
+    assert rate is not None
+    return f"{rate.per_s:,.0f} / {rate.burst:,}"
+
+
+def test_the_total_of_what_is_kept_is_the_sum_of_its_prices() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    total = sum(estimate(Limits(), ServeConfig().max_connections).values()) + OTHER_BYTES
+    found = re.search(r"\| \*\*all of it\*\* \| \| \| \*\*([\d,]+) MiB\*\* \|", page)
+    assert found
+    assert int(found[1].replace(",", "")) == round(total / 2**20)
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
