@@ -161,6 +161,19 @@ def test_streams_count_as_connections(identity: str) -> None:
     assert server.connect(HOSTILE, BUSY, "plugin-2") is not None
 
 
+@every_standing
+def test_a_stream_for_which_there_is_no_room_costs_no_other_connection_of_its_address(
+    standing: Standing,
+) -> None:
+    server = Server()
+    server.fill(HOSTILE, standing, count=40)
+    hostile = server.connections[-1]
+    for streams in range(2, 200):
+        hostile.slot.open_streams(streams)
+    assert server.alive == 40
+    assert len(server.limit) == MOST - MOST // 10
+
+
 def test_a_stream_that_has_ended_makes_room() -> None:
     server = Server()
     connection = server.connect(HOSTILE, BUSY)
