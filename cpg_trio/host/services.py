@@ -379,11 +379,14 @@ class Lifecycle(PluginLifecycleService):
         with _codes():
             health = health_of(request)
             self._direct.take(caller, request.direct_calls)
-        if health != self._registry.health(caller.runtime_id):
+        before = self._registry.health(caller.runtime_id)
+        self._registry.report_health(caller.runtime_id, health)
+        if (
+            self._registry.last_report(caller.runtime_id) != before
+        ):  # of which there may be no room for a reason
             name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
             reason = f": {one_line(health.reason, _MOST_OF_A_REASON)}" if health.reason else ""
             _log.info("%s reports %s%s", caller.runtime_id, name, reason)
-        self._registry.report_health(caller.runtime_id, health)
         self._liveness.beat(caller.runtime_id)
         ctx.response_headers[wire.HOST_ID_HEADER] = self._registry.id
         return pb.ReportHealthResponse()

@@ -131,13 +131,18 @@ async def test_there_are_no_more_plugins_with_registrations_than_the_limit_says(
         await host.register(other, "three")
 
 
-async def test_of_a_report_for_whose_reason_there_is_no_room_the_state_counts() -> None:
+async def test_of_a_report_for_whose_reason_there_is_no_room_the_state_counts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
     async with running(few(max_health_bytes=1000)) as host:
         one, other = await host.plugin("p"), await host.provider("t")
         assert (await host.post(REPORT, {"state": 2, "reason": "x" * 600}, one))[0] == 200
         for state in (pb.HEALTH_STATE_DEGRADED, pb.HEALTH_STATE_UNHEALTHY):
             assert (await host.post(REPORT, {"state": state, "reason": "y" * 600}, other))[0] == 200
             assert host.host.registry.health(runtime_id(other)) == Health(state)
+            await host.post(REPORT, {"state": state, "reason": "y" * 600}, other)
+        assert len([line for line in caplog.messages if f"{runtime_id(other)} reports" in line]) == 2
         assert host.host.registry.health(runtime_id(one)).reason == "x" * 600
         await host.host.revoke_identity(runtime_id(one))
         await host.post(REPORT, {"state": 2, "reason": "y" * 600}, other)
