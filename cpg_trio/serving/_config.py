@@ -65,7 +65,8 @@ class ServeConfig:
     """How long to read on after an early answer, so that the client sees it instead of a reset."""
 
     max_connections: int = attrs.field(default=10_000, validator=ge(1))
-    """Connections at once; one more is answered with 503, and closed."""
+    """Connections at once, and open streams of HTTP/2. When there is hardly any room, whoever has most gives
+    one up for a newcomer; where nobody has to, the newcomer is answered with 503, and closed."""
 
     max_head_bytes: int = attrs.field(default=MAX_HEAD_BYTES, validator=ge(1))
     """The head of a request; one that is larger is answered with 431. On HTTP/2 it is the list of its fields,
