@@ -29,7 +29,9 @@ What stands on what:
     host_logger       one of those: its log
     grants            who may use which of them, and until when
     direct            calls without the host in between: who may make them, and what they come to
-    services          the RPC services, thin over the above
+    gate              who is calling the services, and whether it may
+    handshakes        the service that gives identities
+    services          the services of plugins' lives and of the registry
     base_url          how a caller reaches the host
     broker            the service that gives leave
     managed           the way in for plugins that wait for their host

@@ -34,7 +34,9 @@ from .direct import DirectGrants, DirectReports, DirectStatistics, DirectTally
 from .egress import BaseUrls, Egress
 from .enrolment import Enrolment
 from .exposure import check_exposure
+from .gate import Gate
 from .grants import Grants
+from .handshakes import Handshake, HandshakeAdmission, TokenLives, announcement
 from .health import HostHealth
 from .host_logger import host_logger
 from .identity import Identities, Identity
@@ -47,16 +49,7 @@ from .policy import Policy
 from .rates import RateLimits, Rates
 from .registry import Registry, Selection, health_of
 from .router import Router, RouterGateway
-from .services import (
-    Gate,
-    Handshake,
-    HandshakeAdmission,
-    Lifecycle,
-    RegistrationPermits,
-    RegistryService,
-    TokenLives,
-    announcement,
-)
+from .services import Lifecycle, RegistrationPermits, RegistryService
 from .sockets import Sockets
 from .store import Saved, journaled, nothing_to_save
 from .succession import Succession

@@ -17,12 +17,11 @@ from .audit import Action, Audit
 from .base_url import base_url
 from .capability import Capability
 from .direct import GRANT_S, DirectGrants, NotDirectlyError
+from .gate import Gate, state_errors
 from .grants import Grants, random_id
 from .identity import Identity
-from .limits import LimitError
 from .policy import Permitted, Policy
 from .rates import Kind
-from .services import Gate
 
 _MAX_REASON_BYTES = 4096
 _MAX_TYPE_BYTES = wire.MAX_NAME_BYTES + len(wire.DIRECT_PREFIX)
@@ -87,14 +86,13 @@ class Broker(CapabilityBrokerService):
         _check_lengths(request)
         wanted = request.capability_type
         is_service = wanted.startswith(wire.DIRECT_PREFIX)
-        try:
-            grant = (self._grant_service if is_service else self._grant_capability)(caller, request)
-        except wire.InvalidError as error:
-            raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
-        except ConnectError as error:
-            if error.code != Code.FAILED_PRECONDITION:  # which is nobody's decision
-                self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=error.message)
-            raise
+        with state_errors():
+            try:
+                grant = (self._grant_service if is_service else self._grant_capability)(caller, request)
+            except ConnectError as error:
+                if error.code != Code.FAILED_PRECONDITION:  # which is nobody's decision
+                    self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=error.message)
+                raise
         self._note(caller, f"{wanted} {grant.provider_id}".rstrip(), request.reason, renewed=is_service)
         return pb.RequestCapabilityResponse(grant=grant)
 
@@ -116,10 +114,8 @@ class Broker(CapabilityBrokerService):
         if not wire.satisfies(capability.version, request.min_version):
             has = f"this host has version {capability.version}, older than {request.min_version}"
             raise ConnectError(Code.NOT_FOUND, f'capability "{wanted}" not available: {has}')
-        try:
+        with state_errors():
             grant, token = self._grants.issue(caller, capability)
-        except LimitError as error:
-            raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from None
         return pb.CapabilityGrant(
             grant_id=grant.id,
             endpoint_url=f"{base_url()}/capabilities/{capability.type}/{grant.id}",

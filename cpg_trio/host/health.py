@@ -18,9 +18,9 @@ from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .charging import charge, retry_told
+from .gate import credentials, peer_of, state_errors
 from .identity import Identities
-from .limits import LimitError, Limits, check_held_request
-from .peers import Peer
+from .limits import Limits, check_held_request
 from .rates import Kind, Rates
 from .registry import Registry
 from .shares import Shares
@@ -74,28 +74,24 @@ class HostHealth(HealthService):
         """
         with retry_told(ctx):
             charge(self._rates, Kind.WATCH, self._caller(ctx))
-        try:
+        with state_errors():
             check_held_request(request)
-        except wire.InvalidError as error:
-            raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
-        with self._counted(Peer.at(ctx.client_address).key), self._watching(request.service) as statuses:
+        with self._counted(peer_of(ctx).key), self._watching(request.service) as statuses:
             async for status in statuses:
                 yield pb.HealthCheckResponse(status=status)
 
     def _caller(self, ctx: Context) -> str:
         """Return what a caller counts as: an identity that it need not prove, but may; or its address."""
-        runtime_id = ctx.request_headers.get(wire.RUNTIME_ID_HEADER, "")
-        token = wire.bearer_token(ctx.request_headers.get(wire.AUTHORIZATION_HEADER, ""))
+        runtime_id, authorization = credentials(ctx)
+        token = wire.bearer_token(authorization)
         proved = token is not None and self._identities.authenticate(runtime_id, token) is not None
-        return runtime_id if proved else Peer.at(ctx.client_address).key
+        return runtime_id if proved else peer_of(ctx).key
 
     @contextmanager
     def _counted(self, share: str) -> Iterator[None]:
         """Count a watch for as long as the block lasts, for the address that it comes from."""
-        try:
+        with state_errors():
             self._watches.check(share)
-        except LimitError as error:
-            raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from error
         self._watches.add(share)
         try:
             yield

@@ -23,9 +23,9 @@ from .audit import Action, Audit
 from .control import Proof, client_at
 from .egress import resolve
 from .enrolment import Enrolment
+from .handshakes import TokenLives
 from .identity import Identities, Identity
 from .registry import Registry
-from .services import TokenLives
 
 _log = logging.getLogger("cpg_trio.host")
 

@@ -1,4 +1,4 @@
-"""The host's RPC services: thin, each call checked against its caller's token before anything else.
+"""The RPC services of plugins' lives and of the registry: thin, and each call is checked first.
 
 What they know is in the identities, the registry and the watch hub; here is only what travels.
 """
@@ -7,42 +7,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
 
-import attrs
 import trio
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
-    HandshakeService,
-    PluginLifecycleService,
-    ServiceRegistryService,
-)
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleService, ServiceRegistryService
 from cpg_trio._lines import one_line
-from cpg_trio._version import __version__
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
-from .charging import TryAgainError, charge, retry_told
+from .charging import TryAgainError, retry_told
 from .direct import DirectReports
 from .egress import Egress
-from .enrolment import Enrolment
+from .gate import Gate, peer_of, state_errors
 from .identity import Identities, Identity
-from .limits import LimitError, check_held_request
-from .liveness import LeaseConfig, Liveness
+from .limits import check_held_request
+from .liveness import Liveness
 from .peers import Peer
 from .policy import Policy, Rules
-from .rates import Kind, Rates
-from .registry import (
-    NoProviderError,
-    Registration,
-    Registry,
-    ServiceStatus,
-    UnknownRegistrationError,
-    health_of,
-)
+from .rates import Kind
+from .registry import Registration, Registry, ServiceStatus, health_of
 from .sockets import Sockets
 from .store import Saved
 from .watch import WatchHub
@@ -54,299 +41,6 @@ _OTHERS_S = 1  # after which those who provide a service may have gone
 _MOMENT_S = 0.02  # by which a watch ends before its caller's time is up
 # What a registration says of where the plugin is, which is no other plugin's business: the host goes there.
 _FOR_THE_HOST = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_KEY})
-
-
-class Gate:
-    """Tells who is calling, and whether it may, or refuses. Each refusal is in the audit trail."""
-
-    def __init__(self, identities: Identities, policy: Policy, audit: Audit, rates: Rates) -> None:
-        self._identities = identities
-        self._policy = policy
-        self._audit = audit
-        self._rates = rates
-
-    def caller(self, ctx: Context, kind: Kind) -> Identity:
-        """Return the identity that a call's headers prove, and count the call as one of its kind.
-
-        Raises: ConnectError `invalid_argument` without a runtime id, as other hosts answer; `unauthenticated`
-        without a token, or with one that does not prove that id; `resource_exhausted` for one call too many.
-        """
-        with retry_told(ctx):
-            identity = self.admit(*_credentials(ctx), _peer(ctx), kind)
-        ctx.note_proved(identity.runtime_id)
-        return identity
-
-    def admit(self, runtime_id: str, authorization: str, peer: Peer, kind: Kind) -> Identity:
-        """Return the identity that two headers prove, empty where they are missing; see `caller`.
-
-        A call that proves none is counted for the address that it comes from; for its identity, if that has
-        ended, so that it hears of it whatever others do at its address.
-        """
-        try:
-            identity = self._prove(runtime_id, authorization, peer)
-        except ConnectError as error:
-            former = self._former(runtime_id, authorization)
-            charge(self._rates, Kind.FAILED_AUTHENTICATION, former.runtime_id if former else peer.key)
-            self._audit.denied(Action.AUTHENTICATE, runtime_id, reason=error.message, address=peer.address)
-            raise
-        charge(self._rates, kind, identity.runtime_id)
-        return identity
-
-    def _prove(self, runtime_id: str, authorization: str, peer: Peer) -> Identity:
-        if not runtime_id:
-            raise ConnectError(Code.INVALID_ARGUMENT, f"{wire.RUNTIME_ID_HEADER} header required")
-        if (token := wire.bearer_token(authorization)) is None:
-            raise ConnectError(Code.UNAUTHENTICATED, "Authorization: Bearer <token> required")
-        identity = self._identities.authenticate(runtime_id, token)
-        if identity is None:
-            raise self._refusal(self._former(runtime_id, authorization))
-        if why_not := self._policy.why_not_certified(peer, identity.self_id):
-            raise ConnectError(Code.UNAUTHENTICATED, why_not)
-        return identity
-
-    def _former(self, runtime_id: str, authorization: str) -> Identity | None:
-        """Return the identity that two headers proved until it ended."""
-        token = wire.bearer_token(authorization)
-        return self._identities.former(runtime_id, token) if token is not None else None
-
-    def count_unreadable(self, ctx: Context) -> None:
-        """Count a message that cannot be read for where it comes from. Raises: RateExceededError."""
-        with retry_told(ctx):
-            charge(self._rates, Kind.FAILED_AUTHENTICATION, _peer(ctx).key)
-
-    def still(self, identity: Identity) -> None:
-        """Check that an identity has not ended since. Raises: ConnectError `unauthenticated`."""
-        if not self._identities.holds(identity):
-            raise self._refusal(identity)
-
-    def seconds_to_wait(self, identity: Identity, kibibytes: int) -> int:
-        """Count a request of so many kibibytes on a watch; return 0, or how long it has to wait."""
-        return self._rates.take(Kind.SUBSCRIBE, Peer(identity.address).key, 1 + kibibytes)
-
-    def ends_at(self, identity: Identity) -> float:
-        """Return when an identity ends unless it is renewed, on Trio's clock."""
-        return trio.current_time() + self._identities.left_s(identity)
-
-    def check_may_call(self, caller: Identity, service_type: str, action: Action) -> None:
-        """Check that a plugin may be told of a service.
-
-        Raises: ConnectError `permission_denied`; `resource_exhausted` to who has heard that too often, of
-        which nothing is written down.
-        """
-        if not self._policy.may_call(caller, service_type):
-            charge(self._rates, Kind.FAILED_AUTHENTICATION, caller.runtime_id)
-            reason = f"{caller.runtime_id} may not call {service_type}"
-            self._audit.denied(action, caller.runtime_id, service_type, reason=reason)
-            raise ConnectError(Code.PERMISSION_DENIED, reason)
-
-    def _refusal(self, proved: Identity | None) -> ConnectError:
-        """Return the error for a caller that holds no identity; one that proved a former is told its end."""
-        message = "invalid token"
-        if proved is not None and (why := self._identities.why_ended(proved)):
-            message = f"the identity {proved.runtime_id} has ended ({why}): shake hands again"
-        return ConnectError(Code.UNAUTHENTICATED, message)
-
-
-def _credentials(ctx: Context) -> tuple[str, str]:
-    headers = ctx.request_headers
-    return headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, "")
-
-
-def _peer(ctx: Context) -> Peer:
-    return Peer.at(ctx.client_address, ctx.peer_names)
-
-
-@contextmanager
-def _codes() -> Iterator[None]:
-    """Give the errors of the state their codes."""
-    try:
-        yield
-    except wire.InvalidError as error:
-        raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
-    except (NoProviderError, UnknownRegistrationError) as error:
-        raise ConnectError(Code.NOT_FOUND, str(error)) from error
-    except LimitError as error:
-        raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from error
-
-
-@attrs.frozen(kw_only=True)
-class TokenLives:
-    """How long runtime tokens are good, in seconds."""
-
-    renewed_s: float
-    """Of plugins that ask for another in time."""
-    unrenewed_s: float
-    """Of those that do not: then they have to shake hands again."""
-
-
-class Handshake(HandshakeService):
-    """`HandshakeService`: versions are agreed on, and a plugin that names itself gets an identity.
-
-    One that proves the identity that it has gets another token for it.
-    """
-
-    def __init__(
-        self,
-        identities: Identities,
-        admission: HandshakeAdmission,
-        lives: TokenLives,
-        announced: Mapping[str, str],
-        offers: Callable[[], Sequence[pb.Capability]],
-        saved: Saved,
-    ) -> None:
-        self._identities = identities
-        self._admission = admission
-        self._lives = lives
-        self._announced = announced
-        self._offers = offers
-        self._saved = saved
-
-    async def handshake(self, request: pb.HandshakeRequest, ctx: Context, /) -> pb.HandshakeResponse:
-        """See the class. Raises: ConnectError for a foreign cookie, another version, a bad name.
-
-        A handshake is counted before all else, whatever comes of it: for the identity or the name that it
-        proves, so that nobody keeps others out by what he sends from the same address.
-        """
-        held = self._held(request.self_id, *_credentials(ctx))
-        self._admission.count(request.self_id, held, ctx)
-        _check_versions(request)
-        with _codes():
-            wire.validate_handshake(request.self_version, request.requested_plugins, request.client_metadata)
-        response = pb.HandshakeResponse(
-            core_protocol_version=wire.CORE_VERSION,
-            app_protocol_version=wire.APP_VERSION,
-            server_metadata=self._announced,
-            host_capabilities=self._offers(),
-        )
-        if request.self_id:
-            renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
-            ttl_s = self._lives.renewed_s if renews else self._lives.unrenewed_s
-            identity, token = await self._identify(request, held, ctx, ttl_s)
-            response.runtime_id, response.runtime_token = identity.runtime_id, token
-            response.server_metadata[wire.TOKEN_TTL_KEY] = _milliseconds(ttl_s)
-        return response
-
-    async def _identify(
-        self, request: pb.HandshakeRequest, held: Identity | None, ctx: Context, ttl_s: float
-    ) -> tuple[Identity, str]:
-        peer = _peer(ctx)
-        with _codes():
-            wire.validate_self_id(request.self_id)
-            provides, requires = _declared(request.client_metadata)
-        action = Action.RENEW if held else Action.HANDSHAKE
-        self._admission.check(action, request.self_id, ctx, peer)
-        if held is not None:
-            self._admission.admitted(action, held, peer)
-            return held, self._identities.renew(held, ttl_s=ttl_s, address=peer.address)
-        with _codes():
-            identity, token = self._identities.issue(
-                request.self_id, ttl_s=ttl_s, provides=provides, requires=requires, address=peer.address
-            )
-        await self._saved(lambda: self._identities.forget(identity.runtime_id))
-        if self._identities.entry(identity.runtime_id) is None:
-            why = self._identities.why_ended(identity)
-            raise ConnectError(Code.UNAVAILABLE, f"the new identity has ended already ({why}): try again")
-        self._admission.admitted(action, identity, peer)
-        _log.info("%s is %s", identity.self_id, identity.runtime_id)
-        return identity, token
-
-    def _held(self, self_id: str, runtime_id: str, authorization: str) -> Identity | None:
-        """Return the identity that a handshake proves, if it does: who comes back with a void one is new."""
-        token = wire.bearer_token(authorization)
-        if not runtime_id or token is None:
-            return None
-        identity = self._identities.authenticate(runtime_id, token)
-        return identity if identity is not None and identity.self_id == self_id else None
-
-
-class HandshakeAdmission:
-    """Who gets an identity: by enrolment token, and by certificate."""
-
-    def __init__(self, enrolment: Enrolment, policy: Policy, audit: Audit, rates: Rates) -> None:
-        self._enrolment = enrolment
-        self._policy = policy
-        self._audit = audit
-        self._rates = rates
-
-    def count(self, self_id: str, held: Identity | None, ctx: Context) -> None:
-        """Count a handshake. Raises: ConnectError `resource_exhausted`.
-
-        It counts for the identity that it proves; for the name that an enrolment token or a certificate
-        proves; or else for the address that it comes from.
-        """
-        peer = _peer(ctx)
-        if held is not None and not self._policy.why_not_certified(peer, held.self_id):
-            key = held.runtime_id
-        elif self._proves(self_id, ctx, peer):
-            key = f"name:{self_id}"
-        else:
-            key = peer.key
-        with retry_told(ctx):
-            charge(self._rates, Kind.HANDSHAKE, key)
-
-    def _proves(self, self_id: str, ctx: Context, peer: Peer) -> bool:
-        """Whether a handshake proves the name that it gives."""
-        if not self_id or self._why_not(self_id, ctx, peer):
-            return False
-        return self._enrolment.digest(self_id) is not None or bool(peer.names)
-
-    def check(self, action: Action, self_id: str, ctx: Context, peer: Peer) -> None:
-        """Check a handshake. Raises: ConnectError `permission_denied`, which says why."""
-        if why_not := self._why_not(self_id, ctx, peer):
-            self._audit.denied(action, self_id, reason=why_not, address=peer.address)
-            raise ConnectError(Code.PERMISSION_DENIED, f"{self_id} is not let in: {why_not}")
-
-    def _why_not(self, self_id: str, ctx: Context, peer: Peer) -> str:
-        shown = ctx.request_headers.get(wire.ENROLMENT_HEADER, "")
-        return self._enrolment.why_not(self_id, shown) or self._policy.why_not_certified(peer, self_id)
-
-    def admitted(self, action: Action, identity: Identity, peer: Peer) -> None:
-        """Note that a plugin has been given a token."""
-        self._audit.allowed(action, identity.runtime_id, identity.self_id, address=peer.address)
-
-
-def announcement(leases: LeaseConfig, registry: Registry, sockets: Sockets) -> Mapping[str, str]:
-    """Return what a host tells of itself in each handshake."""
-    return {
-        wire.SERVER_VERSION_KEY: __version__,
-        wire.HEARTBEAT_KEY: _milliseconds(leases.heartbeat_s),
-        wire.LEASE_KEY: _milliseconds(leases.lease_s),
-        wire.HOST_ID_KEY: registry.id,
-        **sockets.announced,
-    }
-
-
-def _declared(
-    metadata: Mapping[str, str],
-) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Return what a plugin declares to provide and to require, None if it does not. Raises: InvalidError."""
-    provides, requires = (
-        wire.parse_service_types(metadata[key]) if key in metadata else None
-        for key in (wire.PROVIDES_KEY, wire.REQUIRES_KEY)
-    )
-    return provides, requires
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(max(1, round(seconds * 1000)))
-
-
-def _check_versions(request: pb.HandshakeRequest) -> None:
-    if (request.magic_cookie_key, request.magic_cookie_value) != (wire.COOKIE_KEY, wire.COOKIE_VALUE):
-        raise ConnectError(
-            Code.INVALID_ARGUMENT, "invalid magic cookie - this may not be a connect-plugin server"
-        )
-    if request.core_protocol_version != wire.CORE_VERSION:
-        raise ConnectError(
-            Code.INVALID_ARGUMENT,
-            f"unsupported core protocol version: {request.core_protocol_version}"
-            f" (server supports: {wire.CORE_VERSION})",
-        )
-    if request.app_protocol_version != wire.APP_VERSION:
-        raise ConnectError(
-            Code.FAILED_PRECONDITION,
-            f"version mismatch: client={request.app_protocol_version}, server={wire.APP_VERSION}",
-        )
 
 
 class Lifecycle(PluginLifecycleService):
@@ -374,9 +68,9 @@ class Lifecycle(PluginLifecycleService):
         Raises: ConnectError for a state that there is not, and for a plugin that has moved.
         """
         caller = self._gate.caller(ctx, Kind.HEALTH_REPORT)
-        self._check_place(caller, _peer(ctx))
+        self._check_place(caller, peer_of(ctx))
         self._permits.keep()  # of all plugins, as some report is never far
-        with _codes():
+        with state_errors():
             health = health_of(request)
             self._direct.take(caller, request.direct_calls)
         before = self._registry.health(caller.runtime_id)
@@ -511,7 +205,7 @@ class RegistryService(ServiceRegistryService):
         caller = self._gate.caller(ctx, Kind.REGISTER)
         metadata = dict(request.metadata)
         said = (request.service_type, request.version, request.endpoint_path, metadata)
-        with _codes():
+        with state_errors():
             wire.validate_registration(*said)
         with retry_told(ctx):
             self._permits.check(caller, request.service_type)
@@ -522,7 +216,7 @@ class RegistryService(ServiceRegistryService):
             self._gate.still(caller)  # that took a while
             self._permits.check(caller, request.service_type)
         replaced = self._registry.provider(request.service_type, caller.runtime_id)
-        with _codes():
+        with state_errors():
             registration = self._registry.register(
                 caller.runtime_id, *said, address=address, socket_path=socket_path
             )
@@ -541,7 +235,7 @@ class RegistryService(ServiceRegistryService):
     ) -> pb.UnregisterServiceResponse:
         """Remove a registration of the caller's; another's is as unknown to it as one that never was."""
         caller = self._gate.caller(ctx, Kind.UNREGISTER)
-        with _codes():
+        with state_errors():
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
         await self._saved(lambda: self._put_back(caller, registration))
         self._permits.permitted(Action.UNREGISTER, caller, registration.service_type)
@@ -579,7 +273,7 @@ class RegistryService(ServiceRegistryService):
     ) -> pb.DiscoverServiceResponse:
         """Return a provider that is alive, compatible and healthy enough."""
         caller = self._gate.caller(ctx, Kind.DISCOVER)
-        with _codes():
+        with state_errors():
             wire.validate_service_type(request.service_type)
             self._gate.check_may_call(caller, request.service_type, Action.DISCOVER)
             registration, single = self._registry.discover(request.service_type, request.min_version)
@@ -595,7 +289,7 @@ class RegistryService(ServiceRegistryService):
         caller = self._gate.caller(ctx, Kind.WATCH)
         own_end = _end_of_time(ctx)
         with ExitStack() as stack:
-            with _codes():
+            with state_errors():
                 check_held_request(request)
                 watch = stack.enter_context(self._hub.watch(caller.runtime_id))
                 watch.subscribe(request.service_type)

@@ -27,12 +27,13 @@ from cpg_trio.rpc import ConnectError
 
 from .audit import Action
 from .charging import RateExceededError, retry_after
+from .gate import Gate
 from .identity import Identity
 from .limits import LimitError
 from .peers import Peer
 from .rates import Kind
 from .registry import ServiceStatus
-from .services import Gate, watch_event
+from .services import watch_event
 from .watch import News, Watch, WatchHub
 
 # RFC 6455, section 7.4.1

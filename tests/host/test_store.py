@@ -24,11 +24,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Limits, Policy
 from cpg_trio.host.egress import Egress
+from cpg_trio.host.gate import Gate
 from cpg_trio.host.identity import Identities, Identity
 from cpg_trio.host.policy import Rules, ServiceRules
 from cpg_trio.host.rates import RateLimits, Rates
 from cpg_trio.host.registry import Registration, Registry
-from cpg_trio.host.services import Gate, RegistrationPermits, RegistryService
+from cpg_trio.host.services import RegistrationPermits, RegistryService
 from cpg_trio.host.sockets import Sockets
 from cpg_trio.host.store import Saved, Undo, journaled
 from cpg_trio.host.watch import WatchHub
