@@ -19,8 +19,9 @@ _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 def in_namespace(commands: list[str], question: Callable[[], _T]) -> _T:
     """Return what `question` returns in a new network, in which these commands have been run.
 
-    It runs in a thread, which has the network for itself and ends with it. Skips the test where no network
-    can be made: that takes root.
+    It runs in a thread, which has the network for itself and ends with it. What it starts is in that network,
+    too, and Trio keeps threads for later: what needs Trio's threads or processes runs in a process.
+    Skips the test where no network can be made: that takes root.
     """
     found: list[_T] = []
     failed: list[BaseException] = []
