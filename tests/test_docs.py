@@ -134,6 +134,19 @@ def test_the_total_of_what_is_kept_is_the_sum_of_its_prices() -> None:
     assert int(found[1].replace(",", "")) == round(total / 2**20)
 
 
+@pytest.mark.parametrize("package", ["host", "http1", "plugin", "rpc"])
+def test_each_module_of_a_package_stands_on_those_that_are_listed_before_it(package: str) -> None:
+    folder = ROOT / "cpg_trio" / package
+    listed = re.findall(r"^    (\w+) {1,}\S", (folder / "__init__.py").read_text(), re.MULTILINE)
+    for number, name in enumerate(listed):
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        # At the top: what is imported for type checkers alone is not there when it runs.
+        used = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.level}
+        assert not used & set(listed[number:]), name
+    public = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert public <= {*listed, "httpx_transport"}
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     commands = re.findall(r"^\$ (python3 -m venv .+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 2

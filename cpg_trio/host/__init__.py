@@ -8,6 +8,7 @@ What stands on what:
     limits            how much a host takes in and keeps
     shares            how much of a limit one address may have
     ended             identities that have ended, and what is remembered of them
+    listeners         those who are told of changes, and harm nobody
     identity          who a plugin is, and the tokens that prove it
     enrolment         who gets an identity
     policy            what plugins may
@@ -16,27 +17,30 @@ What stands on what:
     memory            what limits come to in memory, and limits that fit it
     charging          calls counted against their rates, and refused beyond
     registry          who provides what, how healthy they are, which of them a caller gets
+    succession        who has taken whose place
     control           the host's own calls to its plugins
+    own_addresses     which addresses are this machine's
     egress            where plugins may have the host send traffic
     exposure          where the host may listen without TLS
     sockets           which Unix sockets the host uses, where it shares a directory with plugins
+    stalls            how long the host itself was held up
     liveness          leases: who is alive, and what follows when not
     watch             the hub that fans the registry's changes out
-    watch_socket      the websocket on which plugins follow many services at once
-    health            the host's own health, as a service
     store             what is kept on the disk, and put back at the next start
     capability        what the host itself offers
     host_logger       one of those: its log
     grants            who may use which of them, and until when
-    direct            calls without the host in between: who may make them, and what they come to
-    gate              who is calling the services, and whether it may
+    gate              who is calling a service, and whether it may
+    health            the host's own health, as a service
     handshakes        the service that gives identities
-    services          the services of plugins' lives and of the registry
     base_url          how a caller reaches the host
-    broker            the service that gives leave
     managed           the way in for plugins that wait for their host
     tally             what the router has done, in numbers
     admission         who may call whom, and what of a call goes on
+    direct            calls without the host in between: who may make them, and what they come to
+    services          the services of plugins' lives and of the registry
+    watch_socket      the websocket on which plugins follow many services at once
+    broker            the service that gives leave
     router            the way from one plugin to another
     capability_calls  the way to what the host offers
     _host             all of it on its paths, in one nursery

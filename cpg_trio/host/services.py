@@ -75,9 +75,7 @@ class Lifecycle(PluginLifecycleService):
             self._direct.take(caller, request.direct_calls)
         before = self._registry.health(caller.runtime_id)
         self._registry.report_health(caller.runtime_id, health)
-        if (
-            self._registry.last_report(caller.runtime_id) != before
-        ):  # of which there may be no room for a reason
+        if self._registry.last_report(caller.runtime_id) != before:  # there may be no room for the reason
             name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
             reason = f": {one_line(health.reason, _MOST_OF_A_REASON)}" if health.reason else ""
             _log.info("%s reports %s%s", caller.runtime_id, name, reason)

@@ -3,21 +3,22 @@
 What stands on what:
 
     errors      what can go wrong on the way to a peer, and by whose fault
-    _origin     where a request goes
-    _names      names looked up, in threads for nothing else
-    messages    what comes in: heads and bodies, read strictly
     fields      what goes out: header lines
+    heads       heads of what comes in, read strictly
+    messages    what comes in: where its head and its body end
+    readiness   whose socket has something
     channel     a way to the other side, without detours
     schemes     who takes TLS for plain HTTP, or the other way round
     tls         a channel with TLS
+    _origin     where a request goes
+    _names      names looked up, in threads for nothing else
     _connect    from an origin to a channel
     connection  a connection, seen from its client
     pool        the connections of a client
     patience    timeouts that many connections share
     pace        how slowly the body of a request may come in
-    readiness   whose socket has something
-    asgi_call   one call of an ASGI application
     standing    what a client's connection is busy with
+    asgi_call   one call of an ASGI application
     server      a client's connection, seen from the server
     relay       from the one to the other, byte for byte
 
@@ -48,9 +49,9 @@ from cpg_trio.http1.errors import PoolFullError as PoolFullError
 from cpg_trio.http1.errors import ProtocolError as ProtocolError
 from cpg_trio.http1.errors import UndeliveredError as UndeliveredError
 from cpg_trio.http1.errors import UpstreamError as UpstreamError
+from cpg_trio.http1.heads import MalformedError as MalformedError
 from cpg_trio.http1.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
 from cpg_trio.http1.messages import IncomingRequest as IncomingRequest
-from cpg_trio.http1.messages import MalformedError as MalformedError
 from cpg_trio.http1.messages import body_too_large as body_too_large
 from cpg_trio.http1.pace import BodyPace as BodyPace
 from cpg_trio.http1.pool import Pool as Pool

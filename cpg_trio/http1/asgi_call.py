@@ -27,7 +27,8 @@ from cpg_trio.asgi import (
 )
 
 from .fields import block, date, lower, status_line
-from .messages import IncomingRequest, MalformedError
+from .heads import MalformedError
+from .messages import IncomingRequest
 
 if TYPE_CHECKING:
     from .server import ServerConnection

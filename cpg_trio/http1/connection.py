@@ -34,7 +34,8 @@ from .errors import (
     ProtocolError,
     UpstreamError,
 )
-from .messages import MAX_HEAD_BYTES, IncomingResponse, MalformedError, ResponseHeads
+from .heads import MalformedError, ResponseHeads
+from .messages import MAX_HEAD_BYTES, IncomingResponse
 from .schemes import TLS_IS_SPOKEN, is_tls
 
 #: Seconds that the body is held back for a peer that was told `expect: 100-continue` (RFC 9110, 10.1.1:

@@ -26,7 +26,8 @@ from ._origin import Origin
 from ._request import PreparedRequest, Request
 from .connection import Connection, Exchange, Response, Whole
 from .errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
-from .messages import MAX_HEAD_BYTES, ResponseHeads
+from .heads import ResponseHeads
+from .messages import MAX_HEAD_BYTES
 from .tls import client_context
 
 #: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.

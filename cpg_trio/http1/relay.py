@@ -33,14 +33,8 @@ from ._request import IDEMPOTENT, LAST_CHUNK, chunk
 from .connection import Answer, Connection
 from .errors import ConnectionBrokenError, ProtocolError, UndeliveredError, UpstreamError
 from .fields import date
-from .messages import (
-    MAX_HEAD_BYTES,
-    Framing,
-    IncomingRequest,
-    IncomingResponse,
-    MalformedError,
-    ResponseHeads,
-)
+from .heads import MalformedError, ResponseHeads
+from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse
 from .pool import Pool
 from .server import ServerConnection
 

@@ -35,7 +35,8 @@ from cpg_trio.asgi import App, HeaderList
 from .asgi_call import AsgiCall
 from .channel import Address, Channel
 from .fields import plain_response
-from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest, MalformedError, RequestHeads
+from .heads import MalformedError, RequestHeads
+from .messages import MAX_HEAD_BYTES, Framing, IncomingRequest
 from .pace import BodyPace
 from .patience import Patience
 from .readiness import Readiness

@@ -24,7 +24,7 @@ from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protoco
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
 from cpg_trio.http1 import PLAIN_IS_SPOKEN, Standing, is_tls
-from cpg_trio.http1.messages import origin_form, with_host
+from cpg_trio.http1.heads import origin_form, with_host
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
 from cpg_trio.serving._streams import HttpStream, WebSocketStream

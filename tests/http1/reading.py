@@ -13,16 +13,8 @@ from typing import TypeAlias
 import attrs
 import h11
 
-from cpg_trio.http1.messages import (
-    MAX_HEAD_BYTES,
-    Framing,
-    Incoming,
-    IncomingRequest,
-    IncomingResponse,
-    MalformedError,
-    RequestHeads,
-    ResponseHeads,
-)
+from cpg_trio.http1.heads import MalformedError, RequestHeads, ResponseHeads
+from cpg_trio.http1.messages import MAX_HEAD_BYTES, Framing, Incoming, IncomingRequest, IncomingResponse
 
 # Of everything that is read, so that what is read again is found there.
 REQUEST_HEADS, RESPONSE_HEADS = RequestHeads(), ResponseHeads()

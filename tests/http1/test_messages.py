@@ -15,17 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cpg_trio.http1 import messages
-from cpg_trio.http1.messages import (
-    MAX_HEAD_BYTES,
-    Framing,
-    Incoming,
-    IncomingRequest,
-    IncomingResponse,
-    MalformedError,
-    RequestHeads,
-    ResponseHeads,
-)
+from cpg_trio.http1 import heads
+from cpg_trio.http1.heads import MalformedError, RequestHeads, ResponseHeads
+from cpg_trio.http1.messages import MAX_HEAD_BYTES, Framing, Incoming, IncomingRequest, IncomingResponse
 from tests.http1 import corpus
 from tests.http1.corpus import Bad, Good, GoodResponse, chunked, get, padded, post, response
 from tests.http1.mutations import mutations
@@ -599,16 +591,16 @@ def test_no_secret_of_an_answer_is_kept(name: bytes) -> None:
 
 
 def test_the_heads_that_are_kept_are_bounded_in_entries_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "_MOST_KEPT_HEADS", 20)
-    monkeypatch.setattr(messages, "_MOST_KEPT_BYTES", 50_000)
+    monkeypatch.setattr(heads, "_MOST_KEPT_HEADS", 20)
+    monkeypatch.setattr(heads, "_MOST_KEPT_BYTES", 50_000)
     requests, responses = RequestHeads(), ResponseHeads()
     for number in range(100):
         line = b"X: %d %b" % (number, b"x" * 10 * number)
         kept_request(get(line, b"Authorization: x"), requests)
         IncomingResponse(heads=responses).feed(response(line))
-        for heads in (requests, responses):
-            assert len(heads) <= 20
-            assert sum(map(len, heads)) < heads.kept_bytes <= 50_000
-    for heads in (requests, responses):
-        assert heads
-        assert all(len(head) <= 1024 for head in heads)
+        for kept in (requests, responses):
+            assert len(kept) <= 20
+            assert sum(map(len, kept)) < kept.kept_bytes <= 50_000
+    for kept in (requests, responses):
+        assert kept
+        assert all(len(head) <= 1024 for head in kept)
