@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import math
+import sys
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
@@ -130,7 +130,9 @@ def signed_claims(shown: str, key: bytes, texts: Iterable[str]) -> dict[str, Any
 
 def is_time(claim: object) -> bool:
     """Whether a claim is a number that can be a time."""
-    return isinstance(claim, int | float) and not isinstance(claim, bool) and math.isfinite(claim)
+    if not isinstance(claim, int | float) or isinstance(claim, bool):
+        return False
+    return abs(claim) <= sys.float_info.max  # an integer may be too large for a float
 
 
 def _checked(claims: dict[str, Any], audience: str, now: float) -> Assertion:
