@@ -40,7 +40,7 @@ class _BoundedFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
         text = super().formatMessage(record)
-        if text.isprintable() or not record.name.startswith("cpg_trio."):
+        if text.isprintable() or record.name.partition(".")[0] != "cpg_trio":
             return text
         return one_line(text, LONGEST_LINE)
 

@@ -484,8 +484,9 @@ def written_by(log: Callable[[logging.Logger], object], name: str) -> str:
     ["x" * 5_000_000, "\n" * 1_000_000, "\x1b[2J\u2028\ud800" * 100_000],
     ids=["long", "line ends", "control characters"],
 )
-def test_a_line_of_ours_is_one_line_of_a_bounded_length_whatever_is_in_it(said: str) -> None:
-    written = written_by(lambda logger: logger.warning("somebody said %s", said), "cpg_trio.router")
+@pytest.mark.parametrize("name", ["cpg_trio", "cpg_trio.router"])
+def test_a_line_of_ours_is_one_line_of_a_bounded_length_whatever_is_in_it(name: str, said: str) -> None:
+    written = written_by(lambda logger: logger.warning("somebody said %s", said), name)
     assert len(texts(written)) == 1
     assert len(written) < LONGEST_LINE + 100
     assert written.rstrip("\n").isprintable()
