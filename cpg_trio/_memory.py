@@ -25,6 +25,11 @@ class Memory:
     limit: int
     source: str
 
+    @property
+    def mebibytes(self) -> int:
+        """The limit, for people to read."""
+        return self.limit // 2**20
+
 
 def memory_of_process(root: Path = Path("/")) -> Memory:
     """Return how much memory this process may have; `root` is where the file systems of the kernel are."""

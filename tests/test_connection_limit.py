@@ -7,10 +7,10 @@ import random
 import attrs
 import pytest
 
-from cpg_trio.http1 import Standing
+from cpg_trio.http1 import Activity
 from cpg_trio.serving._connection_limit import ConnectionLimit, Slot
 
-IDLE, WAITING, BUSY = Standing
+IDLE, WAITING, BUSY = Activity
 
 MOST = 100
 HOSTILE, OTHER = "address:192.0.2.1", "address:192.0.2.2"
@@ -21,7 +21,7 @@ class Connection:
     """A connection as the limit sees it."""
 
     slot: Slot
-    standing: Standing = WAITING
+    activity: Activity = WAITING
     evicted: bool = False
 
     def evict(self) -> None:
@@ -33,53 +33,53 @@ class Server:
     limit: ConnectionLimit = attrs.field(factory=lambda: ConnectionLimit(MOST))
     connections: list[Connection] = attrs.field(factory=list)
 
-    def connect(self, key: str, standing: Standing = WAITING, identity: str = "") -> Connection | None:
+    def connect(self, key: str, activity: Activity = WAITING, identity: str = "") -> Connection | None:
         slot = self.limit.admit(key)
         if slot is None:
             return None
-        connection = Connection(slot, standing)
+        connection = Connection(slot, activity)
         slot.client = connection
         if identity:
             slot.prove(identity)
         self.connections.append(connection)
         return connection
 
-    def fill(self, key: str, standing: Standing, identity: str = "", count: int = 3 * MOST) -> None:
+    def fill(self, key: str, activity: Activity, identity: str = "", count: int = 3 * MOST) -> None:
         """Have a client open all the connections that it can."""
         for _ in range(count):
-            self.connect(key, standing, identity)
+            self.connect(key, activity, identity)
 
     @property
     def alive(self) -> int:
         return sum(not connection.evicted for connection in self.connections)
 
 
-every_standing = pytest.mark.parametrize("standing", list(Standing), ids=lambda s: s.name)
+every_activity = pytest.mark.parametrize("activity", list(Activity), ids=lambda s: s.name)
 
 
-@every_standing
+@every_activity
 @pytest.mark.parametrize("identity", ["", "plugin-1"])
 def test_a_client_that_holds_all_that_it_can_keeps_no_other_address_out(
-    standing: Standing, identity: str
+    activity: Activity, identity: str
 ) -> None:
     server = Server()
-    server.fill(HOSTILE, standing, identity)
+    server.fill(HOSTILE, activity, identity)
     for _ in range(MOST // 4):
         connection = server.connect(OTHER)
         assert connection is not None
-        connection.standing = BUSY
+        connection.activity = BUSY
     assert sum(not c.evicted for c in server.connections if c.slot.holder.key == OTHER) == MOST // 4
 
 
-@every_standing
+@every_activity
 @pytest.mark.parametrize("identity", ["", "plugin-1"])
 def test_a_client_that_holds_all_that_it_can_keeps_no_identity_out_at_its_own_address(
-    standing: Standing, identity: str
+    activity: Activity, identity: str
 ) -> None:
     server = Server()
-    server.fill(HOSTILE, standing, identity)
+    server.fill(HOSTILE, activity, identity)
     connections = [server.connect(HOSTILE, BUSY, "plugin-2") for _ in range(5)]
-    server.fill(HOSTILE, standing, identity)
+    server.fill(HOSTILE, activity, identity)
     assert all(connection is not None and not connection.evicted for connection in connections)
 
 
@@ -95,10 +95,10 @@ def test_an_identity_gets_in_beside_a_flood_from_its_own_address_if_it_is_quick_
     assert not connection.evicted
 
 
-@every_standing
-def test_while_there_is_room_one_client_may_have_all(standing: Standing) -> None:
+@every_activity
+def test_while_there_is_room_one_client_may_have_all(activity: Activity) -> None:
     server = Server()
-    server.fill(HOSTILE, standing, count=MOST - MOST // 10)
+    server.fill(HOSTILE, activity, count=MOST - MOST // 10)
     assert server.alive == MOST - MOST // 10
 
 
@@ -161,12 +161,12 @@ def test_streams_count_as_connections(identity: str) -> None:
     assert server.connect(HOSTILE, BUSY, "plugin-2") is not None
 
 
-@every_standing
+@every_activity
 def test_a_stream_for_which_there_is_no_room_costs_no_other_connection_of_its_address(
-    standing: Standing,
+    activity: Activity,
 ) -> None:
     server = Server()
-    server.fill(HOSTILE, standing, count=40)
+    server.fill(HOSTILE, activity, count=40)
     hostile = server.connections[-1]
     for streams in range(2, 200):
         hostile.slot.open_streams(streams)
@@ -200,10 +200,10 @@ def test_whatever_happens_the_limit_holds_and_the_books_balance(seed: int) -> No
         chosen = rng.choice(alive) if alive else None
         match rng.randrange(5):
             case 0 | 1:
-                server.connect(f"address:192.0.2.{rng.randrange(4)}", rng.choice(list(Standing)))
+                server.connect(f"address:192.0.2.{rng.randrange(4)}", rng.choice(list(Activity)))
             case 2 if chosen is not None:
                 chosen.slot.prove(f"plugin-{rng.randrange(3)}")
-                chosen.standing = rng.choice(list(Standing))
+                chosen.activity = rng.choice(list(Activity))
             case 3 if chosen is not None:
                 chosen.slot.open_streams(rng.randrange(5))
             case 4 if chosen is not None:

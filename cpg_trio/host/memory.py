@@ -43,7 +43,6 @@ OTHER_BYTES = 54 * 1024 * 1024
 _PART = 0.75  # of the memory that the process may have
 _PART_OF_MESSAGES = 8  # one of so many parts is for the messages of the host's own services
 _LEAST = 0.001  # of the limits
-_MEGABYTE = 2**20
 
 
 def room_for_messages() -> Room:
@@ -77,7 +76,7 @@ class Fitted:
             " fits three quarters of the %d MiB that %s lets this process have: LIMITS=%s MAX_CONNECTIONS=%d."
             " Give it more memory, or lower some of them to leave others more",
             self.factor,
-            self.memory.limit // _MEGABYTE,
+            self.memory.mebibytes,
             self.memory.source,
             ",".join(reduced),
             self.max_connections,

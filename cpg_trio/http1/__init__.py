@@ -17,7 +17,7 @@ What stands on what:
     pool        the connections of a client
     patience    timeouts that many connections share
     pace        how slowly the body of a request may come in
-    standing    what a client's connection is busy with
+    activity    what a client's connection is busy with
     asgi_call   one call of an ASGI application
     server      a client's connection, seen from the server
     relay       from the one to the other, byte for byte
@@ -31,6 +31,7 @@ from cpg_trio.http1._names import Resolver as Resolver
 from cpg_trio.http1._origin import Origin as Origin
 from cpg_trio.http1._origin import Way as Way
 from cpg_trio.http1._request import Request as Request
+from cpg_trio.http1.activity import Activity as Activity
 from cpg_trio.http1.asgi_call import unwrapped as unwrapped
 from cpg_trio.http1.channel import Address as Address
 from cpg_trio.http1.channel import Channel as Channel
@@ -71,7 +72,6 @@ from cpg_trio.http1.server import Limits as Limits
 from cpg_trio.http1.server import RequestTaker as RequestTaker
 from cpg_trio.http1.server import ServerConnection as ServerConnection
 from cpg_trio.http1.server import Service as Service
-from cpg_trio.http1.standing import Standing as Standing
 from cpg_trio.http1.tls import NotTlsError as NotTlsError
 from cpg_trio.http1.tls import TlsChannel as TlsChannel
 from cpg_trio.http1.tls import client_context as client_context

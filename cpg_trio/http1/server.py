@@ -32,6 +32,7 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, HeaderList
 
+from .activity import Activity
 from .asgi_call import AsgiCall
 from .channel import Address, Channel
 from .fields import plain_response
@@ -41,7 +42,6 @@ from .pace import BodyPace
 from .patience import Patience
 from .readiness import Readiness
 from .schemes import PLAIN_IS_SPOKEN, WrongSchemes, is_tls
-from .standing import Standing
 
 logger = logging.getLogger("cpg_trio.serving")  # the same that the rest of the serving side writes to
 
@@ -249,12 +249,12 @@ class ServerConnection:
         self.channel.close(reset=True)
 
     @property
-    def standing(self) -> Standing:
+    def activity(self) -> Activity:
         """What it is busy with."""
         if self._resting or self._request is None:
-            return Standing.IDLE if self._served else Standing.WAITING
+            return Activity.IDLE if self._served else Activity.WAITING
         waits = not self._request.complete or self in self.service.clocks.send
-        return Standing.WAITING if waits else Standing.BUSY
+        return Activity.WAITING if waits else Activity.BUSY
 
     def evict(self) -> None:
         """End, to make room for another."""

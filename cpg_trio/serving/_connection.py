@@ -27,7 +27,7 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.worker_context import WorkerContext
 
 from cpg_trio.asgi import App
-from cpg_trio.http1 import Address, Channel, Standing, WrongSchemes
+from cpg_trio.http1 import Activity, Address, Channel, WrongSchemes
 from cpg_trio.serving._config import ServeConfig
 from cpg_trio.serving._connection_limit import Slot
 from cpg_trio.serving._http1 import Http1
@@ -115,14 +115,14 @@ class Connection:
             write.cancel()
 
     @property
-    def standing(self) -> Standing:
+    def activity(self) -> Activity:
         """What it is busy with."""
-        standing = self._protocol.standing
-        return Standing.WAITING if self._writes and standing is Standing.BUSY else standing
+        activity = self._protocol.activity
+        return Activity.WAITING if self._writes and activity is Activity.BUSY else activity
 
     def evict(self) -> None:
         """End, to make room for another."""
-        if self.standing is Standing.IDLE:
+        if self.activity is Activity.IDLE:
             self._life.cancel()
         else:
             self.abort()

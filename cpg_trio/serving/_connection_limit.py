@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
-from cpg_trio.http1 import Standing
+from cpg_trio.http1 import Activity
 from cpg_trio.serving._errors import logger
 
 _RESERVE = 10  # a tenth of all connections is for those who get in when others hold the rest
@@ -36,7 +36,7 @@ class Client(Protocol):
     """What speaks to the client of a connection."""
 
     @property
-    def standing(self) -> Standing:
+    def activity(self) -> Activity:
         """What the connection is busy with."""
         ...
 
@@ -59,8 +59,8 @@ class Slot:
         self.weight = 1
 
     @property
-    def standing(self) -> Standing:
-        return Standing.WAITING if self.client is None else self.client.standing
+    def activity(self) -> Activity:
+        return Activity.WAITING if self.client is None else self.client.activity
 
     def prove(self, identity: str) -> None:
         """Count the connection for an identity from now on."""
@@ -220,13 +220,13 @@ class ConnectionLimit:
 
     def _harm(self, slot: Slot, newcomer: Holder, *, largest: bool) -> int | None:
         """Return how much harm there is in closing a connection; None if it is not to be closed."""
-        holder, standing = slot.holder, slot.standing
+        holder, activity = slot.holder, slot.activity
         many = holder.weight > self._most // _FEW
         if slot in self._in_reserve:
             return None
-        if standing is Standing.IDLE and (not holder.proved or (largest and many)):
+        if activity is Activity.IDLE and (not holder.proved or (largest and many)):
             return 0
-        if standing is Standing.WAITING and not holder.proved and many:
+        if activity is Activity.WAITING and not holder.proved and many:
             return 1
         return 2 if holder.weight > self._most // 2 and holder is not newcomer else None
 

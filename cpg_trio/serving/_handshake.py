@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import trio
 
-from cpg_trio.http1 import TLS_IS_SPOKEN, NotTlsError, SocketChannel, Standing, TlsChannel
+from cpg_trio.http1 import TLS_IS_SPOKEN, Activity, NotTlsError, SocketChannel, TlsChannel
 from cpg_trio.http1.fields import plain_response
 from cpg_trio.serving._errors import logger
 
@@ -18,7 +18,7 @@ _GOODBYE = (b"connection", b"close")
 class Handshake:
     """A TLS handshake, which has its time, and is nobody's but its own connection's."""
 
-    standing = Standing.WAITING
+    activity = Activity.WAITING
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers
-from cpg_trio.http1 import PLAIN_IS_SPOKEN, Standing, is_tls
+from cpg_trio.http1 import PLAIN_IS_SPOKEN, Activity, is_tls
 from cpg_trio.http1.heads import origin_form, with_host
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._link import Awaiting, Broken, Link, dated
@@ -106,11 +106,11 @@ class Http1(H11Protocol):
         return Awaiting.HEAD if begun else Awaiting.REQUEST
 
     @property
-    def standing(self) -> Standing:
+    def activity(self) -> Activity:
         """What the connection is busy with."""
         if self.stream is None:
-            return Standing.IDLE if self.keep_alive_requests else Standing.WAITING
-        return Standing.WAITING if self._h11.their_state is h11.SEND_BODY else Standing.BUSY
+            return Activity.IDLE if self.keep_alive_requests else Activity.WAITING
+        return Activity.WAITING if self._h11.their_state is h11.SEND_BODY else Activity.BUSY
 
     @property
     def runnable(self) -> bool:

@@ -27,7 +27,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import GoAwayFrame
 
-from cpg_trio.http1 import Standing
+from cpg_trio.http1 import Activity
 from cpg_trio.serving._calls import Inbox
 from cpg_trio.serving._http2_connection import Http2Connection
 from cpg_trio.serving._link import Awaiting, Link, dated
@@ -106,11 +106,11 @@ class Http2(H2Protocol):
         return not self.streams and not self.stream_buffers
 
     @property
-    def standing(self) -> Standing:
+    def activity(self) -> Activity:
         """What the connection is busy with."""
         if self.idle:
-            return Standing.IDLE if self.keep_alive_requests else Standing.WAITING
-        return Standing.WAITING if self.streams.keys() <= self._uploading else Standing.BUSY
+            return Activity.IDLE if self.keep_alive_requests else Activity.WAITING
+        return Activity.WAITING if self.streams.keys() <= self._uploading else Activity.BUSY
 
     def awaiting(self) -> Awaiting:
         """Say what the client owes us now."""

@@ -12,7 +12,6 @@ CONNECTION_BYTES = 40 * 1024
 """What a connection takes at most while it waits, be it HTTP/1.1, HTTP/2 or a WebSocket."""
 _PART = 0.5  # of the memory that the process may have, for what it has at the start and for connections
 _LEAST = 16
-_MEBIBYTE = 2**20
 
 
 def fitted_to_memory(
@@ -32,6 +31,6 @@ def fitted_to_memory(
         most,
         config.max_connections,
         memory.source,
-        memory.limit // _MEBIBYTE,
+        memory.mebibytes,
     )
     return attrs.evolve(config, max_connections=most)

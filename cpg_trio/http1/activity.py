@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 
-class Standing(IntEnum):
+class Activity(IntEnum):
     """See the module."""
 
     IDLE = 0
