@@ -21,6 +21,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio._bounded import BoundedCache
 from cpg_trio._lines import one_line
+from cpg_trio._throttle import LogThrottle
 from cpg_trio.asgi import HeaderList
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.http1 import Origin
@@ -326,6 +327,7 @@ class Admission:
         self._targets: BoundedCache[bytes, _Target] = BoundedCache(_MOST_TARGETS, _MOST_TARGET_BYTES)
         self._revision = registry.registrations_revision
         self._permitted = Permitted(self._policy)
+        self._failures = LogThrottle()
 
     def admit(
         self, raw_path: bytes, query: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -392,7 +394,8 @@ class Admission:
         try:
             return self._policy.may_call(caller, service_type)
         except Exception as error:
-            _log.exception("the policy failed on a call of %s", caller.runtime_id)
+            if (more := self._failures.suffix()) is not None:
+                _log.exception("the policy failed on a call of %s%s", caller.runtime_id, more)
             raise RefusedError(500, "failed to find out whether the call is permitted") from error
 
     def _remembered(self, raw_path: bytes) -> _Target | None:

@@ -16,6 +16,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleService, ServiceRegistryService
 from cpg_trio._lines import one_line
+from cpg_trio._throttle import LogThrottle
 from cpg_trio.rpc import Code, ConnectError, Context
 
 from .audit import Action, Audit
@@ -109,6 +110,7 @@ class RegistrationPermits:
         self._policy = policy
         self._audit = audit
         self._rules: Rules | None = None
+        self._failures = LogThrottle()
 
     def keep(self) -> None:
         """Take out of the registry what the policy has come to deny since this was last asked."""
@@ -119,7 +121,7 @@ class RegistrationPermits:
                 if (entry := self._identities.entry(plugin)) is not None:
                     self._keep_of(entry.identity)
         except Exception:  # noqa: BLE001 - a policy may be somebody's own class
-            _log.exception("the policy failed, and is asked again")
+            self._note_failure("on what plugins provide, and is asked again")
         else:
             self._rules = rules
 
@@ -136,8 +138,12 @@ class RegistrationPermits:
         try:
             return self._identities.holds(plugin) and self._policy.may_provide(plugin, service_type)
         except Exception:  # noqa: BLE001 - a policy may be somebody's own class
-            _log.exception("the policy failed on what %s has provided", plugin.runtime_id)
+            self._note_failure(f"on what {plugin.runtime_id} has provided")
             return False
+
+    def _note_failure(self, what: str) -> None:
+        if (more := self._failures.suffix()) is not None:
+            _log.exception("the policy failed %s%s", what, more)
 
     def check(self, plugin: Identity, service_type: str) -> None:
         """Check that a plugin may provide a service.
