@@ -23,7 +23,7 @@ class Late(Protocol):
 
 
 class Patience:
-    """One line of those who are waited for. `keep` has to run beside it."""
+    """A queue of waiters with one limit. `keep` has to run beside it."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s

@@ -26,6 +26,7 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http1 import Origin, Pool
@@ -211,7 +212,7 @@ class Runtime:
         return [*binds, f"unix:{folder / self._socket}"]
 
     async def _hurry(self, stop: trio.Event, everything: trio.CancelScope) -> None:
-        """Whoever runs the plugin may cut the grace short that the host has given."""
+        """Have a local stop shorten the grace period that the host has set."""
         await stop.wait()
         everything.deadline = min(everything.deadline, trio.current_time() + self._config.grace_s)
 
@@ -243,7 +244,7 @@ class Runtime:
 
     def shut_down(self, grace_s: float, reason: str) -> None:
         """Begin to stop; calls in flight have `grace_s` seconds to finish."""
-        _log.info("%s is told to stop: %s", self._declared.self_id, reason or "no reason given")
+        _log.info("%s is told to stop: %s", self._declared.self_id, one_line(reason) or "no reason given")
         self._grace_s = grace_s
         self._stop.set()
 
