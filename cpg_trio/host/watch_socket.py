@@ -178,6 +178,7 @@ class _Connection:
                 self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
             async with self._turns:
+                self._gate.still(self._caller)  # the turn may have been waited for
                 frame = self._frame(self._update(news))
             await self._send(frame)
 
@@ -201,6 +202,7 @@ class _Connection:
             self._watch.unsubscribe(service_type)
         for begin in range(0, len(request.subscribe), _MOST_REFUSALS):
             async with self._turns:
+                self._gate.still(self._caller)
                 some = request.subscribe[begin : begin + _MOST_REFUSALS]
                 refusals = [r for s in some if (r := self._subscribe(s)) is not None]
                 frame = self._frame(pb.WatchUpdate(refusals=refusals))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -217,6 +217,27 @@ async def test_a_watch_ends_with_its_identity_also_when_nothing_changes() -> Non
             assert closed.value.reason
             assert closed.value.reason.code == 1008
             await eventually(lambda: not host.watches.has(headers[wire.RUNTIME_ID_HEADER]))
+
+
+async def test_who_waits_for_a_turn_while_its_identity_ends_is_told_and_does_nothing_more() -> None:
+    async with hosting() as (host, url):
+        headers = proof(host)
+        async with watching(url, headers, JSON) as socket, AsyncExitStack() as others:
+            await say(socket, subscribe=subscriptions("t"))
+            await hear(socket)
+            turns = host.watches.turns
+            while turns.value:
+                await others.enter_async_context(turns)
+            add(host, "a")
+            await say(socket, subscribe=subscriptions("u"))
+            await eventually(lambda: turns.statistics().tasks_waiting == 2)
+            host.identities.revoke(headers[wire.RUNTIME_ID_HEADER])
+            await others.aclose()
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.get_message()
+            assert closed.value.reason
+            assert closed.value.reason.code == 1008
+            assert not host.watches.watchers("u")
 
 
 class Changing(Policy):
