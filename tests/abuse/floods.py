@@ -269,6 +269,7 @@ async def streams_that_are_reset(a: Hostile) -> None:
                 stream = await http2.request(ECHO, *PROTO.items(), body=b"", method="POST")
                 http2.h2.reset_stream(stream)
                 await http2.flush()
+                a.counts["streams"] += 1
 
 
 @FLOODS(at_once=30)
