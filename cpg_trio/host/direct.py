@@ -32,6 +32,7 @@ GRANT_S = LONGEST_S
 
 _MOST_REPORTED = 100  # entries at once
 _MOST_AT_ONCE = 1000  # calls of one plugin to another, that count: as many connections does it open
+_MOST_LINES = 10  # of the log, for one report
 _MOST_PAIRS = 1000  # of providers and services of one caller, that are counted
 _calls = LineLog("cpg_trio.router")
 
@@ -151,8 +152,11 @@ class DirectTally:
 
     def report(self, caller: str, report: Report) -> None:
         """Take a report, which has been validated."""
-        for said in report:
-            self._take(caller, said)
+        lines = [line for said in report if (line := self._take(caller, said))]
+        for line in lines[:_MOST_LINES]:
+            _calls.info(f"[DIRECT] {caller} → {line}")
+        if len(lines) > _MOST_LINES:
+            _calls.info(f"[DIRECT] {caller} → {len(lines) - _MOST_LINES} more providers of services")
 
     def in_flight(self, provider: str) -> int:
         """Return how many direct calls a provider was busy with, by what their callers reported last."""
@@ -183,12 +187,13 @@ class DirectTally:
     def _has_room(self, caller: str) -> bool:
         return self._pairs < self._most and len(self._said.get(caller, ())) < _MOST_PAIRS
 
-    def _take(self, caller: str, said: pb.DirectCalls) -> None:
+    def _take(self, caller: str, said: pb.DirectCalls) -> str:
+        """Take what is said of one provider of a service; return what the log says of it, if it is news."""
         pair = said.provider_id, said.service_type
         before = self._said.get(caller, {}).get(pair)
         if before is None:
             if not self._has_room(caller):
-                return
+                return ""
             self._pairs += 1
             self._callers.setdefault(said.provider_id, Counter())[caller] += 1
             before = _Said()
@@ -200,11 +205,12 @@ class DirectTally:
         self._said.setdefault(caller, {})[pair] = _Said(said.series, calls, failed, in_flight)
         self._calls += calls - before.calls
         self._failed += failed - before.failed
-        if calls > before.calls:
-            _calls.info(
-                f"[DIRECT] {caller} → {said.provider_id} {calls - before.calls} calls,"
-                f" {failed - before.failed} failed, {in_flight} in flight (service: {said.service_type})"
-            )
+        if calls <= before.calls:
+            return ""
+        return (
+            f"{said.provider_id} {calls - before.calls} calls, {failed - before.failed} failed,"
+            f" {in_flight} in flight (service: {said.service_type})"
+        )
 
 
 def _subtract(counter: Counter[str], key: str, count: int) -> None:

@@ -421,6 +421,15 @@ def test_a_report_that_is_lost_or_repeated_or_late_counts_once() -> None:
     assert attrs.astuple(tally.statistics()) == (22, 0, 3)
 
 
+def test_a_report_of_many_services_is_a_few_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    tally = DirectTally()
+    tally.report("caller", [calls(f"echo-{number}", 7, 1, 0, 0) for number in range(100)])
+    assert tally.statistics().calls == 100
+    assert len(caplog.messages) == 11
+    assert caplog.messages[-1] == "[DIRECT] caller → 90 more providers of services"
+
+
 def test_what_is_kept_of_reports_is_bounded_and_goes_with_either_plugin() -> None:
     tally = DirectTally(most=2)
     for provider in ("echo-1", "echo-2", "echo-3"):
