@@ -17,12 +17,13 @@ import trio
 import trustme
 
 from cpg_trio import http1
+from cpg_trio._addresses import is_loopback
 from cpg_trio.check import check
 from cpg_trio.host import HostConfig
 from cpg_trio.http1 import ConnectFailedError, Origin, Pool, Request, Way
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.probes import Probes
-from cpg_trio.serving import serve
+from cpg_trio.serving import is_private, serve
 from tests.certificates import Files
 from tests.namespaces import in_namespace
 from tests.plugin.running import echo_plugin, hosting, plugged, until, unused_port
@@ -250,3 +251,14 @@ async def _hear(stream: trio.SSLStream[trio.SocketStream]) -> None:
     with trio.move_on_after(5):
         with suppress(trio.BrokenResourceError):
             await stream.receive_some()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+def test_an_address_of_loopback_is_one_however_it_is_written(address: str) -> None:
+    assert is_loopback(address)
+    assert is_private(f"[{address}]:80" if ":" in address else f"{address}:80")
+
+
+@pytest.mark.parametrize("address", ["", "192.0.2.1", "::", "0.0.0.0", "::ffff:192.0.2.1", "localhost", "x"])
+def test_what_other_machines_reach_or_is_no_address_is_none_of_loopback(address: str) -> None:
+    assert not is_loopback(address)
