@@ -41,7 +41,7 @@ class Room:
     @contextmanager
     def place(self, scope: Scope) -> Iterator[Place]:
         """Yield the place of one call, which is given back when the block ends."""
-        place = Place(self, _client(scope))
+        place = Place(self, scope)
         try:
             yield place
         finally:
@@ -63,11 +63,12 @@ class Room:
 class Place:
     """The room that one call has."""
 
-    __slots__ = ("_client", "_received", "_room", "_size")
+    __slots__ = ("_client", "_received", "_room", "_scope", "_size")
 
-    def __init__(self, room: Room, client: str) -> None:
+    def __init__(self, room: Room, scope: Scope) -> None:
         self._room = room
-        self._client = client
+        self._scope = scope
+        self._client = ""  # whose call it is; most calls are small, and nobody asks
         self._size = 0
         self._received = 0
 
@@ -76,6 +77,7 @@ class Place:
         size = 0 if size <= _SMALL_BYTES else size
         if size == self._size:
             return
+        self._client = self._client or _client(self._scope)
         if not self._room.move(self._client, size - self._size):
             raise ConnectError(Code.RESOURCE_EXHAUSTED, "too many large messages at once: try again later")
         self._size = size
@@ -102,7 +104,7 @@ class Place:
     @contextmanager
     def also(self, size: int) -> Iterator[None]:
         """Have room for something beside it within the block. Raises: as `resize`."""
-        other = Place(self._room, self._client)
+        other = Place(self._room, self._scope)
         other.resize(size)
         try:
             yield
