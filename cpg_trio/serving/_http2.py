@@ -218,7 +218,7 @@ class Http2(H2Protocol):
         self._acknowledge(stream_id, self._unreceived.pop(stream_id, 0))
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        begun = 0
+        begun = 0  # in this read: some of them may have ended by now
         for number, event in enumerate(events, 1):
             if number % _EVENTS_AT_ONCE == 0:  # a client that sends much is not to have the loop for itself
                 await trio.lowlevel.checkpoint()
