@@ -189,7 +189,8 @@ class Host:
         )
         self._sockets = Sockets(self._config.socket_dir, self._control_pool, self.identities)
         self._saved: Saved = nothing_to_save
-        self._probes = Probes(lambda: "stopping" if self.health.stopping else "")
+        self._why_unsaved = ""
+        self._probes = Probes(lambda: "stopping" if self.health.stopping else self._why_unsaved)
         self._permits = RegistrationPermits(self.identities, self.registry, self._config.policy, self.audit)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._end_identity)
         self._succession = Succession(self.identities, self.registry)
@@ -218,7 +219,9 @@ class Host:
         async with (
             self._pool,
             self._control_pool,
-            journaled(self._config.state_path, self.identities, self.registry) as saved,
+            journaled(
+                self._config.state_path, self.identities, self.registry, tell=self._note_unsaved
+            ) as saved,
             open_plain_nursery() as nursery,
         ):
             self._config.keys.open()
@@ -231,6 +234,10 @@ class Host:
                 with self.registry.watched_plugins(self._lapse_predecessors):
                     yield browsers.guarding(self._dispatch(saved))
             nursery.cancel_scope.cancel()
+
+    def _note_unsaved(self, why: str) -> None:
+        """Note why the state file cannot be written; empty if it can be."""
+        self._why_unsaved = why
 
     @contextmanager
     def _saving(self, saved: Saved) -> Iterator[None]:

@@ -131,17 +131,23 @@ class _Kept:
 
 @asynccontextmanager
 async def journaled(
-    path: Path | None, identities: Identities, registry: Registry, wall_clock: Callable[[], float] = time.time
+    path: Path | None,
+    identities: Identities,
+    registry: Registry,
+    wall_clock: Callable[[], float] = time.time,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> AsyncIterator[Saved]:
     """Put back the state that a file has, and keep it there for as long as the block lasts.
 
-    Plugins that are put back have lapsed until they are heard of. Without a path nothing is kept.
+    Plugins that are put back have lapsed until they are heard of. Without a path nothing is kept. `tell` is
+    called with why the file cannot be written, and with an empty string when it can be again.
     Raises: StartError for a file that cannot be had.
     """
     if path is None:
         yield nothing_to_save
         return
-    journal = _Journal(path, await trio.to_thread.run_sync(_open, path), identities, registry, wall_clock)
+    connection = await trio.to_thread.run_sync(_open, path)
+    journal = _Journal(path, connection, identities, registry, wall_clock, tell)
     try:
         await journal.put_back()
         with identities.watched(journal.note), registry.watched_plugins(journal.note):
@@ -177,12 +183,14 @@ class _Journal:
         identities: Identities,
         registry: Registry,
         wall_clock: Callable[[], float],
+        tell: Callable[[str], object],
     ) -> None:
         self._path = path
         self._connection = connection
         self._identities = identities
         self._registry = registry
         self._wall_clock = wall_clock
+        self._tell_why = tell
         self._changed: set[str] = set()  # runtime ids
         self._compare = False  # the whole file, as there were too many of them
         self._batch = _Batch()
@@ -293,6 +301,7 @@ class _Journal:
         elif error is None and self._failing:
             _log.warning("the host's state is written to %s again", self._path)
         self._failing = error is not None
+        self._tell_why(f"its state cannot be written: {error}" if error is not None else "")
 
     def _rows(self, changed: Iterable[str]) -> _Rows:
         """Return which plugins have changed, and what there is of them now."""

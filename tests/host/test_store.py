@@ -830,10 +830,15 @@ async def test_while_the_disk_is_full_a_host_refuses_changes_and_serves_on(path:
                 status, answer = await host.post(DISCOVER, {"serviceType": "t"}, provider)
                 assert (status, answer["endpoint"]["version"]) == (200, "1.0.0")
             assert (await host.post(DISCOVER, {"serviceType": "u"}, provider))[0] == 404
+            not_ready = await host.http.get("/readyz")
+            assert not_ready.status_code == 503
+            assert not_ready.text.startswith("not ready: its state cannot be written: ")
+            assert (await host.http.get("/healthz")).status_code == 200  # to be restarted would not help
             unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
             resource.prlimit(part.process.pid, resource.RLIMIT_FSIZE, unlimited)
             for change in changes[-1:] + changes[:-1]:
                 assert (await host.post(*change))[0] == 200
+            assert (await host.http.get("/readyz")).status_code == 200
             await part.end(signal.SIGTERM)
             assert part.output.count("cannot write the host's state") == 1
             assert part.output.count("is written to") == 1
