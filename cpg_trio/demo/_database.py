@@ -23,6 +23,7 @@ from ._store import MAX_CODE_BYTES, DatabaseAwayError
 _CURRENT = Path.cwd()
 _FORM = "postgresql://user:password@host:5432/database"
 _SCHEMES = {"postgres", "postgresql", "postgresql+psycopg"}
+_MOVED = "the pairs have been moved to PostgreSQL"  # as a trigger says it in a file that was left behind
 _CONNECTIONS = 3  # for who writes, who reads, and who looks whether it is there
 # What bounds a call to a database that does not answer; api waits for 5 s. A DATABASE_URL may say otherwise.
 _POSTGRESQL_OPTIONS = {
@@ -145,8 +146,13 @@ class Database:
     def _try_writing(self) -> None:
         """Write as much as a pair takes, and commit it, so that a full disk is found out here as well."""
         with self._cursor() as cursor:
-            for statement in (self._sql.begin, _WRITE_TRIAL, _REMOVE_TRIAL, "COMMIT"):
-                cursor.execute(statement)
+            try:
+                for statement in (self._sql.begin, _WRITE_TRIAL, _REMOVE_TRIAL, "COMMIT"):
+                    cursor.execute(statement)
+            except self._driver.IntegrityError as error:
+                if not _has_moved(error):
+                    raise
+                cursor.execute("ROLLBACK")  # what is there can be read
 
     def put(self, pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
         """Keep pairs of a code and a URL, in one transaction, which is committed when this returns.
@@ -200,7 +206,8 @@ class Database:
 
     def _is_about_a_row(self, error: Exception) -> bool:
         """Whether the database is there, and will not have a row: which no row of ours is."""
-        return isinstance(error, (self._driver.IntegrityError, self._driver.DataError))
+        is_about_data = isinstance(error, (self._driver.IntegrityError, self._driver.DataError))
+        return is_about_data and not _has_moved(error)
 
     def _away(self, error: BaseException | None) -> DatabaseAwayError:
         if isinstance(error, DatabaseAwayError):
@@ -208,6 +215,11 @@ class Database:
         said = str(error)
         why = said if self._engine.dialect.name == "sqlite" else _in_our_words(said)
         return DatabaseAwayError(self.name, why)
+
+
+def _has_moved(error: Exception) -> bool:
+    """Whether a file refuses all rows, since its pairs have been moved to PostgreSQL (chart/move.py)."""
+    return _MOVED in str(error)
 
 
 def sqlite(path: Path) -> Database:
