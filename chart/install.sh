@@ -3,13 +3,14 @@
 . "$(dirname "$0")/common.sh"
 need "$HELM" "${KUBECTL:-kubectl}"
 
-step="install $RELEASE; what happened is in: kubectl describe pod -l $SELECTOR"
+step="install $RELEASE; what happened is in: kubectl describe pod -l $INSTANCE"
 # As values, which every --set among the arguments goes before; --set-string would go before --set.
 printf 'image: {repository: "%s", tag: "%s"}\n' "$REGISTRY" "$TAG" |
-  helm upgrade --install "$RELEASE" . --values - --wait --timeout "${TIMEOUT:-3m}" "$@" >/dev/null
+  helm upgrade --install "$RELEASE" "$CHART" --values - --wait --timeout "${TIMEOUT:-5m}" "$@" >/dev/null
 
 step="look at the pods"
 echo "✅ Deployment successful!"
-kubectl get pods -l "$SELECTOR" -o jsonpath='{range .items[*]}Pod: {.metadata.name}{"\n"}{end}'
+selected=$(selector)
+kubectl get pods -l "$selected" -o jsonpath='{range .items[*]}Pod: {.metadata.name}{"\n"}{end}'
 echo
-kubectl get pods -l "$SELECTOR"
+kubectl get pods -l "$selected"

@@ -6,5 +6,7 @@ need "${KUBECTL:-kubectl}"
 step="find the service of $RELEASE: is it installed?"
 name=$(service)
 step="forward port ${PORT:-8083}"
-echo "The api is at http://localhost:${PORT:-8083} until Ctrl-C; ./test-api.sh, in another terminal, tries it."
-kubectl port-forward "service/$name" "${PORT:-8083}:http"
+scheme=$(kubectl get service "$name" -o jsonpath='{.spec.ports[0].appProtocol}')
+echo "The api is at ${scheme:-http}://localhost:${PORT:-8083} until Ctrl-C; ./test-api.sh, in another terminal, tries it."
+# In this script's place, so that whoever ends it ends this.
+exec "${KUBECTL:-kubectl}" ${NAMESPACE:+--namespace "$NAMESPACE"} port-forward "service/$name" "${PORT:-8083}:http"

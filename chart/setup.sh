@@ -7,7 +7,7 @@ need "$DOCKER"
 for name in $(images); do
   step="build $name"
   echo "Building $(image "$name")"
-  "$DOCKER" build --quiet --target "$name" --tag "$(image "$name")" --file ../containers/Dockerfile --build-arg PIP_INDEX_URL "$@" .. >/dev/null
+  "$DOCKER" build --quiet --target "$name" --tag "$(image "$name")" --file "$CHART/../containers/Dockerfile" --build-arg PIP_INDEX_URL "$@" "$CHART/.." >/dev/null
 done
 
 to_kind() { kind load docker-image "$1" --name "${context#kind-}"; }

@@ -1,9 +1,9 @@
-{{- define "shortener.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- define "cpg-trio.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- define "shortener.fullname" -}}
-{{- $name := include "shortener.name" . -}}
+{{- define "cpg-trio.fullname" -}}
+{{- $name := include "cpg-trio.name" . -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
 {{- else if contains $name .Release.Name -}}
@@ -13,189 +13,427 @@
 {{- end -}}
 {{- end -}}
 
-{{- define "shortener.selector" -}}
-app.kubernetes.io/name: {{ include "shortener.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- define "cpg-trio.selector" -}}
+app.kubernetes.io/name: {{ include "cpg-trio.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{- /* What every object's metadata has. Given: the root. */ -}}
-{{- define "shortener.metadata" -}}
-namespace: {{ .Release.Namespace }}
+{{- define "cpg-trio.postgresqlSelector" -}}
+app.kubernetes.io/name: {{ printf "%s-postgresql" (include "cpg-trio.name" .) | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- /* Given: root; version, of what runs. */ -}}
+{{- define "cpg-trio.labels" -}}
+app.kubernetes.io/version: {{ include "cpg-trio.labelValue" .version | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | include "cpg-trio.labelValue" | quote }}
+{{- end -}}
+
+{{- /* A label's value begins and ends with a letter or a digit, and has 63 characters at most. */ -}}
+{{- define "cpg-trio.labelValue" -}}
+{{- regexReplaceAll "^[^A-Za-z0-9]+|[^A-Za-z0-9]+$" (trunc 63 .) "" -}}
+{{- end -}}
+
+{{- /* What an object's metadata has besides its name. Given: root; and, if there is more, labels in place of the
+       selector (YAML), the version of what runs, and annotations (a dictionary). */ -}}
+{{- define "cpg-trio.metadata" -}}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
-  {{- include "shortener.selector" . | nindent 2 }}
-  {{- include "shortener.labels" . | nindent 2 }}
-{{- with .Values.annotations }}
+  {{- .labels | default (include "cpg-trio.selector" .root) | nindent 2 }}
+  {{- include "cpg-trio.labels" (dict "root" .root "version" (.version | default (include "cpg-trio.tag" .root))) | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) (.root.Values.annotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- define "shortener.labels" -}}
-app.kubernetes.io/version: {{ include "shortener.tag" . | trunc 63 | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+{{- define "cpg-trio.tag" -}}
+{{- include "cpg-trio.text" .Values.image.tag | default .Chart.AppVersion -}}
 {{- end -}}
 
-{{- define "shortener.tag" -}}
-{{- .Values.image.tag | default .Chart.AppVersion -}}
+{{- /* A value as text. A number of a values file has come as a float, which would be written as 2.0261126e+07. */ -}}
+{{- define "cpg-trio.text" -}}
+{{- if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . | default "" }}{{ end -}}
 {{- end -}}
 
-{{- /* An image. Given: a list of the root and its key in `images`. */ -}}
-{{- define "shortener.image" -}}
-{{- $root := index . 0 -}}
-{{- $name := index $root.Values.images (index . 1) -}}
-{{- with $root.Values.image.repository -}}{{ trimSuffix "/" . }}/{{- end -}}
-{{ $name }}:{{ include "shortener.tag" $root }}
+{{- /* An image. Given: root; name, a key of `images`; image, what the container says itself. */ -}}
+{{- define "cpg-trio.image" -}}
+{{- $own := .image | default dict -}}
+{{- $folder := .root.Values.image.repository | trimSuffix "/" -}}
+{{- $usual := printf "%s%s%s" $folder (ternary "/" "" (ne $folder "")) (index .root.Values.images .name | default "") -}}
+{{- $own.repository | default $usual -}}
+{{- if $own.digest }}@{{ $own.digest }}{{ else }}:{{ include "cpg-trio.text" $own.tag | default (include "cpg-trio.tag" .root) }}{{ end -}}
 {{- end -}}
 
-{{- define "shortener.serviceAccountName" -}}
+{{- define "cpg-trio.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
-{{- .Values.serviceAccount.name | default (include "shortener.fullname" .) -}}
+{{- .Values.serviceAccount.name | default (include "cpg-trio.fullname" .) -}}
 {{- else -}}
 {{- .Values.serviceAccount.name | default "default" -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* "true" if the pairs are in a database outside the pod, otherwise "". */ -}}
-{{- define "shortener.hasDatabase" -}}
-{{- if or .Values.storage.databaseUrl .Values.storage.databaseUrlSecret.name -}}true{{- end -}}
+{{- /* All plugins, as JSON. */ -}}
+{{- define "cpg-trio.plugins" -}}
+{{- concat (.Values.plugins | default list) (.Values.extraPlugins | default list) | toJson -}}
+{{- end -}}
+
+{{- /* The public plugins, as JSON: the first has the Service's first port. */ -}}
+{{- define "cpg-trio.publicPlugins" -}}
+{{- $public := list -}}
+{{- range include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- if .public }}{{- $public = append $public . -}}{{- end -}}
+{{- end -}}
+{{- $public | toJson -}}
+{{- end -}}
+
+{{- /* The Service's port for a public plugin. Given: root, plugin. */ -}}
+{{- define "cpg-trio.servicePort" -}}
+{{- $first := include "cpg-trio.publicPlugins" .root | fromJsonArray | first -}}
+{{- .plugin.servicePort | default (ternary .root.Values.service.port .plugin.port (eq .plugin.name $first.name)) | int -}}
+{{- end -}}
+
+{{- /* The Service's port for the first public plugin. */ -}}
+{{- define "cpg-trio.firstPort" -}}
+{{- include "cpg-trio.servicePort" (dict "root" . "plugin" (include "cpg-trio.publicPlugins" . | fromJsonArray | first)) -}}
+{{- end -}}
+
+{{- /* A plugin's own name, which its enrolment token is for. */ -}}
+{{- define "cpg-trio.pluginName" -}}
+{{- .plugin | default (printf "%s-plugin" .name) -}}
+{{- end -}}
+
+{{- /* How many wait for each other to end until a plugin may: 1 for one that nobody requires. As JSON, by name; in a
+       ring they grow beyond the number of plugins. */ -}}
+{{- define "cpg-trio.ranks" -}}
+{{- $plugins := include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- $ranks := dict -}}
+{{- range $plugins }}{{- $_ := set $ranks .name 1 -}}{{- end -}}
+{{- range $plugins -}}
+{{- range $dependent := $plugins -}}
+{{- range $dependent.requires -}}
+{{- $_ := set $ranks . (max (index $ranks . | default 1) (add 1 (index $ranks $dependent.name))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $ranks | toJson -}}
 {{- end -}}
 
 {{- /* "true" if the host is a native sidecar, otherwise "". */ -}}
-{{- define "shortener.nativeSidecars" -}}
+{{- define "cpg-trio.nativeSidecars" -}}
 {{- if eq (toString .Values.nativeSidecars) "auto" -}}
 {{- if semverCompare ">=1.29.0-0" .Capabilities.KubeVersion.Version -}}true{{- end -}}
 {{- else if .Values.nativeSidecars -}}true{{- end -}}
 {{- end -}}
 
-{{- define "shortener.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{- /* The Deployment as it is in the cluster, as JSON; {} if there is none, or nobody can look. */ -}}
+{{- define "cpg-trio.there" -}}
+{{- lookup "apps/v1" "Deployment" .Release.Namespace (include "cpg-trio.fullname" .) | default dict | toJson -}}
 {{- end -}}
 
-{{- define "shortener.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
+{{- /* Where data is. "true" or "". */ -}}
+
+{{- define "cpg-trio.hasNamedDatabase" -}}
+{{- if or .Values.storage.databaseUrl .Values.storage.databaseUrlSecret.name -}}true{{- end -}}
 {{- end -}}
 
-{{- /* It listens at the pod's address, where the kubelet asks the probes, and it does so without TLS: what the four
-       say to each other does not leave the pod, and the network policy lets nobody else in but at api's port. On a
-       network that enforces no policies, others in the cluster reach the host, though they get nowhere without a
-       token of its plugins, which nobody outside of the pod sees. */ -}}
-{{- define "shortener.hostEnv" -}}
-- name: STATE_PATH
-  value: /state/host.sqlite3
-- name: ALLOW_PLAINTEXT
-  value: "true"
+{{- define "cpg-trio.hasSeveralPods" -}}
+{{- if gt (int (ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled)) 1 -}}true{{- end -}}
 {{- end -}}
 
-{{- /* One of the four containers. Given: root; name, the key in `images`; port; env, YAML; mounts, YAML;
-       after, the port of whoever must have ended before this one is told to end (0: nobody, the cluster). */ -}}
-{{- define "shortener.container" -}}
+{{- /* auto: as soon as there is more than one pod, and from then on, since the data is there. */ -}}
+{{- define "cpg-trio.hasOwnPostgresql" -}}
+{{- $asked := toString .Values.postgresql.enabled -}}
+{{- if eq $asked "true" -}}true
+{{- else if and (eq $asked "auto") (include "cpg-trio.canUseDatabase" .) (not (include "cpg-trio.hasNamedDatabase" .)) -}}
+{{- $there := and (not .Values.storage.abandonDatabase) (lookup "apps/v1" "StatefulSet" .Release.Namespace (include "cpg-trio.postgresql" .)) -}}
+{{- if or (include "cpg-trio.hasSeveralPods" .) $there -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "cpg-trio.hasDatabase" -}}
+{{- if or (include "cpg-trio.hasNamedDatabase" .) (include "cpg-trio.hasOwnPostgresql" .) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "cpg-trio.canUseDatabase" -}}
+{{- range include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- if dig "databaseEnv" "" (.data | default dict) }}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Whether a plugin's data is in a file of the pod. */ -}}
+{{- define "cpg-trio.hasFile" -}}
+{{- range include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- if include "cpg-trio.usesFile" (dict "root" $ "plugin" .) }}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "cpg-trio.keepsData" -}}
+{{- range include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- if .data }}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Where a database's URL is: a reference to a key of a Secret, as YAML. */ -}}
+{{- define "cpg-trio.databaseUrlRef" -}}
+{{- if .Values.storage.databaseUrl -}}
+name: {{ include "cpg-trio.fullname" . | quote }}
+key: DATABASE_URL
+{{- else if .Values.storage.databaseUrlSecret.name -}}
+name: {{ .Values.storage.databaseUrlSecret.name | quote }}
+key: {{ .Values.storage.databaseUrlSecret.key | quote }}
+{{- else -}}
+name: {{ .Values.postgresql.existingSecret | default (include "cpg-trio.postgresql" .) | quote }}
+key: url
+{{- end -}}
+{{- end -}}
+
+{{- define "cpg-trio.postgresql" -}}
+{{- include "cpg-trio.fullname" . | trunc 41 | trimSuffix "-" -}}-postgresql
+{{- end -}}
+
+{{- /* Secrets of the chart's own. Each value is made once: what there is in the cluster is kept. */ -}}
+
+{{- define "cpg-trio.identitySecret" -}}
+{{- printf "%s-identity" (include "cpg-trio.fullname" .) -}}
+{{- end -}}
+
+{{- /* A value of a Secret as it is in the cluster, else a new one; in base64. Given: root, secret, key. */ -}}
+{{- define "cpg-trio.kept" -}}
+{{- $there := lookup "v1" "Secret" .root.Release.Namespace .secret | default dict -}}
+{{- index ($there.data | default dict) .key | default (randAlphaNum 48 | b64enc) -}}
+{{- end -}}
+
+{{- /* Security. */ -}}
+
+{{- /* Given: all, what every container is to have; own, what this one is to. */ -}}
+{{- define "cpg-trio.containerSecurity" -}}
+{{- $usual := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- toYaml (mergeOverwrite $usual (deepCopy (.all | default dict)) (deepCopy (.own | default dict))) -}}
+{{- end -}}
+
+{{- /* Given: user, its number and its group's; own, what goes before the chart's own. */ -}}
+{{- define "cpg-trio.podSecurity" -}}
+{{- $usual := dict "runAsNonRoot" true "runAsUser" .user "runAsGroup" .user "fsGroup" .user
+      "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- toYaml (mergeOverwrite $usual (deepCopy (.own | default dict))) -}}
+{{- end -}}
+
+{{- /* Containers. */ -}}
+
+{{- /* A container of the pod. Given: root; name; port; plugin, its entry in `plugins`, empty for the host; sidecar;
+       after, the ports of those that end before it; rank, how many wait for each other until then. */ -}}
+{{- define "cpg-trio.container" -}}
 {{- $values := .root.Values -}}
-- name: {{ .name }}
-  image: {{ include "shortener.image" (list .root .name) | quote }}
+{{- $plugin := .plugin | default dict -}}
+- name: {{ .name | quote }}
+  image: {{ include "cpg-trio.image" (dict "root" .root "name" .name "image" (ternary $plugin.image .root.Values.host.image (hasKey . "plugin"))) | quote }}
   imagePullPolicy: {{ $values.image.pullPolicy }}
+  {{- with $plugin.command }}
+  command:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $plugin.args }}
+  args:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- if .sidecar }}
   restartPolicy: Always
   {{- end }}
   ports:
-    - name: {{ .name }}
-      containerPort: {{ .port }}
+    {{- if $plugin.public }}
+    - containerPort: {{ .port | int }}
+    {{- end }}
+    - containerPort: {{ add (int .port) 1000 }}
   env:
     - name: PORT
-      value: {{ .port | quote }}
+      value: {{ .port | int | quote }}
+    - name: BIND
+      # "::" is all addresses, of IPv4 as well.
+      value: {{ ternary "::" "localhost" ($plugin.public | default false) | quote }}
+    - name: PROBE_PORT
+      value: {{ add (int .port) 1000 | quote }}
     {{- if $values.unixSockets }}
     - name: SOCKET_DIR
       value: /sockets
     {{- end }}
-    {{- with .env }}
-    {{- . | nindent 4 }}
+    {{- if $values.tls.existingSecret }}
+    - name: TLS_CERT
+      value: /tls/tls.crt
+    - name: TLS_KEY
+      value: /tls/tls.key
+    - name: TLS_CA
+      value: /tls/ca.crt
+    - name: TLS_CLIENTS
+      value: {{ $values.tls.clients }}
     {{- end }}
-    {{- with index $values.env .name }}
+    {{- if .plugin }}
+    {{- include "cpg-trio.pluginEnv" . | nindent 4 }}
+    {{- else }}
+    {{- include "cpg-trio.hostEnv" .root | nindent 4 }}
+    {{- end }}
+    {{- with concat ($plugin.env | default list) (index ($values.env | default dict) .name | default list) }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  startupProbe:
-    httpGet: { path: /healthz, port: {{ .name }} }
-    {{- toYaml $values.probes.startup | nindent 4 }}
-  readinessProbe:
-    httpGet: { path: /readyz, port: {{ .name }} }
-    {{- toYaml $values.probes.readiness | nindent 4 }}
-  livenessProbe:
-    httpGet: { path: /healthz, port: {{ .name }} }
-    {{- toYaml $values.probes.liveness | nindent 4 }}
-  {{- if not .sidecar }}
+  {{- with $plugin.envFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if kindIs "map" $plugin.probes }}
+  {{- range $kind, $probe := $plugin.probes }}
+  {{- with $probe }}
+  {{ $kind }}Probe:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  {{- else }}
+  {{- range $kind, $path := dict "startup" "/healthz" "readiness" "/readyz" "liveness" "/healthz" }}
+  {{ $kind }}Probe:
+    httpGet: { path: {{ $path }}, port: {{ add (int $.port) 1000 }} }
+    {{- toYaml (index $values.probes $kind) | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  {{- if kindIs "map" $plugin.lifecycle }}
+  {{- with $plugin.lifecycle }}
+  lifecycle:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- else if not .sidecar }}
   lifecycle:
     preStop:
       exec:
         command:
-          {{- include "shortener.preStop" . | nindent 10 }}
+          {{- include "cpg-trio.preStop" . | nindent 10 }}
   {{- end }}
+  {{- with mergeOverwrite (deepCopy ($plugin.resources | default dict)) (deepCopy (index ($values.resources | default dict) .name | default dict)) }}
   resources:
-    {{- toYaml (index $values.resources .name) | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   securityContext:
-    {{- include "shortener.containerSecurity" . | nindent 4 }}
-  {{- if or .mounts $values.unixSockets }}
+    {{- include "cpg-trio.containerSecurity" (dict "all" $values.containerSecurityContext "own" $plugin.securityContext) | nindent 4 }}
+  {{- with include "cpg-trio.mounts" . | fromYamlArray }}
   volumeMounts:
-    {{- with .mounts }}
-    {{- . | nindent 4 }}
-    {{- end }}
-    {{- if $values.unixSockets }}
-    - name: sockets
-      mountPath: /sockets
-    {{- end }}
+    {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end -}}
 
-{{- /* api waits until nobody sends it requests; each of the others until the one before it has ended, which it sees
-       by knocking at its port: at no cost, since the pod still serves. Not for ever, since a container that is
-       restarted alone runs this, too. */ -}}
-{{- define "shortener.preStop" -}}
+{{- define "cpg-trio.hostEnv" -}}
+- name: STATE_PATH
+  value: /state/host.sqlite3
+- name: CPG_HOST_KEY_FILE
+  value: /keys/host.key
+{{- if .Values.enrolment.enabled }}
+- name: ENROLMENT_TOKENS_FILE
+  value: /enrolment/tokens
+{{- end }}
+{{- if .Values.policy }}
+- name: POLICY_FILE
+  value: /policy/policy.toml
+{{- end }}
+{{- with .Values.limits }}
+- name: LIMITS
+  value: {{ include "cpg-trio.pairs" . | quote }}
+{{- end }}
+{{- with .Values.rates }}
+- name: RATE_LIMITS
+  value: {{ include "cpg-trio.pairs" . | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "cpg-trio.pairs" -}}
+{{- $pairs := list -}}
+{{- range $name, $value := . -}}
+{{- $pairs = append $pairs (printf "%s=%s" $name (include "cpg-trio.text" $value)) -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end -}}
+
+{{- define "cpg-trio.pluginEnv" -}}
+{{- $values := .root.Values -}}
+- name: HOST_URL
+  value: {{ ternary "https" "http" (ne $values.tls.existingSecret "") }}://localhost:8080
+# Where the host finds it; the runtime would say the pod's name, which the host may not use.
+- name: HOSTNAME
+  value: localhost
+{{- if .plugin.public }}
+# On localhost, where only the host is: its other port is the one that the Service leads to.
+- name: CONTROL_PORT
+  value: {{ add (int .port) 2000 | quote }}
+{{- end }}
+{{- if $values.enrolment.enabled }}
+- name: ENROLMENT_TOKEN_FILE
+  value: /enrolment/token
+{{- end }}
+{{- if $values.directCalls }}
+- name: DIRECT_CALLS
+  value: "true"
+{{- end }}
+{{- with .plugin.data }}
+{{- if and .databaseEnv (include "cpg-trio.hasDatabase" $.root) }}
+- name: {{ .databaseEnv | quote }}
+  valueFrom:
+    secretKeyRef:
+      {{- include "cpg-trio.databaseUrlRef" $.root | nindent 6 }}
+{{- else if .fileEnv }}
+- name: {{ .fileEnv | quote }}
+  value: {{ printf "%s/%s" .mountPath .file | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "cpg-trio.mounts" -}}
+{{- $values := .root.Values -}}
+{{- if not .plugin }}
+- { name: state, mountPath: /state }
+- { name: keys, mountPath: /keys, readOnly: true }
+{{- if $values.policy }}
+- { name: policy, mountPath: /policy, readOnly: true }
+{{- end }}
+{{- end }}
+{{- if $values.enrolment.enabled }}
+- { name: "{{ .name }}-enrolment", mountPath: /enrolment, readOnly: true }
+{{- end }}
+{{- if $values.unixSockets }}
+- { name: sockets, mountPath: /sockets }
+{{- end }}
+{{- if $values.tls.existingSecret }}
+- { name: tls, mountPath: /tls, readOnly: true }
+{{- end }}
+{{- with .plugin }}
+{{- if include "cpg-trio.usesFile" (dict "root" $.root "plugin" .) }}
+- { name: "{{ .name }}-data", mountPath: {{ .data.mountPath | quote }} }
+{{- end }}
+{{- /* By number: a Secret's name may have a dot, or be too long for a volume's. */}}
+{{- range $index, $secret := .secrets }}
+- { name: "{{ $.name }}-secret-{{ $index }}", mountPath: {{ .mountPath | quote }}, readOnly: true }
+{{- end }}
+{{- range $index, $volume := .volumes }}
+- { name: "{{ $.name }}-volume-{{ $index }}", mountPath: {{ .mountPath | quote }} }
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* "true" if a plugin keeps its data in a file. Given: root, plugin. */ -}}
+{{- define "cpg-trio.usesFile" -}}
+{{- with .plugin.data -}}
+{{- if not (and .databaseEnv (include "cpg-trio.hasDatabase" $.root)) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A plugin that nobody requires waits until nobody sends it requests; each of the others until those that require
+       it have ended, which it sees by knocking at their ports: at no cost, since the pod still serves. Not for ever,
+       since a container that is restarted alone runs this, too. */ -}}
+{{- define "cpg-trio.preStop" -}}
 {{- $drain := int .root.Values.drainSeconds -}}
 {{- if .after -}}
 - timeout
-- {{ add $drain 10 | quote }}
+- {{ add $drain (mul 10 (sub (int .rank) 1)) | quote }}
 - bash
 - -c
-- 'sleep {{ $drain }}; while (: </dev/tcp/localhost/{{ .after }}) 2>/dev/null; do sleep 0.2; done'
+- 'sleep {{ $drain }}; for port in {{ join " " .after }}; do while (: </dev/tcp/localhost/$port) 2>/dev/null; do sleep 0.2; done; done'
 {{- else -}}
 - sleep
 - {{ $drain | quote }}
 {{- end -}}
-{{- end -}}
-
-{{- define "shortener.pluginEnv" -}}
-- name: HOST_URL
-  value: http://localhost:8080
-# Where the host finds it; the runtime would say the pod's name, which the host may not use.
-- name: HOSTNAME
-  value: localhost
-{{- end -}}
-
-{{- define "shortener.apiEnv" -}}
-{{ include "shortener.pluginEnv" . }}
-# On localhost, where only the host is: api's other port is the one that the service leads to.
-- name: CONTROL_PORT
-  value: "9083"
-{{- end -}}
-
-{{- define "shortener.storageEnv" -}}
-{{ include "shortener.pluginEnv" . }}
-{{- if include "shortener.hasDatabase" . }}
-- name: DATABASE_URL
-  valueFrom:
-    secretKeyRef:
-      name: {{ .Values.storage.databaseUrlSecret.name | default (include "shortener.fullname" .) }}
-      key: {{ if .Values.storage.databaseUrl }}DATABASE_URL{{ else }}{{ .Values.storage.databaseUrlSecret.key }}{{ end }}
-{{- else }}
-- name: STORAGE_PATH
-  value: /data/urls.sqlite3
-{{- end }}
 {{- end -}}

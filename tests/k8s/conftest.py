@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,26 @@ def database() -> Iterator[Postgres]:
         )
     with postgres_server(address) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> tuple[str, ...]:
+    """What the chart is told of the image of its own PostgreSQL.
+
+    The official image, or, where the cluster pulls none and `K8S_POSTGRESQL_BASE` names an image of Debian,
+    what is built from that.
+    """
+    base = os.environ.get("K8S_POSTGRESQL_BASE")
+    if not base:
+        return ()
+    folder = Path(__file__).parent / "postgresql"
+    build = [
+        DOCKER,
+        "build",
+        "--quiet",
+        "--tag=stand-in/postgresql:1",
+        f"--build-arg=BASE={base}",
+        str(folder),
+    ]
+    subprocess.run(build, check=True)
+    return "--set=postgresql.image.repository=stand-in/postgresql", "--set-string=postgresql.image.tag=1"

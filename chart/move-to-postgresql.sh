@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Moves the pairs of a release on SQLite into a PostgreSQL that it sets up as the chart does, so that an upgrade to more
+# pods finds them there. Until that upgrade codes resolve, and new URLs are refused. To run it again does no harm.
+# Arguments go to helm, such as --set postgresql.persistence.size=20Gi; give them to the upgrade as well.
+. "$(dirname "$0")/common.sh"
+need "$HELM" "${KUBECTL:-kubectl}"
+
+step="find the one pod of $RELEASE: is it installed?"
+deployment=$(deployment)
+about() { kubectl get deployment "$deployment" -o "jsonpath={$1}"; }
+[ "$(about .spec.replicas)" = 1 ] || fail "$deployment is not to have one pod, and each has a file of its own"
+pod=$(kubectl get pods -l "$(selector)" --field-selector=status.phase=Running -o jsonpath='{.items[*].metadata.name}')
+[[ -n $pod && $pod != *" "* ]] || fail "$deployment has not one pod that runs, but: ${pod:-none}"
+kubectl wait --for=condition=Ready --timeout=60s "pod/$pod" >/dev/null
+
+step="set PostgreSQL up"
+database=${deployment:0:41}
+database=${database%-}-postgresql
+rendered() {
+  helm get values "$RELEASE" -o yaml |
+    helm template "$RELEASE" "$CHART" --values - --set postgresql.enabled=true --show-only templates/postgresql.yaml "$@"
+}
+manifests=$(rendered "$@")
+# The password is in the data: what is there already stays as it is.
+there=$(kubectl get secret "$database" --ignore-not-found -o name)
+if [ -n "$there" ] && grep -q '^kind: Secret$' <<<"$manifests"; then
+  manifests=$(rendered "$@" --set "postgresql.existingSecret=$database")
+fi
+# As Helm's own, so that its upgrades may change it.
+kubectl annotate --local -f - -o yaml \
+  "meta.helm.sh/release-name=$RELEASE" "meta.helm.sh/release-namespace=$(namespace)" <<<"$manifests" |
+  kubectl apply --server-side --field-manager=helm --force-conflicts -f - >/dev/null
+kubectl rollout status "statefulset/$database" --timeout="${TIMEOUT:-5m}"
+
+# Of this pod: one that comes later may have a file of its own.
+step="move the pairs; may $pod connect to $database?"
+secret=$(kubectl get statefulset "$database" -o jsonpath='{.spec.template.spec.volumes[?(@.name=="secret")].secret.secretName}')
+kubectl get secret "$secret" -o jsonpath='{.data.url}' | base64 -d |
+  kubectl exec -i "$pod" -c storage -- python -c "$(cat "$CHART/move.py")"
+kubectl annotate --overwrite "deployment/$deployment" "cpg-trio/data-moved=$pod" >/dev/null
+echo "✅ The pairs are in $database. Now upgrade, as in: ./install.sh --set replicaCount=3"
