@@ -140,14 +140,18 @@ async def test_a_call_that_a_capability_has_had_is_not_made_again(
     host = Host(HostConfig(capabilities=offered))
     async with hosting(host=host) as (_, url), plugged(plugin, url):
         await eventually(lambda: len(host.identities))
-        code = Code.UNAVAILABLE
-        while code == Code.UNAVAILABLE:
-            with pytest.raises(ConnectError) as caught:
-                await client.echo(EchoRequest(text="x"))
-            code = caught.value.code
-            await trio.sleep(0.01)
-        assert code == Code.UNAUTHENTICATED
+        assert await _refused(client) == Code.UNAUTHENTICATED
         assert unwilling.calls == 1
+
+
+async def _refused(client: EchoServiceClient) -> Code:
+    """Call until the capability is there, and return the code with which the call is refused then."""
+    while True:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(EchoRequest(text="x"))
+        if caught.value.code != Code.UNAVAILABLE:
+            return caught.value.code
+        await trio.sleep(0.01)
 
 
 async def test_a_call_whose_grant_ends_in_it_is_not_made_again() -> None:
@@ -162,13 +166,7 @@ async def test_a_call_whose_grant_ends_in_it_is_not_made_again() -> None:
     host = Host(HostConfig(capabilities=[Capability("slow", "1.0.0", slow)]))
 
     async def call() -> None:
-        code = Code.UNAVAILABLE
-        while code == Code.UNAVAILABLE:
-            with pytest.raises(ConnectError) as caught:
-                await client.echo(EchoRequest(text="x"))
-            code = caught.value.code
-            await trio.sleep(0.01)
-        assert code == Code.UNAUTHENTICATED
+        assert await _refused(client) == Code.UNAUTHENTICATED
         assert begun.value == 1
 
     async with hosting(host=host) as (_, url), plugged(plugin, url), trio.open_nursery() as nursery:
