@@ -108,6 +108,18 @@ class Project:
 
         await _eventually(said, f"{service} is {health}")
 
+    async def health_of_storage(self) -> str:
+        """Return what storage has reported last."""
+        return str(re.findall(r"storage-plugin-[0-9a-f]+ reports (\w+)", await self.log("host"))[-1])
+
+    async def until_storage_is_healthy(self) -> None:
+        """Wait until storage reports that it has all that it requires, after whatever happened before."""
+
+        async def reported() -> bool:
+            return await self.health_of_storage() == "HEALTHY"
+
+        await _eventually(reported, "storage reports HEALTHY")
+
     async def containers(self) -> Sequence[Container]:
         """Return all containers, those that have ended as well."""
         lines = (await self.compose("ps", "--all", "--format", "json")).splitlines()

@@ -16,11 +16,6 @@ from .project import PLUGINS, SERVICES, Project, load, resolve, shorten
 URL = 'https://example.com/?a=1&b="two"#3'
 
 
-async def _health_of_storage(project: Project) -> str:
-    """Return what storage has reported last."""
-    return str(re.findall(r"storage-plugin-[0-9a-f]+ reports (\w+)", await project.log("host"))[-1])
-
-
 async def test_everything_is_ready_15_seconds_after_it_is_started(project: Project) -> None:
     await project.compose("down", "--volumes")
     began = time.monotonic()
@@ -169,7 +164,7 @@ async def test_whichever_is_started_last_the_system_arrives_at_the_same_state(
     await project.bring_up()
     async with project.http() as http:
         assert await resolve(http, await shorten(http, URL)) == URL
-    assert await _health_of_storage(project) == "HEALTHY"
+    assert await project.health_of_storage() == "HEALTHY"
 
 
 @pytest.mark.parametrize("name", PLUGINS)
@@ -190,6 +185,7 @@ async def test_a_container_that_ends_by_itself_is_started_again(project: Project
 
 
 async def test_a_host_that_is_killed_under_load_comes_back_and_so_does_everything(project: Project) -> None:
+    log = await project.log("logger")
     async with load(await project.api_urls()) as calls:
         await calls.until_good(20)
         await project.compose("kill", "host")
@@ -200,16 +196,18 @@ async def test_a_host_that_is_killed_under_load_comes_back_and_so_does_everythin
     async with project.http() as http:
         for code, url in calls.shortened.items():
             assert await resolve(http, code) == url
+    await project.until("logger", "Registered service: logger", after=log)
 
 
 async def test_without_a_logger_storage_is_degraded_and_goes_on_storing(project: Project) -> None:
+    await project.until_storage_is_healthy()
     log = await project.log("host")
     await project.compose("stop", "logger")
     await project.until("host", r"storage-plugin-\w+ reports DEGRADED: waiting for logger\s", after=log)
     async with project.http() as http:
         code = await shorten(http, URL)
         assert await resolve(http, code) == URL
-    assert await _health_of_storage(project) == "DEGRADED"
+    assert await project.health_of_storage() == "DEGRADED"
     log = await project.log("host")
     await project.compose("start", "logger")
     await project.until("host", r"storage-plugin-\w+ reports HEALTHY", after=log)
