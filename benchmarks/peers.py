@@ -21,7 +21,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http1 import Pool
+from cpg_trio.http import Pool
 from cpg_trio.plugin._handshake import Introduction
 from cpg_trio.plugin._session import Session, handshake
 

@@ -28,7 +28,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Limits
-from cpg_trio.http1 import Pool
+from cpg_trio.http import Pool
 from cpg_trio.plugin._handshake import Introduction
 from cpg_trio.plugin._session import Session, handshake
 
@@ -115,7 +115,7 @@ class Watcher:
                 heard(self)
 
 
-class Crowd:
+class Overload:
     """Many watchers, and when the last of them has heard."""
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
@@ -168,7 +168,7 @@ async def of_host(bench: Bench, watchers: int, changes: int) -> tuple[list[float
         subscription = pb.WatchSubscription(service_type=SERVICE_TYPE)
         request = pb.WatchRequest(subscribe=[subscription]).SerializeToString()
         async with trio.open_nursery() as nursery:
-            everyone = Crowd(crowd)
+            everyone = Overload(crowd)
             nursery.start_soon(everyone.run)
 
             async def subscribe() -> None:
@@ -231,7 +231,7 @@ async def of_peer(bench: Bench, watchers: int) -> list[float]:
         crowd = [await Watcher.open(port, "/", {}) for _ in range(watchers)]
         trigger = await Watcher.open(port, "/trigger", {})
         async with trio.open_nursery() as nursery:
-            everyone = Crowd(crowd)
+            everyone = Overload(crowd)
             nursery.start_soon(everyone.run)
             times = [await everyone.time(partial(trigger.say, frame)) for _ in range(ROUNDS)]
             nursery.cancel_scope.cancel()

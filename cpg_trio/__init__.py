@@ -1,13 +1,14 @@
 """A plugin platform on Trio: identity, registry, liveness and an authenticated streaming router.
 
-What is named here is public, and so is what the rooms `rpc` (Connect on Trio), `serving` (ASGI in a nursery),
-`http1` (calls over a pool), `host` and `plugin` name in their own `__init__`, `http1.httpx_transport`, and
-`capabilities`; everything else is private. What stands on what:
+What is named here is public, and so is what the rooms `rpc` (Connect on Trio), `http` (servers, calls over a
+pool), `host` and `plugin` name in their own `__init__`, `http.client.httpx_transport`, and `capabilities`;
+everything else is private. Each room imports only from those above it:
 
     asgi, wire, _cell, _nursery    types, names and rules; a conflating cell; a nursery without groups
     assertions, _reload            what a host says to a plugin, signed; files that change
-    rpc, _gen, http1               Connect calls and services; generated code; a pool of connections
-    serving, probes, logs          an ASGI application in a nursery; what orchestrators probe; the log
+    http                           servers, a pool of connections, and the relay between the two
+    process, probes, logs          a process: environment, signals; what orchestrators probe; the log
+    rpc, _gen                      Connect calls and services; generated code
     host | plugin                  the two sides, which never import each other
     demo, cli, check               the URL shortener; the command line; its health check
 
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
     from .host import Rate as Rate
     from .host import RateLimits as RateLimits
     from .host import Selection as Selection
+    from .http import BindError as BindError
+    from .http import ServeConfig as ServeConfig
+    from .http import StartError as StartError
+    from .http import TlsConfig as TlsConfig
     from .plugin import Dependency as Dependency
     from .plugin import HealthState as HealthState
     from .plugin import Plugin as Plugin
     from .plugin import PluginConfig as PluginConfig
     from .plugin import Provider as Provider
     from .plugin import RefusedError as RefusedError
+    from .process import run as run
     from .rpc import Code as Code
     from .rpc import ConnectError as ConnectError
-    from .serving import BindError as BindError
-    from .serving import ServeConfig as ServeConfig
-    from .serving import StartError as StartError
-    from .serving import TlsConfig as TlsConfig
-    from .serving import run as run
 
 _ROOMS = {
     "host": {
@@ -60,7 +61,8 @@ _ROOMS = {
     },
     "plugin": {"Dependency", "HealthState", "Plugin", "PluginConfig", "Provider", "RefusedError"},
     "rpc": {"Code", "ConnectError"},
-    "serving": {"BindError", "ServeConfig", "StartError", "TlsConfig", "run"},
+    "http": {"BindError", "ServeConfig", "StartError", "TlsConfig"},
+    "process": {"run"},
 }
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above

@@ -1,5 +1,5 @@
 """`python -m cpg_trio`."""
 
-from .cli import main
+from cpg_trio.cli import main
 
 main()

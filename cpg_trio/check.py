@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-from .variables import misspelt
+from cpg_trio.variables import misspelt
 
 PATHS: Mapping[str, str] = {"ready": "/readyz", "startup": "/health", "live": "/healthz"}
 """The path to ask on, by what is asked."""

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ._terminal import tolerant
-from ._version import __version__
-from .check import check
+from cpg_trio._terminal import tolerant
+from cpg_trio._version import __version__
+from cpg_trio.check import check
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
     if chosen.command == "check":
         sys.exit(check(chosen.probe))
-    from .host_command import host  # noqa: PLC0415 - a check is to be quick, and needs none of this
-    from .serving import run  # noqa: PLC0415 - neither of this
+    from cpg_trio.host_command import host  # noqa: PLC0415 - a check is to be quick, and needs none of this
+    from cpg_trio.process import run  # noqa: PLC0415 - neither of this
 
     sys.exit(run(host))

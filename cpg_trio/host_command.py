@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 import trio
 
-from . import wire
-from ._reload import reason
-from .host import (
+from cpg_trio import wire
+from cpg_trio._reload import reason
+from cpg_trio.host import (
     DEFAULT_PORT,
     BaseUrls,
     Enrolment,
@@ -28,19 +28,18 @@ from .host import (
     RateLimits,
     Selection,
 )
-from .host.admission import PassedOn
-from .host.enrolment import parse_tokens
-from .host.rates import Kind
-from .http1 import Origin
-from .serving import (
-    StartError,
+from cpg_trio.host.access.enrolment import parse_tokens
+from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.routing.admission import PassedOn
+from cpg_trio.http import Origin, StartError
+from cpg_trio.process import (
     bind_from_environment,
     config_from_environment,
     flag_from_environment,
     list_from_environment,
     probe_bind_from_environment,
 )
-from .variables import misspelt
+from cpg_trio.variables import misspelt
 
 _log = logging.getLogger("cpg_trio.host")
 

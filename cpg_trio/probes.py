@@ -19,11 +19,11 @@ from typing import TypeAlias
 
 import attrs
 
-from ._nursery import open_plain_nursery
-from .asgi import App, Receive, Scope, Send, no_websocket, send_text
-from .serving import ServeConfig, TlsConfig, serve
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_text
+from cpg_trio.http import ServeConfig, TlsConfig, serve
 
-_log = logging.getLogger("cpg_trio.serving")
+_log = logging.getLogger("cpg_trio.http")
 
 PATHS = frozenset({"/health", "/healthz", "/readyz"})
 

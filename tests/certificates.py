@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID
 
-from cpg_trio.serving import Clients, TlsConfig
+from cpg_trio.http import Clients, TlsConfig
 
 _NAMES = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
 WORKLOAD = "spiffe://test/own"

@@ -23,7 +23,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
 )
 from cpg_trio.asgi import Receive, Scope, Send, header, no_websocket, send_response, send_text
 from cpg_trio.rpc import Code, ConnectError, Context, application
-from tests.serving_apps import served
+from tests.http.apps import served
 
 ROUTED = "/services/"
 

@@ -9,8 +9,7 @@ import httpx
 import trio
 
 from tests.plugin.running import unused_port
-
-from .processes import Running, running
+from tests.processes import Running, running
 
 MODULES = {
     "host": ("cpg_trio", "host"),

@@ -22,9 +22,9 @@ from cpg_trio.host import Host, HostConfig, Rate, RateLimits
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.rpc import application
 from tests._wire import dial
-from tests.host.routing import hosting
+from tests.host.routed import hosting
+from tests.http.apps import served
 from tests.rpc.echo import Echo
-from tests.serving_apps import served
 
 PATHS = [
     "/connectplugin.v1.HandshakeService/Handshake",

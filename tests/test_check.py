@@ -12,9 +12,9 @@ import trio
 from cpg_trio import cli
 from cpg_trio.check import check
 from cpg_trio.probes import Probes
-from tests.http1.peers import Peer, serving
+from tests.http.apps import served
+from tests.http.peers import Peer, serving
 from tests.plugin.running import unused_port
-from tests.serving_apps import served
 
 
 @pytest.fixture

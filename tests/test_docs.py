@@ -16,11 +16,10 @@ import trio
 
 from cpg_trio import Plugin, wire
 from cpg_trio.host import Limits, Rate, RateLimits
-from cpg_trio.host.memory import OTHER_BYTES, estimate
-from cpg_trio.host.rates import Kind
-from cpg_trio.serving import ServeConfig
-
-from .rpc.echo import Echo
+from cpg_trio.host.access.memory import OTHER_BYTES, estimate
+from cpg_trio.host.access.rates import Kind
+from cpg_trio.http import ServeConfig
+from tests.rpc.echo import Echo
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -53,8 +52,8 @@ def test_names_that_pages_import_from_the_package_exist() -> None:
                 assert hasattr(__import__(module, fromlist=[name.strip()]), name.strip()), (page, name)
 
 
-PUBLIC = {f"cpg_trio{room}" for room in ("", ".rpc", ".serving", ".http1", ".host", ".plugin")}
-PUBLIC |= {"cpg_trio.http1.httpx_transport", "cpg_trio.capabilities"}
+PUBLIC = {f"cpg_trio{room}" for room in ("", ".rpc", ".http", ".process", ".host", ".plugin")}
+PUBLIC |= {"cpg_trio.http.client.httpx_transport", "cpg_trio.capabilities"}
 
 
 @EACH_PAGE
@@ -132,19 +131,6 @@ def test_the_total_of_what_is_kept_is_the_sum_of_its_prices() -> None:
     found = re.search(r"\| \*\*all of it\*\* \| \| \| \*\*([\d,]+) MiB\*\* \|", page)
     assert found
     assert int(found[1].replace(",", "")) == round(total / 2**20)
-
-
-@pytest.mark.parametrize("package", ["host", "http1", "plugin", "rpc"])
-def test_each_module_of_a_package_stands_on_those_that_are_listed_before_it(package: str) -> None:
-    folder = ROOT / "cpg_trio" / package
-    listed = re.findall(r"^    (\w+) {1,}\S", (folder / "__init__.py").read_text(), re.MULTILINE)
-    for number, name in enumerate(listed):
-        tree = ast.parse((folder / f"{name}.py").read_text())
-        # At the top: what is imported for type checkers alone is not there when it runs.
-        used = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.level}
-        assert not used & set(listed[number:]), name
-    public = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
-    assert public <= {*listed, "httpx_transport"}
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

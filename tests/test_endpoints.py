@@ -23,13 +23,12 @@ from cpg_trio._gen.connectplugin.health.v1 import health_pb2
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2
 from cpg_trio.assertions import Purpose
 from cpg_trio.host import Host, HostConfig, Keys
-from cpg_trio.host.keys import Claims
+from cpg_trio.host.access.keys import Claims
 from tests._wire import HANDSHAKE as UPGRADE
 from tests._wire import dial
-
-from .host.calls import Headers
-from .plugin.running import echo_plugin, hosting, plugged, until
-from .plugin.signing import digest_of, signed
+from tests.host.calls import Headers
+from tests.plugin.running import echo_plugin, hosting, plugged, until
+from tests.plugin.signing import digest_of, signed
 
 KEY = "k" * 32
 PACKAGE = "connectplugin.v1"

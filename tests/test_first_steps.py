@@ -21,9 +21,9 @@ from cpg_trio.check import check
 from cpg_trio.demo.storage import main as storage
 from cpg_trio.host import Capability
 from cpg_trio.host_command import host
+from cpg_trio.http import StartError
 from cpg_trio.plugin import HealthState
 from cpg_trio.rpc import Context, application
-from cpg_trio.serving import StartError
 from cpg_trio.variables import KNOWN, misspelt
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -129,7 +129,7 @@ def program(folder: Path, text: str, **environment: str) -> Any:
 LEAVES_EARLY = """
     import gc, sys
     import trio
-    from cpg_trio.http1 import Pool
+    from cpg_trio.http import Pool
     from cpg_trio.rpc import ConnectError
     from tests._gen.echo.v1 import echo_pb2 as pb
     from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -193,7 +193,8 @@ async def test_who_stops_a_process_with_a_call_in_flight_is_told_what_it_waits_f
     text = """
         import sys
         from functools import partial
-        from cpg_trio.serving import run, serve
+        from cpg_trio.http import serve
+        from cpg_trio.process import run
 
         async def app(scope, receive, send):
             await send({"type": "http.response.start", "status": 200, "headers": []})

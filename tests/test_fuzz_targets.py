@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tests.fuzz.costs import traced
 from tests.fuzz.targets import TARGETS
-from tests.http1.mutations import mutations
+from tests.http.mutations import mutations
 
 COSTS = "costs"
-# The others have tests of their own, in tests/http1 and tests/host.
+# The others have tests of their own, in tests/http and tests/host.
 PARSERS = sorted(set(TARGETS) - {"request", "response", "relay", COSTS})
 
 

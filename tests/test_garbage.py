@@ -18,18 +18,18 @@ import pytest
 import trio
 import trio.testing
 
+from cpg_trio import _garbage as garbage
+from cpg_trio._garbage import collecting_garbage
+from cpg_trio.http import ServeConfig
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError, Context, application
-from cpg_trio.serving import ServeConfig
-from cpg_trio.serving import _garbage as garbage
-from cpg_trio.serving._garbage import collecting_garbage
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoService
 from tests._wire import dial, dial_http2
-from tests.host.routing import USUAL, routing
-from tests.http1.peers import Handler, Peer, answer_ok
+from tests.host.routed import USUAL, routing
+from tests.http.apps import served
+from tests.http.peers import Handler, Peer, answer_ok
 from tests.plugin.running import hosting, plugged
-from tests.serving_apps import served
 
 SIZE = 800_000  # bytes of each body
 CALLS = 2

@@ -355,7 +355,8 @@ def run(code: str) -> tuple[int, str]:
     start = (
         "import os, sys, trio\n"
         "from cpg_trio import logs\n"
-        "from cpg_trio.serving import StartError, run\n"
+        "from cpg_trio.http import StartError\n"
+        "from cpg_trio.process import run\n"
         "logs._GATHER_S = 3600\n"
         "log = logs.LineLog('cpg_trio.router')\n"
     )

@@ -13,9 +13,9 @@ import trustme
 
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host_command import host_config
+from cpg_trio.http import ServeConfig, StartError
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.rpc import Context
-from cpg_trio.serving import ServeConfig, StartError
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests.certificates import LOCAL, Files
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until, unused_port

@@ -15,11 +15,10 @@ import trio
 
 from tests._wire import connect
 from tests.host.calls import Provider, WireCaller, runtime_id
-from tests.http1.peers import Peer, serving
+from tests.http.peers import Peer, serving
 from tests.plugin.running import unused_port
-
-from .processes import running
-from .shortener_processes import MODULES, System, nobody
+from tests.processes import running
+from tests.shortener_processes import MODULES, System, nobody
 
 MEBIBYTE = 1024 * 1024
 

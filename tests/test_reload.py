@@ -17,12 +17,10 @@ import trustme
 
 from cpg_trio._reload import Reloaded
 from cpg_trio.host import Enrolment, Keys, Policy
-from cpg_trio.host.identity import Identity
-from cpg_trio.host.keys import Claims
-from cpg_trio.http1 import Pool
-from cpg_trio.serving import StartError, TlsConfig
-
-from .certificates import Files
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.keys import Claims
+from cpg_trio.http import Pool, StartError, TlsConfig
+from tests.certificates import Files
 
 LATER_S = 1.0
 FAILED = "cannot be used, and what was there before goes on"

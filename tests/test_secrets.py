@@ -13,18 +13,17 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio.host import Enrolment, Host, HostConfig, Keys
-from cpg_trio.host.admission import _Statement
-from cpg_trio.host.keys import Claims
-from cpg_trio.http1 import Request
-from cpg_trio.http1._request import PreparedRequest
+from cpg_trio.host.access.keys import Claims
+from cpg_trio.host.routing.admission import _Statement
+from cpg_trio.http import Request
+from cpg_trio.http.client.request import PreparedRequest
 from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.rpc import ClientConfig, HttpRequest
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-
-from .host.calls import COOKIE, HANDSHAKE, REGISTER, VERSIONS, WireCaller
-from .plugin.running import echo_plugin, eventually, hosting, plugged
-from .processes import running
+from tests.host.calls import COOKIE, HANDSHAKE, REGISTER, VERSIONS, WireCaller
+from tests.plugin.running import echo_plugin, eventually, hosting, plugged
+from tests.processes import running
 
 SECRET = "planted-{}-" + "s3cr3t" * 4
 JWT = "eyJ"  # with which every signed token begins

@@ -25,10 +25,9 @@ from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin
 from tests._gen.echo.v1.echo_pb2 import EchoRequest, EchoResponse
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-
-from .host.calls import COOKIE, DISCOVER, HANDSHAKE, REGISTER, VERSIONS, WATCH
-from .plugin.running import echo_plugin, eventually, hosting, is_healthy, plugged, until
-from .serving_apps import served
+from tests.host.calls import COOKIE, DISCOVER, HANDSHAKE, REGISTER, VERSIONS, WATCH
+from tests.http.apps import served
+from tests.plugin.running import echo_plugin, eventually, hosting, is_healthy, plugged, until
 
 LEASE_S = 1.5
 

@@ -19,15 +19,15 @@ import trio
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.demo._narrator import Narrator
+from cpg_trio.demo.api import api_plugin
+from cpg_trio.demo.logger import logger_plugin
+from cpg_trio.demo.storage import DEFAULT_PATH, storage_plugin
 from cpg_trio.host import DEFAULT_PORT, Host
+from cpg_trio.http import BindError
 from cpg_trio.logs import use_handler
 from cpg_trio.plugin import Plugin, PluginConfig
-from cpg_trio.serving import BindError, run
-
-from ._narrator import Narrator
-from .api import api_plugin
-from .logger import logger_plugin
-from .storage import DEFAULT_PATH, storage_plugin
+from cpg_trio.process import run
 
 EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
 _READY_S = 30.0

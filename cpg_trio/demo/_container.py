@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from cpg_trio._terminal import tolerant
-from cpg_trio.serving import run
+from cpg_trio.process import run
 
 
 def container(description: str | None, main: Callable[[trio.Event], Awaitable[None]]) -> int:

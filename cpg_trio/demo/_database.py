@@ -16,9 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from cpg_trio.serving import StartError
-
-from ._store import MAX_CODE_BYTES, DatabaseAwayError
+from cpg_trio.demo._store import MAX_CODE_BYTES, DatabaseAwayError
+from cpg_trio.http import StartError
 
 _CURRENT = Path.cwd()
 _FORM = "postgresql://user:password@host:5432/database"

@@ -17,7 +17,7 @@ _PARTS = {
     "cpg_trio.plugin": ("plugin", "32"),
     "cpg_trio.demo.logger": ("logger", "33"),
     "cpg_trio.demo": ("demo", "36"),
-    "cpg_trio.serving": ("demo", "36"),
+    "cpg_trio.http": ("demo", "36"),
 }
 _ID_TAIL = re.compile(r"(-[0-9a-f]{4})[0-9a-f]{12}\b")  # of a runtime id: four of its digits tell runs apart
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
-from cpg_trio.serving import StartError
-
-from ._lane import Answer, Item, Lane
+from cpg_trio.demo._lane import Answer, Item, Lane
+from cpg_trio.http import StartError
 
 if TYPE_CHECKING:
-    from ._database import Database
+    from cpg_trio.demo._database import Database
 
 _log = logging.getLogger("cpg_trio.demo.storage")
 
@@ -152,7 +151,7 @@ def _database(where: Path | str) -> Database:
     """Return the database. Raises: StartError."""
     extra = "demo" if isinstance(where, Path) else "postgres"
     try:
-        from . import _database  # noqa: PLC0415 - what it needs is an extra of the package
+        from cpg_trio.demo import _database  # noqa: PLC0415 - what it needs is an extra of the package
 
         return _database.sqlite(where) if isinstance(where, Path) else _database.postgresql(where)
     except ImportError as error:

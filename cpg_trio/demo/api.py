@@ -16,10 +16,9 @@ from cpg_trio._gen.api.v1 import api_pb2 as pb
 from cpg_trio._gen.api.v1.api_trio import APIService
 from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
 from cpg_trio._gen.storage.v1.storage_trio import StorageClient
+from cpg_trio.demo._container import container
+from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.plugin import Plugin
-
-from ._container import container
-from ._plain_http import Form, plain_http
 
 FORMS = {
     "Shorten": Form(required=("url",), missing="Missing url parameter", failure="Storage failed: {message}"),

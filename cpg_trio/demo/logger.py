@@ -7,11 +7,10 @@ import sys
 from cpg_trio import rpc
 from cpg_trio._gen.logger.v1 import logger_pb2 as pb
 from cpg_trio._gen.logger.v1.logger_trio import LoggerService
+from cpg_trio.demo._container import container
+from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.logs import LineLog
 from cpg_trio.plugin import Plugin
-
-from ._container import container
-from ._plain_http import Form, plain_http
 
 _log = LineLog("cpg_trio.demo.logger")
 

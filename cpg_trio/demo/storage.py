@@ -21,11 +21,10 @@ from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
 from cpg_trio._gen.storage.v1 import storage_pb2 as pb
 from cpg_trio._gen.storage.v1.storage_trio import StorageService
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.demo._container import container
+from cpg_trio.demo._plain_http import Form, plain_http
+from cpg_trio.demo._store import MAX_CODE_BYTES, CodeTakenError, DatabaseAwayError, Store, open_store
 from cpg_trio.plugin import HealthState, Plugin
-
-from ._container import container
-from ._plain_http import Form, plain_http
-from ._store import MAX_CODE_BYTES, CodeTakenError, DatabaseAwayError, Store, open_store
 
 _log = logging.getLogger("cpg_trio.demo.storage")
 

@@ -17,45 +17,55 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
-from cpg_trio.http1 import LocalFailureError, Origin, Pool, PoolFullError, PoolStatistics, Relay
+from cpg_trio.host.access.audit import Action, Audit
+from cpg_trio.host.access.authentication import Gate
+from cpg_trio.host.access.enrolment import Enrolment
+from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access.keys import Keys
+from cpg_trio.host.access.limits import Limits
+from cpg_trio.host.access.listening import check_exposure
+from cpg_trio.host.access.memory import fitted, room_for_messages
+from cpg_trio.host.access.policy import Policy
+from cpg_trio.host.access.rates import RateLimits, Rates
+from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
+from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES
+from cpg_trio.host.capabilities.calls import CapabilityCalls
+from cpg_trio.host.capabilities.capability import Capability
+from cpg_trio.host.capabilities.grants import Grants
+from cpg_trio.host.capabilities.logger import host_logger
+from cpg_trio.host.directory.base_url import knowing_base_url
+from cpg_trio.host.directory.endpoint_validation import BaseUrls, EndpointValidator
+from cpg_trio.host.directory.leases import CannotAskError, LeaseConfig, Liveness
+from cpg_trio.host.directory.plugin_control import client_of, proof_to
+from cpg_trio.host.directory.registry import Registry, Selection, health_of
+from cpg_trio.host.directory.store import Saved, journaled, nothing_to_save
+from cpg_trio.host.directory.succession import Succession
+from cpg_trio.host.directory.unix_sockets import Sockets
+from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.host.routing.admission import PREFIX, Admission, PassedOn
+from cpg_trio.host.routing.direct_calls import DirectGrants, DirectReports, DirectStatistics, DirectTally
+from cpg_trio.host.routing.router import Router, RouterGateway
+from cpg_trio.host.routing.statistics import RouterStatistics
+from cpg_trio.host.services.handshake import Handshake, HandshakeAdmission, TokenLifetimes, announcement
+from cpg_trio.host.services.health import HostHealth
+from cpg_trio.host.services.managed_plugins import Adoption
+from cpg_trio.host.services.services import Lifecycle, RegistrationPermits, RegistryService
+from cpg_trio.host.services.websocket import WatchSocket
+from cpg_trio.http import (
+    BrowserGuard,
+    LocalFailureError,
+    Origin,
+    Pool,
+    PoolFullError,
+    PoolStatistics,
+    Relay,
+    ServeConfig,
+    fitted_to_descriptors,
+    most_connections,
+    serve,
+)
 from cpg_trio.probes import PATHS, Probes, probe_port
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, ServiceClient, application
-from cpg_trio.serving import BrowserGuard, ServeConfig, fitted_to_descriptors, most_connections, serve
-
-from .admission import PREFIX, Admission, PassedOn
-from .audit import Action, Audit
-from .base_url import knowing_base_url
-from .broker import Broker, announced, below, by_type
-from .capability import Capability
-from .capability_calls import PREFIX as CAPABILITIES
-from .capability_calls import CapabilityCalls
-from .control import client_of, proof_to
-from .direct import DirectGrants, DirectReports, DirectStatistics, DirectTally
-from .egress import BaseUrls, Egress
-from .enrolment import Enrolment
-from .exposure import check_exposure
-from .gate import Gate
-from .grants import Grants
-from .handshakes import Handshake, HandshakeAdmission, TokenLives, announcement
-from .health import HostHealth
-from .host_logger import host_logger
-from .identity import Identities, Identity
-from .keys import Keys
-from .limits import Limits
-from .liveness import CannotAskError, LeaseConfig, Liveness
-from .managed import Adoption
-from .memory import fitted, room_for_messages
-from .policy import Policy
-from .rates import RateLimits, Rates
-from .registry import Registry, Selection, health_of
-from .router import Router, RouterGateway
-from .services import Lifecycle, RegistrationPermits, RegistryService
-from .sockets import Sockets
-from .store import Saved, journaled, nothing_to_save
-from .succession import Succession
-from .tally import RouterStatistics
-from .watch import WatchHub
-from .watch_socket import WatchSocket
 
 _log = logging.getLogger("cpg_trio.host")
 _C = TypeVar("_C", bound=ServiceClient)
@@ -291,7 +301,13 @@ class Host:
         permits = self._permits
         lifecycle = Lifecycle(gate, self.registry, self._liveness, reports, permits)
         registry = RegistryService(
-            gate, self.registry, self.watches, permits, Egress(config.base_urls), self._sockets, saved
+            gate,
+            self.registry,
+            self.watches,
+            permits,
+            EndpointValidator(config.base_urls),
+            self._sockets,
+            saved,
         )
         direct = DirectGrants(self.identities, self.registry)
         broker = Broker(gate, policy, self.audit, capabilities, self._grants, direct)
@@ -370,9 +386,9 @@ class Host:
         )
         return await adoption.add(url, host_url, self_id)
 
-    def _token_lives(self) -> TokenLives:
+    def _token_lives(self) -> TokenLifetimes:
         config = self._config
-        return TokenLives(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s)
+        return TokenLifetimes(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s)
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.

@@ -21,11 +21,10 @@ What stands on what:
 """
 
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
-
-from ._config import PluginConfig as PluginConfig
-from ._plugin import Middleware as Middleware
-from ._plugin import Plugin as Plugin
-from ._provider import Provider as Provider
-from ._runtime import RefusedError as RefusedError
-from .capability import Capability as Capability
-from .dependency import Dependency as Dependency
+from cpg_trio.plugin._config import PluginConfig as PluginConfig
+from cpg_trio.plugin._plugin import Middleware as Middleware
+from cpg_trio.plugin._plugin import Plugin as Plugin
+from cpg_trio.plugin._provider import Provider as Provider
+from cpg_trio.plugin._runtime import RefusedError as RefusedError
+from cpg_trio.plugin.capability import Capability as Capability
+from cpg_trio.plugin.dependency import Dependency as Dependency

@@ -10,10 +10,8 @@ from pathlib import Path
 import attrs
 
 from cpg_trio._addresses import is_loopback
-from cpg_trio.http1 import Origin
-from cpg_trio.serving import (
-    ServeConfig,
-    StartError,
+from cpg_trio.http import Origin, ServeConfig, StartError
+from cpg_trio.process import (
     bind_from_environment,
     config_from_environment,
     flag_from_environment,

@@ -10,12 +10,11 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
+from cpg_trio.plugin._config import PluginConfig
+from cpg_trio.plugin._runtime import Declaration, Provided, Runtime
+from cpg_trio.plugin.capability import Capability
+from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Service, application
-
-from ._config import PluginConfig
-from ._runtime import Declaration, Provided, Runtime
-from .capability import Capability
-from .dependency import Dependency
 
 Middleware: TypeAlias = Callable[[App], App]
 

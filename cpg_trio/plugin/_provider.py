@@ -7,8 +7,7 @@ from functools import cached_property
 import attrs
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-
-from ._session import Session
+from cpg_trio.plugin._session import Session
 
 
 @attrs.frozen

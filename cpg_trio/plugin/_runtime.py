@@ -29,29 +29,29 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
-from cpg_trio.http1 import Origin, Pool
-from cpg_trio.probes import PATHS, Probes, probe_port
-from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
-from cpg_trio.serving import (
+from cpg_trio.http import (
     BrowserGuard,
+    Origin,
+    Pool,
     StartError,
     fitted_to_descriptors,
     fitted_to_memory,
     most_connections,
     serve,
 )
-
-from ._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
-from ._config import PluginConfig
-from ._handshake import CALL_TIMEOUT_S, REGISTER_TIMEOUT_S, Introduction, shake_hands
-from ._host_time import HostTime
-from ._session import Session, handshake
-from ._sockets import own_socket
-from .capability import Capability
-from .control import Control, PluginInfo
-from .dependency import Dependency
-from .discovery import follow
-from .guard import Guard, Managers
+from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, Reopening, backoff, retry_after_s
+from cpg_trio.plugin._config import PluginConfig
+from cpg_trio.plugin._handshake import CALL_TIMEOUT_S, REGISTER_TIMEOUT_S, Introduction, shake_hands
+from cpg_trio.plugin._host_time import HostTime
+from cpg_trio.plugin._session import Session, handshake
+from cpg_trio.plugin._sockets import own_socket
+from cpg_trio.plugin.capability import Capability
+from cpg_trio.plugin.control import Control, PluginInfo
+from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.plugin.discovery import follow
+from cpg_trio.plugin.guard import Guard, Managers
+from cpg_trio.probes import PATHS, Probes, probe_port
+from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, application
 
 _log = logging.getLogger("cpg_trio.plugin")
 _T = TypeVar("_T")

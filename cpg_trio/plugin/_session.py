@@ -18,12 +18,11 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     PluginLifecycleClient,
     ServiceRegistryClient,
 )
-from cpg_trio.http1 import Pool, Way
+from cpg_trio.http import ConnectTarget, Pool
+from cpg_trio.plugin._handshake import Introduction, shake_hands
+from cpg_trio.plugin._host_time import HostTime
+from cpg_trio.plugin._sockets import host_socket
 from cpg_trio.rpc import ClientConfig, HttpRequest, PoolExchange, ResponseMetadata, UnaryExchange
-
-from ._handshake import Introduction, shake_hands
-from ._host_time import HostTime
-from ._sockets import host_socket
 
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
@@ -72,9 +71,9 @@ class Session:
         self.renew(self.token)
 
     @property
-    def way(self) -> Way:
+    def way(self) -> ConnectTarget:
         """How to connect to the host."""
-        return Way(socket_path=self.socket_path)
+        return ConnectTarget(socket_path=self.socket_path)
 
     @property
     def digests(self) -> Sequence[bytes]:

@@ -16,9 +16,9 @@ import wsproto
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import ChannelStream, Origin, Resolver, Way, client_context, connect
+from cpg_trio.http import ChannelStream, ConnectTarget, Origin, Resolver, client_context, connect
 
-_BY_URL = Way()
+_BY_URL = ConnectTarget()
 
 
 class GarbledError(Exception):
@@ -31,7 +31,7 @@ async def open_websocket(
     headers: Mapping[str, str],
     subprotocols: Sequence[str],
     *,
-    way: Way = _BY_URL,
+    way: ConnectTarget = _BY_URL,
     ssl_context: Callable[[], ssl.SSLContext] = client_context,
     timeout_s: float = 5.0,
     resolver: Resolver | None = None,

@@ -12,6 +12,8 @@ import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
+from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -24,9 +26,6 @@ from cpg_trio.rpc import (
     WholeResponse,
     check_client_class,
 )
-
-from ._handshake import CALL_TIMEOUT_S
-from ._session import Session
 
 _C = TypeVar("_C", bound=ServiceClient)
 

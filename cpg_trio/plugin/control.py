@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
-from cpg_trio.http1 import Origin
+from cpg_trio.http import Origin
 from cpg_trio.rpc import Code, ConnectError, Context
 
 

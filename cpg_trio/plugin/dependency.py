@@ -11,6 +11,10 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
+from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
+from cpg_trio.plugin._provider import Provider
+from cpg_trio.plugin._session import Session
+from cpg_trio.plugin.direct import Direct
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -21,11 +25,6 @@ from cpg_trio.rpc import (
     WholeResponse,
     check_client_class,
 )
-
-from ._handshake import CALL_TIMEOUT_S
-from ._provider import Provider
-from ._session import Session
-from .direct import Direct
 
 _log = logging.getLogger("cpg_trio.plugin")
 

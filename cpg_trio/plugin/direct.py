@@ -25,7 +25,11 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http1 import NotSentError, PoolFullError
+from cpg_trio.http import NotSentError, PoolFullError
+from cpg_trio.plugin._backoff import backoff
+from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
+from cpg_trio.plugin._provider import Provider
+from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import (
     Code,
     ConnectError,
@@ -35,11 +39,6 @@ from cpg_trio.rpc import (
     UnaryExchange,
     WholeResponse,
 )
-
-from ._backoff import backoff
-from ._handshake import CALL_TIMEOUT_S
-from ._provider import Provider
-from ._session import Session
 
 _log = logging.getLogger("cpg_trio.plugin")
 

@@ -23,15 +23,14 @@ from trio_websocket import WebSocketConnection as WebSocket
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import NotSentError
+from cpg_trio.http import NotSentError
+from cpg_trio.plugin._backoff import Reopening, retry_after_s
+from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
+from cpg_trio.plugin._provider import Provider
+from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._websocket import GarbledError, open_websocket
+from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
-
-from ._backoff import Reopening, retry_after_s
-from ._handshake import CALL_TIMEOUT_S
-from ._provider import Provider
-from ._session import Session
-from ._websocket import GarbledError, open_websocket
-from .dependency import Dependency
 
 _log = logging.getLogger("cpg_trio.plugin")
 

@@ -25,12 +25,11 @@ from connectrpc.request import Headers
 from google.protobuf.message import Message
 
 from cpg_trio._version import __version__
-from cpg_trio.http1 import Pool
-
-from .codecs import CODECS
-from .envelope import decompress, unwrap, wrap
-from .errors import error_from_http, error_from_json
-from .exchange import (
+from cpg_trio.http import Pool
+from cpg_trio.rpc.codecs import CODECS
+from cpg_trio.rpc.envelope import decompress, unwrap, wrap
+from cpg_trio.rpc.errors import error_from_http, error_from_json
+from cpg_trio.rpc.exchange import (
     Exchange,
     HttpRequest,
     HttpResponse,

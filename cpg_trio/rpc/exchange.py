@@ -23,8 +23,9 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
 from cpg_trio.asgi import HeaderList
-from cpg_trio.http1 import (
+from cpg_trio.http import (
     BodyTooLargeError,
+    ConnectTarget,
     InvalidRequestError,
     Origin,
     Pool,
@@ -32,10 +33,9 @@ from cpg_trio.http1 import (
     Request,
     Response,
     UpstreamError,
-    Way,
 )
 
-_BY_URL = Way()
+_BY_URL = ConnectTarget()
 _LONGEST_KEPT_URL = 512  # characters
 
 
@@ -209,7 +209,7 @@ class PoolExchange:
     `way` says how to connect, where that is not as the URL says; `caller` whom the pool counts requests for.
     """
 
-    def __init__(self, pool: Pool, way: Way = _BY_URL, caller: str = "") -> None:
+    def __init__(self, pool: Pool, way: ConnectTarget = _BY_URL, caller: str = "") -> None:
         self._pool = pool
         self._way = way
         self._caller = caller
@@ -240,12 +240,12 @@ class _Place:
     target: bytes
 
 
-def _place(url: str, way: Way) -> _Place:
+def _place(url: str, way: ConnectTarget) -> _Place:
     """Take a URL apart. Short ones are cached, because a client calls the same few over and over."""
     return _kept_place(url, way) if len(url) <= _LONGEST_KEPT_URL else _found_place(url, way)
 
 
-def _found_place(url: str, way: Way) -> _Place:
+def _found_place(url: str, way: ConnectTarget) -> _Place:
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     try:

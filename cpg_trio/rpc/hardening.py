@@ -17,10 +17,9 @@ from google.protobuf.message import Message
 
 from cpg_trio._lines import one_line
 from cpg_trio.asgi import App
-
-from .codecs import CheckedCodec, UnreadableError
-from .context import Context, own_context
-from .room import current
+from cpg_trio.rpc.codecs import CheckedCodec, UnreadableError
+from cpg_trio.rpc.context import Context, own_context
+from cpg_trio.rpc.room import current
 
 _Given: TypeAlias = RequestContext[Any, Any]
 _M = TypeVar("_M", bound=Message)

@@ -18,8 +18,7 @@ from connectrpc.errors import ConnectError
 from cpg_trio._addresses import address_key
 from cpg_trio._memory import memory_of_process
 from cpg_trio.asgi import Scope
-
-from .context import CALLER, Caller
+from cpg_trio.rpc.context import CALLER, Caller
 
 _PART = 3  # of the process's memory, unless it has other uses for that
 _SHARE = 2  # of all the room: what one client may have

@@ -36,11 +36,10 @@ from cpg_trio.asgi import (
     send_response,
     send_text,
 )
-
-from .context import own_context, scope_of
-from .hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
-from .room import Place, Room, room_of_process
-from .unary import UnaryMethod, paths_of_messages, unary_methods
+from cpg_trio.rpc.context import own_context, scope_of
+from cpg_trio.rpc.hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
+from cpg_trio.rpc.room import Place, Room, room_of_process
+from cpg_trio.rpc.unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
 

@@ -41,11 +41,10 @@ from cpg_trio.asgi import (
     Send,
     send_response,
 )
-
-from .codecs import CODECS, CheckedCodec, UnreadableError
-from .context import Context
-from .hardening import Forgetting, OnUnreadable
-from .room import Place
+from cpg_trio.rpc.codecs import CODECS, CheckedCodec, UnreadableError
+from cpg_trio.rpc.context import Context
+from cpg_trio.rpc.hardening import Forgetting, OnUnreadable
+from cpg_trio.rpc.room import Place
 
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits

@@ -16,9 +16,9 @@ import sys
 import attrs
 import trio
 
-from .floods import FLOODS
-from .hoards import HOARDS
-from .hostile import Attack, Hostile, besiege
+from tests.abuse.floods import FLOODS
+from tests.abuse.hoards import HOARDS
+from tests.abuse.hostile import Attack, Hostile, besiege
 
 _FEW = 2
 

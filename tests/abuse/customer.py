@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http1 import Pool
+from cpg_trio.http import Pool
 from cpg_trio.plugin._handshake import Introduction, shake_hands
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import ClientConfig, ConnectError, PoolExchange

@@ -13,8 +13,7 @@ import trio
 from wsproto.events import Message, Ping
 
 from tests._wire import Http2Wire, Wire, request
-
-from .hostile import (
+from tests.abuse.hostile import (
     CAPABILITY,
     DISCOVER,
     ECHO,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import trio
 
 from tests._wire import request
-
-from .hostile import (
+from tests.abuse.hostile import (
     ECHO,
     HANDSHAKE,
     JSON,

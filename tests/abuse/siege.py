@@ -12,11 +12,10 @@ from pathlib import Path
 import attrs
 import trio
 
+from tests.abuse.confinement import Confinement, confinement
+from tests.abuse.customer import Customer, customer
 from tests.plugin.running import unused_port
 from tests.processes import Running, running
-
-from .confinement import Confinement, confinement
-from .customer import Customer, customer
 
 MEBIBYTE = 1024 * 1024
 SECONDS = float(os.environ.get("ABUSE_SECONDS", "5"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .hoards import HOARDS
-from .siege import siege
+from tests.abuse.hoards import HOARDS
+from tests.abuse.siege import siege
 
 FILES = 1024  # as many as a process has in a usual shell
 LEAST = 0.9

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .floods import FLOODS
-from .siege import MEBIBYTE, SECONDS, siege
+from tests.abuse.floods import FLOODS
+from tests.abuse.siege import MEBIBYTE, SECONDS, siege
 
 MEMORY = 192 * MEBIBYTE
 RECOVERY_S = 20.0  # until what the attack has left open is over

@@ -9,8 +9,8 @@ import sys
 import time
 
 from cpg_trio.plugin import Plugin
+from cpg_trio.process import run
 from cpg_trio.rpc import Context
-from cpg_trio.serving import run
 from tests._gen.echo.v1.echo_pb2 import EchoRequest, EchoResponse
 from tests.rpc.echo import Echo
 

@@ -13,7 +13,7 @@ from functools import partial
 import trio
 
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
-from cpg_trio.serving import run
+from cpg_trio.process import run
 from tests.rpc.echo import Echo
 
 _log = logging.getLogger("cpg_trio.crowd")

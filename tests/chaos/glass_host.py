@@ -16,8 +16,9 @@ import trio
 
 from cpg_trio.host import Host
 from cpg_trio.host_command import host_config
+from cpg_trio.http import ServeConfig
 from cpg_trio.logs import use_handler
-from cpg_trio.serving import ServeConfig, run
+from cpg_trio.process import run
 from tests.processes import Running
 
 GLASS_HOST = {"host": ("tests.chaos.glass_host",)}  # instead of the real one

@@ -13,10 +13,9 @@ import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
+from tests.chaos.shimmed import Clock
+from tests.chaos.trial import ALL_WELL, AVAILABLE, ITSELF, PLUGINS, START_S, UNAVAILABLE, tell, trial
 from tests.shortener_processes import MODULES
-
-from .shimmed import Clock
-from .trial import ALL_WELL, AVAILABLE, ITSELF, PLUGINS, START_S, UNAVAILABLE, tell, trial
 
 SHIMMED = {name: ("tests.chaos.shimmed", *module) for name, module in MODULES.items()}
 FILES = 100  # of the host, of which its plugins and clients need half

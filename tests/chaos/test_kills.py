@@ -9,10 +9,9 @@ import httpx
 import pytest
 import trio
 
+from tests.chaos.observer import NOBODY
+from tests.chaos.trial import AVAILABLE, DEGRADED, PLUGINS, UNAVAILABLE, trial
 from tests.shortener_processes import MODULES, System
-
-from .observer import NOBODY
-from .trial import AVAILABLE, DEGRADED, PLUGINS, UNAVAILABLE, trial
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import trio
 
-from .glass_host import GLASS_HOST
-from .proxy import proxying
-from .trial import ALL_WELL, AVAILABLE, DEGRADED, PLUGINS, SLACK_S, UNAVAILABLE, trial
+from tests.chaos.glass_host import GLASS_HOST
+from tests.chaos.proxy import proxying
+from tests.chaos.trial import ALL_WELL, AVAILABLE, DEGRADED, PLUGINS, SLACK_S, UNAVAILABLE, trial
 
 IDLE_S = 1.0  # after which the host closes a connection that nothing is asked on, or pings a websocket
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import trio
 
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
+from tests.chaos.glass_host import GLASS_HOST, holdings
+from tests.chaos.observer import NOBODY
+from tests.chaos.trial import AVAILABLE, SLACK_S, START_S, Trial, tell, trial
 from tests.plugin.running import echo_plugin, plugged
-
-from .glass_host import GLASS_HOST, holdings
-from .observer import NOBODY
-from .trial import AVAILABLE, SLACK_S, START_S, Trial, tell, trial
 
 CROWD = [f"crowd-{number}" for number in range(50)]
 CROWD_LEASE_S = 6.0  # they all register at once, on one core

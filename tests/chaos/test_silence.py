@@ -10,8 +10,7 @@ import trio
 
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
-
-from .trial import AVAILABLE, DEGRADED, ITSELF, SLACK_S, UNAVAILABLE, Trial, trial
+from tests.chaos.trial import AVAILABLE, DEGRADED, ITSELF, SLACK_S, UNAVAILABLE, Trial, trial
 
 LEASES = 3
 """How long the silence lasts: one lease until it has lapsed, one until it is gone, one more."""

@@ -12,9 +12,8 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._handshake import Introduction
 from cpg_trio.plugin._session import Session, handshake
 from tests._wire import Wire, dial, request
-
-from .glass_host import GLASS_HOST
-from .trial import SLACK_S, Trial, tell, trial
+from tests.chaos.glass_host import GLASS_HOST
+from tests.chaos.trial import SLACK_S, Trial, tell, trial
 
 CHANGES = 2000
 WARM_UP = 200

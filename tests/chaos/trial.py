@@ -15,13 +15,12 @@ import httpx
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http1 import Pool
+from cpg_trio.http import Pool
 from cpg_trio.rpc import ConnectError
+from tests.chaos.observer import Observer
+from tests.chaos.writer import Writer
 from tests.processes import Running
 from tests.shortener_processes import MODULES, System
-
-from .observer import Observer
-from .writer import Writer
 
 Question: TypeAlias = Callable[..., Awaitable[object]]
 

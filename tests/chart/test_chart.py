@@ -20,10 +20,20 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from cpg_trio.host.limits import Limits
+from cpg_trio.host.access.limits import Limits
 from cpg_trio.host_command import host_config
-
-from .helm import CHART, HELM, VALUES, Object, containers_of, helm, of_kind, pod_of, rendered, rendered_text
+from tests.chart.helm import (
+    CHART,
+    HELM,
+    VALUES,
+    Object,
+    containers_of,
+    helm,
+    of_kind,
+    pod_of,
+    rendered,
+    rendered_text,
+)
 
 FILES = sorted(path.stem for path in VALUES.glob("*.yaml"))
 ALL_VERSIONS = ["1.20.2", *(f"1.{number}.0" for number in range(25, 38))]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from .api_server import cluster_of
-from .helm import CHART, Object, containers_of, helm
+from tests.chart.api_server import cluster_of
+from tests.chart.helm import CHART, Object, containers_of, helm
 
 NAME = "url-shortener"
 POSTGRESQL = f"{NAME}-postgresql"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from .postgres import Postgres, binaries, postgres_server
+from tests.demo.postgres import Postgres, binaries, postgres_server
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,10 @@ from cpg_trio._gen.api.v1.api_trio import APIService
 from cpg_trio.demo import __main__ as demo
 from cpg_trio.demo import client
 from cpg_trio.demo._narrator import Narrator
+from tests.demo.shortener import shortener
+from tests.http.apps import served
 from tests.plugin.running import unused_port
 from tests.processes import running
-from tests.serving_apps import served
-
-from .shortener import shortener
 
 ID = r"[0-9a-f]{4}…"
 

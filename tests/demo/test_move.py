@@ -13,8 +13,7 @@ import psycopg
 import pytest
 
 from cpg_trio.demo._store import DatabaseAwayError, open_store
-
-from .postgres import PASSWORD, Postgres
+from tests.demo.postgres import PASSWORD, Postgres
 
 MOVE = Path(__file__).parents[2] / "chart" / "move.py"
 PAIRS = {f"code{number}": f"https://example.com/{number}?q=π" for number in range(2500)}

@@ -22,10 +22,9 @@ from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import ClientConfig, Code, ConnectError, application
 from tests._wire import dial
+from tests.demo.shortener import Shortener, shortener
 from tests.plugin.running import DEGRADED, hosting, is_healthy, plugged, state_of, until
 from tests.rpc.echo import in_process
-
-from .shortener import Shortener, shortener
 
 URLS = [
     "https://example.com",

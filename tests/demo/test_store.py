@@ -28,8 +28,10 @@ from cpg_trio.demo._store import MAX_CODE_BYTES, CodeTakenError, DatabaseAwayErr
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.host import Host
+from cpg_trio.http import StartError
 from cpg_trio.rpc import Code, ConnectError
-from cpg_trio.serving import StartError
+from tests.demo.postgres import PASSWORD, QUOTED, Postgres
+from tests.demo.shortener import shortener
 from tests.plugin.running import (
     DEGRADED,
     UNHEALTHY,
@@ -42,9 +44,6 @@ from tests.plugin.running import (
     unused_port,
 )
 from tests.processes import running
-
-from .postgres import PASSWORD, QUOTED, Postgres
-from .shortener import shortener
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -9,7 +9,7 @@ from types import FrameType
 import pytest
 import trio
 
-from .project import Project
+from tests.e2e.project import Project
 
 _RUNNING: list[Project] = []
 

@@ -2,7 +2,7 @@
 
 The targets are those of `targets`; without one it is `request`.
 
-What is found is printed as a Python literal: it belongs into tests/http1/corpus.py. The seeds are made anew
+What is found is printed as a Python literal: it belongs into tests/http/corpus.py. The seeds are made anew
 from there for each run.
 """
 
@@ -20,7 +20,7 @@ import atheris
 with atheris.instrument_imports(include=["cpg_trio", "h11"]):
     from tests.fuzz.costs import traced
     from tests.fuzz.targets import TARGETS, Target
-    from tests.http1.mutations import MAX_BYTES, SNIPPETS
+    from tests.http.mutations import MAX_BYTES, SNIPPETS
 
 
 def main(name: str = "request", seconds: str = "60") -> int:

@@ -26,9 +26,9 @@ import trio
 import trio.testing
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig, Limits, RateLimits
-from cpg_trio.host.rates import Kind
+from cpg_trio.host.access.rates import Kind
+from cpg_trio.http import ServeConfig
 from cpg_trio.plugin import Plugin, PluginConfig
-from cpg_trio.serving import ServeConfig
 from tests._wire import HANDSHAKE as UPGRADE
 from tests._wire import request
 from tests.abuse.victims import Forgetful

@@ -21,23 +21,23 @@ from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, read, sign
 from cpg_trio.host import Enrolment
-from cpg_trio.host.admission import PREFIX, Admission, PassedOn, RefusedError, passed_back, passed_on
-from cpg_trio.host.identity import Identities
-from cpg_trio.host.keys import Claims, Keys
-from cpg_trio.host.peers import Peer
-from cpg_trio.host.policy import Policy, read_rules
-from cpg_trio.host.rates import RateLimits, Rates
-from cpg_trio.host.registry import Registry
-from cpg_trio.host.watch_socket import CODECS, UnreadableError
+from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.access.keys import Claims, Keys
+from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.policy import Policy, read_rules
+from cpg_trio.host.access.rates import RateLimits, Rates
+from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.routing.admission import PREFIX, Admission, PassedOn, RefusedError, passed_back, passed_on
+from cpg_trio.host.services.websocket import CODECS, UnreadableError
 from cpg_trio.host_command import host_config
-from cpg_trio.http1 import Origin
+from cpg_trio.http import Origin, StartError
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.plugin._backoff import retry_after_s
 from cpg_trio.plugin._session import _seconds
+from cpg_trio.process import bind_from_environment
 from cpg_trio.rpc import ConnectError
 from cpg_trio.rpc.envelope import unwrap, wrap
 from cpg_trio.rpc.errors import error_from_http, error_from_json
-from cpg_trio.serving import StartError, bind_from_environment
 
 _KEYS = Keys(["k" * 32])
 _DIGEST = wire.token_digest("a token")

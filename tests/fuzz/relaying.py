@@ -16,9 +16,9 @@ import h11
 import trio
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig
-from cpg_trio.serving import ServeConfig
-from tests.http1.peers import Peer, serving
-from tests.http1.reading import Headers, Reading, as_others_want_it, read_request_by_h11
+from cpg_trio.http import ServeConfig
+from tests.http.peers import Peer, serving
+from tests.http.reading import Headers, Reading, as_others_want_it, read_request_by_h11
 
 ENDPOINT = b"/echo.v1.Echo/"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

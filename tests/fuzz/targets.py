@@ -17,9 +17,9 @@ import trio
 
 from tests.fuzz import costs, parsers
 from tests.fuzz.relaying import Relayed, relaying
-from tests.http1 import corpus
-from tests.http1.corpus import Bad, Good, GoodResponse
-from tests.http1.reading import assert_read_in_one_way, assert_response_read_in_one_way
+from tests.http import corpus
+from tests.http.corpus import Bad, Good, GoodResponse
+from tests.http.reading import assert_read_in_one_way, assert_response_read_in_one_way
 
 
 @attrs.frozen

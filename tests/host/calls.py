@@ -16,7 +16,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.rpc import AsgiTransport
-from tests.http1.peers import Peer
+from tests.http.peers import Peer
 
 COOKIE = {"magicCookieKey": "CONNECT_PLUGIN", "magicCookieValue": "d3f40b3c2e1a5f8b9c4d7e6a1b2c3d4e"}
 VERSIONS = {"coreProtocolVersion": 1, "appProtocolVersion": 1}

@@ -12,14 +12,14 @@ import pytest
 import trio.testing
 
 from cpg_trio.host import HostConfig, Keys
+from cpg_trio.http import ServeConfig
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Context
-from cpg_trio.serving import ServeConfig
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoService
 from tests._wire import dial
-from tests.host.routing import USUAL, Setting, hosting, routing
-from tests.http1 import peers
+from tests.host.routed import USUAL, Setting, hosting, routing
+from tests.http import peers
 from tests.plugin.running import plugged
 
 LONG = 60_000  # bytes

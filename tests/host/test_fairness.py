@@ -9,11 +9,10 @@ import pytest
 import trio
 
 from cpg_trio.host import HostConfig, LeaseConfig, _host
-from cpg_trio.serving import ServeConfig
+from cpg_trio.http import ServeConfig
 from tests._wire import dial, request
-from tests.http1.peers import OK, Peer
-
-from .routing import Recorder, Setting, lane, routing, text
+from tests.host.routed import Recorder, Setting, lane, routing, text
+from tests.http.peers import OK, Peer
 
 __all__ = ["lane"]  # a fixture
 

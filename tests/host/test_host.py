@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from cpg_trio.host import BaseUrls
-from cpg_trio.host.egress import Egress
-from cpg_trio.host.identity import Identity
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.directory.endpoint_validation import EndpointValidator
 from cpg_trio.rpc import Code, ConnectError
 
 CALLER = BaseUrls.CALLER
 
 
 async def check_base_url(url: str, handshake: str, policy: BaseUrls) -> str:
-    return await Egress(policy).check_base_url(url, Identity("p-1", "p", address=handshake))
+    return await EndpointValidator(policy).check_base_url(url, Identity("p-1", "p", address=handshake))
 
 
 @pytest.mark.parametrize("handshake", ["", "127.0.0.1", "::1"])

@@ -12,13 +12,13 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Purpose, read
 from cpg_trio.host import Health, HostConfig, LeaseConfig
-from cpg_trio.host.liveness import CannotAskError
+from cpg_trio.host.directory.leases import CannotAskError
 from tests.descriptors import none_left
-from tests.host.routing import hosting, routing
-from tests.http1.peers import Peer
+from tests.host.routed import hosting, routing
+from tests.http.apps import served
+from tests.http.peers import Peer
 from tests.plugin.running import unused_port
 from tests.rpc.echo import canned
-from tests.serving_apps import served
 
 PROBING = HostConfig(leases=LeaseConfig(heartbeat_s=0.02, lease_s=30.0))
 

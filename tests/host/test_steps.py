@@ -26,13 +26,10 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.host import Host, HostConfig, Identity, Policy, RateLimits
-from cpg_trio.host.policy import Rules, ServiceRules
-from cpg_trio.http1 import SocketChannel
+from cpg_trio.host.access.policy import Rules, ServiceRules
+from cpg_trio.http import SocketChannel
 from cpg_trio.rpc import AsgiTransport, ConnectError
-from tests.http1.peers import Peer, serving
-
-from .brokering import BROKER, LOGGER
-from .calls import (
+from tests.host.calls import (
     COOKIE,
     DISCOVER,
     HANDSHAKE,
@@ -46,7 +43,9 @@ from .calls import (
     in_proto,
     runtime_id,
 )
-from .routing import Setting, hosting
+from tests.host.capabilities.brokering import BROKER, LOGGER
+from tests.host.routed import Setting, hosting
+from tests.http.peers import Peer, serving
 
 _T = TypeVar("_T")
 _MOST_STEPS = 500

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .calls import (
+from tests.host.calls import (
     CHECK,
     COOKIE,
     DISCOVER,

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo.postgres import Postgres, binaries, postgres_server
-
-from .cluster import CHART, Cluster, is_ours, node_address
+from tests.k8s.cluster import CHART, Cluster, is_ours, node_address
 
 KUBECTL = os.environ.get("KUBECTL", "kubectl")
 DOCKER = os.environ.get("DOCKER", "docker")

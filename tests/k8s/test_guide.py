@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.k8s.cluster import CHART, RELEASE, Cluster
 from tests.plugin.running import unused_port
-
-from .cluster import CHART, RELEASE, Cluster
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "kubernetes.md"
 PODS = "kubectl get pods -l app.kubernetes.io/name=url-shortener"

@@ -14,9 +14,18 @@ import trio
 
 from tests.chart.helm import CHART, VALUES
 from tests.demo.postgres import Postgres
+from tests.k8s.cluster import (
+    PODS,
+    RELEASE,
+    Cluster,
+    Load,
+    is_ready,
+    one_connection_each,
+    restarts,
+    tell,
+    under_load,
+)
 from tests.plugin.running import unused_port
-
-from .cluster import PODS, RELEASE, Cluster, Load, is_ready, one_connection_each, restarts, tell, under_load
 
 NODE_PORT = "--set=service.type=NodePort"
 CONTAINERS = ("host", "logger", "storage", "api")

@@ -15,8 +15,8 @@ import pytest
 import trio
 import yaml
 
-from .cluster import CHART, RELEASE, Cluster, Load, one_connection_each, tell
-from .test_kubernetes import CONTAINERS, NODE_PORT
+from tests.k8s.cluster import CHART, RELEASE, Cluster, Load, one_connection_each, tell
+from tests.k8s.test_kubernetes import CONTAINERS, NODE_PORT
 
 HERE = Path(__file__).parent
 CODES = 1000

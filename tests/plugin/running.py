@@ -15,8 +15,8 @@ from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.plugin import Plugin, PluginConfig
+from tests.http.apps import served
 from tests.rpc.echo import Echo
-from tests.serving_apps import served
 
 HEALTHY, DEGRADED, UNHEALTHY = 1, 2, 3
 

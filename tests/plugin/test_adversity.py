@@ -20,10 +20,8 @@ from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.rpc.echo import Echo
-from tests.serving_apps import served
-
-from .running import (
+from tests.http.apps import served
+from tests.plugin.running import (
     DEGRADED,
     HEALTHY,
     echo_plugin,
@@ -36,8 +34,9 @@ from .running import (
     until,
     unused_port,
 )
-from .signing import from_host
-from .test_control import SET_IDENTITY, adopt, post
+from tests.plugin.signing import from_host
+from tests.plugin.test_control import SET_IDENTITY, adopt, post
+from tests.rpc.echo import Echo
 
 
 def two_services() -> Plugin:

@@ -18,9 +18,8 @@ from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.plugin.running import eventually, hosting, plugged
 from tests.rpc.echo import Echo
-
-from .running import eventually, hosting, plugged
 
 
 class Offered:

@@ -15,8 +15,7 @@ from cpg_trio.plugin import Plugin
 from cpg_trio.plugin._host_time import HostTime
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-
-from .running import echo_plugin, hosting, is_healthy, plugged, until
+from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
 
 WRONG = [600.0, -600.0, 86_400.0]
 

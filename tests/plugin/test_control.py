@@ -9,10 +9,9 @@ import trio
 from cpg_trio.assertions import Purpose
 from cpg_trio.host import Host
 from cpg_trio.plugin import Plugin
+from tests.plugin.running import DEGRADED, HEALTHY, echo_plugin, hosting, plugged, state_of, until
+from tests.plugin.signing import digest_of, from_host, signed
 from tests.rpc.echo import Echo
-
-from .running import DEGRADED, HEALTHY, echo_plugin, hosting, plugged, state_of, until
-from .signing import digest_of, from_host, signed
 
 INFO = "/connectplugin.v1.PluginIdentity/GetPluginInfo"
 SET_IDENTITY = "/connectplugin.v1.PluginIdentity/SetRuntimeIdentity"

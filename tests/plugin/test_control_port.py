@@ -9,13 +9,12 @@ import pytest
 import trio
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig
+from cpg_trio.http import StartError
 from cpg_trio.plugin import Plugin, PluginConfig
-from cpg_trio.serving import StartError
 from tests.host.calls import DISCOVER, REGISTER, running
-
-from .running import echo_plugin, hosting, is_healthy, plugged, until
-from .signing import ECHO, digest_of, from_caller, from_host
-from .test_control import GET_HEALTH, INFO, SET_IDENTITY, SHUTDOWN
+from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
+from tests.plugin.signing import ECHO, digest_of, from_caller, from_host
+from tests.plugin.test_control import GET_HEALTH, INFO, SET_IDENTITY, SHUTDOWN
 
 LOOPBACK = "127.0.0.1:0"
 

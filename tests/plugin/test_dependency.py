@@ -17,8 +17,7 @@ from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-
-from .running import echo_plugin, hosting, is_healthy, meddled, plugged, until, unused_port
+from tests.plugin.running import echo_plugin, hosting, is_healthy, meddled, plugged, until, unused_port
 
 HEARTBEAT = "/connectplugin.v1.PluginLifecycle/ReportHealth"
 

@@ -16,17 +16,16 @@ from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Action, AuditEvent, Host, HostConfig, PluginRules, Policy, Rules
-from cpg_trio.host.direct import DirectGrants, DirectTally, NotDirectlyError
-from cpg_trio.host.identity import Identities
-from cpg_trio.host.registry import Registry
+from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.routing.direct_calls import DirectGrants, DirectTally, NotDirectlyError
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.host.calls import WireCaller
+from tests.plugin.running import eventually, hosting, plugged
 from tests.rpc.echo import Echo
-
-from .running import eventually, hosting, plugged
 
 BROKER = "/connectplugin.v1.CapabilityBroker/RequestCapability"
 ECHO = "/echo.v1.EchoService/Echo"

@@ -25,13 +25,12 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.host import Host, HostConfig, LeaseConfig
-from cpg_trio.http1 import Pool
+from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.discovery import _settle, follow
-from tests.http1.peers import Peer, serving
-
-from .running import (
+from tests.http.peers import Peer, serving
+from tests.plugin.running import (
     DEGRADED,
     HEALTHY,
     Meddling,

@@ -19,21 +19,19 @@ from cpg_trio import wire
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, send_text
 from cpg_trio.assertions import LEEWAY_S, Purpose
 from cpg_trio.host import Host
-from cpg_trio.http1 import Pool
+from cpg_trio.http import Pool, ServeConfig
 from cpg_trio.plugin import Plugin
 from cpg_trio.plugin import guard as guard_module
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.plugin.guard import Guard, Managers
 from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolExchange
-from cpg_trio.serving import ServeConfig
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests._wire import Wire, dial, request
+from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
+from tests.plugin.signing import CALLER_ID, CALLER_NAME, ECHO, digest_of, from_caller, granted
+from tests.plugin.test_control import SET_IDENTITY, SHUTDOWN
 from tests.rpc.echo import Echo
-
-from .running import echo_plugin, hosting, is_healthy, plugged, until
-from .signing import CALLER_ID, CALLER_NAME, ECHO, digest_of, from_caller, granted
-from .test_control import SET_IDENTITY, SHUTDOWN
 
 COUNT = "/echo.v1.EchoService/Count"
 STREAM = "/echo.v1.EchoService/HTTPChat"

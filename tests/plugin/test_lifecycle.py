@@ -16,16 +16,14 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Action, Host, HostConfig, Keys, LeaseConfig
+from cpg_trio.http import BindError, StartError
 from cpg_trio.plugin import Plugin, PluginConfig, RefusedError, _session
 from cpg_trio.rpc import Code, ConnectError
-from cpg_trio.serving import BindError, StartError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.host.calls import DISCOVER
-from tests.rpc.echo import Echo, canned
-from tests.serving_apps import served
-
-from .running import (
+from tests.http.apps import served
+from tests.plugin.running import (
     DEGRADED,
     HEALTHY,
     echo_plugin,
@@ -38,6 +36,7 @@ from .running import (
     until,
     unused_port,
 )
+from tests.rpc.echo import Echo, canned
 
 
 async def test_a_plugin_listens_before_it_registers_and_registers_before_it_is_healthy() -> None:

@@ -8,13 +8,12 @@ import pytest
 import trio
 
 from cpg_trio.asgi import Receive, Scope, Send
-from cpg_trio.host import egress, sockets
+from cpg_trio.host.directory import endpoint_validation, unix_sockets
 from cpg_trio.plugin import PluginConfig, RefusedError
 from cpg_trio.plugin._handshake import REGISTER_TIMEOUT_S
 from tests.host.calls import REGISTER
 from tests.names import Names
-
-from .running import echo_plugin, eventually, hosting, is_healthy, meddled, plugged, until
+from tests.plugin.running import echo_plugin, eventually, hosting, is_healthy, meddled, plugged, until
 
 ELSEWHERE = "192.0.2.9"
 
@@ -52,7 +51,7 @@ async def test_an_address_that_is_not_the_plugins_own_ends_it_with_the_reason() 
 
 
 async def test_a_registration_may_take_as_long_as_its_host_needs() -> None:
-    assert REGISTER_TIMEOUT_S > 2 * egress._RESOLVE_S + sockets._ASK_S
+    assert REGISTER_TIMEOUT_S > 2 * endpoint_validation._RESOLVE_S + unix_sockets._ASK_S
     asked: list[str] = []
 
     async def slow(scope: Scope, _receive: Receive, _send: Send) -> bool:

@@ -17,9 +17,8 @@ from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plain_host import plain_host
+from tests.plugin.running import echo_plugin, eventually, hosting, plugged
 from tests.rpc.echo import Echo
-
-from .running import echo_plugin, eventually, hosting, plugged
 
 MARK = (b"X-Plugin-Undelivered", b"true")
 STATUSES = [401, 403, 404, 429, 502, 503]

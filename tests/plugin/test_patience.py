@@ -11,8 +11,7 @@ from cpg_trio.asgi import Receive, Scope, Send, no_websocket, refuse_websocket, 
 from cpg_trio.host import Host, HostConfig, Rate, RateLimits
 from cpg_trio.plugin._backoff import retry_after_s
 from tests.host.calls import HANDSHAKE, REGISTER, WATCH
-
-from .running import echo_plugin, eventually, hosting, is_healthy, meddled, plugged, until
+from tests.plugin.running import echo_plugin, eventually, hosting, is_healthy, meddled, plugged, until
 
 RETRY_AFTER = (b"retry-after", b"1")
 ASKED_S = 1.0

@@ -8,8 +8,7 @@ from cpg_trio.plugin import Plugin
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plain_host import PlainHost, plain_host
-
-from .running import echo_plugin, eventually, plugged
+from tests.plugin.running import echo_plugin, eventually, plugged
 
 
 async def test_calls_reach_a_provider_through_a_host_that_knows_only_bare_methods() -> None:

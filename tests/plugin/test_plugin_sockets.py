@@ -12,14 +12,12 @@ import trio
 
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import BaseUrls, Host, HostConfig
+from cpg_trio.http import serve
 from cpg_trio.plugin import Dependency, Plugin
 from cpg_trio.plugin._sockets import own_socket
-from cpg_trio.serving import serve
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.rpc.echo import Echo
-
-from .running import (
+from tests.plugin.running import (
     HEALTHY,
     echo_plugin,
     eventually,
@@ -30,6 +28,7 @@ from .running import (
     until,
     unused_port,
 )
+from tests.rpc.echo import Echo
 
 NOT_HERE = "192.0.2.1"  # where nobody can be reached by TCP
 HANDSHAKE = "/connectplugin.v1.HandshakeService/Handshake"

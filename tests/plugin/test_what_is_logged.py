@@ -10,9 +10,8 @@ from trio.testing import MockClock
 
 from cpg_trio.host import HostConfig, Keys
 from cpg_trio.plugin import HealthState, Plugin
+from tests.plugin.running import echo_plugin, eventually, hosting, plugged, state_of, until, unused_port
 from tests.rpc.echo import Echo
-
-from .running import echo_plugin, eventually, hosting, plugged, state_of, until, unused_port
 
 UNHEALTHY = HealthState.HEALTH_STATE_UNHEALTHY
 

@@ -28,10 +28,9 @@ from cpg_trio.rpc import (
 )
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.http1.peers import Peer, serving
-from tests.serving_apps import served
-
-from .echo import Echo, canned, client_of, echo_client
+from tests.http.apps import served
+from tests.http.peers import Peer, serving
+from tests.rpc.echo import Echo, canned, client_of, echo_client
 
 Codec = Literal["proto", "json"]
 BOTH = pytest.mark.parametrize("codec", ["proto", "json"])

@@ -14,8 +14,7 @@ from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.rpc import Caller, Context, Interceptor, ResponseMetadata, application
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-
-from .echo import Echo, client_of
+from tests.rpc.echo import Echo, client_of
 
 STORAGE = Caller("storage-1", "storage")
 NAMES = ("spiffe://example/storage",)

@@ -12,8 +12,7 @@ import trio.testing
 
 from cpg_trio.asgi import ClientDisconnectedError, Receive, ResponseAbortedError, Scope, Send, send_text
 from cpg_trio.rpc import AsgiTransport
-
-from .echo import in_process
+from tests.rpc.echo import in_process
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1")]}
 

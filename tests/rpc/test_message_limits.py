@@ -13,8 +13,7 @@ import pytest
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, application
 from tests.plugin.running import eventually, hosting, plugged
-
-from .echo import ADDRESS, Echo, in_process
+from tests.rpc.echo import ADDRESS, Echo, in_process
 
 ECHO, SUM = f"{ADDRESS}/echo.v1.EchoService/Echo", f"{ADDRESS}/echo.v1.EchoService/Sum"
 # The second is for connectrpc's application to answer, by a header that is not ASCII.

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.http1 import ConnectFailedError, Pool, PoolStatistics, Way
+from cpg_trio.http import ConnectFailedError, ConnectTarget, Pool, PoolStatistics, serve
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -20,12 +20,10 @@ from cpg_trio.rpc import (
     ResponseMetadata,
     application,
 )
-from cpg_trio.serving import serve
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.http1.peers import OK, Peer, serving
-
-from .echo import Echo
+from tests.http.peers import OK, Peer, serving
+from tests.rpc.echo import Echo
 
 
 @asynccontextmanager
@@ -173,7 +171,7 @@ async def test_a_request_goes_to_the_urls_target_or_to_another_host_that_is_told
             await peer.send(OK)
 
     async with serving(peer) as origin, Pool() as pool:
-        exchange = PoolExchange(pool, Way(origin.host))
+        exchange = PoolExchange(pool, ConnectTarget(origin.host))
         for path in ["", "/", "/a%2Fb/?q=http://x/"]:
             request = HttpRequest("GET", f"http://peer.test:{origin.port}{path}", [("X-Odd", "1")], b"")
             async with exchange(request) as response:

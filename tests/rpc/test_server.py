@@ -11,8 +11,7 @@ import trio
 
 from cpg_trio.rpc import Code, ConnectError, application
 from tests._gen.echo.v1 import echo_pb2 as pb
-
-from .echo import ADDRESS, Echo, echo_client, in_process
+from tests.rpc.echo import ADDRESS, Echo, echo_client, in_process
 
 ECHO = f"{ADDRESS}/echo.v1.EchoService/Echo"
 JSON = {"content-type": "application/json"}

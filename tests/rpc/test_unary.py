@@ -18,8 +18,7 @@ from cpg_trio.rpc import MAX_MESSAGE_BYTES, Code, ConnectError, Context, Interce
 from cpg_trio.rpc.server import _Concealing
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_connect import EchoServiceASGIApplication
-
-from .echo import Echo
+from tests.rpc.echo import Echo
 
 PROTO, JSON = {"content-type": "application/proto"}, {"content-type": "application/json"}
 MAX_BYTES = 4 * 1024 * 1024

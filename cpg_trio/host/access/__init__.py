@@ -1,0 +1,1 @@
+"""Who is calling, and what they may: identities, tokens, policy, rates and limits."""

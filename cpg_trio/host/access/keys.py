@@ -1,0 +1,165 @@
+"""The keys that a host signs runtime tokens with, and the tokens.
+
+Hosts that have a key in common accept each other's tokens, and a host that is restarted its own. The first
+key signs, all of them verify: to change keys, put the new one first, and take the old one away when no token
+that it has signed is left.
+
+A token is a JSON Web Token (RFC 7519) under HMAC-SHA-256. What it says is for hosts only; to plugins it is
+opaque.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jwt
+
+from cpg_trio._reload import Reloaded, reason
+from cpg_trio.assertions import ALGORITHM, is_time, signed_claims
+from cpg_trio.host.access.secret_files import secret_lines
+from cpg_trio.http import StartError
+
+_MIN_KEY_LENGTH = 32
+_MOST_KEYS = 10
+_MAX_LENGTH = 8192
+
+
+@attrs.frozen
+class Claims:
+    """What a runtime token says."""
+
+    runtime_id: str
+    self_id: str
+    expires_at: float
+    """In seconds since 1970."""
+    provides: tuple[str, ...] | None = None
+    """The service types that the plugin has declared to provide; None if it has declared nothing."""
+    requires: tuple[str, ...] | None = None
+    address: str = ""
+    """What the handshake came from, without a port; empty for a Unix socket."""
+    issued_at: float | None = None
+    """In seconds since 1970; None in tokens of versions that did not say it."""
+
+
+class Keys:
+    """Signs runtime tokens, and verifies them. Without keys of its own it makes one that ends with it."""
+
+    def __init__(self, keys: Sequence[str] = (), path: Path | None = None) -> None:
+        """Take `keys`, or the file at `path`. Raises: ValueError for keys that cannot be used."""
+        self._path = path
+        self._file: Reloaded[tuple[bytes, ...]] | None = None
+        self._keys = _checked(keys) if keys else (_new_key(),)
+
+    def open(self) -> None:
+        """Read the file, if there is to be one; make it, if there is none. To be called before anything else.
+
+        Raises: StartError for one that cannot be used.
+        """
+        if self._path is None or self._file is not None:
+            return
+        try:
+            _make(self._path)
+            self._file = Reloaded([self._path], partial(_read, self._path))
+        except (OSError, ValueError) as error:
+            raise StartError(
+                f"cannot keep the host's key in {self._path}: {reason(error)}; mend it, or choose"
+                " another file with CPG_HOST_KEY_FILE"
+            ) from error
+
+    def sign(self, claims: Claims) -> str:
+        """Return a token, another one each time."""
+        said: dict[str, Any] = {
+            "sub": claims.runtime_id,
+            "name": claims.self_id,
+            "exp": round(claims.expires_at, 3),
+            "adr": claims.address,
+            "jti": secrets.token_urlsafe(9),
+        }
+        if claims.issued_at is not None:
+            said["iat"] = round(claims.issued_at, 3)
+        for name, types in (("prv", claims.provides), ("req", claims.requires)):
+            if types is not None:
+                said[name] = list(types)
+        return jwt.encode(said, self._all[0], ALGORITHM)
+
+    def verify(self, token: str) -> Claims | None:
+        """Return what a token says, or None if none of the keys has signed it. Its time is not looked at."""
+        if len(token) > _MAX_LENGTH:
+            return None
+        for key in self._all:
+            with suppress(jwt.InvalidTokenError):
+                return _claims(signed_claims(token, key, ("sub", "name", "adr")))
+        return None
+
+    @property
+    def _all(self) -> tuple[bytes, ...]:
+        return self._keys if self._file is None else self._file.value
+
+
+def _claims(said: dict[str, Any]) -> Claims:
+    return Claims(
+        said["sub"],
+        said["name"],
+        float(said["exp"]),
+        _types(said, "prv"),
+        _types(said, "req"),
+        said["adr"],
+        _issued_at(said),
+    )
+
+
+def _issued_at(said: dict[str, Any]) -> float | None:
+    issued_at = said.get("iat")
+    if issued_at is None:
+        return None
+    if not is_time(issued_at):
+        raise jwt.InvalidTokenError("iat is no time")
+    return float(issued_at)
+
+
+def _types(said: dict[str, Any], name: str) -> tuple[str, ...] | None:
+    types = said.get(name)
+    if types is None:
+        return None
+    if not isinstance(types, list) or not all(isinstance(each, str) for each in types):
+        raise jwt.InvalidTokenError(f"{name} is not a list of service types")
+    return tuple(types)
+
+
+def _new_key() -> bytes:
+    return secrets.token_urlsafe(32).encode()
+
+
+def _make(path: Path) -> None:
+    """Make a file with a new key unless there is one; whole at once, as another host may be making it."""
+    if path.exists():
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(file, "wb") as new:
+            new.write(_new_key() + b"\n")
+            new.flush()
+            os.fsync(new.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+
+
+def _read(path: Path) -> tuple[bytes, ...]:
+    return _checked([line for _, line in secret_lines(path)])
+
+
+def _checked(keys: Iterable[str]) -> tuple[bytes, ...]:
+    found = tuple(key.encode() for key in keys)
+    if not found or len(found) > _MOST_KEYS or min(map(len, found)) < _MIN_KEY_LENGTH:
+        raise ValueError(f"1 to {_MOST_KEYS} keys are needed, each of {_MIN_KEY_LENGTH} characters or more")
+    return found

@@ -1,0 +1,97 @@
+"""What a host's limits come to in memory, and limits that fit the memory that there is.
+
+Each limit of what is kept has a price: the bytes that one entry takes at most, with the longest names that
+the protocol lets it have. The tests fill each structure and measure that it takes no more. All of it, with
+what the process has when it starts, has to stay below three quarters of the memory that it may have; limits
+that come to more are reduced, all by the same factor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import attrs
+
+from cpg_trio._memory import Memory, memory_of_process, resident_bytes
+from cpg_trio.host.access.limits import Limits
+from cpg_trio.host.access.rates import Kind
+from cpg_trio.http import CONNECTION_BYTES
+from cpg_trio.rpc import Room, room_of_process
+
+_log = logging.getLogger("cpg_trio.host")
+
+PRICES: Mapping[str, int] = {
+    "max_identities": 2_600,
+    "max_declared_bytes": 1,
+    "max_ended_identities": 900,
+    "max_plugins": 12_000,  # two tasks each, and their deadlines
+    "max_registrations": 2_200,
+    "max_metadata_bytes": 1,
+    "max_health_bytes": 1,
+    "max_watches": 40_000,  # with the stream that it may have, and a piece of news that is on its way
+    "max_all_subscriptions": 1_700,
+    "max_health_watches": 20_000,  # likewise
+    "max_grants": 900,
+    "max_direct_reports": 2_000,
+    "max_rate_keys": 420 * len(Kind),
+}
+"""Bytes that one of what each limit counts takes at most."""
+OTHER_BYTES = 54 * 1024 * 1024
+"""What is bounded by itself: caches, the log that waits to be written, large news that is on its way."""
+_PART = 0.75  # of the memory that the process may have
+_PART_OF_MESSAGES = 8  # one of so many parts is for the messages of the host's own services
+_LEAST = 0.001  # of the limits
+
+
+def room_for_messages() -> Room:
+    """Return the room that the messages of a host's services have, beside what it keeps."""
+    return room_of_process(_PART_OF_MESSAGES)
+
+
+def estimate(limits: Limits, max_connections: int) -> Mapping[str, int]:
+    """Return how many bytes what each limit lets in takes at most, by the limit's name."""
+    kept = {name: getattr(limits, name) * price for name, price in PRICES.items()}
+    return {**kept, "max_connections": max_connections * CONNECTION_BYTES}
+
+
+@attrs.frozen
+class Fitted:
+    """Limits that fit the memory that there is."""
+
+    limits: Limits
+    max_connections: int
+    factor: float
+    """By which they were multiplied; 1 if they did fit."""
+    memory: Memory
+
+    def tell(self) -> None:
+        """Say in the log what was reduced, and how to set it. Nothing, if nothing was."""
+        if self.factor == 1:
+            return
+        reduced = [f"{name}={getattr(self.limits, name)}" for name in PRICES]
+        _log.warning(
+            "limits are reduced to %.2g of what they were set to, so that what is kept of what others send"
+            " fits three quarters of the %d MiB that %s lets this process have: LIMITS=%s MAX_CONNECTIONS=%d."
+            " Give it more memory, or lower some of them to leave others more",
+            self.factor,
+            self.memory.mebibytes,
+            self.memory.source,
+            ",".join(reduced),
+            self.max_connections,
+        )
+
+
+def fitted(
+    limits: Limits, max_connections: int, memory: Memory | None = None, resident: int | None = None
+) -> Fitted:
+    """Return limits that fit the memory that this process may have, beside what it has already."""
+    memory = memory_of_process() if memory is None else memory
+    resident = resident_bytes() if resident is None else resident
+    room = _PART * memory.limit - resident - OTHER_BYTES
+    wanted = sum(estimate(limits, max_connections).values())
+    factor = max(_LEAST, min(1.0, room / wanted))
+    if factor == 1:
+        return Fitted(limits, max_connections, 1.0, memory)
+    changes = {name: max(1, int(getattr(limits, name) * factor)) for name in PRICES}
+    return Fitted(attrs.evolve(limits, **changes), max(1, int(max_connections * factor)), factor, memory)

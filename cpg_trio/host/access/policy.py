@@ -1,0 +1,258 @@
+"""What plugins may: the policy file, and the rules where it says nothing.
+
+    # plugins that do not say what they provide and require: those in other languages
+    undeclared = "allow"
+
+    [plugins.storage-plugin]
+    provides = ["storage"]             # instead of what it declares itself
+    calls = ["logger"]
+    direct = ["logger"]                # what it may call without the host in between
+    capabilities = ["logger"]          # of the host
+    certificate = "spiffe://example.org/storage"
+
+    [services.storage]
+    providers = ["storage-plugin", "storage2-plugin"]
+
+Without an entry a plugin may do what it has declared in its handshake; with one, what stands there. A service
+without an entry belongs to the plugin name that provides it first, for as long as that provides it; one with
+an entry to those that it names, at any time.
+
+A file without a rule is refused, since it may be one that is just being written. `rules = "none"` says that
+there are to be none.
+
+Plain state; reads one file. It is read anew when it changes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._bounded import BoundedCache
+from cpg_trio._reload import Reloaded
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.peers import Peer
+
+_R = TypeVar("_R", bound=attrs.AttrsInstance)
+
+_ALLOW, _DENY = "allow", "deny"
+_NO_RULES_MEANT = {"rules": "none"}
+_MOST_PAIRS = 10_000
+_MOST_PAIR_BYTES = 4 * 1024 * 1024
+_PAIR_BYTES = 200  # that a pair takes, beside what is written in it
+
+
+# ValueErrors throughout: what they speak of is the text of a file.
+def _check_names(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{attribute.name} has to be a list of names")
+
+
+def _check_name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{attribute.name} has to be a name")
+
+
+def _check_undeclared(_: object, __: object, value: object) -> None:
+    if value not in (_ALLOW, _DENY):
+        raise ValueError(f"undeclared has to be {_ALLOW!r} or {_DENY!r}")
+
+
+_NAMES = attrs.validators.optional(_check_names)
+
+
+@attrs.frozen(kw_only=True)
+class PluginRules:
+    """What a plugin of some name may, instead of what it declares. None is what it declares."""
+
+    provides: list[str] | None = attrs.field(default=None, validator=_NAMES)
+    calls: list[str] | None = attrs.field(default=None, validator=_NAMES)
+    direct: list[str] | None = attrs.field(default=None, validator=_NAMES)
+    """None: whatever it may call."""
+    capabilities: list[str] | None = attrs.field(default=None, validator=_NAMES)
+    """None: all that the host has."""
+    certificate: str | None = attrs.field(default=None, validator=attrs.validators.optional(_check_name))
+    """A name that its certificate must have; None: the rule of `why_not_certified`."""
+
+
+_NO_RULES = PluginRules()
+
+
+@attrs.frozen(kw_only=True)
+class ServiceRules:
+    """Who may provide a service: plugins of these names, side by side and after each other."""
+
+    providers: list[str] = attrs.field(validator=_check_names)
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What a policy file says."""
+
+    undeclared: str = attrs.field(default=_ALLOW, validator=_check_undeclared)
+    """Whether plugins that declare nothing may provide and call everything, or nothing."""
+    plugins: Mapping[str, PluginRules] = attrs.field(factory=dict)
+    services: Mapping[str, ServiceRules] = attrs.field(factory=dict)
+
+
+class Policy:
+    """Answers whether a plugin may. Subclass it to decide in another way."""
+
+    def __init__(self, rules: Rules | Reloaded[Rules] | None = None) -> None:
+        self._rules = rules or Rules()
+
+    @classmethod
+    def from_file(cls, path: Path) -> Policy:
+        """Return the policy of a file. Raises: OSError or ValueError for one that makes no sense."""
+        return cls(Reloaded([path], partial(read_rules, path)))
+
+    @property
+    def rules(self) -> Rules:
+        """What it goes by now. Another object when that has changed."""
+        return self._rules.value if isinstance(self._rules, Reloaded) else self._rules
+
+    @cached_property
+    def decides_by_rules(self) -> bool:
+        """Whether who may call what is a matter of the rules alone; if not, it is asked for each call."""
+        return type(self).may_call is Policy.may_call
+
+    def may_provide(self, plugin: Identity, service_type: str, /) -> bool:
+        """Whether a plugin may register a service, if nobody else stands against it."""
+        service = self.rules.services.get(service_type)
+        if service is not None and plugin.self_id not in service.providers:
+            return False
+        return self._among(service_type, self._of(plugin).provides, plugin.provides)
+
+    def may_join(self, plugin: Identity, service_type: str, holders: Iterable[str], /) -> bool:
+        """Whether a plugin may provide a service that plugins of these names provide already."""
+        service = self.rules.services.get(service_type)
+        return service is not None or all(holder == plugin.self_id for holder in holders)
+
+    def may_call(self, plugin: Identity, service_type: str, /) -> bool:
+        """Whether a plugin may call the providers of a service, and be told of them."""
+        return self._among(service_type, self._of(plugin).calls, plugin.requires)
+
+    def may_call_directly(self, plugin: Identity, service_type: str, /) -> bool:
+        """Whether it may do so without the host in between."""
+        direct = self._of(plugin).direct
+        return self.may_call(plugin, service_type) and (direct is None or service_type in direct)
+
+    def may_use(self, plugin: Identity, capability_type: str, /) -> bool:
+        """Whether a plugin may use a capability of the host."""
+        capabilities = self._of(plugin).capabilities
+        return capabilities is None or capability_type in capabilities
+
+    def why_not_certified(self, peer: Peer, self_id: str, /) -> str:
+        """Return why who is at the other end cannot be a plugin, by its certificate; empty if it can.
+
+        Who has shown none can be, unless there is one that the plugin must have. Nobody shows one at a Unix
+        socket, which is for those whom the operator has given its directory. Of a SPIFFE id
+        (https://spiffe.io, `spiffe://trust-domain/path`) the last part of the path counts, of a DNS name the
+        first label, or all of it.
+        """
+        rules = self.rules.plugins.get(self_id)
+        needed = rules.certificate if rules else None
+        if not peer.address or (needed is None and not peer.names):
+            return ""
+        if needed is None:
+            good = any(_stands_for(name, self_id) for name in peer.names)
+        else:
+            good = needed in peer.names
+        return "" if good else f"its certificate is not that of {self_id}"
+
+    def _of(self, plugin: Identity) -> PluginRules:
+        return self.rules.plugins.get(plugin.self_id, _NO_RULES)
+
+    def _among(self, what: str, ruled: Iterable[str] | None, declared: Iterable[str] | None) -> bool:
+        if ruled is not None:
+            return what in ruled
+        if declared is not None:
+            return what in declared
+        return self.rules.undeclared == _ALLOW
+
+
+class Permitted:
+    """What has been permitted to whom, pairs of runtime id and type, for as long as the rules hold."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._rules = policy.rules
+        self._pairs: BoundedCache[tuple[str, str], None] = BoundedCache(_MOST_PAIRS, _MOST_PAIR_BYTES)
+
+    def __contains__(self, pair: tuple[str, str]) -> bool:
+        if self._rules is not (rules := self._policy.rules):
+            self._rules = rules
+            self._pairs.clear()
+        return pair in self._pairs
+
+    def forget(self) -> None:
+        """Have everything be told anew: something is not permitted any more."""
+        self._pairs.clear()
+
+    def add(self, pair: tuple[str, str]) -> None:
+        self._pairs.keep(pair, None, sum(map(len, pair)) + _PAIR_BYTES)
+
+
+def _stands_for(name: str, self_id: str) -> bool:
+    if name.startswith("spiffe://"):
+        return name.count("/") > 2 and name.rpartition("/")[2] == self_id  # noqa: PLR2004 - there is a path
+    return self_id in (name, name.partition(".")[0])
+
+
+def read_rules(path: Path) -> Rules:
+    """Return what a policy file says. Raises: OSError; ValueError that says what makes no sense."""
+    with path.open("rb") as file:
+        try:
+            said = tomllib.load(file)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+    if said == _NO_RULES_MEANT:
+        return Rules()
+    _check_says_rules(said)
+    plugins, services = (_tables(said.pop(name, {}), name) for name in ("plugins", "services"))
+    for self_id in plugins:
+        wire.validate_self_id(self_id)
+    for service_type in services:
+        wire.validate_service_type(service_type)
+    return _made(
+        Rules,
+        {
+            "plugins": {n: _made(PluginRules, rules, f"[plugins.{n}]") for n, rules in plugins.items()},
+            "services": {n: _made(ServiceRules, rules, f"[services.{n}]") for n, rules in services.items()},
+            **said,
+        },
+        "the file",
+    )
+
+
+def _check_says_rules(said: Mapping[str, Any]) -> None:
+    """Refuse a file that is empty for a moment, or that says both that it has rules and that it has none."""
+    if not said:
+        raise ValueError('it has no rules; if that is meant, write: rules = "none"')
+    if "rules" in said:
+        raise ValueError('rules may only be "none", and then nothing else may be in the file')
+
+
+def _tables(said: Any, name: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(said, dict) or not all(isinstance(table, dict) for table in said.values()):
+        raise ValueError(f"{name} has to be tables, as in [{name}.storage]")
+    return said
+
+
+def _made(kind: type[_R], said: Mapping[str, Any], where: str) -> _R:
+    """Return rules of a kind. Raises: ValueError that says what is wrong where in the file."""
+    known = {field.name: field for field in attrs.fields(kind)}
+    if unknown := said.keys() - known.keys():
+        raise ValueError(f"{where} says {', '.join(sorted(unknown))}, and may say {', '.join(known)}")
+    if missing := {name for name, field in known.items() if field.default is attrs.NOTHING} - said.keys():
+        raise ValueError(f"{where} does not say {', '.join(missing)}")
+    try:
+        return kind(**said)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -1,0 +1,1 @@
+"""What the host itself offers to plugins."""

@@ -1,0 +1,174 @@
+"""Who may use which of the host's capabilities, and until when.
+
+Plain synchronous state. A grant belongs to one plugin, one capability, and a time, and is proved by a token,
+of which a digest is kept. It ends when its time is over, when it is revoked, and with its owner's identity;
+the calls that are in flight by it end at once then.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from cpg_trio import _clock
+from cpg_trio.host.access.audit import Action, Audit
+from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access.limits import Limits
+from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.shares import Shares
+from cpg_trio.host.capabilities.capability import Capability
+from cpg_trio.wire import token_digest
+
+_MOST_OF_A_PLUGIN = 32
+_ID_BYTES, _TOKEN_BYTES = 16, 32
+_REMEMBERED_S = 60.0  # what has expired, for the sake of who comes with it
+
+
+class InvalidGrantError(Exception):
+    """What was shown opens nothing; the message is part of the protocol."""
+
+
+@attrs.frozen(eq=False)
+class Grant:
+    """Leave for one plugin to use one capability."""
+
+    id: str
+    owner: Identity
+    capability: Capability
+    digest: bytes = attrs.field(repr=False)
+    expires_at: float
+    """On the clock of ages (see `cpg_trio._clock`)."""
+
+    @property
+    def left_s(self) -> float:
+        """Return for how many seconds it is good."""
+        return self.expires_at - _clock.current_time()
+
+
+@attrs.define(eq=False)
+class _Held:
+    grant: Grant
+    share: str
+    """Which address it counts for."""
+    used: bool = False
+    calls: set[trio.CancelScope] = attrs.field(factory=set)
+
+
+class Grants:
+    """The grants of all plugins.
+
+    Each lasts `ttl_s` seconds, or for what is left of its owner's identity. A plugin that asks for more than
+    it can need loses the oldest of its own, so that it harms nobody else, and is not locked out itself. There
+    are `most` at most, shared by the addresses that plugins come from.
+    """
+
+    def __init__(
+        self, identities: Identities, audit: Audit, ttl_s: float, most: int = Limits().max_grants
+    ) -> None:
+        self._identities = identities
+        self._audit = audit
+        self._ttl_s = ttl_s
+        self._held: dict[str, _Held] = {}  # the oldest first, here and below
+        self._by_owner: dict[str, list[str]] = {}
+        self._shares = Shares("grants", most)
+
+    def __len__(self) -> int:
+        """Return how many grants are remembered."""
+        return len(self._held)
+
+    def has(self, runtime_id: str) -> bool:
+        """Whether a plugin has a grant."""
+        return runtime_id in self._by_owner
+
+    def issue(self, owner: Identity, capability: Capability) -> tuple[Grant, str]:
+        """Return a new grant and its token. Raises: LimitError, and then there is none more."""
+        self._sweep()
+        mine = self._by_owner.get(owner.runtime_id, [])
+        if len(mine) >= _MOST_OF_A_PLUGIN:
+            self.revoke(mine[0], f"{owner.runtime_id} has {_MOST_OF_A_PLUGIN} newer ones")
+        share = Peer(owner.address).key
+        self._shares.check(share)
+        token = _encoded(_TOKEN_BYTES)
+        expires_at = _clock.current_time() + min(self._ttl_s, self._identities.left_s(owner))
+        grant = Grant(random_id(), owner, capability, token_digest(token), expires_at)
+        self._held[grant.id] = _Held(grant, share)
+        self._shares.add(share)
+        self._by_owner.setdefault(owner.runtime_id, []).append(grant.id)
+        return grant, token
+
+    def check(self, capability_type: str, grant_id: str, token: str, runtime_id: str) -> Grant:
+        """Return the grant that is shown. Raises: InvalidGrantError.
+
+        `runtime_id` is who the caller says it is, empty if it says nothing: the token is what counts, but it
+        is nobody else's to show.
+        """
+        self._sweep()
+        held = self._held.get(grant_id)
+        if held is None or held.grant.capability.type != capability_type:
+            raise InvalidGrantError("invalid grant ID")
+        grant = held.grant
+        if grant.left_s <= 0 or not self._identities.holds(grant.owner):
+            raise InvalidGrantError("grant expired")
+        is_owner = runtime_id in ("", grant.owner.runtime_id)
+        if not hmac.compare_digest(token_digest(token), grant.digest) or not is_owner:
+            raise InvalidGrantError("invalid token")
+        return grant
+
+    @contextmanager
+    def call(self, grant: Grant) -> Iterator[trio.CancelScope]:
+        """Hold a call by a grant: it is cancelled when the grant ends."""
+        held = self._held[grant.id]
+        if not held.used:
+            held.used = True
+            self._audit.allowed(Action.USE, grant.owner.runtime_id, grant.capability.type)
+        with trio.move_on_after(max(0.0, grant.left_s)) as scope:
+            held.calls.add(scope)
+            try:
+                yield scope
+            finally:
+                held.calls.discard(scope)
+
+    def revoke(self, grant_id: str, why: str) -> bool:
+        """End a grant before its time; return whether it was there."""
+        held = self._forget(grant_id)
+        if held is None:
+            return False
+        grant = held.grant
+        self._audit.allowed(Action.REVOKE, grant.owner.runtime_id, grant.capability.type, reason=why)
+        for scope in list(held.calls):
+            scope.cancel()
+        return True
+
+    def revoke_all(self, runtime_id: str, why: str) -> int:
+        """End all grants of a plugin before their time; return how many there were."""
+        return sum([self.revoke(grant_id, why) for grant_id in list(self._by_owner.get(runtime_id, ()))])
+
+    def _forget(self, grant_id: str) -> _Held | None:
+        held = self._held.pop(grant_id, None)
+        if held is not None:
+            self._shares.remove(held.share)
+            owner = held.grant.owner.runtime_id
+            self._by_owner[owner].remove(grant_id)
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
+        return held
+
+    def _sweep(self) -> None:
+        while self._held and (oldest := next(iter(self._held.values())).grant).left_s <= -_REMEMBERED_S:
+            self._forget(oldest.id)
+
+
+def random_id() -> str:
+    """Return a name for a grant that nobody guesses: 24 characters."""
+    return _encoded(_ID_BYTES)
+
+
+def _encoded(count: int) -> str:
+    """Return random bytes as they travel: URL-safe, in Base64 with its padding."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(count)).decode()

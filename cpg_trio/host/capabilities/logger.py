@@ -1,0 +1,59 @@
+"""The capability `logger`: plugins write to the host's log, each line with the name of who wrote it.
+
+What a plugin says stays one line, of a bounded length, that cannot pass for another: it is escaped, and comes
+after the caller's name, which the plugin does not give.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from cpg_trio._gen.capability.logger.v1 import logger_pb2 as pb
+from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerService
+from cpg_trio._lines import one_line
+from cpg_trio.host.capabilities.capability import Capability
+from cpg_trio.rpc import Code, ConnectError, Context
+
+_log = logging.getLogger("cpg_trio.capability.logger")
+
+_MOST_OF_A_MESSAGE = 8192  # characters
+_MOST_OF_A_FIELD = 256
+_MOST_FIELDS = 32
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+class HostLogger(LoggerService):
+    """`capability.logger.v1.Logger`."""
+
+    async def log(self, request: pb.LogRequest, ctx: Context, /) -> pb.LogResponse:
+        """Write one line. Raises: ConnectError `unauthenticated` for nobody, who has nothing to say."""
+        if ctx.caller is None:
+            raise ConnectError(Code.UNAUTHENTICATED, "the logger has to know who calls")
+        message = one_line(request.message, _MOST_OF_A_MESSAGE)
+        level = _LEVELS.get(request.level.lower(), logging.INFO)
+        _log.log(level, "[PLUGIN] %s: %s%s", ctx.caller.id, message, _written(request.fields))
+        return pb.LogResponse()
+
+
+def host_logger() -> Capability:
+    """Return the capability as hosts have it."""
+    return Capability.of("logger", "1.0.0", HostLogger())
+
+
+def _written(fields: Mapping[str, str]) -> str:
+    """Return fields as they stand behind a message, in the order of their names: ` {a=1, b=2}`."""
+    if not fields:
+        return ""
+    kept = [f"{_field(name)}={_field(fields[name])}" for name in sorted(fields)[:_MOST_FIELDS]]
+    left_out = [f"and {more} more"] if (more := len(fields) - _MOST_FIELDS) > 0 else []
+    return f" {{{', '.join(kept + left_out)}}}"
+
+
+def _field(text: str) -> str:
+    return one_line(text, _MOST_OF_A_FIELD)

@@ -1,0 +1,103 @@
+"""The host's own calls to its plugins: who are you, how are you, and stop.
+
+They go to the address or the socket that was checked when the plugin registered, as the calls of other
+plugins do; or to the plugin's own port for them, if it has one. Each proves to come from the host, for that
+method and for a short time: who gets hold of one gains nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
+from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.directory.registry import Registration
+from cpg_trio.http import ConnectTarget, Pool
+from cpg_trio.rpc import (
+    ClientConfig,
+    Code,
+    ConnectError,
+    HttpRequest,
+    HttpResponse,
+    PoolExchange,
+    ServiceClient,
+    UnaryExchange,
+    WholeResponse,
+)
+
+_C = TypeVar("_C", bound=ServiceClient)
+
+_MAX_ANSWER_BYTES = 256 * 1024  # as much as the host takes in a message
+_SIGNED_S = 30.0  # for which a call proves to come from the host
+
+
+@attrs.frozen
+class Proof:
+    """How the host proves itself to one plugin."""
+
+    digest: bytes = attrs.field(repr=False)
+    """Of a token that both have."""
+    audience: str
+    """The plugin's runtime id; its own name, while it has none."""
+    purpose: Purpose = Purpose.CONTROL
+
+    def of(self, url: str, now: float) -> str:
+        """Return the proof for one call, with `now` in seconds since 1970."""
+        assertion = Assertion("", "", self.audience, path_claim(_path(url)), now + _SIGNED_S)
+        return sign(self.digest, self.purpose, assertion)
+
+
+def _path(url: str) -> bytes:
+    """Return the path of a URL, which is a plugin's own. Raises: ConnectError for what is none."""
+    try:
+        return urlsplit(url).path.encode()
+    except ValueError as error:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"its URL is none: {error}") from error
+
+
+class SignedExchange:
+    """A `UnaryExchange` whose requests prove to come from the host."""
+
+    def __init__(
+        self, inner: UnaryExchange, proof: Proof, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._inner = inner
+        self._proof = proof
+        self._wall_clock = wall_clock
+
+    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request. See `rpc.Exchange`."""
+        return self._inner(self._signed(request))
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """Send a request for an answer that is wanted whole. See `rpc.UnaryExchange`."""
+        return await self._inner.unary(self._signed(request), max_bytes)
+
+    def _signed(self, request: HttpRequest) -> HttpRequest:
+        shown = wire.bearer(self._proof.of(request.url, self._wall_clock()))
+        return attrs.evolve(request, headers=[*request.headers, (wire.AUTHORIZATION_HEADER.lower(), shown)])
+
+
+def proof_to(identities: Identities, runtime_id: str) -> Proof | None:
+    """Return how the host proves itself to a plugin, None to one whose identity has ended."""
+    entry = identities.entry(runtime_id)
+    return Proof(entry.digest, runtime_id) if entry is not None else None
+
+
+def client_of(client_class: type[_C], registration: Registration, pool: Pool, proof: Proof) -> _C:
+    """Return a client of a plugin's control services."""
+    return client_at(client_class, registration.control_url, registration.control_way, pool, proof)
+
+
+def client_at(client_class: type[_C], url: str, way: ConnectTarget, pool: Pool, proof: Proof | None) -> _C:
+    """Return a client of the control services at a URL, which proves nothing if there is nothing to prove."""
+    exchange: UnaryExchange = PoolExchange(pool, way)
+    signed = SignedExchange(exchange, proof) if proof else exchange
+    return client_class(url, signed, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))

@@ -1,0 +1,66 @@
+"""Which plugin has taken another one's place: it came later, under the same name, at the same address.
+
+A plugin that restarts at its port has another identity, and what knows only the wire protocol does not say
+which one it has. So the host would ask the former one how it is, and the new one would answer for it, for
+ever. Two processes cannot listen at one address, so who registers last is the one that answers there.
+
+Plain functions of the state; no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cpg_trio import wire
+from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.directory.registry import Registration, Registry
+
+
+class Succession:
+    """Tells who has come after whom, as the identities and the registry have it now."""
+
+    def __init__(self, identities: Identities, registry: Registry) -> None:
+        self._identities = identities
+        self._registry = registry
+
+    def predecessors(self, runtime_id: str) -> set[str]:
+        """Return the runtime ids of those whose place a plugin has taken."""
+        return {
+            older.runtime_id
+            for mine in self._registry.registrations(runtime_id)
+            for older in self._at_the_same_place(mine)
+            if older.sequence < mine.sequence
+        }
+
+    def is_succeeded(self, runtime_id: str) -> bool:
+        """Whether another plugin has taken this one's place."""
+        return any(
+            newer.sequence > mine.sequence
+            for mine in self._registry.registrations(runtime_id)
+            for newer in self._at_the_same_place(mine)
+        )
+
+    def _at_the_same_place(self, mine: Registration) -> Iterator[Registration]:
+        """Yield what others have registered for the same service, under the same name, at the same place."""
+        identity, place = self._identity(mine), _place(mine)
+        if identity is None or place is None:
+            return
+        for other in self._registry.providers(mine.service_type):
+            if other.runtime_id == mine.runtime_id or _place(other) != place:
+                continue
+            theirs = self._identity(other)
+            # The name, and where the handshake came from: replicas behind one address are elsewhere.
+            if theirs and (theirs.self_id, theirs.address) == (identity.self_id, identity.address):
+                yield other
+
+    def _identity(self, registration: Registration) -> Identity | None:
+        entry = self._identities.entry(registration.runtime_id)
+        return entry.identity if entry is not None else None
+
+
+def _place(registration: Registration) -> tuple[str, str, str] | None:
+    """Return where calls to a registration go, None if it does not say."""
+    if not registration.base_url:
+        return None
+    socket = registration.metadata.get(wire.SOCKET_KEY, "")
+    return registration.base_url.rstrip("/"), registration.address, socket

@@ -1,0 +1,1 @@
+"""Calls from one plugin to another: headers, routes, and what is counted of them."""

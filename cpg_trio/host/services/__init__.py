@@ -1,0 +1,1 @@
+"""The RPC services of the host, and the same as a websocket."""

@@ -1,0 +1,125 @@
+"""The host's own health, as an RPC service.
+
+Known to the service are the host as a whole (the empty name) and each service type that somebody has
+registered. Nothing here is a constant: a host that is stopping says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._cell import Cell, Reader
+from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
+from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
+from cpg_trio.host.access.authentication import credentials, peer_of
+from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.access.limits import Limits, check_held_request
+from cpg_trio.host.access.rate_limiting import charge, retry_told
+from cpg_trio.host.access.rates import Kind, Rates
+from cpg_trio.host.access.shares import Shares
+from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.services.errors import state_errors
+from cpg_trio.rpc import Code, ConnectError, Context
+
+
+@attrs.define
+class _Watched:
+    """A service whose status somebody watches."""
+
+    status: Cell[pb.ServingStatus]
+    watches: int = 0
+
+
+class HostHealth(HealthService):
+    """`connectplugin.health.v1.HealthService`."""
+
+    def __init__(self, identities: Identities, registry: Registry, rates: Rates, limits: Limits) -> None:
+        self._identities = identities
+        self._registry = registry
+        self._rates = rates
+        self._watches = Shares("watches of health", limits.max_health_watches)
+        self._stopping = False
+        self._watched: dict[str, _Watched] = {}
+        registry.subscribe(self._changed)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the host has begun to stop."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """Report NOT_SERVING from now on, to those who watch as well, and end their watches."""
+        self._stopping = True
+        for service, watched in self._watched.items():
+            watched.status.set(self._status(service))
+            watched.status.close()
+
+    async def check(self, request: pb.HealthCheckRequest, _ctx: Context, /) -> pb.HealthCheckResponse:
+        """Return a status. Raises: ConnectError `not_found` for a name that is not known."""
+        status = self._status(request.service)
+        if status == pb.SERVING_STATUS_SERVICE_UNKNOWN:
+            raise ConnectError(Code.NOT_FOUND, f"unknown service: {request.service}")
+        return pb.HealthCheckResponse(status=status)
+
+    async def watch(
+        self, request: pb.HealthCheckRequest, ctx: Context, /
+    ) -> AsyncIterator[pb.HealthCheckResponse]:
+        """Yield the status of now, then each other one.
+
+        Raises: ConnectError `resource_exhausted`; `invalid_argument` for a request that is too long.
+        """
+        with retry_told(ctx):
+            charge(self._rates, Kind.WATCH, self._caller(ctx))
+        with state_errors():
+            check_held_request(request)
+        with self._counted(peer_of(ctx).key), self._watching(request.service) as statuses:
+            async for status in statuses:
+                yield pb.HealthCheckResponse(status=status)
+
+    def _caller(self, ctx: Context) -> str:
+        """Return what a caller counts as: an identity that it need not prove, but may; or its address."""
+        runtime_id, authorization = credentials(ctx)
+        token = wire.bearer_token(authorization)
+        proved = token is not None and self._identities.authenticate(runtime_id, token) is not None
+        return runtime_id if proved else peer_of(ctx).key
+
+    @contextmanager
+    def _counted(self, share: str) -> Iterator[None]:
+        """Count a watch for as long as the block lasts, for the address that it comes from."""
+        with state_errors():
+            self._watches.check(share)
+        self._watches.add(share)
+        try:
+            yield
+        finally:
+            self._watches.remove(share)
+
+    @contextmanager
+    def _watching(self, service: str) -> Iterator[Reader[pb.ServingStatus]]:
+        """Yield the statuses of a service, for as long as the block lasts; all who watch it share a cell."""
+        watched = self._watched.get(service)
+        if watched is None:
+            watched = self._watched[service] = _Watched(Cell(self._status(service)))
+            if self._stopping:
+                watched.status.close()
+        watched.watches += 1
+        try:
+            yield watched.status.reader()
+        finally:
+            watched.watches -= 1
+            if not watched.watches:
+                del self._watched[service]
+
+    def _status(self, service: str) -> pb.ServingStatus:
+        if service and not self._registry.provides(service):
+            return pb.SERVING_STATUS_SERVICE_UNKNOWN
+        serving = not self._stopping and (not service or self._registry.available(service))
+        return pb.SERVING_STATUS_SERVING if serving else pb.SERVING_STATUS_NOT_SERVING
+
+    def _changed(self, service: str) -> None:
+        if (watched := self._watched.get(service)) is not None:
+            watched.status.set(self._status(service))

@@ -1,0 +1,128 @@
+"""Managed plugins: the host takes the first step, to a plugin that was started without a `HOST_URL`.
+
+The host asks who is there, gives it an identity, and tells it so; from then on the plugin is like any other.
+Which plugins a host goes to is for whoever runs it to say: no plugin can bring it to that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
+from cpg_trio.assertions import Purpose
+from cpg_trio.host.access.audit import Action, Audit
+from cpg_trio.host.access.enrolment import Enrolment
+from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.directory.endpoint_validation import resolve
+from cpg_trio.host.directory.plugin_control import Proof, client_at
+from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.services.handshake import TokenLifetimes
+from cpg_trio.http import ConnectTarget, Origin, Pool
+from cpg_trio.rpc import Code, ConnectError
+
+_log = logging.getLogger("cpg_trio.host")
+
+_CALL_S = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Adoption:
+    """What it takes to give a plugin an identity that has not asked for one."""
+
+    identities: Identities
+    registry: Registry
+    enrolment: Enrolment
+    audit: Audit
+    pool: Pool
+    lives: TokenLifetimes
+    end: Callable[[str, str], object]
+    """Ends an identity at once, with all that it has; called with its runtime id, and why."""
+
+    async def add(self, url: str, host_url: str, self_id: str) -> str:
+        """Adopt the plugin at a URL. See `Host.add_plugin`."""
+        origin, _ = _parsed(url)
+        address = (await resolve(self.pool.resolver, origin, "the plugin's URL"))[0]
+        # To where it has been looked up, all the way: it is that address that may register for it.
+        way = ConnectTarget(str(address))
+        proof = self._proof(self_id)
+        client = client_at(PluginIdentityClient, url, way, self.pool, proof)
+        info = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_CALL_S)
+        if self._proof(self_id) != proof:
+            raise ConnectError(Code.ABORTED, f"the enrolment token of {self_id} has changed: try again")
+        identity, token = self._issue(info, self_id, str(address))
+        try:
+            await client.set_runtime_identity(
+                pb.SetRuntimeIdentityRequest(
+                    runtime_id=identity.runtime_id, runtime_token=token, host_url=host_url
+                ),
+                timeout_s=_CALL_S,
+            )
+            await self._registered(identity)
+        except BaseException:
+            self.end(identity.runtime_id, "it was not taken into service")
+            raise
+        return identity.runtime_id
+
+    def _proof(self, self_id: str) -> Proof | None:
+        """Return how the host proves itself to a plugin that does not know it. Raises: ConnectError."""
+        digest = self.enrolment.digest(self_id)
+        if digest is not None:
+            return Proof(digest, self_id, Purpose.ENROL)
+        if self.enrolment.why_not(self_id, ""):
+            name = self_id or "a plugin whose name is not given"
+            raise ConnectError(Code.FAILED_PRECONDITION, f"this host has no enrolment token of {name}")
+        return None
+
+    def _issue(self, info: pb.GetPluginInfoResponse, self_id: str, address: str) -> tuple[Identity, str]:
+        """Give what has answered an identity, with what it declares. Raises: ConnectError."""
+        if self_id and info.self_id != self_id:
+            raise ConnectError(
+                Code.FAILED_PRECONDITION, f"there is another plugin: {info.self_id[: wire.MAX_NAME_BYTES]!r}"
+            )
+        try:
+            wire.validate_self_id(info.self_id)
+            provides = tuple(each.type for each in info.provides)
+            requires = tuple(each.type for each in info.requires)
+            for service_type in provides + requires:
+                wire.validate_service_type(service_type)
+        except wire.InvalidError as error:
+            raise ConnectError(Code.FAILED_PRECONDITION, f"what answers there says: {error}") from error
+        renews = info.metadata.get(wire.RENEWS_KEY) == "true"
+        identity, token = self.identities.issue(
+            info.self_id,
+            ttl_s=self.lives.renewed_s if renews else self.lives.unrenewed_s,
+            provides=provides,
+            requires=requires,
+            address=address,
+        )
+        self.audit.allowed(Action.HANDSHAKE, identity.runtime_id, info.self_id, address=address)
+        _log.info("%s is %s", identity.self_id, identity.runtime_id)
+        return identity, token
+
+    async def _registered(self, identity: Identity) -> None:
+        """Wait until a plugin has registered all that it provides."""
+        changed = trio.Event()
+        with self.registry.watched_plugins(lambda _: changed.set()):
+            while True:
+                if self.identities.entry(identity.runtime_id) is None:
+                    raise ConnectError(Code.UNAVAILABLE, f"{identity.runtime_id} has not come")
+                if not set(identity.provides or ()) - self._provided(identity):
+                    return
+                await changed.wait()
+                changed = trio.Event()
+
+    def _provided(self, identity: Identity) -> set[str]:
+        return {each.service_type for each in self.registry.registrations(identity.runtime_id)}
+
+
+def _parsed(url: str) -> tuple[Origin, bytes]:
+    try:
+        return Origin.parse(url)
+    except ValueError as error:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"the plugin's URL is none: {error}") from error

@@ -1,0 +1,277 @@
+"""The websocket `/watch`: one connection on which a plugin follows any number of service types.
+
+The client says `WatchRequest`, the host says `WatchUpdate`, each in a frame of its own: proto in binary
+frames or JSON in text frames, by subprotocol. Who calls is proved by the same headers as in every call.
+
+A subscription to what is no service type is refused by itself; a frame that cannot be read ends the
+connection, with a close code that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import trio
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._lines import one_line
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, note_proved, refuse_websocket
+from cpg_trio.host.access.audit import Action
+from cpg_trio.host.access.authentication import Gate
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.limits import LimitError
+from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.rate_limiting import RateExceededError, retry_after
+from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.directory.registry import ServiceStatus
+from cpg_trio.host.directory.watch_hub import News, Watch, WatchHub
+from cpg_trio.host.services.services import watch_event
+from cpg_trio.rpc import ConnectError
+
+# RFC 6455, section 7.4.1
+_CANNOT_READ = 1007
+_NOT_ANY_MORE = 1008
+_GOING_AWAY = 1001
+_MOST_FRAME_BYTES = 256 * 1024  # of a request
+_MOST_REFUSALS = 50  # in one update
+_MAX_REASON_BYTES = 123  # section 5.5
+
+_Frame: TypeAlias = Mapping[str, Any]
+
+
+class UnreadableError(ValueError):
+    """A frame that is not what the subprotocol says."""
+
+
+class _NotOfferedError(ValueError):
+    """A client that offers no subprotocol that is spoken here."""
+
+
+class _Codec(Protocol):
+    def read(self, frame: _Frame) -> pb.WatchRequest: ...
+
+    def write(self, update: pb.WatchUpdate) -> _Frame: ...
+
+
+class _Proto:
+    """Binary frames."""
+
+    def read(self, frame: _Frame) -> pb.WatchRequest:
+        if (data := frame.get("bytes")) is None:
+            raise UnreadableError("a binary frame was expected")
+        try:
+            return pb.WatchRequest.FromString(data)
+        except DecodeError as error:
+            raise UnreadableError("not a WatchRequest") from error
+
+    def write(self, update: pb.WatchUpdate) -> _Frame:
+        return {"bytes": update.SerializeToString()}
+
+
+class _Json:
+    """Text frames."""
+
+    def read(self, frame: _Frame) -> pb.WatchRequest:
+        if (text := frame.get("text")) is None:
+            raise UnreadableError("a text frame was expected")
+        try:
+            return json_format.Parse(text, pb.WatchRequest())
+        except Exception as error:  # also RecursionError, and ValueErrors of several kinds
+            raise UnreadableError(f"not a WatchRequest: {one_line(str(error))}") from error
+
+    def write(self, update: pb.WatchUpdate) -> _Frame:
+        return {"text": json_format.MessageToJson(update, indent=None)}
+
+
+CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _Json()}
+
+
+class WatchSocket:
+    """The ASGI application at `/watch`."""
+
+    def __init__(self, gate: Gate, hub: WatchHub, max_subscriptions: int, host_id: str) -> None:
+        self._gate = gate
+        self._hub = hub
+        self._max_subscriptions = max_subscriptions
+        self._accepted = [(wire.HOST_ID_HEADER.lower().encode(), host_id.encode())]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection until either side ends it, or the caller's identity has ended."""
+        await receive()  # websocket.connect
+        with ExitStack() as stack:
+            try:
+                caller = self._gate.admit(*_proof(scope), Kind.WATCH)
+                note_proved(scope, caller.runtime_id)
+                chosen = _chosen(scope["subprotocols"])
+                watch = stack.enter_context(self._hub.watch(caller.runtime_id))
+            except (ConnectError, LimitError, _NotOfferedError) as error:
+                await refuse_websocket(send, *_refusal(error))
+                return
+            await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
+            codec, most = CODECS[chosen or wire.WATCH_JSON], self._max_subscriptions
+            turns = self._hub.turns
+            await _Connection(self._gate, caller, watch, turns, most, codec, receive, send).run()
+
+
+class _Connection:
+    """One connection, once it is accepted."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        caller: Identity,
+        watch: Watch,
+        turns: trio.Semaphore,
+        max_subscriptions: int,
+        codec: _Codec,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._watch = watch
+        self._turns = turns
+        self._max_subscriptions = max_subscriptions
+        self._codec = codec
+        self._receive = receive
+        self._send = send
+        self._end: tuple[int, str] | None = None
+        """With which code and reason the host ends the connection; None if the client has left."""
+
+    async def run(self) -> None:
+        """Serve until either side has a reason to end; of two reasons the first is told."""
+        async with open_plain_nursery() as nursery:
+            for side in (self._listen, self._tell):
+                nursery.start_soon(self._until_end, side, nursery.cancel_scope)
+        if self._end is not None:
+            await self._close(*self._end)
+
+    async def _until_end(self, side: Callable[[], Awaitable[None]], both: trio.CancelScope) -> None:
+        end: tuple[int, str] | None = None
+        try:
+            await side()
+        except UnreadableError as error:
+            end = _CANNOT_READ, str(error)
+        except ConnectError as error:
+            end = _NOT_ANY_MORE, error.message
+        self._end = self._end or end
+        both.cancel()
+
+    async def _tell(self) -> None:
+        """Tell the news until the host stops. Raises: ConnectError once the caller's identity has ended."""
+        news: News | None = None
+        while True:
+            with trio.move_on_at(self._gate.ends_at(self._caller)) as patience:
+                news = await anext(self._watch, None)
+            self._gate.still(self._caller)
+            if patience.cancelled_caught:
+                continue  # its identity has been renewed
+            if news is None:
+                self._end = self._end or (_GOING_AWAY, "the host is stopping")
+                return
+            async with self._turns:
+                self._gate.still(self._caller)  # the turn may have been waited for
+                frame = self._frame(self._update(news))
+            await self._send(frame)
+
+    async def _listen(self) -> None:
+        """Do what the client says until it leaves."""
+        while (frame := await self._receive())["type"] != "websocket.disconnect":
+            self._gate.still(self._caller)
+            size = _frame_size(frame)
+            for wait_s in iter(partial(self._gate.seconds_to_wait, self._caller, size // 1024), 0):
+                await trio.sleep(wait_s)
+            async with self._watch.large(size):
+                if size > _MOST_FRAME_BYTES:
+                    raise UnreadableError(f"a request of {size} bytes (max: {_MOST_FRAME_BYTES})")
+                async with self._turns:
+                    request = self._codec.read(frame)
+                await self._do(request)
+
+    async def _do(self, request: pb.WatchRequest) -> None:
+        """Do what a request says, and tell what of it is refused."""
+        for service_type in request.unsubscribe:
+            self._watch.unsubscribe(service_type)
+        for begin in range(0, len(request.subscribe), _MOST_REFUSALS):
+            async with self._turns:
+                self._gate.still(self._caller)
+                some = request.subscribe[begin : begin + _MOST_REFUSALS]
+                refusals = [r for s in some if (r := self._subscribe(s)) is not None]
+                frame = self._frame(pb.WatchUpdate(refusals=refusals))
+            if refusals:
+                await self._send(frame)
+
+    def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
+        service_type = subscription.service_type
+        if len(self._watch) >= self._max_subscriptions:
+            error = LimitError("subscriptions", self._max_subscriptions)
+            return pb.WatchRefusal(service_type=service_type, message=str(error))
+        try:
+            wire.validate_service_type(service_type)
+            self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
+            self._watch.subscribe(service_type, subscription.min_version)
+        except (wire.InvalidError, LimitError) as error:
+            return pb.WatchRefusal(service_type=service_type, message=str(error))
+        except ConnectError as error:
+            return pb.WatchRefusal(service_type=service_type, message=error.message)
+        return None
+
+    def _update(self, news: News) -> pb.WatchUpdate:
+        """Return what the client is told; of what it may not call any more, that it is not there for it."""
+        update = pb.WatchUpdate(revision=news.revision, gone=news.gone)
+        for service_type, status in news.statuses.items():
+            try:
+                self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
+            except ConnectError as error:
+                update.refusals.add(service_type=service_type, message=error.message)
+                update.events.append(watch_event(service_type, ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)))
+            else:
+                update.events.append(watch_event(service_type, status))
+        return update
+
+    def _frame(self, update: pb.WatchUpdate) -> dict[str, Any]:
+        return {"type": "websocket.send", **self._codec.write(update)}
+
+    async def _close(self, code: int, reason: str) -> None:
+        cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        await self._send({"type": "websocket.close", "code": code, "reason": cut})
+
+
+def _frame_size(frame: _Frame) -> int:
+    """Return how many characters or bytes a frame has."""
+    return len(frame.get("bytes") or frame.get("text") or b"")
+
+
+def _proof(scope: Scope) -> tuple[str, str, Peer]:
+    names = (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
+    runtime_id, authorization = ((header(scope, name.lower().encode()) or b"") for name in names)
+    peer = Peer.of_scope(scope)
+    return runtime_id.decode("latin-1"), authorization.decode("latin-1"), peer
+
+
+def _chosen(offered: Sequence[str]) -> str | None:
+    """Return the subprotocol to speak, None to a client that offers none. Raises: _NotOfferedError."""
+    chosen = next((name for name in offered if name in CODECS), None)
+    if offered and chosen is None:
+        raise _NotOfferedError(f"subprotocols are {' and '.join(CODECS)}")
+    return chosen
+
+
+def _refusal(error: ConnectError | LimitError | _NotOfferedError) -> tuple[int, str, HeaderList]:
+    """Return how a handshake is refused: status, text, and header fields."""
+    match error:
+        case RateExceededError():
+            return 429, error.message, [retry_after(error.retry_after_s)]
+        case LimitError():
+            return 429, str(error), []
+        case ConnectError():
+            return 401, error.message, []
+        case _:
+            return 400, str(error), []

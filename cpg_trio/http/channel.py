@@ -1,0 +1,272 @@
+"""A way to the other side: bytes in, bytes out, and nothing between the kernel and whoever asks.
+
+`SocketChannel` talks to a non-blocking socket: it tries first, and waits only when the kernel says that there
+is nothing, which saves a trip through the scheduler for most sends. `tls.TlsChannel` is the same with TLS;
+`ChannelStream` is a channel for whoever wants a stream of Trio's.
+
+Errors are Trio's: `BrokenResourceError` for what the other side or the network does, `ClosedResourceError`
+after `close`. Each method may be cancelled at its waits; what a cancelled send has sent, nobody knows.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import trio
+
+from cpg_trio.http.reactor import Reactor, Watcher
+
+#: Bytes. The most that is asked of the other side at a time, and so the most held of a body.
+RECEIVE_BYTES = 64 * 1024
+
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+
+
+Address: TypeAlias = tuple[str, int] | None
+"""A host and a port; None where there is none."""
+
+
+class Channel(ABC):
+    """One connection's bytes. One task may receive while another one sends."""
+
+    __slots__ = ()
+
+    @property
+    def peer_names(self) -> tuple[str, ...]:
+        """The names in the certificate that the other side has proved to be its own; none without TLS.
+
+        An empty one is that of a certificate without names.
+        """
+        return ()
+
+    @property
+    def tls(self) -> dict[str, Any] | None:
+        """What ASGI's extension `tls` says of the connection, for one call; None without TLS."""
+        return None
+
+    @property
+    @abstractmethod
+    def socket(self) -> socket.socket:
+        """The socket, for its options and addresses."""
+
+    @property
+    @abstractmethod
+    def may_have_more(self) -> bool:
+        """Whether the last read left something perhaps, of which nobody is told."""
+
+    @property
+    @abstractmethod
+    def drained(self) -> bool:
+        """Whether the last read took all that there was, so that the next one would be in vain."""
+
+    @abstractmethod
+    def receive_nowait(self) -> bytes | None:
+        """Return what has come, or None if there is nothing; b"" when the other side has ended."""
+
+    @abstractmethod
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """Send what can be sent without waiting; return how many bytes that was.
+
+        What is sent next begins with the byte behind those.
+        """
+
+    @abstractmethod
+    async def wait_readable(self) -> None:
+        """Wait until there may be something to receive."""
+
+    @abstractmethod
+    async def wait_writable(self) -> None:
+        """Wait until something may be sent."""
+
+    async def receive(self) -> bytes:
+        """Return what has come, waiting for something; nothing when the other side has ended."""
+        while True:
+            if self.may_have_more:  # a peer that sends as fast as we read lets nobody else run
+                await trio.lowlevel.checkpoint()
+            elif self.drained:
+                await self.wait_readable()
+            if (data := self.receive_nowait()) is not None:
+                return data
+
+    async def send_all(self, data: bytes) -> None:
+        """Send everything."""
+        sent = self.send_nowait(data)
+        if sent == len(data):
+            return
+        with memoryview(data) as rest:
+            while sent < len(data):
+                sent += await self.send_some(rest[sent:])
+
+    async def send_some(self, data: bytes | memoryview) -> int:
+        """Send something, waiting until that is possible; return how much."""
+        while True:
+            await self.wait_writable()
+            if sent := self.send_nowait(data):
+                return sent
+
+    @abstractmethod
+    def is_readable(self) -> bool:
+        """Look whether something has come, or the other side has ended, without taking it."""
+
+    @abstractmethod
+    def watch(self, readiness: Reactor, watcher: Watcher) -> None:
+        """Have `watcher` called when something comes, or the other side ends, until `ignore`."""
+
+    @abstractmethod
+    def ignore(self, *, for_good: bool = False) -> None:
+        """Have nobody called any more. To watch again costs next to nothing, unless it was `for_good`."""
+
+    @abstractmethod
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        """End both directions, or one; whoever waits for them is told. The channel is still to be closed."""
+
+    @abstractmethod
+    def close(self, *, reset: bool = False) -> None:
+        """Close at once, and wake whoever waits. With `reset`, what was sent and not read may be lost."""
+
+
+class SocketChannel(Channel):
+    """A channel over a connected socket, which it owns."""
+
+    __slots__ = ("_drained", "_fd", "_full", "_news", "_readiness", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)  # noqa: FBT003 - the name says it
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._drained = False  # the last read took all that there was, so the next one would be in vain
+        self._full = False  # the last read took all that was asked for, so there may be more, without end
+        self._news = select.poll()  # a third of the time that a look at the data takes
+        self._news.register(self._fd, select.POLLIN)
+        self._readiness: Reactor | None = None
+
+    @classmethod
+    def of(cls, stream: trio.SocketStream) -> SocketChannel:
+        """Take a stream's socket over."""
+        family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
+        return cls(socket.socket(family, kind, proto, fileno=stream.socket.detach()))
+
+    @property
+    def socket(self) -> socket.socket:
+        return self._sock
+
+    def addresses(self) -> tuple[Address, Address]:
+        """Return the other side's address, and ours; None each for a Unix socket.
+
+        Raises: OSError if the other side has left.
+        """
+        return _address(self._sock.getpeername()), _address(self._sock.getsockname())
+
+    @property
+    def may_have_more(self) -> bool:
+        return self._full
+
+    @property
+    def drained(self) -> bool:
+        return self._drained
+
+    def watch(self, readiness: Reactor, watcher: Watcher) -> None:
+        if self._readiness is not readiness:
+            self._leave_readiness()
+            readiness.enter(self._fd)
+            self._readiness = readiness
+        readiness.watch(self._fd, watcher)
+
+    def ignore(self, *, for_good: bool = False) -> None:
+        if for_good:
+            self._leave_readiness()
+        elif self._readiness is not None:
+            self._readiness.ignore(self._fd)
+
+    def _leave_readiness(self) -> None:
+        if self._readiness is not None:
+            self._readiness.take_out(self._fd)
+            self._readiness = None
+
+    def receive_nowait(self) -> bytes | None:
+        try:
+            data = self._sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            self._drained, self._full = True, False
+            return None
+        except OSError as error:
+            raise self._broken(error) from error
+        self._full = len(data) == RECEIVE_BYTES
+        self._drained = not self._full
+        return data
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken(error) from error
+
+    def is_readable(self) -> bool:
+        return bool(self._news.poll(0))
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        with suppress(OSError):  # the other side was first
+            self._sock.shutdown(socket.SHUT_WR if sending_only else socket.SHUT_RDWR)
+
+    def close(self, *, reset: bool = False) -> None:
+        if self._sock.fileno() < 0:
+            return
+        self._leave_readiness()
+        trio.lowlevel.notify_closing(self._fd)
+        if reset:
+            with suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        self._sock.close()
+
+    async def wait_readable(self) -> None:
+        self._check_open()
+        await trio.lowlevel.wait_readable(self._fd)
+
+    async def wait_writable(self) -> None:
+        self._check_open()
+        await trio.lowlevel.wait_writable(self._fd)
+
+    def _check_open(self) -> None:
+        if self._sock.fileno() < 0:
+            raise trio.ClosedResourceError("this channel is closed")
+
+    def _broken(self, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+        if self._sock.fileno() < 0:
+            return trio.ClosedResourceError("this channel is closed")
+        return trio.BrokenResourceError((error.strerror or str(error)).lower())
+
+
+def _address(name: Any) -> Address:
+    if not isinstance(name, tuple):
+        return None
+    # To a socket of both families, an IPv4 client has an address of IPv6 (RFC 4291, section 2.5.5.2).
+    host = name[0].removeprefix("::ffff:")
+    return (host if "." in host else name[0]), name[1]
+
+
+class ChannelStream(trio.abc.Stream):
+    """A channel, which it owns, as a stream of Trio's."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - it is what comes
+        return await self._channel.receive()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        await self._channel.send_all(bytes(data))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._channel.wait_writable()
+
+    async def aclose(self) -> None:
+        self._channel.close()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,1 @@
+"""The client side: where a request goes, the connections to it, and one exchange on them."""

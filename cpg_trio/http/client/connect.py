@@ -1,0 +1,219 @@
+"""Connecting to an origin: name, TCP or a Unix socket, and TLS; and whose fault it is if that fails.
+
+May touch: sockets, TLS, the system's resolver.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import trio
+
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._sockets import enable_keepalive
+from cpg_trio.http.channel import Channel, SocketChannel
+from cpg_trio.http.client.errors import ConnectFailedError, LocalFailureError
+from cpg_trio.http.client.origin import Origin
+from cpg_trio.http.client.resolver import LookUpError, Resolver
+from cpg_trio.http.client.unix import connect_unix
+from cpg_trio.http.tls import TlsChannel, client_context
+
+_NEXT_S = 0.25  # after which the next address is tried beside one that is silent (RFC 8305, section 8)
+
+# What the system says of this machine, and not of the one that was to be connected to.
+_LOCAL = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.EADDRNOTAVAIL,  # no port is free, or the family of addresses is not there
+        errno.EAFNOSUPPORT,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,  # there is no route
+        errno.EACCES,
+        errno.EPERM,  # a packet filter of this machine
+    }
+)
+
+
+async def connect(
+    origin: Origin,
+    ssl_context: Callable[[], ssl.SSLContext] = client_context,
+    *,
+    timeout_s: float = 5.0,
+    resolver: Resolver | None = None,
+) -> Channel:
+    """Return a connection, which is the caller's to close: with TLS for https, unless by a Unix socket.
+
+    `ssl_context` is asked for only then; `timeout_s` is for name, TCP and TLS together; `resolver` looks the
+    name up, if there is one to look up.
+    Raises: ConnectFailedError; LocalFailureError.
+    """
+    deadline = trio.current_time() + timeout_s
+    if origin.socket_path:
+        await trio.lowlevel.checkpoint()
+        try:
+            with _errors_of(origin):
+                return SocketChannel.of(connect_unix(origin.socket_path))
+        except (ConnectFailedError, LocalFailureError):
+            if not origin.tcp_too:
+                raise
+    context = _context(origin, ssl_context)
+    addresses = await _addresses(origin, resolver or Resolver(), deadline)
+    with _errors_of(origin), trio.fail_at(deadline):
+        channel = await _connect_tcp(addresses, origin.port)
+        return channel if context is None else await _with_tls(channel, context, origin.tls_name)
+
+
+def _context(origin: Origin, ssl_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext | None:
+    """Return what to speak TLS with, None for plain HTTP. Raises: LocalFailureError if none can be made."""
+    if origin.scheme == "http":
+        return None
+    try:
+        return ssl_context()
+    except Exception as error:
+        raise LocalFailureError(f"cannot connect to {where(origin)}: {error}") from error
+
+
+async def _addresses(origin: Origin, resolver: Resolver, deadline: float) -> list[str]:
+    """Return the addresses to connect to. Raises: LocalFailureError."""
+    try:
+        with trio.fail_at(deadline):
+            return await resolver.addresses(origin.address or origin.host, origin.port)
+    except LookUpError as error:
+        why = f"its name cannot be looked up: {error}"
+        raise LocalFailureError(f"cannot connect to {where(origin)}: {why}") from error
+    except trio.TooSlowError as error:
+        why = "its name was not looked up within the time allowed"
+        raise LocalFailureError(f"cannot connect to {where(origin)}: {why}") from error
+
+
+async def _connect_tcp(addresses: Sequence[str], port: int) -> SocketChannel:
+    if len(addresses) == 1:
+        stream = await _open_tcp(addresses[0], port)
+    else:
+        stream = await _first_of(addresses, port)
+    enable_keepalive(stream.socket)  # and no limit to what it leaves unread: a request may be a stream
+    return SocketChannel.of(stream)
+
+
+async def _open_tcp(address: str, port: int) -> trio.SocketStream:
+    """Connect to one address. Raises: OSError, also if nobody listens and the socket is connected to itself.
+
+    That happens when the kernel chooses for our end the very port that is connected to (RFC 9293, 3.5).
+    """
+    stream = await trio.open_tcp_stream(address, port)  # with TCP_NODELAY, as all of Trio's
+    if _is_connected_to_itself(stream.socket):
+        stream.socket.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    return stream
+
+
+def _is_connected_to_itself(sock: trio.socket.SocketType) -> bool:
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # the peer has left already
+        return False
+
+
+async def _first_of(addresses: Sequence[str], port: int) -> trio.SocketStream:
+    """Return the first connection to one of several addresses. Raises: OSError for all of their errors."""
+    failures: list[OSError] = []
+    streams: list[trio.SocketStream] = []
+
+    async def attempt(address: str, failed: trio.Event) -> None:
+        try:
+            streams.append(await _open_tcp(address, port))
+        except OSError as error:
+            failures.append(error)
+            failed.set()
+        else:
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with open_plain_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(_NEXT_S):
+                    await failed.wait()
+    except BaseException:
+        _close(streams)
+        raise
+    if not streams:
+        raise OSError from ExceptionGroup("no address could be connected to", failures)
+    _close(streams[1:])
+    return streams[0]
+
+
+def _close(streams: Sequence[trio.SocketStream]) -> None:
+    for stream in streams:
+        stream.socket.close()
+
+
+async def _with_tls(channel: SocketChannel, context: ssl.SSLContext, host: str) -> TlsChannel:
+    try:
+        tls = TlsChannel(channel, context, server_hostname=host)
+        await tls.shake_hands()
+    except BaseException:
+        channel.close()
+        raise
+    return tls
+
+
+@contextmanager
+def _errors_of(origin: Origin) -> Iterator[None]:
+    """Raise what goes wrong on the way to the peer by whose fault it is, and say where and why."""
+    try:
+        yield
+    except trio.TooSlowError as error:
+        _fail(origin, error, [ConnectionError("no connection within the time allowed")])
+    except (OSError, ValueError, trio.BrokenResourceError) as error:
+        _fail(origin, error, list(_causes(error)))
+
+
+def _fail(origin: Origin, error: BaseException, causes: Sequence[BaseException]) -> NoReturn:
+    """Raise the error of a connection. It is this machine's only if none of its causes is the peer's."""
+    why = "; ".join(sorted(set(map(_said, causes))))
+    kind = LocalFailureError if all(map(_is_local, causes)) else ConnectFailedError
+    raise kind(f"cannot connect to {where(origin)}: {why}") from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield what the system said, which Trio keeps as the cause: one error, or one an address."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _causes(each)
+    elif error.__cause__ is not None:
+        yield from _causes(error.__cause__)
+    else:
+        yield error
+
+
+def _is_local(cause: BaseException) -> bool:
+    return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno in _LOCAL
+
+
+def where(origin: Origin) -> str:
+    """Return how errors name an origin."""
+    url = f"{origin.scheme}://{origin.host_header.decode()}"
+    place = origin.socket_path or origin.address
+    return f"{url} at {place}" if place else url
+
+
+def _said(cause: BaseException) -> str:
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not accepted: {cause.verify_message}"
+        case ssl.SSLError(reason=str(reason)):
+            return f"TLS broke: {reason}"
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
+        case _:
+            return str(cause)

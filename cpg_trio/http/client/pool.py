@@ -1,0 +1,439 @@
+"""The connections of a client: opened when needed, kept while useful, closed by whoever leaves the pool.
+
+An idle connection belongs to the pool, one in use to whoever took or opened it and will give it back; there
+is no third state, so that a cancellation anywhere finds each connection with exactly one owner.
+
+May touch: sockets, TLS, and the connections that it opened. What is said on them is `connection`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+from types import TracebackType
+from typing import Self
+
+import attrs
+import trio
+
+from cpg_trio.http.client.connect import connect, where
+from cpg_trio.http.client.connection import Connection, Exchange, Response, Whole
+from cpg_trio.http.client.errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
+from cpg_trio.http.client.origin import Origin
+from cpg_trio.http.client.request import PreparedRequest, Request
+from cpg_trio.http.client.resolver import Resolver
+from cpg_trio.http.heads import ResponseHeads
+from cpg_trio.http.messages import MAX_HEAD_BYTES
+from cpg_trio.http.tls import client_context
+
+#: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+
+@attrs.frozen
+class PoolStatistics:
+    """What a pool has: connections `idle` and `active` now, `opened` and `reused` since it began."""
+
+    idle: int
+    active: int
+    opened: int
+    reused: int
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """A task that waits for room, and what it is given: a connection, or the right to open one."""
+
+    task: trio.lowlevel.Task
+    given: Connection | None = None
+
+
+@attrs.define(eq=False)
+class _Shelf:
+    """The connections to one origin.
+
+    `size` counts those that are idle, in use, and being opened. The last of `idle` is the one used last: it
+    is the likeliest to be alive, and those that a lull leaves over expire together.
+    """
+
+    size: int = 0
+    idle: list[Connection] = attrs.field(factory=list)
+    in_use: dict[str, int] = attrs.field(factory=dict)
+    """How many each caller uses, or opens, of those that are named."""
+    waiting: dict[str, deque[_Waiter]] = attrs.field(factory=dict)
+    """Who waits, by caller. The caller whose turn is next comes first."""
+
+
+class Pool:
+    """A client's connections to any number of origins, kept for the next request while the block lasts.
+
+    There is no timeout but `connect_timeout_s` (seconds, for name, TCP and TLS together, and for the wait
+    before them): all others are the caller's to set, who knows what a request is for. A machine that vanishes
+    while it owes an answer is noticed by the kernel (`enable_keepalive`).
+    `ssl_context` is asked for each connection with TLS; the default trusts what the system trusts.
+    `max_per_origin`: connections in all; who needs one more waits until one is free. `max_total`: those to
+    all origins; for one more, one that is idle is closed, and if none is, there is a PoolFullError at once.
+    `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
+    an idle connection is not used again. `max_head_bytes`: the largest response head.
+
+    `request` and `fetch` have whole exchanges. Underneath are `take`, `open` and `give_back`, for those who
+    have their own: what is taken or opened is given back, once, however the exchange ends.
+
+    Whoever asks for several callers names each of them (`caller`). A caller gets another connection to an
+    origin only while it uses fewer than are free there, so that one alone has half of them, two have a third
+    each, and there are always some for a caller that has none. Of those that wait each caller has its turn.
+    Of `max_total` a caller has no more than is free, either, and is refused at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float = 5.0,
+        max_per_origin: int = 1000,
+        max_idle_per_origin: int = 256,
+        max_total: int = 2**31,
+        idle_expiry_s: float = 15.0,
+        ssl_context: Callable[[], ssl.SSLContext] | None = None,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+    ) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._max_per_origin = max_per_origin
+        self._max_idle_per_origin = max_idle_per_origin
+        self._max_total = max_total
+        self._idle_expiry_s = idle_expiry_s
+        self.ssl_context = ssl_context or cache(client_context)  # reads every CA of the system
+        self.resolver = Resolver()
+        self._max_head_bytes = max_head_bytes
+        self._heads = ResponseHeads()
+        # Changed between checkpoints only. A shelf is here while its size is not 0.
+        self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
+        self._entered = False
+        self._total = 0  # the sizes of all shelves
+        self._in_use: dict[str, int] = {}  # by caller, of all shelves
+        self._active = 0
+        self._opened = 0
+        self._reused = 0
+
+    async def __aenter__(self) -> Self:
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the idle connections. One in use is closed when it is given back."""
+        self._entered = False
+        self._close_idle(not_used_since=math.inf)
+
+    def statistics(self) -> PoolStatistics:
+        """Return the numbers of this moment."""
+        idle = sum(len(shelf.idle) for shelf in self._shelves.values())
+        return PoolStatistics(idle=idle, active=self._active, opened=self._opened, reused=self._reused)
+
+    async def sweep(self) -> None:
+        """Close what expires, until cancelled: origins go away, and are never asked for again.
+
+        A task of whoever has the pool. Without it a connection that expired is closed when its origin is
+        next asked for.
+        """
+        while True:
+            await trio.sleep(self._idle_expiry_s)
+            self._close_idle(not_used_since=trio.current_time() - self._idle_expiry_s)
+
+    # Whole exchanges
+
+    def request(
+        self, origin: Origin, request: Request, *, caller: str = ""
+    ) -> AbstractAsyncContextManager[Response]:
+        """Send a request; the block has the response, from when its head has arrived.
+
+        Leaving the block before the body has arrived closes the connection, as does an error before the body
+        has been read. An idempotent request whose body is still whole is sent once more if a kept connection
+        turns out to be dead before it answered anything.
+
+        Raises: InvalidRequestError before anything is done, or if the body belies its content-length;
+        ConnectFailedError; PoolFullError; ProtocolError; ConnectionBrokenError; and whatever the body's
+        iterator raises, as itself, in place of the cancellation that it causes in the block.
+        """
+        return _Block(self, origin, request, caller)
+
+    async def fetch(
+        self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES, caller: str = ""
+    ) -> Whole:
+        """Send a request and return its response when it has been read to its end.
+
+        Raises: BodyTooLargeError, and what `request` raises.
+        """
+        exchange = await self.begin(origin, request, caller=caller)
+        try:
+            return await exchange.read_whole(max_body_bytes)
+        finally:
+            self.give_back(exchange.connection)
+
+    async def begin(
+        self, origin: Origin, request: Request, *, connect_timeout_s: float | None = None, caller: str = ""
+    ) -> Exchange:
+        """Return an exchange that has begun, which is the caller's to end, and its connection to give back.
+
+        `connect_timeout_s`: in place of the pool's own. Raises: what `request` raises.
+        """
+        if not self._entered:
+            raise _not_entered()
+        prepared = PreparedRequest.of(request, origin.host_header)
+        connection = self.take(origin, caller) or await self.open(origin, caller, timeout_s=connect_timeout_s)
+        exchange = Exchange(connection, prepared, self._max_head_bytes, self._heads)
+        try:
+            await self._begin(exchange)
+        except ConnectionBrokenError:
+            if not exchange.may_retry:
+                raise
+        else:
+            return exchange
+        connection = await self.open(origin, caller, timeout_s=connect_timeout_s)
+        exchange = Exchange(connection, prepared, self._max_head_bytes, self._heads)
+        await self._begin(exchange)
+        return exchange
+
+    async def _begin(self, exchange: Exchange) -> None:
+        try:
+            await exchange.begin()
+        except BaseException:
+            self.give_back(exchange.connection)
+            raise
+
+    # Connections
+
+    def take(self, origin: Origin, caller: str = "") -> Connection | None:
+        """Return an idle connection on which nothing has happened since, or None.
+
+        The kernel is asked about each one (under 1 µs), however short it was idle: what is lost on a dead
+        one may have had an effect, so that most calls could not be repeated.
+        """
+        shelf = self._shelves.get(origin.key)
+        if shelf is None or (caller and (self._has_its_share(caller) or not self._may_have(shelf, caller))):
+            return None
+        while shelf.idle:
+            connection = shelf.idle.pop()
+            expired = trio.current_time() - connection.idle_since >= self._idle_expiry_s
+            if not expired and not connection.channel.is_readable():
+                self._occupy(shelf, caller)
+                self._lend(connection, caller)
+                return connection
+            self._discard(connection)
+            if not expired:
+                self._close_dead(shelf)
+        return None
+
+    async def open(self, origin: Origin, caller: str = "", *, timeout_s: float | None = None) -> Connection:
+        """Return a new connection, or one that became free while there was no room for a new one.
+
+        `timeout_s`: in place of the pool's own. Raises: NotSentError; trio.ClosedResourceError outside
+        of the pool's block.
+        """
+        if not self._entered:
+            raise _not_entered()
+        if timeout_s is None:
+            timeout_s = self._connect_timeout_s
+        if self._has_its_share(caller):
+            share = f"{self._in_use[caller]} connections are this caller's share (of {self._max_total})"
+            raise PoolFullError(f"no connection to {where(origin)}: {share}", own_share=True)
+        shelf = self._shelves.setdefault(origin.key, _Shelf())
+        if self._may_have(shelf, caller):
+            if shelf.size < self._max_per_origin:
+                self._make_room(origin, shelf)
+                self._resize(shelf, 1)
+            else:
+                shelf.idle.pop(0).channel.close()  # and its place is ours
+            self._occupy(shelf, caller)
+        elif (kept := await self._wait_for_room(origin, shelf, caller, timeout_s)) is not None:
+            return kept
+        return await self._open(origin, shelf, caller, timeout_s)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for whoever is next, if it is `reusable` and there is room; else close it."""
+        self._active -= 1
+        shelf = self._shelves[connection.origin.key]
+        self._leave(shelf, connection.caller)
+        room = len(shelf.idle) < self._max_idle_per_origin or shelf.waiting
+        if connection.reusable and self._entered and room:
+            connection.idle_since = trio.current_time()
+            shelf.idle.append(connection)
+            if shelf.waiting:
+                self._serve(shelf)
+        else:
+            self._discard(connection)
+
+    def _resize(self, shelf: _Shelf, by: int) -> None:
+        shelf.size += by
+        self._total += by
+
+    def _make_room(self, origin: Origin, shelf: _Shelf) -> None:
+        """Close an idle connection if there are as many as there may be. Raises: PoolFullError."""
+        if self._total < self._max_total:
+            return
+        idle = [each for each in self._shelves.values() if each.idle]
+        if idle:
+            self._discard(min(idle, key=lambda each: each.idle[0].idle_since).idle.pop(0))
+            self._shelves[origin.key] = shelf  # if that was its last one
+            return
+        if not shelf.size:
+            del self._shelves[origin.key]
+        every = f"all {self._max_total} connections that this process may have are in use"
+        raise PoolFullError(f"no connection to {where(origin)}: {every}", own_share=False)
+
+    def _may_have(self, shelf: _Shelf, caller: str) -> bool:
+        """Whether a caller may have another connection. Who names none shares with nobody."""
+        free = self._max_per_origin - shelf.size + len(shelf.idle)
+        return free > (shelf.in_use.get(caller, 0) if caller else 0)
+
+    def _has_its_share(self, caller: str) -> bool:
+        """Whether a caller uses connections, of all origins, and as many as are free."""
+        has = self._in_use.get(caller, 0) if caller else 0
+        return has > 0 and has >= self._max_total - self._active
+
+    def _occupy(self, shelf: _Shelf, caller: str) -> None:
+        """Count one more connection for a caller."""
+        if caller:
+            shelf.in_use[caller] = shelf.in_use.get(caller, 0) + 1
+            self._in_use[caller] = self._in_use.get(caller, 0) + 1
+
+    def _leave(self, shelf: _Shelf, caller: str) -> None:
+        """Count one less."""
+        if not caller:
+            return
+        if left := shelf.in_use[caller] - 1:
+            shelf.in_use[caller] = left
+        else:
+            del shelf.in_use[caller]
+        if left := self._in_use[caller] - 1:
+            self._in_use[caller] = left
+        else:
+            del self._in_use[caller]
+
+    def _lend(self, connection: Connection, caller: str) -> None:
+        connection.fresh = connection.reusable = False
+        connection.caller = caller
+        self._active += 1
+        self._reused += 1
+
+    async def _open(self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float) -> Connection:
+        """Open a connection in the place that the caller has on the shelf."""
+        try:
+            channel = await connect(origin, self.ssl_context, timeout_s=timeout_s, resolver=self.resolver)
+        except BaseException as error:
+            self._leave(shelf, caller)
+            self._release(origin, shelf)
+            if isinstance(error, ConnectFailedError):
+                self._close_dead(shelf)
+            raise
+        self._opened += 1
+        self._active += 1
+        connection = Connection(origin, channel)
+        connection.caller = caller
+        return connection
+
+    async def _wait_for_room(
+        self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float
+    ) -> Connection | None:
+        """Return a connection that became free, or None for a place on the shelf, or raise an error."""
+        waiter = _Waiter(trio.lowlevel.current_task())
+        shelf.waiting.setdefault(caller, deque()).append(waiter)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            shelf.waiting[caller].remove(waiter)
+            if not shelf.waiting[caller]:
+                del shelf.waiting[caller]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        with trio.move_on_after(timeout_s) as scope:
+            await trio.lowlevel.wait_task_rescheduled(leave)
+        if scope.cancelled_caught:
+            raise self._full(origin, shelf, caller)
+        kept = waiter.given
+        if kept is not None and kept.channel.is_readable():
+            kept.channel.close()  # and its place is ours
+            return None
+        if kept is not None:
+            self._lend(kept, caller)
+        return kept
+
+    def _full(self, origin: Origin, shelf: _Shelf, caller: str) -> PoolFullError:
+        has = shelf.in_use.get(caller, 0)
+        own_share = bool(caller) and self._max_per_origin - shelf.size + len(shelf.idle) > 0
+        which = f"{has} connections are this caller's share" if own_share else "all connections are in use"
+        text = f"no connection to {where(origin)}: {which} (of {self._max_per_origin})"
+        return PoolFullError(text, own_share=own_share)
+
+    def _serve(self, shelf: _Shelf) -> None:
+        """Give those who wait, and may have one, what is free: connections, and then places."""
+        while (turn := next((c for c in shelf.waiting if self._may_have(shelf, c)), None)) is not None:
+            waiters = shelf.waiting.pop(turn)
+            waiter = waiters.popleft()
+            if waiters:
+                shelf.waiting[turn] = waiters  # the other callers have their turns before
+            self._occupy(shelf, turn)
+            if shelf.idle:
+                waiter.given = shelf.idle.pop()
+            else:
+                self._resize(shelf, 1)
+            trio.lowlevel.reschedule(waiter.task)
+
+    def _discard(self, connection: Connection) -> None:
+        connection.channel.close()
+        self._release(connection.origin, self._shelves[connection.origin.key])
+
+    def _release(self, origin: Origin, shelf: _Shelf) -> None:
+        """Give a place on the shelf up, or to who waits for one."""
+        self._resize(shelf, -1)
+        if shelf.waiting:
+            self._serve(shelf)
+        elif not shelf.size:
+            del self._shelves[origin.key]
+
+    def _close_dead(self, shelf: _Shelf) -> None:
+        """Close the idle connections on which something has happened: where one is dead, others are."""
+        idle, shelf.idle = shelf.idle, []
+        for connection in idle:
+            if connection.channel.is_readable():
+                self._discard(connection)
+            else:
+                shelf.idle.append(connection)
+
+    def _close_idle(self, *, not_used_since: float) -> None:
+        for shelf in list(self._shelves.values()):
+            while shelf.idle and shelf.idle[0].idle_since <= not_used_since:
+                self._discard(shelf.idle.pop(0))
+
+
+class _Block:
+    """The block of a request. A class, because a generator would take twice the time."""
+
+    __slots__ = ("_caller", "_exchange", "_origin", "_pool", "_request")
+
+    _exchange: Exchange
+
+    def __init__(self, pool: Pool, origin: Origin, request: Request, caller: str) -> None:
+        self._pool = pool
+        self._origin = origin
+        self._request = request
+        self._caller = caller
+
+    async def __aenter__(self) -> Response:
+        self._exchange = await self._pool.begin(self._origin, self._request, caller=self._caller)
+        return self._exchange.response
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._exchange.end(exc_type, exc, traceback)
+        finally:
+            self._pool.give_back(self._exchange.connection)
+
+
+def _not_entered() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("a pool is used inside its own `async with` block")

@@ -1,0 +1,168 @@
+"""A request on its way out: checked, and written as the bytes that go on the wire. No I/O.
+
+It goes out as the caller spelled it, so what two parsers could read in two ways is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable
+from typing import Self
+
+import attrs
+
+from cpg_trio.asgi import HeaderList
+from cpg_trio.http.client.errors import InvalidRequestError
+
+#: Bytes. A body up to this goes out with the head and without a task of its own: it fits the buffers of
+#: every transport, so that writing it cannot wait for a peer that waits for us to read.
+ONE_WRITE_BYTES = 16 * 1024
+
+#: RFC 9110, 9.2.2. TRACE is there for completeness.
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_TARGET = rb"[\x21-\x7e]++"
+_VALUE = rb"(?:(?![ \t])[\t\x20-\x7e\x80-\xff]++(?<![ \t]))?"
+_HEAD = re.compile(
+    rb"%b %b HTTP/1\.1\r\n(?:%b: %b\r\n)*+\r\n" % (_TOKEN, _TARGET, _TOKEN, _VALUE),
+)
+_A_TOKEN = re.compile(_TOKEN)
+_A_TARGET = re.compile(_TARGET)
+_A_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+# The headers that say something to us. By length first: what is not as long need not be looked at.
+_HEEDED = frozenset({b"host", b"expect", b"connection", b"content-length", b"transfer-encoding"})
+_HEEDED_LENGTHS = frozenset(len(name) for name in _HEEDED)
+
+
+@attrs.frozen
+class Request:
+    """A request, sent as it is.
+
+    `target` is origin-form, or `*`. `headers` go out in this order and spelling, after a `host` if they
+    have none. Framing is the caller's: `content-length`, or `transfer-encoding: chunked`, or neither for
+    no body. `body` is read no further than its content-length; without a framing header, or with a length
+    of 0, an iterable is not touched. A body that is an async generator is closed when sending stops.
+    """
+
+    method: bytes
+    target: bytes
+    headers: HeaderList = attrs.field(repr=False)
+    body: AsyncIterable[bytes] | bytes = b""
+
+
+@attrs.define
+class PreparedRequest:
+    """A checked request: `head` is what goes on the wire, `length` the body's, None if chunked."""
+
+    method: bytes
+    head: bytes = attrs.field(repr=False)
+    body: AsyncIterable[bytes] | bytes
+    length: int | None
+    expects_continue: bool
+    closes: bool
+    """Whether the connection is to end with this request."""
+
+    @classmethod
+    def of(cls, request: Request, host: bytes) -> Self:
+        """Check a request and write its head. Raises: InvalidRequestError."""
+        _check_target(request)
+        heeded = _heeded(request.headers)
+        headers = request.headers if b"host" in heeded else [(b"host", host), *request.headers]
+        head = _head(request, headers)
+        length = _body_length(request.body, heeded)
+        expects = b"expect" in heeded and length != 0 and b"100-continue" in _tokens(heeded[b"expect"])
+        closes = b"connection" in heeded and b"close" in _tokens(heeded[b"connection"])
+        return cls(request.method, head, request.body, length, expects, closes)
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether it does no harm to send it twice."""
+        return self.method in IDEMPOTENT
+
+    @property
+    def at_once(self) -> bytes | None:
+        """All of it, if the body is here, small, and free to go with the head."""
+        if self.length == 0:
+            return self.head
+        body = self.body
+        if not isinstance(body, bytes) or len(body) > ONE_WRITE_BYTES or self.expects_continue:
+            return None
+        return self.head + (body if self.length else chunk(body) + LAST_CHUNK)
+
+
+#: What ends a chunked body.
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """Return a chunk of a chunked body; none for no data, since an empty chunk would be the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def _heeded(headers: HeaderList) -> dict[bytes, list[bytes]]:
+    """Return the values of the headers that say something to us, by name in lower case."""
+    heeded: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if len(name) in _HEEDED_LENGTHS and (lower := name.lower()) in _HEEDED:
+            heeded.setdefault(lower, []).append(value)
+    return heeded
+
+
+def _tokens(values: list[bytes]) -> list[bytes]:
+    return [token.strip(b" \t").lower() for value in values for token in value.split(b",")]
+
+
+def _check_target(request: Request) -> None:
+    if request.method == b"CONNECT":
+        raise InvalidRequestError("CONNECT makes a tunnel, which this client does not do")
+    if request.target != b"*" and not request.target.startswith(b"/"):
+        raise InvalidRequestError("the request's target must be origin-form: a path that begins with /")
+
+
+def _head(request: Request, headers: HeaderList) -> bytes:
+    lines = [b": ".join(field) for field in headers]
+    head = b"\r\n".join([b"%b %b HTTP/1.1" % (request.method, request.target), *lines, b"", b""])
+    # The head as a whole is well-formed; each header is one line of it, and its name is what is before the
+    # line's first colon. So no header, and no request line, is anything but what it was given as.
+    good = (
+        _HEAD.fullmatch(head)
+        and head.count(b"\n") == len(lines) + 2
+        and b":" not in b"".join([name for name, _ in headers])
+    )
+    if not good:
+        raise InvalidRequestError(f"not a request that can be sent: {_what_is_wrong(request)}")
+    return head
+
+
+def _what_is_wrong(request: Request) -> str:
+    if not _A_TOKEN.fullmatch(request.method):
+        return "the method is no token"
+    if not _A_TARGET.fullmatch(request.target):
+        return "the target has characters that no target has"
+    if not all(_A_TOKEN.fullmatch(name) for name, _ in request.headers):
+        return "a header's name is no token"
+    return "a header's value has control characters, or spaces around it"
+
+
+def _body_length(body: AsyncIterable[bytes] | bytes, heeded: dict[bytes, list[bytes]]) -> int | None:
+    """Return the declared length, None for chunked.
+
+    Repetitions are refused, though they may agree: two parsers must not be able to read them in two ways.
+    """
+    if len(heeded.get(b"host", ())) > 1:
+        raise InvalidRequestError("a request has one host header")
+    lengths, codings = heeded.get(b"content-length", []), heeded.get(b"transfer-encoding", [])
+    if len(lengths) + len(codings) > 1:
+        raise InvalidRequestError("a request has one content-length, or one transfer-encoding, or neither")
+    if codings:
+        if codings[0].lower() != b"chunked":
+            raise InvalidRequestError("the only transfer-encoding of a request is chunked")
+        return None
+    if lengths and not _A_LENGTH.fullmatch(lengths[0]):
+        raise InvalidRequestError("the request's content-length is not a number")
+    length = int(lengths[0]) if lengths else 0
+    if isinstance(body, bytes) and len(body) != length:
+        raise InvalidRequestError(f"the request declares a body of {length} bytes, but has {len(body)}")
+    return length

@@ -1,0 +1,387 @@
+"""HTTP/1.1 messages on their way in: bytes go in as they come, heads and bodies come out.
+
+What heads and trailers say is read in `heads`, by llhttp, which is given whole heads and nothing else: behind
+a head it goes on to what it takes to be next, which for a chunked request that asks for an upgrade is another
+request, and it does not say where that began. So bodies are read here: a declared length is counted, and the
+line before a chunk has one narrow form. One object is one message; what follows the message is given back to
+the byte.
+
+No I/O. What is held is one head, or what of a body has been fed and not taken. What comes of a message does
+not depend on how it was cut on its way.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import Enum, auto
+
+from cpg_trio.asgi import HeaderList
+from cpg_trio.http.heads import (
+    NO_HEAD,
+    Head,
+    MalformedError,
+    RequestHead,
+    RequestHeads,
+    ResponseHead,
+    ResponseHeads,
+    read_trailers,
+)
+
+#: Bytes. A head (or the trailers) that is still incomplete at this size is refused.
+MAX_HEAD_BYTES = 64 * 1024
+
+_BLANK_LINE = b"\r\n\r\n"
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+# Nobody reads an extension; it only matters where it ends. `_BEGUN`: what can still become such a line.
+_SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]{0,1000})?\r\n"
+_BEGUN = rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]{0,1000})?\r?"
+_FIRST_CHUNK, _FIRST_CHUNK_BEGUN = re.compile(_SIZE), re.compile(_BEGUN)
+_NEXT_CHUNK, _NEXT_CHUNK_BEGUN = re.compile(rb"\r\n" + _SIZE), re.compile(rb"\r|\r\n(?:" + _BEGUN + rb")")
+# One line of printable letters, so that a head without it is read as it is with it.
+_AUTHORIZATION = re.compile(rb"\r\n(?i:authorization):[ \t]*([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n)")
+_SWITCHING_PROTOCOLS = 101  # behind which there is no message
+
+
+def body_too_large(most: float) -> str:
+    """Return what is said of a request whose body is larger than so many bytes."""
+    return f"request body too large (max: {most:.0f} bytes)"
+
+
+class Framing(Enum):
+    """How a message says where its body ends."""
+
+    NONE = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    CLOSE = auto()
+    """With the connection; responses only."""
+
+
+class Incoming:
+    """One message. `feed` it until it is `complete`; `take` what has come of its body meanwhile."""
+
+    has_head = False
+    complete = False
+    framing = Framing.NONE
+    remaining = 0
+    """Bytes of a body of declared length that have not come yet."""
+    head_bytes = b""
+    """The head as it came."""
+    version = "1.1"
+    keep_alive = False
+    """Whether the sender lets another message follow. Never in HTTP/1.0, where intermediaries pass the
+    wish on to somebody whom it was not meant for."""
+
+    _beginning: re.Pattern[bytes]  # of whatever can still become a head
+    _head: Head
+    _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
+    _in_chunk = 0  # bytes that have not come yet
+    _in_trailers = False
+    _body_bytes = 0  # that have come in chunks
+    _most_body_bytes = math.inf
+    _held = b""  # what has come of the line before a chunk, or of the trailers with the line end before them
+
+    def __init__(self, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
+        self.trailers: HeaderList = []
+        """As `headers`, for what followed a chunked body; complete once the message is."""
+        self._head = NO_HEAD
+        self._max_head_bytes = max_head_bytes
+        self._parts: list[bytes] = []
+
+    @property
+    def headers(self) -> HeaderList:
+        """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
+        return self._head.fields
+
+    @property
+    def declares_length(self) -> bool:
+        """Whether a header says how long the body is."""
+        return self._head.declared is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of it has come, other than an empty line."""
+        return bool(self.head_bytes.strip())
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what came in; return what follows the message, which is nothing unless it is complete.
+
+        Raises: MalformedError. Nothing more is to be fed after that.
+        """
+        if not self.has_head:
+            data = self._feed_head(data)
+        if self.complete or not data:
+            return data
+        if self.framing is Framing.LENGTH:
+            return self._feed_length(data)
+        if self.framing is Framing.CHUNKED:
+            return self._feed_chunked(data)
+        self._parts.append(data)
+        return b""
+
+    def limit_body(self, most: int) -> None:
+        """Take no more than so many bytes of a body of which nothing has been taken yet.
+
+        Raises: MalformedError, also later from `feed`, for a larger one.
+        """
+        come = sum(map(len, self._parts))
+        self._check_body(come + self.remaining, most)
+        self._most_body_bytes, self._body_bytes = most, come
+
+    def _check_body(self, size: int, most: float) -> None:
+        if size > most:
+            raise MalformedError(body_too_large(most), 413)
+
+    def take(self) -> bytes:
+        """Return what has come of the body and not been taken yet."""
+        parts = self._parts
+        if not parts:
+            return b""
+        self._parts = []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # The head
+
+    def _feed_head(self, data: bytes) -> bytes:
+        seen = 0
+        if self.head_bytes:
+            seen = max(0, len(self.head_bytes) - 3)
+            data = self.head_bytes + data
+        end = data.find(_BLANK_LINE, seen) + 4
+        if end < 4:  # noqa: PLR2004 - there is none
+            self._hold_head(data, seen)
+            return b""
+        if end > self._max_head_bytes:
+            raise MalformedError("the head is too large", 431)
+        self.head_bytes = self._without_empty_line(data[:end])
+        self._read_head()
+        self.has_head = True
+        return data[end:]
+
+    def _hold_head(self, data: bytes, seen: int) -> None:
+        """Hold a head that has not ended, unless it is plain that it never will, or not as one."""
+        if len(data) >= self._max_head_bytes:
+            raise MalformedError("the head is too large", 431)
+        if data and not self._beginning.match(data):
+            raise MalformedError("not the beginning of a message")
+        if _BARE_LF.search(data, seen):
+            raise MalformedError("a line ends without CR")
+        self.head_bytes = data
+
+    def _without_empty_line(self, head: bytes) -> bytes:
+        """Return a head without what may come before one."""
+        return head
+
+    def _read_head(self) -> None:
+        """Read the head, and what follows from it. Raises: MalformedError."""
+        raise NotImplementedError
+
+    def _take_over(self, head: Head) -> None:
+        self._head = head
+        self.version = head.version
+        self.keep_alive = head.keep_alive
+
+    def _frame(self, head: Head) -> bool:
+        """Set the framing that a head declares; return whether it declares one."""
+        if head.coding is not None:
+            self.framing = Framing.CHUNKED
+        elif head.declared is not None:
+            self.remaining = int(head.declared)
+            self.framing = Framing.LENGTH if self.remaining else Framing.NONE
+            self.complete = not self.remaining
+        else:
+            return False
+        return True
+
+    # The body
+
+    def _feed_length(self, data: bytes) -> bytes:
+        part = data[: self.remaining]
+        self._parts.append(part)
+        self.remaining -= len(part)
+        self.complete = not self.remaining
+        return data[len(part) :]
+
+    def _feed_chunked(self, data: bytes) -> bytes:
+        data, at = self._held + data, 0
+        self._held = b""
+        while at < len(data) and not self.complete:
+            if self._in_chunk:
+                at = self._take_chunk(data, at)
+            elif self._in_trailers:
+                at = self._take_trailers(data, at)
+            else:
+                at = self._take_chunk_line(data, at)
+        return data[at:]
+
+    def _take_chunk(self, data: bytes, at: int) -> int:
+        """Take what there is of a chunk; return where that ends. The next two do likewise."""
+        part = data[at : at + self._in_chunk]
+        self._body_bytes += len(part)
+        self._check_body(self._body_bytes, self._most_body_bytes)
+        self._parts.append(part)
+        self._in_chunk -= len(part)
+        return at + len(part)
+
+    def _take_chunk_line(self, data: bytes, at: int) -> int:
+        line = self._chunk_line.match(data, at)
+        if line is None:
+            if not self._chunk_line_begun.fullmatch(data, at):
+                raise MalformedError("not the beginning of a chunk")
+            self._held = data[at:]
+            return len(data)
+        self._in_chunk = int(line[1], 16)
+        if not self._in_chunk:
+            self._in_trailers = True
+            return line.end() - 2  # so that what ends the message is a blank line in any case
+        self._chunk_line, self._chunk_line_begun = _NEXT_CHUNK, _NEXT_CHUNK_BEGUN
+        return line.end()
+
+    def _take_trailers(self, data: bytes, at: int) -> int:
+        end = data.find(_BLANK_LINE, at) + 4
+        if end < 4:  # noqa: PLR2004 - there is none
+            self._hold_trailers(data[at:])
+            return len(data)
+        lines = data[at + 2 : end]
+        if len(lines) > self._max_head_bytes:
+            raise MalformedError("the trailers are too large", 431)
+        if len(lines) > 2:  # noqa: PLR2004 - more than the line end
+            self.trailers = read_trailers(lines)
+        self.complete = True
+        return end
+
+    def _hold_trailers(self, held: bytes) -> None:
+        if len(held) - 2 >= self._max_head_bytes:
+            raise MalformedError("the trailers are too large", 431)
+        if _BARE_LF.search(held):
+            raise MalformedError("a line ends without CR")
+        self._held = held
+
+
+class IncomingRequest(Incoming):
+    """A request. A head that is wrong is refused before anybody sees it."""
+
+    method = b""
+    target = b""
+    wants_websocket = False
+    """Whether it asks for a WebSocket. What else it may ask for is ignored (RFC 9110, 7.8), and so is that
+    of a request with a body."""
+    expects_continue = False
+    """Whether its sender waits for word to send the body."""
+    accepts_trailers = False
+    """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
+    head: RequestHead
+    """Its head, without the one line that has `authorization`. Requests whose heads are the same but for that
+    share it, once it is kept."""
+    heads: RequestHeads | None = None
+    """The heads that were kept before, to be set before it is fed."""
+    authorization = b""
+    """The value of that line; empty if there is none, or if it is among the head's other fields."""
+
+    _authorization_at = -1  # the line end before it
+    _without_authorization = b""  # the head, as the cache has it
+    _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
+
+    def keep_head(self) -> None:
+        """Keep the head for the requests that have the same one, if it is short and shows no secret.
+
+        Only for a sender who has proved who it is: nobody else fills the cache.
+        """
+        key = self._without_authorization
+        if self.heads is not None and key:
+            self.heads.remember(key, self.head)
+
+    def _without_empty_line(self, head: bytes) -> bytes:
+        # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
+        return head.removeprefix(b"\r\n")
+
+    def _read_head(self) -> None:
+        head = self._known_head()
+        self._take_over(head)
+        self.head = head
+        self.method = head.method
+        self.target = head.target
+        self.accepts_trailers = head.accepts_trailers
+        self.expects_continue = head.expects_continue
+        if not self._frame(head):
+            self.complete = True
+        elif self.method == b"CONNECT":
+            raise MalformedError("a request for a tunnel has no body")
+        self.wants_websocket = head.wants_websocket and self.complete and self.method == b"GET"
+
+    def _known_head(self) -> RequestHead:
+        """Read the head, apart from the line with the caller's secret."""
+        line = _AUTHORIZATION.search(self.head_bytes)
+        if line is not None:
+            key = self.head_bytes[: line.start()] + self.head_bytes[line.end() :]
+            known = None if self.heads is None else self.heads.get(key)
+            head = known or RequestHead(key)
+            if not head.has_authorization:
+                self._authorization_at, self.authorization = line.start(), line[1]
+                self._without_authorization = key
+                return head
+        return RequestHead(self.head_bytes)
+
+    @property
+    def headers(self) -> HeaderList:
+        """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
+        at, fields = self._authorization_at, self._head.fields
+        if at < 0:
+            return fields
+        before = self.head_bytes.count(b"\r\n", 0, at)
+        name = self.head_bytes[at + 2 : self.head_bytes.index(b":", at)]
+        return [*fields[:before], (name, self.authorization), *fields[before:]]
+
+
+class IncomingResponse(Incoming):
+    """A response to a request that was, or was not, a HEAD."""
+
+    status = 0
+    head: ResponseHead
+    """Its head, which it shares with responses that have the same one, if it is kept."""
+
+    # A peer of another protocol may say a few bytes, and wait for ours.
+    _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
+
+    def __init__(
+        self,
+        *,
+        to_head: bool = False,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        heads: ResponseHeads | None = None,
+    ) -> None:
+        """Look for the head among `heads`, and keep it there; without them no head is kept."""
+        super().__init__(max_head_bytes)
+        self._to_head = to_head
+        self._heads = heads
+
+    @property
+    def interim(self) -> bool:
+        """Whether another response to the same request follows it."""
+        return self.status < 200 and self.status != _SWITCHING_PROTOCOLS  # noqa: PLR2004
+
+    @property
+    def reason(self) -> bytes:
+        """The reason phrase, which is empty as often as not."""
+        return self.head_bytes[13 : self.head_bytes.index(b"\r\n")]
+
+    def end_of_stream(self) -> None:
+        """Note that the peer has closed. Raises: MalformedError if that cuts the message short."""
+        if self.framing is Framing.CLOSE:
+            self.complete = True
+        if not self.complete:
+            raise MalformedError("the message was cut short")
+
+    def _read_head(self) -> None:
+        heads, data = self._heads, self.head_bytes
+        head = ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
+        self.head = head
+        self._take_over(head)
+        self.status = status = head.status
+        if status < 200 or self._to_head or status in {204, 304}:  # noqa: PLR2004
+            self.complete = True
+        elif not self._frame(head):
+            self.framing, self.keep_alive = Framing.CLOSE, False
+        if status == _SWITCHING_PROTOCOLS:
+            self.keep_alive = False

@@ -1,0 +1,1 @@
+"""The server side: listeners, connections, and the calls that come in on them."""

@@ -1,0 +1,18 @@
+"""The errors that keep a server from starting, and the log of the others."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger("cpg_trio.http")
+
+
+class StartError(Exception):
+    """The process cannot start, for a reason that whoever started it can mend; the message says how.
+
+    `run` prints the message alone, without a traceback.
+    """
+
+
+class BindError(StartError, OSError):
+    """An address to listen on is taken, malformed or not of this machine."""

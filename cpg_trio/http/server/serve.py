@@ -1,0 +1,282 @@
+"""The nursery of all connections: accept, serve, drain, stop."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from typing import Protocol
+
+import trio
+from hypercorn.trio.worker_context import WorkerContext
+
+from cpg_trio._addresses import address_key
+from cpg_trio._sockets import enable_keepalive
+from cpg_trio.asgi import App
+from cpg_trio.http.certificates import Contexts
+from cpg_trio.http.channel import Address, Channel, SocketChannel
+from cpg_trio.http.schemes import TLS_IS_SPOKEN, WrongSchemes
+from cpg_trio.http.server import http1
+from cpg_trio.http.server.asgi import unwrapped
+from cpg_trio.http.server.config import ServeConfig, http1_limits, hypercorn_config
+from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
+from cpg_trio.http.server.descriptors import fitted_to_descriptors
+from cpg_trio.http.server.errors import logger
+from cpg_trio.http.server.http1 import RequestTaker
+from cpg_trio.http.server.hypercorn_connection import Connection, Service
+from cpg_trio.http.server.listen import is_unix, listening, url
+from cpg_trio.http.server.overload import Overload
+from cpg_trio.http.server.tls_handshake import Handshake
+from cpg_trio.http.tls import TlsChannel
+
+_DEFAULTS = ServeConfig()
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_AGAIN_S = 0.1
+_ACCEPTED_AT_ONCE = 16  # connections of one listener, in one round of the loop
+_WAIT_UNTOLD_S = 1.0  # for calls in flight to finish, before it is told of in the log
+
+
+async def serve(
+    app: App,
+    *,
+    bind: str | Sequence[str] = "127.0.0.1:0",
+    config: ServeConfig = _DEFAULTS,
+    stop: trio.Event | None = None,
+    relay: RequestTaker | None = None,
+    task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an ASGI application until `stop` is set, and then until what was in flight is done.
+
+    `bind` is one address or several: `host:port` (port 0 takes any free port), `[::1]:port` or
+    `unix:/path`, a socket for the user and the group that its file belongs to. Reports, once it listens, the
+    URLs it is reached at, e.g. `("http://127.0.0.1:41231",)`. With a certificate (`config.tls`) what is not
+    a Unix socket is served with TLS, and those are https.
+
+    From `stop` on nothing new is accepted, idle connections are closed, WebSockets are closed with code
+    1001, and calls in flight have `config.grace_s` to finish; then they are cancelled, and `serve` returns.
+    Cancelling `serve` ends everything at once.
+
+    HTTP/1.1 requests that `relay` claims are its to answer; with `config.hypercorn_only` they are the
+    application's, as those of HTTP/2 are in any case.
+
+    Raises: `BindError` when it cannot listen; `StartError` for a certificate that is of no use. Nothing that
+    a client or the application does raises here.
+    """
+    binds = [bind] if isinstance(bind, str) else bind
+    await _Server(app, config, relay).run(binds, trio.Event() if stop is None else stop, task_status)
+
+
+class _Client(Client, Protocol):
+    """One client's connection, whoever speaks to it."""
+
+    async def run(self) -> None:
+        """Speak to it, until it has ended or is somebody else's."""
+
+    async def drain(self) -> None:
+        """Finish what is in flight and take nothing more; return when the client has been told."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+class _Server:
+    def __init__(self, app: App, settings: ServeConfig, relay: RequestTaker | None) -> None:
+        self._settings = settings = fitted_to_descriptors(settings)
+        self._context = WorkerContext(None)
+        self._wrong_schemes = WrongSchemes()
+        self._service = Service(app, settings, hypercorn_config(settings), self._context, self._wrong_schemes)
+        self._lane = http1.Service(app, http1_limits(settings), relay, wrong_schemes=self._wrong_schemes)
+        self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
+        self._clients: set[_Client] = set()
+        self._departure = trio.lowlevel.ParkingLot()
+        self._limit = ConnectionLimit(settings.max_connections)
+        self._crowd = Overload(settings)
+
+    async def run(
+        self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
+    ) -> None:
+        if self._contexts is not None:
+            self._contexts.check()
+        async with AsyncExitStack() as stack:
+            if not self._settings.hypercorn_only:
+                await stack.enter_async_context(self._lane.running())
+            await self._listen(binds, stop, task_status)
+
+    async def _listen(
+        self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            listeners = await stack.enter_async_context(listening(binds, self._settings.backlog))
+            async with trio.open_nursery() as handlers:
+                try:
+                    scheme = "http" if self._contexts is None else "https"
+                    task_status.started(tuple(url(listener, scheme) for listener in listeners))
+                    await self._accept(listeners, handlers, stop)
+                    await stack.aclose()
+                    await self._drain(handlers)
+                finally:
+                    # The end of the grace, or a cancellation, or an error: whatever is left ends now.
+                    self._crowd.abort()
+                    for client in list(self._clients):
+                        client.abort()
+
+    async def _accept(
+        self, listeners: list[trio.SocketListener], handlers: trio.Nursery, stop: trio.Event
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                contexts = None if is_unix(listener) else self._contexts
+                serve_each = partial(self._serve_connection, contexts)
+                nursery.start_soon(self._accept_from, listener, serve_each, handlers)
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _accept_from(
+        self,
+        listener: trio.SocketListener,
+        serve_each: Callable[[trio.SocketStream], Awaitable[None]],
+        handlers: trio.Nursery,
+    ) -> None:
+        async with listener:
+            with _waiting(listener) as waiting:
+                while True:
+                    try:
+                        stream = await listener.accept()
+                        handlers.start_soon(_closing, serve_each, stream)
+                        for stream in waiting():
+                            handlers.start_soon(_closing, serve_each, stream)
+                    except OSError as error:
+                        if error.errno not in _NO_ROOM:
+                            raise
+                        self._crowd.cannot_accept(error)
+                        await trio.sleep(_ACCEPT_AGAIN_S)
+
+    async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
+        if self._context.terminated.is_set():
+            return
+        try:
+            peer = stream.socket.getpeername()
+        except OSError:  # the client left before we came to look
+            return
+        self._crowd.note(len(self._limit))
+        slot = self._limit.admit(address_key(peer[0] if isinstance(peer, tuple) else ""))
+        if slot is None:
+            await self._crowd.refuse(stream, encrypted=contexts is not None)
+            return
+        try:
+            await self._serve_in(slot, contexts, stream)
+        finally:
+            self._limit.release(slot)
+
+    async def _serve_in(self, slot: Slot, contexts: Contexts | None, stream: trio.SocketStream) -> None:
+        enable_keepalive(stream.socket, unread_s=self._settings.send_timeout_s)
+        raw = SocketChannel.of(stream)
+        try:
+            addresses = raw.addresses()
+        except OSError:  # the client left before we came to look
+            raw.close()
+            return
+        channel = raw if contexts is None else await self._with_tls(slot, raw, contexts, addresses[0])
+        if channel is not None:
+            await self._serve_channel(slot, channel, *addresses)
+
+    async def _with_tls(
+        self, slot: Slot, raw: SocketChannel, contexts: Contexts, client: Address
+    ) -> TlsChannel | None:
+        """Return a client's connection when it has shaken hands, None for one that has not."""
+        on_plain = partial(self._wrong_schemes.note, client, TLS_IS_SPOKEN)
+        handshake = Handshake(raw, contexts(), self._settings.header_timeout_s, on_plain)
+        await self._serve_client(slot, handshake)
+        if handshake.channel is not None and slot.gone:  # at the last moment
+            handshake.channel.close()
+            return None
+        return handshake.channel
+
+    async def _serve_channel(self, slot: Slot, channel: Channel, client: Address, server: Address) -> None:
+        """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
+        read = b""
+        if not self._settings.hypercorn_only:
+            connection = http1.ServerConnection(channel, self._lane, client, server, slot.prove)
+            await self._serve_client(slot, connection)
+            read = connection.read_of_another_protocol
+        if read or self._settings.hypercorn_only:
+            await self._serve_client(slot, Connection(channel, self._service, client, server, slot, read))
+
+    async def _serve_client(self, slot: Slot, client: _Client) -> None:
+        slot.client = client
+        self._clients.add(client)
+        try:
+            await _guard(client.run)
+        finally:
+            self._clients.remove(client)
+            self._departure.unpark_all()
+
+    async def _drain(self, handlers: trio.Nursery) -> None:
+        logger.debug("draining %d connections", len(self._clients))
+        self._lane.draining = True
+        await self._context.terminated.set()
+        with trio.move_on_after(self._settings.grace_s):
+            for client in self._clients:
+                handlers.start_soon(_guard, client.drain)
+            with trio.move_on_after(_WAIT_UNTOLD_S):
+                await self._all_left()
+            if self._clients:
+                self._tell_of_the_wait()
+            await self._all_left()
+
+    async def _all_left(self) -> None:
+        while self._clients:
+            await self._departure.park()
+
+    def _tell_of_the_wait(self) -> None:
+        left_s = self._settings.grace_s - _WAIT_UNTOLD_S
+        limit = "" if math.isinf(left_s) else f" for {left_s:g} s at most"
+        count = len(self._clients)
+        logger.info(
+            "waiting for the calls in flight on %d connection%s%s; a second signal ends them at once",
+            count,
+            "" if count == 1 else "s",
+            limit,
+        )
+
+
+async def _closing(
+    serve_each: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream
+) -> None:
+    """Serve a connection, and close it unless somebody has taken its socket over."""
+    try:
+        await serve_each(stream)
+    finally:
+        stream.socket.close()
+
+
+@contextmanager
+def _waiting(listener: trio.SocketListener) -> Iterator[Callable[[], Iterator[trio.SocketStream]]]:
+    """Yield what accepts some of those who wait for it, on the spot.
+
+    A listener of Trio's accepts one in each round of the loop, and a round is long when there is much to do.
+    """
+    with socket.socket(fileno=os.dup(listener.socket.fileno())) as same:
+        same.settimeout(0)
+
+        def accepted() -> Iterator[trio.SocketStream]:
+            for _ in range(_ACCEPTED_AT_ONCE):
+                try:
+                    client, _ = same.accept()
+                except (BlockingIOError, ConnectionAbortedError):
+                    return
+                yield trio.SocketStream(trio.socket.from_stdlib_socket(client))
+
+        yield accepted
+
+
+async def _guard(task: Callable[[], Awaitable[None]]) -> None:
+    """Let no error of one connection reach the others."""
+    try:
+        await task()
+    except* Exception as error:  # noqa: BLE001 - this is the barrier
+        logger.error("an error ended a connection", exc_info=unwrapped(error))

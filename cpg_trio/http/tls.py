@@ -1,0 +1,286 @@
+"""TLS as a channel, over the channel of a socket.
+
+    send     plain ──▶ OpenSSL ──▶ records ──▶ socket
+    receive  plain ◀── OpenSSL ◀── records ◀── socket
+
+OpenSSL never sees the socket: it is given what has been received, and what it makes is sent. So one read of
+the socket takes all records that have come, and what is left undone is in plain sight.
+
+- What the socket does not take at once of a piece's records is kept, and the piece counts as sent when it is.
+  Until then whoever sends is to give the same bytes again, as for every channel.
+- TLS says things of its own (tickets, new keys, alerts). They are no news for whoever waits for bytes.
+- Only the other side's own word (close_notify) is its end. A connection that ends without it has been cut,
+  perhaps by somebody in between, and is broken.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from cpg_trio.http.channel import RECEIVE_BYTES, Channel, SocketChannel
+from cpg_trio.http.reactor import Reactor, Watcher
+from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, is_text
+
+_RECORD_BYTES = 16 * 1024  # the most that is in one
+_PIECE_BYTES = 4 * _RECORD_BYTES
+_NAMED = ("URI", "DNS")
+_NOBODY = ("",)
+_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+def client_context(ca_file: Path | None = None) -> ssl.SSLContext:
+    """Return a context that verifies servers by the authorities in a file, or by those of the system.
+
+    Raises: OSError or ssl.SSLError for a file that cannot be used. Where the system's cannot be opened (there
+    is no file descriptor left, say), OpenSSL would say nothing, and trust nobody.
+    """
+    if ca_file is None and (of_the_system := ssl.get_default_verify_paths().cafile):
+        with Path(of_the_system).open():
+            pass
+    return ssl.create_default_context(cafile=ca_file)
+
+
+class NotTlsError(trio.BrokenResourceError):
+    """The other side speaks plain HTTP."""
+
+
+class TlsChannel(Channel):
+    """TLS over the channel of a socket, which it owns. Nothing is sent or received before `shake_hands`."""
+
+    def __init__(
+        self, raw: SocketChannel, context: ssl.SSLContext, *, server_hostname: str | None = None
+    ) -> None:
+        """Be the client of `server_hostname`, which its certificate is to name; without it be a server.
+
+        Raises: ValueError for a name that is none.
+        """
+        self._raw = raw
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+        )
+        self._unsent = b""  # records that the socket has not taken
+        self._owed = 0  # bytes of the piece that is in them, and has not been counted as sent
+        self._early: bytes | None = None  # what has been read to see whether something has come
+        self._buffered = False  # the last read left something on this side of the socket
+        self._said_goodbye = False
+
+    async def shake_hands(self) -> None:
+        """Agree with the other side who both are. Raises: trio.BrokenResourceError; NotTlsError."""
+        begun = False
+        while not self._have_shaken_hands():
+            await self._send_rest()
+            data = await self._raw.receive()
+            if not data:
+                raise trio.BrokenResourceError("the other side ended the connection within the TLS handshake")
+            if not begun and is_text(data):
+                raise NotTlsError(PLAIN_IS_SPOKEN)
+            begun = True
+            self._incoming.write(data)
+        self._buffered = bool(self._incoming.pending)
+        await self._send_rest()
+
+    def _have_shaken_hands(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            with suppress(*_GONE):
+                self._flush()  # an alert says why
+            raise trio.BrokenResourceError("no TLS handshake came about") from error
+        return True
+
+    async def _send_rest(self) -> None:
+        while not self._flush():
+            await self._raw.wait_writable()
+
+    # What it says of the other side
+
+    @cached_property
+    def peer_names(self) -> tuple[str, ...]:
+        """The URIs and DNS names of the certificate that was verified; none without one.
+
+        A certificate that has none is not as good as no certificate: its one name is empty, and nobody's.
+        """
+        try:
+            certificate = self._tls.getpeercert()
+        except (ValueError, ssl.SSLError):  # no text, where there should be some
+            return _NOBODY
+        if not certificate:
+            return ()
+        names: Any = certificate.get("subjectAltName", ())
+        good = [name for kind, name in names if kind in _NAMED and name.isascii() and name.isprintable()]
+        return tuple(good) or _NOBODY
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        return dict(self._said, client_cert_chain=list(self._said["client_cert_chain"]))
+
+    @cached_property
+    def _said(self) -> dict[str, Any]:
+        # What is None, Python does not say, or not without a parser of certificates.
+        certificate = self._tls.getpeercert(binary_form=True)
+        return {
+            "server_cert": None,
+            "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate)] if certificate else [],
+            "client_cert_name": None,
+            "client_cert_error": None,
+            "tls_version": _VERSIONS.get(self._tls.version() or ""),
+            "cipher_suite": None,
+        }
+
+    # Receiving
+
+    @property
+    def socket(self) -> socket.socket:
+        return self._raw.socket
+
+    @property
+    def may_have_more(self) -> bool:
+        return self._early is not None or self._buffered or self._raw.may_have_more
+
+    @property
+    def drained(self) -> bool:
+        return self._raw.drained and not self.may_have_more
+
+    async def wait_readable(self) -> None:
+        await self._raw.wait_readable()
+
+    def receive_nowait(self) -> bytes | None:
+        if self._early is not None:
+            data, self._early = self._early, None
+            return data
+        while not self._buffered or (plain := self._read()) is None:
+            records = self._raw.receive_nowait()
+            if records is None:
+                return None
+            if not records:
+                raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
+            self._incoming.write(records)
+            self._buffered = True
+        return plain
+
+    def is_readable(self) -> bool:
+        if self._early is None and (self.may_have_more or self._raw.is_readable()):
+            try:
+                self._early = self.receive_nowait()  # it may have been TLS's own
+            except _GONE:
+                return True
+        return self._early is not None
+
+    def _read(self) -> bytes | None:
+        """Return what OpenSSL has, nothing at the other side's end; None if it wants more records."""
+        try:
+            data = self._read_records()
+        except ssl.SSLWantReadError:
+            self._buffered = False
+            return None
+        except ssl.SSLZeroReturnError:
+            self._buffered = True  # the next read says so again
+            return b""
+        except ssl.SSLError as error:
+            raise self._broken(error) from error
+        finally:
+            self._answer()
+        return data
+
+    def _read_records(self) -> bytes:
+        """Return what is in the records that are here whole, up to a limit."""
+        tls = self._tls
+        data = tls.read(_RECORD_BYTES)
+        # At the other side's end, the next read says so again.
+        self._buffered = bool(tls.pending() or self._incoming.pending or not data)
+        if not self._buffered:
+            return data
+        parts, size = [data], len(data)
+        try:
+            while size < RECEIVE_BYTES and parts[-1]:
+                parts.append(tls.read(_RECORD_BYTES))
+                size += len(parts[-1])
+        except ssl.SSLWantReadError:
+            self._buffered = False
+        except ssl.SSLError:
+            pass  # the next read says it again
+        return b"".join(parts)
+
+    def _answer(self) -> None:
+        """Send what TLS says to what has been read; what does not go at once goes before what follows."""
+        if self._outgoing.pending:
+            with suppress(*_GONE):
+                self._flush()
+
+    # Sending
+
+    async def wait_writable(self) -> None:
+        await self._raw.wait_writable()
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        sent = 0
+        with memoryview(data) as whole:
+            while self._flush():
+                sent += self._owed
+                self._owed = 0
+                if sent >= len(whole):
+                    break
+                self._owed = self._write(whole[sent : sent + _PIECE_BYTES])
+        return sent
+
+    def _write(self, piece: memoryview) -> int:
+        try:
+            return self._tls.write(piece)
+        except ssl.SSLError as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: ssl.SSLError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+        if self.socket.fileno() < 0:
+            return trio.ClosedResourceError("this channel is closed")
+        return trio.BrokenResourceError(f"TLS broke: {error.reason or error}")
+
+    def _flush(self) -> bool:
+        """Send what OpenSSL has made, as far as that goes; return whether it is all."""
+        if self._outgoing.pending:
+            self._unsent += self._outgoing.read()
+        if self._unsent:
+            self._unsent = self._unsent[self._raw.send_nowait(self._unsent) :]
+        return not self._unsent
+
+    # Watching, and the end
+
+    def watch(self, readiness: Reactor, watcher: Watcher) -> None:
+        self._raw.watch(readiness, watcher)
+
+    def ignore(self, *, for_good: bool = False) -> None:
+        self._raw.ignore(for_good=for_good)
+
+    def shut_down(self, *, sending_only: bool = False) -> None:
+        if sending_only:
+            self._say_goodbye()
+        self._raw.shut_down(sending_only=sending_only)
+
+    def close(self, *, reset: bool = False) -> None:
+        if not reset:
+            self._say_goodbye()
+        self._raw.close(reset=reset)
+
+    def _say_goodbye(self) -> None:
+        """Say that nothing follows, if that goes without waiting."""
+        if self._said_goodbye:
+            return
+        self._said_goodbye = True
+        with suppress(ssl.SSLError):  # it wants the other side's goodbye, or there was no handshake
+            self._tls.unwrap()
+        with suppress(*_GONE):
+            self._flush()

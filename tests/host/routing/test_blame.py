@@ -1,0 +1,178 @@
+"""A failure counts against whoever caused it: the table of `docs/architecture.md`, row by row, both ways."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests._wire import dial
+from tests.descriptors import none_left
+from tests.host.routed import USUAL, Setting, routing, silent_address
+from tests.http.peers import OK, Handler, Peer
+from tests.names import Names
+from tests.plugin.running import eventually, unused_port
+
+PLAIN = b"HTTP/1.1 %d x\r\ncontent-type: text/plain\r\n%bcontent-length: 2\r\n\r\nno"
+MARK = b"x-plugin-undelivered: true\r\n"
+Fault: TypeAlias = Callable[[Setting], AbstractAsyncContextManager[None]]
+
+
+def answering(data: bytes) -> Handler:
+    async def answer(peer: Peer) -> None:
+        while await peer.receive_head():
+            await peer.send(data)
+
+    return answer
+
+
+async def speak_plain(peer: Peer) -> None:
+    await peer.stream.receive_some()
+    await peer.send(b"HTTP/1.1 400 x\r\ncontent-length: 0\r\n\r\n")
+
+
+async def break_off(peer: Peer) -> None:
+    await peer.receive_head()
+
+
+@asynccontextmanager
+async def nothing(_: Setting) -> AsyncIterator[None]:
+    yield
+
+
+def at(base_url: Callable[[], str]) -> Fault:
+    @asynccontextmanager
+    async def registered(s: Setting) -> AsyncIterator[None]:
+        s.host.registry.register(s.provider, "echo", "1.0.0", "/echo.v1.Echo/", {"base_url": base_url()})
+        yield
+
+    return registered
+
+
+@asynccontextmanager
+async def at_a_silent_address(s: Setting) -> AsyncIterator[None]:
+    s.host._pool._connect_timeout_s = 0.05
+    async with silent_address() as url, at(lambda: url)(s):
+        yield
+
+
+@asynccontextmanager
+async def spoken_to_in_tls(s: Setting) -> AsyncIterator[None]:
+    registered = s.host.registry.provider("echo", s.provider)
+    assert registered is not None
+    async with at(lambda: registered.base_url.replace("http:", "https:"))(s):
+        yield
+
+
+@asynccontextmanager
+async def without_descriptors(_: Setting) -> AsyncIterator[None]:
+    with none_left():
+        yield
+
+
+@asynccontextmanager
+async def with_no_room(s: Setting) -> AsyncIterator[None]:
+    s.host._pool._max_total = 0
+    yield
+
+
+@asynccontextmanager
+async def with_a_full_pool(s: Setting) -> AsyncIterator[None]:
+    s.host._pool._max_per_origin = 0
+    s.host._pool._connect_timeout_s = 0.05
+    yield
+
+
+@asynccontextmanager
+async def revoking_the_caller(s: Setting) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_when_called, s, s.host._end_identity, s.caller)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _when_called(s: Setting, end: Callable[[str, str], object], runtime_id: str) -> None:
+    await eventually(lambda: s.host.registry.calls_in_flight(s.provider))
+    end(runtime_id, "it has been revoked")
+
+
+async def hang(peer: Peer) -> None:
+    await peer.receive_to_end()
+
+
+def clock(ahead_s: float) -> bytes:
+    return PLAIN % (401, MARK + b"x-plugin-clock: %d\r\n" % (time.time() + ahead_s))
+
+
+NAME = at(lambda: "http://unknown.test:1")
+REFUSING = at(lambda: f"http://127.0.0.1:{unused_port()}")
+
+# What happens: what the provider does, what else is the case, the status, the mark, whether it is suspected.
+CASES: dict[str, tuple[Handler, Fault, int, bytes | None, bool]] = {
+    "nothing listens at the provider's address": (break_off, REFUSING, 502, b"true", True),
+    "the provider takes no connection in time": (break_off, at_a_silent_address, 502, b"true", True),
+    "the provider's TLS or certificate is not accepted": (
+        speak_plain,
+        spoken_to_in_tls,
+        502,
+        b"true",
+        True,
+    ),
+    "another plugin answers at the address": (answering(PLAIN % (401, MARK)), nothing, 502, b"true", True),
+    "the provider's clock differs": (answering(clock(600)), nothing, 502, b"true", False),
+    "the host has no file descriptor": (answering(OK), without_descriptors, 502, b"true", False),
+    "the host has as many connections as it may": (answering(OK), with_no_room, 503, b"true", False),
+    "all connections to the provider are in use": (answering(OK), with_a_full_pool, 503, b"true", False),
+    "a name is not known, or its server is silent": (answering(OK), NAME, 502, b"true", False),
+    "the provider breaks off before it answers": (break_off, nothing, 502, b"false", False),
+    "the provider does not speak HTTP": (answering(b"hello\r\n\r\n"), nothing, 502, b"false", False),
+    "the caller's identity ends in the call": (hang, revoking_the_caller, 401, b"false", False),
+    "the provider answers 401": (answering(PLAIN % (401, b"")), nothing, 401, None, False),
+    "the provider answers 429, 500 or 503": (answering(PLAIN % (503, MARK)), nothing, 503, None, False),
+}
+
+
+@pytest.fixture(params=[False, True], ids=["http1", "hypercorn"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(USUAL, "hypercorn_only", request.param)
+
+
+@contextmanager
+def unknown(names: Names) -> Iterator[None]:
+    names.fails = OSError("Name or service not known")
+    yield
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_only_what_a_provider_does_counts_against_it(case: str, way: None, names: Names) -> None:
+    handler, fault, status, mark, suspected = CASES[case]
+    with unknown(names):
+        async with routing(handler) as s, dial(s.url) as wire:
+            await wire.send(s.head("GET", "/healthz"))  # it is connected before anything is amiss
+            assert (await wire.response()).status == 200
+            async with fault(s):
+                await wire.send(s.head("GET"))
+                answer = await wire.response()
+            await wait_all_tasks_blocked()
+            assert (answer.status, answer.header(b"x-plugin-undelivered")) == (status, mark)
+            assert s.host.registry.health(s.provider).callable is not suspected
+
+
+def test_the_table_of_the_documentation_has_these_rows() -> None:
+    text = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
+    table = text.partition("### Whose fault a failed call is")[2].partition("\n#")[0]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")][1:]
+    told = {
+        row[0].strip(): (row[2].strip().split(",")[0], row[3].strip().strip("`"), row[4].strip())
+        for row in rows
+    }
+    assert told == {
+        case: (str(status), (mark or b"none").decode(), "suspected" if suspected else "none")
+        for case, (_, _, status, mark, suspected) in CASES.items()
+    }

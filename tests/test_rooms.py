@@ -1,0 +1,85 @@
+"""The structure: each room imports only from rooms below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cpg_trio"
+# From the lowest to the highest. What is in no other room is a foundation.
+ROOMS = (
+    "foundations",
+    "http",
+    "process",
+    "rpc",
+    "host.access",
+    "host.directory",
+    "host.routing",
+    "host.services",
+    "host.capabilities",
+    "host",
+    "plugin",
+    "demo",
+    "commands",
+)
+ELSEWHERE = {
+    "_gen": "rpc",
+    "capabilities": "rpc",
+    "probes": "process",
+    "_garbage": "process",
+    "__main__": "commands",
+    "check": "commands",
+    "cli": "commands",
+    "host_command": "commands",
+}
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module, whose name is without that of the package."""
+    parts = module.split(".")
+    for length in (2, 1):
+        name = ".".join(parts[:length])
+        if name in ROOMS:
+            return name
+        if name in ELSEWHERE:
+            return ELSEWHERE[name]
+    return "foundations"
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the modules of the package that a file imports when it runs, without the name of the package."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (
+                a.name.removeprefix("cpg_trio.") for a in node.names if a.name.startswith("cpg_trio.")
+            )
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            package, _, module = node.module.partition(".")
+            if package == "cpg_trio":
+                yield from (module,) if module else (alias.name for alias in node.names)
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_gen" not in path.parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES])
+def test_a_module_imports_only_from_its_room_and_those_below(path: Path) -> None:
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    room = room_of(name)
+    for imported in imports_of(path):
+        other = room_of(imported)
+        assert ROOMS.index(other) <= ROOMS.index(room), f"{name} ({room}) imports {imported} ({other})"
+        if room == "plugin":  # the two sides never import each other
+            assert other.partition(".")[0] != "host", f"{name} imports {imported}"
