@@ -292,11 +292,13 @@ class Runtime:
         config = self._config
         binds = [*_listed(config.bind), *_listed(config.control_bind or ())]
         browsers = BrowserGuard(config.serve, binds=binds, names=[config.hostname])
-        nothing = application([])
+        # A host may still send calls here that are for the plugin that had this address before. A 404 would
+        # pass for that plugin's answer, so the guard refuses them as it does for a service that is here.
+        elsewhere = self._guard.service(application([]), public=True)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope["path"]
-            app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), nothing)
+            app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), elsewhere)
             is_probe = path in PATHS and scope["type"] == "http"
             await (self._probes if is_probe else app)(scope, receive, send)
 

@@ -153,6 +153,47 @@ async def test_two_statements_in_one_call_are_refused() -> None:
         assert response.status_code == 401
 
 
+UNKNOWN = "/unknown.v1.Unknown/Method"
+
+
+async def test_a_call_for_another_plugin_is_refused_where_nothing_is_served_too() -> None:
+    async with around() as plugin:
+        other, _ = plugin.host.identities.issue("other")
+        of_other = digest_of(plugin.host, other.runtime_id)
+        for headers in (
+            from_caller(of_other, other.runtime_id, UNKNOWN),
+            granted(of_other, other.runtime_id, "/"),
+        ):
+            response = await plugin.http.post(plugin.url + UNKNOWN, headers=headers)
+            assert response.status_code == 401
+            assert response.headers[wire.UNDELIVERED_HEADER] == "true"
+
+
+async def test_where_nothing_is_served_a_call_gets_404_if_it_is_for_this_plugin_or_states_nothing() -> None:
+    async with around() as plugin:
+        for headers in ({}, from_caller(plugin.digest, plugin.runtime_id, UNKNOWN)):
+            response = await plugin.http.post(plugin.url + UNKNOWN, headers=headers)
+            assert response.status_code == 404
+            assert wire.UNDELIVERED_HEADER not in response.headers
+
+
+async def test_a_host_does_not_take_the_answer_of_another_plugin_at_a_dead_ones_address() -> None:
+    async with (
+        hosting() as (host, host_url),
+        plugged(echo_plugin(), host_url),
+        plugged(Plugin("other", version="1.0.0"), host_url) as url_of_other,
+        httpx.AsyncClient() as http,
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        dead, token = host.identities.issue("dead")
+        base_url = {wire.BASE_URL_KEY: url_of_other}
+        host.registry.register(dead.runtime_id, "dead", "1.0.0", "/dead.v1.Dead/", base_url)
+        proof = {wire.RUNTIME_ID_HEADER: dead.runtime_id, wire.AUTHORIZATION_HEADER: wire.bearer(token)}
+        response = await http.post(f"{host_url}/services/dead/{dead.runtime_id}/Method", headers=proof)
+        assert response.status_code == 502
+        assert response.headers[wire.UNDELIVERED_HEADER] == "true"
+
+
 async def test_what_the_host_has_signed_is_believed_again_and_again_and_for_its_time_only() -> None:
     async with around() as plugin:
         headers = from_caller(plugin.digest, plugin.runtime_id)
