@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import attrs
 import trio
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.host.access.audit import Action, Audit
@@ -35,9 +34,10 @@ from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.base_url import knowing_base_url
 from cpg_trio.host.directory.endpoint_validation import BaseUrls, EndpointValidator
-from cpg_trio.host.directory.leases import CannotAskError, LeaseConfig, Liveness
-from cpg_trio.host.directory.plugin_control import client_of, proof_to
-from cpg_trio.host.directory.registry import Registry, Selection, health_of
+from cpg_trio.host.directory.leases import LeaseConfig, Liveness
+from cpg_trio.host.directory.plugin_control import ControlClients
+from cpg_trio.host.directory.probe import Prober
+from cpg_trio.host.directory.registry import Registry, Selection
 from cpg_trio.host.directory.store import Saved, journaled, nothing_to_save
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
@@ -53,10 +53,8 @@ from cpg_trio.host.services.services import Lifecycle, RegistrationPermits, Regi
 from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.http import (
     BrowserGuard,
-    LocalFailureError,
     Origin,
     Pool,
-    PoolFullError,
     PoolStatistics,
     Relay,
     ServeConfig,
@@ -65,10 +63,9 @@ from cpg_trio.http import (
     serve,
 )
 from cpg_trio.probes import PATHS, Probes, probe_port
-from cpg_trio.rpc import Code, ConnectError, ResponseMetadata, ServiceClient, application
+from cpg_trio.rpc import Code, ConnectError, application
 
 _log = logging.getLogger("cpg_trio.host")
-_C = TypeVar("_C", bound=ServiceClient)
 
 DEFAULT_PORT = 8080
 
@@ -204,6 +201,8 @@ class Host:
         self._permits = RegistrationPermits(self.identities, self.registry, self._config.policy, self.audit)
         self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._end_identity)
         self._succession = Succession(self.identities, self.registry)
+        self._control = ControlClients(self.identities, self.registry, self._control_pool)
+        self._prober = Prober(self.identities, self.registry, self._succession, self._sockets, self._control)
         self._admission = Admission(
             self.identities,
             self.registry,
@@ -396,76 +395,14 @@ class Host:
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
         request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
-        client = self._client(PluginControlClient, runtime_id)
+        client = self._control.of(PluginControlClient, runtime_id)
         self.audit.allowed(Action.CONTROL, runtime_id, "Shutdown", reason=reason)
         await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def _probe(self, runtime_id: str) -> bool:
-        """Ask a plugin who and how it is; return whether it answered, and note what.
-
-        What it has reported meanwhile is newer than the answer. Raises: CannotAskError.
-        """
+        """Ask a plugin who and how it is. See `Prober.probe`."""
         self._permits.keep()  # where nobody reports, either
-        if self._succession.is_succeeded(runtime_id):
-            return False  # its successor would answer, and a report of its own needs no question
-        before = self.registry.last_report(runtime_id)
-        answer = ResponseMetadata()
-        try:
-            await self._accept_sockets(runtime_id)
-            if await self._is_another(runtime_id):
-                return False
-            client = self._client(PluginControlClient, runtime_id)
-            said = await client.get_health(pb.GetHealthRequest(), metadata=answer)
-        except ConnectError as error:
-            _check_asked(error)
-            # One that does not know the question, or that it is put now, is alive to say so.
-            is_there = error.code == Code.UNIMPLEMENTED or wire.CLOCK_HEADER in answer.headers
-            return is_there and not self._succession.is_succeeded(runtime_id)
-        is_there = bool(self.registry.registrations(runtime_id))
-        if self._succession.is_succeeded(runtime_id):
-            return False  # by now, so it may have been the successor that has answered
-        if is_there and self.registry.last_report(runtime_id) is before:
-            self._note_answer(runtime_id, said)
-        return is_there
-
-    def _note_answer(self, runtime_id: str, said: pb.GetHealthResponse) -> None:
-        try:
-            self.registry.report_health(runtime_id, health_of(said))
-        except wire.InvalidError as error:
-            _log.warning("%s says of its health what makes no sense: %.256r", runtime_id, str(error))
-
-    async def _accept_sockets(self, runtime_id: str) -> None:
-        """Look once at the sockets of a plugin that was registered before the host began."""
-        if self._config.socket_dir is None:
-            return
-        for registration in self.registry.registrations(runtime_id):
-            metadata = dict(registration.metadata)
-            if registration.socket_path or wire.SOCKET_KEY not in metadata:
-                continue
-            path = await self._sockets.accept(runtime_id, metadata, None)
-            if not path:
-                del metadata[wire.SOCKET_KEY]
-            if self.registry.provider(registration.service_type, runtime_id) is registration:
-                self.registry.restore(attrs.evolve(registration, metadata=metadata, socket_path=path))
-
-    async def _is_another(self, runtime_id: str) -> bool:
-        """Whether what answers at a plugin's address says that it is not that plugin."""
-        entry = self.identities.entry(runtime_id)
-        client = self._client(PluginIdentityClient, runtime_id)
-        try:
-            said = await client.get_plugin_info(pb.GetPluginInfoRequest())
-        except ConnectError as error:
-            _check_asked(error)
-            return False  # it does not say
-        now = said.metadata.get(wire.RUNTIME_ID_KEY, "")
-        another = now not in ("", runtime_id) or (
-            entry is not None and said.self_id not in ("", entry.identity.self_id)
-        )
-        if another:
-            _log.warning(
-                "at the address of %s there is another plugin: %.128r", runtime_id, now or said.self_id
-            )
-        return another
+        return await self._prober.probe(runtime_id)
 
     def _lapse_predecessors(self, runtime_id: str) -> None:
         """Send no calls to those whose place a plugin has taken, until they report their health again."""
@@ -473,14 +410,6 @@ class Host:
             if self.registry.health(predecessor).callable:
                 _log.info("%s has taken the place of %s", runtime_id, predecessor)
             self._liveness.lapse(predecessor)
-
-    def _client(self, client_class: type[_C], runtime_id: str) -> _C:
-        """Return a client of a plugin's control services. See `client_of`."""
-        reachable = next((r for r in self.registry.registrations(runtime_id) if r.base_url), None)
-        proof = proof_to(self.identities, runtime_id)
-        if proof is None or reachable is None:
-            raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        return client_of(client_class, reachable, self._control_pool, proof)
 
     def revoke_identity(
         self, runtime_id: str, why: str = "it has been revoked"
@@ -545,9 +474,3 @@ class Host:
         _log.info("the identity of %s has expired", identity.runtime_id)
         self.audit.allowed(Action.EXPIRE, identity.runtime_id)
         self.registry.remove_plugin(identity.runtime_id)
-
-
-def _check_asked(error: ConnectError) -> None:
-    """Raise CannotAskError for a call that this host could not make, for a reason of its own."""
-    if isinstance(error.__cause__, LocalFailureError | PoolFullError):
-        raise CannotAskError(error.message) from error

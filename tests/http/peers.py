@@ -124,8 +124,10 @@ SERVED_WITH: list[ssl.SSLContext] = []
 
 
 @asynccontextmanager
-async def serving(handler: Handler, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
-    """Serve `handler` on a port of the system's choice, for as long as the block lasts."""
+async def serving(
+    handler: Handler, *, ssl_context: ssl.SSLContext | None = None, port: int = 0
+) -> AsyncIterator[Origin]:
+    """Serve `handler` on a port, 0 for one of the system's choice, for as long as the block lasts."""
     if ssl_context is None and SERVED_WITH:
         ssl_context = SERVED_WITH[-1]
 
@@ -138,7 +140,7 @@ async def serving(handler: Handler, *, ssl_context: ssl.SSLContext | None = None
             await connection.aclose()
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
+        listeners = await nursery.start(partial(trio.serve_tcp, accept, port, host="127.0.0.1"))
         yield Origin("https" if ssl_context else "http", "127.0.0.1", listeners[0].socket.getsockname()[1])
         nursery.cancel_scope.cancel()
 

@@ -58,6 +58,9 @@ class Identity:
     """Those that it has declared to call."""
     address: str = ""
     """Where its handshake came from, without a port; empty for the host's Unix socket."""
+    answers: bool = False
+    """Whether it answers the host's probes: it has done so, or its handshake says that it is on an SDK that
+    does. A plugin that knows only the wire protocol may not."""
 
 
 @attrs.define
@@ -139,6 +142,7 @@ class Identities:
         provides: tuple[str, ...] | None = None,
         requires: tuple[str, ...] | None = None,
         address: str = "",
+        answers: bool = False,
     ) -> tuple[Identity, str]:
         """Return a new identity and its token. The caller has validated what it is given.
 
@@ -146,22 +150,40 @@ class Identities:
         """
         self._drop_expired()
         runtime_id = f"{self_id.lower()}-{secrets.token_hex(_SUFFIX_BYTES)}"
-        identity = Identity(runtime_id, self_id, provides, requires, address)
+        identity = Identity(runtime_id, self_id, provides, requires, address, answers)
         token, digest, expires_at = self._new_token(identity, ttl_s)
         self._take(Entry(identity, digest, expires_at))
         return identity, token
 
-    def renew(self, identity: Identity, *, ttl_s: float | None = None, address: str = "") -> str:
+    def renew(
+        self,
+        identity: Identity,
+        *,
+        ttl_s: float | None = None,
+        address: str = "",
+        answers: bool = False,
+    ) -> str:
         """Return another token for an identity that is held; those before it are good until they expire.
 
         `address` is where it calls from now; empty leaves that as it is.
         """
         entry = self._entries[identity.runtime_id]
-        entry.identity = attrs.evolve(entry.identity, address=address or entry.identity.address)
+        entry.identity = attrs.evolve(
+            entry.identity,
+            address=address or entry.identity.address,
+            answers=answers or entry.identity.answers,
+        )
         token, digest, expires_at = self._new_token(entry.identity, ttl_s)
         self._add_token(entry, digest, expires_at)
         self._announce(identity.runtime_id)
         return token
+
+    def note_answered(self, runtime_id: str) -> None:
+        """Note that a plugin has answered a probe itself."""
+        entry = self._entries.get(runtime_id)
+        if entry is not None and not entry.identity.answers:
+            entry.identity = attrs.evolve(entry.identity, answers=True)
+            self._announce(runtime_id)
 
     def restore(self, entry: Entry) -> None:
         """Take an identity (back), with the one token whose digest it has. None outlives a new one."""

@@ -18,7 +18,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access.identity import Identities
-from cpg_trio.host.directory.registry import Registration
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.http import ConnectTarget, Pool
 from cpg_trio.rpc import (
     ClientConfig,
@@ -91,9 +91,21 @@ def proof_to(identities: Identities, runtime_id: str) -> Proof | None:
     return Proof(entry.digest, runtime_id) if entry is not None else None
 
 
-def client_of(client_class: type[_C], registration: Registration, pool: Pool, proof: Proof) -> _C:
-    """Return a client of a plugin's control services."""
-    return client_at(client_class, registration.control_url, registration.control_way, pool, proof)
+class ControlClients:
+    """Makes clients of the control services of plugins that are registered."""
+
+    def __init__(self, identities: Identities, registry: Registry, pool: Pool) -> None:
+        self._identities = identities
+        self._registry = registry
+        self._pool = pool
+
+    def of(self, client_class: type[_C], runtime_id: str) -> _C:
+        """Return a client. Raises: ConnectError `not_found` for a plugin that has registered no URL."""
+        reachable = next((r for r in self._registry.registrations(runtime_id) if r.base_url), None)
+        proof = proof_to(self._identities, runtime_id)
+        if proof is None or reachable is None:
+            raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
+        return client_at(client_class, reachable.control_url, reachable.control_way, self._pool, proof)
 
 
 def client_at(client_class: type[_C], url: str, way: ConnectTarget, pool: Pool, proof: Proof | None) -> _C:

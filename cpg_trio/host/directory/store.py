@@ -42,7 +42,7 @@ _RETRY_S = 1.0
 _MOST_CHANGED = 5000  # plugins that are remembered to have changed
 _MOST_AT_ONCE = 100  # plugins in a transaction
 _APPLICATION_ID = 0x63706774  # "cpgt", in the header of each file of ours
-_VERSION = 3  # of the schema
+_VERSION = 4  # of the schema
 _NEW_IN_2 = """
 CREATE TABLE ended (
     runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL, why TEXT NOT NULL,
@@ -70,6 +70,15 @@ ALTER TABLE identities ADD COLUMN saved_at REAL NOT NULL DEFAULT 0;
 PRAGMA user_version = 3;
 COMMIT;
 """
+_NEW_IN_4 = """
+ALTER TABLE identities ADD COLUMN answers INTEGER NOT NULL DEFAULT 0;
+"""
+_FROM_3_TO_4 = f"""
+BEGIN;
+{_NEW_IN_4}
+PRAGMA user_version = 4;
+COMMIT;
+"""
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE identities (
@@ -82,6 +91,7 @@ CREATE TABLE identities (
 ) STRICT;
 {_NEW_IN_2}
 {_NEW_IN_3}
+{_NEW_IN_4}
 CREATE TABLE registrations (
     id TEXT NOT NULL, runtime_id TEXT NOT NULL REFERENCES identities ON DELETE CASCADE,
     service_type TEXT NOT NULL, version TEXT NOT NULL, endpoint_path TEXT NOT NULL,
@@ -326,7 +336,12 @@ class _Journal:
 
 def _identity(row: Mapping[str, Any]) -> Identity:
     return Identity(
-        row["runtime_id"], row["self_id"], _types(row["provides"]), _types(row["requires"]), row["address"]
+        row["runtime_id"],
+        row["self_id"],
+        _types(row["provides"]),
+        _types(row["requires"]),
+        row["address"],
+        bool(row["answers"]),
     )
 
 
@@ -382,7 +397,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     if is_empty:
         connection.executescript(_SCHEMA)
     else:
-        for change in (_FROM_1_TO_2, _FROM_2_TO_3)[version - 1 :]:
+        for change in (_FROM_1_TO_2, _FROM_2_TO_3, _FROM_3_TO_4)[version - 1 :]:
             connection.executescript(change)
 
 
@@ -417,7 +432,7 @@ def _replace(connection: sqlite3.Connection, rows: _Rows) -> None:
         connection.executemany("DELETE FROM ended WHERE runtime_id = :runtime_id", rows.plugins)
         connection.executemany(
             "INSERT INTO identities VALUES (:runtime_id, :self_id, :expires_at, :digest, :provides,"
-            " :requires, :address, :saved_at)",
+            " :requires, :address, :saved_at, :answers)",
             rows.identities,
         )
         connection.executemany("INSERT INTO ended VALUES (:runtime_id, :self_id, :why, :until)", rows.ended)

@@ -79,8 +79,7 @@ class Handshake(HandshakeService):
             host_capabilities=self._offers(),
         )
         if request.self_id:
-            renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
-            ttl_s = self._lives.renewed_s if renews else self._lives.unrenewed_s
+            ttl_s = self._lives.renewed_s if _renews(request) else self._lives.unrenewed_s
             identity, token = await self._identify(request, held, ctx, ttl_s)
             response.runtime_id, response.runtime_token = identity.runtime_id, token
             response.server_metadata[wire.TOKEN_TTL_KEY] = _milliseconds(ttl_s)
@@ -97,10 +96,17 @@ class Handshake(HandshakeService):
         self._admission.check(action, request.self_id, ctx, peer)
         if held is not None:
             self._admission.admitted(action, held, peer)
-            return held, self._identities.renew(held, ttl_s=ttl_s, address=peer.address)
+            return held, self._identities.renew(
+                held, ttl_s=ttl_s, address=peer.address, answers=_renews(request)
+            )
         with state_errors():
             identity, token = self._identities.issue(
-                request.self_id, ttl_s=ttl_s, provides=provides, requires=requires, address=peer.address
+                request.self_id,
+                ttl_s=ttl_s,
+                provides=provides,
+                requires=requires,
+                address=peer.address,
+                answers=_renews(request),
             )
         await self._saved(lambda: self._identities.forget(identity.runtime_id))
         if self._identities.entry(identity.runtime_id) is None:
@@ -174,6 +180,11 @@ def announcement(leases: LeaseConfig, registry: Registry, sockets: Sockets) -> M
         wire.HOST_ID_KEY: registry.id,
         **sockets.announced,
     }
+
+
+def _renews(request: pb.HandshakeRequest) -> bool:
+    """Whether a plugin asks for another token in time. One that does also serves the control services."""
+    return request.client_metadata.get(wire.RENEWS_KEY) == "true"
 
 
 def _declared(

@@ -100,6 +100,7 @@ class Adoption:
             provides=provides,
             requires=requires,
             address=address,
+            answers=renews,
         )
         self.audit.allowed(Action.HANDSHAKE, identity.runtime_id, info.self_id, address=address)
         _log.info("%s is %s", identity.self_id, identity.runtime_id)

@@ -382,15 +382,20 @@ async def test_that_a_revocation_was_forgotten_for_want_of_room_is_kept_and_shut
             assert s.identities.authenticate(identity.runtime_id, token) is None
 
 
-async def test_a_file_of_version_2_is_taken_over(path: Path) -> None:
+TO_VERSION_3 = "ALTER TABLE identities DROP COLUMN answers; PRAGMA user_version = 3;"
+TO_VERSION_2 = f"""
+{TO_VERSION_3}
+ALTER TABLE identities DROP COLUMN saved_at; ALTER TABLE host DROP COLUMN not_before; PRAGMA user_version = 2;
+"""
+
+
+@pytest.mark.parametrize("script", [TO_VERSION_3, TO_VERSION_2], ids=["3", "2"])
+async def test_a_file_of_an_older_version_is_taken_over(path: Path, script: str) -> None:
     wall = Wall()
     async with kept(path, wall) as s:
         registration, token = s.plugin()
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(
-            "ALTER TABLE identities DROP COLUMN saved_at; ALTER TABLE host DROP COLUMN not_before;"
-            "PRAGMA user_version = 2"
-        )
+        connection.executescript(script)
     for _ in range(2):
         async with kept(path, wall) as s:
             assert s.identities.authenticate(registration.runtime_id, token)

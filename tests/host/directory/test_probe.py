@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -14,9 +16,11 @@ from cpg_trio.assertions import Purpose, read
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from cpg_trio.host.directory.leases import CannotAskError
 from tests.descriptors import none_left
+from tests.host.calls import Provider, in_proto
 from tests.host.routed import hosting, routing
 from tests.http.apps import served
-from tests.http.peers import Peer
+from tests.http.peers import Peer, serving, url_of
+from tests.plugin import running
 from tests.plugin.running import unused_port
 from tests.rpc.echo import canned
 
@@ -70,6 +74,73 @@ async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None
         assert not await host._probe("nobody-0")
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": "no url"})
         assert not await host._probe(provider)
+
+
+async def unknown_to(peer: Peer) -> None:
+    """Answer as a stranger does: 404 to everything."""
+    while await peer.receive_head():
+        await peer.send(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+
+
+async def test_one_that_says_who_it_is_and_does_not_know_the_other_question_is_alive() -> None:
+    async def identify_only(peer: Peer) -> None:
+        assert b"/GetPluginInfo " in await peer.receive_head()
+        await peer.send(in_proto(pb.GetPluginInfoResponse(self_id="p")))
+        await unknown_to(peer)
+
+    async with serving(identify_only) as origin, hosting(PROBING) as (host, _):
+        provider = host.identities.issue("p", answers=True)[0].runtime_id
+        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url_of(origin)})
+        assert await host._probe(provider)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> HostConfig:
+    return attrs.evolve(PROBING, state_path=tmp_path / "state", leases=LeaseConfig(lease_s=0.3))
+
+
+async def assert_goes(config: HostConfig, port: int) -> None:
+    """Check that a host which is started again takes out who was at an address where a stranger is now."""
+    async with serving(unknown_to, port=port), running.hosting(config) as (host, _):
+        assert host.registry.provides("echo")
+        assert not host.registry.available("echo")
+        await running.until(host, lambda: not host.registry.service_types())
+
+
+async def test_a_dead_plugin_on_the_sdk_goes_though_a_stranger_at_its_address_answers_404(
+    kept: HostConfig,
+) -> None:
+    port = unused_port()
+
+    async def provide_until_killed(host_url: str) -> None:
+        async with running.plugged(running.echo_plugin(), host_url, bind=f"127.0.0.1:{port}"):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as living:
+        async with running.hosting(kept) as (host, url):
+            living.start_soon(provide_until_killed, url)
+            await running.until(host, lambda: running.is_healthy(host, "echo"))
+        living.cancel_scope.cancel()  # without a host to take leave of
+    await assert_goes(kept, port)
+
+
+async def test_a_dead_plugin_that_has_answered_a_probe_goes_though_a_stranger_at_its_address_answers_404(
+    kept: HostConfig,
+) -> None:
+    async with serving(Provider("p")) as origin, running.hosting(kept) as (host, _):
+        provider = host.identities.issue("p")[0].runtime_id
+        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url_of(origin)})
+        assert await host._probe(provider)
+    await assert_goes(kept, origin.port)
+
+
+async def test_one_that_has_never_answered_is_kept_by_404_over_a_restart(kept: HostConfig) -> None:
+    async with serving(unknown_to) as origin:
+        async with running.hosting(kept) as (host, _):
+            provider = host.identities.issue("p")[0].runtime_id
+            host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url_of(origin)})
+        async with running.hosting(kept) as (host, _):
+            assert host.registry.available("echo")
 
 
 async def test_a_probe_goes_to_the_address_that_was_checked() -> None:

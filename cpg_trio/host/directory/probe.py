@@ -1,0 +1,131 @@
+"""Probes: the host asks a plugin that sends no heartbeats who it is, and how it is.
+
+Two questions go to the plugin's control services: `GetPluginInfo` and `GetHealth`. An answer is a sign of
+life only if it can come from that plugin and from nobody else:
+
+- What names another plugin has got the plugin's address. It is not the plugin.
+- A plugin that knows only the wire protocol may know neither question. Its 404 counts as an answer for as
+  long as it has never answered either of them.
+- A plugin that has answered once, or whose handshake says that it is on an SDK that does, has to answer
+  again. A 404 from its address comes from a stranger: when a container is gone, another gets its address.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
+from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.directory.leases import CannotAskError
+from cpg_trio.host.directory.plugin_control import ControlClients
+from cpg_trio.host.directory.registry import Registry, health_of
+from cpg_trio.host.directory.succession import Succession
+from cpg_trio.host.directory.unix_sockets import Sockets
+from cpg_trio.http import LocalFailureError, PoolFullError
+from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
+
+_log = logging.getLogger("cpg_trio.host")
+
+
+class Prober:
+    """Asks plugins, and notes their health in the registry."""
+
+    def __init__(
+        self,
+        identities: Identities,
+        registry: Registry,
+        succession: Succession,
+        sockets: Sockets,
+        clients: ControlClients,
+    ) -> None:
+        self._identities = identities
+        self._registry = registry
+        self._succession = succession
+        self._sockets = sockets
+        self._clients = clients
+
+    async def probe(self, runtime_id: str) -> bool:
+        """Ask a plugin; return whether it has given a sign of life.
+
+        A report that the plugin sends meanwhile is newer than its answer. Raises: CannotAskError.
+        """
+        if self._succession.is_succeeded(runtime_id):
+            return False  # its successor would answer, and a report of its own needs no question
+        before = self._registry.last_report(runtime_id)
+        try:
+            await self._accept_sockets(runtime_id)
+            is_itself = await self._is_itself(runtime_id)
+            health = await self._health(runtime_id, is_itself=is_itself) if is_itself is not False else None
+        except ConnectError as error:
+            _check_asked(error)
+            return False
+        if is_itself is False or self._succession.is_succeeded(runtime_id):
+            return False  # it may have a successor by now, which has answered
+        if not self._registry.has_registered(runtime_id):
+            return False
+        if health is not None and self._registry.last_report(runtime_id) is before:
+            self._note(runtime_id, health)
+        return True
+
+    async def _is_itself(self, runtime_id: str) -> bool | None:
+        """Whether what answers at a plugin's address says that it is that plugin; None if it does not say."""
+        client = self._clients.of(PluginIdentityClient, runtime_id)
+        try:
+            info = await client.get_plugin_info(pb.GetPluginInfoRequest())
+        except ConnectError as error:
+            _check_asked(error)
+            return None
+        entry = self._identities.entry(runtime_id)
+        shown = (info.metadata.get(wire.RUNTIME_ID_KEY, ""), info.self_id)
+        expected = (runtime_id, entry.identity.self_id if entry is not None else info.self_id)
+        if any(name and name != right for name, right in zip(shown, expected, strict=True)):
+            another = shown[0] or shown[1]
+            _log.warning("at the address of %s there is another plugin: %.128r", runtime_id, another)
+            return False
+        return True if any(shown) else None
+
+    async def _health(self, runtime_id: str, *, is_itself: bool | None) -> pb.GetHealthResponse | None:
+        """Return what a plugin answers, None if it is there and does not say. Raises: ConnectError."""
+        answer = ResponseMetadata()
+        client = self._clients.of(PluginControlClient, runtime_id)
+        try:
+            health = await client.get_health(pb.GetHealthRequest(), metadata=answer)
+        except ConnectError as error:
+            may_not_know = is_itself or not self._has_answered(runtime_id)
+            if (error.code == Code.UNIMPLEMENTED and may_not_know) or wire.CLOCK_HEADER in answer.headers:
+                return None
+            raise
+        self._identities.note_answered(runtime_id)
+        return health
+
+    def _has_answered(self, runtime_id: str) -> bool:
+        entry = self._identities.entry(runtime_id)
+        return entry is not None and entry.identity.answers
+
+    def _note(self, runtime_id: str, answer: pb.GetHealthResponse) -> None:
+        try:
+            self._registry.report_health(runtime_id, health_of(answer))
+        except wire.InvalidError as error:
+            _log.warning("%s says of its health what makes no sense: %.256r", runtime_id, str(error))
+
+    async def _accept_sockets(self, runtime_id: str) -> None:
+        """Look once at the sockets of a plugin that was registered before the host began."""
+        for registration in self._registry.registrations(runtime_id):
+            metadata = dict(registration.metadata)
+            if registration.socket_path or not self._sockets.announced or wire.SOCKET_KEY not in metadata:
+                continue
+            path = await self._sockets.accept(runtime_id, metadata, None)
+            if not path:
+                del metadata[wire.SOCKET_KEY]
+            if self._registry.provider(registration.service_type, runtime_id) is registration:
+                self._registry.restore(attrs.evolve(registration, metadata=metadata, socket_path=path))
+
+
+def _check_asked(error: ConnectError) -> None:
+    """Raise CannotAskError for a call that this host could not make, for a reason of its own."""
+    if isinstance(error.__cause__, LocalFailureError | PoolFullError):
+        raise CannotAskError(error.message) from error
