@@ -23,6 +23,7 @@ from cpg_trio import _clock, wire
 from cpg_trio._addresses import is_loopback
 from cpg_trio._bounded import BoundedCache
 from cpg_trio._lines import one_line
+from cpg_trio._paths import has_traversal
 from cpg_trio._throttle import LogThrottle
 from cpg_trio.asgi import (
     App,
@@ -352,9 +353,14 @@ class _Refusals:
 
 
 def _is_below(raw_path: bytes, prefix: str) -> bool:
-    """Whether a path is that of a grant, or begins with it and a slash."""
-    path = raw_path.decode("latin-1")
-    return prefix.startswith("/") and (path == prefix or path.startswith(prefix.rstrip("/") + "/"))
+    """Whether a path is that of a grant or below it, to every reader."""
+    place = prefix.encode("latin-1")
+    if not place.startswith(b"/"):
+        return False
+    if raw_path == place:
+        return True
+    below = place.rstrip(b"/") + b"/"
+    return raw_path.startswith(below) and not has_traversal(raw_path[len(below) :])
 
 
 def _is_local(scope: Scope) -> bool:

@@ -146,6 +146,13 @@ async def test_no_forgery_gets_in_nor_is_it_overlooked_where_everybody_may_call(
         assert plugin.echo.contexts == []
 
 
+@pytest.mark.parametrize("method", ["..%2fother.v1.Other/M", "..;/other.v1.Other/M", "%252e%252e/M", "/M"])
+async def test_a_grant_opens_nothing_that_some_reader_takes_for_another_service(method: str) -> None:
+    async with around() as plugin:
+        grant = granted(plugin.digest, plugin.runtime_id, "/echo.v1.EchoService/")
+        assert await plugin.call(grant, f"/echo.v1.EchoService/{method}") == REFUSED
+
+
 async def test_two_statements_in_one_call_are_refused() -> None:
     async with around() as plugin:
         (header,) = from_caller(plugin.digest, plugin.runtime_id).items()

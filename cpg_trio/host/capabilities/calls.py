@@ -13,6 +13,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
+from cpg_trio._paths import has_traversal
 from cpg_trio.asgi import (
     HeaderList,
     Message,
@@ -29,7 +30,7 @@ from cpg_trio.host.access.policy import Policy
 from cpg_trio.host.access.rate_limiting import retry_after
 from cpg_trio.host.access.rates import Kind, Rates
 from cpg_trio.host.capabilities.grants import Grant, Grants, InvalidGrantError
-from cpg_trio.host.routing.admission import PERHAPS_DELIVERED, UNDELIVERED, leaves_its_place
+from cpg_trio.host.routing.admission import PERHAPS_DELIVERED, UNDELIVERED
 from cpg_trio.rpc import Caller
 
 PREFIX = b"/capabilities/"
@@ -161,9 +162,9 @@ async def _break_off(send: Send, last: Message | None) -> None:
 
 
 def _split(raw_path: bytes) -> _Path:
-    parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
-    wrong = len(parts) < 3 or not all(parts[:2])  # noqa: PLR2004 - type, grant, and the rest
-    if wrong or leaves_its_place(parts[2]):
+    path = raw_path.removeprefix(PREFIX)
+    parts = path.split(b"/", 2)
+    if len(parts) < 3 or has_traversal(path):  # noqa: PLR2004 - type, grant, and the rest
         raise _RefusedError(400, "invalid capability path")
     capability_type, grant_id = (unquote(part.decode("latin-1")) for part in parts[:2])
     return _Path(capability_type, grant_id, b"/" + parts[2])

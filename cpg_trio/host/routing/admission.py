@@ -14,13 +14,14 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 import attrs
 
 from cpg_trio import wire
 from cpg_trio._bounded import BoundedCache
 from cpg_trio._lines import one_line
+from cpg_trio._paths import has_traversal
 from cpg_trio._throttle import LogThrottle
 from cpg_trio.asgi import HeaderList
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
@@ -476,9 +477,9 @@ def _unauthenticated(path: str, runtime_id: str, authorization: str) -> RefusedE
 
 def _split(raw_path: bytes) -> _Path:
     """Return service type, provider and method of a path; the method stays as it was encoded."""
-    parts = raw_path.removeprefix(PREFIX).split(b"/", 2)
-    wrong = len(parts) < 3 or not all(parts[:2]) or b"#" in raw_path  # noqa: PLR2004 - type, provider, method
-    if wrong or _too_long(*parts[:2]) or leaves_its_place(parts[2]):
+    path = raw_path.removeprefix(PREFIX)
+    parts = path.split(b"/", 2)
+    if len(parts) < 3 or _too_long(*parts[:2]) or has_traversal(path):  # noqa: PLR2004 - type, provider, method
         raise RefusedError(
             400,
             "invalid service path format, expected /services/{type}/{provider-id}/{method}",
@@ -490,21 +491,6 @@ def _split(raw_path: bytes) -> _Path:
 def _too_long(service_type: bytes, provider_id: bytes) -> bool:
     """Whether no service type, or no plugin, has such a name."""
     return len(service_type) > wire.MAX_NAME_BYTES or len(provider_id) > wire.MAX_RUNTIME_ID_BYTES
-
-
-def leaves_its_place(path: bytes) -> bool:
-    """Whether some reader could take a path for one outside of the place that it is relative to.
-
-    That is a path with an empty segment, or with a segment `.` or `..` once it is decoded, even twice. `%2F`
-    and backslashes end segments, as some servers have it, and what follows a `;` is a parameter of its
-    segment (RFC 3986, section 3.3). An encoded slash by itself does no harm, nor does one at the end.
-    """
-    if path.startswith(b"/") or b"//" in path:
-        return True
-    if b"." not in path and b"%" not in path:
-        return False
-    segments = re.split(rb"[/\\]", unquote_to_bytes(unquote_to_bytes(path)))
-    return any(segment.partition(b";")[0] in (b".", b"..") for segment in segments)
 
 
 def _target(path: _Path, provider: Registration, *, kept: bool) -> _Target:
