@@ -1,23 +1,33 @@
-"""The plugin's side: a declaration, and the nursery that keeps its word.
+"""The plugin's side: a declaration, and the tasks that keep a plugin registered, healthy and callable.
 
-What stands on what:
+Each module uses those above it:
 
-    _backoff     how long to wait before the next try
-    _handshake   the first word to a host
-    _host_time   what time it is by the host's clock
-    _sockets     Unix sockets, where a plugin shares a directory with its host
-    _session     an identity on a host, and the calls that carry it
-    _provider    who provides a service, as the host has said
-    direct       calls without the host in between
-    dependency   a service that is required, and who provides it now
-    capability   what the plugin's host offers, and leave to use it
-    _websocket   one that leaves nothing open
-    discovery    how that is heard of: websocket, stream, or questions
-    guard        who calls, before anything answers
-    control      what a plugin serves for its host
-    _config      where a plugin runs, and what the environment says of it
-    _runtime     the tasks of a plugin that runs
-    _plugin      the declaration
+    _backoff         how long to wait before the next attempt
+    _handshake       the handshake with a host
+    _host_time       the time by the host's clock
+    _sockets         Unix sockets in a directory that a plugin shares with its host
+    _session         an identity on a host, and the calls that prove it
+    _provider        one provider of a service
+    direct           calls without the host in between
+    dependency       a service that is required, and its provider now
+    capability       what the plugin's host offers, and the grant to use it
+    _websocket       a websocket whose connection is closed with its block
+    discovery        learns of providers: by websocket, by stream, or by asking
+    guard            checks who calls, before anything answers
+    _config          where a plugin runs, and the variables that set it
+    _declaration     what the author declares
+    _health          the health that is reported
+    _retry           calls to the host that are tried again
+    _adoption        identities from a managing host
+    _state           what the tasks share
+    control          the services for the host
+    _serving         the servers, and their addresses
+    _registration    registers the services
+    _heartbeat       reports health, which renews the lease
+    _token_renewal   renews the token
+    _leaving         takes registrations back
+    _runtime         the nursery of all these tasks
+    _plugin          the public declaration
 """
 
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
@@ -25,6 +35,6 @@ from cpg_trio.plugin._config import PluginConfig as PluginConfig
 from cpg_trio.plugin._plugin import Middleware as Middleware
 from cpg_trio.plugin._plugin import Plugin as Plugin
 from cpg_trio.plugin._provider import Provider as Provider
-from cpg_trio.plugin._runtime import RefusedError as RefusedError
+from cpg_trio.plugin._retry import RefusedError as RefusedError
 from cpg_trio.plugin.capability import Capability as Capability
 from cpg_trio.plugin.dependency import Dependency as Dependency

@@ -1,7 +1,7 @@
-"""What time it is by the clock of a plugin's host.
+"""The time by the clock of a plugin's host.
 
-What a host signs is good until a time of its own clock. The plugin's clock may show another time, and may be
-set, so it does not judge that. The host tells its time in each of its answers, in `date` (RFC 9110, section
+What a host signs is valid until a time of the host's clock. The plugin's clock may differ from it, and may be
+set, so it is not used to check that. Each answer of the host has its time in `date` (RFC 9110, section
 6.6.1), to the second; between two answers the time is measured by a clock that nobody sets.
 """
 
@@ -16,28 +16,28 @@ _HALF_S = 0.5  # a date is cut to the second
 
 
 class HostTime:
-    """The time of a host, in seconds since 1970; that of this machine until the host has told it."""
+    """The time of a host, in seconds since 1970; that of this machine before the first answer."""
 
     def __init__(self) -> None:
-        self._told = 0.0
-        self._told_at = 0.0
+        self._received = 0.0
+        self._received_at = 0.0
         self.known = False
 
-    def hear(self, date: str, asked_at: float) -> None:
-        """Hear the `date` of an answer, to what was asked at a time of `_clock.current_time`."""
+    def update(self, date: str, asked_at: float) -> None:
+        """Take the `date` of an answer to a request sent at `asked_at`, a time of `_clock.current_time`."""
         try:
-            told = parsedate_to_datetime(date).timestamp()
+            received = parsedate_to_datetime(date).timestamp()
         except (ValueError, OverflowError):
             return
-        self._told = told + _HALF_S
-        self._told_at = (asked_at + _clock.current_time()) / 2
+        self._received = received + _HALF_S
+        self._received_at = (asked_at + _clock.current_time()) / 2
         self.known = True
 
     def now(self) -> float:
         """Return the time of now."""
         if not self.known:
             return time.time()
-        return self._told + _clock.current_time() - self._told_at
+        return self._received + _clock.current_time() - self._received_at
 
     @property
     def ahead_s(self) -> float:

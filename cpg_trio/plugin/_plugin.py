@@ -11,7 +11,8 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.plugin._config import PluginConfig
-from cpg_trio.plugin._runtime import Declaration, Provided, Runtime
+from cpg_trio.plugin._declaration import Declaration, Provided
+from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Service, application
@@ -112,7 +113,7 @@ class Plugin:
         config = config or PluginConfig.from_environment(self._default_port)
         self._served += 1
         try:
-            await Runtime(self._declared, config).run(trio.Event() if stop is None else stop, task_status)
+            await run(self._declared, config, trio.Event() if stop is None else stop, task_status)
         finally:
             self._served -= 1
 

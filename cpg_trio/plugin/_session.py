@@ -1,4 +1,4 @@
-"""A plugin's standing with its host: an identity, and the calls that carry it."""
+"""A session of a plugin with its host: an identity, and the calls that prove it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ DEFAULT_LEASE_S = 15.0
 
 _NO_METHOD = "/services/-/-/-"  # a routed path of no service and no provider
 _MILLISECONDS = re.compile(r"[0-9]{1,18}")
-_CALLS = "calls"  # as whose they count in the pool, of which they have half, beside the plugin's own
+_CALLS = "calls"  # the share of the pool for calls to other plugins: half, beside the plugin's own
 _SHORT = 1024  # bytes: a router's refusal is shorter
 _UNAUTHORIZED = 401
-_TOKENS_KEPT = 4  # more than are good at a time: each is good for longer than until the next but one
+_TOKENS_KEPT = 4  # more than are valid at the same time
 
 
 @attrs.define(eq=False)
@@ -52,23 +52,27 @@ class Session:
     host_id: str = ""
     """Which registry it is registered in; empty if the host does not say."""
     socket_path: str = ""
-    """The host's Unix socket, by which it is called before all; empty if there is none for this plugin."""
+    """The path of the host's Unix socket, which calls try first; empty if there is none for this plugin."""
+    managed: bool = False
+    """Whether the host has given the identity by itself, to a plugin without a `HOST_URL`."""
+    lease_ends: float = -math.inf
+    """Until when the last report to reach the host keeps the plugin registered, on `_clock.current_time`."""
     time: HostTime = attrs.field(factory=HostTime, repr=False)
-    """What time it is by the clock of the host, which dates what it signs."""
+    """The time by the clock of the host, which dates what it signs."""
     void: trio.Event = attrs.field(factory=trio.Event, repr=False)
-    """Set by whoever learns that the host does not know the identity any more."""
+    """Set when it turns out that the host does not know the identity any more."""
     headers: Mapping[str, str] = attrs.field(init=False, repr=False)
-    """What proves the identity to the host, with lower-case names. Another object with each token."""
+    """The header fields that prove the identity to the host, in lower case. A new object for each token."""
     exchange: UnaryExchange = attrs.field(init=False, repr=False)
-    """What the plugin's own calls to the host go by, at its socket if it has one here."""
+    """For the plugin's own calls to the host; at the host's Unix socket, if there is one here."""
     calls: UnaryExchange = attrs.field(init=False, repr=False)
-    """The same for calls to others through the host, which never take all connections to it."""
+    """For calls to other plugins through the host. They never take all connections to it."""
     _digests: deque[bytes] = attrs.field(init=False, repr=False, factory=lambda: deque(maxlen=_TOKENS_KEPT))
 
     def __attrs_post_init__(self) -> None:
         self.exchange = PoolExchange(self.pool, self.way)
         self.calls = PoolExchange(self.pool, self.way, _CALLS)
-        self.renew(self.token)
+        self.take_token(self.token)
 
     @property
     def way(self) -> ConnectTarget:
@@ -77,7 +81,7 @@ class Session:
 
     @property
     def digests(self) -> Sequence[bytes]:
-        """The digests of its tokens, the newest first: with one of them its host signs what it says to it."""
+        """The digests of its tokens, the newest first. The host signs with one of them."""
         return self._digests
 
     @property
@@ -95,8 +99,8 @@ class Session:
         """The host's capability broker, called as this plugin."""
         return CapabilityBrokerClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
 
-    def renew(self, token: str) -> None:
-        """Take another token. What has been sent with the one before is good all the same."""
+    def take_token(self, token: str) -> None:
+        """Use a new token. What was sent with the one before stays valid."""
         self.token = token
         self._digests.appendleft(wire.token_digest(token))
         self.headers = {
@@ -104,31 +108,31 @@ class Session:
             wire.AUTHORIZATION_HEADER.lower(): wire.bearer(token),
         }
 
-    def recall(self, before: Session) -> None:
-        """Take over the tokens of the session before, if it was of the same identity."""
+    def take_digests(self, before: Session) -> None:
+        """Also accept what was signed with the tokens of the session before, if the identity is the same."""
         if before.runtime_id == self.runtime_id:
             others = (digest for digest in before.digests if digest not in self._digests)
             self._digests.extend(islice(others, _TOKENS_KEPT - len(self._digests)))
 
-    def take_announced(self, announced: Mapping[str, str]) -> None:
-        """Take what the host has said of itself in a handshake, its server metadata."""
-        self.heard_from(host_id := announced.get(wire.HOST_ID_KEY, ""))
+    def apply(self, server_metadata: Mapping[str, str]) -> None:
+        """Take the host's id and intervals from the server metadata of a handshake."""
+        self.check_host(host_id := server_metadata.get(wire.HOST_ID_KEY, ""))
         self.host_id = self.host_id or host_id
-        self.heartbeat_s = _seconds(announced.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S)
-        self.lease_s = _seconds(announced.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S)
-        self.token_ttl_s = _seconds(announced.get(wire.TOKEN_TTL_KEY, ""), math.inf)
+        self.heartbeat_s = _seconds(server_metadata.get(wire.HEARTBEAT_KEY, ""), DEFAULT_HEARTBEAT_S)
+        self.lease_s = _seconds(server_metadata.get(wire.LEASE_KEY, ""), DEFAULT_LEASE_S)
+        self.token_ttl_s = _seconds(server_metadata.get(wire.TOKEN_TTL_KEY, ""), math.inf)
 
-    def heard_from(self, host_id: str) -> None:
-        """Hear which registry has answered: in another one this plugin is not registered."""
+    def check_host(self, host_id: str) -> None:
+        """Set `void` if an answer comes from another registry: this plugin is not registered there."""
         if host_id and self.host_id and host_id != self.host_id:
             self.void.set()
 
     async def check_token(self) -> None:
-        """Ask a host that does not say which it is whether it knows the token; if not, the session is void.
+        """Ask a host that sends no host id whether it knows the token; set `void` if it does not.
 
-        Such a host may take anybody's health report, also after a restart, when it has forgotten all. Where
-        it routes calls it checks the token first, and nobody but the host answers for a provider that there
-        cannot be. Raises: ConnectError.
+        Such a host may accept a health report without a check, also after a restart that has lost its state.
+        Its router checks the token, so this calls a provider that cannot exist: only the host itself can
+        answer. Raises: ConnectError.
         """
         request = HttpRequest("GET", self.host_url + _NO_METHOD, list(self.headers.items()), b"")
         answer = await self.exchange.unary(request, _SHORT)
@@ -144,34 +148,34 @@ async def handshake(
     socket_dir: Path | None = None,
     metadata: ResponseMetadata | None = None,
 ) -> Session:
-    """Ask a host for an identity, and how it is to be called. Raises: ConnectError.
+    """Shake hands with a host, and find out how to connect to it. Raises: ConnectError.
 
-    A host that still accepts the token of the session `before` gives the same identity once more.
-    `socket_dir` is where its socket would be. `metadata` receives the headers of its answer.
+    A host that still accepts the token of the session `before` gives the same identity again. `socket_dir` is
+    the directory in which its Unix socket would be. `metadata` receives the headers of its answer.
     """
     proof = before.headers if before is not None else None
     metadata = metadata or ResponseMetadata()
     asked_at = _clock.current_time()
     response = await shake_hands(host_url, PoolExchange(pool), introduction, proof, metadata)
     host_time = HostTime()
-    host_time.hear(metadata.headers.get("date", ""), asked_at)
-    announced = response.server_metadata
+    host_time.update(metadata.headers.get("date", ""), asked_at)
+    server_metadata = response.server_metadata
     session = Session(
         host_url,
         response.runtime_id,
         response.runtime_token,
         pool,
-        socket_path=await host_socket(socket_dir, announced, host_url, pool),
+        socket_path=await host_socket(socket_dir, server_metadata, host_url, pool),
         time=host_time,
     )
-    session.take_announced(announced)
+    session.apply(server_metadata)
     if before is not None:
-        session.recall(before)
+        session.take_digests(before)
     return session
 
 
 def _seconds(milliseconds: str, usual: float) -> float:
-    """Return a time that the host announces, in seconds; a host that announces none gets the usual."""
+    """Return an interval of the host in seconds; `usual` if it gives none."""
     if _MILLISECONDS.fullmatch(milliseconds) and int(milliseconds):
         return int(milliseconds) / 1000
     return usual

@@ -1,36 +1,17 @@
-"""What a plugin serves for its host: who it is, how it is, and the host's hold on it.
+"""The services that a plugin serves for its host: `PluginControl` and `PluginIdentity`.
 
-The guard stands before all of it (see `guard`): nobody but the plugin's own host gets here.
+The guard checks each call first (see `guard`): only the plugin's own host gets here.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
 from cpg_trio.http import Origin
+from cpg_trio.plugin._state import PluginState
+from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import Code, ConnectError, Context
-
-
-class Runtime(Protocol):
-    """What these services need of the plugin that they speak for."""
-
-    def info(self) -> pb.GetPluginInfoResponse:
-        """Return what it is."""
-        ...
-
-    def health_report(self) -> pb.ReportHealthRequest:
-        """Return how it is."""
-        ...
-
-    def shut_down(self, grace_s: float, reason: str) -> None:
-        """Begin to stop."""
-        ...
-
-    def adopt(self, runtime_id: str, token: str, host_url: str) -> bool:
-        """Take an identity from a managing host; return whether the plugin wants one."""
-        ...
 
 
 def _check_identity(request: pb.SetRuntimeIdentityRequest) -> None:
@@ -48,12 +29,12 @@ def _check_identity(request: pb.SetRuntimeIdentityRequest) -> None:
 class Control(PluginControlService):
     """`PluginControl`."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, state: PluginState) -> None:
+        self._state = state
 
     async def get_health(self, _request: pb.GetHealthRequest, _ctx: Context, /) -> pb.GetHealthResponse:
         """Return what the plugin would report now."""
-        report = self._runtime.health_report()
+        report = self._state.health.report.value
         return pb.GetHealthResponse(
             state=report.state,
             reason=report.reason,
@@ -61,24 +42,40 @@ class Control(PluginControlService):
         )
 
     async def shutdown(self, request: pb.ShutdownRequest, _ctx: Context, /) -> pb.ShutdownResponse:
-        """Begin to stop, with the grace that the host gives."""
+        """Begin to stop; calls in flight have the grace period that the host gives."""
         if request.grace_period_seconds < 0:
             raise ConnectError(Code.INVALID_ARGUMENT, "grace_period_seconds cannot be negative")
-        self._runtime.shut_down(float(request.grace_period_seconds), request.reason)
+        self._state.shut_down(float(request.grace_period_seconds), request.reason)
         return pb.ShutdownResponse(acknowledged=True)
 
 
 class PluginInfo(PluginIdentityService):
     """`PluginIdentity`."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, state: PluginState) -> None:
+        self._state = state
 
     async def get_plugin_info(
         self, _request: pb.GetPluginInfoRequest, _ctx: Context, /
     ) -> pb.GetPluginInfoResponse:
-        """Return what the plugin is."""
-        return self._runtime.info()
+        """Return what the plugin is: its name and version, what it provides and requires."""
+        declared, session = self._state.declared, self._state.session
+        runtime_id = {wire.RUNTIME_ID_KEY: session.runtime_id} if session else {}
+        return pb.GetPluginInfoResponse(
+            self_id=declared.self_id,
+            self_version=declared.version,
+            provides=[
+                pb.ServiceDeclaration(type=p.service_type, version=p.version, path=p.path)
+                for p in declared.provided.values()
+            ],
+            requires=[_required(dependency) for dependency in declared.dependencies.values()],
+            metadata={
+                "name": declared.name,
+                "version": declared.version,
+                wire.RENEWS_KEY: "true",
+                **runtime_id,
+            },
+        )
 
     async def set_runtime_identity(
         self, request: pb.SetRuntimeIdentityRequest, _ctx: Context, /
@@ -88,6 +85,16 @@ class PluginInfo(PluginIdentityService):
         Raises: ConnectError `failed_precondition` if the plugin looks for its host itself.
         """
         _check_identity(request)
-        if not self._runtime.adopt(request.runtime_id, request.runtime_token, request.host_url):
+        if (adoption := self._state.adoption) is None:
             raise ConnectError(Code.FAILED_PRECONDITION, "this plugin registers by itself: HOST_URL is set")
+        adoption.offer(request.runtime_id, request.runtime_token, request.host_url)
         return pb.SetRuntimeIdentityResponse(acknowledged=True)
+
+
+def _required(dependency: Dependency) -> pb.ServiceDependency:
+    return pb.ServiceDependency(
+        type=dependency.service_type,
+        min_version=dependency.min_version,
+        required_for_startup=dependency.required,
+        watch_for_changes=True,
+    )

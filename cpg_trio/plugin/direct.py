@@ -26,7 +26,7 @@ from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import NotSentError, PoolFullError
-from cpg_trio.plugin._backoff import backoff
+from cpg_trio.plugin._backoff import Backoff
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._provider import Provider
 from cpg_trio.plugin._session import Session
@@ -293,14 +293,14 @@ class Direct:
             self._way = None
 
     async def _follow(self, provider: Provider, scope: trio.CancelScope) -> None:
-        delays = backoff()
+        backoff = Backoff()
         with scope:
             while True:
                 try:
                     way, renew_s = await _found(provider, self._service_type)
                 except ConnectError as error:
                     _log.debug("%s: no leave for %s: %s", self._owner, self._service_type, error.message)
-                    await trio.sleep(_REFUSED_S if error.code in _REFUSALS else next(delays))
+                    await trio.sleep(_REFUSED_S if error.code in _REFUSALS else backoff.next_s())
                     continue
                 if self._way is None:
                     _log.info("%s: %s is called directly, at %s", self._owner, self._service_type, way.url)
@@ -308,9 +308,9 @@ class Direct:
                 with trio.move_on_after(renew_s) as good:
                     await way.broken.wait()
                 if good.cancelled_caught:
-                    delays = backoff()
+                    backoff.reset()
                 else:
-                    await trio.sleep(next(delays))
+                    await trio.sleep(backoff.next_s())
 
     # Numbers
 

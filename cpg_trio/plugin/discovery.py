@@ -24,7 +24,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import NotSentError
-from cpg_trio.plugin._backoff import Reopening, retry_after_s
+from cpg_trio.plugin._backoff import Backoff, retry_after_s
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._provider import Provider
 from cpg_trio.plugin._session import Session
@@ -78,7 +78,7 @@ class _Socket:
     def __init__(self, session: Session, dependencies: Sequence[Dependency]) -> None:
         self._session = session
         self._dependencies = {d.service_type: d for d in dependencies}
-        self._reopening = Reopening(session.heartbeat_s)
+        self._backoff = Backoff(session.heartbeat_s)
         self._known = False
 
     async def follow(self) -> None:
@@ -90,7 +90,7 @@ class _Socket:
         tries_left = _MOST_TRIES
         while self._known or tries_left:
             asked_s = 0.0
-            self._reopening.opened()
+            self._backoff.opened()
             try:
                 await self._connect()
             except ConnectionRejected as rejected:
@@ -103,7 +103,7 @@ class _Socket:
             except _BROKEN as error:
                 _log.debug("the websocket broke: %r", error)
                 tries_left -= not isinstance(error, NotSentError)
-            await self._reopening.wait(asked_s)
+            await self._backoff.wait(asked_s)
 
     def _give_up(self, status: int) -> None:
         if status == _UNAUTHORIZED and self._known:
@@ -122,7 +122,7 @@ class _Socket:
         )
         async with opening as socket, open_plain_nursery() as nursery:
             self._known = True
-            session.heard_from(_header(socket, wire.HOST_ID_HEADER))
+            session.check_host(_header(socket, wire.HOST_ID_HEADER))
             await socket.send_message(self._request())
             nursery.start_soon(self._ping, socket)
             while True:
@@ -184,12 +184,12 @@ class _Stream:
 
     async def follow(self) -> None:
         """Follow until the host does not know the session."""
-        reopening = Reopening(self._session.heartbeat_s)
+        backoff = Backoff(self._session.heartbeat_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll)
             while not self._session.void.is_set():
                 answer = ResponseMetadata()
-                reopening.opened()
+                backoff.opened()
                 self._polling = True  # until the stream tells something
                 try:
                     await self._watch(answer)
@@ -197,7 +197,7 @@ class _Stream:
                     _log.debug("the watch of %s broke: %s", self._dependency.service_type, error.message)
                     if error.code == Code.UNAUTHENTICATED:
                         self._session.void.set()
-                await reopening.wait(retry_after_s(answer.headers))
+                await backoff.wait(retry_after_s(answer.headers))
             nursery.cancel_scope.cancel()
 
     async def _watch(self, answer: ResponseMetadata) -> None:

@@ -79,7 +79,7 @@ class Customer:
             self.session.host_url, self.session.exchange, introduction, self.session.headers
         )
         assert answer.runtime_id == self.session.runtime_id
-        self.session.renew(answer.runtime_token)
+        self.session.take_token(answer.runtime_token)
 
     async def connect_anew(self) -> None:
         """Do what it does when its connections are gone."""

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, Reopening, backoff
+from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, Backoff
 
 
 @pytest.mark.parametrize(
     ("bound", "longest"), [(LONGEST_S, LONGEST_S), (0.5, 0.5), (0.01, 0.01), (60.0, LONGEST_S)]
 )
 def test_waits_double_up_to_the_bound_and_are_cut_by_up_to_half(bound: float, longest: float) -> None:
-    for index, wait in enumerate(islice(backoff(bound), 50)):
+    backoff = Backoff(bound)
+    for index in range(50):
+        wait = backoff.next_s()
         whole = min(FIRST_S * 2**index, longest)
         assert whole / 2 <= wait <= whole
 
 
 def test_no_two_plugins_wait_alike() -> None:
-    assert len({next(backoff()) for _ in range(50)}) == 50
+    assert len({Backoff().next_s() for _ in range(50)}) == 50
 
 
-async def opened(reopening: Reopening, lasts_s: float, within_s: float) -> int:
+async def opened(backoff: Backoff, lasts_s: float, within_s: float) -> int:
     """Return how often something is opened that ends after a while each time."""
     times, end = 0, trio.current_time() + within_s
     while trio.current_time() < end:
-        reopening.opened()
+        backoff.opened()
         times += 1
         await trio.sleep(lasts_s)
-        await reopening.wait()
+        await backoff.wait()
     return times
 
 
@@ -39,19 +39,27 @@ async def opened(reopening: Reopening, lasts_s: float, within_s: float) -> int:
 async def test_what_ends_soon_is_opened_ever_less_often_however_it_ends(
     lasts_s: float, autojump_clock: MockClock
 ) -> None:
-    assert await opened(Reopening(), lasts_s, 600) <= 600 / (lasts_s + LONGEST_S / 2) + 8
+    assert await opened(Backoff(), lasts_s, 600) <= 600 / (lasts_s + LONGEST_S / 2) + 8
 
 
 async def test_what_has_lasted_is_opened_again_soon(autojump_clock: MockClock) -> None:
-    reopening = Reopening()
-    await opened(reopening, 0, 60)
-    reopening.opened()
+    backoff = Backoff()
+    await opened(backoff, 0, 60)
+    backoff.opened()
     await trio.sleep(LONGEST_S + 0.1)
     ended = trio.current_time()
-    await reopening.wait()
+    await backoff.wait()
     assert trio.current_time() - ended <= FIRST_S
 
 
+def test_a_success_starts_with_the_shortest_wait_again() -> None:
+    backoff = Backoff()
+    for _ in range(10):
+        backoff.next_s()
+    backoff.reset()
+    assert backoff.next_s() <= FIRST_S
+
+
 async def test_who_asks_for_a_longer_wait_gets_it(autojump_clock: MockClock) -> None:
-    await Reopening().wait(30.0)
+    await Backoff().wait(30.0)
     assert trio.current_time() >= 30

@@ -26,7 +26,7 @@ def off_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> fl
     off = float(request.param)
     wrong = SimpleNamespace(time=lambda: time.time() + off)
     monkeypatch.setattr("cpg_trio.plugin._host_time.time", wrong)
-    monkeypatch.setattr("cpg_trio.plugin._runtime.time", wrong)
+    monkeypatch.setattr("cpg_trio.plugin._state.time", wrong)
     return off
 
 
@@ -55,7 +55,7 @@ def test_what_is_no_date_tells_nothing() -> None:
     too_far = "Thu, 26 Nov 2026 20:00:00 +9999999999999999"
     for date in ("", "now", "Thu, 99 Nov 2026 20:00:00 GMT", too_far):
         host = HostTime()
-        host.hear(date, 0.0)
+        host.update(date, 0.0)
         assert not host.known
         assert abs(host.now() - time.time()) < 1
 
@@ -64,8 +64,8 @@ async def test_between_two_answers_the_time_is_measured_by_a_clock_that_nobody_s
     autojump_clock: MockClock,
 ) -> None:
     host = HostTime()
-    host.hear(formatdate(1_700_000_000, usegmt=True), trio.current_time())
+    host.update(formatdate(1_700_000_000, usegmt=True), trio.current_time())
     await trio.sleep(100)
     assert host.now() == pytest.approx(1_700_000_100, abs=1.5)
-    host.hear(formatdate(1_700_000_500, usegmt=True), trio.current_time())
+    host.update(formatdate(1_700_000_500, usegmt=True), trio.current_time())
     assert host.now() == pytest.approx(1_700_000_500, abs=1.5)

@@ -1,0 +1,40 @@
+"""What a plugin's author declares of it. Data, no tasks."""
+
+from __future__ import annotations
+
+import attrs
+
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.asgi import App
+from cpg_trio.plugin.capability import Capability
+from cpg_trio.plugin.dependency import Dependency
+
+
+@attrs.frozen
+class Provided:
+    """A service that a plugin provides."""
+
+    service_type: str
+    version: str
+    path: str
+    """Where the plugin serves it: `/storage.v1.Storage/`."""
+    application: App
+    public: bool
+    """Whether it also answers calls that do not come through the host."""
+
+
+@attrs.frozen
+class Declaration:
+    """A plugin: its name, what it provides, requires and uses, and the health that its author sets."""
+
+    self_id: str
+    version: str
+    name: str
+    provided: dict[str, Provided] = attrs.field(factory=dict)
+    dependencies: dict[str, Dependency] = attrs.field(factory=dict)
+    capabilities: list[Capability] = attrs.field(factory=list)
+    own_health: Cell[tuple[pb.HealthState, str]] = attrs.field(
+        factory=lambda: Cell((pb.HEALTH_STATE_HEALTHY, ""))
+    )
+    """State and reason, without regard to the dependencies."""

@@ -1,0 +1,53 @@
+"""The health that a plugin reports: what its author sets, made worse by dependencies that are missing."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import trio
+
+from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.plugin._declaration import Declaration
+
+_T = TypeVar("_T")
+
+_MAX_DIRECT_CALLS = 100  # entries of one report: a host takes no more
+
+
+class Health:
+    """The health of a plugin. `report` is what its host is told, and changes while `follow` runs."""
+
+    def __init__(self, declared: Declaration) -> None:
+        self._declared = declared
+        self.report = Cell(self._current())
+
+    async def follow(self) -> None:
+        """Keep the report up to date, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow, self._declared.own_health)
+            for dependency in self._declared.dependencies.values():
+                nursery.start_soon(self._follow, dependency.changes)
+
+    def with_direct_calls(self) -> pb.ReportHealthRequest:
+        """Return the report, with the counts of calls that did not go through the host."""
+        report = pb.ReportHealthRequest()
+        report.CopyFrom(self.report.value)
+        for dependency in self._declared.dependencies.values():
+            report.direct_calls.extend(dependency.direct.report())
+        del report.direct_calls[_MAX_DIRECT_CALLS:]
+        return report
+
+    async def _follow(self, cell: Cell[_T]) -> None:
+        async for _ in cell.reader():
+            self.report.set(self._current())
+
+    def _current(self) -> pb.ReportHealthRequest:
+        state, reason = self._declared.own_health.value
+        missing = [
+            d.service_type for d in self._declared.dependencies.values() if d.required and not d.available
+        ]
+        if missing and state != pb.HEALTH_STATE_UNHEALTHY:
+            state = pb.HEALTH_STATE_DEGRADED
+            reason = "; ".join(filter(None, [reason, f"waiting for {', '.join(missing)}"]))
+        return pb.ReportHealthRequest(state=state, reason=reason, unavailable_dependencies=missing)

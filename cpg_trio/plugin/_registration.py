@@ -1,0 +1,111 @@
+"""Registering the services of a plugin with its host, and taking registrations back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import trio
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.plugin._declaration import Declaration, Provided
+from cpg_trio.plugin._handshake import REGISTER_TIMEOUT_S
+from cpg_trio.plugin._retry import RefusedError, retry_until_done, try_a_few_times
+from cpg_trio.plugin._serving import Addresses
+from cpg_trio.plugin._session import Session
+from cpg_trio.rpc import ConnectError, ResponseMetadata
+
+_log = logging.getLogger("cpg_trio.plugin")
+
+LEAVE_S = 2.0  # for taking registrations back: a host that does not answer must not delay a stop
+
+
+class Registrations:
+    """What a plugin has registered with its host."""
+
+    def __init__(self, declared: Declaration, addresses: Addresses) -> None:
+        self._declared = declared
+        self._addresses = addresses
+        self.ids: list[str] = []
+        self._former: list[str] = []
+
+    async def register(self, session: Session) -> bool:
+        """Register all services; return False if the host does not know the identity any more.
+
+        Raises: RefusedError.
+        """
+        for provided in self._declared.provided.values():
+            request = self._request(provided, session)
+            call = partial(self._register_one, session, request)
+            what = f"register {provided.service_type}"
+            try:
+                await retry_until_done(self._declared.self_id, what, call, session.heartbeat_s)
+            except ConnectError:
+                return False
+            except RefusedError as error:
+                if not session.managed:
+                    raise
+                _log.warning("%s", error)  # a managing host may give another identity that works
+                return False
+            url = self._addresses.base_url
+            _log.info("Registered service: %s v%s at %s", provided.service_type, provided.version, url)
+        with trio.move_on_after(LEAVE_S):
+            await unregister(session, self._former)
+        return True
+
+    def forget(self, session: Session) -> None:
+        """Forget what was registered in a session that has ended.
+
+        A host that does not say which one it is may have let a token expire, and may still have the
+        registrations: the next session takes them back.
+        """
+        self._former = [] if session.host_id else self.ids
+        self.ids = []
+
+    def _request(self, provided: Provided, session: Session) -> pb.RegisterServiceRequest:
+        return pb.RegisterServiceRequest(
+            service_type=provided.service_type,
+            version=provided.version,
+            endpoint_path=provided.path,
+            metadata=_metadata(self._addresses, session),
+        )
+
+    async def _register_one(
+        self, session: Session, request: pb.RegisterServiceRequest, metadata: ResponseMetadata
+    ) -> None:
+        # Also completed when a stop begins meanwhile: what the host has registered has to be taken back.
+        async with open_plain_nursery() as nursery:
+            with trio.CancelScope(shield=True) as shielded:
+                nursery.start_soon(_limit_when_cancelled, shielded)
+                call = session.registry.register_service
+                response = await call(request, timeout_s=REGISTER_TIMEOUT_S, metadata=metadata)
+                self.ids.append(response.registration_id)
+            nursery.cancel_scope.cancel()
+
+
+async def unregister(session: Session, registration_ids: Sequence[str]) -> list[str]:
+    """Take registrations back; return for each why that failed, empty if it did not."""
+    requests = [pb.UnregisterServiceRequest(registration_id=each) for each in registration_ids]
+    calls = [partial(session.registry.unregister_service, request) for request in requests]
+    return [await try_a_few_times(call) for call in calls]
+
+
+def _metadata(addresses: Addresses, session: Session) -> Mapping[str, str]:
+    """Return where the host finds the plugin."""
+    metadata = {wire.BASE_URL_KEY: addresses.base_url, wire.DIRECT_KEY: "true"}
+    if addresses.control_url:
+        metadata[wire.CONTROL_URL_KEY] = addresses.control_url
+    if session.socket_path:  # host and plugin share a directory
+        metadata[wire.SOCKET_KEY] = addresses.socket
+    return metadata
+
+
+async def _limit_when_cancelled(shielded: trio.CancelScope) -> None:
+    """Once this task is cancelled, give a shielded block `LEAVE_S` more seconds."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        shielded.deadline = trio.current_time() + LEAVE_S

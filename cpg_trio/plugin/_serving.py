@@ -1,0 +1,170 @@
+"""What a plugin serves, and where it listens: its services, the control services for its host, and probes."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+
+from cpg_trio import wire
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import App, Receive, Scope, Send
+from cpg_trio.http import BrowserGuard, Origin, serve
+from cpg_trio.plugin._config import PluginConfig
+from cpg_trio.plugin._sockets import own_socket
+from cpg_trio.plugin._state import PluginState
+from cpg_trio.plugin.control import Control, PluginInfo
+from cpg_trio.plugin.guard import Guard, Managers
+from cpg_trio.probes import PATHS, Probes
+from cpg_trio.rpc import application
+
+_log = logging.getLogger("cpg_trio.plugin")
+
+
+@attrs.frozen
+class Addresses:
+    """Where a plugin can be called."""
+
+    bound: tuple[str, ...]
+    """The URLs of what it listens on."""
+    base_url: str
+    """The URL at which the host finds its services."""
+    control_url: str
+    """The URL at which the host finds the control services; empty if they are beside the others."""
+    socket: str
+    """The name of its Unix socket in the directory that it shares with its host; empty if there is none."""
+
+
+async def serve_plugin(
+    state: PluginState,
+    probes: Probes,
+    drain: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Addresses],
+) -> None:
+    """Serve all of a plugin until `drain` is set, and then until the calls in flight are done.
+
+    That has no limit here: how long calls may take to finish is the host's to set, later. Raises: BindError.
+    """
+    config, served = state.config, _Served(state, probes)
+    async with open_plain_nursery() as nursery:
+        control_url = ""
+        if config.control_bind is not None:
+            control = partial(
+                serve, served.control(), bind=config.control_bind, config=config.serve, stop=drain
+            )
+            bound_control, *_ = await nursery.start(control)
+            control_url = _control_url(config, bound_control)
+            _log.info("%s listening for its host on %s", state.declared.self_id, bound_control)
+        binds, socket = _binds(state)
+        services = partial(
+            serve,
+            served.services(),
+            bind=binds,
+            config=attrs.evolve(config.serve, grace_s=math.inf),
+            stop=drain,
+        )
+        async with open_plain_nursery() as until_drained:
+            bound = await until_drained.start(services)
+            _log.info("%s listening on %s", state.declared.self_id, ", ".join(bound))
+            task_status.started(Addresses(bound, _base_url(config, bound[0]), control_url, socket))
+        nursery.cancel_scope.cancel()
+
+
+class _Served:
+    """The applications of a plugin, each behind the guard."""
+
+    def __init__(self, state: PluginState, probes: Probes) -> None:
+        self._config = state.config
+        self._probes = probes
+        self._guard = guard = _guard(state)
+        self._provided = {
+            p.path: guard.service(p.application, public=p.public) for p in state.declared.provided.values()
+        }
+        self._control = {
+            f"/{each.service_name}/": guard.control(application([each]))
+            for each in (Control(state), PluginInfo(state))
+        }
+
+    def control(self) -> App:
+        """Return what is served at the address for the host alone."""
+        return self._dispatching(self._control)
+
+    def services(self) -> App:
+        """Return what is served where others call."""
+        everything = self._dispatching(self._provided | self._control)
+        if self._config.control_bind is None:
+            return everything
+        provided = self._dispatching(self._provided)
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            # At a Unix socket the host first asks whose it is, before it knows the control address.
+            app = everything if scope["client"] is None else provided
+            await app(scope, receive, send)
+
+        return dispatch
+
+    def _dispatching(self, by_path: Mapping[str, App]) -> App:
+        """Return an application of several, by what their paths begin with, and of the probes."""
+        config = self._config
+        binds = [*_listed(config.bind), *_listed(config.control_bind or ())]
+        browsers = BrowserGuard(config.serve, binds=binds, names=[config.hostname])
+        # A host may still send calls here that are for the plugin that had this address before. A 404 would
+        # pass for that plugin's answer, so the guard refuses them as it does for a service that is here.
+        elsewhere = self._guard.service(application([]), public=True)
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope["path"]
+            app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), elsewhere)
+            is_probe = path in PATHS and scope["type"] == "http"
+            await (self._probes if is_probe else app)(scope, receive, send)
+
+        return browsers.guarding(dispatch)
+
+
+def _guard(state: PluginState) -> Guard:
+    config = state.config
+    digest = wire.token_digest(config.enrolment_token) if config.enrolment_token else None
+    return Guard(
+        lambda: state.last_session,
+        Managers(state.declared.self_id, digest, lambda: state.waits_for_adoption),
+        accept_unsigned=config.accept_unsigned,
+        wall_clock=state.host_time,
+    )
+
+
+def _binds(state: PluginState) -> tuple[Sequence[str], str]:
+    """Return what to listen on, and the name of the Unix socket among it, empty if there is none."""
+    config = state.config
+    binds = _listed(config.bind)
+    if config.socket_dir is None:
+        return binds, ""
+    socket = own_socket(state.declared.self_id, config.hostname, binds)
+    return [*binds, f"unix:{config.socket_dir / socket}"], socket
+
+
+def _base_url(config: PluginConfig, bound: str) -> str:
+    """Return the URL at which the host finds what listens on `bound`."""
+    scheme = "https" if config.serve.tls.serves else "http"
+    origin = Origin(scheme, config.hostname, urlsplit(bound).port or 80)
+    return f"{scheme}://{origin.host_header.decode()}"
+
+
+def _control_url(config: PluginConfig, bound: str) -> str:
+    """Return the URL at which the host finds what listens on `bound`.
+
+    That is the address itself, if it is one and no certificate has to match the plugin's name.
+    """
+    address = ipaddress.ip_address(urlsplit(bound).hostname or "")
+    by_name = address.is_unspecified or config.serve.tls.serves
+    return _base_url(config, bound) if by_name else bound
+
+
+def _listed(bind: str | Sequence[str]) -> list[str]:
+    return [bind] if isinstance(bind, str) else list(bind)
