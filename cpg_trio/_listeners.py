@@ -1,7 +1,7 @@
-"""Those who are told of changes and decisions: called one after the other, and each on its own account.
+"""Listeners of events: functions that are called one after the other.
 
-A listener is somebody else's code. What it raises is logged here, and harms neither who tells nor the other
-listeners.
+A listener may be an application's code. What it raises is logged here, and affects neither the source of the
+event nor the other listeners.
 """
 
 from __future__ import annotations
@@ -19,37 +19,40 @@ _P = ParamSpec("_P")
 
 
 class Listeners(Generic[_P]):
-    """Who listens to one kind of news. `news` is what the log calls it."""
+    """The listeners of one kind of event. `events` is what the log calls it."""
 
-    def __init__(self, news: str) -> None:
-        self._news = news
-        self._listeners: list[Callable[_P, object]] = []
+    def __init__(self, events: str) -> None:
+        self._events = events
+        # Replaced at each change, so that a listener may add or remove others while it is called.
+        self._listeners: tuple[Callable[_P, object], ...] = ()
         self._throttle = LogThrottle(clock=time.monotonic)  # also where Trio does not run
 
     def add(self, listener: Callable[_P, object]) -> None:
-        """Call `listener` with all news from now on."""
-        self._listeners.append(listener)
+        """Call `listener` at each event from now on."""
+        self._listeners = (*self._listeners, listener)
 
     @contextmanager
     def added(self, listener: Callable[_P, object]) -> Iterator[None]:
-        """Call `listener` with the news within the block."""
-        self._listeners.append(listener)
+        """Call `listener` at each event within the block."""
+        self.add(listener)
         try:
             yield
         finally:
-            self._listeners.remove(listener)
+            left = list(self._listeners)
+            left.remove(listener)
+            self._listeners = tuple(left)
 
     def tell(self, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        """Call each listener. Raises nothing that a listener raises, but for what ends the process."""
-        for listener in tuple(self._listeners):
+        """Call each listener. Raises nothing that a listener raises, except what ends the process."""
+        for listener in self._listeners:
             try:
                 listener(*args, **kwargs)
-            except Exception:  # noqa: BLE001 - whatever it is, it is the listener's
-                self._note(listener)
+            except Exception:  # noqa: BLE001 - the fault is the listener's, whatever it raises
+                self._log_failure(listener)
 
-    def _note(self, listener: Callable[_P, object]) -> None:
-        # What a listener is told of may be anybody's to cause.
+    def _log_failure(self, listener: Callable[_P, object]) -> None:
+        # Limited, as a stranger may cause events at any rate.
         if (more := self._throttle.suffix()) is not None:
             _log.exception(
-                "a listener of %s failed, and the others go on: %.200r%s", self._news, listener, more
+                "a listener of %s failed, and the others go on: %.200r%s", self._events, listener, more
             )

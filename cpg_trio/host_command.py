@@ -30,7 +30,7 @@ from cpg_trio.host import (
 )
 from cpg_trio.host.access.enrolment import parse_tokens
 from cpg_trio.host.access.rates import Kind
-from cpg_trio.host.routing.admission import PassedOn
+from cpg_trio.host.routing.headers import RequestHeaderRules
 from cpg_trio.http import Origin, StartError
 from cpg_trio.process import (
     bind_from_environment,
@@ -99,7 +99,7 @@ def _policy(environment: Mapping[str, str]) -> Policy:
 def _pass_headers(environment: Mapping[str, str]) -> list[str]:
     names = list_from_environment("PASS_HEADERS", environment)
     with _start_errors("PASS_HEADERS"):
-        PassedOn(names)
+        RequestHeaderRules(names)
     return names
 
 

@@ -14,7 +14,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio.host import Enrolment, Host, HostConfig, Keys
 from cpg_trio.host.access.keys import Claims
-from cpg_trio.host.routing.admission import _Statement
+from cpg_trio.host.routing.routes import Statement
 from cpg_trio.http import Request
 from cpg_trio.http.client.request import PreparedRequest
 from cpg_trio.plugin import Plugin, PluginConfig
@@ -137,7 +137,7 @@ def test_no_secret_of_a_call_is_in_a_representation() -> None:
         PreparedRequest.of(request, b"h"),
         HttpRequest("GET", "http://h/", [("authorization", shown)], b""),
         ClientConfig(headers={"authorization": shown}),
-        _Statement(raw, b"", 0.0),
+        Statement(raw, raw[0][1], b"", 0.0),
     ):
         search(type(each).__name__, repr(each), [])
 

@@ -35,17 +35,26 @@ What stands on what:
     handshakes        the service that gives identities
     base_url          how a caller reaches the host
     managed           the way in for plugins that wait for their host
-    tally             what the router has done, in numbers
-    admission         who may call whom, and what of a call goes on
+    statistics        what the router has done, in numbers
+    admission         who makes a routed call, and whether it may
+    headers           which header fields the router forwards
+    routes            where a path leads, and the statement about the caller
+    failures          what a failed call means, and whose fault it is
+    gateway           the router: all of that, for the relay
+    call_log          the lines [ROUTER] of the log
     direct            calls without the host in between: who may make them, and what they come to
     services          the services of plugins' lives and of the registry
     watch_socket      the websocket on which plugins follow many services at once
     broker            the service that gives leave
-    router            the way from one plugin to another
+    router            the router for calls that do not come through the relay
     capability_calls  the way to what the host offers
     _host             all of it on its paths, in one nursery
 """
 
+from cpg_trio.calls import Call as Call
+from cpg_trio.calls import CallKind as CallKind
+from cpg_trio.calls import Calls as Calls
+from cpg_trio.calls import Stage as Stage
 from cpg_trio.host._host import DEFAULT_PORT as DEFAULT_PORT
 from cpg_trio.host._host import Host as Host
 from cpg_trio.host._host import HostConfig as HostConfig

@@ -16,6 +16,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
+from cpg_trio.calls import Calls
 from cpg_trio.host.access.audit import Action, Audit
 from cpg_trio.host.access.authentication import Gate
 from cpg_trio.host.access.enrolment import Enrolment
@@ -42,10 +43,14 @@ from cpg_trio.host.directory.store import Saved, journaled, nothing_to_save
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.routing.admission import PREFIX, Admission, PassedOn
+from cpg_trio.host.routing.admission import Admission
+from cpg_trio.host.routing.call_log import CallLog
 from cpg_trio.host.routing.direct_calls import DirectGrants, DirectReports, DirectStatistics, DirectTally
-from cpg_trio.host.routing.router import Router, RouterGateway
-from cpg_trio.host.routing.statistics import RouterStatistics
+from cpg_trio.host.routing.gateway import Router, RouterGateway
+from cpg_trio.host.routing.headers import RequestHeaderRules
+from cpg_trio.host.routing.router import AsgiRouter
+from cpg_trio.host.routing.routes import PREFIX, Routes
+from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
 from cpg_trio.host.services.handshake import Handshake, HandshakeAdmission, TokenLifetimes, announcement
 from cpg_trio.host.services.health import HostHealth
 from cpg_trio.host.services.managed_plugins import Adoption
@@ -102,8 +107,8 @@ class HostConfig:
     policy: Policy = attrs.field(factory=Policy)
     """What plugins may provide and call."""
     pass_headers: Sequence[str] = ()
-    """Names of request headers that the router passes on besides `admission.PASSED_ON`; `x-app-*` is all that
-    begin so."""
+    """Names of request headers that the router forwards besides `routing.headers.ALLOWED`; `x-app-*` is all
+    that begin so."""
     selection: Mapping[str, Selection] = attrs.field(factory=dict)
     """The strategy that chooses among the providers of a service type, by type."""
     default_selection: Selection = Selection.FIRST
@@ -203,13 +208,16 @@ class Host:
         self._succession = Succession(self.identities, self.registry)
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
         self._prober = Prober(self.identities, self.registry, self._succession, self._sockets, self._control)
-        self._admission = Admission(
-            self.identities,
+        self.calls = Calls()
+        self._call_log = CallLog(self.calls)
+        self._counter = RouterCounter(self.calls)
+        self._rules = RequestHeaderRules(self._config.pass_headers)
+        self._router = Router(
+            Admission(self.identities, self._rates, self._config.policy, self.audit),
+            Routes(self.identities, self.registry),
             self.registry,
-            self._rates,
-            self._config.policy,
-            self.audit,
-            PassedOn(self._config.pass_headers),
+            self.calls,
+            self._liveness.suspect,
         )
 
     @asynccontextmanager
@@ -267,7 +275,7 @@ class Host:
         gate = Gate(self.identities, self._config.policy, self.audit, self._rates)
         services = self._services(gate, saved)
         capability_calls = CapabilityCalls(self._grants, self._config.policy, self.audit, self._rates)
-        router = Router(self._admission, self._liveness, self._pool, limits.max_routed_body_bytes)
+        router = AsgiRouter(self._router, self._rules, self._pool, limits.max_routed_body_bytes)
         watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -341,7 +349,7 @@ class Host:
             open_plain_nursery() as nursery,
         ):
             most = self._config.limits.max_routed_body_bytes
-            relay = Relay(RouterGateway(self._admission, self._liveness, browsers, most), self._pool)
+            relay = Relay(RouterGateway(self._router, self._rules, browsers, most), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))
@@ -354,9 +362,7 @@ class Host:
 
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""
-        return HostStatistics(
-            self._admission.tally.statistics(), self._direct.statistics(), self._pool.statistics()
-        )
+        return HostStatistics(self._counter.statistics(), self._direct.statistics(), self._pool.statistics())
 
     def revoke_grant(self, grant_id: str, why: str = "it has been revoked") -> bool:
         """End leave to use a capability, with the calls in flight by it; return whether there was any."""

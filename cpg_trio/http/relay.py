@@ -26,6 +26,7 @@ import attrs
 import trio
 
 from cpg_trio.asgi import HeaderList
+from cpg_trio.calls import Call, Stage
 from cpg_trio.http.background import background_task
 from cpg_trio.http.client.connection import Answer, Connection
 from cpg_trio.http.client.errors import ConnectionBrokenError, ProtocolError, UndeliveredError, UpstreamError
@@ -86,11 +87,11 @@ class Forward(Protocol):
     def holds(self) -> bool:
         """Whether the call would still be let through, as far as those on both sides are concerned."""
 
-    def begin(self, call: RelayCall) -> None:
-        """Hear that the call begins; it may be cancelled from then on."""
+    def begin(self, call: RelayCall) -> Call:
+        """Note that the call begins; it may be cancelled from then on. Return its record, to be filled in."""
 
-    def end(self, outcome: str) -> None:
-        """Hear how it ended: the status, or `FAILED: ` and why."""
+    def end(self) -> None:
+        """Note that the call has ended as its record says."""
 
     def failure(self, error: UpstreamError | None) -> Failure:
         """Return what a provider's failure means; None is a call that was cancelled."""
@@ -153,7 +154,7 @@ class RelayCall:
     _responding = False
     _chunked_back = False
     _ends_with_connection = False  # the response, as it goes back
-    _outcome = "FAILED: canceled"  # until there is another
+    _record: Call
 
     def __init__(
         self,
@@ -206,18 +207,18 @@ class RelayCall:
             self._client.hand_over(self._go_on)
             return
         response = answer.message
-        self._outcome = str(response.status)
         data = self._head_back(response) + self._framed_back(response)
+        self._record.succeed(response.status)
         self._give_back(provider, reusable=answer.another_may_follow)
         self._client.in_hand = None
-        self._forward.end(self._outcome)
+        self._forward.end()
         self._client.answer_at_once(data)
 
     def abandon(self) -> None:
         """End the call with its client's connection."""
         if self._provider is not None:
             self._give_back(self._provider, reusable=False)
-        self._forward.end(self._outcome)
+        self._forward.end()
 
     # In the task of the client's connection
 
@@ -236,7 +237,7 @@ class RelayCall:
 
     def _begin(self) -> None:
         self._client.cancel_when_lost()
-        self._forward.begin(self)
+        self._record = self._forward.begin(self)
 
     async def _finish(self, unsent: bytes | None) -> None:
         """Relay the call from where it is; nothing is sent yet if `unsent` is None."""
@@ -245,7 +246,7 @@ class RelayCall:
         except UpstreamError as error:
             await self._fail(error)
         finally:
-            self._forward.end(self._outcome)
+            self._forward.end()
 
     async def _relay(self, unsent: bytes | None) -> None:
         if self._provider is not None:
@@ -256,6 +257,8 @@ class RelayCall:
                     raise
             else:
                 return
+            self._record.attempts += 1
+            self._record.stage = Stage.CONNECT
         await self._exchange(await self._open(), None)
 
     async def _open(self) -> Connection:
@@ -299,12 +302,13 @@ class RelayCall:
         if self._malformed is not None:
             why = str(self._malformed)
             failure = Failure(self._malformed.status, why, why, failure.fields)
-        self._outcome = f"FAILED: {failure.why}"
+        self._record.failure = failure.why
         client = self._client
         if self._responding:
             client.last = True
             client.broken = self._ends_with_connection
         else:
+            self._record.status = failure.status
             client.last = client.last or not self._request.complete
             await client.write(client.plain(failure.status, failure.text, failure.fields))
 
@@ -314,6 +318,7 @@ class RelayCall:
         """Send what goes without waiting; return what is left of what is here."""
         request = self._request
         self._provider = provider
+        self._record.stage = Stage.REQUEST
         to_head = request.method == b"HEAD"
         self._answer = Answer(provider.channel, MAX_HEAD_BYTES, to_head=to_head, heads=self._heads)
         data = self._head() + self._framed(request.take())
@@ -341,6 +346,7 @@ class RelayCall:
 
     def _framed(self, body: bytes) -> bytes:
         """Return a part of the request's body as it goes on, with the end behind its last part."""
+        self._record.request_bytes += len(body)
         if self._request.framing is not Framing.CHUNKED:
             return body
         return chunk(body) + LAST_CHUNK if self._request.complete else chunk(body)
@@ -373,10 +379,11 @@ class RelayCall:
             raise refusal
         data = self._head_back(response)
         self._responding = True
+        self._record.stage, self._record.status = Stage.RESPONSE, response.status
         while True:
             data += self._framed_back(response)
             if response.complete:  # the caller will have it all and may leave, which is no failure
-                self._outcome = str(response.status)
+                self._record.succeed(response.status)
             if data:
                 await client.write(data)
             if response.complete:
@@ -418,6 +425,7 @@ class RelayCall:
     def _framed_back(self, response: IncomingResponse) -> bytes:
         """Return what has come of the response's body as it goes back, with the end behind its last part."""
         body = response.take()
+        self._record.response_bytes += len(body)
         if not self._chunked_back:
             return body
         if not response.complete:

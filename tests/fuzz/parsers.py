@@ -20,14 +20,19 @@ from cpg_trio import wire
 from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, read, sign
+from cpg_trio.calls import Calls
 from cpg_trio.host import Enrolment
+from cpg_trio.host.access.audit import Audit
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.keys import Claims, Keys
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.policy import Policy, read_rules
 from cpg_trio.host.access.rates import RateLimits, Rates
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.routing.admission import PREFIX, Admission, PassedOn, RefusedError, passed_back, passed_on
+from cpg_trio.host.routing.admission import Admission, RefusedError
+from cpg_trio.host.routing.gateway import Router
+from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_request, forwarded_in_response
+from cpg_trio.host.routing.routes import PREFIX, Routes
 from cpg_trio.host.services.websocket import CODECS, UnreadableError
 from cpg_trio.host_command import host_config
 from cpg_trio.http import Origin, StartError
@@ -78,13 +83,18 @@ def check_assertion(data: bytes) -> None:
 
 
 class _Routed:
-    """An admission with a provider at `/p/`, and the caller's credentials."""
+    """A router with a provider at `/p/`, and the caller's credentials."""
 
     def __init__(self) -> None:
         self.registry = Registry()
         self.identities = Identities(clock=lambda: 0.0)
-        self.admission = Admission(
-            self.identities, self.registry, Rates(RateLimits(router=None, failed_authentication=None))
+        rates = Rates(RateLimits(router=None, failed_authentication=None))
+        self.router = Router(
+            Admission(self.identities, rates, Policy(), Audit()),
+            Routes(self.identities, self.registry),
+            self.registry,
+            Calls(),
+            suspect=print,
         )
         self.caller, token = self.identities.issue("caller")
         self.authorization = f"Bearer {token}".encode()
@@ -93,11 +103,13 @@ class _Routed:
     def target(self, path: bytes) -> bytes | None:
         runtime_id = self.caller.runtime_id.encode()
         try:
-            return self.admission.admit(path, b"", runtime_id, self.authorization, Peer()).target
-        except RefusedError as refused:
-            said = refused
-        assert said.status in {400, 404}
-        assert said.log.isprintable()
+            _, route, _ = self.router.route(path, runtime_id, self.authorization, Peer())
+        except RefusedError as error:
+            refused = error
+        else:
+            return route.target
+        assert refused.status in {400, 404}
+        assert refused.log.isprintable()
         return None
 
 
@@ -130,11 +142,11 @@ _NEVER = {"authorization", "cookie", "forwarded", "host", "proxy-authorization",
 def check_fields(data: bytes) -> None:
     """No credential, no claim of origin and nothing for one connection goes on, however it is spelled."""
     fields = [(name, value.strip()) for name, _, value in (f.partition(b":") for f in data.split(b"\n"))]
-    passed, *_ = passed_on(fields, PassedOn(["x-app-*"]))
+    passed, *_ = forwarded_in_request(fields, RequestHeaderRules(["x-app-*"]))
     for name in (name.lower().decode("latin-1").replace("_", "-") for name, _ in passed):
         assert name not in _NEVER
         assert not name.startswith(("x-plugin-", "x-forwarded-"))
-    for name in (name.lower().decode("latin-1") for name, _ in passed_back(fields)):
+    for name in (name.lower().decode("latin-1") for name, _ in forwarded_in_response(fields)):
         assert not name.startswith("x-plugin-")
         assert name not in {"set-cookie", "connection", "transfer-encoding"}
     all_of_them = iter(fields)

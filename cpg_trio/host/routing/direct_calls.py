@@ -22,7 +22,7 @@ from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.limits import Limits
 from cpg_trio.host.access.policy import Policy
 from cpg_trio.host.directory.registry import NoProviderError, Registration, Registry
-from cpg_trio.host.routing.admission import encoded_endpoint
+from cpg_trio.host.routing.routes import encoded_endpoint
 from cpg_trio.http import Origin
 from cpg_trio.logs import LineLog
 

@@ -1,8 +1,10 @@
-"""What the router has done so far, in numbers. Plain state; to count a call costs a few additions."""
+"""The router's numbers since the host began. Plain state; a call costs a few additions."""
 
 from __future__ import annotations
 
 import attrs
+
+from cpg_trio.calls import Call, CallKind, Calls
 
 _MOST_BITS = 40  # of a duration in microseconds: twelve days
 
@@ -12,8 +14,8 @@ class RouterStatistics:
     """The router's numbers since the host began.
 
     `calls` were let through, of which `in_flight` have not ended, and `failed` have ended without the whole
-    answer of a provider; `refused` went nowhere. Of the calls that have ended, `durations[i]` took less than
-    2 to the i-th microseconds, and not less than half of that.
+    answer of a provider; `refused` were not let through. Of the calls that have ended, `durations[i]` took
+    less than 2 to the i-th microseconds, and not less than half of that.
     """
 
     calls: int
@@ -23,25 +25,27 @@ class RouterStatistics:
     durations: tuple[int, ...]
 
 
-class Tally:
-    """Counts calls. To be told of each that begins, that ends, and that is refused."""
+class RouterCounter:
+    """Counts routed calls."""
 
-    __slots__ = ("_begun", "_durations", "_ended", "_failed", "_refused")
-
-    def __init__(self) -> None:
+    def __init__(self, calls: Calls) -> None:
         self._begun = self._ended = self._failed = self._refused = 0
         self._durations = [0] * (_MOST_BITS + 1)
+        calls.begun.add(self._count_begun)
+        calls.ended.add(self._count_ended)
+        calls.refused.add(self._count_refused)
 
-    def refused(self) -> None:
-        self._refused += 1
+    def _count_begun(self, call: Call) -> None:
+        self._begun += call.kind is CallKind.ROUTED
 
-    def begun(self) -> None:
-        self._begun += 1
+    def _count_ended(self, call: Call) -> None:
+        if call.kind is CallKind.ROUTED:
+            self._ended += 1
+            self._failed += bool(call.failure)
+            self._durations[min(int(call.duration_s * 1e6).bit_length(), _MOST_BITS)] += 1
 
-    def ended(self, seconds: float, *, failed: bool) -> None:
-        self._ended += 1
-        self._failed += failed
-        self._durations[min(int(seconds * 1e6).bit_length(), _MOST_BITS)] += 1
+    def _count_refused(self, call: Call) -> None:
+        self._refused += call.kind is CallKind.ROUTED
 
     def statistics(self) -> RouterStatistics:
         """Return the numbers of this moment."""

@@ -22,7 +22,7 @@ import trio.lowlevel
 import trio.testing
 
 from cpg_trio.host import Host, HostConfig
-from cpg_trio.host.routing.router import RouterGateway
+from cpg_trio.host.routing.gateway import RouterGateway
 from cpg_trio.http import RelayCall, ServeConfig, ServerConnection, SocketChannel
 from cpg_trio.http.client.connection import Answer
 from tests._wire import Wire, dial, socket_of

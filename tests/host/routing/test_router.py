@@ -26,7 +26,7 @@ from cpg_trio.host import (
     Policy,
     Rules,
 )
-from cpg_trio.host.routing.router import go_duration
+from cpg_trio.host.routing.call_log import go_duration
 from cpg_trio.http import ServeConfig
 from cpg_trio.rpc import ClientConfig
 from tests._wire import dial, dial_http2, trusted

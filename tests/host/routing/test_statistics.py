@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import trio
 
+from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host import HostConfig
-from cpg_trio.host.routing.statistics import Tally
+from cpg_trio.host.routing.statistics import RouterCounter
 from tests.host.routed import Recorder, routing
 from tests.http.peers import OK, Peer
 
@@ -15,11 +16,14 @@ async def silent(peer: Peer) -> None:
 
 
 def test_durations_are_counted_by_powers_of_two() -> None:
-    tally = Tally()
+    calls = Calls()
+    counter = RouterCounter(calls)
     for seconds in (0.0, 1e-6, 3e-6, 1023e-6, 1024e-6, 1e9):
-        tally.begun()
-        tally.ended(seconds, failed=False)
-    durations = tally.statistics().durations
+        call = Call(CallKind.ROUTED)
+        call.duration_s = seconds
+        calls.begun.tell(call)
+        calls.ended.tell(call)
+    durations = counter.statistics().durations
     assert {i: n for i, n in enumerate(durations) if n} == {0: 1, 1: 1, 2: 1, 10: 1, 11: 1, 40: 1}
 
 

@@ -1,4 +1,4 @@
-"""What a host tells a provider of who calls: signed for it, for one method and a short time."""
+"""Routes, and the statements about callers: signed for one provider and one method, for a short time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Assertion, Purpose, path_claim, read
 from cpg_trio.host.access.identity import Identities, Identity
-from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.directory.registry import Health, Registry
-from cpg_trio.host.routing import admission as admission_module
-from cpg_trio.host.routing.admission import Admission
+from cpg_trio.host.routing import routes as routes_module
+from cpg_trio.host.routing.routes import Route, Routes, ServicePath
 
 
 @attrs.define
@@ -35,7 +34,7 @@ class Setting:
             self.provider.runtime_id, "storage", "1.0.0", "/s.v1.S/", {"base_url": "http://127.0.0.1:1"}
         )
         self.callers = dict(self.identities.issue(name) for name in ("api", "other"))
-        self.admission = Admission(self.identities, self.registry, wall_clock=self.clock)
+        self.routes = Routes(self.identities, self.registry, self.clock)
 
     @property
     def digest(self) -> bytes:
@@ -44,11 +43,15 @@ class Setting:
         return entry.digest
 
     def told(self, caller: Identity, method: str = "Get") -> dict[str, str]:
-        """Have a caller's call let through; return what its provider is told."""
+        """Return what a provider is told of a call."""
+        statement = self.routes.statement(caller, self.route(method))
+        assert statement.lines == b"".join(b"%b: %b\r\n" % field for field in statement.fields)
+        return {name.decode(): value.decode() for name, value in statement.fields}
+
+    def route(self, method: str = "Get") -> Route:
+        """Return the route of a method, kept or found."""
         path = f"/services/storage/{self.provider.runtime_id}/{method}".encode()
-        proof = f"Bearer {self.callers[caller]}".encode()
-        route = self.admission.admit(path, b"q=1", caller.runtime_id.encode(), proof, Peer("127.0.0.1"))
-        return {name.decode(): value.decode() for name, value in route.identifying}
+        return self.routes.get(path) or self.routes.find(path, ServicePath.parse(path), "api")
 
     def read(self, told: dict[str, str]) -> Assertion:
         shown = told[wire.CALLER_HEADER.lower()]
@@ -115,16 +118,16 @@ async def test_a_very_long_path_does_not_make_a_very_long_statement() -> None:
 async def test_what_statements_take_is_bounded_over_all_callers_and_methods(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admission_module, "_MOST_TARGET_BYTES", 100_000)
+    monkeypatch.setattr(routes_module, "_MOST_ROUTE_BYTES", 100_000)
     s = Setting()
     (api, _) = s.callers
-    kept = s.admission._targets
+    kept = s.routes._kept
     for number in range(100):
         s.told(api, f"m{number % 10}")
-        (*_, target) = kept.values()
-        s.admission._identifying(attrs.evolve(api, runtime_id=f"api-{number}"), target)
-        statements = sum(len(target.statements) for target in kept.values())
-        assert statements * admission_module._STATEMENT_BYTES <= kept.kept_bytes <= 100_000
+        (*_, route) = kept.values()
+        s.routes.statement(attrs.evolve(api, runtime_id=f"api-{number}"), route)
+        statements = sum(len(route.statements) for route in kept.values())
+        assert statements * routes_module._STATEMENT_BYTES <= kept.kept_bytes <= 100_000
     assert statements > 10
 
 
@@ -132,20 +135,20 @@ async def test_nothing_of_a_token_is_in_what_a_statement_shows_of_itself() -> No
     s = Setting()
     (api, _) = s.callers
     s.told(api)
-    (target,) = s.admission._targets.values()
-    assert str(s.digest) not in repr(target)
+    assert str(s.digest) not in repr(s.route())
 
 
-async def test_what_plugins_report_does_not_have_the_router_forget_where_paths_lead() -> None:
+async def test_a_route_is_kept_for_as_long_as_the_registration_that_it_was_found_by() -> None:
     s = Setting()
     (api, _) = s.callers
-    first = s.told(api)
-    (target,) = s.admission._targets.values()
+    first, route = s.told(api), s.route()
     for number in range(10):
         s.registry.report_health(s.provider.runtime_id, Health(pb.HEALTH_STATE_HEALTHY, f"{number}"))
         s.registry.report_health("another", Health(pb.HEALTH_STATE_UNHEALTHY, f"{number}"))
+    s.registry.register("another", "storage", "1.0.0", "/", {})
     assert s.told(api) == first
-    assert list(s.admission._targets.values()) == [target]
-    s.registry.register("another", "other", "1.0.0", "/", {})
-    s.told(api)
-    assert target not in s.admission._targets.values()
+    assert s.route() is route
+    assert s.routes.leads(route)
+    s.registry.register(s.provider.runtime_id, "storage", "1.0.0", "/", {"base_url": "http://127.0.0.1:2"})
+    assert not s.routes.leads(route)
+    assert s.route().origin.port == 2

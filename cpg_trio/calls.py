@@ -1,0 +1,129 @@
+"""The record of one call, and the events that tell of calls.
+
+A call begins and ends, and each is an event that listeners get with the same object, a `Call`. Whoever makes
+or passes on the call fills the record in as it goes on. The log line of a routed call and the statistics are
+listeners; metrics and traces can be others:
+
+    calls.ended.add(lambda call: histogram.observe(call.duration_s))
+
+An event without a listener costs one function call.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import Enum
+
+from cpg_trio._listeners import Listeners
+
+
+class CallKind(Enum):
+    """Which way a call takes."""
+
+    ROUTED = "routed"
+    """From a plugin through the host to another plugin."""
+    DIRECT = "direct"
+    """From a plugin to another one, without the host."""
+    CAPABILITY = "capability"
+    """From a plugin to something that the host itself offers."""
+
+
+class Stage(Enum):
+    """How far a call is."""
+
+    CONNECT = "connect"
+    """Nothing has been sent to the provider."""
+    REQUEST = "request"
+    """Something has been sent, and no response has begun."""
+    RESPONSE = "response"
+    """The caller has the head of the response."""
+
+
+class Call:
+    """One call. It has what is known so far; after its end nothing in it changes.
+
+    It belongs to whoever made it: listeners read it, and do not write.
+    """
+
+    __slots__ = (
+        "attempts",
+        "began_at",
+        "caller",
+        "code",
+        "duration_s",
+        "failure",
+        "kind",
+        "method",
+        "protocol",
+        "provider",
+        "request_bytes",
+        "response_bytes",
+        "service",
+        "stage",
+        "status",
+        "undelivered",
+    )
+
+    def __init__(
+        self,
+        kind: CallKind,
+        *,
+        caller: str = "",
+        provider: str = "",
+        service: str = "",
+        method: str = "",
+        protocol: str = "",
+    ) -> None:
+        self.kind = kind
+        self.caller = caller
+        """The runtime id of the plugin that makes it; empty if that is not proved."""
+        self.provider = provider
+        """The runtime id of the plugin that it is for; of a capability, its type."""
+        self.service = service
+        """The service type, or the type of the capability."""
+        self.method = method
+        """The path below the service, as one printable line."""
+        self.protocol = protocol
+        """The version of HTTP that the caller speaks: `1.0`, `1.1` or `2`."""
+        self.began_at = time.perf_counter()
+        self.duration_s = 0.0
+        """In seconds, from the beginning to the end. 0 until it has ended."""
+        self.request_bytes = 0
+        """Bytes of the request's body that were sent."""
+        self.response_bytes = 0
+        """Bytes of the response's body that came back."""
+        self.status = 0
+        """The HTTP status that the caller was answered with; 0 if there was no answer."""
+        self.code = ""
+        """The Connect code of an error, where it is known."""
+        self.failure = "canceled"
+        """Why the caller did not get the whole answer of a provider; empty if it did."""
+        self.stage = Stage.CONNECT
+        """How far it came. Of a call that failed: where it failed."""
+        self.attempts = 1
+        """How many connections it was sent on."""
+        self.undelivered = False
+        """Whether the provider has certainly not seen it."""
+
+    def succeed(self, status: int) -> None:
+        """Note that the caller gets the whole answer of the provider."""
+        self.status = status
+        self.failure = ""
+        self.stage = Stage.RESPONSE
+
+
+class Calls:
+    """The events of all calls of a host, or of a plugin."""
+
+    def __init__(self) -> None:
+        self.begun = Listeners[[Call]]("calls that begin")
+        """A call was let through."""
+        self.ended = Listeners[[Call]]("calls that end")
+        """A call that had begun has ended, however."""
+        self.refused = Listeners[[Call]]("calls that are refused")
+        """A call was refused before it began. Its `status` and `failure` are set, and what else is known."""
+
+    def end(self, call: Call) -> None:
+        """Note how long a call took, and tell of its end."""
+        call.duration_s = time.perf_counter() - call.began_at
+        self.ended.tell(call)

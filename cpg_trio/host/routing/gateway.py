@@ -1,0 +1,277 @@
+"""The router's decisions: who calls, whether it may, and where the call goes.
+
+`Router` decides on a call by its path and its credentials. `RouterGateway` asks it for each request that the
+relay has read. The relay then passes the call on byte for byte, both ways at once; the router holds no body,
+and adds no timeout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cpg_trio.asgi import HeaderList
+from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.directory.registry import InFlight, Registry
+from cpg_trio.host.routing.admission import Admission, RefusedError
+from cpg_trio.host.routing.failures import (
+    IDENTITY_ENDED,
+    PROVIDER_GONE,
+    CallFailure,
+    failure_of,
+    refusal_of,
+)
+from cpg_trio.host.routing.headers import (
+    RequestHeaderRules,
+    forwarded_in_request,
+    forwarded_in_response,
+    lines,
+)
+from cpg_trio.host.routing.routes import PREFIX, Route, Routes, ServicePath, Statement
+from cpg_trio.http import (
+    FORBIDDEN,
+    Address,
+    BrowserGuard,
+    IncomingRequest,
+    MalformedError,
+    RelayCall,
+    ServerConnection,
+    UndeliveredError,
+    UpstreamError,
+)
+from cpg_trio.http import RefusedError as RelayRefusedError
+
+
+class Router:
+    """Decides on calls, and ends those whose caller or provider has gone.
+
+    `suspect` is called with the runtime id of a provider to which a failure is due.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        routes: Routes,
+        registry: Registry,
+        calls: Calls,
+        suspect: Callable[[str], object],
+    ) -> None:
+        self._admission = admission
+        self._routes = routes
+        self._registry = registry
+        self._suspect = suspect
+        self.calls = calls
+
+    def route(
+        self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
+    ) -> tuple[Identity, Route, Statement]:
+        """Check a call, in the order that the protocol fixes, and count it. Raises: RefusedError.
+
+        Return who calls, where the call goes, and what its provider is told of the caller.
+        """
+        route = self._routes.get(raw_path)
+        path = self._parse(raw_path, peer) if route is None else route.path
+        caller = self._admission.admit(raw_path, runtime_id, authorization, peer)
+        self._admission.check_permitted(caller, path.service_type)
+        if route is None:
+            route = self._routes.find(raw_path, path, caller.runtime_id)
+        else:
+            self._routes.check_callable(path.provider_id)
+        return caller, route, self._routes.statement(caller, route)
+
+    def _parse(self, raw_path: bytes, peer: Peer) -> ServicePath:
+        """Parse a path; one that is malformed is counted like a call that proves no identity."""
+        try:
+            return ServicePath.parse(raw_path)
+        except RefusedError:
+            self._admission.count_failed(peer)
+            raise
+
+    def still_holds(self, caller: str, route: Route) -> bool:
+        """Whether both sides of a call that was let through are still there."""
+        return self._routes.leads(route) and self._admission.is_known(caller)
+
+    def begin(self, call: Call, in_flight: InFlight) -> None:
+        """Note that a call begins; `in_flight` is cancelled when its caller or its provider has gone."""
+        self._registry.begin_call(call.caller, call.provider, in_flight)
+        self.calls.begun.tell(call)
+
+    def end(self, call: Call, in_flight: InFlight) -> None:
+        """Note that a call has ended."""
+        self._registry.end_call(call.caller, call.provider, in_flight)
+        self.calls.end(call)
+
+    def failure(self, call: Call, error: UpstreamError | None) -> CallFailure:
+        """Return what a failure means; None is a call that was cancelled."""
+        if error is None:
+            return PROVIDER_GONE if self._admission.is_known(call.caller) else IDENTITY_ENDED
+        failure = failure_of(error)
+        call.undelivered = failure.undelivered
+        if failure.suspected:
+            self._suspect(call.provider)
+        return failure
+
+    def refuse(self, refused: RefusedError) -> None:
+        """Tell of a call that is refused."""
+        call = Call(CallKind.ROUTED)
+        call.status, call.failure, call.undelivered = refused.status, refused.log, True
+        self.calls.refused.tell(call)
+
+
+class RouterGateway:
+    """The router, as the relay asks it."""
+
+    def __init__(
+        self,
+        router: Router,
+        rules: RequestHeaderRules,
+        browsers: BrowserGuard,
+        max_body_bytes: int | None = None,
+    ) -> None:
+        self._router = router
+        self._rules = rules
+        self._browsers = browsers
+        self._max_body_bytes = max_body_bytes
+
+    def claims(self, target: bytes, /) -> bool:
+        """Whether a request is the router's."""
+        return target.startswith(PREFIX)
+
+    def admit(self, request: IncomingRequest, client: ServerConnection) -> RoutedCall:
+        """Return what to do with a request. Raises: http.relay.RefusedError."""
+        known = request.head.remembered
+        head = known if isinstance(known, _RequestHead) else self._read(request)
+        try:
+            if head.no_page_at is None or head.no_page_at != client.server:
+                _check_page(request, client, self._browsers)
+                head.no_page_at = client.server
+            path, _, query = request.target.partition(b"?")
+            authorization = request.authorization or head.authorization
+            peer = Peer.of(client.client, client.peer_names)
+            caller, route, statement = self._router.route(path, head.runtime_id, authorization, peer)
+            client.prove(caller.runtime_id)
+            if self._max_body_bytes is not None:
+                _limit_body(request, self._max_body_bytes)
+        except RefusedError as refused:
+            self._router.refuse(refused)
+            raise RelayRefusedError(refused.status, refused.text, refused.fields) from None
+        if known is None:
+            request.keep_head()
+        return RoutedCall(
+            self._router, request, caller.runtime_id, route, query, head.lines + statement.lines
+        )
+
+    def _read(self, request: IncomingRequest) -> _RequestHead:
+        fields = request.head.fields
+        head = request.head.remembered = _RequestHead(*forwarded_in_request(fields, self._rules))
+        return head
+
+
+def _check_page(request: IncomingRequest, client: ServerConnection, browsers: BrowserGuard) -> None:
+    if why := browsers.why_not(request.head.host, request.head.origin, client.server):
+        raise RefusedError(FORBIDDEN, why)
+
+
+def _limit_body(request: IncomingRequest, most: int) -> None:
+    try:
+        request.limit_body(most)
+    except MalformedError as error:
+        raise RefusedError(error.status, str(error)) from None
+
+
+class _RequestHead:
+    """What the router reads in the head of a request. Requests with the same head share it."""
+
+    __slots__ = ("authorization", "lines", "no_page_at", "runtime_id")
+
+    def __init__(self, fields: HeaderList, runtime_id: bytes, authorization: bytes) -> None:
+        self.lines = lines(fields)
+        """The fields that are forwarded."""
+        self.no_page_at: Address = None
+        """The server address at which it was found that no web page sent this; None before."""
+        self.runtime_id = runtime_id
+        self.authorization = authorization
+
+
+class RoutedCall:
+    """One call that the relay passes on. See `relay.Forward`."""
+
+    __slots__ = (
+        "_in_flight",
+        "_lines",
+        "_query",
+        "_request",
+        "_route",
+        "_router",
+        "call",
+        "caller",
+        "origin",
+    )
+
+    call: Call
+    _in_flight: RelayCall
+
+    def __init__(
+        self,
+        router: Router,
+        request: IncomingRequest,
+        caller: str,
+        route: Route,
+        query: bytes,
+        forwarded: bytes,
+    ) -> None:
+        self.origin = route.origin
+        self.caller = caller
+        self._router = router
+        self._request = request
+        self._route = route
+        self._query = query
+        self._lines = forwarded
+
+    def head(self) -> bytes:
+        """See `relay.Forward`."""
+        route, request = self._route, self._request
+        target = b"%b?%b" % (route.target, self._query) if self._query else route.target
+        first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, target, route.host)
+        return first + (b"te: trailers\r\n" if request.accepts_trailers else b"") + self._lines
+
+    def refusal(self, status: int, fields: HeaderList) -> UndeliveredError | None:
+        """See `relay.Forward`."""
+        return refusal_of(status, fields)
+
+    def lines_back(self, fields: HeaderList) -> bytes:
+        """See `relay.Forward`."""
+        return lines(forwarded_in_response(fields))
+
+    def holds(self) -> bool:
+        """See `relay.Forward`."""
+        return self._router.still_holds(self.caller, self._route)
+
+    def begin(self, call: RelayCall) -> Call:
+        """See `relay.Forward`."""
+        self._in_flight = call
+        self.call = record_of(self._route, self.caller, self._request.version)
+        self._router.begin(self.call, call)
+        return self.call
+
+    def end(self) -> None:
+        """See `relay.Forward`."""
+        self._router.end(self.call, self._in_flight)
+
+    def failure(self, error: UpstreamError | None) -> CallFailure:
+        """See `relay.Forward`."""
+        return self._router.failure(self.call, error)
+
+
+def record_of(route: Route, caller: str, version: str) -> Call:
+    """Return the record of a call that begins."""
+    path = route.path
+    return Call(
+        CallKind.ROUTED,
+        caller=caller,
+        provider=path.provider_id,
+        service=path.service_type,
+        method=route.method,
+        protocol=version,
+    )

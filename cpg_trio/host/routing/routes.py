@@ -1,0 +1,199 @@
+"""Where a path under `/services/` leads, and the statement that tells a provider who calls it. No I/O.
+
+    /services/{type}/{provider}/{method}  ──▶  a registration  ──▶  origin, Host field and target
+
+The usual call is to a path that was called before. Its route is kept, together with the statements about its
+callers, for as long as the provider's registration stays as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from urllib.parse import quote
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._bounded import BoundedCache
+from cpg_trio._lines import one_line
+from cpg_trio._paths import has_traversal
+from cpg_trio.asgi import HeaderList
+from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
+from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.directory.registry import Registration, Registry
+from cpg_trio.host.routing.admission import RefusedError
+from cpg_trio.host.routing.headers import lines
+from cpg_trio.http import Origin
+
+PREFIX = b"/services/"
+
+_MOST_ROUTES = 10_000
+_MOST_ROUTE_BYTES = 16 * 1024 * 1024
+_LONGEST_KEPT_PATH = 512  # bytes; the route of a longer path is found at each call
+_ROUTE_BYTES = 2000  # of a route, beside its path
+_STATEMENT_BYTES = 2000
+_SIGNED_ANEW_S = LONGEST_S / 2  # the age at which a statement is replaced
+
+_CALLER = wire.CALLER_HEADER.lower().encode()
+_CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
+
+
+@attrs.frozen
+class ServicePath:
+    """The parts of a path under `/services/`."""
+
+    service_type: str
+    provider_id: str
+    method: bytes
+    """As the caller encoded it."""
+
+    @classmethod
+    def parse(cls, raw_path: bytes) -> ServicePath:
+        """Return the parts of a path. Raises: RefusedError 400."""
+        path = raw_path.removeprefix(PREFIX)
+        parts = path.split(b"/", 2)
+        if len(parts) < 3 or _too_long(*parts[:2]) or has_traversal(path):  # noqa: PLR2004 - type, provider, method
+            raise RefusedError(
+                400,
+                "invalid service path format, expected /services/{type}/{provider-id}/{method}",
+                f"Invalid path: {one_line(raw_path)} (parts: {len([p for p in parts if p])})",
+            )
+        return cls(parts[0].decode("latin-1"), parts[1].decode("latin-1"), parts[2])
+
+
+def _too_long(service_type: bytes, provider_id: bytes) -> bool:
+    """Whether no service type, or no plugin, has such a name."""
+    return len(service_type) > wire.MAX_NAME_BYTES or len(provider_id) > wire.MAX_RUNTIME_ID_BYTES
+
+
+@attrs.frozen
+class Statement:
+    """What a provider is told of a caller, signed with a token that the provider holds."""
+
+    fields: HeaderList = attrs.field(repr=False)
+    lines: bytes = attrs.field(repr=False)
+    """The same as lines of a head."""
+    digest: bytes = attrs.field(repr=False)
+    """Of the token. The statement is replaced when the provider has another one."""
+    signed_at: float
+    """In seconds since 1970. The statement is replaced when that is too long ago, or in the future."""
+
+
+@attrs.frozen(eq=False)
+class Route:
+    """Where a path leads, for as long as its provider's registration stays as it is."""
+
+    path: ServicePath
+    provider: Registration
+    method: str
+    """As the log has it."""
+    origin: Origin
+    """Where to connect."""
+    host: bytes
+    """For the Host field."""
+    target: bytes
+    """For the request line, without a query."""
+    kept: bool
+    """Whether it is found again at the next call; its statements are kept with it."""
+    statements: dict[str, Statement] = attrs.field(factory=dict, repr=False)
+    """By the runtime ids of the callers."""
+
+
+class Routes:
+    """Finds routes, and keeps those that were found. Bounded in entries and in bytes."""
+
+    def __init__(
+        self, identities: Identities, registry: Registry, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._identities = identities
+        self._registry = registry
+        self._wall_clock = wall_clock
+        self._kept: BoundedCache[bytes, Route] = BoundedCache(_MOST_ROUTES, _MOST_ROUTE_BYTES)
+
+    def get(self, raw_path: bytes) -> Route | None:
+        """Return the route that is kept for a path, if it still leads there."""
+        route = self._kept.get(raw_path)
+        if route is None or self.leads(route):
+            return route
+        del self._kept[raw_path]
+        return None
+
+    def leads(self, route: Route) -> bool:
+        """Whether the provider's registration is the one that the route was found by."""
+        path = route.path
+        return self._registry.provider(path.service_type, path.provider_id) is route.provider
+
+    def find(self, raw_path: bytes, path: ServicePath, caller: str) -> Route:
+        """Return the route of a path, and keep it. Raises: RefusedError 404, 500 or 503."""
+        provider = self._registry.provider(path.service_type, path.provider_id)
+        if provider is None:
+            raise RefusedError(404, f"provider not found: {path.provider_id}")
+        self.check_callable(path.provider_id)
+        if not provider.base_url:
+            raise RefusedError(404, f"provider endpoint not registered: {path.provider_id}")
+        kept = len(raw_path) <= _LONGEST_KEPT_PATH
+        try:
+            route = _route(path, provider, kept=kept)
+        except ValueError as error:
+            log = f"{caller} → {provider.runtime_id} FAILED: {error}"
+            raise RefusedError(500, "failed to create proxy request", log) from error
+        if kept:
+            self._kept.keep(raw_path, route, 4 * len(raw_path) + _ROUTE_BYTES)
+        return route
+
+    def check_callable(self, provider_id: str) -> None:
+        """Check that a provider gets calls. Raises: RefusedError 503."""
+        if not self._registry.health(provider_id).callable:
+            raise RefusedError(503, "service unavailable (provider unhealthy)")
+
+    def statement(self, caller: Identity, route: Route) -> Statement:
+        """Return the statement about a caller for the route's provider, replaced when it is time for that."""
+        entry, now = self._identities.entry(route.provider.runtime_id), self._wall_clock()
+        if entry is None:  # the provider has no identity, so nothing can be signed for it
+            return _statement([(_CALLER_ID, caller.runtime_id.encode())], b"", now)
+        known = route.statements.get(caller.runtime_id)
+        if known is None or known.digest != entry.digest or not 0 <= now - known.signed_at < _SIGNED_ANEW_S:
+            if known is None and route.kept:
+                self._kept.take(_STATEMENT_BYTES)
+            known = route.statements[caller.runtime_id] = _signed(caller, route, entry.digest, now)
+        return known
+
+
+def _route(path: ServicePath, provider: Registration, *, kept: bool) -> Route:
+    """Return where a path leads. Raises: ValueError for a base URL that is none."""
+    origin, prefix = Origin.parse(provider.base_url)
+    endpoint = encoded_endpoint(provider).encode()
+    # A generated client asks for /package.Service/Method, and the provider's path has the service already.
+    service = endpoint.strip(b"/")
+    method = path.method.removeprefix(service + b"/") if service else path.method
+    return Route(
+        path,
+        provider,
+        one_line(method),
+        provider.way.to(origin),
+        origin.host_header,
+        prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
+        kept,
+    )
+
+
+def encoded_endpoint(provider: Registration) -> str:
+    """Return the path of a service on its plugin as it stands in a URL."""
+    return quote(provider.endpoint_path, safe="/%:@!$&'()*+,;=~")
+
+
+def _signed(caller: Identity, route: Route, digest: bytes, now: float) -> Statement:
+    assertion = Assertion(
+        caller.runtime_id,
+        caller.self_id,
+        route.provider.runtime_id,
+        path_claim(route.target),
+        now + LONGEST_S,
+    )
+    signed = sign(digest, Purpose.CALLER, assertion).encode()
+    return _statement([(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)], digest, now)
+
+
+def _statement(fields: HeaderList, digest: bytes, now: float) -> Statement:
+    return Statement(fields, lines(fields), digest, now)

@@ -1,0 +1,38 @@
+"""The record of a call, and the events that tell of calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from cpg_trio.calls import Call, CallKind, Calls, Stage
+
+
+def test_a_listener_gets_the_same_record_at_the_begin_and_at_the_end() -> None:
+    calls, told = Calls(), list[tuple[str, Call]]()
+    calls.begun.add(lambda call: told.append(("begun", call)))
+    calls.ended.add(lambda call: told.append(("ended", call)))
+    call = Call(CallKind.DIRECT, caller="a-1", provider="b-1", service="b", method="M", protocol="1.1")
+    calls.begun.tell(call)
+    call.succeed(200)
+    calls.end(call)
+    assert told == [("begun", call), ("ended", call)]
+    assert call.duration_s > 0
+    assert (call.status, call.failure, call.stage) == (200, "", Stage.RESPONSE)
+
+
+def test_a_call_that_nobody_ends_otherwise_was_canceled() -> None:
+    assert Call(CallKind.ROUTED).failure == "canceled"
+
+
+def test_a_listener_that_raises_keeps_nobody_else_from_hearing(caplog: pytest.LogCaptureFixture) -> None:
+    calls, heard = Calls(), list[Call]()
+    calls.begun.add(lambda _: 1 / 0)
+    calls.begun.add(heard.append)
+    call = Call(CallKind.ROUTED)
+    calls.begun.tell(call)
+    assert heard == [call]
+    assert "a listener of calls that begin failed" in caplog.text
+
+
+def test_a_record_has_no_dictionary() -> None:
+    assert not hasattr(Call(CallKind.ROUTED), "__dict__")
