@@ -35,7 +35,8 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "discovery": discovery.measure,
     "watchers": watchers.measure,
 }
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 CHART = DOCS / "images" / "router.svg"
 _ENDED = 130  # by a signal, as a shell would say it
 _OF_HOSTS = {"shortener", "discovery"}
@@ -108,13 +109,14 @@ def _keep(reports: Sequence[Report], options: argparse.Namespace) -> None:
 
 def _write(reports: Sequence[Report]) -> None:
     """Put what was found where the documentation has places for it."""
-    documents = sorted(DOCS.rglob("*.md"))
+    documents = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
     for report in reports:
         place(documents, report.name, report.tables)
         if report.name == "router":
             CHART.parent.mkdir(exist_ok=True)
             CHART.write_text(router.drawn(report.figures))
             place(documents, "chart", f"![Calls passed on a second]({CHART.relative_to(DOCS)})")
+            place(documents, "summary", report.summary)
 
 
 def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) -> Bench:

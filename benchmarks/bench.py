@@ -87,6 +87,8 @@ class Report:
     """In Markdown."""
     figures: Mapping[str, Any]
     """For programs: by peer and what was measured; medians over the rounds."""
+    summary: str = ""
+    """The table of the README, in Markdown; empty if this part has none."""
 
 
 def median(samples: Sequence[T], value: Callable[[T], float]) -> float:

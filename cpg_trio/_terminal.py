@@ -1,4 +1,4 @@
-"""What a program prints, on a terminal that may not have all letters."""
+"""Output on terminals whose encoding lacks some characters."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TextIO
 
 
 def tolerant(stream: TextIO) -> TextIO:
-    """Have a stream write `?` for what its encoding lacks, rather than raise; return it.
+    """Have a stream write `?` for a character that its encoding lacks; return the stream.
 
-    By then the work that is told of has been done, and its news are worth more than an arrow or a tick.
+    Without this, an arrow or a tick in a message would raise after the work that the message reports.
     """
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")

@@ -1,12 +1,10 @@
 """The paths that orchestrators probe: `/health`, `/healthz` and `/readyz`, by any method.
 
-    /healthz   liveness    the loop turns: it answers
-    /health    startup     what the process needs before it can be of use has been there
-    /readyz    readiness   it is of use now
+    /healthz   liveness    200 whenever the loop runs
+    /health    startup     200 once the process has been able to work
+    /readyz    readiness   200 while it can work; 503 once it is stopping
 
-A process that is stopping is alive and of no use. A 503 says why.
-
-They are served beside everything else, and, where `PROBE_PORT` names one, on a port that has nothing else.
+A 503 says why. `PORT` answers these paths; with `PROBE_PORT`, so does a port that answers nothing else.
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ _log = logging.getLogger("cpg_trio.http")
 PATHS = frozenset({"/health", "/healthz", "/readyz"})
 
 WhyNot: TypeAlias = Callable[[], str]
-"""Returns why something does not hold, an empty string if it does."""
+"""Returns the reason why a condition does not hold; an empty string if it holds."""
 
 
 class Probes:
-    """The ASGI application on `PATHS`. `not_ready` and `not_started` are asked at each probe."""
+    """The ASGI application on `PATHS`. Each probe calls `not_ready` or `not_started`."""
 
     def __init__(self, not_ready: WhyNot, not_started: WhyNot | None = None) -> None:
         self._not_ready = not_ready
@@ -53,9 +51,9 @@ class Probes:
 async def probe_port(
     probes: Probes, bind: str | Sequence[str] | None, config: ServeConfig
 ) -> AsyncIterator[None]:
-    """Answer probes at `bind`, without TLS, for as long as the block lasts; None is nowhere.
+    """Answer probes at `bind`, without TLS, until the end of the block; do nothing for None.
 
-    Raises: serving.BindError.
+    Raises: BindError.
     """
     if bind is None:
         yield
@@ -69,7 +67,7 @@ async def probe_port(
 
 
 def _alone(probes: Probes) -> App:
-    """Return an application that answers probes, and 404 to all else."""
+    """Return an application that answers probes, and 404 to everything else."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -1,49 +1,171 @@
-"""The variables of the environment that this project reads, and those that somebody seems to have misspelt.
+"""The environment variables that this project reads: what each means, and which names look misspelt.
 
-To the system a variable that nobody reads is no error: `HOST_ULR` is as if nothing had been said. So who
-starts a process is told of what looks like one of these and is none. `check` imports this module: it stands
-alone.
+The operating system reports no error for a variable that nobody reads, such as `HOST_ULR`. So each program
+that starts warns of variables that look like one of these. `docs/reference/variables.md` has the same tables,
+and `--help` of each command prints its own.
+
+The command `check` imports this module, and has to start fast: it imports nothing of the project.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-SERVING = frozenset(
-    {
-        *("PORT", "BIND", "PROBE_PORT", "PROBE_BIND", "SOCKET_DIR", "HTTP_SERVER", "MAX_CONNECTIONS"),
-        *("TLS_CERT", "TLS_KEY", "TLS_CA", "TLS_CLIENTS", "ALLOWED_ORIGINS", "ALLOWED_HOSTS"),
-    }
-)
-"""Of everybody who listens."""
-HOST = frozenset(
-    {
-        *("ALLOW_PLAINTEXT", "BASE_URLS", "LEASE_S", "STATE_PATH", "SELECTION", "RATE_LIMITS"),
-        *("PUBLIC_URL", "CPG_HOST_KEY", "CPG_HOST_KEY_FILE", "ENROLMENT_TOKENS", "ENROLMENT_TOKENS_FILE"),
-        *("POLICY_FILE", "PASS_HEADERS", "LIMITS"),
-    }
-)
+# Name: meaning and default.
+SERVING: dict[str, str] = {
+    "PORT": "port to listen on (default: 8080 for a host; the default port of a plugin, or a free one)",
+    "BIND": (
+        "addresses to listen on, separated by commas; :: is all addresses (default: 127.0.0.1 for a host;"
+        " a plugin: localhost if its host is on this machine and TLS_CERT is not set, otherwise ::)"
+    ),
+    "PROBE_PORT": (
+        "additional port that answers only /healthz, /readyz and /health, without TLS (default: none;"
+        " PORT answers them as well)"
+    ),
+    "PROBE_BIND": "addresses of PROBE_PORT (default: ::)",
+    "TLS_CERT": (
+        "file (PEM) of the own certificate; it may be replaced while the program runs (default: no TLS)"
+    ),
+    "TLS_KEY": "file (PEM) of the key of TLS_CERT (default: the key is in TLS_CERT)",
+    "TLS_CA": (
+        "file (PEM) of the certificate authority that verifies servers that are called, and clients that"
+        " show a certificate (default: the authorities of the system)"
+    ),
+    "TLS_CLIENTS": (
+        "whether clients show a certificate: none, optional (a certificate that is shown must be valid)"
+        " or required (default: optional with TLS_CERT and TLS_CA, otherwise none)"
+    ),
+    "ALLOWED_ORIGINS": (
+        "origins of the web pages that may call, separated by commas, as in https://app.example; * is any"
+        " (default: none)"
+    ),
+    "ALLOWED_HOSTS": (
+        "names that clients may use in the Host header besides the program's own, separated by commas; *"
+        " is any (default: none)"
+    ),
+    "MAX_CONNECTIONS": "connections at once, from 1 to 999999 (default: 10000)",
+    "SOCKET_DIR": (
+        "directory that host and plugins share, for calls through Unix sockets in it (default: none;"
+        " calls use TCP)"
+    ),
+    "HTTP_SERVER": (
+        "hypercorn: Hypercorn's engine reads and writes HTTP/1.1, which is slower (default: the project's"
+        " own engine)"
+    ),
+}
+"""Of each program that listens: a host, a plugin."""
+
+HOST: dict[str, str] = {
+    "ALLOW_PLAINTEXT": (
+        "true: start without TLS though other machines reach the host; the network can then read all"
+        " tokens (default: false)"
+    ),
+    "PUBLIC_URL": (
+        "URL at which plugins reach the host, where a proxy is in front of it (default: the URL that they"
+        " call)"
+    ),
+    "BASE_URLS": (
+        "where plugins may have the host send traffic: caller (to the address that they call from) or any"
+        " (default: caller)"
+    ),
+    "LEASE_S": (
+        "seconds that a plugin may be silent before it gets no more calls; after the same time again its"
+        " registration is removed (default: 15)"
+    ),
+    "STATE_PATH": (
+        "file (SQLite) in which registrations outlive a restart (default: none; plugins register again)"
+    ),
+    "SELECTION": (
+        "which of several providers a caller gets, by service type, as in"
+        " storage=round-robin,logger=random: first, round-robin, random or weighted (default: first)"
+    ),
+    "RATE_LIMITS": (
+        "calls a second and at once by kind of call, as in handshake=10/20,discover=off (default: the"
+        " table in docs/security.md)"
+    ),
+    "LIMITS": (
+        "limits of what the host accepts and keeps, as in max_identities=1000,max_watches=500; the host"
+        " reduces those that do not fit its memory (default: the table in docs/security.md)"
+    ),
+    "CPG_HOST_KEY": (
+        "secret that signs tokens, of 32 characters or more; several, separated by commas, to change keys"
+        " (default: a key file beside STATE_PATH, or a key that ends with the process)"
+    ),
+    "CPG_HOST_KEY_FILE": (
+        "file of that secret, one key a line; created if missing, read again when it changes (default: none)"
+    ),
+    "ENROLMENT_TOKENS": (
+        "tokens that let plugins in, as in storage-plugin=TOKEN,logger-plugin=TOKEN (default: every"
+        " plugin is let in)"
+    ),
+    "ENROLMENT_TOKENS_FILE": (
+        "file of those tokens, a name and its token a line; read again when it changes (default: none)"
+    ),
+    "POLICY_FILE": (
+        "file (TOML) of the rules for what plugins may provide and call; read again when it changes"
+        " (default: what plugins declare)"
+    ),
+    "PASS_HEADERS": (
+        "request headers that are passed on besides the usual ones, as in x-tenant,x-app-* (default: none)"
+    ),
+}
 """Of a host."""
-PLUGIN = frozenset(
-    {
-        *("HOST_URL", "HOSTNAME", "CONTROL_PORT", "CONTROL_BIND", "ENROLMENT_TOKEN", "ENROLMENT_TOKEN_FILE"),
-        *("ACCEPT_UNSIGNED", "DIRECT_CALLS"),
-    }
-)
+
+PLUGIN: dict[str, str] = {
+    "HOST_URL": "URL of the host (default: none; the plugin waits for a managing host to call)",
+    "HOSTNAME": (
+        "name or address at which the host reaches the plugin; unused by a plugin that listens on this"
+        " machine only (default: localhost)"
+    ),
+    "ENROLMENT_TOKEN": "token that lets the plugin in, where the host requires one (default: none)",
+    "ENROLMENT_TOKEN_FILE": "file of that token (default: none)",
+    "CONTROL_PORT": (
+        "separate port for the services that only the host may call (default: none; they are on PORT)"
+    ),
+    "CONTROL_BIND": "addresses of CONTROL_PORT (default: localhost)",
+    "DIRECT_CALLS": (
+        "true: call providers without the host in between, where the host permits it (default: false)"
+    ),
+    "ACCEPT_UNSIGNED": (
+        "true: accept calls whose caller no host has signed, as with the Go host (default: false)"
+    ),
+}
 """Of a plugin."""
-EXAMPLE = frozenset({"STORAGE_PATH", "DATABASE_URL", "API_URL"})
+
+EXAMPLE: dict[str, str] = {
+    "DATABASE_URL": (
+        "storage: PostgreSQL database, as in postgresql://user:password@host:5432/database (default:"
+        " none; the file of STORAGE_PATH)"
+    ),
+    "STORAGE_PATH": "storage: SQLite file (default: url-shortener.sqlite3)",
+    "API_URL": "client: URL of the api plugin (default: http://localhost:8083)",
+}
 """Of the example."""
-KNOWN = SERVING | HOST | PLUGIN | EXAMPLE
+
+KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **EXAMPLE})
 
 _PREFIXES = ("CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
-_SIMILAR = 0.85  # of 1, by difflib; HOST_ULR is 0.875
-_SHORT = 6  # letters: of names with fewer, only other orders of the same letters are similar
+_SIMILAR = 0.85  # ratio of difflib, of 1; that of HOST_ULR and HOST_URL is 0.875
+_SHORT = 6  # shorter names are similar only if they have the same letters in another order
+
+
+def help_text(*groups: dict[str, str]) -> str:
+    """Return the variables of some groups as `--help` prints them."""
+    from textwrap import fill  # noqa: PLC0415 - `check` does not need it
+
+    indent = " " * 4
+    paragraphs = [
+        f"  {name}\n{fill(text, 88, initial_indent=indent, subsequent_indent=indent)}"
+        for group in groups
+        for name, text in group.items()
+    ]
+    return "\n".join(["environment variables:", *paragraphs])
 
 
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence on each variable that is none of these, and looks as if it was to be one.
+    """Yield a sentence for each variable that is not read here but looks as if it should be.
 
-    One that is near to another that is set is taken for somebody else's.
+    A name that is similar to a variable that is set as well is taken for somebody else's.
     """
     for name in environment:
         if name in KNOWN:
@@ -56,7 +178,7 @@ def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _nearest(name: str) -> str:
-    """Return the known variable that a name is near to; empty if there is none."""
+    """Return the known variable that a name is similar to; empty if there is none."""
     name = name.upper().replace("-", "_")
     if name in KNOWN:
         return name
@@ -68,8 +190,8 @@ def _nearest(name: str) -> str:
 
 
 def _similar(name: str) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - hardly ever needed, and `check` is to be quick
+    from difflib import get_close_matches  # noqa: PLC0415 - rarely needed, and `check` has to start fast
 
-    # What is much longer or shorter is not similar, and comparing is dear.
+    # A name that is much longer or shorter is not similar, and a comparison is slow.
     near = [known for known in KNOWN if abs(len(known) - len(name)) <= 2 and len(known) >= _SHORT]  # noqa: PLR2004
     return next(iter(get_close_matches(name, sorted(near), n=1, cutoff=_SIMILAR)), "")

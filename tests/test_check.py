@@ -60,7 +60,7 @@ async def test_a_process_that_does_not_answer_is_not_well(
     [
         ({"PORT": str(unused_port())}, "no answer at port {PORT}: [Errno 111] Connection refused"),
         ({"PORT": "eighty"}, "no answer at port eighty: nonnumeric port: 'eighty'"),
-        ({}, "PORT does not say whom to ask"),
+        ({}, "PORT is not set: it names the port to check"),
     ],
 )
 def test_where_there_is_nobody_to_ask_it_says_so(

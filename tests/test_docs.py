@@ -1,4 +1,4 @@
-"""The documentation: its Python is Python, its links lead somewhere, its commands are those that CI runs."""
+"""The documentation: its Python parses, its links lead to something, its commands are those that CI runs."""
 
 from __future__ import annotations
 
@@ -36,11 +36,21 @@ def test_python_in_a_page_is_python(page: Path) -> None:
         ast.parse(block)
 
 
+def anchors_of(page: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    without_code = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", without_code, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @EACH_PAGE
-def test_links_to_files_lead_to_files(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            file = page.parent / name if name else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors_of(file.read_text()), target
 
 
 def test_names_that_pages_import_from_the_package_exist() -> None:

@@ -1,12 +1,14 @@
 """`python -m cpg_trio.demo`: a host and three plugins in one process.
 
-It tells what happens, shortens and resolves one URL by itself, and serves until Ctrl-C; with `--once` it ends
-after that check, with status 0 only if it passed.
+It prints what happens, checks itself by shortening and resolving a URL, and serves until Ctrl-C. With
+`--once` it ends after the check; the exit status is 0 only if the check passed. `HTTP_SERVER` is the only
+environment variable that it reads.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -23,11 +25,11 @@ from cpg_trio.demo._narrator import Narrator
 from cpg_trio.demo.api import api_plugin
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import DEFAULT_PATH, storage_plugin
-from cpg_trio.host import DEFAULT_PORT, Host
-from cpg_trio.http import BindError
+from cpg_trio.host import DEFAULT_PORT, Host, HostConfig
+from cpg_trio.http import BindError, ServeConfig
 from cpg_trio.logs import use_handler
 from cpg_trio.plugin import Plugin, PluginConfig
-from cpg_trio.process import run
+from cpg_trio.process import config_from_environment, run
 
 EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
 _READY_S = 30.0
@@ -41,13 +43,16 @@ class Demo:
     narrator: Narrator
     once: bool
     storage_path: Path
+    serve: ServeConfig = attrs.field(factory=ServeConfig)
     passed: bool = False
     ended_by_itself: bool = False
 
     async def run(self, stop: trio.Event) -> None:
-        """Run until `stop` is set, or the check is done if that is all."""
+        """Run until `stop` is set, or with `once` until the check is done. Raises: StartError."""
+        self.serve = config_from_environment({"HTTP_SERVER": os.environ.get("HTTP_SERVER", "")})
         self.narrator.title("cpg_trio demo: a host and three plugins in one process")
-        host, host_stop, plugins_stop = Host(), trio.Event(), trio.Event()
+        host = Host(HostConfig(serve=self.serve))
+        host_stop, plugins_stop = trio.Event(), trio.Event()
         async with open_plain_nursery() as nursery, storage_plugin(self.storage_path) as storage:
             host_url = await self._start(
                 nursery,
@@ -57,7 +62,7 @@ class Demo:
             )
             async with open_plain_nursery() as plugins:
                 serve = partial(self._start_plugin, plugins, host_url, plugins_stop)
-                # The order is the wrong one on purpose: it does not matter.
+                # Each plugin starts before the one that it requires: the order does not matter.
                 api_url = await serve(api_plugin(), "api", 8083)
                 await serve(storage, "storage", 8082)
                 await serve(logger_plugin(), "logger", 8081)
@@ -69,7 +74,7 @@ class Demo:
         self, nursery: trio.Nursery, host_url: str, stop: trio.Event, plugin: Plugin, name: str, port: int
     ) -> str:
         def serve(bind: str, status: trio.TaskStatus[tuple[str, ...]]) -> Awaitable[None]:
-            config = PluginConfig(bind=bind, host_url=host_url, hostname="127.0.0.1")
+            config = PluginConfig(bind=bind, host_url=host_url, hostname="127.0.0.1", serve=self.serve)
             return plugin.serve(stop, config=config, task_status=status)
 
         return await self._start(nursery, name, port, serve)
@@ -88,9 +93,9 @@ class Demo:
         return bound[0]
 
     async def _story(self, host: Host, api_url: str, stop: trio.Event) -> None:
-        with trio.move_on_after(_READY_S) as patience:
+        with trio.move_on_after(_READY_S) as limit:
             await _wait_healthy(host, ("logger", "storage", "api"))
-        if patience.cancelled_caught:
+        if limit.cancelled_caught:
             self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s.")
             self.ended_by_itself = True
             return
@@ -103,7 +108,7 @@ class Demo:
             self.ended_by_itself = True
 
     async def _check(self, api_url: str) -> str:
-        """Shorten and resolve a URL; tell how that went, and return the code."""
+        """Shorten and resolve a URL, print the result, and return the code."""
         try:
             async with httpx.AsyncClient(base_url=f"{api_url}/api.v1.API/", trust_env=False) as http:
                 shortened = _good(await http.post("Shorten", params={"url": EXAMPLE_URL}))
@@ -124,11 +129,11 @@ class Demo:
         say("  # and as a Connect client does:")
         say("  curl -H 'content-type: application/json' \\")
         say(f'       -d \'{{"code": "{code}"}}\' {api_url}/api.v1.API/Resolve')
-        say(f"\nWhat is shortened is kept in {self.storage_path.resolve()}. Ctrl-C stops.\n")
+        say(f"\nThe URLs are kept in {self.storage_path.resolve()}. Ctrl-C stops.\n")
 
 
 def _good(response: httpx.Response) -> dict[str, str]:
-    """Return the answer. Raises: httpx.HTTPError with what was answered instead of it."""
+    """Return the decoded answer. Raises: httpx.HTTPError with the answer if its status is not 2xx."""
     if not response.is_success:
         raise httpx.HTTPError(f"{response.url.path} answered {response.status_code}: {response.text.strip()}")
     return dict(response.json())
@@ -148,7 +153,7 @@ def _healthy(host: Host, service_type: str) -> bool:
 
 
 async def _unless(stop: trio.Event, story: Callable[[], Awaitable[None]]) -> None:
-    """Tell a story until `stop` is set."""
+    """Run `story` until it ends or `stop` is set."""
     async with trio.open_nursery() as nursery:
 
         async def interrupt() -> None:
@@ -171,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         default=DEFAULT_PATH,
         metavar="FILE",
-        help="what storage keeps (default: %(default)s)",
+        help="file in which storage keeps its URLs (default: %(default)s)",
     )
     chosen = parser.parse_args(arguments)
     narrator = Narrator()

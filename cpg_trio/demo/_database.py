@@ -1,7 +1,7 @@
-"""The database of the example's storage, SQLite or PostgreSQL, through SQLAlchemy. It blocks.
+"""The database of the example's storage, SQLite or PostgreSQL, through SQLAlchemy. Its calls block.
 
-`DATABASE_URL` is a secret, and what a driver says may repeat parts of it. So no text of PostgreSQL's driver
-leaves this module: an error names the database and its host, and says why in words that are written here.
+`DATABASE_URL` is a secret, and messages of PostgreSQL's driver may repeat parts of it. So none of them leaves
+this module: an error names the database and its host, and gives a reason that is written here.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from cpg_trio.http import StartError
 _CURRENT = Path.cwd()
 _FORM = "postgresql://user:password@host:5432/database"
 _SCHEMES = {"postgres", "postgresql", "postgresql+psycopg"}
-_MOVED = "the pairs have been moved to PostgreSQL"  # as a trigger says it in a file that was left behind
-_CONNECTIONS = 3  # for who writes, who reads, and who looks whether it is there
-# What bounds a call to a database that does not answer; api waits for 5 s. A DATABASE_URL may say otherwise.
+_MOVED = "the pairs have been moved to PostgreSQL"  # error of the trigger that chart/move.py creates
+_CONNECTIONS = 3  # one each for writes, reads and checks
+# Limits of a call to a database that does not answer; api waits for 5 s. A DATABASE_URL may set others.
 _POSTGRESQL_OPTIONS = {
     "application_name": "cpg-storage-plugin",
     "connect_timeout": "2",
     "options": "-c statement_timeout=3s",
-    # The server bounds its statements only while it is there: these notice that its machine is not.
+    # statement_timeout works only while the server runs: these notice that its machine is gone.
     "tcp_user_timeout": "3000",
     "keepalives_idle": "2",
     "keepalives_interval": "1",
     "keepalives_count": "2",
 }
-_BUSY_S = 3.0  # that SQLite waits for another process to be done with the file
+_BUSY_S = 3.0  # how long SQLite waits for another process that has locked the file
 _ON_CONNECT = {
     "sqlite": (
         "PRAGMA journal_mode = WAL",
-        "PRAGMA synchronous = FULL",  # a commit is on the disk, not on its way there
+        "PRAGMA synchronous = FULL",  # a commit returns once it is on the disk
     ),
     "postgresql": (),
 }
@@ -80,16 +80,16 @@ _URLS = sa.Table(
 
 @attrs.frozen
 class _Sql:
-    """What is asked for many callers at once; the parameter is a JSON array.
+    """Statements for many rows at once; the parameter is a JSON array.
 
-    One statement for all rows, which is its own transaction: each step of SQLite's driver is one more turn to
-    wait for in a process whose loop is busy, and to PostgreSQL each statement is a way through the network.
+    Each is one statement and its own transaction. Each further step of SQLite's driver would wait once more
+    for the interpreter's lock, and each further statement to PostgreSQL would be another round trip.
     """
 
     insert: str  # [[code, url], ...]
     select: str  # [code, ...]
     begin: str
-    """Begins a transaction that will write."""
+    """Begins a transaction that writes."""
 
 
 _SQL = {
@@ -106,35 +106,35 @@ _SQL = {
         "BEGIN",
     ),
 }
-# A row that no caller can have, since its code is too long. It is there within a transaction only.
+# A row that no caller can store, since its code is too long. It exists within a transaction only.
 _TRIAL_CODE = "-" * (MAX_CODE_BYTES + 1)
 _WRITE_TRIAL = f"INSERT INTO urls (code, url) VALUES ('{_TRIAL_CODE}', '') ON CONFLICT DO NOTHING"  # noqa: S608 - ours
 _REMOVE_TRIAL = f"DELETE FROM urls WHERE code = '{_TRIAL_CODE}'"  # noqa: S608 - ours
 
 
 class Database:
-    """Codes and the URLs behind them. Each method may be called from one thread at a time, the same or not.
+    """Codes and URLs. Each method takes many items and returns a result for each, in the same order.
 
-    They work for many callers at once, and return a result for each.
+    A method is called from one thread at a time; different methods may run in different threads.
     """
 
     def __init__(self, url: sa.URL, *, name: str) -> None:
         self.name = name
-        """What it is called where people read of it."""
+        """The name for messages."""
         self._engine = _engine(url)
         self._driver = self._engine.dialect.loaded_dbapi
         self._sql = _SQL[self._engine.dialect.name]
 
     def prepare(self, askers: Sequence[None]) -> Sequence[None]:
-        """See that it is there and can be written to: make the table, if it is not there.
+        """Create the table, if there is none, and check that it can be written. Raises: DatabaseAwayError.
 
-        If it cannot, its server gets new sessions: the old ones may be read-only for as long as they last,
-        or lead to a server that is no longer the one that is written to. Raises: DatabaseAwayError.
+        After a failure, the connections to a server are replaced: a session may stay read-only until it ends,
+        or lead to a server that is no longer the primary.
         """
         try:
             with self._engine.begin() as connection:
                 connection.execute(sa.schema.CreateTable(_URLS, if_not_exists=True))
-                connection.execute(sa.select(_URLS).limit(0))  # it may be somebody else's
+                connection.execute(sa.select(_URLS).limit(0))  # it may be another program's table
             self._try_writing()
         except (DBAPIError, self._driver.Error, DatabaseAwayError) as error:
             if self._engine.dialect.name != "sqlite":
@@ -143,7 +143,7 @@ class Database:
         return askers
 
     def _try_writing(self) -> None:
-        """Write as much as a pair takes, and commit it, so that a full disk is found out here as well."""
+        """Write a row and commit it, so that a full disk is noticed here as well."""
         with self._cursor() as cursor:
             try:
                 for statement in (self._sql.begin, _WRITE_TRIAL, _REMOVE_TRIAL, "COMMIT"):
@@ -151,15 +151,15 @@ class Database:
             except self._driver.IntegrityError as error:
                 if not _has_moved(error):
                     raise
-                cursor.execute("ROLLBACK")  # what is there can be read
+                cursor.execute("ROLLBACK")  # the pairs can still be read
 
     def put(self, pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
-        """Keep pairs of a code and a URL, in one transaction, which is committed when this returns.
+        """Keep pairs of a code and a URL in one transaction, which is committed when this returns.
 
-        Return for each whether it is kept: of a code that stands for another URL nothing has changed, the
-        other pairs are kept all the same. Raises: DatabaseAwayError, and then all may be kept, or none.
+        Return for each pair whether it is kept: False if the code stands for another URL. Raises:
+        DatabaseAwayError, and then either all pairs are kept or none.
         """
-        # Replicas that want the same codes wait for each other; in one order, so never in a ring.
+        # Replicas that write the same codes lock rows in the same order, so they cannot deadlock.
         in_order = sorted(pairs, key=lambda pair: pair[0])
         with self._cursor() as cursor:
             cursor.execute(self._sql.insert, (_to_json(in_order),))
@@ -169,7 +169,7 @@ class Database:
         return [urls.get(code) == url for code, url in pairs]
 
     def get(self, codes: Sequence[str]) -> Sequence[str | None]:
-        """Return the URL behind each code, or None. Raises: DatabaseAwayError."""
+        """Return the URL of each code, or None. Raises: DatabaseAwayError."""
         with self._cursor() as cursor:
             urls = self._urls(cursor, codes)
         return [urls.get(code) for code in codes]
@@ -179,14 +179,14 @@ class Database:
         return dict(cursor.fetchall())
 
     def close(self) -> None:
-        """Close the connections that nobody uses, and the others when they are given back."""
+        """Close idle connections now, and the others when they are returned to the pool."""
         self._engine.dispose()
 
     @contextmanager
     def _cursor(self) -> Generator[DBAPICursor]:
-        """Yield a cursor each of whose statements is a transaction, on a connection of SQLAlchemy's pool.
+        """Yield a cursor on a connection of SQLAlchemy's pool; each statement is its own transaction.
 
-        It is the driver's own: what SQLAlchemy does around a statement takes half as long as a commit.
+        It is the driver's own cursor: SQLAlchemy's work around a statement takes half as long as a commit.
         """
         try:
             connection = self._engine.raw_connection()
@@ -204,20 +204,20 @@ class Database:
             raise self._away(error) from None
 
     def _is_about_a_row(self, error: Exception) -> bool:
-        """Whether the database is there, and will not have a row: which no row of ours is."""
+        """Whether an error concerns one row, and not the database."""
         is_about_data = isinstance(error, (self._driver.IntegrityError, self._driver.DataError))
         return is_about_data and not _has_moved(error)
 
     def _away(self, error: BaseException | None) -> DatabaseAwayError:
         if isinstance(error, DatabaseAwayError):
             return error
-        said = str(error)
-        why = said if self._engine.dialect.name == "sqlite" else _in_our_words(said)
+        message = str(error)
+        why = message if self._engine.dialect.name == "sqlite" else _reason(message)
         return DatabaseAwayError(self.name, why)
 
 
 def _has_moved(error: Exception) -> bool:
-    """Whether a file refuses all rows, since its pairs have been moved to PostgreSQL (chart/move.py)."""
+    """Whether a file refuses all rows because chart/move.py has moved its pairs to PostgreSQL."""
     return _MOVED in str(error)
 
 
@@ -227,16 +227,16 @@ def sqlite(path: Path) -> Database:
 
 
 def postgresql(database_url: str) -> Database:
-    """Return the database that a `DATABASE_URL` names; nothing is sent to it yet.
+    """Return the database of a `DATABASE_URL`, without connecting.
 
-    Raises: StartError for what is no such URL, without repeating it; ImportError without the driver.
+    Raises: StartError for an invalid URL, without repeating it; ImportError without the driver.
     """
     try:
         url = sa.make_url(database_url)
     except (ArgumentError, ValueError):
         url = sa.URL.create("none")
     if url.drivername not in _SCHEMES or not url.host or not url.database:
-        raise StartError(f"DATABASE_URL must be like {_FORM}; it is another (SQLite: STORAGE_PATH)")
+        raise StartError(f"DATABASE_URL must be like {_FORM} (for SQLite, set STORAGE_PATH)")
     options = {**_POSTGRESQL_OPTIONS, **url.query}
     return Database(
         url.set(drivername="postgresql+psycopg", query=options),
@@ -250,7 +250,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         poolclass=sa.QueuePool,
         pool_size=_CONNECTIONS,
         max_overflow=0,
-        # A connection that broke while nobody used it is no reason to fail a call; that to a file does not.
+        # A connection to a server may break while it is idle; the check at each use replaces it.
         pool_pre_ping=url.get_backend_name() != "sqlite",
         isolation_level="AUTOCOMMIT",  # see _Sql
         hide_parameters=True,
@@ -268,7 +268,6 @@ def _engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _in_our_words(said: str) -> str:
-    return next(
-        (ours for theirs, ours in _REASONS.items() if theirs in said), "it does not do what it is told"
-    )
+def _reason(message: str) -> str:
+    """Return the reason for a message of PostgreSQL's driver, which may contain secrets."""
+    return next((reason for part, reason in _REASONS.items() if part in message), "it does not work")

@@ -1,4 +1,4 @@
-"""How the demo tells what happens: the log of all its parts, as a story for a terminal."""
+"""The output of the demo: the log of host and plugins, for people at a terminal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PARTS = {
     "cpg_trio.demo": ("demo", "36"),
     "cpg_trio.http": ("demo", "36"),
 }
-_ID_TAIL = re.compile(r"(-[0-9a-f]{4})[0-9a-f]{12}\b")  # of a runtime id: four of its digits tell runs apart
+_ID_TAIL = re.compile(r"(-[0-9a-f]{4})[0-9a-f]{12}\b")  # of a runtime id, which is shown with four digits
 
 
 class Narrator(logging.Handler):
-    """Writes each event on a line: seconds since the start, the part that it happened in, what happened."""
+    """Writes each record on a line: seconds since the start, the part of the program, the message."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -32,15 +32,15 @@ class Narrator(logging.Handler):
         self._color = self._stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one event."""
+        """Write one record."""
         if record.name == "cpg_trio.audit" and record.levelno < logging.WARNING:
-            return  # what is permitted happens next, and is told then
+            return  # a permitted action has a record of its own
         try:
-            self._tell(record)
-        except Exception:  # noqa: BLE001 - what goes wrong with a story must not go wrong with what it tells of
+            self._write(record)
+        except Exception:  # noqa: BLE001 - an error of the output must not stop the program
             self.handleError(record)
 
-    def _tell(self, record: logging.LogRecord) -> None:
+    def _write(self, record: logging.LogRecord) -> None:
         part, color = _PARTS.get(record.name, (record.name.rpartition(".")[2], "31"))
         text = _ID_TAIL.sub(r"\1…", record.getMessage().removeprefix("[ROUTER] "))
         if record.exc_info:
@@ -51,12 +51,12 @@ class Narrator(logging.Handler):
         self.say(f"{elapsed:8.3f}  {label} {text}")
 
     def say(self, line: str = "") -> None:
-        """Write a line of the demo's own. When nobody reads any more (`… | head`), it goes nowhere."""
+        """Write a line of the demo's own. Once the reader has gone (`… | head`), output is discarded."""
         try:
             print(line, file=self._stream, flush=True)
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # the interpreter's own last flush goes there, too
+            os.dup2(nowhere, self._stream.fileno())  # the interpreter's last flush goes there as well
             os.close(nowhere)
 
     def title(self, line: str) -> None:

@@ -1,8 +1,7 @@
-"""The example's methods as plain HTTP: parameters in the query, answers in flat JSON, errors in text.
+"""Middleware that offers methods as plain HTTP: query parameters, answers in flat JSON, errors in text.
 
-For people with curl, and for callers that do not speak Connect. A request that names a Connect or gRPC
-content type passes untouched; any other is turned into the Connect call that it stands for, so that there is
-one implementation behind both, and one way to it.
+It is for curl and for callers that do not speak Connect. A request with the content type of Connect or gRPC
+passes unchanged. Any other request is translated to a Connect call, so that both reach one implementation.
 """
 
 from __future__ import annotations
@@ -27,26 +26,26 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one
 
 @attrs.frozen
 class Form:
-    """How a method answers to plain HTTP."""
+    """How a method answers plain HTTP."""
 
     required: tuple[str, ...] = ()
-    """The parameters that it cannot do without."""
+    """Parameters that a request must have."""
     missing: str = ""
-    """What it answers, with a 400, to a request without them."""
+    """The text of the 400 for a request without one of them."""
     failure: str = "{message}"
-    """What it answers when it fails, through no fault of the request; `{message}` is the error's own."""
+    """The text of an error that is not the caller's fault; `{message}` is the message of the error."""
     not_found: str = "{message}"
-    """What it answers, with a 404, when there is no such thing."""
+    """The text of a 404."""
     post_only: bool = False
 
     @property
     def texts(self) -> Mapping[int, str]:
-        """The texts that depend on the status."""
+        """The texts by status."""
         return {400: "{message}", 404: self.not_found}
 
 
 def plain_http(service: ServiceDescriptor, forms: Mapping[str, Form]) -> Middleware:
-    """Return middleware that gives a service's methods their forms, by method name."""
+    """Return middleware for the methods of a service; `forms` are by method name."""
     methods = {
         f"/{service.full_name}/{name}": _Method.of(service.methods_by_name[name], form)
         for name, form in forms.items()
@@ -67,7 +66,7 @@ def plain_http(service: ServiceDescriptor, forms: Mapping[str, Form]) -> Middlew
 
 @attrs.frozen
 class _Method:
-    """A method, whose request has no fields but strings."""
+    """A method. Every field of its request is a string."""
 
     form: Form
     request: type[ProtobufMessage]
@@ -88,11 +87,11 @@ class _Method:
         )
 
     def encode(self, query: Mapping[str, str]) -> bytes:
-        """Return the request that a query stands for."""
+        """Return the serialized request of a query."""
         return self.request(**{k: query[k] for k in self.parameters if k in query}).SerializeToString()
 
     def flat_json(self, content: bytes) -> bytes:
-        """Return an answer as people get it."""
+        """Return an answer as JSON with the names of the .proto file."""
         answer = self.answer.FromString(content)
         return _to_json({k: getattr(answer, k) for k in self.fields}).encode()
 
@@ -119,8 +118,8 @@ async def _answer(app: App, method: _Method, scope: Scope, receive: Receive, sen
 
 
 async def _call(app: App, scope: Scope, receive: Receive, body: bytes) -> tuple[int, bytes]:
-    """Make the Connect call; return the status, and the answer: a message, or an error in JSON."""
-    # The caller's own headers concern its own request: a body that is ignored, encodings that it accepts.
+    """Make the Connect call; return its status and its body: a serialized message, or an error in JSON."""
+    # The caller's headers describe its own request, such as the length of a body that is ignored.
     inner = {**scope, "method": "POST", "headers": [(b"content-type", b"application/proto")]}
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     status = 0

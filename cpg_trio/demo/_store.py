@@ -1,4 +1,4 @@
-"""Where the example's storage keeps its pairs: a database, which commits before a write is answered."""
+"""The store of the storage plugin: codes and URLs in a database that commits before a write is answered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
-from cpg_trio.demo._lane import Answer, Item, Lane
+from cpg_trio.demo._batching import Answer, Batcher, Item
 from cpg_trio.http import StartError
 
 if TYPE_CHECKING:
@@ -18,24 +18,28 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cpg_trio.demo.storage")
 
-MAX_CODE_BYTES = 1024  # of a caller's; PostgreSQL keeps no key longer than about 2,700
+MAX_CODE_BYTES = 1024  # PostgreSQL keeps no key longer than about 2,700 bytes
 
-_CHECK_S = 5.0  # between looks at a database that is there
-_RETRY_S = 0.5  # between looks at one that is away
-_LOOK_S = 5.0  # that a look may take: more than the database's own time limits
-_PATIENCE_S = 5.0  # with another process that has a file locked
+_CHECK_S = 5.0  # between checks of a database that works
+_RETRY_S = 0.5  # between checks of one that is away
+_CHECK_TIMEOUT_S = 5.0  # more than the database's own time limits
+_LOCK_TIMEOUT_S = 5.0  # for another process that has locked the file
 _LOCKED, _LOCKED_RETRY_S = "database is locked", 0.05
-_NO_ROOM = "database or disk is full", "disk I/O error"  # what SQLite says where it cannot write for now
+_NO_ROOM = "database or disk is full", "disk I/O error"  # SQLite's errors that may pass by themselves
 _CHOICE = "STORAGE_PATH or --storage"
-_CLOSE_S = 6.0  # for calls that nobody waits for any more to come back
+_CLOSE_S = 6.0  # for calls whose callers have been cancelled
 
 
 class CodeTakenError(Exception):
     """The code stands for another URL already."""
 
 
+class InvalidPairError(ValueError):
+    """No database can keep this code or URL."""
+
+
 class DatabaseAwayError(Exception):
-    """The database cannot be reached, or does not do what it is told; says which, and why."""
+    """The database cannot be reached or does not work; the message says which one and why."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(name, why)
@@ -47,64 +51,62 @@ class DatabaseAwayError(Exception):
 
 
 class Store:
-    """Codes and the URLs behind them.
+    """Codes and URLs in a database, with one thread for writes, one for reads and one for checks.
 
-    One thread writes, one reads, one looks after the database; each takes a connection for what it does and
-    gives it back. What has come while the last transaction was being committed goes into the next one, so
-    that the disk, or the server, is waited for once for all of them; each call is answered for itself, and
-    after its own commit. Reads wait for no write. They are not made on the loop's own thread, though from the
-    page cache that would take a fifth of the time: what is not in the cache takes as long as the disk does,
-    which on a network's volume may be minutes, and the loop has heartbeats to send.
+    The threads batch: one commit serves all the writes that arrived during the commit before. Reads do not
+    wait for writes. They have a thread, though a read from the page cache would be faster on the loop's own
+    thread: a read from a slow disk may take minutes, and would delay the loop's heartbeats for as long.
 
-    A call that is cancelled leaves at once and harms nobody. What it asked for is never begun, or goes on to
-    its end, which the database's own time limits bound. Whether it has written, nobody has been told.
+    A cancelled caller returns at once. Its write may be committed all the same.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._writer = Lane(database.put, name="store: writer", shared=DatabaseAwayError)
-        self._reader = Lane(database.get, name="store: reader", shared=DatabaseAwayError)
-        self._looker = Lane(database.prepare, name="store: looker", shared=DatabaseAwayError)
+        self._writer = Batcher(database.put, name="store: writer", shared=DatabaseAwayError)
+        self._reader = Batcher(database.get, name="store: reader", shared=DatabaseAwayError)
+        self._checker = Batcher(database.prepare, name="store: checker", shared=DatabaseAwayError)
         self._suspected = trio.Event()
 
     async def put(self, code: str, url: str) -> None:
-        """Keep a pair; it is committed when this returns. The same pair again changes nothing.
+        """Keep a pair; it is committed when this returns. Keeping the same pair again changes nothing.
 
         Raises: CodeTakenError, and then nothing has changed; DatabaseAwayError, and then it may have;
-        ValueError for NUL, which SQLite would take for the end of what it is in, and PostgreSQL refuses.
+        InvalidPairError for NUL, and for a code of more than `MAX_CODE_BYTES`.
         """
-        if "\0" in code or "\0" in url:
-            raise ValueError("code and url cannot contain NUL")
-        if not await self._do(self._writer, (code, url)):
+        if not _can_be_code(code) or "\0" in url:
+            raise InvalidPairError(
+                f"code and url cannot contain NUL, nor code more than {MAX_CODE_BYTES} bytes"
+            )
+        if not await self._call(self._writer, (code, url)):
             raise CodeTakenError(code)
 
     async def get(self, code: str) -> str | None:
-        """Return the URL behind a code, or None. Raises: DatabaseAwayError."""
-        return await self._do(self._reader, code)
+        """Return the URL of a code, or None. Raises: DatabaseAwayError."""
+        return await self._call(self._reader, code) if _can_be_code(code) else None
 
     async def prepare(self) -> None:
-        """See that the database is there, has the table, and can be written to. Raises: DatabaseAwayError."""
-        await self._do(self._looker, None)
+        """Create the table, if there is none, and check that it can be written. Raises: DatabaseAwayError."""
+        await self._call(self._checker, None)
 
-    async def follow(self, tell: Callable[[str], None]) -> NoReturn:
-        """Look after the database for ever; `tell` why it is away, an empty string once it is there."""
+    async def follow(self, report: Callable[[str], None]) -> NoReturn:
+        """Check the database for ever. Report why it is away, and an empty string once it works again."""
         before: str | None = None
         while True:
-            self._suspected, looked_at = trio.Event(), trio.current_time()
-            away = await self._look()
+            self._suspected, checked_at = trio.Event(), trio.current_time()
+            away = await self._check()
             if away != before:
-                _log.log(*_news(self._database.name, away))
-                tell(away)
+                _log_state(self._database.name, away)
+                report(away)
                 before = away
             if not away:
                 with trio.move_on_after(_CHECK_S):
                     await self._suspected.wait()
-            await trio.sleep_until(looked_at + _RETRY_S)
+            await trio.sleep_until(checked_at + _RETRY_S)
 
-    async def _look(self) -> str:
-        """Return why the database is away, an empty string if it is there."""
+    async def _check(self) -> str:
+        """Return why the database is away; an empty string if it works."""
         try:
-            with trio.fail_after(_LOOK_S):
+            with trio.fail_after(_CHECK_TIMEOUT_S):
                 await self.prepare()
         except DatabaseAwayError as error:
             return str(error)
@@ -112,60 +114,67 @@ class Store:
             return str(DatabaseAwayError(self._database.name, "it did not answer in time"))
         return ""
 
-    async def _do(self, lane: Lane[Item, Answer], item: Item) -> Answer:
+    async def _call(self, batcher: Batcher[Item, Answer], item: Item) -> Answer:
         try:
-            return await lane.do(item)
+            return await batcher.call(item)
         except DatabaseAwayError:
             self._suspected.set()
             raise
 
     async def close(self) -> None:
-        """Wait for what is under way, not for ever, and close the connections."""
-        lanes: tuple[Lane[Any, Any], ...] = (self._writer, self._reader, self._looker)
-        for lane in lanes:
-            lane.close()
+        """Wait a limited time for the calls that are running, and close the connections."""
+        batchers: tuple[Batcher[Any, Any], ...] = (self._writer, self._reader, self._checker)
+        for batcher in batchers:
+            batcher.close()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(_CLOSE_S):
-                for lane in lanes:
-                    await lane.wait_ended()
+                for batcher in batchers:
+                    await batcher.wait_ended()
             await trio.to_thread.run_sync(self._database.close)
 
 
 @asynccontextmanager
 async def open_store(where: Path | str) -> AsyncIterator[Store]:
-    """Open the SQLite file at a path, made if it is not there, or the database of a `DATABASE_URL`.
+    """Open the SQLite file at a path, which is created if needed, or the database of a `DATABASE_URL`.
 
-    A file must be there when it is opened, a server need not. Raises: StartError for a file that cannot be
-    used, a URL that is none, or what is not installed.
+    A file must be usable at once; a server may come later. Raises: StartError for a file that cannot be used,
+    an invalid URL, and a missing package.
     """
     store = Store(_database(where))
     try:
         if isinstance(where, Path):
-            await _must_work(store, where)
+            await _prepare_file(store, where)
         yield store
     finally:
         await store.close()
+
+
+def _can_be_code(code: str) -> bool:
+    """Whether each kind of database can have a code: none is asked for one that another would refuse."""
+    return "\0" not in code and len(code.encode()) <= MAX_CODE_BYTES
 
 
 def _database(where: Path | str) -> Database:
     """Return the database. Raises: StartError."""
     extra = "demo" if isinstance(where, Path) else "postgres"
     try:
-        from cpg_trio.demo import _database  # noqa: PLC0415 - what it needs is an extra of the package
+        from cpg_trio.demo import _database  # noqa: PLC0415 - it needs an extra of the package
 
         return _database.sqlite(where) if isinstance(where, Path) else _database.postgresql(where)
     except ImportError as error:
-        raise StartError(f"storage needs what is not installed: pip install 'cpg-trio[{extra}]'") from error
+        raise StartError(
+            f"storage needs a package that is not installed: pip install 'cpg-trio[{extra}]'"
+        ) from error
 
 
-async def _must_work(store: Store, path: Path) -> None:
-    """Wait while another process makes the file a database, for which SQLite does not wait by itself.
+async def _prepare_file(store: Store, path: Path) -> None:
+    """Wait while another process creates the database: SQLite does not wait for that by itself.
 
-    A full disk is no reason not to start: there may be room later. Raises: StartError.
+    A full disk does not fail the start, since there may be room later. Raises: StartError.
     """
     if path.is_dir():  # noqa: ASYNC240 - before anything is served
         raise StartError(f"cannot keep URLs in {path}: it is a directory; choose a file, with {_CHOICE}")
-    give_up_at = trio.current_time() + _PATIENCE_S
+    give_up_at = trio.current_time() + _LOCK_TIMEOUT_S
     while True:
         try:
             return await store.prepare()
@@ -180,5 +189,8 @@ async def _must_work(store: Store, path: Path) -> None:
         await trio.sleep(_LOCKED_RETRY_S)
 
 
-def _news(name: str, away: str) -> tuple[int, str, str]:
-    return (logging.WARNING, "%s", away) if away else (logging.INFO, "the database %s is there", name)
+def _log_state(name: str, away: str) -> None:
+    if away:
+        _log.warning("%s", away)
+    else:
+        _log.info("the database %s is there", name)

@@ -1,7 +1,8 @@
 """The example's command-line client: `python -m cpg_trio.demo.client shorten https://example.com`.
 
-`API_URL` names the api plugin (default: http://localhost:8083). If that is https, `TLS_CA` is the file of who
-vouches for it (default: whom the system trusts); `TLS_CERT` and `TLS_KEY` are shown, if there are any.
+`API_URL` is the URL of the api plugin (default: http://localhost:8083). For https, `TLS_CA` is the file of
+the certificate authority that verifies it (default: those of the system), and `TLS_CERT` and `TLS_KEY` are
+the client's own certificate, if it shows one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _TIMEOUT_S = 10.0
 
 
 async def shorten(api_url: str, url: str) -> str:
-    """Return what is printed for a URL that has been shortened. Raises: ConnectError."""
+    """Shorten a URL; return the text to print. Raises: ConnectError."""
     async with _pool() as pool:
         api = APIClient(api_url, pool)
         answer = await api.shorten(ShortenRequest(url=url), timeout_s=_TIMEOUT_S)
@@ -38,17 +39,17 @@ async def shorten(api_url: str, url: str) -> str:
 
 
 async def resolve(api_url: str, code: str) -> str:
-    """Return what is printed for a code that has been resolved. Raises: ConnectError."""
+    """Resolve a code; return the text to print. Raises: ConnectError."""
     async with _pool() as pool:
         answer = await APIClient(api_url, pool).resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)
     return f"✓ Resolved short code: {code}\n  URL: {answer.url}"
 
 
 async def check(api_url: str) -> str:
-    """Return what is printed once a URL has been shortened and resolved, and a code that nobody has, not.
+    """Shorten and resolve a URL, and try to resolve an unknown code; return the text to print.
 
-    What api knows of codes it has from storage, so both answers have come through the host. Raises:
-    ConnectError, also for an answer that is wrong.
+    Only storage knows codes, so both answers come through the host. Raises: ConnectError, also for a wrong
+    answer.
     """
     url = f"https://example.com/{secrets.token_hex(8)}"
     async with _pool() as pool:
@@ -57,11 +58,11 @@ async def check(api_url: str) -> str:
         resolved = (await api.resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)).url
         if resolved != url:
             raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"{code} stands for {url}, and resolves to {resolved}")
-        await _nobody_has(api, secrets.token_hex(16))
+        await _must_not_resolve(api, secrets.token_hex(16))
     return f"✓ Shortened and resolved {url} ({code})\n✓ A code that nobody has is not found"
 
 
-async def _nobody_has(api: APIClient, code: str) -> None:
+async def _must_not_resolve(api: APIClient, code: str) -> None:
     try:
         found = await api.resolve(ResolveRequest(code=code), timeout_s=_TIMEOUT_S)
     except rpc.ConnectError as error:
@@ -72,7 +73,7 @@ async def _nobody_has(api: APIClient, code: str) -> None:
 
 
 def _pool() -> Pool:
-    """Return a pool of connections that trusts whom the environment says. Raises: StartError."""
+    """Return a connection pool with the TLS settings of the environment. Raises: StartError."""
     contexts = config_from_environment().tls.client_contexts()
     contexts.check()
     return Pool(ssl_context=contexts)
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("shorten", help="make a short code for a URL").add_argument("url")
     commands.add_parser("resolve", help="find the URL behind a short code").add_argument("code")
-    commands.add_parser("check", help="see that both work, all the way to storage")
+    commands.add_parser("check", help="check that both work, all the way to storage")
     return parser
 
 

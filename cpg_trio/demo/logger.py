@@ -1,16 +1,16 @@
-"""The example's logger plugin: provides `logger`, requires nobody. `python -m cpg_trio.demo.logger`."""
+"""The example's logger plugin: provides `logger`, requires nothing. `python -m cpg_trio.demo.logger`."""
 
 from __future__ import annotations
 
 import sys
 
-from cpg_trio import rpc
+from cpg_trio import Plugin
 from cpg_trio._gen.logger.v1 import logger_pb2 as pb
 from cpg_trio._gen.logger.v1.logger_trio import LoggerService
-from cpg_trio.demo._container import container
+from cpg_trio.demo._command import run_plugin
 from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.logs import LineLog
-from cpg_trio.plugin import Plugin
+from cpg_trio.rpc import Context
 
 _log = LineLog("cpg_trio.demo.logger")
 
@@ -18,10 +18,10 @@ FORMS = {"Log": Form()}
 
 
 class Logger(LoggerService):
-    """Writes what it is given to its own log."""
+    """Writes each message to its own log."""
 
-    async def log(self, request: pb.LogRequest, _ctx: rpc.Context, /) -> pb.LogResponse:
-        """Write one line: control characters, which could forge another, are escaped."""
+    async def log(self, request: pb.LogRequest, _ctx: Context, /) -> pb.LogResponse:
+        """Write one line. Control characters are escaped: they could forge another line."""
         line = request.message
         if not line.isprintable():
             line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
@@ -37,4 +37,4 @@ def logger_plugin() -> Plugin:
 
 
 if __name__ == "__main__":
-    sys.exit(container(__doc__, logger_plugin().serve))
+    sys.exit(run_plugin(logger_plugin().serve, __doc__))

@@ -64,7 +64,7 @@ class PluginConfig:
     def from_environment(
         cls, default_port: int, environment: Mapping[str, str] | None = None
     ) -> PluginConfig:
-        """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `ENROLMENT_TOKEN` and the others of the README say.
+        """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `ENROLMENT_TOKEN` and the other variables say.
 
         The others are those of `config_from_environment`. Raises: StartError for what makes no sense.
         """

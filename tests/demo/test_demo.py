@@ -21,6 +21,8 @@ from cpg_trio._gen.api.v1.api_trio import APIService
 from cpg_trio.demo import __main__ as demo
 from cpg_trio.demo import client
 from cpg_trio.demo._narrator import Narrator
+from cpg_trio.http import ServeConfig, StartError
+from cpg_trio.process import config_from_environment
 from tests.demo.shortener import shortener
 from tests.http.apps import served
 from tests.plugin.running import unused_port
@@ -59,22 +61,6 @@ async def test_the_demo_does_its_work_when_nobody_reads_its_story(tmp_path: Path
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-async def test_the_demo_serves_what_it_says_until_it_is_interrupted(tmp_path: Path) -> None:
-    async with running("cpg_trio.demo", "--storage", str(tmp_path / "urls")) as run:
-        with trio.fail_after(120):
-            api = (await run.until(r"api-plugin listening on (http://\S+)"))[1]
-            code = (await run.until(r'curl "\S+/Resolve\?code=([0-9a-f]{8})"'))[1]
-            await run.until("Ctrl-C stops")
-        answer = await trio.to_thread.run_sync(_resolve, api, code)
-        assert answer == demo.EXAMPLE_URL
-        assert await run.end(signal.SIGINT) == 0
-    assert "Traceback" not in run.output
-
-
-def _resolve(api: str, code: str) -> str:
-    return trio.run(client.resolve, api, code).rpartition("URL: ")[2]
-
-
 async def test_a_demo_that_cannot_keep_urls_says_so(tmp_path: Path) -> None:
     async with running("cpg_trio.demo", "--once", "--storage", str(tmp_path / "no" / "urls")) as run:
         assert await run.end() == 1
@@ -82,16 +68,22 @@ async def test_a_demo_that_cannot_keep_urls_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in run.output
 
 
-async def test_two_demos_at_once_each_say_where_they_are(tmp_path: Path) -> None:
+async def test_two_demos_at_once_each_serve_where_they_say_until_they_are_interrupted(
+    tmp_path: Path,
+) -> None:
     async with (
         running("cpg_trio.demo", "--storage", str(tmp_path / "1")) as first,
         running("cpg_trio.demo", "--storage", str(tmp_path / "2")) as second,
     ):
         with trio.fail_after(120):
-            await first.until("Ctrl-C stops")
-            await second.until("Ctrl-C stops")
+            for run in (first, second):
+                api = (await run.until(r"api-plugin listening on (http://\S+)"))[1]
+                code = (await run.until(r'curl "\S+/Resolve\?code=([0-9a-f]{8})"'))[1]
+                await run.until("Ctrl-C stops")
+                assert (await client.resolve(api, code)).endswith(f"URL: {demo.EXAMPLE_URL}")
         assert re.search(r"port \d+ is taken: \w+ is at http://127.0.0.1:\d+", first.output + second.output)
-        assert [await run.end(signal.SIGTERM) for run in (first, second)] == [0, 0]
+        assert [await first.end(signal.SIGINT), await second.end(signal.SIGTERM)] == [0, 0]
+    assert "Traceback" not in first.output + second.output
 
 
 async def test_the_client_shortens_and_resolves(tmp_path: Path) -> None:
@@ -185,10 +177,7 @@ def test_the_story_is_plain_for_files_and_coloured_for_people(monkeypatch: pytes
     assert "\x1b[" not in tell(Terminal())
 
 
-@pytest.mark.parametrize("arguments", [["--once"], []])
-async def test_a_check_that_fails_is_told_and_ends_with_status_1(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+async def test_a_check_that_fails_is_told_and_ends_with_status_1(tmp_path: Path) -> None:
     path = tmp_path / "urls"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE urls (code TEXT PRIMARY KEY, url TEXT) WITHOUT ROWID")
@@ -196,13 +185,37 @@ async def test_a_check_that_fails_is_told_and_ends_with_status_1(
             "CREATE TRIGGER no BEFORE INSERT ON urls WHEN length(NEW.code) = 8"  # as long as a code of api's
             " BEGIN SELECT RAISE(ABORT, 'full'); END"
         )
-    async with running("cpg_trio.demo", *arguments, "--storage", str(path)) as run:
-        assert await run.end() == 1
-        await run.until("host stopping")
-    assert (
-        "✗ The check failed: /api.v1.API/Shorten answered 500: Storage failed: storage did not do it"
-        in run.output
-    )
+    async with (
+        running("cpg_trio.demo", "--once", "--storage", str(path)) as once,
+        running("cpg_trio.demo", "--storage", str(path)) as serving,
+    ):
+        for run in (once, serving):
+            assert await run.end() == 1
+            await run.until("host stopping")
+            assert (
+                "✗ The check failed: /api.v1.API/Shorten answered 500: Storage failed: storage did not do it"
+                in run.output
+            )
+
+
+async def test_the_demo_serves_with_the_engine_of_http_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_SERVER", "hypercorn")
+    told = io.StringIO()
+    chosen = demo.Demo(Narrator(told), once=True, storage_path=tmp_path / "urls")
+    await chosen.run(trio.Event())
+    assert chosen.passed, told.getvalue()
+    assert chosen.serve == config_from_environment({"HTTP_SERVER": "hypercorn"}) != ServeConfig()
+
+
+async def test_a_demo_with_an_unknown_engine_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_SERVER", "apache")
+    unknown = demo.Demo(Narrator(io.StringIO()), once=True, storage_path=tmp_path / "urls")
+    with pytest.raises(StartError, match="HTTP_SERVER must be 'hypercorn'"):
+        await unknown.run(trio.Event())
 
 
 async def test_a_terminal_that_cannot_show_arrows_does_not_stop_the_demo(tmp_path: Path) -> None:
@@ -210,13 +223,4 @@ async def test_a_terminal_that_cannot_show_arrows_does_not_stop_the_demo(tmp_pat
     async with running("cpg_trio.demo", "--once", environment=ascii_only, cwd=tmp_path) as run:
         assert await run.end() == 0
         await run.until("host stopping")
-    assert "Traceback" not in run.output
-
-
-async def test_a_file_of_somebody_elses_is_refused(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "urls")) as connection, connection:
-        connection.execute("CREATE TABLE urls (a TEXT)")
-    async with running("cpg_trio.demo", "--once", "--storage", str(tmp_path / "urls")) as run:
-        assert await run.end() == 1
-        await run.until("cannot keep URLs in")
     assert "Traceback" not in run.output

@@ -16,7 +16,8 @@ from cpg_trio._gen.logger.v1.logger_pb2 import LogRequest
 from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
 from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
 from cpg_trio._gen.storage.v1.storage_trio import StorageClient
-from cpg_trio.demo.api import API, MAX_URL_BYTES, api_plugin
+from cpg_trio.demo._urls import MAX_URL_BYTES
+from cpg_trio.demo.api import API, api_plugin
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.plugin import Plugin

@@ -45,6 +45,13 @@ from tests.plugin.running import (
 )
 from tests.processes import running
 
+RETRY_S = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpg_trio.demo._store._RETRY_S", RETRY_S)
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
@@ -427,7 +434,7 @@ async def test_storage_whose_database_hangs_is_unhealthy_until_it_goes_on(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cpg_trio.demo._store._CHECK_S", 0.2)
-    monkeypatch.setattr("cpg_trio.demo._store._LOOK_S", 0.5)
+    monkeypatch.setattr("cpg_trio.demo._store._CHECK_TIMEOUT_S", 0.5)
     patient = f"{postgres.url}?options=-c%20statement_timeout%3D0"
     async with (
         hosting() as (host, url),
@@ -508,7 +515,7 @@ def fill(path: Path) -> None:
 
 
 async def test_looks_at_a_database_that_fails_each_write_are_not_made_without_a_pause(tmp_path: Path) -> None:
-    looks: list[float] = []
+    checks: list[float] = []
 
     async def keep_asking() -> None:
         while True:
@@ -516,22 +523,22 @@ async def test_looks_at_a_database_that_fails_each_write_are_not_made_without_a_
                 await store.put("c", "u")
 
     async with open_store(tmp_path / "urls") as store, trio.open_nursery() as nursery:
-        look = store._look
+        check = store._check
 
         async def counted() -> str:
-            looks.append(trio.current_time())
-            return await look()
+            checks.append(trio.current_time())
+            return await check()
 
         def fail(*_: object) -> Never:
             raise DatabaseAwayError("x", "y")
 
-        store._look = counted  # type: ignore[method-assign]
+        store._check = counted  # type: ignore[method-assign]
         store._writer._work = fail
         nursery.start_soon(store.follow, lambda _: None)
         nursery.start_soon(keep_asking)
-        await eventually(lambda: len(looks) >= 3)
+        await eventually(lambda: len(checks) >= 3)
         nursery.cancel_scope.cancel()
-    assert all(later - earlier >= 0.49 for earlier, later in pairwise(looks))
+    assert all(later - earlier >= 0.9 * RETRY_S for earlier, later in pairwise(checks))
 
 
 @pytest.mark.parametrize("begin", ["PRAGMA max_page_count = 1", "PRAGMA query_only = ON"])
@@ -666,10 +673,16 @@ async def test_no_secret_of_the_database_url_is_told_to_anybody(
         "postgresql://me:hunter2@host:port/database",
     ],
 )
-async def test_a_url_that_is_none_is_refused_with_what_to_write_and_not_repeated(
-    tmp_path: Path, url: str
-) -> None:
-    async with running("cpg_trio.demo.storage", environment={"DATABASE_URL": url}, cwd=tmp_path) as run:
+async def test_an_invalid_url_is_refused_with_what_to_write_and_not_repeated(url: str) -> None:
+    with pytest.raises(StartError, match="DATABASE_URL must be like postgresql://user:password@") as caught:
+        async with open_store(url):
+            pytest.fail("it opened")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_storage_with_an_invalid_url_does_not_start_and_says_why(tmp_path: Path) -> None:
+    environment = {"DATABASE_URL": "hunter2"}
+    async with running("cpg_trio.demo.storage", environment=environment, cwd=tmp_path) as run:
         assert await run.end() == 1
         await run.until("DATABASE_URL must be like postgresql://user:password@host:5432/database")
     assert "hunter2" not in run.output
@@ -721,7 +734,7 @@ async def test_replicas_that_begin_at_once_wait_for_the_one_that_makes_the_file(
 async def test_a_file_that_stays_locked_is_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpg_trio.demo._store._PATIENCE_S", 0.1)
+    monkeypatch.setattr("cpg_trio.demo._store._LOCK_TIMEOUT_S", 0.1)
     with being_made(tmp_path / "urls"), pytest.raises(StartError, match="database is locked"):
         async with open_store(tmp_path / "urls"):
             pytest.fail("it opened")
@@ -754,4 +767,9 @@ async def test_a_place_that_cannot_be_written_to_is_a_clear_error(tmp_path: Path
     (tmp_path / "text").write_text("this is no database, and much longer than the header of one would be" * 9)
     with pytest.raises(StartError, match="not a database"):
         async with open_store(tmp_path / "text"):
+            pytest.fail("it opened")
+    with closing(sqlite3.connect(tmp_path / "another")) as connection, connection:
+        connection.execute("CREATE TABLE urls (a TEXT)")
+    with pytest.raises(StartError, match="cannot keep URLs in"):
+        async with open_store(tmp_path / "another"):
             pytest.fail("it opened")

@@ -1,4 +1,4 @@
-"""A lane: one thread that works for many callers at once, none of whom suffers another's trouble."""
+"""A batcher: one thread that works for many callers. An error of one item concerns its caller only."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cpg_trio.demo._lane import Lane
+from cpg_trio.demo._batching import Batcher
 from tests.plugin.running import eventually
 
 UNLUCKY, NOBODY = 13, 99
 
 
 class Held:
-    """Work that is held up until it is let go; it notes the groups that it is given."""
+    """Work that waits for `go`, and records the batches that it is given."""
 
     def __init__(self) -> None:
-        self.groups: list[Sequence[int]] = []
+        self.batches: list[Sequence[int]] = []
         self.go = threading.Event()
 
     def __call__(self, items: Sequence[int]) -> list[int]:
-        self.groups.append(items)
+        self.batches.append(items)
         self.go.wait(10)
         if UNLUCKY in items:
             raise ValueError("unlucky")
         if NOBODY in items:
-            raise KeyError("everybody's")
+            raise KeyError("shared")
         return [item * 2 for item in items]
 
 
 @asynccontextmanager
-async def lane(work: Callable[[Sequence[int]], Sequence[int]]) -> AsyncIterator[Lane[int, int]]:
-    made = Lane(work, name="lane", shared=KeyError)
+async def batcher(work: Callable[[Sequence[int]], Sequence[int]]) -> AsyncIterator[Batcher[int, int]]:
+    made = Batcher(work, name="batcher", shared=KeyError)
     yield made
     made.close()
     await made.wait_ended()
 
 
-async def ask(lane: Lane[int, int], item: int, answers: dict[int, object]) -> None:
+async def ask(batcher: Batcher[int, int], item: int, answers: dict[int, object]) -> None:
     try:
-        answers[item] = await lane.do(item)
+        answers[item] = await batcher.call(item)
     except (KeyError, ValueError) as error:
         answers[item] = error
 
@@ -51,9 +51,9 @@ async def ask(lane: Lane[int, int], item: int, answers: dict[int, object]) -> No
 async def asked(items: Sequence[int]) -> tuple[dict[int, object], Held]:
     """Ask for 0, and for others while that is held up; return the answers."""
     work, answers = Held(), dict[int, object]()
-    async with lane(work) as made, trio.open_nursery() as nursery:
+    async with batcher(work) as made, trio.open_nursery() as nursery:
         nursery.start_soon(ask, made, 0, answers)
-        await eventually(lambda: work.groups)
+        await eventually(lambda: work.batches)
         for item in items:
             nursery.start_soon(ask, made, item, answers)
             await wait_all_tasks_blocked()
@@ -61,76 +61,76 @@ async def asked(items: Sequence[int]) -> tuple[dict[int, object], Held]:
     return answers, work
 
 
-async def test_what_has_come_meanwhile_is_one_group_in_the_order_in_which_it_came() -> None:
+async def test_calls_that_arrive_during_a_batch_are_the_next_batch_in_order_of_arrival() -> None:
     answers, work = await asked(range(1, 10))
-    assert [list(group) for group in work.groups] == [[0], list(range(1, 10))]
+    assert [list(batch) for batch in work.batches] == [[0], list(range(1, 10))]
     assert answers == {item: item * 2 for item in range(10)}
 
 
-async def test_no_group_is_larger_than_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cpg_trio.demo._lane._MOST", 4)
+async def test_no_batch_is_larger_than_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpg_trio.demo._batching._MAX_BATCH", 4)
     _, work = await asked(range(1, 11))
-    assert [len(group) for group in work.groups] == [1, 4, 4, 2]
+    assert [len(batch) for batch in work.batches] == [1, 4, 4, 2]
 
 
-async def test_what_goes_wrong_with_one_item_is_the_answer_to_that_one() -> None:
+async def test_an_error_about_one_item_is_raised_for_that_item_only() -> None:
     answers, work = await asked([12, UNLUCKY, 14])
     assert isinstance(answers.pop(UNLUCKY), ValueError)
     assert answers == {0: 0, 12: 24, 14: 28}
-    assert [list(group) for group in work.groups] == [[0], [12, 13, 14], [12], [13], [14]]
+    assert [list(batch) for batch in work.batches] == [[0], [12, 13, 14], [12], [13], [14]]
 
 
-async def test_what_goes_wrong_for_everybody_is_not_tried_again_and_each_gets_an_error_of_its_own() -> None:
+async def test_a_shared_error_is_not_tried_again_and_each_caller_gets_a_copy() -> None:
     answers, work = await asked([98, NOBODY])
-    assert [list(group) for group in work.groups] == [[0], [98, 99]]
+    assert [list(batch) for batch in work.batches] == [[0], [98, 99]]
     assert isinstance(answers[98], KeyError)
     assert isinstance(answers[NOBODY], KeyError)
     assert answers[98] is not answers[NOBODY]
 
 
-async def test_a_caller_who_has_left_is_not_worked_for() -> None:
+async def test_the_item_of_a_cancelled_caller_is_skipped() -> None:
     work, answers = Held(), dict[int, object]()
-    async with lane(work) as made, trio.open_nursery() as nursery:
+    async with batcher(work) as made, trio.open_nursery() as nursery:
         nursery.start_soon(ask, made, 0, answers)
-        await eventually(lambda: work.groups)
+        await eventually(lambda: work.batches)
         with trio.move_on_after(0):
-            await made.do(1)
+            await made.call(1)
         async with trio.open_nursery() as leaving:
-            leaving.start_soon(made.do, 2)
+            leaving.start_soon(made.call, 2)
             await wait_all_tasks_blocked()
             nursery.start_soon(ask, made, 3, answers)
             await wait_all_tasks_blocked()
             leaving.cancel_scope.cancel()
         work.go.set()
-    assert [list(group) for group in work.groups] == [[0], [3]]
+    assert [list(batch) for batch in work.batches] == [[0], [3]]
     assert answers == {0: 0, 3: 6}
 
 
-async def test_closing_lets_what_has_come_before_it_end_and_then_the_thread() -> None:
+async def test_close_answers_the_accepted_calls_and_then_ends_the_thread() -> None:
     work, answers = Held(), dict[int, object]()
-    async with trio.open_nursery() as nursery, lane(work) as made:
+    async with trio.open_nursery() as nursery, batcher(work) as made:
         nursery.start_soon(ask, made, 0, answers)
-        await eventually(lambda: work.groups)
+        await eventually(lambda: work.batches)
         nursery.start_soon(ask, made, 1, answers)
         await wait_all_tasks_blocked()
         made.close()
         with pytest.raises(trio.ClosedResourceError):
-            await made.do(2)
+            await made.call(2)
         work.go.set()
     assert answers == {0: 0, 1: 2}
-    await eventually(lambda: "lane" not in [thread.name for thread in threading.enumerate()])
+    await eventually(lambda: "batcher" not in [thread.name for thread in threading.enumerate()])
 
 
-def test_a_thread_that_nobody_waits_for_any_more_ends_in_silence() -> None:
+def test_a_thread_that_outlives_the_loop_ends_without_an_error() -> None:
     work = Held()
 
     async def leave() -> None:
-        made = Lane(work, name="lane", shared=KeyError)
+        made = Batcher(work, name="batcher", shared=KeyError)
         with trio.move_on_after(0.01):
-            await made.do(0)
+            await made.call(0)
         made.close()
 
     trio.run(leave)
-    [thread] = [thread for thread in threading.enumerate() if thread.name == "lane"]
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "batcher"]
     work.go.set()
     thread.join()
