@@ -67,7 +67,6 @@ from cpg_trio.http.heads import MalformedError as MalformedError
 from cpg_trio.http.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
 from cpg_trio.http.messages import IncomingRequest as IncomingRequest
 from cpg_trio.http.messages import body_too_large as body_too_large
-from cpg_trio.http.reactor import REACTOR_AVAILABLE as REACTOR_AVAILABLE
 from cpg_trio.http.relay import Failure as Failure
 from cpg_trio.http.relay import Forward as Forward
 from cpg_trio.http.relay import Gateway as Gateway

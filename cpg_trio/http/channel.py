@@ -14,12 +14,13 @@ import select
 import socket
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeAlias
 
 import trio
 
-from cpg_trio.http.reactor import Reactor, Watcher
+from cpg_trio.http.reactor import Reactor, Watcher, peek
 
 #: Bytes. The most that is asked of the other side at a time, and so the most held of a body.
 RECEIVE_BYTES = 64 * 1024
@@ -114,12 +115,12 @@ class Channel(ABC):
         """Look whether something has come, or the other side has ended, without taking it."""
 
     @abstractmethod
-    def watch(self, readiness: Reactor, watcher: Watcher) -> None:
-        """Have `watcher` called when something comes, or the other side ends, until `ignore`."""
+    def watch(self, reactor: Reactor, watcher: Watcher) -> None:
+        """Have `reactor` call `watcher` when something comes, or the peer ends, until `ignore`."""
 
     @abstractmethod
     def ignore(self, *, for_good: bool = False) -> None:
-        """Have nobody called any more. To watch again costs next to nothing, unless it was `for_good`."""
+        """Have no watcher called any more. To watch again costs next to nothing, unless it was `for_good`."""
 
     @abstractmethod
     def shut_down(self, *, sending_only: bool = False) -> None:
@@ -133,7 +134,7 @@ class Channel(ABC):
 class SocketChannel(Channel):
     """A channel over a connected socket, which it owns."""
 
-    __slots__ = ("_drained", "_fd", "_full", "_news", "_readiness", "_sock")
+    __slots__ = ("_drained", "_fd", "_full", "_on_read", "_poll", "_reactor", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003 - the name says it
@@ -141,9 +142,12 @@ class SocketChannel(Channel):
         self._fd = sock.fileno()
         self._drained = False  # the last read took all that there was, so the next one would be in vain
         self._full = False  # the last read took all that was asked for, so there may be more, without end
-        self._news = select.poll()  # a third of the time that a look at the data takes
-        self._news.register(self._fd, select.POLLIN)
-        self._readiness: Reactor | None = None
+        self._poll: select.poll | None = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()  # takes a third of the time of a look at the data
+            self._poll.register(self._fd, select.POLLIN)
+        self._reactor: Reactor | None = None
+        self._on_read: Callable[[], None] | None = None  # tells the reactor, if that has to know
 
     @classmethod
     def of(cls, stream: trio.SocketStream) -> SocketChannel:
@@ -170,23 +174,23 @@ class SocketChannel(Channel):
     def drained(self) -> bool:
         return self._drained
 
-    def watch(self, readiness: Reactor, watcher: Watcher) -> None:
-        if self._readiness is not readiness:
-            self._leave_readiness()
-            readiness.enter(self._fd)
-            self._readiness = readiness
-        readiness.watch(self._fd, watcher)
+    def watch(self, reactor: Reactor, watcher: Watcher) -> None:
+        if self._reactor is not reactor:
+            self._leave_reactor()
+            self._on_read = reactor.register(self._sock)
+            self._reactor = reactor
+        reactor.watch(self._fd, watcher)
 
     def ignore(self, *, for_good: bool = False) -> None:
         if for_good:
-            self._leave_readiness()
-        elif self._readiness is not None:
-            self._readiness.ignore(self._fd)
+            self._leave_reactor()
+        elif self._reactor is not None:
+            self._reactor.ignore(self._fd)
 
-    def _leave_readiness(self) -> None:
-        if self._readiness is not None:
-            self._readiness.take_out(self._fd)
-            self._readiness = None
+    def _leave_reactor(self) -> None:
+        if self._reactor is not None:
+            self._reactor.unregister(self._fd)
+            self._reactor = self._on_read = None
 
     def receive_nowait(self) -> bytes | None:
         try:
@@ -198,6 +202,8 @@ class SocketChannel(Channel):
             raise self._broken(error) from error
         self._full = len(data) == RECEIVE_BYTES
         self._drained = not self._full
+        if self._on_read is not None and data:  # nothing comes behind the end
+            self._on_read()
         return data
 
     def send_nowait(self, data: bytes | memoryview) -> int:
@@ -209,7 +215,7 @@ class SocketChannel(Channel):
             raise self._broken(error) from error
 
     def is_readable(self) -> bool:
-        return bool(self._news.poll(0))
+        return bool(self._poll.poll(0)) if self._poll is not None else peek(self._sock) is not None
 
     def shut_down(self, *, sending_only: bool = False) -> None:
         with suppress(OSError):  # the other side was first
@@ -218,7 +224,7 @@ class SocketChannel(Channel):
     def close(self, *, reset: bool = False) -> None:
         if self._sock.fileno() < 0:
             return
-        self._leave_readiness()
+        self._leave_reactor()
         trio.lowlevel.notify_closing(self._fd)
         if reset:
             with suppress(OSError):
@@ -227,7 +233,10 @@ class SocketChannel(Channel):
 
     async def wait_readable(self) -> None:
         self._check_open()
-        await trio.lowlevel.wait_readable(self._fd)
+        if self._reactor is None:
+            await trio.lowlevel.wait_readable(self._fd)
+        else:
+            await self._reactor.wait_readable(self._fd)
 
     async def wait_writable(self) -> None:
         self._check_open()

@@ -1,77 +1,213 @@
-"""Whose socket has something, of many: one epoll of our own for all of them, and one task that asks it.
+"""Callbacks for many sockets: one is called whenever its socket has something to read, or its peer has left.
 
-To wait for a socket the usual way costs a trip through the scheduler and a change to Trio's epoll, each time.
-Here a socket is entered once, and whoever watches it is called, in the task that asks, whenever something has
-come (once for each arrival, not for as long as it is there) or the other side has ended. So what can be done
-at once is done at once, for all that are ready, in one go; what has to wait is left to tasks. And that a
-client has left is seen though nobody reads from it. Linux only.
+The usual way to wait for a socket, `trio.lowlevel.wait_readable`, costs a trip through the scheduler and a
+change to Trio's epoll for each wait, and a task that waits. For small calls this was the largest single cost.
+So a socket is registered once, in an epoll of our own, and one task calls the watchers of all sockets that
+are ready. A watcher does what it can without waiting, and leaves the rest to a task. It also learns that a
+client has left although nobody reads.
+
+A watcher runs outside of the task that its connection belongs to. It must not raise for that connection's
+sake: it hands the error to the connection's task, which raises it there. What it raises all the same is
+logged, and the other sockets are served.
+
+Epoll is Linux's. Elsewhere one task waits for each socket (`TaskReactor`). That is slower, and there a peer
+that has left is noticed only when all that it sent before has been read. Open: kqueue reports that at once
+(`EV_EOF`), but Trio's public interface gives no way to have it beside `wait_readable`.
 """
 
 from __future__ import annotations
 
 import logging
 import select
+import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Self, TypeAlias
 
 import trio
 
-#: Whether the platform has what it takes.
-REACTOR_AVAILABLE = hasattr(select, "epoll")
-
-_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if REACTOR_AVAILABLE else 0
-_READABLE = select.EPOLLIN if REACTOR_AVAILABLE else 0
-_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if REACTOR_AVAILABLE else 0
+_HAS_EPOLL = hasattr(select, "epoll")
+_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if _HAS_EPOLL else 0
+_READABLE = select.EPOLLIN if _HAS_EPOLL else 0
+_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if _HAS_EPOLL else 0
 _AT_ONCE = 64  # sockets that are seen to until other tasks have their turn
 
 Watcher: TypeAlias = Callable[[bool, bool], None]
-"""Is told whether something has come, and whether the other side has ended; both may be."""
+"""Called with whether something can be read, and whether the peer has ended its side; both may be true."""
 
-_log = logging.getLogger("cpg_trio.http")  # the same that the rest of the serving side writes to
+_log = logging.getLogger("cpg_trio.http")
 
 
-class Reactor:
-    """Calls the watchers of sockets. A context manager; `keep` has to run within."""
+def open_reactor() -> Reactor:
+    """Return the fastest reactor that the platform has."""
+    return EpollReactor() if _HAS_EPOLL else TaskReactor()
+
+
+def peek(sock: socket.socket) -> bytes | None:
+    """Return what a read would begin with: b"" if the peer has ended, None if there is nothing yet."""
+    try:
+        return sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+class Reactor(ABC):
+    """Calls the watchers of sockets. A context manager; `run` has to run within."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, *_: object) -> None:
+        """Release what the reactor holds of the system."""
+
+    @abstractmethod
+    def register(self, sock: socket.socket) -> Callable[[], None] | None:
+        """Take a socket in. It must be unregistered before it is closed.
+
+        Returns: what to call after each read that returned something; None if the reactor need not know.
+        """
+
+    @abstractmethod
+    def unregister(self, fd: int) -> None:
+        """Forget a socket. Tasks in `wait_readable` for it get `trio.ClosedResourceError`."""
+
+    @abstractmethod
+    def watch(self, fd: int, watcher: Watcher) -> None:
+        """Call `watcher`, and no other, for a registered socket from now on: once for each arrival."""
+
+    @abstractmethod
+    def ignore(self, fd: int) -> None:
+        """Call no watcher for a socket. It stays registered."""
+
+    @abstractmethod
+    async def wait_readable(self, fd: int) -> None:
+        """Wait until a registered socket has something to read, as one of its tasks."""
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Call watchers, until cancelled."""
+
+
+class EpollReactor(Reactor):
+    """One epoll, edge-triggered, and one task for all sockets."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._epoll.close()
 
-    def enter(self, fd: int) -> None:
-        """Take a socket in. It is to be taken out before it is closed."""
-        self._epoll.register(fd, _EVENTS)
+    def register(self, sock: socket.socket) -> None:
+        self._epoll.register(sock, _EVENTS)
+
+    def unregister(self, fd: int) -> None:
+        self.ignore(fd)
+        with suppress(OSError, ValueError):  # the epoll may have been closed before
+            self._epoll.unregister(fd)
 
     def watch(self, fd: int, watcher: Watcher) -> None:
-        """Call `watcher` for a socket that has been entered, from now on; nobody else is called for it."""
         self._watchers[fd] = watcher
 
     def ignore(self, fd: int) -> None:
-        """Call nobody for a socket."""
         self._watchers.pop(fd, None)
 
-    def take_out(self, fd: int) -> None:
-        """Take a socket out."""
-        self.ignore(fd)
-        with suppress(OSError, ValueError):  # whoever ends all of this may have closed the epoll before
-            self._epoll.unregister(fd)
+    async def wait_readable(self, fd: int) -> None:
+        await trio.lowlevel.wait_readable(fd)
 
-    async def keep(self) -> None:
-        """Call watchers, until cancelled. What one of them raises is logged, and the others go on."""
+    async def run(self) -> None:
         epoll, watchers = self._epoll, self._watchers
         while True:
             await trio.lowlevel.wait_readable(epoll.fileno())
             for fd, events in epoll.poll(0, _AT_ONCE):
-                watcher = watchers.get(fd)  # whoever was called before may have taken it out
-                if watcher is None:
-                    continue
-                try:
-                    watcher(bool(events & _READABLE), bool(events & _GONE))
-                except Exception:  # noqa: BLE001 - the barrier between one connection and the others
-                    _log.exception("an error in what a connection does at once")
+                watcher = watchers.get(fd)  # another watcher may have closed the socket just now
+                if watcher is not None:
+                    _call(watcher, bool(events & _READABLE), bool(events & _GONE))
+
+
+class _Registered:
+    """A socket of a `TaskReactor`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.watcher: Watcher | None = None
+        self.life = trio.CancelScope()
+        self.arrival = trio.lowlevel.ParkingLot()
+        """Where tasks wait for something to read."""
+        self._unread = False  # the watcher has been called, and nobody has read since
+        self._read = trio.lowlevel.ParkingLot()
+
+    async def follow(self) -> None:
+        """Call the watcher for each arrival."""
+        with self.life:
+            while not self.life.cancel_called:  # or the socket may be closed
+                await trio.lowlevel.wait_readable(self.sock)
+                self.arrival.unpark_all()
+                self._unread = True
+                if self.watcher is not None and (begin := peek(self.sock)) is not None:
+                    _call(self.watcher, True, not begin)  # noqa: FBT003 - that is what watchers take
+                while self._unread:  # the socket stays readable: to wait for it now would never wait
+                    await self._read.park()
+
+    def rearm(self) -> None:
+        """Have the next arrival reported, or what is there still."""
+        self._unread = False
+        self._read.unpark_all()
+
+
+class TaskReactor(Reactor):
+    """One task for each socket, on `trio.lowlevel.wait_readable`: for platforms without epoll.
+
+    Only one task may wait for a socket that way. So the tasks that read it wait for the socket's task.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, _Registered] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def register(self, sock: socket.socket) -> Callable[[], None]:
+        registered = self._sockets[sock.fileno()] = _Registered(sock)
+        if self._nursery is not None:
+            self._nursery.start_soon(registered.follow)
+        return registered.rearm
+
+    def unregister(self, fd: int) -> None:
+        registered = self._sockets.pop(fd)
+        registered.watcher = None  # its task may be about to call it
+        registered.life.cancel()
+        registered.arrival.unpark_all()
+
+    def watch(self, fd: int, watcher: Watcher) -> None:
+        self._sockets[fd].watcher = watcher
+        self._sockets[fd].rearm()
+
+    def ignore(self, fd: int) -> None:
+        self._sockets[fd].watcher = None
+
+    async def wait_readable(self, fd: int) -> None:
+        registered = self._sockets[fd]
+        registered.rearm()
+        await registered.arrival.park()
+        if self._sockets.get(fd) is not registered:
+            raise trio.ClosedResourceError("the socket was closed")
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as self._nursery:
+            for registered in self._sockets.values():
+                self._nursery.start_soon(registered.follow)
+            await trio.sleep_forever()
+
+
+def _call(watcher: Watcher, readable: bool, gone: bool) -> None:  # noqa: FBT001 - that is what watchers take
+    """Call a watcher. Its error is logged, and does not keep the others from being called."""
+    try:
+        watcher(readable, gone)
+    except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+        _log.exception("an error in a callback of a connection")

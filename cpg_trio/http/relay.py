@@ -189,7 +189,7 @@ class RelayCall:
         if unsent:
             client.hand_over(partial(self._go_on, unsent))
         else:
-            kept.channel.watch(client.service.clocks.readiness, self._hear)
+            kept.channel.watch(client.service.clocks.reactor, self._hear)
 
     def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's face
         try:

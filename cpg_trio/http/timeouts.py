@@ -23,7 +23,7 @@ class Late(Protocol):
 
 
 class TimeoutQueue:
-    """A queue of waiters with one limit. `keep` has to run beside it."""
+    """A queue of waiters with one limit. `run` has to run beside it."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -49,7 +49,7 @@ class TimeoutQueue:
         """Wait for somebody no more. One who is not waited for is no error."""
         self._since.pop(who, None)
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Give up who is late, until cancelled."""
         while True:
             if not self._since or self._limit_s == math.inf:

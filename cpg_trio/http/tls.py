@@ -259,8 +259,8 @@ class TlsChannel(Channel):
 
     # Watching, and the end
 
-    def watch(self, readiness: Reactor, watcher: Watcher) -> None:
-        self._raw.watch(readiness, watcher)
+    def watch(self, reactor: Reactor, watcher: Watcher) -> None:
+        self._raw.watch(reactor, watcher)
 
     def ignore(self, *, for_good: bool = False) -> None:
         self._raw.ignore(for_good=for_good)

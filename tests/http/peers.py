@@ -97,7 +97,7 @@ class StreamChannel(Channel):
     def is_readable(self) -> bool:
         return False
 
-    def watch(self, readiness: Reactor, watcher: Watcher) -> None:
+    def watch(self, reactor: Reactor, watcher: Watcher) -> None:
         raise NotImplementedError
 
     def ignore(self, *, for_good: bool = False) -> None:

@@ -1,69 +1,231 @@
-"""Readiness: who is called for which socket, and that an error of one keeps it from nobody."""
+"""Reactors: which watcher is called for which socket, and that an error of one keeps no other from it."""
 
 from __future__ import annotations
 
+import gc
+import select
 import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
+from cpg_trio.http import reactor
 from cpg_trio.http.channel import SocketChannel
-from cpg_trio.http.reactor import Reactor
+from cpg_trio.http.reactor import EpollReactor, Reactor, TaskReactor, open_reactor
+
+REACTORS = [EpollReactor, TaskReactor] if hasattr(select, "epoll") else [TaskReactor]
+every_reactor = pytest.mark.parametrize("kind", REACTORS)
+Kind = Callable[[], Reactor]
 
 
+@asynccontextmanager
+async def running(kind: Kind) -> AsyncIterator[Reactor]:
+    with kind() as running:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(running.run)
+            yield running
+            nursery.cancel_scope.cancel()
+
+
+@attrs.define
+class Watched:
+    """A channel, its peer, and what its watcher was called with. With `reads`, the watcher reads all."""
+
+    channel: SocketChannel
+    peer: socket.socket
+    reads: bool = True
+    calls: list[tuple[bool, bool]] = attrs.field(factory=list)
+    received: list[bytes | None] = attrs.field(factory=list)
+
+    def on_ready(self, readable: bool, gone: bool) -> None:  # noqa: FBT001 - a watcher's parameters
+        self.calls.append((readable, gone))
+        if self.reads:
+            self.received.append(self.channel.receive_nowait())
+
+    async def take_calls(self) -> list[tuple[bool, bool]]:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        taken, self.calls = self.calls, []
+        return taken
+
+
+@contextmanager
+def connected(*, reads: bool = True) -> Iterator[Watched]:
+    ours, theirs = socket.socketpair()
+    watched = Watched(SocketChannel(ours), theirs, reads)
+    with theirs:
+        yield watched
+    watched.channel.close()
+
+
+@every_reactor
+async def test_a_watcher_is_called_once_for_each_arrival_and_for_the_end(kind: Kind) -> None:
+    async with running(kind) as reactor:
+        with connected() as watched:
+            watched.channel.watch(reactor, watched.on_ready)
+            assert await watched.take_calls() == []
+            for data in (b"one", b"two"):
+                watched.peer.send(data)
+                assert await watched.take_calls() == [(True, False)]
+            watched.peer.close()
+            assert (True, True) in await watched.take_calls()
+            assert watched.received[:3] == [b"one", b"two", b""]
+
+
+@every_reactor
+async def test_what_came_before_the_reactor_ran_is_reported(kind: Kind) -> None:
+    with connected() as watched, kind() as reactor:
+        watched.channel.watch(reactor, watched.on_ready)
+        watched.peer.send(b"early")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reactor.run)
+            assert await watched.take_calls() == [(True, False)]
+            nursery.cancel_scope.cancel()
+        watched.channel.close()
+
+
+@every_reactor
+async def test_what_nobody_reads_is_reported_once_and_keeps_no_processor_busy(kind: Kind) -> None:
+    async with running(kind) as reactor:
+        with connected(reads=False) as watched:
+            watched.channel.watch(reactor, watched.on_ready)
+            watched.peer.send(b"unread")
+            assert await watched.take_calls() == [(True, False)]
+            assert await watched.take_calls() == []
+            assert watched.channel.receive_nowait() == b"unread"
+            watched.peer.send(b"more")
+            assert await watched.take_calls() == [(True, False)]
+
+
+@every_reactor
+async def test_a_peer_that_leaves_is_noticed_although_nobody_reads(kind: Kind) -> None:
+    async with running(kind) as reactor:
+        with connected(reads=False) as watched:
+            watched.channel.watch(reactor, watched.on_ready)
+            watched.peer.close()
+            assert await watched.take_calls() == [(True, True)]
+
+
+@every_reactor
+async def test_a_task_may_wait_for_a_socket_that_is_watched(kind: Kind) -> None:
+    received: list[bytes] = []
+
+    async with running(kind) as reactor:
+        with connected(reads=False) as watched:
+            watched.channel.watch(reactor, watched.on_ready)
+            async with trio.open_nursery() as nursery:
+
+                async def read_to_the_end() -> None:
+                    while data := await watched.channel.receive():
+                        received.append(data)
+
+                nursery.start_soon(read_to_the_end)
+                for data in (b"one", b"two"):
+                    await trio.testing.wait_all_tasks_blocked(0.005)
+                    watched.peer.send(data)
+                await trio.testing.wait_all_tasks_blocked(0.005)
+                watched.peer.close()
+    assert received == [b"one", b"two"]
+
+
+@every_reactor
+async def test_a_task_that_waits_for_a_socket_is_woken_when_it_is_closed(kind: Kind) -> None:
+    async with running(kind) as reactor:
+        with connected() as watched:
+            watched.channel.watch(reactor, watched.on_ready)
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await watched.channel.wait_readable()
+
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked(0.005)
+                watched.channel.close()
+
+
+@every_reactor
+async def test_an_ignored_socket_calls_nobody_and_may_be_watched_again(kind: Kind) -> None:
+    async with running(kind) as reactor:
+        with connected() as watched:
+            watched.channel.watch(reactor, watched.on_ready)
+            watched.channel.ignore()
+            watched.peer.send(b"x")
+            assert await watched.take_calls() == []
+            assert watched.channel.receive_nowait() == b"x"
+            watched.channel.watch(reactor, watched.on_ready)
+            watched.peer.send(b"y")
+            assert await watched.take_calls() == [(True, False)]
+            watched.channel.ignore(for_good=True)
+            watched.peer.send(b"z")
+            assert await watched.take_calls() == []
+            assert await watched.channel.receive() == b"z"
+
+
+@every_reactor
 async def test_an_error_of_a_watcher_is_logged_and_the_others_are_called(
-    caplog: pytest.LogCaptureFixture,
+    kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard: list[tuple[int, bool, bool]] = []
+    called: list[int] = []
 
-    def hear(index: int, readable: bool, gone: bool) -> None:  # noqa: FBT001 - a watcher's face
-        heard.append((index, readable, gone))
+    def on_ready(index: int, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's parameters
+        called.append(index)
         if index == 1:
             raise RuntimeError("a bug")
 
-    pairs = [socket.socketpair() for _ in range(3)]
-    channels = [SocketChannel(ours) for ours, _ in pairs]
-    with Reactor() as readiness:
-        for index, channel in enumerate(channels):
-            channel.watch(readiness, partial(hear, index))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(readiness.keep)
-            for _, theirs in pairs:
-                theirs.send(b"x")
+    async with running(kind) as reactor:
+        with connected() as first, connected() as second, connected() as third:
+            for index, watched in enumerate((first, second, third)):
+                watched.channel.watch(reactor, partial(on_ready, index))
+                watched.peer.send(b"x")
             await trio.testing.wait_all_tasks_blocked(0.005)
-            assert sorted(heard) == [(0, True, False), (1, True, False), (2, True, False)]
-            heard.clear()
-            for _, theirs in pairs:
-                theirs.close()
-            await trio.testing.wait_all_tasks_blocked(0.005)
-            assert sorted(heard) == [(0, True, True), (1, True, True), (2, True, True)]
-            nursery.cancel_scope.cancel()
-        for channel in channels:
-            channel.close()
-    assert caplog.text.count("RuntimeError: a bug") == 2
+    assert sorted(called) == [0, 1, 2]
+    assert caplog.text.count("RuntimeError: a bug") == 1
 
 
-async def test_who_was_taken_out_by_another_in_the_same_moment_is_not_called() -> None:
+@every_reactor
+async def test_a_watcher_whose_socket_another_one_has_closed_in_the_same_moment_is_not_called(
+    kind: Kind,
+) -> None:
     called: list[int] = []
-    pairs = [socket.socketpair() for _ in range(2)]
-    channels = [SocketChannel(ours) for ours, _ in pairs]
 
-    def close_the_other(index: int, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the same
-        called.append(index)
-        channels[1 - index].close()
+    async with running(kind) as reactor:
+        with connected() as first, connected() as second:
+            channels = (first.channel, second.channel)
 
-    with Reactor() as readiness:
-        for index, channel in enumerate(channels):
-            channel.watch(readiness, partial(close_the_other, index))
-        for _, theirs in pairs:
-            theirs.send(b"x")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(readiness.keep)
+            def close_the_other(index: int, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the same
+                called.append(index)
+                channels[1 - index].close()
+
+            for index, channel in enumerate(channels):
+                channel.watch(reactor, partial(close_the_other, index))
+            first.peer.send(b"x")
+            second.peer.send(b"x")
             await trio.testing.wait_all_tasks_blocked(0.005)
-            nursery.cancel_scope.cancel()
-        for channel, (_, theirs) in zip(channels, pairs, strict=True):
-            channel.close()
-            theirs.close()
     assert len(called) == 1
+
+
+@every_reactor
+async def test_a_socket_that_is_forgotten_leaves_nothing_behind(kind: Kind) -> None:
+    async with running(kind) as reactor:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(10):
+            with connected() as watched:
+                watched.channel.watch(reactor, watched.on_ready)
+                await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        gc.collect()
+        assert not any(isinstance(each, SocketChannel) for each in gc.get_referrers(reactor))
+
+
+def test_the_reactor_is_chosen_by_what_the_platform_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_reactor() as chosen:
+        assert type(chosen) is REACTORS[0]
+    monkeypatch.setattr(reactor, "_HAS_EPOLL", False)
+    with open_reactor() as chosen:
+        assert type(chosen) is TaskReactor

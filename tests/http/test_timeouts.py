@@ -22,7 +22,7 @@ class Waited:
 @asynccontextmanager
 async def kept(patience: TimeoutQueue) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(patience.keep)
+        nursery.start_soon(patience.run)
         yield
         nursery.cancel_scope.cancel()
 

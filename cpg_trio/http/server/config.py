@@ -12,7 +12,6 @@ from hypercorn.config import Config
 
 from cpg_trio.http.certificates import TlsConfig
 from cpg_trio.http.messages import MAX_HEAD_BYTES
-from cpg_trio.http.reactor import REACTOR_AVAILABLE
 from cpg_trio.http.server.errors import logger
 from cpg_trio.http.server.http1 import Limits
 
@@ -77,8 +76,8 @@ class ServeConfig:
     backlog: int = attrs.field(default=1024, validator=ge(1))
     """Connections that the kernel holds ready for accept."""
 
-    hypercorn_only: bool = not REACTOR_AVAILABLE
-    """Whether Hypercorn parses HTTP/1.1 as well, rather than a lane of our own, which needs Linux."""
+    hypercorn_only: bool = False
+    """Whether Hypercorn parses HTTP/1.1 as well."""
 
     websocket_ping_s: float = attrs.field(default=20.0, validator=gt(0))
     """Silence of a WebSocket client until it is sent a ping, and then until it is given up, if not even a

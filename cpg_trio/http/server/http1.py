@@ -35,7 +35,7 @@ from cpg_trio.http.channel import Address, Channel
 from cpg_trio.http.fields import plain_response
 from cpg_trio.http.heads import MalformedError, RequestHeads
 from cpg_trio.http.messages import MAX_HEAD_BYTES, Framing, IncomingRequest
-from cpg_trio.http.reactor import Reactor
+from cpg_trio.http.reactor import Reactor, open_reactor
 from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, WrongSchemes, is_tls
 from cpg_trio.http.server.activity import Activity
 from cpg_trio.http.server.asgi import AsgiCall
@@ -98,15 +98,15 @@ class Timeouts:
         self.head = TimeoutQueue(limits.head_s)
         self.body = TimeoutQueue(limits.body_s)
         self.send = TimeoutQueue(limits.send_s)
-        self.readiness: Reactor
+        self.reactor: Reactor
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the time within the block."""
-        with Reactor() as self.readiness:
+        with open_reactor() as self.reactor:
             async with open_plain_nursery() as nursery:
-                for line in (self.idle, self.head, self.body, self.send, self.readiness):
-                    nursery.start_soon(line.keep)
+                for line in (self.idle, self.head, self.body, self.send, self.reactor):
+                    nursery.start_soon(line.run)
                 yield
                 nursery.cancel_scope.cancel()
 
@@ -215,7 +215,7 @@ class ServerConnection:
         clocks = self.service.clocks
         with self._life:
             try:
-                self.channel.watch(clocks.readiness, self._hear)
+                self.channel.watch(clocks.reactor, self._hear)
                 await self._serve()
                 await self._linger()
             except _AnotherProtocolError as other:
