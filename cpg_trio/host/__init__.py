@@ -48,6 +48,10 @@ What stands on what:
     broker            the service that gives leave
     router            the router for calls that do not come through the relay
     capability_calls  the way to what the host offers
+    dispatch          which application answers a request, by its path
+    _config           how a host behaves
+    _pools            the connections to plugins
+    _lifetimes        what ends with an identity
     _host             all of it on its paths, in one nursery
 """
 
@@ -55,9 +59,9 @@ from cpg_trio.calls import Call as Call
 from cpg_trio.calls import CallKind as CallKind
 from cpg_trio.calls import Calls as Calls
 from cpg_trio.calls import Stage as Stage
+from cpg_trio.host._config import HostConfig as HostConfig
 from cpg_trio.host._host import DEFAULT_PORT as DEFAULT_PORT
 from cpg_trio.host._host import Host as Host
-from cpg_trio.host._host import HostConfig as HostConfig
 from cpg_trio.host._host import HostStatistics as HostStatistics
 from cpg_trio.host.access.audit import Action as Action
 from cpg_trio.host.access.audit import Audit as Audit

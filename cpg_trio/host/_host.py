@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
 
 import attrs
 import trio
@@ -15,30 +14,27 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
+from cpg_trio.asgi import App
 from cpg_trio.calls import Calls
+from cpg_trio.host._config import HostConfig, fitted_to_process
+from cpg_trio.host._lifetimes import Lifetimes
+from cpg_trio.host._pools import control_pool, routing_pool
 from cpg_trio.host.access.audit import Action, Audit
 from cpg_trio.host.access.authentication import Gate
-from cpg_trio.host.access.enrolment import Enrolment
-from cpg_trio.host.access.identity import Identities, Identity
-from cpg_trio.host.access.keys import Keys
-from cpg_trio.host.access.limits import Limits
+from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.listening import check_exposure
-from cpg_trio.host.access.memory import fitted, room_for_messages
-from cpg_trio.host.access.policy import Policy
-from cpg_trio.host.access.rates import RateLimits, Rates
+from cpg_trio.host.access.memory import room_for_messages
+from cpg_trio.host.access.rates import Rates
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES
 from cpg_trio.host.capabilities.calls import CapabilityCalls
-from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants
-from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.base_url import knowing_base_url
-from cpg_trio.host.directory.endpoint_validation import BaseUrls, EndpointValidator
-from cpg_trio.host.directory.leases import LeaseConfig, Liveness
+from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.plugin_control import ControlClients
 from cpg_trio.host.directory.probe import Prober
-from cpg_trio.host.directory.registry import Registry, Selection
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.store import Saved, journaled, nothing_to_save
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
@@ -51,6 +47,7 @@ from cpg_trio.host.routing.headers import RequestHeaderRules
 from cpg_trio.host.routing.router import AsgiRouter
 from cpg_trio.host.routing.routes import PREFIX, Routes
 from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
+from cpg_trio.host.services.dispatch import Dispatch
 from cpg_trio.host.services.handshake import Handshake, HandshakeAdmission, TokenLifetimes, announcement
 from cpg_trio.host.services.health import HostHealth
 from cpg_trio.host.services.managed_plugins import Adoption
@@ -59,12 +56,8 @@ from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.http import (
     BrowserGuard,
     Origin,
-    Pool,
     PoolStatistics,
     Relay,
-    ServeConfig,
-    fitted_to_descriptors,
-    most_connections,
     serve,
 )
 from cpg_trio.probes import PATHS, Probes, probe_port
@@ -74,72 +67,7 @@ _log = logging.getLogger("cpg_trio.host")
 
 DEFAULT_PORT = 8080
 
-_KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
-_MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
-_FOR_CONTROL = 4  # a part of all connections that go out
 _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
-
-
-def _check_capabilities(_: HostConfig, __: object, capabilities: Sequence[Capability]) -> None:
-    by_type(capabilities)
-
-
-def _check_public_url(_: HostConfig, __: object, url: str) -> None:
-    if url:
-        Origin.parse(url)
-
-
-@attrs.frozen(kw_only=True)
-class HostConfig:
-    """How a host behaves.
-
-    Raises: ValueError for two capabilities of one type, or a `public_url` that is none.
-    """
-
-    keys: Keys = attrs.field(factory=Keys)
-    """What runtime tokens are signed with; by default a key that ends with the host."""
-    token_ttl_s: float = 15 * 60.0
-    """How long a token is good, in seconds, of a plugin that asks for another in time."""
-    unrenewed_token_ttl_s: float = 24 * 60 * 60.0
-    """How long, of a plugin that does not: then its identity ends."""
-    enrolment: Enrolment = attrs.field(factory=Enrolment)
-    """Who gets an identity; by default everybody."""
-    policy: Policy = attrs.field(factory=Policy)
-    """What plugins may provide and call."""
-    pass_headers: Sequence[str] = ()
-    """Names of request headers that the router forwards besides `routing.headers.ALLOWED`; `x-app-*` is all
-    that begin so."""
-    selection: Mapping[str, Selection] = attrs.field(factory=dict)
-    """The strategy that chooses among the providers of a service type, by type."""
-    default_selection: Selection = Selection.FIRST
-    """The strategy for every other type."""
-    leases: LeaseConfig = attrs.field(factory=LeaseConfig)
-    """How soon the host believes that a plugin is gone."""
-    base_urls: BaseUrls = BaseUrls.CALLER
-    """Where plugins may have the host send traffic."""
-    state_path: Path | None = None
-    """The file that identities and registrations are kept in, over a restart; without one they are not."""
-    socket_dir: Path | None = None
-    """A directory that the host shares with plugins, for calls by Unix sockets in it."""
-    capabilities: Sequence[Capability] = attrs.field(
-        factory=lambda: (host_logger(),), validator=_check_capabilities
-    )
-    """What the host itself offers plugins, one of each type."""
-    grant_ttl_s: float = 10 * 60.0
-    """How long a plugin may use a capability before it has to ask again, in seconds."""
-    public_url: str = attrs.field(default="", validator=_check_public_url)
-    """How plugins reach the host; empty for as each of them has just called it."""
-    rates: RateLimits = attrs.field(factory=RateLimits)
-    """How often who may call what."""
-    limits: Limits = attrs.field(factory=Limits)
-    """How much the host takes in and keeps. These and `serve.max_connections` are reduced, in proportion,
-    where the memory that the host may have is too small for them."""
-    serve: ServeConfig = attrs.field(factory=ServeConfig)
-    """How it serves. Its `tls` is what the host calls plugins with, too."""
-    allow_plaintext: bool = False
-    """Whether it may listen without TLS where other machines reach it."""
-    probe_bind: str | Sequence[str] | None = None
-    """Where it answers probes and nothing else, without TLS; None is nowhere but beside the rest."""
 
 
 @attrs.frozen
@@ -160,65 +88,80 @@ class Host:
     """
 
     def __init__(self, config: HostConfig | None = None) -> None:
-        config = config or HostConfig()
-        serve = fitted_to_descriptors(config.serve)
-        self._fitted = fitted(config.limits, serve.max_connections)
-        limits = self._fitted.limits
-        serve = attrs.evolve(serve, max_connections=self._fitted.max_connections)
-        self._config = attrs.evolve(config, limits=limits, serve=serve)
-        self._rates = Rates(self._config.rates, most=limits.max_rate_keys)
-        self._direct = DirectTally(limits.max_direct_reports)
-        self.registry = Registry(
-            selection=self._config.selection,
-            default_selection=self._config.default_selection,
-            limits=limits,
-            calls_elsewhere=self._direct.in_flight,
-            share_of=self._share_of,
-        )
+        self._config, self._fitted = config, _ = fitted_to_process(config or HostConfig())
+        limits, policy = config.limits, config.policy
         self.audit = Audit()
+        self.calls = Calls()
+        # Who is who, and how often they may call
+        self._rates = Rates(config.rates, most=limits.max_rate_keys)
         self.identities = Identities(
-            self._config.keys,
-            longest_s=max(self._config.token_ttl_s, self._config.unrenewed_token_ttl_s),
+            config.keys,
+            longest_s=max(config.token_ttl_s, config.unrenewed_token_ttl_s),
             limits=limits,
-            in_use=self._is_in_use,
-            on_expired=self._forget,
+            in_use=lambda runtime_id: self._lifetimes.is_in_use(runtime_id),  # noqa: PLW0108 - it is made below
+            on_expired=lambda identity: self._lifetimes.expired(identity),  # noqa: PLW0108 - it is made below
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
-        self._grants = Grants(self.identities, self.audit, self._config.grant_ttl_s, limits.max_grants)
-        self.watches = WatchHub(self.registry, limits, self._share_of)
-        self.health = HostHealth(self.identities, self.registry, self._rates, limits)
-        self._contexts = self._config.serve.tls.client_contexts()
-        most = most_connections()
-        self._pool = Pool(
-            idle_expiry_s=_KEEP_S,
-            ssl_context=self._contexts,
-            max_per_origin=_MAX_PER_PROVIDER,
-            max_total=most - most // _FOR_CONTROL,
+        self._token_lifetimes = TokenLifetimes(
+            renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s
         )
-        # Probes and control calls have connections of their own, which calls cannot use up.
-        self._control_pool = Pool(
-            idle_expiry_s=_KEEP_S, ssl_context=self._contexts, max_total=max(1, most // _FOR_CONTROL)
+        # Connections to plugins
+        self._contexts = config.serve.tls.client_contexts()
+        self._pool = routing_pool(self._contexts)
+        self._control_pool = control_pool(self._contexts)
+        # Who provides what, and who is alive
+        self._direct = DirectTally(limits.max_direct_reports)
+        self.registry = Registry(
+            selection=config.selection,
+            default_selection=config.default_selection,
+            limits=limits,
+            calls_elsewhere=self._direct.in_flight,
+            share_of=self.identities.share_of,
         )
-        self._sockets = Sockets(self._config.socket_dir, self._control_pool, self.identities)
-        self._saved: Saved = nothing_to_save
-        self._why_unsaved = ""
-        self._probes = Probes(lambda: "stopping" if self.health.stopping else self._why_unsaved)
-        self._permits = RegistrationPermits(self.identities, self.registry, self._config.policy, self.audit)
-        self._liveness = Liveness(self.registry, self._config.leases, self._probe, self._end_identity)
-        self._succession = Succession(self.identities, self.registry)
+        self.watches = WatchHub(self.registry, limits, self.identities.share_of)
+        self._permits = RegistrationPermits(self.identities, self.registry, policy, self.audit)
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
-        self._prober = Prober(self.identities, self.registry, self._succession, self._sockets, self._control)
-        self.calls = Calls()
+        self._sockets = Sockets(config.socket_dir, self._control_pool, self.identities)
+        self._succession = Succession(self.identities, self.registry)
+        self._prober = Prober(
+            self.identities,
+            self.registry,
+            self._succession,
+            self._sockets,
+            self._control,
+            before=self._permits.keep,
+        )
+        self._liveness = Liveness(
+            self.registry,
+            config.leases,
+            self._prober.probe,
+            lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why),  # noqa: PLW0108 - it is made below
+        )
+        # Calls
         self._call_log = CallLog(self.calls)
         self._counter = RouterCounter(self.calls)
-        self._rules = RequestHeaderRules(self._config.pass_headers)
+        self._rules = RequestHeaderRules(config.pass_headers)
         self._router = Router(
-            Admission(self.identities, self._rates, self._config.policy, self.audit),
+            Admission(self.identities, self._rates, policy, self.audit),
             Routes(self.identities, self.registry),
             self.registry,
             self.calls,
             self._liveness.suspect,
         )
+        self._grants = Grants(self.identities, self.audit, config.grant_ttl_s, limits.max_grants)
+        self._lifetimes = Lifetimes(
+            identities=self.identities,
+            registry=self.registry,
+            liveness=self._liveness,
+            watches=self.watches,
+            grants=self._grants,
+            direct=self._direct,
+            audit=self.audit,
+        )
+        self.health = HostHealth(self.identities, self.registry, self._rates, limits)
+        self._saved: Saved = nothing_to_save
+        self._why_unsaved = ""
+        self._probes = Probes(lambda: "stopping" if self.health.stopping else self._why_unsaved)
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
@@ -245,10 +188,10 @@ class Host:
             nursery.start_soon(self._pool.sweep)
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
-            with self.identities.watched(self._end_with_identity), self._saving(saved):
+            with self.identities.watched(self._lifetimes.identity_changed), self._saving(saved):
                 self._permits.keep()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
-                with self.registry.watched_plugins(self._lapse_predecessors):
+                with self.registry.watched_plugins(self._succession.lapsing(self._liveness.lapse)):
                     yield browsers.guarding(self._dispatch(saved))
             nursery.cancel_scope.cancel()
 
@@ -271,26 +214,17 @@ class Host:
         return BrowserGuard(self._config.serve, binds=binds, names=[Origin.parse(url)[0].host] if url else [])
 
     def _dispatch(self, saved: Saved) -> App:
-        limits = self._config.limits
-        gate = Gate(self.identities, self._config.policy, self.audit, self._rates)
-        services = self._services(gate, saved)
-        capability_calls = CapabilityCalls(self._grants, self._config.policy, self.audit, self._rates)
-        router = AsgiRouter(self._router, self._rules, self._pool, limits.max_routed_body_bytes)
-        watch = WatchSocket(gate, self.watches, limits.max_subscriptions, self.registry.id)
-
-        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "websocket":
-                await (watch if scope["path"] == wire.WATCH_PATH else no_websocket)(scope, receive, send)
-            elif scope["raw_path"].startswith(PREFIX):
-                await router(scope, receive, send)
-            elif scope["raw_path"].startswith(CAPABILITIES):
-                await capability_calls(scope, receive, send)
-            elif scope["path"] in PATHS:
-                await self._probes(scope, receive, send)
-            else:
-                await services(scope, receive, send)
-
-        return dispatch
+        config = self._config
+        gate = Gate(self.identities, config.policy, self.audit, self._rates)
+        capability_calls = CapabilityCalls(self._grants, config.policy, self.audit, self._rates)
+        watch = WatchSocket(gate, self.watches, config.limits.max_subscriptions, self.registry.id)
+        router = AsgiRouter(self._router, self._rules, self._pool, config.limits.max_routed_body_bytes)
+        return Dispatch(
+            websockets={wire.WATCH_PATH: watch},
+            prefixes={PREFIX: router, CAPABILITIES: capability_calls},
+            paths=dict.fromkeys(PATHS, self._probes),
+            others=self._services(gate, saved),
+        )
 
     def _services(self, gate: Gate, saved: Saved) -> App:
         """Return the RPC services on their paths."""
@@ -299,7 +233,7 @@ class Host:
         handshake = Handshake(
             self.identities,
             HandshakeAdmission(config.enrolment, policy, self.audit, self._rates),
-            self._token_lives(),
+            self._token_lifetimes,
             announcement(config.leases, self.registry, self._sockets),
             partial(announced, capabilities),
             saved,
@@ -386,14 +320,10 @@ class Host:
             enrolment=self._config.enrolment,
             audit=self.audit,
             pool=self._control_pool,
-            lives=self._token_lives(),
-            end=self._end,
+            lives=self._token_lifetimes,
+            end=self._lifetimes.end,
         )
         return await adoption.add(url, host_url, self_id)
-
-    def _token_lives(self) -> TokenLifetimes:
-        config = self._config
-        return TokenLifetimes(renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s)
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
         """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.
@@ -404,18 +334,6 @@ class Host:
         client = self._control.of(PluginControlClient, runtime_id)
         self.audit.allowed(Action.CONTROL, runtime_id, "Shutdown", reason=reason)
         await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
-
-    async def _probe(self, runtime_id: str) -> bool:
-        """Ask a plugin who and how it is. See `Prober.probe`."""
-        self._permits.keep()  # where nobody reports, either
-        return await self._prober.probe(runtime_id)
-
-    def _lapse_predecessors(self, runtime_id: str) -> None:
-        """Send no calls to those whose place a plugin has taken, until they report their health again."""
-        for predecessor in self._succession.predecessors(runtime_id):
-            if self.registry.health(predecessor).callable:
-                _log.info("%s has taken the place of %s", runtime_id, predecessor)
-            self._liveness.lapse(predecessor)
 
     def revoke_identity(
         self, runtime_id: str, why: str = "it has been revoked"
@@ -429,7 +347,7 @@ class Host:
         Raises, when awaited: ConnectError `unavailable` if the file cannot be written. The identity has ended
         all the same, and it is written as soon as it can be.
         """
-        self._end(runtime_id, why)
+        self._lifetimes.end(runtime_id, why)
         return self._written(runtime_id)
 
     async def _written(self, runtime_id: str) -> None:
@@ -441,42 +359,3 @@ class Host:
                 f"the identity {runtime_id} has ended, but that is not in the state file yet: the host cannot"
                 " write it, and tries on",
             ) from error
-
-    def _end(self, runtime_id: str, why: str) -> None:
-        """End an identity, with all that it has. One that has ended is no error."""
-        self._end_identity(runtime_id, why)
-        self.registry.remove_plugin(runtime_id)
-        self.registry.cancel_calls(runtime_id)
-
-    def _share_of(self, runtime_id: str) -> str:
-        """Return which address a plugin counts for (see `shares`)."""
-        entry = self.identities.entry(runtime_id)
-        return entry.share if entry is not None else ""
-
-    def _is_in_use(self, runtime_id: str) -> bool:
-        """Whether there is something of a plugin that lasts only as long as its identity is kept."""
-        return (
-            self.registry.has_registered(runtime_id)
-            or self.registry.has_called(runtime_id)
-            or self._liveness.sees_off(runtime_id)
-            or self.watches.has(runtime_id)
-            or self._grants.has(runtime_id)
-        )
-
-    def _end_identity(self, runtime_id: str, why: str) -> None:
-        if self.identities.revoke(runtime_id, why):
-            self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
-
-    def _end_with_identity(self, runtime_id: str) -> None:
-        """End what a plugin has for as long as its identity, if that has ended."""
-        if self.identities.entry(runtime_id) is None:
-            self._grants.revoke_all(runtime_id, "the identity of its owner has ended")
-            self.registry.cancel_calls_made(runtime_id)
-            self.watches.close_of(runtime_id)
-            self._direct.forget(runtime_id)
-            self.registry.forget_health(runtime_id)
-
-    def _forget(self, identity: Identity) -> None:
-        _log.info("the identity of %s has expired", identity.runtime_id)
-        self.audit.allowed(Action.EXPIRE, identity.runtime_id)
-        self.registry.remove_plugin(identity.runtime_id)

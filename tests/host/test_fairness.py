@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from cpg_trio.host import HostConfig, LeaseConfig, _host
+from cpg_trio.host import HostConfig, LeaseConfig, _pools
 from cpg_trio.http import ServeConfig
 from tests._wire import dial, request
 from tests.host.routed import Recorder, Setting, lane, routing, text
@@ -24,7 +24,7 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def _few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host, "_MAX_PER_PROVIDER", MOST)
+    monkeypatch.setattr(_pools, "_MAX_PER_PROVIDER", MOST)
 
 
 async def provider(peer: Peer) -> None:

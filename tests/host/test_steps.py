@@ -250,7 +250,7 @@ async def calls(s: Subject) -> int:
 
 
 async def is_probed(s: Subject) -> int:
-    return 200 if await s.host._probe(s.id) else 503
+    return 200 if await s.host._prober.probe(s.id) else 503
 
 
 CALLS = [
@@ -310,7 +310,7 @@ class Happening:
 
 class Revoked(Happening):
     def happen(self) -> None:
-        self.s.host._end(self.s.id, "of a test")
+        self.s.host._lifetimes.end(self.s.id, "of a test")
 
     def check(self, _call: Call, _status: int, /) -> None:
         host, plugin = self.s.host, self.s.id
@@ -444,7 +444,7 @@ async def settled(host: Host) -> None:
 
 def part_of(s: Subject) -> None:
     for plugin in (s.me, s.other):
-        s.host._end(runtime_id(plugin), "of the next time")
+        s.host._lifetimes.end(runtime_id(plugin), "of the next time")
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
@@ -537,7 +537,7 @@ async def test_no_call_goes_out_once_the_identity_of_either_side_has_ended(
 
 
 def ended(host: Host, plugin: str, sent: list[bytes]) -> None:
-    host._end(plugin, "of a test")
+    host._lifetimes.end(plugin, "of a test")
     sent.clear()
 
 
@@ -565,7 +565,7 @@ async def test_no_relayed_call_goes_out_once_the_identity_of_either_side_has_end
             assert not host.registry.calls(provider.runtime_id)
             assert not host.registry.has_called(caller.runtime_id)
             for plugin in (caller, provider):
-                host._end(plugin.runtime_id, "of the next time")
+                host._lifetimes.end(plugin.runtime_id, "of the next time")
     pytest.fail("the call does not end")
 
 
@@ -607,7 +607,7 @@ async def test_a_new_identity_that_is_revoked_at_whichever_step_is_none(
             if answer and answer not in revoked:
                 assert host.identities.entry(answer) is not None
                 assert kept(host, answer)[0]
-                host._end(answer, "of the next time")
+                host._lifetimes.end(answer, "of the next time")
             assert len(host.identities) == 1
             if not acted:
                 return
@@ -618,4 +618,4 @@ def revoke_new(host: Host, revoked: list[str]) -> None:
     identities = [entry.identity for entry in host.identities._entries.values()]
     revoked += [identity.runtime_id for identity in identities if identity.self_id == "t-plugin"]
     for plugin in revoked:
-        host._end(plugin, "of a test")
+        host._lifetimes.end(plugin, "of a test")

@@ -39,7 +39,7 @@ async def test_a_plugin_judges_what_its_host_signs_by_the_hosts_clock_and_says_t
         await until(host, lambda: is_healthy(host, "echo"))
         provider = await echo.wait_available()
         assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
-        assert await host._probe(provider.runtime_id)
+        assert await host._prober.probe(provider.runtime_id)
         with trio.fail_after(10):
             while not re.search("the clock of echo-plugin is", caplog.text):  # noqa: ASYNC110 - no event
                 await trio.sleep(0.01)

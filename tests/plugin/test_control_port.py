@@ -58,7 +58,7 @@ async def test_the_host_probes_and_stops_the_plugin_there() -> None:
     ):
         await until(host, lambda: is_healthy(host, "echo"))
         me, _ = registered(host)
-        assert await host._probe(me)
+        assert await host._prober.probe(me)
         await host.shut_down_plugin(me, grace_s=1)
         await until(host, lambda: not host.registry.available("echo"))
 

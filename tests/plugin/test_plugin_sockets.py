@@ -100,7 +100,7 @@ async def test_a_host_calls_its_plugins_at_their_sockets(
         provider, _ = host.registry.discover("echo")
         assert provider.base_url.startswith(f"http://{NOT_HERE}:")
         assert Path(provider.socket_path).parent == short_path
-        assert await host._probe(provider.runtime_id)
+        assert await host._prober.probe(provider.runtime_id)
         await host.shut_down_plugin(provider.runtime_id)
         await until(host, lambda: not host.registry.available("echo"))
     assert f"on {url} through unix:{short_path / 'host.sock'}" in caplog.text

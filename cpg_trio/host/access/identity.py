@@ -130,6 +130,11 @@ class Identities:
         """Return how many identities are held."""
         return len(self._entries)
 
+    def share_of(self, runtime_id: str) -> str:
+        """Return which address a plugin counts for (see `shares`), empty if it has no identity."""
+        entry = self._entries.get(runtime_id)
+        return entry.share if entry is not None else ""
+
     def watched(self, listener: Callable[[str], object]) -> AbstractContextManager[None]:
         """Within the block, call `listener` with the runtime id of each identity that changes."""
         return self._listeners.added(listener)

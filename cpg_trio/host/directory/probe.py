@@ -13,6 +13,7 @@ life only if it can come from that plugin and from nobody else:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import attrs
 
@@ -32,7 +33,7 @@ _log = logging.getLogger("cpg_trio.host")
 
 
 class Prober:
-    """Asks plugins, and notes their health in the registry."""
+    """Asks plugins, and notes their health in the registry. `before` is called before each probe."""
 
     def __init__(
         self,
@@ -41,18 +42,21 @@ class Prober:
         succession: Succession,
         sockets: Sockets,
         clients: ControlClients,
+        before: Callable[[], object],
     ) -> None:
         self._identities = identities
         self._registry = registry
         self._succession = succession
         self._sockets = sockets
         self._clients = clients
+        self._before = before
 
     async def probe(self, runtime_id: str) -> bool:
         """Ask a plugin; return whether it has given a sign of life.
 
         A report that the plugin sends meanwhile is newer than its answer. Raises: CannotAskError.
         """
+        self._before()
         if self._succession.is_succeeded(runtime_id):
             return False  # its successor would answer, and a report of its own needs no question
         before = self._registry.last_report(runtime_id)

@@ -9,11 +9,14 @@ Plain functions of the state; no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 
 from cpg_trio import wire
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.directory.registry import Registration, Registry
+
+_log = logging.getLogger("cpg_trio.host")
 
 
 class Succession:
@@ -22,6 +25,17 @@ class Succession:
     def __init__(self, identities: Identities, registry: Registry) -> None:
         self._identities = identities
         self._registry = registry
+
+    def lapsing(self, lapse: Callable[[str], object]) -> Callable[[str], None]:
+        """Return a listener of registrations that has the predecessors of a plugin lapse."""
+
+        def registered(runtime_id: str) -> None:
+            for predecessor in self.predecessors(runtime_id):
+                if self._registry.health(predecessor).callable:
+                    _log.info("%s has taken the place of %s", runtime_id, predecessor)
+                lapse(predecessor)
+
+        return registered
 
     def predecessors(self, runtime_id: str) -> set[str]:
         """Return the runtime ids of those whose place a plugin has taken."""

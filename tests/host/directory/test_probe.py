@@ -66,14 +66,14 @@ async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None
     ):
         provider = host.identities.issue("p")[0].runtime_id
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url})
-        assert await host._probe(provider)
+        assert await host._prober.probe(provider)
         host.registry.register(
             provider, "echo", "1.0.0", "/", {"base_url": f"http://127.0.0.1:{unused_port()}"}
         )
-        assert not await host._probe(provider)
-        assert not await host._probe("nobody-0")
+        assert not await host._prober.probe(provider)
+        assert not await host._prober.probe("nobody-0")
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": "no url"})
-        assert not await host._probe(provider)
+        assert not await host._prober.probe(provider)
 
 
 async def unknown_to(peer: Peer) -> None:
@@ -91,7 +91,7 @@ async def test_one_that_says_who_it_is_and_does_not_know_the_other_question_is_a
     async with serving(identify_only) as origin, hosting(PROBING) as (host, _):
         provider = host.identities.issue("p", answers=True)[0].runtime_id
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url_of(origin)})
-        assert await host._probe(provider)
+        assert await host._prober.probe(provider)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_a_dead_plugin_that_has_answered_a_probe_goes_though_a_stranger_at
     async with serving(Provider("p")) as origin, running.hosting(kept) as (host, _):
         provider = host.identities.issue("p")[0].runtime_id
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url_of(origin)})
-        assert await host._probe(provider)
+        assert await host._prober.probe(provider)
     await assert_goes(kept, origin.port)
 
 
@@ -148,7 +148,7 @@ async def test_a_probe_goes_to_the_address_that_was_checked() -> None:
         provider = host.identities.issue("p")[0].runtime_id
         base_url = url.replace("127.0.0.1", "rebound.invalid")
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1")
-        assert await host._probe(provider)
+        assert await host._prober.probe(provider)
 
 
 async def test_a_probe_that_the_host_cannot_make_is_no_answer_and_no_silence() -> None:
@@ -156,5 +156,5 @@ async def test_a_probe_that_the_host_cannot_make_is_no_answer_and_no_silence() -
         provider = host.identities.issue("p")[0].runtime_id
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url})
         with none_left(), pytest.raises(CannotAskError, match="too many open files"):
-            await host._probe(provider)
-        assert await host._probe(provider)
+            await host._prober.probe(provider)
+        assert await host._prober.probe(provider)

@@ -243,7 +243,7 @@ async def test_an_answer_does_not_take_the_place_of_a_report_that_came_while_it_
         if before is not None:
             await host.post(REPORT, before, headers)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(host.host._probe, runtime_id(headers))
+            nursery.start_soon(host.host._prober.probe, runtime_id(headers))
             await plugin.is_asked.wait()
             await host.post(REPORT, report, headers)
             plugin.happened.set()
@@ -256,7 +256,7 @@ async def test_an_answer_of_a_plugin_that_is_gone_by_then_leaves_nothing_behind(
     async with serving(plugin) as origin, running() as host:
         headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(host.host._probe, runtime_id(headers))
+            nursery.start_soon(host.host._prober.probe, runtime_id(headers))
             await plugin.is_asked.wait()
             await host.host.revoke_identity(runtime_id(headers))
             plugin.happened.set()
@@ -283,7 +283,7 @@ async def test_an_answer_is_held_to_the_limits_of_a_report(
         headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
         body = json_format.MessageToDict(said)
         assert (await host.post(REPORT, body, headers))[0] == 400
-        assert await host.host._probe(runtime_id(headers))
+        assert await host.host._prober.probe(runtime_id(headers))
         assert host.host.registry.health(runtime_id(headers)) == Health()
     (warning,) = [r for r in caplog.records if "what makes no sense" in r.getMessage()]
     assert len(warning.getMessage()) < 500
@@ -295,7 +295,7 @@ async def test_an_answer_that_is_far_too_long_is_none() -> None:
     plugin.happened.set()
     async with serving(plugin) as origin, running() as host:
         headers = await host.provider("t", f"http://127.0.0.1:{origin.port}")
-        assert not await host.host._probe(runtime_id(headers))
+        assert not await host.host._prober.probe(runtime_id(headers))
         assert host.host.registry.health(runtime_id(headers)) == Health()
 
 
@@ -310,4 +310,4 @@ async def test_a_url_that_is_none_is_a_plugin_that_does_not_answer(url: str, key
         metadata = {wire.BASE_URL_KEY: "http://127.0.0.1:1", key: url}
         body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/", "metadata": metadata}
         if (await host.post(REGISTER, body, plugin))[0] == 200:
-            assert not await host.host._probe(runtime_id(plugin))
+            assert not await host.host._prober.probe(runtime_id(plugin))

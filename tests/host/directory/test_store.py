@@ -795,7 +795,7 @@ async def test_what_is_revoked_while_it_is_written_is_not_acknowledged(path: Pat
         nursery.start_soon(ask)
         await wait_all_tasks_blocked()
         for runtime_id in list(host.host.identities._entries):
-            host.host._end(runtime_id, "of a test")
+            host.host._lifetimes.end(runtime_id, "of a test")
         gate.open()
     assert answers == [503 if what == "handshake" else 401]
 

@@ -92,7 +92,7 @@ async def with_a_full_pool(s: Setting) -> AsyncIterator[None]:
 @asynccontextmanager
 async def revoking_the_caller(s: Setting) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_when_called, s, s.host._end_identity, s.caller)
+        nursery.start_soon(_when_called, s, s.host._lifetimes.end_identity, s.caller)
         yield
         nursery.cancel_scope.cancel()
 

@@ -1,0 +1,70 @@
+"""What lasts as long as a plugin's identity, in every room of the host, and what an end of one ends.
+
+An identity ends when its time is over, when its plugin is gone, and when it is revoked. With it end the
+plugin's registrations, the calls to it and of it, its watches, its grants and what it has reported.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import attrs
+
+from cpg_trio.host.access.audit import Action, Audit
+from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.capabilities.grants import Grants
+from cpg_trio.host.directory.leases import Liveness
+from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.host.routing.direct_calls import DirectTally
+
+_log = logging.getLogger("cpg_trio.host")
+
+
+@attrs.frozen(kw_only=True)
+class Lifetimes:
+    """Ends what plugins have together with their identities."""
+
+    identities: Identities
+    registry: Registry
+    liveness: Liveness
+    watches: WatchHub
+    grants: Grants
+    direct: DirectTally
+    audit: Audit
+
+    def is_in_use(self, runtime_id: str) -> bool:
+        """Whether a plugin has something that lasts only as long as its identity is kept."""
+        return (
+            self.registry.has_registered(runtime_id)
+            or self.registry.has_called(runtime_id)
+            or self.liveness.sees_off(runtime_id)
+            or self.watches.has(runtime_id)
+            or self.grants.has(runtime_id)
+        )
+
+    def end(self, runtime_id: str, why: str) -> None:
+        """End an identity at once, with what the plugin provides. One that has ended is no error."""
+        self.end_identity(runtime_id, why)
+        self.registry.remove_plugin(runtime_id)
+        self.registry.cancel_calls(runtime_id)
+
+    def end_identity(self, runtime_id: str, why: str) -> None:
+        """End an identity. `identity_changed` ends what the plugin has."""
+        if self.identities.revoke(runtime_id, why):
+            self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
+
+    def identity_changed(self, runtime_id: str) -> None:
+        """End what a plugin has, if its identity has ended."""
+        if self.identities.entry(runtime_id) is None:
+            self.grants.revoke_all(runtime_id, "the identity of its owner has ended")
+            self.registry.cancel_calls_made(runtime_id)
+            self.watches.close_of(runtime_id)
+            self.direct.forget(runtime_id)
+            self.registry.forget_health(runtime_id)
+
+    def expired(self, identity: Identity) -> None:
+        """Remove what a plugin provides whose identity has expired."""
+        _log.info("the identity of %s has expired", identity.runtime_id)
+        self.audit.allowed(Action.EXPIRE, identity.runtime_id)
+        self.registry.remove_plugin(identity.runtime_id)
