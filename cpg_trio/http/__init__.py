@@ -44,8 +44,6 @@ from cpg_trio.http.channel import ChannelStream as ChannelStream
 from cpg_trio.http.channel import SocketChannel as SocketChannel
 from cpg_trio.http.client.connect import connect as connect
 from cpg_trio.http.client.connection import Connection as Connection
-from cpg_trio.http.client.connection import Response as Response
-from cpg_trio.http.client.connection import Whole as Whole
 from cpg_trio.http.client.errors import BodyTooLargeError as BodyTooLargeError
 from cpg_trio.http.client.errors import ConnectFailedError as ConnectFailedError
 from cpg_trio.http.client.errors import ConnectionBrokenError as ConnectionBrokenError
@@ -56,6 +54,9 @@ from cpg_trio.http.client.errors import PoolFullError as PoolFullError
 from cpg_trio.http.client.errors import ProtocolError as ProtocolError
 from cpg_trio.http.client.errors import UndeliveredError as UndeliveredError
 from cpg_trio.http.client.errors import UpstreamError as UpstreamError
+from cpg_trio.http.client.exchange import ClientExchange as ClientExchange
+from cpg_trio.http.client.exchange import Response as Response
+from cpg_trio.http.client.exchange import Whole as Whole
 from cpg_trio.http.client.origin import ConnectTarget as ConnectTarget
 from cpg_trio.http.client.origin import Origin as Origin
 from cpg_trio.http.client.pool import Pool as Pool

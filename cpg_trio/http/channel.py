@@ -94,7 +94,7 @@ class Channel(ABC):
             if (data := self.receive_nowait()) is not None:
                 return data
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | memoryview) -> None:
         """Send everything."""
         sent = self.send_nowait(data)
         if sent == len(data):

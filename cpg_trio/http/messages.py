@@ -154,7 +154,7 @@ class Incoming:
             return b""
         if end > self._max_head_bytes:
             raise MalformedError("the head is too large", 431)
-        self.head_bytes = self._without_empty_line(data[:end])
+        self.head_bytes = data[:end]
         self._read_head()
         self.has_head = True
         return data[end:]
@@ -168,10 +168,6 @@ class Incoming:
         if _BARE_LF.search(data, seen):
             raise MalformedError("a line ends without CR")
         self.head_bytes = data
-
-    def _without_empty_line(self, head: bytes) -> bytes:
-        """Return a head without what may come before one."""
-        return head
 
     def _read_head(self) -> None:
         """Read the head, and what follows from it. Raises: MalformedError."""
@@ -292,11 +288,9 @@ class IncomingRequest(Incoming):
         if self.heads is not None and key:
             self.heads.remember(key, self.head)
 
-    def _without_empty_line(self, head: bytes) -> bytes:
-        # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
-        return head.removeprefix(b"\r\n")
-
     def _read_head(self) -> None:
+        # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
+        self.head_bytes = self.head_bytes.removeprefix(b"\r\n")
         head = self._known_head()
         self._take_over(head)
         self.head = head
@@ -341,25 +335,13 @@ class IncomingResponse(Incoming):
     head: ResponseHead
     """Its head, which it shares with responses that have the same one, if it is kept."""
 
+    to_head = False
+    """Whether it answers a HEAD, so that it has no body; to be set before it is fed."""
+    heads: ResponseHeads | None = None
+    """The heads that were kept before, among which its own is kept; to be set before it is fed."""
+
     # A peer of another protocol may say a few bytes, and wait for ours.
     _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
-
-    def __init__(
-        self,
-        *,
-        to_head: bool = False,
-        max_head_bytes: int = MAX_HEAD_BYTES,
-        heads: ResponseHeads | None = None,
-    ) -> None:
-        """Look for the head among `heads`, and keep it there; without them no head is kept."""
-        super().__init__(max_head_bytes)
-        self._to_head = to_head
-        self._heads = heads
-
-    @property
-    def interim(self) -> bool:
-        """Whether another response to the same request follows it."""
-        return self.status < 200 and self.status != _SWITCHING_PROTOCOLS  # noqa: PLR2004
 
     @property
     def reason(self) -> bytes:
@@ -374,12 +356,12 @@ class IncomingResponse(Incoming):
             raise MalformedError("the message was cut short")
 
     def _read_head(self) -> None:
-        heads, data = self._heads, self.head_bytes
+        heads, data = self.heads, self.head_bytes
         head = ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
         self.head = head
         self._take_over(head)
         self.status = status = head.status
-        if status < 200 or self._to_head or status in {204, 304}:  # noqa: PLR2004
+        if status < 200 or self.to_head or status in {204, 304}:  # noqa: PLR2004
             self.complete = True
         elif not self._frame(head):
             self.framing, self.keep_alive = Framing.CLOSE, False

@@ -19,26 +19,23 @@ sent twice. There is no timeout but that of connecting: how long a call may take
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import attrs
-import trio
 
-from cpg_trio.asgi import HeaderList
+from cpg_trio.asgi import ClientDisconnectedError, HeaderList
 from cpg_trio.calls import Call, Stage
-from cpg_trio.http.background import background_task
-from cpg_trio.http.client.connection import Answer, Connection
-from cpg_trio.http.client.errors import ConnectionBrokenError, ProtocolError, UndeliveredError, UpstreamError
+from cpg_trio.http.client.errors import UndeliveredError, UpstreamError
+from cpg_trio.http.client.exchange import ClientExchange
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.pool import Pool
-from cpg_trio.http.client.request import IDEMPOTENT, LAST_CHUNK, chunk
+from cpg_trio.http.client.request import LAST_CHUNK, PreparedRequest, chunk
 from cpg_trio.http.fields import date
-from cpg_trio.http.heads import MalformedError, ResponseHeads
-from cpg_trio.http.messages import MAX_HEAD_BYTES, Framing, IncomingRequest, IncomingResponse
+from cpg_trio.http.heads import MalformedError
+from cpg_trio.http.messages import Framing, IncomingRequest, IncomingResponse
 from cpg_trio.http.server.http1 import ServerConnection
 
-_SWITCHING_PROTOCOLS = 101
 _NO_CONTENT = 204
 _METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
 _CHUNKED = b"transfer-encoding: chunked\r\n"
@@ -84,9 +81,6 @@ class Forward(Protocol):
     def lines_back(self, fields: HeaderList) -> bytes:
         """Return the header lines that go back, of a response's fields or of its trailers."""
 
-    def holds(self) -> bool:
-        """Whether the call would still be let through, as far as those on both sides are concerned."""
-
     def begin(self, call: RelayCall) -> Call:
         """Note that the call begins; it may be cancelled from then on. Return its record, to be filled in."""
 
@@ -113,7 +107,6 @@ class Relay:
     def __init__(self, gateway: Gateway, pool: Pool) -> None:
         self._gateway = gateway
         self._pool = pool
-        self._heads = ResponseHeads()
         self.claims = gateway.claims
 
     def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
@@ -123,12 +116,7 @@ class Relay:
         except RefusedError as refused:
             client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
             return
-        call = RelayCall(client, request, forward, self._pool, self._heads)
-        kept = self._pool.take(forward.origin, forward.caller)
-        if kept is None:
-            client.hand_over(call.run)
-        else:
-            call.start(kept)
+        RelayCall(client, request, forward, self._pool).start()
 
     async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
         """Relay a request whose head has been read."""
@@ -138,58 +126,46 @@ class Relay:
             client.last = client.last or not request.complete
             await client.write(client.plain(refused.status, refused.text, refused.fields))
             return
-        await RelayCall(client, request, forward, self._pool, self._heads).run()
+        await RelayCall(client, request, forward, self._pool).run()
 
 
 class RelayCall:
     """One call in flight. It ends when its answer has been passed on, or when either side is gone."""
 
     # What most calls never change is not set for each of them.
-    _provider: Connection | None = None
-    _connecting: trio.CancelScope | None = None
-    _answer: Answer | None = None
     _cancelled = False
-    _malformed: MalformedError | None = None  # what came of the request's body
-    _uploaded = False
     _responding = False
     _chunked_back = False
     _ends_with_connection = False  # the response, as it goes back
-    _record: Call
 
     def __init__(
-        self,
-        client: ServerConnection,
-        request: IncomingRequest,
-        forward: Forward,
-        pool: Pool,
-        heads: ResponseHeads,
+        self, client: ServerConnection, request: IncomingRequest, forward: Forward, pool: Pool
     ) -> None:
+        """Begin the call, which is to be started or run at once."""
         self._client = client
         self._request = request
         self._forward = forward
-        self._pool = pool
-        self._heads = heads
+        body = request.take()
+        self._exchange = ClientExchange(pool, forward.origin, self._prepared(body), forward.caller)
+        client.cancel_when_lost()
+        self._record = forward.begin(self)
+        self._record.request_bytes = len(body)
 
     def cancel(self) -> None:
         """End the call from outside, as its provider is gone, or may not be called any more."""
         self._cancelled = True
-        if self._provider is not None:
-            self._provider.channel.shut_down()
-        if self._connecting is not None:
-            self._connecting.cancel()
+        self._exchange.abort()
 
     # At once
 
-    def start(self, kept: Connection) -> None:
+    def start(self) -> None:
         """Send the request without waiting, and have the answer passed back when it comes."""
-        client = self._client
-        self._begin()
+        client, exchange = self._client, self._exchange
         client.in_hand = self
-        unsent = self._send(kept)
-        if unsent:
-            client.hand_over(partial(self._go_on, unsent))
+        if exchange.start() and not exchange.must_wait:
+            exchange.watch(client.service.clocks.reactor, self._hear)
         else:
-            kept.channel.watch(client.service.clocks.reactor, self._hear)
+            client.hand_over(self.run)
 
     def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's face
         try:
@@ -198,110 +174,51 @@ class RelayCall:
             self._client.fail(error)
 
     def _read_at_once(self) -> None:
-        answer, provider = self._answer, self._provider
-        assert answer is not None  # noqa: S101 - for the type checker
-        assert provider is not None  # noqa: S101 - the same
-        answer.read_nowait()
-        if not answer.whole or self._refusal(answer.message) is not None:
-            provider.channel.ignore()
-            self._client.hand_over(self._go_on)
+        exchange, client = self._exchange, self._client
+        if not exchange.read_nowait() or self._refusal(exchange.message) is not None:
+            exchange.ignore()
+            client.hand_over(self.run)
             return
-        response = answer.message
+        response = exchange.message
         data = self._head_back(response) + self._framed_back(response)
         self._record.succeed(response.status)
-        self._give_back(provider, reusable=answer.another_may_follow)
-        self._client.in_hand = None
+        exchange.close()
+        client.in_hand = None
         self._forward.end()
-        self._client.answer_at_once(data)
+        client.answer_at_once(data)
 
     def abandon(self) -> None:
         """End the call with its client's connection."""
-        if self._provider is not None:
-            self._give_back(self._provider, reusable=False)
-        self._forward.end()
+        self._exchange.close(keep=False)
+        self._end()
 
     # In the task of the client's connection
 
     async def run(self) -> None:
-        """Relay the call from its beginning."""
-        self._begin()
-        if not self._forward.holds():  # it was let through before this task had its turn
-            self.cancel()
-        self._provider = self._pool.take(self._forward.origin, self._forward.caller)
-        await self._finish(None)
-
-    async def _go_on(self, unsent: bytes = b"") -> None:
-        """Go on with what was begun at once."""
+        """Relay the call, from where it is."""
         self._client.in_hand = None
-        await self._finish(unsent)
-
-    def _begin(self) -> None:
-        self._client.cancel_when_lost()
-        self._record = self._forward.begin(self)
-
-    async def _finish(self, unsent: bytes | None) -> None:
-        """Relay the call from where it is; nothing is sent yet if `unsent` is None."""
         try:
-            await self._relay(unsent)
+            async with self._exchange:
+                await self._pass_back()
+        except ClientDisconnectedError:
+            pass  # within its request
         except UpstreamError as error:
-            await self._fail(error)
+            await self._fail(self._forward.failure(None if self._cancelled else error))
+        except MalformedError as error:  # of the request's body
+            failure = self._forward.failure(None)
+            await self._fail(Failure(error.status, str(error), str(error), failure.fields))
         finally:
-            self._forward.end()
+            self._end()
 
-    async def _relay(self, unsent: bytes | None) -> None:
-        if self._provider is not None:
-            try:
-                await self._exchange(self._provider, unsent)
-            except ConnectionBrokenError:
-                if not self._may_be_sent_again:
-                    raise
-            else:
-                return
-            self._record.attempts += 1
-            self._record.stage = Stage.CONNECT
-        await self._exchange(await self._open(), None)
+    def _end(self) -> None:
+        record, exchange = self._record, self._exchange
+        record.attempts = exchange.attempts
+        if record.stage is Stage.CONNECT and exchange.has_sent:
+            record.stage = Stage.REQUEST
+        self._forward.end()
 
-    async def _open(self) -> Connection:
-        """Connect. Raises: UpstreamError, also when the provider is gone meanwhile."""
-        with trio.CancelScope() as self._connecting:
-            if self._cancelled:
-                self._connecting.cancel()
-            return await self._pool.open(self._forward.origin, self._forward.caller)
-        raise ConnectionBrokenError("the provider is gone")
-
-    @property
-    def _may_be_sent_again(self) -> bool:
-        request = self._request
-        harmless = request.framing is Framing.NONE and request.method in IDEMPOTENT
-        answered = self._answer is not None and self._answer.begun
-        return harmless and not (answered or self._cancelled)
-
-    async def _exchange(self, provider: Connection, unsent: bytes | None) -> None:
-        """Send the request and pass the response back, over a connection that is kept or closed then."""
-        keep = False
-        try:
-            if self._cancelled:
-                raise ConnectionBrokenError("the provider is gone")
-            if unsent is None:
-                unsent = self._send(provider)
-            assert self._answer is not None  # noqa: S101 - for the type checker
-            await self._answer_beside_upload(provider, self._answer, unsent)
-            keep = self._uploaded and self._answer.another_may_follow
-        finally:
-            self._give_back(provider, reusable=keep)
-
-    def _give_back(self, provider: Connection, *, reusable: bool) -> None:
-        self._provider = None
-        provider.channel.ignore()
-        provider.reusable = reusable
-        self._pool.give_back(provider)
-
-    async def _fail(self, error: UpstreamError) -> None:
+    async def _fail(self, failure: Failure) -> None:
         """Tell the caller of a failure; one that has a part of the response sees that it is not all."""
-        failure = self._forward.failure(None if self._cancelled else error)
-        if self._malformed is not None:
-            why = str(self._malformed)
-            failure = Failure(self._malformed.status, why, why, failure.fields)
         self._record.failure = failure.why
         client = self._client
         if self._responding:
@@ -314,67 +231,35 @@ class RelayCall:
 
     # The request
 
-    def _send(self, provider: Connection) -> bytes:
-        """Send what goes without waiting; return what is left of what is here."""
-        request = self._request
-        self._provider = provider
-        self._record.stage = Stage.REQUEST
-        to_head = request.method == b"HEAD"
-        self._answer = Answer(provider.channel, MAX_HEAD_BYTES, to_head=to_head, heads=self._heads)
-        data = self._head() + self._framed(request.take())
-        try:
-            sent = provider.channel.send_nowait(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            sent = len(data)  # the provider may have answered all the same: reading tells
-        self._uploaded = request.complete and sent == len(data)
-        return data[sent:]
-
-    async def _answer_beside_upload(self, provider: Connection, answer: Answer, unsent: bytes) -> None:
-        if self._uploaded:
-            await self._pass_back(answer)
-            return
-        async with background_task(partial(self._upload, provider, unsent), trio.CancelScope()):
-            await self._pass_back(answer)
-
-    def _head(self) -> bytes:
-        request, head = self._request, self._forward.head()
+    def _prepared(self, body: bytes) -> PreparedRequest:
+        """Return the request as it goes on, with what has come of its body."""
+        request, start = self._request, self._forward.head()
+        rest = None if request.complete else self._rest_of_body()
         if request.framing is Framing.CHUNKED:
-            return head + _CHUNKED + b"\r\n"
+            last = LAST_CHUNK if request.complete else b""
+            start += b"%b\r\n%b%b" % (_CHUNKED, chunk(body), last)
+            return PreparedRequest(request.method, start, rest, None)
         if not request.declares_length and request.method in _METHODS_WITH_BODY:
-            return head + b"content-length: 0\r\n\r\n"
-        return head + b"\r\n"
+            start += b"content-length: 0\r\n"
+        return PreparedRequest(request.method, start + b"\r\n" + body, rest, request.remaining)
 
-    def _framed(self, body: bytes) -> bytes:
-        """Return a part of the request's body as it goes on, with the end behind its last part."""
-        self._record.request_bytes += len(body)
-        if self._request.framing is not Framing.CHUNKED:
-            return body
-        return chunk(body) + LAST_CHUNK if self._request.complete else chunk(body)
-
-    async def _upload(self, provider: Connection, data: bytes) -> None:
-        """Send what is left of the request as it comes. What goes wrong ends the download, which tells."""
-        request = self._request
-        try:
-            await provider.channel.send_all(data)
-            await self._client.ask_for_body(request)
-            while not request.complete and await self._client.read_more(request):
-                await provider.channel.send_all(self._framed(request.take()))
-            self._uploaded = request.complete
-        except MalformedError as error:
-            self._malformed = error
-            provider.channel.shut_down()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # a provider that stops reading may have answered: reading tells
+    async def _rest_of_body(self) -> AsyncGenerator[bytes, None]:
+        """Yield the rest of the request's body. Raises: MalformedError; ClientDisconnectedError."""
+        request, client = self._request, self._client
+        await client.ask_for_body(request)
+        while not request.complete:
+            if not await client.read_more(request):
+                raise ClientDisconnectedError("the client left within its request")
+            body = request.take()
+            self._record.request_bytes += len(body)
+            yield body
 
     # The response
 
-    async def _pass_back(self, answer: Answer) -> None:
+    async def _pass_back(self) -> None:
         """Pass the response back. Raises: UpstreamError."""
-        while await answer.status() < 200:  # noqa: PLR2004 - an interim response
-            if answer.message.status == _SWITCHING_PROTOCOLS:
-                raise ProtocolError("the peer switches protocols (101), which it was not asked to do")
-            answer.next_message()
-        response, client = answer.message, self._client
+        exchange, client = self._exchange, self._client
+        response = exchange.message
         if (refusal := self._refusal(response)) is not None:
             raise refusal
         data = self._head_back(response)
@@ -388,7 +273,7 @@ class RelayCall:
                 await client.write(data)
             if response.complete:
                 return
-            await answer.read()
+            await exchange.read()
             data = b""
 
     def _refusal(self, response: IncomingResponse) -> UndeliveredError | None:

@@ -78,7 +78,7 @@ class StreamChannel(Channel):
     def receive_nowait(self) -> bytes | None:
         return None
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | memoryview) -> None:
         await self._stream.send_all(data)
 
     async def send_some(self, data: bytes | memoryview) -> int:
@@ -101,7 +101,7 @@ class StreamChannel(Channel):
         raise NotImplementedError
 
     def ignore(self, *, for_good: bool = False) -> None:
-        raise NotImplementedError
+        """Nobody is called anyway."""
 
     def shut_down(self, *, sending_only: bool = False) -> None:
         raise NotImplementedError

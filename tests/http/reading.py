@@ -66,7 +66,8 @@ def read_request(data: bytes, cuts: Iterable[int] = ()) -> Reading | None:
 
 def read_response(data: bytes, cuts: Iterable[int] = (), *, to_head: bool = False) -> Reading | None:
     """Read a response, and the end of its connection if it ends by it; None if it is refused."""
-    response = IncomingResponse(to_head=to_head, heads=RESPONSE_HEADS)
+    response = IncomingResponse()
+    response.to_head, response.heads = to_head, RESPONSE_HEADS
     try:
         body, rest = feed(response, data, cuts)
         if response.framing is Framing.CLOSE:

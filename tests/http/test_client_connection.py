@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import gc
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import attrs
@@ -13,51 +13,70 @@ from hypothesis import strategies as st
 
 from cpg_trio.http import (
     BodyTooLargeError,
+    ClientExchange,
     ConnectionBrokenError,
     InvalidRequestError,
+    Origin,
     ProtocolError,
     Request,
     Response,
     UpstreamError,
 )
 from cpg_trio.http.background import _block_error, background_task
-from cpg_trio.http.client.connection import Connection, Exchange
+from cpg_trio.http.client.connection import Connection
 from cpg_trio.http.client.request import ONE_WRITE_BYTES, PreparedRequest
+from cpg_trio.http.heads import ResponseHeads
 from tests.http.peers import EMPTY, OK, ORIGIN, Peer, StreamChannel, chunked, get, sized
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 
-@asynccontextmanager
-async def exchanging(
-    connection: Connection, request: Request, max_head_bytes: int = 65536
-) -> AsyncIterator[Response]:
-    exchange = Exchange(connection, PreparedRequest.of(request, b"peer.test"), max_head_bytes)
-    async with AsyncExitStack() as stack:
-        response = await exchange.begin()
-        stack.push_async_exit(exchange.end)
-        yield response
+@attrs.define
+class OneConnection:
+    """A pool of the one connection that it is given."""
+
+    connection: Connection
+    max_head_bytes: int = 65536
+    reusable: bool = False
+    """Whether another exchange may follow the last."""
+    heads: ResponseHeads | None = None
+
+    def take(self, _origin: Origin, _caller: str = "") -> Connection:
+        self.reusable = False
+        return self.connection
+
+    async def open(self, origin: Origin, caller: str = "", *, timeout_s: float | None = None) -> Connection:
+        raise NotImplementedError
+
+    def give_back(self, connection: Connection, *, reusable: bool) -> None:
+        assert connection is self.connection
+        self.reusable = reusable
+
+    def request(self, request: Request) -> ClientExchange:
+        return ClientExchange(self, ORIGIN, PreparedRequest.of(request, b"peer.test"))
 
 
 @attrs.frozen
 class Wire:
     """A connection in memory, and the raw peer at its other end. Neither direction ever blocks."""
 
-    connection: Connection
-    max_head_bytes: int
+    pool: OneConnection
     peer: Peer
     client: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
 
     @classmethod
     def new(cls, max_head_bytes: int = 65536) -> Wire:
         client, server = trio.testing.memory_stream_pair()
-        return cls(Connection(ORIGIN, StreamChannel(client)), max_head_bytes, Peer(server), client)
+        pool = OneConnection(Connection(ORIGIN, StreamChannel(client)), max_head_bytes)
+        return cls(pool, Peer(server), client)
 
-    @asynccontextmanager
-    async def exchange(self, request: Request) -> AsyncIterator[Response]:
-        async with exchanging(self.connection, request, self.max_head_bytes) as response:
-            yield response
+    @property
+    def reusable(self) -> bool:
+        return self.pool.reusable
+
+    def exchange(self, request: Request) -> ClientExchange:
+        return self.pool.request(request)
 
     def on_write(self, handle: Callable[[bytes], Awaitable[None]]) -> None:
         """Have each of the client's writes handled, within the write itself, in place of the peer."""
@@ -173,12 +192,12 @@ async def test_an_iterated_body_goes_out_a_chunk_at_a_time_without_empty_ones(wi
         await wire.peer.receive_head()
         assert await wire.peer.receive_until(b"0\r\n\r\n") == b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
         await wire.answer(OK)
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 async def test_a_body_is_not_asked_for_its_next_chunk_before_the_peer_took_the_last() -> None:
     client, server = trio.testing.lockstep_stream_pair()
-    wire, asked = Connection(ORIGIN, StreamChannel(client)), 0
+    pool, asked = OneConnection(Connection(ORIGIN, StreamChannel(client))), 0
 
     async def body() -> AsyncGenerator[bytes, None]:
         nonlocal asked
@@ -187,7 +206,7 @@ async def test_a_body_is_not_asked_for_its_next_chunk_before_the_peer_took_the_l
             yield b"x"
 
     async def run() -> None:
-        async with exchanging(wire, chunked(body())) as response:
+        async with pool.request(chunked(body())) as response:
             assert response.status == 204
 
     async with trio.open_nursery() as nursery:
@@ -207,7 +226,7 @@ async def test_a_body_is_read_no_further_than_its_content_length(wire: Wire) -> 
         assert (await wire.peer.receive_until(b"abcdabcd")).endswith(b"\r\n\r\nabcdabcd")
         await body.stopped.wait()
         await wire.answer(OK)
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 async def test_a_body_that_no_header_announces_is_not_touched(wire: Wire) -> None:
@@ -216,7 +235,7 @@ async def test_a_body_that_no_header_announces_is_not_touched(wire: Wire) -> Non
     async with aclosing(body.chunks()) as chunks:
         await fetch(wire, Request(b"GET", b"/", [], chunks))
     assert not body.begun.is_set()
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 @pytest.mark.parametrize("chunks", [[b"abc"], [b"ab", b"cde"]])
@@ -225,7 +244,7 @@ async def test_a_body_that_belies_its_content_length_is_the_callers_error(
 ) -> None:
     with pytest.raises(InvalidRequestError):
         await fetch(wire, sized(once(*chunks), 4))
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 @pytest.mark.parametrize(
@@ -276,7 +295,7 @@ def test_a_request_that_is_no_http_is_the_callers_error_and_its_values_are_not_s
 
 
 def test_the_asterisk_is_a_target() -> None:
-    assert PreparedRequest.of(Request(b"OPTIONS", b"*", []), b"h").head.startswith(b"OPTIONS * HTTP/1.1\r\n")
+    assert PreparedRequest.of(Request(b"OPTIONS", b"*", []), b"h").start.startswith(b"OPTIONS * HTTP/1.1\r\n")
 
 
 # The response
@@ -332,7 +351,7 @@ async def test_a_peer_sends_no_faster_than_the_caller_reads() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
-        async with exchanging(Connection(ORIGIN, StreamChannel(client)), get()) as response:
+        async with OneConnection(Connection(ORIGIN, StreamChannel(client))).request(get()) as response:
             for expected in [0, 1, 2]:
                 await trio.testing.wait_all_tasks_blocked()
                 assert sent == expected
@@ -348,13 +367,13 @@ async def test_trailers_are_there_after_a_chunked_body(wire: Wire) -> None:
         assert response.trailers == []
         assert await read(response) == b"abc"
         assert response.trailers == [(b"grpc-status", b"0"), (b"a", b"1"), (b"a", b"2")]
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 async def test_a_body_without_framing_ends_with_the_connection(wire: Wire) -> None:
     await wire.answer(b"HTTP/1.0 200 OK\r\n\r\nabc", b"def", close=True)
     assert await fetch(wire, get()) == (200, b"abcdef")
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 @pytest.mark.parametrize(
@@ -374,7 +393,7 @@ async def test_responses_without_a_body_end_with_their_head(
     async with wire.exchange(Request(method, b"/", [])) as response:
         if iterate:
             assert await read(response) == b""
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 async def test_informational_responses_are_skipped(wire: Wire) -> None:
@@ -415,7 +434,7 @@ async def test_an_answer_that_is_no_http_is_a_protocol_error_that_shows_none_of_
         await fetch(wire, get())
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 @pytest.mark.parametrize(
@@ -514,7 +533,7 @@ async def test_whatever_a_peer_sends_it_is_a_response_or_an_upstream_error(
     try:
         status, _ = await fetch(wire, Request(method, b"/", [(b"upgrade", b"x")]))
     except UpstreamError:
-        assert not wire.connection.reusable
+        assert not wire.reusable
     else:
         assert 200 <= status < 1000
 
@@ -543,7 +562,7 @@ async def test_a_response_may_begin_before_the_request_has_ended(wire: Wire) -> 
             assert await anext(aiter(response)) == b"hello"
             answered.set()
             assert await read(response) == b""
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 @pytest.mark.parametrize("iterate", [True, False])
@@ -559,7 +578,7 @@ async def test_a_complete_answer_stops_the_request_and_the_connection_is_not_kep
             assert await read(response) == b""
             await body.stopped.wait()
     assert body.stopped.is_set()
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_an_answer_that_overtakes_the_end_of_the_last_write_keeps_the_connection(wire: Wire) -> None:
@@ -571,14 +590,14 @@ async def test_an_answer_that_overtakes_the_end_of_the_last_write_keeps_the_conn
 
     wire.on_write(peer)
     assert await fetch(wire, sized(once(b"abc"), 3)) == (200, b"ok")
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 async def test_an_answer_is_delivered_though_the_peer_stops_reading_and_closes(wire: Wire) -> None:
     await wire.answer(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\n", b"no!", close=True)
     body = Endless()
     assert await fetch(wire, chunked(body.chunks())) == (413, b"no!")
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_an_answer_is_delivered_though_the_peer_stops_reading_within_the_body(wire: Wire) -> None:
@@ -593,7 +612,7 @@ async def test_an_answer_is_delivered_though_the_peer_stops_reading_within_the_b
         async with wire.exchange(chunked(body.chunks())) as response:
             await body.stopped.wait()
             assert (response.status, await read(response)) == (413, b"no!")
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_an_unfinished_request_may_end_before_its_last_chunk_is_taken(wire: Wire) -> None:
@@ -604,7 +623,7 @@ async def test_an_unfinished_request_may_end_before_its_last_chunk_is_taken(wire
     wire.on_write(peer)
     await wire.answer(OK)
     assert await fetch(wire, chunked(once())) == (200, b"ok")
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_a_peer_that_closes_without_an_answer_is_a_broken_connection(wire: Wire) -> None:
@@ -627,7 +646,7 @@ async def test_an_error_of_the_body_is_raised_as_itself_before_there_is_an_answe
     with pytest.raises(BodyError) as caught:
         await fetch(wire, chunked(failing()))
     assert isinstance(caught.value.__cause__, KeyError)
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_an_error_of_the_body_cancels_the_block_and_is_raised_as_itself(wire: Wire) -> None:
@@ -641,7 +660,7 @@ async def test_an_error_of_the_body_cancels_the_block_and_is_raised_as_itself(wi
 
     with pytest.raises(BodyError):
         await run()
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_a_body_that_is_itself_a_failing_exchange_fails_as_itself(wire: Wire) -> None:
@@ -667,7 +686,7 @@ async def test_an_error_of_the_block_is_raised_as_itself(wire: Wire, *, small: b
             raise error
     assert caught.value is error
     assert error.__context__ is None
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_a_group_that_the_block_raises_is_raised_as_itself(wire: Wire) -> None:
@@ -741,7 +760,7 @@ async def test_a_cancelled_block_is_cancelled_not_failed(wire: Wire) -> None:
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert body.stopped.is_set()
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_ctrl_c_in_the_body_while_the_block_fails_is_the_context() -> None:
@@ -834,7 +853,7 @@ async def test_an_expecting_body_that_is_refused_is_not_touched(wire: Wire) -> N
         assert response.status == 417
         await trio.testing.wait_all_tasks_blocked()
         assert not body.begun.is_set()
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_an_expecting_body_follows_a_response_that_wants_it(wire: Wire) -> None:
@@ -844,7 +863,7 @@ async def test_an_expecting_body_follows_a_response_that_wants_it(wire: Wire) ->
         await wire.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
         assert await wire.peer.receive_until(b"abc") == b"abc"
         await wire.answer(b"ok")
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 def sized_expecting(body: bytes) -> Request:
@@ -859,15 +878,14 @@ async def test_a_whole_exchange_leaves_a_connection_for_the_next(wire: Wire) -> 
     assert await fetch(wire, get(b"/1")) == (200, b"ok")
     await wire.answer(EMPTY)
     assert await fetch(wire, get(b"/2")) == (204, b"")
-    assert wire.connection.reusable
-    assert not wire.connection.channel.is_readable()
+    assert wire.reusable
 
 
 async def test_a_body_of_known_length_need_not_be_read_to_its_stop(wire: Wire) -> None:
     await wire.answer(OK)
     async with wire.exchange(get()) as response:
         assert await anext(aiter(response)) == b"ok"
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 @pytest.mark.parametrize(
@@ -881,7 +899,7 @@ async def test_a_body_of_known_length_need_not_be_read_to_its_stop(wire: Wire) -
 async def test_no_exchange_follows_a_peer_that_closes_or_says_too_much(wire: Wire, answer: bytes) -> None:
     await wire.answer(answer)
     assert await fetch(wire, get()) == (200, b"ok")
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_a_response_that_was_read_to_its_end_is_whole_though_its_block_fails_then(wire: Wire) -> None:
@@ -890,13 +908,13 @@ async def test_a_response_that_was_read_to_its_end_is_whole_though_its_block_fai
         async with wire.exchange(get()) as response:
             assert await read(response) == b"ok"
             raise BlockError
-    assert wire.connection.reusable
+    assert wire.reusable
 
 
 async def test_no_exchange_follows_a_request_that_says_close(wire: Wire) -> None:
     await wire.answer(OK)
     await fetch(wire, get(b"/", (b"connection", b"close")))
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 @pytest.mark.parametrize("rest", [b"", b"ab", b"garbage"])
@@ -904,7 +922,7 @@ async def test_no_exchange_follows_a_response_that_is_left_early(wire: Wire, res
     await wire.answer(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n" + rest)
     async with wire.exchange(get()) as response:
         assert await anext(aiter(response)) == b"x"
-    assert not wire.connection.reusable
+    assert not wire.reusable
 
 
 async def test_a_response_cannot_be_read_after_its_block(wire: Wire) -> None:

@@ -307,7 +307,7 @@ async def test_where_one_connection_is_dead_the_other_dead_ones_are_closed_as_we
         taken = pool.take(origin)
         assert taken is not None
         assert pool.statistics() == PoolStatistics(idle=0, active=1, opened=3, reused=1)
-        pool.give_back(taken)
+        pool.give_back(taken, reusable=False)
 
 
 async def test_where_connecting_fails_the_dead_connections_are_closed() -> None:
@@ -316,8 +316,7 @@ async def test_where_connecting_fails_the_dead_connections_are_closed() -> None:
         origin = Origin("http", "127.0.0.1", listeners[0].socket.getsockname()[1])
         connection = await pool.open(origin)
         await trio.lowlevel.wait_readable(socket_of(connection))
-        connection.reusable = True
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=True)
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await trio.testing.wait_all_tasks_blocked()
@@ -338,15 +337,14 @@ async def test_a_connection_is_taken_opened_and_given_back() -> None:
     async with serving(answer_ok) as origin, Pool() as pool:
         assert pool.take(origin) is None
         connection = await pool.open(origin)
-        assert (connection.origin, connection.fresh, connection.reusable) == (origin, True, False)
+        assert (connection.origin, connection.fresh) == (origin, True)
         assert pool.statistics() == PoolStatistics(idle=0, active=1, opened=1, reused=0)
-        connection.reusable = True
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=True)
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=0)
         assert pool.take(origin) is connection
-        assert (connection.fresh, connection.reusable) == (False, False)
+        assert not connection.fresh
         assert pool.take(origin) is None
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=False)
         assert socket_of(connection).fileno() == -1
         assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=1, reused=1)
 
@@ -355,8 +353,7 @@ async def test_a_pool_that_was_left_opens_nothing_and_keeps_nothing() -> None:
     async with serving(answer_ok) as origin:
         async with Pool() as pool:
             connection = await pool.open(origin)
-        connection.reusable = True
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=True)
         assert socket_of(connection).fileno() == -1
         assert pool.take(origin) is None
         with pytest.raises(trio.ClosedResourceError):
@@ -373,16 +370,14 @@ async def test_who_finds_no_connection_free_has_the_next_that_is_given_back_in_t
         connection = await pool.open(origin)
         order.append(turn)
         assert not connection.fresh
-        connection.reusable = True
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=True)
 
     async with serving(answer_ok) as origin, Pool(max_per_origin=1) as pool, trio.open_nursery() as nursery:
         connection = await pool.open(origin)
         for turn in range(3):
             nursery.start_soon(wait, turn)
             await trio.testing.wait_all_tasks_blocked()
-        connection.reusable = True
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=True)
         assert pool.take(origin) is None  # those who wait go first
         while len(order) < 3:
             await trio.testing.wait_all_tasks_blocked()
@@ -407,8 +402,7 @@ async def test_who_waits_opens_a_connection_in_the_place_of_one_that_is_closed_o
         await trio.testing.wait_all_tasks_blocked()
         leave.set()
         await trio.lowlevel.wait_readable(socket_of(connection))
-        connection.reusable = reusable
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=reusable)
     assert pool.statistics() == PoolStatistics(idle=0, active=0, opened=2, reused=0)
 
 
@@ -467,14 +461,13 @@ async def test_a_caller_never_uses_more_connections_than_it_leaves_free(
         assert caught.value.own_share
         other = await pool.open(origin, "other")
         for connection in [*greedy, other]:
-            pool.give_back(connection)
+            pool.give_back(connection, reusable=False)
 
 
 async def test_a_caller_uses_no_more_connections_to_all_origins_than_it_leaves_free() -> None:
     async with serving(answer_ok) as one, serving(answer_ok) as two, Pool(max_total=6) as pool:
         greedy = [await pool.open(origin, "greedy") for origin in (one, two, one)]
-        greedy[0].reusable = True
-        pool.give_back(greedy[0])
+        pool.give_back(greedy[0], reusable=True)
         greedy[0] = await pool.open(two, "greedy")
         for origin in (one, two):
             assert pool.take(origin, "greedy") is None
@@ -483,25 +476,24 @@ async def test_a_caller_uses_no_more_connections_to_all_origins_than_it_leaves_f
             assert caught.value.own_share
         others = [pool.take(one, "other") or await pool.open(one, "other"), await pool.open(two, "other")]
         for connection in [*greedy, *others]:
-            pool.give_back(connection)
+            pool.give_back(connection, reusable=False)
         assert not pool._in_use
 
 
 async def test_a_connection_that_is_idle_is_for_callers_that_have_not_their_share() -> None:
     async with serving(answer_ok) as origin, Pool(max_per_origin=2) as pool:
         greedy, other = await pool.open(origin, "greedy"), await pool.open(origin, "other")
-        other.reusable = True
-        pool.give_back(other)
+        pool.give_back(other, reusable=True)
         assert pool.take(origin, "greedy") is None
         assert pool.take(origin, "other") is other
-        pool.give_back(greedy)
-        pool.give_back(other)
+        pool.give_back(greedy, reusable=False)
+        pool.give_back(other, reusable=False)
 
 
 async def test_who_names_no_caller_may_use_all_connections() -> None:
     async with serving(answer_ok) as origin, Pool(max_per_origin=3) as pool:
         for connection in [await pool.open(origin) for _ in range(3)]:
-            pool.give_back(connection)
+            pool.give_back(connection, reusable=False)
 
 
 @pytest.mark.parametrize("reusable", [True, False])
@@ -511,16 +503,14 @@ async def test_of_those_that_wait_each_caller_has_its_turn(*, reusable: bool) ->
     async def wait(caller: str) -> None:
         connection = await pool.open(origin, caller)
         order.append(caller)
-        connection.reusable = reusable
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=reusable)
 
     async with serving(answer_ok) as origin, Pool(max_per_origin=1) as pool, trio.open_nursery() as nursery:
         connection = await pool.open(origin, "first")
         for caller in ("a", "a", "a", "b", "c", "b"):
             nursery.start_soon(wait, caller)
             await trio.testing.wait_all_tasks_blocked()
-        connection.reusable = reusable
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=reusable)
     assert order == ["a", "b", "c", "a", "b", "a"]
     assert pool.statistics().active == 0
 
@@ -536,12 +526,11 @@ async def test_a_caller_that_waits_for_its_share_is_served_when_one_of_its_calls
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         assert not got
-        first.reusable = True
-        pool.give_back(first)
+        pool.give_back(first, reusable=True)
         await trio.testing.wait_all_tasks_blocked()
         assert got == [first]
-        pool.give_back(first)
-        pool.give_back(second)
+        pool.give_back(first, reusable=False)
+        pool.give_back(second, reusable=False)
     assert not pool._shelves
 
 
@@ -562,8 +551,7 @@ async def test_however_callers_come_and_go_nobody_is_forgotten_and_the_limit_hol
             with trio.CancelScope(shield=True):
                 await trio.sleep(rng.random())
             used -= 1
-            connection.reusable = rng.random() < 0.7
-            pool.give_back(connection)
+            pool.give_back(connection, reusable=rng.random() < 0.7)
         done += 1
 
     async with serving(answer_ok) as origin, Pool(max_per_origin=5, max_idle_per_origin=2) as pool:
@@ -610,7 +598,7 @@ async def test_the_only_connection_of_a_pool_is_closed_for_another_to_the_same_p
         await fetch(pool, origin, get())
         connection = await pool.open(origin)
         assert connection.fresh
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=False)
     assert pool._total == 0
 
 
@@ -624,7 +612,7 @@ async def test_a_new_connection_takes_the_place_of_the_one_that_was_idle_longest
         assert pool.take(origin) is second
         assert socket_of(first).fileno() == -1
         for each in [connection, second]:
-            pool.give_back(each)
+            pool.give_back(each, reusable=False)
 
 
 # Whole exchanges

@@ -94,7 +94,7 @@ async def test_a_pool_notices_a_vanished_peer_and_lets_a_living_one_read_in_its_
         connection = await pool.open(origin)
         assert isinstance(connection.channel, SocketChannel)
         assert options(connection.channel.socket) == expected(user_timeout_ms=0)
-        pool.give_back(connection)
+        pool.give_back(connection, reusable=False)
         nursery.cancel_scope.cancel()
 
 

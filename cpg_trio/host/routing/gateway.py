@@ -88,10 +88,6 @@ class Router:
             self._admission.count_failed(peer)
             raise
 
-    def still_holds(self, caller: str, route: Route) -> bool:
-        """Whether both sides of a call that was let through are still there."""
-        return self._routes.leads(route) and self._admission.is_known(caller)
-
     def begin(self, call: Call, in_flight: InFlight) -> None:
         """Note that a call begins; `in_flight` is cancelled when its caller or its provider has gone."""
         self._registry.begin_call(call.caller, call.provider, in_flight)
@@ -243,10 +239,6 @@ class RoutedCall:
     def lines_back(self, fields: HeaderList) -> bytes:
         """See `relay.Forward`."""
         return lines(forwarded_in_response(fields))
-
-    def holds(self) -> bool:
-        """See `relay.Forward`."""
-        return self._router.still_holds(self.caller, self._route)
 
     def begin(self, call: RelayCall) -> Call:
         """See `relay.Forward`."""

@@ -1,10 +1,7 @@
 """httpx over a pool: for a program that has both, and wants one set of connections.
 
-A request whose body is small and in memory is sent by whoever asks for it. Any other needs a task to send it
-while its response is read, and httpx has no block around the two, which may be in different tasks; so the
-whole exchange is a task of the transport's, and what comes of the response is handed over chunk by chunk.
-
-May touch: the pool that it is given.
+httpx has no block around a request and its response, which may be in different tasks. So a body that has to
+be sent while its response is read is sent by a task of the transport's own nursery.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import TracebackType
 from typing import cast
 
 import httpx
@@ -20,7 +18,6 @@ import trio
 
 from cpg_trio._transport import NurseryTransport
 from cpg_trio.asgi import HeaderList
-from cpg_trio.http.client.connection import Exchange, Response
 from cpg_trio.http.client.errors import (
     ConnectionBrokenError,
     InvalidRequestError,
@@ -29,17 +26,19 @@ from cpg_trio.http.client.errors import (
     ProtocolError,
     UpstreamError,
 )
+from cpg_trio.http.client.exchange import ClientExchange, Response
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.pool import Pool
-from cpg_trio.http.client.request import ONE_WRITE_BYTES, Request
+from cpg_trio.http.client.request import ONE_WRITE_BYTES, PreparedRequest, Request
 
 
 class PoolTransport(NurseryTransport):
     """Sends the requests of an `httpx.AsyncClient` on the connections of a pool, which stays its owner's.
 
-    Of the timeouts of a request `connect` and `read` hold. `read` is for each part of a body, and for the
-    head of a response if the request goes out at once; a stream that goes out may take its time.
+    Of the timeouts of a request `connect` and `read` hold. `read` is for each part of a response's body, and
+    for its head if the request's body is not a stream.
     Trailers are in the response's extensions, as `trailers`, once the body has been read to its end.
+    Leaving the client's block ends all exchanges. A body can be streamed within the block only.
 
     Raises httpx's errors: UnsupportedProtocol, LocalProtocolError for what cannot be sent, ConnectError and
     ConnectTimeout, ReadError and ReadTimeout, RemoteProtocolError; and what a body's iterator raises, as is.
@@ -48,29 +47,45 @@ class PoolTransport(NurseryTransport):
     def __init__(self, pool: Pool) -> None:
         super().__init__()
         self._pool = pool
+        self._exchanges: set[ClientExchange] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response when the head has arrived."""
         with _httpx_errors(request):
             origin = _origin_of(request.url.raw_scheme, request.url.raw_host, request.url.port)
-            sent = Request(request.method.encode(), request.url.raw_path, request.headers.raw, _body(request))
+            body = _body(request)
+            sent = Request(request.method.encode(), request.url.raw_path, request.headers.raw, body)
+            prepared = PreparedRequest.of(sent, origin.host_header)
             timeouts = _Timeouts(request)
-            if _goes_out_at_once(request, sent):
-                return await self._exchange(origin, sent, timeouts)
-            return await self._exchange_in_a_task(origin, sent, timeouts)
+            exchange = self._exchange(origin, prepared, timeouts)
+            limit_s = math.inf if _is_stream(prepared) else timeouts.connect_s + timeouts.read_s
+            with trio.fail_after(limit_s):
+                response = await exchange.__aenter__()
+        self._exchanges.add(exchange)
+        return _response(response, lambda trailers: _Body(exchange, response, timeouts, trailers, self._end))
 
-    async def _exchange(self, origin: Origin, sent: Request, timeouts: _Timeouts) -> httpx.Response:
-        with trio.fail_after(timeouts.connect_s + timeouts.read_s):
-            exchange = await self._pool.begin(origin, sent, connect_timeout_s=timeouts.connect_s)
-        return _response(exchange.response, lambda trailers: _Body(self._pool, exchange, timeouts, trailers))
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """End all exchanges."""
+        await super().__aexit__(exc_type, exc, traceback)
+        for exchange in list(self._exchanges):
+            exchange.fail(ConnectionBrokenError("the client was closed before the answer ended"))
+            self._end(exchange)
 
-    async def _exchange_in_a_task(self, origin: Origin, sent: Request, timeouts: _Timeouts) -> httpx.Response:
-        if self._nursery is None:
+    def _exchange(self, origin: Origin, prepared: PreparedRequest, timeouts: _Timeouts) -> ClientExchange:
+        if self._nursery is None and _is_stream(prepared):
             raise RuntimeError("a body is streamed inside the client's `async with` block only")
-        task = _Task(self._pool, origin, sent)
-        self._nursery.start_soon(task.run)
-        response = await task.response()
-        return _response(response, lambda trailers: _TasksBody(task, timeouts, trailers))
+        return ClientExchange(
+            self._pool, origin, prepared, connect_timeout_s=timeouts.connect_s, nursery=self._nursery
+        )
+
+    def _end(self, exchange: ClientExchange) -> None:
+        self._exchanges.discard(exchange)
+        exchange.close()
 
 
 class _Timeouts:
@@ -110,10 +125,9 @@ def _body(request: httpx.Request) -> bytes | AsyncIterator[bytes]:
         return aiter(cast("httpx.AsyncByteStream", request.stream))
 
 
-def _goes_out_at_once(request: httpx.Request, sent: Request) -> bool:
-    return (
-        isinstance(sent.body, bytes) and len(sent.body) <= ONE_WRITE_BYTES and "expect" not in request.headers
-    )
+def _is_stream(prepared: PreparedRequest) -> bool:
+    """Whether sending a request may have to wait for a peer that waits for its response to be read."""
+    return prepared.rest is not None or len(prepared.start) > 2 * ONE_WRITE_BYTES
 
 
 def _response(response: Response, body: Callable[[HeaderList], httpx.AsyncByteStream]) -> httpx.Response:
@@ -124,112 +138,36 @@ def _response(response: Response, body: Callable[[HeaderList], httpx.AsyncByteSt
     )
 
 
-# The bodies are no generators: httpx leaves one that is not read to its end to the garbage collector.
-
-
 class _Body(httpx.AsyncByteStream):
-    """The body of a response that whoever reads it has the connection of."""
+    """The body of a response. No generator, since httpx leaves one half-way to the garbage collector."""
 
-    def __init__(self, pool: Pool, exchange: Exchange, timeouts: _Timeouts, trailers: HeaderList) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        exchange: ClientExchange,
+        response: Response,
+        timeouts: _Timeouts,
+        trailers: HeaderList,
+        on_close: Callable[[ClientExchange], None],
+    ) -> None:
         self._exchange = exchange
+        self._response = response
         self._timeouts = timeouts
         self._trailers = trailers
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        response = self._exchange.response
-        with self._timeouts.reading():
-            data = await anext(response, b"")
-        if not data:
-            self._trailers[:] = response.trailers
-            raise StopAsyncIteration
-        return data
-
-    async def aclose(self) -> None:
-        await self._exchange.end(None, None, None)
-        self._pool.give_back(self._exchange.connection)
-
-
-class _Task:
-    """An exchange in a task of its own: what it receives is for whoever has this."""
-
-    def __init__(self, pool: Pool, origin: Origin, sent: Request) -> None:
-        self.scope = trio.CancelScope()
-        self.trailers: HeaderList = []
-        self._pool = pool
-        self._origin = origin
-        self._sent = sent
-        self._response: Response | None = None
-        self._decided = trio.Event()
-        self._error: Exception | None = ConnectionBrokenError("the client was closed before the answer ended")
-        self._send, self._receive = trio.open_memory_channel[bytes](0)
-
-    async def run(self) -> None:
-        with self.scope, self._send:
-            try:
-                await self._exchange()
-                self._error = None
-            except Exception as error:  # noqa: BLE001 - it is for whoever reads
-                self._error = error
-            finally:
-                self._decided.set()
-
-    async def _exchange(self) -> None:
-        async with self._pool.request(self._origin, self._sent) as response:
-            self._response = response
-            self._decided.set()
-            async for data in response:
-                await self._send.send(data)
-            self.trailers = response.trailers
-
-    async def response(self) -> Response:
-        """Wait for the head. Raises: what the exchange does."""
-        try:
-            await self._decided.wait()
-        except BaseException:
-            self.scope.cancel()
-            raise
-        if self._response is None:
-            self._raise()
-        return cast("Response", self._response)
-
-    async def receive(self) -> bytes:
-        """Return a part of the body, or nothing when it has ended. Raises: what the exchange does."""
-        try:
-            return await self._receive.receive()
-        except trio.EndOfChannel:
-            self._raise()
-            return b""
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-
-class _TasksBody(httpx.AsyncByteStream):
-    """The body of a response that a task receives."""
-
-    def __init__(self, task: _Task, timeouts: _Timeouts, trailers: HeaderList) -> None:
-        self._task = task
-        self._timeouts = timeouts
-        self._trailers = trailers
+        self._on_close = on_close
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
         with self._timeouts.reading():
-            data = await self._task.receive()
+            data = await anext(self._response, b"")
         if not data:
-            self._trailers[:] = self._task.trailers
+            self._trailers[:] = self._response.trailers
             raise StopAsyncIteration
         return data
 
     async def aclose(self) -> None:
-        self._task.scope.cancel()
+        self._on_close(self._exchange)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ import attrs
 import trio
 
 from cpg_trio.http.client.connect import connect, where
-from cpg_trio.http.client.connection import Connection, Exchange, Response, Whole
-from cpg_trio.http.client.errors import ConnectFailedError, ConnectionBrokenError, PoolFullError
+from cpg_trio.http.client.connection import Connection
+from cpg_trio.http.client.errors import ConnectFailedError, PoolFullError
+from cpg_trio.http.client.exchange import ClientExchange, Response, Whole
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.request import PreparedRequest, Request
 from cpg_trio.http.client.resolver import Resolver
@@ -107,8 +108,8 @@ class Pool:
         self._idle_expiry_s = idle_expiry_s
         self.ssl_context = ssl_context or cache(client_context)  # reads every CA of the system
         self.resolver = Resolver()
-        self._max_head_bytes = max_head_bytes
-        self._heads = ResponseHeads()
+        self.max_head_bytes = max_head_bytes
+        self.heads = ResponseHeads()
         # Changed between checkpoints only. A shelf is here while its size is not 0.
         self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
         self._entered = False
@@ -159,7 +160,8 @@ class Pool:
         ConnectFailedError; PoolFullError; ProtocolError; ConnectionBrokenError; and whatever the body's
         iterator raises, as itself, in place of the cancellation that it causes in the block.
         """
-        return _Block(self, origin, request, caller)
+        prepared = PreparedRequest.of(request, origin.host_header)
+        return ClientExchange(self, origin, prepared, caller)
 
     async def fetch(
         self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES, caller: str = ""
@@ -168,42 +170,9 @@ class Pool:
 
         Raises: BodyTooLargeError, and what `request` raises.
         """
-        exchange = await self.begin(origin, request, caller=caller)
-        try:
-            return await exchange.read_whole(max_body_bytes)
-        finally:
-            self.give_back(exchange.connection)
-
-    async def begin(
-        self, origin: Origin, request: Request, *, connect_timeout_s: float | None = None, caller: str = ""
-    ) -> Exchange:
-        """Return an exchange that has begun, which is the caller's to end, and its connection to give back.
-
-        `connect_timeout_s`: in place of the pool's own. Raises: what `request` raises.
-        """
-        if not self._entered:
-            raise _not_entered()
-        prepared = PreparedRequest.of(request, origin.host_header)
-        connection = self.take(origin, caller) or await self.open(origin, caller, timeout_s=connect_timeout_s)
-        exchange = Exchange(connection, prepared, self._max_head_bytes, self._heads)
-        try:
-            await self._begin(exchange)
-        except ConnectionBrokenError:
-            if not exchange.may_retry:
-                raise
-        else:
-            return exchange
-        connection = await self.open(origin, caller, timeout_s=connect_timeout_s)
-        exchange = Exchange(connection, prepared, self._max_head_bytes, self._heads)
-        await self._begin(exchange)
-        return exchange
-
-    async def _begin(self, exchange: Exchange) -> None:
-        try:
-            await exchange.begin()
-        except BaseException:
-            self.give_back(exchange.connection)
-            raise
+        async with self.request(origin, request, caller=caller) as response:
+            body = await response.read(max_body_bytes)
+        return Whole(response.status, response.headers, response.trailers, body)
 
     # Connections
 
@@ -253,13 +222,13 @@ class Pool:
             return kept
         return await self._open(origin, shelf, caller, timeout_s)
 
-    def give_back(self, connection: Connection) -> None:
-        """Keep a connection for whoever is next, if it is `reusable` and there is room; else close it."""
+    def give_back(self, connection: Connection, *, reusable: bool) -> None:
+        """Keep a connection for the next exchange if it is `reusable` and there is room; else close it."""
         self._active -= 1
         shelf = self._shelves[connection.origin.key]
         self._leave(shelf, connection.caller)
         room = len(shelf.idle) < self._max_idle_per_origin or shelf.waiting
-        if connection.reusable and self._entered and room:
+        if reusable and self._entered and room:
             connection.idle_since = trio.current_time()
             shelf.idle.append(connection)
             if shelf.waiting:
@@ -315,7 +284,7 @@ class Pool:
             del self._in_use[caller]
 
     def _lend(self, connection: Connection, caller: str) -> None:
-        connection.fresh = connection.reusable = False
+        connection.fresh = False
         connection.caller = caller
         self._active += 1
         self._reused += 1
@@ -407,32 +376,6 @@ class Pool:
         for shelf in list(self._shelves.values()):
             while shelf.idle and shelf.idle[0].idle_since <= not_used_since:
                 self._discard(shelf.idle.pop(0))
-
-
-class _Block:
-    """The block of a request. A class, because a generator would take twice the time."""
-
-    __slots__ = ("_caller", "_exchange", "_origin", "_pool", "_request")
-
-    _exchange: Exchange
-
-    def __init__(self, pool: Pool, origin: Origin, request: Request, caller: str) -> None:
-        self._pool = pool
-        self._origin = origin
-        self._request = request
-        self._caller = caller
-
-    async def __aenter__(self) -> Response:
-        self._exchange = await self._pool.begin(self._origin, self._request, caller=self._caller)
-        return self._exchange.response
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._exchange.end(exc_type, exc, traceback)
-        finally:
-            self._pool.give_back(self._exchange.connection)
 
 
 def _not_entered() -> trio.ClosedResourceError:

@@ -14,8 +14,8 @@ import attrs
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http.client.errors import InvalidRequestError
 
-#: Bytes. A body up to this goes out with the head and without a task of its own: it fits the buffers of
-#: every transport, so that writing it cannot wait for a peer that waits for us to read.
+#: Bytes. This much fits the buffers of every transport, so that writing it cannot wait for a peer that waits
+#: for us to read. A body up to this is sent together with its head.
 ONE_WRITE_BYTES = 16 * 1024
 
 #: RFC 9110, 9.2.2. TRACE is there for completeness.
@@ -52,16 +52,19 @@ class Request:
     body: AsyncIterable[bytes] | bytes = b""
 
 
-@attrs.define
+@attrs.frozen
 class PreparedRequest:
-    """A checked request: `head` is what goes on the wire, `length` the body's, None if chunked."""
+    """A checked request, as it goes on the wire."""
 
     method: bytes
-    head: bytes = attrs.field(repr=False)
-    body: AsyncIterable[bytes] | bytes
-    length: int | None
-    expects_continue: bool
-    closes: bool
+    start: bytes = attrs.field(repr=False)
+    """The head, and what of the body is sent together with it, framed."""
+    rest: AsyncIterable[bytes] | bytes | None = None
+    """The body behind `start`; None if there is nothing."""
+    remaining: int | None = 0
+    """The declared length of `rest`; None if it is chunked."""
+    expects_continue: bool = False
+    closes: bool = False
     """Whether the connection is to end with this request."""
 
     @classmethod
@@ -70,26 +73,21 @@ class PreparedRequest:
         _check_target(request)
         heeded = _heeded(request.headers)
         headers = request.headers if b"host" in heeded else [(b"host", host), *request.headers]
-        head = _head(request, headers)
-        length = _body_length(request.body, heeded)
+        head, body = _head(request, headers), request.body
+        length = _body_length(body, heeded)
         expects = b"expect" in heeded and length != 0 and b"100-continue" in _tokens(heeded[b"expect"])
         closes = b"connection" in heeded and b"close" in _tokens(heeded[b"connection"])
-        return cls(request.method, head, request.body, length, expects, closes)
+        if length == 0:
+            return cls(request.method, head, closes=closes)
+        if isinstance(body, bytes) and len(body) <= ONE_WRITE_BYTES and not expects:
+            framed = body if length else chunk(body) + LAST_CHUNK
+            return cls(request.method, head + framed, closes=closes)
+        return cls(request.method, head, body, length, expects, closes)
 
     @property
     def idempotent(self) -> bool:
         """Whether it does no harm to send it twice."""
         return self.method in IDEMPOTENT
-
-    @property
-    def at_once(self) -> bytes | None:
-        """All of it, if the body is here, small, and free to go with the head."""
-        if self.length == 0:
-            return self.head
-        body = self.body
-        if not isinstance(body, bytes) or len(body) > ONE_WRITE_BYTES or self.expects_continue:
-            return None
-        return self.head + (body if self.length else chunk(body) + LAST_CHUNK)
 
 
 #: What ends a chunked body.

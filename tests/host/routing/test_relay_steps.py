@@ -23,8 +23,7 @@ import trio.testing
 
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.routing.gateway import RouterGateway
-from cpg_trio.http import RelayCall, ServeConfig, ServerConnection, SocketChannel
-from cpg_trio.http.client.connection import Answer
+from cpg_trio.http import ClientExchange, RelayCall, ServeConfig, ServerConnection, SocketChannel
 from tests._wire import Wire, dial, socket_of
 from tests.host.routed import USUAL, Recorder, Setting, lane, routing, silent_address, transport
 from tests.http.peers import OK, Peer, serving, url_of
@@ -405,11 +404,11 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        (RelayCall, "_head"),
+        (RelayCall, "_prepared"),
         (RelayCall, "_head_back"),
         (RelayCall, "_framed_back"),
-        (Answer, "read_nowait"),
-        (Answer, "_feed"),
+        (ClientExchange, "read_nowait"),
+        (ClientExchange, "_feed"),
         (ServerConnection, "_take_in_hand"),
         (ServerConnection, "answer_at_once"),
         (RouterGateway, "admit"),

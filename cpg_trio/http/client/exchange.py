@@ -1,0 +1,435 @@
+"""One request and its response, over HTTP/1.1.
+
+* What can be sent without waiting is sent at once. The rest of a body is uploaded by a task while the
+  response is read, so that neither direction waits for the other.
+* A peer that stops reading is no error by itself: it may have answered, so the response is read.
+* Interim responses are skipped, except that a 100 releases a body that waits for it. A 101 is an error.
+* A request is sent a second time, on a new connection, if the first one had been idle and broke before a byte
+  came back, the method is idempotent, and nothing of a streamed body was consumed.
+* Another exchange may follow on the connection if the request was sent and the response received to their
+  ends, and nothing came behind the response. In all other cases the connection is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Protocol
+
+import attrs
+import trio
+
+from cpg_trio.asgi import HeaderList
+from cpg_trio.http.background import background_task
+from cpg_trio.http.channel import Channel
+from cpg_trio.http.client.connection import Connection
+from cpg_trio.http.client.errors import (
+    BodyTooLargeError,
+    ConnectionBrokenError,
+    ProtocolError,
+)
+from cpg_trio.http.client.origin import Origin
+from cpg_trio.http.client.request import ONE_WRITE_BYTES, PreparedRequest
+from cpg_trio.http.client.upload import BROKEN, Upload
+from cpg_trio.http.heads import MalformedError, ResponseHeads
+from cpg_trio.http.messages import IncomingResponse
+from cpg_trio.http.reactor import Reactor, Watcher
+from cpg_trio.http.schemes import TLS_IS_SPOKEN, is_tls
+
+_SWITCHING_PROTOCOLS = 101
+
+
+class Connections(Protocol):
+    """The connections that exchanges use. See `Pool`, which documents the methods."""
+
+    @property
+    def heads(self) -> ResponseHeads | None:
+        """The heads of responses that are kept."""
+
+    @property
+    def max_head_bytes(self) -> int:
+        """The largest head of a response."""
+
+    def take(self, origin: Origin, caller: str = "") -> Connection | None:
+        """Return an idle connection, or None."""
+
+    async def open(self, origin: Origin, caller: str = "", *, timeout_s: float | None = None) -> Connection:
+        """Return a new connection."""
+
+    def give_back(self, connection: Connection, *, reusable: bool) -> None:
+        """Keep or close a connection."""
+
+
+class ClientExchange:
+    """A request and its response. As an async context manager, its block has the response.
+
+    `start` begins it without waiting; then either the block is entered, or `close` ends it.
+    With a `nursery`, the upload runs there, so that different tasks may enter and exit the exchange, and an
+    error of the request's body is raised where the response is read. Without one, it cancels the block.
+
+    Entering raises: NotSentError; ProtocolError; ConnectionBrokenError; InvalidRequestError for a body that
+    is not as long as declared; and what the body's iterator raises. Exiting raises the last two as well.
+    """
+
+    # Class attributes, because most exchanges never change them.
+    connection: Connection | None = None
+    """The connection that it uses, until it is closed."""
+    message = IncomingResponse()  # of which nothing will come
+    """The response, or an interim one, as far as it has come."""
+    ended = False
+    """Whether the response has been read to its end by who wanted it."""
+    attempts = 1
+    """How many connections it was, or is to be, sent on."""
+    has_sent = False
+    """Whether it has a connection on which the request was begun, or had one last."""
+    _is_reused = False  # the connection, which was idle before
+    _answered = False  # a byte has come
+    _is_sent = False  # the whole request, without an upload
+    _unsent: memoryview | None = None  # is left of the request's start; None if there is nothing to upload
+    _behind = b""  # what has come behind the message
+    _error: Exception | None = None  # to be raised by the next `read`
+    _upload: Upload | None = None
+    _block: AsyncExitStack | None = None  # of the upload
+    _connecting: trio.CancelScope | None = None
+    _aborted = False
+
+    def __init__(
+        self,
+        connections: Connections,
+        origin: Origin,
+        request: PreparedRequest,
+        caller: str = "",
+        *,
+        connect_timeout_s: float | None = None,
+        nursery: trio.Nursery | None = None,
+    ) -> None:
+        """See `Pool.open` for `caller` and for `connect_timeout_s`, which replaces the pool's own."""
+        self._connections = connections
+        self._origin = origin
+        self._request = request
+        self._caller = caller
+        self._connect_timeout_s = connect_timeout_s
+        self._nursery = nursery
+
+    # Without waiting
+
+    def start(self) -> bool:
+        """Send what goes without waiting, on an idle connection. Return False if there is none."""
+        connection = self._connections.take(self._origin, self._caller)
+        if connection is None:
+            return False
+        self._send(connection)
+        return True
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether a part of the request could not be sent without waiting."""
+        return self._unsent is not None
+
+    def read_nowait(self) -> bool:
+        """Read on if something has come. Return whether the final response has come to its end."""
+        message = self.message
+        if not message.complete and self._error is None:
+            try:
+                data = self._channel.receive_nowait()
+            except BROKEN:
+                data = None  # the next `read` raises it
+            if data:
+                self._answered = True
+                self._feed(data)
+        return message.complete and message.status >= 200  # noqa: PLR2004 - a final response
+
+    def watch(self, reactor: Reactor, watcher: Watcher) -> None:
+        """Have `watcher` called when something has come, until `ignore`, or until it is entered or closed."""
+        self._channel.watch(reactor, watcher)
+
+    def ignore(self) -> None:
+        """Have nobody called any more."""
+        self._channel.ignore()
+
+    def close(self, *, keep: bool = True) -> None:
+        """End it. The pool keeps its connection if `keep`, and if another exchange may follow on it."""
+        connection, message = self.connection, self.message
+        if connection is None:
+            return
+        if keep and not message.complete:  # the end of a chunked body may follow all that its reader wanted
+            self.read_nowait()
+        self.connection = None
+        upload, sent = self._upload, self._is_sent
+        if upload is not None:
+            upload.scope.cancel()
+            sent = upload.complete
+        keep = keep and sent and message.complete and message.keep_alive and not self._behind
+        connection.channel.ignore()
+        self._connections.give_back(connection, reusable=keep and not self._request.closes)
+
+    def fail(self, error: Exception) -> None:
+        """Have an error raised where the response is read on, unless there is one already."""
+        self._error = self._error or error
+        if self.connection is not None:
+            self.connection.channel.shut_down()
+
+    def abort(self) -> None:
+        """End it from outside. Who waits in it gets ConnectionBrokenError, and nothing is sent again."""
+        self._aborted = True
+        self.fail(ConnectionBrokenError("the exchange was aborted"))
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    def check_open(self) -> None:
+        """Raise an error, usually trio.ClosedResourceError, if it was closed before the response was read."""
+        if self.connection is None and not self.ended:
+            raise self._error or trio.ClosedResourceError("the exchange has ended, and with it the response")
+
+    @property
+    def _channel(self) -> Channel:
+        if self.connection is None:
+            raise trio.ClosedResourceError("the exchange has ended")
+        return self.connection.channel
+
+    def _send(self, connection: Connection) -> None:
+        """Send what goes without waiting of a request of which nothing has been sent."""
+        self.connection = connection
+        self.has_sent = True
+        self._is_reused = not connection.fresh
+        self.message = self._new_message()
+        request = self._request
+        try:
+            sent = connection.channel.send_nowait(request.start)
+        except BROKEN:
+            return
+        self._is_sent = request.rest is None and sent == len(request.start)
+        if not self._is_sent:
+            self._unsent = memoryview(request.start)[sent:]
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._behind = self.message.feed(data)
+        except MalformedError as error:
+            why = TLS_IS_SPOKEN if not self.message.has_head and is_tls(data) else str(error)
+            self._error = ProtocolError(f"the peer does not speak HTTP/1.1: {why}")
+
+    # With waiting
+
+    async def __aenter__(self) -> Response:
+        if (error := self._error) is not None and self.connection is None:
+            raise error
+        if self.connection is not None:
+            self.connection.channel.ignore()
+        elif not self.start():
+            self._send(await self._open())
+        try:
+            await self._begin()
+        except ConnectionBrokenError:
+            if not self._may_be_sent_again:
+                raise
+            self.attempts += 1
+            self.has_sent = self._is_sent = False
+            self._unsent = self._upload = self._error = None
+            self._send(await self._open())
+            await self._begin()
+        return Response(self)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End it. If both the block and the upload fail, the block's error has the other as its context."""
+        keep = False
+        try:
+            if self._block is not None:
+                await self._block.__aexit__(exc_type, exc, traceback)
+            keep = exc is None or self.ended
+        finally:
+            self.close(keep=keep)
+
+    async def read(self) -> None:
+        """Read on. What came before an error is in `message`.
+
+        Raises: ProtocolError; ConnectionBrokenError; the error of an upload in a nursery.
+        """
+        if (error := self._error) is not None:
+            raise error
+        try:
+            data = await self._channel.receive()
+        except BROKEN as exc:
+            if self._error is None:
+                raise ConnectionBrokenError(f"the connection to the peer broke: {exc}") from exc
+            return  # the next `read` raises why
+        if data:
+            self._answered = True
+            self._feed(data)
+        elif self._error is None:
+            self._end_of_stream()
+
+    def end_response(self) -> None:
+        """Note that the response has been read to its end. What is left of the request is not sent."""
+        self.ended = True
+        if self._upload is not None:
+            self._upload.scope.cancel()
+
+    def _end_of_stream(self) -> None:
+        try:
+            self.message.end_of_stream()
+        except MalformedError:
+            self._error = ConnectionBrokenError("the peer closed the connection before its answer ended")
+
+    async def _open(self) -> Connection:
+        """Connect. Raises: NotSentError; ConnectionBrokenError when it is aborted."""
+        with trio.CancelScope() as self._connecting:
+            if self._aborted:
+                self._connecting.cancel()
+            return await self._connections.open(self._origin, self._caller, timeout_s=self._connect_timeout_s)
+        raise ConnectionBrokenError("the exchange was aborted")
+
+    @property
+    def _may_be_sent_again(self) -> bool:
+        touched = self._upload is not None and self._upload.rest_is_touched
+        return (
+            self._is_reused
+            and not self._answered
+            and not self._aborted
+            and self._request.idempotent
+            and (isinstance(self._request.rest, bytes) or not touched)
+        )
+
+    async def _begin(self) -> None:
+        """Wait for the head of the response, and send the rest of the request meanwhile."""
+        try:
+            if self._unsent is None:
+                await self._receive_head()
+            else:
+                await self._begin_upload(self._unsent)
+        except BaseException:
+            self.close(keep=False)
+            raise
+
+    async def _begin_upload(self, unsent: memoryview) -> None:
+        upload = self._upload = Upload(self._request, unsent, self._channel)
+        if self._request.rest is None and len(unsent) <= ONE_WRITE_BYTES:
+            await upload.send()  # which no peer lets wait that waits for us to read
+            await self._receive_head()
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._upload_apart, upload)
+            await self._receive_head()
+        else:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(background_task(upload.send, upload.scope))
+                await self._receive_head()
+                self._block = stack.pop_all()
+
+    async def _upload_apart(self, upload: Upload) -> None:
+        try:
+            with upload.scope:
+                await upload.send()
+        except Exception as error:  # noqa: BLE001 - it is raised where the response is read
+            self.fail(error)
+
+    async def _receive_head(self) -> None:
+        """Wait for the head of the final response."""
+        upload = self._upload
+        while True:
+            while not self.message.has_head:
+                await self.read()
+            status = self.message.status
+            if status >= 200:  # noqa: PLR2004 - a final response
+                break
+            if status == _SWITCHING_PROTOCOLS:
+                raise ProtocolError("the peer switches protocols (101), which it was not asked to do")
+            if upload is not None:
+                upload.on_interim(status)
+            self._next_message()
+        if upload is not None:
+            upload.on_answer(status)
+
+    def _next_message(self) -> None:
+        """Go on to the message behind an interim response."""
+        behind, self._behind = self._behind, b""
+        self.message = self._new_message()
+        self._feed(behind)
+
+    def _new_message(self) -> IncomingResponse:
+        message = IncomingResponse(self._connections.max_head_bytes)
+        message.heads = self._connections.heads
+        message.to_head = self._request.method == b"HEAD"
+        return message
+
+
+class Response:
+    """A response whose head has arrived; iterate over it for the body, as it arrives.
+
+    `headers` and `trailers` are in the order received, repetitions kept, names in lower case. `trailers`
+    is empty until the body has been read to its end. Iterating raises ProtocolError, ConnectionBrokenError if
+    the body is cut short, and trio.ClosedResourceError after the block's end.
+    """
+
+    __slots__ = ("_exchange", "headers", "status")
+
+    def __init__(self, exchange: ClientExchange) -> None:
+        self._exchange = exchange
+        self.status = exchange.message.status
+        self.headers = _in_lower_case(exchange.message.headers)
+
+    @property
+    def reason(self) -> bytes:
+        """The reason phrase, which is often empty."""
+        return self._exchange.message.reason
+
+    @property
+    def ended(self) -> bool:
+        """Whether the body has been read to its end."""
+        return self._exchange.ended
+
+    @property
+    def trailers(self) -> HeaderList:
+        """The trailers; none until the body has been read to its end."""
+        return _in_lower_case(self._exchange.message.trailers) if self._exchange.ended else []
+
+    def body(self) -> AsyncIterator[bytes]:
+        """Return the body's iterator, which is the response itself: there is one body, read once."""
+        return self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        exchange = self._exchange
+        exchange.check_open()
+        while not (data := exchange.message.take()):
+            if exchange.message.complete:
+                exchange.end_response()
+                raise StopAsyncIteration
+            await exchange.read()
+        return data
+
+    async def read(self, max_bytes: int) -> bytes:
+        """Return the body, or what of it was not iterated over.
+
+        Raises: BodyTooLargeError, as soon as it is known; and what iterating raises.
+        """
+        exchange, parts, size = self._exchange, list[bytes](), 0
+        message = exchange.message
+        while True:
+            parts.append(message.take())
+            size += len(parts[-1])
+            if size + message.remaining > max_bytes:
+                raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
+            if message.complete:
+                break
+            await exchange.read()
+        exchange.end_response()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _in_lower_case(headers: HeaderList) -> HeaderList:
+    return [(name.lower(), value) for name, value in headers]
+
+
+@attrs.frozen
+class Whole:
+    """A response that has been read to its end. Headers and trailers are as in `Response`."""
+
+    status: int
+    headers: HeaderList
+    trailers: HeaderList
+    body: bytes
