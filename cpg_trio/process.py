@@ -20,7 +20,7 @@ from cpg_trio._garbage import collecting_garbage
 from cpg_trio._reload import reason
 from cpg_trio.http.certificates import tls_from_environment
 from cpg_trio.http.client.origin import Origin
-from cpg_trio.http.server.config import ServeConfig
+from cpg_trio.http.server.config import Http1Engine, ServeConfig
 from cpg_trio.http.server.descriptors import raise_descriptor_limit
 from cpg_trio.http.server.errors import StartError, logger
 
@@ -129,17 +129,17 @@ def probe_bind_from_environment(environment: Mapping[str, str] | None = None) ->
 def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
     """Return how to serve, as the environment says. Raises: StartError for nonsense.
 
-    `hypercorn` has Hypercorn read and write all HTTP; without it, HTTP/1.1 has a lane of our own. `TLS_CERT`,
-    `TLS_KEY` and `TLS_CA` are files, and `TLS_CLIENTS` is `none`, `optional` or `required`: see `TlsConfig`.
-    `ALLOWED_HOSTS` and `ALLOWED_ORIGINS` are lists with commas between, `MAX_CONNECTIONS` is a number: see
-    `ServeConfig`.
+    `HTTP_SERVER` is `hypercorn`, or is not set: see `Http1Engine`. `TLS_CERT`, `TLS_KEY` and `TLS_CA` are
+    files, and `TLS_CLIENTS` is `none`, `optional` or `required`: see `TlsConfig`. `ALLOWED_HOSTS` and
+    `ALLOWED_ORIGINS` are lists with commas between, `MAX_CONNECTIONS` is a number: see `ServeConfig`.
     """
     environment = os.environ if environment is None else environment
     chosen = environment.get("HTTP_SERVER", "")
     if chosen not in {"", "hypercorn"}:
         raise StartError(f"HTTP_SERVER must be 'hypercorn', or not be set, not {chosen!r}")
     try:
-        config = ServeConfig(
+        return ServeConfig(
+            http1_engine=Http1Engine(chosen) if chosen else Http1Engine.OWN,
             tls=tls_from_environment(environment),
             allowed_hosts=tuple(list_from_environment("ALLOWED_HOSTS", environment)),
             allowed_origins=tuple(list_from_environment("ALLOWED_ORIGINS", environment)),
@@ -147,7 +147,6 @@ def config_from_environment(environment: Mapping[str, str] | None = None) -> Ser
         )
     except ValueError as error:
         raise StartError(f"ALLOWED_HOSTS and ALLOWED_ORIGINS: {error}") from error
-    return attrs.evolve(config, hypercorn_only=True) if chosen else config
 
 
 def _max_connections(environment: Mapping[str, str]) -> int:

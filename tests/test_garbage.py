@@ -21,6 +21,7 @@ import trio.testing
 from cpg_trio import _garbage as garbage
 from cpg_trio._garbage import collecting_garbage
 from cpg_trio.http import ServeConfig
+from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError, Context, application
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -210,7 +211,7 @@ async def settled() -> None:
 @pytest.mark.parametrize("lane", ["http1", "hypercorn"])
 async def test_a_failed_call_leaves_its_message_to_nobody(lane: str, no_collector: None) -> None:
     left = {}
-    config = ServeConfig(hypercorn_only=lane == "hypercorn")
+    config = ServeConfig(http1_engine=Http1Engine.HYPERCORN if lane == "hypercorn" else Http1Engine.OWN)
     async with served(application([Failing()], max_message_bytes=4 * SIZE), config=config) as url:
         for name, call in CALLS_OF.items():
             left[name] = await left_behind_by(call, url)
@@ -249,7 +250,9 @@ async def test_a_head_that_is_refused_leaves_nothing_behind(no_collector: None) 
 async def test_a_routed_call_that_fails_leaves_its_message_to_nobody(
     lane: str, monkeypatch: pytest.MonkeyPatch, no_collector: None
 ) -> None:
-    monkeypatch.setitem(USUAL, "hypercorn_only", lane == "hypercorn")
+    monkeypatch.setitem(
+        USUAL, "http1_engine", Http1Engine.HYPERCORN if lane == "hypercorn" else Http1Engine.OWN
+    )
     left = {}
     for name, (handler, path) in ROUTED.items():
         async with routing(handler) as setting:

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from cpg_trio.host import Host, HostConfig
+from cpg_trio.http.server.config import Http1Engine
 from tests import _wire
 from tests._wire import Response, dial
 from tests.certificates import Files
@@ -27,7 +28,9 @@ USUAL: dict[str, Any] = {"allowed_hosts": ["h.example", "h", "somewhere.example"
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
     """Run a test by our own lane and the relay, and by Hypercorn and the ASGI router; plain, and with TLS."""
     server, _, tls = request.param.partition("-")
-    monkeypatch.setitem(USUAL, "hypercorn_only", server == "hypercorn")
+    monkeypatch.setitem(
+        USUAL, "http1_engine", Http1Engine.HYPERCORN if server == "hypercorn" else Http1Engine.OWN
+    )
     if tls:
         over_tls(monkeypatch, certificates)
 

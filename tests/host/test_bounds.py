@@ -13,6 +13,7 @@ import trio.testing
 
 from cpg_trio.host import HostConfig, Keys
 from cpg_trio.http import ServeConfig
+from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Context
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -49,7 +50,9 @@ def silence() -> Iterator[None]:
 
 @pytest.fixture(params=["http1", "hypercorn"])
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(USUAL, "hypercorn_only", request.param == "hypercorn")
+    monkeypatch.setitem(
+        USUAL, "http1_engine", Http1Engine.HYPERCORN if request.param == "hypercorn" else Http1Engine.OWN
+    )
 
 
 def post(path: str, *lines: str) -> bytes:
@@ -136,7 +139,9 @@ async def place(
 ) -> AsyncIterator[tuple[str, str]]:
     """Yield where strangers can call: a URL and a path."""
     lane, name = request.param
-    monkeypatch.setitem(USUAL, "hypercorn_only", lane == "hypercorn")
+    monkeypatch.setitem(
+        USUAL, "http1_engine", Http1Engine.HYPERCORN if lane == "hypercorn" else Http1Engine.OWN
+    )
     async with routing() as setting:
         if name == "public plugin":
             plugin = Plugin("public-plugin", version="1.0.0")

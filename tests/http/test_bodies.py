@@ -15,6 +15,7 @@ import trio.testing
 
 from cpg_trio.asgi import Receive, Scope, Send, note_message, note_proved, send_text
 from cpg_trio.http import ServeConfig, serve
+from cpg_trio.http.server.config import Http1Engine
 from tests._wire import Http2Wire, Wire, dial, dial_http2, request
 
 TIMEOUT_S = 30.0
@@ -116,7 +117,11 @@ Start = Callable[[type[Sender]], AbstractAsyncContextManager[Sender]]
 
 @asynccontextmanager
 async def started(folder: Path, *, hypercorn: bool, kind: type[Sender]) -> AsyncIterator[Sender]:
-    config = ServeConfig(body_timeout_s=TIMEOUT_S, min_body_bytes_per_s=RATE, hypercorn_only=hypercorn)
+    config = ServeConfig(
+        body_timeout_s=TIMEOUT_S,
+        min_body_bytes_per_s=RATE,
+        http1_engine=Http1Engine.HYPERCORN if hypercorn else Http1Engine.OWN,
+    )
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         (url,) = await nursery.start(

@@ -16,6 +16,7 @@ import trio
 
 from cpg_trio.asgi import Receive, Scope, Send, note_proved, send_text
 from cpg_trio.http import ServeConfig, TlsConfig, serve
+from cpg_trio.http.server.config import Http1Engine
 from tests import _wire
 from tests._wire import HANDSHAKE, Http2Wire, Wire, connect, dial, request
 from tests.certificates import Files
@@ -128,7 +129,13 @@ async def held(attack: Attack, url: str, stack: AsyncExitStack) -> None:
 async def server(*, hypercorn: bool, files: Files | None) -> AsyncIterator[str]:
     stop = trio.Event()
     tls = TlsConfig() if files is None else files.config()
-    config = ServeConfig(max_connections=MOST, hypercorn_only=hypercorn, grace_s=0, linger_s=0, tls=tls)
+    config = ServeConfig(
+        max_connections=MOST,
+        http1_engine=Http1Engine.HYPERCORN if hypercorn else Http1Engine.OWN,
+        grace_s=0,
+        linger_s=0,
+        tls=tls,
+    )
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(partial(serve, app, config=config, stop=stop))

@@ -16,6 +16,7 @@ from trio_websocket import ConnectionRejected
 from cpg_trio import wire
 from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
 from cpg_trio.http import Clients, ServeConfig
+from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.plugin import Plugin, RefusedError
 from cpg_trio.plugin._websocket import open_websocket
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
@@ -63,9 +64,9 @@ async def setting(
     policy: Policy | None = None,
     clients: Clients = Clients.OPTIONAL,
     *,
-    hypercorn_only: bool = False,
+    http1_engine: Http1Engine = Http1Engine.OWN,
 ) -> AsyncIterator[Setting]:
-    serve = ServeConfig(tls=issue("host").config(clients), hypercorn_only=hypercorn_only)
+    serve = ServeConfig(tls=issue("host").config(clients), http1_engine=http1_engine)
     with trio.fail_after(30):
         async with hosting(HostConfig(serve=serve, policy=policy or Policy())) as (host, url):
             yield Setting(host, url, issue)
@@ -152,12 +153,12 @@ async def test_where_one_is_demanded_by_the_policy_no_other_will_do(issue: Calla
         assert (await s.shake_hands("other", None)).status_code == 200
 
 
-@pytest.mark.parametrize("hypercorn_only", [False, True])
+@pytest.mark.parametrize("http1_engine", Http1Engine)
 async def test_a_stolen_token_is_worth_nothing_with_another_certificate(
     issue: Callable[..., Files],
-    hypercorn_only: bool,  # noqa: FBT001
+    http1_engine: Http1Engine,
 ) -> None:
-    async with setting(issue, hypercorn_only=hypercorn_only) as s:
+    async with setting(issue, http1_engine=http1_engine) as s:
         mine, thiefs = issue("mine"), issue("thief")
         headers = proof(await s.shake_hands("mine", mine))
         for files, good in ((mine, True), (thiefs, False)):

@@ -12,6 +12,7 @@ import trio
 
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.http import Origin, Pool, Request, ServeConfig, TlsConfig, UpstreamError, serve
+from cpg_trio.http.server.config import Http1Engine
 from tests._wire import connect
 from tests.certificates import Files
 from tests.http.peers import Peer, serving
@@ -26,7 +27,11 @@ async def hello(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 @pytest.fixture(params=["own", "hypercorn"])
 def config(request: pytest.FixtureRequest) -> Callable[..., ServeConfig]:
-    return partial(ServeConfig, hypercorn_only=request.param == "hypercorn", grace_s=0)
+    return partial(
+        ServeConfig,
+        http1_engine=Http1Engine.HYPERCORN if request.param == "hypercorn" else Http1Engine.OWN,
+        grace_s=0,
+    )
 
 
 @asynccontextmanager

@@ -45,6 +45,7 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.http import BindError, ServeConfig, ServerConnection, SocketChannel, StartError, serve
 from cpg_trio.http.server.calls import Inbox
+from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.http.server.http2 import Http2, Outbox
 from cpg_trio.http.server.hypercorn_http1 import Http1
 from cpg_trio.process import stop_on_signals
@@ -184,7 +185,9 @@ USUAL: dict[str, Any] = {"linger_s": 0.2}
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
     """Run a test on our own lane for HTTP/1.1, and with Hypercorn alone; without TLS, and with it."""
     server, _, tls = request.param.partition("-")
-    monkeypatch.setitem(USUAL, "hypercorn_only", server == "hypercorn")
+    monkeypatch.setitem(
+        USUAL, "http1_engine", Http1Engine.HYPERCORN if server == "hypercorn" else Http1Engine.OWN
+    )
     if tls:
         over_tls(monkeypatch, certificates)
 
@@ -347,7 +350,7 @@ async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
 
     monkeypatch.setattr(Http1, "_check", broken)
     held = Held()
-    async with server(routed(held=held), hypercorn_only=True) as up:
+    async with server(routed(held=held), http1_engine=Http1Engine.HYPERCORN) as up:
         async with dial(up.url) as other, dial(up.url) as wire:
             await other.send(request(path="/held"))
             await held.begun.wait()

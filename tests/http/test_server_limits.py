@@ -21,6 +21,7 @@ import trio.testing
 
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.http import ServeConfig, serve
+from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.http.server.overload import _MOST_LINGERING
 from tests._wire import Wire, connect, dial, dial_http2, request
 
@@ -30,7 +31,9 @@ USUAL: dict[str, Any] = {}
 @pytest.fixture(params=["http1", "hypercorn"], autouse=True)
 def _lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test twice: by our own lane, and by Hypercorn alone."""
-    monkeypatch.setitem(USUAL, "hypercorn_only", request.param == "hypercorn")
+    monkeypatch.setitem(
+        USUAL, "http1_engine", Http1Engine.HYPERCORN if request.param == "hypercorn" else Http1Engine.OWN
+    )
 
 
 @attrs.frozen

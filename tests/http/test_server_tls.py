@@ -36,6 +36,7 @@ from cpg_trio.http import (
     UpstreamError,
     serve,
 )
+from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.process import bind_from_environment, config_from_environment
 from tests import _wire
@@ -46,7 +47,7 @@ from tests.certificates import LOCAL, WORKLOAD, Files
 from tests.plugin.running import echo_plugin, hosting, plugged
 
 GET = Request(b"GET", b"/", [(b"host", b"test")])
-LANES = pytest.mark.parametrize("hypercorn_only", [False, True], ids=["http1", "hypercorn"])
+LANES = pytest.mark.parametrize("http1_engine", Http1Engine)
 
 
 @pytest.fixture
@@ -104,12 +105,12 @@ def trusting(monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext) -> None:
 @LANES
 @pytest.mark.parametrize("show", [True, False])
 async def test_an_application_is_told_what_its_client_has_proved(
-    files: Files, monkeypatch: pytest.MonkeyPatch, *, hypercorn_only: bool, show: bool
+    files: Files, monkeypatch: pytest.MonkeyPatch, *, http1_engine: Http1Engine, show: bool
 ) -> None:
     trusting(monkeypatch, files.client_context(show=show))
     names = (*(name for name in LOCAL if name[0].isalpha()), WORKLOAD) if show else ()
     seen = Seen()
-    async with served(files, seen, hypercorn_only=hypercorn_only) as url:
+    async with served(files, seen, http1_engine=http1_engine) as url:
         assert url.startswith("https://127.0.0.1:")
         async with dial(url) as wire:
             assert (await wire.get()).body == b"hello"
@@ -122,13 +123,13 @@ async def test_an_application_is_told_what_its_client_has_proved(
 
 @LANES
 async def test_clients_that_can_speak_http2_are_offered_it(
-    files: Files, monkeypatch: pytest.MonkeyPatch, *, hypercorn_only: bool
+    files: Files, monkeypatch: pytest.MonkeyPatch, *, http1_engine: Http1Engine
 ) -> None:
     context = files.client_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     trusting(monkeypatch, context)
     seen = Seen()
-    async with served(files, seen, hypercorn_only=hypercorn_only) as url:
+    async with served(files, seen, http1_engine=http1_engine) as url:
         stream = await connect(url)
         assert isinstance(stream, trio.SSLStream)
         assert stream.selected_alpn_protocol() == "h2"
@@ -162,11 +163,11 @@ async def test_a_client_that_does_not_shake_hands_is_let_go_and_hurts_nobody(
     caplog: pytest.LogCaptureFixture,
     said: bytes,
     *,
-    hypercorn_only: bool,
+    http1_engine: Http1Engine,
 ) -> None:
     trusting(monkeypatch, files.client_context())
     async with (
-        served(files, hypercorn_only=hypercorn_only, header_timeout_s=0.2) as url,
+        served(files, http1_engine=http1_engine, header_timeout_s=0.2) as url,
         await connect(url.replace("https:", "http:")) as stream,
     ):
         await stream.send_all(said)
@@ -187,11 +188,11 @@ async def test_a_handshake_does_not_hold_up_the_end(files: Files) -> None:
 
 @LANES
 async def test_a_client_without_a_certificate_is_let_in_unless_one_is_required(
-    files: Files, *, hypercorn_only: bool
+    files: Files, *, http1_engine: Http1Engine
 ) -> None:
     contexts = {show: partial(files.client_context, show=show) for show in (True, False)}
     for clients in Clients:
-        async with served(files, tls=files.config(clients), hypercorn_only=hypercorn_only) as url:
+        async with served(files, tls=files.config(clients), http1_engine=http1_engine) as url:
             async with Pool(ssl_context=contexts[True]) as pool:
                 assert (await pool.fetch(origin_of(url), GET)).status == 200
             async with Pool(ssl_context=contexts[False]) as pool:

@@ -17,6 +17,7 @@ import trio
 
 from cpg_trio.asgi import Receive, Scope, Send, send_response
 from cpg_trio.http import ServeConfig, serve
+from cpg_trio.http.server.config import Http1Engine
 from tests.http import corpus
 from tests.http.corpus import HIDDEN, Bad, Good
 from tests.http.reading import Reading, as_others_want_it, read_request_by_h11
@@ -50,7 +51,7 @@ LANES = (
     Lane("own", ServeConfig()),
     Lane(
         "hypercorn",
-        ServeConfig(hypercorn_only=True),
+        ServeConfig(http1_engine=Http1Engine.HYPERCORN),
         tuple(
             bad
             for bad in corpus.REFUSED

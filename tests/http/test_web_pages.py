@@ -12,6 +12,7 @@ import pytest
 
 from cpg_trio.host import HostConfig
 from cpg_trio.http import ServeConfig, StartError
+from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.process import config_from_environment
 from tests._wire import HANDSHAKE, dial, dial_http2
 from tests.plugin.running import echo_plugin, hosting, plugged, until
@@ -26,7 +27,7 @@ OF_PLUGIN = [
     "/healthz",
     "/",
 ]
-LANES = [ServeConfig(hypercorn_only=False), ServeConfig(hypercorn_only=True)]
+LANES = [ServeConfig(http1_engine=Http1Engine.OWN), ServeConfig(http1_engine=Http1Engine.HYPERCORN)]
 Server = Callable[..., AbstractAsyncContextManager[str]]
 Ask = Callable[[str, str, dict[str, str]], Awaitable[tuple[int, bytes]]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from enum import Enum
 
 import attrs
 from attrs.validators import ge, gt
@@ -31,6 +32,15 @@ def _check_origins(_: object, __: object, origins: Sequence[str]) -> None:
     for origin in origins:
         if origin != ANY and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"an origin is like https://app.example:8443, without a path, not {origin!r}")
+
+
+class Http1Engine(Enum):
+    """What reads and writes the bytes of HTTP/1.1."""
+
+    OWN = "own"
+    """This project's, on llhttp: the faster one."""
+    HYPERCORN = "hypercorn"
+    """Hypercorn's, on h11."""
 
 
 @attrs.frozen(kw_only=True)
@@ -76,8 +86,8 @@ class ServeConfig:
     backlog: int = attrs.field(default=1024, validator=ge(1))
     """Connections that the kernel holds ready for accept."""
 
-    hypercorn_only: bool = False
-    """Whether Hypercorn parses HTTP/1.1 as well."""
+    http1_engine: Http1Engine = Http1Engine.OWN
+    """What reads and writes HTTP/1.1."""
 
     websocket_ping_s: float = attrs.field(default=20.0, validator=gt(0))
     """Silence of a WebSocket client until it is sent a ping, and then until it is given up, if not even a

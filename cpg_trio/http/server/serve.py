@@ -22,7 +22,7 @@ from cpg_trio.http.channel import Address, Channel, SocketChannel
 from cpg_trio.http.schemes import TLS_IS_SPOKEN, WrongSchemes
 from cpg_trio.http.server import http1
 from cpg_trio.http.server.asgi import unwrapped
-from cpg_trio.http.server.config import ServeConfig, http1_limits, hypercorn_config
+from cpg_trio.http.server.config import Http1Engine, ServeConfig, http1_limits, hypercorn_config
 from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
 from cpg_trio.http.server.descriptors import fitted_to_descriptors
 from cpg_trio.http.server.errors import logger
@@ -60,7 +60,7 @@ async def serve(
     1001, and calls in flight have `config.grace_s` to finish; then they are cancelled, and `serve` returns.
     Cancelling `serve` ends everything at once.
 
-    HTTP/1.1 requests that `relay` claims are its to answer; with `config.hypercorn_only` they are the
+    HTTP/1.1 requests that `relay` claims are its to answer; with Hypercorn's engine they are the
     application's, as those of HTTP/2 are in any case.
 
     Raises: `BindError` when it cannot listen; `StartError` for a certificate that is of no use. Nothing that
@@ -102,7 +102,7 @@ class _Server:
         if self._contexts is not None:
             self._contexts.check()
         async with AsyncExitStack() as stack:
-            if not self._settings.hypercorn_only:
+            if self._settings.http1_engine is Http1Engine.OWN:
                 await stack.enter_async_context(self._lane.running())
             await self._listen(binds, stop, task_status)
 
@@ -199,11 +199,11 @@ class _Server:
     async def _serve_channel(self, slot: Slot, channel: Channel, client: Address, server: Address) -> None:
         """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
         read = b""
-        if not self._settings.hypercorn_only:
+        if self._settings.http1_engine is Http1Engine.OWN:
             connection = http1.ServerConnection(channel, self._lane, client, server, slot.prove)
             await self._serve_client(slot, connection)
             read = connection.read_of_another_protocol
-        if read or self._settings.hypercorn_only:
+        if read or self._settings.http1_engine is Http1Engine.HYPERCORN:
             await self._serve_client(slot, Connection(channel, self._service, client, server, slot, read))
 
     async def _serve_client(self, slot: Slot, client: _Client) -> None:

@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from cpg_trio.http.server.config import Http1Engine
 from tests._wire import dial
 from tests.descriptors import none_left
 from tests.host.routed import USUAL, Setting, routing, silent_address
@@ -140,7 +141,7 @@ CASES: dict[str, tuple[Handler, Fault, int, bytes | None, bool]] = {
 
 @pytest.fixture(params=[False, True], ids=["http1", "hypercorn"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(USUAL, "hypercorn_only", request.param)
+    monkeypatch.setitem(USUAL, "http1_engine", Http1Engine.HYPERCORN if request.param else Http1Engine.OWN)
 
 
 @contextmanager

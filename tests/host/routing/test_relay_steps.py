@@ -24,6 +24,7 @@ import trio.testing
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.routing.gateway import RouterGateway
 from cpg_trio.http import ClientExchange, RelayCall, ServeConfig, ServerConnection, SocketChannel
+from cpg_trio.http.server.config import Http1Engine
 from tests._wire import Wire, dial, socket_of
 from tests.host.routed import USUAL, Recorder, Setting, lane, routing, silent_address, transport
 from tests.http.peers import OK, Peer, serving, url_of
@@ -236,7 +237,9 @@ async def test_a_call_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(USUAL, "hypercorn_only", way == "application")
+    monkeypatch.setitem(
+        USUAL, "http1_engine", Http1Engine.HYPERCORN if way == "application" else Http1Engine.OWN
+    )
     caplog.set_level("INFO")
     async with trial(step, kept=way == "at once") as it:
         await it.end(ending)
