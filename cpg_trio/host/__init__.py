@@ -42,7 +42,8 @@ What stands on what:
     failures          what a failed call means, and whose fault it is
     gateway           the router: all of that, for the relay
     call_log          the lines [ROUTER] of the log
-    direct            calls without the host in between: who may make them, and what they come to
+    direct_grants     who may call a provider without the host in between
+    direct_statistics what callers report of such calls
     services          the services of plugins' lives and of the registry
     watch_socket      the websocket on which plugins follow many services at once
     broker            the service that gives leave
@@ -85,5 +86,5 @@ from cpg_trio.host.directory.registry import Health as Health
 from cpg_trio.host.directory.registry import Registration as Registration
 from cpg_trio.host.directory.registry import Registry as Registry
 from cpg_trio.host.directory.registry import Selection as Selection
-from cpg_trio.host.routing.direct_calls import DirectStatistics as DirectStatistics
+from cpg_trio.host.routing.direct_statistics import DirectStatistics as DirectStatistics
 from cpg_trio.host.routing.statistics import RouterStatistics as RouterStatistics

@@ -41,7 +41,8 @@ from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.routing.admission import Admission
 from cpg_trio.host.routing.call_log import CallLog
-from cpg_trio.host.routing.direct_calls import DirectGrants, DirectReports, DirectStatistics, DirectTally
+from cpg_trio.host.routing.direct_grants import DirectGrants
+from cpg_trio.host.routing.direct_statistics import DirectCounter, DirectReports, DirectStatistics
 from cpg_trio.host.routing.gateway import Router, RouterGateway
 from cpg_trio.host.routing.headers import RequestHeaderRules
 from cpg_trio.host.routing.router import AsgiRouter
@@ -110,7 +111,7 @@ class Host:
         self._pool = routing_pool(self._contexts)
         self._control_pool = control_pool(self._contexts)
         # Who provides what, and who is alive
-        self._direct = DirectTally(limits.max_direct_reports)
+        self._direct = DirectCounter(limits.max_direct_reports)
         self.registry = Registry(
             selection=config.selection,
             default_selection=config.default_selection,

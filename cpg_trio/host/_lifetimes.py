@@ -16,7 +16,7 @@ from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.routing.direct_calls import DirectTally
+from cpg_trio.host.routing.direct_statistics import DirectCounter
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -30,7 +30,7 @@ class Lifetimes:
     liveness: Liveness
     watches: WatchHub
     grants: Grants
-    direct: DirectTally
+    direct: DirectCounter
     audit: Audit
 
     def is_in_use(self, runtime_id: str) -> bool:

@@ -19,7 +19,7 @@ from cpg_trio.host.access.rates import Kind
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants, random_id
 from cpg_trio.host.directory.base_url import base_url
-from cpg_trio.host.routing.direct_calls import GRANT_S, DirectGrants, NotDirectlyError
+from cpg_trio.host.routing.direct_grants import GRANT_S, DirectGrants, NotDirectlyError
 from cpg_trio.host.services.errors import state_errors
 from cpg_trio.rpc import Code, ConnectError, Context
 

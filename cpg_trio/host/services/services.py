@@ -31,7 +31,7 @@ from cpg_trio.host.directory.registry import Registration, Registry, ServiceStat
 from cpg_trio.host.directory.store import Saved
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.routing.direct_calls import DirectReports
+from cpg_trio.host.routing.direct_statistics import DirectReports
 from cpg_trio.host.services.errors import state_errors
 from cpg_trio.rpc import Code, ConnectError, Context
 

@@ -29,7 +29,7 @@ from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.registry import Health, Registry
 from cpg_trio.host.directory.watch_hub import Watch, WatchHub
-from cpg_trio.host.routing.direct_calls import DirectTally
+from cpg_trio.host.routing.direct_statistics import DirectCounter
 from cpg_trio.http import CONNECTION_BYTES, ServeConfig, fitted_to_memory
 
 MIB, GIB = 2**20, 2**30
@@ -156,7 +156,7 @@ def grants(_: ExitStack) -> tuple[Any, int]:
 
 
 def direct_reports(_: ExitStack) -> tuple[Any, int]:
-    tally = DirectTally()
+    tally = DirectCounter()
     for number in range(COUNT):
         said = pb.DirectCalls(
             provider_id=long("q", number, 145),
