@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Uninstalls the release, and waits until nothing of it is left. What is to be kept, such as a volume claim, is named.
+# Uninstalls the release, waits until its objects are gone, and lists what is kept, such as a volume claim.
 . "$(dirname "$0")/common.sh"
 need "$HELM" "${KUBECTL:-kubectl}"
 
 KINDS=all,configmap,secret,serviceaccount,persistentvolumeclaim,networkpolicy,ingress,poddisruptionbudget,horizontalpodautoscaler
-# What is there of the release: each with what Helm does with it at the end.
+# The objects of the release, each with its resource policy.
 there() {
   kubectl get "$KINDS" -l "$INSTANCE" --ignore-not-found -o \
     'jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.annotations.helm\.sh/resource-policy}{"\n"}{end}'

@@ -1,12 +1,13 @@
-# What the scripts here share. Each may be told, by the environment:
+# Shared by the scripts of this folder. They read from the environment:
 #
-#   RELEASE (url-shortener)   the name of the release       NAMESPACE   where it is; the context's own if not given
-#   REGISTRY                  where images are pushed to and pulled from, as in registry.example/team; none: the cluster
-#                             has the images that this machine builds
-#   TAG (the chart's)         the images' tag
-#   KUBECTL, HELM, DOCKER     the programs, each one word; DOCKER may be podman
+#   RELEASE                name of the release (default: url-shortener)
+#   NAMESPACE              its namespace (default: that of the kubectl context)
+#   REGISTRY               registry of the images, as in registry.example/team (default: none; the cluster uses the images
+#                          of this machine)
+#   TAG                    tag of the images (default: the chart's appVersion)
+#   KUBECTL, HELM, DOCKER  the programs, each one word; DOCKER may be podman
 set -Eeuo pipefail
-# By its path, so that files among the arguments are looked for where the script was called.
+# The scripts do not change the directory, so that file names among the arguments stay right.
 CHART=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 RELEASE=${RELEASE:-url-shortener} REGISTRY=${REGISTRY:-}
@@ -21,13 +22,13 @@ need() { for program in "$@"; do type -P "$program" >/dev/null || fail "$program
 fail() { printf '❌ %s\n' "$*" >&2; trap - ERR; exit 1; }
 trap '((BASH_SUBSHELL)) || fail "could not $step"' ERR
 
-# The images, as the chart names them: its values are the one place where they are written.
+# The names of the images, from the chart's values.
 images() { sed -n '/^images:/,/^$/s/^  [a-z]*: *//p' "$CHART/values.yaml"; }
 image() { printf '%s%s:%s\n' "${REGISTRY:+${REGISTRY%/}/}" "$1" "$TAG"; }
 namespace() { local own; own=${NAMESPACE:-$(kubectl config view --minify -o jsonpath='{..namespace}')}; echo "${own:-default}"; }
 
-# What there is of the release. Its names follow from its values, so they are looked up. Beside those of other charts of
-# one release, this chart's Deployment is the one with a container `host`.
+# The names of objects depend on the release's values, so they are looked up. A release may have Deployments of other
+# charts; this chart's Deployment is the one with a container `host`.
 deployments() {
   kubectl get deployment -l "$INSTANCE" \
     -o "jsonpath={range .items[*]}{$1}{' '}{.spec.template.spec.initContainers[*].name}{' '}{.spec.template.spec.containers[*].name}{'\n'}{end}" |

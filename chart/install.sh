@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the chart, or upgrades it, and waits until it is ready. Arguments go to helm: ./install.sh --set replicaCount=0
+# Installs or upgrades the chart, and waits until it is ready. Arguments are passed to helm: ./install.sh --set replicaCount=0
 . "$(dirname "$0")/common.sh"
 need "$HELM" "${KUBECTL:-kubectl}"
 
 step="install $RELEASE; what happened is in: kubectl describe pod -l $INSTANCE"
-# As values, which every --set among the arguments goes before; --set-string would go before --set.
+# A values file, because --set-string here would override --set among the arguments.
 printf 'image: {repository: "%s", tag: "%s"}\n' "$REGISTRY" "$TAG" |
   helm upgrade --install "$RELEASE" "$CHART" --values - --wait --timeout "${TIMEOUT:-5m}" "$@" >/dev/null
 

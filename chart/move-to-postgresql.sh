@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Moves the pairs of a release on SQLite into a PostgreSQL that it sets up as the chart does, so that an upgrade to more
-# pods finds them there. Until that upgrade codes resolve, and new URLs are refused. To run it again does no harm.
-# Arguments go to helm, such as --set postgresql.persistence.size=20Gi; give them to the upgrade as well.
+# Sets up PostgreSQL as the chart does, and moves the pairs of a release on SQLite into it, before an upgrade to more pods.
+# Until that upgrade, codes resolve and new URLs are refused. Running it again is safe.
+# Arguments are passed to helm, such as --set postgresql.persistence.size=20Gi; pass them to the upgrade as well.
 . "$(dirname "$0")/common.sh"
 need "$HELM" "${KUBECTL:-kubectl}"
 
@@ -21,18 +21,18 @@ rendered() {
     helm template "$RELEASE" "$CHART" --values - --set postgresql.enabled=true --show-only templates/postgresql.yaml "$@"
 }
 manifests=$(rendered "$@")
-# The password is in the data: what is there already stays as it is.
+# The database has been created with the password of an existing Secret, so that Secret is kept.
 there=$(kubectl get secret "$database" --ignore-not-found -o name)
 if [ -n "$there" ] && grep -q '^kind: Secret$' <<<"$manifests"; then
   manifests=$(rendered "$@" --set "postgresql.existingSecret=$database")
 fi
-# As Helm's own, so that its upgrades may change it.
+# Marked as Helm's objects, so that its upgrades may change them.
 kubectl annotate --local -f - -o yaml \
   "meta.helm.sh/release-name=$RELEASE" "meta.helm.sh/release-namespace=$(namespace)" <<<"$manifests" |
   kubectl apply --server-side --field-manager=helm --force-conflicts -f - >/dev/null
 kubectl rollout status "statefulset/$database" --timeout="${TIMEOUT:-5m}"
 
-# Of this pod: one that comes later may have a file of its own.
+# The annotation names the pod, since a later pod may have another file.
 step="move the pairs; may $pod connect to $database?"
 secret=$(kubectl get statefulset "$database" -o jsonpath='{.spec.template.spec.volumes[?(@.name=="secret")].secret.secretName}')
 kubectl get secret "$secret" -o jsonpath='{.data.url}' | base64 -d |

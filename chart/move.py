@@ -1,9 +1,9 @@
-"""Moves the pairs of an SQLite file into PostgreSQL, from within the container that has the file.
+"""Moves the pairs of an SQLite file into PostgreSQL, in the container that has the file.
 
-`STORAGE_PATH` names the file; the URL of the database comes on standard input. The pairs are copied in one
-transaction of the file, to which nobody else writes meanwhile. It leaves a trigger behind: from then on the
-file refuses new pairs, so that none is acknowledged that the database does not have. The database commits
-first, so that to be killed in between does no harm, nor does to run this again.
+`STORAGE_PATH` names the file; the URL of the database comes from standard input. One transaction locks the
+file while its pairs are copied, and adds a trigger that refuses new pairs: after the move, the file
+acknowledges no pair that the database does not have. The database commits first. A kill at any moment loses
+nothing, and the script can be run again.
 """
 
 import json
@@ -50,7 +50,7 @@ def move(source: sqlite3.Connection, target: psycopg.Connection) -> int:
 
 
 def connected(url: str) -> psycopg.Connection:
-    """Return a connection, within PATIENCE_S seconds: the name of a new database is not known at once."""
+    """Return a connection. Try for PATIENCE_S seconds: a new database's name does not resolve at once."""
     give_up_at = time.monotonic() + float(os.environ.get("PATIENCE_S", "60"))
     while True:
         try:

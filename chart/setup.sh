@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the images, and brings them to where the cluster finds them: REGISTRY, or without one the cluster itself.
-# Arguments go to `docker build`, and so does PIP_INDEX_URL, an index of your own, if there is one.
+# Builds the images, and copies them to REGISTRY, or without one to the cluster.
+# Arguments are passed to `docker build`, and PIP_INDEX_URL as well, the URL of a package index.
 . "$(dirname "$0")/common.sh"
 need "$DOCKER"
 

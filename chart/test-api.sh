@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shortens a URL and resolves the code, at API_URL: http://localhost:8083, where ./port-forward.sh makes it reachable.
+# Shortens a URL and resolves its code at API_URL (default: http://localhost:8083, as ./port-forward.sh forwards it).
 . "$(dirname "$0")/common.sh"
 need curl
 

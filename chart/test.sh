@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Tries the URL shortener of a release by itself, whatever its values are: forwards a port, shortens and resolves a URL,
-# and sees that the calls between the plugins have gone through the host, unless they are to go directly.
+# Tests the URL shortener of a release, with any values: forwards a port, shortens and resolves a URL, and checks in the
+# logs that the calls between plugins went through the host, unless DIRECT_CALLS is set.
 . "$(dirname "$0")/common.sh"
 need "${KUBECTL:-kubectl}" curl
 
 step="find a ready pod of $RELEASE: is it installed?"
 pod=$(kubectl get pods -l "$(selector)" --field-selector=status.phase=Running -o jsonpath='{.items[0].metadata.name}')
 kubectl wait --for=condition=Ready --timeout=60s "pod/$pod" >/dev/null
-# What api is told: its port, whether it speaks TLS, whether calls go without the host.
+# A variable of the api container.
 told() { kubectl get pod "$pod" -o jsonpath="{.spec.containers[?(@.name=='api')].env[?(@.name=='$1')].value}"; }
 api_port=$(told PORT)
 [ -n "$api_port" ] || fail "$pod has no container api: this script tries the URL shortener"
@@ -25,13 +25,13 @@ if [ -n "$(told TLS_CERT)" ]; then
   for key in ca.crt tls.crt tls.key; do
     kubectl get secret "$secret" -o "jsonpath={.data.${key/./\\.}}" | base64 -d >"$folder/$key"
   done
-  # curl reads it by itself, in test-api.sh as well. As the release's own client: it may let in no other.
+  # curl reads this file, in test-api.sh as well. It shows the release's own certificate, which the release may require.
   printf 'cacert = "%s/ca.crt"\ncert = "%s/tls.crt"\nkey = "%s/tls.key"\n' "$folder" "$folder" "$folder" >"$folder/.curlrc"
   export CURL_HOME=$folder
 fi
 
 step="forward a port to $pod"
-# `exec`, so that the process to end is kubectl, and not a shell that waits for it.
+# `exec`, so that $! is the id of kubectl, and not of a shell that waits for it.
 (exec "${KUBECTL:-kubectl}" ${NAMESPACE:+--namespace "$NAMESPACE"} port-forward "pod/$pod" ":$api_port") >"$folder/log" 2>&1 &
 forward=$!
 port=

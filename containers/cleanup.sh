@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Remove the containers, the network, the images, and the volume with everything that has been shortened.
+# Remove the containers, the network, the images, and the volumes with all data.
 . "$(dirname "$0")/common.sh"
 docker compose --profile tools down --volumes --remove-orphans --rmi all

@@ -1,8 +1,8 @@
-"""In an image only: what SIGTERM does until the process handles it itself.
+"""In images only: end on SIGTERM until the program installs its own handler.
 
-The kernel delivers to process 1 of a container no signal that it does not handle: a process that is stopped
-while it still imports would not hear of it, and be killed when its grace is over. Python imports this module
-before any other.
+The kernel does not deliver a signal to process 1 of a container unless that has a handler for it. A program
+that is stopped while it still imports modules would be killed only at the end of its grace period. Python
+imports this module before any other.
 """
 
 import os

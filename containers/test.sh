@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Shorten and resolve a URL, by curl and by the client, and see in the logs that the calls went through the host.
+# Shorten and resolve a URL with curl and with the client, and check in the logs that the calls went through the host.
 . "$(dirname "$0")/common.sh"
 
 say() { printf '%s\n' "$*"; }
 
-# Wait for a line in a service's log that matches: what has been written may be some moments on its way there.
+# Wait for a matching line in the log of a service: Docker may show a line a moment after it was written.
 logged() {
   local log
   for _ in {1..50}; do

@@ -1,4 +1,4 @@
-{{- /* What the schema cannot refuse, or not with a message that says what to write instead. */ -}}
+{{- /* Checks that the schema cannot make, or not with a message that says what to write. */ -}}
 {{- define "cpg-trio.check" -}}
 {{- include "cpg-trio.checkNames" . -}}
 {{- include "cpg-trio.checkPlugins" . -}}
@@ -28,7 +28,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Values that a release of an older chart has left behind lack what has come since. */ -}}
+{{- /* Values of a release of an older chart lack the newer keys. */ -}}
 {{- define "cpg-trio.checkAge" -}}
 {{- range list "keys" "enrolment" "tls" "ingress" "gateway" "postgresql" "test" "host" -}}
 {{- if not (hasKey $.Values .) -}}
@@ -37,7 +37,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Names that Kubernetes would refuse, after others have been made. */ -}}
+{{- /* Names that Kubernetes would refuse after it has created other objects. */ -}}
 {{- define "cpg-trio.checkNames" -}}
 {{- $name := include "cpg-trio.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) -}}
@@ -162,7 +162,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Refuse to leave a plugin's data behind: in a file, when it is to be in a database, or the other way round. */ -}}
+{{- /* Refuse an upgrade that would lose a plugin's data: from a file to a database, or from a database to a file. */ -}}
 {{- define "cpg-trio.checkMoved" -}}
 {{- $root := .root -}}
 {{- $data := .plugin.data -}}
@@ -188,8 +188,8 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* "true" if what is in the file now has been moved. The script says of which pod that is so: another one may have
-       a file of its own, with data that has come since. */ -}}
+{{- /* "true" if the data in the file has been moved. The annotation names the pod whose file was moved: another pod may
+       have another file with newer data. */ -}}
 {{- define "cpg-trio.isMoved" -}}
 {{- with dig "metadata" "annotations" "cpg-trio/data-moved" "" .there -}}
 {{- if lookup "v1" "Pod" $.root.Release.Namespace . -}}true{{- end -}}

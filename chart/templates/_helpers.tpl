@@ -23,7 +23,7 @@ app.kubernetes.io/name: {{ printf "%s-postgresql" (include "cpg-trio.name" .) | 
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{- /* Given: root; version, of what runs. */ -}}
+{{- /* Given: root; version, that of the software. */ -}}
 {{- define "cpg-trio.labels" -}}
 app.kubernetes.io/version: {{ include "cpg-trio.labelValue" .version | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
@@ -35,8 +35,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- regexReplaceAll "^[^A-Za-z0-9]+|[^A-Za-z0-9]+$" (trunc 63 .) "" -}}
 {{- end -}}
 
-{{- /* What an object's metadata has besides its name. Given: root; and, if there is more, labels in place of the
-       selector (YAML), the version of what runs, and annotations (a dictionary). */ -}}
+{{- /* The metadata of an object, without its name. Given: root; optional: labels (YAML) instead of the selector,
+       version of the software, annotations (a dictionary). */ -}}
 {{- define "cpg-trio.metadata" -}}
 namespace: {{ .root.Release.Namespace | quote }}
 labels:
@@ -52,12 +52,12 @@ annotations:
 {{- include "cpg-trio.text" .Values.image.tag | default .Chart.AppVersion -}}
 {{- end -}}
 
-{{- /* A value as text. A number of a values file has come as a float, which would be written as 2.0261126e+07. */ -}}
+{{- /* A value as text. A number in a values file is a float, and would be written as 2.0261126e+07. */ -}}
 {{- define "cpg-trio.text" -}}
 {{- if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . | default "" }}{{ end -}}
 {{- end -}}
 
-{{- /* An image. Given: root; name, a key of `images`; image, what the container says itself. */ -}}
+{{- /* An image. Given: root; name, a key of `images`; image, the container's own values. */ -}}
 {{- define "cpg-trio.image" -}}
 {{- $own := .image | default dict -}}
 {{- $folder := .root.Values.image.repository | trimSuffix "/" -}}
@@ -104,8 +104,8 @@ annotations:
 {{- .plugin | default (printf "%s-plugin" .name) -}}
 {{- end -}}
 
-{{- /* How many wait for each other to end until a plugin may: 1 for one that nobody requires. As JSON, by name; in a
-       ring they grow beyond the number of plugins. */ -}}
+{{- /* The stop order of plugins, as JSON by name: 1 for a plugin that no other requires; otherwise one more than the
+       highest rank of those that require it. In a cycle the ranks exceed the number of plugins. */ -}}
 {{- define "cpg-trio.ranks" -}}
 {{- $plugins := include "cpg-trio.plugins" . | fromJsonArray -}}
 {{- $ranks := dict -}}
@@ -127,12 +127,12 @@ annotations:
 {{- else if .Values.nativeSidecars -}}true{{- end -}}
 {{- end -}}
 
-{{- /* The Deployment as it is in the cluster, as JSON; {} if there is none, or nobody can look. */ -}}
+{{- /* The Deployment in the cluster, as JSON; {} if there is none, or Helm has no access. */ -}}
 {{- define "cpg-trio.there" -}}
 {{- lookup "apps/v1" "Deployment" .Release.Namespace (include "cpg-trio.fullname" .) | default dict | toJson -}}
 {{- end -}}
 
-{{- /* Where data is. "true" or "". */ -}}
+{{- /* Where the data is. Each is "true" or "". */ -}}
 
 {{- define "cpg-trio.hasNamedDatabase" -}}
 {{- if or .Values.storage.databaseUrl .Values.storage.databaseUrlSecret.name -}}true{{- end -}}
@@ -142,7 +142,7 @@ annotations:
 {{- if gt (int (ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled)) 1 -}}true{{- end -}}
 {{- end -}}
 
-{{- /* auto: as soon as there is more than one pod, and from then on, since the data is there. */ -}}
+{{- /* auto: yes for more than one pod, and from then on, since the data is in it. */ -}}
 {{- define "cpg-trio.hasOwnPostgresql" -}}
 {{- $asked := toString .Values.postgresql.enabled -}}
 {{- if eq $asked "true" -}}true
@@ -193,13 +193,13 @@ key: url
 {{- include "cpg-trio.fullname" . | trunc 41 | trimSuffix "-" -}}-postgresql
 {{- end -}}
 
-{{- /* Secrets of the chart's own. Each value is made once: what there is in the cluster is kept. */ -}}
+{{- /* Secrets of the chart. Each value is created once; an upgrade keeps it. */ -}}
 
 {{- define "cpg-trio.identitySecret" -}}
 {{- printf "%s-identity" (include "cpg-trio.fullname" .) -}}
 {{- end -}}
 
-{{- /* A value of a Secret as it is in the cluster, else a new one; in base64. Given: root, secret, key. */ -}}
+{{- /* The value of a Secret in the cluster, or else a new one; in base64. Given: root, secret, key. */ -}}
 {{- define "cpg-trio.kept" -}}
 {{- $there := lookup "v1" "Secret" .root.Release.Namespace .secret | default dict -}}
 {{- index ($there.data | default dict) .key | default (randAlphaNum 48 | b64enc) -}}
@@ -207,13 +207,13 @@ key: url
 
 {{- /* Security. */ -}}
 
-{{- /* Given: all, what every container is to have; own, what this one is to. */ -}}
+{{- /* Given: all, settings of all containers; own, settings of this one. */ -}}
 {{- define "cpg-trio.containerSecurity" -}}
 {{- $usual := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
 {{- toYaml (mergeOverwrite $usual (deepCopy (.all | default dict)) (deepCopy (.own | default dict))) -}}
 {{- end -}}
 
-{{- /* Given: user, its number and its group's; own, what goes before the chart's own. */ -}}
+{{- /* Given: user, the id of user and group; own, settings that override the chart's. */ -}}
 {{- define "cpg-trio.podSecurity" -}}
 {{- $usual := dict "runAsNonRoot" true "runAsUser" .user "runAsGroup" .user "fsGroup" .user
       "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
@@ -223,7 +223,7 @@ key: url
 {{- /* Containers. */ -}}
 
 {{- /* A container of the pod. Given: root; name; port; plugin, its entry in `plugins`, empty for the host; sidecar;
-       after, the ports of those that end before it; rank, how many wait for each other until then. */ -}}
+       after, the ports of the containers that stop before it; rank, its place in the stop order. */ -}}
 {{- define "cpg-trio.container" -}}
 {{- $values := .root.Values -}}
 {{- $plugin := .plugin | default dict -}}
@@ -404,7 +404,7 @@ key: url
 {{- if include "cpg-trio.usesFile" (dict "root" $.root "plugin" .) }}
 - { name: "{{ .name }}-data", mountPath: {{ .data.mountPath | quote }} }
 {{- end }}
-{{- /* By number: a Secret's name may have a dot, or be too long for a volume's. */}}
+{{- /* Numbered, because a Secret's name may have a dot or be too long for the name of a volume. */}}
 {{- range $index, $secret := .secrets }}
 - { name: "{{ $.name }}-secret-{{ $index }}", mountPath: {{ .mountPath | quote }}, readOnly: true }
 {{- end }}
@@ -421,9 +421,9 @@ key: url
 {{- end -}}
 {{- end -}}
 
-{{- /* A plugin that nobody requires waits until nobody sends it requests; each of the others until those that require
-       it have ended, which it sees by knocking at their ports: at no cost, since the pod still serves. Not for ever,
-       since a container that is restarted alone runs this, too. */ -}}
+{{- /* A plugin that no other requires waits drainSeconds, until no new requests are sent to it. Each of the others waits
+       until the plugins that require it have stopped: until their ports refuse connections. The wait has a limit, because
+       a container that is restarted alone runs this as well. */ -}}
 {{- define "cpg-trio.preStop" -}}
 {{- $drain := int .root.Values.drainSeconds -}}
 {{- if .after -}}
