@@ -12,6 +12,131 @@ from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.directory.registry import Health, Registry
 from cpg_trio.host.routing import routes as routes_module
 from cpg_trio.host.routing.routes import Route, Routes, ServicePath
+from tests.host.routed import Recorder, routing, text
+from tests.test_paths import TRAVERSALS
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "path", ["/services/", "/services/echo", "/services/echo/id", "/services//id/M", "/services/echo//M"]
+)
+async def test_a_path_without_type_provider_and_method_is_400(path: str) -> None:
+    async with routing() as s:
+        assert text(await s.call(s.head(path=path))) == (
+            400,
+            "invalid service path format, expected /services/{type}/{provider-id}/{method}\n",
+        )
+
+
+async def test_a_path_that_some_reader_takes_out_of_its_service_is_400() -> None:
+    recorder = Recorder()
+    async with routing(recorder) as s:
+        paths = [s.path(method) for method in TRAVERSALS]
+        for path in [*paths, f"/services/..%2fecho/{s.provider}/M", "/services/echo/../M"]:
+            assert (await s.call(s.head(path=path))).status == 400, path
+    assert recorder.seen == []
+
+
+async def test_an_unknown_provider_is_404() -> None:
+    async with routing() as s:
+        assert text(await s.call(s.head(path="/services/echo/echo-zzzz/M"))) == (
+            404,
+            "provider not found: echo-zzzz\n",
+        )
+
+
+async def test_a_provider_of_another_type_is_404() -> None:
+    async with routing() as s:
+        assert text(await s.call(s.head(path=f"/services/whatever/{s.provider}/M"))) == (
+            404,
+            f"provider not found: {s.provider}\n",
+        )
+
+
+async def test_an_unhealthy_provider_is_503_and_a_degraded_one_is_called() -> None:
+    async with routing() as s:
+        s.host.registry.report_health(s.provider, Health(pb.HEALTH_STATE_UNHEALTHY))
+        assert text(await s.call(s.head())) == (503, "service unavailable (provider unhealthy)\n")
+        s.host.registry.report_health(s.provider, Health(pb.HEALTH_STATE_DEGRADED))
+        assert (await s.call(s.head())).status == 200
+
+
+async def test_a_provider_without_a_base_url_is_404() -> None:
+    async with routing() as s:
+        s.host.registry.register(s.provider, "echo", "1.0.0", "/", {})
+        assert text(await s.call(s.head())) == (404, f"provider endpoint not registered: {s.provider}\n")
+
+
+@pytest.mark.parametrize("base_url", ["no url", "ftp://h/", "http://", "http://h:99999", "http://u:p@h"])
+async def test_a_base_url_that_is_none_is_500(base_url: str) -> None:
+    async with routing() as s:
+        s.host.registry.register(s.provider, "echo", "1.0.0", "/", {"base_url": base_url})
+        assert text(await s.call(s.head())) == (500, "failed to create proxy request\n")
+
+
+@pytest.mark.parametrize(
+    ("endpoint_path", "base_path", "asked", "target"),
+    [
+        ("/echo.v1.Echo/", "", "M", "/echo.v1.Echo/M"),
+        ("/echo.v1.Echo/", "", "M?a=1&b=%20x%2F", "/echo.v1.Echo/M?a=1&b=%20x%2F"),
+        ("/echo.v1.Echo/", "", "", "/echo.v1.Echo/"),
+        ("/echo.v1.Echo/", "", "a/b/c", "/echo.v1.Echo/a/b/c"),
+        ("/echo.v1.Echo/", "", "a/b/", "/echo.v1.Echo/a/b/"),
+        ("/echo.v1.Echo/", "", "...;a/.b/c..d/..e", "/echo.v1.Echo/...;a/.b/c..d/..e"),
+        ("/echo.v1.Echo/", "/base/", "M", "/base/echo.v1.Echo/M"),
+        ("/echo.v1.Echo", "", "M", "/echo.v1.Echo/M"),
+        ("/", "", "M", "/M"),
+        # what a generated client asks for
+        ("/echo.v1.Echo/", "", "echo.v1.Echo/M", "/echo.v1.Echo/M"),
+        ("/", "", "echo.v1.Echo/M", "/echo.v1.Echo/M"),
+        # nothing is decoded on the way
+        ("/p/", "", "http:%2F%2Fa.example%2Fb", "/p/http:%2F%2Fa.example%2Fb"),
+        ("/p/", "", "a%2Fb%20c%3Fd", "/p/a%2Fb%20c%3Fd"),
+        ("/p/", "", "%23x%25zz%C3%A9", "/p/%23x%25zz%C3%A9"),
+        ("/p/", "", 'a"b<c>|~', '/p/a"b<c>|~'),
+        ("/p/", "", "M?x='\"<>|{}%zz?&", "/p/M?x='\"<>|{}%zz?&"),
+        ("/p q#?/", "", "M", "/p%20q%23%3F/M"),
+    ],
+)
+async def test_path_and_query_reach_the_provider_byte_for_byte(
+    endpoint_path: str, base_path: str, asked: str, target: str
+) -> None:
+    recorder = Recorder()
+    async with routing(recorder, endpoint_path=endpoint_path, base_path=base_path) as s:
+        assert (await s.call(s.head(path=s.path(asked)))).status == 200
+    assert recorder.line == f"POST {target} HTTP/1.1".encode()
+
+
+async def test_several_services_of_a_plugin_are_not_mixed_up() -> None:
+    recorder = Recorder()
+    async with routing(recorder) as s:
+        base_url = s.host.registry.provider("echo", s.provider)
+        assert base_url
+        for service_type in ("p", "q"):
+            s.host.registry.register(
+                s.provider, service_type, "1.0.0", f"/{service_type}/", base_url.metadata
+            )
+        for index in range(40):
+            service_type = "pq"[index % 2]
+            await s.call(s.head(path=f"/services/{service_type}/{s.provider}/M"))
+    assert [seen.split(b" ")[1].decode() for seen in recorder.seen] == ["/p/M", "/q/M"] * 20
+
+
+async def test_the_address_that_was_checked_is_the_one_that_is_called() -> None:
+    recorder = Recorder()
+    async with routing(recorder) as s:
+        current = s.host.registry.provider("echo", s.provider)
+        assert current
+        base_url = current.base_url.replace("127.0.0.1", "rebound.invalid")
+        s.host.registry.register(
+            s.provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1"
+        )
+        assert (await s.call(s.head())).status == 200
+    assert dict(recorder.headers)[b"host"].startswith(b"rebound.invalid:")
+
+
+# Statements
 
 
 @attrs.define

@@ -1,4 +1,4 @@
-"""A failure counts against whoever caused it: the table of `docs/architecture.md`, row by row, both ways."""
+"""A failure counts against whoever caused it: the table of `docs/architecture.md`, row by row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cpg_trio.http.server.config import Http1Engine
 from tests._wire import dial
 from tests.descriptors import none_left
-from tests.host.routed import USUAL, Setting, routing, silent_address
+from tests.host.routed import Setting, routing, silent_address, text
 from tests.http.peers import OK, Handler, Peer
 from tests.names import Names
 from tests.plugin.running import eventually, unused_port
@@ -139,11 +138,6 @@ CASES: dict[str, tuple[Handler, Fault, int, bytes | None, bool]] = {
 }
 
 
-@pytest.fixture(params=[False, True], ids=["http1", "hypercorn"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(USUAL, "http1_engine", Http1Engine.HYPERCORN if request.param else Http1Engine.OWN)
-
-
 @contextmanager
 def unknown(names: Names) -> Iterator[None]:
     names.fails = OSError("Name or service not known")
@@ -151,7 +145,7 @@ def unknown(names: Names) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_only_what_a_provider_does_counts_against_it(case: str, way: None, names: Names) -> None:
+async def test_only_what_a_provider_does_counts_against_it(case: str, names: Names) -> None:
     handler, fault, status, mark, suspected = CASES[case]
     with unknown(names):
         async with routing(handler) as s, dial(s.url) as wire:
@@ -163,6 +157,19 @@ async def test_only_what_a_provider_does_counts_against_it(case: str, way: None,
             await wait_all_tasks_blocked()
             assert (answer.status, answer.header(b"x-plugin-undelivered")) == (status, mark)
             assert s.host.registry.health(s.provider).callable is not suspected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"garbage\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"],
+)
+async def test_a_provider_that_does_not_speak_http_is_502(answer: bytes) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.receive_head()
+        await peer.send(answer)
+
+    async with routing(handler) as s:
+        assert text(await s.call(s.head())) == (502, "failed to proxy request\n")
 
 
 def test_the_table_of_the_documentation_has_these_rows() -> None:

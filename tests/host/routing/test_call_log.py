@@ -1,0 +1,68 @@
+"""The lines that the log has of routed calls."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cpg_trio.host.routing.call_log import go_duration
+from tests.host.routed import Recorder, routing
+
+
+async def test_each_call_is_logged_at_its_start_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    async with routing() as s:
+        await s.call(s.head(path=s.path("echo.v1.Echo/Say?secret=1")))
+    start, end = (r.getMessage() for r in caplog.records if r.name == "cpg_trio.router")
+    assert start == f"[ROUTER] {s.caller} → {s.provider} /Say (service: echo)"
+    assert re.fullmatch(rf"\[ROUTER\] {s.caller} → {s.provider} /Say 200 \(duration: [0-9.]+(µs|ms|s)\)", end)
+
+
+async def test_a_failed_call_is_logged_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    async with routing(Recorder(b"garbage\r\n\r\n")) as s:
+        await s.call(s.head(path=s.path("M?secret=1")))
+    end = [r.getMessage() for r in caplog.records if r.name == "cpg_trio.router"][-1]
+    assert re.fullmatch(rf"\[ROUTER\] {s.caller} → {s.provider} /M FAILED: .+ \(duration: .+\)", end)
+    assert "secret" not in caplog.text
+
+
+async def test_refusals_of_strangers_are_logged_and_cannot_forge_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    async with routing() as s:
+        no_id = s.head().replace(b"X-Plugin-Runtime-ID", b"X-Other")
+        for request in (
+            s.head(path="/services/echo"),
+            no_id,
+            s.head().replace(b"Authorization: Bearer", b"Authorization: Basic"),
+            s.head().replace(s.token.encode(), b"bad"),
+            s.head().replace(s.caller.encode(), b"\x85\x9bforged"),
+        ):
+            await s.call(request)
+    assert [r.getMessage() for r in caplog.records if r.name == "cpg_trio.router"] == [
+        "[ROUTER] Invalid path: /services/echo (parts: 1)",
+        f"[ROUTER] Missing X-Plugin-Runtime-ID header for {s.path()}",
+        f"[ROUTER] Missing/invalid Authorization header for {s.path()} (caller: {s.caller})",
+        f"[ROUTER] Invalid token for caller: {s.caller}",
+        r"[ROUTER] Invalid token for caller: \x85\x9bforged",
+    ]
+    assert s.token not in caplog.text
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0.0004295, "429.5µs"),
+        (0.000001, "1µs"),
+        (0.0012, "1.2ms"),
+        (0.25, "250ms"),
+        (2.0, "2s"),
+        (61.234, "61.23s"),
+    ],
+)
+def test_durations_are_written_as_go_writes_them(seconds: float, written: str) -> None:
+    assert go_duration(seconds) == written
