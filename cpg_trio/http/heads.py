@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import Enum, auto
 
 import httptools
 
@@ -36,6 +37,16 @@ _NAMES_CLOSE = re.compile(rb"(?i)(?:^|,)[ \t]*close[ \t]*(?:,|$)")
 _DIGITS = 18  # of a number that everybody holds who reads it: less than 2 to the 63rd
 
 
+class Framing(Enum):
+    """How a message says where its body ends."""
+
+    NONE = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    CLOSE = auto()
+    """With the connection; responses only."""
+
+
 class MalformedError(Exception):
     """What came in is no message, or could be read as more than one. The sender's fault.
 
@@ -56,9 +67,14 @@ class Head:
 
     version = "1.1"
     keep_alive = False
-    declared: bytes | None = None
-    """The length of the body, as it is written."""
-    coding: bytes | None = None
+    framing = Framing.NONE
+    """How the body is framed, as far as the fields say."""
+    length = 0
+    """The declared length of the body."""
+    declares_body = False
+    """Whether a field says how the body is framed, which may be as none."""
+    _declared: bytes | None = None  # the length, as it is written
+    _coding: bytes | None = None
     _asks_to_close = False
 
     def __init__(self) -> None:
@@ -77,31 +93,36 @@ class Head:
                 self._note(lower, value)
         self.version = parser.get_http_version()
         self.keep_alive = self.version == "1.1" and not self._asks_to_close
-        self._check_framing()
+        self._read_framing()
 
     def _note(self, name: bytes, value: bytes) -> None:
         """Note a header, by its name in lower case."""
         if name == b"content-length":
-            self.declared = value
+            self._declared = value
         elif name == b"transfer-encoding":
-            self.coding = value if self.coding is None else self.coding + b"," + value
+            self._coding = value if self._coding is None else self._coding + b"," + value
         elif name == b"connection":
             self._asks_to_close = self._asks_to_close or bool(_NAMES_CLOSE.search(value))
             if _NAMES_VITAL.search(value):
                 raise MalformedError("a connection header names what the message depends on")
 
-    def _check_framing(self) -> None:
-        if self.coding is not None:
+    def _read_framing(self) -> None:
+        """Set the framing that the fields declare. Raises: MalformedError."""
+        coding, declared = self._coding, self._declared
+        if coding is not None:
             if self.version != "1.1":
                 raise MalformedError("a transfer coding in HTTP/1.0")
-            if self.coding.lower() != b"chunked":
+            if coding.lower() != b"chunked":
                 raise MalformedError("a transfer coding that is not chunked", 501)
-        elif self.declared is not None and not (self.declared.isdigit() and len(self.declared) <= _DIGITS):
-            raise MalformedError("a length that no body has")
+            self.framing = Framing.CHUNKED
+        elif declared is not None:
+            if not (declared.isdigit() and len(declared) <= _DIGITS):
+                raise MalformedError("a length that no body has")
+            self.length = int(declared)
+            self.framing = Framing.LENGTH if self.length else Framing.NONE
+        self.declares_body = coding is not None or declared is not None
 
 
-NO_HEAD = Head()
-"""The head of a message of which none has come."""
 # The headers that say something to us.
 _HEEDED = frozenset(
     {
@@ -177,7 +198,9 @@ class RequestHead(Head):
         self._check_host()
         if not self.target.startswith(b"/") or self.method == b"CONNECT":
             self._read_other_target()
-        self.wants_websocket = self._upgrade == b"websocket" and parser.should_upgrade()
+        self.wants_websocket = (
+            self._upgrade == b"websocket" and parser.should_upgrade() and self.method == b"GET"
+        )
 
     def on_url(self, target: bytes) -> None:
         self.target += target
@@ -218,6 +241,8 @@ class RequestHead(Head):
             self.fields = with_host(self.fields, self.host)
 
     def _check_tunnel(self) -> None:
+        if self.declares_body:
+            raise MalformedError("a request for a tunnel has no body")
         named = _AUTHORITY_TARGET.fullmatch(self.target)
         if named is None:
             raise MalformedError("a target of no form that we know")

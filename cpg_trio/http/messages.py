@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 import re
-from enum import Enum, auto
+from typing import Generic, TypeVar
 
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http.heads import (
-    NO_HEAD,
+    Framing,
     Head,
     MalformedError,
     RequestHead,
@@ -48,20 +48,16 @@ def body_too_large(most: float) -> str:
     return f"request body too large (max: {most:.0f} bytes)"
 
 
-class Framing(Enum):
-    """How a message says where its body ends."""
-
-    NONE = auto()
-    LENGTH = auto()
-    CHUNKED = auto()
-    CLOSE = auto()
-    """With the connection; responses only."""
+_H = TypeVar("_H", bound=Head)
 
 
-class Incoming:
+class Incoming(Generic[_H]):
     """One message. `feed` it until it is `complete`; `take` what has come of its body meanwhile."""
 
     has_head = False
+    head: _H
+    """What the head says, once `has_head`. Messages that have the same head share it, if it is kept; a
+    request's is without the one line that has `authorization`."""
     complete = False
     framing = Framing.NONE
     remaining = 0
@@ -74,7 +70,6 @@ class Incoming:
     wish on to somebody whom it was not meant for."""
 
     _beginning: re.Pattern[bytes]  # of whatever can still become a head
-    _head: Head
     _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
     _in_chunk = 0  # bytes that have not come yet
     _in_trailers = False
@@ -85,19 +80,13 @@ class Incoming:
     def __init__(self, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
         self.trailers: HeaderList = []
         """As `headers`, for what followed a chunked body; complete once the message is."""
-        self._head = NO_HEAD
         self._max_head_bytes = max_head_bytes
         self._parts: list[bytes] = []
 
     @property
     def headers(self) -> HeaderList:
         """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
-        return self._head.fields
-
-    @property
-    def declares_length(self) -> bool:
-        """Whether a header says how long the body is."""
-        return self._head.declared is not None
+        return self.head.fields if self.has_head else []
 
     @property
     def begun(self) -> bool:
@@ -113,12 +102,16 @@ class Incoming:
             data = self._feed_head(data)
         if self.complete or not data:
             return data
-        if self.framing is Framing.LENGTH:
-            return self._feed_length(data)
         if self.framing is Framing.CHUNKED:
             return self._feed_chunked(data)
-        self._parts.append(data)
-        return b""
+        part, rest = data, b""
+        if self.framing is Framing.LENGTH:
+            if len(data) > self.remaining:
+                part, rest = data[: self.remaining], data[self.remaining :]
+            self.remaining -= len(part)
+            self.complete = not self.remaining
+        self._parts.append(part)
+        return rest
 
     def limit_body(self, most: int) -> None:
         """Take no more than so many bytes of a body of which nothing has been taken yet.
@@ -155,7 +148,13 @@ class Incoming:
         if end > self._max_head_bytes:
             raise MalformedError("the head is too large", 431)
         self.head_bytes = data[:end]
-        self._read_head()
+        self.head = head = self._known_head()
+        self.version = head.version
+        self.keep_alive = head.keep_alive
+        self.framing = head.framing
+        self.remaining = head.length
+        self.complete = head.framing is Framing.NONE
+        self._heed(head)
         self.has_head = True
         return data[end:]
 
@@ -169,35 +168,15 @@ class Incoming:
             raise MalformedError("a line ends without CR")
         self.head_bytes = data
 
-    def _read_head(self) -> None:
-        """Read the head, and what follows from it. Raises: MalformedError."""
+    def _known_head(self) -> _H:
+        """Return the head as it is read, now or before. Raises: MalformedError."""
         raise NotImplementedError
 
-    def _take_over(self, head: Head) -> None:
-        self._head = head
-        self.version = head.version
-        self.keep_alive = head.keep_alive
-
-    def _frame(self, head: Head) -> bool:
-        """Set the framing that a head declares; return whether it declares one."""
-        if head.coding is not None:
-            self.framing = Framing.CHUNKED
-        elif head.declared is not None:
-            self.remaining = int(head.declared)
-            self.framing = Framing.LENGTH if self.remaining else Framing.NONE
-            self.complete = not self.remaining
-        else:
-            return False
-        return True
+    def _heed(self, head: _H) -> None:
+        """Take what the head says beside its framing."""
+        raise NotImplementedError
 
     # The body
-
-    def _feed_length(self, data: bytes) -> bytes:
-        part = data[: self.remaining]
-        self._parts.append(part)
-        self.remaining -= len(part)
-        self.complete = not self.remaining
-        return data[len(part) :]
 
     def _feed_chunked(self, data: bytes) -> bytes:
         data, at = self._held + data, 0
@@ -255,7 +234,7 @@ class Incoming:
         self._held = held
 
 
-class IncomingRequest(Incoming):
+class IncomingRequest(Incoming[RequestHead]):
     """A request. A head that is wrong is refused before anybody sees it."""
 
     method = b""
@@ -267,9 +246,6 @@ class IncomingRequest(Incoming):
     """Whether its sender waits for word to send the body."""
     accepts_trailers = False
     """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
-    head: RequestHead
-    """Its head, without the one line that has `authorization`. Requests whose heads are the same but for that
-    share it, once it is kept."""
     heads: RequestHeads | None = None
     """The heads that were kept before, to be set before it is fed."""
     authorization = b""
@@ -288,24 +264,17 @@ class IncomingRequest(Incoming):
         if self.heads is not None and key:
             self.heads.remember(key, self.head)
 
-    def _read_head(self) -> None:
-        # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
-        self.head_bytes = self.head_bytes.removeprefix(b"\r\n")
-        head = self._known_head()
-        self._take_over(head)
-        self.head = head
+    def _heed(self, head: RequestHead) -> None:
         self.method = head.method
         self.target = head.target
         self.accepts_trailers = head.accepts_trailers
         self.expects_continue = head.expects_continue
-        if not self._frame(head):
-            self.complete = True
-        elif self.method == b"CONNECT":
-            raise MalformedError("a request for a tunnel has no body")
-        self.wants_websocket = head.wants_websocket and self.complete and self.method == b"GET"
+        self.wants_websocket = head.wants_websocket and self.complete
 
     def _known_head(self) -> RequestHead:
         """Read the head, apart from the line with the caller's secret."""
+        # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
+        self.head_bytes = self.head_bytes.removeprefix(b"\r\n")
         line = _AUTHORIZATION.search(self.head_bytes)
         if line is not None:
             key = self.head_bytes[: line.start()] + self.head_bytes[line.end() :]
@@ -320,7 +289,7 @@ class IncomingRequest(Incoming):
     @property
     def headers(self) -> HeaderList:
         """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
-        at, fields = self._authorization_at, self._head.fields
+        at, fields = self._authorization_at, super().headers
         if at < 0:
             return fields
         before = self.head_bytes.count(b"\r\n", 0, at)
@@ -328,12 +297,10 @@ class IncomingRequest(Incoming):
         return [*fields[:before], (name, self.authorization), *fields[before:]]
 
 
-class IncomingResponse(Incoming):
+class IncomingResponse(Incoming[ResponseHead]):
     """A response to a request that was, or was not, a HEAD."""
 
     status = 0
-    head: ResponseHead
-    """Its head, which it shares with responses that have the same one, if it is kept."""
 
     to_head = False
     """Whether it answers a HEAD, so that it has no body; to be set before it is fed."""
@@ -342,6 +309,12 @@ class IncomingResponse(Incoming):
 
     # A peer of another protocol may say a few bytes, and wait for ours.
     _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
+
+    def following(self) -> IncomingResponse:
+        """Return a response that follows this interim one, of which nothing has come."""
+        message = IncomingResponse(self._max_head_bytes)
+        message.heads, message.to_head = self.heads, self.to_head
+        return message
 
     @property
     def reason(self) -> bytes:
@@ -355,15 +328,15 @@ class IncomingResponse(Incoming):
         if not self.complete:
             raise MalformedError("the message was cut short")
 
-    def _read_head(self) -> None:
+    def _known_head(self) -> ResponseHead:
         heads, data = self.heads, self.head_bytes
-        head = ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
-        self.head = head
-        self._take_over(head)
+        return ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
+
+    def _heed(self, head: ResponseHead) -> None:
         self.status = status = head.status
         if status < 200 or self.to_head or status in {204, 304}:  # noqa: PLR2004
-            self.complete = True
-        elif not self._frame(head):
-            self.framing, self.keep_alive = Framing.CLOSE, False
+            self.framing, self.remaining, self.complete = Framing.NONE, 0, True
+        elif not head.declares_body:
+            self.framing, self.complete, self.keep_alive = Framing.CLOSE, False, False
         if status == _SWITCHING_PROTOCOLS:
             self.keep_alive = False

@@ -32,8 +32,8 @@ from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.pool import Pool
 from cpg_trio.http.client.request import LAST_CHUNK, PreparedRequest, chunk
 from cpg_trio.http.fields import date
-from cpg_trio.http.heads import MalformedError
-from cpg_trio.http.messages import Framing, IncomingRequest, IncomingResponse
+from cpg_trio.http.heads import Framing, MalformedError
+from cpg_trio.http.messages import IncomingRequest, IncomingResponse
 from cpg_trio.http.server.http1 import ServerConnection
 
 _NO_CONTENT = 204
@@ -162,7 +162,7 @@ class RelayCall:
         """Send the request without waiting, and have the answer passed back when it comes."""
         client, exchange = self._client, self._exchange
         client.in_hand = self
-        if exchange.start() and not exchange.must_wait:
+        if exchange.start():
             exchange.watch(client.service.clocks.reactor, self._hear)
         else:
             client.hand_over(self.run)
@@ -239,7 +239,7 @@ class RelayCall:
             last = LAST_CHUNK if request.complete else b""
             start += b"%b\r\n%b%b" % (_CHUNKED, chunk(body), last)
             return PreparedRequest(request.method, start, rest, None)
-        if not request.declares_length and request.method in _METHODS_WITH_BODY:
+        if not request.head.declares_body and request.method in _METHODS_WITH_BODY:
             start += b"content-length: 0\r\n"
         return PreparedRequest(request.method, start + b"\r\n" + body, rest, request.remaining)
 
@@ -277,7 +277,7 @@ class RelayCall:
             data = b""
 
     def _refusal(self, response: IncomingResponse) -> UndeliveredError | None:
-        return self._forward.refusal(response.status, response.headers)
+        return self._forward.refusal(response.status, response.head.fields)
 
     def _head_back(self, response: IncomingResponse) -> bytes:
         """Return the head that goes back, and settle how the body does."""

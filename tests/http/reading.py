@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import h11
 
-from cpg_trio.http.heads import MalformedError, RequestHeads, ResponseHeads
-from cpg_trio.http.messages import MAX_HEAD_BYTES, Framing, Incoming, IncomingRequest, IncomingResponse
+from cpg_trio.http.heads import Framing, MalformedError, RequestHeads, ResponseHeads
+from cpg_trio.http.messages import MAX_HEAD_BYTES, Incoming, IncomingRequest, IncomingResponse
 
 # Of everything that is read, so that what is read again is found there.
 REQUEST_HEADS, RESPONSE_HEADS = RequestHeads(), ResponseHeads()
@@ -43,7 +43,7 @@ def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     return [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]
 
 
-def feed(message: Incoming, data: bytes, cuts: Iterable[int] = ()) -> tuple[bytes, bytes]:
+def feed(message: Incoming[Any], data: bytes, cuts: Iterable[int] = ()) -> tuple[bytes, bytes]:
     """Feed a message; return its body, and what follows it. Raises: MalformedError."""
     body, rest = b"", b""
     for piece in pieces(data, cuts):
@@ -78,7 +78,7 @@ def read_response(data: bytes, cuts: Iterable[int] = (), *, to_head: bool = Fals
     return _reading(response, subject, body, rest)
 
 
-def _reading(message: Incoming, subject: tuple[bytes, bytes], body: bytes, rest: bytes) -> Reading:
+def _reading(message: Incoming[Any], subject: tuple[bytes, bytes], body: bytes, rest: bytes) -> Reading:
     return Reading(
         subject if message.has_head else None,
         message.version.encode() if message.has_head else b"",

@@ -10,14 +10,15 @@ import traceback
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cpg_trio.http import heads
-from cpg_trio.http.heads import MalformedError, RequestHeads, ResponseHeads
-from cpg_trio.http.messages import MAX_HEAD_BYTES, Framing, Incoming, IncomingRequest, IncomingResponse
+from cpg_trio.http.heads import Framing, MalformedError, RequestHeads, ResponseHeads
+from cpg_trio.http.messages import MAX_HEAD_BYTES, Incoming, IncomingRequest, IncomingResponse
 from tests.http import corpus
 from tests.http.corpus import Bad, Good, GoodResponse, chunked, get, padded, post, response
 from tests.http.mutations import mutations
@@ -50,7 +51,7 @@ def every_cut(data: bytes) -> Iterator[list[int]]:
     yield list(range(size))
 
 
-def refusal(message: Incoming, data: bytes) -> MalformedError:
+def refusal(message: Incoming[Any], data: bytes) -> MalformedError:
     with pytest.raises(MalformedError) as caught:
         feed(message, data)
     return caught.value
@@ -276,10 +277,10 @@ def test_what_else_a_head_tells_is_known_with_it() -> None:
     request = IncomingRequest()
     request.feed(post(b"Expect: 100-Continue", b"TE: gzip, Trailers", b"Content-Length: 7"))
     assert (request.expects_continue, request.accepts_trailers) == (True, True)
-    assert (request.declares_length, request.remaining) == (True, 7)
+    assert (request.head.declares_body, request.remaining) == (True, 7)
     other = IncomingRequest()
     other.feed(get(b"Expect: 200", b"TE: x-trailers"))
-    assert (other.expects_continue, other.accepts_trailers, other.declares_length) == (False, False, False)
+    assert (other.expects_continue, other.accepts_trailers, other.head.declares_body) == (False, False, False)
 
 
 def test_a_body_behind_the_wish_for_an_upgrade_is_never_read_as_another_request() -> None:

@@ -22,7 +22,6 @@ import trio
 
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http.background import background_task
-from cpg_trio.http.channel import Channel
 from cpg_trio.http.client.connection import Connection
 from cpg_trio.http.client.errors import (
     BodyTooLargeError,
@@ -115,24 +114,18 @@ class ClientExchange:
     # Without waiting
 
     def start(self) -> bool:
-        """Send what goes without waiting, on an idle connection. Return False if there is none."""
+        """Send what goes without waiting, if there is an idle connection. Return whether that is all."""
         connection = self._connections.take(self._origin, self._caller)
-        if connection is None:
-            return False
-        self._send(connection)
-        return True
-
-    @property
-    def must_wait(self) -> bool:
-        """Whether a part of the request could not be sent without waiting."""
-        return self._unsent is not None
+        if connection is not None:
+            self._send(connection)
+        return self._is_sent
 
     def read_nowait(self) -> bool:
         """Read on if something has come. Return whether the final response has come to its end."""
-        message = self.message
-        if not message.complete and self._error is None:
+        message, connection = self.message, self.connection
+        if connection is not None and not message.complete and self._error is None:
             try:
-                data = self._channel.receive_nowait()
+                data = connection.channel.receive_nowait()
             except BROKEN:
                 data = None  # the next `read` raises it
             if data:
@@ -142,11 +135,13 @@ class ClientExchange:
 
     def watch(self, reactor: Reactor, watcher: Watcher) -> None:
         """Have `watcher` called when something has come, until `ignore`, or until it is entered or closed."""
-        self._channel.watch(reactor, watcher)
+        if self.connection is not None:
+            self.connection.channel.watch(reactor, watcher)
 
     def ignore(self) -> None:
         """Have nobody called any more."""
-        self._channel.ignore()
+        if self.connection is not None:
+            self.connection.channel.ignore()
 
     def close(self, *, keep: bool = True) -> None:
         """End it. The pool keeps its connection if `keep`, and if another exchange may follow on it."""
@@ -182,19 +177,15 @@ class ClientExchange:
         if self.connection is None and not self.ended:
             raise self._error or trio.ClosedResourceError("the exchange has ended, and with it the response")
 
-    @property
-    def _channel(self) -> Channel:
-        if self.connection is None:
-            raise trio.ClosedResourceError("the exchange has ended")
-        return self.connection.channel
-
     def _send(self, connection: Connection) -> None:
         """Send what goes without waiting of a request of which nothing has been sent."""
         self.connection = connection
         self.has_sent = True
         self._is_reused = not connection.fresh
-        self.message = self._new_message()
-        request = self._request
+        request, message = self._request, IncomingResponse(self._connections.max_head_bytes)
+        message.heads = self._connections.heads
+        message.to_head = request.method == b"HEAD"
+        self.message = message
         try:
             sent = connection.channel.send_nowait(request.start)
         except BROKEN:
@@ -215,9 +206,11 @@ class ClientExchange:
     async def __aenter__(self) -> Response:
         if (error := self._error) is not None and self.connection is None:
             raise error
-        if self.connection is not None:
-            self.connection.channel.ignore()
-        elif not self.start():
+        if self.connection is None:
+            self.start()
+        else:
+            self.ignore()
+        if self.connection is None:
             self._send(await self._open())
         try:
             await self._begin()
@@ -250,8 +243,10 @@ class ClientExchange:
         """
         if (error := self._error) is not None:
             raise error
+        if self.connection is None:
+            raise trio.ClosedResourceError("the exchange has ended")
         try:
-            data = await self._channel.receive()
+            data = await self.connection.channel.receive()
         except BROKEN as exc:
             if self._error is None:
                 raise ConnectionBrokenError(f"the connection to the peer broke: {exc}") from exc
@@ -305,7 +300,8 @@ class ClientExchange:
             raise
 
     async def _begin_upload(self, unsent: memoryview) -> None:
-        upload = self._upload = Upload(self._request, unsent, self._channel)
+        assert self.connection is not None  # noqa: S101 - for the type checker
+        upload = self._upload = Upload(self._request, unsent, self.connection.channel)
         if self._request.rest is None and len(unsent) <= ONE_WRITE_BYTES:
             await upload.send()  # which no peer lets wait that waits for us to read
             await self._receive_head()
@@ -345,14 +341,8 @@ class ClientExchange:
     def _next_message(self) -> None:
         """Go on to the message behind an interim response."""
         behind, self._behind = self._behind, b""
-        self.message = self._new_message()
+        self.message = self.message.following()
         self._feed(behind)
-
-    def _new_message(self) -> IncomingResponse:
-        message = IncomingResponse(self._connections.max_head_bytes)
-        message.heads = self._connections.heads
-        message.to_head = self._request.method == b"HEAD"
-        return message
 
 
 class Response:

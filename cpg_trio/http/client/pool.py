@@ -183,7 +183,9 @@ class Pool:
         one may have had an effect, so that most calls could not be repeated.
         """
         shelf = self._shelves.get(origin.key)
-        if shelf is None or (caller and (self._has_its_share(caller) or not self._may_have(shelf, caller))):
+        if shelf is None or (
+            caller in self._in_use and (self._has_its_share(caller) or not self._may_have(shelf, caller))
+        ):
             return None
         while shelf.idle:
             connection = shelf.idle.pop()

@@ -33,8 +33,8 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, HeaderList
 from cpg_trio.http.channel import Address, Channel
 from cpg_trio.http.fields import plain_response
-from cpg_trio.http.heads import MalformedError, RequestHeads
-from cpg_trio.http.messages import MAX_HEAD_BYTES, Framing, IncomingRequest
+from cpg_trio.http.heads import Framing, MalformedError, RequestHeads
+from cpg_trio.http.messages import MAX_HEAD_BYTES, IncomingRequest
 from cpg_trio.http.reactor import Reactor, open_reactor
 from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, WrongSchemes, is_tls
 from cpg_trio.http.server.activity import Activity
