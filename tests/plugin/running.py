@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,14 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from cpg_trio._cell import Cell
-from cpg_trio.asgi import Receive, Scope, Send
+from cpg_trio.asgi import Receive, Scope, Send, no_websocket, refuse_websocket, send_response
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.plugin import Plugin, PluginConfig
+from tests.host.calls import WATCH
 from tests.http.apps import served
+from tests.plain_host import PlainHost
 from tests.rpc.echo import Echo
+
+RETRY_AFTER = (b"retry-after", b"1")
+ASKED_S = 1.0
+
 
 HEALTHY, DEGRADED, UNHEALTHY = 1, 2, 3
 
@@ -87,10 +95,12 @@ async def meddled(meddle: Meddling, host: Host | None = None) -> AsyncIterator[t
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until something holds of which nobody tells."""
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
-            await trio.sleep(0.01)
+    """Wait until something holds for which there is no event: look again and again, less and less often."""
+    wait_s = 0.005
+    with trio.fail_after(30):
+        while not condition():
+            await trio.sleep(wait_s)
+            wait_s = min(1.2 * wait_s, 0.2)
 
 
 def state_of(host: Host, service_type: str) -> int | None:
@@ -123,3 +133,63 @@ def unused_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def two_services() -> Plugin:
+    plugin = Plugin("two", version="1.0.0")
+    plugin.provide("a", Echo())
+    plugin.provide("b", Echo())
+    return plugin
+
+
+async def error(send: Send, status: int, code: str) -> bool:
+    body = json.dumps({"code": code, "message": "meddled with"}).encode()
+    await send_response(send, status, body, [(b"content-type", b"application/json")])
+    return True
+
+
+class Busy:
+    """A host that answers the first call to a path with the word to come back in a second."""
+
+    def __init__(self, path: str, *, websockets: bool = True) -> None:
+        self.path = path
+        self.websockets = websockets
+        self.asked_at: list[float] = []
+        self.paths: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        self.paths.append(scope["path"])
+        if not self.websockets and scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+            return True
+        if scope["path"] != self.path:
+            return False
+        self.asked_at.append(trio.current_time())
+        if len(self.asked_at) > 1:
+            return False
+        if scope["type"] == "websocket":
+            await receive()
+            await refuse_websocket(send, 429, "too often", [RETRY_AFTER])
+        elif self.path == WATCH:
+            end = json.dumps({"error": {"code": "resource_exhausted"}}).encode()
+            frame = b"\2" + len(end).to_bytes(4, "big") + end
+            await send_response(
+                send, 200, frame, [(b"content-type", b"application/connect+proto"), RETRY_AFTER]
+            )
+        else:
+            error = json.dumps({"code": "resource_exhausted", "message": "too often"}).encode()
+            await send_response(send, 429, error, [(b"content-type", b"application/json"), RETRY_AFTER])
+        return True
+
+    @property
+    def waited_s(self) -> float:
+        return self.asked_at[1] - self.asked_at[0]
+
+
+def lines(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == name]
+
+
+def provides(host: PlainHost, service_type: str) -> bool:
+    found = host.provider(service_type)
+    return found is not None and found[0] in host.tokens

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, Backoff
+from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, Backoff, retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,22 @@ def test_a_success_starts_with_the_shortest_wait_again() -> None:
 async def test_who_asks_for_a_longer_wait_gets_it(autojump_clock: MockClock) -> None:
     await Backoff().wait(30.0)
     assert trio.current_time() >= 30
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("3", 3.0),
+        ("0", 0.0),
+        ("", 0.0),
+        ("-1", 0.0),
+        ("1.5", 0.0),
+        ("²", 0.0),
+        ("86400", 3600.0),
+        ("9" * 5000, 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ],
+)
+def test_what_a_host_asks_for_is_whole_seconds_and_an_hour_at_most(said: str, seconds: float) -> None:
+    assert retry_after_s({"retry-after": said}) == seconds
+    assert retry_after_s({}) == 0

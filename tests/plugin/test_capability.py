@@ -11,8 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from cpg_trio._cell import Cell
 from cpg_trio._gen.capability.logger.v1.logger_pb2 import LogRequest
 from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerClient
+from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Action, AuditEvent, Capability, Host, HostConfig
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError
@@ -20,6 +22,8 @@ from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plugin.running import eventually, hosting, plugged
 from tests.rpc.echo import Echo
+
+MARK = (b"X-Plugin-Undelivered", b"true")
 
 
 class Offered:
@@ -146,3 +150,66 @@ async def test_the_hosts_log_has_what_a_plugin_writes(caplog: pytest.LogCaptureF
     (record,) = (r for r in caplog.records if r.name == "cpg_trio.capability.logger")
     assert record.getMessage().startswith("[PLUGIN] app-")
     assert record.getMessage().endswith(": hello {a=b}")
+
+
+class Unwilling:
+    """A capability that answers its grants' owners as the host answers who has none."""
+
+    def __init__(self, *fields: tuple[bytes, bytes]) -> None:
+        self.calls = 0
+        self._fields = fields
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body", False):
+            pass
+        self.calls += 1
+        await send_text(send, 401, "grant expired\n", list(self._fields))
+
+
+@pytest.mark.parametrize("fields", [(), (MARK,)], ids=["plain", "forged"])
+async def test_a_call_that_a_capability_has_had_is_not_made_again(
+    fields: tuple[tuple[bytes, bytes], ...],
+) -> None:
+    unwilling = Unwilling(*fields)
+    offered = [Capability("unwilling", "1.0.0", unwilling)]
+    plugin = Plugin("app", version="1.0.0")
+    client = plugin.capability("unwilling").client(EchoServiceClient)
+    host = Host(HostConfig(capabilities=offered))
+    async with hosting(host=host) as (_, url), plugged(plugin, url):
+        await eventually(lambda: len(host.identities))
+        assert await _refused(client) == Code.UNAUTHENTICATED
+        assert unwilling.calls == 1
+
+
+async def _refused(client: EchoServiceClient) -> Code:
+    """Call until the capability is there, and return the code with which the call is refused then."""
+    while True:
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(EchoRequest(text="x"))
+        if caught.value.code != Code.UNAVAILABLE:
+            return caught.value.code
+        await trio.sleep(0.01)
+
+
+async def test_a_call_whose_grant_ends_in_it_is_not_made_again() -> None:
+    begun = Cell(0)
+
+    async def slow(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        begun.set(begun.value + 1)
+        await trio.sleep_forever()
+
+    plugin = Plugin("app", version="1.0.0")
+    client = plugin.capability("slow").client(EchoServiceClient)
+    host = Host(HostConfig(capabilities=[Capability("slow", "1.0.0", slow)]))
+
+    async def call() -> None:
+        assert await _refused(client) == Code.UNAUTHENTICATED
+        assert begun.value == 1
+
+    async with hosting(host=host) as (_, url), plugged(plugin, url), trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        async for calls in begun.reader():
+            if calls:
+                break
+        (owner,) = host._grants._by_owner
+        host.revoke_grants(owner)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.asgi import Receive, Scope, Send, send_text
+from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
 from cpg_trio.plugin import Plugin, PluginConfig, Provider
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.plugin.running import echo_plugin, hosting, is_healthy, meddled, plugged, until, unused_port
+from tests.plain_host import plain_host
+from tests.plugin.running import (
+    echo_plugin,
+    hosting,
+    is_healthy,
+    meddled,
+    plugged,
+    until,
+    unused_port,
+)
+from tests.rpc.echo import Echo
 
 HEARTBEAT = "/connectplugin.v1.PluginLifecycle/ReportHealth"
+MARK = (b"X-Plugin-Undelivered", b"true")
+STATUSES = [401, 403, 404, 429, 502, 503]
 
 
 async def test_a_call_reaches_the_provider_through_the_host() -> None:
@@ -159,7 +174,9 @@ def _healthy(host: Host) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
-async def test_a_call_that_was_not_delivered_goes_to_another_provider(kind: str) -> None:
+async def test_a_call_that_was_not_delivered_goes_to_another_provider(
+    virtual_time: MockClock, kind: str
+) -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     client = echo.client(EchoServiceClient)
@@ -177,7 +194,9 @@ async def test_a_call_that_was_not_delivered_goes_to_another_provider(kind: str)
             assert not host.registry.health("gone-0").callable
 
 
-async def test_a_call_that_was_not_delivered_is_tried_again_though_nothing_is_heard_of_its_provider() -> None:
+async def test_a_call_that_was_not_delivered_is_tried_again_though_nothing_is_heard_of_its_provider(
+    virtual_time: MockClock,
+) -> None:
     failed: list[str] = []
 
     async def fail_once(scope: Scope, _receive: Receive, send: Send) -> bool:
@@ -209,7 +228,9 @@ async def test_a_call_finds_the_provider_that_lives_behind_several_that_were_kil
             assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
 
 
-async def test_a_call_that_was_not_delivered_to_the_only_provider_is_unavailable() -> None:
+async def test_a_call_that_was_not_delivered_to_the_only_provider_is_unavailable(
+    virtual_time: MockClock,
+) -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     async with hosting() as (host, url):
@@ -222,7 +243,7 @@ async def test_a_call_that_was_not_delivered_to_the_only_provider_is_unavailable
     assert caught.value.code == Code.UNAVAILABLE
 
 
-async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not() -> None:
+async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(virtual_time: MockClock) -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo", min_version="2.0.0")
     async with hosting() as (host, url), plugged(echo_plugin(version="1.10.0"), url):
@@ -251,7 +272,7 @@ async def test_a_provider_that_is_degraded_is_known_to_be() -> None:
         assert echo.available
 
 
-async def test_a_dependency_is_followed_across_a_restart_of_the_host() -> None:
+async def test_a_dependency_is_followed_across_a_restart_of_the_host(virtual_time: MockClock) -> None:
     port = unused_port()
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
@@ -294,3 +315,132 @@ async def test_who_waits_for_a_dependency_is_not_told_that_it_is_there_while_cal
         assert not found
         echo.hear(new, Provider.at(new, endpoint, degraded=False))
     assert found == [echo.provider]
+
+
+async def test_a_call_with_an_identity_that_has_ended_is_unavailable_and_gets_the_plugin_a_new_one(
+    virtual_time: MockClock,
+) -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    async with hosting() as (host, url), plugged(echo_plugin(), url):
+        async with plugged(caller, url, heartbeat_s=3600.0):
+            provider = await echo.wait_available()
+            host.identities.revoke(provider.session.runtime_id)
+            with pytest.raises(ConnectError) as caught:
+                await client.echo(EchoRequest())
+            assert caught.value.code == Code.UNAVAILABLE
+            with trio.fail_after(10):
+                async for now in echo.changes.reader():
+                    if now is not None and now.session != provider.session:
+                        break
+            assert (await client.echo(EchoRequest(text="again"))).text == "again"
+        assert not echo.available
+        with pytest.raises(ConnectError, match="no provider"):
+            await client.echo(EchoRequest())
+
+
+def answering(status: int, *fields: tuple[bytes, bytes]) -> Any:
+    """Return a middleware in whose place nothing but a plain-text answer comes."""
+
+    def instead(_: App) -> App:
+        async def answer(_scope: Scope, receive: Receive, send: Send) -> None:
+            while (await receive()).get("more_body", False):
+                pass
+            calls.set(calls.value + 1)
+            await send_text(send, status, "invalid token\n", list(fields))
+
+        return answer
+
+    calls: Cell[int] = Cell(0)
+    instead.calls = calls  # type: ignore[attr-defined] # for the test to read
+    return instead
+
+
+def refusing_plugin(instead: Any) -> Plugin:
+    plugin = Plugin("bad-plugin", version="1.0.0")
+    plugin.provide("bad", Echo(), middleware=instead)
+    return plugin
+
+
+@asynccontextmanager
+async def calling(url: str, instead: Any, **config: Any) -> AsyncIterator[tuple[Any, Any, Any]]:
+    """Yield clients of a provider that answers so, and of a good one, and the caller's word on the latter."""
+    caller = Plugin("caller", version="1.0.0")
+    bad, good = caller.require("bad"), caller.require("echo")
+    async with (
+        plugged(refusing_plugin(instead), url, **config),
+        plugged(echo_plugin(), url, **config),
+        plugged(caller, url),
+    ):
+        with trio.fail_after(20):
+            await bad.wait_available()
+            await good.wait_available()
+        yield bad.client(EchoServiceClient), good.client(EchoServiceClient), good
+
+
+@pytest.mark.parametrize("fields", [(), (MARK,)], ids=["plain", "forged"])
+@pytest.mark.parametrize("status", STATUSES)
+async def test_no_answer_of_a_provider_ends_its_callers_session(
+    status: int, fields: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    instead = answering(status, *(fields if status != 401 else ()))
+    async with hosting() as (_, url), calling(url, instead) as (bad, good, dependency):
+        session = dependency.callable_provider().session
+        for number in range(5):
+            with pytest.raises(ConnectError) as caught:
+                await bad.echo(EchoRequest(text="x"))
+            assert caught.value.message == "invalid token"
+            assert instead.calls.value == number + 1  # each was sent once
+            with pytest.raises(ConnectError):
+                async with bad.count(CountRequest(to=1)) as stream:
+                    _ = [message async for message in stream]
+            instead.calls.set(number + 1)
+            assert (await good.echo(EchoRequest(text="y"))).text == "y"
+        assert not session.void.is_set()
+        assert dependency.callable_provider().session is session
+
+
+async def test_a_host_that_marks_nothing_is_asked_whose_word_it_was() -> None:
+    instead = answering(401)
+    async with (
+        plain_host() as (host, url),
+        calling(url, instead, accept_unsigned=True) as (bad, good, dependency),
+    ):
+        session = dependency.callable_provider().session
+        for _ in range(3):
+            with pytest.raises(ConnectError) as caught:
+                await bad.echo(EchoRequest(text="x"))
+            assert caught.value.code == Code.UNAUTHENTICATED
+            assert (await good.echo(EchoRequest(text="y"))).text == "y"
+        assert not session.void.is_set()
+        host.tokens.clear()
+        with pytest.raises(ConnectError) as caught:
+            await good.echo(EchoRequest(text="y"))
+        assert (caught.value.code, session.void.is_set()) == (Code.UNAVAILABLE, True)
+
+
+async def test_the_hosts_own_word_ends_the_session_at_once() -> None:
+    async with hosting() as (host, url), calling(url, answering(500)) as (_, good, dependency):
+        session = dependency.callable_provider().session
+        await host.revoke_identity(session.runtime_id)
+        with pytest.raises(ConnectError) as caught:
+            await good.echo(EchoRequest(text="y"))
+        assert caught.value.code == Code.UNAVAILABLE
+        assert session.void.is_set()
+
+
+async def test_calls_reach_a_provider_through_a_host_that_knows_only_bare_methods() -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    async with (
+        plain_host() as (_, url),
+        plugged(caller, url),
+        plugged(echo_plugin(), url, accept_unsigned=True),
+    ):
+        with trio.fail_after(20):
+            await echo.wait_available()
+        assert (await client.echo(EchoRequest(text="x"))).text == "x"
+        async with client.count(CountRequest(to=2)) as stream:
+            assert [message.number async for message in stream] == [0, 1]

@@ -29,10 +29,15 @@ from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.discovery import _settle, follow
+from tests.host.calls import WATCH
+from tests.http.apps import served
 from tests.http.peers import Peer, serving
+from tests.plain_host import plain_host
 from tests.plugin.running import (
+    ASKED_S,
     DEGRADED,
     HEALTHY,
+    Busy,
     Meddling,
     echo_plugin,
     eventually,
@@ -89,7 +94,7 @@ async def test_one_websocket_tells_of_all_dependencies() -> None:
 
 @pytest.mark.parametrize("ways", [("watch",), ("watch", "WatchService")])
 async def test_where_there_is_no_websocket_streams_tell_and_where_there_are_none_it_asks(
-    ways: tuple[str, ...],
+    virtual_time: MockClock, ways: tuple[str, ...]
 ) -> None:
     plugin, (echo,) = needy("echo", min_version="1.0.0")
     seen = Counter[str]()
@@ -103,7 +108,9 @@ async def test_where_there_is_no_websocket_streams_tell_and_where_there_are_none
 
 
 @pytest.mark.parametrize("ways", [(), ("watch",)])
-async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(ways: tuple[str, ...]) -> None:
+async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(
+    virtual_time: MockClock, ways: tuple[str, ...]
+) -> None:
     plugin, (echo,) = needy("echo", min_version="2.0.0")
     async with (
         meddled(without(*ways, seen=Counter())) as (host, url),
@@ -141,7 +148,7 @@ class HeldAnswer:
 
 
 async def test_an_answer_that_comes_late_is_not_believed_over_newer_news(
-    monkeypatch: pytest.MonkeyPatch,
+    virtual_time: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "_POLL_S", 0.02)
     plugin, (dependency,) = needy("one", min_version="2.0.0")
@@ -178,7 +185,7 @@ async def test_a_provider_with_a_minimum_version_is_known_to_be_degraded() -> No
 
 
 async def test_a_websocket_that_is_refused_for_a_while_is_opened_in_the_end(
-    monkeypatch: pytest.MonkeyPatch,
+    virtual_time: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cpg_trio.plugin.discovery._STREAM_S", 0.3)
     plugin, (echo,) = needy("echo")
@@ -200,7 +207,9 @@ async def test_a_websocket_that_is_refused_for_a_while_is_opened_in_the_end(
 
 
 @pytest.mark.parametrize("swallowed", ["hangs", "closes", "502"])
-async def test_where_websockets_do_not_get_through_streams_are_followed(swallowed: str) -> None:
+async def test_where_websockets_do_not_get_through_streams_are_followed(
+    virtual_time: MockClock, swallowed: str
+) -> None:
     async def swallow(scope: Scope, receive: Receive, send: Send) -> bool:
         if scope["type"] != "websocket":
             return False
@@ -224,7 +233,7 @@ async def test_where_websockets_do_not_get_through_streams_are_followed(swallowe
         await heard(echo, lambda d: d.available)
 
 
-async def test_a_stream_that_tells_nothing_keeps_nobody_from_asking() -> None:
+async def test_a_stream_that_tells_nothing_keeps_nobody_from_asking(virtual_time: MockClock) -> None:
     async def hold_back(scope: Scope, receive: Receive, send: Send) -> bool:
         if scope["type"] == "websocket":
             await no_websocket(scope, receive, send)
@@ -266,7 +275,7 @@ async def following(url: str, *, heartbeat_s: float = 0.05) -> AsyncIterator[Dep
 
 
 @pytest.mark.parametrize("answer", answers_of_a_websocket_that_breaks())
-async def test_a_websocket_that_breaks_is_tried_again(answer: bytes) -> None:
+async def test_a_websocket_that_breaks_is_tried_again(virtual_time: MockClock, answer: bytes) -> None:
     connections = Cell(0)
 
     async def handle(peer: Peer) -> None:
@@ -284,7 +293,9 @@ async def test_a_websocket_that_breaks_is_tried_again(answer: bytes) -> None:
 @pytest.mark.parametrize(
     "frame", [{"text": "{}"}, {"bytes": b"\xff\xff"}, {"bytes": b"\0" * (2**20 + 1)}, None]
 )
-async def test_frames_that_make_no_sense_do_not_end_a_plugin(frame: dict[str, object] | None) -> None:
+async def test_frames_that_make_no_sense_do_not_end_a_plugin(
+    virtual_time: MockClock, frame: dict[str, object] | None
+) -> None:
     connections = Cell(0)
 
     async def babble(scope: Scope, receive: Receive, send: Send) -> bool:
@@ -308,7 +319,9 @@ async def test_frames_that_make_no_sense_do_not_end_a_plugin(frame: dict[str, ob
         assert not echo.available
 
 
-async def test_a_websocket_that_tells_something_and_closes_is_opened_less_and_less_often() -> None:
+async def test_a_websocket_that_tells_something_and_closes_is_opened_less_and_less_often(
+    virtual_time: MockClock,
+) -> None:
     opened: list[float] = []
 
     async def tell_and_close(scope: Scope, receive: Receive, send: Send) -> bool:
@@ -328,7 +341,7 @@ async def test_a_websocket_that_tells_something_and_closes_is_opened_less_and_le
         assert len(opened) <= 8
 
 
-async def test_a_websocket_that_answers_no_pings_is_given_up() -> None:
+async def test_a_websocket_that_answers_no_pings_is_given_up(virtual_time: MockClock) -> None:
     connections = Cell(0)
 
     async def accept_and_be_silent(peer: Peer) -> None:
@@ -347,7 +360,9 @@ async def test_a_websocket_that_answers_no_pings_is_given_up() -> None:
                     break
 
 
-async def test_no_plugin_sees_its_dependency_go_while_a_host_is_replaced_that_remembers_nothing() -> None:
+async def test_no_plugin_sees_its_dependency_go_while_a_host_is_replaced_that_remembers_nothing(
+    virtual_time: MockClock,
+) -> None:
     port = unused_port()
     url = f"http://127.0.0.1:{port}"
     plugin, (echo,) = needy("echo")
@@ -400,3 +415,92 @@ async def test_a_new_hosts_word_counts_at_once_when_it_is_that_somebody_is_there
         assert echo.provider.runtime_id == provider_id
     echo.hear(new, None)
     assert not echo.available
+
+
+def frames(*messages: tuple[int, bytes]) -> bytes:
+    return b"".join(bytes([flags]) + len(content).to_bytes(4, "big") + content for flags, content in messages)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0\0",
+        frames((0, b"\xff\xff")),
+        frames((2, b"[" * 20_000)),
+        frames((2, b'{"error": {"code": "internal", "details": [{"type": "a", "value": "\xc3\xa9"}]}}')),
+        # an available provider of version "v1"
+        frames((0, b"\x0a\x04echo\x10\x01\x1a\x0e\x0a\x03p-1\x12\x02v1\x1a\x03/x/")),
+    ],
+)
+async def test_garbage_on_a_watch_stream_does_not_end_a_plugin(
+    virtual_time: MockClock, answer: bytes
+) -> None:
+    watches = Cell(0)
+
+    async def garbage(scope: Scope, receive: Receive, send: Send) -> bool:
+        if scope["type"] == "websocket":
+            await no_websocket(scope, receive, send)
+            return True
+        if not scope["path"].endswith("WatchService"):
+            return False
+        watches.set(watches.value + 1)
+        await send_response(send, 200, answer, [(b"content-type", b"application/connect+proto")])
+        return True
+
+    plugin = echo_plugin("needy", "needs")
+    dependency = plugin.require("echo", min_version="1.0.0")
+    async with meddled(garbage) as (host, url), plugged(plugin, url):
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+        with trio.fail_after(20):
+            async for count in watches.reader():
+                if count >= 3:
+                    break
+        assert not dependency.available
+        assert state_of(host, "needs") == DEGRADED
+
+
+async def test_a_host_that_is_replaced_is_noticed_by_the_watch_and_not_only_by_the_heartbeat(
+    virtual_time: MockClock,
+) -> None:
+    plugin = echo_plugin("needy", "needs")
+    plugin.require("echo")
+    old, new = Host(), Host()
+    async with old.application() as old_app, new.application() as new_app:
+        current = [old_app]
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            await current[0](scope, receive, send)
+
+        async with served(dispatch) as url, plugged(plugin, url, heartbeat_s=3600.0):
+            await until(old, lambda: state_of(old, "needs") == DEGRADED)
+            await eventually(lambda: old.watches.watchers("echo"))
+            current[0] = new_app
+            old.watches.close()
+            await until(new, lambda: state_of(new, "needs") == DEGRADED)
+
+
+@pytest.mark.parametrize("way", ["websocket", "stream"])
+async def test_who_is_asked_to_wait_with_its_watch_does_and_keeps_to_that_way(
+    virtual_time: MockClock, way: str
+) -> None:
+    busy = Busy("/watch" if way == "websocket" else WATCH, websockets=way == "websocket")
+    plugin = echo_plugin()
+    plugin.require("other", required=False)
+    async with meddled(busy) as (host, url), plugged(plugin, url):
+        await eventually(lambda: len(host.watches))
+        assert (WATCH in busy.paths) is (way == "stream")
+    assert busy.waited_s >= ASKED_S
+
+
+async def test_a_stream_that_always_ends_at_once_is_opened_less_and_less_often(
+    virtual_time: MockClock,
+) -> None:
+    caller = Plugin("caller", version="1.0.0")
+    caller.require("echo")
+    async with plain_host() as (host, url):
+        host.ends_streams = True
+        async with plugged(caller, url):
+            await eventually(lambda: host.watches >= 2)
+            await trio.sleep(1)
+            assert host.watches <= 8

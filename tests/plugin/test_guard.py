@@ -13,6 +13,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
 from cpg_trio import wire
@@ -28,9 +29,9 @@ from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolExchange
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests._wire import Wire, dial, request
+from tests.plugin.controlling import SET_IDENTITY, SHUTDOWN
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
 from tests.plugin.signing import CALLER_ID, CALLER_NAME, ECHO, digest_of, from_caller, granted
-from tests.plugin.test_control import SET_IDENTITY, SHUTDOWN
 from tests.rpc.echo import Echo
 
 COUNT = "/echo.v1.EchoService/Count"
@@ -550,7 +551,9 @@ async def begin_stream(wire: Wire, headers: Headers) -> None:
     await wire.send(request("POST", STREAM, {**framing, **headers}))
 
 
-async def test_a_stream_from_the_host_may_be_silent_and_that_of_a_stranger_has_its_time() -> None:
+async def test_a_stream_from_the_host_may_be_silent_and_that_of_a_stranger_has_its_time(
+    virtual_time: MockClock,
+) -> None:
     async with (
         around(public=True, serve=ServeConfig(body_timeout_s=SILENCE_S)) as plugin,
         dial(plugin.url) as strangers,
@@ -565,7 +568,7 @@ async def test_a_stream_from_the_host_may_be_silent_and_that_of_a_stranger_has_i
         assert (await hosts.response()).status == 200
 
 
-async def test_one_message_has_its_time_also_from_the_host() -> None:
+async def test_one_message_has_its_time_also_from_the_host(virtual_time: MockClock) -> None:
     async with around(serve=ServeConfig(body_timeout_s=SILENCE_S)) as plugin, dial(plugin.url) as wire:
         framing = {"content-type": "application/json", "transfer-encoding": "chunked"}
         proof = from_caller(plugin.digest, plugin.runtime_id, ECHO)

@@ -18,6 +18,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.http.apps import served
+from tests.plugin.controlling import INFO, SET_IDENTITY, post
 from tests.plugin.running import (
     echo_plugin,
     eventually,
@@ -28,7 +29,6 @@ from tests.plugin.running import (
     until,
     unused_port,
 )
-from tests.plugin.test_control import INFO, SET_IDENTITY, post
 from tests.rpc.echo import Echo, canned
 
 TOKEN = "0123456789abcdef"

@@ -1,22 +1,44 @@
-"""A plugin with a port of its own for its host: there is nothing else on it, and no control anywhere else."""
+"""What a plugin serves, where, and on which port."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig
-from cpg_trio.http import StartError
+from cpg_trio.http import BindError
 from cpg_trio.plugin import Plugin, PluginConfig
 from tests.host.calls import DISCOVER, REGISTER, running
-from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
+from tests.plugin.controlling import GET_HEALTH, INFO, SET_IDENTITY, SHUTDOWN
+from tests.plugin.running import (
+    echo_plugin,
+    hosting,
+    is_healthy,
+    plugged,
+    until,
+)
 from tests.plugin.signing import ECHO, digest_of, from_caller, from_host
-from tests.plugin.test_control import GET_HEALTH, INFO, SET_IDENTITY, SHUTDOWN
 
 LOOPBACK = "127.0.0.1:0"
+
+
+async def test_a_port_that_is_taken_ends_it_with_the_reason() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(BindError, match="in use"):
+            await echo_plugin().serve(config=PluginConfig(bind=f"127.0.0.1:{taken.getsockname()[1]}"))
+
+
+async def test_what_it_does_not_serve_is_404() -> None:
+    async with plugged(echo_plugin(), None) as url, httpx.AsyncClient(base_url=url) as http:
+        response = await http.post("/nope.v1.Nope/Nope", json={})
+    assert (response.status_code, response.text) == (404, "404 page not found\n")
 
 
 def registered(host: Host) -> tuple[str, str]:
@@ -105,35 +127,6 @@ async def test_a_plugin_aims_its_host_at_nothing_but_itself(control_url: str, co
         _, answer = await call.post(REGISTER, body, me)
         assert answer["code"] == code
         assert not call.host.registry.service_types()
-
-
-def test_the_environment_says_where_it_is() -> None:
-    def bind(**environment: str) -> object:
-        return PluginConfig.from_environment(0, environment).control_bind
-
-    assert bind() is None
-    assert bind(CONTROL_PORT="9090") == ["localhost:9090"]
-    assert bind(CONTROL_PORT="9090", CONTROL_BIND="0.0.0.0") == ["0.0.0.0:9090"]
-    assert bind(CONTROL_PORT="9090", CONTROL_BIND="::1") == ["[::1]:9090"]
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"CONTROL_PORT": "http"},
-        {"CONTROL_BIND": "no address", "CONTROL_PORT": "1"},
-        {"ACCEPT_UNSIGNED": "yes"},
-        {"DIRECT_CALLS": "yes"},
-    ],
-)
-def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str]) -> None:
-    with pytest.raises(StartError, match=f"^{next(iter(environment))}"):
-        PluginConfig.from_environment(0, environment)
-
-
-def test_what_an_unsigning_host_needs_is_said_in_the_environment() -> None:
-    assert PluginConfig.from_environment(0, {"ACCEPT_UNSIGNED": "true"}).accept_unsigned
-    assert not PluginConfig.from_environment(0, {"ACCEPT_UNSIGNED": "false"}).accept_unsigned
 
 
 async def test_on_all_addresses_it_is_at_the_name_of_the_plugin() -> None:

@@ -1,4 +1,4 @@
-"""Plugins whose clock shows another time than their host's."""
+"""The time of a plugin's host, and plugins whose clock shows another time."""
 
 from __future__ import annotations
 

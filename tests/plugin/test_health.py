@@ -1,0 +1,41 @@
+"""A plugin's health: what its author sets, and what its dependencies make of it."""
+
+from __future__ import annotations
+
+from trio.testing import MockClock
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from tests.plugin.running import (
+    DEGRADED,
+    HEALTHY,
+    echo_plugin,
+    hosting,
+    plugged,
+    state_of,
+    until,
+)
+
+
+async def test_a_missing_dependency_degrades_a_plugin_until_it_is_there(virtual_time: MockClock) -> None:
+    plugin = echo_plugin("needy", "needs")
+    plugin.require("echo", min_version="1.0.0")
+    plugin.require("nice-to-have", required=False)
+    async with hosting() as (host, url), plugged(plugin, url):
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+        needy = host.registry.discover("needs")[0].runtime_id
+        health = host.registry.health(needy)
+        assert (health.reason, health.unavailable_dependencies) == ("waiting for echo", ("echo",))
+        async with plugged(echo_plugin(), url):
+            await until(host, lambda: state_of(host, "needs") == HEALTHY)
+            assert host.registry.health(needy).unavailable_dependencies == ()
+        await until(host, lambda: state_of(host, "needs") == DEGRADED)
+
+
+async def test_a_plugin_says_itself_that_it_is_of_no_use(virtual_time: MockClock) -> None:
+    plugin = echo_plugin()
+    async with hosting() as (host, url), plugged(plugin, url):
+        await until(host, lambda: host.registry.available("echo"))
+        plugin.set_health(pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
+        await until(host, lambda: not host.registry.available("echo"))
+        plugin.set_health(pb.HEALTH_STATE_HEALTHY)
+        await until(host, lambda: host.registry.available("echo"))

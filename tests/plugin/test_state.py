@@ -1,0 +1,103 @@
+"""The probes: started, alive, ready."""
+
+from __future__ import annotations
+
+import httpx
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.asgi import Receive, Scope, Send, send_text
+from cpg_trio.host import HostConfig, LeaseConfig
+from tests.plugin.running import (
+    echo_plugin,
+    hosting,
+    is_healthy,
+    meddled,
+    plugged,
+    until,
+    unused_port,
+)
+
+PROBES = ("/health", "/healthz", "/readyz")
+
+
+async def _until_it_says(http: httpx.AsyncClient, *expected: tuple[int, str]) -> None:
+    """Wait until the probes say something: only the plugin itself can tell what it knows."""
+    said: list[tuple[int, str]] = []
+    with trio.move_on_after(20):
+        while said != [*expected]:
+            await trio.sleep(0.02)
+            answers = [await http.get(path) for path in PROBES]
+            said = [(answer.status_code, answer.text) for answer in answers]
+    assert said == [*expected]
+
+
+async def test_the_probes_say_whether_it_has_begun_whether_it_turns_and_whether_its_lease_is_fresh(
+    virtual_time: MockClock,
+) -> None:
+    port = unused_port()
+    short = HostConfig(leases=LeaseConfig(lease_s=0.3))
+    no_handshake = (503, "not ready: no handshake with a host yet")
+    async with (
+        plugged(echo_plugin(), f"http://127.0.0.1:{port}", heartbeat_s=None) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        await _until_it_says(http, no_handshake, (200, "ok"), no_handshake)
+        async with hosting(short, bind=f"127.0.0.1:{port}"):
+            await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+        stale = (503, "not ready: no heartbeat has reached the host in the last 0.3 s")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), stale)
+        async with hosting(short, bind=f"127.0.0.1:{port}"):
+            await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+
+
+async def test_a_plugin_that_has_shaken_hands_is_not_ready_before_its_host_has_heard_it(
+    virtual_time: MockClock,
+) -> None:
+    async def no_reports(scope: Scope, _receive: Receive, send: Send) -> bool:
+        if silent := str(scope["path"]).endswith("/ReportHealth"):
+            await send_text(send, 503, "not now")
+        return silent
+
+    async with (
+        meddled(no_reports) as (host, host_url),
+        plugged(echo_plugin(), host_url) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        await until(host, lambda: host.registry.providers("echo"))
+        unheard = (503, "not ready: no heartbeat has reached the host in the last 15 s")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), unheard)
+
+
+async def test_a_plugin_that_says_that_it_is_unhealthy_is_alive_and_not_ready() -> None:
+    plugin = echo_plugin()
+    async with (
+        hosting() as (_, host_url),
+        plugged(plugin, host_url) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+        plugin.set_health(pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), (503, "not ready: the disk is full"))
+        plugin.set_health(pb.HEALTH_STATE_DEGRADED, "the disk is slow")
+        await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+
+
+async def test_a_plugin_that_takes_its_leave_is_alive_and_not_ready() -> None:
+    leaving, leave, stop = trio.Event(), trio.Event(), trio.Event()
+
+    async def hold(scope: Scope, _receive: Receive, _send: Send) -> bool:
+        if scope["path"].endswith("/UnregisterService"):
+            leaving.set()
+            await leave.wait()
+        return False
+
+    async with meddled(hold) as (host, host_url), plugged(echo_plugin(), host_url, stop=stop) as url:
+        await until(host, lambda: is_healthy(host, "echo"))
+        stop.set()
+        await leaving.wait()
+        async with httpx.AsyncClient(base_url=url) as http:
+            await _until_it_says(http, (200, "OK"), (200, "ok"), (503, "not ready: stopping"))
+        leave.set()
