@@ -29,7 +29,7 @@ from cpg_trio.host import (
     Selection,
 )
 from cpg_trio.host.access.enrolment import parse_tokens
-from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.routing.headers import RequestHeaderRules
 from cpg_trio.http import Origin, StartError
 from cpg_trio.process import (

@@ -17,7 +17,7 @@ import trio
 from cpg_trio import Plugin, wire
 from cpg_trio.host import Limits, Rate, RateLimits
 from cpg_trio.host.access.memory import OTHER_BYTES, estimate
-from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.http import ServeConfig
 from tests.rpc.echo import Echo
 

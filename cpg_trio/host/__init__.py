@@ -76,8 +76,8 @@ from cpg_trio.host.access.policy import PluginRules as PluginRules
 from cpg_trio.host.access.policy import Policy as Policy
 from cpg_trio.host.access.policy import Rules as Rules
 from cpg_trio.host.access.policy import ServiceRules as ServiceRules
-from cpg_trio.host.access.rates import Rate as Rate
-from cpg_trio.host.access.rates import RateLimits as RateLimits
+from cpg_trio.host.access.rate_limiting import Rate as Rate
+from cpg_trio.host.access.rate_limiting import RateLimits as RateLimits
 from cpg_trio.host.capabilities.capability import Capability as Capability
 from cpg_trio.host.capabilities.logger import host_logger as host_logger
 from cpg_trio.host.directory.endpoint_validation import BaseUrls as BaseUrls

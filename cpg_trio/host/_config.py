@@ -12,7 +12,7 @@ from cpg_trio.host.access.keys import Keys
 from cpg_trio.host.access.limits import Limits
 from cpg_trio.host.access.memory import Fitted, fitted
 from cpg_trio.host.access.policy import Policy
-from cpg_trio.host.access.rates import RateLimits
+from cpg_trio.host.access.rate_limiting import RateLimits
 from cpg_trio.host.capabilities.broker import by_type
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.logger import host_logger

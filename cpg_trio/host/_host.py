@@ -19,12 +19,12 @@ from cpg_trio.calls import Calls
 from cpg_trio.host._config import HostConfig, fitted_to_process
 from cpg_trio.host._lifetimes import Lifetimes
 from cpg_trio.host._pools import control_pool, routing_pool
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.authentication import Gate
-from cpg_trio.host.access.identity import Identities
-from cpg_trio.host.access.listening import check_exposure
+from cpg_trio.host.access.identity import Identities, TokenLifetimes
+from cpg_trio.host.access.listening import check_listening
 from cpg_trio.host.access.memory import room_for_messages
-from cpg_trio.host.access.rates import Rates
+from cpg_trio.host.access.rate_limiting import RateLimiter
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES
 from cpg_trio.host.capabilities.calls import CapabilityCalls
@@ -34,12 +34,12 @@ from cpg_trio.host.directory.endpoint_validation import EndpointValidator
 from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.plugin_control import ControlClients
 from cpg_trio.host.directory.probe import Prober
+from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.store import Saved, journaled, nothing_to_save
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.routing.admission import Admission
 from cpg_trio.host.routing.call_log import CallLog
 from cpg_trio.host.routing.direct_grants import DirectGrants
 from cpg_trio.host.routing.direct_statistics import DirectCounter, DirectReports, DirectStatistics
@@ -49,10 +49,12 @@ from cpg_trio.host.routing.router import AsgiRouter
 from cpg_trio.host.routing.routes import PREFIX, Routes
 from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
 from cpg_trio.host.services.dispatch import Dispatch
-from cpg_trio.host.services.handshake import Handshake, HandshakeAdmission, TokenLifetimes, announcement
+from cpg_trio.host.services.handshake import Handshake, announcement
 from cpg_trio.host.services.health import HostHealth
+from cpg_trio.host.services.lifecycle import Lifecycle
 from cpg_trio.host.services.managed_plugins import Adoption
-from cpg_trio.host.services.services import Lifecycle, RegistrationPermits, RegistryService
+from cpg_trio.host.services.rpc_edge import count_unreadable
+from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.http import (
     BrowserGuard,
@@ -94,7 +96,6 @@ class Host:
         self.audit = Audit()
         self.calls = Calls()
         # Who is who, and how often they may call
-        self._rates = Rates(config.rates, most=limits.max_rate_keys)
         self.identities = Identities(
             config.keys,
             longest_s=max(config.token_ttl_s, config.unrenewed_token_ttl_s),
@@ -102,6 +103,13 @@ class Host:
             in_use=lambda runtime_id: self._lifetimes.is_in_use(runtime_id),  # noqa: PLW0108 - it is made below
             on_expired=lambda identity: self._lifetimes.expired(identity),  # noqa: PLW0108 - it is made below
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
+        )
+        self._access = AccessCheck(
+            self.identities,
+            enrolment=config.enrolment,
+            policy=policy,
+            audit=self.audit,
+            limiter=RateLimiter(config.rates, most=limits.max_rate_keys),
         )
         self._token_lifetimes = TokenLifetimes(
             renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s
@@ -120,7 +128,7 @@ class Host:
             share_of=self.identities.share_of,
         )
         self.watches = WatchHub(self.registry, limits, self.identities.share_of)
-        self._permits = RegistrationPermits(self.identities, self.registry, policy, self.audit)
+        self._permits = RegistrationPolicy(self._access, self.identities, self.registry, policy, self.audit)
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
         self._sockets = Sockets(config.socket_dir, self._control_pool, self.identities)
         self._succession = Succession(self.identities, self.registry)
@@ -130,7 +138,7 @@ class Host:
             self._succession,
             self._sockets,
             self._control,
-            before=self._permits.keep,
+            before=self._permits.enforce,
         )
         self._liveness = Liveness(
             self.registry,
@@ -143,7 +151,7 @@ class Host:
         self._counter = RouterCounter(self.calls)
         self._rules = RequestHeaderRules(config.pass_headers)
         self._router = Router(
-            Admission(self.identities, self._rates, policy, self.audit),
+            self._access,
             Routes(self.identities, self.registry),
             self.registry,
             self.calls,
@@ -159,7 +167,7 @@ class Host:
             direct=self._direct,
             audit=self.audit,
         )
-        self.health = HostHealth(self.identities, self.registry, self._rates, limits)
+        self.health = HostHealth(self._access, self.registry, limits)
         self._saved: Saved = nothing_to_save
         self._why_unsaved = ""
         self._probes = Probes(lambda: "stopping" if self.health.stopping else self._why_unsaved)
@@ -190,7 +198,7 @@ class Host:
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
             with self.identities.watched(self._lifetimes.identity_changed), self._saving(saved):
-                self._permits.keep()  # the rules may be others than when the state was written
+                self._permits.enforce()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
                 with self.registry.watched_plugins(self._succession.lapsing(self._liveness.lapse)):
                     yield browsers.guarding(self._dispatch(saved))
@@ -216,48 +224,48 @@ class Host:
 
     def _dispatch(self, saved: Saved) -> App:
         config = self._config
-        gate = Gate(self.identities, config.policy, self.audit, self._rates)
-        capability_calls = CapabilityCalls(self._grants, config.policy, self.audit, self._rates)
-        watch = WatchSocket(gate, self.watches, config.limits.max_subscriptions, self.registry.id)
+        capability_calls = CapabilityCalls(self._grants, self._access)
+        watch = WatchSocket(self._access, self.watches, config.limits.max_subscriptions, self.registry.id)
         router = AsgiRouter(self._router, self._rules, self._pool, config.limits.max_routed_body_bytes)
         return Dispatch(
             websockets={wire.WATCH_PATH: watch},
             prefixes={PREFIX: router, CAPABILITIES: capability_calls},
             paths=dict.fromkeys(PATHS, self._probes),
-            others=self._services(gate, saved),
+            others=self._services(saved),
         )
 
-    def _services(self, gate: Gate, saved: Saved) -> App:
+    def _services(self, saved: Saved) -> App:
         """Return the RPC services on their paths."""
         config, policy = self._config, self._config.policy
         capabilities = by_type(config.capabilities)
         handshake = Handshake(
+            self._access,
             self.identities,
-            HandshakeAdmission(config.enrolment, policy, self.audit, self._rates),
+            self.audit,
             self._token_lifetimes,
             announcement(config.leases, self.registry, self._sockets),
             partial(announced, capabilities),
             saved,
         )
         reports = DirectReports(self.registry, policy, self._direct)
-        permits = self._permits
-        lifecycle = Lifecycle(gate, self.registry, self._liveness, reports, permits)
+        lifecycle = Lifecycle(self._access, self.registry, self._liveness, reports, self._permits)
         registry = RegistryService(
-            gate,
+            self._access,
             self.registry,
             self.watches,
-            permits,
+            self._permits,
             EndpointValidator(config.base_urls),
             self._sockets,
+            self.audit,
             saved,
         )
         direct = DirectGrants(self.identities, self.registry)
-        broker = Broker(gate, policy, self.audit, capabilities, self._grants, direct)
+        broker = Broker(self._access, policy, self.audit, capabilities, self._grants, direct)
         services = application(
             [handshake, lifecycle, registry, broker, self.health],
             max_message_bytes=config.limits.max_message_bytes,
             room=room_for_messages(),
-            on_unreadable=gate.count_unreadable,
+            on_unreadable=partial(count_unreadable, self._access),
         )
         return knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
 
@@ -276,7 +284,7 @@ class Host:
         """
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
-        check_exposure(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
+        check_listening(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
         config, browsers = self._config, self._browsers(binds)
         async with (
             self._application(browsers) as app,
@@ -321,7 +329,7 @@ class Host:
             enrolment=self._config.enrolment,
             audit=self.audit,
             pool=self._control_pool,
-            lives=self._token_lifetimes,
+            lifetimes=self._token_lifetimes,
             end=self._lifetimes.end,
         )
         return await adoption.add(url, host_url, self_id)

@@ -26,7 +26,7 @@ import trio
 import trio.testing
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig, Limits, RateLimits
-from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.http import ServeConfig
 from cpg_trio.plugin import Plugin, PluginConfig
 from tests._wire import HANDSHAKE as UPGRADE

@@ -22,14 +22,14 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, read, sign
 from cpg_trio.calls import Calls
 from cpg_trio.host import Enrolment
-from cpg_trio.host.access.audit import Audit
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.keys import Claims, Keys
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.policy import Policy, read_rules
-from cpg_trio.host.access.rates import RateLimits, Rates
+from cpg_trio.host.access.rate_limiting import RateLimiter, RateLimits
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.routing.admission import Admission, RefusedError
 from cpg_trio.host.routing.gateway import Router
 from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_request, forwarded_in_response
 from cpg_trio.host.routing.routes import PREFIX, Routes
@@ -88,9 +88,9 @@ class _Routed:
     def __init__(self) -> None:
         self.registry = Registry()
         self.identities = Identities(clock=lambda: 0.0)
-        rates = Rates(RateLimits(router=None, failed_authentication=None))
+        limiter = RateLimiter(RateLimits(router=None, failed_authentication=None))
         self.router = Router(
-            Admission(self.identities, rates, Policy(), Audit()),
+            AccessCheck(self.identities, limiter=limiter),
             Routes(self.identities, self.registry),
             self.registry,
             Calls(),

@@ -63,6 +63,20 @@ class Identity:
     does. A plugin that knows only the wire protocol may not."""
 
 
+@attrs.frozen(kw_only=True)
+class TokenLifetimes:
+    """How long runtime tokens are valid, in seconds."""
+
+    renewed_s: float
+    """Of plugins that ask for another in time."""
+    unrenewed_s: float
+    """Of plugins that do not: they have to shake hands again."""
+
+    def of(self, *, renews: bool) -> float:
+        """Return the lifetime of the tokens of a plugin."""
+        return self.renewed_s if renews else self.unrenewed_s
+
+
 @attrs.define
 class Entry:
     """An identity, and what the host remembers of its tokens."""
@@ -225,7 +239,9 @@ class Identities:
 
         To find a digest among others takes a time that tells nothing of the token that it is of.
         """
-        now = self._drop_expired()
+        now = self._clock()
+        if self._ended.next_end <= now or (self._looks and self._looks[0][0] <= now):
+            self._drop_expired()
         entry = self._entries.get(runtime_id)
         digest = token_digest(token)
         if entry is not None and entry.tokens.get(digest, -math.inf) > now:
@@ -404,8 +420,8 @@ class Identities:
             heapify(self._looks)
         return entry
 
-    def _drop_expired(self) -> float:
-        """Return the time on the clock, once what is over by then is gone."""
+    def _drop_expired(self) -> None:
+        """End the identities that have expired, and drop what else is over."""
         now = self._clock()
         while self._looks and self._looks[0][0] <= now:
             _, runtime_id = heappop(self._looks)
@@ -414,7 +430,6 @@ class Identities:
         if self._ended.next_end <= now:
             for runtime_id in self._ended.drop_old(now):
                 self._announce(runtime_id)
-        return now
 
     def _look_at(self, entry: Entry, now: float) -> None:
         runtime_id = entry.identity.runtime_id

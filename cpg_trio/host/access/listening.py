@@ -1,4 +1,4 @@
-"""Where a host may listen without TLS."""
+"""Where a host may listen: on addresses that other machines reach only with TLS."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from cpg_trio.http import StartError, is_private
 
 
-def check_exposure(binds: Sequence[str], *, encrypted: bool) -> None:
-    """Check that what is not encrypted stays on this machine: tokens are in it, and all that plugins say.
+def check_listening(binds: Sequence[str], *, encrypted: bool) -> None:
+    """Check that plaintext stays on this machine: it has tokens in it, and all that plugins send.
 
     Raises: StartError.
     """
-    exposed = [] if encrypted else [bind for bind in binds if not is_private(bind)]
-    if exposed:
+    public = [] if encrypted else [bind for bind in binds if not is_private(bind)]
+    if public:
         raise StartError(
-            f"the host would listen on {', '.join(exposed)} without TLS, and whoever is on the way could read"
+            f"the host would listen on {', '.join(public)} without TLS, and whoever is on the way could read"
             " its plugins' tokens: give it a certificate (TLS_CERT and TLS_KEY), or have it listen on this"
             " machine only (BIND=127.0.0.1), or, on a network where nobody reads along, say"
             " ALLOW_PLAINTEXT=true"

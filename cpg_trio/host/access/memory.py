@@ -15,7 +15,7 @@ import attrs
 
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.host.access.limits import Limits
-from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.http import CONNECTION_BYTES
 from cpg_trio.rpc import Room, room_of_process
 

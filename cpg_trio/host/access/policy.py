@@ -43,9 +43,9 @@ _R = TypeVar("_R", bound=attrs.AttrsInstance)
 
 _ALLOW, _DENY = "allow", "deny"
 _NO_RULES_MEANT = {"rules": "none"}
-_MOST_PAIRS = 10_000
-_MOST_PAIR_BYTES = 4 * 1024 * 1024
-_PAIR_BYTES = 200  # that a pair takes, beside what is written in it
+_MAX_DECISIONS = 10_000
+_MAX_BYTES = 4 * 1024 * 1024
+_DECISION_BYTES = 200  # that a decision takes, beside its texts
 
 
 # ValueErrors throughout: what they speak of is the text of a file.
@@ -119,8 +119,9 @@ class Policy:
 
     @cached_property
     def decides_by_rules(self) -> bool:
-        """Whether who may call what is a matter of the rules alone; if not, it is asked for each call."""
-        return type(self).may_call is Policy.may_call
+        """Whether the rules alone decide about calls. If not, `may_call` is asked for each call."""
+        own = type(self)
+        return (own.may_call, own.why_not_certified) == (Policy.may_call, Policy.why_not_certified)
 
     def may_provide(self, plugin: Identity, service_type: str, /) -> bool:
         """Whether a plugin may register a service, if nobody else stands against it."""
@@ -178,25 +179,25 @@ class Policy:
 
 
 class Permitted:
-    """What has been permitted to whom, pairs of runtime id and type, for as long as the rules hold."""
+    """Decisions to permit something, for as long as the rules hold. Each is the texts that identify it."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._rules = policy.rules
-        self._pairs: BoundedCache[tuple[str, str], None] = BoundedCache(_MOST_PAIRS, _MOST_PAIR_BYTES)
+        self._decisions: BoundedCache[tuple[str, ...], None] = BoundedCache(_MAX_DECISIONS, _MAX_BYTES)
 
-    def __contains__(self, pair: tuple[str, str]) -> bool:
+    def __contains__(self, decision: tuple[str, ...]) -> bool:
         if self._rules is not (rules := self._policy.rules):
             self._rules = rules
-            self._pairs.clear()
-        return pair in self._pairs
+            self._decisions.clear()
+        return decision in self._decisions
 
     def forget(self) -> None:
-        """Have everything be told anew: something is not permitted any more."""
-        self._pairs.clear()
+        """Drop all decisions, as one of them does not hold any more."""
+        self._decisions.clear()
 
-    def add(self, pair: tuple[str, str]) -> None:
-        self._pairs.keep(pair, None, sum(map(len, pair)) + _PAIR_BYTES)
+    def add(self, decision: tuple[str, ...]) -> None:
+        self._decisions.keep(decision, None, sum(map(len, decision)) + _DECISION_BYTES)
 
 
 def _stands_for(name: str, self_id: str) -> bool:

@@ -11,16 +11,18 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import CapabilityBrokerService
 from cpg_trio.asgi import App, Receive, Scope, Send
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.authentication import Gate
 from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.limits import LimitError
 from cpg_trio.host.access.policy import Permitted, Policy
-from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.access.rate_limiting import Kind
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants, random_id
 from cpg_trio.host.directory.base_url import base_url
 from cpg_trio.host.routing.direct_grants import GRANT_S, DirectGrants, NotDirectlyError
-from cpg_trio.host.services.errors import state_errors
+from cpg_trio.host.services.rpc_edge import answering, authenticate
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _MAX_REASON_BYTES = 4096
@@ -59,15 +61,14 @@ class Broker(CapabilityBrokerService):
 
     def __init__(
         self,
-        gate: Gate,
+        access: AccessCheck,
         policy: Policy,
         audit: Audit,
         capabilities: Mapping[str, Capability],
         grants: Grants,
         direct: DirectGrants,
     ) -> None:
-        self._gate = gate
-        self._policy = policy
+        self._access = access
         self._audit = audit
         self._capabilities = capabilities
         self._grants = grants
@@ -82,17 +83,12 @@ class Broker(CapabilityBrokerService):
         Raises: ConnectError `not_found` for what there is not, or not so new; `permission_denied` for what is
         not the caller's to have; `failed_precondition` for a service that cannot be called directly now.
         """
-        caller = self._gate.caller(ctx, Kind.CAPABILITY_REQUEST)
-        _check_lengths(request)
         wanted = request.capability_type
         is_service = wanted.startswith(wire.DIRECT_PREFIX)
-        with state_errors():
-            try:
-                grant = (self._grant_service if is_service else self._grant_capability)(caller, request)
-            except ConnectError as error:
-                if error.code != Code.FAILED_PRECONDITION:  # which is nobody's decision
-                    self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=error.message)
-                raise
+        with answering(ctx):
+            caller = authenticate(self._access, ctx, Kind.CAPABILITY_REQUEST)
+            _check_lengths(request)
+            grant = (self._grant_service if is_service else self._grant_capability)(caller, request)
         self._note(caller, f"{wanted} {grant.provider_id}".rstrip(), request.reason, renewed=is_service)
         return pb.RequestCapabilityResponse(grant=grant)
 
@@ -106,16 +102,13 @@ class Broker(CapabilityBrokerService):
 
     def _grant_capability(self, caller: Identity, request: pb.RequestCapabilityRequest) -> pb.CapabilityGrant:
         wanted = request.capability_type
-        if not self._policy.may_use(caller, wanted):
-            raise ConnectError(Code.PERMISSION_DENIED, f"{caller.runtime_id} may not use {wanted}")
-        capability = self._capabilities.get(wanted)
-        if capability is None:
-            raise ConnectError(Code.NOT_FOUND, f'capability "{wanted}" not available')
-        if not wire.satisfies(capability.version, request.min_version):
-            has = f"this host has version {capability.version}, older than {request.min_version}"
-            raise ConnectError(Code.NOT_FOUND, f'capability "{wanted}" not available: {has}')
-        with state_errors():
+        self._access.check_may_use(caller, wanted, Action.GRANT)
+        try:
+            capability = self._capability(wanted, request.min_version)
             grant, token = self._grants.issue(caller, capability)
+        except (RefusedError, LimitError) as refused:
+            self._audit.denied(Action.GRANT, caller.runtime_id, wanted, reason=str(refused))
+            raise
         return pb.CapabilityGrant(
             grant_id=grant.id,
             endpoint_url=f"{base_url()}/capabilities/{capability.type}/{grant.id}",
@@ -125,12 +118,20 @@ class Broker(CapabilityBrokerService):
             expires_in_ms=int(1000 * grant.left_s),
         )
 
+    def _capability(self, wanted: str, min_version: str) -> Capability:
+        """Return the capability of a type. Raises: RefusedError `not_found`; wire.InvalidError."""
+        capability = self._capabilities.get(wanted)
+        if capability is None:
+            raise RefusedError(Code.NOT_FOUND, f'capability "{wanted}" not available')
+        if not wire.satisfies(capability.version, min_version):
+            has = f"this host has version {capability.version}, older than {min_version}"
+            raise RefusedError(Code.NOT_FOUND, f'capability "{wanted}" not available: {has}')
+        return capability
+
     def _grant_service(self, caller: Identity, request: pb.RequestCapabilityRequest) -> pb.CapabilityGrant:
         service_type = request.capability_type.removeprefix(wire.DIRECT_PREFIX)
         wire.validate_service_type(service_type)
-        if not self._policy.may_call_directly(caller, service_type):
-            reason = f"{caller.runtime_id} may not call {service_type} directly"
-            raise ConnectError(Code.PERMISSION_DENIED, reason)
+        self._access.check_may_call_directly(caller, service_type, Action.GRANT)
         try:
             grant = self._direct.issue(caller, service_type, request.min_version, request.provider_id)
         except NotDirectlyError as error:
@@ -153,4 +154,4 @@ def _check_lengths(request: pb.RequestCapabilityRequest) -> None:
         ("provider_id", request.provider_id, 2 * wire.MAX_NAME_BYTES),
     ):
         if len(value.encode()) > most:
-            raise ConnectError(Code.INVALID_ARGUMENT, f"{name} too long (max: {most} bytes)")
+            raise wire.InvalidError(f"{name} too long (max: {most} bytes)")

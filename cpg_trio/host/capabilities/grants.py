@@ -21,17 +21,15 @@ from cpg_trio.host.access.audit import Action, Audit
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.limits import Limits
 from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.access.shares import Shares
 from cpg_trio.host.capabilities.capability import Capability
+from cpg_trio.rpc import Code
 from cpg_trio.wire import token_digest
 
 _MOST_OF_A_PLUGIN = 32
 _ID_BYTES, _TOKEN_BYTES = 16, 32
 _REMEMBERED_S = 60.0  # what has expired, for the sake of who comes with it
-
-
-class InvalidGrantError(Exception):
-    """What was shown opens nothing; the message is part of the protocol."""
 
 
 @attrs.frozen(eq=False)
@@ -103,21 +101,21 @@ class Grants:
         return grant, token
 
     def check(self, capability_type: str, grant_id: str, token: str, runtime_id: str) -> Grant:
-        """Return the grant that is shown. Raises: InvalidGrantError.
+        """Return the grant that a call shows.
 
-        `runtime_id` is who the caller says it is, empty if it says nothing: the token is what counts, but it
-        is nobody else's to show.
+        `runtime_id` is who the caller claims to be, empty if it claims nothing. The token is the proof, but
+        nobody else may show it. Raises: RefusedError `unauthenticated`, in the words of the protocol.
         """
         self._sweep()
         held = self._held.get(grant_id)
         if held is None or held.grant.capability.type != capability_type:
-            raise InvalidGrantError("invalid grant ID")
+            raise RefusedError(Code.UNAUTHENTICATED, "invalid grant ID")
         grant = held.grant
         if grant.left_s <= 0 or not self._identities.holds(grant.owner):
-            raise InvalidGrantError("grant expired")
+            raise RefusedError(Code.UNAUTHENTICATED, "grant expired")
         is_owner = runtime_id in ("", grant.owner.runtime_id)
         if not hmac.compare_digest(token_digest(token), grant.digest) or not is_owner:
-            raise InvalidGrantError("invalid token")
+            raise RefusedError(Code.UNAUTHENTICATED, "invalid token")
         return grant
 
     @contextmanager

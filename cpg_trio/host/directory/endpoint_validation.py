@@ -18,7 +18,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._addresses import Address, address_key, is_loopback, parse_address
 from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.rate_limiting import TryAgainError
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.own_addresses import is_own
 from cpg_trio.host.directory.registry import same_host
 from cpg_trio.http import LookUpError, Origin, Resolver
@@ -93,14 +93,13 @@ class EndpointValidator:
             )
 
 
-def _not_its_own(key: str, base_url: str, origin: Origin, caller: Identity) -> ConnectError:
+def _not_its_own(key: str, base_url: str, origin: Origin, caller: Identity) -> RefusedError:
     why = (
         f"{key} {base_url} is not at the address that this plugin's handshake came from:"
         f" {caller.address or 'this machine'} (a host with BASE_URLS=any takes any)"
     )
-    if parse_address(origin.host):
-        return ConnectError(Code.PERMISSION_DENIED, why)
-    return TryAgainError(Code.PERMISSION_DENIED, why, _NAME_S)  # a name may lead there soon
+    retry_after_s = 0 if parse_address(origin.host) else _NAME_S  # a name may lead there soon
+    return RefusedError(Code.PERMISSION_DENIED, why, retry_after_s=retry_after_s)
 
 
 def _shares(caller: Identity) -> Mapping[str, int]:

@@ -13,8 +13,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
-from cpg_trio.host.access.rate_limiting import retry_after
-from cpg_trio.host.routing.admission import PERHAPS_DELIVERED, UNDELIVERED
+from cpg_trio.host.access.refusal import PERHAPS_DELIVERED, UNDELIVERED, retry_fields
 from cpg_trio.http import (
     ConnectFailedError,
     Failure,
@@ -54,7 +53,7 @@ def failure_of(error: UpstreamError) -> CallFailure:
     """Return what an error on the way to the provider means."""
     if isinstance(error, PoolFullError):
         status, text = _NO_ROOM[error.own_share]
-        return CallFailure(status, text, str(error), [*UNDELIVERED, retry_after(1)], undelivered=True)
+        return CallFailure(status, text, str(error), [*UNDELIVERED, *retry_fields(1)], undelivered=True)
     undelivered = isinstance(error, NotSentError | UndeliveredError)
     return CallFailure(
         502,

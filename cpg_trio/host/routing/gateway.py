@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cpg_trio import wire
+from cpg_trio._lines import one_line
 from cpg_trio.asgi import HeaderList
 from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.registry import InFlight, Registry
-from cpg_trio.host.routing.admission import Admission, RefusedError
 from cpg_trio.host.routing.failures import (
     IDENTITY_ENDED,
     PROVIDER_GONE,
@@ -30,7 +33,6 @@ from cpg_trio.host.routing.headers import (
 )
 from cpg_trio.host.routing.routes import PREFIX, Route, Routes, ServicePath, Statement
 from cpg_trio.http import (
-    FORBIDDEN,
     Address,
     BrowserGuard,
     IncomingRequest,
@@ -41,6 +43,7 @@ from cpg_trio.http import (
     UpstreamError,
 )
 from cpg_trio.http import RefusedError as RelayRefusedError
+from cpg_trio.rpc import Code
 
 
 class Router:
@@ -51,13 +54,13 @@ class Router:
 
     def __init__(
         self,
-        admission: Admission,
+        access: AccessCheck,
         routes: Routes,
         registry: Registry,
         calls: Calls,
         suspect: Callable[[str], object],
     ) -> None:
-        self._admission = admission
+        self._access = access
         self._routes = routes
         self._registry = registry
         self._suspect = suspect
@@ -72,8 +75,13 @@ class Router:
         """
         route = self._routes.get(raw_path)
         path = self._parse(raw_path, peer) if route is None else route.path
-        caller = self._admission.admit(raw_path, runtime_id, authorization, peer)
-        self._admission.check_permitted(caller, path.service_type)
+        try:
+            caller = self._access.admit_routed(
+                runtime_id.decode("latin-1"), authorization.decode("latin-1"), peer, path.service_type
+            )
+        except RefusedError as refused:
+            refused.log = _log_line(refused, raw_path, runtime_id, authorization)
+            raise
         if route is None:
             route = self._routes.find(raw_path, path, caller.runtime_id)
         else:
@@ -85,7 +93,7 @@ class Router:
         try:
             return ServicePath.parse(raw_path)
         except RefusedError:
-            self._admission.count_failed(peer)
+            self._access.count_unreadable(peer)
             raise
 
     def begin(self, call: Call, in_flight: InFlight) -> None:
@@ -101,7 +109,7 @@ class Router:
     def failure(self, call: Call, error: UpstreamError | None) -> CallFailure:
         """Return what a failure means; None is a call that was cancelled."""
         if error is None:
-            return PROVIDER_GONE if self._admission.is_known(call.caller) else IDENTITY_ENDED
+            return PROVIDER_GONE if self._access.is_valid(call.caller) else IDENTITY_ENDED
         failure = failure_of(error)
         call.undelivered = failure.undelivered
         if failure.suspected:
@@ -113,6 +121,22 @@ class Router:
         call = Call(CallKind.ROUTED)
         call.status, call.failure, call.undelivered = refused.status, refused.log, True
         self.calls.refused.tell(call)
+
+
+def _log_line(refused: RefusedError, raw_path: bytes, runtime_id: bytes, authorization: bytes) -> str:
+    """Return what the log says of a call that the access check has refused; nothing for one too many."""
+    match refused.status:
+        case 401 if not runtime_id:
+            return f"Missing {wire.RUNTIME_ID_HEADER} header for {one_line(raw_path)}"
+        case 401 if wire.bearer_token(authorization.decode("latin-1")) is None:
+            caller = one_line(runtime_id)
+            return f"Missing/invalid Authorization header for {one_line(raw_path)} (caller: {caller})"
+        case 401:
+            return f"Invalid token for caller: {one_line(runtime_id)}"
+        case 403:
+            return f"Denied: {refused.message}"
+        case _:
+            return ""
 
 
 class RouterGateway:
@@ -151,7 +175,7 @@ class RouterGateway:
                 _limit_body(request, self._max_body_bytes)
         except RefusedError as refused:
             self._router.refuse(refused)
-            raise RelayRefusedError(refused.status, refused.text, refused.fields) from None
+            raise RelayRefusedError(refused.status, refused.plain, refused.fields) from None
         if known is None:
             request.keep_head()
         return RoutedCall(
@@ -166,14 +190,14 @@ class RouterGateway:
 
 def _check_page(request: IncomingRequest, client: ServerConnection, browsers: BrowserGuard) -> None:
     if why := browsers.why_not(request.head.host, request.head.origin, client.server):
-        raise RefusedError(FORBIDDEN, why)
+        raise RefusedError(Code.PERMISSION_DENIED, why)
 
 
 def _limit_body(request: IncomingRequest, most: int) -> None:
     try:
         request.limit_body(most)
     except MalformedError as error:
-        raise RefusedError(error.status, str(error)) from None
+        raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
 
 
 class _RequestHead:

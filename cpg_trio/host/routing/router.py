@@ -20,7 +20,7 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.routing.admission import PERHAPS_DELIVERED, RefusedError
+from cpg_trio.host.access.refusal import PERHAPS_DELIVERED, RefusedError
 from cpg_trio.host.routing.failures import refusal_of
 from cpg_trio.host.routing.gateway import Router, record_of
 from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_request, forwarded_in_response
@@ -33,6 +33,7 @@ from cpg_trio.http import (
     UpstreamError,
     body_too_large,
 )
+from cpg_trio.rpc import Code
 
 _NO_CONTENT = 204
 _METHODS_WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
@@ -60,7 +61,7 @@ class AsgiRouter:
             body.check(int(header(scope, b"content-length") or 0))
         except RefusedError as refused:
             self._router.refuse(refused)
-            await send_text(send, refused.status, f"{refused.text}\n", refused.fields)
+            await send_text(send, refused.status, f"{refused.plain}\n", refused.fields)
             return
         fields = [(b"host", route.host), *fields, *statement.fields]
         await _Call(route, caller.runtime_id, self._router, fields, self._pool, scope, body, send).run()
@@ -119,9 +120,9 @@ class _Call:
         except ClientDisconnectedError:
             pass
         except RefusedError as refused:  # of a body that the provider has had a part of
-            self._record.failure, self._record.status = refused.text, refused.status
+            self._record.failure, self._record.status = refused.plain, refused.status
             if not self._responding:
-                await send_text(self._send, refused.status, f"{refused.text}\n", PERHAPS_DELIVERED)
+                await send_text(self._send, refused.status, f"{refused.plain}\n", PERHAPS_DELIVERED)
         except InvalidRequestError as error:
             self._record.succeed(400)
             await send_text(self._send, 400, f"{error}\n", PERHAPS_DELIVERED)
@@ -223,7 +224,7 @@ class _RequestBody:
     def check(self, size: int) -> None:
         """Check how large it is, as far as is known. Raises: RefusedError."""
         if self._most is not None and size > self._most:
-            raise RefusedError(413, body_too_large(self._most))
+            raise RefusedError(Code.RESOURCE_EXHAUSTED, body_too_large(self._most), status=413)
 
     async def peek(self) -> bool:
         """Wait for the first part of the body; return whether there is a body at all."""

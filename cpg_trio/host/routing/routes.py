@@ -21,10 +21,11 @@ from cpg_trio._paths import has_traversal
 from cpg_trio.asgi import HeaderList
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.registry import Registration, Registry
-from cpg_trio.host.routing.admission import RefusedError
 from cpg_trio.host.routing.headers import lines
 from cpg_trio.http import Origin
+from cpg_trio.rpc import Code
 
 PREFIX = b"/services/"
 
@@ -55,9 +56,9 @@ class ServicePath:
         parts = path.split(b"/", 2)
         if len(parts) < 3 or _too_long(*parts[:2]) or has_traversal(path):  # noqa: PLR2004 - type, provider, method
             raise RefusedError(
-                400,
+                Code.INVALID_ARGUMENT,
                 "invalid service path format, expected /services/{type}/{provider-id}/{method}",
-                f"Invalid path: {one_line(raw_path)} (parts: {len([p for p in parts if p])})",
+                log=f"Invalid path: {one_line(raw_path)} (parts: {len([p for p in parts if p])})",
             )
         return cls(parts[0].decode("latin-1"), parts[1].decode("latin-1"), parts[2])
 
@@ -128,16 +129,16 @@ class Routes:
         """Return the route of a path, and keep it. Raises: RefusedError 404, 500 or 503."""
         provider = self._registry.provider(path.service_type, path.provider_id)
         if provider is None:
-            raise RefusedError(404, f"provider not found: {path.provider_id}")
+            raise RefusedError(Code.NOT_FOUND, f"provider not found: {path.provider_id}")
         self.check_callable(path.provider_id)
         if not provider.base_url:
-            raise RefusedError(404, f"provider endpoint not registered: {path.provider_id}")
+            raise RefusedError(Code.NOT_FOUND, f"provider endpoint not registered: {path.provider_id}")
         kept = len(raw_path) <= _LONGEST_KEPT_PATH
         try:
             route = _route(path, provider, kept=kept)
         except ValueError as error:
             log = f"{caller} → {provider.runtime_id} FAILED: {error}"
-            raise RefusedError(500, "failed to create proxy request", log) from error
+            raise RefusedError(Code.INTERNAL, "failed to create proxy request", log=log) from error
         if kept:
             self._kept.keep(raw_path, route, 4 * len(raw_path) + _ROUTE_BYTES)
         return route
@@ -145,7 +146,7 @@ class Routes:
     def check_callable(self, provider_id: str) -> None:
         """Check that a provider gets calls. Raises: RefusedError 503."""
         if not self._registry.health(provider_id).callable:
-            raise RefusedError(503, "service unavailable (provider unhealthy)")
+            raise RefusedError(Code.UNAVAILABLE, "service unavailable (provider unhealthy)")
 
     def statement(self, caller: Identity, route: Route) -> Statement:
         """Return the statement about a caller for the route's provider, replaced when it is time for that."""

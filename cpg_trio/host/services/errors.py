@@ -1,4 +1,4 @@
-"""What the errors of the host's state mean to the caller of a service."""
+"""What the errors of the host's state mean to a caller: each becomes a refusal."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from contextlib import contextmanager
 
 from cpg_trio import wire
 from cpg_trio.host.access.limits import LimitError
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.registry import NoProviderError, UnknownRegistrationError
-from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.rpc import Code
 
 
 @contextmanager
 def state_errors() -> Iterator[None]:
-    """Give the errors of the state their codes. Raises: ConnectError."""
+    """Within the block, raise errors of the state as RefusedError."""
     try:
         yield
     except wire.InvalidError as error:
-        raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from error
+        raise RefusedError(Code.INVALID_ARGUMENT, str(error)) from error
     except (NoProviderError, UnknownRegistrationError) as error:
-        raise ConnectError(Code.NOT_FOUND, str(error)) from error
+        raise RefusedError(Code.NOT_FOUND, str(error)) from error
     except LimitError as error:
-        raise ConnectError(Code.RESOURCE_EXHAUSTED, str(error)) from error
+        raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error)) from error

@@ -1,7 +1,7 @@
 """The host's own health, as an RPC service.
 
-Known to the service are the host as a whole (the empty name) and each service type that somebody has
-registered. Nothing here is a constant: a host that is stopping says so.
+It knows the host as a whole (the empty name) and each service type that is registered. A host that is
+stopping reports NOT_SERVING.
 """
 
 from __future__ import annotations
@@ -11,24 +11,21 @@ from contextlib import contextmanager
 
 import attrs
 
-from cpg_trio import wire
 from cpg_trio._cell import Cell, Reader
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
-from cpg_trio.host.access.authentication import credentials, peer_of
-from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.limits import Limits, check_held_request
-from cpg_trio.host.access.rate_limiting import charge, retry_told
-from cpg_trio.host.access.rates import Kind, Rates
+from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.shares import Shares
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.services.errors import state_errors
+from cpg_trio.host.services.rpc_edge import answering, credentials, peer_of
 from cpg_trio.rpc import Code, ConnectError, Context
 
 
 @attrs.define
 class _Watched:
-    """A service whose status somebody watches."""
+    """A service that is watched."""
 
     status: Cell[pb.ServingStatus]
     watches: int = 0
@@ -37,10 +34,9 @@ class _Watched:
 class HostHealth(HealthService):
     """`connectplugin.health.v1.HealthService`."""
 
-    def __init__(self, identities: Identities, registry: Registry, rates: Rates, limits: Limits) -> None:
-        self._identities = identities
+    def __init__(self, access: AccessCheck, registry: Registry, limits: Limits) -> None:
+        self._access = access
         self._registry = registry
-        self._rates = rates
         self._watches = Shares("watches of health", limits.max_health_watches)
         self._stopping = False
         self._watched: dict[str, _Watched] = {}
@@ -52,7 +48,7 @@ class HostHealth(HealthService):
         return self._stopping
 
     def stop(self) -> None:
-        """Report NOT_SERVING from now on, to those who watch as well, and end their watches."""
+        """Report NOT_SERVING from now on, also to all watches, and end these."""
         self._stopping = True
         for service, watched in self._watched.items():
             watched.status.set(self._status(service))
@@ -68,30 +64,23 @@ class HostHealth(HealthService):
     async def watch(
         self, request: pb.HealthCheckRequest, ctx: Context, /
     ) -> AsyncIterator[pb.HealthCheckResponse]:
-        """Yield the status of now, then each other one.
+        """Yield the current status, then each change of it.
 
         Raises: ConnectError `resource_exhausted`; `invalid_argument` for a request that is too long.
         """
-        with retry_told(ctx):
-            charge(self._rates, Kind.WATCH, self._caller(ctx))
-        with state_errors():
+        peer = peer_of(ctx)
+        with answering(ctx):
+            identity = self._access.identify(*credentials(ctx), peer)
+            self._access.count(Kind.WATCH, identity.runtime_id if identity else peer.key)
             check_held_request(request)
-        with self._counted(peer_of(ctx).key), self._watching(request.service) as statuses:
-            async for status in statuses:
-                yield pb.HealthCheckResponse(status=status)
-
-    def _caller(self, ctx: Context) -> str:
-        """Return what a caller counts as: an identity that it need not prove, but may; or its address."""
-        runtime_id, authorization = credentials(ctx)
-        token = wire.bearer_token(authorization)
-        proved = token is not None and self._identities.authenticate(runtime_id, token) is not None
-        return runtime_id if proved else peer_of(ctx).key
+            with self._counted(peer.key), self._watching(request.service) as statuses:
+                async for status in statuses:
+                    yield pb.HealthCheckResponse(status=status)
 
     @contextmanager
     def _counted(self, share: str) -> Iterator[None]:
         """Count a watch for as long as the block lasts, for the address that it comes from."""
-        with state_errors():
-            self._watches.check(share)
+        self._watches.check(share)
         self._watches.add(share)
         try:
             yield
@@ -100,7 +89,7 @@ class HostHealth(HealthService):
 
     @contextmanager
     def _watching(self, service: str) -> Iterator[Reader[pb.ServingStatus]]:
-        """Yield the statuses of a service, for as long as the block lasts; all who watch it share a cell."""
+        """Yield the statuses of a service for as long as the block lasts. All its watches share a cell."""
         watched = self._watched.get(service)
         if watched is None:
             watched = self._watched[service] = _Watched(Cell(self._status(service)))

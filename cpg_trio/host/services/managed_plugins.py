@@ -18,11 +18,10 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClie
 from cpg_trio.assertions import Purpose
 from cpg_trio.host.access.audit import Action, Audit
 from cpg_trio.host.access.enrolment import Enrolment
-from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access.identity import Identities, Identity, TokenLifetimes
 from cpg_trio.host.directory.endpoint_validation import resolve
 from cpg_trio.host.directory.plugin_control import Proof, client_at
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.services.handshake import TokenLifetimes
 from cpg_trio.http import ConnectTarget, Origin, Pool
 from cpg_trio.rpc import Code, ConnectError
 
@@ -40,7 +39,7 @@ class Adoption:
     enrolment: Enrolment
     audit: Audit
     pool: Pool
-    lives: TokenLifetimes
+    lifetimes: TokenLifetimes
     end: Callable[[str, str], object]
     """Ends an identity at once, with all that it has; called with its runtime id, and why."""
 
@@ -96,7 +95,7 @@ class Adoption:
         renews = info.metadata.get(wire.RENEWS_KEY) == "true"
         identity, token = self.identities.issue(
             info.self_id,
-            ttl_s=self.lives.renewed_s if renews else self.lives.unrenewed_s,
+            ttl_s=self.lifetimes.of(renews=renews),
             provides=provides,
             requires=requires,
             address=address,

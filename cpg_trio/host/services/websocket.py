@@ -22,18 +22,19 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, note_proved, refuse_websocket
+from cpg_trio.asgi import Receive, Scope, Send, header, note_proved, refuse_websocket
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action
-from cpg_trio.host.access.authentication import Gate
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.limits import LimitError
 from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.rate_limiting import RateExceededError, retry_after
-from cpg_trio.host.access.rates import Kind
+from cpg_trio.host.access.rate_limiting import Kind
+from cpg_trio.host.access.refusal import RefusedError, retry_fields
 from cpg_trio.host.directory.registry import ServiceStatus
 from cpg_trio.host.directory.watch_hub import News, Watch, WatchHub
-from cpg_trio.host.services.services import watch_event
-from cpg_trio.rpc import ConnectError
+from cpg_trio.host.services.errors import state_errors
+from cpg_trio.host.services.service_registry import watch_event
+from cpg_trio.rpc import Code
 
 # RFC 6455, section 7.4.1
 _CANNOT_READ = 1007
@@ -48,10 +49,6 @@ _Frame: TypeAlias = Mapping[str, Any]
 
 class UnreadableError(ValueError):
     """A frame that is not what the subprotocol says."""
-
-
-class _NotOfferedError(ValueError):
-    """A client that offers no subprotocol that is spoken here."""
 
 
 class _Codec(Protocol):
@@ -96,8 +93,8 @@ CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _Js
 class WatchSocket:
     """The ASGI application at `/watch`."""
 
-    def __init__(self, gate: Gate, hub: WatchHub, max_subscriptions: int, host_id: str) -> None:
-        self._gate = gate
+    def __init__(self, access: AccessCheck, hub: WatchHub, max_subscriptions: int, host_id: str) -> None:
+        self._access = access
         self._hub = hub
         self._max_subscriptions = max_subscriptions
         self._accepted = [(wire.HOST_ID_HEADER.lower().encode(), host_id.encode())]
@@ -107,17 +104,19 @@ class WatchSocket:
         await receive()  # websocket.connect
         with ExitStack() as stack:
             try:
-                caller = self._gate.admit(*_proof(scope), Kind.WATCH)
+                caller = self._access.admit(*_credentials(scope), Peer.of_scope(scope), Kind.WATCH)
                 note_proved(scope, caller.runtime_id)
                 chosen = _chosen(scope["subprotocols"])
-                watch = stack.enter_context(self._hub.watch(caller.runtime_id))
-            except (ConnectError, LimitError, _NotOfferedError) as error:
-                await refuse_websocket(send, *_refusal(error))
+                with state_errors():
+                    watch = stack.enter_context(self._hub.watch(caller.runtime_id))
+            except RefusedError as refused:
+                fields = retry_fields(refused.retry_after_s)
+                await refuse_websocket(send, refused.status, refused.message, fields)
                 return
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
             codec, most = CODECS[chosen or wire.WATCH_JSON], self._max_subscriptions
             turns = self._hub.turns
-            await _Connection(self._gate, caller, watch, turns, most, codec, receive, send).run()
+            await _Connection(self._access, caller, watch, turns, most, codec, receive, send).run()
 
 
 class _Connection:
@@ -125,7 +124,7 @@ class _Connection:
 
     def __init__(
         self,
-        gate: Gate,
+        access: AccessCheck,
         caller: Identity,
         watch: Watch,
         turns: trio.Semaphore,
@@ -134,7 +133,7 @@ class _Connection:
         receive: Receive,
         send: Send,
     ) -> None:
-        self._gate = gate
+        self._access = access
         self._caller = caller
         self._watch = watch
         self._turns = turns
@@ -159,8 +158,8 @@ class _Connection:
             await side()
         except UnreadableError as error:
             end = _CANNOT_READ, str(error)
-        except ConnectError as error:
-            end = _NOT_ANY_MORE, error.message
+        except RefusedError as refused:
+            end = _NOT_ANY_MORE, refused.message
         self._end = self._end or end
         both.cancel()
 
@@ -168,25 +167,25 @@ class _Connection:
         """Tell the news until the host stops. Raises: ConnectError once the caller's identity has ended."""
         news: News | None = None
         while True:
-            with trio.move_on_at(self._gate.ends_at(self._caller)) as patience:
+            with trio.move_on_at(self._access.expires_at(self._caller)) as until_end:
                 news = await anext(self._watch, None)
-            self._gate.still(self._caller)
-            if patience.cancelled_caught:
+            self._access.check_still_valid(self._caller)
+            if until_end.cancelled_caught:
                 continue  # its identity has been renewed
             if news is None:
                 self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
             async with self._turns:
-                self._gate.still(self._caller)  # the turn may have been waited for
+                self._access.check_still_valid(self._caller)  # the turn may have been waited for
                 frame = self._frame(self._update(news))
             await self._send(frame)
 
     async def _listen(self) -> None:
         """Do what the client says until it leaves."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
-            self._gate.still(self._caller)
+            self._access.check_still_valid(self._caller)
             size = _frame_size(frame)
-            for wait_s in iter(partial(self._gate.seconds_to_wait, self._caller, size // 1024), 0):
+            for wait_s in iter(partial(self._access.subscribe_wait_s, self._caller, size // 1024), 0):
                 await trio.sleep(wait_s)
             async with self._watch.large(size):
                 if size > _MOST_FRAME_BYTES:
@@ -201,7 +200,7 @@ class _Connection:
             self._watch.unsubscribe(service_type)
         for begin in range(0, len(request.subscribe), _MOST_REFUSALS):
             async with self._turns:
-                self._gate.still(self._caller)
+                self._access.check_still_valid(self._caller)
                 some = request.subscribe[begin : begin + _MOST_REFUSALS]
                 refusals = [r for s in some if (r := self._subscribe(s)) is not None]
                 frame = self._frame(pb.WatchUpdate(refusals=refusals))
@@ -210,17 +209,15 @@ class _Connection:
 
     def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
         service_type = subscription.service_type
-        if len(self._watch) >= self._max_subscriptions:
-            error = LimitError("subscriptions", self._max_subscriptions)
-            return pb.WatchRefusal(service_type=service_type, message=str(error))
         try:
-            wire.validate_service_type(service_type)
-            self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
-            self._watch.subscribe(service_type, subscription.min_version)
-        except (wire.InvalidError, LimitError) as error:
-            return pb.WatchRefusal(service_type=service_type, message=str(error))
-        except ConnectError as error:
-            return pb.WatchRefusal(service_type=service_type, message=error.message)
+            with state_errors():
+                if len(self._watch) >= self._max_subscriptions:
+                    raise LimitError("subscriptions", self._max_subscriptions)
+                wire.validate_service_type(service_type)
+                self._access.check_may_call(self._caller, service_type, Action.DISCOVER)
+                self._watch.subscribe(service_type, subscription.min_version)
+        except RefusedError as refused:
+            return pb.WatchRefusal(service_type=service_type, message=refused.message)
         return None
 
     def _update(self, news: News) -> pb.WatchUpdate:
@@ -228,9 +225,9 @@ class _Connection:
         update = pb.WatchUpdate(revision=news.revision, gone=news.gone)
         for service_type, status in news.statuses.items():
             try:
-                self._gate.check_may_call(self._caller, service_type, Action.DISCOVER)
-            except ConnectError as error:
-                update.refusals.add(service_type=service_type, message=error.message)
+                self._access.check_may_call(self._caller, service_type, Action.DISCOVER)
+            except RefusedError as refused:
+                update.refusals.add(service_type=service_type, message=refused.message)
                 update.events.append(watch_event(service_type, ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)))
             else:
                 update.events.append(watch_event(service_type, status))
@@ -249,29 +246,18 @@ def _frame_size(frame: _Frame) -> int:
     return len(frame.get("bytes") or frame.get("text") or b"")
 
 
-def _proof(scope: Scope) -> tuple[str, str, Peer]:
-    names = (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
-    runtime_id, authorization = ((header(scope, name.lower().encode()) or b"") for name in names)
-    peer = Peer.of_scope(scope)
-    return runtime_id.decode("latin-1"), authorization.decode("latin-1"), peer
+def _credentials(scope: Scope) -> tuple[str, str]:
+    """Return the runtime id and the authorization of a handshake, empty where they are missing."""
+    runtime_id, authorization = (
+        (header(scope, name.lower().encode()) or b"").decode("latin-1")
+        for name in (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
+    )
+    return runtime_id, authorization
 
 
 def _chosen(offered: Sequence[str]) -> str | None:
-    """Return the subprotocol to speak, None to a client that offers none. Raises: _NotOfferedError."""
+    """Return the subprotocol to speak, None to a client that offers none. Raises: RefusedError."""
     chosen = next((name for name in offered if name in CODECS), None)
     if offered and chosen is None:
-        raise _NotOfferedError(f"subprotocols are {' and '.join(CODECS)}")
+        raise RefusedError(Code.INVALID_ARGUMENT, f"subprotocols are {' and '.join(CODECS)}")
     return chosen
-
-
-def _refusal(error: ConnectError | LimitError | _NotOfferedError) -> tuple[int, str, HeaderList]:
-    """Return how a handshake is refused: status, text, and header fields."""
-    match error:
-        case RateExceededError():
-            return 429, error.message, [retry_after(error.retry_after_s)]
-        case LimitError():
-            return 429, str(error), []
-        case ConnectError():
-            return 401, error.message, []
-        case _:
-            return 400, str(error), []

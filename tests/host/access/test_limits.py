@@ -338,7 +338,7 @@ async def test_no_more_callers_are_remembered_for_their_rates_than_the_limit_say
     async with running(HostConfig(limits=Limits(max_rate_keys=3), rates=rates)) as host:
         for _ in range(10):
             await host.post(DISCOVER, {"serviceType": "t"}, await host.plugin("p"))
-        assert max(len(buckets) for buckets in host.host._rates._buckets.values()) == 3
+        assert max(len(buckets) for buckets in host.host._access._limiter._buckets.values()) == 3
 
 
 # What is said

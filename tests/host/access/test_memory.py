@@ -23,7 +23,7 @@ from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.host import Audit, Host, HostConfig, LeaseConfig, Limits, Rate, RateLimits
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.memory import OTHER_BYTES, PRICES, estimate, fitted
-from cpg_trio.host.access.rates import Kind, Rates
+from cpg_trio.host.access.rate_limiting import Kind, RateLimiter
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.leases import Liveness
@@ -172,7 +172,7 @@ def direct_reports(_: ExitStack) -> tuple[Any, int]:
 
 def rate_keys(_: ExitStack) -> tuple[Any, int]:
     slow = Rate(0.001, 5)
-    rates = Rates(RateLimits(**{kind.name.lower(): slow for kind in Kind}))
+    rates = RateLimiter(RateLimits(**{kind.name.lower(): slow for kind in Kind}))
     for kind in Kind:
         for number in range(COUNT):
             rates.take(kind, long("p", number, 145))

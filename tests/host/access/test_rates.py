@@ -33,7 +33,7 @@ from cpg_trio.host import (
     Rules,
 )
 from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.rates import Buckets, Kind, Rates
+from cpg_trio.host.access.rate_limiting import Kind, RateLimiter, TokenBuckets
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.rpc import AsgiTransport
 from tests import _wire
@@ -71,7 +71,7 @@ class Clock:
         return self.now
 
 
-# Buckets
+# TokenBuckets
 
 
 @attrs.frozen
@@ -83,7 +83,7 @@ class Taken:
 def taken(rate: Rate, pauses: list[float]) -> list[Taken]:
     """Take a token after each pause."""
     clock = Clock()
-    buckets = Buckets(rate, clock)
+    buckets = TokenBuckets(rate, clock)
     history = []
     for pause in pauses:
         clock.now += pause
@@ -119,7 +119,7 @@ def test_a_call_is_refused_only_if_its_bucket_has_less_than_a_token(rate: Rate, 
 @given(RATES, st.lists(st.floats(0, 2), max_size=50))
 def test_who_waits_as_long_as_it_is_told_is_let_through(rate: Rate, pauses: list[float]) -> None:
     clock = Clock()
-    rates = Rates(RateLimits(router=rate), clock)
+    rates = RateLimiter(RateLimits(router=rate), clock)
     for pause in pauses:
         clock.now += pause
         if wait_s := rates.take(Kind.ROUTER, "k"):
@@ -130,7 +130,7 @@ def test_who_waits_as_long_as_it_is_told_is_let_through(rate: Rate, pauses: list
 
 def test_the_time_to_wait_is_in_whole_seconds_rounded_up() -> None:
     clock = Clock()
-    rates = Rates(RateLimits(router=Rate(0.4, 1)), clock)
+    rates = RateLimiter(RateLimits(router=Rate(0.4, 1)), clock)
     assert not rates.take(Kind.ROUTER, "k")
     assert rates.take(Kind.ROUTER, "k") == 3
     clock.now += 0.5
@@ -141,7 +141,7 @@ def test_the_time_to_wait_is_in_whole_seconds_rounded_up() -> None:
 
 def test_a_refused_call_costs_nothing() -> None:
     clock = Clock()
-    buckets = Buckets(ONE, clock)
+    buckets = TokenBuckets(ONE, clock)
     assert not buckets.take("k")
     for _ in range(100):
         assert buckets.take("k")
@@ -150,13 +150,13 @@ def test_a_refused_call_costs_nothing() -> None:
 
 
 def test_each_key_has_a_bucket_of_its_own() -> None:
-    buckets = Buckets(ONE, Clock())
+    buckets = TokenBuckets(ONE, Clock())
     assert [bool(buckets.take(key)) for key in "abab"] == [False, False, True, True]
 
 
 def test_buckets_that_are_full_again_are_dropped_when_others_come() -> None:
     clock = Clock()
-    buckets = Buckets(ONE, clock)
+    buckets = TokenBuckets(ONE, clock)
     for number in range(100):
         buckets.take(f"old-{number}")
     clock.now += 1
@@ -165,7 +165,7 @@ def test_buckets_that_are_full_again_are_dropped_when_others_come() -> None:
 
 
 def test_a_flood_of_keys_is_bounded_and_pushes_out_whoever_has_called_least_lately() -> None:
-    buckets = Buckets(ONE, Clock(), most=10)
+    buckets = TokenBuckets(ONE, Clock(), most=10)
     buckets.take("long ago")
     buckets.take("lately")
     for number in range(1000):
@@ -183,7 +183,7 @@ def test_a_rate_that_allows_nothing_or_everything_is_refused(rate: tuple[float, 
 
 
 def test_a_kind_without_a_rate_is_not_limited() -> None:
-    rates = Rates(RateLimits(discover=None), Clock())
+    rates = RateLimiter(RateLimits(discover=None), Clock())
     assert not any(rates.take(Kind.DISCOVER, "k") for _ in range(10_000))
 
 
@@ -191,7 +191,7 @@ def test_a_kind_without_a_rate_is_not_limited() -> None:
 def test_each_kind_of_call_has_a_rate(kind: Kind) -> None:
     rate = RateLimits().of(kind)
     assert rate
-    rates = Rates(RateLimits(), Clock())
+    rates = RateLimiter(RateLimits(), Clock())
     assert [bool(rates.take(kind, "k")) for _ in range(rate.burst + 1)] == [False] * rate.burst + [True]
 
 
@@ -271,7 +271,7 @@ async def test_a_header_that_anybody_can_send_gains_no_handshakes_and_grows_no_m
             (await host.post(HANDSHAKE, hello(), {header: f"10.0.1.{number}"}))[0] for number in range(10)
         ]
         assert statuses == [200] + [429] * 9
-        assert len(host.host._rates._buckets[Kind.HANDSHAKE]) == 1
+        assert len(host.host._access._limiter._buckets[Kind.HANDSHAKE]) == 1
 
 
 async def test_a_runtime_id_that_is_not_proved_is_never_a_key() -> None:
@@ -281,8 +281,8 @@ async def test_a_runtime_id_that_is_not_proved_is_never_a_key() -> None:
             for number in range(20)
         ]
         assert statuses == [401] * 5 + [429] * 15
-        assert [len(buckets) for buckets in host.host._rates._buckets.values()].count(1) == 1
-        assert len(host.host._rates._buckets[Kind.FAILED_AUTHENTICATION]) == 1
+        assert [len(buckets) for buckets in host.host._access._limiter._buckets.values()].count(1) == 1
+        assert len(host.host._access._limiter._buckets[Kind.FAILED_AUTHENTICATION]) == 1
 
 
 async def test_who_fails_to_prove_an_identity_keeps_nobody_out_who_does() -> None:

@@ -362,10 +362,11 @@ async def test_a_grant_is_worth_nothing_once_the_policy_says_otherwise() -> None
         grant = await setting.granted(plugin)
         await setting.client(grant).echo(echo_pb2.EchoRequest(text="hi"))
         policy.permits = False
-        denied = f"permission denied: {runtime_id(plugin)} may not use echo\n"
-        assert await refusal(setting, path_of(grant), bearer(grant)) == (403, denied)
+        denied = f"{runtime_id(plugin)} may not use echo"
+        refused = await refusal(setting, path_of(grant), bearer(grant))
+        assert refused == (403, f"permission denied: {denied}\n")
         (event,) = setting.audited(Action.USE, allowed=False)
-        assert event.reason == denied.strip()
+        assert (event.target, event.reason) == ("echo", denied)
 
 
 async def test_a_grant_does_not_outlive_the_identity_of_its_owner(

@@ -23,16 +23,16 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Limits, Policy
-from cpg_trio.host.access.authentication import Gate
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.policy import Rules, ServiceRules
-from cpg_trio.host.access.rates import RateLimits, Rates
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registration, Registry
 from cpg_trio.host.directory.store import Saved, Undo, journaled
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.services.services import RegistrationPermits, RegistryService
+from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.http import Pool, StartError
 from cpg_trio.rpc import AsgiTransport, Code, ConnectError, application
 from cpg_trio.wire import token_digest
@@ -630,16 +630,17 @@ class Undoing:
     async def post(self, path: str, body: dict[str, Any]) -> int:
         no_sockets = Sockets(None, Pool(), self.identities)
         policy = Policy(self.rules)
-        gate = Gate(self.identities, policy, Audit(), Rates(RateLimits()))
-        permits = RegistrationPermits(self.identities, self.registry, policy, Audit())
+        access = AccessCheck(self.identities, policy=policy)
+        permits = RegistrationPolicy(access, self.identities, self.registry, policy, Audit())
         self.permits, self.policy = permits, policy
         service = RegistryService(
-            gate,
+            access,
             self.registry,
             WatchHub(self.registry),
             permits,
             EndpointValidator(BaseUrls.ANY),
             no_sockets,
+            Audit(),
             self.fail,
         )
         transport = AsgiTransport(application([service]))
@@ -659,7 +660,7 @@ def expires(host: Undoing) -> None:
 
 def may_not_provide_it_any_more(host: Undoing) -> None:
     host.policy._rules = Rules(services={"t": ServiceRules(providers=["another"])})
-    host.permits.keep()
+    host.permits.enforce()
 
 
 def cannot_be_told(host: Undoing) -> None:

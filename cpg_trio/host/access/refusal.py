@@ -1,0 +1,69 @@
+"""The refusal of a call, in a form that each edge writes in its own protocol.
+
+RPCs                            `code`, the message and `Retry-After`   services/rpc_edge.py
+/services/ and /capabilities/   `status`, `plain` and `fields`          routing, capabilities/calls.py
+/watch, the handshake           `status`, the message and `Retry-After` services/websocket.py
+/watch, open                    a close code and the message            services/websocket.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cpg_trio import wire
+from cpg_trio.asgi import HeaderList
+from cpg_trio.rpc import Code, ConnectError
+
+_UNDELIVERED_HEADER = wire.UNDELIVERED_HEADER.lower().encode()
+# One of them is on each answer of the host's own to a call: whether nobody has seen the call, so that it can
+# be sent again.
+UNDELIVERED = [(_UNDELIVERED_HEADER, b"true")]
+PERHAPS_DELIVERED = [(_UNDELIVERED_HEADER, b"false")]
+
+_STATUS: Mapping[Code, int] = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+}
+
+
+class RefusedError(ConnectError):
+    """A call that is not let through. Nothing has changed, and nobody else has seen it."""
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        status: int | None = None,
+        plain: str = "",
+        retry_after_s: int = 0,
+        undelivered: bool = True,
+        log: str = "",
+    ) -> None:
+        super().__init__(code, message)
+        self.status = _STATUS[code] if status is None else status
+        """The HTTP status where the call is no RPC."""
+        self.plain = plain or message
+        """The text where the call is no RPC, in the words that other implementations use."""
+        self.retry_after_s = retry_after_s
+        """Whole seconds after which the call may pass; 0 if time changes nothing."""
+        self.undelivered = undelivered
+        """Whether nobody but the host has seen the call."""
+        self.log = log
+        """What the log says of it; nothing if empty."""
+
+    @property
+    def fields(self) -> HeaderList:
+        """The header fields of an answer that is no RPC's."""
+        delivery = UNDELIVERED if self.undelivered else PERHAPS_DELIVERED
+        return [*delivery, *retry_fields(self.retry_after_s)]
+
+
+def retry_fields(seconds: int) -> HeaderList:
+    """Return the header field that says when to try again; none for 0 seconds."""
+    return [(b"retry-after", b"%d" % seconds)] if seconds else []

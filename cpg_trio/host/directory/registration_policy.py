@@ -1,0 +1,61 @@
+"""Which plugins may provide which services: the policy, applied to what is registered."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from cpg_trio.host.access.access_check import AccessCheck
+from cpg_trio.host.access.audit import Action, Audit
+from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access.policy import Policy, Rules
+from cpg_trio.host.access.refusal import RefusedError
+from cpg_trio.host.directory.registry import Registry
+
+_log = logging.getLogger("cpg_trio.host")
+
+
+class RegistrationPolicy:
+    """Checks registrations, those that are asked for and those that there are."""
+
+    def __init__(
+        self, access: AccessCheck, identities: Identities, registry: Registry, policy: Policy, audit: Audit
+    ) -> None:
+        self._access = access
+        self._identities = identities
+        self._registry = registry
+        self._policy = policy
+        self._audit = audit
+        self._enforced: Rules | None = None
+
+    def check(self, plugin: Identity, service_type: str) -> None:
+        """Check that a plugin may register a service type. Raises: RefusedError `permission_denied`."""
+        entries = [self._identities.entry(r.runtime_id) for r in self._registry.providers(service_type)]
+        holders = [entry.identity.self_id for entry in entries if entry is not None]
+        self._access.check_may_provide(plugin, service_type, holders)
+
+    def may_keep(self, plugin: Identity, service_type: str) -> bool:
+        """Whether a plugin may still provide what it has provided. A policy that fails permits nothing."""
+        try:
+            return self._identities.holds(plugin) and self._access.may_provide(plugin, service_type)
+        except RefusedError:
+            return False
+
+    def enforce(self) -> None:
+        """Remove the registrations that new rules deny. A policy that fails is asked again the next time."""
+        if self._enforced is (rules := self._policy.rules):
+            return
+        with suppress(RefusedError):
+            for runtime_id in self._registry.plugins():
+                if (entry := self._identities.entry(runtime_id)) is not None:
+                    self._enforce_for(entry.identity)
+            self._enforced = rules
+
+    def _enforce_for(self, plugin: Identity) -> None:
+        for registration in self._registry.registrations(plugin.runtime_id):
+            if self._access.may_provide(plugin, registration.service_type):
+                continue
+            self._registry.unregister(plugin.runtime_id, registration.id)
+            reason = f"{plugin.self_id} may not provide {registration.service_type} any more"
+            self._audit.denied(Action.REGISTER, plugin.runtime_id, registration.service_type, reason=reason)
+            _log.warning("%s: %s", plugin.runtime_id, reason)

@@ -1,0 +1,83 @@
+"""`PluginLifecycle`: plugins report their own health. Each report is a heartbeat."""
+
+from __future__ import annotations
+
+import logging
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleService
+from cpg_trio._lines import one_line
+from cpg_trio.host.access.access_check import AccessCheck
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.rate_limiting import Kind
+from cpg_trio.host.access.refusal import RefusedError
+from cpg_trio.host.directory.leases import Liveness
+from cpg_trio.host.directory.registration_policy import RegistrationPolicy
+from cpg_trio.host.directory.registry import Registry, health_of
+from cpg_trio.host.routing.direct_statistics import DirectReports
+from cpg_trio.host.services.rpc_edge import answering, authenticate, peer_of
+from cpg_trio.rpc import Code, Context
+
+_log = logging.getLogger("cpg_trio.host")
+
+_MAX_REASON_CHARACTERS = 256  # in the log
+
+
+class Lifecycle(PluginLifecycleService):
+    """`PluginLifecycle`."""
+
+    def __init__(
+        self,
+        access: AccessCheck,
+        registry: Registry,
+        liveness: Liveness,
+        direct: DirectReports,
+        permits: RegistrationPolicy,
+    ) -> None:
+        self._access = access
+        self._registry = registry
+        self._liveness = liveness
+        self._direct = direct
+        self._permits = permits
+
+    async def report_health(
+        self, request: pb.ReportHealthRequest, ctx: Context, /
+    ) -> pb.ReportHealthResponse:
+        """Note the caller's health, and that it is alive.
+
+        Raises: ConnectError `invalid_argument` for an unknown state; `unauthenticated` for a plugin that has
+        moved.
+        """
+        with answering(ctx):
+            caller = authenticate(self._access, ctx, Kind.HEALTH_REPORT)
+            self._check_place(caller, peer_of(ctx))
+            self._permits.enforce()  # for all plugins: some plugin reports every moment
+            health = health_of(request)
+            self._direct.take(caller, request.direct_calls)
+            before = self._registry.health(caller.runtime_id)
+            self._registry.report_health(caller.runtime_id, health)
+        if self._registry.last_report(caller.runtime_id) != before:  # there may be no room for the reason
+            name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
+            reason = f": {one_line(health.reason, _MAX_REASON_CHARACTERS)}" if health.reason else ""
+            _log.info("%s reports %s%s", caller.runtime_id, name, reason)
+        self._liveness.beat(caller.runtime_id)
+        ctx.response_headers[wire.HOST_ID_HEADER] = self._registry.id
+        return pb.ReportHealthResponse()
+
+    def _check_place(self, caller: Identity, peer: Peer) -> None:
+        """Check that a plugin that does not answer probes is still where the host looks for it.
+
+        If it calls from another address, its name leads there by now, and it has to register to be found.
+        Raises: RefusedError `unauthenticated`, upon which the plugin shakes hands, and keeps its identity.
+        """
+        runtime_id = caller.runtime_id
+        if not self._registry.has_lapsed(runtime_id) or peer.address in ("", caller.address):
+            return
+        if any(registration.address for registration in self._registry.registrations(runtime_id)):
+            raise RefusedError(
+                Code.UNAUTHENTICATED,
+                f"{runtime_id} does not answer at {caller.address}, and calls from {peer.address}:"
+                " shake hands again",
+            )

@@ -1,0 +1,54 @@
+"""The edge of each RPC service: it reads who calls, and tells a refused caller when to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cpg_trio import wire
+from cpg_trio.host.access.access_check import AccessCheck
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.rate_limiting import Kind
+from cpg_trio.host.access.refusal import RefusedError
+from cpg_trio.host.services.errors import state_errors
+from cpg_trio.rpc import Context
+
+
+@contextmanager
+def answering(ctx: Context) -> Iterator[None]:
+    """Within the block, raise errors of the state as RefusedError, and send `Retry-After` with each refusal.
+
+    RefusedError is a ConnectError, so the server of the services writes its code and its message.
+    """
+    try:
+        with state_errors():
+            yield
+    except RefusedError as refused:
+        if refused.retry_after_s:
+            ctx.response_headers["retry-after"] = str(refused.retry_after_s)
+        raise
+
+
+def authenticate(access: AccessCheck, ctx: Context, kind: Kind) -> Identity:
+    """Return who makes a call, once it is counted. Raises: RefusedError."""
+    identity = access.admit(*credentials(ctx), peer_of(ctx), kind)
+    ctx.note_proved(identity.runtime_id)
+    return identity
+
+
+def count_unreadable(access: AccessCheck, ctx: Context) -> None:
+    """Count a message that cannot be read for the address that it comes from. Raises: RefusedError."""
+    with answering(ctx):
+        access.count_unreadable(peer_of(ctx))
+
+
+def credentials(ctx: Context) -> tuple[str, str]:
+    """Return the runtime id and the authorization of a call, empty where they are missing."""
+    headers = ctx.request_headers
+    return headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, "")
+
+
+def peer_of(ctx: Context) -> Peer:
+    """Return the other end of a call's connection."""
+    return Peer.at(ctx.client_address, ctx.peer_names)

@@ -1,0 +1,204 @@
+"""`ServiceRegistry`: plugins register, discover and watch services. A plugin changes only its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+
+import trio
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryService
+from cpg_trio.host.access.access_check import AccessCheck
+from cpg_trio.host.access.audit import Action, Audit
+from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.limits import check_held_request
+from cpg_trio.host.access.rate_limiting import Kind
+from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.host.directory.registration_policy import RegistrationPolicy
+from cpg_trio.host.directory.registry import Registration, Registry, ServiceStatus
+from cpg_trio.host.directory.store import Saved
+from cpg_trio.host.directory.unix_sockets import Sockets
+from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.host.services.rpc_edge import answering, authenticate
+from cpg_trio.rpc import ConnectError, Context
+
+_log = logging.getLogger("cpg_trio.host")
+
+_BEFORE_DEADLINE_S = 0.02  # by which a watch ends before its caller's deadline
+# Metadata that says where the plugin is. Other plugins do not get it: calls go through the host.
+_HOST_ONLY_KEYS = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_KEY})
+
+
+class RegistryService(ServiceRegistryService):
+    """`ServiceRegistry`."""
+
+    def __init__(
+        self,
+        access: AccessCheck,
+        registry: Registry,
+        hub: WatchHub,
+        permits: RegistrationPolicy,
+        endpoints: EndpointValidator,
+        sockets: Sockets,
+        audit: Audit,
+        saved: Saved,
+    ) -> None:
+        self._access = access
+        self._registry = registry
+        self._permits = permits
+        self._hub = hub
+        self._endpoints = endpoints
+        self._sockets = sockets
+        self._audit = audit
+        self._saved = saved
+
+    async def register_service(
+        self, request: pb.RegisterServiceRequest, ctx: Context, /
+    ) -> pb.RegisterServiceResponse:
+        """Register a service of the caller's, at a URL of the caller's.
+
+        Raises: ConnectError `permission_denied` for a service that is not the caller's to provide, or a URL
+        that is not its own; with `Retry-After` if that may change by itself.
+        """
+        with answering(ctx):
+            caller = authenticate(self._access, ctx, Kind.REGISTER)
+            wire.validate_registration(
+                request.service_type, request.version, request.endpoint_path, request.metadata
+            )
+            registration = await self._register(caller, request, ctx.client_address)
+        self._audit.allowed(Action.REGISTER, caller.runtime_id, request.service_type)
+        through = f" through unix:{registration.socket_path}" if registration.socket_path else ""
+        service = f"{request.service_type} v{request.version}"
+        _log.info("Registered service: %s of %s%s", service, caller.runtime_id, through)
+        return pb.RegisterServiceResponse(registration_id=registration.id)
+
+    async def _register(
+        self, caller: Identity, request: pb.RegisterServiceRequest, client: str | None
+    ) -> Registration:
+        """Register a service. After each wait, check again that the caller is valid and may provide it."""
+        service_type, runtime_id, metadata = request.service_type, caller.runtime_id, dict(request.metadata)
+        self._permits.check(caller, service_type)
+        address = await self._checked_address(caller, metadata)
+        socket_path = await self._sockets.accept(runtime_id, metadata, client)
+        if not socket_path:
+            metadata.pop(wire.SOCKET_KEY, None)  # what is kept is what counts
+        self._access.check_still_valid(caller)
+        self._permits.check(caller, service_type)
+        replaced = self._registry.provider(service_type, runtime_id)
+        registration = self._registry.register(
+            runtime_id,
+            service_type,
+            request.version,
+            request.endpoint_path,
+            metadata,
+            address=address,
+            socket_path=socket_path,
+        )
+        await self._saved(lambda: self._take_back(registration, replaced))
+        self._access.check_still_valid(caller)
+        if self._registry.provider(service_type, runtime_id) is None:
+            self._permits.check(caller, service_type)
+        return registration
+
+    async def unregister_service(
+        self, request: pb.UnregisterServiceRequest, ctx: Context, /
+    ) -> pb.UnregisterServiceResponse:
+        """Remove a registration of the caller's.
+
+        Raises: ConnectError `not_found` for one that is not the caller's, whether it exists or not.
+        """
+        with answering(ctx):
+            caller = authenticate(self._access, ctx, Kind.UNREGISTER)
+            registration = self._registry.unregister(caller.runtime_id, request.registration_id)
+            await self._saved(lambda: self._put_back(caller, registration))
+        self._audit.allowed(Action.UNREGISTER, caller.runtime_id, registration.service_type)
+        _log.info("Unregistered service: %s of %s", registration.service_type, caller.runtime_id)
+        return pb.UnregisterServiceResponse()
+
+    async def _checked_address(self, caller: Identity, metadata: Mapping[str, str]) -> str:
+        base_url, control_url = (metadata.get(key, "") for key in (wire.BASE_URL_KEY, wire.CONTROL_URL_KEY))
+        try:
+            address = await self._endpoints.check_base_url(base_url, caller)
+            if control_url:
+                await self._endpoints.check_control_url(control_url, base_url, caller)
+        except ConnectError as error:
+            self._audit.denied(Action.REGISTER, caller.runtime_id, base_url, reason=error.message)
+            raise
+        return address
+
+    def _take_back(self, registration: Registration, replaced: Registration | None) -> None:
+        """Undo a registration, unless it is gone already."""
+        plugin, service_type = registration.runtime_id, registration.service_type
+        if self._registry.provider(service_type, plugin) is not registration:
+            return
+        if replaced is None:
+            self._registry.unregister(plugin, registration.id)
+        else:
+            self._registry.restore(replaced)
+
+    def _put_back(self, plugin: Identity, registration: Registration) -> None:
+        """Undo the removal of a registration, unless its plugin may not have it any more."""
+        if self._permits.may_keep(plugin, registration.service_type):
+            self._registry.restore(registration)
+
+    async def discover_service(
+        self, request: pb.DiscoverServiceRequest, ctx: Context, /
+    ) -> pb.DiscoverServiceResponse:
+        """Return a provider that is alive, compatible and healthy enough."""
+        with answering(ctx):
+            caller = authenticate(self._access, ctx, Kind.DISCOVER)
+            wire.validate_service_type(request.service_type)
+            self._access.check_may_call(caller, request.service_type, Action.DISCOVER)
+            registration, single = self._registry.discover(request.service_type, request.min_version)
+        return pb.DiscoverServiceResponse(endpoint=_endpoint(registration), single_provider=single)
+
+    async def watch_service(
+        self, request: pb.WatchServiceRequest, ctx: Context, /
+    ) -> AsyncIterator[pb.WatchServiceEvent]:
+        """Yield the status of a service type now, then each change of it for this caller.
+
+        Raises: ConnectError `permission_denied` also when the policy that let the caller watch has changed.
+        """
+        with answering(ctx), ExitStack() as stack:
+            caller = authenticate(self._access, ctx, Kind.WATCH)
+            own_end = _end_of_time(ctx)
+            check_held_request(request)
+            watch = stack.enter_context(self._hub.watch(caller.runtime_id))
+            watch.subscribe(request.service_type)
+            while True:
+                with trio.move_on_at(min(own_end, self._access.expires_at(caller))) as until_end:
+                    news = await anext(watch, None)
+                self._access.check_still_valid(caller)
+                if until_end.cancelled_caught and trio.current_time() < own_end:
+                    continue  # its identity has been renewed
+                if until_end.cancelled_caught or news is None:
+                    return
+                self._access.check_may_call(caller, request.service_type, Action.DISCOVER)
+                if (status := news.statuses.get(request.service_type)) is not None:
+                    yield watch_event(request.service_type, status)
+
+
+def _end_of_time(ctx: Context) -> float:
+    """Return when to end a watch so that its caller sees it end without an error, as with other hosts."""
+    if ctx.timeout_ms is None:
+        return math.inf
+    return trio.current_time() + ctx.timeout_ms / 1000 - _BEFORE_DEADLINE_S
+
+
+def _endpoint(registration: Registration) -> pb.ServiceEndpoint:
+    return pb.ServiceEndpoint(
+        provider_id=registration.runtime_id,
+        version=registration.version,
+        endpoint_url=registration.endpoint_url,
+        metadata={k: v for k, v in registration.metadata.items() if k not in _HOST_ONLY_KEYS},
+    )
+
+
+def watch_event(service_type: str, status: ServiceStatus) -> pb.WatchServiceEvent:
+    """Return the event that tells a watcher the status of a service type."""
+    endpoint = _endpoint(status.provider) if status.provider else None
+    return pb.WatchServiceEvent(service_type=service_type, state=status.state, endpoint=endpoint)
