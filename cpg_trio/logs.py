@@ -1,15 +1,20 @@
-"""What a process of this project writes to standard error: one line for each event, newest last.
+"""The log of a process on standard error: one line for each event, newest last.
 
-Libraries only log; whoever runs a process calls `configure_logging`. The prefix is that of the other
-implementations, so that what reads their logs reads ours.
+Libraries only log; the program calls `configure_logging`. The prefix of a line is that of the other
+implementations, so that tools that read their logs read these.
 
-Who logs never waits for who reads. A line is put into a buffer, and a thread writes what has gathered: with
-one call, some 60 times a second at most, or at once from WARNING up. Whoever reads too slowly gets the last
-lines that there was room for, and is told how many are missing. The thread is a daemon, since nothing tells a
-thread in time that a program has come to its end; `logging` flushes and closes its handlers after that, and
-waits for this one's thread for some seconds, but not for a reader who has stopped reading. Before a traceback
-the lines that led to it are written. A process that is killed, or leaves through `os._exit`, takes the last
-moment's lines with it. Processes that share a pipe have their lines whole as long as the pipe has room.
+A thread writes the lines, so that nothing that logs waits for the reader of the log. It writes all lines that
+wait with one call: some 60 times a second at most, and at once for a warning or worse. If the reader is too
+slow, lines above `_MAX_WAITING` are dropped, and a line in their place has their number.
+
+The thread is a daemon, as a thread that is none keeps a program from ending. `logging` flushes and closes
+handlers at the end of a program, and that waits some seconds for the thread, but not for a reader that has
+stopped reading. The lines before a traceback are written before it. A process that is killed, or leaves by
+`os._exit`, loses the lines of the last moment. Processes that share a pipe write whole lines while the pipe
+has room.
+
+Tried before: a line takes `logging.StreamHandler` ten times as long, for its record, its lock and its write.
+`logging.handlers.QueueHandler` saves only the write.
 """
 
 from __future__ import annotations
@@ -28,14 +33,14 @@ from cpg_trio._lines import one_line
 
 DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
 
-LONGEST_LINE = 32 * 1024  # characters: of a line, and of a traceback below one
+LONGEST_LINE = 32 * 1024  # characters, also of a traceback
 
 
 class _BoundedFormatter(logging.Formatter):
-    """Writes no more than `LONGEST_LINE` characters of a record, whatever is in it.
+    """Formats a record as at most `LONGEST_LINE` characters.
 
-    What this project logs is one line, so that nothing that somebody else has said can pass for another one.
-    What others log, and tracebacks, may have several.
+    A message of this project becomes one line, so that no text of a stranger in it can pass for another line.
+    Messages of other libraries, and tracebacks, may have several lines.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
@@ -54,30 +59,30 @@ def _bounded(text: str) -> str:
     return f"{text[:LONGEST_LINE]}… ({len(text) - LONGEST_LINE} more characters)"
 
 
-# Loggers of what this project requires, which tell at INFO of each request, statement or frame.
+# Loggers of libraries that log each request, statement or frame at INFO.
 _LIBRARIES = (
     *("asyncio", "h2", "hpack", "httpcore", "httpx", "hypercorn", "psycopg", "sqlalchemy", "trio-websocket"),
 )
 _FORMATTER = _BoundedFormatter("%(asctime)s %(message)s", DATE_FORMAT)
-_ROOM = 8 * 1024 * 1024  # characters that wait to be written
-_GATHER_S = 0.015
-_PATIENCE_S = 3.0  # with a reader, when a process ends; it is waited for at most twice
+_MAX_WAITING = 8 * 1024 * 1024  # characters that wait to be written
+_GATHER_S = 0.015  # from the first line that waits until the lines are written
+_FLUSH_TIMEOUT_S = 3.0  # at the end of a process it passes at most twice
 
 
 def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Write the log to `stream`, standard error by default. What stood there before is replaced.
+    """Write the log to `stream`, standard error by default, in place of all handlers that there were.
 
-    What is written to anything but a file or a pipe can be read there after `flush`.
+    A stream without a file descriptor, such as `io.StringIO`, has the lines after `flush`.
     """
     use_handler(LineHandler(sys.stderr if stream is None else stream), level)
-    if not isinstance(sys.excepthook, _LinesFirst):
-        sys.excepthook = _LinesFirst()
+    if not isinstance(sys.excepthook, _FlushingExcepthook):
+        sys.excepthook = _FlushingExcepthook()
 
 
 def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
-    """Send the log of a program to `handler`: of this project and its author's from `level` up.
+    """Send the log of a program to `handler`: messages from `level` up.
 
-    Of the libraries that this project stands on, only warnings, unless somebody has given them a level.
+    The libraries that this project requires log only warnings, unless they have been given a level.
     """
     root = logging.getLogger()
     before, root.handlers[:] = root.handlers[:], [handler]
@@ -93,32 +98,32 @@ def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
 
 
 def flush() -> None:
-    """Wait until what has been logged is written, if somebody reads it; for `_PATIENCE_S` at most."""
+    """Wait until the lines are written, for `_FLUSH_TIMEOUT_S` at most."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 class LineLog:
-    """A logger for lines that are written many thousand times a second, all of them at INFO.
+    """A logger for lines at INFO that are written many thousand times a second.
 
-    Where they go is for `logging` to say, at each line anew: its levels, filters and handlers hold as for
-    everybody. Only when nothing but the handler of `configure_logging` would get a line is it put there
-    without a record being made of it, for less than a tenth of what that costs.
+    The levels, filters and handlers of `logging` apply, and are looked up for each line. If only the handler
+    of `configure_logging` gets a line, the line goes there without a `LogRecord`, for less than a tenth of
+    the cost.
     """
 
     __slots__ = ("_logger", "_second")
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
-        self._second = 0.0, 0.0, ""  # its beginning, its end, and how it is written
+        self._second = 0.0, 0.0, ""  # of the last line: its begin, its end, and the prefix that it gives
 
     @property
     def enabled(self) -> bool:
-        """Whether a line would be logged at all: ask before making one that is dear to make."""
+        """Whether a line would be logged: ask before making one that is expensive to make."""
         return self._logger.isEnabledFor(logging.INFO)
 
     def info(self, text: str) -> None:
-        """Log one line. The caller answers for it that all of `text` is printable: it is written as it is."""
+        """Log one line. It is written as it is: the caller makes sure that all of `text` is printable."""
         handler = self._only_handler()
         if len(text) > LONGEST_LINE:
             text = _bounded(text)
@@ -133,7 +138,7 @@ class LineLog:
         handler.append(f"{prefix}{text}\n")
 
     def _only_handler(self) -> LineHandler | None:
-        """Return the handler that gets a line and does nothing else with it, or None if in any doubt."""
+        """Return the handler if it is the only one that gets a line, and gets all of it; otherwise None."""
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO) or logger.filters:
             return None
@@ -150,12 +155,12 @@ class LineLog:
 
 
 class LineHandler(logging.Handler):
-    """Writes lines to a stream, in a thread of its own that there is once there is something to write.
+    """Writes lines to a stream, in a thread that starts with the first line.
 
-    Adding a line takes no lock, which would cost as much as all the rest of it. `_lines` is one list for
-    good: anybody appends to it, and who writes cuts off its front; neither can be seen half done. The thread
-    says that it rests and then looks whether there are lines; who adds one looks afterwards whether the
-    thread rests: so one of them sees the other. `_added` may miss a line if two threads count at once.
+    To add a line takes no lock: that would double the cost. `_lines` is never replaced. Any thread appends to
+    it, and the writing thread deletes its front; both are atomic. No wake-up is lost: the writing thread sets
+    `_resting` and then looks for lines, and a thread that adds one looks at `_resting` afterwards. `_added`
+    may miss a line when two threads add at once.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -166,30 +171,30 @@ class LineHandler(logging.Handler):
         _handlers.add(self)
 
     def _begin(self) -> None:
-        """Begin with nothing: at first, and in a process that was forked, where no other thread is left."""
+        """Begin without lines: at first, and in a forked process, which has no other thread."""
         self._lines: list[str] = []
-        self._added = self._gone = 0  # characters, of which the thread alone counts what is gone
+        self._added = self._gone = 0  # characters; only the writing thread changes `_gone`
         self._dropped = 0  # lines
-        self._resting = True  # whoever adds a line has to see to it that it is written
+        self._resting = True  # a thread that adds a line has to wake the writing one
         self._urgent = self._closing = self._stuck = False
-        self._taken = self._written = 0  # how often
+        self._taken = self._written = 0  # batches
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition(threading.RLock())  # a signal's handler may log, too
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, as soon as there is time."""
+        """Have a record written."""
         try:
             self.append(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - as with any handler: what cannot be formatted is told of there
+        except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be formatted
             self.handleError(record)
         if record.levelno >= logging.WARNING:
             self._urgent = True
             self._wake()
 
     def append(self, line: str) -> None:
-        """Have a whole line, and perhaps more that belongs to it, written as soon as there is time."""
+        """Have a whole line written, or several that belong together."""
         size = len(line)
-        if self._added - self._gone + size > _ROOM:
+        if self._added - self._gone + size > _MAX_WAITING:
             self._dropped += 1
             return
         if self._dropped:
@@ -201,7 +206,7 @@ class LineHandler(logging.Handler):
             self._wake()
 
     def _wake(self) -> None:
-        """See to it that the thread writes, or write."""
+        """Wake the writing thread, or write if there can be none."""
         if self._thread is None and not self._start():
             self._write()
             return
@@ -210,7 +215,7 @@ class LineHandler(logging.Handler):
             self._changed.notify_all()
 
     def _start(self) -> bool:
-        """Start the thread, unless it is too late in the life of the process: then whoever logs writes."""
+        """Start the thread; return False at the end of a process, when none can be started."""
         with self._changed:
             if self._closing or self._thread is not None:
                 return not self._closing
@@ -227,18 +232,18 @@ class LineHandler(logging.Handler):
             self._write()
 
     def _gather(self) -> bool:
-        """Wait until there is enough to write. Return whether there ever will be."""
+        """Wait for lines, and then for more of them. Return False if there will be none any more."""
         with self._changed:
             self._resting = True
             while not (self._lines or self._closing or (self._dropped and not self._stuck)):
                 self._changed.wait()
-                self._resting = True  # it was woken for a line that it had already written
+                self._resting = True  # woken for a line that was written already
             self._resting = False
             self._changed.wait_for(lambda: self._urgent or self._closing, _GATHER_S)
             return bool(self._lines) or not self._closing
 
     def _write(self) -> None:
-        """Write what there is."""
+        """Write the lines that wait."""
         with self._changed:
             self._urgent = False
             self._taken += 1
@@ -256,14 +261,14 @@ class LineHandler(logging.Handler):
             self._changed.notify_all()
 
     def _missing(self) -> str:
-        """Return the line that says how many were dropped in its place, if any were."""
+        """Return a line with the number of lines that were dropped, empty if none were."""
         dropped, self._dropped = self._dropped, 0
         if not dropped:
             return ""
         return f"{_prefix(time.time())}{dropped} lines are missing here: they were not read in time\n"
 
     def flush(self) -> None:
-        """Wait until what there is has been written, for `_PATIENCE_S` at most."""
+        """Wait until the lines that wait are written, for `_FLUSH_TIMEOUT_S` at most."""
         if self._thread is None:
             self._write()
             return
@@ -271,15 +276,15 @@ class LineHandler(logging.Handler):
             target = self._taken + bool(self._lines)
             self._urgent = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._written >= target, _PATIENCE_S)
+            self._changed.wait_for(lambda: self._written >= target, _FLUSH_TIMEOUT_S)
 
     def close(self) -> None:
-        """Write what there is, and let the thread end. What is logged later is written by who logs it."""
+        """Write the lines that wait, and end the thread. A line that is logged later is written at once."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(_PATIENCE_S)
+            self._thread.join(_FLUSH_TIMEOUT_S)
         if self._thread is None or not self._thread.is_alive():
             self._thread = None
             self._resting = True
@@ -288,20 +293,20 @@ class LineHandler(logging.Handler):
 
 
 class _Sink:
-    """Where lines end up: a file descriptor, if the stream has one, or else the stream.
+    """The target of the lines: the stream's file descriptor, or the stream if it has none.
 
-    The interpreter flushes its streams when it ends, and gives up with a fatal error when a thread is held up
-    in one of them; so none of ours is.
+    The interpreter flushes its streams at its end, and dies with a fatal error if a daemon thread holds the
+    lock of one of them. So the thread does not use the stream where it can do without.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream  # None: the process was started without a standard error
 
     def write(self, text: str) -> bool:
-        """Write all of `text`, however long it takes. Return whether that could be done."""
+        """Write all of `text`, however long it takes. Return False if that is not possible."""
         try:
             self._write(text)
-        except (OSError, ValueError):  # nobody is there any more, the disk is full, the stream is closed
+        except (OSError, ValueError):  # no reader, a full disk, a closed stream
             return False
         return True
 
@@ -322,7 +327,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while left:
         try:
             left = left[os.write(descriptor, left) :]
-        except BlockingIOError:  # so whoever shares it has it
+        except BlockingIOError:  # another process has set it to non-blocking
             room = select.poll()
             room.register(descriptor, select.POLLOUT)
             room.poll()
@@ -332,8 +337,8 @@ def _prefix(now: float) -> str:
     return time.strftime(DATE_FORMAT, time.localtime(now)) + " "
 
 
-class _LinesFirst:
-    """Shows an exception that nobody has caught below the lines that were logged before it."""
+class _FlushingExcepthook:
+    """Writes the lines that wait before the traceback of an exception that nothing has caught."""
 
     def __init__(self) -> None:
         self._show = sys.excepthook

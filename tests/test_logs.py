@@ -167,7 +167,7 @@ def test_a_reader_that_stalls_holds_up_nobody_and_misses_nothing(pipe: Pipe, *, 
 def test_what_there_is_no_room_for_is_dropped_and_counted_where_it_is_missing(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpg_trio.logs._ROOM", 20_000)
+    monkeypatch.setattr("cpg_trio.logs._MAX_WAITING", 20_000)
     configure_logging(stream=pipe.stream)
     for index in range(1000):
         LINES.info(f"{index:04} {'x' * 200}")
@@ -423,7 +423,7 @@ def test_all_is_written_when_a_signal_ends_a_process(signals: int, status: int) 
 def test_a_process_ends_although_nobody_reads_what_it_says() -> None:
     reader, writer = os.pipe()
     code = (
-        "from cpg_trio import logs; logs._PATIENCE_S = 0.05; logs.configure_logging()\n"
+        "from cpg_trio import logs; logs._FLUSH_TIMEOUT_S = 0.05; logs.configure_logging()\n"
         "for i in range(100_000): logs.LineLog('cpg_trio.router').info(str(i))"
     )
     ended = subprocess.run([sys.executable, "-c", code], stderr=writer, check=False, timeout=20)
