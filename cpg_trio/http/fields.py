@@ -9,7 +9,7 @@ from time import time
 from wsgiref.handlers import format_date_time
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 #: The names of fields that most messages have, in lower case. Caches of names have these and no others, which
 #: may be a stranger's.
 USUAL_NAMES = frozenset(
@@ -59,11 +59,6 @@ def block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     return text
 
 
-def status_line(status: int) -> bytes:
-    """Return the line that a response begins with."""
-    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
-
-
 def date() -> bytes:
     """Return the value of a date header of now."""
     global _now  # noqa: PLW0603 - a second's text, for all who ask within it
@@ -73,15 +68,17 @@ def date() -> bytes:
     return _now[1]
 
 
-def plain_response(
-    status: int, text: str, fields: Iterable[tuple[bytes, bytes]] = (), *, to_head: bool = False
-) -> bytes:
-    """Return a whole plain-text response that no browser will take for anything else."""
+def plain_response(status: int, text: str, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """Return a whole response of HTTP/1.1 in plain text."""
     body = text.encode()
-    usual = [
+    lines = block([*plain_text(len(body)), (b"date", date()), *fields])
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, REASONS.get(status, b""), lines, body)
+
+
+def plain_text(length: int) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a body in plain text that no browser takes for anything else."""
+    return [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"x-content-type-options", b"nosniff"),
-        (b"content-length", b"%d" % len(body)),
-        (b"date", date()),
+        (b"content-length", b"%d" % length),
     ]
-    return status_line(status) + block([*usual, *fields]) + b"\r\n" + (b"" if to_head else body)

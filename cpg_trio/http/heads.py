@@ -10,7 +10,6 @@ No I/O. What comes here is whole: where a head ends is for `messages` to find.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from enum import Enum, auto
 
 import httptools
@@ -18,6 +17,7 @@ import httptools
 from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http.fields import USUAL_NAMES, spellings
+from cpg_trio.http.outgoing import OutgoingHead
 
 # What llhttp is more liberal about: the spaces, the versions, letters beyond ASCII, and fragments, which some
 # cut off and others take for a part of the path.
@@ -291,11 +291,8 @@ def _checked_request(head: bytes) -> bytes:
 class ResponseHead(Head):
     """The head of a response."""
 
-    kept = False
-    """Whether it is in a cache, so that what is made of it may be, too."""
-    passed_back: Mapping[tuple[bool, bool], tuple[bytes, bool]] = {}
-    """How a relay passes it back, and whether that has a date: by whether chunks follow, and other requests.
-    Empty unless it is kept."""
+    passed_back: OutgoingHead | None = None
+    """What a relay has made of it, for all responses that share the head."""
 
     def __init__(self, head: bytes) -> None:
         super().__init__()
@@ -340,7 +337,6 @@ class ResponseHeads(BoundedCache[bytes, ResponseHead]):
         """Return what a head says, and keep it if it is short and shows no secret. Raises: MalformedError."""
         read = ResponseHead(head)
         if _worth_keeping(head, read):
-            read.kept = True
             self.keep(head, read, _kept_bytes(head, read))
         return read
 

@@ -31,10 +31,10 @@ from cpg_trio.http.client.exchange import ClientExchange
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.pool import Pool
 from cpg_trio.http.client.request import LAST_CHUNK, PreparedRequest, chunk
-from cpg_trio.http.fields import date
 from cpg_trio.http.heads import Framing, MalformedError
-from cpg_trio.http.messages import IncomingRequest, IncomingResponse
-from cpg_trio.http.server.http1 import ServerConnection
+from cpg_trio.http.messages import IncomingResponse
+from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.server.exchange import ServerExchange
 
 _NO_CONTENT = 204
 _METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
@@ -78,8 +78,8 @@ class Forward(Protocol):
     def refusal(self, status: int, fields: HeaderList) -> UndeliveredError | None:
         """Return what it means that a response is not the provider's answer; None if it is."""
 
-    def lines_back(self, fields: HeaderList) -> bytes:
-        """Return the header lines that go back, of a response's fields or of its trailers."""
+    def fields_back(self, fields: HeaderList) -> HeaderList:
+        """Return the fields that go back, of a response's head or of its trailers."""
 
     def begin(self, call: RelayCall) -> Call:
         """Note that the call begins; it may be cancelled from then on. Return its record, to be filled in."""
@@ -97,7 +97,7 @@ class Gateway(Protocol):
     def claims(self, target: bytes, /) -> bool:
         """Whether a request for this target is the gateway's at all."""
 
-    def admit(self, request: IncomingRequest, client: ServerConnection) -> Forward:
+    def admit(self, caller: ServerExchange, /) -> Forward:
         """Return what to do with a request. Raises: RefusedError."""
 
 
@@ -109,45 +109,37 @@ class Relay:
         self._pool = pool
         self.claims = gateway.claims
 
-    def begin(self, client: ServerConnection, request: IncomingRequest, /) -> None:
+    def begin(self, caller: ServerExchange, /) -> None:
         """Begin to relay a request that has come whole."""
         try:
-            forward = self._gateway.admit(request, client)
+            forward = self._gateway.admit(caller)
         except RefusedError as refused:
-            client.answer_at_once(client.plain(refused.status, refused.text, refused.fields))
+            caller.finish_nowait(caller.respond_text(refused.status, refused.text, refused.fields))
             return
-        RelayCall(client, request, forward, self._pool).start()
+        RelayCall(caller, forward, self._pool).start()
 
-    async def __call__(self, client: ServerConnection, request: IncomingRequest, /) -> None:
+    async def __call__(self, caller: ServerExchange, /) -> None:
         """Relay a request whose head has been read."""
         try:
-            forward = self._gateway.admit(request, client)
+            forward = self._gateway.admit(caller)
         except RefusedError as refused:
-            client.last = client.last or not request.complete
-            await client.write(client.plain(refused.status, refused.text, refused.fields))
+            await caller.finish(caller.respond_text(refused.status, refused.text, refused.fields))
             return
-        await RelayCall(client, request, forward, self._pool).run()
+        await RelayCall(caller, forward, self._pool).run()
 
 
 class RelayCall:
     """One call in flight. It ends when its answer has been passed on, or when either side is gone."""
 
-    # What most calls never change is not set for each of them.
-    _cancelled = False
-    _responding = False
-    _chunked_back = False
-    _ends_with_connection = False  # the response, as it goes back
+    _cancelled = False  # most calls never are
 
-    def __init__(
-        self, client: ServerConnection, request: IncomingRequest, forward: Forward, pool: Pool
-    ) -> None:
+    def __init__(self, caller: ServerExchange, forward: Forward, pool: Pool) -> None:
         """Begin the call, which is to be started or run at once."""
-        self._client = client
-        self._request = request
+        self._caller = caller
         self._forward = forward
-        body = request.take()
+        body = caller.take()
         self._exchange = ClientExchange(pool, forward.origin, self._prepared(body), forward.caller)
-        client.cancel_when_lost()
+        caller.cancel_when_lost()
         self._record = forward.begin(self)
         self._record.request_bytes = len(body)
 
@@ -160,43 +152,44 @@ class RelayCall:
 
     def start(self) -> None:
         """Send the request without waiting, and have the answer passed back when it comes."""
-        client, exchange = self._client, self._exchange
-        client.in_hand = self
+        caller, exchange = self._caller, self._exchange
+        caller.in_hand = self
         if exchange.start():
-            exchange.watch(client.service.clocks.reactor, self._hear)
+            exchange.watch(caller.connection.service.reactor, self._hear)
         else:
-            client.hand_over(self.run)
+            caller.hand_over(self.run)
 
-    def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's face
+    def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
         try:
             self._read_at_once()
         except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
-            self._client.fail(error)
+            self._caller.fail(error)
 
     def _read_at_once(self) -> None:
-        exchange, client = self._exchange, self._client
+        exchange, caller = self._exchange, self._caller
         if not exchange.read_nowait() or self._refusal(exchange.message) is not None:
             exchange.ignore()
-            client.hand_over(self.run)
+            caller.hand_over(self.run)
             return
         response = exchange.message
-        data = self._head_back(response) + self._framed_back(response)
+        caller.respond(self._head_back(response))
+        body, trailers = self._body_back(response), self._trailers_back(response)
         self._record.succeed(response.status)
         exchange.close()
-        client.in_hand = None
+        caller.in_hand = None
         self._forward.end()
-        client.answer_at_once(data)
+        caller.finish_nowait(body, trailers)
 
     def abandon(self) -> None:
-        """End the call with its client's connection."""
+        """End the call: its caller is lost."""
         self._exchange.close(keep=False)
         self._end()
 
-    # In the task of the client's connection
+    # In a task
 
     async def run(self) -> None:
         """Relay the call, from where it is."""
-        self._client.in_hand = None
+        self._caller.in_hand = None
         try:
             async with self._exchange:
                 await self._pass_back()
@@ -220,37 +213,32 @@ class RelayCall:
     async def _fail(self, failure: Failure) -> None:
         """Tell the caller of a failure; one that has a part of the response sees that it is not all."""
         self._record.failure = failure.why
-        client = self._client
-        if self._responding:
-            client.last = True
-            client.broken = self._ends_with_connection
+        caller = self._caller
+        if caller.responded:
+            caller.abort()
         else:
             self._record.status = failure.status
-            client.last = client.last or not self._request.complete
-            await client.write(client.plain(failure.status, failure.text, failure.fields))
+            await caller.finish(caller.respond_text(failure.status, failure.text, failure.fields))
 
     # The request
 
     def _prepared(self, body: bytes) -> PreparedRequest:
         """Return the request as it goes on, with what has come of its body."""
-        request, start = self._request, self._forward.head()
-        rest = None if request.complete else self._rest_of_body()
-        if request.framing is Framing.CHUNKED:
-            last = LAST_CHUNK if request.complete else b""
+        caller, start, method = self._caller, self._forward.head(), self._caller.head.method
+        rest = None if caller.complete else self._rest_of_body()
+        if caller.framing is Framing.CHUNKED:
+            last = LAST_CHUNK if caller.complete else b""
             start += b"%b\r\n%b%b" % (_CHUNKED, chunk(body), last)
-            return PreparedRequest(request.method, start, rest, None)
-        if not request.head.declares_body and request.method in _METHODS_WITH_BODY:
+            return PreparedRequest(method, start, rest, None)
+        if not caller.head.declares_body and method in _METHODS_WITH_BODY:
             start += b"content-length: 0\r\n"
-        return PreparedRequest(request.method, start + b"\r\n" + body, rest, request.remaining)
+        return PreparedRequest(method, start + b"\r\n" + body, rest, caller.remaining)
 
     async def _rest_of_body(self) -> AsyncGenerator[bytes, None]:
         """Yield the rest of the request's body. Raises: MalformedError; ClientDisconnectedError."""
-        request, client = self._request, self._client
-        await client.ask_for_body(request)
-        while not request.complete:
-            if not await client.read_more(request):
-                raise ClientDisconnectedError("the client left within its request")
-            body = request.take()
+        caller = self._caller
+        while not caller.complete:
+            body = await caller.read()
             self._record.request_bytes += len(body)
             yield body
 
@@ -258,62 +246,36 @@ class RelayCall:
 
     async def _pass_back(self) -> None:
         """Pass the response back. Raises: UpstreamError."""
-        exchange, client = self._exchange, self._client
+        exchange, caller = self._exchange, self._caller
         response = exchange.message
         if (refusal := self._refusal(response)) is not None:
             raise refusal
-        data = self._head_back(response)
-        self._responding = True
+        caller.respond(self._head_back(response))
         self._record.stage, self._record.status = Stage.RESPONSE, response.status
-        while True:
-            data += self._framed_back(response)
-            if response.complete:  # the caller will have it all and may leave, which is no failure
-                self._record.succeed(response.status)
-            if data:
-                await client.write(data)
-            if response.complete:
-                return
+        while not response.complete:
+            await caller.write(self._body_back(response))
             await exchange.read()
-            data = b""
+        self._record.succeed(response.status)  # the caller will have it all and may leave: no failure
+        await caller.finish(self._body_back(response), self._trailers_back(response))
 
     def _refusal(self, response: IncomingResponse) -> UndeliveredError | None:
         return self._forward.refusal(response.status, response.head.fields)
 
-    def _head_back(self, response: IncomingResponse) -> bytes:
-        """Return the head that goes back, and settle how the body does."""
-        client = self._client
-        if response.framing is Framing.CHUNKED or response.framing is Framing.CLOSE:
-            self._chunked_back = self._request.version == "1.1"
-            self._ends_with_connection = not self._chunked_back
-            client.last = client.last or self._ends_with_connection
-        known, form = response.head, (self._chunked_back, client.requests_follow)
-        written = known.passed_back.get(form)
-        if written is None:
-            written = self._write_head_back(response)
-            if known.kept:
-                known.passed_back = {**known.passed_back, form: written}
-        head, dated = written
-        return head + (b"\r\n" if dated else b"date: %b\r\n\r\n" % date())  # RFC 9110, section 6.6.1
+    def _head_back(self, response: IncomingResponse) -> OutgoingHead:
+        """Return the head that goes back, which is the same for all responses that share a head."""
+        head = response.head
+        if head.passed_back is None:
+            fields = self._forward.fields_back(head.fields)
+            if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
+                fields = [field for field in fields if field[0].lower() != b"content-length"]
+            head.passed_back = OutgoingHead(response.status, fields, response.reason)
+        return head.passed_back
 
-    def _write_head_back(self, response: IncomingResponse) -> tuple[bytes, bool]:
-        fields = response.headers
-        if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
-            fields = [field for field in fields if field[0].lower() != b"content-length"]
-        head = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
-        head += self._forward.lines_back(fields)
-        if self._chunked_back:
-            head += _CHUNKED
-        if not self._client.requests_follow:
-            head += b"connection: close\r\n"
-        return head, any(name.lower() == b"date" for name, _ in fields)
-
-    def _framed_back(self, response: IncomingResponse) -> bytes:
-        """Return what has come of the response's body as it goes back, with the end behind its last part."""
+    def _body_back(self, response: IncomingResponse) -> bytes:
+        """Return what has come of the body."""
         body = response.take()
         self._record.response_bytes += len(body)
-        if not self._chunked_back:
-            return body
-        if not response.complete:
-            return chunk(body)
-        trailers = self._forward.lines_back(response.trailers) if self._request.accepts_trailers else b""
-        return b"%b0\r\n%b\r\n" % (chunk(body), trailers)
+        return body
+
+    def _trailers_back(self, response: IncomingResponse) -> HeaderList:
+        return self._forward.fields_back(response.trailers) if response.trailers else []

@@ -35,10 +35,9 @@ from cpg_trio.host.routing.routes import PREFIX, Route, Routes, ServicePath, Sta
 from cpg_trio.http import (
     Address,
     BrowserGuard,
-    IncomingRequest,
     MalformedError,
     RelayCall,
-    ServerConnection,
+    ServerExchange,
     UndeliveredError,
     UpstreamError,
 )
@@ -158,44 +157,45 @@ class RouterGateway:
         """Whether a request is the router's."""
         return target.startswith(PREFIX)
 
-    def admit(self, request: IncomingRequest, client: ServerConnection) -> RoutedCall:
+    def admit(self, exchange: ServerExchange, /) -> RoutedCall:
         """Return what to do with a request. Raises: http.relay.RefusedError."""
-        known = request.head.remembered
-        head = known if isinstance(known, _RequestHead) else self._read(request)
+        known = exchange.head.remembered
+        head = known if isinstance(known, _RequestHead) else self._read(exchange)
+        connection = exchange.connection
         try:
-            if head.no_page_at is None or head.no_page_at != client.server:
-                _check_page(request, client, self._browsers)
-                head.no_page_at = client.server
-            path, _, query = request.target.partition(b"?")
-            authorization = request.authorization or head.authorization
-            peer = Peer.of(client.client, client.peer_names)
+            if head.no_page_at is None or head.no_page_at != connection.server:
+                _check_page(exchange, self._browsers)
+                head.no_page_at = connection.server
+            path, _, query = exchange.head.target.partition(b"?")
+            authorization = exchange.authorization or head.authorization
+            peer = Peer.of(connection.client, connection.peer_names)
             caller, route, statement = self._router.route(path, head.runtime_id, authorization, peer)
-            client.prove(caller.runtime_id)
+            exchange.prove(caller.runtime_id)
             if self._max_body_bytes is not None:
-                _limit_body(request, self._max_body_bytes)
+                _limit_body(exchange, self._max_body_bytes)
         except RefusedError as refused:
             self._router.refuse(refused)
             raise RelayRefusedError(refused.status, refused.plain, refused.fields) from None
         if known is None:
-            request.keep_head()
+            exchange.keep_head()
         return RoutedCall(
-            self._router, request, caller.runtime_id, route, query, head.lines + statement.lines
+            self._router, exchange, caller.runtime_id, route, query, head.lines + statement.lines
         )
 
-    def _read(self, request: IncomingRequest) -> _RequestHead:
-        fields = request.head.fields
-        head = request.head.remembered = _RequestHead(*forwarded_in_request(fields, self._rules))
+    def _read(self, exchange: ServerExchange) -> _RequestHead:
+        fields = exchange.head.fields
+        head = exchange.head.remembered = _RequestHead(*forwarded_in_request(fields, self._rules))
         return head
 
 
-def _check_page(request: IncomingRequest, client: ServerConnection, browsers: BrowserGuard) -> None:
-    if why := browsers.why_not(request.head.host, request.head.origin, client.server):
+def _check_page(exchange: ServerExchange, browsers: BrowserGuard) -> None:
+    if why := browsers.why_not(exchange.head.host, exchange.head.origin, exchange.connection.server):
         raise RefusedError(Code.PERMISSION_DENIED, why)
 
 
-def _limit_body(request: IncomingRequest, most: int) -> None:
+def _limit_body(exchange: ServerExchange, most: int) -> None:
     try:
-        request.limit_body(most)
+        exchange.limit_body(most)
     except MalformedError as error:
         raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
 
@@ -218,10 +218,10 @@ class RoutedCall:
     """One call that the relay passes on. See `relay.Forward`."""
 
     __slots__ = (
+        "_exchange",
         "_in_flight",
         "_lines",
         "_query",
-        "_request",
         "_route",
         "_router",
         "call",
@@ -235,7 +235,7 @@ class RoutedCall:
     def __init__(
         self,
         router: Router,
-        request: IncomingRequest,
+        exchange: ServerExchange,
         caller: str,
         route: Route,
         query: bytes,
@@ -244,14 +244,14 @@ class RoutedCall:
         self.origin = route.origin
         self.caller = caller
         self._router = router
-        self._request = request
+        self._exchange = exchange
         self._route = route
         self._query = query
         self._lines = forwarded
 
     def head(self) -> bytes:
         """See `relay.Forward`."""
-        route, request = self._route, self._request
+        route, request = self._route, self._exchange.head
         target = b"%b?%b" % (route.target, self._query) if self._query else route.target
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, target, route.host)
         return first + (b"te: trailers\r\n" if request.accepts_trailers else b"") + self._lines
@@ -260,14 +260,14 @@ class RoutedCall:
         """See `relay.Forward`."""
         return refusal_of(status, fields)
 
-    def lines_back(self, fields: HeaderList) -> bytes:
+    def fields_back(self, fields: HeaderList) -> HeaderList:
         """See `relay.Forward`."""
-        return lines(forwarded_in_response(fields))
+        return forwarded_in_response(fields)
 
     def begin(self, call: RelayCall) -> Call:
         """See `relay.Forward`."""
         self._in_flight = call
-        self.call = record_of(self._route, self.caller, self._request.version)
+        self.call = record_of(self._route, self.caller, self._exchange.version)
         self._router.begin(self.call, call)
         return self.call
 

@@ -1,14 +1,13 @@
-"""One call of an ASGI application, in the task of its connection: what it receives and what it sends.
+"""One call of an ASGI application, in the task of its exchange: what it receives and what it sends.
 
-`receive` reads from the connection when it is called. `send` holds the head of a response until there is
-something of the body, so that both go out in one write; if nothing comes at once, the head goes alone. What
-the application may not say (a header that breaks the message, more than it declared) is its own error, raised
-where it says it.
+`receive` reads from the exchange when it is called. The head of a response is held until there is something
+of the body, so that both go out in one write; if nothing comes at once, the head goes alone. What the
+application may not send (a header that breaks the message, more than it declared) is its own error, raised
+where it sends it.
 """
 
 from __future__ import annotations
 
-import logging
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -25,17 +24,15 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
 )
-from cpg_trio.http.fields import block, date, lower, status_line
+from cpg_trio.http.fields import lower
 from cpg_trio.http.heads import MalformedError
-from cpg_trio.http.messages import IncomingRequest
+from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.server.errors import logger
 
 if TYPE_CHECKING:
-    from cpg_trio.http.server.http1 import ServerConnection
+    from cpg_trio.http.server.exchange import ServerExchange
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
-_NO_BODY = frozenset({204, 304})
-
-_log = logging.getLogger("cpg_trio.http")  # the same that the rest of the serving side writes to
 
 
 class _Stage(IntEnum):
@@ -52,17 +49,12 @@ class _Stage(IntEnum):
 class AsgiCall:
     """One request, and the application's response to it."""
 
-    def __init__(self, connection: ServerConnection, request: IncomingRequest) -> None:
-        self._connection = connection
-        self._request = request
+    def __init__(self, exchange: ServerExchange) -> None:
+        self._exchange = exchange
+        self._flusher = exchange.connection.service.flusher
         self._received = False  # all of the request's body
         self._stage = _Stage.NONE
-        self._status = 0
-        self._head = b""
-        self._unsent = b""  # of a head that could not be flushed without waiting
-        self._length: int | None = None  # that is declared, and still owed
-        self._chunked = False
-        self._silent = False  # a response that has no body, whatever the application sends
+        self._head: OutgoingHead
         self._trailers: HeaderList | None = None
 
     async def run(self) -> None:
@@ -70,73 +62,66 @@ class AsgiCall:
         failed = True
         scope = self._scope()
         try:
-            await self._connection.service.app(scope, self.receive, self.send)
+            await self._exchange.connection.service.app(scope, self.receive, self.send)
             failed = False
         except* (ClientDisconnectedError, ResponseAbortedError):
-            pass  # the one is no news, the other has been told by the application
+            pass  # nobody's fault, and the application has logged the other
         except* Exception as error:  # noqa: BLE001 - the barrier between applications and the server
-            _log.error("the application failed on %s", _named(scope), exc_info=unwrapped(error))
-        self._connection.service.flusher.held.discard(self)
-        if self._stage is not _Stage.DONE and not self._connection.lost:
+            logger.error("the application failed on %s", named(scope), exc_info=unwrapped(error))
+        finally:
+            self._flusher.release(self)
+        if self._stage is not _Stage.DONE and not self._exchange.lost:
             if not failed:
-                _log.error("the application returned without finishing its response to %s", _named(scope))
+                logger.error("the application returned without finishing its response to %s", named(scope))
             await self._abandon()
 
     async def _abandon(self) -> None:
         """Answer with a bare 500, or break off the response that has begun."""
-        connection = self._connection
+        exchange = self._exchange
         if self._stage is _Stage.NONE:
-            self._start({"status": 500})
-            await self._send_body({})
-        else:
-            await connection.write(self._taken_head(None))
-        # To a client that is told no length, the end of the connection is the end of the response.
-        connection.broken = self._stage is not _Stage.DONE and not self._chunked and self._length is None
-        connection.last = True
+            exchange.close_after()
+            exchange.respond(OutgoingHead(500, [(b"content-length", b"0")]))
+            await exchange.finish()
+            return
+        if self._stage is _Stage.STARTED:
+            await exchange.write(b"")
+        exchange.abort()
 
     # What the application receives
 
     async def receive(self) -> Message:
         """Return the next part of the request's body; at its end wait until the client has left."""
-        request, connection = self._request, self._connection
+        exchange = self._exchange
         if self._received or self._stage is _Stage.DONE:
-            await connection.gone()
+            await exchange.gone()
             return {"type": "http.disconnect"}
-        body = request.take()
-        if not body and not request.complete:
-            body = await self._read_body()
-        if not body and not request.complete:
-            return {"type": "http.disconnect"}
-        self._received = request.complete
-        if not self._received:
-            await trio.lowlevel.checkpoint()  # a client that is fast is not to have the loop for itself
-        return {"type": "http.request", "body": body, "more_body": not request.complete}
-
-    async def _read_body(self) -> bytes:
-        """Return more of the body; nothing at its end, or when the client has left."""
-        request, connection = self._request, self._connection
-        if self._stage is _Stage.NONE:
-            await connection.ask_for_body(request)
         try:
-            while await connection.read_more(request):
-                if (body := request.take()) or request.complete:
-                    return body
+            body = await exchange.read()
+        except ClientDisconnectedError:
+            return {"type": "http.disconnect"}
         except MalformedError as error:
             await self._refuse(error)
-        return b""
+            return {"type": "http.disconnect"}
+        self._received = exchange.complete
+        if not self._received:
+            await trio.lowlevel.checkpoint()  # a client that is fast is not to have the loop for itself
+        return {"type": "http.request", "body": body, "more_body": not self._received}
 
     async def _refuse(self, error: MalformedError) -> None:
         """Answer a body that turned out to be none; if there is an answer already, break it off."""
+        exchange = self._exchange
         if self._stage is _Stage.NONE:
-            await self._connection.refuse(error.status, str(error))
-            self._stage = _Stage.DONE
-        self._connection.lose()
+            await exchange.finish(exchange.respond_text(error.status, str(error)))
+        else:
+            exchange.abort()
+        self._stage = _Stage.DONE
+        exchange.lose()
 
     # What the application sends
 
     async def send(self, message: Message) -> None:
         """Take an ASGI message. Raises: ClientDisconnectedError once the client has left."""
-        if self._connection.lost:
+        if self._exchange.lost:
             await self._disconnected()
         kind, stage = message["type"], self._stage
         if kind == "http.response.body" and (stage is _Stage.STARTED or stage is _Stage.BODY):
@@ -147,7 +132,7 @@ class AsgiCall:
             await self._send_trailers(message)
         else:
             raise RuntimeError(f"{kind} has no place here: the response is {stage.name}")
-        if self._connection.lost:
+        if self._exchange.lost:
             await self._disconnected()
 
     async def _disconnected(self) -> None:
@@ -155,128 +140,75 @@ class AsgiCall:
         raise ClientDisconnectedError("the client left before the end of the response")
 
     def _start(self, message: Message) -> None:
-        self._status = status = int(message["status"])
+        status = int(message["status"])
         if not 200 <= status <= 999:  # noqa: PLR2004 - the final ones
             raise ValueError(f"{status} is no final status")
         fields: HeaderList = []
-        dated = False
         for name, value in message.get("headers", ()):
             lowered = lower(name)
-            if lowered == b"content-length":
-                self._length = _as_length(value)
-            elif lowered == b"connection":
-                self._connection.last |= value.strip().lower() == b"close"
-                continue
-            elif lowered == b"transfer-encoding":
-                continue  # the framing is the server's to say
-            dated = dated or lowered == b"date"
-            fields.append((name, value))
-        if not dated:
-            fields.append((b"date", date()))
-        self._head = status_line(status) + block(fields)
+            if lowered == b"connection":
+                if value.strip().lower() == b"close":
+                    self._exchange.close_after()
+            elif lowered != b"transfer-encoding":  # the framing is the server's
+                fields.append((name, value))
+        self._head = OutgoingHead(status, fields)
+        self._exchange.respond(self._head)
         self._trailers = [] if message.get("trailers", False) else None
         self._stage = _Stage.STARTED
-        self._connection.service.flusher.held.add(self)
+        self._flusher.hold(self)
 
     def flush(self) -> None:
         """Send the head that is held, as far as that goes without waiting."""
-        if self._stage is _Stage.STARTED and not self._connection.lost:
-            self._unsent = self._connection.write_some(self._taken_head(None))
+        if self._stage is _Stage.STARTED:
+            self._stage = _Stage.BODY
+            self._exchange.write_nowait()
 
     async def _send_body(self, message: Message) -> None:
         body, more = bytes(message.get("body", b"")), message.get("more_body", False)
         if more:
             await trio.lowlevel.checkpoint()
-        head = self._taken_head(None if more else len(body))
-        data = head + self._framed(body)
-        if not more:
-            self._check_owed()
-            if self._trailers is None:
-                data += self._end()
-            else:
-                self._stage = _Stage.TRAILERS
-        if data:
-            await self._connection.write(data)
+        exchange, is_whole = self._exchange, self._stage is _Stage.STARTED and not more
+        self._stage = _Stage.BODY
+        self._flusher.release(self)
+        if more:
+            await exchange.write(body)
+        elif self._trailers is not None:
+            await exchange.write(body)
+            self._stage = _Stage.TRAILERS
+        else:
+            if is_whole and self._head.length is None and not exchange.silent:
+                self._head.declare(len(body))
+            await exchange.finish(body)
+            self._stage = _Stage.DONE
 
     async def _send_trailers(self, message: Message) -> None:
         self._trailers = [*(self._trailers or ()), *message["headers"]]
         if not message.get("more_trailers", False):
-            if not self._request.accepts_trailers:
-                self._trailers = None
-            await self._connection.write(self._end())
-
-    def _taken_head(self, length: int | None) -> bytes:
-        """Return what is still to be sent before the body, which is of `length`, None if nobody knows yet."""
-        if self._stage is not _Stage.STARTED:
-            unsent, self._unsent = self._unsent, b""
-            return unsent
-        self._connection.service.flusher.held.discard(self)
-        self._stage = _Stage.BODY
-        framing = self._framing(length)
-        connection = self._connection
-        if not connection.requests_follow or (length is not None and not self._request.complete):
-            connection.last = True
-            framing += b"connection: close\r\n"
-        return self._head + framing + b"\r\n"
-
-    def _framing(self, length: int | None) -> bytes:
-        if self._request.method == b"HEAD" or self._status in _NO_BODY:
-            self._silent = True
-        elif self._length is not None:
-            pass  # it is among the headers
-        elif length is not None and self._trailers is None:
-            self._length = length
-            return b"content-length: %d\r\n" % length
-        elif self._request.version == "1.1":
-            self._chunked = True
-            return b"transfer-encoding: chunked\r\n"
-        else:
-            self._connection.last = True
-        return b""
-
-    def _framed(self, body: bytes) -> bytes:
-        """Return a part of the body as it goes on the wire. Raises: ValueError for more than was declared."""
-        if self._silent or not body:
-            return b""
-        if self._chunked:
-            return b"%x\r\n%b\r\n" % (len(body), body)
-        if self._length is not None:
-            self._length -= len(body)
-            if self._length < 0:
-                raise ValueError("the response has a longer body than its content-length says")
-        return body
-
-    def _check_owed(self) -> None:
-        if self._length and not self._silent:
-            raise ValueError("the response has a shorter body than its content-length says")
-
-    def _end(self) -> bytes:
-        self._stage = _Stage.DONE
-        return b"0\r\n%b\r\n" % block(self._trailers or ()) if self._chunked and not self._silent else b""
+            await self._exchange.finish(trailers=self._trailers)
+            self._stage = _Stage.DONE
 
     def _scope(self) -> Scope:
-        request, connection = self._request, self._connection
-        path, _, query = request.target.partition(b"?")
-        headers = [(name.lower(), value) for name, value in request.headers]
+        exchange, connection = self._exchange, self._exchange.connection
+        path, _, query = exchange.head.target.partition(b"?")
         extensions: dict[str, dict[str, Any]] = {
-            CANCEL_ON_DISCONNECT: {"request": connection.cancel_when_lost},
-            CLIENT: {"proved": connection.prove, "message": connection.want_message},
+            CANCEL_ON_DISCONNECT: {"request": exchange.cancel_when_lost},
+            CLIENT: {"proved": exchange.prove, "message": exchange.want_message},
         }
         if (tls := connection.channel.tls) is not None:
             extensions["tls"] = tls
-        if request.accepts_trailers:
+        if exchange.head.accepts_trailers:
             extensions["http.response.trailers"] = {}
         return {
             "type": "http",
             "asgi": _ASGI,
-            "http_version": request.version,
-            "method": request.method.decode("ascii"),
+            "http_version": exchange.version,
+            "method": exchange.head.method.decode("ascii"),
             "scheme": "http" if tls is None else "https",
             "path": unquote(path.decode("ascii")),
             "raw_path": path,
             "query_string": query,
             "root_path": "",
-            "headers": headers,
+            "headers": [(name.lower(), value) for name, value in exchange.headers],
             "client": connection.client,
             "server": connection.server,
             "state": {"peer_names": connection.peer_names},
@@ -284,15 +216,9 @@ class AsgiCall:
         }
 
 
-def _as_length(value: bytes) -> int:
-    if not value.isdigit():
-        raise ValueError("the response's content-length is not a number")
-    return int(value)
-
-
-def _named(scope: Scope) -> str:
+def named(scope: Any) -> str:
     """Name a request for the log, with nothing in it that could pass for another line."""
-    return f"{scope['method']} {one_line(scope['raw_path'])!r}"
+    return f"{scope.get('method', 'WEBSOCKET')} {one_line(scope['raw_path'])!r}"
 
 
 def unwrapped(group: BaseExceptionGroup[Any]) -> BaseException:

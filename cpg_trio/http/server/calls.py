@@ -12,9 +12,8 @@ from typing import Any
 
 import trio
 
-from cpg_trio._lines import one_line
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope, Send
-from cpg_trio.http.server.asgi import unwrapped
+from cpg_trio.http.server.asgi import named, unwrapped
 from cpg_trio.http.server.body_rate import BodyRate
 from cpg_trio.http.server.errors import logger
 
@@ -157,8 +156,3 @@ class Call:
         except* Exception as error:  # noqa: BLE001 - the barrier between applications and the server
             logger.error("the application failed on %s", named(scope), exc_info=unwrapped(error))
         await self._ended(failed)
-
-
-def named(scope: Any) -> str:
-    """Name a request for the log, with nothing in it that could pass for another line."""
-    return f"{scope.get('method', 'WEBSOCKET')} {one_line(scope['raw_path'])!r}"

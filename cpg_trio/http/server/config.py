@@ -14,7 +14,6 @@ from hypercorn.config import Config
 from cpg_trio.http.certificates import TlsConfig
 from cpg_trio.http.messages import MAX_HEAD_BYTES
 from cpg_trio.http.server.errors import logger
-from cpg_trio.http.server.http1 import Limits
 
 ANY = "*"
 
@@ -106,19 +105,6 @@ class ServeConfig:
 
     websocket_max_message_bytes: int = attrs.field(default=2**20, validator=ge(1))
     """The largest WebSocket message; one that is larger is answered with close code 1009."""
-
-
-def http1_limits(settings: ServeConfig) -> Limits:
-    """Return the part of the settings that our own lane reads."""
-    return Limits(
-        idle_s=settings.idle_timeout_s,
-        head_s=settings.header_timeout_s,
-        body_s=settings.body_timeout_s,
-        min_body_bytes_per_s=settings.min_body_bytes_per_s,
-        send_s=settings.send_timeout_s,
-        linger_s=settings.linger_s,
-        max_head_bytes=settings.max_head_bytes,
-    )
 
 
 def hypercorn_config(settings: ServeConfig) -> Config:

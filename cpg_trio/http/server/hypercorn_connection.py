@@ -41,7 +41,7 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @attrs.frozen
-class Service:
+class HypercornService:
     """What all connections of a server have in common."""
 
     app: App
@@ -57,7 +57,7 @@ class Connection:
     def __init__(
         self,
         channel: Channel,
-        service: Service,
+        service: HypercornService,
         client: Address,
         server: Address,
         slot: Slot,

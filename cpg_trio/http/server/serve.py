@@ -20,16 +20,16 @@ from cpg_trio.asgi import App
 from cpg_trio.http.certificates import Contexts
 from cpg_trio.http.channel import Address, Channel, SocketChannel
 from cpg_trio.http.schemes import TLS_IS_SPOKEN, WrongSchemes
-from cpg_trio.http.server import http1
 from cpg_trio.http.server.asgi import unwrapped
-from cpg_trio.http.server.config import Http1Engine, ServeConfig, http1_limits, hypercorn_config
+from cpg_trio.http.server.config import Http1Engine, ServeConfig, hypercorn_config
 from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
 from cpg_trio.http.server.descriptors import fitted_to_descriptors
 from cpg_trio.http.server.errors import logger
-from cpg_trio.http.server.http1 import RequestTaker
-from cpg_trio.http.server.hypercorn_connection import Connection, Service
+from cpg_trio.http.server.http1 import Http1Connection
+from cpg_trio.http.server.hypercorn_connection import Connection, HypercornService
 from cpg_trio.http.server.listen import is_unix, listening, url
 from cpg_trio.http.server.overload import Overload
+from cpg_trio.http.server.service import RequestRelay, Service
 from cpg_trio.http.server.tls_handshake import Handshake
 from cpg_trio.http.tls import TlsChannel
 
@@ -46,7 +46,7 @@ async def serve(
     bind: str | Sequence[str] = "127.0.0.1:0",
     config: ServeConfig = _DEFAULTS,
     stop: trio.Event | None = None,
-    relay: RequestTaker | None = None,
+    relay: RequestRelay | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until `stop` is set, and then until what was in flight is done.
@@ -84,12 +84,14 @@ class _Client(Client, Protocol):
 
 
 class _Server:
-    def __init__(self, app: App, settings: ServeConfig, relay: RequestTaker | None) -> None:
+    def __init__(self, app: App, settings: ServeConfig, relay: RequestRelay | None) -> None:
         self._settings = settings = fitted_to_descriptors(settings)
         self._context = WorkerContext(None)
         self._wrong_schemes = WrongSchemes()
-        self._service = Service(app, settings, hypercorn_config(settings), self._context, self._wrong_schemes)
-        self._lane = http1.Service(app, http1_limits(settings), relay, wrong_schemes=self._wrong_schemes)
+        self._service = Service(app, settings, relay, wrong_schemes=self._wrong_schemes)
+        self._hypercorn = HypercornService(
+            app, settings, hypercorn_config(settings), self._context, self._wrong_schemes
+        )
         self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
@@ -103,7 +105,7 @@ class _Server:
             self._contexts.check()
         async with AsyncExitStack() as stack:
             if self._settings.http1_engine is Http1Engine.OWN:
-                await stack.enter_async_context(self._lane.running())
+                await stack.enter_async_context(self._service.running())
             await self._listen(binds, stop, task_status)
 
     async def _listen(
@@ -200,11 +202,11 @@ class _Server:
         """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
         read = b""
         if self._settings.http1_engine is Http1Engine.OWN:
-            connection = http1.ServerConnection(channel, self._lane, client, server, slot.prove)
+            connection = Http1Connection(channel, self._service, client, server, slot)
             await self._serve_client(slot, connection)
             read = connection.read_of_another_protocol
         if read or self._settings.http1_engine is Http1Engine.HYPERCORN:
-            await self._serve_client(slot, Connection(channel, self._service, client, server, slot, read))
+            await self._serve_client(slot, Connection(channel, self._hypercorn, client, server, slot, read))
 
     async def _serve_client(self, slot: Slot, client: _Client) -> None:
         slot.client = client
@@ -217,7 +219,7 @@ class _Server:
 
     async def _drain(self, handlers: trio.Nursery) -> None:
         logger.debug("draining %d connections", len(self._clients))
-        self._lane.draining = True
+        self._service.draining = True
         await self._context.terminated.set()
         with trio.move_on_after(self._settings.grace_s):
             for client in self._clients:

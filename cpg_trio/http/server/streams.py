@@ -22,7 +22,8 @@ from wsproto.events import Event as WSProtoEvent
 from wsproto.frame_protocol import CloseReason
 
 from cpg_trio.asgi import CLIENT, ClientDisconnectedError, HeaderList, accepts_trailers
-from cpg_trio.http.server.calls import Call, Inbox, named
+from cpg_trio.http.server.asgi import named
+from cpg_trio.http.server.calls import Call, Inbox
 from cpg_trio.http.server.errors import logger
 from cpg_trio.http.server.link import Awaiting, Link
 

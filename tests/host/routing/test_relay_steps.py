@@ -23,8 +23,9 @@ import trio.testing
 
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.routing.gateway import RouterGateway
-from cpg_trio.http import ClientExchange, RelayCall, ServeConfig, ServerConnection, SocketChannel
+from cpg_trio.http import ClientExchange, Http1Connection, RelayCall, ServeConfig, SocketChannel
 from cpg_trio.http.server.config import Http1Engine
+from cpg_trio.http.server.http1 import Http1Exchange
 from tests._wire import Wire, dial, socket_of
 from tests.host.routed import USUAL, Recorder, Setting, lane, routing, silent_address, transport
 from tests.http.peers import OK, Peer, serving, url_of
@@ -409,11 +410,11 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
     [
         (RelayCall, "_prepared"),
         (RelayCall, "_head_back"),
-        (RelayCall, "_framed_back"),
+        (RelayCall, "_body_back"),
         (ClientExchange, "read_nowait"),
         (ClientExchange, "_feed"),
-        (ServerConnection, "_take_in_hand"),
-        (ServerConnection, "answer_at_once"),
+        (Http1Connection, "_take"),
+        (Http1Exchange, "finish_nowait"),
         (RouterGateway, "admit"),
     ],
 )
@@ -443,7 +444,7 @@ async def test_an_error_at_any_step_ends_one_connection_and_its_call(
                 await s.call(s.head())
             broken = True
             await wire.send(s.head())
-            if not kept and name in {"read_nowait", "answer_at_once"}:
+            if not kept and name in {"read_nowait", "finish_nowait"}:
                 assert (await wire.response()).status == 200  # there is no such step
             else:
                 assert await wire.rest() in {b"", b"<reset>"}

@@ -1,0 +1,253 @@
+"""One request of a client and the response to it: what an application and the relay see of HTTP.
+
+It is the same for every protocol. The drivers (`http1`, `http2`) differ in how a request comes in and how a
+response goes out, and in nothing else: how slowly a body may come, what is checked of a response, and what
+becomes of a client that leaves, is here.
+
+What a client may not be told (a body that is longer than was declared, say) is an error of whoever sends it,
+raised where it is sent. To a client that has left, nothing is sent, and that is no error: `lost` tells.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from cpg_trio.asgi import ClientDisconnectedError, HeaderList
+from cpg_trio.http.fields import plain_text
+from cpg_trio.http.heads import Framing, RequestHead
+from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.server.body_rate import BodyRate
+
+if TYPE_CHECKING:
+    from cpg_trio.http.server.connection import ServerConnection
+    from cpg_trio.http.server.service import Work
+
+_NO_BODY = frozenset({204, 304})
+
+
+class CallInHand(Protocol):
+    """A call that goes on without a task."""
+
+    def abandon(self) -> None:
+        """End it: its client is lost."""
+
+
+class ServerExchange(ABC):
+    """One request and its response. One task at a time may read, and one may write."""
+
+    # The request. A driver sets these, and those of `messages.Incoming` that are named here.
+    connection: ServerConnection
+    head: RequestHead
+    authorization: bytes
+    """The value of that field, which is not among the head's; empty without one."""
+    version: str
+    framing: Framing
+    remaining: int
+    """Bytes of a body of declared length that have not come yet."""
+    complete: bool
+    """Whether the body has come to its end, of which not all may have been taken."""
+
+    in_hand: CallInHand | None = None
+    """A call that goes on without a task."""
+    lost = False
+    """Whether the client has left, or was given up."""
+    finished = False
+    """Whether the response has been sent to its end, or was broken off."""
+    responded = False
+    """Whether the response has begun."""
+    _rate: BodyRate | None = None
+    _leaving: trio.Event | None = None
+    _cancels_when_lost = False
+    _out: OutgoingHead | None = None  # goes out with what is written next
+    silent = False
+    """Whether the response has no body, whatever is written."""
+    _owed: int | None = None  # bytes of a body of declared length
+
+    # The request
+
+    @property
+    @abstractmethod
+    def headers(self) -> HeaderList:
+        """All header fields, with names in any case. Not to be changed."""
+
+    @abstractmethod
+    def take(self) -> bytes:
+        """Return what has come of the body and was not taken yet, without waiting."""
+
+    @abstractmethod
+    def limit_body(self, most: int) -> None:
+        """Take no more than so many bytes of a body of which nothing has been taken yet.
+
+        Raises: MalformedError, also later from `read`, for a larger one.
+        """
+
+    @abstractmethod
+    def keep_head(self) -> None:
+        """Keep the head for the requests that have the same one. Only for a client that has proved itself."""
+
+    async def read(self) -> bytes:
+        """Return the next part of the body, waiting for it; b"" at its end.
+
+        Raises: ClientDisconnectedError when the client leaves before that, or is too slow; MalformedError.
+        """
+        data = self.take()
+        if not data and not self.complete:
+            await self._ask_for_body()
+            while not data and not self.complete:
+                await self._receive_in_time()
+                data = self.take()
+        return data
+
+    async def _receive_in_time(self) -> None:
+        rate, queue, began = self.rate, self.connection.service.timeouts.body, trio.current_time()
+        timed = rate.timed
+        if timed:
+            queue.begin(self)
+        try:
+            rate.came(await self._receive())
+        finally:
+            queue.end(self)
+        if timed:
+            rate.waited(trio.current_time() - began)
+            if rate.too_slow:
+                self.give_up()
+                raise ClientDisconnectedError("the client sent the body of its request too slowly")
+
+    @property
+    def rate(self) -> BodyRate:
+        """How slowly the body may come."""
+        if self._rate is None:
+            config, declared = self.connection.service.config, self.framing is Framing.LENGTH
+            self._rate = BodyRate(config.body_timeout_s, config.min_body_bytes_per_s, declared)
+        return self._rate
+
+    # The client
+
+    def prove(self, identity: str) -> None:
+        """Note which identity the client has proved by this request."""
+        connection = self.connection
+        if identity != connection.identity:
+            connection.prove(identity)
+        if not self.complete:
+            self.rate.is_proved = True
+
+    def want_message(self) -> None:
+        """Note that the request is one message, which is to come in time, and no stream."""
+        if not self.complete:
+            self.rate.is_message = True
+
+    def cancel_when_lost(self) -> None:
+        """Have the call cancelled if the client leaves. Otherwise `gone` and `lost` tell."""
+        self._cancels_when_lost = True
+        if self.lost:
+            self._cancel()
+
+    def lose(self) -> None:
+        """Note that the client has left, or is not to be talked to any more."""
+        self.lost = True
+        if self._leaving is not None:
+            self._leaving.set()
+        if self._cancels_when_lost:
+            self._cancel()
+
+    async def gone(self) -> None:
+        """Wait until the client has left. A checkpoint in any case."""
+        if self._leaving is None:
+            self._leaving = trio.Event()
+        if self.lost:
+            self._leaving.set()
+        await self._leaving.wait()
+
+    # The response
+
+    def respond(self, head: OutgoingHead) -> None:
+        """Begin the response. The head goes out with what is written next."""
+        self.responded = True
+        self._out = head
+        self._owed = head.length
+        self.silent = head.status in _NO_BODY or self.head.method == b"HEAD"
+
+    def respond_text(self, status: int, text: str, fields: HeaderList | None = None) -> bytes:
+        """Begin a response in plain text, and return its body, which is to be finished with."""
+        body = text.encode() + b"\n"
+        self.respond(OutgoingHead(status, [*plain_text(len(body)), *(fields or ())]))
+        return body
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body, and the head before it. Raises: ValueError for more than was declared."""
+
+    @abstractmethod
+    def write_nowait(self) -> None:
+        """Send the head alone, without waiting."""
+
+    @abstractmethod
+    async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Send the rest of the response. Trailers go only to a client that keeps them.
+
+        Raises: ValueError for more or less than was declared.
+        """
+
+    @abstractmethod
+    def finish_nowait(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """As `finish`, for a callback, and end the exchange. What does not go at once, a task sends."""
+
+    @abstractmethod
+    def close_after(self) -> None:
+        """Let no other request follow this one, where requests come one after the other."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Break the response off, so that the client cannot take what it has for the whole."""
+
+    def _count(self, data: bytes, *, end: bool) -> None:
+        """Check what is sent against the declared length. Raises: ValueError."""
+        if self._owed is None or self.silent:
+            return
+        self._owed -= len(data)
+        if self._owed < 0:
+            raise ValueError("the response has a longer body than its content-length says")
+        if end and self._owed:
+            raise ValueError("the response has a shorter body than its content-length says")
+
+    # Tasks
+
+    def hand_over(self, work: Work) -> None:
+        """Have a task go on with the exchange."""
+        self.in_hand = None
+        self.connection.hand_over(self, work)
+
+    def abandon(self) -> None:
+        """End a call that goes on without a task."""
+        if self.in_hand is not None:
+            call, self.in_hand = self.in_hand, None
+            call.abandon()
+
+    def fail(self, error: Exception) -> None:
+        """End the connection with an error of a callback."""
+        self.connection.fail(error)
+
+    # What a driver does
+
+    @abstractmethod
+    async def _receive(self) -> int:
+        """Receive more of the body; return how many bytes that was.
+
+        Raises: ClientDisconnectedError; MalformedError.
+        """
+
+    @abstractmethod
+    async def _ask_for_body(self) -> None:
+        """Tell a client that waits for it to send its body."""
+
+    @abstractmethod
+    def give_up(self) -> None:
+        """Let a client go that is out of time."""
+
+    @abstractmethod
+    def _cancel(self) -> None:
+        """Cancel the task that answers, and abandon a call in hand."""
