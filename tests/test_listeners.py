@@ -24,7 +24,7 @@ def subscribed(host: Host) -> None:
     """Have a listener that fails hear of everything that a host tells of."""
     host.registry.subscribe(failing)
     host.registry.subscribe_gone(failing)
-    host.registry.watched_plugins(failing).__enter__()
+    host.registry.watched(failing).__enter__()
     host.identities.watched(failing).__enter__()
     host.audit.subscribe(failing)
 

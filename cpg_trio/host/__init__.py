@@ -82,9 +82,9 @@ from cpg_trio.host.capabilities.capability import Capability as Capability
 from cpg_trio.host.capabilities.logger import host_logger as host_logger
 from cpg_trio.host.directory.endpoint_validation import BaseUrls as BaseUrls
 from cpg_trio.host.directory.leases import LeaseConfig as LeaseConfig
-from cpg_trio.host.directory.registry import Health as Health
-from cpg_trio.host.directory.registry import Registration as Registration
+from cpg_trio.host.directory.registration import Health as Health
+from cpg_trio.host.directory.registration import Registration as Registration
 from cpg_trio.host.directory.registry import Registry as Registry
-from cpg_trio.host.directory.registry import Selection as Selection
+from cpg_trio.host.directory.selection import Selection as Selection
 from cpg_trio.host.routing.direct_statistics import DirectStatistics as DirectStatistics
 from cpg_trio.host.routing.statistics import RouterStatistics as RouterStatistics

@@ -18,7 +18,7 @@ from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.endpoint_validation import BaseUrls
 from cpg_trio.host.directory.leases import LeaseConfig
-from cpg_trio.host.directory.registry import Selection
+from cpg_trio.host.directory.selection import Selection
 from cpg_trio.http import Origin, ServeConfig, fitted_to_descriptors
 
 

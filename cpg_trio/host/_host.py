@@ -30,6 +30,7 @@ from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory.base_url import knowing_base_url
+from cpg_trio.host.directory.calls_in_flight import CallsInFlight
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
 from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.plugin_control import ControlClients
@@ -124,8 +125,9 @@ class Host:
             selection=config.selection,
             default_selection=config.default_selection,
             limits=limits,
-            calls_elsewhere=self._direct.in_flight,
+            calls=CallsInFlight(self._direct.in_flight),
             share_of=self.identities.share_of,
+            name_of=self.identities.name_of,
         )
         self.watches = WatchHub(self.registry, limits, self.identities.share_of)
         self._permits = RegistrationPolicy(self._access, self.identities, self.registry, policy, self.audit)
@@ -200,7 +202,7 @@ class Host:
             with self.identities.watched(self._lifetimes.identity_changed), self._saving(saved):
                 self._permits.enforce()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
-                with self.registry.watched_plugins(self._succession.lapsing(self._liveness.lapse)):
+                with self.registry.watched(self._succession.lapsing(self._liveness.lapse)):
                     yield browsers.guarding(self._dispatch(saved))
             nursery.cancel_scope.cancel()
 

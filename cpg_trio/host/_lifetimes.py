@@ -37,7 +37,7 @@ class Lifetimes:
         """Whether a plugin has something that lasts only as long as its identity is kept."""
         return (
             self.registry.has_registered(runtime_id)
-            or self.registry.has_called(runtime_id)
+            or self.registry.calls.has_called(runtime_id)
             or self.liveness.sees_off(runtime_id)
             or self.watches.has(runtime_id)
             or self.grants.has(runtime_id)
@@ -58,7 +58,7 @@ class Lifetimes:
         """End what a plugin has, if its identity has ended."""
         if self.identities.entry(runtime_id) is None:
             self.grants.revoke_all(runtime_id, "the identity of its owner has ended")
-            self.registry.cancel_calls_made(runtime_id)
+            self.registry.calls.cancel_of_caller(runtime_id)
             self.watches.close_of(runtime_id)
             self.direct.forget(runtime_id)
             self.registry.forget_health(runtime_id)

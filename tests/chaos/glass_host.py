@@ -60,9 +60,9 @@ def _holdings(host: Host) -> dict[str, int]:
         "tasks": _descendants(root),
         "identities": len(host.identities),
         "registrations": len(registry._by_id),
-        "reports of health": len(registry._health),
+        "reports of health": len(registry._reports),
         "leases": len(host._liveness._leases),
-        "calls": len(registry._calls),
+        "calls": len(registry.calls._of_provider),
         "watches": len(host.watches),
     }
 

@@ -98,7 +98,7 @@ async def test_a_host_that_stops_ends_its_watches_and_finishes_its_calls() -> No
                 s = Setting(host, url, caller.runtime_id, token, "p-1")
                 nursery.start_soon(watch, url, s.credentials, ended)
                 await wire.send(s.head())
-                while not host.registry.calls_in_flight("p-1"):
+                while not host.registry.calls.count("p-1"):
                     await trio.testing.wait_all_tasks_blocked(0.01)
                 while not host.watches.watchers("echo"):
                     await trio.testing.wait_all_tasks_blocked(0.01)

@@ -318,8 +318,8 @@ class Revoked(Happening):
         assert host.identities.authenticate(plugin, self.s.me["Authorization"].split()[1]) is None
         assert not self._provided()
         assert host.registry.last_report(plugin) is None
-        assert not host.registry.calls(plugin)
-        assert not host.registry.has_called(plugin)
+        assert not host.registry.calls.of_provider(plugin)
+        assert not host.registry.calls.has_called(plugin)
         assert not host.watches.has(plugin)
         assert not host._grants.has(plugin)
         assert kept(host, plugin) == ([], [])
@@ -483,8 +483,8 @@ async def test_whoever_leaves_at_whichever_step_of_its_call_leaves_all_in_order(
             assert {row["id"] for row in registrations} == {each.id for each in of_memory}
             assert {each.service_type for each in of_memory} <= {"t", "u"}
             assert not s.host.watches.has(s.id)
-            assert not s.host.registry.calls(s.id)
-            assert not s.host.registry.has_called(s.id)
+            assert not s.host.registry.calls.of_provider(s.id)
+            assert not s.host.registry.calls.has_called(s.id)
             part_of(s)
     pytest.fail("the call does not end")
 
@@ -562,8 +562,8 @@ async def test_no_relayed_call_goes_out_once_the_identity_of_either_side_has_end
             await wait_all_tasks_blocked()
             assert not [data for data in sent if data.startswith(b"POST /M ")]
             assert response.status in {200, 401, 404, 503}
-            assert not host.registry.calls(provider.runtime_id)
-            assert not host.registry.has_called(caller.runtime_id)
+            assert not host.registry.calls.of_provider(provider.runtime_id)
+            assert not host.registry.calls.has_called(caller.runtime_id)
             for plugin in (caller, provider):
                 host._lifetimes.end(plugin.runtime_id, "of the next time")
     pytest.fail("the call does not end")

@@ -120,7 +120,7 @@ async def test_the_host_counts_what_its_plugins_call_directly() -> None:
             nursery.start_soon(_hang, setting.client)
             await eventually(lambda: setting.host.statistics().direct.calls == 4)
             assert setting.host.statistics().direct.in_flight == 1
-            assert setting.host.registry.calls_in_flight(setting.runtime_id) == 1
+            assert setting.host.registry.calls.count(setting.runtime_id) == 1
             nursery.cancel_scope.cancel()
         await eventually(lambda: setting.host.statistics().direct.failed == 1)
         assert setting.host.statistics().direct.in_flight == 0

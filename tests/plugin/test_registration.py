@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.host import Host
 from cpg_trio.host.directory import endpoint_validation, unix_sockets
+from cpg_trio.host.directory.registration import Change
 from cpg_trio.plugin import PluginConfig, RefusedError
 from cpg_trio.plugin._handshake import REGISTER_TIMEOUT_S
 from tests.host.calls import REGISTER
@@ -97,9 +98,8 @@ async def test_a_plugin_that_is_refused_half_way_takes_back_the_other_half(virtu
 async def test_a_plugin_listens_before_it_registers_and_registers_before_it_is_healthy() -> None:
     seen: list[tuple[bool, int]] = []
 
-    def look(service_type: str) -> None:
-        provider = host.registry.status(service_type).provider
-        assert provider
+    def look(change: Change) -> None:
+        provider = change.registration
         where = urlsplit(provider.base_url)
         with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=5):
             seen.append((True, host.registry.health(provider.runtime_id).state))

@@ -149,6 +149,11 @@ class Identities:
         entry = self._entries.get(runtime_id)
         return entry.share if entry is not None else ""
 
+    def name_of(self, runtime_id: str) -> str:
+        """Return a plugin's own name, empty if it has no identity."""
+        entry = self._entries.get(runtime_id)
+        return entry.identity.self_id if entry is not None else ""
+
     def watched(self, listener: Callable[[str], object]) -> AbstractContextManager[None]:
         """Within the block, call `listener` with the runtime id of each identity that changes."""
         return self._listeners.added(listener)

@@ -30,7 +30,7 @@ PRICES: Mapping[str, int] = {
     "max_metadata_bytes": 1,
     "max_health_bytes": 1,
     "max_watches": 40_000,  # with the stream that it may have, and a piece of news that is on its way
-    "max_all_subscriptions": 1_700,
+    "max_all_subscriptions": 1_900,
     "max_health_watches": 20_000,  # likewise
     "max_grants": 900,
     "max_direct_reports": 2_000,

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -35,7 +35,8 @@ import trio
 from attrs.validators import gt, lt
 
 from cpg_trio._throttle import LogThrottle
-from cpg_trio.host.directory.registry import InFlight, Registry
+from cpg_trio.host.directory.registration import Change
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.stalls import Stalls
 
 _log = logging.getLogger("cpg_trio.host")
@@ -108,7 +109,7 @@ class Liveness:
         self._stalls = Stalls(max(config.lease_s / _TICKS, _SHORTEST_TICK_S), config.heartbeat_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stalls.run)
-            with self._registry.watched_plugins(lambda plugin: self._plugin_changed(nursery, plugin)):
+            with self._registry.watched(partial(self._changed, nursery)):
                 with trio.move_on_after(self._config.probe_timeout_s):
                     async with trio.open_nursery() as probes:
                         for plugin in self._registry.plugins():
@@ -141,26 +142,12 @@ class Liveness:
         self._stalls.total_s()
         return trio.current_time() < self._stalls.last_end + self._config.probe_timeout_s
 
-    @contextmanager
-    def call(self, caller: str, provider: str) -> Iterator[trio.CancelScope]:
-        """Hold a call of one plugin to another: it is counted, and cancelled when either is gone."""
-        with trio.CancelScope() as scope:
-            self.begin_call(caller, provider, scope)
-            try:
-                yield scope
-            finally:
-                self.end_call(caller, provider, scope)
-
-    def begin_call(self, caller: str, provider: str, call: InFlight) -> None:
-        """Count a call, and cancel it when either plugin is gone, until `end_call`."""
-        self._registry.begin_call(caller, provider, call)
-
-    def end_call(self, caller: str, provider: str, call: InFlight) -> None:
-        """Hear that a call has ended."""
-        self._registry.end_call(caller, provider, call)
+    def _changed(self, nursery: trio.Nursery, change: Change) -> None:
+        if change.of_registration:
+            self._plugin_changed(nursery, change.registration.runtime_id)
 
     def _plugin_changed(self, nursery: trio.Nursery, runtime_id: str) -> None:
-        registered = bool(self._registry.registrations(runtime_id))
+        registered = self._registry.has_registered(runtime_id)
         lease = self._leases.get(runtime_id)
         if registered and lease is None:
             if (leave := self._leaving.pop(runtime_id, None)) is not None:

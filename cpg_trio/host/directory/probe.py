@@ -23,7 +23,8 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClien
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.leases import CannotAskError
 from cpg_trio.host.directory.plugin_control import ControlClients
-from cpg_trio.host.directory.registry import Registry, health_of
+from cpg_trio.host.directory.registration import health_of
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.http import LocalFailureError, PoolFullError

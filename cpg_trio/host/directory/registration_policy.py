@@ -30,9 +30,7 @@ class RegistrationPolicy:
 
     def check(self, plugin: Identity, service_type: str) -> None:
         """Check that a plugin may register a service type. Raises: RefusedError `permission_denied`."""
-        entries = [self._identities.entry(r.runtime_id) for r in self._registry.providers(service_type)]
-        holders = [entry.identity.self_id for entry in entries if entry is not None]
-        self._access.check_may_provide(plugin, service_type, holders)
+        self._access.check_may_provide(plugin, service_type, self._registry.provider_names(service_type))
 
     def may_keep(self, plugin: Identity, service_type: str) -> bool:
         """Whether a plugin may still provide what it has provided. A policy that fails permits nothing."""

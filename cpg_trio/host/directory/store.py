@@ -32,7 +32,8 @@ from cpg_trio._reload import reason
 from cpg_trio.host.access.ended_identities import Ended
 from cpg_trio.host.access.identity import SKEW_S, Entry, Identities, Identity
 from cpg_trio.host.directory.leases import NOT_HEARD_OF
-from cpg_trio.host.directory.registry import Registration, Registry
+from cpg_trio.host.directory.registration import Change, Registration
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.http import StartError
 from cpg_trio.rpc import Code, ConnectError
 
@@ -159,7 +160,7 @@ async def journaled(
     journal = _Journal(path, connection, identities, registry, wall_clock, tell)
     try:
         await journal.put_back()
-        with identities.watched(journal.note), registry.watched_plugins(journal.note):
+        with identities.watched(journal.note), registry.watched(journal.note_change):
             async with open_plain_nursery() as nursery:
                 nursery.start_soon(journal.run)
                 yield journal.saved
@@ -229,6 +230,11 @@ class _Journal:
         """Note that a plugin has changed."""
         self._add([runtime_id])
         self._batch.begun.set()
+
+    def note_change(self, change: Change) -> None:
+        """Note that a registration has come or gone. Health is not kept."""
+        if change.of_registration:
+            self.note(change.registration.runtime_id)
 
     def _add(self, changed: Iterable[str]) -> None:
         if not self._compare:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from cpg_trio import wire
 from cpg_trio.host.access.identity import Identities, Identity
-from cpg_trio.host.directory.registry import Registration, Registry
+from cpg_trio.host.directory.registration import Change, ChangeKind, Registration
+from cpg_trio.host.directory.registry import Registry
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -26,11 +26,13 @@ class Succession:
         self._identities = identities
         self._registry = registry
 
-    def lapsing(self, lapse: Callable[[str], object]) -> Callable[[str], None]:
-        """Return a listener of registrations that has the predecessors of a plugin lapse."""
+    def lapsing(self, lapse: Callable[[str], object]) -> Callable[[Change], None]:
+        """Return a listener of changes that has the predecessors of a plugin lapse."""
 
-        def registered(runtime_id: str) -> None:
-            for predecessor in self.predecessors(runtime_id):
+        def registered(change: Change) -> None:
+            if change.kind is not ChangeKind.REGISTERED:
+                return
+            for predecessor in self.predecessors(runtime_id := change.registration.runtime_id):
                 if self._registry.health(predecessor).callable:
                     _log.info("%s has taken the place of %s", runtime_id, predecessor)
                 lapse(predecessor)
@@ -55,13 +57,11 @@ class Succession:
         )
 
     def _at_the_same_place(self, mine: Registration) -> Iterator[Registration]:
-        """Yield what others have registered for the same service, under the same name, at the same place."""
-        identity, place = self._identity(mine), _place(mine)
-        if identity is None or place is None:
+        """Yield it, and what others have registered for the same service, by the same name and place."""
+        identity = self._identity(mine)
+        if identity is None:
             return
-        for other in self._registry.providers(mine.service_type):
-            if other.runtime_id == mine.runtime_id or _place(other) != place:
-                continue
+        for other in self._registry.at_place_of(mine):
             theirs = self._identity(other)
             # The name, and where the handshake came from: replicas behind one address are elsewhere.
             if theirs and (theirs.self_id, theirs.address) == (identity.self_id, identity.address):
@@ -70,11 +70,3 @@ class Succession:
     def _identity(self, registration: Registration) -> Identity | None:
         entry = self._identities.entry(registration.runtime_id)
         return entry.identity if entry is not None else None
-
-
-def _place(registration: Registration) -> tuple[str, str, str] | None:
-    """Return where calls to a registration go, None if it does not say."""
-    if not registration.base_url:
-        return None
-    socket = registration.metadata.get(wire.SOCKET_KEY, "")
-    return registration.base_url.rstrip("/"), registration.address, socket

@@ -1,12 +1,15 @@
-"""The watch hub: every watcher hears of what changes for it, and of nothing else.
+"""The watch hub: each watcher is told what changes for it, and nothing else.
 
-A watch follows any number of service types, and is a conflating cell: it holds what its watcher has not read
-yet, one status for each type, however many changes there have been. The registry announces a change once; the
-hub works out what it means for each watcher of that type.
+A watch follows any number of service types. It is a conflating cell: it holds what its watcher has not read
+yet, one status for each type, however many changes there have been.
 
-A few watchers are looked at on the spot. Many are left to a task of the hub, which pauses every few
-milliseconds, so that one change holds nobody up. Who reads meanwhile works its own changes out first, so what
-a watcher reads is always what holds at that moment.
+The hub knows which watches have been given which provider, and which have none. A change of a provider
+concerns the watches that have it; one that begins to get calls concerns also those that have none. So a
+change costs constant time for each watch that it concerns, and nothing for the others.
+
+A few watches are brought up to date while a change is told. Many are left to a task of the hub, which pauses
+every few milliseconds, so that one change holds nobody up. A watcher that reads meanwhile brings its own
+watch up to date first: what it reads is what holds at that moment.
 
 News comes in pieces, each taken when the one before has been sent: a watcher that does not read holds one. A
 piece is small, unless it is of a provider with much metadata; of such pieces only so many bytes are on their
@@ -19,7 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import TypeAlias
+from typing import TypeVar
 
 import attrs
 import trio
@@ -29,15 +32,20 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access.limits import LimitError, Limits
 from cpg_trio.host.access.shares import Budget, Shares
-from cpg_trio.host.directory.registry import Registry, ServiceStatus
+from cpg_trio.host.directory.registration import Change, ChangeKind, ServiceStatus
+from cpg_trio.host.directory.registry import Registry
 
-_MOST_TOLD_OF = 20  # providers, or as many as there are types: of those before nobody waits for an answer
-_PIECE_BYTES = 4096  # of news: what is more waits for the next piece
-_LARGE_BYTES = 2 * 1024 * 1024  # of news in pieces that are larger, on their way at once
+_K = TypeVar("_K")
+
+_MAX_TOLD_OF = (
+    20  # providers whose end is told, or as many as there are types: the watcher waits for no other
+)
+_PIECE_BYTES = 4096  # of a piece of news: what is more waits for the next one
+_LARGE_BYTES = 2 * 1024 * 1024  # of pieces that are larger, on their way at once
 _GONE_BYTES = 150  # of a piece of news, for a provider that is gone
-_EVENT_BYTES = 400  # of a piece of news, beside metadata
+_EVENT_BYTES = 400  # of a piece of news, for a status without its metadata
 _TURNS = 16  # watchers that are served in one round of the loop
-_MOST_ON_THE_SPOT = 32  # watchers that are looked at while a change is announced
+_MAX_AT_ONCE = 32  # watches that are brought up to date while a change is told
 _SLICE_S = 0.002  # for which the hub's task works at a time
 
 
@@ -76,9 +84,8 @@ class News:
     """Providers that the watcher has been told of, and that are gone for good."""
 
 
-_Followers: TypeAlias = dict[str, dict["Watch", None]]
-_Unseen: TypeAlias = dict[str, OrderedDict["Watch", None]]
-"""Those that have yet to be looked at, by the service type that has changed."""
+def _provider_id(status: ServiceStatus) -> str:
+    return status.provider.runtime_id if status.provider is not None else ""
 
 
 class Watch:
@@ -87,23 +94,12 @@ class Watch:
     Yields news: at first all that is followed, then what changes, until the hub closes.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        followers: _Followers,
-        unseen: _Unseen,
-        subscriptions: Shares,
-        budget: Budget,
-        share: str,
-    ) -> None:
-        self._registry = registry
-        self._subscriptions = subscriptions
-        self._budget = budget
+    def __init__(self, hub: WatchHub, share: str) -> None:
+        self._hub = hub
         self._share = share
         self._held = 0  # of the budget, for the piece that was taken last
-        self._followers = followers
-        self._unseen = unseen
         self._followed: dict[str, _Followed] = {}
+        self._changed: dict[str, None] = {}  # types to look at
         self._told_of: dict[str, None] = {}  # providers, the latest last
         self._gone: dict[str, None] = {}
         self._changes = Cell(0)
@@ -122,40 +118,45 @@ class Watch:
         wire.validate_service_type(service_type)
         if min_version:
             wire.validate_version(min_version)
-        if service_type not in self._followed:
-            self._subscriptions.check(self._share)
-            self._subscriptions.add(self._share)
-        now = self._registry.status(service_type, min_version=min_version)
-        self._followed[service_type] = _Followed(min_version, now)
-        self._followers.setdefault(service_type, {})[self] = None
+        before = self._followed.get(service_type)
+        if before is None:
+            self._hub.subscriptions.check(self._share)
+            self._hub.subscriptions.add(self._share)
+        status = self._hub.registry.status(service_type, min_version=min_version)
+        self._hub.move(self, service_type, before.now if before is not None else None, status)
+        self._followed[service_type] = _Followed(min_version, status)
         self._wake()
 
     def unsubscribe(self, service_type: str) -> None:
         """Follow a type no more. One that is not followed is no error."""
-        if self._followed.pop(service_type, None) is None:
+        followed = self._followed.pop(service_type, None)
+        if followed is None:
             return
-        self._subscriptions.remove(self._share)
-        followers = self._followers[service_type]
-        del followers[self]
-        if not followers:
-            del self._followers[service_type]
-        if (unseen := self._unseen.get(service_type)) is not None:
-            unseen.pop(self, None)
+        self._changed.pop(service_type, None)
+        self._hub.subscriptions.remove(self._share)
+        self._hub.move(self, service_type, followed.now, None)
 
-    def changed(self, service_type: str) -> None:
-        """Look at a type that has changed; wake the watcher if that makes a difference to it."""
-        followed = self._followed[service_type]
-        now = self._registry.status(service_type, followed.now.provider, followed.min_version)
-        if now != followed.now:
-            followed.now = now
-            self._wake()
+    def note_changed(self, service_type: str) -> None:
+        """Note that a type has to be looked at."""
+        self._changed[service_type] = None
 
-    def gone(self, runtime_id: str) -> None:
-        """Hear that a plugin is gone; tell the watcher if it knows it."""
-        if runtime_id in self._told_of:
-            del self._told_of[runtime_id]
-            self._gone[runtime_id] = None
-            self._wake()
+    def look(self) -> None:
+        """Look at the types that have changed; wake the watcher if that makes a difference to it."""
+        while self._changed:
+            service_type, _ = self._changed.popitem()
+            followed = self._followed[service_type]
+            before = followed.now
+            now = self._hub.registry.status(service_type, before.provider, followed.min_version)
+            if now != before:
+                followed.now = now
+                self._hub.move(self, service_type, before, now)
+                self._wake()
+
+    def note_gone(self, runtime_id: str) -> None:
+        """Note that a provider is gone that the watcher has been told of."""
+        del self._told_of[runtime_id]
+        self._gone[runtime_id] = None
+        self._wake()
 
     def close(self) -> None:
         """End the iteration, once what is news now has been read."""
@@ -166,10 +167,12 @@ class Watch:
         self._give_back()
         for service_type in list(self._followed):
             self.unsubscribe(service_type)
+        for runtime_id in list(self._told_of):
+            self._forget_told_of(runtime_id)
 
     def large(self, size: int) -> AbstractAsyncContextManager[None]:
         """Return a block in which the watcher holds so many bytes. It waits for room if they are many."""
-        return self._budget.held(self._share, size) if size > _PIECE_BYTES else nullcontext()
+        return self._hub.budget.held(self._share, size) if size > _PIECE_BYTES else nullcontext()
 
     def __aiter__(self) -> Watch:
         """Return itself: a watch is read once."""
@@ -185,23 +188,24 @@ class Watch:
 
     async def _piece(self) -> News | None:
         """Take the next piece of the news, when there is room for it."""
+        budget = self._hub.budget
         while True:
-            self._look()
+            self.look()
             names, size = self._next()
             if size <= _PIECE_BYTES:
                 return self._take(names)
-            if self._budget.take(self._share, size):
+            if budget.take(self._share, size):
                 self._held = size
                 return self._take(names)
             try:
-                await self._budget.wait(self._share)
+                await budget.wait(self._share)
             except trio.Cancelled:
                 self._wake()  # the news has not been taken, and is there for the next read
                 raise
 
     def _give_back(self) -> None:
         if self._held:
-            self._budget.give_back(self._share, self._held)
+            self._hub.budget.give_back(self._share, self._held)
             self._held = 0
 
     def _next(self) -> tuple[list[str], int]:
@@ -218,27 +222,28 @@ class Watch:
                 size += more
         return names, size
 
-    def _look(self) -> None:
-        """Work out what has changed and the hub has not come to yet."""
-        for service_type in [name for name in self._unseen if name in self._followed]:
-            watches = self._unseen[service_type]
-            if self in watches:
-                del watches[self]
-                self.changed(service_type)
-
     def _take(self, names: Sequence[str]) -> News | None:
         statuses: dict[str, ServiceStatus] = {}
         for name in names:
-            followed = self._followed[name] = self._followed.pop(name)  # who was told of comes last next time
+            followed = self._followed[name] = self._followed.pop(name)  # what was told comes last next time
             statuses[name] = followed.now
             followed.told = _in_short(followed.now)
             if (provider := followed.now.provider) is not None:
-                self._told_of.pop(provider.runtime_id, None)
-                self._told_of[provider.runtime_id] = None
-        while len(self._told_of) > max(_MOST_TOLD_OF, len(self._followed)):
-            del self._told_of[next(iter(self._told_of))]
+                self._tell_of(provider.runtime_id)
         gone, self._gone = list(self._gone), {}
-        return News(self._registry.revision, statuses, gone) if statuses or gone else None
+        return News(self._hub.registry.revision, statuses, gone) if statuses or gone else None
+
+    def _tell_of(self, runtime_id: str) -> None:
+        """Note that the watcher is told of a provider; forget the one that it was told of longest ago."""
+        self._told_of.pop(runtime_id, None)
+        self._told_of[runtime_id] = None
+        self._hub.told_of.setdefault(runtime_id, {})[self] = None
+        while len(self._told_of) > max(_MAX_TOLD_OF, len(self._followed)):
+            self._forget_told_of(next(iter(self._told_of)))
+
+    def _forget_told_of(self, runtime_id: str) -> None:
+        del self._told_of[runtime_id]
+        _discard(self._hub.told_of, runtime_id, self)
 
     def _wake(self) -> None:
         self._changes.set(self._changes.value + 1)
@@ -256,20 +261,24 @@ class WatchHub:
         limits: Limits | None = None,
         share_of: Callable[[str], str] = lambda _: "",
     ) -> None:
-        self._registry = registry
+        self.registry = registry
         self._limits = limits = limits or Limits()
         self._share_of = share_of
         self._shares = Shares("watches", limits.max_watches)
-        self._subscriptions = Shares("subscriptions of all watches", limits.max_all_subscriptions)
-        self._budget = Budget(_LARGE_BYTES)
+        self.subscriptions = Shares("subscriptions of all watches", limits.max_all_subscriptions)
+        self.budget = Budget(_LARGE_BYTES)
+        """Bytes of large pieces of news that are on their way."""
         self.turns = trio.Semaphore(_TURNS)
         """To be held while something is worked out for a watcher, and not while it is sent, so that watchers
         that ask for much wait for each other, and others do not wait for all of them."""
+        self.told_of: dict[str, dict[Watch, None]] = {}
+        """Which watchers have been told of which provider, by its runtime id."""
         self._watches: dict[Watch, None] = {}
         self._of_each: dict[str, dict[Watch, None]] = {}
-        self._followers: _Followers = {}
-        self._unseen: _Unseen = {}  # filled only while the task runs
-        self._changed_types = trio.Event()
+        self._given: dict[tuple[str, str], dict[Watch, None]] = {}
+        """The watches that follow a service type, by that and the provider that they have; "" is none."""
+        self._to_look: OrderedDict[Watch, None] = OrderedDict()  # filled only while the task runs
+        self._has_work = trio.Event()
         self._running = False
         self._closed = False
         registry.subscribe(self._changed)
@@ -283,7 +292,7 @@ class WatchHub:
         """
         share = self._share_of(watcher)
         self._check_room(watcher, share)
-        watch = Watch(self._registry, self._followers, self._unseen, self._subscriptions, self._budget, share)
+        watch = Watch(self, share)
         if self._closed:
             watch.close()
         self._watches[watch] = None
@@ -294,6 +303,7 @@ class WatchHub:
             yield watch
         finally:
             watch.end()
+            self._to_look.pop(watch, None)
             del self._watches[watch]
             self._shares.remove(share)
             del mine[watch]
@@ -326,45 +336,63 @@ class WatchHub:
         return watcher in self._of_each
 
     def watchers(self, service_type: str) -> int:
-        """Return how many follow a type."""
-        return len(self._followers.get(service_type, ()))
+        """Return how many watches follow a type. Looks at all of them: for tests and for people who debug."""
+        return sum(len(watches) for (name, _), watches in self._given.items() if name == service_type)
+
+    def move(
+        self, watch: Watch, service_type: str, before: ServiceStatus | None, now: ServiceStatus | None
+    ) -> None:
+        """Note which provider of a type a watch has; None before it follows the type, and after."""
+        if before is not None:
+            _discard(self._given, (service_type, _provider_id(before)), watch)
+        if now is not None:
+            self._given.setdefault((service_type, _provider_id(now)), {})[watch] = None
 
     async def run(self) -> None:
-        """Look at the watchers of what has changed, until cancelled. Without it all is done on the spot."""
+        """Bring watches up to date until cancelled. Without it that is done while a change is told."""
         self._running = True
         try:
             while True:
-                await self._changed_types.wait()
-                self._changed_types = trio.Event()
+                await self._has_work.wait()
+                self._has_work = trio.Event()
                 await self._look_at_all()
         finally:
             self._running = False
-            self._unseen.clear()
+            self._to_look.clear()
 
     async def _look_at_all(self) -> None:
         began = time.perf_counter()
-        while self._unseen:
-            service_type, watches = next(iter(self._unseen.items()))
-            if watches:
-                watches.popitem(last=False)[0].changed(service_type)
-            else:
-                del self._unseen[service_type]
+        while self._to_look:
+            self._to_look.popitem(last=False)[0].look()
             if time.perf_counter() - began > _SLICE_S:
                 await trio.lowlevel.checkpoint()
                 began = time.perf_counter()
 
-    def _changed(self, service_type: str) -> None:
-        followers = self._followers.get(service_type)
-        if followers is None:
+    def _changed(self, change: Change) -> None:
+        service_type, provider_id = change.registration.service_type, change.registration.runtime_id
+        if change.kind is ChangeKind.REPORT:
             return
-        if len(followers) <= _MOST_ON_THE_SPOT or not self._running:
-            for watch in followers:
-                watch.changed(service_type)
-            return
-        # Who waits already keeps its place, so that frequent changes keep nobody from being looked at.
-        self._unseen.setdefault(service_type, OrderedDict()).update(followers)
-        self._changed_types.set()
+        concerned = [*self._given.get((service_type, provider_id), ())]
+        if self.registry.health(provider_id).callable:
+            concerned += self._given.get((service_type, ""), ())
+        for watch in concerned:
+            watch.note_changed(service_type)
+        if self._running and len(concerned) > _MAX_AT_ONCE:
+            # A watch that waits already keeps its place, however often there are changes.
+            self._to_look.update(dict.fromkeys(concerned))
+            self._has_work.set()
+        else:
+            for watch in concerned:
+                watch.look()
 
     def _gone(self, runtime_id: str) -> None:
-        for watch in self._watches:
-            watch.gone(runtime_id)
+        for watch in self.told_of.pop(runtime_id, ()):
+            watch.note_gone(runtime_id)
+
+
+def _discard(watches: dict[_K, dict[Watch, None]], key: _K, watch: Watch) -> None:
+    """Take a watch out of an index, in which no key is without watches."""
+    of_key = watches[key]
+    del of_key[watch]
+    if not of_key:
+        del watches[key]

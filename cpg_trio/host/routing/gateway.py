@@ -17,7 +17,8 @@ from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.directory.registry import InFlight, Registry
+from cpg_trio.host.directory.calls_in_flight import InFlight
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.routing.failures import (
     IDENTITY_ENDED,
     PROVIDER_GONE,
@@ -97,12 +98,12 @@ class Router:
 
     def begin(self, call: Call, in_flight: InFlight) -> None:
         """Note that a call begins; `in_flight` is cancelled when its caller or its provider has gone."""
-        self._registry.begin_call(call.caller, call.provider, in_flight)
+        self._registry.calls.begin(call.caller, call.provider, in_flight)
         self.calls.begun.tell(call)
 
     def end(self, call: Call, in_flight: InFlight) -> None:
         """Note that a call has ended."""
-        self._registry.end_call(call.caller, call.provider, in_flight)
+        self._registry.calls.end(call.caller, call.provider, in_flight)
         self.calls.end(call)
 
     def failure(self, call: Call, error: UpstreamError | None) -> CallFailure:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from cpg_trio import wire
 from cpg_trio.host.access.limits import LimitError
 from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.directory.registry import NoProviderError, UnknownRegistrationError
+from cpg_trio.host.directory.registration import NoProviderError, UnknownRegistrationError
 from cpg_trio.rpc import Code
 
 

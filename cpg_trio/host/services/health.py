@@ -18,6 +18,7 @@ from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.limits import Limits, check_held_request
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.shares import Shares
+from cpg_trio.host.directory.registration import Change
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.services.rpc_edge import answering, credentials, peer_of
 from cpg_trio.rpc import Code, ConnectError, Context
@@ -109,6 +110,7 @@ class HostHealth(HealthService):
         serving = not self._stopping and (not service or self._registry.available(service))
         return pb.SERVING_STATUS_SERVING if serving else pb.SERVING_STATUS_NOT_SERVING
 
-    def _changed(self, service: str) -> None:
+    def _changed(self, change: Change) -> None:
+        service = change.registration.service_type
         if (watched := self._watched.get(service)) is not None:
             watched.status.set(self._status(service))

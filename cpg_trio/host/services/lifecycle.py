@@ -14,8 +14,9 @@ from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.leases import Liveness
+from cpg_trio.host.directory.registration import health_of
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
-from cpg_trio.host.directory.registry import Registry, health_of
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.routing.direct_statistics import DirectReports
 from cpg_trio.host.services.rpc_edge import answering, authenticate, peer_of
 from cpg_trio.rpc import Code, Context

@@ -18,8 +18,9 @@ from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.limits import check_held_request
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.host.directory.registration import Registration, ServiceStatus
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
-from cpg_trio.host.directory.registry import Registration, Registry, ServiceStatus
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.store import Saved
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub

@@ -30,7 +30,7 @@ from cpg_trio.host.access.limits import LimitError
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError, retry_fields
-from cpg_trio.host.directory.registry import ServiceStatus
+from cpg_trio.host.directory.registration import ServiceStatus
 from cpg_trio.host.directory.watch_hub import News, Watch, WatchHub
 from cpg_trio.host.services.errors import state_errors
 from cpg_trio.host.services.service_registry import watch_event

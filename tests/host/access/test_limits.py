@@ -293,7 +293,7 @@ async def test_all_watches_together_follow_no_more_types_than_the_limit_says() -
             assert "refusals" not in json.loads(str(await socket.get_message()))
             refused = await stream_refusal(caller, WATCH, other)
             assert refused == ("resource_exhausted", message)
-        await eventually(lambda: not host.watches._subscriptions.total)
+        await eventually(lambda: not host.watches.subscriptions.total)
         async with streaming(caller, WATCH, other) as first:
             assert "error" not in first
 

@@ -27,7 +27,8 @@ from cpg_trio.host.access.rate_limiting import Kind, RateLimiter
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.leases import Liveness
-from cpg_trio.host.directory.registry import Health, Registry
+from cpg_trio.host.directory.registration import Health
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import Watch, WatchHub
 from cpg_trio.host.routing.direct_statistics import DirectCounter
 from cpg_trio.http import CONNECTION_BYTES, ServeConfig, fitted_to_memory

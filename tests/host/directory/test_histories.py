@@ -19,7 +19,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.leases import LeaseConfig, Liveness
-from cpg_trio.host.directory.registry import Health, Registry, ServiceStatus
+from cpg_trio.host.directory.registration import Health, ServiceStatus
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import News, Watch, WatchHub
 
 LEASE = 15.0
@@ -174,7 +175,7 @@ steps = st.lists(
 def watches(hub: WatchHub) -> Iterator[tuple[Watch, Watch]]:
     with ExitStack() as stack:
         yield stack.enter_context(hub.watch("watcher")), stack.enter_context(hub.watch("watcher"))
-    assert not hub._followers
+    assert not hub._given
 
 
 async def never_answers(_: str) -> bool:

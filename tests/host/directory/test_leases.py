@@ -11,7 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.leases import NOT_HEARD_OF, CannotAskError, LeaseConfig, Liveness
-from cpg_trio.host.directory.registry import Health, Registry
+from cpg_trio.host.directory.registration import Health
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
 
 UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY, "stopping")
@@ -152,7 +153,7 @@ async def test_calls_in_flight_end_when_their_provider_is_gone_and_others_go_on(
     ended: dict[str, bool] = {}
 
     async def call(s: Setting, provider: str) -> None:
-        with s.liveness.call("caller", provider) as scope:
+        with s.registry.calls.call("caller", provider) as scope:
             await trio.sleep(1000)
         ended[provider] = scope.cancelled_caught
 
@@ -163,10 +164,10 @@ async def test_calls_in_flight_end_when_their_provider_is_gone_and_others_go_on(
             nursery.start_soon(call, s, provider)
         await trio.sleep(31)
         assert ended == {"silent": True}
-        assert s.registry.calls_in_flight("alive") == 1
+        assert s.registry.calls.count("alive") == 1
         await trio.sleep(1000)
         assert ended == {"silent": True, "alive": False}
-        assert not s.registry._calls
+        assert not s.registry.calls._of_provider
 
 
 async def test_a_plugin_that_unregisters_is_not_supervised_any_more(autojump_clock: MockClock) -> None:

@@ -15,7 +15,7 @@ from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, LeaseConfig
-from cpg_trio.host.directory.registry import Health
+from cpg_trio.host.directory.registration import Health
 from tests.host.calls import REGISTER, REPORT, Provider, in_proto, running, runtime_id
 from tests.http.peers import Peer, serving
 from tests.plugin.running import (

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host.directory.registry import (
+from cpg_trio.host.directory.registration import (
+    Change,
+    ChangeKind,
     Health,
     NoProviderError,
     Registration,
-    Registry,
-    Selection,
     UnknownRegistrationError,
 )
+from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.directory.selection import Selection
 
 UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY)
 DEGRADED = Health(pb.HEALTH_STATE_DEGRADED)
@@ -29,6 +31,13 @@ HEALTHY = Health(pb.HEALTH_STATE_HEALTHY)
 
 def add(registry: Registry, runtime_id: str, service_type: str = "t", version: str = "1.0.0") -> Registration:
     return registry.register(runtime_id, service_type, version, "/x/", {"base_url": "http://h:1"})
+
+
+def changes_of(registry: Registry) -> list[tuple[ChangeKind, str]]:
+    """Return a list that gets the kind and the service type of each change from now on."""
+    changes: list[tuple[ChangeKind, str]] = []
+    registry.subscribe(lambda change: changes.append((change.kind, change.registration.service_type)))
+    return changes
 
 
 def discovered(registry: Registry, times: int = 1, min_version: str = "") -> list[str]:
@@ -51,7 +60,7 @@ def test_what_is_registered_is_discovered_at_a_relative_url() -> None:
 
 def test_a_bad_registration_changes_nothing() -> None:
     registry = Registry()
-    heard: list[str] = []
+    heard: list[Change] = []
     registry.subscribe(heard.append)
     with pytest.raises(wire.InvalidError):
         registry.register("a", "t", "v1", "/x/", {})
@@ -178,23 +187,33 @@ def test_removing_a_plugin_removes_all_of_it_and_says_so() -> None:
     add(registry, "m", "q")
     add(registry, "n", "q")
     registry.report_health("m", UNHEALTHY)
-    heard: list[str] = []
-    registry.subscribe(heard.append)
+    changes = changes_of(registry)
     registry.remove_plugin("m")
-    assert heard == ["p", "q"]
+    assert changes == [(ChangeKind.UNREGISTERED, "p"), (ChangeKind.UNREGISTERED, "q")]
     assert registry.service_types() == ["q"]
     assert registry.health("m") == Health()
 
 
-def test_a_health_report_is_announced_once_for_each_type_and_only_if_it_is_news() -> None:
+def test_a_health_report_is_told_once_for_each_type_and_only_if_it_differs() -> None:
     registry = Registry()
     add(registry, "m", "p")
     add(registry, "m", "q")
-    heard: list[str] = []
-    registry.subscribe(heard.append)
+    changes = changes_of(registry)
     registry.report_health("m", DEGRADED)
     registry.report_health("m", DEGRADED)
-    assert heard == ["p", "q"]
+    assert changes == [(ChangeKind.HEALTH, "p"), (ChangeKind.HEALTH, "q")]
+
+
+def test_a_first_report_and_another_reason_change_nothing_for_who_counts_the_plugin_as_healthy() -> None:
+    registry = Registry()
+    add(registry, "m")
+    changes = changes_of(registry)
+    registry.report_health("m", HEALTHY)
+    registry.report_health("m", Health(pb.HEALTH_STATE_HEALTHY, "fine"))
+    assert changes == [(ChangeKind.REPORT, "t")] * 2
+    registry.report_health("m", UNHEALTHY)
+    registry.set_lapsed("m", "silent")
+    assert changes[2:] == [(ChangeKind.HEALTH, "t"), (ChangeKind.REPORT, "t")]
 
 
 def test_first_offers_the_one_that_registered_first() -> None:
@@ -254,13 +273,13 @@ def test_weighted_offers_the_busy_less_often() -> None:
     add(registry, "busy")
     calls = [trio.CancelScope() for _ in range(3)]
     for call in calls:
-        registry.begin_call("caller", "busy", call)
-    assert registry.calls_in_flight("busy") == 3
+        registry.calls.begin("caller", "busy", call)
+    assert registry.calls.count("busy") == 3
     shares = Counter(discovered(registry, 1000))
     for call in calls:
-        registry.end_call("caller", "busy", call)
+        registry.calls.end("caller", "busy", call)
     assert 700 < shares["idle"] < 900  # four chances to one
-    assert registry.calls_in_flight("busy") == 0
+    assert registry.calls.count("busy") == 0
 
 
 def test_a_watcher_keeps_its_provider_until_that_gets_no_calls() -> None:

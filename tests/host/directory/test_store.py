@@ -27,8 +27,9 @@ from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
-from cpg_trio.host.directory.registry import Registration, Registry
+from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.store import Saved, Undo, journaled
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub

@@ -85,14 +85,14 @@ async def test_no_plugin_turns_callers_away_from_a_provider_by_what_it_reports()
         app = await setting.declared("app", requires="echo")
         lie = calls(provider.runtime_id, 1, 2**60, 0, 2**60)
         assert await report(setting, stranger, lie) == 200
-        assert setting.host.registry.calls_in_flight(provider.runtime_id) == 0
+        assert setting.host.registry.calls.count(provider.runtime_id) == 0
         for nobody in (calls("echo-0", 1, 5, 0, 5), calls(provider.runtime_id, 1, 5, 0, 5, service_type="x")):
             assert await report(setting, app, nobody) == 200
         assert setting.host.statistics().direct.calls == 0
         assert await report(setting, app, lie) == 200
-        assert setting.host.registry.calls_in_flight(provider.runtime_id) == 1000
+        assert setting.host.registry.calls.count(provider.runtime_id) == 1000
         await setting.host.revoke_identity(app["X-Plugin-Runtime-ID"])
-        assert setting.host.registry.calls_in_flight(provider.runtime_id) == 0
+        assert setting.host.registry.calls.count(provider.runtime_id) == 0
 
 
 async def test_a_report_that_makes_no_sense_is_refused_and_changes_nothing() -> None:

@@ -98,7 +98,7 @@ async def revoking_the_caller(s: Setting) -> AsyncIterator[None]:
 
 
 async def _when_called(s: Setting, end: Callable[[str, str], object], runtime_id: str) -> None:
-    await eventually(lambda: s.host.registry.calls_in_flight(s.provider))
+    await eventually(lambda: s.host.registry.calls.count(s.provider))
     end(runtime_id, "it has been revoked")
 
 

@@ -155,14 +155,14 @@ async def test_half_an_answer_is_not_taken_for_the_whole(answer: bytes, version:
 async def test_a_body_that_is_none_is_400_and_ends_the_connection() -> None:
     async with routing(hang) as s, dial(s.url) as wire:
         await wire.send(s.head("POST", None, "Transfer-Encoding: chunked") + b"2\r\nok\r\n")
-        while not s.host.registry.calls_in_flight(s.provider):
+        while not s.host.registry.calls.count(s.provider):
             await trio.testing.wait_all_tasks_blocked(0.001)
         await wire.send(b"no size\r\n")
         response = await wire.response()  # our own lane says what is wrong, Hypercorn does not
         assert (response.status, response.header(b"connection")) == (400, b"close")
         assert await wire.rest() == b""
         await trio.testing.wait_all_tasks_blocked()
-        assert s.host.registry.calls_in_flight(s.provider) == 0
+        assert s.host.registry.calls.count(s.provider) == 0
 
 
 async def test_a_redirect_is_the_callers_to_follow() -> None:
@@ -313,10 +313,10 @@ async def test_a_caller_that_leaves_ends_the_call_at_the_provider(request_: tupl
         async with dial(s.url) as wire:
             await wire.send(s.head(*request_))
             await started.wait()
-            assert s.host.registry.calls_in_flight(s.provider) == 1
+            assert s.host.registry.calls.count(s.provider) == 1
         await left.wait()
         await trio.testing.wait_all_tasks_blocked()
-        assert s.host.registry.calls_in_flight(s.provider) == 0
+        assert s.host.registry.calls.count(s.provider) == 0
 
 
 async def test_a_caller_that_leaves_in_mid_request_ends_the_call_at_the_provider() -> None:

@@ -171,7 +171,7 @@ class Trial:
     async def assert_nothing_is_left(self) -> None:
         while (
             self.host._pool.statistics().active
-            or self.host.registry.calls_in_flight(self.caller.provider)
+            or self.host.registry.calls.count(self.caller.provider)
             or tasks() - self.before
         ):
             await trio.testing.wait_all_tasks_blocked(0.001)
@@ -218,7 +218,7 @@ async def trial(step: str, *, kept: bool) -> AsyncIterator[Trial]:
             async with trio.open_nursery() as calling, dial(url) as wire:
                 calling.start_soon(_call, setting, wire, STEPS[step].body)
                 await trio.testing.wait_all_tasks_blocked(0.005)
-                assert host.registry.calls_in_flight(first) == 1
+                assert host.registry.calls.count(first) == 1
                 assert provider.begun.is_set() == (step != "connecting")
                 yield Trial(host, setting, again, provider, wire, before, hosting.stop)
             await hosting.stop()
@@ -251,7 +251,7 @@ async def test_a_call_leaves_nothing_behind(
         if ending != "host stops":
             await it.assert_nothing_is_left()
             await it.assert_the_host_lives()
-    assert it.host._pool.statistics().active == it.host.registry.calls_in_flight(it.caller.provider) == 0
+    assert it.host._pool.statistics().active == it.host.registry.calls.count(it.caller.provider) == 0
     start, end = (r.getMessage() for r in caplog.records if " /M " in r.getMessage())
     assert "(service: echo)" in start
     assert " FAILED: " in end
@@ -345,7 +345,7 @@ async def test_answers_that_come_in_the_same_moment_as_their_callers_leave_harm_
             answer.set()
             assert (await three.response()).body == b"ok"
         await trio.testing.wait_all_tasks_blocked(0.005)
-        assert s.host._pool.statistics().active == s.host.registry.calls_in_flight(s.provider) == 0
+        assert s.host._pool.statistics().active == s.host.registry.calls.count(s.provider) == 0
         assert (await s.call(s.head())).body == b"ok"
     lines = [record.getMessage() for record in caplog.records]
     assert not [line for line in lines if "/Next" in line]
@@ -386,7 +386,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
                 channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 await wire.send(s.head("POST", None, f"Content-Length: {len(body)}") + body)
                 await trio.testing.wait_all_tasks_blocked(0.005)
-                assert s.host.registry.calls_in_flight(s.provider) == 1
+                assert s.host.registry.calls.count(s.provider) == 1
                 if ending == "it reads on":
                     read_on.set()
                     assert (await wire.response()).body == b"ok"
@@ -398,7 +398,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
             await trio.testing.wait_all_tasks_blocked(0.005)
             statistics = s.host._pool.statistics()
             assert (statistics.active, statistics.idle) == (0, int(ending == "it reads on"))
-            assert s.host.registry.calls_in_flight(s.provider) == 0
+            assert s.host.registry.calls.count(s.provider) == 0
             nursery.cancel_scope.cancel()
 
 
@@ -451,7 +451,7 @@ async def test_an_error_at_any_step_ends_one_connection_and_its_call(
                 assert caplog.text.count("RuntimeError: a bug") == 1
             broken = False
         await trio.testing.wait_all_tasks_blocked()
-        assert s.host._pool.statistics().active == s.host.registry.calls_in_flight(s.provider) == 0
+        assert s.host._pool.statistics().active == s.host.registry.calls.count(s.provider) == 0
         await resting.send(s.head())
         assert (await resting.response()).body == b"ok"
 

@@ -1,0 +1,106 @@
+"""The providers of one service type, indexed by what is asked for.
+
+Each change costs the same however many providers there are: lists are kept in the order of registration, and
+changed where the change is. (To insert into a list moves what comes after it: 40 kB for 5,000 providers,
+about a microsecond.)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
+
+from cpg_trio import wire
+from cpg_trio.host.directory.registration import Registration
+
+_MAX_MINIMA = 8  # minimum versions for which the callable providers are kept
+_by_sequence = attrgetter("sequence")
+
+
+class Providers:
+    """The providers of one service type. `is_callable` tells by a runtime id whether a plugin gets calls."""
+
+    __slots__ = ("_at", "_callable", "_is_callable", "by_plugin", "names")
+
+    def __init__(self, is_callable: Callable[[str], bool]) -> None:
+        self._is_callable = is_callable
+        self.by_plugin: dict[str, Registration] = {}
+        self.names: dict[str, int] = {}
+        """How many plugins of each name provide it."""
+        self._at: dict[tuple[str, str, str], dict[str, Registration]] = {}  # by place, then by plugin
+        self._callable: dict[str, list[Registration]] = {}  # by minimum version
+
+    def add(self, registration: Registration, name: str) -> None:
+        """Add the registration of a plugin that has none here, and has this name."""
+        self.by_plugin[registration.runtime_id] = registration
+        self.names[name] = self.names.get(name, 0) + 1
+        if (place := registration.place) is not None:
+            self._at.setdefault(place, {})[registration.runtime_id] = registration
+        self.update(registration)
+
+    def remove(self, registration: Registration, name: str) -> None:
+        """Remove a registration."""
+        del self.by_plugin[registration.runtime_id]
+        self.names[name] -= 1
+        if not self.names[name]:
+            del self.names[name]
+        if (place := registration.place) is not None:
+            del self._at[place][registration.runtime_id]
+            if not self._at[place]:
+                del self._at[place]
+        for good in self._callable.values():
+            _remove(good, registration)
+
+    def update(self, registration: Registration) -> None:
+        """Take note of whether the plugin of a registration gets calls now."""
+        is_callable = self._is_callable(registration.runtime_id)
+        for min_version, good in self._callable.items():
+            if not is_callable:
+                _remove(good, registration)
+            elif wire.satisfies(registration.version, min_version):
+                _add(good, registration)
+
+    def at(self, place: tuple[str, str, str]) -> Collection[Registration]:
+        """Return the registrations at a place."""
+        return self._at.get(place, {}).values()
+
+    def in_order(self) -> Sequence[Registration]:
+        """Return all, in the order of registration."""
+        return sorted(self.by_plugin.values(), key=_by_sequence)
+
+    def are_compatible(self, min_version: str) -> bool:
+        """Whether one of them is new enough, whether it gets calls or not."""
+        return any(wire.satisfies(r.version, min_version) for r in self.by_plugin.values())
+
+    def callable(self, min_version: str) -> Sequence[Registration]:
+        """Return those that get calls and are new enough, in the order of registration. Not to be changed."""
+        good = self._callable.get(min_version)
+        if good is None:
+            if len(self._callable) >= _MAX_MINIMA:
+                del self._callable[next(iter(self._callable))]
+            good = self._callable[min_version] = [
+                r
+                for r in self.in_order()
+                if wire.satisfies(r.version, min_version) and self._is_callable(r.runtime_id)
+            ]
+        return good
+
+
+def _add(good: list[Registration], registration: Registration) -> None:
+    if not _is_in(good, _index(good, registration), registration):
+        insort(good, registration, key=_by_sequence)
+
+
+def _remove(good: list[Registration], registration: Registration) -> None:
+    index = _index(good, registration)
+    if _is_in(good, index, registration):
+        del good[index]
+
+
+def _index(good: list[Registration], registration: Registration) -> int:
+    return bisect_left(good, registration.sequence, key=_by_sequence)
+
+
+def _is_in(good: list[Registration], index: int, registration: Registration) -> bool:
+    return index < len(good) and good[index] is registration

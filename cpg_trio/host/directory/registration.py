@@ -1,0 +1,167 @@
+"""What the directory knows of a plugin: its registrations, and its health. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+from typing import Protocol
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.http import ConnectTarget, Origin
+
+_MAX_REASON_BYTES = 4096
+_MAX_DEPENDENCIES = 100
+
+
+class NoProviderError(LookupError):
+    """No provider can be offered for a service type. The message, which the protocol fixes, says why."""
+
+
+class UnknownRegistrationError(LookupError):
+    """There is no such registration, or it is not the caller's."""
+
+
+@attrs.frozen(eq=False)
+class Registration:
+    """One service of one plugin. Compared by identity."""
+
+    id: str
+    runtime_id: str
+    service_type: str
+    version: str
+    endpoint_path: str
+    metadata: Mapping[str, str]
+    sequence: int
+    """Grows with each registration; the order of the providers of a type."""
+    address: str = ""
+    """Where to connect for `base_url`, whatever its name resolves to; empty for where that leads."""
+    socket_path: str = ""
+    """The Unix socket to connect to before that, empty for none."""
+
+    @property
+    def base_url(self) -> str:
+        """The plugin's own URL, empty if it gave none."""
+        return self.metadata.get(wire.BASE_URL_KEY, "")
+
+    @property
+    def way(self) -> ConnectTarget:
+        """How the host reaches it. What was checked is what is used: a name may lead elsewhere by now."""
+        return ConnectTarget(self.address, self.socket_path)
+
+    @property
+    def control_url(self) -> str:
+        """Where the host calls the plugin itself: a URL of its own, if it gave one."""
+        return self.metadata.get(wire.CONTROL_URL_KEY, "") or self.base_url
+
+    @property
+    def control_way(self) -> ConnectTarget:
+        """How the host gets there. At the plugin's socket, and at the same name, is what was checked."""
+        return ConnectTarget(
+            self.address if same_host(self.control_url, self.base_url) else "", self.socket_path
+        )
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where callers reach it, relative to the host's URL."""
+        return f"/services/{self.service_type}/{self.runtime_id}"
+
+    @property
+    def place(self) -> tuple[str, str, str] | None:
+        """Where calls to it go; None if it does not say. Two processes cannot listen at one place."""
+        if not self.base_url:
+            return None
+        return self.base_url.rstrip("/"), self.address, self.metadata.get(wire.SOCKET_KEY, "")
+
+
+def same_host(url: str, other: str) -> bool:
+    """Whether two URLs name the same host; what is no URL names none."""
+    try:
+        return Origin.parse(url)[0].host == Origin.parse(other)[0].host
+    except ValueError:
+        return False
+
+
+@attrs.frozen
+class Health:
+    """What a plugin last reported of itself. One that has reported nothing counts as healthy."""
+
+    state: pb.HealthState = pb.HEALTH_STATE_UNSPECIFIED
+    reason: str = ""
+    unavailable_dependencies: tuple[str, ...] = ()
+
+    @property
+    def callable(self) -> bool:
+        """Whether the plugin gets calls."""
+        return self.state != pb.HEALTH_STATE_UNHEALTHY
+
+    @property
+    def service_state(self) -> pb.ServiceState:
+        """The state of a service of which this plugin is the provider."""
+        if self.state == pb.HEALTH_STATE_UNHEALTHY:
+            return pb.SERVICE_STATE_UNAVAILABLE
+        if self.state == pb.HEALTH_STATE_DEGRADED:
+            return pb.SERVICE_STATE_DEGRADED
+        return pb.SERVICE_STATE_AVAILABLE
+
+
+class HealthMessage(Protocol):
+    """A report of a plugin, or its answer to a probe."""
+
+    @property
+    def state(self) -> pb.HealthState: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def unavailable_dependencies(self) -> Sequence[str]: ...
+
+
+def health_of(message: HealthMessage) -> Health:
+    """Return the health in a message. Raises: wire.InvalidError for a state that there is not, or a limit."""
+    if message.state not in pb.HealthState.values():
+        raise wire.InvalidError(f"unknown health state: {message.state}")
+    if len(message.reason.encode()) > _MAX_REASON_BYTES:
+        raise wire.InvalidError(f"reason too long (max: {_MAX_REASON_BYTES} bytes)")
+    if len(message.unavailable_dependencies) > _MAX_DEPENDENCIES:
+        raise wire.InvalidError(f"too many unavailable dependencies (max: {_MAX_DEPENDENCIES})")
+    for dependency in message.unavailable_dependencies:
+        wire.validate_service_type(dependency)
+    return Health(message.state, message.reason, tuple(message.unavailable_dependencies))
+
+
+@attrs.frozen
+class ServiceStatus:
+    """What a watcher of a service type is told: its state, and the provider to call, if there is one."""
+
+    state: pb.ServiceState
+    provider: Registration | None = None
+
+
+class ChangeKind(Enum):
+    """What has changed of a provider."""
+
+    REGISTERED = auto()
+    """It is registered, anew or in place of what the plugin had registered before."""
+    UNREGISTERED = auto()
+    HEALTH = auto()
+    """The state of its service is another."""
+    REPORT = auto()
+    """Its last report is another, and the state of its service is the same."""
+
+
+@attrs.frozen
+class Change:
+    """A change of one provider of one service type."""
+
+    kind: ChangeKind
+    registration: Registration
+    """The one that has come, gone, or another health."""
+
+    @property
+    def of_registration(self) -> bool:
+        """Whether a registration has come or gone."""
+        return self.kind is ChangeKind.REGISTERED or self.kind is ChangeKind.UNREGISTERED
