@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import trustme
+from trio.testing import MockClock
 
 from cpg_trio.logs import use_handler
 from tests.certificates import LOCAL, WORKLOAD, Files
@@ -44,3 +45,13 @@ def _logging_as_it_was() -> Iterator[None]:
     yield
     use_handler(logging.NullHandler())  # so that the thread of the one before it ends
     root.handlers[:], root.level, own.level, sys.excepthook = before
+
+
+@pytest.fixture
+def virtual_time() -> MockClock:
+    """A clock that jumps to the next deadline once nothing else happens, so that a wait takes no time.
+
+    Hosts and plugins run in the process of the test, on real sockets. What one sends the other has at once,
+    so nothing is on its way any more when all tasks have been waiting for a moment of real time.
+    """
+    return MockClock(autojump_threshold=0.01)

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -31,20 +32,24 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(
-    "order", [("host", "logger", "storage", "api"), ("api", "storage", "logger", "host")]
-)
-async def test_with_pauses_between_them_any_order_leads_to_the_same_end(
-    system: System, order: tuple[str, ...]
+ORDER = ("host", "logger", "storage", "api")
+
+
+async def assert_all_end_with_status_0(system: System) -> None:
+    for name in reversed(ORDER):
+        assert await system.parts[name].end(signal.SIGTERM) == 0
+    assert "Traceback" not in "".join(part.output for _, part in system.started)
+
+
+async def test_started_one_after_the_other_in_the_reverse_order_the_parts_work_together(
+    system: System,
 ) -> None:
-    for name in order:
+    for name in reversed(ORDER):
         await (await system.start(name)).url()  # each listens before the next is started
     await system.healthy("logger", "storage", "api")
     code = await system.shorten("https://example.com/?a=1&b=2")
     assert (await system.resolve(code)).json() == {"url": "https://example.com/?a=1&b=2"}
-    for name in ("api", "storage", "logger", "host"):
-        assert await system.parts[name].end(signal.SIGTERM) == 0
-    assert "Traceback" not in "".join(part.output for part in system.parts.values())
+    await assert_all_end_with_status_0(system)
 
 
 async def test_all_at_once_leads_there_too_and_nothing_that_was_answered_is_lost_in_a_kill(
@@ -71,7 +76,7 @@ async def test_a_killed_host_that_is_started_again_on_its_state_file_knows_every
     ours = ("logger", "storage", "api")
     host = await system.start("host", **state)
     for name in ours:
-        await system.start(name)
+        await (await system.start(name)).url()  # each listens before the next is started
     await system.healthy(*ours)
     code = await system.shorten("https://example.com/")
     async with serving(Provider("raw")) as origin:
@@ -119,73 +124,67 @@ async def test_in_a_directory_that_they_share_the_parts_call_each_other_by_unix_
     await (await system.start("storage", **surroundings, PORT=port)).until("Registered service: storage")
     await system.parts["host"].until(r"(?s)(Registered service: storage v1.0.0 of \S+ through.*){2}")
     assert len(list(await folder.iterdir())) == 4
-    for name in ("api", "storage", "logger", "host"):
-        assert await system.parts[name].end(signal.SIGTERM) == 0
+    await assert_all_end_with_status_0(system)
     assert list(await folder.iterdir()) == []
-    assert "Traceback" not in "".join(part.output for _, part in system.started)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["host", "logger"])
-async def test_a_signal_ends_a_part_with_status_0(name: str, number: signal.Signals) -> None:
-    async with running(*MODULES[name], environment={"PORT": "0", "HOST_URL": nobody()}) as part:
-        await part.url()
-        assert await part.end(number) == 0
+async def test_a_signal_ends_a_part_with_status_0() -> None:
+    async def end(name: str, number: signal.Signals) -> None:
+        async with running(*MODULES[name], environment={"PORT": "0", "HOST_URL": nobody()}) as part:
+            await part.url()
+            assert await part.end(number) == 0, (name, number)
+
+    async with trio.open_nursery() as nursery:
+        for name, number in product(("host", "logger"), (signal.SIGTERM, signal.SIGINT)):
+            nursery.start_soon(end, name, number)
 
 
-@pytest.mark.parametrize(
-    ("name", "environment", "message"),
-    [
-        ("host", {"PORT": "eighty"}, "PORT must be a number from 0 to 65535, not 'eighty'"),
-        ("host", {"PORT": "0", "BASE_URLS": "some"}, "BASE_URLS must be one of caller, any, not 'some'"),
-        (
-            "host",
-            {"PORT": "0", "STATE_PATH": "/no/such/folder/state"},
-            "cannot keep the host's state in /no/such/folder/state: no such file or directory",
-        ),
-        (
-            "host",
-            {"PORT": "0", "SOCKET_DIR": "/no/such/folder"},
-            "cannot listen on unix:/no/such/folder/host.sock: no such file or directory; make its directory",
-        ),
-        (
-            "logger",
-            {"PORT": "0", "SOCKET_DIR": "/no/such/folder"},
-            ".sock: no such file or directory; make its directory first",
-        ),
-        (
-            "logger",
-            {"HOST_URL": "localhost:8080"},
-            "HOST_URL: a base URL is http or https, a host, and perhaps a port from 1 to 65535 and a path",
-        ),
-        (
-            "storage",
-            {"PORT": "0", "STORAGE_PATH": "/no/such/folder/urls"},
-            "cannot keep URLs in /no/such/folder/urls",
-        ),
-    ],
-)
-async def test_what_makes_no_sense_ends_a_part_with_status_1_and_the_reason(
-    name: str, environment: dict[str, str], message: str
-) -> None:
-    async with running(*MODULES[name], environment=environment) as part:
-        assert await part.end() == 1
-        await part.until("\n")
-        assert message in part.output
-        assert "Traceback" not in part.output
+async def test_what_makes_no_sense_ends_a_part_with_status_1_and_the_reason() -> None:
+    async def end(name: str, environment: dict[str, str], message: str) -> None:
+        async with running(*MODULES[name], environment=environment) as part:
+            assert await part.end() == 1, (name, environment)
+            output = await part.whole_output()
+            assert message in output
+            assert "Traceback" not in output
 
-
-@pytest.mark.parametrize("name", ["host", "logger"])
-async def test_a_port_that_is_taken_ends_a_part_with_status_1_and_the_reason(name: str) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        async with running(*MODULES[name], environment={"PORT": str(port), "HOST_URL": nobody()}) as part:
-            assert await part.end() == 1
-            await part.until("\n")
-            assert f":{port}: address already in use" in part.output
-            assert "Traceback" not in part.output
+        port = str(taken.getsockname()[1])
+        in_use = f":{port}: address already in use"
+        async with trio.open_nursery() as nursery:
+            for name, environment, message in [
+                ("host", {"PORT": "eighty"}, "PORT must be a number from 0 to 65535, not 'eighty'"),
+                ("host", {"BASE_URLS": "some"}, "BASE_URLS must be one of caller, any, not 'some'"),
+                (
+                    "host",
+                    {"STATE_PATH": "/no/such/folder/state"},
+                    "cannot keep the host's state in /no/such/folder/state: no such file or directory",
+                ),
+                (
+                    "host",
+                    {"SOCKET_DIR": "/no/such/folder"},
+                    "cannot listen on unix:/no/such/folder/host.sock: no such file or directory; make its",
+                ),
+                (
+                    "logger",
+                    {"SOCKET_DIR": "/no/such/folder"},
+                    ".sock: no such file or directory; make its directory first",
+                ),
+                (
+                    "logger",
+                    {"HOST_URL": "localhost:8080"},
+                    "HOST_URL: a base URL is http or https, a host, and perhaps a port from 1 to 65535",
+                ),
+                (
+                    "storage",
+                    {"STORAGE_PATH": "/no/such/folder/urls"},
+                    "cannot keep URLs in /no/such/folder/urls",
+                ),
+                ("host", {"PORT": port}, in_use),
+                ("logger", {"PORT": port, "HOST_URL": nobody()}, in_use),
+            ]:
+                nursery.start_soon(end, name, {"PORT": "0", **environment}, message)
 
 
 async def test_a_host_passes_100_mib_both_ways_and_its_memory_stays_flat() -> None:

@@ -17,6 +17,7 @@ import attrs
 import httpx
 import trio
 from google.protobuf.message import Message
+from trio.testing import MockClock
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -105,7 +106,7 @@ async def a_host_with_short_leases() -> AsyncIterator[tuple[Host, str]]:
             yield host, url
 
 
-async def test_it_lives_for_as_long_as_it_answers_and_is_gone_soon_after() -> None:
+async def test_it_lives_for_as_long_as_it_answers_and_is_gone_soon_after(virtual_time: MockClock) -> None:
     async with a_host_with_short_leases() as (host, url):
         async with wired(url) as plugin:
             await eventually(lambda: plugin.asked["GetHealth"] >= 5)  # well beyond a lease
@@ -115,7 +116,7 @@ async def test_it_lives_for_as_long_as_it_answers_and_is_gone_soon_after() -> No
         assert not len(host.identities)
 
 
-async def test_what_it_answers_is_how_it_is() -> None:
+async def test_what_it_answers_is_how_it_is(virtual_time: MockClock) -> None:
     async with a_host_with_short_leases() as (host, url), wired(url) as plugin:
         plugin.state = pb.HEALTH_STATE_UNHEALTHY
         await until(host, lambda: not host.registry.available("echo"))
@@ -123,7 +124,7 @@ async def test_what_it_answers_is_how_it_is() -> None:
         await until(host, lambda: host.registry.available("echo"))
 
 
-async def test_it_and_a_plugin_on_the_sdk_find_and_call_each_other() -> None:
+async def test_it_and_a_plugin_on_the_sdk_find_and_call_each_other(virtual_time: MockClock) -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     async with (
@@ -141,7 +142,7 @@ async def test_it_and_a_plugin_on_the_sdk_find_and_call_each_other() -> None:
         assert routed["text"] == "to the SDK"
 
 
-async def test_its_watch_tells_it_of_lapses_and_removals() -> None:
+async def test_its_watch_tells_it_of_lapses_and_removals(virtual_time: MockClock) -> None:
     async with a_host_with_short_leases() as (_, url), wired(url) as plugin, trio.open_nursery() as nursery:
         states = Cell[tuple[str, ...]](())
 
@@ -169,7 +170,9 @@ async def _provide_until_killed(url: str) -> None:
         await trio.sleep_forever()
 
 
-async def test_each_time_that_it_restarts_at_its_port_it_takes_the_place_of_who_it_was() -> None:
+async def test_each_time_that_it_restarts_at_its_port_it_takes_the_place_of_who_it_was(
+    virtual_time: MockClock,
+) -> None:
     def providers() -> list[str]:
         return [provider.runtime_id for provider in host.registry.providers("echo")]
 
@@ -186,9 +189,9 @@ async def test_each_time_that_it_restarts_at_its_port_it_takes_the_place_of_who_
             await eventually(lambda: len(host.identities) == 1)
 
 
-async def test_an_answer_that_comes_after_its_successor_has_registered_is_no_sign_of_life_of_its_own() -> (
-    None
-):
+async def test_an_answer_that_comes_after_its_successor_has_registered_is_no_sign_of_life_of_its_own(
+    virtual_time: MockClock,
+) -> None:
     async with a_host_with_short_leases() as (host, url), httpx.AsyncClient() as http:
         plugin = WirePlugin(url, http)
         async with served(plugin.serve) as base_url:
