@@ -33,7 +33,7 @@ from cpg_trio.process import config_from_environment, run
 
 EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
 _READY_S = 30.0
-_ServeAt = Callable[[str, trio.TaskStatus[tuple[str, ...]]], Awaitable[None]]
+_Serve = Callable[..., Awaitable[None]]  # with `bind` and `task_status`
 
 
 @attrs.define
@@ -54,12 +54,7 @@ class Demo:
         host = Host(HostConfig(serve=self.serve))
         host_stop, plugins_stop = trio.Event(), trio.Event()
         async with open_plain_nursery() as nursery, storage_plugin(self.storage_path) as storage:
-            host_url = await self._start(
-                nursery,
-                "host",
-                DEFAULT_PORT,
-                lambda bind, status: host.serve(host_stop, bind=bind, task_status=status),
-            )
+            host_url = await self._start(nursery, "host", DEFAULT_PORT, partial(host.serve, host_stop))
             async with open_plain_nursery() as plugins:
                 serve = partial(self._start_plugin, plugins, host_url, plugins_stop)
                 # Each plugin starts before the one that it requires: the order does not matter.
@@ -73,22 +68,20 @@ class Demo:
     async def _start_plugin(
         self, nursery: trio.Nursery, host_url: str, stop: trio.Event, plugin: Plugin, name: str, port: int
     ) -> str:
-        def serve(bind: str, status: trio.TaskStatus[tuple[str, ...]]) -> Awaitable[None]:
+        async def serve(bind: str, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
             config = PluginConfig(bind=bind, host_url=host_url, hostname="127.0.0.1", serve=self.serve)
-            return plugin.serve(stop, config=config, task_status=status)
+            await plugin.serve(stop, config=config, task_status=task_status)
 
         return await self._start(nursery, name, port, serve)
 
-    async def _start(self, nursery: trio.Nursery, name: str, port: int, serve: _ServeAt) -> str:
+    async def _start(
+        self, nursery: trio.Nursery, name: str, port: int, serve: Callable[..., Awaitable[None]]
+    ) -> str:
         """Start a part on its usual port, or on a free one if that is taken; return its URL."""
-
-        async def task(bind: str, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
-            await serve(bind, task_status)
-
         try:
-            bound: tuple[str, ...] = await nursery.start(task, f"127.0.0.1:{port}")
+            bound: tuple[str, ...] = await nursery.start(partial(serve, bind=f"127.0.0.1:{port}"))
         except BindError:
-            bound = await nursery.start(task, "127.0.0.1:0")
+            bound = await nursery.start(partial(serve, bind="127.0.0.1:0"))
             self.narrator.say(f"          port {port} is taken: {name} is at {bound[0]}")
         return bound[0]
 

@@ -38,11 +38,6 @@ class Form:
     """The text of a 404."""
     post_only: bool = False
 
-    @property
-    def texts(self) -> Mapping[int, str]:
-        """The texts by status."""
-        return {400: "{message}", 404: self.not_found}
-
 
 def plain_http(service: ServiceDescriptor, forms: Mapping[str, Form]) -> Middleware:
     """Return middleware for the methods of a service; `forms` are by method name."""
@@ -113,7 +108,7 @@ async def _answer(app: App, method: _Method, scope: Scope, receive: Receive, sen
     if status == _OK:
         await send_response(send, _OK, method.flat_json(answer), [(b"content-type", b"application/json")])
     else:
-        text = form.texts.get(status, form.failure)
+        text = {400: "{message}", 404: form.not_found}.get(status, form.failure)
         await send_text(send, status, text.format(message=json.loads(answer).get("message", "")) + "\n")
 
 

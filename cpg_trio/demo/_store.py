@@ -95,7 +95,8 @@ class Store:
             self._suspected, checked_at = trio.Event(), trio.current_time()
             away = await self._check()
             if away != before:
-                _log_state(self._database.name, away)
+                level = logging.WARNING if away else logging.INFO
+                _log.log(level, "%s", away or f"the database {self._database.name} is there")
                 report(away)
                 before = away
             if not away:
@@ -187,10 +188,3 @@ async def _prepare_file(store: Store, path: Path) -> None:
                     f" written, with {_CHOICE}"
                 ) from error
         await trio.sleep(_LOCKED_RETRY_S)
-
-
-def _log_state(name: str, away: str) -> None:
-    if away:
-        _log.warning("%s", away)
-    else:
-        _log.info("the database %s is there", name)
