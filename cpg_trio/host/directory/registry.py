@@ -160,7 +160,7 @@ class Registry:
         plugin.by_type[service_type] = self._by_id[registration.id] = registration
         providers = self._by_type.get(service_type)
         if providers is None:
-            providers = self._by_type[service_type] = Providers(self._is_callable)
+            providers = self._by_type[service_type] = Providers(self.is_callable)
         providers.add(registration, plugin.name)
         self._tell(ChangeKind.REGISTERED, [registration])
 
@@ -269,6 +269,11 @@ class Registry:
         """Return how a plugin is: UNHEALTHY if it has lapsed, otherwise what it last reported of itself."""
         return self._lapsed.get(runtime_id) or self._reports.get(runtime_id, _NOT_REPORTED)
 
+    def is_callable(self, runtime_id: str) -> bool:
+        """Whether a plugin gets calls: it has neither lapsed nor reported that it is unhealthy."""
+        report = self._reports.get(runtime_id)
+        return runtime_id not in self._lapsed and (report is None or report.callable)
+
     # Discovery
 
     def available(self, service_type: str) -> bool:
@@ -308,9 +313,6 @@ class Registry:
         self.calls.cancel_of_provider(runtime_id)
         self._gone_listeners.tell(runtime_id)
 
-    def _is_callable(self, runtime_id: str) -> bool:
-        return self.health(runtime_id).callable
-
     def _good(self, service_type: str, min_version: str = "") -> Sequence[Registration]:
         """Return the providers of a type that get calls and are new enough. Not to be changed."""
         providers = self._by_type.get(service_type)
@@ -320,7 +322,7 @@ class Registry:
         """Whether a registration is still there, gets calls, and is new enough."""
         return (
             registration.id in self._by_id
-            and self._is_callable(registration.runtime_id)
+            and self.is_callable(registration.runtime_id)
             and wire.satisfies(registration.version, min_version)
         )
 

@@ -39,7 +39,6 @@ from cpg_trio.http import (
     MalformedError,
     RelayCall,
     ServerExchange,
-    UndeliveredError,
     UpstreamError,
 )
 from cpg_trio.http import RefusedError as RelayRefusedError
@@ -65,6 +64,7 @@ class Router:
         self._registry = registry
         self._suspect = suspect
         self.calls = calls
+        self.in_flight = registry.calls
 
     def route(
         self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -84,8 +84,8 @@ class Router:
             raise
         if route is None:
             route = self._routes.find(raw_path, path, caller.runtime_id)
-        else:
-            self._routes.check_callable(path.provider_id)
+        if not self._registry.is_callable(path.provider_id):
+            raise RefusedError(Code.UNAVAILABLE, "service unavailable (provider unhealthy)")
         return caller, route, self._routes.statement(caller, route)
 
     def _parse(self, raw_path: bytes, peer: Peer) -> ServicePath:
@@ -98,12 +98,12 @@ class Router:
 
     def begin(self, call: Call, in_flight: InFlight) -> None:
         """Note that a call begins; `in_flight` is cancelled when its caller or its provider has gone."""
-        self._registry.calls.begin(call.caller, call.provider, in_flight)
+        self.in_flight.begin(call.caller, call.provider, in_flight)
         self.calls.begun.tell(call)
 
     def end(self, call: Call, in_flight: InFlight) -> None:
         """Note that a call has ended."""
-        self._registry.calls.end(call.caller, call.provider, in_flight)
+        self.in_flight.end(call.caller, call.provider, in_flight)
         self.calls.end(call)
 
     def failure(self, call: Call, error: UpstreamError | None) -> CallFailure:
@@ -257,9 +257,8 @@ class RoutedCall:
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, target, route.host)
         return first + (b"te: trailers\r\n" if request.accepts_trailers else b"") + self._lines
 
-    def refusal(self, status: int, fields: HeaderList) -> UndeliveredError | None:
-        """See `relay.Forward`."""
-        return refusal_of(status, fields)
+    refusal = staticmethod(refusal_of)
+    """See `relay.Forward`."""
 
     def fields_back(self, fields: HeaderList) -> HeaderList:
         """See `relay.Forward`."""
@@ -268,13 +267,15 @@ class RoutedCall:
     def begin(self, call: RelayCall) -> Call:
         """See `relay.Forward`."""
         self._in_flight = call
-        self.call = record_of(self._route, self.caller, self._exchange.version)
-        self._router.begin(self.call, call)
-        return self.call
+        record = self.call = record_of(self._route, self.caller, self._exchange.version)
+        self._router.in_flight.begin(self.caller, record.provider, call)
+        self._router.calls.begun.tell(record)
+        return record
 
     def end(self) -> None:
         """See `relay.Forward`."""
-        self._router.end(self.call, self._in_flight)
+        self._router.in_flight.end(self.caller, self.call.provider, self._in_flight)
+        self._router.calls.end(self.call)
 
     def failure(self, error: UpstreamError | None) -> CallFailure:
         """See `relay.Forward`."""

@@ -116,22 +116,19 @@ class Routes:
     def get(self, raw_path: bytes) -> Route | None:
         """Return the route that is kept for a path, if it still leads there."""
         route = self._kept.get(raw_path)
-        if route is None or self.leads(route):
+        if route is None:
+            return None
+        path = route.path
+        if self._registry.provider(path.service_type, path.provider_id) is route.provider:
             return route
         del self._kept[raw_path]
         return None
 
-    def leads(self, route: Route) -> bool:
-        """Whether the provider's registration is the one that the route was found by."""
-        path = route.path
-        return self._registry.provider(path.service_type, path.provider_id) is route.provider
-
     def find(self, raw_path: bytes, path: ServicePath, caller: str) -> Route:
-        """Return the route of a path, and keep it. Raises: RefusedError 404, 500 or 503."""
+        """Return the route of a path, and keep it. Raises: RefusedError 404 or 500."""
         provider = self._registry.provider(path.service_type, path.provider_id)
         if provider is None:
             raise RefusedError(Code.NOT_FOUND, f"provider not found: {path.provider_id}")
-        self.check_callable(path.provider_id)
         if not provider.base_url:
             raise RefusedError(Code.NOT_FOUND, f"provider endpoint not registered: {path.provider_id}")
         kept = len(raw_path) <= _LONGEST_KEPT_PATH
@@ -143,11 +140,6 @@ class Routes:
         if kept:
             self._kept.keep(raw_path, route, 4 * len(raw_path) + _ROUTE_BYTES)
         return route
-
-    def check_callable(self, provider_id: str) -> None:
-        """Check that a provider gets calls. Raises: RefusedError 503."""
-        if not self._registry.health(provider_id).callable:
-            raise RefusedError(Code.UNAVAILABLE, "service unavailable (provider unhealthy)")
 
     def statement(self, caller: Identity, route: Route) -> Statement:
         """Return the statement about a caller for the route's provider, replaced when it is time for that."""
