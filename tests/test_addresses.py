@@ -20,7 +20,7 @@ from cpg_trio import http
 from cpg_trio._addresses import is_loopback
 from cpg_trio.check import check
 from cpg_trio.host import HostConfig
-from cpg_trio.http import ConnectFailedError, ConnectTarget, Origin, Pool, Request, is_private, serve
+from cpg_trio.http import ConnectFailedError, Origin, Pool, Request, is_private, serve
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.probes import Probes
 from tests.certificates import Files
@@ -240,7 +240,7 @@ async def test_a_name_with_a_final_dot_is_verified_without_it(name: str, tmp_pat
         listeners = await nursery.start(partial(trio.serve_ssl_over_tcp, _hear, 0, context, host="127.0.0.1"))
         port = listeners[0].transport_listener.socket.getsockname()[1]
         origin, _ = Origin.parse(f"https://{name}:{port}")
-        channel = await http.connect(ConnectTarget(address="127.0.0.1").to(origin), files.client_context)
+        channel = await http.connect(origin.at(("127.0.0.1",)), files.client_context)
         channel.close()
         nursery.cancel_scope.cancel()
     assert seen == ["host.example"]

@@ -57,7 +57,7 @@ from cpg_trio.http.client.errors import UpstreamError as UpstreamError
 from cpg_trio.http.client.exchange import ClientExchange as ClientExchange
 from cpg_trio.http.client.exchange import Response as Response
 from cpg_trio.http.client.exchange import Whole as Whole
-from cpg_trio.http.client.origin import ConnectTarget as ConnectTarget
+from cpg_trio.http.client.origin import UNIX as UNIX
 from cpg_trio.http.client.origin import Origin as Origin
 from cpg_trio.http.client.pool import Pool as Pool
 from cpg_trio.http.client.pool import PoolStatistics as PoolStatistics

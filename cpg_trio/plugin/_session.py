@@ -18,7 +18,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     PluginLifecycleClient,
     ServiceRegistryClient,
 )
-from cpg_trio.http import ConnectTarget, Pool
+from cpg_trio.http import UNIX, Pool
 from cpg_trio.plugin._handshake import Introduction, shake_hands
 from cpg_trio.plugin._host_time import HostTime
 from cpg_trio.plugin._sockets import host_socket
@@ -70,14 +70,14 @@ class Session:
     _digests: deque[bytes] = attrs.field(init=False, repr=False, factory=lambda: deque(maxlen=_TOKENS_KEPT))
 
     def __attrs_post_init__(self) -> None:
-        self.exchange = PoolExchange(self.pool, self.way)
-        self.calls = PoolExchange(self.pool, self.way, _CALLS)
+        self.exchange = PoolExchange(self.pool, self.addresses)
+        self.calls = PoolExchange(self.pool, self.addresses, _CALLS)
         self.take_token(self.token)
 
     @property
-    def way(self) -> ConnectTarget:
-        """How to connect to the host."""
-        return ConnectTarget(socket_path=self.socket_path)
+    def addresses(self) -> tuple[str, ...]:
+        """Where to connect to the host: its socket, and then where its URL says."""
+        return (UNIX + self.socket_path, "") if self.socket_path else ("",)
 
     @property
     def digests(self) -> Sequence[bytes]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cpg_trio import wire
-from cpg_trio.http import ConnectTarget, Pool
+from cpg_trio.http import UNIX, Pool
 from cpg_trio.plugin._handshake import shake_hands
 from cpg_trio.rpc import ConnectError, PoolExchange
 
@@ -44,7 +44,7 @@ async def host_socket(folder: Path | None, announced: Mapping[str, str], host_ur
     path, why = str(folder / name), "another host answers there"
     try:
         wire.validate_socket(name)
-        said = await shake_hands(host_url, PoolExchange(pool, ConnectTarget(socket_path=path, tcp_too=False)))
+        said = await shake_hands(host_url, PoolExchange(pool, (UNIX + path,)))
         if said.server_metadata.get(wire.HOST_ID_KEY) == host_id:
             return path
     except (ConnectError, wire.InvalidError) as error:

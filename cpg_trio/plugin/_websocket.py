@@ -16,9 +16,7 @@ import wsproto
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http import ChannelStream, ConnectTarget, Origin, Resolver, client_context, connect
-
-_BY_URL = ConnectTarget()
+from cpg_trio.http import ChannelStream, Origin, Resolver, client_context, connect
 
 
 class GarbledError(Exception):
@@ -31,14 +29,14 @@ async def open_websocket(
     headers: Mapping[str, str],
     subprotocols: Sequence[str],
     *,
-    way: ConnectTarget = _BY_URL,
+    addresses: tuple[str, ...] = ("",),
     ssl_context: Callable[[], ssl.SSLContext] = client_context,
     timeout_s: float = 5.0,
     resolver: Resolver | None = None,
 ) -> AsyncIterator[WebSocketConnection]:
     """Open a websocket at an http or https URL, and close it without a goodbye when the block ends.
 
-    `way` says how to connect, where that is not as the URL says; `ssl_context`, whom to trust with https;
+    `addresses` are where to connect, if not where the URL says; `ssl_context`, whom to trust with https;
     `resolver`, what looks the name up.
 
     Raises: http1.NotSentError; trio_websocket.ConnectionRejected if the server answers with another
@@ -46,7 +44,7 @@ async def open_websocket(
     no such URL.
     """
     origin, path = Origin.parse(url)
-    channel = await connect(way.to(origin), ssl_context, timeout_s=timeout_s, resolver=resolver)
+    channel = await connect(origin.at(addresses), ssl_context, timeout_s=timeout_s, resolver=resolver)
     async with ChannelStream(channel) as stream, _reader_nursery() as nursery:
         with trio.fail_after(timeout_s):
             socket = await wrap_client_stream(

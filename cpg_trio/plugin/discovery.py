@@ -115,7 +115,7 @@ class _Socket:
             session.host_url + wire.WATCH_PATH,
             session.headers,
             [wire.WATCH_PROTO],
-            way=session.way,
+            addresses=session.addresses,
             ssl_context=session.pool.ssl_context,
             resolver=session.pool.resolver,
             timeout_s=min(CALL_TIMEOUT_S, session.heartbeat_s),

@@ -25,7 +25,6 @@ from connectrpc.errors import ConnectError
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http import (
     BodyTooLargeError,
-    ConnectTarget,
     InvalidRequestError,
     Origin,
     Pool,
@@ -35,7 +34,6 @@ from cpg_trio.http import (
     UpstreamError,
 )
 
-_BY_URL = ConnectTarget()
 _LONGEST_KEPT_URL = 512  # characters
 
 
@@ -206,18 +204,19 @@ class _HttpxErrors:
 class PoolExchange:
     """An exchange over a pool, which stays the caller's to open and to close.
 
-    `way` says how to connect, where that is not as the URL says; `caller` whom the pool counts requests for.
+    `addresses` are where to connect, if not where the URL says (see `Origin`); `caller` is whom the pool
+    counts requests for.
     """
 
-    def __init__(self, pool: Pool, way: ConnectTarget = _BY_URL, caller: str = "") -> None:
+    def __init__(self, pool: Pool, addresses: tuple[str, ...] = ("",), caller: str = "") -> None:
         self._pool = pool
-        self._way = way
+        self._addresses = addresses
         self._caller = caller
 
     def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """See `Exchange`."""
         with _MAPPED_ERRORS:
-            place = _place(request.url, self._way)
+            place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
             return _PoolBlock(self._pool.request(place.origin, sent, caller=self._caller))
 
@@ -225,7 +224,7 @@ class PoolExchange:
         """See `UnaryExchange`."""
         limit = sys.maxsize if max_bytes is None else max_bytes
         with _MAPPED_ERRORS:
-            place = _place(request.url, self._way)
+            place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
             whole = await self._pool.fetch(place.origin, sent, max_body_bytes=limit, caller=self._caller)
         return WholeResponse(whole.status, _as_text(whole.headers), whole.body)
@@ -240,17 +239,17 @@ class _Place:
     target: bytes
 
 
-def _place(url: str, way: ConnectTarget) -> _Place:
+def _place(url: str, addresses: tuple[str, ...]) -> _Place:
     """Take a URL apart. Short ones are cached, because a client calls the same few over and over."""
-    return _kept_place(url, way) if len(url) <= _LONGEST_KEPT_URL else _found_place(url, way)
+    return _kept_place(url, addresses) if len(url) <= _LONGEST_KEPT_URL else _found_place(url, addresses)
 
 
-def _found_place(url: str, way: ConnectTarget) -> _Place:
+def _found_place(url: str, addresses: tuple[str, ...]) -> _Place:
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     try:
         origin, _ = Origin.parse(f"{scheme}://{authority}")
-        connect_to = way.to(origin)
+        connect_to = origin.at(addresses)
     except ValueError as error:
         raise ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}") from error
     return _Place(connect_to, origin.host_header, (slash + path).encode("ascii") or b"/")

@@ -11,7 +11,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.http import (
     ConnectFailedError,
-    ConnectTarget,
     LocalFailureError,
     LookUpError,
     NotSentError,
@@ -40,7 +39,7 @@ async def test_a_lack_of_file_descriptors_is_this_machines(short_path: Path) -> 
     async with serving(answer_ok) as origin:
         with none_left():
             error = await error_of(origin)
-            by_socket = await error_of(ConnectTarget(socket_path=str(short_path / "s")).to(origin))
+            by_socket = await error_of(origin.at((f"unix:{short_path}/s", "")))
         assert type(error) is type(by_socket) is LocalFailureError
         assert "too many open files" in str(error)
         (await connect(origin)).close()

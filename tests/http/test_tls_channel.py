@@ -397,6 +397,6 @@ async def test_a_name_that_no_certificate_can_have_is_a_failure_to_connect(certi
         serving(answer, ssl_context=certificates.server_context()) as origin,
         Pool(ssl_context=certificates.client_context) as pool,
     ):
-        named = partial(type(origin), "https", port=origin.port, address="127.0.0.1")
+        named = partial(type(origin), "https", port=origin.port, addresses=("127.0.0.1",))
         with pytest.raises(ConnectFailedError, match=r"https://\.a:\d+ at 127\.0\.0\.1: "):
             await pool.fetch(named(host=".a"), get())

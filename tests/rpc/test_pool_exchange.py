@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.http import ConnectFailedError, ConnectTarget, Pool, PoolStatistics, serve
+from cpg_trio.http import ConnectFailedError, Pool, PoolStatistics, serve
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -171,7 +171,7 @@ async def test_a_request_goes_to_the_urls_target_or_to_another_host_that_is_told
             await peer.send(OK)
 
     async with serving(peer) as origin, Pool() as pool:
-        exchange = PoolExchange(pool, ConnectTarget(origin.host))
+        exchange = PoolExchange(pool, (origin.host,))
         for path in ["", "/", "/a%2Fb/?q=http://x/"]:
             request = HttpRequest("GET", f"http://peer.test:{origin.port}{path}", [("X-Odd", "1")], b"")
             async with exchange(request) as response:

@@ -19,7 +19,7 @@ from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.http import ConnectTarget, Pool
+from cpg_trio.http import Pool
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -105,11 +105,13 @@ class ControlClients:
         proof = proof_to(self._identities, runtime_id)
         if proof is None or reachable is None:
             raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        return client_at(client_class, reachable.control_url, reachable.control_way, self._pool, proof)
+        return client_at(client_class, reachable.control_url, reachable.control_addresses, self._pool, proof)
 
 
-def client_at(client_class: type[_C], url: str, way: ConnectTarget, pool: Pool, proof: Proof | None) -> _C:
+def client_at(
+    client_class: type[_C], url: str, addresses: tuple[str, ...], pool: Pool, proof: Proof | None
+) -> _C:
     """Return a client of the control services at a URL, which proves nothing if there is nothing to prove."""
-    exchange: UnaryExchange = PoolExchange(pool, way)
+    exchange: UnaryExchange = PoolExchange(pool, addresses)
     signed = SignedExchange(exchange, proof) if proof else exchange
     return client_class(url, signed, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))

@@ -10,7 +10,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http import ConnectTarget, Origin
+from cpg_trio.http import UNIX, Origin
 
 _MAX_REASON_BYTES = 4096
 _MAX_DEPENDENCIES = 100
@@ -47,9 +47,9 @@ class Registration:
         return self.metadata.get(wire.BASE_URL_KEY, "")
 
     @property
-    def way(self) -> ConnectTarget:
-        """How the host reaches it. What was checked is what is used: a name may lead elsewhere by now."""
-        return ConnectTarget(self.address, self.socket_path)
+    def addresses(self) -> tuple[str, ...]:
+        """Where the host connects to it. What was checked is used: a name may lead elsewhere by now."""
+        return self._addresses(self.address)
 
     @property
     def control_url(self) -> str:
@@ -57,11 +57,12 @@ class Registration:
         return self.metadata.get(wire.CONTROL_URL_KEY, "") or self.base_url
 
     @property
-    def control_way(self) -> ConnectTarget:
-        """How the host gets there. At the plugin's socket, and at the same name, is what was checked."""
-        return ConnectTarget(
-            self.address if same_host(self.control_url, self.base_url) else "", self.socket_path
-        )
+    def control_addresses(self) -> tuple[str, ...]:
+        """Where the host connects to for that. The plugin's socket, and the same name, were checked."""
+        return self._addresses(self.address if same_host(self.control_url, self.base_url) else "")
+
+    def _addresses(self, address: str) -> tuple[str, ...]:
+        return (UNIX + self.socket_path, address) if self.socket_path else (address,)
 
     @property
     def endpoint_url(self) -> str:

@@ -28,7 +28,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClie
 from cpg_trio._lines import one_line
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.plugin_control import client_at, proof_to
-from cpg_trio.http import ConnectTarget, LocalFailureError, Pool, PoolFullError
+from cpg_trio.http import UNIX, LocalFailureError, Pool, PoolFullError
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
@@ -93,8 +93,7 @@ class Sockets:
         """Ask who answers at a socket, and there alone."""
         # What proves the host there is good for this question alone, if it is the wrong one that hears it.
         proof = proof_to(self._identities, runtime_id)
-        way = ConnectTarget(socket_path=path, tcp_too=False)
-        client = client_at(PluginIdentityClient, base_url, way, self._pool, proof)
+        client = client_at(PluginIdentityClient, base_url, (UNIX + path,), self._pool, proof)
         try:
             said = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
         except ConnectError as error:

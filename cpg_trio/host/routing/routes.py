@@ -165,7 +165,7 @@ def _route(path: ServicePath, provider: Registration, *, kept: bool) -> Route:
         path,
         provider,
         one_line(method),
-        provider.way.to(origin),
+        origin.at(provider.addresses),
         origin.host_header,
         prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
         kept,

@@ -22,7 +22,7 @@ from cpg_trio.host.access.identity import Identities, Identity, TokenLifetimes
 from cpg_trio.host.directory.endpoint_validation import resolve
 from cpg_trio.host.directory.plugin_control import Proof, client_at
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.http import ConnectTarget, Origin, Pool
+from cpg_trio.http import Origin, Pool
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
@@ -48,9 +48,8 @@ class Adoption:
         origin, _ = _parsed(url)
         address = (await resolve(self.pool.resolver, origin, "the plugin's URL"))[0]
         # To where it has been looked up, all the way: it is that address that may register for it.
-        way = ConnectTarget(str(address))
         proof = self._proof(self_id)
-        client = client_at(PluginIdentityClient, url, way, self.pool, proof)
+        client = client_at(PluginIdentityClient, url, (str(address),), self.pool, proof)
         info = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_CALL_S)
         if self._proof(self_id) != proof:
             raise ConnectError(Code.ABORTED, f"the enrolment token of {self_id} has changed: try again")

@@ -17,8 +17,8 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.http.channel import Channel, SocketChannel
-from cpg_trio.http.client.errors import ConnectFailedError, LocalFailureError
-from cpg_trio.http.client.origin import Origin
+from cpg_trio.http.client.errors import ConnectFailedError, LocalFailureError, NotSentError
+from cpg_trio.http.client.origin import UNIX, Origin
 from cpg_trio.http.client.resolver import LookUpError, Resolver
 from cpg_trio.http.client.unix import connect_unix
 from cpg_trio.http.tls import TlsChannel, client_context
@@ -51,47 +51,60 @@ async def connect(
 ) -> Channel:
     """Return a connection, which is the caller's to close: with TLS for https, unless by a Unix socket.
 
-    `ssl_context` is asked for only then; `timeout_s` is for name, TCP and TLS together; `resolver` looks the
-    name up, if there is one to look up.
-    Raises: ConnectFailedError; LocalFailureError.
+    The addresses of the origin are tried in turn. `ssl_context` is asked for TLS alone; `timeout_s` is for
+    all of it together; `resolver` looks names up.
+    Raises: ConnectFailedError; LocalFailureError; for the last address.
     """
     deadline = trio.current_time() + timeout_s
-    if origin.socket_path:
-        await trio.lowlevel.checkpoint()
+    resolver = resolver or Resolver()
+    for address in origin.addresses[:-1]:
         try:
-            with _errors_of(origin):
-                return SocketChannel.of(connect_unix(origin.socket_path))
-        except (ConnectFailedError, LocalFailureError):
-            if not origin.tcp_too:
-                raise
-    context = _context(origin, ssl_context)
-    addresses = await _addresses(origin, resolver or Resolver(), deadline)
-    with _errors_of(origin), trio.fail_at(deadline):
-        channel = await _connect_tcp(addresses, origin.port)
+            return await _connect_to(address, origin, ssl_context, deadline, resolver)
+        except NotSentError:
+            continue
+    return await _connect_to(origin.addresses[-1], origin, ssl_context, deadline, resolver)
+
+
+async def _connect_to(
+    address: str,
+    origin: Origin,
+    ssl_context: Callable[[], ssl.SSLContext],
+    deadline: float,
+    resolver: Resolver,
+) -> Channel:
+    place = where(origin, address)
+    if address.startswith(UNIX):
+        await trio.lowlevel.checkpoint()
+        with _errors_of(place):
+            return SocketChannel.of(connect_unix(address.removeprefix(UNIX)))
+    context = _context(place, origin, ssl_context)
+    found = await _look_up(place, address or origin.host, origin.port, deadline, resolver)
+    with _errors_of(place), trio.fail_at(deadline):
+        channel = await _connect_tcp(found, origin.port)
         return channel if context is None else await _with_tls(channel, context, origin.tls_name)
 
 
-def _context(origin: Origin, ssl_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext | None:
+def _context(place: str, origin: Origin, ssl_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext | None:
     """Return what to speak TLS with, None for plain HTTP. Raises: LocalFailureError if none can be made."""
     if origin.scheme == "http":
         return None
     try:
         return ssl_context()
     except Exception as error:
-        raise LocalFailureError(f"cannot connect to {where(origin)}: {error}") from error
+        raise LocalFailureError(f"cannot connect to {place}: {error}") from error
 
 
-async def _addresses(origin: Origin, resolver: Resolver, deadline: float) -> list[str]:
-    """Return the addresses to connect to. Raises: LocalFailureError."""
+async def _look_up(place: str, host: str, port: int, deadline: float, resolver: Resolver) -> list[str]:
+    """Return the IP addresses of a name. Raises: LocalFailureError."""
     try:
         with trio.fail_at(deadline):
-            return await resolver.addresses(origin.address or origin.host, origin.port)
+            return await resolver.addresses(host, port)
     except LookUpError as error:
         why = f"its name cannot be looked up: {error}"
-        raise LocalFailureError(f"cannot connect to {where(origin)}: {why}") from error
+        raise LocalFailureError(f"cannot connect to {place}: {why}") from error
     except trio.TooSlowError as error:
         why = "its name was not looked up within the time allowed"
-        raise LocalFailureError(f"cannot connect to {where(origin)}: {why}") from error
+        raise LocalFailureError(f"cannot connect to {place}: {why}") from error
 
 
 async def _connect_tcp(addresses: Sequence[str], port: int) -> SocketChannel:
@@ -168,21 +181,21 @@ async def _with_tls(channel: SocketChannel, context: ssl.SSLContext, host: str) 
 
 
 @contextmanager
-def _errors_of(origin: Origin) -> Iterator[None]:
+def _errors_of(place: str) -> Iterator[None]:
     """Raise what goes wrong on the way to the peer by whose fault it is, and say where and why."""
     try:
         yield
     except trio.TooSlowError as error:
-        _fail(origin, error, [ConnectionError("no connection within the time allowed")])
+        _fail(place, error, [ConnectionError("no connection within the time allowed")])
     except (OSError, ValueError, trio.BrokenResourceError) as error:
-        _fail(origin, error, list(_causes(error)))
+        _fail(place, error, list(_causes(error)))
 
 
-def _fail(origin: Origin, error: BaseException, causes: Sequence[BaseException]) -> NoReturn:
+def _fail(place: str, error: BaseException, causes: Sequence[BaseException]) -> NoReturn:
     """Raise the error of a connection. It is this machine's only if none of its causes is the peer's."""
     why = "; ".join(sorted(set(map(_said, causes))))
     kind = LocalFailureError if all(map(_is_local, causes)) else ConnectFailedError
-    raise kind(f"cannot connect to {where(origin)}: {why}") from error
+    raise kind(f"cannot connect to {place}: {why}") from error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -200,11 +213,10 @@ def _is_local(cause: BaseException) -> bool:
     return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno in _LOCAL
 
 
-def where(origin: Origin) -> str:
-    """Return how errors name an origin."""
+def where(origin: Origin, address: str = "") -> str:
+    """Return how errors name an origin, and the address that was tried, if it is another."""
     url = f"{origin.scheme}://{origin.host_header.decode()}"
-    place = origin.socket_path or origin.address
-    return f"{url} at {place}" if place else url
+    return f"{url} at {address}" if address else url
 
 
 def _said(cause: BaseException) -> str:

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
+#: What the address of a Unix socket begins with; its path follows.
+UNIX = "unix:"
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_PORT = 65535
 _NOT_IN_A_URL = re.compile(r"[^\x21-\x7e]")
@@ -26,9 +29,14 @@ def _check_host(_: Origin, __: object, host: str) -> None:
         raise ValueError("the host must be a name or an address, in ASCII (xn--...) and without a port")
 
 
-def _check_address(origin: Origin, attribute: object, address: str) -> None:
-    if address:
-        _check_host(origin, attribute, address)
+def _check_addresses(origin: Origin, attribute: object, addresses: tuple[str, ...]) -> None:
+    if not addresses:
+        raise ValueError("an origin has at least one address to connect to")
+    for address in addresses:
+        if not address.startswith(UNIX) and address:
+            _check_host(origin, attribute, address)
+        elif "\0" in address:
+            raise ValueError("the path of a socket has no NUL")
 
 
 def _check_port(_: Origin, __: object, port: int) -> None:
@@ -36,26 +44,20 @@ def _check_port(_: Origin, __: object, port: int) -> None:
         raise ValueError(f"the port must be a number from 1 to {_MAX_PORT}")
 
 
-def _check_socket_path(_: Origin, __: object, path: str) -> None:
-    if "\0" in path:
-        raise ValueError("the path of a socket has no NUL")
-
-
 @attrs.frozen
 class Origin:
-    """Where to connect: `host` is a name or an address, an IPv6 address without brackets.
+    """A server: `host` is a name or an IP address, an IPv6 address without brackets.
 
-    With an `address`, that is connected to; `host` is what the peer is told, and what its certificate is to
-    name. With a `socket_path` the connection is made to that Unix socket, without TLS, and address, host and
-    port are where to connect if that cannot be had, if `tcp_too`. Pools tell origins apart by all of it.
+    `addresses` are where to connect, in the order in which they are tried: names or IP addresses, with the
+    origin's `port`; `unix:` and the path of a Unix socket, which is spoken to without TLS; and an empty one
+    for `host` itself. `host` is what the peer is told, and what its certificate has to name, in any case.
+    Pools tell origins apart by all of it.
     """
 
     scheme: str = attrs.field(validator=attrs.validators.in_(tuple(_DEFAULT_PORTS)))
     host: str = attrs.field(validator=_check_host)
     port: int = attrs.field(validator=_check_port)
-    socket_path: str = attrs.field(default="", validator=_check_socket_path)
-    tcp_too: bool = False
-    address: str = attrs.field(default="", validator=_check_address)
+    addresses: tuple[str, ...] = attrs.field(default=("",), validator=_check_addresses)
 
     @classmethod
     def parse(cls, url: str) -> tuple[Self, bytes]:
@@ -75,10 +77,14 @@ class Origin:
         port = int(authority["port"] or _DEFAULT_PORTS[parts.scheme])
         return cls(parts.scheme, host, port), parts.path.rstrip("/").encode("ascii")
 
+    def at(self, addresses: tuple[str, ...]) -> Self:
+        """Return the origin with other addresses. Raises: ValueError for one that is none."""
+        return attrs.evolve(self, addresses=addresses)
+
     @cached_property
     def key(self) -> str:
         """What tells it apart from others, and is quicker to compare."""
-        return f"{self.scheme}://{self.host}|{self.port}|{self.address}|{self.socket_path}"
+        return "|".join([self.scheme, self.host, str(self.port), *self.addresses])
 
     @cached_property
     def host_header(self) -> bytes:
@@ -90,27 +96,6 @@ class Origin:
     def tls_name(self) -> str:
         """What TLS calls the peer: its host name without the final dot of an absolute name (RFC 6066, 3)."""
         return self.host.removesuffix(".")
-
-
-@attrs.frozen(cache_hash=True)
-class ConnectTarget:
-    """How to get to an origin, if not as its URL says. The default is as it says."""
-
-    address: str = ""
-    """A name or an address to connect to instead of the URL's."""
-    socket_path: str = ""
-    """A Unix socket to connect to before all."""
-    tcp_too: bool = True
-    """Whether to go to the address (or where the URL says) if the socket cannot be connected to."""
-
-    def to(self, origin: Origin) -> Origin:
-        """Return an origin, reached this way. Raises: ValueError for an address that is none."""
-        return attrs.evolve(
-            origin,
-            address=self.address,
-            socket_path=self.socket_path,
-            tcp_too=self.tcp_too and bool(self.socket_path),
-        )
 
 
 def _check_base_url(url: str) -> None:
