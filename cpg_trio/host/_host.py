@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
@@ -37,7 +37,8 @@ from cpg_trio.host.directory.plugin_control import ControlClients
 from cpg_trio.host.directory.probe import Prober
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.store import Saved, journaled, nothing_to_save
+from cpg_trio.host.directory.sqlite_store import SqliteStore
+from cpg_trio.host.directory.store import Journal
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
@@ -170,9 +171,9 @@ class Host:
             audit=self.audit,
         )
         self.health = HostHealth(self._access, self.registry, limits)
-        self._saved: Saved = nothing_to_save
-        self._why_unsaved = ""
-        self._probes = Probes(lambda: "stopping" if self.health.stopping else self._why_unsaved)
+        open_store = partial(SqliteStore, config.state_path) if config.state_path else None
+        self._journal = Journal(open_store, self.identities, self.registry)
+        self._probes = Probes(lambda: "stopping" if self.health.stopping else self._journal.why_unsaved)
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
@@ -190,41 +191,26 @@ class Host:
         async with (
             self._pool,
             self._control_pool,
-            journaled(
-                self._config.state_path, self.identities, self.registry, tell=self._note_unsaved
-            ) as saved,
+            self._journal.opened(),
             open_plain_nursery() as nursery,
         ):
             self._config.keys.open()
             nursery.start_soon(self._pool.sweep)
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
-            with self.identities.watched(self._lifetimes.identity_changed), self._saving(saved):
+            with self.identities.watched(self._lifetimes.identity_changed):
                 self._permits.enforce()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
                 with self.registry.watched(self._succession.lapsing(self._liveness.lapse)):
-                    yield browsers.guarding(self._dispatch(saved))
+                    yield browsers.guarding(self._dispatch())
             nursery.cancel_scope.cancel()
-
-    def _note_unsaved(self, why: str) -> None:
-        """Note why the state file cannot be written; empty if it can be."""
-        self._why_unsaved = why
-
-    @contextmanager
-    def _saving(self, saved: Saved) -> Iterator[None]:
-        """Within the block, wait for what is changed by the host's own methods, too."""
-        self._saved = saved
-        try:
-            yield
-        finally:
-            self._saved = nothing_to_save
 
     def _browsers(self, binds: Sequence[str] = ()) -> BrowserGuard:
         """Return what keeps web pages away from a host that listens on `binds`."""
         url = self._config.public_url
         return BrowserGuard(self._config.serve, binds=binds, names=[Origin.parse(url)[0].host] if url else [])
 
-    def _dispatch(self, saved: Saved) -> App:
+    def _dispatch(self) -> App:
         config = self._config
         capability_calls = CapabilityCalls(self._grants, self._access)
         watch = WatchSocket(self._access, self.watches, config.limits.max_subscriptions, self.registry.id)
@@ -233,10 +219,10 @@ class Host:
             websockets={wire.WATCH_PATH: watch},
             prefixes={PREFIX: router, CAPABILITIES: capability_calls},
             paths=dict.fromkeys(PATHS, self._probes),
-            others=self._services(saved),
+            others=self._services(),
         )
 
-    def _services(self, saved: Saved) -> App:
+    def _services(self) -> App:
         """Return the RPC services on their paths."""
         config, policy = self._config, self._config.policy
         capabilities = by_type(config.capabilities)
@@ -247,7 +233,7 @@ class Host:
             self._token_lifetimes,
             announcement(config.leases, self.registry, self._sockets),
             partial(announced, capabilities),
-            saved,
+            self._journal.saved,
         )
         reports = DirectReports(self.registry, policy, self._direct)
         lifecycle = Lifecycle(self._access, self.registry, self._liveness, reports, self._permits)
@@ -259,7 +245,7 @@ class Host:
             EndpointValidator(config.base_urls),
             self._sockets,
             self.audit,
-            saved,
+            self._journal.saved,
         )
         direct = DirectGrants(self.identities, self.registry)
         broker = Broker(self._access, policy, self.audit, capabilities, self._grants, direct)
@@ -363,7 +349,7 @@ class Host:
 
     async def _written(self, runtime_id: str) -> None:
         try:
-            await self._saved(lambda: None)
+            await self._journal.saved(lambda: None)
         except ConnectError as error:
             raise ConnectError(
                 Code.UNAVAILABLE,

@@ -44,6 +44,7 @@ from tests.host.calls import (
     runtime_id,
 )
 from tests.host.capabilities.brokering import BROKER, LOGGER
+from tests.host.directory.test_store import connection_of
 from tests.host.routed import Setting, hosting
 from tests.http.peers import Peer, serving
 
@@ -387,9 +388,7 @@ def kept(host: Host, plugin: str) -> tuple[list[Any], list[Any]]:
 
 
 def state_of(host: Host) -> sqlite3.Connection:
-    journal: Any = host._saved.__self__  # type: ignore[attr-defined] # a bound method
-    connection: sqlite3.Connection = journal._connection
-    return connection
+    return connection_of(host._journal)
 
 
 @asynccontextmanager
@@ -437,8 +436,8 @@ async def answer_of(call: Call, s: Subject) -> int:
 async def settled(host: Host) -> None:
     """Wait until all that has happened is done with, and on the disk."""
     with suppress(ConnectError):  # of an attempt to write that is under way
-        await host._saved(lambda: None)
-    await host._saved(lambda: None)
+        await host._journal.saved(lambda: None)
+    await host._journal.saved(lambda: None)
     await wait_all_tasks_blocked()
 
 

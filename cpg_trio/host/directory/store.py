@@ -1,126 +1,55 @@
-"""The host's state on the disk: identities and registrations in an SQLite file, put back at the next start.
+"""The host's state in a store: identities and registrations, put back at the next start.
 
 What is kept of identities that have ended is that they have, for as long as a token of theirs could be shown.
+Health, leases and turns are not kept; a host that has just begun asks.
 
-The state itself does no I/O. It announces which plugins have changed, and the journal here writes down what
-each of them is now: in a thread, and in few transactions all that has come while the last one was under way.
-The names of those that have changed are kept until they are written; when they are too many (the disk is
-full, say), all that there is will be compared with the file. Health, leases and turns are not kept; a host
-that has just begun asks. Tokens are not, only their digests.
+The state itself does no I/O. It tells which plugins have changed, and the journal writes what each of them is
+now: in a thread, and in few transactions all that has come while the last one was under way. The names of
+those that have changed are kept until they are written; when they are too many (the disk is full, say), all
+that there is will be compared with the store.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import math
-import os
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import attrs
 import trio
 
 from cpg_trio import _clock
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio._reload import reason
 from cpg_trio.host.access.ended_identities import Ended
 from cpg_trio.host.access.identity import SKEW_S, Entry, Identities, Identity
 from cpg_trio.host.directory.leases import NOT_HEARD_OF
 from cpg_trio.host.directory.registration import Change, Registration
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.http import StartError
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
 
 _RETRY_S = 1.0
-_MOST_CHANGED = 5000  # plugins that are remembered to have changed
-_MOST_AT_ONCE = 100  # plugins in a transaction
-_APPLICATION_ID = 0x63706774  # "cpgt", in the header of each file of ours
-_VERSION = 4  # of the schema
-_NEW_IN_2 = """
-CREATE TABLE ended (
-    runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL, why TEXT NOT NULL,
-    until REAL NOT NULL -- in seconds since 1970
-) STRICT;
-CREATE TABLE host (id TEXT NOT NULL) STRICT;
-INSERT INTO host VALUES (lower(hex(randomblob(8))));
-"""
-_FROM_1_TO_2 = f"""
-BEGIN;
-ALTER TABLE identities ADD COLUMN provides TEXT;
-ALTER TABLE identities ADD COLUMN requires TEXT;
-ALTER TABLE identities ADD COLUMN address TEXT NOT NULL DEFAULT 'unknown';
-{_NEW_IN_2}
-PRAGMA user_version = 2;
-COMMIT;
-"""
-_NEW_IN_3 = """
-ALTER TABLE host ADD COLUMN not_before REAL NOT NULL DEFAULT 0; -- in seconds since 1970; see Identities
-"""
-_FROM_2_TO_3 = f"""
-BEGIN;
-ALTER TABLE identities ADD COLUMN saved_at REAL NOT NULL DEFAULT 0;
-{_NEW_IN_3}
-PRAGMA user_version = 3;
-COMMIT;
-"""
-_NEW_IN_4 = """
-ALTER TABLE identities ADD COLUMN answers INTEGER NOT NULL DEFAULT 0;
-"""
-_FROM_3_TO_4 = f"""
-BEGIN;
-{_NEW_IN_4}
-PRAGMA user_version = 4;
-COMMIT;
-"""
-_SCHEMA = f"""
-BEGIN;
-CREATE TABLE identities (
-    runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL,
-    expires_at REAL NOT NULL, -- in seconds since 1970
-    digest BLOB NOT NULL,
-    provides TEXT, requires TEXT, -- JSON
-    address TEXT NOT NULL DEFAULT 'unknown',
-    saved_at REAL NOT NULL DEFAULT 0 -- in seconds since 1970, by the clock of expires_at
-) STRICT;
-{_NEW_IN_2}
-{_NEW_IN_3}
-{_NEW_IN_4}
-CREATE TABLE registrations (
-    id TEXT NOT NULL, runtime_id TEXT NOT NULL REFERENCES identities ON DELETE CASCADE,
-    service_type TEXT NOT NULL, version TEXT NOT NULL, endpoint_path TEXT NOT NULL,
-    metadata TEXT NOT NULL, -- JSON
-    sequence INTEGER NOT NULL, address TEXT NOT NULL, PRIMARY KEY (runtime_id, service_type)
-) STRICT;
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_VERSION};
-COMMIT;
-"""
-_ADVICE = {
-    sqlite3.SQLITE_BUSY: "stop the host that uses it, or ",
-    sqlite3.SQLITE_CORRUPT: "move it away, and plugins will register anew, or ",
-}
+_MAX_CHANGED = 5000  # plugins that are remembered to have changed
+_MAX_AT_ONCE = 100  # plugins in a transaction
+
+_OF_IDENTITY = [field.name for field in attrs.fields(Identity)]
 
 _T = TypeVar("_T")
 _Table: TypeAlias = Sequence[Mapping[str, Any]]
 Undo: TypeAlias = Callable[[], object]
 Saved: TypeAlias = Callable[[Undo], Awaitable[None]]
-"""Waits until the change that has just been made is on the disk. If it cannot be written, it is undone with
+"""Waits until the change that has just been made is in the store. If it cannot be written, it is undone with
 the function that is given. Raises: ConnectError `unavailable`, and then nothing has changed."""
 
 
 @attrs.frozen
-class _Rows:
-    """What is written at once: all that there is of some plugins."""
+class Rows:
+    """All that is kept of some plugins. Times are in seconds since 1970."""
 
-    plugins: _Table
     identities: _Table
     ended: _Table
     registrations: _Table
@@ -128,49 +57,27 @@ class _Rows:
     """See `Identities`."""
 
 
-@attrs.frozen
-class _Kept:
-    """What is in a file, in the order in which it is put back."""
-
-    host_id: str
-    not_before: float
-    identities: _Table
-    ended: _Table
-    registrations: Sequence[Registration]
+class StoreError(Exception):
+    """A store cannot be written, or read; the message says why."""
 
 
-@asynccontextmanager
-async def journaled(
-    path: Path | None,
-    identities: Identities,
-    registry: Registry,
-    wall_clock: Callable[[], float] = time.time,
-    tell: Callable[[str], object] = lambda _: None,
-) -> AsyncIterator[Saved]:
-    """Put back the state that a file has, and keep it there for as long as the block lasts.
+class Store(Protocol):
+    """Where rows are kept. Its methods block: they are called in a thread, one at a time."""
 
-    Plugins that are put back have lapsed until they are heard of. Without a path nothing is kept. `tell` is
-    called with why the file cannot be written, and with an empty string when it can be again.
-    Raises: StartError for a file that cannot be had.
-    """
-    if path is None:
-        yield nothing_to_save
-        return
-    connection = await trio.to_thread.run_sync(_open, path)
-    journal = _Journal(path, connection, identities, registry, wall_clock, tell)
-    try:
-        await journal.put_back()
-        with identities.watched(journal.note), registry.watched(journal.note_change):
-            async with open_plain_nursery() as nursery:
-                nursery.start_soon(journal.run)
-                yield journal.saved
-                nursery.cancel_scope.cancel()
-    finally:
-        await journal.close()
+    def load(self, now: float) -> tuple[str, Rows]:
+        """Return the id of the registry and all rows, in the order in which they are put back.
 
+        What has expired at `now` is removed. Raises: StartError.
+        """
 
-async def nothing_to_save(_: Undo) -> None:
-    """Be done: nothing is kept."""
+    def plugins(self) -> list[str]:
+        """Return the runtime ids of the plugins that there are rows of. Raises: StoreError."""
+
+    def replace(self, plugins: Sequence[str], rows: Rows) -> None:
+        """Replace all rows of some plugins, in one transaction. Raises: StoreError."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 @attrs.define(eq=False)
@@ -183,68 +90,60 @@ class _Batch:
     failed: bool = False
 
 
-class _Journal:
-    """Writes down what changes. What cannot be written is tried again until it can be."""
+class Journal:
+    """Keeps the state in a store. What cannot be written is tried again until it can be.
+
+    `open_store` opens the store, in a thread; without it nothing is kept.
+    """
+
+    store: Store
 
     def __init__(
         self,
-        path: Path,
-        connection: sqlite3.Connection,
+        open_store: Callable[[], Store] | None,
         identities: Identities,
         registry: Registry,
-        wall_clock: Callable[[], float],
-        tell: Callable[[str], object],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._path = path
-        self._connection = connection
+        self._open_store = open_store
         self._identities = identities
         self._registry = registry
         self._wall_clock = wall_clock
-        self._tell_why = tell
+        self._is_open = False
         self._changed: set[str] = set()  # runtime ids
-        self._compare = False  # the whole file, as there were too many of them
+        self._compare = False  # with the whole store, as there were too many of them
         self._batch = _Batch()
-        self._failing = False
         self._own_thread = trio.CapacityLimiter(1)  # others may all be busy, looking up names
+        self.why_unsaved = ""
+        """Why the host is not ready, while the store cannot be written; empty if it can be."""
 
-    async def put_back(self) -> None:
-        """Put back what is in the file. Raises: StartError."""
-        now = self._wall_clock()
-        with _start_errors(self._path):
-            kept = await trio.to_thread.run_sync(_load, self._connection, now)
-        self._registry.id = kept.host_id
-        self._identities.not_before = min(kept.not_before, now + SKEW_S)  # the clock may have been ahead
-        since_1970 = self._since_1970()
-        for row in kept.identities:
-            # The clock may have been ahead then: nothing has more time left than when it was saved.
-            left_s = row["expires_at"] - max(now, row["saved_at"])
-            entry = Entry(_identity(row), row["digest"], _clock.current_time() + left_s)
-            self._identities.restore(entry)
-        for row in kept.ended:
-            self._identities.restore_ended(Ended(**{**row, "until": row["until"] - since_1970}))
-        for registration in kept.registrations:
-            self._registry.set_lapsed(registration.runtime_id, NOT_HEARD_OF)
-            self._registry.restore(registration)
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Put the state back, and keep it in the store for as long as the block lasts.
 
-    def note(self, runtime_id: str) -> None:
-        """Note that a plugin has changed."""
-        self._add([runtime_id])
-        self._batch.begun.set()
-
-    def note_change(self, change: Change) -> None:
-        """Note that a registration has come or gone. Health is not kept."""
-        if change.of_registration:
-            self.note(change.registration.runtime_id)
-
-    def _add(self, changed: Iterable[str]) -> None:
-        if not self._compare:
-            self._changed.update(changed)
-        if len(self._changed) > _MOST_CHANGED:
-            self._changed.clear()
-            self._compare = True
+        Plugins that are put back have lapsed until they are heard of. Raises: StartError for a store that
+        cannot be used.
+        """
+        if self._open_store is None:
+            yield
+            return
+        self.store = await trio.to_thread.run_sync(self._open_store)
+        try:
+            self._put_back(*await self._in_thread(self.store.load, self._wall_clock()))
+            self._is_open = True
+            with self._identities.watched(self._note), self._registry.watched(self._note_change):
+                async with open_plain_nursery() as nursery:
+                    nursery.start_soon(self._run)
+                    yield
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._is_open = False
+            await self._close()
 
     async def saved(self, undo: Undo) -> None:
         """See `Saved`."""
+        if not self._is_open:
+            return
         batch = self._batch
         batch.undos.append(undo)
         batch.begun.set()
@@ -252,53 +151,82 @@ class _Journal:
         if batch.failed:
             raise ConnectError(Code.UNAVAILABLE, "the host cannot write its state; nothing has changed")
 
-    async def run(self) -> None:
-        """Write until cancelled."""
+    def _put_back(self, registry_id: str, rows: Rows) -> None:
+        now, since_1970 = self._wall_clock(), self._since_1970()
+        self._registry.id = registry_id
+        self._identities.not_before = min(rows.not_before, now + SKEW_S)  # the clock may have been ahead
+        for row in rows.identities:
+            # The clock may have been ahead then: nothing has more time left than when it was saved.
+            left_s = row["expires_at"] - max(now, row["saved_at"])
+            entry = Entry(
+                Identity(**{name: row[name] for name in _OF_IDENTITY}),
+                row["digest"],
+                _clock.current_time() + left_s,
+            )
+            self._identities.restore(entry)
+        for row in rows.ended:
+            self._identities.restore_ended(Ended(**{**row, "until": row["until"] - since_1970}))
+        for row in rows.registrations:
+            self._registry.set_lapsed(row["runtime_id"], NOT_HEARD_OF)
+            self._registry.restore(Registration(**row))
+
+    def _note(self, runtime_id: str) -> None:
+        self._add([runtime_id])
+        self._batch.begun.set()
+
+    def _note_change(self, change: Change) -> None:
+        if change.of_registration:
+            self._note(change.registration.runtime_id)
+
+    def _add(self, changed: Iterable[str]) -> None:
+        if not self._compare:
+            self._changed.update(changed)
+        if len(self._changed) > _MAX_CHANGED:
+            self._changed.clear()
+            self._compare = True
+
+    async def _run(self) -> None:
         while True:
-            with trio.move_on_after(_RETRY_S if self._failing else math.inf):
+            with trio.move_on_after(_RETRY_S if self.why_unsaved else math.inf):
                 await self._batch.begun.wait()
             await self._write()
 
-    async def close(self) -> None:
-        """Write what is left, and close the file; to the end, even if cancelled."""
+    async def _close(self) -> None:
+        """Write what is left, and close the store; to the end, even if cancelled."""
         try:
             if self._changed or self._compare or self._batch.undos:  # somebody may still wait
                 await self._write()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._connection.close, limiter=self._own_thread)
+                await self._in_thread(self.store.close)
 
     async def _write(self) -> None:
-        with trio.CancelScope(shield=True):
-            await self._write_changed()
-
-    async def _write_changed(self) -> None:
+        """Write all that has changed. A transaction that has begun is waited for, even if cancelled."""
         changed, self._changed = self._changed, set()
         compare, self._compare = self._compare, False
         batch, self._batch = self._batch, _Batch()
-        try:
-            if compare:
-                changed.update(self._identities.known(), await self._in_thread(_written))
-            await self._replace(changed)
-        except sqlite3.Error as error:
-            self._compare = self._compare or compare
-            self._add(changed)
-            self._undo(batch)
-            self._tell(error)
-        else:
-            self._tell(None)
+        with trio.CancelScope(shield=True):
+            try:
+                if compare:
+                    changed.update(self._identities.known(), await self._in_thread(self.store.plugins))
+                await self._replace(list(changed))
+            except StoreError as error:
+                self._compare = self._compare or compare
+                self._add(changed)
+                self._undo(batch)
+                self._tell(error)
+            else:
+                self._tell(None)
         batch.done.set()
 
-    async def _replace(self, changed: set[str]) -> None:
+    async def _replace(self, plugins: Sequence[str]) -> None:
         """Write what there is of some plugins; one transaction may succeed where the next one fails."""
-        names = list(changed)
-        for begin in range(0, max(1, len(names)), _MOST_AT_ONCE):
-            rows = self._rows(names[begin : begin + _MOST_AT_ONCE])
-            await self._in_thread(_replace, rows)
+        for begin in range(0, max(1, len(plugins)), _MAX_AT_ONCE):
+            some = plugins[begin : begin + _MAX_AT_ONCE]
+            await self._in_thread(self.store.replace, some, self._rows(some))
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """Call a function with the connection in the thread for it; a thread that has begun is waited for."""
-        return await trio.to_thread.run_sync(function, self._connection, *arguments, limiter=self._own_thread)
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._own_thread)
 
     def _undo(self, batch: _Batch) -> None:
         """Undo what could not be written; before it, what has come since."""
@@ -309,26 +237,24 @@ class _Journal:
         later.done.set()
         self._batch = _Batch()
 
-    def _tell(self, error: sqlite3.Error | None) -> None:
-        """Log that the file cannot be written, or can be again: once each."""
-        if error is not None and not self._failing:
-            _log.error("cannot write the host's state to %s, and tries on: %s", self._path, error)
-        elif error is None and self._failing:
-            _log.warning("the host's state is written to %s again", self._path)
-        self._failing = error is not None
-        self._tell_why(f"its state cannot be written: {error}" if error is not None else "")
+    def _tell(self, error: StoreError | None) -> None:
+        """Log that the store cannot be written, or can be again: once each."""
+        if error is not None and not self.why_unsaved:
+            _log.error("cannot write the host's state to %s, and tries on: %s", self.store, error)
+        elif error is None and self.why_unsaved:
+            _log.warning("the host's state is written to %s again", self.store)
+        self.why_unsaved = f"its state cannot be written: {error}" if error is not None else ""
 
-    def _rows(self, changed: Iterable[str]) -> _Rows:
-        """Return which plugins have changed, and what there is of them now."""
+    def _rows(self, plugins: Iterable[str]) -> Rows:
+        """Return what there is of some plugins now."""
         since_1970 = self._since_1970()
-        entries = [entry for runtime_id in changed if (entry := self._identities.entry(runtime_id))]
-        ends = [ended for runtime_id in changed if (ended := self._identities.ended(runtime_id))]
-        return _Rows(
-            plugins=[{"runtime_id": runtime_id} for runtime_id in changed],
+        entries = [entry for runtime_id in plugins if (entry := self._identities.entry(runtime_id))]
+        ends = [ended for runtime_id in plugins if (ended := self._identities.ended(runtime_id))]
+        return Rows(
             identities=[_identity_row(entry, since_1970) for entry in entries],
             ended=[{**attrs.asdict(e), "until": e.until + since_1970} for e in ends],
             registrations=[
-                {**attrs.asdict(r, recurse=False), "metadata": json.dumps(r.metadata)}
+                attrs.asdict(r, recurse=False)
                 for entry in entries
                 for r in self._registry.registrations(entry.identity.runtime_id)
             ],
@@ -340,124 +266,10 @@ class _Journal:
         return self._wall_clock() - _clock.current_time()
 
 
-def _identity(row: Mapping[str, Any]) -> Identity:
-    return Identity(
-        row["runtime_id"],
-        row["self_id"],
-        _types(row["provides"]),
-        _types(row["requires"]),
-        row["address"],
-        bool(row["answers"]),
-    )
-
-
 def _identity_row(entry: Entry, since_1970: float) -> Mapping[str, Any]:
-    identity = entry.identity
     return {
-        **attrs.asdict(identity),
-        "provides": json.dumps(identity.provides),
-        "requires": json.dumps(identity.requires),
+        **attrs.asdict(entry.identity),
         "digest": entry.digest,
         "expires_at": entry.expires_at + since_1970,
         "saved_at": _clock.current_time() + since_1970,
     }
-
-
-def _types(kept: str | None) -> tuple[str, ...] | None:
-    types = json.loads(kept or "null")
-    return None if types is None else tuple(types)
-
-
-# In a thread
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Open a state file, made if there is none, for this host alone. Raises: StartError."""
-    path = path.resolve()
-    with _start_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with suppress(FileExistsError):  # SQLite would let others read it
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-        connection = sqlite3.connect(path, timeout=0, check_same_thread=False)  # one thread at a time
-        try:
-            _prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # to a second host the file is locked
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
-    known = application == _APPLICATION_ID and 1 <= version <= _VERSION
-    if not known and not (application == 0 and is_empty):
-        raise ValueError("it is not a state file, or that of another version")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
-    connection.execute("PRAGMA foreign_keys = ON")
-    if is_empty:
-        connection.executescript(_SCHEMA)
-    else:
-        for change in (_FROM_1_TO_2, _FROM_2_TO_3, _FROM_3_TO_4)[version - 1 :]:
-            connection.executescript(change)
-
-
-def _load(connection: sqlite3.Connection, now: float) -> _Kept:
-    """Return what is in the file. What has expired is removed."""
-    with connection:
-        connection.execute("DELETE FROM identities WHERE expires_at <= ?", (now,))
-        connection.execute("DELETE FROM ended WHERE until <= ?", (now,))
-    registrations = connection.execute("SELECT * FROM registrations ORDER BY sequence")
-    host = connection.execute("SELECT id, not_before FROM host").fetchone()
-    return _Kept(
-        host_id=host["id"],
-        not_before=host["not_before"],
-        identities=connection.execute("SELECT * FROM identities").fetchall(),
-        ended=connection.execute("SELECT * FROM ended ORDER BY until").fetchall(),
-        registrations=[
-            Registration(**{**row, "metadata": json.loads(row["metadata"])}) for row in registrations
-        ],
-    )
-
-
-def _written(connection: sqlite3.Connection) -> list[str]:
-    """Return of which plugins there is something in the file."""
-    found = connection.execute("SELECT runtime_id FROM identities UNION SELECT runtime_id FROM ended")
-    return [row["runtime_id"] for row in found]
-
-
-def _replace(connection: sqlite3.Connection, rows: _Rows) -> None:
-    """Replace all that there is of some plugins, in one transaction."""
-    with connection:
-        connection.executemany("DELETE FROM identities WHERE runtime_id = :runtime_id", rows.plugins)
-        connection.executemany("DELETE FROM ended WHERE runtime_id = :runtime_id", rows.plugins)
-        connection.executemany(
-            "INSERT INTO identities VALUES (:runtime_id, :self_id, :expires_at, :digest, :provides,"
-            " :requires, :address, :saved_at, :answers)",
-            rows.identities,
-        )
-        connection.executemany("INSERT INTO ended VALUES (:runtime_id, :self_id, :why, :until)", rows.ended)
-        connection.execute("UPDATE host SET not_before = ?", (rows.not_before,))
-        connection.executemany(
-            "INSERT INTO registrations VALUES (:id, :runtime_id, :service_type, :version, :endpoint_path,"
-            " :metadata, :sequence, :address)",
-            rows.registrations,
-        )
-
-
-@contextmanager
-def _start_errors(path: Path) -> Iterator[None]:
-    """Raise what goes wrong with the file as a StartError that says what to do."""
-    try:
-        yield
-    except (OSError, sqlite3.Error, ValueError) as error:
-        advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0), "")
-        raise StartError(
-            f"cannot keep the host's state in {path}: {reason(error)};"
-            f" {advice}choose another file with STATE_PATH"
-        ) from error

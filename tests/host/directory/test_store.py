@@ -11,6 +11,7 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from cpg_trio.host.directory.endpoint_validation import EndpointValidator
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.store import Saved, Undo, journaled
+from cpg_trio.host.directory.sqlite_store import SqliteStore
+from cpg_trio.host.directory.store import Journal, Undo
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.services.service_registry import RegistryService
@@ -66,10 +68,15 @@ class Wall:
         return self.now
 
 
+def connection_of(journal: Journal) -> sqlite3.Connection:
+    assert isinstance(journal.store, SqliteStore)
+    return journal.store.connection
+
+
 class Kept:
     """Identities and a registry that are kept in a file."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, path: Path, wall: Wall, limits: Limits | None = None) -> None:
         self.identities = Identities(
             KEYS,
             longest_s=DAY_S,
@@ -77,16 +84,12 @@ class Kept:
             on_expired=lambda i: self.registry.remove_plugin(i.runtime_id),
         )
         self.registry = Registry()
-        self.saved: Saved
-
-    @property
-    def journal(self) -> Any:
-        return self.saved.__self__  # type: ignore[attr-defined] # a bound method
+        self.journal = Journal(partial(SqliteStore, path), self.identities, self.registry, wall)
+        self.saved = self.journal.saved
 
     @property
     def connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection = self.journal._connection
-        return connection
+        return connection_of(self.journal)
 
     def plugin(self, self_id: str = "p", service_type: str = "t") -> tuple[Registration, str]:
         """Return the registration of a new plugin, and its token."""
@@ -107,8 +110,8 @@ class Kept:
 
 @asynccontextmanager
 async def kept(path: Path, wall: Wall | None = None, limits: Limits | None = None) -> AsyncIterator[Kept]:
-    state = Kept(limits)
-    async with journaled(path, state.identities, state.registry, wall or Wall()) as state.saved:
+    state = Kept(path, wall or Wall(), limits)
+    async with state.journal.opened():
         yield state
 
 
@@ -568,8 +571,8 @@ async def test_a_failure_is_logged_once_and_what_it_held_up_is_written_when_it_i
 async def test_what_changes_while_nothing_can_be_written_is_written_then_however_much_it_is(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpg_trio.host.directory.store._MOST_CHANGED", 20)
-    monkeypatch.setattr("cpg_trio.host.directory.store._MOST_AT_ONCE", 7)
+    monkeypatch.setattr("cpg_trio.host.directory.store._MAX_CHANGED", 20)
+    monkeypatch.setattr("cpg_trio.host.directory.store._MAX_AT_ONCE", 7)
     async with kept(path) as s:
         stays, gone = s.plugin("stays"), s.plugin("gone")
         await s.save()
@@ -700,8 +703,7 @@ async def test_a_registration_that_could_not_be_removed_is_there_as_before() -> 
 async def with_state(path: Path) -> AsyncIterator[tuple[Host, sqlite3.Connection]]:
     host = Host(HostConfig(keys=KEYS, state_path=path))
     async with host.application():
-        journal: Any = host._saved.__self__  # type: ignore[attr-defined] # a bound method
-        yield host, journal._connection
+        yield host, connection_of(host._journal)
 
 
 @pytest.mark.parametrize("is_known", [True, False])
@@ -765,7 +767,7 @@ async def test_what_is_forbidden_while_it_is_written_is_not_acknowledged(path: P
     config = HostConfig(keys=KEYS, state_path=path, policy=policy)
     async with running(config) as host, trio.open_nursery() as nursery:
         plugin, other = await host.plugin("p"), await host.plugin("q")
-        gate = HeldThread(host.host._saved.__self__._connection)  # type: ignore[attr-defined] # a bound method
+        gate = HeldThread(connection_of(host.host._journal))
 
         async def register() -> None:
             body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/"}
@@ -784,7 +786,7 @@ async def test_what_is_revoked_while_it_is_written_is_not_acknowledged(path: Pat
     answers: list[int] = []
     async with running(HostConfig(keys=KEYS, state_path=path)) as host, trio.open_nursery() as nursery:
         plugin = await host.plugin("p")
-        gate = HeldThread(host.host._saved.__self__._connection)  # type: ignore[attr-defined] # a bound method
+        gate = HeldThread(connection_of(host.host._journal))
 
         async def ask() -> None:
             if what == "handshake":
