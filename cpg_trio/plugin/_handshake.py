@@ -10,7 +10,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeServiceClient
 from cpg_trio._version import __version__
-from cpg_trio.rpc import Exchange, ResponseMetadata
+from cpg_trio.rpc import HttpClient, ResponseMetadata
 
 CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
 # Of a registration, for which the host may look two names up (3 s each), ask at a socket (1 s), and write.
@@ -46,7 +46,7 @@ NOBODY = Introduction()
 
 async def shake_hands(
     host_url: str,
-    exchange: Exchange,
+    http: HttpClient,
     introduction: Introduction = NOBODY,
     proof: Mapping[str, str] | None = None,
     metadata: ResponseMetadata | None = None,
@@ -59,7 +59,7 @@ async def shake_hands(
     headers = dict(proof or {})
     if introduction.enrolment_token:
         headers[wire.ENROLMENT_HEADER] = introduction.enrolment_token
-    return await HandshakeServiceClient(host_url, exchange).handshake(
+    return await HandshakeServiceClient(host_url, http).handshake(
         pb.HandshakeRequest(
             core_protocol_version=wire.CORE_VERSION,
             app_protocol_version=wire.APP_VERSION,

@@ -22,7 +22,7 @@ from cpg_trio.http import UNIX, Pool
 from cpg_trio.plugin._handshake import Introduction, shake_hands
 from cpg_trio.plugin._host_time import HostTime
 from cpg_trio.plugin._sockets import host_socket
-from cpg_trio.rpc import ClientConfig, HttpRequest, PoolExchange, ResponseMetadata, UnaryExchange
+from cpg_trio.rpc import ClientConfig, HttpClient, HttpRequest, PoolClient, ResponseMetadata
 
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0
@@ -63,15 +63,15 @@ class Session:
     """Set when it turns out that the host does not know the identity any more."""
     headers: Mapping[str, str] = attrs.field(init=False, repr=False)
     """The header fields that prove the identity to the host, in lower case. A new object for each token."""
-    exchange: UnaryExchange = attrs.field(init=False, repr=False)
+    http: HttpClient = attrs.field(init=False, repr=False)
     """For the plugin's own calls to the host; at the host's Unix socket, if there is one here."""
-    calls: UnaryExchange = attrs.field(init=False, repr=False)
+    calls: HttpClient = attrs.field(init=False, repr=False)
     """For calls to other plugins through the host. They never take all connections to it."""
     _digests: deque[bytes] = attrs.field(init=False, repr=False, factory=lambda: deque(maxlen=_TOKENS_KEPT))
 
     def __attrs_post_init__(self) -> None:
-        self.exchange = PoolExchange(self.pool, self.addresses)
-        self.calls = PoolExchange(self.pool, self.addresses, _CALLS)
+        self.http = PoolClient(self.pool, self.addresses)
+        self.calls = PoolClient(self.pool, self.addresses, _CALLS)
         self.take_token(self.token)
 
     @property
@@ -87,17 +87,17 @@ class Session:
     @property
     def registry(self) -> ServiceRegistryClient:
         """The host's registry, called as this plugin."""
-        return ServiceRegistryClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
+        return ServiceRegistryClient(self.host_url, self.http, ClientConfig(headers=self.headers))
 
     @property
     def lifecycle(self) -> PluginLifecycleClient:
         """The host's lifecycle service, called as this plugin."""
-        return PluginLifecycleClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
+        return PluginLifecycleClient(self.host_url, self.http, ClientConfig(headers=self.headers))
 
     @property
     def broker(self) -> CapabilityBrokerClient:
         """The host's capability broker, called as this plugin."""
-        return CapabilityBrokerClient(self.host_url, self.exchange, ClientConfig(headers=self.headers))
+        return CapabilityBrokerClient(self.host_url, self.http, ClientConfig(headers=self.headers))
 
     def take_token(self, token: str) -> None:
         """Use a new token. What was sent with the one before stays valid."""
@@ -135,7 +135,7 @@ class Session:
         answer. Raises: ConnectError.
         """
         request = HttpRequest("GET", self.host_url + _NO_METHOD, list(self.headers.items()), b"")
-        answer = await self.exchange.unary(request, _SHORT)
+        answer = await self.http.unary(request, _SHORT)
         if answer.status == _UNAUTHORIZED and answer.header("content-type").startswith("text/plain"):
             self.void.set()
 
@@ -156,7 +156,7 @@ async def handshake(
     proof = before.headers if before is not None else None
     metadata = metadata or ResponseMetadata()
     asked_at = _clock.current_time()
-    response = await shake_hands(host_url, PoolExchange(pool), introduction, proof, metadata)
+    response = await shake_hands(host_url, PoolClient(pool), introduction, proof, metadata)
     host_time = HostTime()
     host_time.update(metadata.headers.get("date", ""), asked_at)
     server_metadata = response.server_metadata

@@ -16,7 +16,7 @@ from pathlib import Path
 from cpg_trio import wire
 from cpg_trio.http import UNIX, Pool
 from cpg_trio.plugin._handshake import shake_hands
-from cpg_trio.rpc import ConnectError, PoolExchange
+from cpg_trio.rpc import ConnectError, PoolClient
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -44,7 +44,7 @@ async def host_socket(folder: Path | None, announced: Mapping[str, str], host_ur
     path, why = str(folder / name), "another host answers there"
     try:
         wire.validate_socket(name)
-        said = await shake_hands(host_url, PoolExchange(pool, (UNIX + path,)))
+        said = await shake_hands(host_url, PoolClient(pool, (UNIX + path,)))
         if said.server_metadata.get(wire.HOST_ID_KEY) == host_id:
             return path
     except (ConnectError, wire.InvalidError) as error:

@@ -18,11 +18,11 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
+    HttpClient,
     HttpRequest,
     HttpResponse,
-    PoolExchange,
+    PoolClient,
     ServiceClient,
-    UnaryExchange,
     WholeResponse,
     check_client_class,
 )
@@ -45,11 +45,11 @@ class _Grant:
     expires_at: float
 
     @property
-    def exchange(self) -> UnaryExchange:
+    def http(self) -> HttpClient:
         """What calls go by: as all others to the host do, if it is there that they go."""
         session = self.session
         is_there = self.url.startswith(f"{session.host_url}/")
-        return session.calls if is_there else PoolExchange(session.pool)
+        return session.calls if is_there else PoolClient(session.pool)
 
 
 class Capability:
@@ -132,28 +132,28 @@ def _taken(session: Session, grant: pb.CapabilityGrant, asked_at: float) -> _Gra
 
 
 class _ToCapability:
-    """A `UnaryExchange` with a capability. A call that the host refuses for its grant is sent once more."""
+    """An `HttpClient` with a capability. A call that the host refuses for its grant is sent once more."""
 
     def __init__(self, capability: Capability) -> None:
         self._capability = capability
 
     @asynccontextmanager
-    async def __call__(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         async with AsyncExitStack() as stack:
             grant = await self._capability.granted()
-            response = await stack.enter_async_context(grant.exchange(_with(grant, request)))
+            response = await stack.enter_async_context(grant.http.stream(_with(grant, request)))
             if self._again(request, response, grant):
                 await stack.aclose()
                 grant = await self._capability.granted()
-                response = await stack.enter_async_context(grant.exchange(_with(grant, request)))
+                response = await stack.enter_async_context(grant.http.stream(_with(grant, request)))
             yield response
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         grant = await self._capability.granted()
-        response = await grant.exchange.unary(_with(grant, request), max_bytes)
+        response = await grant.http.unary(_with(grant, request), max_bytes)
         if self._again(request, response, grant):
             grant = await self._capability.granted()
-            response = await grant.exchange.unary(_with(grant, request), max_bytes)
+            response = await grant.http.unary(_with(grant, request), max_bytes)
         return response
 
     def _again(self, request: HttpRequest, response: HttpResponse | WholeResponse, grant: _Grant) -> bool:

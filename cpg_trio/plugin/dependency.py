@@ -149,7 +149,7 @@ class Dependency:
 
 
 class _ToProvider:
-    """A `UnaryExchange` with whoever provides a dependency now; if a call did not get there, who does then.
+    """An `HttpClient` with whoever provides a dependency now; if a call did not get there, who does then.
 
     It asks nobody: the dependency knows already, and session and provider have at hand what a call needs.
     """
@@ -158,15 +158,15 @@ class _ToProvider:
         self._dependency = dependency
 
     @asynccontextmanager
-    async def __call__(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         async with AsyncExitStack() as stack:
             for tries_left in reversed(range(_MAX_TRIES)):
                 provider = self._dependency.callable_provider()
                 if (directly := await self._dependency.direct.open(stack, request, provider)) is not None:
                     response = directly
                     break
-                exchange = provider.session.calls(_routed(request, provider))
-                response = await stack.enter_async_context(exchange)
+                block = provider.session.calls.stream(_routed(request, provider))
+                response = await stack.enter_async_context(block)
                 await _check_known(response, provider.session)
                 if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                     break

@@ -33,10 +33,10 @@ from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import (
     Code,
     ConnectError,
+    HttpClient,
     HttpRequest,
     HttpResponse,
-    PoolExchange,
-    UnaryExchange,
+    PoolClient,
     WholeResponse,
 )
 
@@ -81,7 +81,7 @@ class _Way:
     url: str
     """The provider's own, with the path of the service, ending with a slash."""
     headers: Mapping[str, str] = attrs.field(repr=False)
-    exchange: UnaryExchange = attrs.field(repr=False)
+    http: HttpClient = attrs.field(repr=False)
     expires_at: float
     broken: trio.Event = attrs.field(factory=trio.Event, repr=False)
     """Set when a call has not got to the provider."""
@@ -191,13 +191,13 @@ class Direct:
     ) -> WholeResponse | None:
         """Send a request directly; return the whole response, None if it is to go through the host.
 
-        Raises: what an exchange raises.
+        Raises: what `HttpClient.unary` raises.
         """
         if (way := self._way_to(provider)) is None:
             return None
         with self._begin(way) as call:
             try:
-                response = await way.exchange.unary(way.request(request), max_bytes)
+                response = await way.http.unary(way.request(request), max_bytes)
             except ConnectError as error:
                 self._check_unsent(way, error)
                 return None
@@ -216,7 +216,7 @@ class Direct:
         async with AsyncExitStack() as attempt:
             call = attempt.enter_context(self._begin(way))
             try:
-                response = await attempt.enter_async_context(way.exchange(way.request(request)))
+                response = await attempt.enter_async_context(way.http.stream(way.request(request)))
             except ConnectError as error:
                 self._check_unsent(way, error)
                 return None
@@ -341,22 +341,22 @@ async def _found(provider: Provider, service_type: str) -> tuple[_Way, float]:
     began = _clock.current_time()
     answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
     grant = answer.grant
-    exchange = PoolExchange(session.pool)
-    await _reach(exchange, grant.endpoint_url)
+    http = PoolClient(session.pool)
+    await _reach(http, grant.endpoint_url)
     good_s = grant.expires_in_ms / 1000
     headers = {
         wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,
         wire.AUTHORIZATION_HEADER.lower(): wire.bearer(grant.bearer_token),
     }
-    way = _Way(provider, f"{grant.endpoint_url.rstrip('/')}/", headers, exchange, began + good_s)
+    way = _Way(provider, f"{grant.endpoint_url.rstrip('/')}/", headers, http, began + good_s)
     return way, _RENEWED_AT * good_s
 
 
-async def _reach(exchange: UnaryExchange, url: str) -> None:
+async def _reach(http: HttpClient, url: str) -> None:
     """Ask a provider for a sign of life. Raises: ConnectError `unavailable`."""
     parts = urlsplit(url)
     request = HttpRequest("GET", f"{parts.scheme}://{parts.netloc}/healthz", [], b"")
     with trio.move_on_after(_REACH_S):
-        await exchange.unary(request, 1024)
+        await http.unary(request, 1024)
         return
     raise ConnectError(Code.UNAVAILABLE, "the provider does not answer")

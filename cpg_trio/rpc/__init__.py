@@ -5,7 +5,7 @@ application, which runs on Trio, behind one interceptor and a few edges of our o
 for the calls that are most of them. Nothing in this package knows about plugins. What stands on what:
 
     errors      the one error, its codes, and what an HTTP status means
-    exchange    one HTTP exchange, the seam between the client and httpx, or a pool of connections
+    http_client what requests are sent with: httpx, or a pool of connections
     codecs      messages as bytes
     envelope    the framing of streams
     client      calls, and the base class of generated typed clients
@@ -35,15 +35,12 @@ from cpg_trio.rpc.context import Caller as Caller
 from cpg_trio.rpc.context import Context as Context
 from cpg_trio.rpc.errors import pack_detail as pack_detail
 from cpg_trio.rpc.errors import unpack_detail as unpack_detail
-from cpg_trio.rpc.exchange import Exchange as Exchange
-from cpg_trio.rpc.exchange import Fetch as Fetch
-from cpg_trio.rpc.exchange import HttpRequest as HttpRequest
-from cpg_trio.rpc.exchange import HttpResponse as HttpResponse
-from cpg_trio.rpc.exchange import HttpxExchange as HttpxExchange
-from cpg_trio.rpc.exchange import PoolExchange as PoolExchange
-from cpg_trio.rpc.exchange import UnaryExchange as UnaryExchange
-from cpg_trio.rpc.exchange import WholeResponse as WholeResponse
-from cpg_trio.rpc.exchange import fetching as fetching
+from cpg_trio.rpc.http_client import HttpClient as HttpClient
+from cpg_trio.rpc.http_client import HttpRequest as HttpRequest
+from cpg_trio.rpc.http_client import HttpResponse as HttpResponse
+from cpg_trio.rpc.http_client import HttpxClient as HttpxClient
+from cpg_trio.rpc.http_client import PoolClient as PoolClient
+from cpg_trio.rpc.http_client import WholeResponse as WholeResponse
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
 from cpg_trio.rpc.room import Room as Room
 from cpg_trio.rpc.room import room_of_process as room_of_process

@@ -29,13 +29,12 @@ from cpg_trio.http import Pool
 from cpg_trio.rpc.codecs import CODECS
 from cpg_trio.rpc.envelope import decompress, unwrap, wrap
 from cpg_trio.rpc.errors import error_from_http, error_from_json
-from cpg_trio.rpc.exchange import (
-    Exchange,
+from cpg_trio.rpc.http_client import (
+    HttpClient,
     HttpRequest,
     HttpResponse,
     WholeResponse,
-    exchange_over,
-    fetching,
+    http_client_of,
     read_body,
 )
 
@@ -110,17 +109,16 @@ class ServiceClient:
     """A client of one service. The typed ones are generated; they only name methods and types.
 
     `address` is the URL before `/package.Service/Method`; with a path, that path comes first. `http` is any
-    `httpx.AsyncClient`, a `Pool`, or another `Exchange`; the client neither opens nor closes it.
+    `httpx.AsyncClient`, a `Pool`, or another `HttpClient`; the client neither opens nor closes it.
     """
 
     service_name: ClassVar[str]
 
     def __init__(
-        self, address: str, http: httpx.AsyncClient | Pool | Exchange, config: ClientConfig | None = None
+        self, address: str, http: httpx.AsyncClient | Pool | HttpClient, config: ClientConfig | None = None
     ) -> None:
         self._base_url = f"{address.rstrip('/')}/{self.service_name}/"
-        self._exchange = exchange_over(http)
-        self._fetch = fetching(self._exchange)
+        self._http = http_client_of(http)
         self._config = config or ClientConfig()
         self._codec = CODECS[self._config.codec]
         self._content_type = f"application/{self._config.codec}"
@@ -133,7 +131,7 @@ class ServiceClient:
             content, encoding = self._compress(self._codec.encode(request))
             headers = [*self._headers(options), *timeout, *encoding, _ACCEPT_GZIP]
             sent = HttpRequest("POST", self._base_url + method, headers, content)
-            response = await self._fetch(sent, self._config.max_message_bytes)
+            response = await self._http.unary(sent, self._config.max_message_bytes)
             body = self._read_unary(response, options.get("metadata"))
         return self._decode(body, returns)
 
@@ -165,9 +163,8 @@ class ServiceClient:
             headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
             if self._config.gzip_from_bytes is not None:
                 headers.append(("connect-content-encoding", "gzip"))
-            async with self._exchange(
-                HttpRequest("POST", self._base_url + method, headers, body)
-            ) as response:
+            sent = HttpRequest("POST", self._base_url + method, headers, body)
+            async with self._http.stream(sent) as response:
                 await self._check_stream(response, metadata)
                 async with aclosing(self._messages(response, returns, metadata)) as messages:
                     yield ResponseStream(messages, metadata)

@@ -12,7 +12,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
 from cpg_trio.plugin._handshake import Introduction, shake_hands
 from cpg_trio.plugin._session import Session
-from cpg_trio.rpc import ClientConfig, ConnectError, PoolExchange
+from cpg_trio.rpc import ClientConfig, ConnectError, PoolClient
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plugin.running import echo_plugin, plugged
@@ -63,7 +63,7 @@ class Customer:
     async def call_publicly(self) -> None:
         """Call the plugin without its host in between, as anybody may."""
         async with Pool() as pool:
-            client = EchoServiceClient(self.plugin_url, PoolExchange(pool))
+            client = EchoServiceClient(self.plugin_url, PoolClient(pool))
             assert (await client.echo(EchoRequest(text="hello"))).text == "hello"
 
     async def discover(self) -> None:
@@ -76,7 +76,7 @@ class Customer:
     async def renew(self) -> None:
         introduction = Introduction(SELF_ID, "1.0.0", provides=["customer"], requires=["echo"])
         answer = await shake_hands(
-            self.session.host_url, self.session.exchange, introduction, self.session.headers
+            self.session.host_url, self.session.http, introduction, self.session.headers
         )
         assert answer.runtime_id == self.session.runtime_id
         self.session.take_token(answer.runtime_token)
@@ -85,7 +85,7 @@ class Customer:
         """Do what it does when its connections are gone."""
         async with Pool() as pool:
             config = ClientConfig(headers=self.session.headers)
-            registry = type(self.session.registry)(self.session.host_url, PoolExchange(pool), config)
+            registry = type(self.session.registry)(self.session.host_url, PoolClient(pool), config)
             await registry.discover_service(pb.DiscoverServiceRequest(service_type="echo"))
 
     async def does(self, step: Step) -> str:

@@ -25,7 +25,7 @@ from cpg_trio.plugin import Plugin
 from cpg_trio.plugin import guard as guard_module
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.plugin.guard import Guard, Managers
-from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolExchange
+from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolClient
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests._wire import Wire, dial, request
@@ -292,7 +292,7 @@ async def test_streams_and_grpc_are_told_in_a_way_that_their_clients_read(conten
         )
         assert response.status_code == 401  # which both protocols map to `unauthenticated`
         async with Pool() as pool:
-            client = EchoServiceClient(plugin.url, PoolExchange(pool))
+            client = EchoServiceClient(plugin.url, PoolClient(pool))
             with pytest.raises(ConnectError, match="call it through its host") as caught:
                 async with client.count(pb.CountRequest(to=1)) as numbers:
                     await anext(aiter(numbers))

@@ -507,14 +507,14 @@ async def test_an_address_that_is_none_is_an_error_of_the_caller(address: str) -
     assert caught.value.code in {Code.INVALID_ARGUMENT, Code.UNAVAILABLE}
 
 
-class ShortWay:
-    """Answers from memory, and only those who want the whole answer."""
+class InMemory:
+    """An `HttpClient` that has one whole answer."""
 
     def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self._answer = WholeResponse(status, headers, body)
         self.seen: list[tuple[HttpRequest, int | None]] = []
 
-    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         raise AssertionError(f"{request.url} is not asked for in pieces")
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
@@ -523,28 +523,26 @@ class ShortWay:
 
 
 @BOTH
-async def test_a_unary_call_takes_the_short_way_of_an_exchange_that_has_one(codec: Codec) -> None:
+async def test_a_unary_call_asks_its_http_client_for_the_whole_answer(codec: Codec) -> None:
     body = {"proto": pb.EchoResponse(text="a b").SerializeToString(), "json": b'{"text": "a b"}'}[codec]
-    exchange = ShortWay(200, [("content-type", f"application/{codec}")], body)
-    client = EchoServiceClient("http://x/base/", exchange, ClientConfig(codec=codec, max_message_bytes=99))
+    http = InMemory(200, [("content-type", f"application/{codec}")], body)
+    client = EchoServiceClient("http://x/base/", http, ClientConfig(codec=codec, max_message_bytes=99))
     assert (await client.echo(pb.EchoRequest(text="a b"))).text == "a b"
-    ((request, limit),) = exchange.seen
+    ((request, limit),) = http.seen
     assert (request.method, request.url, limit) == ("POST", "http://x/base/echo.v1.EchoService/Echo", 99)
     assert request.body == {"proto": b"\x0a\x03a b", "json": b'{"text":"a b"}'}[codec]
 
 
-async def test_what_comes_the_short_way_is_checked_as_usual() -> None:
+async def test_an_answer_that_comes_whole_is_checked() -> None:
     packed = gzip.compress(pb.EchoResponse(text="a" * 100).SerializeToString())
     headers = [("content-type", "application/proto"), ("content-encoding", "gzip"), ("trailer-x", "t")]
-    exchange, metadata = ShortWay(200, headers, packed), ResponseMetadata()
-    await EchoServiceClient("http://x", exchange).echo(pb.EchoRequest(), metadata=metadata)
+    http, metadata = InMemory(200, headers, packed), ResponseMetadata()
+    await EchoServiceClient("http://x", http).echo(pb.EchoRequest(), metadata=metadata)
     assert metadata.trailers["x"] == "t"
     with pytest.raises(ConnectError) as caught:
-        await EchoServiceClient("http://x", exchange, ClientConfig(max_message_bytes=50)).echo(
-            pb.EchoRequest()
-        )
+        await EchoServiceClient("http://x", http, ClientConfig(max_message_bytes=50)).echo(pb.EchoRequest())
     assert caught.value.code == Code.RESOURCE_EXHAUSTED
-    refusing = ShortWay(404, [("content-type", "text/plain")], b"nobody here\n")
+    refusing = InMemory(404, [("content-type", "text/plain")], b"nobody here\n")
     with pytest.raises(ConnectError, match="nobody here") as caught:
         await EchoServiceClient("http://x", refusing).echo(pb.EchoRequest())
     assert caught.value.code == Code.UNIMPLEMENTED

@@ -24,11 +24,11 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
+    HttpClient,
     HttpRequest,
     HttpResponse,
-    PoolExchange,
+    PoolClient,
     ServiceClient,
-    UnaryExchange,
     WholeResponse,
 )
 
@@ -62,22 +62,20 @@ def _path(url: str) -> bytes:
         raise ConnectError(Code.INVALID_ARGUMENT, f"its URL is none: {error}") from error
 
 
-class SignedExchange:
-    """A `UnaryExchange` whose requests prove to come from the host."""
+class SignedClient:
+    """An `HttpClient` whose requests prove to come from the host."""
 
-    def __init__(
-        self, inner: UnaryExchange, proof: Proof, wall_clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, inner: HttpClient, proof: Proof, wall_clock: Callable[[], float] = time.time) -> None:
         self._inner = inner
         self._proof = proof
         self._wall_clock = wall_clock
 
-    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
-        """Send a request. See `rpc.Exchange`."""
-        return self._inner(self._signed(request))
+    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request. See `rpc.HttpClient`."""
+        return self._inner.stream(self._signed(request))
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
-        """Send a request for an answer that is wanted whole. See `rpc.UnaryExchange`."""
+        """Send a request for an answer that is wanted whole. See `rpc.HttpClient`."""
         return await self._inner.unary(self._signed(request), max_bytes)
 
     def _signed(self, request: HttpRequest) -> HttpRequest:
@@ -112,6 +110,6 @@ def client_at(
     client_class: type[_C], url: str, addresses: tuple[str, ...], pool: Pool, proof: Proof | None
 ) -> _C:
     """Return a client of the control services at a URL, which proves nothing if there is nothing to prove."""
-    exchange: UnaryExchange = PoolExchange(pool, addresses)
-    signed = SignedExchange(exchange, proof) if proof else exchange
+    http: HttpClient = PoolClient(pool, addresses)
+    signed = SignedClient(http, proof) if proof else http
     return client_class(url, signed, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))

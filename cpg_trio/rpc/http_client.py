@@ -1,21 +1,19 @@
-"""One HTTP exchange: the seam between the Connect client and whatever carries it.
+"""What a Connect client sends its requests with.
 
-`Exchange` is all that the client asks for. One that is a `UnaryExchange` as well saves the client of a unary
-call what a response costs that could be a stream. `HttpxExchange` is the general one, over any
-`httpx.AsyncClient`; `PoolExchange` is the fast one, over a pool of connections.
-An exchange adds no timeout to a body: how long a call may take is the caller's to say, by a deadline or a
-cancel scope.
+`HttpClient` is all that a Connect client needs. `HttpxClient` is the general one, over any
+`httpx.AsyncClient`; `PoolClient` is the fast one, over a pool of connections. Neither adds a timeout to a
+body: the caller decides how long a call may take, by a deadline or a cancel scope.
 """
 
 from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import TracebackType
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol
 
 import attrs
 import httpx
@@ -80,24 +78,15 @@ def _first(headers: list[tuple[str, str]], name: str) -> str:
     return ""
 
 
-class Exchange(Protocol):
-    """Sends a request; the response is valid, and its connection held, within the block."""
+class HttpClient(Protocol):
+    """Sends requests."""
 
-    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
-        """Open the exchange.
+    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request; the block has the response, and the connection, from when its head has arrived.
 
         Raises: ConnectError `unavailable` for what the network does, on entering or while the body is read.
         """
         ...
-
-
-Fetch: TypeAlias = Callable[[HttpRequest, int | None], Awaitable[WholeResponse]]
-"""Sends a request and returns the whole response: `UnaryExchange.unary`, as a function."""
-
-
-@runtime_checkable
-class UnaryExchange(Exchange, Protocol):
-    """An exchange that has a shorter way for a response that is wanted whole."""
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """Send a request; return the response when it has arrived whole.
@@ -106,16 +95,6 @@ class UnaryExchange(Exchange, Protocol):
         Raises: ConnectError `resource_exhausted` for a larger one, `unavailable` for what the network does.
         """
         ...
-
-
-def fetching(exchange: Exchange) -> Fetch:
-    """Return an exchange's way to a whole response: its own, or one that reads the body to its end."""
-    return exchange.unary if isinstance(exchange, UnaryExchange) else partial(_read_whole, exchange)
-
-
-async def _read_whole(exchange: Exchange, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
-    async with exchange(request) as response:
-        return WholeResponse(response.status, response.headers, await read_body(response, max_bytes))
 
 
 async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:
@@ -128,24 +107,29 @@ async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:
     return bytes(body)
 
 
-def exchange_over(http: httpx.AsyncClient | Pool | Exchange) -> Exchange:
-    """Return the exchange over whatever a caller has."""
+def http_client_of(http: httpx.AsyncClient | Pool | HttpClient) -> HttpClient:
+    """Return what a caller has as an `HttpClient`."""
     if isinstance(http, httpx.AsyncClient):
-        return HttpxExchange(http)
-    return PoolExchange(http) if isinstance(http, Pool) else http
+        return HttpxClient(http)
+    return PoolClient(http) if isinstance(http, Pool) else http
 
 
-class HttpxExchange:
-    """An exchange over an `httpx.AsyncClient`, which stays the caller's to configure and to close."""
+class HttpxClient:
+    """Sends requests with an `httpx.AsyncClient`, which stays the caller's to configure and to close."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         # httpx gives up on a body after five quiet seconds unless told otherwise; a stream may be quiet.
         self._timeout = httpx.Timeout(None, connect=client.timeout.connect, pool=client.timeout.pool)
 
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """See `HttpClient`."""
+        async with self.stream(request) as response:
+            return WholeResponse(response.status, response.headers, await read_body(response, max_bytes))
+
     @asynccontextmanager
-    async def __call__(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
-        """See `Exchange`."""
+    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+        """See `HttpClient`."""
         errors = _HttpxErrors()
         with errors:
             sent = self._client.build_request(
@@ -201,8 +185,8 @@ class _HttpxErrors:
             raise (_mapped(exc) or _no_answer(exc)) from exc
 
 
-class PoolExchange:
-    """An exchange over a pool, which stays the caller's to open and to close.
+class PoolClient:
+    """Sends requests on the connections of a pool, which stays the caller's to open and to close.
 
     `addresses` are where to connect, if not where the URL says (see `Origin`); `caller` is whom the pool
     counts requests for.
@@ -213,15 +197,15 @@ class PoolExchange:
         self._addresses = addresses
         self._caller = caller
 
-    def __call__(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
-        """See `Exchange`."""
+    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        """See `HttpClient`."""
         with _MAPPED_ERRORS:
             place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
             return _PoolBlock(self._pool.request(place.origin, sent, caller=self._caller))
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
-        """See `UnaryExchange`."""
+        """See `HttpClient`."""
         limit = sys.maxsize if max_bytes is None else max_bytes
         with _MAPPED_ERRORS:
             place = _place(request.url, self._addresses)
@@ -275,7 +259,7 @@ def _as_text(headers: HeaderList) -> list[tuple[str, str]]:
 
 
 class _PoolBlock:
-    """The block of an exchange. Within it, errors of the network come out of reading the body only."""
+    """The block of a request. Errors of the network are raised by entering it and by reading the body."""
 
     def __init__(self, block: AbstractAsyncContextManager[Response]) -> None:
         self._block = block
@@ -292,7 +276,7 @@ class _PoolBlock:
 
 
 class _PoolBody:
-    """A response's body, with the errors of an exchange."""
+    """A response's body, with the errors of an `HttpClient`."""
 
     def __init__(self, response: Response) -> None:
         self._response = response

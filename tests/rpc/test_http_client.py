@@ -1,4 +1,4 @@
-"""The Connect client over a pool of connections, to a server on a socket."""
+"""What a Connect client sends its requests with, to a server on a socket."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import httpx
 import pytest
 import trio
 from trio.testing import MockClock
 
 from cpg_trio.http import ConnectFailedError, Pool, PoolStatistics, serve
+from cpg_trio.http.client.httpx_transport import PoolTransport
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
     HttpRequest,
-    PoolExchange,
+    PoolClient,
     ResponseMetadata,
     application,
 )
@@ -27,12 +29,19 @@ from tests.rpc.echo import Echo
 
 
 @asynccontextmanager
+async def serving_echo() -> AsyncIterator[str]:
+    """Yield the URL of an echo service on a socket."""
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(serve, application([Echo()]), bind="127.0.0.1:0"))
+        yield url
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def served(config: ClientConfig | None = None) -> AsyncIterator[tuple[EchoServiceClient, Pool]]:
     """Yield a client of an echo service on a socket, and the pool that it is on."""
-    async with trio.open_nursery() as nursery, Pool() as pool:
-        (url,) = await nursery.start(partial(serve, application([Echo()]), bind="127.0.0.1:0"))
+    async with serving_echo() as url, Pool() as pool:
         yield EchoServiceClient(url, pool, config), pool
-        nursery.cancel_scope.cancel()
 
 
 async def numbers(*values: int) -> AsyncIterator[pb.SumRequest]:
@@ -40,18 +49,30 @@ async def numbers(*values: int) -> AsyncIterator[pb.SumRequest]:
         yield pb.SumRequest(number=value)
 
 
+async def check_every_kind_of_call(client: EchoServiceClient) -> None:
+    metadata = ResponseMetadata()
+    response = await client.echo(pb.EchoRequest(text="✓"), metadata=metadata)
+    assert response.text == "✓"
+    assert (metadata.headers["x-header"], metadata.trailers["x-trailer"]) == ("h", "t")
+    async with client.count(pb.CountRequest(to=3)) as stream:
+        assert [message.number async for message in stream] == [0, 1, 2]
+    assert (await client.sum(numbers(1, 2, 3))).sum == 6
+    large = pb.EchoRequest(data=bytes(range(256)) * 1000)
+    assert (await client.echo(large)).data == large.data
+
+
 async def test_every_kind_of_call_goes_over_a_pool() -> None:
     async with served() as (client, pool):
-        metadata = ResponseMetadata()
-        response = await client.echo(pb.EchoRequest(text="✓"), metadata=metadata)
-        assert response.text == "✓"
-        assert (metadata.headers["x-header"], metadata.trailers["x-trailer"]) == ("h", "t")
-        async with client.count(pb.CountRequest(to=3)) as stream:
-            assert [message.number async for message in stream] == [0, 1, 2]
-        assert (await client.sum(numbers(1, 2, 3))).sum == 6
-        large = pb.EchoRequest(data=bytes(range(256)) * 1000)
-        assert (await client.echo(large)).data == large.data
+        await check_every_kind_of_call(client)
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=3)
+
+
+@pytest.mark.parametrize("transport", ["httpx's own", "a pool"])
+async def test_an_httpx_client_goes_where_a_pool_goes(transport: str) -> None:
+    async with serving_echo() as url, Pool() as pool:
+        chosen = PoolTransport(pool) if transport == "a pool" else None
+        async with httpx.AsyncClient(transport=chosen) as http:
+            await check_every_kind_of_call(EchoServiceClient(url, http))
 
 
 async def test_a_stream_that_ends_in_a_body_that_does_not_has_ended(mock_clock: MockClock) -> None:
@@ -136,7 +157,7 @@ async def test_what_breaks_within_the_block_is_unavailable_there_and_no_other_er
     async with serving(peer) as origin, Pool() as pool:
         request = HttpRequest("POST", f"http://127.0.0.1:{origin.port}", [], b"")
         with pytest.raises(ConnectFailedError):
-            async with PoolExchange(pool)(request) as response:
+            async with PoolClient(pool).stream(request) as response:
                 assert await anext(response.body) == b"abc"
                 with pytest.raises(ConnectError):
                     await anext(response.body)
@@ -171,10 +192,10 @@ async def test_a_request_goes_to_the_urls_target_or_to_another_host_that_is_told
             await peer.send(OK)
 
     async with serving(peer) as origin, Pool() as pool:
-        exchange = PoolExchange(pool, (origin.host,))
+        client = PoolClient(pool, (origin.host,))
         for path in ["", "/", "/a%2Fb/?q=http://x/"]:
             request = HttpRequest("GET", f"http://peer.test:{origin.port}{path}", [("X-Odd", "1")], b"")
-            async with exchange(request) as response:
+            async with client.stream(request) as response:
                 assert (response.status, response.header("content-length")) == (200, "2")
                 assert [chunk async for chunk in response.body] == [b"ok"]
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=2)
