@@ -400,7 +400,7 @@ async def test_a_host_goes_by_what_fits(
 
 def test_the_table_of_what_is_kept_says_what_each_limit_comes_to_and_all_of_them() -> None:
     text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
-    table = text.partition("### What is kept of what others send")[2]
+    table = text.partition("### Memory")[2]
     said = dict(re.findall(r"\(`(max_\w+)`\) \| (\d+) MiB", table))
     kept = estimate(Limits(), ServeConfig().max_connections)
     assert said == {name: f"{size / MIB:.0f}" for name, size in kept.items()}
