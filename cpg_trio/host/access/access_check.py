@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import trio
 
@@ -79,7 +79,7 @@ class AccessCheck:
         """
         identity = self._proved(runtime_id, authorization)
         if identity is None:
-            raise self._unauthenticated(runtime_id, authorization, peer)
+            self._refuse_unproved(runtime_id, authorization, peer)
         # The certificate is a part of what was decided. No Unix socket passes for an address.
         decision = (identity.runtime_id, service_type, "" if peer.address else "unix", *peer.names)
         was_permitted = decision in self._permitted
@@ -103,7 +103,7 @@ class AccessCheck:
         The certificate and the policy are asked again, as they may have changed since the grant was given.
         """
         self._check_certificate(owner, peer, Action.USE, capability_type)
-        self.check_may_use(owner, capability_type, Action.USE)
+        self.check_may_use(owner, capability_type, Action.USE, peer.address)
         self.count(Kind.CAPABILITY_CALL, owner.runtime_id)
 
     def count_handshake(
@@ -135,7 +135,7 @@ class AccessCheck:
         """
         identity = self._proved(runtime_id, authorization)
         if identity is None:
-            raise self._unauthenticated(runtime_id, authorization, peer)
+            self._refuse_unproved(runtime_id, authorization, peer)
         self._check_certificate(identity, peer)
         return identity
 
@@ -149,10 +149,6 @@ class AccessCheck:
     def count(self, kind: Kind, key: str) -> None:
         """Count a call of a kind for a runtime id, or for the key of a `Peer`."""
         self._limiter.check(kind, key)
-
-    def count_unreadable(self, peer: Peer) -> None:
-        """Count a message or a path that cannot be read as a failed authentication."""
-        self._limiter.check(Kind.FAILED_AUTHENTICATION, peer.key)
 
     def subscribe_wait_s(self, identity: Identity, kibibytes: int) -> int:
         """Count a request of so many kibibytes on a watch; return 0, or the seconds that it has to wait."""
@@ -177,11 +173,13 @@ class AccessCheck:
             target = wire.DIRECT_PREFIX + service_type
             raise self._denied(caller, f"call {service_type} directly", action, target)
 
-    def check_may_use(self, caller: Identity, capability_type: str, action: Action) -> None:
+    def check_may_use(
+        self, caller: Identity, capability_type: str, action: Action, address: str = ""
+    ) -> None:
         """Check that a plugin may use a capability of the host."""
         if not self._ask(caller.runtime_id, self._policy.may_use, caller, capability_type):
             self.count(Kind.FAILED_AUTHENTICATION, caller.runtime_id)
-            raise self._denied(caller, f"use {capability_type}", action, capability_type)
+            raise self._denied(caller, f"use {capability_type}", action, capability_type, address)
 
     def check_may_provide(self, plugin: Identity, service_type: str, holders: Collection[str]) -> None:
         """Check that a plugin may provide a service type, which plugins of other names may provide already.
@@ -222,30 +220,25 @@ class AccessCheck:
     # Refusals
 
     def refuse(
-        self, action: Action, refused: RefusedError, subject: str, target: str, peer: Peer
-    ) -> RefusedError:
-        """Return what to raise for a call that proves nothing, once it is counted and in the audit trail."""
-        return self._counted(peer.key, refused, action, subject, target, peer.address)
-
-    def _counted(
         self,
-        key: str,
         refused: RefusedError,
+        peer: Peer,
         action: Action,
         subject: str,
         target: str = "",
-        address: str = "",
-    ) -> RefusedError:
-        try:
-            self._limiter.check(Kind.FAILED_AUTHENTICATION, key)
-        except RefusedError as too_often:
-            return too_often
-        self._audit.denied(action, subject, target, reason=refused.message, address=address)
-        return refused
+        key: str = "",
+    ) -> NoReturn:
+        """Raise the refusal of a call that proves nothing, once it is counted and in the audit trail.
 
-    def _unauthenticated(self, runtime_id: str, authorization: str, peer: Peer) -> RefusedError:
-        """Return the refusal of a call whose headers prove no identity."""
-        key, token = peer.key, wire.bearer_token(authorization)
+        It counts for `key`, or for the peer.
+        """
+        self.count(Kind.FAILED_AUTHENTICATION, key or peer.key)
+        self._audit.denied(action, subject, target, reason=refused.message, address=peer.address)
+        raise refused
+
+    def _refuse_unproved(self, runtime_id: str, authorization: str, peer: Peer) -> NoReturn:
+        """Refuse a call whose headers prove no identity."""
+        key, token = "", wire.bearer_token(authorization)
         if not runtime_id:
             message = f"{wire.RUNTIME_ID_HEADER} header required"
             # To RPCs as other hosts answer.
@@ -256,7 +249,7 @@ class AccessCheck:
             key, refused = former.runtime_id, self._ended(former)
         else:
             refused = RefusedError(Code.UNAUTHENTICATED, "invalid token")
-        return self._counted(key, refused, Action.AUTHENTICATE, runtime_id, address=peer.address)
+        self.refuse(refused, peer, Action.AUTHENTICATE, runtime_id, key=key)
 
     def _ended(self, identity: Identity) -> RefusedError:
         """Return the refusal of a caller that has proved an identity that has ended."""
@@ -265,10 +258,12 @@ class AccessCheck:
             return RefusedError(Code.UNAUTHENTICATED, message, plain="invalid token")
         return RefusedError(Code.UNAUTHENTICATED, "invalid token")
 
-    def _denied(self, caller: Identity, what: str, action: Action, target: str) -> RefusedError:
+    def _denied(
+        self, caller: Identity, what: str, action: Action, target: str, address: str = ""
+    ) -> RefusedError:
         """Return the refusal of what the policy does not permit a caller."""
         message = f"{caller.runtime_id} may not {what}"
-        self._audit.denied(action, caller.runtime_id, target, reason=message)
+        self._audit.denied(action, caller.runtime_id, target, reason=message, address=address)
         return RefusedError(Code.PERMISSION_DENIED, message, plain=f"permission denied: {message}")
 
     def _check_certificate(
@@ -276,7 +271,7 @@ class AccessCheck:
     ) -> None:
         if why_not := self._why_not_certified(identity.self_id, peer):
             refused = RefusedError(Code.UNAUTHENTICATED, why_not)
-            raise self.refuse(action, refused, identity.runtime_id, target, peer)
+            self.refuse(refused, peer, action, identity.runtime_id, target)
 
     def _proved(self, runtime_id: str, authorization: str) -> Identity | None:
         token = wire.bearer_token(authorization)

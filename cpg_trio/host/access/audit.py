@@ -1,8 +1,8 @@
-"""The audit trail: one event for every decision about who somebody is and what they may do.
+"""The audit trail: one event for each decision about who calls and what the caller may do.
 
-An event has names, never what proves them. Each goes to the listeners, and to the log `cpg_trio.audit` as one
-line of JSON. A decision is made once and then holds (that a plugin may call a service, say, for as long as
-the policy stays as it is), so it is one event however many calls follow from it; a refusal is one each time.
+An event has names, and never a secret. Each goes to the listeners, and to the log `cpg_trio.audit` as one
+line of JSON. A permission holds until the rules change, so it is one event however many calls follow. A
+refusal is one event each time.
 """
 
 from __future__ import annotations
@@ -19,23 +19,29 @@ from cpg_trio._listeners import Listeners
 _log = logging.getLogger("cpg_trio.audit")
 
 _MAX_CHARACTERS = 256
-_to_json = json.JSONEncoder(ensure_ascii=True).encode  # so nothing in it can break or forge a line
+_TEXTS = ("subject", "target", "reason", "address")
+_to_json = json.JSONEncoder(ensure_ascii=True).encode  # a text cannot break or forge a line
+
+
+def _cut(text: str) -> str:
+    """Return what is kept of a text: strangers choose most of it, and a listener may keep it."""
+    return text[:_MAX_CHARACTERS]
 
 
 class Action(Enum):
-    """What was decided about."""
+    """The kind of a decision."""
 
     HANDSHAKE = "handshake"
     """Whether a plugin gets an identity."""
     RENEW = "renew"
     """Whether it gets another token for the one that it has."""
     AUTHENTICATE = "authenticate"
-    """Whether a token proves an identity; of one that is accepted, when it is first seen."""
+    """Whether a token proves an identity. One that is accepted is told when it is first seen."""
     REGISTER = "register"
     """Whether a plugin may provide a service."""
     UNREGISTER = "unregister"
     DISCOVER = "discover"
-    """Whether a plugin may be told who provides a service."""
+    """Whether a plugin may learn who provides a service."""
     CALL = "call"
     """Whether a plugin may call a service through the host."""
     GRANT = "grant"
@@ -56,18 +62,23 @@ class AuditEvent:
 
     action: Action
     allowed: bool
-    subject: str
-    """Whom it is about: a runtime id, or the name that was claimed."""
-    target: str = ""
-    """What it is about: a service type, a plugin, a capability, a path."""
-    reason: str = ""
+    subject: str = attrs.field(converter=_cut)
+    """The plugin: a runtime id, or the name that it claimed."""
+    target: str = attrs.field(default="", converter=_cut)
+    """A service type, a plugin, a capability or a path."""
+    reason: str = attrs.field(default="", converter=_cut)
     """Why it was refused, or why something has ended."""
-    address: str = ""
-    """Where the subject called from, without a port."""
+    address: str = attrs.field(default="", converter=_cut)
+    """The address that the subject called from, without a port."""
+
+    def as_json(self) -> str:
+        """Return the event as one line, without empty texts."""
+        texts = {name: text for name in _TEXTS if (text := getattr(self, name))}
+        return _to_json({"action": self.action.value, "allowed": self.allowed, **texts})
 
 
 class Audit:
-    """Where decisions are told. A listener that raises is logged, and keeps nobody else from hearing."""
+    """Sends decisions to listeners and the log. A listener that raises is logged; the others are called."""
 
     def __init__(self) -> None:
         self._listeners = Listeners[[AuditEvent]]("the audit trail")
@@ -79,29 +90,25 @@ class Audit:
     def allowed(
         self, action: Action, subject: str, target: str = "", *, reason: str = "", address: str = ""
     ) -> None:
-        """Tell that something is permitted, or has been done."""
-        self._tell(action, allowed=True, subject=subject, target=target, reason=reason, address=address)
+        """Record that something is permitted, or has been done."""
+        self._record(
+            AuditEvent(
+                action=action, allowed=True, subject=subject, target=target, reason=reason, address=address
+            )
+        )
 
     def denied(
         self, action: Action, subject: str, target: str = "", *, reason: str, address: str = ""
     ) -> None:
-        """Tell that something is refused."""
-        self._tell(action, allowed=False, subject=subject, target=target, reason=reason, address=address)
-
-    def _tell(self, action: Action, *, allowed: bool, **said: str) -> None:
-        # Cut before it is told: a listener may keep it, and most of it may be a stranger's.
-        event = AuditEvent(
-            action=action, allowed=allowed, **{name: text[:_MAX_CHARACTERS] for name, text in said.items()}
+        """Record that something is refused."""
+        self._record(
+            AuditEvent(
+                action=action, allowed=False, subject=subject, target=target, reason=reason, address=address
+            )
         )
+
+    def _record(self, event: AuditEvent) -> None:
         self._listeners.tell(event)
         level = logging.INFO if event.allowed else logging.WARNING
         if _log.isEnabledFor(level):
-            _log.log(level, "[AUDIT] %s", as_json(event))
-
-
-def as_json(event: AuditEvent) -> str:
-    """Return an event as one line, without what is empty."""
-    said = {
-        name: value for name in ("subject", "target", "reason", "address") if (value := getattr(event, name))
-    }
-    return _to_json({"action": event.action.value, "allowed": event.allowed, **said})
+            _log.log(level, "[AUDIT] %s", event.as_json())

@@ -1,10 +1,10 @@
-"""Identities that have ended: what a host remembers of them, so that no token of theirs proves anything.
+"""Identities that have ended. A host remembers them, so that none of their tokens proves anything.
 
-Those that have expired are remembered for an hour, only so that who comes back is told why. Those that were
-revoked are remembered for as long as a token of theirs could be shown. When there is no room, the oldest of
-the former go first, as their tokens are no good anyway; then the oldest of the latter, and from then on a
-token that the host does not know proves nothing if it was issued before that moment. So a revocation is
-never forgotten in the favour of who was revoked.
+An expired identity is remembered for an hour, so that its plugin learns why it ended. A revoked identity is
+remembered for as long as one of its tokens could be shown. When there is no room, the expired ones are
+dropped first, oldest first: their tokens are void anyway. Then the oldest revoked ones are dropped, and from
+that moment a token that the host does not know proves nothing if it was issued before. So no revoked token
+becomes valid again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import attrs
 
-REMEMBERED_S = 60 * 60.0  # beyond the last token: for the sake of who comes back with it
+REMEMBERED_S = 60 * 60.0  # beyond the end of the last token, so that its plugin learns why
 
 
 @attrs.frozen
@@ -25,18 +25,18 @@ class Ended:
     self_id: str
     why: str
     until: float
-    """How long that is remembered, on the clock; beyond the end of its last token."""
+    """Until when it is remembered, on the clock: `REMEMBERED_S` beyond the end of its last token."""
 
 
 class EndedIdentities:
-    """At most `most` identities that have ended."""
+    """The identities that have ended, at most `most` of them."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._expired: dict[str, Ended] = {}  # the oldest first, here and below
         self._revoked: dict[str, Ended] = {}
         self.next_end = math.inf
-        """When to look for some whose time is over, on the clock."""
+        """When the next of them is to be dropped, on the clock."""
 
     def __len__(self) -> int:
         """Return how many are remembered."""
@@ -48,11 +48,11 @@ class EndedIdentities:
         yield from self._revoked
 
     def get(self, runtime_id: str) -> Ended | None:
-        """Return what is remembered of an identity."""
+        """Return an identity that has ended, None if it has not or is not remembered."""
         return self._revoked.get(runtime_id) or self._expired.get(runtime_id)
 
     def add(self, ended: Ended, now: float) -> tuple[Ended | None, bool]:
-        """Remember one. Return which was dropped for it, if any, and whether a token of that may be good."""
+        """Remember one. Return the one that was dropped for it, and whether a token of that may be valid."""
         is_over = ended.until - REMEMBERED_S <= now
         (self._expired if is_over else self._revoked)[ended.runtime_id] = ended
         self.next_end = min(self.next_end, ended.until)
@@ -63,7 +63,7 @@ class EndedIdentities:
         return dropped, dropped.until - REMEMBERED_S > now
 
     def drop_old(self, now: float) -> list[str]:
-        """Forget those whose time is over; return which."""
+        """Drop those whose time is over; return their runtime ids."""
         dropped = []
         for remembered in (self._expired, self._revoked):
             while remembered and (oldest := next(iter(remembered.values()))).until <= now:

@@ -1,14 +1,14 @@
 """Enrolment: which plugins get an identity at all.
 
-Without enrolment tokens every plugin does. With them, only who shows the one of its name: a secret that the
-operator has given to both sides.
+Without enrolment tokens every plugin does. With them, a plugin needs the token of its name: a secret that the
+operator gives to the plugin and to the host.
 
     # a file of enrolment tokens: a plugin's name, and its token
     storage-plugin  1f0a…
     logger-plugin   77be…
 
-A file without a token is refused, since it may be one that is just being written. A line `none`, alone, says
-that nobody is to be let in.
+A file without a token is refused, since somebody may be writing it. A file with the single line `none` lets
+no plugin in.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _NOBODY_MEANT = "none"
 
 
 class Enrolment:
-    """The enrolment tokens, kept as digests. Without any, everybody is let in."""
+    """The enrolment tokens, kept as digests. Without any, every plugin is let in."""
 
     def __init__(self, tokens: Mapping[str, str] | Path | None = None) -> None:
-        """Take tokens by plugin name, or the file that has them, which is read anew when it changes.
+        """Take tokens by plugin name, or the file that has them, which is read again when it changes.
 
-        Raises: ValueError for tokens, OSError or ValueError for a file, that make no sense.
+        Raises: ValueError for tokens, OSError or ValueError for a file, that cannot be used.
         """
         self._file: Reloaded[Mapping[str, bytes]] | None = None
         self._digests: Mapping[str, bytes] | None = None
@@ -42,7 +42,7 @@ class Enrolment:
             self._digests = _digests(tokens)
 
     def why_not(self, self_id: str, shown: str) -> str:
-        """Return why a plugin that shows a token (empty for none) is not let in; empty if it is."""
+        """Return why a plugin with a token (empty for none) is not let in; empty if it is."""
         digests = self._file.value if self._file else self._digests
         if digests is None:
             return ""

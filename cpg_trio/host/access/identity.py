@@ -1,15 +1,15 @@
-"""Who a plugin is to the host: a name for this run of it, and the tokens that prove the name.
+"""Identities of plugins: a name for one run of a plugin, and the tokens that prove the name.
 
-Plain synchronous state, whose changes are announced. A token is signed (see `keys`), so a host that has never
-seen it, or has been restarted, can tell that it is good; what a host remembers of it is a digest, which opens
-nothing. An identity has some tokens that have not expired: a new one takes nothing from those before it, so
-that no call is lost when they change. The digests of the newest are kept; those before are good for their
-signature.
+Plain synchronous state, whose changes are announced. A token is signed (see `keys`), so that also a host that
+has never seen it accepts it, or one that has been restarted. A host keeps the digest of a token, from which
+nobody can make the token. An identity may have several valid tokens: a new one does not end the others, so
+that no call fails when a plugin changes its token. The digests of the newest tokens are kept; older tokens
+are accepted for their signature.
 
-An identity ends when its last token has expired, or when it is revoked (see `ended`). One that is not in use
-(it has registered nothing, has no call in flight and no watch, and has not called the host for ten minutes)
-is not kept, and does not end by that: who comes back with its token has it again, for its signature. So there
-is always room for who is in use.
+An identity ends when its last token expires, or when it is revoked (see `ended_identities`). An identity is
+idle if it has registered nothing, has no call in flight and no watch, and has not called the host for ten
+minutes. An idle identity is dropped, but does not end: a call with its token brings it back, for the
+signature. So there is always room for identities in use.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _log = logging.getLogger("cpg_trio.host")
 
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
 _DAY_S = 24 * 60 * 60.0
-SKEW_S = 5 * 60.0  # by which the clocks of hosts with the same key may differ
-_IDLE_S = 10 * 60.0  # without a call, after which an identity that is not in use is not kept
-_FRESH_S = 30.0  # after its last call, in which it is not let go for another one
-_MOST_TOKENS = 4  # of an identity, whose digests are kept
-_MOST_LOOKED_AT = 64  # identities, for one that can be let go
+SKEW_S = 5 * 60.0  # the clocks of hosts with the same key may differ by this
+_IDLE_S = 10 * 60.0  # without a call, until an identity that is not in use is dropped
+_FRESH_S = 30.0  # after its last call, in which it is not dropped for another one
+_MOST_TOKENS = 4  # digests that are kept for an identity
+_MOST_LOOKED_AT = 64  # identities, to find one that can be dropped
 
 
 @attrs.frozen
@@ -51,13 +51,13 @@ class Identity:
 
     runtime_id: str
     self_id: str
-    """The plugin's own name, which its runs and its replicas share."""
+    """The plugin's own name. All its runs and replicas have the same."""
     provides: tuple[str, ...] | None = None
     """The service types that it has declared to provide; None if it has declared nothing."""
     requires: tuple[str, ...] | None = None
     """Those that it has declared to call."""
     address: str = ""
-    """Where its handshake came from, without a port; empty for the host's Unix socket."""
+    """The address that its handshake came from, without a port; empty for the host's Unix socket."""
     answers: bool = False
     """Whether it answers the host's probes: it has done so, or its handshake says that it is on an SDK that
     does. A plugin that knows only the wire protocol may not."""
@@ -83,17 +83,17 @@ class Entry:
 
     identity: Identity
     digest: bytes = attrs.field(repr=False)
-    """Of the newest token that the plugin has shown: that it has it is certain."""
+    """Of the newest token that the plugin has shown, so it has certainly received it."""
     expires_at: float
     """When the last of its tokens expires, on the clock of the identities, in seconds."""
     tokens: dict[bytes, float] = attrs.field(factory=dict, repr=False)
-    """When each of the newest tokens expires, by digest, in the order in which the host heard of them."""
+    """When each of the newest tokens expires, by digest, in the order in which the host learned of them."""
     used_at: float = 0.0
-    """When it has last been proved, on the clock."""
+    """When a call last proved it, on the clock."""
     share: str = ""
-    """Which address it counts for (see `shares`)."""
+    """The address that it counts for (see `shares`)."""
     size: int = attrs.field(init=False)
-    """What is declared with it, in bytes as they are held."""
+    """What is declared with it, in bytes of memory."""
 
     @size.default
     def _declared_bytes(self) -> int:
@@ -103,11 +103,10 @@ class Entry:
 class Identities:
     """Issues identities and recognises them.
 
-    No token is good for longer than `longest_s` seconds, whatever it or a state file says. `on_expired` is
-    called with each identity that has run out, when that is noticed: when anyone is next asked who they are;
-    `on_accepted` when a token that was not known is accepted for its signature. `in_use` tells by a runtime
-    id whether there is something that lasts only as long as the identity is kept. `clock` gives seconds,
-    `wall_clock` seconds since 1970.
+    No token is valid for longer than `longest_s` seconds, whatever it or a state file says. `on_expired` is
+    called with each identity that has expired, when the next call is authenticated. `on_accepted` is called
+    when an unknown token is accepted for its signature. `in_use` tells by a runtime id whether something
+    needs the identity to be kept. `clock` gives seconds, `wall_clock` seconds since 1970.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class Identities:
         self._ended = EndedIdentities(limits.max_ended_identities)
         self._looks: list[tuple[float, str]] = []  # a heap: when to look again at which entry
         self.not_before = 0.0
-        """Before when what was issued proves nothing, unless the host knows it: in seconds since 1970."""
+        """Tokens that were issued before prove nothing, unless the host knows them. In seconds since 1970."""
         self._listeners = Listeners[[str]]("identities")
 
     def __len__(self) -> int:
@@ -168,7 +167,7 @@ class Identities:
         address: str = "",
         answers: bool = False,
     ) -> tuple[Identity, str]:
-        """Return a new identity and its token. The caller has validated what it is given.
+        """Return a new identity and its token. The caller has validated the arguments.
 
         Raises: LimitError, and then nothing has changed.
         """
@@ -187,9 +186,9 @@ class Identities:
         address: str = "",
         answers: bool = False,
     ) -> str:
-        """Return another token for an identity that is held; those before it are good until they expire.
+        """Return another token for an identity that is kept. Its other tokens stay valid until they expire.
 
-        `address` is where it calls from now; empty leaves that as it is.
+        `address` is where it calls from now; empty leaves the address as it is.
         """
         entry = self._entries[identity.runtime_id]
         entry.identity = attrs.evolve(
@@ -210,7 +209,7 @@ class Identities:
             self._announce(runtime_id)
 
     def restore(self, entry: Entry) -> None:
-        """Take an identity (back), with the one token whose digest it has. None outlives a new one."""
+        """Keep an identity, with the one token whose digest it has. It expires no later than a new token."""
         now, runtime_id = self._clock(), entry.identity.runtime_id
         self._drop(runtime_id)
         entry.expires_at = min(entry.expires_at, now + self._longest_s)
@@ -224,7 +223,7 @@ class Identities:
         self._announce(runtime_id)
 
     def restore_ended(self, ended: Ended) -> None:
-        """Take (back) that an identity has ended."""
+        """Remember that an identity has ended."""
         now = self._clock()
         longest = now + self._longest_s + REMEMBERED_S
         dropped, may_be_good = self._ended.add(attrs.evolve(ended, until=min(ended.until, longest)), now)
@@ -236,13 +235,13 @@ class Identities:
                     "more identities were revoked than are remembered; tokens that were issued before and are"
                     " not known prove nothing from now on (LIMITS=max_ended_identities=… raises the number)"
                 )
-            self.not_before = math.ceil(self._wall_clock() * 1000) / 1000  # tokens say it in milliseconds
+            self.not_before = math.ceil(self._wall_clock() * 1000) / 1000  # tokens have milliseconds
         self._announce(dropped.runtime_id)
 
     def authenticate(self, runtime_id: str, token: str) -> Identity | None:
         """Return the identity that the token proves, or None.
 
-        To find a digest among others takes a time that tells nothing of the token that it is of.
+        The time that the look-up of a digest takes tells nothing about the token.
         """
         now = self._clock()
         if self._ended.next_end <= now or (self._looks and self._looks[0][0] <= now):
@@ -257,7 +256,7 @@ class Identities:
         return self._recognised(runtime_id, token, digest)
 
     def former(self, runtime_id: str, token: str) -> Identity | None:
-        """Return the identity that the token proved until it ended, or None."""
+        """Return the ended identity that the token proved before, or None."""
         ended = self._ended.get(runtime_id)
         claims = self._keys.verify(token)
         if ended is None or claims is None or claims.runtime_id != runtime_id:
@@ -265,7 +264,7 @@ class Identities:
         return Identity(ended.runtime_id, ended.self_id)
 
     def why_ended(self, identity: Identity) -> str:
-        """Return why an identity has ended; empty if it has not, or nobody remembers."""
+        """Return why an identity has ended; empty if it has not, or is not remembered."""
         ended = self._ended.get(identity.runtime_id)
         return ended.why if ended else ""
 
@@ -280,32 +279,32 @@ class Identities:
         return max(0.0, entry.expires_at - self._clock()) if entry else 0.0
 
     def forget(self, runtime_id: str) -> None:
-        """Be as if an identity had never been issued; nobody has its token."""
+        """Drop an identity as if it had never been issued; nobody has its token."""
         if self._drop(runtime_id) is not None:
             self._announce(runtime_id)
 
     def revoke(self, runtime_id: str, why: str = "it has been revoked") -> bool:
-        """End an identity before its time, with all of its tokens; return whether it had not ended before.
+        """End an identity and all its tokens; return whether it had not ended before.
 
-        One that is not kept ends, too: it may be idle, or another host with the same key may have issued it,
-        and its tokens are good until they have been seen here.
+        An identity that is not kept ends, too: it may be idle, or another host with the same key may have
+        issued it.
         """
         if self._ended.get(runtime_id) is not None:
             return False
-        # Another host with the same key may have issued tokens that this one has not seen.
+        # Another host with the same key may have issued tokens that this one does not know.
         self._end(runtime_id, why, self._clock() + self._longest_s)
         return True
 
     def entry(self, runtime_id: str) -> Entry | None:
-        """Return an identity with its digest, or None if it has ended or never was."""
+        """Return an identity and its tokens, None if it is not kept."""
         return self._entries.get(runtime_id)
 
     def ended(self, runtime_id: str) -> Ended | None:
-        """Return what is remembered of an identity that has ended."""
+        """Return an identity that has ended, None if it has not or is not remembered."""
         return self._ended.get(runtime_id)
 
     def known(self) -> Iterator[str]:
-        """Yield the runtime ids of all that are kept, and of those that have ended and are remembered."""
+        """Yield the runtime ids of all identities that are kept, and of ended ones that are remembered."""
         yield from self._entries
         yield from self._ended
 
@@ -335,14 +334,14 @@ class Identities:
         entry.expires_at = max(entry.expires_at, expires_at)
 
     def _shown(self, entry: Entry, digest: bytes) -> None:
-        """Note that a plugin has shown a token; one of before may still be on its way in some call."""
+        """Note that a plugin has shown a token. Calls with an older one may still be under way."""
         order = list(entry.tokens)
         if entry.digest not in order or order.index(digest) > order.index(entry.digest):
             entry.digest = digest
             self._announce(entry.identity.runtime_id)
 
     def _recognised(self, runtime_id: str, token: str, digest: bytes) -> Identity | None:
-        """Return the identity that a token proves by its signature alone."""
+        """Return the identity that an unknown token proves by its signature."""
         claims = self._keys.verify(token)
         if claims is None or claims.runtime_id != runtime_id or self._ended.get(runtime_id):
             return None
@@ -356,7 +355,7 @@ class Identities:
             try:
                 self._take(entry)
             except LimitError:
-                return None  # a handshake says why there is no room
+                return None  # the handshake that follows is told that there is no room
         else:
             self._add_token(entry, digest, expires_at)
             self._shown(entry, digest)
@@ -364,14 +363,14 @@ class Identities:
         return entry.identity
 
     def _issued_at(self, claims: Claims) -> float:
-        """Return when a token was issued at the earliest, in seconds since 1970."""
+        """Return the earliest time at which a token was issued, in seconds since 1970."""
         return claims.expires_at - self._longest_s if claims.issued_at is None else claims.issued_at
 
     def _left_of(self, claims: Claims) -> float:
-        """Return for how many seconds a token is good, not more than 0 for one that is not.
+        """Return for how many seconds a token is valid; 0 or less for one that is not.
 
-        The clock that it was issued by may have been set since: what was issued later than now is not good
-        yet, and nothing is good for longer than it was issued for.
+        Somebody may have set the clock since it was issued. A token that was issued in the future is not
+        valid yet, and no token is valid for longer than it was issued for.
         """
         now = self._wall_clock()
         left_s = min(claims.expires_at - now, self._longest_s)
@@ -382,23 +381,23 @@ class Identities:
         return min(left_s, claims.expires_at - claims.issued_at)
 
     def _take(self, entry: Entry) -> None:
-        """Take another identity. Raises: LimitError for one that there is no room for."""
+        """Keep another identity. Raises: LimitError if there is no room for it."""
         share = Peer(entry.identity.address).key
         while True:
             try:
                 self._shares.check(share)
                 self._declared.check(share, entry.size)
             except LimitError:
-                if not (self._let_one_go(share) or self._let_one_go(self._shares.largest() or share)):
+                if not (self._drop_idle(share) or self._drop_idle(self._shares.largest() or share)):
                     raise
             else:
                 break
         self.restore(entry)
 
-    def _let_one_go(self, share: str) -> bool:
-        """Keep one identity less of an address, if one of them is not in use; return whether it is so.
+    def _drop_idle(self, share: str) -> bool:
+        """Drop one identity of an address that is not in use; return whether there was one.
 
-        All are looked at in turn, so that it is one that was not looked at for a long time.
+        They are looked at in turn: first those that have not been looked at for the longest time.
         """
         fresh_since = self._clock() - _FRESH_S
         mine = self._of_share.get(share, OrderedDict[str, None]())
@@ -411,7 +410,7 @@ class Identities:
         return False
 
     def _drop(self, runtime_id: str) -> Entry | None:
-        """Keep an identity no longer; return what was kept of it, if anything was."""
+        """Drop an identity; return it if it was kept."""
         entry = self._entries.pop(runtime_id, None)
         if entry is None:
             return None

@@ -1,11 +1,10 @@
 """The keys that a host signs runtime tokens with, and the tokens.
 
-Hosts that have a key in common accept each other's tokens, and a host that is restarted its own. The first
-key signs, all of them verify: to change keys, put the new one first, and take the old one away when no token
-that it has signed is left.
+Hosts with a key in common accept each other's tokens, and a host that is restarted accepts its own. The
+first key signs, and all of them verify. To change keys, put the new one first, and remove the old one when
+all tokens that it has signed have expired.
 
-A token is a JSON Web Token (RFC 7519) under HMAC-SHA-256. What it says is for hosts only; to plugins it is
-opaque.
+A token is a JSON Web Token (RFC 7519) under HMAC-SHA-256. Only hosts read it; to plugins it is opaque.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _MAX_LENGTH = 8192
 
 @attrs.frozen
 class Claims:
-    """What a runtime token says."""
+    """The content of a runtime token."""
 
     runtime_id: str
     self_id: str
@@ -43,13 +42,13 @@ class Claims:
     """The service types that the plugin has declared to provide; None if it has declared nothing."""
     requires: tuple[str, ...] | None = None
     address: str = ""
-    """What the handshake came from, without a port; empty for a Unix socket."""
+    """The address that the handshake came from, without a port; empty for a Unix socket."""
     issued_at: float | None = None
-    """In seconds since 1970; None in tokens of versions that did not say it."""
+    """In seconds since 1970; None in tokens of older versions, which do not have it."""
 
 
 class Keys:
-    """Signs runtime tokens, and verifies them. Without keys of its own it makes one that ends with it."""
+    """Signs and verifies runtime tokens. Without keys it makes one, which is lost with the process."""
 
     def __init__(self, keys: Sequence[str] = (), path: Path | None = None) -> None:
         """Take `keys`, or the file at `path`. Raises: ValueError for keys that cannot be used."""
@@ -58,9 +57,9 @@ class Keys:
         self._keys = _checked(keys) if keys else (_new_key(),)
 
     def open(self) -> None:
-        """Read the file, if there is to be one; make it, if there is none. To be called before anything else.
+        """Read the file of keys if there is a path; make it if it is missing. To be called first.
 
-        Raises: StartError for one that cannot be used.
+        Raises: StartError for a file that cannot be used.
         """
         if self._path is None or self._file is not None:
             return
@@ -74,8 +73,8 @@ class Keys:
             ) from error
 
     def sign(self, claims: Claims) -> str:
-        """Return a token, another one each time."""
-        said: dict[str, Any] = {
+        """Return a token, a different one each time."""
+        payload: dict[str, Any] = {
             "sub": claims.runtime_id,
             "name": claims.self_id,
             "exp": round(claims.expires_at, 3),
@@ -83,14 +82,14 @@ class Keys:
             "jti": secrets.token_urlsafe(9),
         }
         if claims.issued_at is not None:
-            said["iat"] = round(claims.issued_at, 3)
+            payload["iat"] = round(claims.issued_at, 3)
         for name, types in (("prv", claims.provides), ("req", claims.requires)):
             if types is not None:
-                said[name] = list(types)
-        return jwt.encode(said, self._all[0], ALGORITHM)
+                payload[name] = list(types)
+        return jwt.encode(payload, self._all[0], ALGORITHM)
 
     def verify(self, token: str) -> Claims | None:
-        """Return what a token says, or None if none of the keys has signed it. Its time is not looked at."""
+        """Return the content of a token, None if no key has signed it. Its times are not checked."""
         if len(token) > _MAX_LENGTH:
             return None
         for key in self._all:
@@ -103,29 +102,27 @@ class Keys:
         return self._keys if self._file is None else self._file.value
 
 
-def _claims(said: dict[str, Any]) -> Claims:
+def _claims(payload: dict[str, Any]) -> Claims:
     return Claims(
-        said["sub"],
-        said["name"],
-        float(said["exp"]),
-        _types(said, "prv"),
-        _types(said, "req"),
-        said["adr"],
-        _issued_at(said),
+        payload["sub"],
+        payload["name"],
+        float(payload["exp"]),
+        _types(payload, "prv"),
+        _types(payload, "req"),
+        payload["adr"],
+        _issued_at(payload),
     )
 
 
-def _issued_at(said: dict[str, Any]) -> float | None:
-    issued_at = said.get("iat")
-    if issued_at is None:
-        return None
-    if not is_time(issued_at):
+def _issued_at(payload: dict[str, Any]) -> float | None:
+    issued_at = payload.get("iat")
+    if issued_at is not None and not is_time(issued_at):
         raise jwt.InvalidTokenError("iat is no time")
-    return float(issued_at)
+    return None if issued_at is None else float(issued_at)
 
 
-def _types(said: dict[str, Any], name: str) -> tuple[str, ...] | None:
-    types = said.get(name)
+def _types(payload: dict[str, Any], name: str) -> tuple[str, ...] | None:
+    types = payload.get(name)
     if types is None:
         return None
     if not isinstance(types, list) or not all(isinstance(each, str) for each in types):
@@ -138,7 +135,7 @@ def _new_key() -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Make a file with a new key unless there is one; whole at once, as another host may be making it."""
+    """Make a file with a new key unless there is one. It appears whole, as another host may make it, too."""
     if path.exists():
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -1,9 +1,9 @@
-"""What a host's limits come to in memory, and limits that fit the memory that there is.
+"""How much memory a host's limits allow, and limits that fit the memory of the process.
 
-Each limit of what is kept has a price: the bytes that one entry takes at most, with the longest names that
-the protocol lets it have. The tests fill each structure and measure that it takes no more. All of it, with
-what the process has when it starts, has to stay below three quarters of the memory that it may have; limits
-that come to more are reduced, all by the same factor.
+Each limit has a price: the bytes that one entry takes at most, with the longest names that the protocol
+allows. Tests fill each structure and measure that it takes no more. The sum, with what the process uses when
+it starts, has to stay below three quarters of the memory that the process may have. Limits that come to more
+are all reduced by the same factor.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ PRICES: Mapping[str, int] = {
     "max_registrations": 2_200,
     "max_metadata_bytes": 1,
     "max_health_bytes": 1,
-    "max_watches": 40_000,  # with the stream that it may have, and a piece of news that is on its way
+    "max_watches": 40_000,  # with its stream, and one update that is being sent
     "max_all_subscriptions": 1_900,
     "max_health_watches": 20_000,  # likewise
     "max_grants": 900,
     "max_direct_reports": 2_000,
     "max_rate_keys": 420 * len(Kind),
 }
-"""Bytes that one of what each limit counts takes at most."""
+"""Bytes that one entry takes at most, by the name of its limit."""
 OTHER_BYTES = 54 * 1024 * 1024
-"""What is bounded by itself: caches, the log that waits to be written, large news that is on its way."""
+"""What has bounds of its own: caches, the queue of the log, large updates of watches."""
 _PART = 0.75  # of the memory that the process may have
-_PART_OF_MESSAGES = 8  # one of so many parts is for the messages of the host's own services
+_PART_OF_MESSAGES = 8  # an eighth is for the messages of the host's own services
 _LEAST = 0.001  # of the limits
 
 
 def room_for_messages() -> Room:
-    """Return the room that the messages of a host's services have, beside what it keeps."""
+    """Return the room for the messages of the host's own services."""
     return room_of_process(_PART_OF_MESSAGES)
 
 
 def estimate(limits: Limits, max_connections: int) -> Mapping[str, int]:
-    """Return how many bytes what each limit lets in takes at most, by the limit's name."""
+    """Return how many bytes each limit allows at most, by its name."""
     kept = {name: getattr(limits, name) * price for name, price in PRICES.items()}
     return {**kept, "max_connections": max_connections * CONNECTION_BYTES}
 
 
 @attrs.frozen
 class Fitted:
-    """Limits that fit the memory that there is."""
+    """Limits that fit the memory of the process."""
 
     limits: Limits
     max_connections: int
     factor: float
-    """By which they were multiplied; 1 if they did fit."""
+    """By which they were multiplied; 1 if they fit as they were."""
     memory: Memory
 
     def tell(self) -> None:
-        """Say in the log what was reduced, and how to set it. Nothing, if nothing was."""
+        """Log which limits were reduced, and how to set them; nothing if none was."""
         if self.factor == 1:
             return
         reduced = [f"{name}={getattr(self.limits, name)}" for name in PRICES]
@@ -85,7 +85,7 @@ class Fitted:
 def fitted(
     limits: Limits, max_connections: int, memory: Memory | None = None, resident: int | None = None
 ) -> Fitted:
-    """Return limits that fit the memory that this process may have, beside what it has already."""
+    """Return limits that fit the memory that this process may have, beside what it uses already."""
     memory = memory_of_process() if memory is None else memory
     resident = resident_bytes() if resident is None else resident
     room = _PART * memory.limit - resident - OTHER_BYTES

@@ -1,7 +1,7 @@
-"""Who is at the other end of a connection, as the connection itself tells: its address, and its certificate.
+"""The other end of a connection: its address and its certificate, as the connection itself shows them.
 
-What a request says of where it comes from (`X-Forwarded-For` and the like) anybody can say, so it is never
-believed: behind a proxy, all callers have the address of the proxy.
+Any client can send a header that names an address (`X-Forwarded-For` and others), so no such header is read.
+Behind a proxy all callers have the address of the proxy.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Peer:
     address: str = ""
     """Without a port; empty for the host's Unix socket."""
     names: tuple[str, ...] = ()
-    """Those of its certificate, if it has shown one that is good: URIs and DNS names."""
+    """The URIs and DNS names in its verified certificate; empty without one."""
 
     @property
     def key(self) -> str:
-        """What it counts as while it has proved no identity; no runtime id is the same."""
+        """What it is counted by while it has proved no identity. No runtime id is the same."""
         return address_key(self.address)
 
     @classmethod
     def of(cls, client: tuple[str, int] | None, names: tuple[str, ...] = ()) -> Peer:
-        """Return the peer at an address and a port, as ASGI gives them; None for a Unix socket."""
+        """Return the peer at an address and a port, as ASGI has them; None for a Unix socket."""
         return cls(client[0] if client else "", names)
 
     @classmethod

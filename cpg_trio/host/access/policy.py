@@ -1,6 +1,6 @@
-"""What plugins may: the policy file, and the rules where it says nothing.
+"""What plugins may do: the policy file, and the rules without one.
 
-    # plugins that do not say what they provide and require: those in other languages
+    # plugins that do not declare what they provide and require: those in other languages
     undeclared = "allow"
 
     [plugins.storage-plugin]
@@ -13,14 +13,13 @@
     [services.storage]
     providers = ["storage-plugin", "storage2-plugin"]
 
-Without an entry a plugin may do what it has declared in its handshake; with one, what stands there. A service
-without an entry belongs to the plugin name that provides it first, for as long as that provides it; one with
-an entry to those that it names, at any time.
+Without an entry a plugin may do what it has declared in its handshake. With an entry it may do what stands
+there. A service without an entry belongs to the first plugin name that provides it, for as long as a plugin
+of that name does. A service with an entry belongs to the names in it.
 
-A file without a rule is refused, since it may be one that is just being written. `rules = "none"` says that
-there are to be none.
+A file without a rule is refused, since somebody may be writing it. `rules = "none"` is a file without rules.
 
-Plain state; reads one file. It is read anew when it changes.
+Plain state; reads one file, again when it changes.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _MAX_BYTES = 4 * 1024 * 1024
 _DECISION_BYTES = 200  # that a decision takes, beside its texts
 
 
-# ValueErrors throughout: what they speak of is the text of a file.
+# ValueErrors throughout, also for wrong types: they are about the text of a file.
 def _check_names(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError(f"{attribute.name} has to be a list of names")
@@ -69,14 +68,14 @@ _NAMES = attrs.validators.optional(_check_names)
 
 @attrs.frozen(kw_only=True)
 class PluginRules:
-    """What a plugin of some name may, instead of what it declares. None is what it declares."""
+    """What plugins of one name may do. None: what they declare."""
 
     provides: list[str] | None = attrs.field(default=None, validator=_NAMES)
     calls: list[str] | None = attrs.field(default=None, validator=_NAMES)
     direct: list[str] | None = attrs.field(default=None, validator=_NAMES)
-    """None: whatever it may call."""
+    """None: all that it may call."""
     capabilities: list[str] | None = attrs.field(default=None, validator=_NAMES)
-    """None: all that the host has."""
+    """None: all capabilities of the host."""
     certificate: str | None = attrs.field(default=None, validator=attrs.validators.optional(_check_name))
     """A name that its certificate must have; None: the rule of `why_not_certified`."""
 
@@ -86,35 +85,35 @@ _NO_RULES = PluginRules()
 
 @attrs.frozen(kw_only=True)
 class ServiceRules:
-    """Who may provide a service: plugins of these names, side by side and after each other."""
+    """The plugin names that may provide a service, also at the same time."""
 
     providers: list[str] = attrs.field(validator=_check_names)
 
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """What a policy file says."""
+    """The content of a policy file."""
 
     undeclared: str = attrs.field(default=_ALLOW, validator=_check_undeclared)
-    """Whether plugins that declare nothing may provide and call everything, or nothing."""
+    """Whether plugins that declare nothing may provide and call everything (`allow`) or nothing."""
     plugins: Mapping[str, PluginRules] = attrs.field(factory=dict)
     services: Mapping[str, ServiceRules] = attrs.field(factory=dict)
 
 
 class Policy:
-    """Answers whether a plugin may. Subclass it to decide in another way."""
+    """Decides what plugins may do. Subclass it to decide in another way."""
 
     def __init__(self, rules: Rules | Reloaded[Rules] | None = None) -> None:
         self._rules = rules or Rules()
 
     @classmethod
     def from_file(cls, path: Path) -> Policy:
-        """Return the policy of a file. Raises: OSError or ValueError for one that makes no sense."""
+        """Return the policy of a file. Raises: OSError or ValueError for one that cannot be used."""
         return cls(Reloaded([path], partial(read_rules, path)))
 
     @property
     def rules(self) -> Rules:
-        """What it goes by now. Another object when that has changed."""
+        """The rules that hold now. Another object when they have changed."""
         return self._rules.value if isinstance(self._rules, Reloaded) else self._rules
 
     @cached_property
@@ -124,7 +123,7 @@ class Policy:
         return (own.may_call, own.why_not_certified) == (Policy.may_call, Policy.why_not_certified)
 
     def may_provide(self, plugin: Identity, service_type: str, /) -> bool:
-        """Whether a plugin may register a service, if nobody else stands against it."""
+        """Whether a plugin may provide a service; see `may_join` if others provide it already."""
         service = self.rules.services.get(service_type)
         if service is not None and plugin.self_id not in service.providers:
             return False
@@ -136,11 +135,11 @@ class Policy:
         return service is not None or all(holder == plugin.self_id for holder in holders)
 
     def may_call(self, plugin: Identity, service_type: str, /) -> bool:
-        """Whether a plugin may call the providers of a service, and be told of them."""
+        """Whether a plugin may call the providers of a service, and learn who they are."""
         return self._among(service_type, self._of(plugin).calls, plugin.requires)
 
     def may_call_directly(self, plugin: Identity, service_type: str, /) -> bool:
-        """Whether it may do so without the host in between."""
+        """Whether a plugin may call the providers of a service without the host in between."""
         direct = self._of(plugin).direct
         return self.may_call(plugin, service_type) and (direct is None or service_type in direct)
 
@@ -150,12 +149,12 @@ class Policy:
         return capabilities is None or capability_type in capabilities
 
     def why_not_certified(self, peer: Peer, self_id: str, /) -> str:
-        """Return why who is at the other end cannot be a plugin, by its certificate; empty if it can.
+        """Return why a peer cannot be a plugin, by its certificate; empty if it can.
 
-        Who has shown none can be, unless there is one that the plugin must have. Nobody shows one at a Unix
-        socket, which is for those whom the operator has given its directory. Of a SPIFFE id
-        (https://spiffe.io, `spiffe://trust-domain/path`) the last part of the path counts, of a DNS name the
-        first label, or all of it.
+        A peer without a certificate can be any plugin that needs none. There are no certificates at a Unix
+        socket: only those have access to it whom the operator has given its directory. A certificate is a
+        plugin's if the plugin's name is the last part of the path of a SPIFFE id in it (https://spiffe.io,
+        `spiffe://trust-domain/path`), or a DNS name in it, or the first label of one.
         """
         rules = self.rules.plugins.get(self_id)
         needed = rules.certificate if rules else None
@@ -207,16 +206,16 @@ def _stands_for(name: str, self_id: str) -> bool:
 
 
 def read_rules(path: Path) -> Rules:
-    """Return what a policy file says. Raises: OSError; ValueError that says what makes no sense."""
+    """Return the rules of a policy file. Raises: OSError; ValueError that tells what is wrong in it."""
     with path.open("rb") as file:
         try:
-            said = tomllib.load(file)
+            content = tomllib.load(file)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
-    if said == _NO_RULES_MEANT:
+    if content == _NO_RULES_MEANT:
         return Rules()
-    _check_says_rules(said)
-    plugins, services = (_tables(said.pop(name, {}), name) for name in ("plugins", "services"))
+    _check_has_rules(content)
+    plugins, services = (_tables(content.pop(name, {}), name) for name in ("plugins", "services"))
     for self_id in plugins:
         wire.validate_self_id(self_id)
     for service_type in services:
@@ -226,34 +225,34 @@ def read_rules(path: Path) -> Rules:
         {
             "plugins": {n: _made(PluginRules, rules, f"[plugins.{n}]") for n, rules in plugins.items()},
             "services": {n: _made(ServiceRules, rules, f"[services.{n}]") for n, rules in services.items()},
-            **said,
+            **content,
         },
         "the file",
     )
 
 
-def _check_says_rules(said: Mapping[str, Any]) -> None:
-    """Refuse a file that is empty for a moment, or that says both that it has rules and that it has none."""
-    if not said:
+def _check_has_rules(content: Mapping[str, Any]) -> None:
+    """Refuse a file that is empty, and one that has rules and says that it has none. Raises: ValueError."""
+    if not content:
         raise ValueError('it has no rules; if that is meant, write: rules = "none"')
-    if "rules" in said:
+    if "rules" in content:
         raise ValueError('rules may only be "none", and then nothing else may be in the file')
 
 
-def _tables(said: Any, name: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(said, dict) or not all(isinstance(table, dict) for table in said.values()):
+def _tables(content: Any, name: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(content, dict) or not all(isinstance(table, dict) for table in content.values()):
         raise ValueError(f"{name} has to be tables, as in [{name}.storage]")
-    return said
+    return content
 
 
-def _made(kind: type[_R], said: Mapping[str, Any], where: str) -> _R:
-    """Return rules of a kind. Raises: ValueError that says what is wrong where in the file."""
+def _made(kind: type[_R], content: Mapping[str, Any], where: str) -> _R:
+    """Return rules of a kind. Raises: ValueError that tells what is wrong, and where in the file."""
     known = {field.name: field for field in attrs.fields(kind)}
-    if unknown := said.keys() - known.keys():
+    if unknown := content.keys() - known.keys():
         raise ValueError(f"{where} says {', '.join(sorted(unknown))}, and may say {', '.join(known)}")
-    if missing := {name for name, field in known.items() if field.default is attrs.NOTHING} - said.keys():
+    if missing := {name for name, field in known.items() if field.default is attrs.NOTHING} - content.keys():
         raise ValueError(f"{where} does not say {', '.join(missing)}")
     try:
-        return kind(**said)
+        return kind(**content)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

@@ -1,11 +1,11 @@
-"""Shares of a limit: nobody takes all of what is for everybody.
+"""Shares of a limit: no address takes all of it.
 
-A limit is shared by the addresses that plugins come from. One address may hold at most three times as much
-as is left free, so that alone it gets three quarters of the limit at most, and there is always some room for
-another one; with the second at work as well both get less, and so on. Where there is but one address (a
-proxy, a pod, a Unix socket) three quarters are what there is for all.
+The addresses that plugins come from share a limit. One address may hold at most three times as much as is
+left free. Alone it gets at most three quarters of the limit, so there is always room for another one; a
+second one gets its part of the rest, and so on. If all plugins come from one address (a proxy, a pod, a Unix
+socket), they have three quarters of the limit.
 
-Plain state: whoever keeps something here says so, and says when it does not any more.
+Plain state: its user adds what it keeps, and removes what it drops.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TIMES_WHAT_IS_FREE = 3
 
 
 class Shares:
-    """What is held of one limit, by address. `what` is what errors call it."""
+    """What is held of one limit, by address. Errors call it `what`."""
 
     __slots__ = ("_held", "_most", "_what", "total")
 
@@ -30,7 +30,7 @@ class Shares:
         self._most = most
         self._held: dict[str, int] = {}
         self.total = 0
-        """What all of them hold."""
+        """What all addresses hold."""
 
     def check(self, share: str, more: int = 1) -> None:
         """Check that an address may hold so much more. Raises: LimitError."""
@@ -41,7 +41,7 @@ class Shares:
             raise LimitError(f"{self._what} of one address", held)
 
     def add(self, share: str, more: int = 1) -> None:
-        """Note that an address holds so much more, or less."""
+        """Note that an address holds more; less, if `more` is negative."""
         if not more:
             return
         self.total += more
@@ -52,18 +52,18 @@ class Shares:
             del self._held[share]
 
     def remove(self, share: str, less: int = 1) -> None:
-        """Note that an address holds so much less."""
+        """Note that an address holds less."""
         self.add(share, -less)
 
     def largest(self) -> str | None:
-        """Return which address holds most, None if none holds anything."""
+        """Return the address that holds most, None if none holds anything."""
         return max(self._held, key=self._held.__getitem__, default=None)
 
 
 class Budget:
-    """Bytes that are held for as long as something is sent, shared by addresses: who finds none free waits.
+    """Bytes that are held while something is sent, shared by addresses. A sender that finds none free waits.
 
-    What is larger than all of the budget counts as if it were all of it.
+    What is larger than the budget counts as much as the budget.
     """
 
     def __init__(self, most: int) -> None:
@@ -72,7 +72,7 @@ class Budget:
         self._waiting: dict[str, trio.lowlevel.ParkingLot] = {}
 
     def take(self, share: str, size: int) -> bool:
-        """Take so many bytes of an address's share; return whether there are as many."""
+        """Take bytes of an address's share; return False and take none if there are too few."""
         size = min(size, self._most)
         try:
             self._shares.check(share, size)
@@ -84,13 +84,13 @@ class Budget:
         return True
 
     def give_back(self, share: str, size: int) -> None:
-        """Give back what was taken."""
+        """Give back bytes that were taken."""
         self._shares.remove(share, min(size, self._most))
         for lot in self._waiting.values():
             lot.unpark()
 
     async def wait(self, share: str) -> None:
-        """Wait until it is worth trying again."""
+        """Wait until there may be room."""
         lot = self._waiting.setdefault(share, trio.lowlevel.ParkingLot())
         try:
             await lot.park()
@@ -100,7 +100,7 @@ class Budget:
 
     @asynccontextmanager
     async def held(self, share: str, size: int) -> AsyncIterator[None]:
-        """Hold so many bytes for as long as the block lasts; wait for them first."""
+        """Wait for bytes, and hold them for as long as the block lasts."""
         while not self.take(share, size):
             await self.wait(share)
         try:

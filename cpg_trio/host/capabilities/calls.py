@@ -77,7 +77,7 @@ class CapabilityCalls:
         except RefusedError as refused:
             parts = scope["raw_path"].split(b"/", 3)
             target = one_line(b"/".join(parts[1:3]))  # the rest of it names a grant
-            raise self._access.refuse(Action.USE, refused, runtime_id, target, peer) from None
+            self._access.refuse(refused, peer, Action.USE, runtime_id, target)
         self._access.admit_granted(grant.owner, peer, grant.capability.type)
         return path, grant
 

@@ -16,6 +16,7 @@ from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.peers import Peer
+from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.calls_in_flight import InFlight
 from cpg_trio.host.directory.registry import Registry
@@ -93,7 +94,7 @@ class Router:
         try:
             return ServicePath.parse(raw_path)
         except RefusedError:
-            self._access.count_unreadable(peer)
+            self._access.count(Kind.FAILED_AUTHENTICATION, peer.key)
             raise
 
     def begin(self, call: Call, in_flight: InFlight) -> None:

@@ -40,7 +40,7 @@ def authenticate(access: AccessCheck, ctx: Context, kind: Kind) -> Identity:
 def count_unreadable(access: AccessCheck, ctx: Context) -> None:
     """Count a message that cannot be read for the address that it comes from. Raises: RefusedError."""
     with answering(ctx):
-        access.count_unreadable(peer_of(ctx))
+        access.count(Kind.FAILED_AUTHENTICATION, peer_of(ctx).key)
 
 
 def credentials(ctx: Context) -> tuple[str, str]:
