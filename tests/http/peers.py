@@ -15,12 +15,13 @@ from cpg_trio.http.channel import RECEIVE_BYTES
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from cpg_trio.asgi import HeaderList
     from cpg_trio.http.reactor import Reactor, Watcher
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+BEGUN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 ORIGIN = Origin("http", "peer.test", 80)
 
@@ -176,3 +177,36 @@ def chunked(body: AsyncIterator[bytes], *headers: tuple[bytes, bytes], method: b
 
 def sized(body: AsyncIterator[bytes] | bytes, length: int, *, method: bytes = b"POST") -> Request:
     return Request(method, b"/", [(b"content-length", str(length).encode())], body)
+
+
+class Script:
+    """A peer that treats each of its connections as the next entry says, in the order they are opened.
+
+    An entry lists the answers to a connection's requests; after the last, the connection is closed when
+    one more request has been read. `None` closes at once, without reading a further request.
+    """
+
+    def __init__(self, *connections: list[bytes | None]) -> None:
+        self.connections = list(connections)
+        self.requests: list[bytes] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        for answer in self.connections.pop(0):
+            if answer is None:
+                return
+            self.requests.append(await peer.receive_head())
+            await peer.send(answer)
+        await peer.receive_head()
+
+
+async def once(*chunks: bytes) -> AsyncGenerator[bytes, None]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def echo(peer: Peer) -> None:
+    """Answer at once, and send the request's chunks back as they come; each connection for one request."""
+    await peer.receive_head()
+    await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x\r\n\r\n" + peer.received)
+    async for data in peer.stream:
+        await peer.send(bytes(data))

@@ -1,12 +1,12 @@
+"""Pools: which connections they keep, share and use again."""
+
 from __future__ import annotations
 
-import os
 import random
 import socket
 import ssl
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,13 +30,24 @@ from cpg_trio.http import (
 )
 from cpg_trio.http.channel import SocketChannel
 from tests.certificates import Files
-from tests.http.peers import EMPTY, OK, Peer, answer_ok, at_socket, chunked, get, serving, sized
+from tests.http.peers import (
+    BEGUN,
+    EMPTY,
+    OK,
+    Peer,
+    Script,
+    answer_ok,
+    chunked,
+    echo,
+    get,
+    once,
+    serving,
+    sized,
+)
 from tests.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
-
-BEGUN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
 
 
 async def fetch(pool: Pool, origin: Origin, request: Request) -> tuple[int, bytes]:
@@ -51,11 +62,6 @@ async def sweeping(pool: Pool) -> AsyncIterator[Pool]:
         await trio.testing.wait_all_tasks_blocked()
         yield pool
         nursery.cancel_scope.cancel()
-
-
-async def once(*chunks: bytes) -> AsyncGenerator[bytes, None]:
-    for chunk in chunks:
-        yield chunk
 
 
 @pytest.fixture
@@ -76,26 +82,6 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
 @pytest.fixture
 def server_tls(certificates: Files) -> ssl.SSLContext:
     return certificates.server_context()
-
-
-class Script:
-    """A peer that treats each of its connections as the next entry says, in the order they are opened.
-
-    An entry lists the answers to a connection's requests; after the last, the connection is closed when
-    one more request has been read. `None` closes at once, without reading a further request.
-    """
-
-    def __init__(self, *connections: list[bytes | None]) -> None:
-        self.connections = list(connections)
-        self.requests: list[bytes] = []
-
-    async def __call__(self, peer: Peer) -> None:
-        for answer in self.connections.pop(0):
-            if answer is None:
-                return
-            self.requests.append(await peer.receive_head())
-            await peer.send(answer)
-        await peer.receive_head()
 
 
 # Reuse
@@ -641,99 +627,6 @@ async def test_what_is_fetched_may_be_asked_for_with_a_streamed_body() -> None:
         assert pool.statistics().idle == 1
 
 
-# Unix sockets
-
-
-async def test_a_unix_socket_is_a_place_to_connect_to(short_path: Path) -> None:
-    path = str(short_path / "socket")
-    script = Script([OK, OK])
-    async with at_socket(path, script), Pool() as pool:
-        origin = Origin("http", "host.test", 8080, (f"unix:{path}",))
-        assert await fetch(pool, origin, get()) == (200, b"ok")
-        assert await fetch(pool, origin, get()) == (200, b"ok")
-        assert script.requests[0] == b"GET / HTTP/1.1\r\nhost: host.test:8080\r\n\r\n"
-        assert pool.take(Origin("http", "host.test", 8080)) is None
-        assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=1)
-
-
-async def test_a_unix_socket_that_is_not_there_is_a_failure_to_connect(short_path: Path) -> None:
-    path = str(short_path / "socket")
-    async with Pool() as pool:
-        with pytest.raises(ConnectFailedError, match=f"http://host.test at unix:{path}: .*no such file"):
-            await fetch(pool, Origin("http", "host.test", 80, (f"unix:{path}",)), get())
-
-
-async def test_what_is_at_the_path_is_the_socket_itself_and_no_link_to_one(short_path: Path) -> None:
-    link, file = short_path / "link", short_path / "file"
-    file.touch()
-    async with at_socket(str(short_path / "socket"), Script([OK])), Pool() as pool:
-        link.symlink_to(short_path / "socket")
-        for path in (link, file):
-            with pytest.raises(ConnectFailedError, match="on non-socket"):
-                await pool.open(Origin("http", "host.test", 80, (f"unix:{path}",)))
-        origin = Origin("http", "host.test", 80, (f"unix:{short_path}/socket",))
-        assert await fetch(pool, origin, get()) == (200, b"ok")
-
-
-async def test_where_no_file_can_be_held_its_path_is_looked_at(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(os, "O_PATH")
-    path, link = short_path / "socket", short_path / "link"
-    async with at_socket(str(path), Script([OK])), Pool() as pool:
-        link.symlink_to(path)
-        with pytest.raises(ConnectFailedError, match="on non-socket"):
-            await pool.open(Origin("http", "host.test", 80, (f"unix:{link}",)))
-        assert await fetch(pool, Origin("http", "host.test", 80, (f"unix:{path}",)), get()) == (200, b"ok")
-
-
-async def test_a_path_may_be_longer_than_the_kernel_takes(short_path: Path) -> None:
-    folder = short_path / ("d" * 120)
-    folder.mkdir()
-    async with at_socket(str(short_path / "socket"), Script([OK])), Pool() as pool:
-        (short_path / "socket").rename(folder / "socket")
-        origin = Origin("http", "host.test", 80, (f"unix:{folder}/socket",))
-        assert await fetch(pool, origin, get()) == (200, b"ok")
-
-
-async def test_where_there_is_another_way_a_socket_that_cannot_be_connected_to_is_no_failure(
-    short_path: Path,
-) -> None:
-    path = str(short_path / "socket")
-    script = Script([OK], [OK], [OK])
-    async with serving(script) as tcp, Pool(max_idle_per_origin=0) as pool:
-        origin = Origin("http", "host.test", tcp.port, (f"unix:{path}", tcp.host))
-        assert await fetch(pool, origin, get()) == (200, b"ok")
-        with socket.socket(socket.AF_UNIX) as full:
-            full.bind(path)
-            assert await fetch(pool, origin, get()) == (200, b"ok")  # nobody listens
-            full.listen(0)
-            with socket.socket(socket.AF_UNIX) as waiting:
-                waiting.connect(path)
-                assert await fetch(pool, origin, get()) == (200, b"ok")
-                with pytest.raises(ConnectFailedError, match="temporarily unavailable"):
-                    await pool.open(tcp.at((f"unix:{path}",)))
-    (short_path / "socket").unlink()
-    async with Pool() as pool:
-        with pytest.raises(ConnectFailedError, match=f"at {tcp.host}: .*refused"):
-            await fetch(pool, origin, get())
-
-
-async def test_the_socket_comes_first_and_its_connections_are_its_own(short_path: Path) -> None:
-    path = str(short_path / "socket")
-    tcp_script, script = Script([OK]), Script([OK])
-    async with serving(tcp_script) as tcp, at_socket(path, script), Pool() as pool:
-        origin = tcp.at((f"unix:{path}", ""))
-        assert await fetch(pool, origin, get()) == (200, b"ok")
-        assert (len(script.requests), len(tcp_script.requests)) == (1, 0)
-        assert pool.take(tcp) is None
-
-
-def test_the_path_of_a_unix_socket_has_no_nul() -> None:
-    with pytest.raises(ValueError, match="NUL"):
-        Origin("http", "host.test", 80, ("unix:a\0b",))
-
-
 # Once more, where it is safe
 
 
@@ -889,14 +782,6 @@ async def test_a_body_that_tls_cuts_short_is_a_broken_connection(
 # Both directions at once, on real sockets
 
 
-async def echo(peer: Peer) -> None:
-    """Answer at once, and send the request's chunks back as they come; each connection for one request."""
-    await peer.receive_head()
-    await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x\r\n\r\n" + peer.received)
-    async for data in peer.stream:
-        await peer.send(bytes(data))
-
-
 async def test_a_body_larger_than_every_buffer_is_echoed_while_it_is_sent() -> None:
     piece, pieces = bytes(range(256)) * 256, 200
 
@@ -1003,78 +888,3 @@ async def test_a_request_cancelled_at_any_step_leaves_the_pool_whole(
                 assert pool.statistics().idle == 1
             finished = finished and not scope.cancel_called
     assert step > 5
-
-
-# Origin
-
-
-@pytest.mark.parametrize(
-    ("url", "origin", "prefix"),
-    [
-        ("http://localhost", Origin("http", "localhost", 80), b""),
-        ("http://localhost/", Origin("http", "localhost", 80), b""),
-        ("HTTP://Plugin_1.Example:8080/base//", Origin("http", "plugin_1.example", 8080), b"/base"),
-        ("https://10.0.0.1/a/b%20c/", Origin("https", "10.0.0.1", 443), b"/a/b%20c"),
-        ("http://[::1]:9000/x", Origin("http", "::1", 9000), b"/x"),
-        ("https://[2001:DB8::1]", Origin("https", "2001:db8::1", 443), b""),
-    ],
-)
-def test_a_base_url_is_an_origin_and_a_prefix(url: str, origin: Origin, prefix: bytes) -> None:
-    assert Origin.parse(url) == (origin, prefix)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "/path",
-        "localhost:80",
-        "//localhost",
-        "ftp://localhost",
-        "http://",
-        "http:///path",
-        "http://:80",
-        "http://user:hunter2@localhost",
-        "http://localhost?hunter2",
-        "http://localhost/#hunter2",
-        "http://localhost/?",
-        "http://localhost:",
-        "http://localhost:0",
-        "http://localhost:65536",
-        "http://localhost:-1",
-        "http://localhost:+1",
-        "http://localhost:80:80",
-        "http://local host",
-        "http://localhost/\r\nx: y",
-        "http://local\thost",
-        "http://localhost/\x7f",
-        "http://b\xfccher.example",
-        "http://a\\b",
-        "http://a%20b",
-        "http://[::1",
-        "http://::1",
-        "http://[fe80::1%eth0]",
-        "http://[localhost]",
-        "http://a[::1]",
-        "http://[v1.x]",
-    ],
-)
-def test_what_is_no_plain_base_url_is_refused_without_quoting_it(url: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        Origin.parse(url)
-    assert str(caught.value)
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("origin", "header"),
-    [
-        (Origin("http", "a", 80), b"a"),
-        (Origin("https", "a", 443), b"a"),
-        (Origin("http", "a", 443), b"a:443"),
-        (Origin("http", "::1", 80), b"[::1]"),
-        (Origin("https", "::1", 8443), b"[::1]:8443"),
-    ],
-)
-def test_the_host_header_leaves_the_default_port_out_and_brackets_ipv6(origin: Origin, header: bytes) -> None:
-    assert origin.host_header == header

@@ -12,8 +12,7 @@ import trio.testing
 
 from cpg_trio.http import Origin, Pool, PoolStatistics
 from cpg_trio.http.client.httpx_transport import PoolTransport, _origin_of
-from tests.http.peers import OK, Handler, Peer, answer_ok, serving
-from tests.http.test_pool import BEGUN, echo
+from tests.http.peers import BEGUN, OK, Handler, Peer, answer_ok, echo, serving
 from tests.names import Names
 
 

@@ -1,3 +1,5 @@
+"""One request and its response: what is sent, read and raised, and whether another may follow."""
+
 from __future__ import annotations
 
 import gc
@@ -22,11 +24,10 @@ from cpg_trio.http import (
     Response,
     UpstreamError,
 )
-from cpg_trio.http.background import _block_error, background_task
 from cpg_trio.http.client.connection import Connection
 from cpg_trio.http.client.request import ONE_WRITE_BYTES, PreparedRequest
 from cpg_trio.http.heads import ResponseHeads
-from tests.http.peers import EMPTY, OK, ORIGIN, Peer, StreamChannel, chunked, get, sized
+from tests.http.peers import EMPTY, OK, ORIGIN, Peer, StreamChannel, chunked, get, once, sized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -106,11 +107,6 @@ async def read(response: Response) -> bytes:
 async def fetch(wire: Wire, request: Request) -> tuple[int, bytes]:
     async with wire.exchange(request) as response:
         return response.status, await read(response)
-
-
-async def once(*chunks: bytes) -> AsyncGenerator[bytes, None]:
-    for chunk in chunks:
-        yield chunk
 
 
 class Endless:
@@ -245,57 +241,6 @@ async def test_a_body_that_belies_its_content_length_is_the_callers_error(
     with pytest.raises(InvalidRequestError):
         await fetch(wire, sized(once(*chunks), 4))
     assert not wire.reusable
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        Request(b"CONNECT", b"/", []),
-        Request(b"GET", b"http://elsewhere/", []),
-        Request(b"GET", b"", []),
-        Request(b"GET", b"/a b", []),
-        Request(b"GET", b"/\r\nx: y", []),
-        Request(b"G T", b"/", []),
-        Request(b"GET", b"/", [(b"a b", b"secret")]),
-        Request(b"GET", b"/ HTTP/1.1\r\nx: y", []),
-        Request(b"GET", b"/\xff", []),
-        Request(b"GET\r\nX: y", b"/", []),
-        Request(b"", b"/", []),
-        Request(b"GET", b"/", [(b"", b"secret")]),
-        Request(b"GET", b"/", [(b"a: b", b"secret")]),
-        Request(b"GET", b"/", [(b"host:a", b"secret")]),
-        Request(b"GET", b"/", [(b"a\r\nb", b"secret")]),
-        Request(b"GET", b"/", [(b"a", b"secret\r\nb: c")]),
-        Request(b"GET", b"/", [(b"a", b"secret\nb: c")]),
-        Request(b"GET", b"/", [(b"a", b"secret\r")]),
-        Request(b"GET", b"/", [(b"a", b"secret\0")]),
-        Request(b"GET", b"/", [(b"a", b"secret\x0b")]),
-        Request(b"GET", b"/", [(b"a", b" secret")]),
-        Request(b"GET", b"/", [(b"a", b"secret\t")]),
-        Request(b"GET", b"/", [(b"host", b"a"), (b"host", b"b")]),
-        Request(b"PUT", b"/", [(b"content-length", b"1"), (b"content-length", b"1")], b"x"),
-        Request(b"PUT", b"/", [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")], b"x"),
-        Request(b"PUT", b"/", [(b"content-length", b"1, 1")], b"x"),
-        Request(b"PUT", b"/", [(b"content-length", b"-1")], b""),
-        Request(b"PUT", b"/", [(b"content-length", b"9" * 5000)], b""),
-        Request(b"PUT", b"/", [(b"content-length", b"2")], b"x"),
-        Request(b"PUT", b"/", [], b"x"),
-        Request(b"PUT", b"/", [(b"content-length", b"")], b""),
-        Request(b"PUT", b"/", [(b"Content-Length", b"1"), (b"content-length", b"1")], b"x"),
-        Request(b"PUT", b"/", [(b"transfer-encoding", b"gzip")], b"x"),
-        Request(b"PUT", b"/", [(b"transfer-encoding", b"gzip, chunked")], b"x"),
-    ],
-)
-def test_a_request_that_is_no_http_is_the_callers_error_and_its_values_are_not_shown(
-    request_: Request,
-) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
-        PreparedRequest.of(request_, b"h")
-    assert "secret" not in str(caught.value)
-
-
-def test_the_asterisk_is_a_target() -> None:
-    assert PreparedRequest.of(Request(b"OPTIONS", b"*", []), b"h").start.startswith(b"OPTIONS * HTTP/1.1\r\n")
 
 
 # The response
@@ -761,28 +706,6 @@ async def test_a_cancelled_block_is_cancelled_not_failed(wire: Wire) -> None:
     assert scope.cancelled_caught
     assert body.stopped.is_set()
     assert not wire.reusable
-
-
-async def test_ctrl_c_in_the_body_while_the_block_fails_is_the_context() -> None:
-    async def interrupted() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise KeyboardInterrupt
-
-    async def run() -> None:
-        async with background_task(interrupted, trio.CancelScope()):
-            await trio.testing.wait_all_tasks_blocked()
-            raise BlockError
-
-    with pytest.raises(BlockError) as caught:
-        await run()
-    assert isinstance(caught.value.__context__, KeyboardInterrupt)
-
-
-def test_ctrl_c_while_the_nursery_closes_stays_in_a_group_with_the_error_of_the_block() -> None:
-    group = BaseExceptionGroup("of a nursery", [BlockError(), KeyboardInterrupt()])
-    assert _block_error(group, group.exceptions[0]) is group
 
 
 async def test_a_body_that_is_left_half_way_is_closed(wire: Wire) -> None:
