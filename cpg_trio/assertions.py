@@ -1,9 +1,9 @@
-"""What a host says to one of its plugins, signed: who calls, or that it is the host itself.
+"""Assertions: statements that a host signs for one of its plugins, such as who calls it.
 
-An assertion is a JSON Web Token (RFC 7519) under HMAC-SHA-256, bound to a purpose, to the plugin that it is
-for, to a method, and to a short time. Its key follows from the digest of that plugin's own runtime token,
-which nobody but the plugin and its host can have; the token does not follow from the key. So no plugin can
-say to another what only their host may say, and what is said to one means nothing to another.
+An assertion is a JSON Web Token (RFC 7519) under HMAC-SHA-256, for one purpose, one plugin, one method and a
+short time. Its key is derived from the digest of the plugin's runtime token, which only the plugin and its
+host have; the token cannot be derived from the key. So no plugin can sign for another one, and what is signed
+for one plugin is not valid for another.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import jwt
 
 ALGORITHM = "HS256"
 
-#: Seconds by which the time of a host and what a plugin takes for it may differ.
+#: Seconds by which the clocks of a host and a plugin may differ.
 LEEWAY_S = 30.0
 
-#: Seconds for which an assertion is good at most. One that says more was made by a clock that is ahead.
+#: Seconds for which an assertion is valid at most. One that expires later was made by a clock that is ahead.
 LONGEST_S = 60.0
 
-#: Characters. No assertion is longer, and nothing longer is looked at.
+#: Characters. Anything longer is refused without a look at its content.
 MAX_LENGTH = 4096
 
 
@@ -34,40 +34,40 @@ _LONGEST_PATH = 1024  # bytes
 
 
 class Purpose(Enum):
-    """What an assertion is for. Those for one purpose are worth nothing for another."""
+    """What an assertion is for. It is not valid for another purpose."""
 
     CONTROL = "control"
     """The host itself calls."""
     CALLER = "caller"
     """A plugin calls through the host."""
     DIRECT = "direct"
-    """A plugin may call without the host in between, any method below a path."""
+    """A grant: a plugin may call any method below a path without the host in between."""
     ENROL = "enrol"
-    """A managing host calls a plugin that has no identity yet; the key is from its enrolment token."""
+    """A managing host calls a plugin that has no identity yet; its enrolment token makes the key."""
 
 
 class InvalidAssertionError(Exception):
-    """What was shown proves nothing; the message says why, and has nothing of it."""
+    """It proves nothing. The message says why, and has nothing of the token in it."""
 
 
 class ClocksDifferError(InvalidAssertionError):
-    """What was shown is of the plugin's host, and for the plugin, but of another time: not of about now."""
+    """It is of the plugin's host and for the plugin, but expired or not valid yet: the clocks may differ."""
 
 
 @attrs.frozen
 class Assertion:
-    """One statement."""
+    """What an assertion states."""
 
     subject: str
     """Who calls: a runtime id; empty for the host."""
     name: str
-    """The caller's own name, which its runs share; empty for the host."""
+    """The caller's `self_id`; empty for the host."""
     audience: str
-    """The plugin that is called: a runtime id; for enrolment its own name."""
+    """The plugin that is called: a runtime id; for enrolment its `self_id`."""
     path: str
-    """What is called, as `path_claim` says it; to call directly, what the path begins with."""
+    """What is called, in the form of `path_claim`; of a grant, the beginning of the path."""
     expires_at: float
-    """In seconds since 1970, and no more than `LONGEST_S` after it is made."""
+    """Seconds since 1970, at most `LONGEST_S` after it is made."""
 
 
 def shared_key(digest: bytes, purpose: Purpose) -> bytes:
@@ -76,7 +76,7 @@ def shared_key(digest: bytes, purpose: Purpose) -> bytes:
 
 
 def path_claim(raw_path: bytes) -> str:
-    """Return a path as an assertion has it: as it travels, or a digest of one that is very long."""
+    """Return the form of a path in assertions: as it travels, or the digest of a very long one."""
     if len(raw_path) <= _LONGEST_PATH:
         return raw_path.decode("latin-1")
     return f"sha256:{hashlib.sha256(raw_path).hexdigest()}"  # which no path can be: they begin with a slash
@@ -94,17 +94,17 @@ def sign(digest: bytes, purpose: Purpose, assertion: Assertion) -> str:
     return jwt.encode(claims, shared_key(digest, purpose), ALGORITHM)
 
 
-def read(shown: str, digests: Iterable[bytes], purpose: Purpose, audience: str, now: float) -> Assertion:
-    """Return the assertion that was shown, if it is signed with one of the digests and for `audience`.
+def verify(token: str, digests: Iterable[bytes], purpose: Purpose, audience: str, now: float) -> Assertion:
+    """Return the assertion of a token that is signed with one of the digests and for `audience`.
 
-    `now` is in seconds since 1970. What is called is for the caller to compare.
+    `now` is in seconds since 1970. The caller of this function compares the path.
     Raises: InvalidAssertionError.
     """
-    if len(shown) > MAX_LENGTH:
+    if len(token) > MAX_LENGTH:
         raise InvalidAssertionError("too long")
     for digest in digests:
         try:
-            claims = signed_claims(shown, shared_key(digest, purpose), ("sub", "name", "aud", "path"))
+            claims = signed_claims(token, shared_key(digest, purpose), ("sub", "name", "aud", "path"))
         except jwt.InvalidSignatureError:
             continue
         except jwt.InvalidTokenError:
@@ -113,14 +113,14 @@ def read(shown: str, digests: Iterable[bytes], purpose: Purpose, audience: str, 
     raise InvalidAssertionError("not signed by this plugin's host")
 
 
-def signed_claims(shown: str, key: bytes, texts: Iterable[str]) -> dict[str, Any]:
-    """Return the claims of a token, of which `texts` are strings and `exp` is a number; no time is compared.
+def signed_claims(token: str, key: bytes, texts: Iterable[str]) -> dict[str, Any]:
+    """Return the claims of a token, of which `texts` are strings and `exp` is a number.
 
-    Times are compared by whoever has a clock. Raises: jwt.InvalidTokenError, for whatever is wrong.
+    No time is compared. Raises: jwt.InvalidTokenError for whatever is wrong.
     """
     options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False}
     try:
-        claims = jwt.decode(shown, key, algorithms=[ALGORITHM], options=options)
+        claims = jwt.decode(token, key, algorithms=[ALGORITHM], options=options)
     except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, jwt.InvalidTokenError) else jwt.DecodeError("not a token") from None
     if not is_time(claims.get("exp")) or not all(isinstance(claims.get(name), str) for name in texts):

@@ -1,10 +1,9 @@
-"""Statements that a host signs: for one purpose, one plugin, one path, and about now."""
+"""Assertions: who signs them, whom they are for, and for how long."""
 
 from __future__ import annotations
 
 import pytest
 
-from cpg_trio import wire
 from cpg_trio.assertions import (
     LEEWAY_S,
     LONGEST_S,
@@ -14,61 +13,66 @@ from cpg_trio.assertions import (
     InvalidAssertionError,
     Purpose,
     path_claim,
-    read,
     sign,
+    verify,
 )
 
-DIGEST = wire.token_digest("a token")
-NOW = 1_000_000.0
-STATEMENT = Assertion("p-1", "p", "q-1", "/q.v1.Q/M", NOW + LONGEST_S)
-SIGNED = sign(DIGEST, Purpose.CALLER, STATEMENT)
+DIGEST = b"d" * 32
+NOW = 1_700_000_000.0
+CALL = Assertion("caller-1", "caller", "me-1", "/a.v1.A/M", NOW + LONGEST_S)
 
 
-def read_at(now: float) -> Assertion:
-    return read(SIGNED, [DIGEST], Purpose.CALLER, "q-1", now)
+def verified(assertion: Assertion = CALL, *, now: float = NOW, audience: str = "me-1") -> Assertion:
+    return verify(sign(DIGEST, Purpose.CALLER, assertion), [DIGEST], Purpose.CALLER, audience, now)
 
 
-def test_a_statement_is_read_as_it_was_signed() -> None:
-    assert read_at(NOW) == STATEMENT
-    assert read(SIGNED, [wire.token_digest("another"), DIGEST], Purpose.CALLER, "q-1", NOW) == STATEMENT
+def test_what_is_signed_is_what_is_verified() -> None:
+    assert verified() == CALL
 
 
-@pytest.mark.parametrize("now", [NOW - LEEWAY_S, NOW, NOW + LONGEST_S + LEEWAY_S - 0.01])
-def test_a_clock_may_differ_by_the_leeway_in_both_directions(now: float) -> None:
-    assert read_at(now) == STATEMENT
+@pytest.mark.parametrize("late_s", [0.0, LEEWAY_S - 0.01])
+def test_it_is_valid_until_the_leeway_has_passed(late_s: float) -> None:
+    assert verified(now=CALL.expires_at + late_s) == CALL
 
 
-@pytest.mark.parametrize(
-    ("now", "why"),
-    [
-        (NOW - LEEWAY_S - 0.6, "not valid for another 31 s"),
-        (NOW + LONGEST_S + LEEWAY_S, "expired 30 s ago"),
-    ],
-)
-def test_a_clock_that_differs_by_more_is_said_to_differ(now: float, why: str) -> None:
-    with pytest.raises(ClocksDifferError, match=why):
-        read_at(now)
+@pytest.mark.parametrize("late_s", [LEEWAY_S, LEEWAY_S + 0.01])
+def test_it_is_expired_from_the_end_of_the_leeway_on(late_s: float) -> None:
+    with pytest.raises(ClocksDifferError, match="expired 30 s ago"):
+        verified(now=CALL.expires_at + late_s)
 
 
-@pytest.mark.parametrize("purpose", set(Purpose) - {Purpose.CALLER})
-def test_a_statement_is_worth_nothing_for_another_purpose(purpose: Purpose) -> None:
-    with pytest.raises(InvalidAssertionError, match="not signed by this plugin's host"):
-        read(SIGNED, [DIGEST], purpose, "q-1", NOW)
+@pytest.mark.parametrize("early_s", [0.0, LEEWAY_S])
+def test_it_may_expire_later_than_the_longest_time_by_the_leeway(early_s: float) -> None:
+    assert verified(now=CALL.expires_at - LONGEST_S - early_s) == CALL
 
 
-def test_a_statement_is_worth_nothing_to_another_plugin() -> None:
-    with pytest.raises(InvalidAssertionError, match="for another plugin"):
-        read(SIGNED, [DIGEST], Purpose.CALLER, "q-2", NOW)
+@pytest.mark.parametrize("early_s", [LEEWAY_S + 0.01, LEEWAY_S + 1])
+def test_one_that_expires_later_than_that_is_of_a_clock_that_is_ahead(early_s: float) -> None:
+    with pytest.raises(ClocksDifferError, match="not valid for another"):
+        verified(now=CALL.expires_at - LONGEST_S - early_s)
 
 
-def test_what_is_longer_than_any_statement_is_not_verified() -> None:
-    with pytest.raises(InvalidAssertionError, match="too long"):
-        read("x" * (MAX_LENGTH + 1), [DIGEST], Purpose.CALLER, "q-1", NOW)
+def test_one_for_another_plugin_purpose_or_key_is_invalid_and_no_matter_of_clocks() -> None:
+    with pytest.raises(InvalidAssertionError, match=r"^for another plugin$"):
+        verified(audience="me-2")
+    token = sign(DIGEST, Purpose.CALLER, CALL)
+    for digests, purpose in (
+        ([DIGEST], Purpose.CONTROL),
+        ([b"e" * 32], Purpose.CALLER),
+        ([], Purpose.CALLER),
+    ):
+        with pytest.raises(InvalidAssertionError, match=r"^not signed by this plugin's host$"):
+            verify(token, digests, purpose, "me-1", NOW)
+    assert verify(token, [b"e" * 32, DIGEST], Purpose.CALLER, "me-1", NOW) == CALL
 
 
-def test_a_path_travels_as_it_is_or_as_a_digest_if_it_is_very_long() -> None:
-    assert path_claim(b"/q.v1.Q/M%2F") == "/q.v1.Q/M%2F"
-    assert path_claim(b"/" + b"a" * 1023) == "/" + "a" * 1023
-    long = path_claim(b"/" + b"a" * 1024)
+def test_what_is_too_long_is_refused() -> None:
+    with pytest.raises(InvalidAssertionError, match=r"^too long$"):
+        verify("x" * (MAX_LENGTH + 1), [DIGEST], Purpose.CALLER, "me-1", NOW)
+
+
+def test_a_very_long_path_is_stated_by_its_digest() -> None:
+    assert path_claim(b"/" * 1024) == "/" * 1024
+    long, other = path_claim(b"/" * 1025), path_claim(b"/" * 1026)
     assert long.startswith("sha256:")
-    assert long != path_claim(b"/" + b"b" * 1024)
+    assert long != other

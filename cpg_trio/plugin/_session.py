@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -67,7 +65,8 @@ class Session:
     """For the plugin's own calls to the host; at the host's Unix socket, if there is one here."""
     calls: HttpClient = attrs.field(init=False, repr=False)
     """For calls to other plugins through the host. They never take all connections to it."""
-    _digests: deque[bytes] = attrs.field(init=False, repr=False, factory=lambda: deque(maxlen=_TOKENS_KEPT))
+    digests: Sequence[bytes] = attrs.field(init=False, repr=False, default=())
+    """The digests of its tokens, the newest first. The host signs with one of them."""
 
     def __attrs_post_init__(self) -> None:
         self.http = PoolClient(self.pool, self.addresses)
@@ -78,11 +77,6 @@ class Session:
     def addresses(self) -> tuple[str, ...]:
         """Where to connect to the host: its socket, and then where its URL says."""
         return (UNIX + self.socket_path, "") if self.socket_path else ("",)
-
-    @property
-    def digests(self) -> Sequence[bytes]:
-        """The digests of its tokens, the newest first. The host signs with one of them."""
-        return self._digests
 
     @property
     def registry(self) -> ServiceRegistryClient:
@@ -102,7 +96,7 @@ class Session:
     def take_token(self, token: str) -> None:
         """Use a new token. What was sent with the one before stays valid."""
         self.token = token
-        self._digests.appendleft(wire.token_digest(token))
+        self.digests = (wire.token_digest(token), *self.digests)[:_TOKENS_KEPT]
         self.headers = {
             wire.RUNTIME_ID_HEADER.lower(): self.runtime_id,
             wire.AUTHORIZATION_HEADER.lower(): wire.bearer(token),
@@ -111,8 +105,7 @@ class Session:
     def take_digests(self, before: Session) -> None:
         """Also accept what was signed with the tokens of the session before, if the identity is the same."""
         if before.runtime_id == self.runtime_id:
-            others = (digest for digest in before.digests if digest not in self._digests)
-            self._digests.extend(islice(others, _TOKENS_KEPT - len(self._digests)))
+            self.digests = tuple(dict.fromkeys((*self.digests, *before.digests)))[:_TOKENS_KEPT]
 
     def apply(self, server_metadata: Mapping[str, str]) -> None:
         """Take the host's id and intervals from the server metadata of a handshake."""

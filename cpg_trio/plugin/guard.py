@@ -1,12 +1,12 @@
-"""Who calls a plugin: decided before anything else runs, by what the plugin's host has signed.
+"""The check of who calls a plugin. It comes before everything that the plugin serves.
 
-    a service            X-Plugin-Caller: the host says who calls this method through it
-                         Authorization and X-Plugin-Runtime-ID: the host has granted somebody direct calls
-    a public service     the same, or no claim at all
+    a service            X-Plugin-Caller: the host states who calls this method through it
+                         Authorization and X-Plugin-Runtime-ID: a grant of the host, for direct calls
+    a public service     the same, or none of these
     a control service    Authorization: the host itself calls
 
-What has been refused gets an answer that reads the same in Connect, gRPC and plain HTTP, and nothing of the
-plugin has run. What has been let through is the application's: whatever it raises is no matter of the guard.
+A refused call gets an answer that Connect, gRPC and plain HTTP clients understand, and that says that the
+call was not delivered. An accepted call is the application's: the guard does not handle what it raises.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from cpg_trio.assertions import (
     InvalidAssertionError,
     Purpose,
     path_claim,
-    read,
+    verify,
 )
 from cpg_trio.rpc import Caller, Code
 
 _log = logging.getLogger("cpg_trio.plugin")
 
 _UNAUTHENTICATED = 401
-_MOST_REMEMBERED = 10_000
-_MOST_REMEMBERED_BYTES = 8 * 1024 * 1024
-_PROVED_BYTES = 500  # that what was proved takes, beside what is written in it
+_MAX_VERIFIED = 10_000
+_MAX_VERIFIED_BYTES = 8 * 1024 * 1024
+_VERIFIED_BYTES = 500  # of one entry, beside its texts
 
 _CALLER = wire.CALLER_HEADER.lower().encode()
 _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
@@ -61,32 +61,31 @@ _AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
 _BEARER = wire.bearer("").encode()
 _CLOCK = wire.CLOCK_HEADER.lower().encode()
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode(), b"true"
-_THE_HOST = "the host"  # as whom its connections count; no runtime id is the same
+_HOST = "the host"  # the identity of the host's connections; no runtime id is the same
 _HIDDEN = frozenset({_CALLER, _RUNTIME_ID})
 _HIDDEN_OF_GRANT = _HIDDEN | {_AUTHORIZATION}
 _IDENTITY = "/connectplugin.v1.PluginIdentity/"
 _OPEN_TO_MANAGERS = frozenset({f"{_IDENTITY}GetPluginInfo", f"{_IDENTITY}SetRuntimeIdentity"})
 
+_CHECKED = frozenset({_CALLER, _CALLER_ID, _RUNTIME_ID, _AUTHORIZATION})
+_LENGTHS_OF_CHECKED = frozenset(len(name) for name in _CHECKED)
 
-_OURS = frozenset({_CALLER, _CALLER_ID, _RUNTIME_ID, _AUTHORIZATION})
-_LENGTHS_OF_OURS = frozenset(len(name) for name in _OURS)
 
-
-def _meaning(name: bytes) -> bytes:
-    """Return the name of a field that means something to the guard, in lower case; empty for any other.
+def _checked_name(name: bytes) -> bytes:
+    """Return the name of a field that the guard checks, in lower case; empty for any other field.
 
     Some applications read X_Plugin_Caller_Id as X-Plugin-Caller-ID, so the guard does.
     """
-    if len(name) not in _LENGTHS_OF_OURS:
+    if len(name) not in _LENGTHS_OF_CHECKED:
         return b""
     known = name.lower().replace(b"_", b"-")
-    return known if known in _OURS else b""
+    return known if known in _CHECKED else b""
 
 
 class RefusedCallError(Exception):
-    """A call that is not let in; the message, which has nothing secret in it, says why and what to do.
+    """A call is refused. The message says why and what to do, and has no secret in it.
 
-    `clock` is what time it is to the plugin, in seconds since 1970, if that is why.
+    `clock` is the plugin's time in seconds since 1970, if the clocks of host and plugin differ.
     """
 
     def __init__(self, text: str, clock: float | None = None) -> None:
@@ -94,110 +93,105 @@ class RefusedCallError(Exception):
         self.clock = clock
 
 
-class Standing(Protocol):
-    """What an identity on a host is to the guard."""
+class OwnIdentity(Protocol):
+    """The plugin's identity on its host, as far as the guard needs it."""
 
-    @property
-    def runtime_id(self) -> str:
-        """As whom the host knows the plugin."""
-        ...
-
-    @property
-    def digests(self) -> Sequence[bytes]:
-        """The digests of the plugin's tokens."""
-        ...
+    runtime_id: str
+    digests: Sequence[bytes]
+    """Of the plugin's tokens. The host signs with one of them."""
 
 
 @attrs.frozen
 class Managers:
-    """Whose word a plugin takes that has no host yet."""
+    """Which managing hosts may call a plugin that has no host yet."""
 
     self_id: str
     enrolment_digest: bytes | None = attrs.field(repr=False)
-    """Of its enrolment token; None for a plugin that believes who is on its own machine."""
+    """Of the enrolment token that they prove; None accepts every host on this machine."""
     wanted: Callable[[], bool]
-    """Whether it waits for one."""
+    """Whether the plugin waits for a managing host."""
 
 
 @attrs.frozen
-class _Proved:
-    """What a header has proved, and for how long it does."""
+class _Verified:
+    """An assertion whose signature is right."""
 
     caller: Caller
     path: str
-    """Of the one method, as `path_claim` says it; of a grant, what paths begin with."""
+    """Of the one method, in the form of `path_claim`; of a grant, the beginning of paths."""
     until: float
-    """On the clock of the memory."""
+    """The end of its validity, on the clock of the cache."""
 
 
-class _Memory:
-    """What has been proved: a signature is looked at once, as that costs more than all else together.
+class _VerifiedCache:
+    """The assertions that were verified: checking a signature costs more than the rest of the check.
 
-    How long something is remembered is measured by a clock that nobody sets.
+    Times are measured by a clock that nobody sets. Another identity of the plugin empties it.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._proved: BoundedCache[bytes, _Proved] = BoundedCache(_MOST_REMEMBERED, _MOST_REMEMBERED_BYTES)
-        self._standing: Standing | None = None
+        self._entries: BoundedCache[bytes, _Verified] = BoundedCache(_MAX_VERIFIED, _MAX_VERIFIED_BYTES)
+        self._identity: OwnIdentity | None = None
 
-    def get(self, shown: bytes, standing: Standing | None) -> _Proved | None:
-        """Return what has been proved to this standing of the plugin, if it still holds."""
-        if standing is not self._standing:
-            self._proved.clear()
-            self._standing = standing
-        known = self._proved.get(shown)
+    def get(self, token: bytes, identity: OwnIdentity | None) -> _Verified | None:
+        """Return what was verified for this identity of the plugin, if it is still valid."""
+        if identity is not self._identity:
+            self._entries.clear()
+            self._identity = identity
+        known = self._entries.get(token)
         return known if known is not None and self._clock() < known.until else None
 
-    def add(self, shown: bytes, assertion: Assertion, good_s: float) -> _Proved:
-        """Remember what has been proved, for `good_s` seconds."""
+    def add(self, token: bytes, assertion: Assertion, valid_s: float) -> _Verified:
+        """Keep what was verified, for `valid_s` seconds."""
         caller = Caller(assertion.subject, assertion.name)
-        proved = _Proved(caller, assertion.path, self._clock() + good_s)
-        self._proved.keep(shown, proved, 2 * len(shown) + _PROVED_BYTES)
-        return proved
+        verified = _Verified(caller, assertion.path, self._clock() + valid_s)
+        self._entries.keep(token, verified, 2 * len(token) + _VERIFIED_BYTES)
+        return verified
 
 
 class Guard:
-    """Stands before all that a plugin serves. `standing` gives its identity, None before the first one.
+    """Checks calls before applications. `identity` returns the plugin's own, None before the first one.
 
-    With `accept_unsigned` a service takes calls that claim nothing, as a host that signs nothing sends them.
+    With `accept_unsigned`, services also accept calls without any proof, as a host sends them that signs
+    nothing. `clock` and `wall_clock` return seconds; the latter since 1970, by the host's clock.
     """
 
     def __init__(
         self,
-        standing: Callable[[], Standing | None],
+        identity: Callable[[], OwnIdentity | None],
         managers: Managers,
         *,
         accept_unsigned: bool = False,
         clock: Callable[[], float] = _clock.current_time,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._standing = standing
+        self._identity = identity
         self._managers = managers
         self._accept_unsigned = accept_unsigned
         self._wall_clock = wall_clock
-        self._callers = _Memory(clock)
-        self._grants = _Memory(clock)
-        self._refusals = _Refusals()
+        self._callers = _VerifiedCache(clock)
+        self._grants = _VerifiedCache(clock)
+        self._throttle = LogThrottle()
 
     def service(self, app: App, *, public: bool) -> App:
-        """Return an application before which is decided who calls; a public one is for everybody."""
+        """Return the application behind the check of a service; a public one also answers strangers."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                headers, caller, identity = self._caller(scope, public=public)
+                headers, caller, connection_of = self._check_caller(scope, public=public)
             except RefusedCallError as refused:
                 await self._refuse(refused, scope, receive, send)
                 return
-            if identity:
-                note_proved(scope, identity)
+            if connection_of:
+                note_proved(scope, connection_of)
             state = {**scope.get("state", {}), "caller": caller}
             await app({**scope, "headers": headers, "state": state}, receive, send)
 
         return guarded
 
     def control(self, app: App) -> App:
-        """Return an application that answers nobody but the plugin's own host."""
+        """Return the application behind the check of a control service."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             try:
@@ -205,123 +199,128 @@ class Guard:
             except RefusedCallError as refused:
                 await self._refuse(refused, scope, receive, send)
                 return
-            note_proved(scope, _THE_HOST)
+            note_proved(scope, _HOST)
             await app(scope, receive, send)
 
         return guarded
 
     # Services
 
-    def _caller(self, scope: Scope, *, public: bool) -> tuple[HeaderList, Caller | None, str]:
-        """Return the header fields that are the application's, who calls, and whose connection it is.
+    def _check_caller(self, scope: Scope, *, public: bool) -> tuple[HeaderList, Caller | None, str]:
+        """Return the header fields for the application, the caller, and the identity of the connection.
 
-        That is the host's for a call that comes through it; empty for a stranger's. Raises: RefusedCallError.
+        The connection is the host's for a call through it, and nobody's for a stranger's.
+        Raises: RefusedCallError.
         """
         headers: HeaderList = scope["headers"]
-        claims: dict[bytes, bytes] = {}
+        fields: dict[bytes, bytes] = {}
         for name, value in headers:
-            if known := _meaning(name):
-                if known in claims:
+            if known := _checked_name(name):
+                if known in fields:
                     raise RefusedCallError(f"there are two fields {known.decode()}")
-                claims[known] = value
-        caller = self._proven(scope["raw_path"], claims) if claims else None
-        if caller is None and not public and not self._accepts_unsigned():
-            raise RefusedCallError("call it through its host, which says who calls")
-        if caller is not None and _RUNTIME_ID in claims:
-            identity = caller.id
+                fields[known] = value
+        caller = self._verified_caller(scope["raw_path"], fields) if fields else None
+        if caller is None:
+            if not public and not (self._accept_unsigned and self._identity() is not None):
+                raise RefusedCallError("call it through its host, which says who calls")
+            connection_of = "" if public else _HOST
         else:
-            identity = "" if caller is None and public else _THE_HOST
-        hidden = _HIDDEN_OF_GRANT if _RUNTIME_ID in claims else _HIDDEN
-        passed = [field for field in headers if _meaning(field[0]) not in hidden] if claims else headers
-        return passed, caller, identity
+            connection_of = caller.id if _RUNTIME_ID in fields else _HOST
+        if fields:
+            hidden = _HIDDEN_OF_GRANT if _RUNTIME_ID in fields else _HIDDEN
+            headers = [field for field in headers if _checked_name(field[0]) not in hidden]
+        return headers, caller, connection_of
 
-    def _accepts_unsigned(self) -> bool:
-        return self._accept_unsigned and self._standing() is not None
-
-    def _proven(self, raw_path: bytes, claims: Mapping[bytes, bytes]) -> Caller | None:
-        """Return the caller that is proved, None if nothing is claimed. Raises: RefusedCallError."""
+    def _verified_caller(self, raw_path: bytes, fields: Mapping[bytes, bytes]) -> Caller | None:
+        """Return the caller that is proved, None if nothing claims one. Raises: RefusedCallError."""
         caller = None
-        if (shown := claims.get(_CALLER)) is not None:
-            caller = self._called_through_host(shown, raw_path)
-            if _RUNTIME_ID in claims:
+        if (token := fields.get(_CALLER)) is not None:
+            caller = self._called_through_host(token, raw_path)
+            if _RUNTIME_ID in fields:
                 raise RefusedCallError("a call comes through the host or directly, not both")
-        elif _RUNTIME_ID in claims:
-            caller = self._called_directly(claims, raw_path)
-        said = claims.get(_CALLER_ID)
-        if said is not None and (caller is None or said != caller.id.encode()):
+        elif _RUNTIME_ID in fields:
+            caller = self._called_directly(fields, raw_path)
+        claimed = fields.get(_CALLER_ID)
+        if claimed is not None and (caller is None or claimed != caller.id.encode()):
             raise RefusedCallError(f"{wire.CALLER_ID_HEADER} is not proved")
         return caller
 
-    def _called_through_host(self, shown: bytes, raw_path: bytes) -> Caller:
-        known = self._callers.get(shown, self._standing())
-        known = known or self._callers.add(shown, *self._read(shown, Purpose.CALLER))
+    def _called_through_host(self, token: bytes, raw_path: bytes) -> Caller:
+        known = self._callers.get(token, self._identity())
+        known = known or self._callers.add(token, *self._verify(token, Purpose.CALLER))
         if known.path != path_claim(raw_path):
             raise RefusedCallError(f"{wire.CALLER_HEADER} is for another method")
         return known.caller
 
-    def _called_directly(self, claims: Mapping[bytes, bytes], raw_path: bytes) -> Caller:
-        shown = claims.get(_AUTHORIZATION, b"")
+    def _called_directly(self, fields: Mapping[bytes, bytes], raw_path: bytes) -> Caller:
+        shown = fields.get(_AUTHORIZATION, b"")
         if not shown.startswith(_BEARER):
-            raise RefusedCallError("who calls directly shows a grant: Authorization: Bearer <grant>")
-        known = self._grants.get(shown, self._standing())
-        known = known or self._grants.add(shown, *self._read(shown[len(_BEARER) :], Purpose.DIRECT))
-        if claims[_RUNTIME_ID] != known.caller.id.encode():
+            raise RefusedCallError("a direct call needs a grant: Authorization: Bearer <grant>")
+        known = self._grants.get(shown, self._identity())
+        known = known or self._grants.add(shown, *self._verify(shown[len(_BEARER) :], Purpose.DIRECT))
+        if fields[_RUNTIME_ID] != known.caller.id.encode():
             raise RefusedCallError(f"the grant is not for this {wire.RUNTIME_ID_HEADER}")
         if not _is_below(raw_path, known.path):
             raise RefusedCallError("the grant is for another service")
         return known.caller
 
-    def _read(self, shown: bytes, purpose: Purpose) -> tuple[Assertion, float]:
-        """Return what the plugin's host has signed for it, and for how long that is good, in seconds.
+    def _verify(self, token: bytes, purpose: Purpose) -> tuple[Assertion, float]:
+        """Return an assertion of the plugin's host, and for how many seconds it is valid.
 
         Raises: RefusedCallError.
         """
-        standing = self._standing()
-        if standing is None:
+        if (identity := self._identity()) is None:
             raise RefusedCallError("this plugin has not registered with a host yet")
         now = self._wall_clock()
         try:
-            said = read(shown.decode("latin-1"), standing.digests, purpose, standing.runtime_id, now)
+            assertion = verify(token.decode("latin-1"), identity.digests, purpose, identity.runtime_id, now)
         except ClocksDifferError as error:
-            raise RefusedCallError(f"what was shown is {error}: clocks differ", clock=now) from None
+            raise RefusedCallError(f"the assertion is {error}: clocks differ", clock=now) from None
         except InvalidAssertionError as error:
-            raise RefusedCallError(f"what was shown is {error}") from None
-        return said, said.expires_at + LEEWAY_S - now
+            raise RefusedCallError(f"the assertion is {error}") from None
+        return assertion, assertion.expires_at + LEEWAY_S - now
 
     # Control
 
     def _check_host(self, scope: Scope) -> None:
-        """Raise RefusedCallError unless the plugin's own host calls, or one that it may take for it."""
-        shown = (header(scope, _AUTHORIZATION) or b"").removeprefix(_BEARER)
+        """Raise RefusedCallError unless the plugin's host calls, or a managing host that it may accept."""
+        token = (header(scope, _AUTHORIZATION) or b"").removeprefix(_BEARER)
         path = path_claim(scope["raw_path"])
         if self._managers.wanted() and scope["path"] in _OPEN_TO_MANAGERS:
-            self._check_manager(scope, shown)
-        elif not shown:
+            self._check_manager(scope, token, path)
+        elif not token:
             raise RefusedCallError("only the plugin's own host may do this")
-        elif self._read(shown, Purpose.CONTROL)[0].path != path:
-            raise RefusedCallError("what was shown is for another method")
+        elif self._verify(token, Purpose.CONTROL)[0].path != path:
+            raise RefusedCallError("the assertion is for another method")
 
-    def _check_manager(self, scope: Scope, shown: bytes) -> None:
-        digest = self._managers.enrolment_digest
-        if digest is None:
-            if not _is_local(scope):
+    def _check_manager(self, scope: Scope, token: bytes, path: str) -> None:
+        managers = self._managers
+        if managers.enrolment_digest is None:
+            client = scope.get("client")  # None for a Unix socket
+            if client is not None and not is_loopback(client[0]):
                 raise RefusedCallError(
                     "this plugin takes a host from another machine only with an ENROLMENT_TOKEN"
                 )
             return
+        digests = [managers.enrolment_digest]
         try:
-            said = read(
-                shown.decode("latin-1"), [digest], Purpose.ENROL, self._managers.self_id, self._wall_clock()
+            assertion = verify(
+                token.decode("latin-1"), digests, Purpose.ENROL, managers.self_id, self._wall_clock()
             )
         except InvalidAssertionError as error:
             raise RefusedCallError(
-                f"a host that this plugin is to take proves the ENROLMENT_TOKEN of both: this is {error}"
+                f"a managing host proves the ENROLMENT_TOKEN that both have: the assertion is {error}"
             ) from None
-        if said.path != path_claim(scope["raw_path"]):
-            raise RefusedCallError("what was shown is for another method")
+        if assertion.path != path:
+            raise RefusedCallError("the assertion is for another method")
+
+    # Refusals
 
     async def _refuse(self, refused: RefusedCallError, scope: Scope, receive: Receive, send: Send) -> None:
-        self._refusals.note(refused, scope)
+        if (more := self._throttle.suffix()) is not None:
+            client = scope.get("client")
+            source = client[0] if client else "a Unix socket"
+            _log.warning("refused a call of %r from %s: %s%s", one_line(scope["path"]), source, refused, more)
         if scope["type"] == "websocket":
             await receive()  # websocket.connect
             await refuse_websocket(send, _UNAUTHENTICATED, str(refused))
@@ -333,25 +332,6 @@ class Guard:
         await send_response(send, _UNAUTHENTICATED, body, fields)
 
 
-class _Refusals:
-    """Writes of refused calls, once in a while: who is refused is not to fill the log."""
-
-    def __init__(self) -> None:
-        self._throttle = LogThrottle()
-
-    def note(self, refused: RefusedCallError, scope: Scope) -> None:
-        if (more := self._throttle.suffix()) is None:
-            return
-        client = scope.get("client")
-        _log.warning(
-            "refused a call of %r from %s: %s%s",
-            one_line(scope["path"]),
-            client[0] if client else "a Unix socket",
-            refused,
-            more,
-        )
-
-
 def _is_below(raw_path: bytes, prefix: str) -> bool:
     """Whether a path is that of a grant or below it, to every reader."""
     place = prefix.encode("latin-1")
@@ -361,9 +341,3 @@ def _is_below(raw_path: bytes, prefix: str) -> bool:
         return True
     below = place.rstrip(b"/") + b"/"
     return raw_path.startswith(below) and not has_traversal(raw_path[len(below) :])
-
-
-def _is_local(scope: Scope) -> bool:
-    """Whether a call comes from the plugin's own machine, as the connection tells."""
-    client = scope.get("client")  # None for a Unix socket
-    return client is None or is_loopback(client[0])

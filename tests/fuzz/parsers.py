@@ -19,7 +19,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
-from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, read, sign
+from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, sign, verify
 from cpg_trio.calls import Calls
 from cpg_trio.host import Enrolment
 from cpg_trio.host.access.access_check import AccessCheck
@@ -67,7 +67,7 @@ def check_assertion(data: bytes) -> None:
     """Nothing but what was signed is an assertion, and only for its purpose, its audience and its time."""
     shown = data.decode("latin-1")
     with suppress(InvalidAssertionError):
-        said = read(shown, [_DIGEST], Purpose.CALLER, "q-1", 0.0)
+        said = verify(shown, [_DIGEST], Purpose.CALLER, "q-1", 0.0)
         assert said == Assertion("p-1", "p", "q-1", "/q.v1.Q/M", 4e9)
         assert shown.rpartition(".")[0] == ASSERTION.rpartition(".")[0]
     for purpose, audience, now in (
@@ -76,7 +76,7 @@ def check_assertion(data: bytes) -> None:
         (Purpose.CALLER, "q-1", 4e9 + 31),
     ):
         try:
-            read(shown, [_DIGEST], purpose, audience, now)
+            verify(shown, [_DIGEST], purpose, audience, now)
         except InvalidAssertionError:
             continue
         raise AssertionError("it is good for something else as well")

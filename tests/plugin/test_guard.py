@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -346,17 +346,17 @@ async def test_refusals_are_in_the_log_once_in_a_while_and_without_what_was_show
             await plugin.call(secret)
         lines = [record.getMessage() for record in caplog.records if "refused a call" in record.getMessage()]
     assert lines == [
-        f"refused a call of '{ECHO}' from 127.0.0.1: what was shown is not signed by this plugin's host"
+        f"refused a call of '{ECHO}' from 127.0.0.1: the assertion is not signed by this plugin's host"
     ]
     assert secret[wire.CALLER_HEADER] not in caplog.text
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Known:
     """A plugin as the guard sees it."""
 
     runtime_id: str = "me-1"
-    digests: tuple[bytes, ...] = (b"x" * 32,)
+    digests: Sequence[bytes] = (b"x" * 32,)
 
 
 class InMemory:
@@ -410,13 +410,32 @@ class InMemory:
         return int(sent[0]["status"])
 
 
-async def test_a_statement_ends_when_its_time_is_over_also_one_that_was_believed_before() -> None:
+@pytest.mark.parametrize("headers", [from_caller, partial(granted, prefix="/echo.v1.EchoService")])
+async def test_a_statement_or_grant_ends_with_its_time_also_one_that_was_verified_before(
+    headers: Callable[..., Headers],
+) -> None:
     guarded = InMemory()
-    headers = from_caller(b"x" * 32, "me-1")
-    assert await guarded.call(headers) == 200
-    guarded.wait(60 + LEEWAY_S + 1)
-    assert await guarded.call(headers) == 401
-    assert guarded.served == 1
+    shown = headers(b"x" * 32, "me-1")
+    assert await guarded.call(shown) == 200
+    guarded.wait(60 + LEEWAY_S - 1)
+    assert await guarded.call(shown) == 200
+    guarded.wait(2)
+    assert await guarded.call(shown) == 401
+    assert guarded.served == 2
+
+
+@pytest.mark.parametrize("headers", [from_caller, partial(granted, prefix="/echo.v1.EchoService")])
+async def test_what_was_verified_ends_with_its_time_though_the_wall_clock_stands_still(
+    headers: Callable[..., Headers],
+) -> None:
+    guarded = InMemory()
+    shown = headers(b"x" * 32, "me-1", for_s=10.0)
+    assert await guarded.call(shown) == 200
+    guarded.age += 10 + LEEWAY_S - 1
+    guarded.now += 10 + LEEWAY_S + 1  # so that it cannot be verified again
+    assert await guarded.call(shown) == 200
+    guarded.age += 1.5
+    assert await guarded.call(shown) == 401
 
 
 @pytest.mark.parametrize("headers", [from_caller, partial(granted, prefix="/echo.v1.EchoService")])
@@ -465,13 +484,13 @@ async def test_what_is_signed_with_a_token_of_before_is_good_as_well() -> None:
 async def test_what_is_remembered_of_proved_callers_is_bounded_in_entries_and_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guard_module, "_MOST_REMEMBERED", 5)
-    monkeypatch.setattr(guard_module, "_MOST_REMEMBERED_BYTES", 10_000)
+    monkeypatch.setattr(guard_module, "_MAX_VERIFIED", 5)
+    monkeypatch.setattr(guard_module, "_MAX_VERIFIED_BYTES", 10_000)
     guarded = InMemory()
     for for_s in range(60, 90):
         assert await guarded.call(from_caller(b"x" * 32, "me-1", for_s=for_s)) == 200
-        assert len(guarded.guard._callers._proved) <= 5
-        assert guarded.guard._callers._proved.kept_bytes <= 10_000
+        assert len(guarded.guard._callers._entries) <= 5
+        assert guarded.guard._callers._entries.kept_bytes <= 10_000
 
 
 async def test_nothing_is_remembered_of_who_proves_nothing() -> None:
@@ -479,8 +498,8 @@ async def test_nothing_is_remembered_of_who_proves_nothing() -> None:
     for number in range(5):
         assert await guarded.call({"x-plugin-caller": f"a.b.{number}"}) == 401
         assert await guarded.call({"x-plugin-runtime-id": "a", "authorization": f"Bearer {number}"}) == 401
-    assert not guarded.guard._callers._proved
-    assert not guarded.guard._grants._proved
+    assert not guarded.guard._callers._entries
+    assert not guarded.guard._grants._entries
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nothing", ECHO])

@@ -12,7 +12,7 @@ import trio
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.assertions import Purpose, read
+from cpg_trio.assertions import Purpose, verify
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from cpg_trio.host.directory.leases import CannotAskError
 from tests.descriptors import none_left
@@ -55,7 +55,7 @@ async def test_a_provider_that_speaks_only_the_wire_protocol_is_probed_and_kept(
         probes.value[:6], ["PluginIdentity/GetPluginInfo", "PluginControl/GetHealth"] * 3, strict=True
     ):
         (shown,) = re.findall(rb"(?i)authorization: Bearer ([^\r]+)", head)
-        said = read(shown.decode(), [entry.digest], Purpose.CONTROL, s.provider, time.time())
+        said = verify(shown.decode(), [entry.digest], Purpose.CONTROL, s.provider, time.time())
         assert said.path == f"/connectplugin.v1.{method}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cpg_trio import wire
-from cpg_trio.assertions import LEEWAY_S, InvalidAssertionError, Purpose, read
+from cpg_trio.assertions import LEEWAY_S, InvalidAssertionError, Purpose, verify
 from cpg_trio.host import Action, AuditEvent
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.registry import Registry
@@ -127,6 +127,6 @@ def test_a_grant_is_good_for_a_minute() -> None:
     assert entry is not None
     assert GRANT_S == 60
     for later in (0, GRANT_S - 1):
-        read(token, [entry.digest], Purpose.DIRECT, provider.runtime_id, now + later)
+        verify(token, [entry.digest], Purpose.DIRECT, provider.runtime_id, now + later)
     with pytest.raises(InvalidAssertionError):
-        read(token, [entry.digest], Purpose.DIRECT, provider.runtime_id, now + GRANT_S + LEEWAY_S)
+        verify(token, [entry.digest], Purpose.DIRECT, provider.runtime_id, now + GRANT_S + LEEWAY_S)

@@ -7,7 +7,7 @@ import pytest
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.assertions import Assertion, Purpose, path_claim, read
+from cpg_trio.assertions import Assertion, Purpose, path_claim, verify
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.directory.registration import Health
 from cpg_trio.host.directory.registry import Registry
@@ -181,7 +181,7 @@ class Setting:
 
     def read(self, told: dict[str, str]) -> Assertion:
         shown = told[wire.CALLER_HEADER.lower()]
-        return read(shown, [self.digest], Purpose.CALLER, self.provider.runtime_id, self.clock())
+        return verify(shown, [self.digest], Purpose.CALLER, self.provider.runtime_id, self.clock())
 
 
 async def test_a_provider_is_told_who_calls_which_method() -> None:
