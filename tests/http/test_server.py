@@ -46,7 +46,8 @@ from cpg_trio.asgi import (
 from cpg_trio.http import BindError, ServeConfig, ServerConnection, SocketChannel, StartError, serve
 from cpg_trio.http.server.calls import Inbox
 from cpg_trio.http.server.config import Http1Engine
-from cpg_trio.http.server.http2 import Http2, Outbox
+from cpg_trio.http.server.http2 import Http2Connection
+from cpg_trio.http.server.http2_sender import Outbox
 from cpg_trio.http.server.hypercorn_http1 import Http1
 from cpg_trio.process import stop_on_signals
 from tests import _wire
@@ -253,10 +254,7 @@ async def test_a_malformed_h2c_upgrade_ends_nothing_but_its_request(settings: st
 async def test_data_after_an_early_http2_response_harms_neither_server_nor_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def without_reset(self: Http2, _stream_id: int) -> None:
-        await self._settle()
-
-    monkeypatch.setattr(Http2, "_response_ended", without_reset)  # as when it and the data cross
+    monkeypatch.setattr(Http2Connection, "_reset_stream", lambda *_: None)  # as when it and the data cross
     async with server(hello) as up:
         async with dial_http2(up.url) as wire:
             early = await wire.request(body=b"")
@@ -2083,7 +2081,8 @@ async def test_a_stop_on_http2_says_goodaway_finishes_what_is_in_flight_and_refu
         while data := await wire.stream.receive_some():
             raw += data
         assert b"released" in raw
-        assert raw.endswith(b"\x00\x00\x00\x00\x01" + in_flight.to_bytes(4, "big"))  # its END_STREAM
+        ends = b"\x00\x00\x08\x00\x01%brelease" % in_flight.to_bytes(4, "big")  # with END_STREAM
+        assert raw.endswith(ends + b"d")
         await up.stopped.wait()
 
 

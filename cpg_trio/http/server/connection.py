@@ -56,7 +56,8 @@ class ServerConnection(ABC):
         self.identity = ""
         """The one that the client has proved last."""
         self._slot = slot
-        self._life = trio.CancelScope()
+        self.scope = trio.CancelScope()
+        """Of its task."""
         self._asleep: trio.lowlevel.Task | None = None
         self._error: Exception | None = None  # of a callback
         self._is_readable = False  # something has come that was not read yet
@@ -66,7 +67,7 @@ class ServerConnection(ABC):
     async def run(self) -> None:
         """Serve until the end, or until another protocol is seen."""
         timeouts = self.service.timeouts
-        with self._life:
+        with self.scope:
             try:
                 self.channel.watch(self.service.reactor, self._hear)
                 await self._serve()
@@ -91,7 +92,7 @@ class ServerConnection(ABC):
     def abort(self) -> None:
         """End at once, whatever is in progress."""
         self.enter(Input.BREAK)
-        self._life.cancel()
+        self.scope.cancel()
         self.channel.close(reset=True)
 
     @property
@@ -153,10 +154,6 @@ class ServerConnection(ABC):
     @abstractmethod
     def hand_over(self, exchange: ServerExchange, work: Work) -> None:
         """Have a task go on with an exchange."""
-
-    def cancel(self) -> None:
-        """Cancel what the connection's task does."""
-        self._life.cancel()
 
     def fail(self, error: Exception) -> None:
         """End with an error of a callback: raise it in the connection's task."""

@@ -42,6 +42,8 @@ class ServerExchange(ABC):
     # The request. A driver sets these, and those of `messages.Incoming` that are named here.
     connection: ServerConnection
     head: RequestHead
+    method: bytes
+    """That of the head; empty if the head is malformed."""
     authorization: bytes
     """The value of that field, which is not among the head's; empty without one."""
     version: str
@@ -51,6 +53,8 @@ class ServerExchange(ABC):
     complete: bool
     """Whether the body has come to its end, of which not all may have been taken."""
 
+    scope: trio.CancelScope | None = None
+    """Of the task that answers, if there is one."""
     in_hand: CallInHand | None = None
     """A call that goes on without a task."""
     lost = False
@@ -108,7 +112,7 @@ class ServerExchange(ABC):
         if timed:
             queue.begin(self)
         try:
-            rate.came(await self._receive())
+            await self._receive()
         finally:
             queue.end(self)
         if timed:
@@ -169,7 +173,7 @@ class ServerExchange(ABC):
         self.responded = True
         self._out = head
         self._owed = head.length
-        self.silent = head.status in _NO_BODY or self.head.method == b"HEAD"
+        self.silent = head.status in _NO_BODY or self.method == b"HEAD"
 
     def respond_text(self, status: int, text: str, fields: HeaderList | None = None) -> bytes:
         """Begin a response in plain text, and return its body, which is to be finished with."""
@@ -204,14 +208,14 @@ class ServerExchange(ABC):
     def abort(self) -> None:
         """Break the response off, so that the client cannot take what it has for the whole."""
 
-    def _count(self, data: bytes, *, end: bool) -> None:
+    def _count(self, data: bytes, *, is_last: bool) -> None:
         """Check what is sent against the declared length. Raises: ValueError."""
         if self._owed is None or self.silent:
             return
         self._owed -= len(data)
         if self._owed < 0:
             raise ValueError("the response has a longer body than its content-length says")
-        if end and self._owed:
+        if is_last and self._owed:
             raise ValueError("the response has a shorter body than its content-length says")
 
     # Tasks
@@ -234,8 +238,8 @@ class ServerExchange(ABC):
     # What a driver does
 
     @abstractmethod
-    async def _receive(self) -> int:
-        """Receive more of the body; return how many bytes that was.
+    async def _receive(self) -> None:
+        """Receive more of the body, and tell `rate` how much.
 
         Raises: ClientDisconnectedError; MalformedError.
         """
@@ -248,6 +252,8 @@ class ServerExchange(ABC):
     def give_up(self) -> None:
         """Let a client go that is out of time."""
 
-    @abstractmethod
     def _cancel(self) -> None:
-        """Cancel the task that answers, and abandon a call in hand."""
+        """End the call, with or without a task."""
+        self.abandon()
+        if self.scope is not None:
+            self.scope.cancel()

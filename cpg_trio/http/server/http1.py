@@ -26,7 +26,7 @@ from cpg_trio.http.server.states import Input, State
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = (b"connection", b"close")
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2, as far as it looks like a request
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2, as far as it looks like a request
 
 
 class Http1Connection(ServerConnection):
@@ -44,7 +44,7 @@ class Http1Connection(ServerConnection):
         if state is State.IDLE:
             self._wake()
         elif state is State.HEAD:
-            self._life.cancel()
+            self.scope.cancel()
 
     @property
     def exchanges(self) -> Collection[ServerExchange]:
@@ -157,7 +157,7 @@ class Http1Connection(ServerConnection):
         try:
             self.rest = exchange.feed(data)
         except MalformedError:
-            if not self._served and (read := before + data).startswith(_PREFACE):
+            if not self._served and (read := before + data).startswith(HTTP2_PREFACE):
                 self.read_of_another_protocol = read
                 return
             if not self._served and is_tls(before + data):
@@ -208,6 +208,7 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         super().__init__(connection.service.config.max_head_bytes)
         self.connection = self._connection = connection
         self.heads = connection.service.heads
+        self.scope = connection.scope
 
     # The request
 
@@ -216,9 +217,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
             self.expects_continue = False
             await self._connection.write(_CONTINUE)
 
-    async def _receive(self) -> int:
+    async def _receive(self) -> None:
         connection = self._connection
         data = await connection.receive()
+        self.rate.came(len(data))
         if not data:
             connection.lose()
             raise ClientDisconnectedError("the client left before the end of its request")
@@ -227,14 +229,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         except MalformedError:
             connection.enter(Input.LAST)
             raise
-        return len(data)
 
     def give_up(self) -> None:
         """Let the client go: it is out of time."""
         self._connection.give_up()
-
-    def _cancel(self) -> None:
-        self._connection.cancel()
 
     # The response
 
@@ -244,7 +242,7 @@ class Http1Exchange(IncomingRequest, ServerExchange):
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body, and the head before it. Raises: ValueError for more than was declared."""
-        self._count(data, end=False)
+        self._count(data, is_last=False)
         out = self._taken_head() + self._framed(data)
         if out:
             await self._connection.write(out)
@@ -255,7 +253,7 @@ class Http1Exchange(IncomingRequest, ServerExchange):
 
     async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response."""
-        self._count(data, end=True)
+        self._count(data, is_last=True)
         if out := self._last(data, trailers):
             await self._connection.write(out)
 

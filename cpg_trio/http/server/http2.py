@@ -1,318 +1,518 @@
-"""HTTP/2 with prior knowledge (h2c): Hypercorn's protocol over h2, with its waits bounded.
+"""HTTP/2: h2 reads and writes frames, each stream is an exchange, and Hypercorn sends what has to wait.
 
-The connection's reader never waits for an application: what a client may send ahead is bounded by the flow
-control windows, whose credit is given back as the application receives. So a call that does not read holds
-up neither the other calls of its connection nor the window updates that its own response waits for.
+Most requests come whole in one read, and their responses fit the windows of the client: such an exchange has
+no task, no buffer and no queue. What the windows do not let through at once is `http2_sender`'s.
+
+The reader never waits for an application: what a client may send ahead is bounded by the windows, whose
+credit is given back as bodies are read. So a call that does not read holds up neither the other calls of its
+connection nor the window updates that its own response waits for. Nothing is read while the client does not
+read what it is sent, so it cannot make the server pile up answers.
+
+A request's head is read as HTTP/1.1 would have it (RFC 9113, section 8.3), by the same strict reader: what is
+refused there is refused here. Every other rule is in `exchange` and `connection`.
 
 WebSocket over HTTP/2 is not offered, nor are push and priorities, which RFC 9113 has given up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from math import inf
+from functools import partial
 
 import h2.events
 import h2.exceptions
 import trio
 from h2.errors import ErrorCodes
-from h2.settings import SettingCodes, Settings
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, Request, Response, StreamClosed, Trailers
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BufferCompleteError, H2Protocol, StreamBuffer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import GoAwayFrame
 
-from cpg_trio.http.server.activity import Activity
-from cpg_trio.http.server.calls import Inbox
-from cpg_trio.http.server.http2_connection import Http2Connection
-from cpg_trio.http.server.link import Awaiting, Link, dated
-from cpg_trio.http.server.streams import HttpStream
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import ClientDisconnectedError, HeaderList
+from cpg_trio.http.channel import Address, Channel
+from cpg_trio.http.fields import block, date
+from cpg_trio.http.heads import Framing, MalformedError
+from cpg_trio.http.messages import IncomingRequest
+from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.server.connection import ServerConnection
+from cpg_trio.http.server.connection_limit import Slot
+from cpg_trio.http.server.exchange import ServerExchange
+from cpg_trio.http.server.http2_engine import Http2Engine
+from cpg_trio.http.server.http2_sender import Sender
+from cpg_trio.http.server.service import Service, Work
+from cpg_trio.http.server.states import SERVING, Input, State
 
 # The window of a connection, beside the 64 KiB of each stream: what all its calls together may leave
 # unread before the reading ones have to wait for the others.
 _CONNECTION_WINDOW_BYTES = 2**20
+_MAX_STREAMS = 100  # that a client may have open at once
+# Requests whose calls have not ended, though their streams may have been reset. A client that begins and
+# resets many more at once means no good.
+_MOST_CALLS = 500
+_EVENTS_AT_ONCE = 48
+_FORM = "HTTP/2"  # the key of `OutgoingHead.forms`
+_ONLY_HTTP1 = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"upgrade"})  # RFC 9113, 8.2.2
 
-# Streams that are open, or were reset so lately that they have not been cleaned up. A client may have a fifth
-# of it open; one that begins and resets many more at once means no good.
-_MOST_STREAMS = 500
 
-_EVENTS_AT_ONCE = 16
+class Http2Connection(ServerConnection):
+    """One client's connection that speaks HTTP/2."""
+
+    _nursery: trio.Nursery
+
+    def __init__(
+        self,
+        channel: Channel,
+        service: Service,
+        client: Address,
+        server: Address,
+        slot: Slot,
+        read: bytes,
+    ) -> None:
+        """Take `channel`, of which `read` has been read, and close it at the end of `run`."""
+        super().__init__(channel, service, client, server, slot)
+        self.engine = Http2Engine(_MAX_STREAMS, service.config.max_head_bytes)
+        self._read_before = read
+        self._exchanges: dict[int, Http2Exchange] = {}
+        self._events: deque[h2.events.Event] = deque()  # that have not had their turn
+        self._begun = 0  # requests of the read that is handled
+        self._calls = 0  # that have a task
+        self._unsent = bytearray()  # which the socket has not taken
+        self._sent = trio.lowlevel.ParkingLot()
+        self._sender: Sender | None = None
+        self._sends_unread = True
+
+    @property
+    def exchanges(self) -> Collection[ServerExchange]:
+        """Those that are in progress."""
+        return self._exchanges.values()
+
+    async def drain(self) -> None:
+        """Tell the client that no new request is taken; end now if none is in progress."""
+        self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        self.flush()
+        # Not through h2, which would refuse from now on to send the rest of the responses.
+        last = self.engine.highest_inbound_stream_id
+        self._send(GoAwayFrame(0, last_stream_id=last).serialize())
+        self.enter(Input.LAST)
+        self._wake()
+
+    def give_up(self) -> None:
+        """Let a client go that is out of time: in order, if it has no request in progress."""
+        if self.state is State.IDLE:
+            self._say_goodbye()
+        else:
+            super().give_up()
+
+    def lose(self) -> None:
+        """Note that the client has left, or is not to be talked to any more."""
+        super().lose()
+        self._drop_all()
+        self._sent.unpark_all()
+
+    # Reading
+
+    def _may_read(self) -> bool:
+        return not (self._events or self._unsent) and self.state in SERVING
+
+    def _take_up(self) -> None:
+        data = self._receive_nowait()
+        if data is not None:
+            self._handle(data)
+
+    def _handle(self, data: bytes) -> None:
+        """Handle what was read; b"" is the client's end."""
+        if not data:
+            self.lose()
+            self._wake()
+            return
+        try:
+            events = self.engine.receive_data(data)
+        except h2.exceptions.ProtocolError:
+            self._terminate()
+            return
+        self._begun = 0
+        self._handle_events(events)
+
+    def _handle_events(self, events: Iterable[h2.events.Event]) -> None:
+        """Handle some events, and keep the others: a client that sends much has not the loop for itself."""
+        waiting, begun = self._events, list[Http2Exchange]()
+        waiting.extend(events)
+        for _ in range(_EVENTS_AT_ONCE):
+            if waiting:
+                self._handle_event(waiting.popleft(), begun)
+        for exchange in begun:
+            if not exchange.lost:
+                exchange.begun = True
+                self._begin(exchange)
+        self.flush()
+        if waiting:
+            self._wake()
+
+    def _handle_event(self, event: h2.events.Event, begun: list[Http2Exchange]) -> None:
+        if isinstance(event, h2.events.RequestReceived):
+            self._open(event, begun)
+        elif isinstance(event, h2.events.DataReceived):
+            self._receive_data(event)
+        elif isinstance(event, h2.events.StreamEnded):
+            if exchange := self._exchanges.get(event.stream_id):
+                exchange.end()
+        elif isinstance(event, h2.events.StreamReset):
+            if exchange := self._exchanges.get(event.stream_id):
+                exchange.lose()
+                self._drop(exchange)
+        elif isinstance(event, h2.events.WindowUpdated):
+            self._open_window(event.stream_id or 0)
+        elif isinstance(event, h2.events.RemoteSettingsChanged):
+            self._open_window(0)
+        elif isinstance(event, h2.events.ConnectionTerminated):
+            self._terminate()
+
+    def _open(self, event: h2.events.RequestReceived, begun: list[Http2Exchange]) -> None:
+        """Open an exchange, or refuse its stream."""
+        stream_id = event.stream_id
+        if max(self._calls, self._begun) >= _MOST_CALLS:
+            self.engine.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+            self._terminate()
+        elif not self.requests_follow or not self._slot.open_streams(len(self._exchanges) + 1):
+            self.engine.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+        else:
+            self._begun += 1
+            exchange = Http2Exchange(self, stream_id)
+            self._exchanges[stream_id] = exchange
+            self._served += 1
+            self.service.timeouts.idle.end(self)
+            self.enter(Input.REQUEST)
+            try:
+                exchange.read_head(event.headers or (), is_whole=event.stream_ended is not None)
+            except MalformedError as error:
+                exchange.finish_nowait(exchange.respond_text(error.status, str(error)))
+                return
+            if exchange.complete and exchange.remaining:
+                self.reset(exchange, ErrorCodes.PROTOCOL_ERROR)  # which h2 does not see
+            else:
+                begun.append(exchange)
+
+    def _receive_data(self, event: h2.events.DataReceived) -> None:
+        exchange, length = self._exchanges.get(event.stream_id), event.flow_controlled_length
+        if exchange is None:  # more of a request that has been answered
+            self.acknowledge(event.stream_id, length)
+            return
+        if padding := length - len(event.data):
+            self.acknowledge(event.stream_id, padding)
+        exchange.feed_data(event.data)
+
+    def _open_window(self, stream_id: int) -> None:
+        if self._sender is not None and self._sender.stream_buffers:
+            self._nursery.start_soon(self._sender.open_window, stream_id)
+
+    def acknowledge(self, stream_id: int, count: int) -> None:
+        """Give back credit for what was read."""
+        with suppress(h2.exceptions.ProtocolError):
+            self.engine.acknowledge_received_data(count, stream_id)
+
+    # The task
+
+    async def _serve(self) -> None:
+        async with open_plain_nursery() as self._nursery:
+            self.engine.initiate_connection()
+            window = self.engine.inbound_flow_control_window
+            self.engine.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - window)
+            self.service.timeouts.idle.begin(self)
+            self._handle(self._read_before)
+            while self.state in SERVING:
+                if self._events:
+                    await trio.lowlevel.checkpoint()
+                    self._handle_events(())
+                elif self._may_have_more and self._may_read():
+                    await trio.lowlevel.checkpoint()
+                    if self._may_read():
+                        self._take_up()
+                else:
+                    await self._sleep()
+            if self._sender is not None:
+                await self._sender.close()
+
+    def hand_over(self, exchange: ServerExchange, work: Work) -> None:
+        """Have a task go on with an exchange."""
+        exchange.scope = trio.CancelScope()
+        self._nursery.start_soon(self._do, exchange.scope, work)
+
+    async def _do(self, scope: trio.CancelScope, work: Work) -> None:
+        self._calls += 1
+        try:
+            with scope:
+                await work()
+        finally:
+            self._calls -= 1
+
+    # Writing
+
+    def is_free(self, stream_id: int) -> bool:
+        """Whether something can be sent on a stream that is behind nothing else."""
+        return not self._unsent and (self._sender is None or stream_id not in self._sender)
+
+    @property
+    def sender(self) -> Sender:
+        """Sends what the windows do not let through at once."""
+        if self._sender is None:
+            self._sender = Sender(self)
+            self._nursery.start_soon(self._sender.send_task)
+        return self._sender
+
+    def flush(self) -> None:
+        """Send what h2 has to send, as far as that goes without waiting. A task sends the rest."""
+        if data := self.engine.data_to_send():
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if self._unsent:
+            self._unsent += data
+        elif rest := self.write_nowait(data):
+            self._unsent += rest
+            self._nursery.start_soon(self._send_unsent)
+
+    async def _send_unsent(self) -> None:
+        while self._unsent and not self.is_lost:
+            data = bytes(self._unsent)
+            await self.write_rest(data)
+            del self._unsent[: len(data)]
+        self._sent.unpark_all()
+        self._wake()
+
+    async def flush_all(self) -> None:
+        """Send what h2 has to send, and wait until the socket has taken it."""
+        self.flush()
+        while self._unsent and not self.is_lost:
+            await self._sent.park()
+
+    # The ends of exchanges, and of the connection
+
+    def end(self, exchange: Http2Exchange) -> None:
+        """End an exchange whose response has been sent."""
+        if not exchange.complete:  # an early response: the rest of the request is not wanted
+            self._reset_stream(exchange, ErrorCodes.NO_ERROR)
+        self._drop(exchange)
+        self.flush()
+
+    def reset(self, exchange: Http2Exchange, code: ErrorCodes) -> None:
+        """Break an exchange off."""
+        self._reset_stream(exchange, code)
+        self._drop(exchange)
+        self.flush()
+
+    def _reset_stream(self, exchange: Http2Exchange, code: ErrorCodes) -> None:
+        with suppress(h2.exceptions.ProtocolError):  # it may have closed meanwhile, or the connection
+            self.engine.reset_stream(exchange.stream_id, code)
+
+    def _drop(self, exchange: Http2Exchange) -> None:
+        """Forget an exchange that has ended, on whichever side."""
+        if self._exchanges.pop(exchange.stream_id, None) is None:
+            return
+        exchange.take()  # its credit is the connection's as well
+        self._slot.open_streams(len(self._exchanges))
+        if self._sender is not None and exchange.stream_id in self._sender:
+            self._nursery.start_soon(self._sender.discard, exchange.stream_id)
+        if self._exchanges:
+            return
+        self.enter(Input.DONE)
+        if self.state is State.IDLE:
+            self.service.timeouts.idle.begin(self)
+        else:
+            self._wake()
+
+    def _drop_all(self) -> None:
+        for exchange in list(self._exchanges.values()):
+            self._drop(exchange)
+
+    def _terminate(self) -> None:
+        """End at once, but in order: what h2 has to send still goes out."""
+        self.flush()
+        self._events.clear()
+        self.enter(Input.LAST)
+        for exchange in list(self._exchanges.values()):
+            exchange.lose()
+        self._drop_all()
+        self._wake()
 
 
-class Outbox(StreamBuffer):
-    """What one response has to say and the client's window does not yet let through.
+class Http2Exchange(IncomingRequest, ServerExchange):
+    """One stream: a request as it comes in, and its response."""
 
-    Hypercorn's lets an application go on when the window is shut, however much waits already.
-    """
+    begun = False
+    """Whether somebody answers it."""
+    _error: MalformedError | None = None
 
-    def __init__(self, context: WorkerContext) -> None:
-        """Begin empty."""
-        super().__init__(context.event_class)
-        self._movement = trio.lowlevel.ParkingLot()
+    def __init__(self, connection: Http2Connection, stream_id: int) -> None:
+        """Take a stream that a client has opened."""
+        super().__init__(connection.service.config.max_head_bytes)
+        self.connection = self._connection = connection
+        self.heads = connection.service.heads
+        self.stream_id = stream_id
+        self._arrival = trio.lowlevel.ParkingLot()
 
-    async def push(self, data: bytes) -> None:
-        """Add, and wait for room. Raises: `BufferCompleteError` when the stream has ended."""
-        if self._complete:
-            raise BufferCompleteError
-        self.buffer.extend(data)
-        while len(self.buffer) >= BUFFER_HIGH_WATER:
-            await self._movement.park()
+    # The request
 
-    async def pop(self, max_length: int) -> bytes:
-        data = bytes(self.buffer[:max_length])
-        del self.buffer[:max_length]
-        self._movement.unpark_all()
+    def read_head(self, fields: Collection[tuple[bytes, bytes]], *, is_whole: bool) -> None:
+        """Read the head, of which h2 has checked what is particular to HTTP/2. Raises: MalformedError."""
+        self.feed(_as_http1(fields))
+        self.version = "2"
+        self.complete = is_whole
+        if not (is_whole or self.head.declares_body):
+            self.framing = Framing.CHUNKED  # without a length, at any rate
+
+    def feed_data(self, data: bytes) -> None:
+        """Take a part of the body."""
+        if self.begun:
+            self.rate.came(len(data))
+        self._parts.append(data)
+        self._body_bytes += len(data)
+        self.remaining = max(0, self.remaining - len(data))
+        try:
+            self._check_body(self._body_bytes, self._most_body_bytes)
+        except MalformedError as error:
+            self._error = error
+            self.take()  # nobody reads it
+        self._arrival.unpark_all()
+
+    def end(self) -> None:
+        """Note that the body has come to its end. One that is malformed never does."""
+        self.complete = self._error is None
+        self._arrival.unpark_all()
+
+    def take(self) -> bytes:
+        """Return what has come of the body and was not taken yet, and give back the credit for it."""
+        if data := super().take():
+            self._connection.acknowledge(self.stream_id, len(data))
         return data
 
-    async def drain(self) -> None:
-        """Wait until all is gone, or given up."""
-        while self.buffer:
-            await self._movement.park()
+    async def _ask_for_body(self) -> None:
+        if self.expects_continue and not self.responded:
+            self.expects_continue = False
+            self._connection.engine.send_headers(self.stream_id, [(b":status", b"100")])
 
-    async def close(self) -> None:
-        await super().close()
-        self._movement.unpark_all()
+    async def _receive(self) -> None:
+        self._connection.flush()  # the credit for what has been taken
+        if self._error is None and not self.lost:
+            await self._arrival.park()
+        if self._error is not None:
+            raise self._error
+        if self.lost:
+            raise ClientDisconnectedError("the client left before the end of its request")
 
+    # The client
 
-class Http2(H2Protocol):
-    """The HTTP/2 side of one connection."""
+    def give_up(self) -> None:
+        """Let the client go: it is out of time."""
+        self.lose()
+        self._connection.reset(self, ErrorCodes.CANCEL)
 
-    runnable = False
-    saturated = False
-    client_may_be_sending = True
+    def lose(self) -> None:
+        """Note that the client has left, or is not to be talked to any more."""
+        super().lose()
+        self._arrival.unpark_all()
 
-    def __init__(self, link: Link) -> None:
-        """Speak through `link`."""
-        super().__init__(*link.protocol_arguments())
-        self._link = link
-        self.connection = Http2Connection()
-        self._uploading: set[int] = set()
-        self._unreceived: dict[int, int] = {}
-        self._sends: dict[int, trio.CancelScope] = {}
-        limits = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: link.config.h2_max_concurrent_streams,
-            SettingCodes.MAX_HEADER_LIST_SIZE: link.config.h2_max_header_list_size,
-        }
-        self.connection.local_settings = Settings(client=False, initial_values=limits)
-        self.connection.decoder.max_header_list_size = link.config.h2_max_header_list_size
+    # The response
 
-    @property
-    def idle(self) -> bool:
-        return not self.streams and not self.stream_buffers
+    def close_after(self) -> None:
+        """Do nothing: requests do not come one after the other."""
 
-    @property
-    def activity(self) -> Activity:
-        """What the connection is busy with."""
-        if self.idle:
-            return Activity.IDLE if self.keep_alive_requests else Activity.WAITING
-        return Activity.WAITING if self.streams.keys() <= self._uploading else Activity.BUSY
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body, and the head before it. Raises: ValueError for more than was declared."""
+        self._count(data, is_last=False)
+        data = b"" if self.silent else data
+        if not self.lost and not self._send_nowait(data, [], is_last=False):
+            await self._connection.sender.send_in_turn(self, data, [], is_last=False)
+        await self._connection.flush_all()
 
-    def awaiting(self) -> Awaiting:
-        """Say what the client owes us now."""
-        return Awaiting.REQUEST if self.idle else Awaiting.NOTHING
+    def write_nowait(self) -> None:
+        """Send the head alone."""
+        self._send_head(is_last=False)
+        self._connection.flush()
 
-    async def initiate(self, *_upgrade: object) -> None:
-        """Send the preface, and begin to write responses in a task of their own."""
-        await super().initiate()
-        window = self.connection.inbound_flow_control_window
-        self.connection.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - window)
-        await self._flush()
+    async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Send the rest of the response."""
+        self._count(data, is_last=True)
+        data, kept = b"" if self.silent else data, self._kept(trailers)
+        if not self.lost and not self._send_nowait(data, kept, is_last=True):
+            await self._connection.sender.send_in_turn(self, data, kept, is_last=True)
+        self.finished = True
+        self._connection.end(self)
+        await self._connection.flush_all()
 
-    async def resume(self) -> None:
-        """Do nothing: no request ever waits for its turn."""
-
-    async def drain(self) -> None:
-        """Tell the client that no new request will be taken; end now if none is in flight."""
-        await self._flush()
-        # Not through h2, which would refuse from now on to send the rest of the responses.
-        goodbye = GoAwayFrame(0, last_stream_id=self.connection.highest_inbound_stream_id)
-        await self.send(RawData(goodbye.serialize()))
-        await self._settle()
-
-    async def overdue(self) -> None:
-        """Let go a client that asks for nothing."""
-        await self.drain()
-        await self.send(Closed())
-
-    async def handle(self, event: Event) -> None:
-        await super().handle(event)
-        if isinstance(event, Closed):
-            for buffer in self.stream_buffers.values():
-                await buffer.close()  # or applications wait for ever to send the rest
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, StreamClosed):
-            await self._close_stream(event.stream_id)
-            await self._settle()
-        elif isinstance(event, Body | EndBody | Trailers):
-            await self._send_while_it_moves(event)
-        elif isinstance(event, Response):
-            await super().stream_send(replace(event, headers=dated(event.headers)))
+    def finish_nowait(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Send the rest of the response."""
+        self.in_hand = None
+        if self._send_nowait(b"" if self.silent else data, self._kept(trailers), is_last=True):
+            self.finished = True
+            self._connection.end(self)
         else:
-            await super().stream_send(event)
+            self.hand_over(partial(self.finish, data, trailers))
 
-    async def _send_while_it_moves(self, event: StreamEvent) -> None:
-        """Send what is subject to flow control; give the stream up when the client opens no window."""
-        stream_id = event.stream_id
-        with trio.CancelScope(deadline=self._send_deadline()) as scope:
-            self._sends[stream_id] = scope
-            await super().stream_send(event)
-        self._sends.pop(stream_id, None)
-        if scope.cancelled_caught:
-            await self._reset(stream_id, ErrorCodes.CANCEL)
+    def abort(self) -> None:
+        """Break the response off: the stream is reset."""
+        self.finished = True
+        self._connection.reset(self, ErrorCodes.INTERNAL_ERROR)
 
-    def _send_deadline(self) -> float:
-        return trio.current_time() + self._link.settings.send_timeout_s
+    def _kept(self, trailers: Sequence[tuple[bytes, bytes]]) -> HeaderList:
+        if not trailers or not self.accepts_trailers:
+            return []
+        block(trailers)  # raises ValueError for what no trailer may be
+        return [(name.lower(), value) for name, value in trailers]
 
-    async def _send_data(self, stream_id: int) -> None:
-        before = self._unsent(stream_id)
-        await super()._send_data(stream_id)
-        if stream_id in self._sends and self._unsent(stream_id) < before:
-            self._sends[stream_id].deadline = self._send_deadline()
-        if stream_id not in self.stream_buffers:
-            await self._response_ended(stream_id)
+    def _send_nowait(self, data: bytes, trailers: HeaderList, *, is_last: bool) -> bool:
+        """Give h2 the head, and what follows if the windows permit. Return whether that was all."""
+        connection, stream_id = self._connection, self.stream_id
+        engine, ends = connection.engine, is_last and not trailers
+        try:
+            fits = connection.is_free(stream_id) and len(data) <= engine.local_flow_control_window(stream_id)
+            ended = self._send_head(is_last=fits and ends and not data)
+            if not fits or ended:
+                return fits
+            most = engine.max_outbound_frame_size
+            for at in range(0, len(data), most):
+                engine.send_data(stream_id, data[at : at + most], end_stream=ends and at + most >= len(data))
+            if ends and not data:
+                engine.end_stream(stream_id)
+            if trailers:
+                engine.send_headers(stream_id, trailers, end_stream=True)
+        except h2.exceptions.ProtocolError:
+            pass  # the stream has closed meanwhile, or the connection
+        return True
 
-    def _unsent(self, stream_id: int) -> int:
-        return len(self.stream_buffers[stream_id].buffer) if stream_id in self.stream_buffers else 0
+    def _send_head(self, *, is_last: bool) -> bool:
+        """Give h2 the head, if it has not had it. Return whether it was the end of the response."""
+        head, self._out = self._out, None
+        if head is None:
+            return False
+        fields = head.forms.get(_FORM)
+        if fields is None:
+            fields = head.forms[_FORM] = _written(head)
+        if not head.has_date:
+            fields = [*fields, (b"date", date())]
+        self._connection.engine.send_headers(self.stream_id, fields, end_stream=is_last)
+        return is_last
 
-    async def _response_ended(self, stream_id: int) -> None:
-        if stream_id in self._uploading:  # an early answer: tell the client that the rest is not wanted
-            await self._send_reset(stream_id, ErrorCodes.NO_ERROR)
-        await self._settle()
 
-    async def _settle(self) -> None:
-        await self.send(Updated(idle=self.idle))
-        if self.idle and self._link.draining:
-            await self.send(Closed())
+def _as_http1(fields: Collection[tuple[bytes, bytes]]) -> bytes:
+    """Return a request's head as HTTP/1.1 writes it. Raises: MalformedError for what is not answered here."""
+    pseudo = {name: value for name, value in fields if name.startswith(b":")}
+    method, target, host = pseudo.get(b":method", b""), pseudo.get(b":path", b""), pseudo.get(b":authority")
+    if method == b"CONNECT" or not target.isascii():
+        raise MalformedError("not a request that is answered on HTTP/2")
+    lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
+    if host is not None:
+        lines.append(b"host: %b\r\n" % host)
+    lines += [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in fields
+        if name not in pseudo and (host is None or name != b"host")
+    ]
+    return b"".join(lines) + b"\r\n"
 
-    async def _abandon(self, stream_id: int) -> None:
-        await self._reset(stream_id, ErrorCodes.INTERNAL_ERROR)
 
-    async def _reset(self, stream_id: int, code: ErrorCodes) -> None:
-        await self._send_reset(stream_id, code)
-        await self._close_stream(stream_id)
-        await self._discard_unsent(stream_id)
-        await self._settle()
-
-    async def _send_reset(self, stream_id: int, code: ErrorCodes) -> None:
-        self._uploading.discard(stream_id)
-        with suppress(h2.exceptions.ProtocolError):  # it may have closed meanwhile, or the connection
-            self.connection.reset_stream(stream_id, code)
-        await self._flush()
-
-    async def _discard_unsent(self, stream_id: int) -> None:
-        """Let the sending task clean up behind a stream that was reset, by whichever side."""
-        if stream_id in self.stream_buffers:
-            await self.stream_buffers[stream_id].close()
-            self.priority.unblock(stream_id)
-            await self.has_data.set()
-
-    async def _close_stream(self, stream_id: int) -> None:
-        await super()._close_stream(stream_id)
-        self._link.slot.open_streams(len(self.streams))
-        self._acknowledge(stream_id, self._unreceived.pop(stream_id, 0))
-
-    async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        begun = 0  # in this read: some of them may have ended by now
-        for number, event in enumerate(events, 1):
-            if number % _EVENTS_AT_ONCE == 0:  # a client that sends much is not to have the loop for itself
-                await trio.lowlevel.checkpoint()
-            if self.closed:
-                return
-            if isinstance(event, h2.events.DataReceived):
-                await self._handle_data(event)
-            elif isinstance(event, h2.events.RequestReceived) and (
-                max(len(self.stream_buffers), begun) >= _MOST_STREAMS
-            ):
-                self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
-                await self._flush()
-                await self.send(Closed())
-            elif isinstance(event, h2.events.RequestReceived) and self._link.draining:
-                await self._send_reset(event.stream_id, ErrorCodes.REFUSED_STREAM)
-            else:
-                begun += isinstance(event, h2.events.RequestReceived)
-                self._note_end_of_upload(event)
-                await super()._handle_events([event])
-            if isinstance(event, h2.events.StreamReset):
-                await self._discard_unsent(event.stream_id)
-        await self._flush()
-
-    def _note_end_of_upload(self, event: h2.events.Event) -> None:
-        if isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
-            self._uploading.discard(event.stream_id)
-
-    async def _handle_data(self, event: h2.events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:  # more of a request that has been answered
-            self._acknowledge(event.stream_id, event.flow_controlled_length)
-            return
-        self._acknowledge(event.stream_id, event.flow_controlled_length - len(event.data))
-        self._unreceived[event.stream_id] = self._unreceived.get(event.stream_id, 0) + len(event.data)
-        await stream.handle(Body(stream_id=event.stream_id, data=event.data))
-
-    def _received_by_app(self, stream_id: int) -> Callable[[int], Awaitable[None]]:
-        async def on_taken(count: int) -> None:
-            if stream_id in self._unreceived:
-                self._unreceived[stream_id] -= count
-                self._acknowledge(stream_id, count)
-                await self._flush()
-
-        return on_taken
-
-    def _acknowledge(self, stream_id: int, count: int) -> None:
-        with suppress(h2.exceptions.ProtocolError):
-            self.connection.acknowledge_received_data(count, stream_id)
-
-    async def _priority_updated(self, event: h2.events.PriorityUpdated) -> None:
-        """Ignore it: a client could fill the tree of priorities with streams that never come."""
-
-    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
-        fields = dict(request.headers)
-        method, path = fields.get(b":method", b""), fields.get(b":path", b"")
-        stream_id = request.stream_id
-        if method == b"CONNECT" or not (path.isascii() and method.isascii()):
-            await self._refuse(stream_id)
-            return
-        if request.stream_ended is not None and int(fields.get(b"content-length", b"0")):
-            await self._send_reset(stream_id, ErrorCodes.PROTOCOL_ERROR)  # which h2 does not see
-            return
-        if not self._link.slot.open_streams(len(self.streams) + 1):
-            await self._send_reset(stream_id, ErrorCodes.REFUSED_STREAM)
-            return
-        if request.stream_ended is None:
-            self._uploading.add(stream_id)
-        self.stream_buffers[stream_id] = Outbox(self._link.context)
-        self.priority.insert_stream(stream_id)
-        self.priority.block(stream_id)
-        stream = self.streams[stream_id] = self._stream(stream_id, declared=b"content-length" in fields)
-        await stream.handle(
-            Request(
-                stream_id=stream_id,
-                headers=filter_pseudo_headers(request.headers),
-                http_version="2",
-                method=method.decode("ascii").upper(),
-                raw_path=path,
-                state=self.connection_state,
-            )
-        )
-        self.keep_alive_requests += 1
-
-    def _stream(self, stream_id: int, *, declared: bool) -> HttpStream:
-        async def abandon() -> None:
-            await self._abandon(stream_id)
-
-        async def on_late() -> None:
-            await self._reset(stream_id, ErrorCodes.CANCEL)
-
-        pace = self._link.body_pace(is_message=declared)
-        inbox = Inbox(limit=inf, on_taken=self._received_by_app(stream_id), pace=pace, on_late=on_late)
-        return HttpStream(self._link, stream_id, self.stream_send, abandon, inbox)
-
-    async def _refuse(self, stream_id: int) -> None:
-        self.connection.send_headers(stream_id, [(b":status", b"400")], end_stream=True)
-        await self._flush()
+def _written(head: OutgoingHead) -> HeaderList:
+    """Return a head as h2 has it."""
+    fields = [(name.lower(), value) for name, value in head.fields]
+    return [(b":status", b"%d" % head.status), *(field for field in fields if field[0] not in _ONLY_HTTP1)]

@@ -32,7 +32,6 @@ from cpg_trio.http.schemes import WrongSchemes
 from cpg_trio.http.server.activity import Activity
 from cpg_trio.http.server.config import ServeConfig
 from cpg_trio.http.server.connection_limit import Slot
-from cpg_trio.http.server.http2 import Http2
 from cpg_trio.http.server.hypercorn_http1 import Http1
 from cpg_trio.http.server.link import Awaiting, Broken, Link
 
@@ -72,8 +71,10 @@ class Connection:
         self._read_before = read
         self._service = service
         self._link: Link
-        self._protocol: Http1 | Http2
+        self._protocol: Http1
         self._life = trio.CancelScope()
+        self.read_of_another_protocol = b""
+        """What had been read when that was seen to be HTTP/2. The channel is open then."""
         self._closing = False
         self._lost = False
         self._reset = False
@@ -163,7 +164,7 @@ class Connection:
 
     async def _linger(self) -> None:
         """Read on for a while, if the client may be sending: closing on it would be a reset."""
-        if self._lost or not self._protocol.client_may_be_sending:
+        if self._lost or self.read_of_another_protocol or not self._protocol.client_may_be_sending:
             return
         with trio.move_on_after(self._service.settings.linger_s):
             with suppress(trio.BrokenResourceError):
@@ -174,7 +175,8 @@ class Connection:
 
     def _close(self) -> None:
         self._lost = True
-        self._channel.close(reset=self._reset)
+        if not self.read_of_another_protocol:
+            self._channel.close(reset=self._reset)
 
     # Reading
 
@@ -189,7 +191,8 @@ class Connection:
                 await self._handle(data)
             else:
                 break
-        await self._end()
+        if not self.read_of_another_protocol:
+            await self._end()
 
     async def _receive(self) -> bytes | None:
         """Return what came in: nothing when the client has left, None when woken, or it is out of time."""
@@ -216,9 +219,8 @@ class Connection:
         try:
             await self._protocol.handle(RawData(data))
         except H2ProtocolAssumedError as preface:
-            self._protocol = Http2(self._link)
-            await self._protocol.initiate()
-            await self._protocol.handle(RawData(preface.data))
+            self.read_of_another_protocol = preface.data
+            self._closing = True
 
     def _wake(self) -> None:
         self._woken = True

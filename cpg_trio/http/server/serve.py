@@ -25,7 +25,8 @@ from cpg_trio.http.server.config import Http1Engine, ServeConfig, hypercorn_conf
 from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
 from cpg_trio.http.server.descriptors import fitted_to_descriptors
 from cpg_trio.http.server.errors import logger
-from cpg_trio.http.server.http1 import Http1Connection
+from cpg_trio.http.server.http1 import HTTP2_PREFACE, Http1Connection
+from cpg_trio.http.server.http2 import Http2Connection
 from cpg_trio.http.server.hypercorn_connection import Connection, HypercornService
 from cpg_trio.http.server.listen import is_unix, listening, url
 from cpg_trio.http.server.overload import Overload
@@ -104,8 +105,7 @@ class _Server:
         if self._contexts is not None:
             self._contexts.check()
         async with AsyncExitStack() as stack:
-            if self._settings.http1_engine is Http1Engine.OWN:
-                await stack.enter_async_context(self._service.running())
+            await stack.enter_async_context(self._service.running())
             await self._listen(binds, stop, task_status)
 
     async def _listen(
@@ -199,14 +199,20 @@ class _Server:
         return handshake.channel
 
     async def _serve_channel(self, slot: Slot, channel: Channel, client: Address, server: Address) -> None:
-        """Serve HTTP/1.1 in our own lane; what turns out to be something else goes on with Hypercorn."""
-        read = b""
+        """Serve HTTP/1.1, until the client turns out to speak another protocol."""
+        read, ends = b"", (client, server)
         if self._settings.http1_engine is Http1Engine.OWN:
-            connection = Http1Connection(channel, self._service, client, server, slot)
+            own = Http1Connection(channel, self._service, *ends, slot)
+            await self._serve_client(slot, own)
+            read = own.read_of_another_protocol
+            if not read:
+                return
+        if not read.startswith(HTTP2_PREFACE):
+            connection = Connection(channel, self._hypercorn, *ends, slot, read)
             await self._serve_client(slot, connection)
             read = connection.read_of_another_protocol
-        if read or self._settings.http1_engine is Http1Engine.HYPERCORN:
-            await self._serve_client(slot, Connection(channel, self._hypercorn, client, server, slot, read))
+        if read:
+            await self._serve_client(slot, Http2Connection(channel, self._service, *ends, slot, read))
 
     async def _serve_client(self, slot: Slot, client: _Client) -> None:
         slot.client = client

@@ -53,6 +53,8 @@ class Input(IntEnum):
 
 #: States in which another request may follow.
 REQUESTS_FOLLOW = frozenset({State.IDLE, State.HEAD, State.BUSY})
+#: States in which a request is in progress, or may follow.
+SERVING = frozenset({*REQUESTS_FOLLOW, State.LAST})
 #: States in which nothing is sent any more.
 LOST = frozenset({State.GONE, State.BROKEN})
 

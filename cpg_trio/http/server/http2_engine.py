@@ -28,6 +28,7 @@ from h2.exceptions import (
     TooManyStreamsError,
 )
 from h2.frame_buffer import FrameBuffer
+from h2.settings import SettingCodes, Settings
 from h2.stream import StreamClosedBy, StreamState
 from hpack.exceptions import HPACKError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, PriorityFrame, RstStreamFrame, WindowUpdateFrame
@@ -76,15 +77,28 @@ class _Frames(FrameBuffer):
         return _MalformedFrame(stream_id, code)
 
 
-class Http2Connection(H2Connection):
+class Http2Engine(H2Connection):
     """See the module."""
 
-    def __init__(self) -> None:
-        """Be a server's."""
-        super().__init__(H2Configuration(client_side=False, header_encoding=None))
+    def __init__(self, max_streams: int, max_head_bytes: int) -> None:
+        """Be a server's, with so many streams at once, and heads of so many bytes."""
+        super().__init__(
+            H2Configuration(
+                client_side=False,
+                header_encoding=None,
+                validate_outbound_headers=False,  # `OutgoingHead` has checked them
+                normalize_outbound_headers=False,
+            )
+        )
         self.incoming_buffer = _Frames(server=True)
         self._frame_dispatch_table[_MalformedFrame] = self._receive_malformed_frame
         self._stream_errors = 0
+        limits = {
+            SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
+            SettingCodes.MAX_HEADER_LIST_SIZE: max_head_bytes,
+        }
+        self.local_settings = Settings(client=False, initial_values=limits)
+        self.decoder.max_header_list_size = max_head_bytes
 
     def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
         try:
