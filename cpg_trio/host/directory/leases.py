@@ -1,32 +1,29 @@
-"""Leases: the host's knowledge that a plugin is alive, and what follows when it is not.
+"""Leases: whether the host believes that a plugin is alive, and what follows when it does not.
 
-**A lease is a cancel scope.** The host holds one open for each plugin that has registered something. A
-heartbeat, which is any health report, moves its deadline. A plugin that sends none (one that speaks only the
-wire protocol sends none) is asked by the host itself how it is, and its answer counts as much.
+The host holds a lease for each plugin that has registered something: a state, and a cancel scope with the
+deadline of that state. A heartbeat, which is any health report, moves the deadline. A plugin that sends none
+(one that knows only the wire protocol sends none) is asked by the host, and its answer counts as much.
 
-    alive ── a lease passes without a word ──▶ lapsed ── another one passes ──▶ gone
-      ▲                                          │
-      └────────── a heartbeat, a probe ◀─────────┘
+A plugin that has lapsed gets no calls, and its watchers are told. One that is gone is out of the registry,
+the calls in flight to it end at once, and its identity has ended: if it is there after all, it has to shake
+hands anew. One that leaves (it reports that it is unhealthy, and unregisters all) is out of the registry at
+once; its identity ends two leases later, as it may still have calls to finish.
 
-A plugin that has lapsed gets no calls, and its watchers hear of it. One that is gone is out of the registry,
-the calls in flight to it end at once, and its identity proves nothing any more: if it is there after all, it
-has to shake hands anew. One that takes leave (it reports that it is unhealthy, and unregisters all) is out of
-the registry at once; its identity ends two leases later, as it may still have calls to finish.
-
-A plugin that was registered before the host began has lapsed until the host has heard of it, and is asked at
+A plugin that was registered before the host began has lapsed until it gives a sign of life. It is asked at
 once.
 
-A lease is about the plugin, so what happens to the host does not count. For as long as the host was held up
-(see `stalls`) every lease is longer, and after it there is time to read what has come meanwhile, and to ask.
-While the host cannot ask a plugin, for want of file descriptors say, the plugin's lease stands still: the
-host could not call it either, and the first call that can be made tells.
+What happens to the host does not count against a plugin. For as long as the host was held up (see `stalls`)
+every lease is longer, and after it there is time to read what has come meanwhile, and to ask. While the host
+cannot ask a plugin, for want of file descriptors say, the plugin's lease stands still: the host could not
+call it either.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from enum import Enum, auto
 from functools import partial
 from typing import TypeAlias
 
@@ -43,6 +40,63 @@ _log = logging.getLogger("cpg_trio.host")
 
 Probe: TypeAlias = Callable[[str], Awaitable[bool]]
 """Asks a plugin, by its runtime id, how it is; returns whether it answered. Raises: CannotAskError."""
+
+
+class State(Enum):
+    """The state of a lease."""
+
+    ALIVE = auto()
+    LAPSED = auto()
+    """No sign of life for a lease, or it could not be reached."""
+    LEAVING = auto()
+    """It has unregistered all, and has called itself unhealthy."""
+    GONE = auto()
+    LEFT = auto()
+    ENDED = auto()
+    """It has unregistered all without leaving, or has come back: then another lease begins."""
+
+
+class Event(Enum):
+    """What can happen to a lease."""
+
+    SIGN = auto()
+    """A health report, or the answer to a probe."""
+    SUSPECTED = auto()
+    """The plugin could not be reached, or another one has taken its place."""
+    DEADLINE = auto()
+    """The deadline of the state has passed."""
+    LEAVE = auto()
+    UNREGISTERED = auto()
+
+
+# Other events mean nothing in a state.
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.ALIVE: {
+        Event.SIGN: State.ALIVE,
+        Event.SUSPECTED: State.LAPSED,
+        Event.DEADLINE: State.LAPSED,
+        Event.LEAVE: State.LEAVING,
+        Event.UNREGISTERED: State.ENDED,
+    },
+    State.LAPSED: {
+        Event.SIGN: State.ALIVE,
+        Event.DEADLINE: State.GONE,
+        Event.LEAVE: State.LEAVING,
+        Event.UNREGISTERED: State.ENDED,
+    },
+    State.LEAVING: {
+        Event.DEADLINE: State.LEFT,
+        Event.UNREGISTERED: State.ENDED,
+    },
+    State.GONE: {},
+    State.LEFT: {},
+    State.ENDED: {},
+}
+# How many leases after the last sign of life, or after the leave, the deadline of a state is.
+_LEASES = {State.ALIVE: 1, State.LAPSED: 2, State.LEAVING: 2}
+_SUPERVISED = {State.ALIVE, State.LAPSED}
+_FINAL = {state for state, events in TRANSITIONS.items() if not events}
+_RESTARTING = {Event.SIGN, Event.LEAVE}  # events from which the deadline counts
 
 _SECONDS = [gt(0.0), lt(math.inf)]
 _LATE = 1.5  # heartbeats after which a plugin counts as silent, and is probed
@@ -96,7 +150,6 @@ class Liveness:
         self._probe = probe
         self._forget = forget
         self._leases: dict[str, _Lease] = {}
-        self._leaving: dict[str, trio.CancelScope] = {}  # those that have taken leave, and not come back
         self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
         self._throttle = LogThrottle(_QUIET_S)
 
@@ -115,15 +168,16 @@ class Liveness:
                         for plugin in self._registry.plugins():
                             self._plugin_changed(nursery, plugin)
                             probes.start_soon(self._probe_once, plugin, self._leases[plugin])
-                for plugin in (plugin for plugin, lease in self._leases.items() if lease.lapsed):
+                for plugin in (
+                    plugin for plugin, lease in self._leases.items() if lease.state is State.LAPSED
+                ):
                     _log.warning("%s is registered, but %s", plugin, NOT_HEARD_OF)
                 task_status.started()
                 await trio.sleep_forever()
 
     def beat(self, runtime_id: str) -> None:
         """Note that a plugin has given a sign of life."""
-        if (lease := self._leases.get(runtime_id)) is not None:
-            lease.renew()
+        self._happened(runtime_id, Event.SIGN)
 
     def suspect(self, runtime_id: str) -> None:
         """Note that a plugin could not be reached. It gets no calls until it gives a sign of life.
@@ -135,48 +189,64 @@ class Liveness:
 
     def lapse(self, runtime_id: str) -> None:
         """Send a plugin no calls until it gives a sign of life."""
-        if (lease := self._leases.get(runtime_id)) is not None:
-            lease.lapse()
+        self._happened(runtime_id, Event.SUSPECTED)
+
+    def sees_off(self, runtime_id: str) -> bool:
+        """Whether a plugin has taken leave, and its identity is about to end."""
+        lease = self._leases.get(runtime_id)
+        return lease is not None and lease.state is State.LEAVING
 
     def _was_held_up(self) -> bool:
         self._stalls.total_s()
         return trio.current_time() < self._stalls.last_end + self._config.probe_timeout_s
+
+    def _happened(self, runtime_id: str, event: Event) -> None:
+        if (lease := self._leases.get(runtime_id)) is not None:
+            lease.happened(event)
 
     def _changed(self, nursery: trio.Nursery, change: Change) -> None:
         if change.of_registration:
             self._plugin_changed(nursery, change.registration.runtime_id)
 
     def _plugin_changed(self, nursery: trio.Nursery, runtime_id: str) -> None:
-        registered = self._registry.has_registered(runtime_id)
+        """Begin the lease of a plugin that has registered its first service, or end that of the last one."""
         lease = self._leases.get(runtime_id)
-        if registered and lease is None:
-            if (leave := self._leaving.pop(runtime_id, None)) is not None:
-                leave.cancel()
-            lapsed = self._registry.has_lapsed(runtime_id)
-            lease = self._leases[runtime_id] = _Lease(self._config, self._stalls, lapsed=lapsed)
+        if not self._registry.has_registered(runtime_id):
+            is_leaving = not self._registry.health(runtime_id).callable
+            self._happened(runtime_id, Event.LEAVE if is_leaving else Event.UNREGISTERED)
+        elif lease is None or lease.state is State.LEAVING:
+            self._happened(runtime_id, Event.UNREGISTERED)  # it has come back, and gets another lease
+            state = State.LAPSED if self._registry.has_lapsed(runtime_id) else State.ALIVE
+            entered = partial(self._entered, runtime_id)
+            lease = self._leases[runtime_id] = _Lease(self._config, self._stalls, state, entered)
             nursery.start_soon(self._supervise, runtime_id, lease)
-        elif not registered and lease is not None:
-            del self._leases[runtime_id]
-            lease.release()
-            if not self._registry.health(runtime_id).callable:
-                leave = self._leaving[runtime_id] = trio.CancelScope()
-                nursery.start_soon(self._see_off, runtime_id, leave)
 
-    def sees_off(self, runtime_id: str) -> bool:
-        """Whether a plugin has taken leave, and its identity is about to end."""
-        return runtime_id in self._leaving
+    def _entered(self, runtime_id: str, state: State) -> None:
+        """Do what follows from the state that a lease has entered."""
+        if state in _FINAL:
+            del self._leases[runtime_id]
+        match state:
+            case State.LAPSED:
+                _log.warning("%s has lapsed: %s", runtime_id, _SILENT)
+                self._registry.set_lapsed(runtime_id, _SILENT)
+            case State.ALIVE:
+                _log.warning("%s is back", runtime_id)
+                self._registry.set_lapsed(runtime_id, "")
+            case State.GONE:
+                _log.warning("%s is gone", runtime_id)
+                self._registry.remove_plugin(runtime_id)
+                self._forget(runtime_id, f"{_SILENT} for {2 * self._config.lease_s:g} s")
+                self._registry.cancel_calls(runtime_id)
+            case State.LEFT if not self._registry.is_callable(runtime_id):
+                self._registry.remove_plugin(runtime_id)
+                self._forget(runtime_id, _LEFT)
 
     async def _supervise(self, runtime_id: str, lease: _Lease) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._probe_when_silent, runtime_id, lease)
-            gone = await lease.hold(lambda lapsed: self._set_lapsed(runtime_id, lapsed))
+            await lease.hold(_SUPERVISED)
             nursery.cancel_scope.cancel()
-        if gone and self._leases.get(runtime_id) is lease:
-            self._remove(runtime_id)
-
-    def _set_lapsed(self, runtime_id: str, lapsed: bool) -> None:  # noqa: FBT001 - what is set
-        _log.warning("%s %s", runtime_id, f"has lapsed: {_SILENT}" if lapsed else "is back")
-        self._registry.set_lapsed(runtime_id, _SILENT if lapsed else "")
+        await lease.hold({State.LEAVING})
 
     async def _probe_when_silent(self, runtime_id: str, lease: _Lease) -> None:
         late_s = self._config.heartbeat_s * _LATE
@@ -186,7 +256,7 @@ class Liveness:
                 continue  # there has been one meanwhile
             stalled_s = self._stalls.total_s()
             await self._probe_once(runtime_id, lease)
-            if self._stalls.total_s() == stalled_s:  # else it was the host that had no time for the answer
+            if self._stalls.total_s() == stalled_s:  # else the host had no time for the answer
                 await trio.sleep(self._config.heartbeat_s)
 
     async def _probe_once(self, runtime_id: str, lease: _Lease) -> None:
@@ -194,11 +264,11 @@ class Liveness:
             with trio.move_on_after(self._config.probe_timeout_s):
                 try:
                     if await self._probe(runtime_id):
-                        lease.renew()
+                        lease.happened(Event.SIGN)
                 except CannotAskError as error:
                     lease.hold_until_next_probe()
                     self._tell(error)
-                except Exception:  # noqa: BLE001 - a plugin has said where to ask, and what comes back
+                except Exception:  # noqa: BLE001 - the plugin has set where to ask, and what comes back
                     _log.exception("the probe of %s failed, which counts as no answer", runtime_id)
 
     def _tell(self, error: CannotAskError) -> None:
@@ -206,88 +276,67 @@ class Liveness:
         if (more := self._throttle.suffix()) is not None:
             _log.warning("plugins that send no heartbeats cannot be asked how they are: %s%s", error, more)
 
-    async def _see_off(self, runtime_id: str, leave: trio.CancelScope) -> None:
-        """Forget a plugin that has taken leave, unless it has come back within two leases."""
-        with leave:
-            await trio.sleep(2 * self._config.lease_s)  # for calls that it finishes, and makes others for
-        if self._leaving.get(runtime_id) is not leave:
-            return  # it has come back meanwhile, and may have taken leave anew
-        del self._leaving[runtime_id]
-        if not self._registry.health(runtime_id).callable:
-            self._registry.remove_plugin(runtime_id)
-            self._forget(runtime_id, _LEFT)
-
-    def _remove(self, runtime_id: str) -> None:
-        _log.warning("%s is gone", runtime_id)
-        self._registry.remove_plugin(runtime_id)
-        self._forget(runtime_id, f"{_SILENT} for {2 * self._config.lease_s:g} s")
-        self._registry.cancel_calls(runtime_id)
-
 
 class _Lease:
-    """One plugin's lease: a cancel scope around the wait for its next end, which signs of life move."""
+    """One plugin's lease: its state, and a cancel scope around the wait for its deadline.
 
-    def __init__(self, config: LeaseConfig, stalls: Stalls, *, lapsed: bool = False) -> None:
+    `entered` is called with each state that it enters.
+    """
+
+    def __init__(
+        self,
+        config: LeaseConfig,
+        stalls: Stalls,
+        state: State,
+        entered: Callable[[State], object],
+    ) -> None:
         self._config = config
         self._stalls = stalls
-        self._suspected = self._told_lapsed = lapsed
-        self._released = False
+        self._entered = entered
+        self.state = state
         self._wait = trio.CancelScope()
         self._not_before = -math.inf
-        self._note_sign()
+        self._restart()
 
-    @property
-    def lapsed(self) -> bool:
-        """Whether it has been silent for too long, or was suspected, since its last sign of life."""
-        return self._suspected or trio.current_time() >= self._end(1)
-
-    async def hold(self, on_change: Callable[[bool], None]) -> bool:
-        """Hold the lease; tell `on_change` when it lapses and when it does not. Return whether it ran out."""
-        while not self._released:
-            if self.lapsed is not self._told_lapsed:
-                self._told_lapsed = not self._told_lapsed
-                on_change(self._told_lapsed)
-            if trio.current_time() >= self._end(2):
-                return True
-            with trio.CancelScope(deadline=self._next_end()) as self._wait:
-                await trio.sleep_forever()
-        return False
-
-    def renew(self) -> None:
-        """Hear a sign of life."""
-        self._note_sign()
-        self._suspected = False
-        if self._told_lapsed:
-            self._wait.cancel()
+    def happened(self, event: Event) -> None:
+        """Take note of an event, which may mean nothing in the state of now."""
+        before = self.state
+        state = TRANSITIONS[before].get(event)
+        if state is None:
+            return
+        if event in _RESTARTING:
+            self._restart()
+        self.state = state
+        if state is not before:
+            self._wait.cancel()  # to wait for another deadline
+            self._entered(state)
         else:
-            self._wait.deadline = self._next_end()
+            self._wait.deadline = self._deadline()
 
-    def lapse(self) -> None:
-        """Have no calls go to the plugin until its next sign of life."""
-        self._suspected = True
-        self._wait.cancel()
+    async def hold(self, states: Collection[State]) -> None:
+        """Hold the lease for as long as it is in some states; a deadline that passes is an event."""
+        while self.state in states:
+            with trio.CancelScope(deadline=self._deadline()) as self._wait:
+                await trio.sleep_forever()
+            if self.state in states and trio.current_time() >= self._deadline():
+                self.happened(Event.DEADLINE)
 
     def hold_until_next_probe(self) -> None:
         """Let the lease stand still: the plugin could not be asked."""
         next_probe_s = self._config.heartbeat_s + self._config.probe_timeout_s
         self._not_before = trio.current_time() + next_probe_s
 
-    def release(self) -> None:
-        """End it: the plugin has registered nothing any more."""
-        self._released = True
-        self._wait.cancel()
-
-    def _note_sign(self) -> None:
+    def _restart(self) -> None:
         self.last_sign = trio.current_time()
         self._stalled_s = self._stalls.total_s()
 
-    def _next_end(self) -> float:
-        return self._end(2 if self._told_lapsed else 1)
+    def _deadline(self) -> float:
+        """Return when the state ends unless something happens, as far as is known by now.
 
-    def _end(self, leases: int) -> float:
-        """Return when so many leases have passed without a sign of life, as far as is known by now."""
+        Time in which the host was held up does not count, and after it there is time for a probe.
+        """
         stalled_s = self._stalls.total_s() - self._stalled_s
-        end = self.last_sign + leases * self._config.lease_s + stalled_s
+        deadline = self.last_sign + _LEASES[self.state] * self._config.lease_s + stalled_s
         if stalled_s:
-            end = max(end, self._stalls.last_end + self._config.probe_timeout_s)
-        return max(end, self._not_before)
+            deadline = max(deadline, self._stalls.last_end + self._config.probe_timeout_s)
+        return max(deadline, self._not_before)

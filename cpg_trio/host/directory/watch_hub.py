@@ -373,7 +373,7 @@ class WatchHub:
         if change.kind is ChangeKind.REPORT:
             return
         concerned = [*self._given.get((service_type, provider_id), ())]
-        if self.registry.health(provider_id).callable:
+        if self.registry.is_callable(provider_id):
             concerned += self._given.get((service_type, ""), ())
         for watch in concerned:
             watch.note_changed(service_type)

@@ -154,7 +154,7 @@ class Trial:
         elif ending == "provider breaks off":
             self.provider.break_off.set()
         elif ending == "provider is gone":
-            self.host._liveness._remove(self.caller.provider)
+            self.host._lifetimes.end(self.caller.provider, "it is gone")
         else:
             await self.stop()
         self.provider.reads.set()
