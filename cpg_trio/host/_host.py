@@ -131,7 +131,9 @@ class Host:
             name_of=self.identities.name_of,
         )
         self.watches = WatchHub(self.registry, limits, self.identities.share_of)
-        self._permits = RegistrationPolicy(self._access, self.identities, self.registry, policy, self.audit)
+        self._registration_policy = RegistrationPolicy(
+            self._access, self.identities, self.registry, policy, self.audit
+        )
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
         self._sockets = Sockets(config.socket_dir, self._control_pool, self.identities)
         self._succession = Succession(self.identities, self.registry)
@@ -141,7 +143,7 @@ class Host:
             self._succession,
             self._sockets,
             self._control,
-            before=self._permits.enforce,
+            before=self._registration_policy.enforce,
         )
         self._liveness = Liveness(
             self.registry,
@@ -199,7 +201,7 @@ class Host:
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
             with self.identities.watched(self._lifetimes.identity_changed):
-                self._permits.enforce()  # the rules may be others than when the state was written
+                self._registration_policy.enforce()  # the rules may be others than when the state was written
                 await nursery.start(self._liveness.run)
                 with self.registry.watched(self._succession.lapsing(self._liveness.lapse)):
                     yield browsers.guarding(self._dispatch())
@@ -236,12 +238,12 @@ class Host:
             self._journal.saved,
         )
         reports = DirectReports(self.registry, policy, self._direct)
-        lifecycle = Lifecycle(self._access, self.registry, self._liveness, reports, self._permits)
+        lifecycle = Lifecycle(self._access, self.registry, self._liveness, reports, self._registration_policy)
         registry = RegistryService(
             self._access,
             self.registry,
             self.watches,
-            self._permits,
+            self._registration_policy,
             EndpointValidator(config.base_urls),
             self._sockets,
             self.audit,

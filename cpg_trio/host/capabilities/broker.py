@@ -1,6 +1,6 @@
-"""The capability broker: plugins ask for leave, to use what the host offers or to call each other directly.
+"""The capability broker: a plugin asks for a grant, to use a capability or to call a service directly.
 
-What they are given is in `grants` and `direct`; here is who gets it.
+Grants of capabilities are kept in `grants`; those of direct calls are signed in `routing.direct_grants`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def by_type(capabilities: Sequence[Capability]) -> Mapping[str, Capability]:
 
 
 def announced(capabilities: Mapping[str, Capability]) -> list[pb.Capability]:
-    """Return capabilities as a handshake tells of them."""
+    """Return capabilities as a handshake announces them."""
     endpoint = base_url() + wire.BROKER_PATH
     return [pb.Capability(type=c.type, version=c.version, endpoint=endpoint) for c in capabilities.values()]
 
 
 def below(prefix: str, app: App) -> App:
-    """Return an application that has the broker below a prefix as well, where handshakes announce it."""
+    """Return an application that answers for the broker also below the prefix that handshakes announce."""
     brokered = f"{prefix}/{Broker.service_name}/".encode()
 
     async def both(scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,10 +78,10 @@ class Broker(CapabilityBrokerService):
     async def request_capability(
         self, request: pb.RequestCapabilityRequest, ctx: Context, /
     ) -> pb.RequestCapabilityResponse:
-        """Give leave to use a capability, or to call a service directly.
+        """Grant the use of a capability, or direct calls of a service.
 
-        Raises: ConnectError `not_found` for what there is not, or not so new; `permission_denied` for what is
-        not the caller's to have; `failed_precondition` for a service that cannot be called directly now.
+        Raises: ConnectError `not_found` for a capability that is missing or too old; `permission_denied` for
+        what the caller may not have; `failed_precondition` for a service that cannot be called directly now.
         """
         wanted = request.capability_type
         is_service = wanted.startswith(wire.DIRECT_PREFIX)
@@ -93,7 +93,7 @@ class Broker(CapabilityBrokerService):
         return pb.RequestCapabilityResponse(grant=grant)
 
     def _note(self, caller: Identity, target: str, reason: str, *, renewed: bool) -> None:
-        """Note what has been given; what is given anew each minute, once for as long as the rules hold."""
+        """Record a grant. Grants of direct calls are renewed each minute: record one while the rules hold."""
         if renewed:
             if (caller.runtime_id, target) in self._given:
                 return

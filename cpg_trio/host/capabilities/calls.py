@@ -1,7 +1,7 @@
-"""The way to the host's capabilities: `/capabilities/{type}/{grant}/package.Service/Method`.
+"""Calls of the host's capabilities: `/capabilities/{type}/{grant}/package.Service/Method`.
 
-Who shows a grant that is good gets to the capability's application, which is told whose grant it is and
-nothing that proves it. A call ends with its grant. Refusals have the words that other implementations use.
+A call with a valid grant reaches the capability's application. The application learns whose grant it is, and
+gets no credentials. A call ends with its grant. Refusals have the texts of other implementations.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ PREFIX = b"/capabilities/"
 
 _AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
 _RUNTIME_ID = wire.RUNTIME_ID_HEADER.lower().encode()
-_OURS = b"x-plugin-"
+_HOST_FIELDS = b"x-plugin-"
 _CREDENTIALS = frozenset({_AUTHORIZATION, b"cookie", b"proxy-authorization"})
 
 
 @attrs.frozen
 class _Path:
-    """What a path asks for."""
+    """The parts of a path."""
 
     capability_type: str
     grant_id: str
     rest: bytes
-    """As it was encoded, with its slash."""
+    """The path of the method as the caller encoded it, with its slash."""
 
 
 class CapabilityCalls:
-    """The ASGI application under `/capabilities/`. Calls never wait for each other."""
+    """The ASGI application under `/capabilities/`. No call waits for another."""
 
     def __init__(self, grants: Grants, access: AccessCheck) -> None:
         self._grants = grants
@@ -67,7 +67,7 @@ class CapabilityCalls:
         await self._pass_on(grant, _as_passed_on(scope, path, grant), receive, send)
 
     def _admitted(self, scope: Scope) -> tuple[_Path, Grant]:
-        """Return what a call asks for, and the grant that it shows. Raises: RefusedError."""
+        """Return the path of a call and its grant. Raises: RefusedError."""
         peer, credentials = Peer.of_scope(scope), _credentials(scope["headers"])
         runtime_id = credentials.get(_RUNTIME_ID, "")
         try:
@@ -76,7 +76,7 @@ class CapabilityCalls:
             grant = self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
         except RefusedError as refused:
             parts = scope["raw_path"].split(b"/", 3)
-            target = one_line(b"/".join(parts[1:3]))  # the rest of it names a grant
+            target = one_line(b"/".join(parts[1:3]))  # the next part is a grant's id
             self._access.refuse(refused, peer, Action.USE, runtime_id, target)
         self._access.admit_granted(grant.owner, peer, grant.capability.type)
         return path, grant
@@ -84,27 +84,27 @@ class CapabilityCalls:
     async def _pass_on(self, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
         last: Message | None = None
 
-        async def noting(message: Message) -> None:
+        async def send_and_remember(message: Message) -> None:
             nonlocal last
             last = message
-            await send(_without_our_marks(message))
+            await send(_without_host_fields(message))
 
         with self._grants.call(grant) as call:
-            await grant.capability.application(scope, receive, noting)
+            await grant.capability.application(scope, receive, send_and_remember)
         if call.cancelled_caught:
-            await _break_off(send, last)
+            await _end_early(send, last)
 
 
-def _without_our_marks(message: Message) -> Message:
-    """Return what an application sends, without what only the host says of a call."""
+def _without_host_fields(message: Message) -> Message:
+    """Return a message of the application without header fields that only the host may set."""
     if message["type"] != "http.response.start":
         return message
-    fields = [field for field in message.get("headers", ()) if not field[0].lower().startswith(_OURS)]
+    fields = [field for field in message.get("headers", ()) if not field[0].lower().startswith(_HOST_FIELDS)]
     return {**message, "headers": fields}
 
 
-async def _break_off(send: Send, last: Message | None) -> None:
-    """End a call whose grant has ended before it. `last` is what its client has been sent last."""
+async def _end_early(send: Send, last: Message | None) -> None:
+    """End a call whose grant has ended. `last` is the last message that the client was sent."""
     if last is None:
         await send_text(send, 401, "grant expired\n", PERHAPS_DELIVERED)
     elif last["type"] == "http.response.start" or last.get("more_body", False):
@@ -127,12 +127,12 @@ def _token(authorization: str) -> str:
 
 
 def _credentials(headers: HeaderList) -> Mapping[bytes, str]:
-    """Return the first value of each header by its name in lower case."""
+    """Return the first value of each header field by its name in lower case."""
     return {name.lower(): value.decode("latin-1") for name, value in reversed(headers)}
 
 
 def _as_passed_on(scope: Scope, path: _Path, grant: Grant) -> Scope:
-    """Return a scope as the capability's application gets it."""
+    """Return the scope for the capability's application."""
     caller = Caller(grant.owner.runtime_id, grant.owner.self_id)
     return {
         **scope,
@@ -146,4 +146,4 @@ def _as_passed_on(scope: Scope, path: _Path, grant: Grant) -> Scope:
 def _is_credential(name: bytes) -> bool:
     # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID, and so on.
     normal = name.lower().replace(b"_", b"-")
-    return normal in _CREDENTIALS or normal.startswith(_OURS)
+    return normal in _CREDENTIALS or normal.startswith(_HOST_FIELDS)

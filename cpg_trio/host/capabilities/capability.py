@@ -1,4 +1,4 @@
-"""What a host itself offers its plugins: services of its own, for which they ask the broker."""
+"""Capabilities: services that a host itself offers. Plugins ask the broker for a grant of one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def _check_version(_: Capability, __: object, version: str) -> None:
 
 @attrs.frozen
 class Capability:
-    """Something that a host offers. Raises: wire.InvalidError for a type or version that is none.
+    """A service of the host. Raises: wire.InvalidError for an invalid type or version.
 
-    Its application gets each call at the path that follows the grant's, `/package.Service/Method`, and has
-    who calls in `scope["state"]["caller"]`: methods see it as `Context.caller`. It may be called many times
-    at once, and may call the host itself.
+    The application gets each call at the path behind the grant's, `/package.Service/Method`, with the caller
+    in `scope["state"]["caller"]`: methods have it as `Context.caller`. Calls may run at the same time, and
+    may call the host.
     """
 
     type: str = attrs.field(validator=_check_type)
@@ -35,5 +35,5 @@ class Capability:
 
     @classmethod
     def of(cls, capability_type: str, version: str, *services: Service) -> Self:
-        """Return a capability that is made of RPC services."""
+        """Return a capability of RPC services."""
         return cls(capability_type, version, application(services, room=room_for_messages()))

@@ -1,8 +1,8 @@
-"""Who may use which of the host's capabilities, and until when.
+"""Grants: which plugin may use which capability of the host, and until when.
 
-Plain synchronous state. A grant belongs to one plugin, one capability, and a time, and is proved by a token,
-of which a digest is kept. It ends when its time is over, when it is revoked, and with its owner's identity;
-the calls that are in flight by it end at once then.
+Plain synchronous state. A grant belongs to one plugin and one capability, and has a time. A token proves it;
+the host keeps a digest of the token. A grant ends when its time is over, when it is revoked, and with its
+owner's identity. Its calls in flight end with it.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.rpc import Code
 from cpg_trio.wire import token_digest
 
-_MOST_OF_A_PLUGIN = 32
+_MAX_OF_A_PLUGIN = 32
 _ID_BYTES, _TOKEN_BYTES = 16, 32
-_REMEMBERED_S = 60.0  # what has expired, for the sake of who comes with it
+_REMEMBERED_S = 60.0  # after its end, so that its owner learns that it has expired
 
 
 @attrs.frozen(eq=False)
 class Grant:
-    """Leave for one plugin to use one capability."""
+    """One plugin may use one capability."""
 
     id: str
     owner: Identity
     capability: Capability
     digest: bytes = attrs.field(repr=False)
     expires_at: float
-    """On the clock of ages (see `cpg_trio._clock`)."""
+    """On the clock of `cpg_trio._clock`."""
 
     @property
     def left_s(self) -> float:
-        """Return for how many seconds it is good."""
+        """Return for how many seconds it is valid."""
         return self.expires_at - _clock.current_time()
 
 
@@ -53,7 +53,7 @@ class Grant:
 class _Held:
     grant: Grant
     share: str
-    """Which address it counts for."""
+    """The address that it counts for."""
     used: bool = False
     calls: set[trio.CancelScope] = attrs.field(factory=set)
 
@@ -61,9 +61,9 @@ class _Held:
 class Grants:
     """The grants of all plugins.
 
-    Each lasts `ttl_s` seconds, or for what is left of its owner's identity. A plugin that asks for more than
-    it can need loses the oldest of its own, so that it harms nobody else, and is not locked out itself. There
-    are `most` at most, shared by the addresses that plugins come from.
+    Each lasts `ttl_s` seconds, and no longer than its owner's identity. A plugin that asks for too many loses
+    its oldest one, so it harms no other plugin and is not locked out. There are `most` at most, shared by the
+    addresses that plugins come from.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class Grants:
         return runtime_id in self._by_owner
 
     def issue(self, owner: Identity, capability: Capability) -> tuple[Grant, str]:
-        """Return a new grant and its token. Raises: LimitError, and then there is none more."""
+        """Return a new grant and its token. Raises: LimitError."""
         self._sweep()
         mine = self._by_owner.get(owner.runtime_id, [])
-        if len(mine) >= _MOST_OF_A_PLUGIN:
-            self.revoke(mine[0], f"{owner.runtime_id} has {_MOST_OF_A_PLUGIN} newer ones")
+        if len(mine) >= _MAX_OF_A_PLUGIN:
+            self.revoke(mine[0], f"{owner.runtime_id} has {_MAX_OF_A_PLUGIN} newer ones")
         share = Peer(owner.address).key
         self._shares.check(share)
         token = _encoded(_TOKEN_BYTES)
@@ -120,7 +120,7 @@ class Grants:
 
     @contextmanager
     def call(self, grant: Grant) -> Iterator[trio.CancelScope]:
-        """Hold a call by a grant: it is cancelled when the grant ends."""
+        """Run a call within the block. It is cancelled when the grant ends."""
         held = self._held[grant.id]
         if not held.used:
             held.used = True
@@ -133,8 +133,8 @@ class Grants:
                 held.calls.discard(scope)
 
     def revoke(self, grant_id: str, why: str) -> bool:
-        """End a grant before its time; return whether it was there."""
-        held = self._forget(grant_id)
+        """End a grant before its time; return whether there was one."""
+        held = self._drop(grant_id)
         if held is None:
             return False
         grant = held.grant
@@ -147,7 +147,7 @@ class Grants:
         """End all grants of a plugin before their time; return how many there were."""
         return sum([self.revoke(grant_id, why) for grant_id in list(self._by_owner.get(runtime_id, ()))])
 
-    def _forget(self, grant_id: str) -> _Held | None:
+    def _drop(self, grant_id: str) -> _Held | None:
         held = self._held.pop(grant_id, None)
         if held is not None:
             self._shares.remove(held.share)
@@ -159,14 +159,14 @@ class Grants:
 
     def _sweep(self) -> None:
         while self._held and (oldest := next(iter(self._held.values())).grant).left_s <= -_REMEMBERED_S:
-            self._forget(oldest.id)
+            self._drop(oldest.id)
 
 
 def random_id() -> str:
-    """Return a name for a grant that nobody guesses: 24 characters."""
+    """Return an id for a grant that nobody can guess: 24 characters."""
     return _encoded(_ID_BYTES)
 
 
 def _encoded(count: int) -> str:
-    """Return random bytes as they travel: URL-safe, in Base64 with its padding."""
+    """Return random bytes as text: URL-safe Base64 with its padding."""
     return base64.urlsafe_b64encode(secrets.token_bytes(count)).decode()

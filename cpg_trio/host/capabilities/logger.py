@@ -1,7 +1,7 @@
-"""The capability `logger`: plugins write to the host's log, each line with the name of who wrote it.
+"""The capability `logger`: plugins write to the host's log, each line with the runtime id of its plugin.
 
-What a plugin says stays one line, of a bounded length, that cannot pass for another: it is escaped, and comes
-after the caller's name, which the plugin does not give.
+A message is one line of bounded length, and no plugin can forge another's line: the message is escaped, and
+stands after the runtime id, which the host adds.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.capability.logger")
 
-_MOST_OF_A_MESSAGE = 8192  # characters
-_MOST_OF_A_FIELD = 256
-_MOST_FIELDS = 32
+_MAX_MESSAGE = 8192  # characters
+_MAX_FIELD = 256
+_MAX_FIELDS = 32
 _LEVELS = {
     "debug": logging.DEBUG,
     "warn": logging.WARNING,
@@ -32,28 +32,28 @@ class HostLogger(LoggerService):
     """`capability.logger.v1.Logger`."""
 
     async def log(self, request: pb.LogRequest, ctx: Context, /) -> pb.LogResponse:
-        """Write one line. Raises: ConnectError `unauthenticated` for nobody, who has nothing to say."""
+        """Write one line. Raises: ConnectError `unauthenticated` for a call without a caller."""
         if ctx.caller is None:
             raise ConnectError(Code.UNAUTHENTICATED, "the logger has to know who calls")
-        message = one_line(request.message, _MOST_OF_A_MESSAGE)
+        message = one_line(request.message, _MAX_MESSAGE)
         level = _LEVELS.get(request.level.lower(), logging.INFO)
         _log.log(level, "[PLUGIN] %s: %s%s", ctx.caller.id, message, _written(request.fields))
         return pb.LogResponse()
 
 
 def host_logger() -> Capability:
-    """Return the capability as hosts have it."""
+    """Return the capability that each host has unless it is configured otherwise."""
     return Capability.of("logger", "1.0.0", HostLogger())
 
 
 def _written(fields: Mapping[str, str]) -> str:
-    """Return fields as they stand behind a message, in the order of their names: ` {a=1, b=2}`."""
+    """Return fields for the end of a line, in the order of their names: ` {a=1, b=2}`."""
     if not fields:
         return ""
-    kept = [f"{_field(name)}={_field(fields[name])}" for name in sorted(fields)[:_MOST_FIELDS]]
-    left_out = [f"and {more} more"] if (more := len(fields) - _MOST_FIELDS) > 0 else []
+    kept = [f"{_field(name)}={_field(fields[name])}" for name in sorted(fields)[:_MAX_FIELDS]]
+    left_out = [f"and {more} more"] if (more := len(fields) - _MAX_FIELDS) > 0 else []
     return f" {{{', '.join(kept + left_out)}}}"
 
 
 def _field(text: str) -> str:
-    return one_line(text, _MOST_OF_A_FIELD)
+    return one_line(text, _MAX_FIELD)

@@ -35,13 +35,13 @@ class Lifecycle(PluginLifecycleService):
         registry: Registry,
         liveness: Liveness,
         direct: DirectReports,
-        permits: RegistrationPolicy,
+        policy: RegistrationPolicy,
     ) -> None:
         self._access = access
         self._registry = registry
         self._liveness = liveness
         self._direct = direct
-        self._permits = permits
+        self._policy = policy
 
     async def report_health(
         self, request: pb.ReportHealthRequest, ctx: Context, /
@@ -54,7 +54,7 @@ class Lifecycle(PluginLifecycleService):
         with answering(ctx):
             caller = authenticate(self._access, ctx, Kind.HEALTH_REPORT)
             self._check_place(caller, peer_of(ctx))
-            self._permits.enforce()  # for all plugins: some plugin reports every moment
+            self._policy.enforce()  # for all plugins: some plugin reports every moment
             health = health_of(request)
             self._direct.take(caller, request.direct_calls)
             before = self._registry.health(caller.runtime_id)

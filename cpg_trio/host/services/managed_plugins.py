@@ -1,7 +1,7 @@
-"""Managed plugins: the host takes the first step, to a plugin that was started without a `HOST_URL`.
+"""Managed plugins: the host calls a plugin first, which was started without a `HOST_URL`.
 
-The host asks who is there, gives it an identity, and tells it so; from then on the plugin is like any other.
-Which plugins a host goes to is for whoever runs it to say: no plugin can bring it to that.
+The host asks the plugin who it is, gives it an identity, and tells it its runtime id, its token and the
+host's URL. From then on the plugin is like any other. Only the program that runs the host names such plugins.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CALL_S = 5.0
 
 @attrs.frozen(kw_only=True)
 class Adoption:
-    """What it takes to give a plugin an identity that has not asked for one."""
+    """Gives an identity to a plugin that has not asked for one."""
 
     identities: Identities
     registry: Registry
@@ -47,7 +47,7 @@ class Adoption:
         """Adopt the plugin at a URL. See `Host.add_plugin`."""
         origin, _ = _parsed(url)
         address = (await resolve(self.pool.resolver, origin, "the plugin's URL"))[0]
-        # To where it has been looked up, all the way: it is that address that may register for it.
+        # All calls go to the address that was looked up: from there the plugin may register.
         proof = self._proof(self_id)
         client = client_at(PluginIdentityClient, url, (str(address),), self.pool, proof)
         info = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_CALL_S)
@@ -68,7 +68,10 @@ class Adoption:
         return identity.runtime_id
 
     def _proof(self, self_id: str) -> Proof | None:
-        """Return how the host proves itself to a plugin that does not know it. Raises: ConnectError."""
+        """Return how the host proves itself to a plugin that does not know it, None without enrolment.
+
+        Raises: ConnectError.
+        """
         digest = self.enrolment.digest(self_id)
         if digest is not None:
             return Proof(digest, self_id, Purpose.ENROL)
@@ -78,7 +81,7 @@ class Adoption:
         return None
 
     def _issue(self, info: pb.GetPluginInfoResponse, self_id: str, address: str) -> tuple[Identity, str]:
-        """Give what has answered an identity, with what it declares. Raises: ConnectError."""
+        """Issue an identity for the plugin that has answered, and its token. Raises: ConnectError."""
         if self_id and info.self_id != self_id:
             raise ConnectError(
                 Code.FAILED_PRECONDITION, f"there is another plugin: {info.self_id[: wire.MAX_NAME_BYTES]!r}"

@@ -42,7 +42,7 @@ class RegistryService(ServiceRegistryService):
         access: AccessCheck,
         registry: Registry,
         hub: WatchHub,
-        permits: RegistrationPolicy,
+        policy: RegistrationPolicy,
         endpoints: EndpointValidator,
         sockets: Sockets,
         audit: Audit,
@@ -50,7 +50,7 @@ class RegistryService(ServiceRegistryService):
     ) -> None:
         self._access = access
         self._registry = registry
-        self._permits = permits
+        self._policy = policy
         self._hub = hub
         self._endpoints = endpoints
         self._sockets = sockets
@@ -82,13 +82,13 @@ class RegistryService(ServiceRegistryService):
     ) -> Registration:
         """Register a service. After each wait, check again that the caller is valid and may provide it."""
         service_type, runtime_id, metadata = request.service_type, caller.runtime_id, dict(request.metadata)
-        self._permits.check(caller, service_type)
+        self._policy.check(caller, service_type)
         address = await self._checked_address(caller, metadata)
         socket_path = await self._sockets.accept(runtime_id, metadata, client)
         if not socket_path:
             metadata.pop(wire.SOCKET_KEY, None)  # what is kept is what counts
         self._access.check_still_valid(caller)
-        self._permits.check(caller, service_type)
+        self._policy.check(caller, service_type)
         replaced = self._registry.provider(service_type, runtime_id)
         registration = self._registry.register(
             runtime_id,
@@ -102,7 +102,7 @@ class RegistryService(ServiceRegistryService):
         await self._saved(lambda: self._take_back(registration, replaced))
         self._access.check_still_valid(caller)
         if self._registry.provider(service_type, runtime_id) is None:
-            self._permits.check(caller, service_type)
+            self._policy.check(caller, service_type)
         return registration
 
     async def unregister_service(
@@ -143,7 +143,7 @@ class RegistryService(ServiceRegistryService):
 
     def _put_back(self, plugin: Identity, registration: Registration) -> None:
         """Undo the removal of a registration, unless its plugin may not have it any more."""
-        if self._permits.may_keep(plugin, registration.service_type):
+        if self._policy.may_keep(plugin, registration.service_type):
             self._registry.restore(registration)
 
     async def discover_service(

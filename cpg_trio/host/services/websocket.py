@@ -1,10 +1,10 @@
 """The websocket `/watch`: one connection on which a plugin follows any number of service types.
 
-The client says `WatchRequest`, the host says `WatchUpdate`, each in a frame of its own: proto in binary
-frames or JSON in text frames, by subprotocol. Who calls is proved by the same headers as in every call.
+The client sends a `WatchRequest` in each frame, and the host a `WatchUpdate`: proto in binary frames or JSON
+in text frames, by subprotocol. The headers of the handshake prove who calls, as in every call.
 
-A subscription to what is no service type is refused by itself; a frame that cannot be read ends the
-connection, with a close code that says why.
+A subscription that cannot be made is refused by itself. A frame that cannot be read ends the connection, with
+a close code.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
+import attrs
 import trio
 from google.protobuf import json_format
-from google.protobuf.message import DecodeError
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -37,8 +37,8 @@ from cpg_trio.host.services.service_registry import watch_event
 from cpg_trio.rpc import Code
 
 # RFC 6455, section 7.4.1
-_CANNOT_READ = 1007
-_NOT_ANY_MORE = 1008
+_INVALID_PAYLOAD = 1007
+_POLICY_VIOLATION = 1008
 _GOING_AWAY = 1001
 _MOST_FRAME_BYTES = 256 * 1024  # of a request
 _MOST_REFUSALS = 50  # in one update
@@ -48,46 +48,42 @@ _Frame: TypeAlias = Mapping[str, Any]
 
 
 class UnreadableError(ValueError):
-    """A frame that is not what the subprotocol says."""
+    """A frame that the subprotocol does not allow."""
 
 
-class _Codec(Protocol):
-    def read(self, frame: _Frame) -> pb.WatchRequest: ...
+@attrs.frozen
+class _Codec:
+    """How a subprotocol writes messages in frames."""
 
-    def write(self, update: pb.WatchUpdate) -> _Frame: ...
-
-
-class _Proto:
-    """Binary frames."""
-
-    def read(self, frame: _Frame) -> pb.WatchRequest:
-        if (data := frame.get("bytes")) is None:
-            raise UnreadableError("a binary frame was expected")
-        try:
-            return pb.WatchRequest.FromString(data)
-        except DecodeError as error:
-            raise UnreadableError("not a WatchRequest") from error
-
-    def write(self, update: pb.WatchUpdate) -> _Frame:
-        return {"bytes": update.SerializeToString()}
-
-
-class _Json:
-    """Text frames."""
+    kind: str
+    key: str
+    """The entry of an ASGI message that has the frame."""
+    decode: Callable[[Any], pb.WatchRequest]
+    encode: Callable[[pb.WatchUpdate], bytes | str]
 
     def read(self, frame: _Frame) -> pb.WatchRequest:
-        if (text := frame.get("text")) is None:
-            raise UnreadableError("a text frame was expected")
+        """Return the request of a frame. Raises: UnreadableError."""
+        if (data := frame.get(self.key)) is None:
+            raise UnreadableError(f"a {self.kind} frame was expected")
         try:
-            return json_format.Parse(text, pb.WatchRequest())
-        except Exception as error:  # also RecursionError, and ValueErrors of several kinds
+            return self.decode(data)
+        except Exception as error:  # DecodeError, RecursionError, ValueErrors of several kinds
             raise UnreadableError(f"not a WatchRequest: {one_line(str(error))}") from error
 
-    def write(self, update: pb.WatchUpdate) -> _Frame:
-        return {"text": json_format.MessageToJson(update, indent=None)}
+    def write(self, update: pb.WatchUpdate) -> dict[str, Any]:
+        """Return the ASGI message that sends an update."""
+        return {"type": "websocket.send", self.key: self.encode(update)}
 
 
-CODECS: Mapping[str, _Codec] = {wire.WATCH_PROTO: _Proto(), wire.WATCH_JSON: _Json()}
+CODECS: Mapping[str, _Codec] = {
+    wire.WATCH_PROTO: _Codec("binary", "bytes", pb.WatchRequest.FromString, pb.WatchUpdate.SerializeToString),
+    wire.WATCH_JSON: _Codec(
+        "text",
+        "text",
+        lambda text: json_format.Parse(text, pb.WatchRequest()),
+        partial(json_format.MessageToJson, indent=None),
+    ),
+}
 
 
 class WatchSocket:
@@ -114,8 +110,8 @@ class WatchSocket:
                 await refuse_websocket(send, refused.status, refused.message, fields)
                 return
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
-            codec, most = CODECS[chosen or wire.WATCH_JSON], self._max_subscriptions
-            turns = self._hub.turns
+            codec = CODECS[chosen or wire.WATCH_JSON]
+            turns, most = self._hub.turns, self._max_subscriptions
             await _Connection(self._access, caller, watch, turns, most, codec, receive, send).run()
 
 
@@ -142,12 +138,12 @@ class _Connection:
         self._receive = receive
         self._send = send
         self._end: tuple[int, str] | None = None
-        """With which code and reason the host ends the connection; None if the client has left."""
+        """The code and the reason with which the host ends the connection; None if the client has left."""
 
     async def run(self) -> None:
-        """Serve until either side has a reason to end; of two reasons the first is told."""
+        """Serve until either side ends the connection. Of two reasons the first is sent."""
         async with open_plain_nursery() as nursery:
-            for side in (self._listen, self._tell):
+            for side in (self._receive_requests, self._send_updates):
                 nursery.start_soon(self._until_end, side, nursery.cancel_scope)
         if self._end is not None:
             await self._close(*self._end)
@@ -157,14 +153,14 @@ class _Connection:
         try:
             await side()
         except UnreadableError as error:
-            end = _CANNOT_READ, str(error)
+            end = _INVALID_PAYLOAD, str(error)
         except RefusedError as refused:
-            end = _NOT_ANY_MORE, refused.message
+            end = _POLICY_VIOLATION, refused.message
         self._end = self._end or end
         both.cancel()
 
-    async def _tell(self) -> None:
-        """Tell the news until the host stops. Raises: ConnectError once the caller's identity has ended."""
+    async def _send_updates(self) -> None:
+        """Send updates until the host stops. Raises: RefusedError once the caller's identity has ended."""
         news: News | None = None
         while True:
             with trio.move_on_at(self._access.expires_at(self._caller)) as until_end:
@@ -176,12 +172,12 @@ class _Connection:
                 self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
             async with self._turns:
-                self._access.check_still_valid(self._caller)  # the turn may have been waited for
-                frame = self._frame(self._update(news))
-            await self._send(frame)
+                self._access.check_still_valid(self._caller)
+                message = self._codec.write(self._update(news))
+            await self._send(message)
 
-    async def _listen(self) -> None:
-        """Do what the client says until it leaves."""
+    async def _receive_requests(self) -> None:
+        """Carry out requests until the client leaves. Raises: RefusedError; UnreadableError."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
             self._access.check_still_valid(self._caller)
             size = _frame_size(frame)
@@ -192,10 +188,10 @@ class _Connection:
                     raise UnreadableError(f"a request of {size} bytes (max: {_MOST_FRAME_BYTES})")
                 async with self._turns:
                     request = self._codec.read(frame)
-                await self._do(request)
+                await self._carry_out(request)
 
-    async def _do(self, request: pb.WatchRequest) -> None:
-        """Do what a request says, and tell what of it is refused."""
+    async def _carry_out(self, request: pb.WatchRequest) -> None:
+        """Carry out a request, and send which of its subscriptions are refused."""
         for service_type in request.unsubscribe:
             self._watch.unsubscribe(service_type)
         for begin in range(0, len(request.subscribe), _MOST_REFUSALS):
@@ -203,9 +199,9 @@ class _Connection:
                 self._access.check_still_valid(self._caller)
                 some = request.subscribe[begin : begin + _MOST_REFUSALS]
                 refusals = [r for s in some if (r := self._subscribe(s)) is not None]
-                frame = self._frame(pb.WatchUpdate(refusals=refusals))
+                message = self._codec.write(pb.WatchUpdate(refusals=refusals))
             if refusals:
-                await self._send(frame)
+                await self._send(message)
 
     def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
         service_type = subscription.service_type
@@ -221,7 +217,7 @@ class _Connection:
         return None
 
     def _update(self, news: News) -> pb.WatchUpdate:
-        """Return what the client is told; of what it may not call any more, that it is not there for it."""
+        """Return an update for the client. Services that it may not call any more are unavailable to it."""
         update = pb.WatchUpdate(revision=news.revision, gone=news.gone)
         for service_type, status in news.statuses.items():
             try:
@@ -232,9 +228,6 @@ class _Connection:
             else:
                 update.events.append(watch_event(service_type, status))
         return update
-
-    def _frame(self, update: pb.WatchUpdate) -> dict[str, Any]:
-        return {"type": "websocket.send", **self._codec.write(update)}
 
     async def _close(self, code: int, reason: str) -> None:
         cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")

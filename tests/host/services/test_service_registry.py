@@ -42,12 +42,11 @@ class Registering(EndpointValidator):
         self.while_checked: Callable[[Registering], object] = lambda _: None
         self.while_saved: Callable[[Registering], object] = lambda _: None
         access = AccessCheck(self.identities, policy=self.policy, audit=self.audit)
-        self.permits = RegistrationPolicy(access, self.identities, self.registry, self.policy, self.audit)
         service = RegistryService(
             access,
             self.registry,
             WatchHub(self.registry),
-            self.permits,
+            RegistrationPolicy(access, self.identities, self.registry, self.policy, self.audit),
             self,
             Sockets(None, Pool(), self.identities),
             self.audit,
