@@ -68,7 +68,7 @@ class Head:
     version = "1.1"
     keep_alive = False
     framing = Framing.NONE
-    """How the body is framed, as far as the fields say."""
+    """How the body is framed, unless it is left out, as in a response to HEAD."""
     length = 0
     """The declared length of the body."""
     declares_body = False
@@ -199,7 +199,10 @@ class RequestHead(Head):
         if not self.target.startswith(b"/") or self.method == b"CONNECT":
             self._read_other_target()
         self.wants_websocket = (
-            self._upgrade == b"websocket" and parser.should_upgrade() and self.method == b"GET"
+            self._upgrade == b"websocket"
+            and parser.should_upgrade()
+            and self.method == b"GET"
+            and self.framing is Framing.NONE
         )
 
     def on_url(self, target: bytes) -> None:
@@ -288,6 +291,9 @@ def _checked_request(head: bytes) -> bytes:
     raise MalformedError("not a request line")
 
 
+_SWITCHING_PROTOCOLS = 101  # behind which there is no message
+
+
 class ResponseHead(Head):
     """The head of a response."""
 
@@ -300,7 +306,13 @@ class ResponseHead(Head):
             raise MalformedError("not a status line")
         parser = httptools.HttpResponseParser(self)
         self._read(parser, head)
-        self.status = parser.get_status_code()
+        self.status = status = parser.get_status_code()
+        if status < 200 or status in {204, 304}:  # noqa: PLR2004 - RFC 9112, section 6.3
+            self.framing, self.length = Framing.NONE, 0
+        elif not self.declares_body:
+            self.framing = Framing.CLOSE
+        if status == _SWITCHING_PROTOCOLS:
+            self.keep_alive = False
 
 
 _SECRETIVE = re.compile(rb"auth|cookie|key|secret|session|token")

@@ -40,7 +40,6 @@ _FIRST_CHUNK, _FIRST_CHUNK_BEGUN = re.compile(_SIZE), re.compile(_BEGUN)
 _NEXT_CHUNK, _NEXT_CHUNK_BEGUN = re.compile(rb"\r\n" + _SIZE), re.compile(rb"\r|\r\n(?:" + _BEGUN + rb")")
 # One line of printable letters, so that a head without it is read as it is with it.
 _AUTHORIZATION = re.compile(rb"\r\n(?i:authorization):[ \t]*([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n)")
-_SWITCHING_PROTOCOLS = 101  # behind which there is no message
 
 
 def body_too_large(most: float) -> str:
@@ -64,6 +63,8 @@ class Incoming(Generic[_H]):
     """Bytes of a body of declared length that have not come yet."""
     head_bytes = b""
     """The head as it came."""
+    to_head = False
+    """Whether it is a response to HEAD, which has no body; to be set before it is fed."""
     version = "1.1"
     keep_alive = False
     """Whether the sender lets another message follow. Never in HTTP/1.0, where intermediaries pass the
@@ -148,13 +149,11 @@ class Incoming(Generic[_H]):
         if end > self._max_head_bytes:
             raise MalformedError("the head is too large", 431)
         self.head_bytes = data[:end]
-        self.head = head = self._known_head()
+        self.head = head = self._read_head()
         self.version = head.version
-        self.keep_alive = head.keep_alive
-        self.framing = head.framing
-        self.remaining = head.length
-        self.complete = head.framing is Framing.NONE
-        self._heed(head)
+        self.framing, self.remaining = (Framing.NONE, 0) if self.to_head else (head.framing, head.length)
+        self.complete = self.framing is Framing.NONE
+        self.keep_alive = head.keep_alive and self.framing is not Framing.CLOSE
         self.has_head = True
         return data[end:]
 
@@ -168,12 +167,8 @@ class Incoming(Generic[_H]):
             raise MalformedError("a line ends without CR")
         self.head_bytes = data
 
-    def _known_head(self) -> _H:
-        """Return the head as it is read, now or before. Raises: MalformedError."""
-        raise NotImplementedError
-
-    def _heed(self, head: _H) -> None:
-        """Take what the head says beside its framing."""
+    def _read_head(self) -> _H:
+        """Return what the head says, read now or before. Raises: MalformedError."""
         raise NotImplementedError
 
     # The body
@@ -264,17 +259,19 @@ class IncomingRequest(Incoming[RequestHead]):
         if self.heads is not None and key:
             self.heads.remember(key, self.head)
 
-    def _heed(self, head: RequestHead) -> None:
+    def _read_head(self) -> RequestHead:
+        # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
+        self.head_bytes = self.head_bytes.removeprefix(b"\r\n")
+        head = self._known_head()
         self.method = head.method
         self.target = head.target
         self.accepts_trailers = head.accepts_trailers
         self.expects_continue = head.expects_continue
-        self.wants_websocket = head.wants_websocket and self.complete
+        self.wants_websocket = head.wants_websocket
+        return head
 
     def _known_head(self) -> RequestHead:
         """Read the head, apart from the line with the caller's secret."""
-        # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
-        self.head_bytes = self.head_bytes.removeprefix(b"\r\n")
         line = _AUTHORIZATION.search(self.head_bytes)
         if line is not None:
             key = self.head_bytes[: line.start()] + self.head_bytes[line.end() :]
@@ -298,12 +295,9 @@ class IncomingRequest(Incoming[RequestHead]):
 
 
 class IncomingResponse(Incoming[ResponseHead]):
-    """A response to a request that was, or was not, a HEAD."""
+    """A response."""
 
     status = 0
-
-    to_head = False
-    """Whether it answers a HEAD, so that it has no body; to be set before it is fed."""
     heads: ResponseHeads | None = None
     """The heads that were kept before, among which its own is kept; to be set before it is fed."""
 
@@ -328,15 +322,8 @@ class IncomingResponse(Incoming[ResponseHead]):
         if not self.complete:
             raise MalformedError("the message was cut short")
 
-    def _known_head(self) -> ResponseHead:
+    def _read_head(self) -> ResponseHead:
         heads, data = self.heads, self.head_bytes
-        return ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
-
-    def _heed(self, head: ResponseHead) -> None:
-        self.status = status = head.status
-        if status < 200 or self.to_head or status in {204, 304}:  # noqa: PLR2004
-            self.framing, self.remaining, self.complete = Framing.NONE, 0, True
-        elif not head.declares_body:
-            self.framing, self.complete, self.keep_alive = Framing.CLOSE, False, False
-        if status == _SWITCHING_PROTOCOLS:
-            self.keep_alive = False
+        head = ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
+        self.status = head.status
+        return head

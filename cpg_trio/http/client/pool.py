@@ -192,8 +192,7 @@ class Pool:
             expired = trio.current_time() - connection.idle_since >= self._idle_expiry_s
             if not expired and not connection.channel.is_readable():
                 self._occupy(shelf, caller)
-                self._lend(connection, caller)
-                return connection
+                return self._lent(connection, caller)
             self._discard(connection)
             if not expired:
                 self._close_dead(shelf)
@@ -285,11 +284,12 @@ class Pool:
         else:
             del self._in_use[caller]
 
-    def _lend(self, connection: Connection, caller: str) -> None:
+    def _lent(self, connection: Connection, caller: str) -> Connection:
         connection.fresh = False
         connection.caller = caller
         self._active += 1
         self._reused += 1
+        return connection
 
     async def _open(self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float) -> Connection:
         """Open a connection in the place that the caller has on the shelf."""
@@ -328,9 +328,7 @@ class Pool:
         if kept is not None and kept.channel.is_readable():
             kept.channel.close()  # and its place is ours
             return None
-        if kept is not None:
-            self._lend(kept, caller)
-        return kept
+        return None if kept is None else self._lent(kept, caller)
 
     def _full(self, origin: Origin, shelf: _Shelf, caller: str) -> PoolFullError:
         has = shelf.in_use.get(caller, 0)
