@@ -78,7 +78,7 @@ class Call:
         self.caller = caller
         """The runtime id of the plugin that makes it; empty if that is not proved."""
         self.provider = provider
-        """The runtime id of the plugin that it is for; of a capability, its type."""
+        """The runtime id of the plugin that it is for; empty for a capability of the host."""
         self.service = service
         """The service type, or the type of the capability."""
         self.method = method

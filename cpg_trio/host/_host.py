@@ -214,7 +214,7 @@ class Host:
 
     def _dispatch(self) -> App:
         config = self._config
-        capability_calls = CapabilityCalls(self._grants, self._access)
+        capability_calls = CapabilityCalls(self._grants, self._access, self.calls)
         watch = WatchSocket(self._access, self.watches, config.limits.max_subscriptions, self.registry.id)
         router = AsgiRouter(self._router, self._rules, self._pool, config.limits.max_routed_body_bytes)
         return Dispatch(

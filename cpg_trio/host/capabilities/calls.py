@@ -24,6 +24,7 @@ from cpg_trio.asgi import (
     note_proved,
     send_text,
 )
+from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action
 from cpg_trio.host.access.peers import Peer
@@ -52,19 +53,34 @@ class _Path:
 class CapabilityCalls:
     """The ASGI application under `/capabilities/`. No call waits for another."""
 
-    def __init__(self, grants: Grants, access: AccessCheck) -> None:
+    def __init__(self, grants: Grants, access: AccessCheck, calls: Calls) -> None:
         self._grants = grants
         self._access = access
+        self._calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         try:
             path, grant = self._admitted(scope)
         except RefusedError as refused:
+            record = Call(CallKind.CAPABILITY, protocol=scope["http_version"])
+            record.status, record.failure, record.undelivered = refused.status, refused.message, True
+            self._calls.refused.tell(record)
             await send_text(send, refused.status, f"{refused.plain}\n", refused.fields)
             return
         note_proved(scope, grant.owner.runtime_id)
-        await self._pass_on(grant, _as_passed_on(scope, path, grant), receive, send)
+        record = Call(
+            CallKind.CAPABILITY,
+            caller=grant.owner.runtime_id,
+            service=path.capability_type,
+            method=one_line(path.rest[1:]),
+            protocol=scope["http_version"],
+        )
+        self._calls.begun.tell(record)
+        try:
+            await self._pass_on(grant, record, _as_passed_on(scope, path, grant), receive, send)
+        finally:
+            self._calls.end(record)
 
     def _admitted(self, scope: Scope) -> tuple[_Path, Grant]:
         """Return the path of a call and its grant. Raises: RefusedError."""
@@ -81,18 +97,26 @@ class CapabilityCalls:
         self._access.admit_granted(grant.owner, peer, grant.capability.type)
         return path, grant
 
-    async def _pass_on(self, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
-        last: Message | None = None
+    async def _pass_on(self, grant: Grant, record: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_and_count() -> Message:
+            message = await receive()
+            record.request_bytes += len(message.get("body", b""))
+            return message
 
-        async def send_and_remember(message: Message) -> None:
-            nonlocal last
-            last = message
+        async def send_and_count(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status, record.stage = message["status"], Stage.RESPONSE
+            record.response_bytes += len(message.get("body", b""))
             await send(_without_host_fields(message))
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                record.succeed(record.status)
 
         with self._grants.call(grant) as call:
-            await grant.capability.application(scope, receive, send_and_remember)
+            await grant.capability.application(scope, receive_and_count, send_and_count)
         if call.cancelled_caught:
-            await _end_early(send, last)
+            is_whole, record.failure = not record.failure, "the grant has ended"
+            if not is_whole:
+                await _end_early(send, record)
 
 
 def _without_host_fields(message: Message) -> Message:
@@ -103,12 +127,12 @@ def _without_host_fields(message: Message) -> Message:
     return {**message, "headers": fields}
 
 
-async def _end_early(send: Send, last: Message | None) -> None:
-    """End a call whose grant has ended. `last` is the last message that the client was sent."""
-    if last is None:
-        await send_text(send, 401, "grant expired\n", PERHAPS_DELIVERED)
-    elif last["type"] == "http.response.start" or last.get("more_body", False):
-        raise ResponseAbortedError("the grant has ended")
+async def _end_early(send: Send, record: Call) -> None:
+    """End a call whose grant has ended before its response was complete."""
+    if record.status:
+        raise ResponseAbortedError(record.failure)
+    record.status = 401
+    await send_text(send, record.status, "grant expired\n", PERHAPS_DELIVERED)
 
 
 def _split(raw_path: bytes) -> _Path:

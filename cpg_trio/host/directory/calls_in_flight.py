@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Protocol
-
-import trio
 
 
 class InFlight(Protocol):
@@ -21,28 +19,21 @@ class CallsInFlight:
 
     def __init__(self, elsewhere: Callable[[str], int] = lambda _: 0) -> None:
         self._elsewhere = elsewhere
-        self._of_provider: dict[str, set[InFlight]] = {}
-        self._of_caller: dict[str, set[InFlight]] = {}
+        self._of_provider: defaultdict[str, set[InFlight]] = defaultdict(set)
+        self._of_caller: defaultdict[str, set[InFlight]] = defaultdict(set)
 
     def begin(self, caller: str, provider: str, call: InFlight) -> None:
         """Hold a call until `end`."""
-        _hold(self._of_caller, caller, call)
-        _hold(self._of_provider, provider, call)
+        self._of_caller[caller].add(call)
+        self._of_provider[provider].add(call)
 
     def end(self, caller: str, provider: str, call: InFlight) -> None:
         """Hold a call no longer."""
-        _release(self._of_caller, caller, call)
-        _release(self._of_provider, provider, call)
-
-    @contextmanager
-    def call(self, caller: str, provider: str) -> Iterator[trio.CancelScope]:
-        """Hold a call for as long as the block lasts. The block is cancelled when either side is gone."""
-        with trio.CancelScope() as scope:
-            self.begin(caller, provider, scope)
-            try:
-                yield scope
-            finally:
-                self.end(caller, provider, scope)
+        for held, runtime_id in ((self._of_caller, caller), (self._of_provider, provider)):
+            calls = held[runtime_id]
+            calls.remove(call)
+            if not calls:
+                del held[runtime_id]
 
     def of_provider(self, runtime_id: str) -> Sequence[InFlight]:
         """Return the calls to a plugin."""
@@ -65,17 +56,3 @@ class CallsInFlight:
         """Cancel the calls that a plugin has made."""
         for call in list(self._of_caller.get(runtime_id, ())):
             call.cancel()
-
-
-def _hold(held: dict[str, set[InFlight]], runtime_id: str, call: InFlight) -> None:
-    calls = held.get(runtime_id)
-    if calls is None:
-        calls = held[runtime_id] = set()
-    calls.add(call)
-
-
-def _release(held: dict[str, set[InFlight]], runtime_id: str, call: InFlight) -> None:
-    calls = held[runtime_id]
-    calls.remove(call)
-    if not calls:
-        del held[runtime_id]

@@ -160,8 +160,10 @@ async def test_calls_in_flight_end_when_their_provider_is_gone_and_others_go_on(
     ended: dict[str, bool] = {}
 
     async def call(s: Setting, provider: str) -> None:
-        with s.registry.calls.call("caller", provider) as scope:
+        with trio.CancelScope() as scope:
+            s.registry.calls.begin("caller", provider, scope)
             await trio.sleep(1000)
+        s.registry.calls.end("caller", provider, scope)
         ended[provider] = scope.cancelled_caught
 
     async with supervising() as s, trio.open_nursery() as nursery:
