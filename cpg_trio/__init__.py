@@ -1,19 +1,15 @@
-"""A plugin platform on Trio: identity, registry, liveness and an authenticated streaming router.
+"""A plugin platform on Trio: identity, directory, liveness and an authenticated streaming router.
 
-What is named here is public, and so is what the rooms `rpc` (Connect on Trio), `http` (servers, calls over a
-pool), `host` and `plugin` name in their own `__init__`, `http.client.httpx_transport`, and `capabilities`;
-everything else is private. Each room imports only from those above it:
+Public are the names here and those in the `__init__` of the rooms `host`, `plugin`, `rpc` and `http`, the
+modules `process`, `capabilities` and `http.client.httpx_transport`. Everything else is private.
 
-    asgi, wire, _cell, _nursery    types, names and rules; a conflating cell; a nursery without groups
-    assertions, _reload            what a host says to a plugin, signed; files that change
-    http                           servers, a pool of connections, and the relay between the two
-    process, probes, logs          a process: environment, signals; what orchestrators probe; the log
-    rpc, _gen                      Connect calls and services; generated code
-    host | plugin                  the two sides, which never import each other
-    demo, cli, check               the URL shortener; the command line; its health check
+    http             servers, a pool of connections, and the relay between the two
+    rpc              Connect calls and services on Trio
+    host | plugin    the two sides, which never import each other
+    demo             the URL shortener, an example
 
-Each room is imported when something of it is asked for, and not before: a program that runs every few seconds
-in each container (`check`) is a module of this package, too.
+`docs/architecture.md` has all rooms in their order. A room is imported when one of its names is used: the
+command `check`, which runs every few seconds in each container, has to start fast.
 """
 
 import importlib

@@ -83,3 +83,10 @@ def test_a_module_imports_only_from_its_room_and_those_below(path: Path) -> None
         assert ROOMS.index(other) <= ROOMS.index(room), f"{name} ({room}) imports {imported} ({other})"
         if room == "plugin":  # the two sides never import each other
             assert other.partition(".")[0] != "host", f"{name} imports {imported}"
+
+
+def test_the_documentation_has_the_rooms_in_their_order() -> None:
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    table = page.partition("## Rooms")[2].partition("\n\nOutside")[0]
+    rooms = [row.split("|")[1].strip(" `").replace("/", ".") for row in table.splitlines() if row[:2] == "| "]
+    assert tuple(rooms[1:]) == ROOMS

@@ -1,6 +1,6 @@
 """What a failed call means: the answer to its caller, and whether it counts against the provider.
 
-The table is "Whose fault a failed call is" in `docs/architecture.md`. A failure counts against a provider
+The table is "Whose fault a failed call is" in `docs/design/routing.md`. A failure counts against a provider
 only if the provider caused it: nothing listens there, what listens takes no connection or shows no
 certificate that is accepted, or another plugin answers there.
 """

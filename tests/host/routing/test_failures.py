@@ -1,4 +1,4 @@
-"""A failure counts against whoever caused it: the table of `docs/architecture.md`, row by row."""
+"""A failure counts against whoever caused it: the table of `docs/design/routing.md`, row by row."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_a_provider_that_does_not_speak_http_is_502(answer: bytes) -> None
 
 
 def test_the_table_of_the_documentation_has_these_rows() -> None:
-    text = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/design/routing.md").read_text()
     table = text.partition("### Whose fault a failed call is")[2].partition("\n#")[0]
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")][1:]
     told = {
