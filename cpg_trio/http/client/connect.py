@@ -25,7 +25,7 @@ from cpg_trio.http.tls import TlsChannel, client_context
 
 _NEXT_S = 0.25  # after which the next address is tried beside one that is silent (RFC 8305, section 8)
 
-# What the system says of this machine, and not of the one that was to be connected to.
+# Errors of the system that are about this machine, and not about the peer.
 _LOCAL = frozenset(
     {
         errno.EMFILE,
@@ -49,7 +49,7 @@ async def connect(
     timeout_s: float = 5.0,
     resolver: Resolver | None = None,
 ) -> Channel:
-    """Return a connection, which is the caller's to close: with TLS for https, unless by a Unix socket.
+    """Return a connection, which the caller closes: with TLS for https, except through a Unix socket.
 
     The addresses of the origin are tried in turn. `ssl_context` is asked for TLS alone; `timeout_s` is for
     all of it together; `resolver` looks names up.
@@ -117,9 +117,9 @@ async def _connect_tcp(addresses: Sequence[str], port: int) -> SocketChannel:
 
 
 async def _open_tcp(address: str, port: int) -> trio.SocketStream:
-    """Connect to one address. Raises: OSError, also if nobody listens and the socket is connected to itself.
+    """Connect to one address. Raises: OSError, also if the socket got connected to itself.
 
-    That happens when the kernel chooses for our end the very port that is connected to (RFC 9293, 3.5).
+    That happens where nothing listens and the kernel gives our end the same port (RFC 9293, 3.5).
     """
     stream = await trio.open_tcp_stream(address, port)  # with TCP_NODELAY, as all of Trio's
     if _is_connected_to_itself(stream.socket):
@@ -182,7 +182,7 @@ async def _with_tls(channel: SocketChannel, context: ssl.SSLContext, host: str) 
 
 @contextmanager
 def _errors_of(place: str) -> Iterator[None]:
-    """Raise what goes wrong on the way to the peer by whose fault it is, and say where and why."""
+    """Raise errors of connecting as ConnectFailedError or LocalFailureError, with place and reason."""
     try:
         yield
     except trio.TooSlowError as error:
@@ -192,14 +192,14 @@ def _errors_of(place: str) -> Iterator[None]:
 
 
 def _fail(place: str, error: BaseException, causes: Sequence[BaseException]) -> NoReturn:
-    """Raise the error of a connection. It is this machine's only if none of its causes is the peer's."""
-    why = "; ".join(sorted(set(map(_said, causes))))
+    """Raise the error for a failure, a LocalFailureError only if all of its causes are local."""
+    why = "; ".join(sorted(set(map(_reason, causes))))
     kind = LocalFailureError if all(map(_is_local, causes)) else ConnectFailedError
     raise kind(f"cannot connect to {place}: {why}") from error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield what the system said, which Trio keeps as the cause: one error, or one an address."""
+    """Yield the errors of the system, which Trio keeps as the cause: one, or one for each address."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from _causes(each)
@@ -219,7 +219,7 @@ def where(origin: Origin, address: str = "") -> str:
     return f"{url} at {address}" if address else url
 
 
-def _said(cause: BaseException) -> str:
+def _reason(cause: BaseException) -> str:
     match cause:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not accepted: {cause.verify_message}"

@@ -1,15 +1,15 @@
-"""What can go wrong between a client and its peer, by whose fault it is.
+"""What can go wrong between a client and its peer.
 
-Each class has one answer to who is at fault, and whether the peer may have acted on the request. That is what
-decides what follows: only what the peer does counts against it. No message quotes what was received or sent:
-it may be a header's value.
+Each class stands for one party at fault, and for one answer to whether the peer may have acted on the
+request. Only the peer's own failures count against it. No message quotes what was received or sent, which may
+be secret.
 """
 
 from __future__ import annotations
 
 
 class UpstreamError(Exception):
-    """A request was not answered. The caller's own mistakes are never this."""
+    """A request was not answered. You do not get this for the caller's own mistakes."""
 
 
 class NotSentError(UpstreamError):
@@ -17,14 +17,14 @@ class NotSentError(UpstreamError):
 
 
 class LocalFailureError(NotSentError):
-    """No connection was tried, for a reason of this machine: no file descriptor, no port, a name not known.
+    """This machine could not try to connect: no file descriptor, no port, an unknown name.
 
-    It tells nothing of the peer.
+    The peer is not at fault.
     """
 
 
 class ConnectFailedError(NotSentError):
-    """The peer could not be connected to: refused, no answer in time, not accepted by its certificate."""
+    """The peer could not be connected to: it refused, was silent, or its certificate was not accepted."""
 
 
 class PoolFullError(NotSentError):
@@ -33,11 +33,11 @@ class PoolFullError(NotSentError):
     def __init__(self, text: str, *, own_share: bool) -> None:
         super().__init__(text)
         self.own_share = own_share
-        """Whether there are some, but the caller has its share of them in use."""
+        """Whether connections are free, but the caller uses its share already."""
 
 
 class UndeliveredError(UpstreamError):
-    """Who has answered is not who was called, and has done nothing with the request."""
+    """Another server than the one that was called has answered, and has not acted on the request."""
 
 
 class ProtocolError(UpstreamError):
@@ -47,8 +47,8 @@ class ProtocolError(UpstreamError):
 class ConnectionBrokenError(UpstreamError):
     """The connection was closed or reset before the response, or within it.
 
-    The peer may have acted on the request. You do not get this for a peer that stops reading the request
-    but answers it.
+    The peer may have acted on the request. You do not get this if the peer stops reading the request but
+    answers it.
     """
 
 
@@ -57,4 +57,4 @@ class BodyTooLargeError(UpstreamError):
 
 
 class InvalidRequestError(ValueError):
-    """The caller's request cannot be sent as HTTP/1.1; nobody upstream is at fault."""
+    """The request cannot be sent as HTTP/1.1. The caller is at fault."""

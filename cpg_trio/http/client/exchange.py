@@ -77,7 +77,7 @@ class ClientExchange:
     message = IncomingResponse()  # of which nothing will come
     """The response, or an interim one, as far as it has come."""
     ended = False
-    """Whether the response has been read to its end by who wanted it."""
+    """Whether the response has been read to its end."""
     attempts = 1
     """How many connections it was, or is to be, sent on."""
     has_sent = False
@@ -139,7 +139,7 @@ class ClientExchange:
             self.connection.channel.watch(reactor, watcher)
 
     def ignore(self) -> None:
-        """Have nobody called any more."""
+        """Stop calling the watcher."""
         if self.connection is not None:
             self.connection.channel.ignore()
 
@@ -166,7 +166,7 @@ class ClientExchange:
             self.connection.channel.shut_down()
 
     def abort(self) -> None:
-        """End it from outside. Who waits in it gets ConnectionBrokenError, and nothing is sent again."""
+        """End it from outside. A task in it gets ConnectionBrokenError, and nothing is sent again."""
         self._aborted = True
         self.fail(ConnectionBrokenError("the exchange was aborted"))
         if self._connecting is not None:
@@ -303,7 +303,7 @@ class ClientExchange:
         assert self.connection is not None  # noqa: S101 - for the type checker
         upload = self._upload = Upload(self._request, unsent, self.connection.channel)
         if self._request.rest is None and len(unsent) <= ONE_WRITE_BYTES:
-            await upload.send()  # which no peer lets wait that waits for us to read
+            await upload.send()  # does not wait for a peer that waits for us to read
             await self._receive_head()
         elif self._nursery is not None:
             self._nursery.start_soon(self._upload_apart, upload)

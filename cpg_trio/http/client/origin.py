@@ -50,8 +50,8 @@ class Origin:
 
     `addresses` are where to connect, in the order in which they are tried: names or IP addresses, with the
     origin's `port`; `unix:` and the path of a Unix socket, which is spoken to without TLS; and an empty one
-    for `host` itself. `host` is what the peer is told, and what its certificate has to name, in any case.
-    Pools tell origins apart by all of it.
+    for `host` itself. In any case the `host` header and TLS have the name in `host`, which the certificate
+    must contain. Origins that differ in any attribute share no connections.
     """
 
     scheme: str = attrs.field(validator=attrs.validators.in_(tuple(_DEFAULT_PORTS)))
@@ -83,7 +83,7 @@ class Origin:
 
     @cached_property
     def key(self) -> str:
-        """What tells it apart from others, and is quicker to compare."""
+        """A string that identifies it, which is quicker to compare."""
         return "|".join([self.scheme, self.host, str(self.port), *self.addresses])
 
     @cached_property
@@ -94,7 +94,7 @@ class Origin:
 
     @property
     def tls_name(self) -> str:
-        """What TLS calls the peer: its host name without the final dot of an absolute name (RFC 6066, 3)."""
+        """The peer's name in TLS: its host name without the final dot of an absolute name (RFC 6066, 3)."""
         return self.host.removesuffix(".")
 
 

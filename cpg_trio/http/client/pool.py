@@ -1,9 +1,9 @@
-"""The connections of a client: opened when needed, kept while useful, closed by whoever leaves the pool.
+"""A connection pool: connections are opened when they are needed, and kept while they are useful.
 
-An idle connection belongs to the pool, one in use to whoever took or opened it and will give it back; there
-is no third state, so that a cancellation anywhere finds each connection with exactly one owner.
+The pool owns an idle connection. One in use is owned by the exchange that took or opened it, which gives it
+back. There is no third state, so a cancellation at any point finds each connection with exactly one owner.
 
-May touch: sockets, TLS, and the connections that it opened. What is said on them is `connection`'s.
+May touch: sockets, TLS, and the connections that it opened. `exchange` does what happens on them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from cpg_trio.http.heads import ResponseHeads
 from cpg_trio.http.messages import MAX_HEAD_BYTES
 from cpg_trio.http.tls import client_context
 
-#: Bytes. The largest body that `Pool.fetch` returns, unless it is told otherwise.
+#: Bytes. The largest body that `Pool.fetch` returns by default.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 @attrs.frozen
 class PoolStatistics:
-    """What a pool has: connections `idle` and `active` now, `opened` and `reused` since it began."""
+    """Numbers of connections: `idle` and `active` now, `opened` and `reused` since the pool was made."""
 
     idle: int
     active: int
@@ -47,47 +47,47 @@ class PoolStatistics:
 
 @attrs.define(eq=False)
 class _Waiter:
-    """A task that waits for room, and what it is given: a connection, or the right to open one."""
+    """A task that waits for a connection. It gets one, or (None) the right to open one."""
 
     task: trio.lowlevel.Task
     given: Connection | None = None
 
 
 @attrs.define(eq=False)
-class _Shelf:
+class _OriginState:
     """The connections to one origin.
 
-    `size` counts those that are idle, in use, and being opened. The last of `idle` is the one used last: it
-    is the likeliest to be alive, and those that a lull leaves over expire together.
+    `size` counts those that are idle, in use, and being opened. `idle` is a stack: the one used last is the
+    likeliest to be alive, and those that are not needed any more expire together.
     """
 
     size: int = 0
     idle: list[Connection] = attrs.field(factory=list)
     in_use: dict[str, int] = attrs.field(factory=dict)
-    """How many each caller uses, or opens, of those that are named."""
+    """The connections that each named caller uses or opens."""
     waiting: dict[str, deque[_Waiter]] = attrs.field(factory=dict)
-    """Who waits, by caller. The caller whose turn is next comes first."""
+    """The waiting tasks, by caller. The caller whose turn is next comes first."""
 
 
 class Pool:
     """A client's connections to any number of origins, kept for the next request while the block lasts.
 
-    There is no timeout but `connect_timeout_s` (seconds, for name, TCP and TLS together, and for the wait
-    before them): all others are the caller's to set, who knows what a request is for. A machine that vanishes
-    while it owes an answer is noticed by the kernel (`enable_keepalive`).
-    `ssl_context` is asked for each connection with TLS; the default trusts what the system trusts.
-    `max_per_origin`: connections in all; who needs one more waits until one is free. `max_total`: those to
-    all origins; for one more, one that is idle is closed, and if none is, there is a PoolFullError at once.
-    `max_idle_per_origin`: connections kept; more are closed after use. `idle_expiry_s`: seconds after which
-    an idle connection is not used again. `max_head_bytes`: the largest response head.
+    `connect_timeout_s`: seconds for name, TCP and TLS together, and for a connection to come free. There is
+    no other timeout: the caller sets them, as it knows what a request is for. The kernel notices a machine
+    that vanishes while it owes an answer (`enable_keepalive`).
+    `ssl_context` is called for each connection with TLS; the default trusts what the system trusts.
+    `max_per_origin`: the most connections to one origin; a request that needs one more waits. `max_total`:
+    the most to all origins; for one more an idle one is closed, and if there is none, PoolFullError is raised
+    at once. `max_idle_per_origin`: the most idle ones; others are closed after use. `idle_expiry_s`: seconds
+    after which an idle connection is not used again. `max_head_bytes`: the largest head of a response.
 
-    `request` and `fetch` have whole exchanges. Underneath are `take`, `open` and `give_back`, for those who
-    have their own: what is taken or opened is given back, once, however the exchange ends.
+    `request` and `fetch` make whole exchanges. An exchange uses `take` and `open`, and gives what it got back
+    once, however it ends (`give_back`).
 
-    Whoever asks for several callers names each of them (`caller`). A caller gets another connection to an
-    origin only while it uses fewer than are free there, so that one alone has half of them, two have a third
-    each, and there are always some for a caller that has none. Of those that wait each caller has its turn.
-    Of `max_total` a caller has no more than is free, either, and is refused at once.
+    A client that sends for several callers names the `caller` of each request. A caller gets another
+    connection to an origin only while it uses fewer than are free there. So a single caller gets half of
+    them, two get a third each, and a caller that uses none finds some. Waiting callers take turns. The same
+    rule holds for `max_total`, but there a caller is refused at once.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Pool:
         self.resolver = Resolver()
         self.max_head_bytes = max_head_bytes
         self.heads = ResponseHeads()
-        # Changed between checkpoints only. A shelf is here while its size is not 0.
-        self._shelves: dict[str, _Shelf] = {}  # by their origins' keys
+        # Changed between checkpoints only. An origin is here while its size is not 0.
+        self._origins: dict[str, _OriginState] = {}  # by key
         self._entered = False
-        self._total = 0  # the sizes of all shelves
-        self._in_use: dict[str, int] = {}  # by caller, of all shelves
+        self._total = 0  # the sizes of all origins
+        self._in_use: dict[str, int] = {}  # by caller, to all origins
         self._active = 0
         self._opened = 0
         self._reused = 0
@@ -132,14 +132,14 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """Return the numbers of this moment."""
-        idle = sum(len(shelf.idle) for shelf in self._shelves.values())
+        idle = sum(len(state.idle) for state in self._origins.values())
         return PoolStatistics(idle=idle, active=self._active, opened=self._opened, reused=self._reused)
 
     async def sweep(self) -> None:
         """Close what expires, until cancelled: origins go away, and are never asked for again.
 
-        A task of whoever has the pool. Without it a connection that expired is closed when its origin is
-        next asked for.
+        The owner of the pool runs this as a task. Without it, a connection that expired is closed by the next
+        request to its origin.
         """
         while True:
             await trio.sleep(self._idle_expiry_s)
@@ -177,25 +177,25 @@ class Pool:
     # Connections
 
     def take(self, origin: Origin, caller: str = "") -> Connection | None:
-        """Return an idle connection on which nothing has happened since, or None.
+        """Return an idle connection on which nothing has happened since it was used, or None.
 
-        The kernel is asked about each one (under 1 µs), however short it was idle: what is lost on a dead
-        one may have had an effect, so that most calls could not be repeated.
+        The kernel is asked about each one (under 1 µs), however short it was idle: a request that is lost on
+        a dead one may have had an effect, so most requests could not be repeated.
         """
-        shelf = self._shelves.get(origin.key)
-        if shelf is None or (
-            caller in self._in_use and (self._has_its_share(caller) or not self._may_have(shelf, caller))
+        state = self._origins.get(origin.key)
+        if state is None or (
+            caller in self._in_use and (self._has_its_share(caller) or not self._may_have(state, caller))
         ):
             return None
-        while shelf.idle:
-            connection = shelf.idle.pop()
+        while state.idle:
+            connection = state.idle.pop()
             expired = trio.current_time() - connection.idle_since >= self._idle_expiry_s
             if not expired and not connection.channel.is_readable():
-                self._occupy(shelf, caller)
+                self._occupy(state, caller)
                 return self._lent(connection, caller)
             self._discard(connection)
             if not expired:
-                self._close_dead(shelf)
+                self._close_dead(state)
         return None
 
     async def open(self, origin: Origin, caller: str = "", *, timeout_s: float | None = None) -> Connection:
@@ -211,74 +211,74 @@ class Pool:
         if self._has_its_share(caller):
             share = f"{self._in_use[caller]} connections are this caller's share (of {self._max_total})"
             raise PoolFullError(f"no connection to {where(origin)}: {share}", own_share=True)
-        shelf = self._shelves.setdefault(origin.key, _Shelf())
-        if self._may_have(shelf, caller):
-            if shelf.size < self._max_per_origin:
-                self._make_room(origin, shelf)
-                self._resize(shelf, 1)
+        state = self._origins.setdefault(origin.key, _OriginState())
+        if self._may_have(state, caller):
+            if state.size < self._max_per_origin:
+                self._make_room(origin, state)
+                self._resize(state, 1)
             else:
-                shelf.idle.pop(0).channel.close()  # and its place is ours
-            self._occupy(shelf, caller)
-        elif (kept := await self._wait_for_room(origin, shelf, caller, timeout_s)) is not None:
+                state.idle.pop(0).channel.close()  # and its place is ours
+            self._occupy(state, caller)
+        elif (kept := await self._wait_for_room(origin, state, caller, timeout_s)) is not None:
             return kept
-        return await self._open(origin, shelf, caller, timeout_s)
+        return await self._open(origin, state, caller, timeout_s)
 
     def give_back(self, connection: Connection, *, reusable: bool) -> None:
         """Keep a connection for the next exchange if it is `reusable` and there is room; else close it."""
         self._active -= 1
-        shelf = self._shelves[connection.origin.key]
-        self._leave(shelf, connection.caller)
-        room = len(shelf.idle) < self._max_idle_per_origin or shelf.waiting
+        state = self._origins[connection.origin.key]
+        self._leave(state, connection.caller)
+        room = len(state.idle) < self._max_idle_per_origin or state.waiting
         if reusable and self._entered and room:
             connection.idle_since = trio.current_time()
-            shelf.idle.append(connection)
-            if shelf.waiting:
-                self._serve(shelf)
+            state.idle.append(connection)
+            if state.waiting:
+                self._serve(state)
         else:
             self._discard(connection)
 
-    def _resize(self, shelf: _Shelf, by: int) -> None:
-        shelf.size += by
+    def _resize(self, state: _OriginState, by: int) -> None:
+        state.size += by
         self._total += by
 
-    def _make_room(self, origin: Origin, shelf: _Shelf) -> None:
+    def _make_room(self, origin: Origin, state: _OriginState) -> None:
         """Close an idle connection if there are as many as there may be. Raises: PoolFullError."""
         if self._total < self._max_total:
             return
-        idle = [each for each in self._shelves.values() if each.idle]
+        idle = [each for each in self._origins.values() if each.idle]
         if idle:
             self._discard(min(idle, key=lambda each: each.idle[0].idle_since).idle.pop(0))
-            self._shelves[origin.key] = shelf  # if that was its last one
+            self._origins[origin.key] = state  # if that was its last one
             return
-        if not shelf.size:
-            del self._shelves[origin.key]
+        if not state.size:
+            del self._origins[origin.key]
         every = f"all {self._max_total} connections that this process may have are in use"
         raise PoolFullError(f"no connection to {where(origin)}: {every}", own_share=False)
 
-    def _may_have(self, shelf: _Shelf, caller: str) -> bool:
-        """Whether a caller may have another connection. Who names none shares with nobody."""
-        free = self._max_per_origin - shelf.size + len(shelf.idle)
-        return free > (shelf.in_use.get(caller, 0) if caller else 0)
+    def _may_have(self, state: _OriginState, caller: str) -> bool:
+        """Whether a caller may have another connection. An unnamed one has no share to observe."""
+        free = self._max_per_origin - state.size + len(state.idle)
+        return free > (state.in_use.get(caller, 0) if caller else 0)
 
     def _has_its_share(self, caller: str) -> bool:
         """Whether a caller uses connections, of all origins, and as many as are free."""
         has = self._in_use.get(caller, 0) if caller else 0
         return has > 0 and has >= self._max_total - self._active
 
-    def _occupy(self, shelf: _Shelf, caller: str) -> None:
+    def _occupy(self, state: _OriginState, caller: str) -> None:
         """Count one more connection for a caller."""
         if caller:
-            shelf.in_use[caller] = shelf.in_use.get(caller, 0) + 1
+            state.in_use[caller] = state.in_use.get(caller, 0) + 1
             self._in_use[caller] = self._in_use.get(caller, 0) + 1
 
-    def _leave(self, shelf: _Shelf, caller: str) -> None:
+    def _leave(self, state: _OriginState, caller: str) -> None:
         """Count one less."""
         if not caller:
             return
-        if left := shelf.in_use[caller] - 1:
-            shelf.in_use[caller] = left
+        if left := state.in_use[caller] - 1:
+            state.in_use[caller] = left
         else:
-            del shelf.in_use[caller]
+            del state.in_use[caller]
         if left := self._in_use[caller] - 1:
             self._in_use[caller] = left
         else:
@@ -291,15 +291,15 @@ class Pool:
         self._reused += 1
         return connection
 
-    async def _open(self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float) -> Connection:
-        """Open a connection in the place that the caller has on the shelf."""
+    async def _open(self, origin: Origin, state: _OriginState, caller: str, timeout_s: float) -> Connection:
+        """Open a connection that is counted already."""
         try:
             channel = await connect(origin, self.ssl_context, timeout_s=timeout_s, resolver=self.resolver)
         except BaseException as error:
-            self._leave(shelf, caller)
-            self._release(origin, shelf)
+            self._leave(state, caller)
+            self._release(origin, state)
             if isinstance(error, ConnectFailedError):
-                self._close_dead(shelf)
+                self._close_dead(state)
             raise
         self._opened += 1
         self._active += 1
@@ -308,74 +308,74 @@ class Pool:
         return connection
 
     async def _wait_for_room(
-        self, origin: Origin, shelf: _Shelf, caller: str, timeout_s: float
+        self, origin: Origin, state: _OriginState, caller: str, timeout_s: float
     ) -> Connection | None:
-        """Return a connection that became free, or None for a place on the shelf, or raise an error."""
+        """Return a connection that became free, or None for the right to open one. Raises: PoolFullError."""
         waiter = _Waiter(trio.lowlevel.current_task())
-        shelf.waiting.setdefault(caller, deque()).append(waiter)
+        state.waiting.setdefault(caller, deque()).append(waiter)
 
         def leave(_: object) -> trio.lowlevel.Abort:
-            shelf.waiting[caller].remove(waiter)
-            if not shelf.waiting[caller]:
-                del shelf.waiting[caller]
+            state.waiting[caller].remove(waiter)
+            if not state.waiting[caller]:
+                del state.waiting[caller]
             return trio.lowlevel.Abort.SUCCEEDED
 
         with trio.move_on_after(timeout_s) as scope:
             await trio.lowlevel.wait_task_rescheduled(leave)
         if scope.cancelled_caught:
-            raise self._full(origin, shelf, caller)
+            raise self._full(origin, state, caller)
         kept = waiter.given
         if kept is not None and kept.channel.is_readable():
             kept.channel.close()  # and its place is ours
             return None
         return None if kept is None else self._lent(kept, caller)
 
-    def _full(self, origin: Origin, shelf: _Shelf, caller: str) -> PoolFullError:
-        has = shelf.in_use.get(caller, 0)
-        own_share = bool(caller) and self._max_per_origin - shelf.size + len(shelf.idle) > 0
+    def _full(self, origin: Origin, state: _OriginState, caller: str) -> PoolFullError:
+        has = state.in_use.get(caller, 0)
+        own_share = bool(caller) and self._max_per_origin - state.size + len(state.idle) > 0
         which = f"{has} connections are this caller's share" if own_share else "all connections are in use"
         text = f"no connection to {where(origin)}: {which} (of {self._max_per_origin})"
         return PoolFullError(text, own_share=own_share)
 
-    def _serve(self, shelf: _Shelf) -> None:
-        """Give those who wait, and may have one, what is free: connections, and then places."""
-        while (turn := next((c for c in shelf.waiting if self._may_have(shelf, c)), None)) is not None:
-            waiters = shelf.waiting.pop(turn)
+    def _serve(self, state: _OriginState) -> None:
+        """Give what is free to the waiting tasks: idle connections, and then the right to open one."""
+        while (turn := next((c for c in state.waiting if self._may_have(state, c)), None)) is not None:
+            waiters = state.waiting.pop(turn)
             waiter = waiters.popleft()
             if waiters:
-                shelf.waiting[turn] = waiters  # the other callers have their turns before
-            self._occupy(shelf, turn)
-            if shelf.idle:
-                waiter.given = shelf.idle.pop()
+                state.waiting[turn] = waiters  # the other callers have their turns before
+            self._occupy(state, turn)
+            if state.idle:
+                waiter.given = state.idle.pop()
             else:
-                self._resize(shelf, 1)
+                self._resize(state, 1)
             trio.lowlevel.reschedule(waiter.task)
 
     def _discard(self, connection: Connection) -> None:
         connection.channel.close()
-        self._release(connection.origin, self._shelves[connection.origin.key])
+        self._release(connection.origin, self._origins[connection.origin.key])
 
-    def _release(self, origin: Origin, shelf: _Shelf) -> None:
-        """Give a place on the shelf up, or to who waits for one."""
-        self._resize(shelf, -1)
-        if shelf.waiting:
-            self._serve(shelf)
-        elif not shelf.size:
-            del self._shelves[origin.key]
+    def _release(self, origin: Origin, state: _OriginState) -> None:
+        """Count one connection less; a waiting task may open one in its place."""
+        self._resize(state, -1)
+        if state.waiting:
+            self._serve(state)
+        elif not state.size:
+            del self._origins[origin.key]
 
-    def _close_dead(self, shelf: _Shelf) -> None:
-        """Close the idle connections on which something has happened: where one is dead, others are."""
-        idle, shelf.idle = shelf.idle, []
+    def _close_dead(self, state: _OriginState) -> None:
+        """Close the idle connections on which something has happened: where one is dead, others may be."""
+        idle, state.idle = state.idle, []
         for connection in idle:
             if connection.channel.is_readable():
                 self._discard(connection)
             else:
-                shelf.idle.append(connection)
+                state.idle.append(connection)
 
     def _close_idle(self, *, not_used_since: float) -> None:
-        for shelf in list(self._shelves.values()):
-            while shelf.idle and shelf.idle[0].idle_since <= not_used_since:
-                self._discard(shelf.idle.pop(0))
+        for state in list(self._origins.values()):
+            while state.idle and state.idle[0].idle_since <= not_used_since:
+                self._discard(state.idle.pop(0))
 
 
 def _not_entered() -> trio.ClosedResourceError:

@@ -1,6 +1,6 @@
-"""A request on its way out: checked, and written as the bytes that go on the wire. No I/O.
+"""Requests, and the bytes that they are on the wire. No I/O.
 
-It goes out as the caller spelled it, so what two parsers could read in two ways is refused here.
+A request is sent as the caller wrote it, so one that two parsers could read in two ways is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _A_TOKEN = re.compile(_TOKEN)
 _A_TARGET = re.compile(_TARGET)
 _A_LENGTH = re.compile(rb"[0-9]{1,18}")
 
-# The headers that say something to us. By length first: what is not as long need not be looked at.
+# The headers that this client heeds. The lengths rule most names out before they are made lower case.
 _HEEDED = frozenset({b"host", b"expect", b"connection", b"content-length", b"transfer-encoding"})
 _HEEDED_LENGTHS = frozenset(len(name) for name in _HEEDED)
 
@@ -86,7 +86,7 @@ class PreparedRequest:
 
     @property
     def idempotent(self) -> bool:
-        """Whether it does no harm to send it twice."""
+        """Whether its method allows to send it twice."""
         return self.method in IDEMPOTENT
 
 
@@ -100,7 +100,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def _heeded(headers: HeaderList) -> dict[bytes, list[bytes]]:
-    """Return the values of the headers that say something to us, by name in lower case."""
+    """Return the values of the headers that this client heeds, by name in lower case."""
     heeded: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if len(name) in _HEEDED_LENGTHS and (lower := name.lower()) in _HEEDED:
@@ -122,8 +122,8 @@ def _check_target(request: Request) -> None:
 def _head(request: Request, headers: HeaderList) -> bytes:
     lines = [b": ".join(field) for field in headers]
     head = b"\r\n".join([b"%b %b HTTP/1.1" % (request.method, request.target), *lines, b"", b""])
-    # The head as a whole is well-formed; each header is one line of it, and its name is what is before the
-    # line's first colon. So no header, and no request line, is anything but what it was given as.
+    # The head matches as a whole, has one line for each header, and no name has a colon. So each header, and
+    # the request line, is read as it was given.
     good = (
         _HEAD.fullmatch(head)
         and head.count(b"\n") == len(lines) + 2
@@ -147,7 +147,7 @@ def _what_is_wrong(request: Request) -> str:
 def _body_length(body: AsyncIterable[bytes] | bytes, heeded: dict[bytes, list[bytes]]) -> int | None:
     """Return the declared length, None for chunked.
 
-    Repetitions are refused, though they may agree: two parsers must not be able to read them in two ways.
+    Repeated fields are refused, even equal ones: two parsers could read them in two ways.
     """
     if len(heeded.get(b"host", ())) > 1:
         raise InvalidRequestError("a request has one host header")

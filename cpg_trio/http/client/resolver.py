@@ -1,8 +1,8 @@
-"""Looking up names, in threads that are for nothing else.
+"""Looking up names, in threads of their own.
 
-The system's resolver holds up its thread for as long as a name server takes, which may be a stranger's and
-silent. So look-ups do not share Trio's threads with anybody, and have shares among themselves: a name that is
-slow holds up those who ask for it, and nobody else.
+The system's resolver blocks its thread for as long as a name server takes, which a stranger may run. So
+look-ups do not use Trio's threads, and each name has a share of theirs: a slow name delays only look-ups of
+itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LookUpError(Exception):
 
 
 class _Share:
-    """So many threads at most. It is there for as long as a look-up holds it, or waits for it."""
+    """A limit on threads. It exists while a look-up holds it, or waits for it."""
 
     def __init__(self, most: float) -> None:
         self.limiter = trio.CapacityLimiter(most)
@@ -34,10 +34,10 @@ class _Share:
 
 
 class _Thread:
-    """What the thread of one look-up counts against, from the narrowest share to all threads.
+    """The limits of one look-up's thread, from the narrowest share to all threads.
 
-    Stands where Trio expects the limiter of a thread. It is acquired before the thread begins, and released
-    when the thread has ended.
+    Trio takes it as the limiter of the thread: it is acquired before the thread begins, and released when the
+    thread has ended.
     """
 
     def __init__(self, shares: dict[str, _Share], wanted: Mapping[str, int], every: _Share) -> None:
@@ -73,7 +73,7 @@ class _Thread:
 
 
 class Resolver:
-    """Looks up names in `threads` threads at most. Who finds none free waits in turn.
+    """Looks up names in `threads` threads at most. Look-ups that find none free wait in order.
 
     A look-up whose caller is cancelled keeps its thread, and its place in its shares, until the system's
     resolver gives up.

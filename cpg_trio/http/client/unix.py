@@ -13,10 +13,10 @@ import trio
 
 
 def connect_unix(path: str) -> trio.SocketStream:
-    """Return a connection to the socket that a path names; the kernel says at once whether there is one.
+    """Return a connection to the socket at a path, without waiting.
 
-    A symbolic link in the last place is not followed: who may write in a directory could lead who connects in
-    it to a socket elsewhere that is not for everybody. (Links further up are followed.)
+    A symbolic link in the last place is not followed. Otherwise, a process that may write in the directory
+    could make us connect to a socket elsewhere that it may not use itself. Links further up are followed.
     Raises: OSError; BlockingIOError if no more connections may wait there.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -27,16 +27,16 @@ def connect_unix(path: str) -> trio.SocketStream:
     except BaseException:
         sock.close()
         raise
-    # Trio's own way would take BlockingIOError for a connection that is under way.
+    # Trio's `connect` would take BlockingIOError for a connection in progress.
     return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
 
 @contextmanager
 def _held(path: str) -> Iterator[str]:
-    """Yield a path to the very file that is looked at here, whatever takes its place meanwhile.
+    """Yield a path to the file that is checked here, even if another one takes its place meanwhile.
 
-    It is shorter as well: a socket's own path has 107 bytes at most. Other systems than Linux have no such
-    path, and there the look comes a moment before.
+    The path is short, too: a socket's path has 107 bytes at most. Systems other than Linux have no such path;
+    there the file may be replaced between the check and the connection.
     """
     if not hasattr(os, "O_PATH"):
         _check(os.lstat(path), path)

@@ -380,8 +380,8 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
             async with dial(s.url) as wire:
                 await wire.send(s.head())
                 assert (await wire.response()).status == 200
-                (shelf,) = s.host._pool._shelves.values()
-                channel = shelf.idle[0].channel
+                (per_origin,) = s.host._pool._origins.values()
+                channel = per_origin.idle[0].channel
                 assert isinstance(channel, SocketChannel)
                 channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 await wire.send(s.head("POST", None, f"Content-Length: {len(body)}") + body)

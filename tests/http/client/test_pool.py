@@ -428,7 +428,7 @@ async def test_who_fails_to_connect_leaves_the_place_to_who_waits(names: Names) 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(fail)
-        assert not pool._shelves
+        assert not pool._origins
 
 
 # Shares
@@ -516,7 +516,7 @@ async def test_a_caller_that_waits_for_its_share_is_served_when_one_of_its_calls
         assert got == [first]
         pool.give_back(first, reusable=False)
         pool.give_back(second, reusable=False)
-    assert not pool._shelves
+    assert not pool._origins
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -545,10 +545,10 @@ async def test_however_callers_come_and_go_nobody_is_forgotten_and_the_limit_hol
                 nursery.start_soon(use, rng.choice(["a", "a", "a", "b", "c", ""]))
         assert (done, used) == (60, 0)
         assert most <= 5
-        for shelf in pool._shelves.values():
-            assert not shelf.in_use
-            assert not shelf.waiting
-            assert shelf.size == len(shelf.idle)
+        for state in pool._origins.values():
+            assert not state.in_use
+            assert not state.waiting
+            assert state.size == len(state.idle)
 
 
 async def test_a_pool_has_no_more_connections_than_allowed_and_closes_the_one_that_was_idle_longest() -> None:
@@ -565,9 +565,9 @@ async def test_a_pool_has_no_more_connections_than_allowed_and_closes_the_one_th
         async with pool.request(second, get()), pool.request(third, get()):
             with pytest.raises(PoolFullError, match="all 2 connections that this process may have"):
                 await pool.open(first)
-            assert first.key not in pool._shelves
+            assert first.key not in pool._origins
         assert await fetch(pool, first, get()) == (200, b"ok")
-        assert pool._total == sum(shelf.size for shelf in pool._shelves.values()) == 2
+        assert pool._total == sum(state.size for state in pool._origins.values()) == 2
 
 
 async def test_where_others_use_all_connections_a_caller_without_any_has_no_share_that_is_used_up() -> None:
@@ -591,7 +591,7 @@ async def test_a_new_connection_takes_the_place_of_the_one_that_was_idle_longest
     async with serving(answer_ok) as origin, Pool(max_per_origin=2) as pool:
         async with pool.request(origin, get()):
             await fetch(pool, origin, get())
-        first, second = pool._shelves[origin.key].idle
+        first, second = pool._origins[origin.key].idle
         connection = await pool.open(origin)
         assert connection.fresh
         assert pool.take(origin) is second
