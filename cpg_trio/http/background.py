@@ -1,4 +1,4 @@
-"""A task beside a block, both of whose errors come out as themselves. No I/O."""
+"""A task that runs beside a block. No I/O."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import trio
 async def background_task(
     work: Callable[[], Awaitable[None]], scope: trio.CancelScope
 ) -> AsyncIterator[None]:
-    """Run `work`, in `scope`, beside the block; the block's end ends it.
+    """Run `work`, in `scope`, beside the block. The end of the block cancels it.
 
-    What `work` raises cancels the block and is raised as itself. What the block raises is raised as
-    itself, in no group, and goes first: an error of `work` is then its context.
+    An error of `work` cancels the block and is raised, in no group. An error of the block is raised, in no
+    group either, with an error of `work` as its context.
     """
     work_error: BaseException | None = None
     raised_in_block: BaseException | None = None
@@ -51,11 +51,10 @@ async def background_task(
 def _block_error(
     group: BaseExceptionGroup[BaseException], raised_in_block: BaseException | None
 ) -> BaseException:
-    """Return the one error of a nursery's group that is more than a task's being cancelled: the block's.
+    """Return the block's error: the one in a nursery's group that is not a cancellation.
 
-    A group that the block raised has been copied on the way, so that the nursery could take its own
-    cancellations out; if there were none in it, the original is returned. (There is a second error if
-    Ctrl-C came while the nursery was closing; then they stay a group.)
+    If the block raised a group, the nursery has copied it, to remove its own cancellations. If it had none,
+    the original is returned. (With Ctrl-C while the nursery closes there are two errors. They stay a group.)
     """
     errors = [exc for exc in group.exceptions if not isinstance(exc, trio.Cancelled)]
     candidates = errors or group.exceptions[:1]

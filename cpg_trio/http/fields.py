@@ -1,4 +1,4 @@
-"""Header fields and status lines on their way out: how they look, and what may not be in them. No I/O."""
+"""Header fields and status lines to send: their form, and what is not allowed in them. No I/O."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from wsgiref.handlers import format_date_time
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-#: The names of fields that most messages have, in lower case. Caches of names have these and no others, which
-#: may be a stranger's.
+#: The names of usual fields, in lower case. Caches hold these names alone: others may be an attacker's.
 USUAL_NAMES = frozenset(
     {
         *(b"accept", b"accept-encoding", b"allow", b"authorization", b"cache-control"),
@@ -45,9 +44,9 @@ def lower(name: bytes) -> bytes:
 
 
 def block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return header fields as lines, in spelling and order as they are.
+    """Return header fields as lines, in their spelling and order.
 
-    Raises: ValueError for a name that is none, or a value that would end its line.
+    Raises: ValueError for a malformed name, or a value with a line end or a NUL.
     """
     lines = []
     for name, value in fields:
@@ -60,8 +59,8 @@ def block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def date() -> bytes:
-    """Return the value of a date header of now."""
-    global _now  # noqa: PLW0603 - a second's text, for all who ask within it
+    """Return the value of a `date` field of now."""
+    global _now  # noqa: PLW0603 - the text is made once a second
     second = int(time())
     if _now[0] != second:
         _now = (second, format_date_time(second).encode())

@@ -1,10 +1,10 @@
-"""Heads of HTTP/1.1 messages: what they say, read strictly; and those that are kept.
+"""Heads of HTTP/1.1 messages, read strictly; and caches of them.
 
-llhttp (through httptools) reads heads and trailers, without any of its leniencies, so that whatever could be
-read in two ways is refused: both framings, a framing twice, a folded line, a lone CR or LF. What llhttp lets
-pass and others read differently is refused here.
+llhttp (through httptools) reads heads and trailers, without any of its leniencies: it refuses what could be
+read in two ways, such as both framings, a repeated framing, a folded line, a lone CR or LF. What llhttp
+accepts and other parsers read differently is refused here.
 
-No I/O. What comes here is whole: where a head ends is for `messages` to find.
+No I/O. Heads come whole: `messages` finds where they end.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cpg_trio.asgi import HeaderList
 from cpg_trio.http.fields import USUAL_NAMES, spellings
 from cpg_trio.http.outgoing import OutgoingHead
 
-# What llhttp is more liberal about: the spaces, the versions, letters beyond ASCII, and fragments, which some
-# cut off and others take for a part of the path.
+# llhttp is more liberal about spaces, versions, letters beyond ASCII, and fragments, which some parsers cut
+# off and others take for a part of the path.
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [\x21\x22\x24-\x7e]+ HTTP/1\.[01]\r\n")
 _LINE_TO_ENCODE = re.compile(rb"([A-Z-]+ )([\x21\x22\x24-\x7e\x80-\xff]+)( HTTP/1\.[01]\r\n)")
 _OTHER_VERSION = re.compile(rb"[A-Z-]+ [\x21-\x7e]+ HTTP/(?!1\.[01])[0-9]\.[0-9]\r\n")
@@ -30,11 +30,11 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 _ABSOLUTE_TARGET = re.compile(rb"(?i:https?)://([A-Za-z0-9._~!$&'()*+;=%:\[\]-]+)([/?].*)?")
 _AUTHORITY_TARGET = re.compile(rb"([^/?]+:[0-9]+)")
-# To drop one of these, as one does with what `connection` names, would make another message of it.
+# A proxy drops the fields that `connection` names. Without one of these, the message would be another one.
 _VITAL = frozenset({b"content-length", b"host", b"transfer-encoding"})
 _NAMES_VITAL = re.compile(rb"(?i)(?:^|,)[ \t]*(?:content-length|host|transfer-encoding)[ \t]*(?:,|$)")
 _NAMES_CLOSE = re.compile(rb"(?i)(?:^|,)[ \t]*close[ \t]*(?:,|$)")
-_DIGITS = 18  # of a number that everybody holds who reads it: less than 2 to the 63rd
+_DIGITS = 18  # a number of so many fits 63 bits, which every parser can hold
 
 
 class Framing(Enum):
@@ -48,21 +48,21 @@ class Framing(Enum):
 
 
 class MalformedError(Exception):
-    """What came in is no message, or could be read as more than one. The sender's fault.
+    """What was received is no message, or could be read as more than one. The sender is at fault.
 
-    The message says what is wrong, and repeats none of it.
+    The text says what is wrong, and quotes nothing of it.
     """
 
     def __init__(self, what: str, status: int = 400) -> None:
         super().__init__(what)
         self.status = status
-        """The status that answers it, if it was a request."""
+        """The status of the answer, if it was a request."""
 
 
 class Head:
-    """What a head says; what a parser tells of it is told to this.
+    """A head. It gets the callbacks of the parser.
 
-    Messages may share one, which is not to be changed then.
+    Messages may share one, so it is not changed once it is read.
     """
 
     version = "1.1"
@@ -72,7 +72,7 @@ class Head:
     length = 0
     """The declared length of the body."""
     declares_body = False
-    """Whether a field says how the body is framed, which may be as none."""
+    """Whether a field declares the framing of the body, which may be a length of 0."""
     _declared: bytes | None = None  # the length, as it is written
     _coding: bytes | None = None
     _asks_to_close = False
@@ -84,7 +84,7 @@ class Head:
         self.fields.append((name, value))
 
     def _read(self, parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
-        """Have a head parsed, and heed what it says. Raises: MalformedError."""
+        """Parse a head, and take from it what matters to this side. Raises: MalformedError."""
         _parse(parser, head)
         if b" \r\n" in head or b"\t\r\n" in head:
             self.fields = [(name, value.rstrip(b" \t")) for name, value in self.fields]
@@ -96,7 +96,7 @@ class Head:
         self._read_framing()
 
     def _note(self, name: bytes, value: bytes) -> None:
-        """Note a header, by its name in lower case."""
+        """Take a field that matters, by its name in lower case."""
         if name == b"content-length":
             self._declared = value
         elif name == b"transfer-encoding":
@@ -123,7 +123,7 @@ class Head:
         self.declares_body = coding is not None or declared is not None
 
 
-# The headers that say something to us.
+# The fields that matter to this side.
 _HEEDED = frozenset(
     {
         b"te",
@@ -141,7 +141,7 @@ _PLAIN = spellings(USUAL_NAMES - _HEEDED)
 
 
 class _Trailers:
-    """What a parser tells the trailers to."""
+    """Gets the callbacks of the parser for trailers."""
 
     def __init__(self) -> None:
         self.fields: HeaderList = []
@@ -151,25 +151,25 @@ class _Trailers:
 
 
 def read_trailers(lines: bytes) -> HeaderList:
-    """Read trailers, which are written as a head is. Raises: MalformedError."""
+    """Read trailers, which have the form of a head. Raises: MalformedError."""
     trailers = _Trailers()
     _parse(httptools.HttpResponseParser(trailers), b"HTTP/1.1 200 OK\r\n" + lines)
-    # RFC 9110, 6.5.1: whoever adds trailers to the headers would be told another framing, or another host.
+    # RFC 9110, 6.5.1: a recipient that merges trailers into the headers would see another framing or host.
     if any(name.lower() in _VITAL for name, _ in trailers.fields):
         raise MalformedError("a trailer that only a head may have")
     return trailers.fields
 
 
 def _parse(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
-    """Have a head parsed. Raises: MalformedError."""
+    """Run a parser on a head. Raises: MalformedError."""
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:
-        pass  # only the parser would have gone on to something else
+        pass  # the parser stops here; so do we
     except httptools.HttpParserInvalidMethodError:
         raise MalformedError("an unknown method", 501) from None
     except httptools.HttpParserError as error:
-        # It is one of the parser's constants, and quotes nothing of what it read.
+        # The text is one of the parser's constants, and quotes nothing.
         raise MalformedError(str(error)) from None
 
 
@@ -180,13 +180,13 @@ class RequestHead(Head):
     target = b""
     host: bytes | None = None
     origin: bytes | None = None
-    """Of the web page that sends it (RFC 6454, section 7); several with commas between."""
+    """The origin of the web page that sends it (RFC 6454, section 7); several are joined by commas."""
     expects_continue = False
     accepts_trailers = False
     remembered: object = None
-    """What somebody has made of it, who has to do with many alike; see `IncomingRequest.keep_head`."""
+    """What the router has derived from it, for all requests that share it (`IncomingRequest.keep_head`)."""
     has_authorization = False
-    """Whether a field of it shows who sends it."""
+    """Whether it has an `authorization` field."""
     _hosts = 0
     _upgrade = b""
 
@@ -232,7 +232,7 @@ class RequestHead(Head):
             raise MalformedError("a host header that is no host")
 
     def _read_other_target(self) -> None:
-        """Read a target that is no path, which may name a host itself."""
+        """Read a target that is no path. It may contain a host."""
         if self.target == b"*" and self.method == b"OPTIONS":
             return
         if self.method == b"CONNECT":
@@ -254,9 +254,9 @@ class RequestHead(Head):
 
 
 def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes] | None:
-    """Return an absolute target as path and query, and the host that it names; None for one that is none.
+    """Return the path and query of an absolute target, and its host; None if it is not absolute.
 
-    RFC 9112, 3.2.2: a server takes such a target, and then ignores the host header.
+    RFC 9112, 3.2.2: a server accepts such a target, and ignores the host header then.
     """
     named = _ABSOLUTE_TARGET.fullmatch(target)
     if named is None:
@@ -279,11 +279,11 @@ def with_host(fields: HeaderList, host: bytes) -> HeaderList:
 
 
 def _checked_request(head: bytes) -> bytes:
-    """Check what the parser does not; return the head as the parser is to have it."""
+    """Check what the parser does not check; return the head to give to the parser."""
     if _REQUEST_LINE.match(head):
         return head
     if line := _LINE_TO_ENCODE.match(head):
-        # What its sender should have done; people type such targets at curl, and all read them alike.
+        # The sender should have done this. People type such targets at curl, and all servers read them alike.
         encoded = _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], line[2])
         return line[1] + encoded + line[3] + head[line.end() :]
     if _OTHER_VERSION.match(head):
@@ -325,9 +325,9 @@ _HEAD_BYTES, _FIELD_BYTES = 1500, 150  # that a head and a field of it take, bes
 
 
 class RequestHeads(BoundedCache[bytes, RequestHead]):
-    """Heads of requests, without the line of each that has a secret.
+    """Heads of requests, without the line that has a secret.
 
-    Who calls a method again and again sends what is the same, but for the body and sometimes its length.
+    A client that calls a method again sends the same head, except sometimes for the length.
     """
 
     def __init__(self) -> None:
@@ -340,13 +340,13 @@ class RequestHeads(BoundedCache[bytes, RequestHead]):
 
 
 class ResponseHeads(BoundedCache[bytes, ResponseHead]):
-    """Heads of responses. What a peer answers with is often the same, but for the body."""
+    """Heads of responses. A peer often sends the same head with another body."""
 
     def __init__(self) -> None:
         super().__init__(_MOST_KEPT_HEADS, _MOST_KEPT_BYTES)
 
     def read(self, head: bytes) -> ResponseHead:
-        """Return what a head says, and keep it if it is short and shows no secret. Raises: MalformedError."""
+        """Read a head, and keep it if it is short and shows no secret. Raises: MalformedError."""
         read = ResponseHead(head)
         if _worth_keeping(head, read):
             self.keep(head, read, _kept_bytes(head, read))
@@ -354,7 +354,7 @@ class ResponseHeads(BoundedCache[bytes, ResponseHead]):
 
 
 def _worth_keeping(head: bytes, read: Head) -> bool:
-    """Whether a head may be kept: one that is long, or looks as if it had a secret, may not."""
+    """Whether a head may be kept: not one that is long, or has a field that may be a secret."""
     if len(head) > _LONGEST_KEPT_HEAD:
         return False
     unusual = [name for name, _ in read.fields if name not in _HARMLESS]
@@ -362,5 +362,5 @@ def _worth_keeping(head: bytes, read: Head) -> bool:
 
 
 def _kept_bytes(head: bytes, read: Head) -> int:
-    """Return about what a head takes: as it came, in fields, and as what is made of it."""
+    """Return about how many bytes a head takes: raw, as fields, and as what is derived from it."""
     return 3 * len(head) + _FIELD_BYTES * len(read.fields) + _HEAD_BYTES

@@ -1,13 +1,12 @@
-"""HTTP/1.1 messages on their way in: bytes go in as they come, heads and bodies come out.
+"""Received HTTP/1.1 messages: bytes go in as they arrive, heads and bodies come out.
 
-What heads and trailers say is read in `heads`, by llhttp, which is given whole heads and nothing else: behind
-a head it goes on to what it takes to be next, which for a chunked request that asks for an upgrade is another
-request, and it does not say where that began. So bodies are read here: a declared length is counted, and the
-line before a chunk has one narrow form. One object is one message; what follows the message is given back to
-the byte.
+`heads` reads heads and trailers, with llhttp, which gets whole heads and nothing else. Behind a head llhttp
+would go on with what it takes to be next: for a chunked request that asks for an upgrade that is another
+request, and llhttp does not tell where it began. So bodies are read here: a declared length is counted, and
+the line before a chunk has one narrow form. One object is one message, and returns the bytes that follow it.
 
-No I/O. What is held is one head, or what of a body has been fed and not taken. What comes of a message does
-not depend on how it was cut on its way.
+No I/O. It holds one head, or the part of a body that was fed and not taken. The result does not depend on how
+the bytes were split on the network.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _BLANK_LINE = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-# Nobody reads an extension; it only matters where it ends. `_BEGUN`: what can still become such a line.
+# The extension is skipped; only its end matters. `_BEGUN`: what can still become such a line.
 _SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]{0,1000})?\r\n"
 _BEGUN = rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]{0,1000})?\r?"
 _FIRST_CHUNK, _FIRST_CHUNK_BEGUN = re.compile(_SIZE), re.compile(_BEGUN)
@@ -43,7 +42,7 @@ _AUTHORIZATION = re.compile(rb"\r\n(?i:authorization):[ \t]*([\x21-\x7e]+(?: [\x
 
 
 def body_too_large(most: float) -> str:
-    """Return what is said of a request whose body is larger than so many bytes."""
+    """Return the answer to a request whose body is larger than so many bytes."""
     return f"request body too large (max: {most:.0f} bytes)"
 
 
@@ -55,8 +54,8 @@ class Incoming(Generic[_H]):
 
     has_head = False
     head: _H
-    """What the head says, once `has_head`. Messages that have the same head share it, if it is kept; a
-    request's is without the one line that has `authorization`."""
+    """The head, once `has_head`. Messages that have the same head share it, if it is kept. A request's is
+    without the line that has `authorization`."""
     complete = False
     framing = Framing.NONE
     remaining = 0
@@ -67,8 +66,8 @@ class Incoming(Generic[_H]):
     """Whether it is a response to HEAD, which has no body; to be set before it is fed."""
     version = "1.1"
     keep_alive = False
-    """Whether the sender lets another message follow. Never in HTTP/1.0, where intermediaries pass the
-    wish on to somebody whom it was not meant for."""
+    """Whether another message may follow. Never in HTTP/1.0, where an old proxy may have forwarded a
+    `keep-alive` that was meant for itself."""
 
     _beginning: re.Pattern[bytes]  # of whatever can still become a head
     _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
@@ -168,7 +167,7 @@ class Incoming(Generic[_H]):
         self.head_bytes = data
 
     def _read_head(self) -> _H:
-        """Return what the head says, read now or before. Raises: MalformedError."""
+        """Return the head, read now or before. Raises: MalformedError."""
         raise NotImplementedError
 
     # The body
@@ -230,17 +229,16 @@ class Incoming(Generic[_H]):
 
 
 class IncomingRequest(Incoming[RequestHead]):
-    """A request. A head that is wrong is refused before anybody sees it."""
+    """A request. A malformed head is refused as a whole."""
 
     method = b""
     target = b""
     wants_websocket = False
-    """Whether it asks for a WebSocket. What else it may ask for is ignored (RFC 9110, 7.8), and so is that
-    of a request with a body."""
+    """Whether it asks for a WebSocket. Other upgrades are ignored (RFC 9110, 7.8), as is one with a body."""
     expects_continue = False
-    """Whether its sender waits for word to send the body."""
+    """Whether its sender waits for a 100 before it sends the body."""
     accepts_trailers = False
-    """Whether its sender keeps the trailers of a response (RFC 9110, section 10.1.4)."""
+    """Whether its sender accepts trailers in the response (RFC 9110, section 10.1.4)."""
     heads: RequestHeads | None = None
     """The heads that were kept before, to be set before it is fed."""
     authorization = b""
@@ -251,9 +249,9 @@ class IncomingRequest(Incoming[RequestHead]):
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
 
     def keep_head(self) -> None:
-        """Keep the head for the requests that have the same one, if it is short and shows no secret.
+        """Keep the head for other requests that have the same one, if it is short and shows no secret.
 
-        Only for a sender who has proved who it is: nobody else fills the cache.
+        Only for a sender that has proved its identity: nobody else may fill the cache.
         """
         key = self._without_authorization
         if self.heads is not None and key:
@@ -301,7 +299,7 @@ class IncomingResponse(Incoming[ResponseHead]):
     heads: ResponseHeads | None = None
     """The heads that were kept before, among which its own is kept; to be set before it is fed."""
 
-    # A peer of another protocol may say a few bytes, and wait for ours.
+    # A peer of another protocol may send a few bytes, and wait for ours.
     _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
 
     def following(self) -> IncomingResponse:
@@ -312,7 +310,7 @@ class IncomingResponse(Incoming[ResponseHead]):
 
     @property
     def reason(self) -> bytes:
-        """The reason phrase, which is empty as often as not."""
+        """The reason phrase, which is often empty."""
         return self.head_bytes[13 : self.head_bytes.index(b"\r\n")]
 
     def end_of_stream(self) -> None:

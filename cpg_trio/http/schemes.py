@@ -1,4 +1,4 @@
-"""Plain HTTP where TLS is spoken, and TLS where plain HTTP is: how it is told, and what both sides say of it.
+"""Plain HTTP where TLS is expected, and TLS where plain HTTP is: how to detect it, and the texts for it.
 
 May touch: the log.
 """
@@ -10,7 +10,7 @@ import logging
 from cpg_trio._throttle import LogThrottle
 from cpg_trio.http.channel import Address
 
-#: What a client is told, by a server or by its own side, and what to do about it.
+#: Texts for a client, with what to do.
 TLS_IS_SPOKEN = "TLS is spoken here, not plain HTTP: use https://"
 PLAIN_IS_SPOKEN = "plain HTTP is spoken here, not TLS: use http://"
 
@@ -20,23 +20,23 @@ _log = logging.getLogger("cpg_trio.http")  # the same that the rest of the servi
 
 
 def is_tls(data: bytes) -> bool:
-    """Whether what somebody begins with is a record of TLS."""
+    """Whether a peer's first bytes are a TLS record."""
     return len(data) > 1 and data[0] in {_HANDSHAKE, _ALERT} and data[1] == _MAJOR
 
 
 def is_text(data: bytes) -> bool:
-    """Whether what somebody begins with is no TLS, but a word, as HTTP begins in both directions."""
+    """Whether a peer's first bytes are a word, as HTTP begins in both directions."""
     return data[:1].isalpha()
 
 
 class WrongSchemes:
-    """Tells the log of clients that take a server for another; once in a while, with how many there were."""
+    """Logs clients that use the wrong scheme; not each one, but now and then with their number."""
 
     def __init__(self) -> None:
         self._throttle = LogThrottle()
 
     def note(self, client: Address, what: str) -> None:
-        """Note a client that was told `what`."""
+        """Note a client that got the text `what`."""
         if (more := self._throttle.suffix()) is not None:
             place = client[0] if client else "a Unix socket"
             _log.warning("a client at %s was told: %s%s", place, what, more)
