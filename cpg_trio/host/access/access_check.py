@@ -77,7 +77,7 @@ class AccessCheck:
         Most calls were permitted before. Such a call costs its authentication, a token of its rate and one
         look-up. A decision holds for as long as the rules do, and is one event of the audit trail.
         """
-        identity = self._proved(runtime_id, authorization)
+        identity = self._identities.authenticate(runtime_id, wire.bearer_token(authorization))
         if identity is None:
             self._refuse_unproved(runtime_id, authorization, peer)
         # The certificate is a part of what was decided. No Unix socket passes for an address.
@@ -133,7 +133,7 @@ class AccessCheck:
         A call that proves none counts for the address that it comes from. If it proves an identity that has
         ended, it counts for that, so that its plugin learns of the end whatever others do at its address.
         """
-        identity = self._proved(runtime_id, authorization)
+        identity = self._identities.authenticate(runtime_id, wire.bearer_token(authorization))
         if identity is None:
             self._refuse_unproved(runtime_id, authorization, peer)
         self._check_certificate(identity, peer)
@@ -141,7 +141,7 @@ class AccessCheck:
 
     def identify(self, runtime_id: str, authorization: str, peer: Peer) -> Identity | None:
         """Return the identity that a call proves, None if it proves none where it need not."""
-        identity = self._proved(runtime_id, authorization)
+        identity = self._identities.authenticate(runtime_id, wire.bearer_token(authorization))
         if identity is None or self._why_not_certified(identity.self_id, peer):
             return None
         return identity
@@ -272,10 +272,6 @@ class AccessCheck:
         if why_not := self._why_not_certified(identity.self_id, peer):
             refused = RefusedError(Code.UNAUTHENTICATED, why_not)
             self.refuse(refused, peer, action, identity.runtime_id, target)
-
-    def _proved(self, runtime_id: str, authorization: str) -> Identity | None:
-        token = wire.bearer_token(authorization)
-        return None if token is None else self._identities.authenticate(runtime_id, token)
 
     def _why_not_enrolled(self, self_id: str, enrolment_token: str, peer: Peer) -> str:
         why_not = self._enrolment.why_not(self_id, enrolment_token)

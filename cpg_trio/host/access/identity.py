@@ -238,11 +238,13 @@ class Identities:
             self.not_before = math.ceil(self._wall_clock() * 1000) / 1000  # tokens have milliseconds
         self._announce(dropped.runtime_id)
 
-    def authenticate(self, runtime_id: str, token: str) -> Identity | None:
-        """Return the identity that the token proves, or None.
+    def authenticate(self, runtime_id: str, token: str | None) -> Identity | None:
+        """Return the identity that a token proves; None if it proves none, or there is none.
 
         The time that the look-up of a digest takes tells nothing about the token.
         """
+        if token is None:
+            return None
         now = self._clock()
         if self._ended.next_end <= now or (self._looks and self._looks[0][0] <= now):
             self._drop_expired()
