@@ -1,4 +1,4 @@
-"""Measure, and print what was found. `python -m benchmarks --help`."""
+"""Measure, and print the results. `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ DOCS = ROOT / "docs"
 CHART = DOCS / "images" / "router.svg"
 _ENDED = 130  # by a signal, as a shell would say it
 _OF_HOSTS = {"shortener", "discovery"}
-"""The parts that measure our host alone, in its two ways."""
+"""The parts that measure our host only, with each HTTP/1.1 engine."""
 _NOT_FROM_OUTSIDE = ("BASE_URLS", "DATABASE_URL", "HTTP_SERVER", "SELECTION", "SOCKET_DIR", "STATE_PATH")
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for; return the exit status."""
+    """Measure the parts that the command line names; return the exit status."""
     tolerant(sys.stdout)
     options = _parser().parse_args(words)
     if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if not installed(name)]:
@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for name in _NOT_FROM_OUTSIDE:
         os.environ.pop(name, None)
     raise_file_limit()
-    # /tmp may be memory, and logs and a database belong on a disk.
+    # /tmp may be in memory; logs and the database have to be on a disk.
     with nullcontext(options.folder) if options.folder else TemporaryDirectory(dir="/var/tmp") as folder:
         bench = _bench(options, Path(folder).resolve(), (cores[0], cores[1]))
         try:
@@ -71,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 async def _run(bench: Bench, options: argparse.Namespace) -> int:
-    """Measure until it is done, or a signal ends it, which leaves no process behind."""
+    """Measure until the end or a signal; leave no process behind."""
     status = _ENDED
     async with open_plain_nursery() as nursery:
         nursery.start_soon(_end_on_signals, nursery.cancel_scope)
@@ -91,7 +91,7 @@ async def _measured(bench: Bench, parts: Sequence[str]) -> list[Report]:
     reports = []
     for part in parts:
         if part in _OF_HOSTS and not bench.hosts:
-            print(f"\n## {part}\n\nnot measured: of the peers that were asked for, none is a host of ours")
+            print(f"\n## {part}\n\nnot measured: none of the chosen peers is our host")
             continue
         report = await PARTS[part](bench)
         print(f"\n## {report.name}\n\n{report.tables}", flush=True)
@@ -108,7 +108,7 @@ def _keep(reports: Sequence[Report], options: argparse.Namespace) -> None:
 
 
 def _write(reports: Sequence[Report]) -> None:
-    """Put what was found where the documentation has places for it."""
+    """Write the tables between their markers in the documentation."""
     documents = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
     for report in reports:
         place(documents, report.name, report.tables)
@@ -167,15 +167,19 @@ def _parser() -> argparse.ArgumentParser:
     what = f"what to measure (default: everything): {', '.join(PARTS)}"
     add("parts", nargs="*", metavar="PART", type=_one_of(PARTS), help=what)
     add("--peers", type=_list(_one_of(PEERS)), default=list(PEERS), help=f"of {','.join(PEERS)}")
-    add("--connections", type=_list(_positive), help="of the load on the router (default: 1,8,16,64)")
-    add("--rounds", type=_positive, help="in which all take turns (default: 5)")
-    add("--seconds", type=_positive, default=1, help="of each run of a load (default: 1)")
-    add("--watchers", type=_positive, help="how many watch (default: 1000)")
-    add("--changes", type=int, help="that they hear of, while the host's memory is watched (default: 10000)")
-    add("--quick", action="store_true", help="one round of everything: shows that it works, measures little")
-    add("--write", action="store_true", help="put tables and chart into the documentation")
-    add("--folder", type=Path, help="where to leave logs and databases (default: they are thrown away)")
-    add("--json", type=Path, help="where to write the figures")
+    add(
+        "--connections",
+        type=_list(_positive),
+        help="connections of the load on the router (default: 1,8,16,64)",
+    )
+    add("--rounds", type=_positive, help="rounds in which all take turns (default: 5)")
+    add("--seconds", type=_positive, default=1, help="seconds of each load (default: 1)")
+    add("--watchers", type=_positive, help="number of watchers (default: 1000)")
+    add("--changes", type=int, help="changes during the measurement of memory (default: 10000)")
+    add("--quick", action="store_true", help="one round of everything: a smoke test")
+    add("--write", action="store_true", help="write tables and chart into the documentation")
+    add("--folder", type=Path, help="folder for logs and databases (default: a temporary one)")
+    add("--json", type=Path, help="file for all figures")
     return parser
 
 

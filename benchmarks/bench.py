@@ -1,4 +1,4 @@
-"""What a run of the benchmark was asked for, and rounds in which all take turns."""
+"""The parameters of a run, and rounds in which all proxies take turns."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ K = TypeVar("K")
 
 @attrs.frozen(kw_only=True)
 class Bench:
-    """What a run was asked for."""
+    """The parameters of a run."""
 
     folder: Path
-    """Where everything is written that the run writes. On a disk."""
+    """Folder for all files of the run, on a disk."""
     cores: tuple[int, int]
-    """What is measured runs on the first, the load and the provider on the second."""
+    """The proxies run on the first, the load and the provider on the second."""
     peers: Sequence[Peer]
     rounds: int
     seconds: int
-    """Of one run of a load."""
+    """Duration of one load."""
     connections: Sequence[int]
     idle_connections: int
     idle_s: float
@@ -44,19 +44,19 @@ class Bench:
         return self.cores[1]
 
     def subfolder(self, *names: str) -> Path:
-        """Return a folder of this name, which is there."""
+        """Create and return a folder of this name."""
         folder = self.folder.joinpath(*names)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @property
     def hosts(self) -> list[Peer]:
-        """Those of the peers that are our host, in one way or another."""
+        """The peers that are our host."""
         return [peer for peer in self.peers if peer.env is not None]
 
     @asynccontextmanager
     async def proxies(self, *more: Peer) -> AsyncIterator[dict[Peer, Proxy]]:
-        """Run the provider, and all proxies before it at once. Who has no load has nothing to do."""
+        """Run the provider, and all proxies in front of it at once."""
         async with AsyncExitStack() as stack:
             provider = await stack.enter_async_context(upstream(self.subfolder("provider"), self.load_core))
             yield {
@@ -69,7 +69,7 @@ class Bench:
     async def take_turns(
         self, subjects: Sequence[K], measure: Callable[[K], Awaitable[T]]
     ) -> dict[K, list[T]]:
-        """Measure every subject once in each round, in another order each time."""
+        """Measure each subject once in each round, in a different order each time."""
         measured: dict[K, list[T]] = {subject: [] for subject in subjects}
         for turn in range(self.rounds):
             first = turn % len(subjects)
@@ -80,17 +80,17 @@ class Bench:
 
 @attrs.frozen
 class Report:
-    """What a part has found."""
+    """The results of a part."""
 
     name: str
     tables: str
     """In Markdown."""
     figures: Mapping[str, Any]
-    """For programs: by peer and what was measured; medians over the rounds."""
+    """For programs: medians over the rounds, by peer."""
     summary: str = ""
     """The table of the README, in Markdown; empty if this part has none."""
 
 
 def median(samples: Sequence[T], value: Callable[[T], float]) -> float:
-    """Return the median of something over the rounds."""
+    """Return the median of a value over the rounds."""
     return statistics.median(map(value, samples))

@@ -25,12 +25,12 @@ _ASK_TIMEOUT_S = 30.0
 
 
 class LoadError(Exception):
-    """What came back is not what was asked for, or did not come at all. The figures mean nothing."""
+    """An answer is wrong or missing, so the figures would mean nothing."""
 
 
 @attrs.frozen
 class Call:
-    """A request to a server on this machine, to be repeated."""
+    """A request to a server on this machine."""
 
     port: int
     path: str
@@ -51,7 +51,7 @@ class Call:
 
 @attrs.frozen
 class Load:
-    """What a run of wrk has measured."""
+    """The results of a run of wrk."""
 
     requests: int
     seconds: float
@@ -80,7 +80,7 @@ async def wrk(
 
 
 def parse_wrk(output: str) -> Load:
-    """Read what our scripts make wrk print. Raises: LoadError if it tells of a single failure."""
+    """Parse the output of our scripts for wrk. Raises: LoadError for any failure."""
     line = next((line for line in output.splitlines() if line.startswith(_MARK)), None)
     if line is None:
         raise LoadError(f"wrk has no result:\n{output}")
@@ -94,7 +94,7 @@ def parse_wrk(output: str) -> Load:
 
 @attrs.frozen
 class Steady:
-    """What a run at a constant rate has measured, in microseconds from when each request was due."""
+    """The results at a constant rate: microseconds from when each request was due."""
 
     p50_us: float
     p99_us: float
@@ -134,7 +134,7 @@ def _ask(call: Call) -> tuple[int, bytes]:
 
 
 async def expect(call: Call, status: int, body: bytes | None = None) -> None:
-    """Make a call once. Raises: LoadError if the answer is another one."""
+    """Make a call once. Raises: LoadError for another answer."""
     got = await ask(call)
     if got[0] != status or body not in (None, got[1]):
         raise LoadError(f"{call.method} {call.url} is answered with {got[0]} {got[1][:200]!r}, not {status}")

@@ -1,4 +1,4 @@
-"""What a run has run on, and with: the machine, and the versions of everything."""
+"""The machine, and the versions of all programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a proxy holds in memory, under load and with many idle connections, and what those cost it."""
+"""Memory of a proxy under load and with many idle connections, and the CPU time that those use."""
 
 from __future__ import annotations
 

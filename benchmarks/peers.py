@@ -1,8 +1,8 @@
 """The proxies that are measured: how each is configured, started, and ended.
 
-All do the same work: they check the two headers that prove a caller, rewrite the path to the provider's, take
-the proof out and put the caller's name in, keep connections to the provider alive, hold no body, and write a
-line for each call to a file. Each has one worker, or one thread, on one core.
+All do the same work: check the two headers that authenticate the caller, rewrite the path to the provider's,
+replace the credentials by the caller's name, keep connections to the provider alive, stream bodies, and write
+a line for each call to a file. Each has one worker, or one thread, on one core.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from .processes import free_port, installed, server, which
 from .upstream import NGINX_FOLDERS, PATH, SMALL, nginx
 
 SERVICE_TYPE = "bench"
-_LEASE_S = "3600"  # so that nothing but the load is going on
-# What is measured is how fast a host is, and not how often it lets one caller call. It counts all the same.
+_LEASE_S = "3600"  # longer than the run: no heartbeats and probes
+# The default rates would limit the load. The host counts calls all the same.
 _RATES = ",".join(f"{kind}=1000000/1000000" for kind in ("handshake", "discover", "watch", "health-report"))
 _UNARY = {"Content-Type": "application/proto", "Connect-Protocol-Version": "1", "Connect-Timeout-Ms": "10000"}
 
 
 @attrs.frozen
 class Identity:
-    """What a caller proves itself with, and who it calls."""
+    """The credentials of a caller, and the provider that it calls."""
 
     runtime_id: str
     token: str = attrs.field(repr=False)
@@ -54,13 +54,13 @@ class Identity:
 
     @property
     def path(self) -> str:
-        """Where a router has the provider's methods."""
+        """The path of the provider's methods at a router."""
         return f"/services/{SERVICE_TYPE}/{self.provider_id}/"
 
 
 @attrs.frozen
 class Proxy:
-    """A proxy that runs, or no proxy at all."""
+    """A running proxy, or none."""
 
     port: int
     pid: int
@@ -84,9 +84,9 @@ class Peer:
     start: Start
     command: str
     package: str
-    """What to install, to have the command."""
+    """How to install the command."""
     env: Mapping[str, str] | None = attrs.field(default=None, eq=False)
-    """The variables that set our host up; None for what is not ours."""
+    """The environment of our host; None for other proxies."""
 
     @property
     def installed(self) -> bool:
@@ -94,7 +94,7 @@ class Peer:
 
     @classmethod
     def host(cls, name: str, title: str, env: Mapping[str, str]) -> Peer:
-        """Return our host, with these variables."""
+        """Return our host with these environment variables."""
         return cls(name, title, partial(_ours, env), sys.executable, "", env)
 
 
@@ -133,7 +133,7 @@ async def _register(provider: Session, base_url: str) -> None:
 
 
 def _made_up() -> Identity:
-    """Return an identity of the same shape as those that a host gives out."""
+    """Return an identity of the same form as a host's."""
     token = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     return Identity(f"caller-{secrets.token_hex(8)}", token, f"provider-{secrets.token_hex(8)}")
 
@@ -292,7 +292,7 @@ def _envoy_routes(identity: Identity) -> dict[str, object]:
 
 
 def _envoy_cluster(provider: int) -> dict[str, object]:
-    # Its limits for connections and requests at once are those of a mesh, and would be reached here.
+    # Its default limits of concurrent connections and requests are too low for this load.
     most = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), 100_000)
     endpoint = {"endpoint": {"address": _envoy_address(provider)}}
     return {
@@ -353,7 +353,7 @@ PEERS = {
 
 @asynccontextmanager
 async def started(peer: Peer, provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]:
-    """Run a proxy, and see that it does its work: who proves itself is let through, others are not.
+    """Run a proxy, and check that it accepts a valid caller and refuses another one.
 
     Raises: LoadError if it does not.
     """

@@ -28,7 +28,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on, and that the kernel gives to no connection meanwhile."""
+    """Return a free port that the kernel uses for no outgoing connection."""
     first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(min(10_000, first_given // 2), first_given)
@@ -69,7 +69,7 @@ async def server(
 ) -> AsyncIterator[int]:
     """Run a server whose output goes to a file; yield its process id once it accepts connections.
 
-    Raises: RuntimeError, with the end of what it said, if it does not listen, or ends too early.
+    Raises: RuntimeError, with the end of its output, if it does not listen or ends too early.
     """
     async with open_plain_nursery() as nursery:
         with log.open("ab") as output:
@@ -110,7 +110,7 @@ def _ended(running: trio.Process, log: Path) -> RuntimeError:
 
 
 def memory_bytes(pid: int) -> int:
-    """Return what a process holds in memory now."""
+    """Return the resident memory of a process, in bytes."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match
     return int(match[1]) * 1024

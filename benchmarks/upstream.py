@@ -1,8 +1,7 @@
 """The provider behind every proxy: nginx with one worker, which answers from memory.
 
-It is fast enough to be no bottleneck, and the same for all. Four methods: `Small` answers 64 bytes, `Fresh`
-the same below a head that there has never been before, `Large` 1 MiB, and `Upload` reads all that it is sent
-and answers 64 bytes.
+It is fast enough to be no bottleneck, and the same for all. Its methods: `Small` answers 64 bytes, `Fresh`
+the same with a new head each time, `Large` 1 MiB, and `Upload` reads the whole request and answers 64 bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ PATH = "/bench.v1.BenchService/"
 SMALL = b"x" * 64
 LARGE = b"x" * 2**20
 
-# What nginx must not look for in the places that it was built for.
+# Folders that nginx would otherwise use where it was built for.
 NGINX_FOLDERS = "\n".join(
     f"  {kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 )
-# A static file is not to be had by POST; the error page is the file itself. Only `mirror` makes nginx read a
-# body to its end before it answers.
+# nginx serves no static file for POST, so the file is the error page. Only `mirror` makes nginx read the whole
+# body before it answers.
 _CONFIG = f"""
 daemon off;
 master_process off;
