@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--connections",
         type=_list(_positive),
-        help="connections of the load on the router (default: 1,8,16,64)",
+        help="of the load on the router (default: 1,8,16,64)",
     )
     add("--rounds", type=_positive, help="rounds in which all take turns (default: 5)")
     add("--seconds", type=_positive, default=1, help="seconds of each load (default: 1)")

@@ -20,8 +20,8 @@ LARGE = b"x" * 2**20
 NGINX_FOLDERS = "\n".join(
     f"  {kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 )
-# nginx serves no static file for POST, so the file is the error page. Only `mirror` makes nginx read the whole
-# body before it answers.
+# nginx serves no static file for POST, so the file is the error page. Only `mirror` makes it read a body to
+# its end before it answers.
 _CONFIG = f"""
 daemon off;
 master_process off;
