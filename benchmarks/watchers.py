@@ -19,7 +19,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -115,22 +115,23 @@ class Watcher:
                 heard(self)
 
 
-class Overload:
-    """Many watchers, and when the last of them has heard."""
+class Watchers:
+    """Many watchers, which listen in a nursery."""
 
-    def __init__(self, watchers: Sequence[Watcher]) -> None:
-        self._watchers = watchers
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._watchers: list[Watcher] = []
         self._waiting = 0
         self._all_heard = trio.Event()
 
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for watcher in self._watchers:
-                nursery.start_soon(watcher.listen, self._heard)
+    def add(self, watcher: Watcher) -> None:
+        """Have a watcher listen."""
+        self._watchers.append(watcher)
+        self._nursery.start_soon(watcher.listen, self._heard)
 
-    async def time(self, change: Callable[[], Awaitable[object]]) -> float:
-        """Return the seconds from a change until the last watcher has a frame of it."""
-        self._waiting, self._all_heard = len(self._watchers), trio.Event()
+    async def time(self, count: int, change: Callable[[], Awaitable[object]]) -> float:
+        """Return the seconds from the begin of a change until so many have received a frame."""
+        self._waiting, self._all_heard = count, trio.Event()
         started = time.perf_counter()
         await change()
         with trio.fail_after(60):
@@ -168,16 +169,17 @@ async def of_host(bench: Bench, watchers: int, changes: int) -> tuple[list[float
         subscription = pb.WatchSubscription(service_type=SERVICE_TYPE)
         request = pb.WatchRequest(subscribe=[subscription]).SerializeToString()
         async with trio.open_nursery() as nursery:
-            everyone = Overload(crowd)
-            nursery.start_soon(everyone.run)
+            everyone = Watchers(nursery)
+            for watcher in crowd:
+                everyone.add(watcher)
 
             async def subscribe() -> None:
                 for watcher in [*crowd, deaf]:
                     await watcher.say(request)
 
-            await everyone.time(subscribe)
+            await everyone.time(watchers, subscribe)
             times = [
-                await everyone.time(partial(report, provider, degraded=not index % 2))
+                await everyone.time(watchers, partial(report, provider, degraded=not index % 2))
                 for index in range(ROUNDS)
             ]
             memory = [await _memory_after(provider, changes // 10, pid) for _ in range(11 if changes else 0)]
@@ -231,9 +233,10 @@ async def of_peer(bench: Bench, watchers: int) -> list[float]:
         crowd = [await Watcher.open(port, "/", {}) for _ in range(watchers)]
         trigger = await Watcher.open(port, "/trigger", {})
         async with trio.open_nursery() as nursery:
-            everyone = Overload(crowd)
-            nursery.start_soon(everyone.run)
-            times = [await everyone.time(partial(trigger.say, frame)) for _ in range(ROUNDS)]
+            everyone = Watchers(nursery)
+            for watcher in crowd:
+                everyone.add(watcher)
+            times = [await everyone.time(watchers, partial(trigger.say, frame)) for _ in range(ROUNDS)]
             nursery.cancel_scope.cancel()
         for watcher in [*crowd, trigger]:
             await trio.aclose_forcefully(watcher.stream)
