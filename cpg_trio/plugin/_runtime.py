@@ -173,7 +173,7 @@ async def _keep(state: PluginState, session: Session, heartbeat: Heartbeat) -> N
         nursery.start_soon(follow, session, dependencies)
         if state.config.direct_calls:
             for dependency in dependencies:
-                nursery.start_soon(dependency.direct.keep, session, dependency.changes)
+                nursery.start_soon(dependency.direct.keep_granted, session, dependency.changes)
         if state.adoption is not None:
             nursery.start_soon(state.adoption.end_when_replaced, session)
         await session.void.wait()

@@ -1,10 +1,10 @@
-"""A live capability: an object that calls what the plugin's host offers, and gets leave by itself."""
+"""A capability: something that the plugin's host offers, with a client that gets its grant by itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import attrs
@@ -13,6 +13,7 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
+from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import (
     ClientConfig,
@@ -29,33 +30,38 @@ from cpg_trio.rpc import (
 
 _C = TypeVar("_C", bound=ServiceClient)
 
-_RENEWED_AT = 0.8  # of the time that a grant is good
+_RENEWED_AT = 0.8  # of the lifetime of a grant
 _UNAUTHORIZED = 401
 
 
 @attrs.frozen(eq=False)
 class _Grant:
-    """Leave to use the capability, for as long as the session lasts."""
+    """The permission to use the capability, in one session."""
 
     session: Session
     url: str
     headers: Mapping[str, str] = attrs.field(repr=False)
     renew_at: float
-    """When to ask for another, on the clock of ages."""
+    """When to ask for another one, on `_clock.current_time`."""
     expires_at: float
 
     @property
     def http(self) -> HttpClient:
-        """What calls go by: as all others to the host do, if it is there that they go."""
-        session = self.session
-        is_there = self.url.startswith(f"{session.host_url}/")
-        return session.calls if is_there else PoolClient(session.pool)
+        """The client for calls; the session's, if they go to the host's own URL."""
+        is_at_host = self.url.startswith(f"{self.session.host_url}/")
+        return self.session.calls if is_at_host else PoolClient(self.session.pool)
+
+    def request(self, request: HttpRequest) -> HttpRequest:
+        """Return a request as it is sent to the capability."""
+        headers = [header for header in request.headers if header[0] not in self.headers]
+        headers += self.headers.items()
+        return HttpRequest(request.method, self.url + request.url, headers, request.body)
 
 
 class Capability:
-    """Something that the plugin's host offers. It may be called from the plugin's first registration on.
+    """Something that the plugin's host offers. It can be called once the plugin has registered.
 
-    Leave is asked for when it is first needed, kept, and renewed before it ends.
+    The grant is requested when it is first needed, kept, and renewed before it expires.
     """
 
     def __init__(self, capability_type: str, min_version: str, reason: str) -> None:
@@ -72,43 +78,43 @@ class Capability:
     def client(self, client_class: type[_C], config: ClientConfig | None = None) -> _C:
         """Return a typed client of the capability.
 
-        Its calls raise ConnectError `unavailable` while the plugin has no host, and what the host says if it
-        gives no leave: `not_found` for what it does not offer, `permission_denied`.
+        Its calls raise ConnectError `unavailable` while the plugin has no host, and the host's error if it
+        gives no grant: `not_found` for what it does not offer, `permission_denied`.
         """
         check_client_class(client_class)
         return client_class("", _ToCapability(self), config)
 
     def begin(self, session: Session | None) -> None:
-        """Take the plugin's standing with its host, None if it has none. Run by the plugin."""
+        """Use another session with the host, or None if there is none. Called by the plugin."""
         self._session = session
 
     async def granted(self) -> _Grant:
-        """Return leave that is good now. Raises: ConnectError."""
+        """Return a valid grant. Raises: ConnectError."""
         session = self._session
         if session is None or session.void.is_set():
             raise ConnectError(Code.UNAVAILABLE, "the plugin is not registered with a host")
         if (grant := self._kept(session)) is not None:
             return grant
-        async with self._asking:  # one asks for all
+        async with self._asking:  # one request for all calls that wait
             if (grant := self._kept(session)) is None:
-                grant = self._grant = await self._ask(session)
+                grant = self._grant = await self._request(session)
             return grant
 
     def drop(self, grant: _Grant) -> None:
-        """Hear that leave is not good any more."""
+        """Forget a grant that the host has refused."""
         if self._grant is grant:
             self._grant = None
 
     def _kept(self, session: Session) -> _Grant | None:
         grant = self._grant
-        is_good = grant is not None and grant.session is session and _clock.current_time() < grant.renew_at
-        return grant if is_good else None
+        is_valid = grant is not None and grant.session is session and _clock.current_time() < grant.renew_at
+        return grant if is_valid else None
 
-    async def _ask(self, session: Session) -> _Grant:
+    async def _request(self, session: Session) -> _Grant:
         request = pb.RequestCapabilityRequest(
             capability_type=self.type, min_version=self.min_version, reason=self._reason
         )
-        began = _clock.current_time()
+        asked_at = _clock.current_time()
         try:
             answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
         except ConnectError:
@@ -116,63 +122,38 @@ class Capability:
             if before is not None and before.session is session and _clock.current_time() < before.expires_at:
                 return before
             raise
-        return _taken(session, answer.grant, began)
+        grant = answer.grant
+        # A host that gives no lifetime refuses a call when the grant has expired.
+        lifetime_s = grant.expires_in_ms / 1000 or math.inf
+        return _Grant(
+            session,
+            grant.endpoint_url,
+            {wire.AUTHORIZATION_HEADER.lower(): wire.bearer(grant.bearer_token)},
+            renew_at=asked_at + _RENEWED_AT * lifetime_s,
+            expires_at=asked_at + lifetime_s,
+        )
 
 
-def _taken(session: Session, grant: pb.CapabilityGrant, asked_at: float) -> _Grant:
-    # Of a host that does not say for how long, the first refused call tells that it was long enough.
-    good_s = grant.expires_in_ms / 1000 or math.inf
-    return _Grant(
-        session,
-        grant.endpoint_url,
-        {wire.AUTHORIZATION_HEADER.lower(): wire.bearer(grant.bearer_token)},
-        renew_at=asked_at + _RENEWED_AT * good_s,
-        expires_at=asked_at + good_s,
-    )
-
-
-class _ToCapability:
-    """An `HttpClient` with a capability. A call that the host refuses for its grant is sent once more."""
+class _ToCapability(RedirectingClient):
+    """An `HttpClient` of a capability. A call whose grant the host refuses is sent once more."""
 
     def __init__(self, capability: Capability) -> None:
         self._capability = capability
 
-    @asynccontextmanager
-    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
-        async with AsyncExitStack() as stack:
-            grant = await self._capability.granted()
-            response = await stack.enter_async_context(grant.http.stream(_with(grant, request)))
-            if self._again(request, response, grant):
+    async def _send(self, request: HttpRequest, send: Send[ResponseT], stack: AsyncExitStack) -> ResponseT:
+        grant = await self._capability.granted()
+        response = await send(grant.http, grant.request(request))
+        if response.status == _UNAUTHORIZED and _is_undelivered(response, grant.session):
+            self._capability.drop(grant)
+            if isinstance(request.body, bytes):
                 await stack.aclose()
                 grant = await self._capability.granted()
-                response = await stack.enter_async_context(grant.http.stream(_with(grant, request)))
-            yield response
-
-    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
-        grant = await self._capability.granted()
-        response = await grant.http.unary(_with(grant, request), max_bytes)
-        if self._again(request, response, grant):
-            grant = await self._capability.granted()
-            response = await grant.http.unary(_with(grant, request), max_bytes)
+                response = await send(grant.http, grant.request(request))
         return response
 
-    def _again(self, request: HttpRequest, response: HttpResponse | WholeResponse, grant: _Grant) -> bool:
-        """Whether the host has refused the grant, and the request can be sent as it is with another."""
-        if response.status != _UNAUTHORIZED or not _is_refusal(response, grant.session):
-            return False
-        self._capability.drop(grant)
-        return isinstance(request.body, bytes)
 
-
-def _is_refusal(response: HttpResponse | WholeResponse, session: Session) -> bool:
-    """Whether the host says that nobody has seen a call; one that marks nothing says it in plain text."""
+def _is_undelivered(response: HttpResponse | WholeResponse, session: Session) -> bool:
+    """Whether the host has refused a call; one that sends no host id refuses in plain text."""
     if session.host_id:
         return response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
     return response.header("content-type").startswith("text/plain")
-
-
-def _with(grant: _Grant, request: HttpRequest) -> HttpRequest:
-    headers = [header for header in request.headers if header[0] not in grant.headers]
-    return HttpRequest(
-        request.method, grant.url + request.url, [*headers, *grant.headers.items()], request.body
-    )

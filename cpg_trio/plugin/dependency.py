@@ -1,10 +1,9 @@
-"""A live dependency: an object that always knows whether a service can be had, and from whom."""
+"""A dependency: whether a required service is available, from which provider, and a client that calls it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TypeVar
 
 import trio
@@ -13,6 +12,7 @@ from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._provider import Provider
+from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.direct import Direct
 from cpg_trio.rpc import (
@@ -29,19 +29,19 @@ from cpg_trio.rpc import (
 _log = logging.getLogger("cpg_trio.plugin")
 
 _C = TypeVar("_C", bound=ServiceClient)
-_MAX_TRIES = 10  # of a call that nobody has seen: kills in quick succession leave some that are gone
-_TRIES_WITHOUT_NEWS = 2
+_MAX_TRIES = 10  # of a call that no provider has seen: several providers may be killed in quick succession
+_MAX_TRIES_AT_ONE = 2  # while the host does not tell that the provider has changed
+_CHANGE_S = 1.0  # how long to wait for that
 _BAD_GATEWAY = 502
-_NEWS_S = 1.0  # for the host's word on a provider that could not be reached
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
 _PROVIDER_IS_AWAY = frozenset({404, 502, 503})
 
 
 class Dependency:
-    """A service that a plugin requires, followed from the plugin's first registration to its end.
+    """A service that a plugin requires.
 
-    What it knows is true as of the host's last word. While the host cannot be reached, it keeps to that.
+    It has what the host has told last, and keeps that while the host cannot be reached.
     """
 
     def __init__(self, owner: str, service_type: str, min_version: str, *, required: bool) -> None:
@@ -57,23 +57,23 @@ class Dependency:
 
     @property
     def provider(self) -> Provider | None:
-        """Who provides it now, or None."""
+        """The provider now, or None."""
         return self._provider.value
 
     @property
     def available(self) -> bool:
-        """Whether it can be called now."""
+        """Whether there is a provider now."""
         return self.provider is not None
 
     @property
     def degraded(self) -> bool:
-        """Whether who provides it says that it works with less than it needs."""
+        """Whether the provider reports that it is degraded."""
         return self.provider is not None and self.provider.degraded
 
     async def wait_available(self) -> Provider:
-        """Wait until it can be called; return who provides it.
+        """Wait until the service can be called; return its provider.
 
-        While the plugin registers with its host anew, it cannot.
+        It cannot be called while the plugin has lost its host and registers again.
         """
         async for provider in self._provider.reader():
             if provider is not None and not provider.session.void.is_set():
@@ -82,36 +82,36 @@ class Dependency:
 
     @property
     def changes(self) -> Cell[Provider | None]:
-        """The cell behind `provider`, for those who wait on it."""
+        """The cell behind `provider`, to wait on."""
         return self._provider
 
     def client(self, client_class: type[_C], config: ClientConfig | None = None) -> _C:
-        """Return a typed client that calls whoever provides the dependency at the time of each call.
+        """Return a typed client that calls the provider at the time of each call.
 
-        Its calls go through the host, or directly if the plugin's configuration says so and the host gives
-        leave. They raise ConnectError `unavailable` at once while there is nobody.
+        Its calls go through the host, or directly if the plugin's configuration allows that and the host
+        grants it. They raise ConnectError `unavailable` at once while there is no provider.
         """
         check_client_class(client_class)
         return client_class("", _ToProvider(self), config)
 
     def callable_provider(self) -> Provider:
-        """Return who can be called now. Raises: ConnectError `unavailable` if there is nobody."""
+        """Return the provider to call now. Raises: ConnectError `unavailable` if there is none."""
         if self.provider is None:
             raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
         if self.provider.session.void.is_set():
             raise ConnectError(Code.UNAVAILABLE, "the plugin is registering with its host anew")
         return self.provider
 
-    async def moves_from(self, provider: Provider) -> bool:
-        """Wait for news of a provider that could not be reached; return whether there is another now."""
-        with trio.move_on_after(_NEWS_S):
+    async def wait_changed(self, provider: Provider) -> bool:
+        """Wait a while for the provider to change; return whether there is another one."""
+        with trio.move_on_after(_CHANGE_S):
             async for now in self._provider.reader():
                 if now != provider:
                     return now is not None
         return False
 
     def forget(self) -> None:
-        """Know nothing any more. Run by the plugin, when it has ended."""
+        """Have no provider any more. Called by the plugin when it has ended."""
         self._provider.set(None)
 
     def suits(self, provider: Provider) -> bool:
@@ -121,21 +121,21 @@ class Dependency:
         except wire.InvalidError:
             return False
 
-    def hear(self, session: Session, provider: Provider | None) -> None:
-        """Take the host's word. Run by the plugin.
+    def update(self, session: Session, provider: Provider | None) -> None:
+        """Take the provider that the host tells of. Called by the plugin.
 
-        A host that has only just begun may not know everybody yet. Its word that there is nobody is believed
-        once that has settled; until then who was there before counts as there.
+        A host that has just started may not know all plugins yet. So the provider of a session before stays
+        until the new host tells of another one, or until `settle`.
         """
-        if provider is not None or not self._is_of_before(session):
+        if provider is not None or not self._is_of_former_session(session):
             self._set(provider)
 
     def settle(self, session: Session) -> None:
-        """Forget who was there before this session and has not come back. Run by the plugin."""
-        if self._is_of_before(session):
+        """Drop a provider of a session before this one. Called by the plugin after a while."""
+        if self._is_of_former_session(session):
             self._set(None)
 
-    def _is_of_before(self, session: Session) -> bool:
+    def _is_of_former_session(self, session: Session) -> bool:
         return self.provider is not None and self.provider.session is not session
 
     def _set(self, provider: Provider | None) -> None:
@@ -148,40 +148,25 @@ class Dependency:
             _log.info("%s: %s is provided by %s", self._owner, self.service_type, provider.runtime_id)
 
 
-class _ToProvider:
-    """An `HttpClient` with whoever provides a dependency now; if a call did not get there, who does then.
+class _ToProvider(RedirectingClient):
+    """An `HttpClient` of a dependency. A call that its provider has not seen is sent to the next provider.
 
-    It asks nobody: the dependency knows already, and session and provider have at hand what a call needs.
+    Nothing is requested for a call: the dependency knows the provider already.
     """
 
     def __init__(self, dependency: Dependency) -> None:
         self._dependency = dependency
 
-    @asynccontextmanager
-    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
-        async with AsyncExitStack() as stack:
-            for tries_left in reversed(range(_MAX_TRIES)):
-                provider = self._dependency.callable_provider()
-                if (directly := await self._dependency.direct.open(stack, request, provider)) is not None:
-                    response = directly
-                    break
-                block = provider.session.calls.stream(_routed(request, provider))
-                response = await stack.enter_async_context(block)
-                await _check_known(response, provider.session)
-                if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
-                    break
-                await stack.aclose()
-            yield response
-
-    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+    async def _send(self, request: HttpRequest, send: Send[ResponseT], stack: AsyncExitStack) -> ResponseT:
         for tries_left in reversed(range(_MAX_TRIES)):
             provider = self._dependency.callable_provider()
-            if (directly := await self._dependency.direct.unary(request, max_bytes, provider)) is not None:
-                return directly
-            response = await provider.session.calls.unary(_routed(request, provider), max_bytes)
+            if (direct := await self._dependency.direct.send(request, provider, send, stack)) is not None:
+                return direct
+            response = await send(provider.session.calls, _routed(request, provider))
             await _check_known(response, provider.session)
             if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                 break
+            await stack.aclose()
         return response
 
     async def _is_tried_again(
@@ -191,16 +176,16 @@ class _ToProvider:
         provider: Provider,
         tries_left: int,
     ) -> bool:
-        """Whether a request is worth another try: no provider has seen it, and there may be another.
+        """Whether to send a request again: no provider has seen it, and there may be another provider.
 
-        While no news comes of one that could not be reached, the host may be slow to tell, or may not count
-        what failed as it was itself held up. So a few tries go to the same provider.
+        If the host does not tell of another one, it may be slow, or it may keep the provider because it was
+        overloaded itself. So a few tries go to the same provider.
         """
-        if not _undelivered(request, response):
+        if not _is_undelivered(request, response):
             return False
-        if await self._dependency.moves_from(provider):
+        if await self._dependency.wait_changed(provider):
             return True
-        is_first = tries_left >= _MAX_TRIES - _TRIES_WITHOUT_NEWS
+        is_first = tries_left >= _MAX_TRIES - _MAX_TRIES_AT_ONE
         return is_first and response.status == _BAD_GATEWAY and self._dependency.provider == provider
 
 
@@ -209,15 +194,15 @@ def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
     proof = provider.session.headers
     headers = [header for header in request.headers if header[0] not in proof]
     headers += proof.items()
-    # The host knows the path of the service, and some hosts put all that they are asked for behind it.
+    # The host adds the path of the service, and some hosts put all of the called path behind it.
     method = request.url[request.url.rindex("/") :]
     return HttpRequest(request.method, provider.base_url + method, headers, request.body)
 
 
 async def _check_known(response: HttpResponse | WholeResponse, session: Session) -> None:
-    """Check that a refusal is not the host's, of this plugin; a provider may answer whatever it likes.
+    """Check whether a 401 is the host's, because it does not know this plugin any more.
 
-    Raises: ConnectError `unavailable` if the host does not know the plugin any more.
+    A provider may answer 401, too. Raises: ConnectError `unavailable` if it is the host's.
     """
     if response.status != _UNAUTHORIZED:
         return
@@ -225,15 +210,15 @@ async def _check_known(response: HttpResponse | WholeResponse, session: Session)
         if response.header(_UNDELIVERED):
             session.void.set()
     elif response.header("content-type").startswith("text/plain"):
-        # Whose word it is cannot be seen in an answer of such a host, so the host itself is asked.
+        # The answer of such a host does not tell whose it is, so the host itself is asked.
         with trio.move_on_after(CALL_TIMEOUT_S), suppress(ConnectError):
             await session.check_token()
     if session.void.is_set():
         raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
 
 
-def _undelivered(request: HttpRequest, response: HttpResponse | WholeResponse) -> bool:
-    """Whether the host says that no provider has seen a request, which can be sent again as it is."""
+def _is_undelivered(request: HttpRequest, response: HttpResponse | WholeResponse) -> bool:
+    """Whether no provider has seen a request, as the host says, and it can be sent again as it is."""
     return (
         response.status in _PROVIDER_IS_AWAY
         and response.header(_UNDELIVERED) == "true"

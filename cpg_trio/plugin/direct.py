@@ -1,12 +1,13 @@
-"""Calls to a dependency without the host in between, where the host gives leave.
+"""Calls to a dependency without the host in between, where the host grants that.
 
-    a provider is known ─▶ leave is asked for ─▶ it can be reached ─▶ calls go directly
-                                  ▲                                        │
-                                  └─ in time, after a while ◀─ leave runs out, or a call did not get there
+    a provider is known ─▶ a grant is requested ─▶ the provider answers a probe ─▶ calls go directly
+                                  ▲                                                     │
+                                  └─── before the grant expires, or after a while ◀─────┘
+                                       when a call has not reached the provider
 
-While there is no leave, calls go through the host. A call that did not get to the provider's own code goes
-through the host as well: nothing listened, or the provider's guard, which stands before everything else, has
-refused it and says so. Any other is never sent twice. What is called so is counted, and reported to the host.
+Calls go through the host while there is no grant. So does a call that has not reached the provider's code:
+nothing listened, or the provider's guard, which comes before everything else, has refused it. No other call
+is sent twice. Direct calls are counted, and the counts are reported to the host.
 """
 
 from __future__ import annotations
@@ -25,27 +26,21 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
 from cpg_trio.plugin._backoff import Backoff
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._provider import Provider
+from cpg_trio.plugin._redirecting import ResponseT, Send
 from cpg_trio.plugin._session import Session
-from cpg_trio.rpc import (
-    Code,
-    ConnectError,
-    HttpClient,
-    HttpRequest,
-    HttpResponse,
-    PoolClient,
-    WholeResponse,
-)
+from cpg_trio.rpc import Code, ConnectError, HttpClient, HttpRequest, HttpResponse, PoolClient, WholeResponse
 
 _log = logging.getLogger("cpg_trio.plugin")
 
-_RENEWED_AT = 0.5  # of the time that leave is good
-_REACH_S = 2.0  # which a provider has to answer a probe before it gets calls
-_REFUSED_S = 60.0  # before the host is asked again for leave that it does not give
-_REFUSALS = frozenset(
+_RENEWED_AT = 0.5  # of the lifetime of a grant
+_REACH_S = 2.0  # in which a provider has to answer a probe before it gets calls
+_REFUSED_S = 60.0  # before a host that has refused a grant is asked again
+_PERMANENT_ERRORS = frozenset(
     {
         Code.FAILED_PRECONDITION,
         Code.INVALID_ARGUMENT,
@@ -54,41 +49,26 @@ _REFUSALS = frozenset(
         Code.UNIMPLEMENTED,
     }
 )
-_MOST_COUNTED = 16  # providers of one dependency, the latest
+_MAX_COUNTED = 16  # providers of one dependency, the latest
 _UNAUTHORIZED = 401
 
 
-class _Count:
-    """The direct calls to one provider, since the counting began."""
-
-    def __init__(self, provider_id: str) -> None:
-        self.provider_id = provider_id
-        self.on_their_way: set[_Call] = set()
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Begin the counting anew, with those calls that are on their way."""
-        self.series = secrets.randbits(64)
-        self.calls = len(self.on_their_way)
-        self.failed = 0
-
-
 @attrs.frozen(eq=False)
-class _Way:
-    """Leave to call a provider directly."""
+class _Grant:
+    """The permission to call a provider directly."""
 
     provider: Provider
     url: str
-    """The provider's own, with the path of the service, ending with a slash."""
+    """The provider's own URL with the path of the service, ending with a slash."""
     headers: Mapping[str, str] = attrs.field(repr=False)
     http: HttpClient = attrs.field(repr=False)
     expires_at: float
-    broken: trio.Event = attrs.field(factory=trio.Event, repr=False)
-    """Set when a call has not got to the provider."""
+    failed: trio.Event = attrs.field(factory=trio.Event, repr=False)
+    """Set when a call has not reached the provider."""
 
     def request(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the provider."""
-        # A generated client asks for /package.Service/Method, and the URL says the service already.
+        # A generated client asks for /package.Service/Method, and the URL has the service already.
         service, _, method = request.url[1:].partition("/")
         method = method if self.url.endswith(f"/{service}/") else f"{service}/{method}"
         headers = [header for header in request.headers if header[0] not in self.headers]
@@ -96,51 +76,80 @@ class _Way:
         return HttpRequest(request.method, self.url + method, headers, request.body)
 
 
-class _Call:
-    """One call that is on its way directly. Within the block it is counted, and cancelled with its provider.
+@attrs.define(eq=False)
+class _Count:
+    """The direct calls to one provider since the counting began."""
 
-    Raises, on leaving: ConnectError `unavailable` if it was cancelled so.
+    provider_id: str
+    in_flight: set[_DirectCall] = attrs.field(factory=set)
+    series: int = 0
+    calls: int = 0
+    failed: int = 0
+
+    def restart(self) -> None:
+        """Count anew, beginning with the calls in flight."""
+        self.series = secrets.randbits(64)
+        self.calls = len(self.in_flight)
+        self.failed = 0
+
+    def report(self, service_type: str) -> pb.DirectCalls:
+        return pb.DirectCalls(
+            service_type=service_type,
+            provider_id=self.provider_id,
+            series=self.series,
+            calls=self.calls,
+            failed=self.failed,
+            in_flight=len(self.in_flight),
+        )
+
+
+class _DirectCall:
+    """One call in flight, within the block. It is counted, and it ends when its provider is gone.
+
+    Raises, on leaving: ConnectError `unavailable` if the provider is gone.
     """
 
-    def __init__(self, count: _Count) -> None:
+    def __init__(self, calls: Calls, count: _Count, record: Call) -> None:
+        self._calls = calls
         self._count = count
+        self._record = record
         self._scope = trio.CancelScope()
         self._reading: trio.CancelScope | None = None
-        self._begun = False
         self._is_gone = False
-        self._whole = False
 
     def __enter__(self) -> Self:
         self._scope.__enter__()
-        self._count.on_their_way.add(self)
+        self._count.in_flight.add(self)
         self._count.calls += 1
+        self._calls.begun.tell(self._record)
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self._count.on_their_way.remove(self)
-        self._count.failed += not self._whole
+        self._count.in_flight.remove(self)
+        self._count.failed += bool(self._record.failure)
+        self._calls.end(self._record)
         swallowed = self._scope.__exit__(exc_type, exc, traceback)
         if self._scope.cancelled_caught:
             raise _gone()
         return swallowed
 
     def cancel(self) -> None:
-        """End the call: its provider is gone. Once its answer has begun, that comes out of reading it."""
+        """End the call: its provider is gone. Once the response has begun, reading it raises the error."""
         self._is_gone = True
         if self._reading is not None:
             self._reading.cancel()
-        elif not self._begun:
+        elif self._record.stage is not Stage.RESPONSE:
             self._scope.cancel()
 
-    def complete(self) -> None:
-        """Hear that the whole answer is there."""
-        self._whole = True
-
-    def answered(self, response: HttpResponse) -> HttpResponse:
-        """Return the response, whose body breaks off when the provider is gone."""
-        self._begun = True
+    def answered(self, response: ResponseT) -> ResponseT:
+        """Return the response. A body that is still to come ends with an error when the provider is gone."""
+        self._record.status = response.status
+        if isinstance(response, WholeResponse):
+            self._record.succeed(response.status)
+            return response
+        self._record.stage = Stage.RESPONSE
         return attrs.evolve(response, body=_Body(self, response.body))
 
     async def read(self, body: AsyncIterator[bytes]) -> bytes:
@@ -152,7 +161,7 @@ class _Call:
             try:
                 return await anext(body)
             except StopAsyncIteration:
-                self.complete()
+                self._record.succeed(self._record.status)
                 raise
             finally:
                 self._reading = None
@@ -160,7 +169,7 @@ class _Call:
 
 
 class _Body:
-    def __init__(self, call: _Call, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, call: _DirectCall, body: AsyncIterator[bytes]) -> None:
         self._call = call
         self._body = body
 
@@ -176,161 +185,134 @@ def _gone() -> ConnectError:
 
 
 class Direct:
-    """The direct calls of one dependency."""
+    """The direct calls of one dependency. `calls` tells of each that begins and ends."""
 
     def __init__(self, owner: str, service_type: str) -> None:
         self._owner = owner
         self._service_type = service_type
-        self._way: _Way | None = None
+        self._grant: _Grant | None = None
         self._counts: dict[str, _Count] = {}  # by provider, the latest last
+        self.calls = Calls()
 
     # Calls
 
-    async def unary(
-        self, request: HttpRequest, max_bytes: int | None, provider: Provider
-    ) -> WholeResponse | None:
-        """Send a request directly; return the whole response, None if it is to go through the host.
+    async def send(
+        self, request: HttpRequest, provider: Provider, send: Send[ResponseT], stack: AsyncExitStack
+    ) -> ResponseT | None:
+        """Send a request directly; return the response, None if the request has to go through the host.
 
-        Raises: what `HttpClient.unary` raises.
+        `stack` has what lasts as long as the response. Raises: what an `HttpClient` raises.
         """
-        if (way := self._way_to(provider)) is None:
+        grant = self._grant
+        if (
+            grant is None
+            or _clock.current_time() >= grant.expires_at
+            or grant.provider.runtime_id != provider.runtime_id
+            or grant.provider.session is not provider.session
+        ):
             return None
-        with self._begin(way) as call:
-            try:
-                response = await way.http.unary(way.request(request), max_bytes)
-            except ConnectError as error:
-                self._check_unsent(way, error)
-                return None
-            if self._is_refused(way, request, response):
-                return None
-            call.complete()
-            return response
-        raise AssertionError("a call that is cancelled has raised")  # pragma: no cover
-
-    async def open(
-        self, stack: AsyncExitStack, request: HttpRequest, provider: Provider
-    ) -> HttpResponse | None:
-        """Send a request directly, for as long as the stack lasts; return the response. See `unary`."""
-        if (way := self._way_to(provider)) is None:
-            return None
-        async with AsyncExitStack() as attempt:
-            call = attempt.enter_context(self._begin(way))
-            try:
-                response = await attempt.enter_async_context(way.http.stream(way.request(request)))
-            except ConnectError as error:
-                self._check_unsent(way, error)
-                return None
-            if self._is_refused(way, request, response):
-                return None
-            stack.push_async_exit(attempt.pop_all())
-            return call.answered(response)
-        raise AssertionError("a call that is cancelled has raised")  # pragma: no cover
+        call = stack.enter_context(self._call(grant, request))
+        try:
+            response = await send(grant.http, grant.request(request))
+        except ConnectError as error:
+            if not isinstance(error.__cause__, NotSentError | PoolFullError):
+                raise
+            if not isinstance(error.__cause__, PoolFullError):
+                self._give_up(grant, error.message)
+        else:
+            if not self._is_refused(grant, request, response):
+                return call.answered(response)
+        await stack.aclose()
+        return None
 
     def gone(self, runtime_id: str) -> None:
-        """Hear from the host that a plugin is gone: calls to it will not be answered."""
+        """End the calls to a plugin that is gone, as the host tells."""
         if (count := self._counts.get(runtime_id)) is not None:
-            for call in list(count.on_their_way):
+            for call in list(count.in_flight):
                 call.cancel()
 
-    def _way_to(self, provider: Provider) -> _Way | None:
-        way = self._way
-        if way is None or _clock.current_time() >= way.expires_at:
-            return None
-        is_same = way.provider.runtime_id == provider.runtime_id and way.provider.session is provider.session
-        return way if is_same else None
+    def report(self) -> Sequence[pb.DirectCalls]:
+        """Return the counts for the host."""
+        return [count.report(self._service_type) for count in self._counts.values()]
 
-    def _begin(self, way: _Way) -> _Call:
-        runtime_id = way.provider.runtime_id
-        if (count := self._counts.get(runtime_id)) is None:
-            count = self._counts[runtime_id] = _Count(runtime_id)
-            if len(self._counts) > _MOST_COUNTED:
+    def _call(self, grant: _Grant, request: HttpRequest) -> _DirectCall:
+        provider_id = grant.provider.runtime_id
+        if (count := self._counts.get(provider_id)) is None:
+            count = self._counts[provider_id] = _Count(provider_id)
+            count.restart()
+            if len(self._counts) > _MAX_COUNTED:
                 del self._counts[next(iter(self._counts))]
-        return _Call(count)
+        record = Call(
+            CallKind.DIRECT,
+            caller=grant.provider.session.runtime_id,
+            provider=provider_id,
+            service=self._service_type,
+            method=request.url,
+        )
+        return _DirectCall(self.calls, count, record)
 
-    def _check_unsent(self, way: _Way, error: ConnectError) -> None:
-        """Give a way up that leads nowhere. Raises: the error, if anything may have been sent."""
-        if isinstance(error.__cause__, PoolFullError):
-            return
-        if not isinstance(error.__cause__, NotSentError):
-            raise error
-        self._give_up(way, error.message)
-
-    def _is_refused(self, way: _Way, request: HttpRequest, response: HttpResponse | WholeResponse) -> bool:
+    def _is_refused(
+        self, grant: _Grant, request: HttpRequest, response: HttpResponse | WholeResponse
+    ) -> bool:
         """Whether the provider's guard has refused a request, which can be sent again as it is."""
-        said = response.header(wire.UNDELIVERED_HEADER.lower())
-        if response.status != _UNAUTHORIZED or said != "true":
+        undelivered = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
+        if response.status != _UNAUTHORIZED or not undelivered:
             return False
-        self._give_up(way, "the provider does not accept the host's word")
+        self._give_up(grant, "the provider does not accept the host's grant")
         if not isinstance(request.body, bytes):
             raise ConnectError(Code.UNAVAILABLE, "the provider has refused a call that is not sent twice")
         return True
 
-    def _give_up(self, way: _Way, why: str) -> None:
-        if self._way is way:
-            self._way = None
+    def _give_up(self, grant: _Grant, why: str) -> None:
+        if self._grant is grant:
+            self._grant = None
             _log.info("%s: %s is called through the host: %s", self._owner, self._service_type, why)
-        way.broken.set()
+        grant.failed.set()
 
-    # Leave
+    # Grants
 
-    async def keep(self, session: Session, provider: Cell[Provider | None]) -> None:
-        """Have leave to call whoever provides the dependency, until cancelled. Run by the plugin."""
-        self._counts = {name: count for name, count in self._counts.items() if count.on_their_way}
+    async def keep_granted(self, session: Session, provider: Cell[Provider | None]) -> None:
+        """Have a grant for the provider of the dependency, until cancelled. Run by the plugin."""
+        self._counts = {name: count for name, count in self._counts.items() if count.in_flight}
         for count in self._counts.values():
-            count.begin_anew()  # for a host that may have just begun, too
+            count.restart()  # the host may have started anew, too
         try:
             async with trio.open_nursery() as nursery:
-                following, scope = "", trio.CancelScope()
+                followed, scope = "", trio.CancelScope()
                 async for now in provider.reader():
                     runtime_id = now.runtime_id if now is not None and now.session is session else ""
-                    if runtime_id == following:
+                    if runtime_id == followed:
                         continue
                     scope.cancel()
-                    self._way, following, scope = None, runtime_id, trio.CancelScope()
-                    if now is not None and following:
-                        nursery.start_soon(self._follow, now, scope)
+                    self._grant, followed, scope = None, runtime_id, trio.CancelScope()
+                    if now is not None and followed:
+                        nursery.start_soon(self._keep_granted_for, now, scope)
         finally:
-            self._way = None
+            self._grant = None
 
-    async def _follow(self, provider: Provider, scope: trio.CancelScope) -> None:
+    async def _keep_granted_for(self, provider: Provider, scope: trio.CancelScope) -> None:
         backoff = Backoff()
         with scope:
             while True:
                 try:
-                    way, renew_s = await _found(provider, self._service_type)
+                    grant, renew_s = await _request_grant(provider, self._service_type)
                 except ConnectError as error:
-                    _log.debug("%s: no leave for %s: %s", self._owner, self._service_type, error.message)
-                    await trio.sleep(_REFUSED_S if error.code in _REFUSALS else backoff.next_s())
+                    _log.debug("%s: no grant for %s: %s", self._owner, self._service_type, error.message)
+                    await trio.sleep(_REFUSED_S if error.code in _PERMANENT_ERRORS else backoff.next_s())
                     continue
-                if self._way is None:
-                    _log.info("%s: %s is called directly, at %s", self._owner, self._service_type, way.url)
-                self._way = way
-                with trio.move_on_after(renew_s) as good:
-                    await way.broken.wait()
-                if good.cancelled_caught:
+                if self._grant is None:
+                    _log.info("%s: %s is called directly, at %s", self._owner, self._service_type, grant.url)
+                self._grant = grant
+                with trio.move_on_after(renew_s) as valid:
+                    await grant.failed.wait()
+                if valid.cancelled_caught:
                     backoff.reset()
                 else:
                     await trio.sleep(backoff.next_s())
 
-    # Numbers
 
-    def report(self) -> Sequence[pb.DirectCalls]:
-        """Return what the host is told of the calls."""
-        return [
-            pb.DirectCalls(
-                service_type=self._service_type,
-                provider_id=count.provider_id,
-                series=count.series,
-                calls=count.calls,
-                failed=count.failed,
-                in_flight=len(count.on_their_way),
-            )
-            for count in self._counts.values()
-        ]
-
-
-async def _found(provider: Provider, service_type: str) -> tuple[_Way, float]:
-    """Ask for leave, and see whether the provider can be reached; return in how many seconds to ask again.
+async def _request_grant(provider: Provider, service_type: str) -> tuple[_Grant, float]:
+    """Request a grant, and check that the provider answers; return in how many seconds to renew the grant.
 
     Raises: ConnectError.
     """
@@ -338,22 +320,21 @@ async def _found(provider: Provider, service_type: str) -> tuple[_Way, float]:
     request = pb.RequestCapabilityRequest(
         capability_type=wire.DIRECT_PREFIX + service_type, provider_id=provider.runtime_id
     )
-    began = _clock.current_time()
+    asked_at = _clock.current_time()
     answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
-    grant = answer.grant
+    url, lifetime_s = answer.grant.endpoint_url, answer.grant.expires_in_ms / 1000
     http = PoolClient(session.pool)
-    await _reach(http, grant.endpoint_url)
-    good_s = grant.expires_in_ms / 1000
+    await _check_reachable(http, url)
     headers = {
         wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,
-        wire.AUTHORIZATION_HEADER.lower(): wire.bearer(grant.bearer_token),
+        wire.AUTHORIZATION_HEADER.lower(): wire.bearer(answer.grant.bearer_token),
     }
-    way = _Way(provider, f"{grant.endpoint_url.rstrip('/')}/", headers, http, began + good_s)
-    return way, _RENEWED_AT * good_s
+    grant = _Grant(provider, f"{url.rstrip('/')}/", headers, http, asked_at + lifetime_s)
+    return grant, _RENEWED_AT * lifetime_s
 
 
-async def _reach(http: HttpClient, url: str) -> None:
-    """Ask a provider for a sign of life. Raises: ConnectError `unavailable`."""
+async def _check_reachable(http: HttpClient, url: str) -> None:
+    """Raise ConnectError `unavailable` unless a provider answers a probe."""
     parts = urlsplit(url)
     request = HttpRequest("GET", f"{parts.scheme}://{parts.netloc}/healthz", [], b"")
     with trio.move_on_after(_REACH_S):

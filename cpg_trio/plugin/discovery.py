@@ -149,7 +149,7 @@ class _Socket:
                 dependency.direct.gone(runtime_id)
         for event in update.events:
             if (followed := self._dependencies.get(event.service_type)) is not None:
-                followed.hear(self._session, _provider(self._session, event))
+                followed.update(self._session, _provider(self._session, event))
 
 
 def _header(socket: WebSocket, name: str) -> str:
@@ -227,7 +227,7 @@ class _Stream:
     def _take(self, number: int, provider: Provider | None) -> None:
         if number > self._heard:
             self._heard = number
-            self._dependency.hear(self._session, provider)
+            self._dependency.update(self._session, provider)
 
     async def _poll(self) -> None:
         while True:

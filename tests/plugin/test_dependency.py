@@ -300,7 +300,7 @@ async def test_who_waits_for_a_dependency_is_not_told_that_it_is_there_while_cal
     echo = Plugin("caller", version="1.0.0").require("echo")
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
-    echo.hear(old, Provider.at(old, endpoint, degraded=False))
+    echo.update(old, Provider.at(old, endpoint, degraded=False))
     old.void.set()
     with pytest.raises(ConnectError, match="registering with its host anew"):
         echo.callable_provider()
@@ -313,7 +313,7 @@ async def test_who_waits_for_a_dependency_is_not_told_that_it_is_there_while_cal
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         assert not found
-        echo.hear(new, Provider.at(new, endpoint, degraded=False))
+        echo.update(new, Provider.at(new, endpoint, degraded=False))
     assert found == [echo.provider]
 
 

@@ -46,7 +46,7 @@ class Setting:
         return self.dependency.provider.runtime_id
 
     async def goes_directly(self) -> None:
-        await eventually(lambda: self.dependency.direct._way is not None)
+        await eventually(lambda: self.dependency.direct._grant is not None)
 
 
 @asynccontextmanager
@@ -108,7 +108,7 @@ async def test_calls_go_through_the_host_where_the_policy_gives_no_leave() -> No
     async with calling(HostConfig(policy=policy)) as setting:
         await setting.client.echo(EchoRequest(text="x"))
         assert setting.routed == 1
-        assert setting.dependency.direct._way is None
+        assert setting.dependency.direct._grant is None
 
 
 async def test_the_host_counts_what_its_plugins_call_directly() -> None:
@@ -134,9 +134,9 @@ async def _hang(client: EchoServiceClient) -> None:
 async def test_a_call_that_cannot_connect_goes_through_the_host() -> None:
     async with calling() as setting:
         await setting.goes_directly()
-        way = setting.dependency.direct._way
-        assert way is not None
-        setting.dependency.direct._way = attrs.evolve(way, url="http://127.0.0.1:1/echo.v1.EchoService/")
+        grant = setting.dependency.direct._grant
+        assert grant is not None
+        setting.dependency.direct._grant = attrs.evolve(grant, url="http://127.0.0.1:1/echo.v1.EchoService/")
         assert (await setting.client.echo(EchoRequest(text="✓"))).text == "✓"
         assert setting.routed == 1
         assert len(setting.echo.contexts) == 1
@@ -146,17 +146,17 @@ async def test_a_call_that_the_guard_refuses_goes_through_the_host_and_is_made_o
     async with calling() as setting:
         for request in (setting.client.echo, partial(_first_number, setting.client)):
             await setting.goes_directly()
-            way = setting.dependency.direct._way
-            assert way is not None
-            forged = {**way.headers, "authorization": "Bearer forged"}
-            setting.dependency.direct._way = attrs.evolve(way, headers=forged)
+            grant = setting.dependency.direct._grant
+            assert grant is not None
+            forged = {**grant.headers, "authorization": "Bearer forged"}
+            setting.dependency.direct._grant = attrs.evolve(grant, headers=forged)
             setting.echo.contexts.clear()
             before = setting.routed
             await request(EchoRequest(text="x"))
             assert len(setting.echo.contexts) == 1
             assert setting.routed == before + 1
-            assert setting.dependency.direct._way is not way
-            way.broken.set()
+            assert setting.dependency.direct._grant is not grant
+            grant.failed.set()
 
 
 async def _first_number(client: EchoServiceClient, _: EchoRequest) -> None:
@@ -198,13 +198,13 @@ async def test_calls_move_to_another_provider_without_a_failure() -> None:
         stop = trio.Event()
         async with plugged(provider(), url, stop=stop):
             first = await echo.wait_available()
-            await eventually(lambda: echo.direct._way is not None)
+            await eventually(lambda: echo.direct._grant is not None)
             nursery.start_soon(load)
             async with plugged(provider(), url):
                 await eventually(lambda: len(host.registry.providers("echo")) == 2)
                 stop.set()
                 await eventually(lambda: echo.provider and echo.provider.runtime_id != first.runtime_id)
-                await eventually(lambda: echo.direct._way and echo.direct._way.provider is echo.provider)
+                await eventually(lambda: echo.direct._grant and echo.direct._grant.provider is echo.provider)
                 before = answered.value
                 await eventually(lambda: answered.value > before + 10)
                 nursery.cancel_scope.cancel()

@@ -393,12 +393,12 @@ async def test_who_does_not_come_back_with_the_host_is_forgotten_once_that_has_s
     _, (echo,) = needy("echo")
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
-    echo.hear(old, Provider.at(old, endpoint, degraded=False))
+    echo.update(old, Provider.at(old, endpoint, degraded=False))
     old.void.set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_settle, new, [echo])
         await wait_all_tasks_blocked()
-        echo.hear(new, None)  # the new host does not know it yet
+        echo.update(new, None)  # the new host does not know it yet
         assert echo.available
         await trio.sleep(2 * new.heartbeat_s - 0.1)
         assert echo.available
@@ -410,10 +410,10 @@ async def test_a_new_hosts_word_counts_at_once_when_it_is_that_somebody_is_there
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     for session, provider_id in ((old, "echo-1"), (new, "echo-2")):
         endpoint = pb.ServiceEndpoint(provider_id=provider_id, version="1.0.0", endpoint_url="/")
-        echo.hear(session, Provider.at(session, endpoint, degraded=False))
+        echo.update(session, Provider.at(session, endpoint, degraded=False))
         assert echo.provider
         assert echo.provider.runtime_id == provider_id
-    echo.hear(new, None)
+    echo.update(new, None)
     assert not echo.available
 
 

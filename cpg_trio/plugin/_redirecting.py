@@ -1,0 +1,39 @@
+"""The base of HTTP clients that decide for each request where it goes, and whether it is sent again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias, TypeVar
+
+from cpg_trio.rpc import HttpClient, HttpRequest, HttpResponse, WholeResponse
+
+ResponseT = TypeVar("ResponseT", HttpResponse, WholeResponse)
+Send: TypeAlias = Callable[[HttpClient, HttpRequest], Awaitable[ResponseT]]
+"""Sends a request with a client, and returns the response: whole, or with its head."""
+
+
+class RedirectingClient(ABC):
+    """An `HttpClient` that sends its requests with other clients."""
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """See `HttpClient.unary`."""
+        async with AsyncExitStack() as stack:
+            return await self._send(request, lambda http, sent: http.unary(sent, max_bytes), stack)
+        raise AssertionError("nothing on the stack swallows an exception")  # pragma: no cover
+
+    @asynccontextmanager
+    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+        """See `HttpClient.stream`."""
+        async with AsyncExitStack() as stack:
+            yield await self._send(
+                request, lambda http, sent: stack.enter_async_context(http.stream(sent)), stack
+            )
+
+    @abstractmethod
+    async def _send(self, request: HttpRequest, send: Send[ResponseT], stack: AsyncExitStack) -> ResponseT:
+        """Send a request with `send`, once or several times; return the response that counts.
+
+        `stack` has what lasts as long as the response; closing it gives up a response that does not count.
+        """
