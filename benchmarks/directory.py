@@ -32,8 +32,7 @@ from .bench import Bench, Report
 from .peers import host
 from .processes import memory_bytes
 from .report import table
-from .watchers import Watcher, Watchers
-from .watchers import report as report_health
+from .watchers import Watcher, Watchers, report as report_health
 
 FEW, MANY = 100, 5000
 REPLICAS = 1000

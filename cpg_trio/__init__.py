@@ -18,29 +18,34 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .host import Enrolment as Enrolment
-    from .host import Host as Host
-    from .host import HostConfig as HostConfig
-    from .host import Keys as Keys
-    from .host import LeaseConfig as LeaseConfig
-    from .host import Limits as Limits
-    from .host import Policy as Policy
-    from .host import Rate as Rate
-    from .host import RateLimits as RateLimits
-    from .host import Selection as Selection
-    from .http import BindError as BindError
-    from .http import ServeConfig as ServeConfig
-    from .http import StartError as StartError
-    from .http import TlsConfig as TlsConfig
-    from .plugin import Dependency as Dependency
-    from .plugin import HealthState as HealthState
-    from .plugin import Plugin as Plugin
-    from .plugin import PluginConfig as PluginConfig
-    from .plugin import Provider as Provider
-    from .plugin import RefusedError as RefusedError
+    from .host import (
+        Enrolment as Enrolment,
+        Host as Host,
+        HostConfig as HostConfig,
+        Keys as Keys,
+        LeaseConfig as LeaseConfig,
+        Limits as Limits,
+        Policy as Policy,
+        Rate as Rate,
+        RateLimits as RateLimits,
+        Selection as Selection,
+    )
+    from .http import (
+        BindError as BindError,
+        ServeConfig as ServeConfig,
+        StartError as StartError,
+        TlsConfig as TlsConfig,
+    )
+    from .plugin import (
+        Dependency as Dependency,
+        HealthState as HealthState,
+        Plugin as Plugin,
+        PluginConfig as PluginConfig,
+        Provider as Provider,
+        RefusedError as RefusedError,
+    )
     from .process import run as run
-    from .rpc import Code as Code
-    from .rpc import ConnectError as ConnectError
+    from .rpc import Code as Code, ConnectError as ConnectError
 
 _ROOMS = {
     "host": {

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from trio_websocket import ConnectionClosed
 
 from cpg_trio import wire

@@ -24,8 +24,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2
 from cpg_trio.assertions import Purpose
 from cpg_trio.host import Host, HostConfig, Keys
 from cpg_trio.host.access.keys import Claims
-from tests._wire import HANDSHAKE as UPGRADE
-from tests._wire import dial
+from tests._wire import HANDSHAKE as UPGRADE, dial
 from tests.host.calls import Headers
 from tests.plugin.running import echo_plugin, hosting, plugged, until
 from tests.plugin.signing import digest_of, signed

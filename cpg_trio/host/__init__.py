@@ -56,34 +56,27 @@ What stands on what:
     _host             all of it on its paths, in one nursery
 """
 
-from cpg_trio.calls import Call as Call
-from cpg_trio.calls import CallKind as CallKind
-from cpg_trio.calls import Calls as Calls
-from cpg_trio.calls import Stage as Stage
+from cpg_trio.calls import Call as Call, CallKind as CallKind, Calls as Calls, Stage as Stage
 from cpg_trio.host._config import HostConfig as HostConfig
-from cpg_trio.host._host import DEFAULT_PORT as DEFAULT_PORT
-from cpg_trio.host._host import Host as Host
-from cpg_trio.host._host import HostStatistics as HostStatistics
-from cpg_trio.host.access.audit import Action as Action
-from cpg_trio.host.access.audit import Audit as Audit
-from cpg_trio.host.access.audit import AuditEvent as AuditEvent
+from cpg_trio.host._host import DEFAULT_PORT as DEFAULT_PORT, Host as Host, HostStatistics as HostStatistics
+from cpg_trio.host.access.audit import Action as Action, Audit as Audit, AuditEvent as AuditEvent
 from cpg_trio.host.access.enrolment import Enrolment as Enrolment
 from cpg_trio.host.access.identity import Identity as Identity
 from cpg_trio.host.access.keys import Keys as Keys
 from cpg_trio.host.access.limits import Limits as Limits
 from cpg_trio.host.access.peers import Peer as Peer
-from cpg_trio.host.access.policy import PluginRules as PluginRules
-from cpg_trio.host.access.policy import Policy as Policy
-from cpg_trio.host.access.policy import Rules as Rules
-from cpg_trio.host.access.policy import ServiceRules as ServiceRules
-from cpg_trio.host.access.rate_limiting import Rate as Rate
-from cpg_trio.host.access.rate_limiting import RateLimits as RateLimits
+from cpg_trio.host.access.policy import (
+    PluginRules as PluginRules,
+    Policy as Policy,
+    Rules as Rules,
+    ServiceRules as ServiceRules,
+)
+from cpg_trio.host.access.rate_limiting import Rate as Rate, RateLimits as RateLimits
 from cpg_trio.host.capabilities.capability import Capability as Capability
 from cpg_trio.host.capabilities.logger import host_logger as host_logger
 from cpg_trio.host.directory.endpoint_validation import BaseUrls as BaseUrls
 from cpg_trio.host.directory.leases import LeaseConfig as LeaseConfig
-from cpg_trio.host.directory.registration import Health as Health
-from cpg_trio.host.directory.registration import Registration as Registration
+from cpg_trio.host.directory.registration import Health as Health, Registration as Registration
 from cpg_trio.host.directory.registry import Registry as Registry
 from cpg_trio.host.directory.selection import Selection as Selection
 from cpg_trio.host.routing.direct_statistics import DirectStatistics as DirectStatistics

@@ -26,8 +26,7 @@ from cpg_trio.host.access.listening import check_listening
 from cpg_trio.host.access.memory import room_for_messages
 from cpg_trio.host.access.rate_limiting import RateLimiter
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
-from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES
-from cpg_trio.host.capabilities.calls import CapabilityCalls
+from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES, CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory.base_url import knowing_base_url
 from cpg_trio.host.directory.calls_in_flight import CallsInFlight

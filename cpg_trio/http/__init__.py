@@ -16,7 +16,7 @@ Both sides stand on these:
 
 What holds for every connection:
 
-- An error ends one connection at most, and is logged as `cpg_trio.serving`.
+- An error ends one connection at most, and is logged as `cpg_trio.http`.
 - A client that does not read, does not finish what it began, or says nothing is let go after a time that
   `ServeConfig` names. A request in flight whose body is complete is never timed out, and neither is a
   WebSocket whose client answers pings.
@@ -35,69 +35,79 @@ serves it, and is there before and after. A WebSocket is offered on HTTP/1.1 onl
 which would let a few bytes grow past every limit before anything could count them.
 """
 
-from cpg_trio.http.certificates import Clients as Clients
-from cpg_trio.http.certificates import Contexts as Contexts
-from cpg_trio.http.certificates import TlsConfig as TlsConfig
-from cpg_trio.http.channel import Address as Address
-from cpg_trio.http.channel import Channel as Channel
-from cpg_trio.http.channel import ChannelStream as ChannelStream
-from cpg_trio.http.channel import SocketChannel as SocketChannel
+from cpg_trio.http.certificates import Clients as Clients, Contexts as Contexts, TlsConfig as TlsConfig
+from cpg_trio.http.channel import (
+    Address as Address,
+    Channel as Channel,
+    ChannelStream as ChannelStream,
+    SocketChannel as SocketChannel,
+)
 from cpg_trio.http.client.connect import connect as connect
 from cpg_trio.http.client.connection import Connection as Connection
-from cpg_trio.http.client.errors import BodyTooLargeError as BodyTooLargeError
-from cpg_trio.http.client.errors import ConnectFailedError as ConnectFailedError
-from cpg_trio.http.client.errors import ConnectionBrokenError as ConnectionBrokenError
-from cpg_trio.http.client.errors import InvalidRequestError as InvalidRequestError
-from cpg_trio.http.client.errors import LocalFailureError as LocalFailureError
-from cpg_trio.http.client.errors import NotSentError as NotSentError
-from cpg_trio.http.client.errors import PoolFullError as PoolFullError
-from cpg_trio.http.client.errors import ProtocolError as ProtocolError
-from cpg_trio.http.client.errors import UndeliveredError as UndeliveredError
-from cpg_trio.http.client.errors import UpstreamError as UpstreamError
-from cpg_trio.http.client.exchange import ClientExchange as ClientExchange
-from cpg_trio.http.client.exchange import Response as Response
-from cpg_trio.http.client.exchange import Whole as Whole
-from cpg_trio.http.client.origin import UNIX as UNIX
-from cpg_trio.http.client.origin import Origin as Origin
-from cpg_trio.http.client.pool import Pool as Pool
-from cpg_trio.http.client.pool import PoolStatistics as PoolStatistics
+from cpg_trio.http.client.errors import (
+    BodyTooLargeError as BodyTooLargeError,
+    ConnectFailedError as ConnectFailedError,
+    ConnectionBrokenError as ConnectionBrokenError,
+    InvalidRequestError as InvalidRequestError,
+    LocalFailureError as LocalFailureError,
+    NotSentError as NotSentError,
+    PoolFullError as PoolFullError,
+    ProtocolError as ProtocolError,
+    UndeliveredError as UndeliveredError,
+    UpstreamError as UpstreamError,
+)
+from cpg_trio.http.client.exchange import (
+    ClientExchange as ClientExchange,
+    Response as Response,
+    Whole as Whole,
+)
+from cpg_trio.http.client.origin import UNIX as UNIX, Origin as Origin
+from cpg_trio.http.client.pool import Pool as Pool, PoolStatistics as PoolStatistics
 from cpg_trio.http.client.request import Request as Request
-from cpg_trio.http.client.resolver import LookUpError as LookUpError
-from cpg_trio.http.client.resolver import Resolver as Resolver
+from cpg_trio.http.client.resolver import LookUpError as LookUpError, Resolver as Resolver
 from cpg_trio.http.heads import MalformedError as MalformedError
-from cpg_trio.http.messages import MAX_HEAD_BYTES as MAX_HEAD_BYTES
-from cpg_trio.http.messages import IncomingRequest as IncomingRequest
-from cpg_trio.http.messages import body_too_large as body_too_large
+from cpg_trio.http.messages import (
+    MAX_HEAD_BYTES as MAX_HEAD_BYTES,
+    IncomingRequest as IncomingRequest,
+    body_too_large as body_too_large,
+)
 from cpg_trio.http.outgoing import OutgoingHead as OutgoingHead
-from cpg_trio.http.relay import Failure as Failure
-from cpg_trio.http.relay import Forward as Forward
-from cpg_trio.http.relay import Gateway as Gateway
-from cpg_trio.http.relay import RefusedError as RefusedError
-from cpg_trio.http.relay import Relay as Relay
-from cpg_trio.http.relay import RelayCall as RelayCall
-from cpg_trio.http.schemes import PLAIN_IS_SPOKEN as PLAIN_IS_SPOKEN
-from cpg_trio.http.schemes import TLS_IS_SPOKEN as TLS_IS_SPOKEN
-from cpg_trio.http.schemes import WrongSchemes as WrongSchemes
-from cpg_trio.http.schemes import is_tls as is_tls
+from cpg_trio.http.relay import (
+    Failure as Failure,
+    Forward as Forward,
+    Gateway as Gateway,
+    RefusedError as RefusedError,
+    Relay as Relay,
+    RelayCall as RelayCall,
+)
+from cpg_trio.http.schemes import (
+    PLAIN_IS_SPOKEN as PLAIN_IS_SPOKEN,
+    TLS_IS_SPOKEN as TLS_IS_SPOKEN,
+    WrongSchemes as WrongSchemes,
+    is_tls as is_tls,
+)
 from cpg_trio.http.server.activity import Activity as Activity
 from cpg_trio.http.server.asgi import unwrapped as unwrapped
 from cpg_trio.http.server.body_rate import BodyRate as BodyRate
-from cpg_trio.http.server.browsers import FORBIDDEN as FORBIDDEN
-from cpg_trio.http.server.browsers import BrowserGuard as BrowserGuard
+from cpg_trio.http.server.browsers import FORBIDDEN as FORBIDDEN, BrowserGuard as BrowserGuard
 from cpg_trio.http.server.config import ServeConfig as ServeConfig
 from cpg_trio.http.server.connection import ServerConnection as ServerConnection
-from cpg_trio.http.server.descriptors import fitted_to_descriptors as fitted_to_descriptors
-from cpg_trio.http.server.descriptors import most_connections as most_connections
-from cpg_trio.http.server.errors import BindError as BindError
-from cpg_trio.http.server.errors import StartError as StartError
+from cpg_trio.http.server.descriptors import (
+    fitted_to_descriptors as fitted_to_descriptors,
+    most_connections as most_connections,
+)
+from cpg_trio.http.server.errors import BindError as BindError, StartError as StartError
 from cpg_trio.http.server.exchange import ServerExchange as ServerExchange
 from cpg_trio.http.server.http1 import Http1Connection as Http1Connection
 from cpg_trio.http.server.listen import is_private as is_private
-from cpg_trio.http.server.memory import CONNECTION_BYTES as CONNECTION_BYTES
-from cpg_trio.http.server.memory import fitted_to_memory as fitted_to_memory
+from cpg_trio.http.server.memory import (
+    CONNECTION_BYTES as CONNECTION_BYTES,
+    fitted_to_memory as fitted_to_memory,
+)
 from cpg_trio.http.server.serve import serve as serve
-from cpg_trio.http.server.service import RequestRelay as RequestRelay
-from cpg_trio.http.server.service import Service as Service
-from cpg_trio.http.tls import NotTlsError as NotTlsError
-from cpg_trio.http.tls import TlsChannel as TlsChannel
-from cpg_trio.http.tls import client_context as client_context
+from cpg_trio.http.server.service import RequestRelay as RequestRelay, Service as Service
+from cpg_trio.http.tls import (
+    NotTlsError as NotTlsError,
+    TlsChannel as TlsChannel,
+    client_context as client_context,
+)

@@ -32,8 +32,7 @@ Each module uses those above it:
 
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
 from cpg_trio.plugin._config import PluginConfig as PluginConfig
-from cpg_trio.plugin._plugin import Middleware as Middleware
-from cpg_trio.plugin._plugin import Plugin as Plugin
+from cpg_trio.plugin._plugin import Middleware as Middleware, Plugin as Plugin
 from cpg_trio.plugin._provider import Provider as Provider
 from cpg_trio.plugin._retry import RefusedError as RefusedError
 from cpg_trio.plugin.capability import Capability as Capability

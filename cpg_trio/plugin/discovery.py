@@ -17,8 +17,7 @@ from contextlib import suppress
 
 import trio
 from google.protobuf.message import DecodeError
-from trio_websocket import ConnectionClosed, ConnectionRejected
-from trio_websocket import WebSocketConnection as WebSocket
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection as WebSocket
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb

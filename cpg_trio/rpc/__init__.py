@@ -19,31 +19,33 @@ for the calls that are most of them. Nothing in this package knows about plugins
 """
 
 from connectrpc.code import Code as Code
-from connectrpc.errors import ConnectError as ConnectError
-from connectrpc.errors import ErrorDetail as ErrorDetail
+from connectrpc.errors import ConnectError as ConnectError, ErrorDetail as ErrorDetail
 from connectrpc.interceptor import Interceptor as Interceptor
 from connectrpc.request import Headers as Headers
 
 from cpg_trio.asgi import App as App
-from cpg_trio.rpc.client import CallOptions as CallOptions
-from cpg_trio.rpc.client import ClientConfig as ClientConfig
-from cpg_trio.rpc.client import ResponseMetadata as ResponseMetadata
-from cpg_trio.rpc.client import ResponseStream as ResponseStream
-from cpg_trio.rpc.client import ServiceClient as ServiceClient
-from cpg_trio.rpc.client import check_client_class as check_client_class
-from cpg_trio.rpc.context import Caller as Caller
-from cpg_trio.rpc.context import Context as Context
-from cpg_trio.rpc.errors import pack_detail as pack_detail
-from cpg_trio.rpc.errors import unpack_detail as unpack_detail
-from cpg_trio.rpc.http_client import HttpClient as HttpClient
-from cpg_trio.rpc.http_client import HttpRequest as HttpRequest
-from cpg_trio.rpc.http_client import HttpResponse as HttpResponse
-from cpg_trio.rpc.http_client import HttpxClient as HttpxClient
-from cpg_trio.rpc.http_client import PoolClient as PoolClient
-from cpg_trio.rpc.http_client import WholeResponse as WholeResponse
+from cpg_trio.rpc.client import (
+    CallOptions as CallOptions,
+    ClientConfig as ClientConfig,
+    ResponseMetadata as ResponseMetadata,
+    ResponseStream as ResponseStream,
+    ServiceClient as ServiceClient,
+    check_client_class as check_client_class,
+)
+from cpg_trio.rpc.context import Caller as Caller, Context as Context
+from cpg_trio.rpc.errors import pack_detail as pack_detail, unpack_detail as unpack_detail
+from cpg_trio.rpc.http_client import (
+    HttpClient as HttpClient,
+    HttpRequest as HttpRequest,
+    HttpResponse as HttpResponse,
+    HttpxClient as HttpxClient,
+    PoolClient as PoolClient,
+    WholeResponse as WholeResponse,
+)
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
-from cpg_trio.rpc.room import Room as Room
-from cpg_trio.rpc.room import room_of_process as room_of_process
-from cpg_trio.rpc.server import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
-from cpg_trio.rpc.server import Service as Service
-from cpg_trio.rpc.server import application as application
+from cpg_trio.rpc.room import Room as Room, room_of_process as room_of_process
+from cpg_trio.rpc.server import (
+    MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES,
+    Service as Service,
+    application as application,
+)

@@ -20,8 +20,7 @@ import trio
 from wsproto.events import Message
 
 from cpg_trio import wire
-from tests._wire import HANDSHAKE as UPGRADE
-from tests._wire import Http2Wire, Response, WebSocketWire, Wire, request
+from tests._wire import HANDSHAKE as UPGRADE, Http2Wire, Response, WebSocketWire, Wire, request
 from tests.host.calls import COOKIE, VERSIONS
 
 HANDSHAKE = "/connectplugin.v1.HandshakeService/Handshake"

@@ -18,8 +18,7 @@ import trio
 from cpg_trio import rpc
 from cpg_trio._gen.api.v1 import api_pb2 as pb
 from cpg_trio._gen.api.v1.api_trio import APIService
-from cpg_trio.demo import __main__ as demo
-from cpg_trio.demo import client
+from cpg_trio.demo import __main__ as demo, client
 from cpg_trio.demo._narrator import Narrator
 from cpg_trio.http import ServeConfig, StartError
 from cpg_trio.process import config_from_environment

@@ -29,8 +29,7 @@ from cpg_trio.host import Host, HostConfig, LeaseConfig, Limits, RateLimits
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.http import ServeConfig
 from cpg_trio.plugin import Plugin, PluginConfig
-from tests._wire import HANDSHAKE as UPGRADE
-from tests._wire import request
+from tests._wire import HANDSHAKE as UPGRADE, request
 from tests.abuse.victims import Forgetful
 from tests.host.calls import COOKIE, DISCOVER, HANDSHAKE, REGISTER, REPORT, VERSIONS
 

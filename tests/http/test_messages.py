@@ -13,8 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from cpg_trio.http import heads
 from cpg_trio.http.heads import Framing, MalformedError, RequestHeads, ResponseHeads

@@ -21,8 +21,7 @@ from cpg_trio.asgi import App, Message, Receive, Scope, Send, send_text
 from cpg_trio.assertions import LEEWAY_S, Purpose
 from cpg_trio.host import Host
 from cpg_trio.http import Pool, ServeConfig
-from cpg_trio.plugin import Plugin
-from cpg_trio.plugin import guard as guard_module
+from cpg_trio.plugin import Plugin, guard as guard_module
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.plugin.guard import Guard, Managers
 from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolClient

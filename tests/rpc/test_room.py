@@ -11,8 +11,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from cpg_trio.asgi import App
 from cpg_trio.rpc import ConnectError, Context, Room, application

@@ -38,11 +38,11 @@ from cpg_trio.http import (
     Address,
     BrowserGuard,
     MalformedError,
+    RefusedError as RelayRefusedError,
     RelayCall,
     ServerExchange,
     UpstreamError,
 )
-from cpg_trio.http import RefusedError as RelayRefusedError
 from cpg_trio.rpc import Code
 
 

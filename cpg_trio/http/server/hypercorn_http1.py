@@ -18,8 +18,7 @@ from h11._receivebuffer import ReceiveBuffer
 from h11._util import LocalProtocolError
 from h11._writers import ChunkedWriter, Http10Writer
 from hypercorn.events import Closed, Updated
-from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, Trailers
-from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Body, Data, EndBody, Event as StreamEvent, Request, Response, Trailers
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 
 from cpg_trio.asgi import HeaderList, accepts_trailers

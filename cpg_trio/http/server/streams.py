@@ -17,8 +17,7 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
 from hypercorn.utils import build_and_validate_headers
 from wsproto.connection import ConnectionState
-from wsproto.events import CloseConnection, Message, Ping
-from wsproto.events import Event as WSProtoEvent
+from wsproto.events import CloseConnection, Event as WSProtoEvent, Message, Ping
 from wsproto.frame_protocol import CloseReason
 
 from cpg_trio.asgi import CLIENT, ClientDisconnectedError, HeaderList, accepts_trailers

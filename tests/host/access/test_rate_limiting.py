@@ -13,8 +13,7 @@ import grpc
 import httpx
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 

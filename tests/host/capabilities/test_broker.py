@@ -20,8 +20,7 @@ from cpg_trio.host.access.policy import PluginRules, Policy, Rules
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1 import echo_pb2
-from tests._wire import dial as dial_wire
-from tests._wire import dial_http2, request
+from tests._wire import dial as dial_wire, dial_http2, request
 from tests.host.calls import COOKIE, HANDSHAKE, VERSIONS, runtime_id
 from tests.host.capabilities.brokering import BROKER, LOGGER, Brokering, bearer, brokering
 from tests.rpc.echo import Echo

@@ -12,8 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import attrs
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio import wire

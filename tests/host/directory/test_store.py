@@ -19,8 +19,7 @@ import attrs
 import httpx
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.host import Audit, BaseUrls, Host, HostConfig, Keys, Limits, Policy
@@ -52,8 +51,7 @@ from tests.host.calls import (
     running,
     runtime_id,
 )
-from tests.processes import Running
-from tests.processes import running as process
+from tests.processes import Running, running as process
 
 DAY_S = 86_400.0
 KEYS = Keys(["k" * 32])
