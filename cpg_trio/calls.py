@@ -67,7 +67,6 @@ class Call:
     def __init__(
         self,
         kind: CallKind,
-        *,
         caller: str = "",
         provider: str = "",
         service: str = "",
@@ -116,11 +115,11 @@ class Calls:
     """The events of all calls of a host, or of a plugin."""
 
     def __init__(self) -> None:
-        self.begun = Listeners[[Call]]("calls that begin")
+        self.begun = Listeners[Call]("calls that begin")
         """A call was let through."""
-        self.ended = Listeners[[Call]]("calls that end")
+        self.ended = Listeners[Call]("calls that end")
         """A call that had begun has ended, however."""
-        self.refused = Listeners[[Call]]("calls that are refused")
+        self.refused = Listeners[Call]("calls that are refused")
         """A call was refused before it began. Its `status` and `failure` are set, and what else is known."""
 
     def end(self, call: Call) -> None:

@@ -57,7 +57,7 @@ async def test_a_listener_that_fails_ends_no_call_and_no_host(
 def test_the_others_hear_all_the_same_and_a_listener_may_leave_meanwhile() -> None:
     heard: list[str] = []
     leaving = ExitStack()
-    listeners = Listeners[[str]]("news")
+    listeners = Listeners[str]("news")
     listeners.add(failing)
     listeners.add(lambda _: leaving.close())
     leaving.enter_context(listeners.added(heard.append))
@@ -68,7 +68,7 @@ def test_the_others_hear_all_the_same_and_a_listener_may_leave_meanwhile() -> No
 
 
 def test_a_listener_that_fails_all_the_time_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    listeners = Listeners[[str]]("news")
+    listeners = Listeners[str]("news")
     listeners.add(failing)
     for _ in range(100):
         listeners.tell("x")

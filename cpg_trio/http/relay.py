@@ -84,7 +84,7 @@ class Forward(Protocol):
     def begin(self, call: RelayCall) -> Call:
         """Note that the call begins; it may be cancelled from then on. Return its record, to be filled in."""
 
-    def end(self) -> None:
+    def end(self, call: RelayCall) -> None:
         """Note that the call has ended as its record says."""
 
     def failure(self, error: UpstreamError | None) -> Failure:
@@ -177,7 +177,7 @@ class RelayCall:
         self._record.succeed(response.status)
         exchange.close()
         caller.in_hand = None
-        self._forward.end()
+        self._forward.end(self)
         caller.finish_nowait(body, trailers)
 
     def abandon(self) -> None:
@@ -208,7 +208,7 @@ class RelayCall:
         record.attempts = exchange.attempts
         if record.stage is Stage.CONNECT and exchange.has_sent:
             record.stage = Stage.REQUEST
-        self._forward.end()
+        self._forward.end(self)
 
     async def _fail(self, failure: Failure) -> None:
         """Tell the caller of a failure; one that has a part of the response sees that it is not all."""

@@ -81,7 +81,7 @@ class Audit:
     """Sends decisions to listeners and the log. A listener that raises is logged; the others are called."""
 
     def __init__(self) -> None:
-        self._listeners = Listeners[[AuditEvent]]("the audit trail")
+        self._listeners = Listeners[AuditEvent]("the audit trail")
 
     def subscribe(self, listener: Callable[[AuditEvent], object]) -> None:
         """Call `listener` with each event from now on."""

@@ -137,7 +137,7 @@ class Identities:
         self._looks: list[tuple[float, str]] = []  # a heap: when to look again at which entry
         self.not_before = 0.0
         """Tokens that were issued before prove nothing, unless the host knows them. In seconds since 1970."""
-        self._listeners = Listeners[[str]]("identities")
+        self._listeners = Listeners[str]("identities")
 
     def __len__(self) -> int:
         """Return how many identities are held."""

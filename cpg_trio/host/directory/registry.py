@@ -84,8 +84,8 @@ class Registry:
         self._revision = 0
         self.id = secrets.token_hex(8)
         """Random id of this registry. A new one means that the state was lost."""
-        self._listeners = Listeners[[Change]]("the registry")
-        self._gone_listeners = Listeners[[str]]("plugins that are gone")
+        self._listeners = Listeners[Change]("the registry")
+        self._gone_listeners = Listeners[str]("plugins that are gone")
 
     @property
     def revision(self) -> int:

@@ -38,7 +38,8 @@ class CallLog:
 
 def go_duration(seconds: float) -> str:
     """Return a duration as Go prints it, to three or four digits: `429.5µs`, `1.2ms`, `2.05s`."""
-    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
-        if (value := seconds * factor) < 1000:  # noqa: PLR2004 - the next unit begins there
-            return f"{value:.1f}".removesuffix(".0") + unit
+    if seconds < 1e-3:  # noqa: PLR2004 - the next unit begins there
+        return f"{seconds * 1e6:.1f}µs".replace(".0µ", "µ")
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f}ms".replace(".0m", "m")
     return f"{seconds:.2f}".rstrip("0").rstrip(".") + "s"

@@ -221,7 +221,6 @@ class RoutedCall:
 
     __slots__ = (
         "_exchange",
-        "_in_flight",
         "_lines",
         "_query",
         "_route",
@@ -232,7 +231,6 @@ class RoutedCall:
     )
 
     call: Call
-    _in_flight: RelayCall
 
     def __init__(
         self,
@@ -267,15 +265,14 @@ class RoutedCall:
 
     def begin(self, call: RelayCall) -> Call:
         """See `relay.Forward`."""
-        self._in_flight = call
         record = self.call = record_of(self._route, self.caller, self._exchange.version)
         self._router.in_flight.begin(self.caller, record.provider, call)
         self._router.calls.begun.tell(record)
         return record
 
-    def end(self) -> None:
+    def end(self, call: RelayCall) -> None:
         """See `relay.Forward`."""
-        self._router.in_flight.end(self.caller, self.call.provider, self._in_flight)
+        self._router.in_flight.end(self.caller, self.call.provider, call)
         self._router.calls.end(self.call)
 
     def failure(self, error: UpstreamError | None) -> CallFailure:
@@ -286,11 +283,4 @@ class RoutedCall:
 def record_of(route: Route, caller: str, version: str) -> Call:
     """Return the record of a call that begins."""
     path = route.path
-    return Call(
-        CallKind.ROUTED,
-        caller=caller,
-        provider=path.provider_id,
-        service=path.service_type,
-        method=route.method,
-        protocol=version,
-    )
+    return Call(CallKind.ROUTED, caller, path.provider_id, path.service_type, route.method, version)
