@@ -210,6 +210,46 @@ async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_o
         assert nothing_more.cancelled_caught
 
 
+async def gone_after(registry: Registry, watch: Watch, providers: list[str]) -> list[str]:
+    """Return the providers of whose end a watcher is told, of some that are gone."""
+    for provider in providers:
+        registry.cancel_calls(provider)
+    told_of: list[str] = []
+    with trio.move_on_after(0.01):
+        async for news in watch:
+            told_of += news.gone
+    return told_of
+
+
+async def test_a_watcher_is_told_of_the_end_of_the_last_20_providers_that_it_was_told_of() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    with hub.watch("w-1") as watch:
+        watch.subscribe("t")
+        providers = [f"p-{number}" for number in range(25)]
+        for provider in providers:
+            add(registry, provider)
+            await anext(watch)
+            registry.remove_plugin(provider)
+        assert len(hub.told_of) == 20
+        assert await gone_after(registry, watch, providers) == providers[5:]
+    assert not hub.told_of
+
+
+async def test_a_watcher_of_many_types_is_told_of_the_end_of_one_provider_of_each() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    with hub.watch("w-1") as watch:
+        providers = [f"p-{number}" for number in range(25)]
+        for provider in providers:
+            add(registry, provider, f"t-{provider}")
+            watch.subscribe(f"t-{provider}")
+        heard = 0
+        while heard < len(providers):
+            heard += len((await anext(watch)).statuses)
+        assert set(await gone_after(registry, watch, providers)) == set(providers)
+
+
 async def test_a_watcher_that_does_not_read_holds_nothing_of_registrations_that_are_gone() -> None:
     registry = Registry()
     with WatchHub(registry).watch("watcher") as watch:
