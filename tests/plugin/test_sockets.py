@@ -99,7 +99,7 @@ async def test_a_host_calls_its_plugins_at_their_sockets(
         assert service.contexts[0].client_address is None
         provider, _ = host.registry.discover("echo")
         assert provider.base_url.startswith(f"http://{NOT_HERE}:")
-        assert Path(provider.socket_path).parent == short_path
+        assert Path(provider.addresses[0].removeprefix("unix:")).parent == short_path
         assert await host._prober.probe(provider.runtime_id)
         await host.shut_down_plugin(provider.runtime_id)
         await until(host, lambda: not host.registry.available("echo"))
@@ -120,7 +120,7 @@ async def test_in_another_hosts_directory_a_plugin_keeps_to_tcp_and_says_nothing
     ):
         await until(host, lambda: is_healthy(host, "echo"))
         (registration,) = host.registry.providers("echo")
-        assert (registration.socket_path, "socket" in registration.metadata) == ("", False)
+        assert (len(registration.addresses), "socket" in registration.metadata) == (1, False)
         assert seen == [(HANDSHAKE, False)]
         assert f"not at its socket '{others / 'host.sock'}': another host answers there" in caplog.text
 
@@ -157,7 +157,7 @@ async def test_a_host_that_is_restarted_is_called_at_its_socket_again_and_by_tcp
                 await until(host, partial(_are_healthy, host))
                 assert await echoed(echo) == "hi"
                 (provider,) = host.registry.providers("echo")
-                found.append((provider.runtime_id, bool(provider.socket_path)))
+                found.append((provider.runtime_id, len(provider.addresses) == 2))
                 if len(found) == 4:
                     stop.set()
                     await until(host, lambda: not host.registry.plugins())
@@ -175,7 +175,7 @@ async def test_a_plugin_that_comes_back_has_its_socket_back(short_path: Path, co
         for _ in range(2):
             async with plugged(echo_plugin(), url, hostname=NOT_HERE, socket_dir=short_path):
                 await until(host, lambda: state_of(host, "echo") == HEALTHY)
-                paths.append(Path(host.registry.providers("echo")[0].socket_path))
+                paths.append(Path(host.registry.providers("echo")[0].addresses[0].removeprefix("unix:")))
                 assert paths[-1].is_socket()
             await until(host, lambda: not host.registry.providers("echo"))
             await eventually(lambda: not paths[-1].exists())

@@ -19,7 +19,7 @@ from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.http import Pool
+from cpg_trio.http import LocalFailureError, Pool, PoolFullError
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -113,3 +113,8 @@ def client_at(
     http: HttpClient = PoolClient(pool, addresses)
     signed = SignedClient(http, proof) if proof else http
     return client_class(url, signed, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))
+
+
+def could_not_ask(error: ConnectError) -> bool:
+    """Whether a call failed for a reason of this host's own, so that the plugin has not been asked."""
+    return isinstance(error.__cause__, LocalFailureError | PoolFullError)

@@ -22,12 +22,11 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.leases import CannotAskError
-from cpg_trio.host.directory.plugin_control import ControlClients
+from cpg_trio.host.directory.plugin_control import ControlClients, could_not_ask
 from cpg_trio.host.directory.registration import health_of
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
-from cpg_trio.http import LocalFailureError, PoolFullError
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.host")
@@ -66,7 +65,7 @@ class Prober:
             is_itself = await self._is_itself(runtime_id)
             health = await self._health(runtime_id, is_itself=is_itself) if is_itself is not False else None
         except ConnectError as error:
-            _check_asked(error)
+            _raise_if_not_asked(error)
             return False
         if is_itself is False or self._succession.is_succeeded(runtime_id):
             return False  # it may have a successor by now, which has answered
@@ -82,7 +81,7 @@ class Prober:
         try:
             info = await client.get_plugin_info(pb.GetPluginInfoRequest())
         except ConnectError as error:
-            _check_asked(error)
+            _raise_if_not_asked(error)
             return None
         entry = self._identities.entry(runtime_id)
         shown = (info.metadata.get(wire.RUNTIME_ID_KEY, ""), info.self_id)
@@ -121,16 +120,18 @@ class Prober:
         """Look once at the sockets of a plugin that was registered before the host began."""
         for registration in self._registry.registrations(runtime_id):
             metadata = dict(registration.metadata)
-            if registration.socket_path or not self._sockets.announced or wire.SOCKET_KEY not in metadata:
+            if (
+                len(registration.addresses) > 1
+                or not self._sockets.announced
+                or wire.SOCKET_KEY not in metadata
+            ):
                 continue
-            path = await self._sockets.accept(runtime_id, metadata, None)
-            if not path:
-                del metadata[wire.SOCKET_KEY]
+            sockets = await self._sockets.accept(runtime_id, metadata, None)
             if self._registry.provider(registration.service_type, runtime_id) is registration:
-                self._registry.restore(attrs.evolve(registration, metadata=metadata, socket_path=path))
+                addresses = (*sockets, registration.address)
+                self._registry.restore(attrs.evolve(registration, metadata=metadata, addresses=addresses))
 
 
-def _check_asked(error: ConnectError) -> None:
-    """Raise CannotAskError for a call that this host could not make, for a reason of its own."""
-    if isinstance(error.__cause__, LocalFailureError | PoolFullError):
+def _raise_if_not_asked(error: ConnectError) -> None:
+    if could_not_ask(error):
         raise CannotAskError(error.message) from error

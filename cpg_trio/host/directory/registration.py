@@ -10,7 +10,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http import UNIX, Origin
+from cpg_trio.http import Origin
 
 _MAX_REASON_BYTES = 4096
 _MAX_DEPENDENCIES = 100
@@ -36,10 +36,10 @@ class Registration:
     metadata: Mapping[str, str]
     sequence: int
     """Grows with each registration; the order of the providers of a type."""
-    address: str = ""
-    """Where to connect for `base_url`, whatever its name resolves to; empty for where that leads."""
-    socket_path: str = ""
-    """The Unix socket to connect to before that, empty for none."""
+    addresses: tuple[str, ...] = ("",)
+    """Where the host connects for `base_url`, tried in order: `unix:` and the path of a socket; last an IP
+    address, or an empty string for where the URL leads. What was checked is used: a name may lead elsewhere
+    by now."""
 
     @property
     def base_url(self) -> str:
@@ -47,9 +47,9 @@ class Registration:
         return self.metadata.get(wire.BASE_URL_KEY, "")
 
     @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where the host connects to it. What was checked is used: a name may lead elsewhere by now."""
-        return self._addresses(self.address)
+    def address(self) -> str:
+        """The address that is reached by TCP; empty for where the URL leads."""
+        return self.addresses[-1]
 
     @property
     def control_url(self) -> str:
@@ -59,10 +59,9 @@ class Registration:
     @property
     def control_addresses(self) -> tuple[str, ...]:
         """Where the host connects to for that. The plugin's socket, and the same name, were checked."""
-        return self._addresses(self.address if same_host(self.control_url, self.base_url) else "")
-
-    def _addresses(self, address: str) -> tuple[str, ...]:
-        return (UNIX + self.socket_path, address) if self.socket_path else (address,)
+        if same_host(self.control_url, self.base_url):
+            return self.addresses
+        return (*self.addresses[:-1], "")
 
     @property
     def endpoint_url(self) -> str:

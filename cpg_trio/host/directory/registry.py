@@ -116,8 +116,7 @@ class Registry:
         endpoint_path: str,
         metadata: Mapping[str, str],
         *,
-        address: str = "",
-        socket_path: str = "",
+        addresses: tuple[str, ...] = ("",),
     ) -> Registration:
         """Add a service. A plugin has one registration for each type: a second replaces the first.
 
@@ -136,8 +135,7 @@ class Registry:
             endpoint_path=endpoint_path,
             metadata=dict(metadata),
             sequence=self._sequence + 1,
-            address=address,
-            socket_path=socket_path,
+            addresses=addresses,
         )
         self.restore(registration)
         return registration

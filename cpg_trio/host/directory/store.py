@@ -168,7 +168,9 @@ class Journal:
             self._identities.restore_ended(Ended(**{**row, "until": row["until"] - since_1970}))
         for row in rows.registrations:
             self._registry.set_lapsed(row["runtime_id"], NOT_HEARD_OF)
-            self._registry.restore(Registration(**row))
+            registration = {**row, "addresses": (row["address"],)}
+            del registration["address"]
+            self._registry.restore(Registration(**registration))
 
     def _note(self, runtime_id: str) -> None:
         self._add([runtime_id])
@@ -254,7 +256,7 @@ class Journal:
             identities=[_identity_row(entry, since_1970) for entry in entries],
             ended=[{**attrs.asdict(e), "until": e.until + since_1970} for e in ends],
             registrations=[
-                attrs.asdict(r, recurse=False)
+                {**attrs.asdict(r, recurse=False), "address": r.address}
                 for entry in entries
                 for r in self._registry.registrations(entry.identity.runtime_id)
             ],

@@ -1,19 +1,19 @@
-"""Unix sockets, where a host and its plugins share a directory (`SOCKET_DIR`): which of them the host uses.
+"""Unix sockets of plugins, where host and plugins share a directory (`SOCKET_DIR`): which of them are used.
 
-A plugin says by which name its socket is found in that directory. The host connects to it only if
+A plugin registers the name of its socket in that directory. The host connects to it only if
 
-- the registration came through the host's own socket, as only those can who share the directory;
-- it is a name, not a path, and what has that name is a socket, not a link: nothing leads out of the directory
-  (`connect_unix` sees to that at each connection);
-- who answers there says that it is that plugin, by the runtime id that the host has given it: another plugin
-  says another, and the host itself says none. The owner of the file would tell less, and so would the process
-  at its other end: the containers of a pod have one user, and do not see each other's processes.
+- the registration came through the host's own socket, which only processes with the directory can reach;
+- it is a name and not a path, and the file is a socket and not a link, so that nothing leads out of the
+  directory (`connect_unix` checks the file at each connection);
+- what answers there gives the runtime id of that plugin. Another plugin gives another one, and the host none.
+  The owner of the file, or the process at its other end, would tell less: the containers of a pod have one
+  user, and do not see each other's processes.
 
-Everything else is left alone, with a line in the log, and called by TCP. So is a socket that cannot be
-connected to, each time that it is needed.
+Otherwise the name is logged and dropped, and the plugin is called by TCP; so it is at each call for which the
+socket cannot be connected to.
 
-What this does not do is part those who may write in the directory from each other: any of them can take a
-name over that another had. The directory is for those who trust each other as much.
+Processes that may write in the directory are not protected from each other: each of them can take over the
+name of another one. The directory is for processes that trust each other.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio._lines import one_line
 from cpg_trio.host.access.identity import Identities
-from cpg_trio.host.directory.plugin_control import client_at, proof_to
-from cpg_trio.http import UNIX, LocalFailureError, Pool, PoolFullError
+from cpg_trio.host.directory.plugin_control import client_at, could_not_ask, proof_to
+from cpg_trio.http import UNIX, Pool
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
@@ -39,7 +39,7 @@ _ASK_S = 1.0  # which a plugin that registers has to say who it is
 
 
 class _RefusedError(Exception):
-    """A socket that the host does not use; the message says why."""
+    """The host does not use a socket; the message says why."""
 
 
 class Sockets:
@@ -60,25 +60,26 @@ class Sockets:
         """What a handshake tells of the host's socket."""
         return {wire.SOCKET_KEY: _NAME} if self._folder else {}
 
-    async def accept(self, runtime_id: str, metadata: Mapping[str, str], client: str | None) -> str:
-        """Return the path of the socket that a registration names, if the host is to use it.
+    async def accept(self, runtime_id: str, metadata: dict[str, str], client: str | None) -> tuple[str, ...]:
+        """Return the address of the socket that a registration names, if the host is to use it; else nothing.
 
-        `client` is the address that the registration came from, None through the host's socket. Empty, and a
-        line in the log, if it is not; empty if there is none. Raises: ConnectError `unavailable` if this host
-        could not ask.
+        A name that is not used is taken out of `metadata`, and logged. `client` is the address that the
+        registration came from, None through the host's socket. Raises: ConnectError `unavailable` if this
+        host could not ask.
         """
         name = metadata.get(wire.SOCKET_KEY, "")
         if not name:
-            return ""
+            return ()
         try:
-            path = self._path(name, client)
-            await self._ask(path, runtime_id, metadata.get(wire.BASE_URL_KEY, ""))
+            address = self._address(name, client)
+            await self._ask(address, runtime_id, metadata.get(wire.BASE_URL_KEY, ""))
         except _RefusedError as why:
             _log.warning("%s is called by TCP, not at its socket %.128r: %s", runtime_id, name, why)
-            return ""
-        return path
+            del metadata[wire.SOCKET_KEY]
+            return ()
+        return (address,)
 
-    def _path(self, name: str, client: str | None) -> str:
+    def _address(self, name: str, client: str | None) -> str:
         if self._folder is None:
             raise _RefusedError("this host has no SOCKET_DIR")
         if client is not None:
@@ -87,23 +88,20 @@ class Sockets:
             wire.validate_socket(name)
         except wire.InvalidError as error:
             raise _RefusedError(str(error)) from error
-        return str(self._folder / name)
+        return f"{UNIX}{self._folder / name}"
 
-    async def _ask(self, path: str, runtime_id: str, base_url: str) -> None:
-        """Ask who answers at a socket, and there alone."""
-        # What proves the host there is good for this question alone, if it is the wrong one that hears it.
+    async def _ask(self, address: str, runtime_id: str, base_url: str) -> None:
+        """Check that the plugin answers at a socket. TCP is not tried instead."""
+        # The proof is good for this question alone: whoever answers may be a stranger.
         proof = proof_to(self._identities, runtime_id)
-        client = client_at(PluginIdentityClient, base_url, (UNIX + path,), self._pool, proof)
+        client = client_at(PluginIdentityClient, base_url, (address,), self._pool, proof)
         try:
-            said = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
+            info = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
         except ConnectError as error:
-            _check_asked(error)
+            if could_not_ask(error):
+                raise ConnectError(
+                    Code.UNAVAILABLE, f"this host cannot look at a socket now: {error.message}"
+                ) from error.__cause__
             raise _RefusedError(one_line(error.message, _MOST_OF_A_MESSAGE)) from error
-        if said.metadata.get(wire.RUNTIME_ID_KEY) != runtime_id:
-            raise _RefusedError("who answers there does not say that it is this plugin")
-
-
-def _check_asked(error: ConnectError) -> None:
-    """Raise ConnectError `unavailable` if it is for a reason of this host's own that nobody was asked."""
-    if isinstance(cause := error.__cause__, LocalFailureError | PoolFullError):
-        raise ConnectError(Code.UNAVAILABLE, f"this host cannot look at a socket now: {cause}") from cause
+        if info.metadata.get(wire.RUNTIME_ID_KEY) != runtime_id:
+            raise _RefusedError("what answers there does not say that it is this plugin")

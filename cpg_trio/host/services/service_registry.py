@@ -72,7 +72,7 @@ class RegistryService(ServiceRegistryService):
             )
             registration = await self._register(caller, request, ctx.client_address)
         self._audit.allowed(Action.REGISTER, caller.runtime_id, request.service_type)
-        through = f" through unix:{registration.socket_path}" if registration.socket_path else ""
+        through = "".join(f" through {socket}" for socket in registration.addresses[:-1])
         service = f"{request.service_type} v{request.version}"
         _log.info("Registered service: %s of %s%s", service, caller.runtime_id, through)
         return pb.RegisterServiceResponse(registration_id=registration.id)
@@ -84,9 +84,7 @@ class RegistryService(ServiceRegistryService):
         service_type, runtime_id, metadata = request.service_type, caller.runtime_id, dict(request.metadata)
         self._policy.check(caller, service_type)
         address = await self._checked_address(caller, metadata)
-        socket_path = await self._sockets.accept(runtime_id, metadata, client)
-        if not socket_path:
-            metadata.pop(wire.SOCKET_KEY, None)  # what is kept is what counts
+        sockets = await self._sockets.accept(runtime_id, metadata, client)
         self._access.check_still_valid(caller)
         self._policy.check(caller, service_type)
         replaced = self._registry.provider(service_type, runtime_id)
@@ -96,8 +94,7 @@ class RegistryService(ServiceRegistryService):
             request.version,
             request.endpoint_path,
             metadata,
-            address=address,
-            socket_path=socket_path,
+            addresses=(*sockets, address),
         )
         await self._saved(lambda: self._take_back(registration, replaced))
         self._access.check_still_valid(caller)

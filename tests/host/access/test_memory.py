@@ -97,7 +97,9 @@ def registrations(_: ExitStack) -> tuple[Any, int]:
     registry = Registry()
     for number in range(COUNT):
         version, path = f"1.0.0-{number}".ljust(64, "a"), long("/", number, 256)
-        registry.register(f"p-{number // 50}", long("t", number), version, path, {}, address=f"::{number:x}")
+        registry.register(
+            f"p-{number // 50}", long("t", number), version, path, {}, addresses=(f"::{number:x}",)
+        )
     return registry, 0
 
 

@@ -147,7 +147,9 @@ async def test_a_probe_goes_to_the_address_that_was_checked() -> None:
     async with served(canned(404, b"404 page not found")) as url, hosting(PROBING) as (host, _):
         provider = host.identities.issue("p")[0].runtime_id
         base_url = url.replace("127.0.0.1", "rebound.invalid")
-        host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1")
+        host.registry.register(
+            provider, "echo", "1.0.0", "/", {"base_url": base_url}, addresses=("127.0.0.1",)
+        )
         assert await host._prober.probe(provider)
 
 

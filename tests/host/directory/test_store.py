@@ -141,7 +141,7 @@ async def test_a_plugin_is_known_by_its_token_and_registered_as_before(path: Pat
     async with kept(path) as s:
         identity, token = s.identities.issue("My_Plugin")
         before = s.registry.register(
-            identity.runtime_id, "t", "1.2.3-beta", "/x/ü", metadata, address="192.0.2.7"
+            identity.runtime_id, "t", "1.2.3-beta", "/x/ü", metadata, addresses=("192.0.2.7",)
         )
         await s.save()
     async with kept(path) as s:
@@ -311,7 +311,7 @@ async def take(
     if step == "issue":
         names.append(s.identities.issue("P")[0].runtime_id)
     elif step == "register" and s.identities.entry(name):
-        s.registry.register(name, service_type, "1.0.0", "/ä", metadata, address="::1")
+        s.registry.register(name, service_type, "1.0.0", "/ä", metadata, addresses=("::1",))
     elif step == "unregister" and (registration := s.registry.provider(service_type, name)):
         s.registry.unregister(name, registration.id)
     elif step == "remove":

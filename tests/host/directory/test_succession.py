@@ -28,7 +28,9 @@ class Setting:
     ) -> str:
         identity, _ = self.identities.issue(name, address=calls_from)
         metadata = {"base_url": base_url} if base_url else {}
-        self.registry.register(identity.runtime_id, service_type, "1.0.0", "/s/", metadata, address=leads_to)
+        self.registry.register(
+            identity.runtime_id, service_type, "1.0.0", "/s/", metadata, addresses=(leads_to,)
+        )
         return identity.runtime_id
 
 
@@ -65,7 +67,7 @@ def test_who_differs_in_name_service_or_address_succeeds_nobody(other: dict[str,
 def test_who_registers_anew_is_the_one_that_is_there() -> None:
     s = Setting()
     first, second = s.add(), s.add()
-    s.registry.register(first, "storage", "1.0.0", "/s/", {"base_url": HERE}, address="10.0.0.1")
+    s.registry.register(first, "storage", "1.0.0", "/s/", {"base_url": HERE}, addresses=("10.0.0.1",))
     assert s.succession.predecessors(first) == {second}
     assert not s.succession.is_succeeded(first)
 

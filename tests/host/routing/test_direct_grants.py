@@ -108,7 +108,7 @@ def test_a_caller_is_sent_where_the_host_has_looked() -> None:
     identities, registry = Identities(clock=lambda: 0.0), Registry()
     provider, _ = identities.issue("echo-plugin", address="192.0.2.1")
     metadata = {"base_url": "http://echo.example:8081/base", wire.DIRECT_KEY: "true"}
-    registry.register(provider.runtime_id, "echo", "1.0.0", "/e e/", metadata, address="192.0.2.1")
+    registry.register(provider.runtime_id, "echo", "1.0.0", "/e e/", metadata, addresses=("192.0.2.1",))
     caller, _ = identities.issue("app", address="192.0.2.7")
     grant = DirectGrants(identities, registry).issue(caller, "echo", "1.0.0", provider.runtime_id)
     assert grant.endpoint_url == "http://192.0.2.1:8081/base/e%20e/"

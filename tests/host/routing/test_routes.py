@@ -131,7 +131,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_called() -> None:
         assert current
         base_url = current.base_url.replace("127.0.0.1", "rebound.invalid")
         s.host.registry.register(
-            s.provider, "echo", "1.0.0", "/", {"base_url": base_url}, address="127.0.0.1"
+            s.provider, "echo", "1.0.0", "/", {"base_url": base_url}, addresses=("127.0.0.1",)
         )
         assert (await s.call(s.head())).status == 200
     assert dict(recorder.headers)[b"host"].startswith(b"rebound.invalid:")
