@@ -1,4 +1,4 @@
-"""Everything that is done to this project by command. `nox` alone does what CI does."""
+"""The tasks of this project. `nox` alone runs what CI runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def proto(session: nox.Session) -> None:
-    """Lint the protos and generate what follows from them; fail if that was not what is there."""
+    """Lint the protos and generate code from them; fail if that changes a file."""
     _install(session, "proto")
     session.run("buf", "lint")
     session.run("buf", "format", "--diff", "--exit-code")
@@ -105,21 +105,21 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what the documentation has tables of. Arguments go to the benchmark."""
+    """Measure the tables of the documentation. Arguments go to the benchmark."""
     _install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Look for messages that can be read in two ways. Arguments: which kind, and for how many seconds."""
+    """Look for messages that two parsers read differently. Arguments: the kind, and the number of seconds."""
     _install(session, "test", "fuzz")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
 @nox.session
 def abuse(session: nox.Session) -> None:
-    """Have hostile clients do their worst, a minute each, to a host and a plugin. Arguments go to pytest.
+    """Run hostile clients, a minute each, against a host and a plugin. Arguments go to pytest.
 
     ABUSE_SECONDS says for how long instead.
     """
@@ -138,7 +138,7 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Build the package, install it as a user does, and run the demo once, away from the source."""
+    """Build the package, install it as a user does, and run the demo once, outside the source."""
     session.install(".[demo]")
     with session.chdir(session.create_tmp()):
         session.run("python", "-m", "cpg_trio.demo", "--once", env={"PYTHONPATH": os.devnull})
@@ -146,7 +146,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def e2e(session: nox.Session) -> None:
-    """Run the system as containers, and see what it survives. Arguments go to pytest.
+    """Run the system as containers, and inject faults. Arguments go to pytest.
 
     Where there is no Docker engine it is skipped as a part of everything, and an error if it was asked for.
     """
@@ -160,7 +160,7 @@ def e2e(session: nox.Session) -> None:
 
 
 def _no_docker() -> str:
-    """Return why nothing can be run in containers, or an empty string."""
+    """Return why containers cannot run here, or an empty string."""
     for command, lacking in (
         (["docker", "info", "--format", "{{.ServerVersion}}"], "no Docker engine that answers"),
         (["docker", "compose", "version"], "no `docker compose`, version 2"),
@@ -176,7 +176,7 @@ def _no_docker() -> str:
 
 @nox.session
 def chart(session: nox.Session) -> None:
-    """Lint the chart, render it for many values and versions, and validate what comes out.
+    """Lint the chart, render it for many values and versions, and validate the objects.
 
     Where there is no Helm it is skipped as a part of everything, and an error if it was asked for.
     """
@@ -191,7 +191,7 @@ def chart(session: nox.Session) -> None:
 
 @nox.session
 def k8s(session: nox.Session) -> None:
-    """Install the chart on the cluster that KUBECONFIG names, and try what the guide says."""
+    """Install the chart on the cluster of KUBECONFIG, and run the commands of the guide."""
     if "KUBECONFIG" not in os.environ:
         session.error("KUBECONFIG does not name a cluster, and no other is to be touched")
     _install(session, "test", "chart")
@@ -200,7 +200,7 @@ def k8s(session: nox.Session) -> None:
 
 @nox.session(python="3.13")
 def lock(session: nox.Session) -> None:
-    """Write anew what container images are made of: the newest versions that fit, with their hashes."""
+    """Update the lock files of the container images: the newest versions that fit, with their hashes."""
     session.install("pip-tools>=7.5")
     options = [
         "--upgrade",
@@ -223,7 +223,7 @@ def lock(session: nox.Session) -> None:
 
 
 def _check_wheels(session: nox.Session, lock: str, machine: str) -> None:
-    """Check that everything in a lock is there as a wheel for a kind of machine."""
+    """Check that each package of a lock file has a wheel for an architecture."""
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 28)]
     options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", *platforms]
     session.run("pip", "download", *options, f"--dest={session.create_tmp()}", f"--requirement={lock}")

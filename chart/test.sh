@@ -55,5 +55,5 @@ if [ "$(told DIRECT_CALLS)" != true ]; then
   through=", and its plugins talk through the host"
 fi
 step="see the line in the logger's log"
-kubectl logs "$pod" -c logger --since=2m | grep "\[LOG\] STORE .* → $marked" || fail "the logger was not told of $marked"
+kubectl logs "$pod" -c logger --since=2m | grep "\[LOG\] STORE .* → $marked" || fail "the log of the logger does not have $marked"
 echo "✅ $pod works${through:-}"

@@ -165,7 +165,7 @@ def help_text(*groups: dict[str, str]) -> str:
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each variable that is not read here but looks as if it should be.
 
-    A name that is similar to a variable that is set as well is taken for somebody else's.
+    A name that is similar to a variable that is set as well is taken for a variable of another program.
     """
     for name in environment:
         if name in KNOWN:

@@ -176,7 +176,7 @@
 {{- end -}}
 {{- if include "cpg-trio.usesFile" . -}}
 {{- if and (hasKey $had ($data.databaseEnv | default "")) (not $root.Values.storage.abandonDatabase) -}}
-{{- fail (printf "\n\nThe data of %s is in a database, and the pod would begin with an empty file. Leave postgresql.enabled, storage.databaseUrl and storage.databaseUrlSecret as they were (helm get values %s --namespace %s), or set storage.abandonDatabase=true, and begin anew.\n" .plugin.name $release.Name $release.Namespace) -}}
+{{- fail (printf "\n\nThe data of %s is in a database, and the pod would begin with an empty file. Leave postgresql.enabled, storage.databaseUrl and storage.databaseUrlSecret as they were (helm get values %s --namespace %s), or set storage.abandonDatabase=true to discard the data.\n" .plugin.name $release.Name $release.Namespace) -}}
 {{- end -}}
 {{- else if and (hasKey $had ($data.fileEnv | default "")) (not $root.Values.storage.abandonFile) -}}
 {{- $left := printf "The data of %s is in a file, %s, which the new pods would not have." .plugin.name (index $had $data.fileEnv) -}}

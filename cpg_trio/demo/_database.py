@@ -45,8 +45,8 @@ _ON_CONNECT = {
 }
 _REASONS = {
     "password authentication failed": "it refuses the user or the password",
-    "no password supplied": "it wants a password",
-    "pg_hba.conf": "it lets nobody in from here (pg_hba.conf)",
+    "no password supplied": "it requires a password",
+    "pg_hba.conf": "it accepts no connection from here (pg_hba.conf)",
     "starting up": "it is starting up",
     "shutting down": "it is shutting down",
     "administrator command": "it is shutting down",
@@ -58,7 +58,7 @@ _REASONS = {
     "No space left": "its disk is full",
     "resolve host": "its host has no address",
     "translate host": "its host has no address",
-    "Connection refused": "nobody listens there",
+    "Connection refused": "nothing listens there",
     "statement timeout": "it did not answer in time",
     "timeout": "it did not answer in time",
     "timed out": "it did not answer in time",

@@ -72,7 +72,7 @@ def _pass_on(error: ConnectError) -> NoReturn:
         case Code.DEADLINE_EXCEEDED:
             raise ConnectError(error.code, "storage did not answer in time") from error
         case _:
-            raise ConnectError(Code.INTERNAL, "storage did not do it") from error
+            raise ConnectError(Code.INTERNAL, "storage has an internal error") from error
 
 
 def api_plugin() -> Plugin:

@@ -59,7 +59,7 @@ async def check(api_url: str) -> str:
         if resolved != url:
             raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"{code} stands for {url}, and resolves to {resolved}")
         await _must_not_resolve(api, secrets.token_hex(16))
-    return f"✓ Shortened and resolved {url} ({code})\n✓ A code that nobody has is not found"
+    return f"✓ Shortened and resolved {url} ({code})\n✓ An unknown code is not found"
 
 
 async def _must_not_resolve(api: APIClient, code: str) -> None:
@@ -69,7 +69,7 @@ async def _must_not_resolve(api: APIClient, code: str) -> None:
         if error.code != rpc.Code.NOT_FOUND:
             raise
     else:
-        raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"nobody has {code}, and it resolves to {found.url}")
+        raise rpc.ConnectError(rpc.Code.DATA_LOSS, f"{code} is unknown, and resolves to {found.url}")
 
 
 def _pool() -> Pool:

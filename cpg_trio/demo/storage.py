@@ -75,7 +75,7 @@ class Storage(StorageService):
         try:
             await self._logger.log(LogRequest(message=message), timeout_s=_LOG_TIMEOUT_S)
         except ConnectError as error:
-            _log.debug("nobody logs %r: %s", message, error.message)
+            _log.debug("the logger has not got %r: %s", message, error.message)
 
 
 @asynccontextmanager

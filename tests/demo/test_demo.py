@@ -106,7 +106,7 @@ async def test_the_client_checks_the_way_to_storage_and_back(tmp_path: Path) -> 
         told = await client.check(system.api)
     assert re.fullmatch(
         r"✓ Shortened and resolved https://example.com/[0-9a-f]{16} \([0-9a-f]{8}\)\n"
-        r"✓ A code that nobody has is not found",
+        r"✓ An unknown code is not found",
         told,
     )
 
@@ -184,7 +184,9 @@ async def test_a_check_that_fails_is_told_and_ends_with_status_1(tmp_path: Path)
             "CREATE TRIGGER no BEFORE INSERT ON urls WHEN length(NEW.code) = 8"  # as long as a code of api's
             " BEGIN SELECT RAISE(ABORT, 'full'); END"
         )
-    failed = "✗ The check failed: /api.v1.API/Shorten answered 500: Storage failed: storage did not do it"
+    failed = (
+        "✗ The check failed: /api.v1.API/Shorten answered 500: Storage failed: storage has an internal error"
+    )
     async with running("cpg_trio.demo", "--once", "--storage", str(path)) as run:
         assert await run.end() == 1
         await run.until("host stopping")

@@ -372,7 +372,7 @@ async def test_storage_starts_before_its_database_and_is_healthy_once_that_is_th
         await until(host, lambda: is_healthy(host, "storage"))
         await StorageClient(storage_url, http).store(StoreRequest(code="c", url="u"))
     assert caplog.messages == [
-        "the database postgres on 127.0.0.1 is away: nobody listens there",
+        "the database postgres on 127.0.0.1 is away: nothing listens there",
         "the database postgres on 127.0.0.1 is there",
     ]
 
@@ -693,7 +693,7 @@ async def test_storage_with_an_invalid_url_does_not_start_and_says_why(tmp_path:
 async def test_each_usual_spelling_of_the_scheme_is_taken(scheme: str) -> None:
     async with open_store(f"{scheme}://me@127.0.0.1:{unused_port()}/urls") as store:
         with pytest.raises(
-            DatabaseAwayError, match=r"the database urls on 127.0.0.1 is away: nobody listens"
+            DatabaseAwayError, match=r"the database urls on 127.0.0.1 is away: nothing listens"
         ):
             await store.prepare()
 
