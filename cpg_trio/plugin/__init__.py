@@ -6,8 +6,8 @@ Each module uses those above it:
     _handshake       the handshake with a host
     _host_time       the time by the host's clock
     _sockets         Unix sockets in a directory that a plugin shares with its host
-    _session         an identity on a host, and the calls that prove it
-    _provider        one provider of a service
+    _session         an identity on a host, the calls that prove it, and the providers that it knows
+    _redirecting     the base of clients that decide where a request goes
     direct           calls without the host in between
     dependency       a service that is required, and its provider now
     capability       what the plugin's host offers, and the grant to use it
@@ -22,10 +22,9 @@ Each module uses those above it:
     _state           what the tasks share
     control          the services for the host
     _serving         the servers, and their addresses
-    _registration    registers the services
+    _registration    registers the services, and takes them back when the plugin leaves
     _heartbeat       reports health, which renews the lease
     _token_renewal   renews the token
-    _leaving         takes registrations back
     _runtime         the nursery of all these tasks
     _plugin          the public declaration
 """
@@ -33,7 +32,7 @@ Each module uses those above it:
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
 from cpg_trio.plugin._config import PluginConfig as PluginConfig
 from cpg_trio.plugin._plugin import Middleware as Middleware, Plugin as Plugin
-from cpg_trio.plugin._provider import Provider as Provider
 from cpg_trio.plugin._retry import RefusedError as RefusedError
+from cpg_trio.plugin._session import Provider as Provider
 from cpg_trio.plugin.capability import Capability as Capability
 from cpg_trio.plugin.dependency import Dependency as Dependency

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias, TypeVar
 
@@ -37,3 +37,10 @@ class RedirectingClient(ABC):
 
         `stack` has what lasts as long as the response; closing it gives up a response that does not count.
         """
+
+
+def redirected(request: HttpRequest, url: str, proof: Mapping[str, str]) -> HttpRequest:
+    """Return a request for another URL. The fields of `proof` replace those of the same names."""
+    headers = [field for field in request.headers if field[0] not in proof]
+    headers += proof.items()
+    return HttpRequest(request.method, url, headers, request.body)

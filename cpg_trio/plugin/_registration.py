@@ -1,4 +1,4 @@
-"""Registering the services of a plugin with its host, and taking registrations back."""
+"""Registering the services of a plugin with its host, and taking the registrations back when it leaves."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from cpg_trio.plugin._handshake import REGISTER_TIMEOUT_S
 from cpg_trio.plugin._retry import RefusedError, retry_until_done, try_a_few_times
 from cpg_trio.plugin._serving import Addresses
 from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._sockets import BY_URL
 from cpg_trio.rpc import ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")
 
-LEAVE_S = 2.0  # for taking registrations back: a host that does not answer must not delay a stop
+_LEAVE_S = 2.0  # for taking registrations back: a host that does not answer must not delay a stop
 
 
 class Registrations:
@@ -29,7 +30,7 @@ class Registrations:
     def __init__(self, declared: Declaration, addresses: Addresses) -> None:
         self._declared = declared
         self._addresses = addresses
-        self.ids: list[str] = []
+        self._ids: list[str] = []
         self._former: list[str] = []
 
     async def register(self, session: Session) -> bool:
@@ -52,8 +53,8 @@ class Registrations:
                 return False
             url = self._addresses.base_url
             _log.info("Registered service: %s v%s at %s", provided.service_type, provided.version, url)
-        with trio.move_on_after(LEAVE_S):
-            await unregister(session, self._former)
+        with trio.move_on_after(_LEAVE_S):
+            await _unregister(session, self._former)
         return True
 
     def forget(self, session: Session) -> None:
@@ -62,8 +63,25 @@ class Registrations:
         A host that does not say which one it is may have let a token expire, and may still have the
         registrations: the next session takes them back.
         """
-        self._former = [] if session.host_id else self.ids
-        self.ids = []
+        self._former = [] if session.host_id else self._ids
+        self._ids = []
+
+    async def leave(self, session: Session | None) -> None:
+        """Tell the host to send no more calls, and take all registrations back.
+
+        What the host cannot be told is written to the log once. None is a plugin without a host.
+        """
+        if session is None:
+            return
+        stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
+        failures: list[str] = []
+        with trio.move_on_after(_LEAVE_S) as limit:
+            failures.append(await try_a_few_times(partial(session.lifecycle.report_health, stopping)))
+            failures += await _unregister(session, self._ids)
+        if limit.cancelled_caught:
+            failures.append(f"no answer within {_LEAVE_S:g} s")
+        if why := next(filter(None, failures), ""):
+            _log.info("%s leaves without its host: %s", self._declared.self_id, why)
 
     def _request(self, provided: Provided, session: Session) -> pb.RegisterServiceRequest:
         return pb.RegisterServiceRequest(
@@ -82,11 +100,11 @@ class Registrations:
                 nursery.start_soon(_limit_when_cancelled, shielded)
                 call = session.registry.register_service
                 response = await call(request, timeout_s=REGISTER_TIMEOUT_S, metadata=metadata)
-                self.ids.append(response.registration_id)
+                self._ids.append(response.registration_id)
             nursery.cancel_scope.cancel()
 
 
-async def unregister(session: Session, registration_ids: Sequence[str]) -> list[str]:
+async def _unregister(session: Session, registration_ids: Sequence[str]) -> list[str]:
     """Take registrations back; return for each why that failed, empty if it did not."""
     requests = [pb.UnregisterServiceRequest(registration_id=each) for each in registration_ids]
     calls = [partial(session.registry.unregister_service, request) for request in requests]
@@ -98,14 +116,14 @@ def _metadata(addresses: Addresses, session: Session) -> Mapping[str, str]:
     metadata = {wire.BASE_URL_KEY: addresses.base_url, wire.DIRECT_KEY: "true"}
     if addresses.control_url:
         metadata[wire.CONTROL_URL_KEY] = addresses.control_url
-    if session.socket_path:  # host and plugin share a directory
+    if session.addresses != BY_URL:  # host and plugin share a directory
         metadata[wire.SOCKET_KEY] = addresses.socket
     return metadata
 
 
 async def _limit_when_cancelled(shielded: trio.CancelScope) -> None:
-    """Once this task is cancelled, give a shielded block `LEAVE_S` more seconds."""
+    """Once this task is cancelled, give a shielded block `_LEAVE_S` more seconds."""
     try:
         await trio.sleep_forever()
     finally:
-        shielded.deadline = trio.current_time() + LEAVE_S
+        shielded.deadline = trio.current_time() + _LEAVE_S

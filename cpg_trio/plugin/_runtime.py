@@ -8,7 +8,7 @@
                                direct (direct calls) · _adoption (a managing host gives another identity)
 
 A plugin listens before it registers, so that no call is sent to a port that is closed. It stops in the
-opposite order: _leaving, then the calls in flight finish, then everything else is cancelled.
+opposite order: it takes its registrations back, then the calls in flight finish, then all else is cancelled.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cpg_trio.plugin._backoff import Backoff
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._heartbeat import Heartbeat
-from cpg_trio.plugin._leaving import leave
 from cpg_trio.plugin._registration import Registrations
 from cpg_trio.plugin._retry import retry_until_done
 from cpg_trio.plugin._serving import Addresses, serve_plugin
 from cpg_trio.plugin._session import Session, handshake
+from cpg_trio.plugin._sockets import BY_URL
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin._token_renewal import keep_renewed, renew
 from cpg_trio.plugin.discovery import follow
@@ -104,19 +104,14 @@ async def _stay_until_stopped(state: PluginState, addresses: Addresses, stop: tr
             await state.stopping.wait()
             nursery.cancel_scope.cancel()
     except StartError:
-        await _leave(state, registrations)
+        await registrations.leave(state.end_session())
         raise
-    await _leave(state, registrations)
+    await registrations.leave(state.end_session())
 
 
 async def _set_with(first: trio.Event, second: trio.Event) -> None:
     await first.wait()
     second.set()
-
-
-async def _leave(state: PluginState, registrations: Registrations) -> None:
-    if (session := state.end_session()) is not None:
-        await leave(state.declared.self_id, session, registrations.ids)
 
 
 async def _stay_registered(state: PluginState, addresses: Addresses, registrations: Registrations) -> None:
@@ -151,7 +146,7 @@ async def _open_session(state: PluginState, addresses: Addresses, before: Sessio
         f"reach the host at {host_url}",
         partial(handshake, host_url, state.pool, state.introduction, before, state.config.socket_dir),
     )
-    through = f" through unix:{session.socket_path}" if session.socket_path else ""
+    through = "" if session.addresses == BY_URL else f" through {session.addresses[0]}"
     _log.info("%s is %s on %s%s", self_id, session.runtime_id, host_url, through)
     return session
 

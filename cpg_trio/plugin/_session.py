@@ -1,25 +1,27 @@
-"""A session of a plugin with its host: an identity, and the calls that prove it."""
+"""A session of a plugin with its host: an identity, the calls that prove it, the providers that it knows."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import attrs
 import trio
 
 from cpg_trio import _clock, wire
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     CapabilityBrokerClient,
     PluginLifecycleClient,
     ServiceRegistryClient,
 )
-from cpg_trio.http import UNIX, Pool
+from cpg_trio.http import Pool
 from cpg_trio.plugin._handshake import Introduction, shake_hands
 from cpg_trio.plugin._host_time import HostTime
-from cpg_trio.plugin._sockets import host_socket
+from cpg_trio.plugin._sockets import BY_URL, host_addresses
 from cpg_trio.rpc import ClientConfig, HttpClient, HttpRequest, PoolClient, ResponseMetadata
 
 DEFAULT_HEARTBEAT_S = 5.0
@@ -49,8 +51,8 @@ class Session:
     """Seconds for which a token is good; without end if the host does not say."""
     host_id: str = ""
     """Which registry it is registered in; empty if the host does not say."""
-    socket_path: str = ""
-    """The path of the host's Unix socket, which calls try first; empty if there is none for this plugin."""
+    addresses: tuple[str, ...] = BY_URL
+    """Where to connect to the host, in the order in which they are tried. See `Origin.addresses`."""
     managed: bool = False
     """Whether the host has given the identity by itself, to a plugin without a `HOST_URL`."""
     lease_ends: float = -math.inf
@@ -72,11 +74,6 @@ class Session:
         self.http = PoolClient(self.pool, self.addresses)
         self.calls = PoolClient(self.pool, self.addresses, _CALLS)
         self.take_token(self.token)
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where to connect to the host: its socket, and then where its URL says."""
-        return (UNIX + self.socket_path, "") if self.socket_path else ("",)
 
     @property
     def registry(self) -> ServiceRegistryClient:
@@ -133,6 +130,27 @@ class Session:
             self.void.set()
 
 
+@attrs.frozen
+class Provider:
+    """A provider of a service, as the host tells of it in a session."""
+
+    runtime_id: str
+    version: str
+    degraded: bool
+    session: Session = attrs.field(repr=False)
+    endpoint_url: str
+
+    @cached_property
+    def base_url(self) -> str:
+        """The URL at which the host takes calls to it."""
+        return f"{self.session.host_url}{self.endpoint_url}"
+
+    @classmethod
+    def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool = False) -> Provider:
+        """Return the provider at an endpoint."""
+        return cls(endpoint.provider_id, endpoint.version, degraded, session, endpoint.endpoint_url)
+
+
 async def handshake(
     host_url: str,
     pool: Pool,
@@ -158,7 +176,7 @@ async def handshake(
         response.runtime_id,
         response.runtime_token,
         pool,
-        socket_path=await host_socket(socket_dir, server_metadata, host_url, pool),
+        addresses=await host_addresses(socket_dir, server_metadata, host_url, pool),
         time=host_time,
     )
     session.apply(server_metadata)

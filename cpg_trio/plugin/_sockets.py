@@ -1,8 +1,8 @@
-"""Unix sockets, where a plugin shares a directory with its host (`SOCKET_DIR`): its own, and its host's.
+"""Unix sockets in a directory that a plugin shares with its host (`SOCKET_DIR`).
 
-The host says in the handshake, at `HOST_URL`, what its socket is called. What has that name in the plugin's
-directory is believed to be that host if it says the same of itself there, since the directory may be another
-host's. Nothing that proves the plugin's identity is sent before that.
+The host gives the name of its socket in the handshake, at `HOST_URL`. The directory may be another host's, so
+the plugin first asks at the socket which host answers there. Before that it sends nothing there that proves
+its identity.
 """
 
 from __future__ import annotations
@@ -20,34 +20,38 @@ from cpg_trio.rpc import ConnectError, PoolClient
 
 _log = logging.getLogger("cpg_trio.plugin")
 
-_MOST_OF_A_NAME = 32  # characters: the path of a socket has room for 107 bytes
+BY_URL = ("",)  # the addresses of a host that is called where its URL says
+
+_MAX_SELF_ID = 32  # characters: the path of a socket has room for 107 bytes
 
 
 def own_socket(self_id: str, hostname: str, binds: Sequence[str]) -> str:
-    """Return the name of a plugin's socket: the same at its next start, unless it takes any free port.
+    """Return the name of a plugin's socket: the same at its next start, unless its port is any free one.
 
-    Replicas have others, since no two have the same URL for their host.
+    Replicas have different names, since each has another host name or port.
     """
     any_port = any(bind.endswith(":0") for bind in binds)
     place = secrets.token_bytes(8) if any_port else " ".join([self_id, hostname, *binds]).encode()
-    return f"{self_id[:_MOST_OF_A_NAME]}-{hashlib.sha256(place).hexdigest()[:8]}.sock"
+    return f"{self_id[:_MAX_SELF_ID]}-{hashlib.sha256(place).hexdigest()[:8]}.sock"
 
 
-async def host_socket(folder: Path | None, announced: Mapping[str, str], host_url: str, pool: Pool) -> str:
-    """Return the path of a host's socket; empty if it is not in this directory, which is said in the log.
+async def host_addresses(
+    folder: Path | None, server_metadata: Mapping[str, str], host_url: str, pool: Pool
+) -> tuple[str, ...]:
+    """Return where to connect to a host: at its socket, if that is in this directory, and by its URL.
 
-    `announced` is the server metadata of the handshake.
+    `server_metadata` is that of the handshake. A socket that is not the host's is named in the log.
     """
-    name, host_id = announced.get(wire.SOCKET_KEY, ""), announced.get(wire.HOST_ID_KEY, "")
+    name, host_id = server_metadata.get(wire.SOCKET_KEY, ""), server_metadata.get(wire.HOST_ID_KEY, "")
     if folder is None or not (name and host_id):
-        return ""
-    path, why = str(folder / name), "another host answers there"
+        return BY_URL
+    address, why = f"{UNIX}{folder / name}", "another host answers there"
     try:
         wire.validate_socket(name)
-        said = await shake_hands(host_url, PoolClient(pool, (UNIX + path,)))
-        if said.server_metadata.get(wire.HOST_ID_KEY) == host_id:
-            return path
+        answer = await shake_hands(host_url, PoolClient(pool, (address,)))
+        if answer.server_metadata.get(wire.HOST_ID_KEY) == host_id:
+            return address, *BY_URL
     except (ConnectError, wire.InvalidError) as error:
         why = str(error)
-    _log.warning("the host is called by TCP, not at its socket %.256r: %s", path, why)
-    return ""
+    _log.warning("the host is called by TCP, not at its socket %.256r: %s", str(folder / name), why)
+    return BY_URL

@@ -1,7 +1,7 @@
-"""A websocket that leaves nothing open.
+"""A websocket client whose connection is closed with its block.
 
-trio-websocket closes its connection only after a closing handshake. Here the connection is ours, and is
-closed however the websocket ends.
+trio-websocket closes a connection only after a closing handshake. Here the connection belongs to the block,
+which closes it however the websocket ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cpg_trio.http import ChannelStream, Origin, Resolver, client_context, conne
 
 
 class GarbledError(Exception):
-    """What the server sends is no websocket."""
+    """What the server sends is not a websocket."""
 
 
 @asynccontextmanager
@@ -34,14 +34,13 @@ async def open_websocket(
     timeout_s: float = 5.0,
     resolver: Resolver | None = None,
 ) -> AsyncIterator[WebSocketConnection]:
-    """Open a websocket at an http or https URL, and close it without a goodbye when the block ends.
+    """Open a websocket at an http or https URL. When the block ends, close it without a closing handshake.
 
-    `addresses` are where to connect, if not where the URL says; `ssl_context`, whom to trust with https;
-    `resolver`, what looks the name up.
+    `addresses` are those of `Origin`; `ssl_context` is for https; `resolver` looks names up.
 
-    Raises: http1.NotSentError; trio_websocket.ConnectionRejected if the server answers with another
-    status; GarbledError; trio.TooSlowError if it does not answer within `timeout_s`; ValueError for what is
-    no such URL.
+    Raises: NotSentError; trio_websocket.ConnectionRejected if the server answers with another status than
+    101; GarbledError; trio.TooSlowError if it does not answer within `timeout_s` seconds; ValueError for a
+    URL of another kind.
     """
     origin, path = Origin.parse(url)
     channel = await connect(origin.at(addresses), ssl_context, timeout_s=timeout_s, resolver=resolver)

@@ -13,7 +13,7 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send
+from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import (
     ClientConfig,
@@ -53,9 +53,7 @@ class _Grant:
 
     def request(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the capability."""
-        headers = [header for header in request.headers if header[0] not in self.headers]
-        headers += self.headers.items()
-        return HttpRequest(request.method, self.url + request.url, headers, request.body)
+        return redirected(request, self.url + request.url, self.headers)
 
 
 class Capability:

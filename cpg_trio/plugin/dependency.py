@@ -11,9 +11,8 @@ import trio
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._provider import Provider
-from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send, redirected
+from cpg_trio.plugin._session import Provider, Session
 from cpg_trio.plugin.direct import Direct
 from cpg_trio.rpc import (
     ClientConfig,
@@ -191,12 +190,9 @@ class _ToProvider(RedirectingClient):
 
 def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
     """Return a request as it is sent through the host to a provider."""
-    proof = provider.session.headers
-    headers = [header for header in request.headers if header[0] not in proof]
-    headers += proof.items()
     # The host adds the path of the service, and some hosts put all of the called path behind it.
     method = request.url[request.url.rindex("/") :]
-    return HttpRequest(request.method, provider.base_url + method, headers, request.body)
+    return redirected(request, provider.base_url + method, provider.session.headers)
 
 
 async def _check_known(response: HttpResponse | WholeResponse, session: Session) -> None:

@@ -30,9 +30,8 @@ from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
 from cpg_trio.plugin._backoff import Backoff
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._provider import Provider
-from cpg_trio.plugin._redirecting import ResponseT, Send
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._redirecting import ResponseT, Send, redirected
+from cpg_trio.plugin._session import Provider, Session
 from cpg_trio.rpc import Code, ConnectError, HttpClient, HttpRequest, HttpResponse, PoolClient, WholeResponse
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -71,9 +70,7 @@ class _Grant:
         # A generated client asks for /package.Service/Method, and the URL has the service already.
         service, _, method = request.url[1:].partition("/")
         method = method if self.url.endswith(f"/{service}/") else f"{service}/{method}"
-        headers = [header for header in request.headers if header[0] not in self.headers]
-        headers += self.headers.items()
-        return HttpRequest(request.method, self.url + method, headers, request.body)
+        return redirected(request, self.url + method, self.headers)
 
 
 @attrs.define(eq=False)

@@ -1,18 +1,17 @@
-"""How a plugin hears of its dependencies: in the best of three ways that its host offers.
+"""How a plugin learns of the providers of its dependencies: in the best of three ways that its host offers.
 
     the websocket `/watch`      one connection for all dependencies, with pings
-    a `WatchService` stream     one for each, where the host has no websocket
-    `DiscoverService`           asked again and again, where it has neither
+    a `WatchService` stream     one for each dependency, where the host has no websocket
+    `DiscoverService`           asked at intervals, where the streams tell nothing
 
-A connection may die without a sign, so none is trusted for ever: the websocket has to answer pings, a stream
-is begun anew every minute. Nor is a refusal: who follows streams tries the websocket again every minute, and
-a stream that tells nothing does not keep anybody from asking.
+A connection may die without a sign, so none is used for ever: the websocket has to answer pings, and a stream
+is opened again every minute. Neither is a refusal final: the websocket is tried again every minute, too.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import trio
@@ -25,8 +24,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import NotSentError
 from cpg_trio.plugin._backoff import Backoff, retry_after_s
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._provider import Provider
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._session import Provider, Session
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
@@ -34,8 +32,8 @@ from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 _log = logging.getLogger("cpg_trio.plugin")
 
 _POLL_S = 2.0
-_STREAM_S = 60.0  # after which a stream is begun anew, and the websocket tried again
-_MOST_TRIES = 3  # to open a websocket, before streams are followed
+_STREAM_S = 60.0  # after which a stream is opened again, and the websocket tried again
+_MAX_TRIES = 3  # to open a websocket, before streams are followed
 _SETTLE_HEARTBEATS = 2
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
@@ -44,9 +42,10 @@ _BROKEN = (NotSentError, ConnectionClosed, DecodeError, GarbledError, trio.TooSl
 
 
 async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
-    """Keep dependencies to the host's word, until cancelled. Sets `session.void` when the host says so.
+    """Update dependencies with what the host tells, until cancelled.
 
-    A plugin without dependencies has a websocket as well: when it breaks, the host may be a new one.
+    Sets `session.void` if the host does not know the session. A plugin without dependencies has a websocket,
+    too: when it breaks, the host may be a new one.
     """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_settle, session, dependencies)
@@ -54,40 +53,36 @@ async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
         while True:
             await socket.follow()
             with trio.move_on_after(_STREAM_S):
-                await _follow_streams(session, dependencies)
-
-
-async def _follow_streams(session: Session, dependencies: Sequence[Dependency]) -> None:
-    async with trio.open_nursery() as nursery:
-        for dependency in dependencies:
-            nursery.start_soon(_Stream(session, dependency).follow)
-        await trio.sleep_forever()
+                async with trio.open_nursery() as streams:
+                    for dependency in dependencies:
+                        streams.start_soon(_Stream(session, dependency).follow)
+                    await trio.sleep_forever()
 
 
 async def _settle(session: Session, dependencies: Sequence[Dependency]) -> None:
-    """Believe after a while that those who have not come back with the host are gone."""
+    """Drop after a while the providers that have not returned to a new host."""
     await trio.sleep(_SETTLE_HEARTBEATS * session.heartbeat_s)
     for dependency in dependencies:
         dependency.settle(session)
 
 
 class _Socket:
-    """The websocket of a session. It is `known` to a host that has taken it once."""
+    """The websocket of a session."""
 
     def __init__(self, session: Session, dependencies: Sequence[Dependency]) -> None:
         self._session = session
         self._dependencies = {d.service_type: d for d in dependencies}
         self._backoff = Backoff(session.heartbeat_s)
-        self._known = False
+        self._was_open = False
 
     async def follow(self) -> None:
-        """Follow until the host says that it has no such websocket, or none for this session.
+        """Follow until the host refuses the websocket.
 
-        Also until a host that has never taken it has broken it off several times: something on the way to it
-        may not let websockets through.
+        Also until several tries have failed and none has ever succeeded: a proxy on the way to the host may
+        not pass websockets.
         """
-        tries_left = _MOST_TRIES
-        while self._known or tries_left:
+        tries_left = _MAX_TRIES
+        while self._was_open or tries_left:
             asked_s = 0.0
             self._backoff.opened()
             try:
@@ -95,18 +90,15 @@ class _Socket:
             except ConnectionRejected as rejected:
                 _log.debug("the host refuses the websocket: %d", rejected.status_code)
                 if rejected.status_code < _SERVER_ERROR and rejected.status_code != _TOO_MANY:
-                    self._give_up(rejected.status_code)
+                    if rejected.status_code == _UNAUTHORIZED and self._was_open:
+                        self._session.void.set()
                     return
-                asked_s = retry_after_s(_headers(rejected))
+                asked_s = retry_after_s(_texts(rejected.headers))
                 tries_left -= rejected.status_code != _TOO_MANY
             except _BROKEN as error:
                 _log.debug("the websocket broke: %r", error)
                 tries_left -= not isinstance(error, NotSentError)
             await self._backoff.wait(asked_s)
-
-    def _give_up(self, status: int) -> None:
-        if status == _UNAUTHORIZED and self._known:
-            self._session.void.set()
 
     async def _connect(self) -> None:
         session = self._session
@@ -120,12 +112,12 @@ class _Socket:
             timeout_s=min(CALL_TIMEOUT_S, session.heartbeat_s),
         )
         async with opening as socket, open_plain_nursery() as nursery:
-            self._known = True
-            session.check_host(_header(socket, wire.HOST_ID_HEADER))
+            self._was_open = True
+            session.check_host(_texts(socket.handshake_headers).get(wire.HOST_ID_HEADER.lower(), ""))
             await socket.send_message(self._request())
             nursery.start_soon(self._ping, socket)
             while True:
-                self._hear(await _update(socket))
+                self._take(await _next_update(socket))
 
     def _request(self) -> bytes:
         subscriptions = [
@@ -136,13 +128,13 @@ class _Socket:
 
     async def _ping(self, socket: WebSocket) -> None:
         """Raise trio.TooSlowError when the host does not answer any more."""
-        with suppress(ConnectionClosed):  # who reads hears of it
+        with suppress(ConnectionClosed):  # reading raises it, too
             while True:
                 await trio.sleep(self._session.heartbeat_s)
                 with trio.fail_after(self._session.heartbeat_s):
                     await socket.ping()
 
-    def _hear(self, update: pb.WatchUpdate) -> None:
+    def _take(self, update: pb.WatchUpdate) -> None:
         for runtime_id in update.gone:
             for dependency in self._dependencies.values():
                 dependency.direct.gone(runtime_id)
@@ -151,16 +143,12 @@ class _Socket:
                 followed.update(self._session, _provider(self._session, event))
 
 
-def _header(socket: WebSocket, name: str) -> str:
-    wanted = name.lower().encode()
-    return next((value.decode("latin-1") for key, value in socket.handshake_headers if key == wanted), "")
+def _texts(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    """Return header fields by their names in lower case."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
-def _headers(rejected: ConnectionRejected) -> Mapping[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejected.headers}
-
-
-async def _update(socket: WebSocket) -> pb.WatchUpdate:
+async def _next_update(socket: WebSocket) -> pb.WatchUpdate:
     message = await socket.get_message()
     if isinstance(message, str):
         raise DecodeError("a binary frame was expected")
@@ -168,18 +156,18 @@ async def _update(socket: WebSocket) -> pb.WatchUpdate:
 
 
 class _Stream:
-    """A stream of one dependency, and the questions that are asked where it does not tell enough.
+    """The stream of one dependency, and the requests that are made where it does not tell enough.
 
-    News is numbered in the order in which it was asked for, an event of the stream when it comes. An answer
-    that comes after newer news is not heard.
+    Requests and events are numbered in their order. An answer that arrives after the answer or event of a
+    higher number is out of date, and is ignored.
     """
 
     def __init__(self, session: Session, dependency: Dependency) -> None:
         self._session = session
         self._dependency = dependency
         self._polling = False
-        self._asked = 0
-        self._heard = 0
+        self._last_number = 0
+        self._taken_number = 0
 
     async def follow(self) -> None:
         """Follow until the host does not know the session."""
@@ -189,7 +177,7 @@ class _Stream:
             while not self._session.void.is_set():
                 answer = ResponseMetadata()
                 backoff.opened()
-                self._polling = True  # until the stream tells something
+                self._polling = True  # until the first event
                 try:
                     await self._watch(answer)
                 except ConnectError as error:
@@ -205,14 +193,14 @@ class _Stream:
         try:
             async with call as events:
                 async for event in events:
-                    await self._hear(event)
+                    await self._take_event(event)
         except ConnectError as error:
             if error.code != Code.DEADLINE_EXCEEDED:
                 raise
 
-    async def _hear(self, event: pb.WatchServiceEvent) -> None:
+    async def _take_event(self, event: pb.WatchServiceEvent) -> None:
         provider = _provider(self._session, event)
-        # A stream tells of one provider, whatever its version. If it is too old there may be another.
+        # A stream tells of one provider, of any version. If that is too old, there may be another one.
         self._polling = provider is not None and not self._dependency.suits(provider)
         if self._polling:
             await self._discover()
@@ -220,12 +208,12 @@ class _Stream:
             self._take(self._next(), provider)
 
     def _next(self) -> int:
-        self._asked += 1
-        return self._asked
+        self._last_number += 1
+        return self._last_number
 
     def _take(self, number: int, provider: Provider | None) -> None:
-        if number > self._heard:
-            self._heard = number
+        if number > self._taken_number:
+            self._taken_number = number
             self._dependency.update(self._session, provider)
 
     async def _poll(self) -> None:
@@ -235,7 +223,7 @@ class _Stream:
                 await self._discover()
 
     async def _discover(self) -> None:
-        """Ask for a provider that is new enough."""
+        """Request a provider that is new enough."""
         request = pb.DiscoverServiceRequest(
             service_type=self._dependency.service_type, min_version=self._dependency.min_version
         )
@@ -246,7 +234,7 @@ class _Stream:
             if error.code == Code.NOT_FOUND:
                 self._take(number, None)
         else:
-            self._take(number, Provider.at(self._session, found.endpoint, degraded=False))
+            self._take(number, Provider.at(self._session, found.endpoint))
 
 
 def _provider(session: Session, event: pb.WatchServiceEvent) -> Provider | None:
