@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -12,7 +11,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -40,17 +39,15 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
     Send,
-    send_response,
     send_text,
 )
-from cpg_trio.http import BindError, ServeConfig, ServerConnection, SocketChannel, StartError, serve
+from cpg_trio.http import BindError, ServeConfig, ServerConnection, StartError, serve
 from cpg_trio.http.server.calls import Inbox
 from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.http.server.http2 import Http2Connection
 from cpg_trio.http.server.http2_sender import Outbox
 from cpg_trio.http.server.hypercorn_http1 import Http1
 from cpg_trio.process import stop_on_signals
-from tests import _wire
 from tests._wire import (
     HANDSHAKE,
     WebSocketWire,
@@ -62,105 +59,9 @@ from tests._wire import (
     socket_of,
     trio_websocket_client,
 )
-from tests.certificates import Files
-
-Handler = Callable[[Receive, Send], Awaitable[None]]
+from tests.http.apps import START, Endless, Handler, Held, Watching, chunk, echo, hello, read_body, routed
 
 MOMENT = 0.05
-START = {"type": "http.response.start", "status": 200, "headers": []}
-
-
-# Applications
-
-
-async def hello(_scope: Scope, _receive: Receive, send: Send) -> None:
-    await send_text(send, 200, "hello")
-
-
-async def read_body(receive: Receive) -> bytes:
-    body = b""
-    while (message := await receive())["type"] == "http.request":
-        body += bytes(message["body"])
-        if not message["more_body"]:
-            return body
-    raise ClientDisconnectedError
-
-
-async def echo(_scope: Scope, receive: Receive, send: Send) -> None:
-    await send_response(send, 200, await read_body(receive))
-
-
-def routed(**handlers: Handler) -> App:
-    """An application of one handler a path; every other path says hello."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        handler = handlers.get(scope["path"].strip("/"))
-        await (handler(receive, send) if handler else hello(scope, receive, send))
-
-    return app
-
-
-async def chunk(send: Send, body: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-class Endless:
-    """A response that never ends, of an application that never receives."""
-
-    def __init__(self, piece: bytes = b"x" * 65536) -> None:
-        self.piece = piece
-        self.begun = trio.Event()
-        self.ended = trio.Event()
-        self.error: BaseException | None = None
-        self.sent = 0
-
-    async def __call__(self, _receive: Receive, send: Send) -> None:
-        self.begun.set()
-        try:
-            await send(START)
-            while True:
-                await chunk(send, self.piece)
-                self.sent += len(self.piece)
-        except BaseException as error:
-            self.error = error
-            raise
-        finally:
-            self.ended.set()
-
-
-class Held:
-    """A call that waits to be released, and says how it ended."""
-
-    def __init__(self) -> None:
-        self.begun = trio.Event()
-        self.release = trio.Event()
-        self.ended = trio.Event()
-
-    async def __call__(self, _receive: Receive, send: Send) -> None:
-        self.begun.set()
-        try:
-            await self.release.wait()
-            await send_text(send, 200, "released")
-        finally:
-            self.ended.set()
-
-
-class Watching:
-    """A call that receives until the client has left."""
-
-    def __init__(self) -> None:
-        self.begun = trio.Event()
-        self.left = trio.Event()
-        self.last: Any = None
-
-    async def __call__(self, receive: Receive, _send: Send) -> None:
-        self.begun.set()
-        while "disconnect" not in (message := await receive())["type"]:
-            pass
-        self.last = message
-        assert await receive() == message
-        self.left.set()
-        raise ClientDisconnectedError
 
 
 # The server under test
@@ -182,27 +83,10 @@ class Server:
 USUAL: dict[str, Any] = {"linger_s": 0.2}
 
 
-@pytest.fixture(params=["http1", "hypercorn", "http1-tls", "hypercorn-tls"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
-    """Run a test on our own lane for HTTP/1.1, and with Hypercorn alone; without TLS, and with it."""
-    server, _, tls = request.param.partition("-")
-    monkeypatch.setitem(
-        USUAL, "http1_engine", Http1Engine.HYPERCORN if server == "hypercorn" else Http1Engine.OWN
-    )
-    if tls:
-        over_tls(monkeypatch, certificates)
-
-
-@pytest.fixture(params=["plain", "tls"])
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
-    """Run a test twice: without TLS, and with it."""
-    if request.param == "tls":
-        over_tls(monkeypatch, certificates)
-
-
-def over_tls(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
-    monkeypatch.setitem(USUAL, "tls", files.config())
-    monkeypatch.setattr(_wire, "TRUST", [files.client_context()])
+@pytest.fixture(params=Http1Engine, ids=lambda engine: engine.value)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with each engine of HTTP/1.1."""
+    monkeypatch.setitem(USUAL, "http1_engine", request.param)
 
 
 @asynccontextmanager
@@ -232,7 +116,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 def silence(log: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing is worth a line in the log."""
     yield
-    assert log.messages == []
+    assert [record.getMessage() for record in log.get_records("call")] == []
 
 
 # What a client cannot do to the others
@@ -250,7 +134,7 @@ async def test_a_malformed_h2c_upgrade_ends_nothing_but_its_request(settings: st
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_data_after_an_early_http2_response_harms_neither_server_nor_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -264,7 +148,7 @@ async def test_data_after_an_early_http2_response_harms_neither_server_nor_conne
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_an_early_http2_response_tells_the_client_to_stop_uploading() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         early = await wire.request(body=b"")
@@ -286,7 +170,7 @@ async def test_a_handshake_that_is_not_ascii_is_refused(name: str) -> None:
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("engine")
 async def test_a_target_that_is_not_ascii_is_taken_as_if_it_had_been_encoded() -> None:
     seen: list[Scope] = []
 
@@ -304,21 +188,21 @@ async def test_a_target_that_is_not_ascii_is_taken_as_if_it_had_been_encoded() -
 @pytest.mark.parametrize(
     "line", ["GET /ü x HTTP/1.1", "GÉT / HTTP/1.1", "GET /\x7f HTTP/1.1", "GET /\x01ü HTTP/1.1"]
 )
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_request_line_that_is_none_is_refused(line: str) -> None:
     async with server(hello) as up, dial(up.url) as wire:
         await wire.send(f"{line}\r\nhost: x\r\n\r\n".encode("latin-1"))
         assert (await wire.response()).status == 400
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_path_that_is_not_ascii_is_refused_on_http2() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         assert await wire.status(await wire.request("/\xe9")) == 400
         assert (await wire.response(await wire.request("/"))).status == 200
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_connect_is_refused_on_http2() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         stream_id = wire.h2.get_next_available_stream_id()
@@ -328,7 +212,7 @@ async def test_connect_is_refused_on_http2() -> None:
         assert (await wire.response(await wire.request("/"))).status == 200
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_priorities_of_streams_that_never_come_cost_nothing() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         for number in range(3001, 6001, 2):
@@ -361,23 +245,10 @@ async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
     assert "a bug in the protocol" in log.text
 
 
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_client_that_is_gone_before_we_look_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(_self: object) -> Any:
-        raise OSError(errno.ENOTCONN, "not connected")
-
-    async with server(hello) as up:
-        with monkeypatch.context() as patched:
-            patched.setattr(SocketChannel, "addresses", gone)
-            async with await connect(up.url.replace("https:", "http:")) as stream:
-                assert await stream.receive_some() == b""
-        await up.assert_answers()
-
-
 # Framing that the next hop might read differently
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 @pytest.mark.parametrize(
     "head",
     [
@@ -404,7 +275,7 @@ async def test_ambiguous_framing_is_refused(head: bytes, crumbs: bool) -> None: 
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_bare_lf_in_a_body_is_only_data() -> None:
     async with server(echo) as up, dial(up.url) as wire:
         for _ in range(2):
@@ -412,7 +283,7 @@ async def test_a_bare_lf_in_a_body_is_only_data() -> None:
             assert (await wire.response()).body == b"\n\n one\nline\n"
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_bare_lf_in_the_trailers_of_a_request_is_refused() -> None:
     async with server(echo) as up, dial(up.url) as wire:
         await wire.send(
@@ -421,7 +292,7 @@ async def test_a_bare_lf_in_the_trailers_of_a_request_is_refused() -> None:
         assert (await wire.response()).status == 400
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_trailers_of_a_request_and_a_head_in_crumbs_are_accepted() -> None:
     head = request("POST", headers={"transfer-encoding": "chunked"}) + b"1\r\nx\r\n0\r\na: b\r\n\r\n"
     async with server(echo) as up, dial(up.url) as wire:
@@ -431,21 +302,21 @@ async def test_trailers_of_a_request_and_a_head_in_crumbs_are_accepted() -> None
             assert (await wire.response()).body == b"x"
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_version_that_we_do_not_speak_is_refused() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         await wire.send(b"GET / HTTP/3.0\r\nhost: x\r\n\r\n")
         assert (await wire.response()).status == 505
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_head_without_end_is_refused() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         await wire.send(b"GET / HTTP/1.1\r\nx: " + b"y" * 70000)
         assert (await wire.response()).status == 431
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_body_that_breaks_after_the_response_has_begun_ends_the_connection() -> None:
     ended = trio.Event()
 
@@ -470,37 +341,7 @@ async def test_a_body_that_breaks_after_the_response_has_begun_ends_the_connecti
 # HTTP/1.1, as it should be
 
 
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_connection_is_kept_alive_and_has_a_date_and_no_server_header() -> None:
-    async with server(hello) as up, dial(up.url) as wire:
-        for _ in range(3):
-            response = await wire.get()
-            assert response.header(b"date") is not None
-            assert response.header(b"server") is None
-            assert response.header(b"connection") is None
-
-
-@pytest.mark.usefixtures("transport", "silence")
-async def test_a_response_is_dated_unless_the_application_has_dated_it() -> None:
-    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        dates = [(b"Date", b"of the application")] if scope["path"] == "/dated" else []
-        await send({"type": "http.response.start", "status": 200, "headers": dates})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async with server(app) as up:
-        async with dial(up.url) as wire:
-            headers = [(await wire.get(path)).headers for path in ("/", "/dated")]
-        async with dial_http2(up.url) as http2:
-            for path in ("/", "/dated"):
-                stream = await http2.request(path)
-                headers.append((await http2.until(h2.events.ResponseReceived, stream)).headers)
-    dates = [[value for name, value in each if name == b"date"] for each in headers]
-    assert [len(each) for each in dates] == [1, 1, 1, 1]
-    assert dates[1] == dates[3] == [b"of the application"]
-    assert dates[0][0].endswith(b" GMT")
-
-
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("engine")
 async def test_a_head_of_sixty_kilobytes_is_read_however_it_is_cut() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         head = request("GET", "/?" + "x" * 60_000)
@@ -509,26 +350,7 @@ async def test_a_head_of_sixty_kilobytes_is_read_however_it_is_cut() -> None:
         assert (await wire.response()).status == 200
 
 
-@pytest.mark.usefixtures("lane", "silence")
-@pytest.mark.parametrize(
-    "head", [request("GET"), request("POST"), request("POST", headers={"content-length": "0"})]
-)
-async def test_a_request_without_a_body_is_one_empty_message(head: bytes) -> None:
-    messages: list[Any] = []
-
-    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
-        messages.append(await receive())
-        with trio.move_on_after(MOMENT):
-            messages.append(await receive())
-        await send_text(send, 200, "hello")
-
-    async with server(app) as up, dial(up.url) as wire:
-        await wire.send(head)
-        assert (await wire.response()).status == 200
-    assert messages == [{"type": "http.request", "body": b"", "more_body": False}]
-
-
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_what_comes_with_a_head_does_not_count_as_head() -> None:
     head = request("POST", "/?" + "x" * 40_000, {"content-length": "40000"})
     behind = request("GET", "/?" + "x" * 40_000)  # of each head, 64 KiB are allowed
@@ -538,14 +360,14 @@ async def test_what_comes_with_a_head_does_not_count_as_head() -> None:
         assert (await wire.response()).body == b""
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("engine")
 async def test_connection_close_is_honoured() -> None:
     async with server(hello) as up, dial(up.url) as wire:
         assert (await wire.get("/", {"connection": "close"})).header(b"connection") == b"close"
         assert await wire.rest() == b""
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_pipelined_requests_are_answered_in_order() -> None:
     seen: list[str] = []
     first = Held()
@@ -564,7 +386,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         assert seen == ["/1", "/2", "/3", "/4"]
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_client_that_leaves_with_requests_pipelined_is_noticed() -> None:
     watching = Watching()
     async with server(routed(watch=watching)) as up:
@@ -574,7 +396,7 @@ async def test_a_client_that_leaves_with_requests_pipelined_is_noticed() -> None
         await watching.left.wait()
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_pipelining_without_end_is_held_up() -> None:
     held = Held()
     large = request(path="/hello", headers={"x": "y" * 8000})
@@ -591,40 +413,13 @@ async def test_pipelining_without_end_is_held_up() -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_body_is_waited_for_with_100_continue() -> None:
     async with server(echo) as up, dial(up.url) as wire:
         await wire.send(request("POST", headers={"expect": "100-continue", "content-length": "5"}))
         assert (await wire.response()).status == 100
         await wire.send(b"12345")
         assert (await wire.response()).body == b"12345"
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_head_has_the_headers_and_no_body() -> None:
-    async with server(hello) as up, dial(up.url) as wire:
-        await wire.send(request("HEAD"))
-        response = await wire.response(head_only=True)
-        assert response.header(b"content-length") == b"5"
-        assert (await wire.get()).body == b"hello"
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_the_scope_names_request_and_client() -> None:
-    scopes: list[Scope] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scopes.append(scope)
-        await hello(scope, receive, send)
-
-    async with server(app) as up, dial(up.url) as wire:
-        await wire.get("/a%20b?c=d", {"X-One": "1"})
-        assert socket_of(wire.stream).getsockname() == scopes[0]["client"]
-        assert f"{scopes[0]['scheme']}://127.0.0.1:{scopes[0]['server'][1]}" == up.url
-        assert (scopes[0]["path"], scopes[0]["raw_path"]) == ("/a b", b"/a%20b")
-        assert (scopes[0]["query_string"], scopes[0]["http_version"]) == (b"c=d", "1.1")
-        assert (b"x-one", b"1") in scopes[0]["headers"]
-        assert set(scopes[0]["extensions"]) <= {"cpg_trio.cancel_on_disconnect", "cpg_trio.client", "tls"}
 
 
 async def trailing(_receive: Receive, send: Send) -> None:
@@ -634,23 +429,7 @@ async def trailing(_receive: Receive, send: Send) -> None:
     await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
 
 
-@pytest.mark.usefixtures("lane", "silence")
-async def test_trailers_are_sent_on_http1_to_a_client_that_wants_them() -> None:
-    offered = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        offered.append("http.response.trailers" in scope["extensions"])
-        await trailing(receive, send)
-
-    async with server(app) as up, dial(up.url) as wire:
-        response = await wire.get("/", {"te": "deflate, trailers"})
-        assert (response.body, response.trailers) == (b"body", [(b"a", b"1"), (b"grpc-status", b"0")])
-        response = await wire.get("/")
-        assert (response.body, response.trailers) == (b"body", [])
-        assert offered == [True, False]
-
-
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_trailers_have_no_place_behind_a_body_of_declared_length() -> None:
     async def app(_receive: Receive, send: Send) -> None:
         await send({**START, "headers": [(b"content-length", b"4")], "trailers": True})
@@ -665,26 +444,6 @@ async def test_trailers_have_no_place_behind_a_body_of_declared_length() -> None
 # HTTP/2 with prior knowledge
 
 
-@pytest.mark.usefixtures("transport", "silence")
-async def test_http2_is_spoken_to_a_client_that_begins_with_it() -> None:
-    async with server(echo) as up, dial_http2(up.url) as wire:
-        first = await wire.request(body=b"one", method="POST")
-        second = await wire.request(body=b"two" * 10000, method="POST")
-        assert (await wire.response(first)).body == b"one"
-        assert (await wire.response(second)).body == b"two" * 10000
-        assert wire.h2.remote_settings.enable_connect_protocol == 0
-
-
-@pytest.mark.usefixtures("transport", "silence")
-async def test_trailers_are_sent_on_http2_to_a_client_that_wants_them() -> None:
-    async with server(routed(trail=trailing)) as up, dial_http2(up.url) as wire:
-        response = await wire.response(await wire.request("/trail", ("te", "trailers")))
-        assert (response.body, response.trailers) == (b"body", [(b"a", b"1"), (b"grpc-status", b"0")])
-        response = await wire.response(await wire.request("/trail"))
-        assert (response.body, response.trailers) == (b"body", [])
-
-
-@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize(
     "error", [ResponseAbortedError(), ClientDisconnectedError(), ValueError("secret"), None]
 )
@@ -707,7 +466,7 @@ async def test_a_response_broken_off_on_http2_resets_its_stream_only(
     assert bool(log.messages) == (error is None or isinstance(error, ValueError))
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_stream_reset_by_the_client_ends_one_call_only() -> None:
     watching, held, endless = Watching(), Held(), Endless()
     async with server(routed(watch=watching, held=held, endless=endless)) as up, dial_http2(up.url) as wire:
@@ -724,7 +483,7 @@ async def test_a_stream_reset_by_the_client_ends_one_call_only() -> None:
         assert (await wire.response(streams[1])).body == b"released"
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_call_that_does_not_read_holds_up_no_other_on_its_connection() -> None:
     held = Held()
     async with server(routed(held=held, echo=partial(echo, {}))) as up, dial_http2(up.url) as wire:
@@ -737,7 +496,7 @@ async def test_a_call_that_does_not_read_holds_up_no_other_on_its_connection() -
         assert (await wire.response(stalled)).body == b"released"
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_what_was_never_received_is_credited_to_the_connection_all_the_same() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         await wire.response(await wire.request())
@@ -748,7 +507,7 @@ async def test_what_was_never_received_is_credited_to_the_connection_all_the_sam
             assert (await wire.response(stream_id)).body == b"hello"
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_padding_is_credited_although_no_application_receives_it() -> None:
     async with server(echo) as up, dial_http2(up.url) as wire:
         await wire.response(await wire.request())
@@ -768,7 +527,7 @@ async def begun_and_abandoned(_receive: Receive, send: Send) -> None:
     raise ResponseAbortedError
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 @pytest.mark.parametrize("path", ["/watch", "/abandoned"])
 async def test_a_stream_that_was_reset_leaves_its_connection_idle(path: str) -> None:
     watching = Watching()
@@ -786,24 +545,7 @@ async def test_a_stream_that_was_reset_leaves_its_connection_idle(path: str) -> 
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("transport", "silence")
-async def test_a_slow_http2_client_that_makes_progress_is_not_let_go() -> None:
-    async def large(_receive: Receive, send: Send) -> None:
-        await send_response(send, 200, b"x" * 2**20)
-
-    async with server(routed(large=large), send_timeout_s=0.5) as up, dial_http2(up.url) as wire:
-        stream_id = await wire.request("/large")
-        received = 0
-        while received < 2**20:
-            event = await wire.until(h2.events.DataReceived, stream_id)
-            received += len(event.data)
-            wire.h2.acknowledge_received_data(event.flow_controlled_length, stream_id)
-            await wire.flush()
-            await trio.sleep(MOMENT / 4)  # one frame of at most 16 KiB
-        await wire.until(h2.events.StreamEnded, stream_id)
-
-
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_an_http2_client_that_opens_no_window_loses_its_stream() -> None:
     endless = Endless()
     async with server(routed(endless=endless), send_timeout_s=MOMENT) as up, dial_http2(up.url) as wire:
@@ -836,7 +578,7 @@ async def test_an_outbox_waits_for_room_and_for_its_end() -> None:
         await outbox.push(b"too late")
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_an_http2_client_that_leaves_ends_calls_that_wait_for_its_window() -> None:
     endless = Endless()
     async with server(routed(endless=endless)) as up:
@@ -850,7 +592,7 @@ async def test_an_http2_client_that_leaves_ends_calls_that_wait_for_its_window()
         assert isinstance(endless.error, ClientDisconnectedError)
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_bytes_that_are_not_http2_end_the_connection_with_a_goaway() -> None:
     async with server(hello) as up:
         async with dial_http2(up.url) as wire:
@@ -865,54 +607,7 @@ async def test_bytes_that_are_not_http2_end_the_connection_with_a_goaway() -> No
 # Errors of the application
 
 
-@pytest.mark.usefixtures("transport")
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("secret"),
-        ExceptionGroup("secret", [ValueError("secret"), ClientDisconnectedError("secret")]),
-    ],
-)
-async def test_an_exception_before_the_response_becomes_a_bare_500(
-    version: int, error: Exception, log: pytest.LogCaptureFixture
-) -> None:
-    async def failing(_receive: Receive, _send: Send) -> None:
-        raise error
-
-    async with server(routed(failing=failing)) as up:
-        if version == 1:
-            async with dial(up.url) as wire:
-                response = await wire.get("/failing")
-        else:
-            async with dial_http2(up.url) as http2:
-                response = await http2.response(await http2.request("/failing"))
-        assert (response.status, response.body) == (500, b"")
-        assert b"secret" not in repr(response).encode()
-        await up.assert_answers()
-    assert log.messages == ["the application failed on GET '/failing'"]
-    assert "ValueError: secret" in log.text
-    assert {record.name for record in log.records} == {"cpg_trio.http"}
-
-
-@pytest.mark.usefixtures("lane")
-async def test_an_exception_in_the_middle_of_a_response_breaks_the_connection(
-    log: pytest.LogCaptureFixture,
-) -> None:
-    async def failing(_receive: Receive, send: Send) -> None:
-        await send(START)
-        await chunk(send, b"half")
-        raise ValueError("secret")
-
-    async with server(routed(failing=failing)) as up:
-        async with dial(up.url) as wire:
-            await wire.send(request(path="/failing"))
-            assert (await wire.rest()).endswith(b"\r\n\r\n4\r\nhalf\r\n")
-        await up.assert_answers()
-    assert log.messages == ["the application failed on GET '/failing'"]
-
-
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 @pytest.mark.parametrize(
     "error", [ResponseAbortedError(), ExceptionGroup("", [ResponseAbortedError(), ClientDisconnectedError()])]
 )
@@ -939,25 +634,7 @@ async def test_an_aborted_response_cannot_be_taken_for_the_whole(
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("lane")
-async def test_an_application_that_returns_too_early_is_reported(log: pytest.LogCaptureFixture) -> None:
-    async def silent(_receive: Receive, _send: Send) -> None:
-        pass
-
-    async def half(_receive: Receive, send: Send) -> None:
-        await send(START)
-
-    async with server(routed(silent=silent, half=half)) as up:
-        async with dial(up.url) as wire:
-            assert (await wire.get("/silent")).status == 500
-        async with dial(up.url) as wire:
-            await wire.send(request(path="/half"))
-            assert (await wire.rest()).endswith(b"\r\n\r\n")
-    said = "the application returned without finishing its response to GET '/{}'"
-    assert log.messages == [said.format("silent"), said.format("half")]
-
-
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(
     "headers", [[(b"content-length", b"3")], [(b"content-length", b"9")], [(b"bad header", b"x")]]
 )
@@ -976,36 +653,10 @@ async def test_a_response_that_breaks_the_rules_is_the_applications_error(
     assert log.messages == ["the application failed on GET '/wrong'"]
 
 
-@pytest.mark.usefixtures("lane")
-async def test_a_send_after_the_end_of_the_response_is_the_applications_error(
-    log: pytest.LogCaptureFixture,
-) -> None:
-    async def talkative(_receive: Receive, send: Send) -> None:
-        await send_text(send, 200, "done")
-        await chunk(send, b"more")
-
-    async with server(routed(talkative=talkative)) as up, dial(up.url) as wire:
-        assert (await wire.get("/talkative")).body == b"done"
-        assert (await wire.get("/hello")).body == b"hello"
-    assert log.messages == ["the application failed on GET '/talkative'"]
-
-
 # Clients that leave
 
 
-@pytest.mark.usefixtures("lane", "silence")
-async def test_send_raises_once_the_client_has_left() -> None:
-    endless = Endless()
-    async with server(routed(endless=endless)) as up:
-        async with dial(up.url) as wire:
-            await wire.send(request(path="/endless"))
-            await wire.head()
-        await endless.ended.wait()
-        assert isinstance(endless.error, ClientDisconnectedError)
-        await up.assert_answers()
-
-
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_client_that_closes_its_sending_side_has_left() -> None:
     watching = Watching()
     async with server(routed(watch=watching)) as up, dial(up.url) as wire:
@@ -1017,32 +668,7 @@ async def test_a_client_that_closes_its_sending_side_has_left() -> None:
         assert watching.last == {"type": "http.disconnect"}
 
 
-@pytest.mark.usefixtures("lane", "silence")
-async def test_an_early_answer_to_a_long_upload_leaves_no_task_behind() -> None:
-    ended = trio.Event()
-
-    async def refusing(_receive: Receive, send: Send) -> None:
-        await trio.testing.wait_all_tasks_blocked(MOMENT)  # until nothing more fits
-        await send_text(send, 413, "too large")
-        ended.set()
-
-    async with server(routed(refuse=refusing)) as up:
-        async with dial(up.url) as wire, trio.open_nursery() as nursery:
-            await wire.send(request("POST", "/refuse", {"content-length": str(10**9)}))
-
-            async def upload() -> None:
-                with pytest.raises(trio.BrokenResourceError):
-                    while True:
-                        await wire.send(b"x" * 65536)
-
-            nursery.start_soon(upload)
-            response = await wire.response()  # seen, although the client was still sending
-            assert (response.status, response.body) == (413, b"too large")
-            await ended.wait()
-        await up.assert_answers()
-
-
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_an_early_answer_waits_for_a_client_that_sends_before_it_reads() -> None:
     """Closing under what the client sends would be a reset, which takes the answer with it."""
     answered = trio.Event()
@@ -1062,26 +688,6 @@ async def test_an_early_answer_waits_for_a_client_that_sends_before_it_reads() -
             assert await wire.rest() == b""
         up.stop.set()
         await up.stopped.wait()  # and no longer than the client
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_an_upload_that_is_not_read_is_held_up() -> None:
-    held = Held()
-    sent = 0
-    async with server(routed(held=held)) as up, dial(up.url) as wire, trio.open_nursery() as nursery:
-        await wire.send(request("POST", "/held", {"transfer-encoding": "chunked"}))
-        await held.begun.wait()
-
-        async def upload() -> None:
-            nonlocal sent
-            for _ in range(4096):
-                await wire.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-                sent += 65536
-
-        nursery.start_soon(upload)
-        await trio.testing.wait_all_tasks_blocked(MOMENT)
-        assert sent < 64 * 2**20  # the buffers of two kernels, and ten messages
-        nursery.cancel_scope.cancel()
 
 
 async def test_the_disconnect_fits_into_a_full_inbox_and_frees_who_waits_for_room() -> None:
@@ -1126,46 +732,7 @@ async def test_receive_is_a_checkpoint_even_when_it_has_something() -> None:
 # Time
 
 
-@pytest.mark.usefixtures("transport", "silence")
-async def test_a_request_in_flight_is_never_timed_out() -> None:
-    async def slow(receive: Receive, send: Send) -> None:
-        await read_body(receive)
-        await trio.sleep(10 * MOMENT)
-        await send_text(send, 200, "slow")
-
-    times = ["idle_timeout_s", "header_timeout_s", "body_timeout_s", "send_timeout_s"]
-    short: dict[str, Any] = dict.fromkeys(times, 4 * MOMENT)
-    async with server(routed(slow=slow), **short) as up:
-        async with dial(up.url) as wire:
-            await wire.send(request("POST", "/slow", body=b"all of it"))
-            assert (await wire.response()).body == b"slow"
-        async with dial_http2(up.url) as http2:
-            assert (await http2.response(await http2.request("/slow"))).body == b"slow"
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_body_that_stops_half_way_is_cut() -> None:
-    watching = Watching()
-    async with server(routed(watch=watching), body_timeout_s=MOMENT) as up, dial(up.url) as wire:
-        await wire.send(request("POST", "/watch", {"content-length": "100"}) + b"half")
-        await watching.left.wait()
-        assert (await wire.rest()).removesuffix(b"<reset>") == b""
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_body_that_the_application_does_not_read_is_not_out_of_time() -> None:
-    total = 40 * 65536
-
-    async def late(receive: Receive, send: Send) -> None:
-        await trio.sleep(8 * MOMENT)
-        await send_text(send, 200, str(len(await read_body(receive))))
-
-    async with server(routed(late=late), body_timeout_s=4 * MOMENT) as up, dial(up.url) as wire:
-        await wire.send(request("POST", "/late", body=b"x" * total))
-        assert (await wire.response()).body == str(total).encode()
-
-
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_head_in_crumbs_earns_no_time(begun: bool) -> None:  # noqa: FBT001
     async with server(hello, header_timeout_s=4 * MOMENT) as up, dial(up.url) as wire:
@@ -1177,13 +744,7 @@ async def test_a_head_in_crumbs_earns_no_time(begun: bool) -> None:  # noqa: FBT
                 await trio.sleep(MOMENT)
 
 
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_client_that_says_nothing_is_let_go() -> None:
-    async with server(hello, header_timeout_s=MOMENT, idle_timeout_s=60) as up, dial(up.url) as wire:
-        assert await wire.rest() == b""
-
-
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_an_idle_connection_is_let_go() -> None:
     async with server(hello, idle_timeout_s=4 * MOMENT) as up:
         async with dial(up.url) as wire:
@@ -1193,57 +754,6 @@ async def test_an_idle_connection_is_let_go() -> None:
             assert (await http2.response(await http2.request())).status == 200
             assert (await http2.until(h2.events.ConnectionTerminated)).error_code == ErrorCodes.NO_ERROR
             assert await http2.stream.receive_some() == b""
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_client_that_does_not_read_is_let_go() -> None:
-    endless = Endless()
-    async with server(routed(endless=endless), send_timeout_s=MOMENT) as up:
-        async with await connect(up.url, receive_buffer=4096) as stream:
-            await stream.send_all(request(path="/endless"))
-            await endless.ended.wait()
-        assert isinstance(endless.error, ClientDisconnectedError)
-        await up.assert_answers()
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_slow_client_that_makes_progress_is_not_let_go() -> None:
-    big = b"x" * 8 * 2**20
-
-    async def large(_receive: Receive, send: Send) -> None:
-        await send_response(send, 200, big)
-
-    async with (
-        server(routed(large=large), send_timeout_s=1) as up,
-        dial(up.url, receive_buffer=65536) as wire,
-    ):
-        await wire.send(request(path="/large"))
-        await wire.head()
-        for _ in range(8):
-            await wire.exactly(2**20)
-            await trio.sleep(3 * MOMENT)
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_a_send_that_is_cancelled_leaves_the_response_whole() -> None:
-    pieces = 0
-
-    async def impatient(_receive: Receive, send: Send) -> None:
-        nonlocal pieces
-        await send(START)
-        with trio.move_on_after(MOMENT):
-            while True:
-                await chunk(send, b"y" * 65536)
-                pieces += 1
-        await chunk(send, b"", more=False)
-
-    async with server(routed(impatient=impatient)) as up, dial(up.url, receive_buffer=65536) as wire:
-        await wire.send(request(path="/impatient"))
-        await trio.sleep(2 * MOMENT)
-        body = (await wire.response()).body
-        assert body == b"y" * len(body)
-        assert len(body) >= pieces * 65536
-        assert (await wire.get("/hello")).body == b"hello"
 
 
 # WebSocket
@@ -1273,7 +783,7 @@ class Socket:
         await send({"type": "websocket.accept"})
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_websocket_carries_messages_both_ways() -> None:
     async with server(Socket()) as up, dial_websocket(up.url) as ws:
         await ws.send(TextMessage("one", message_finished=False))
@@ -1290,7 +800,7 @@ async def test_a_websocket_carries_messages_both_ways() -> None:
         assert await ws.message() == "still here"
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 @pytest.mark.parametrize(
     ("code", "reason", "told"),
     [(4321, "bye", 4321), (1000, None, 1000), (CloseReason.NO_STATUS_RCVD, None, 1005)],
@@ -1306,7 +816,7 @@ async def test_the_application_sees_the_close_code_of_the_client(
         assert app.received == [{"type": "websocket.disconnect", "code": told, "reason": reason or ""}]
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_websocket_that_breaks_has_code_1006() -> None:
     app = Socket()
     async with server(app) as up:
@@ -1318,7 +828,7 @@ async def test_a_websocket_that_breaks_has_code_1006() -> None:
         await up.assert_answers()
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_message_that_is_too_large_closes_with_1009() -> None:
     app = Socket()
     async with server(app, websocket_max_message_bytes=1000) as up, dial_websocket(up.url) as ws:
@@ -1328,7 +838,7 @@ async def test_a_message_that_is_too_large_closes_with_1009() -> None:
         assert app.received[0]["code"] == 1009
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_frames_that_cannot_be_parsed_close_with_1002() -> None:
     app = Socket()
     async with server(app) as up, dial_websocket(up.url) as ws:
@@ -1349,7 +859,6 @@ def websocket_app(handler: Handler) -> App:
     return app
 
 
-@pytest.mark.usefixtures("transport")
 async def test_an_exception_in_a_websocket_closes_it_with_1011(log: pytest.LogCaptureFixture) -> None:
     async def failing(_receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
@@ -1368,7 +877,7 @@ async def accepting(_receive: Receive, send: Send) -> None:
     await trio.sleep_forever()
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_websocket_application_that_returns_closes_with_1000() -> None:
     async def brief(_receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
@@ -1377,7 +886,7 @@ async def test_a_websocket_application_that_returns_closes_with_1000() -> None:
         assert await ws.closed() == 1000
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_the_application_chooses_its_close_code_and_then_sees_it() -> None:
     seen: list[Any] = []
 
@@ -1698,7 +1207,7 @@ async def close_told(ws: WebSocketConnection) -> tuple[int, str | None]:
     return closed.value.reason.code, closed.value.reason.reason
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_client_gets_the_subprotocol_that_the_application_chooses() -> None:
     async with server(last_subprotocol) as up, trio_websocket_client(up.url, "chat.v1", "chat.v2") as ws:
         assert ws.subprotocol == "chat.v2"
@@ -1708,7 +1217,7 @@ async def test_a_client_gets_the_subprotocol_that_the_application_chooses() -> N
         await ws.ping(b"?")
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_close_codes_reach_the_other_side_both_ways() -> None:
     app = Socket()
     async with server(app) as up, trio_websocket_client(up.url) as ws:
@@ -1720,7 +1229,7 @@ async def test_close_codes_reach_the_other_side_both_ways() -> None:
         assert await close_told(ws) == (4002, "as you say")
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_client_is_told_1001_by_a_stop() -> None:
     async with server(Socket()) as up, trio_websocket_client(up.url) as ws:
         up.stop.set()
@@ -1728,7 +1237,7 @@ async def test_a_client_is_told_1001_by_a_stop() -> None:
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_client_sees_why_it_was_refused() -> None:
     async with server(websocket_app(refusing)) as up:
         with pytest.RaisesGroup(ConnectionRejected) as group:
@@ -1923,7 +1432,7 @@ async def test_a_stop_before_the_start_returns_promptly_and_reports_addresses() 
             assert await nursery.start(partial(serve, hello, stop=stop))
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_stop_lets_calls_in_flight_finish_and_takes_nothing_new() -> None:
     held = Held()
     async with (
@@ -1949,7 +1458,7 @@ async def test_a_stop_lets_calls_in_flight_finish_and_takes_nothing_new() -> Non
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_stop_does_not_wait_for_the_rest_of_a_head() -> None:
     async with server(hello, grace_s=60, header_timeout_s=60) as up, dial(up.url) as wire:
         assert (await wire.get()).body == b"hello"
@@ -1960,7 +1469,7 @@ async def test_a_stop_does_not_wait_for_the_rest_of_a_head() -> None:
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_response_that_had_begun_ends_its_connection_when_it_ends() -> None:
     release = trio.Event()
 
@@ -1980,85 +1489,7 @@ async def test_a_response_that_had_begun_ends_its_connection_when_it_ends() -> N
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("lane", "silence")
-@pytest.mark.parametrize("grace_s", [0.0, MOMENT])
-async def test_calls_that_outlast_the_grace_are_cancelled(grace_s: float) -> None:
-    held = Held()
-    async with server(routed(held=held), grace_s=grace_s) as up, dial(up.url) as wire:
-        await wire.send(request(path="/held"))
-        await held.begun.wait()
-        up.stop.set()
-        await up.stopped.wait()
-        assert held.ended.is_set()
-        assert await wire.rest() == b"<reset>"
-
-
-@pytest.mark.usefixtures("lane", "silence")
-@pytest.mark.parametrize("how", ["stop", "cancel"])
-@pytest.mark.parametrize("reads", [True, False])
-async def test_an_endless_response_ends_with_the_server(how: str, reads: bool) -> None:  # noqa: FBT001
-    """With a client that does not read, the response is in the middle of a write that never returns."""
-    endless = Endless()
-    settings: dict[str, Any] = {"grace_s": MOMENT, "send_timeout_s": 3600}
-    async with (
-        server(routed(endless=endless), **settings) as up,
-        dial(up.url, receive_buffer=4096) as wire,
-        trio.open_nursery() as nursery,
-    ):
-        await wire.send(request(path="/endless"))
-        if reads:
-            nursery.start_soon(wire.rest)
-        await endless.begun.wait()
-        await trio.sleep(MOMENT)
-        if how == "stop":
-            up.stop.set()
-        else:
-            up.scope.cancel()
-        await up.stopped.wait()
-        assert endless.ended.is_set()
-
-
-@pytest.mark.usefixtures("transport", "silence")
-@pytest.mark.parametrize("how", ["stop", "cancel"])
-async def test_http2_calls_end_with_the_server(how: str) -> None:
-    endless = Endless()
-    settings: dict[str, Any] = {"grace_s": MOMENT, "send_timeout_s": 3600}
-    async with server(routed(endless=endless), **settings) as up, dial_http2(up.url) as wire:
-        await wire.request("/endless")
-        await endless.begun.wait()
-        if how == "stop":
-            up.stop.set()
-        else:
-            up.scope.cancel()
-        await up.stopped.wait()
-        assert endless.ended.is_set()
-
-
-@pytest.mark.usefixtures("lane", "silence")
-async def test_an_application_that_writes_while_it_is_cancelled_holds_nothing_up() -> None:
-    begun = trio.Event()
-
-    async def stubborn(_receive: Receive, send: Send) -> None:
-        await send(START)
-        begun.set()
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True), pytest.raises(ClientDisconnectedError):
-                while True:
-                    await chunk(send, b"x" * 65536)
-
-    async with (
-        server(routed(stubborn=stubborn), send_timeout_s=3600) as up,
-        dial(up.url, receive_buffer=4096) as wire,
-    ):
-        await wire.send(request(path="/stubborn"))
-        await begun.wait()
-        up.scope.cancel()
-        await up.stopped.wait()
-
-
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_stop_on_http2_says_goodaway_finishes_what_is_in_flight_and_refuses_the_rest() -> None:
     held = Held()
     async with server(routed(held=held)) as up, dial_http2(up.url) as wire:
@@ -2086,7 +1517,7 @@ async def test_a_stop_on_http2_says_goodaway_finishes_what_is_in_flight_and_refu
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_an_idle_http2_connection_is_closed_at_once_by_a_stop() -> None:
     async with server(hello) as up, dial_http2(up.url) as wire:
         assert (await wire.response(await wire.request())).status == 200
@@ -2095,7 +1526,7 @@ async def test_an_idle_http2_connection_is_closed_at_once_by_a_stop() -> None:
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("transport", "silence")
+@pytest.mark.usefixtures("silence")
 async def test_a_stop_closes_websockets_with_1001() -> None:
     app = Socket()
     async with server(app) as up, dial_websocket(up.url) as ws:
@@ -2131,7 +1562,7 @@ async def test_a_websocket_accepted_during_a_stop_is_closed_with_1001() -> None:
         await up.stopped.wait()
 
 
-@pytest.mark.usefixtures("lane", "silence")
+@pytest.mark.usefixtures("engine", "silence")
 async def test_a_connection_accepted_in_the_moment_of_the_stop_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

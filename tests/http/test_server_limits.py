@@ -25,16 +25,6 @@ from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.http.server.overload import _MOST_LINGERING
 from tests._wire import Wire, connect, dial, dial_http2, request
 
-USUAL: dict[str, Any] = {}
-
-
-@pytest.fixture(params=["http1", "hypercorn"], autouse=True)
-def _lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test twice: by our own lane, and by Hypercorn alone."""
-    monkeypatch.setitem(
-        USUAL, "http1_engine", Http1Engine.HYPERCORN if request.param == "hypercorn" else Http1Engine.OWN
-    )
-
 
 @attrs.frozen
 class Up:
@@ -65,7 +55,7 @@ def holding(finish: trio.Event) -> App:
 @asynccontextmanager
 async def server(bind: str = "127.0.0.1:0", **settings: Any) -> AsyncIterator[Up]:
     stop, finish = trio.Event(), trio.Event()
-    config = ServeConfig(**USUAL, **settings)
+    config = ServeConfig(**settings)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             start = partial(serve, holding(finish), bind=bind, config=config, stop=stop)
@@ -180,15 +170,17 @@ def padded(size: int) -> bytes:
     return begun + b"y" * (size - len(begun) - 4) + b"\r\n\r\n"
 
 
+@pytest.mark.parametrize("engine", Http1Engine)
 @pytest.mark.parametrize("in_crumbs", [False, True])
 async def test_a_head_may_be_as_large_as_the_limit_says_and_one_byte_more_is_refused(
     in_crumbs: bool,  # noqa: FBT001
+    engine: Http1Engine,
 ) -> None:
     async def send(data: bytes) -> None:
         for piece in [data[n : n + 1] for n in range(len(data))] if in_crumbs else [data]:
             await wire.send(piece)
 
-    async with server(max_head_bytes=1000) as up, dial(up.url) as wire:
+    async with server(max_head_bytes=1000, http1_engine=engine) as up, dial(up.url) as wire:
         for _ in range(2):
             await send(padded(1000))
             assert (await wire.response()).status == 200
