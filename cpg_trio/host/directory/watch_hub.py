@@ -37,9 +37,7 @@ from cpg_trio.host.directory.registry import Registry
 
 _K = TypeVar("_K")
 
-_MAX_TOLD_OF = (
-    20  # providers whose end is told, or as many as there are types: the watcher waits for no other
-)
+_MAX_TOLD_OF = 20  # providers whose end a watcher is told; as many as it follows types, if that is more
 _PIECE_BYTES = 4096  # of a piece of news: what is more waits for the next one
 _LARGE_BYTES = 2 * 1024 * 1024  # of pieces that are larger, on their way at once
 _GONE_BYTES = 150  # of a piece of news, for a provider that is gone
@@ -57,10 +55,6 @@ class _Followed:
     now: ServiceStatus
     told: tuple[pb.ServiceState, str] | None = None
     """What its watcher has read last: a state and the id of a registration, not the registration itself."""
-
-    @property
-    def is_news(self) -> bool:
-        return _in_short(self.now) != self.told
 
 
 def _size(status: ServiceStatus) -> int:
@@ -100,8 +94,9 @@ class Watch:
         self._held = 0  # of the budget, for the piece that was taken last
         self._followed: dict[str, _Followed] = {}
         self._changed: dict[str, None] = {}  # types to look at
+        self._news: dict[str, None] = {}  # types of which the watcher has to be told, the latest last
         self._told_of: dict[str, None] = {}  # providers, the latest last
-        self._gone: dict[str, None] = {}
+        self._gone: list[str] = []
         self._changes = Cell(0)
         self._reader = self._changes.reader()
 
@@ -125,7 +120,7 @@ class Watch:
         status = self._hub.registry.status(service_type, min_version=min_version)
         self._hub.move(self, service_type, before.now if before is not None else None, status)
         self._followed[service_type] = _Followed(min_version, status)
-        self._wake()
+        self._add_news(service_type)
 
     def unsubscribe(self, service_type: str) -> None:
         """Follow a type no more. One that is not followed is no error."""
@@ -133,6 +128,7 @@ class Watch:
         if followed is None:
             return
         self._changed.pop(service_type, None)
+        self._news.pop(service_type, None)
         self._hub.subscriptions.remove(self._share)
         self._hub.move(self, service_type, followed.now, None)
 
@@ -147,15 +143,17 @@ class Watch:
             followed = self._followed[service_type]
             before = followed.now
             now = self._hub.registry.status(service_type, before.provider, followed.min_version)
-            if now != before:
-                followed.now = now
-                self._hub.move(self, service_type, before, now)
-                self._wake()
+            followed.now = now
+            self._hub.move(self, service_type, before, now)
+            if _in_short(now) == followed.told:
+                self._news.pop(service_type, None)
+            elif now != before:
+                self._add_news(service_type)
 
     def note_gone(self, runtime_id: str) -> None:
         """Note that a provider is gone that the watcher has been told of."""
         del self._told_of[runtime_id]
-        self._gone[runtime_id] = None
+        self._gone.append(runtime_id)
         self._wake()
 
     def close(self) -> None:
@@ -212,25 +210,25 @@ class Watch:
         """Return which types the next piece tells of, and how large that is."""
         names: list[str] = []
         size = _GONE_BYTES * len(self._gone)
-        for name, followed in self._followed.items():
-            if followed.is_news:
-                more = _size(followed.now)
-                if names and size + more > _PIECE_BYTES:
-                    self._wake()  # the rest is another piece
-                    break
-                names.append(name)
-                size += more
+        for name in self._news:
+            more = _size(self._followed[name].now)
+            if names and size + more > _PIECE_BYTES:
+                self._wake()  # the rest is another piece
+                break
+            names.append(name)
+            size += more
         return names, size
 
     def _take(self, names: Sequence[str]) -> News | None:
         statuses: dict[str, ServiceStatus] = {}
         for name in names:
-            followed = self._followed[name] = self._followed.pop(name)  # what was told comes last next time
+            del self._news[name]
+            followed = self._followed[name]
             statuses[name] = followed.now
             followed.told = _in_short(followed.now)
             if (provider := followed.now.provider) is not None:
                 self._tell_of(provider.runtime_id)
-        gone, self._gone = list(self._gone), {}
+        gone, self._gone = self._gone, []
         return News(self._hub.registry.revision, statuses, gone) if statuses or gone else None
 
     def _tell_of(self, runtime_id: str) -> None:
@@ -244,6 +242,10 @@ class Watch:
     def _forget_told_of(self, runtime_id: str) -> None:
         del self._told_of[runtime_id]
         _discard(self._hub.told_of, runtime_id, self)
+
+    def _add_news(self, service_type: str) -> None:
+        self._news[service_type] = None
+        self._wake()
 
     def _wake(self) -> None:
         self._changes.set(self._changes.value + 1)
@@ -273,8 +275,7 @@ class WatchHub:
         that ask for much wait for each other, and others do not wait for all of them."""
         self.told_of: dict[str, dict[Watch, None]] = {}
         """Which watchers have been told of which provider, by its runtime id."""
-        self._watches: dict[Watch, None] = {}
-        self._of_each: dict[str, dict[Watch, None]] = {}
+        self._watches: dict[str, dict[Watch, None]] = {}  # by watcher
         self._given: dict[tuple[str, str], dict[Watch, None]] = {}
         """The watches that follow a service type, by that and the provider that they have; "" is none."""
         self._to_look: OrderedDict[Watch, None] = OrderedDict()  # filled only while the task runs
@@ -295,45 +296,40 @@ class WatchHub:
         watch = Watch(self, share)
         if self._closed:
             watch.close()
-        self._watches[watch] = None
-        mine = self._of_each.setdefault(watcher, {})
-        mine[watch] = None
+        self._watches.setdefault(watcher, {})[watch] = None
         self._shares.add(share)
         try:
             yield watch
         finally:
             watch.end()
             self._to_look.pop(watch, None)
-            del self._watches[watch]
+            _discard(self._watches, watcher, watch)
             self._shares.remove(share)
-            del mine[watch]
-            if not mine:
-                del self._of_each[watcher]
 
     def _check_room(self, watcher: str, share: str) -> None:
         each = self._limits.max_watches_per_plugin
-        if len(self._of_each.get(watcher, ())) >= each:
+        if len(self._watches.get(watcher, ())) >= each:
             raise LimitError("watches of one plugin", each)
         self._shares.check(share)
 
     def close(self) -> None:
         """End every watch: the host is stopping."""
         self._closed = True
-        for watch in self._watches:
-            watch.close()
+        for watcher in self._watches:
+            self.close_of(watcher)
 
     def close_of(self, watcher: str) -> None:
         """End every watch of a plugin."""
-        for watch in self._of_each.get(watcher, ()):
+        for watch in self._watches.get(watcher, ()):
             watch.close()
 
     def __len__(self) -> int:
         """Return how many watches there are."""
-        return len(self._watches)
+        return self._shares.total
 
     def has(self, watcher: str) -> bool:
         """Whether a plugin has a watch."""
-        return watcher in self._of_each
+        return watcher in self._watches
 
     def watchers(self, service_type: str) -> int:
         """Return how many watches follow a type. Looks at all of them: for tests and for people who debug."""
