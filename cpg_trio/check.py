@@ -27,10 +27,8 @@ def check(probe: str, environment: Mapping[str, str] | None = None) -> int:
     """Make a probe and print its answer. Return the exit status: 0 if the process is healthy, otherwise 1."""
     environment = os.environ if environment is None else environment
     port = environment.get("PORT", "")
-    if port:
-        status, answer = _ask_all(PATHS[probe], port, environment)
-    else:
-        status, answer = 0, "PORT is not set: it names the port to check"
+    missing = 0, "PORT is not set: it names the port to check"
+    status, answer = _ask_all(PATHS[probe], port, environment) if port else missing
     healthy = status == _OK
     lines = [answer] if healthy else [answer, *misspelt(environment)]
     print(*lines, sep="\n", file=sys.stdout if healthy else sys.stderr)

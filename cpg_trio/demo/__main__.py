@@ -44,8 +44,8 @@ class Demo:
     once: bool
     storage_path: Path
     serve: ServeConfig = attrs.field(factory=ServeConfig)
-    passed: bool = False
-    ended_by_itself: bool = False
+    failed: bool = False
+    """Whether it has ended since the check failed."""
 
     async def run(self, stop: trio.Event) -> None:
         """Run until `stop` is set, or with `once` until the check is done. Raises: StartError."""
@@ -90,18 +90,18 @@ class Demo:
             await _wait_healthy(host, ("logger", "storage", "api"))
         if limit.cancelled_caught:
             self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s.")
-            self.ended_by_itself = True
+            self.failed = True
             return
         self.narrator.title("All healthy. Shortening and resolving a URL, through the host's router:")
         code = await self._check(api_url)
-        if self.passed and not self.once:
+        if not code:
+            self.failed = True
+        elif not self.once:
             self._invite(api_url, code)
             await stop.wait()
-        else:
-            self.ended_by_itself = True
 
     async def _check(self, api_url: str) -> str:
-        """Shorten and resolve a URL, print the result, and return the code."""
+        """Shorten and resolve a URL, and print the result; return the code, or "" for a failure."""
         try:
             async with httpx.AsyncClient(base_url=f"{api_url}/api.v1.API/", trust_env=False) as http:
                 shortened = _good(await http.post("Shorten", params={"url": EXAMPLE_URL}))
@@ -110,9 +110,9 @@ class Demo:
         except httpx.HTTPError as error:
             self.narrator.title(f"✗ The check failed: {error}")
             return ""
-        self.passed = resolved == {"url": EXAMPLE_URL}
-        self.narrator.title(f"✓ {EXAMPLE_URL} ⇄ {code}" if self.passed else f"✗ It resolved to {resolved}")
-        return code
+        passed = resolved == {"url": EXAMPLE_URL}
+        self.narrator.title(f"✓ {EXAMPLE_URL} ⇄ {code}" if passed else f"✗ It resolved to {resolved}")
+        return code if passed else ""
 
     def _invite(self, api_url: str, code: str) -> None:
         say = self.narrator.say
@@ -136,13 +136,10 @@ async def _wait_healthy(host: Host, service_types: Sequence[str]) -> None:
     changes = Cell(0)
     host.registry.subscribe(lambda _: changes.set(changes.value + 1))
     async for _ in changes.reader():
-        if all(_healthy(host, service_type) for service_type in service_types):
+        providers = [host.registry.providers(service_type) for service_type in service_types]
+        states = [{host.registry.health(p.runtime_id).state for p in each} for each in providers]
+        if all(pb.HEALTH_STATE_HEALTHY in each for each in states):
             return
-
-
-def _healthy(host: Host, service_type: str) -> bool:
-    states = [host.registry.health(p.runtime_id).state for p in host.registry.providers(service_type)]
-    return pb.HEALTH_STATE_HEALTHY in states
 
 
 async def _unless(stop: trio.Event, story: Callable[[], Awaitable[None]]) -> None:
@@ -176,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_handler(narrator)
     demo = Demo(narrator, once=chosen.once, storage_path=chosen.storage)
     status = run(demo.run)
-    return 1 if status == 0 and demo.ended_by_itself and not demo.passed else status
+    return status or int(demo.failed)
 
 
 if __name__ == "__main__":
