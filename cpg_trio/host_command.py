@@ -1,4 +1,4 @@
-"""The command `host`: a host as the environment says."""
+"""The command `host`: a host that is configured by environment variables."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def host(stop: trio.Event) -> None:
 
 
 def host_config(environment: Mapping[str, str]) -> HostConfig:
-    """Return what the environment says of a host. Raises: StartError for what makes no sense."""
+    """Return the configuration of the environment variables. Raises: StartError for an invalid value."""
     return HostConfig(
         allow_plaintext=flag_from_environment("ALLOW_PLAINTEXT", environment),
         public_url=_public_url(environment),
@@ -73,7 +73,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
 
 
 def _keys(environment: Mapping[str, str]) -> Keys:
-    """Return the keys of `CPG_HOST_KEY`, of `CPG_HOST_KEY_FILE`, or of the file beside the state file."""
+    """Return the keys: in `CPG_HOST_KEY`, in `CPG_HOST_KEY_FILE`, or in the file beside the state file."""
     with _start_errors("CPG_HOST_KEY"):
         if keys := list_from_environment("CPG_HOST_KEY", environment):
             return Keys(keys)
@@ -112,12 +112,12 @@ def _public_url(environment: Mapping[str, str]) -> str:
 
 
 def _base_urls(environment: Mapping[str, str]) -> BaseUrls:
-    said = environment.get("BASE_URLS") or BaseUrls.CALLER.value
+    value = environment.get("BASE_URLS") or BaseUrls.CALLER.value
     try:
-        return BaseUrls(said)
+        return BaseUrls(value)
     except ValueError:
         known = ", ".join(policy.value for policy in BaseUrls)
-        raise StartError(f"BASE_URLS must be one of {known}, not {said!r}") from None
+        raise StartError(f"BASE_URLS must be one of {known}, not {value!r}") from None
 
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:
@@ -126,7 +126,7 @@ def _path(environment: Mapping[str, str], name: str) -> Path | None:
 
 @contextmanager
 def _start_errors(where: str) -> Iterator[None]:
-    """Raise what is wrong with a variable, or the file that it names, as a StartError that says where."""
+    """Raise an error in a variable, or in its file, as a StartError with the name of the variable."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -142,7 +142,7 @@ def _leases(environment: Mapping[str, str]) -> LeaseConfig:
 
 
 def _selection(environment: Mapping[str, str]) -> dict[str, Selection]:
-    """Return the strategies of `storage=round-robin,logger=random`, by service type."""
+    """Return the selection strategies by service type, of `storage=round-robin,logger=random`."""
     return dict(map(_strategy, list_from_environment("SELECTION", environment)))
 
 
@@ -159,7 +159,7 @@ def _strategy(pair: str) -> tuple[str, Selection]:
 
 
 def _rates(environment: Mapping[str, str]) -> RateLimits:
-    """Return the rates of `handshake=10/20,discover=off`, by kind of call, beside those that are usual."""
+    """Return the defaults, changed by `handshake=10/20,discover=off`: a rate for each kind of call."""
     return attrs.evolve(RateLimits(), **dict(map(_rate, list_from_environment("RATE_LIMITS", environment))))
 
 
@@ -178,13 +178,13 @@ def _rate(pair: str) -> tuple[str, Rate | None]:
 
 
 def _limits(environment: Mapping[str, str]) -> Limits:
-    """Return the limits of `max_identities=1000,max_watches=500`, beside those that are usual."""
+    """Return the defaults, changed by `max_identities=1000,max_watches=500`."""
     limits = Limits()
     for pair in list_from_environment("LIMITS", environment):
         name, _, value = pair.partition("=")
         try:
-            said: dict[str, Any] = {name: None if value == "off" else int(value)}
-            limits = attrs.evolve(limits, **said)
+            changes: dict[str, Any] = {name: None if value == "off" else int(value)}
+            limits = attrs.evolve(limits, **changes)
         except (TypeError, ValueError):
             known = ", ".join(field.name for field in attrs.fields(Limits))
             raise StartError(

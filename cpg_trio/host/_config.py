@@ -1,4 +1,4 @@
-"""How a host behaves."""
+"""The configuration of a host."""
 
 from __future__ import annotations
 
@@ -33,55 +33,55 @@ def _check_public_url(_: HostConfig, __: object, url: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class HostConfig:
-    """How a host behaves.
+    """The configuration of a host.
 
-    Raises: ValueError for two capabilities of one type, or a `public_url` that is none.
+    Raises: ValueError for two capabilities of one type, or a `public_url` that is no URL.
     """
 
     keys: Keys = attrs.field(factory=Keys)
-    """What runtime tokens are signed with; by default a key that ends with the host."""
+    """They sign runtime tokens. By default a new key, which is lost when the host ends."""
     token_ttl_s: float = 15 * 60.0
-    """How long a token is good, in seconds, of a plugin that asks for another in time."""
+    """Seconds that the token of a plugin is valid that renews its token."""
     unrenewed_token_ttl_s: float = 24 * 60 * 60.0
-    """How long, of a plugin that does not: then its identity ends."""
+    """Seconds that the token of another plugin is valid. Then its identity ends."""
     enrolment: Enrolment = attrs.field(factory=Enrolment)
-    """Who gets an identity; by default everybody."""
+    """Which plugins get an identity; by default all."""
     policy: Policy = attrs.field(factory=Policy)
     """What plugins may provide and call."""
     pass_headers: Sequence[str] = ()
     """Names of request headers that the router forwards besides `routing.headers.ALLOWED`; `x-app-*` is all
     that begin so."""
     selection: Mapping[str, Selection] = attrs.field(factory=dict)
-    """The strategy that chooses among the providers of a service type, by type."""
+    """The strategy that selects one of the providers, by service type."""
     default_selection: Selection = Selection.FIRST
     """The strategy for every other type."""
     leases: LeaseConfig = attrs.field(factory=LeaseConfig)
-    """How soon the host believes that a plugin is gone."""
+    """After which time of silence a plugin counts as gone."""
     base_urls: BaseUrls = BaseUrls.CALLER
-    """Where plugins may have the host send traffic."""
+    """Which base URLs plugins may register."""
     state_path: Path | None = None
-    """The file that identities and registrations are kept in, over a restart; without one they are not."""
+    """The file that keeps identities and registrations over a restart. None: they are not kept."""
     socket_dir: Path | None = None
-    """A directory that the host shares with plugins, for calls by Unix sockets in it."""
+    """A directory that the host shares with plugins, for Unix sockets."""
     capabilities: Sequence[Capability] = attrs.field(
         factory=lambda: (host_logger(),), validator=_check_capabilities
     )
-    """What the host itself offers plugins, one of each type."""
+    """The capabilities that the host offers, one of each type."""
     grant_ttl_s: float = 10 * 60.0
-    """How long a plugin may use a capability before it has to ask again, in seconds."""
+    """Seconds that a grant of a capability is valid."""
     public_url: str = attrs.field(default="", validator=_check_public_url)
-    """How plugins reach the host; empty for as each of them has just called it."""
+    """The URL of the host for plugins. Empty: the one that a plugin has called."""
     rates: RateLimits = attrs.field(factory=RateLimits)
-    """How often who may call what."""
+    """Rate limits, by kind of call."""
     limits: Limits = attrs.field(factory=Limits)
-    """How much the host takes in and keeps. These and `serve.max_connections` are reduced, in proportion,
-    where the memory that the host may have is too small for them."""
+    """Limits on what the host keeps. They and `serve.max_connections` are reduced in proportion if they do
+    not fit the memory of the process."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
-    """How it serves. Its `tls` is what the host calls plugins with, too."""
+    """The configuration of the server. Its `tls` also serves for calls to plugins."""
     allow_plaintext: bool = False
-    """Whether it may listen without TLS where other machines reach it."""
+    """Whether the host may listen without TLS on an address that other machines reach."""
     probe_bind: str | Sequence[str] | None = None
-    """Where it answers probes and nothing else, without TLS; None is nowhere but beside the rest."""
+    """Addresses on which it answers probes only, without TLS. Probes are answered on the others, too."""
 
 
 def fitted_to_process(config: HostConfig) -> tuple[HostConfig, Fitted]:

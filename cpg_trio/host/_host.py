@@ -1,4 +1,4 @@
-"""The host: its state, its services on their paths, and the nursery they run in."""
+"""The host: how its parts are wired, and the nursery that they run in. Each part has its own module."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from cpg_trio.http import (
     serve,
 )
 from cpg_trio.probes import PATHS, Probes, probe_port
-from cpg_trio.rpc import Code, ConnectError, application
+from cpg_trio.rpc import application
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -86,7 +86,7 @@ class HostStatistics:
 
 
 class Host:
-    """Gives plugins an identity, a registry and a router.
+    """A host: it gives plugins identities, a registry and a router.
 
     `async with host.application() as app` gives the ASGI application; `await host.serve(stop)` serves it.
     """
@@ -96,7 +96,7 @@ class Host:
         limits, policy = config.limits, config.policy
         self.audit = Audit()
         self.calls = Calls()
-        # Who is who, and how often they may call
+        # Access: identities, and what they may do
         self.identities = Identities(
             config.keys,
             longest_s=max(config.token_ttl_s, config.unrenewed_token_ttl_s),
@@ -119,7 +119,7 @@ class Host:
         self._contexts = config.serve.tls.client_contexts()
         self._pool = routing_pool(self._contexts)
         self._control_pool = control_pool(self._contexts)
-        # Who provides what, and who is alive
+        # Directory: registrations, leases, watches
         self._direct = DirectCounter(limits.max_direct_reports)
         self.registry = Registry(
             selection=config.selection,
@@ -150,7 +150,7 @@ class Host:
             self._prober.probe,
             lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why),  # noqa: PLW0108 - it is made below
         )
-        # Calls
+        # Routing and capabilities
         self._call_log = CallLog(self.calls)
         self._counter = RouterCounter(self.calls)
         self._rules = RequestHeaderRules(config.pass_headers)
@@ -161,6 +161,8 @@ class Host:
             self.calls,
             self._liveness.suspect,
         )
+        open_store = partial(SqliteStore, config.state_path) if config.state_path else None
+        self._journal = Journal(open_store, self.identities, self.registry)
         self._grants = Grants(self.identities, self.audit, config.grant_ttl_s, limits.max_grants)
         self._lifetimes = Lifetimes(
             identities=self.identities,
@@ -169,18 +171,17 @@ class Host:
             watches=self.watches,
             grants=self._grants,
             direct=self._direct,
+            journal=self._journal,
             audit=self.audit,
         )
         self.health = HostHealth(self._access, self.registry, limits)
-        open_store = partial(SqliteStore, config.state_path) if config.state_path else None
-        self._journal = Journal(open_store, self.identities, self.registry)
         self._probes = Probes(lambda: "stopping" if self.health.stopping else self._journal.why_unsaved)
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
-        """Yield the host as an ASGI application, which holds connections to plugins until the block ends.
+        """Yield the host as an ASGI application, for as long as the block lasts.
 
-        Raises: serving.StartError if it cannot keep its state where it is to, or use its files for TLS.
+        Raises: http.StartError if the state file or the files for TLS cannot be used.
         """
         async with self._application(self._browsers()) as app:
             yield app
@@ -200,14 +201,14 @@ class Host:
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
             with self.identities.watched(self._lifetimes.identity_changed):
-                self._registration_policy.enforce()  # the rules may be others than when the state was written
+                self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
                 with self.registry.watched(self._succession.lapsing(self._liveness.lapse)):
                     yield browsers.guarding(self._dispatch())
             nursery.cancel_scope.cancel()
 
     def _browsers(self, binds: Sequence[str] = ()) -> BrowserGuard:
-        """Return what keeps web pages away from a host that listens on `binds`."""
+        """Return the guard against web pages for a host that listens on `binds`."""
         url = self._config.public_url
         return BrowserGuard(self._config.serve, binds=binds, names=[Origin.parse(url)[0].host] if url else [])
 
@@ -265,11 +266,11 @@ class Host:
         bind: str | Sequence[str] = f"127.0.0.1:{DEFAULT_PORT}",
         task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until `stop` is set, then finish what is in flight and return.
+        """Serve until `stop` is set, then finish the calls in flight and return.
 
-        It listens on its socket as well, if it has a directory for it.
-        `started` reports the addresses as URLs. Raises: serving.StartError, also for an address that cannot
-        be had (BindError), and for one that other machines reach, without TLS.
+        With a `socket_dir` it listens on a Unix socket, too. `started` reports the addresses as URLs.
+        Raises: http.StartError, also for an address that is in use (BindError), and for one without TLS that
+        other machines reach.
         """
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
@@ -297,20 +298,21 @@ class Host:
         return HostStatistics(self._counter.statistics(), self._direct.statistics(), self._pool.statistics())
 
     def revoke_grant(self, grant_id: str, why: str = "it has been revoked") -> bool:
-        """End leave to use a capability, with the calls in flight by it; return whether there was any."""
+        """End a grant of a capability, and the calls that use it; return whether there was one."""
         return self._grants.revoke(grant_id, why)
 
     def revoke_grants(self, runtime_id: str, why: str = "they have been revoked") -> int:
-        """End a plugin's leave to use any capability, until it asks anew; return how many grants it had."""
+        """End all grants that a plugin has, until it asks again; return how many there were."""
         return self._grants.revoke_all(runtime_id, why)
 
     async def add_plugin(self, url: str, *, host_url: str, self_id: str = "") -> str:
-        """Give the plugin at `url`, which waits for its host, an identity; return its runtime id.
+        """Give an identity to the plugin at `url`, which waits for a host; return its runtime id.
 
-        `host_url` is where the plugin finds this host. It has registered all that it provides when this
-        returns; how long that may take is the caller's to say, by a cancel scope. With a `self_id` the host
-        proves itself by the enrolment token of that plugin, if it has one, and takes no other.
-        Raises: ConnectError, also the plugin's own; and then, as when cancelled, nothing of it is left.
+        `host_url` is the URL of this host for the plugin. This returns when the plugin has registered all
+        that it provides; use a cancel scope to limit the time. With a `self_id` the host proves itself by the
+        enrolment token of that plugin, if there is one, and accepts no other plugin.
+        Raises: ConnectError, also the plugin's own. After an error or a cancellation the plugin has neither
+        identity nor registration.
         """
         adoption = Adoption(
             identities=self.identities,
@@ -324,7 +326,7 @@ class Host:
         return await adoption.add(url, host_url, self_id)
 
     async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
-        """Tell a plugin to stop; calls in flight to it have `grace_s` seconds to finish.
+        """Tell a plugin to stop. The calls to it that are in flight have `grace_s` seconds to finish.
 
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
@@ -336,24 +338,14 @@ class Host:
     def revoke_identity(
         self, runtime_id: str, why: str = "it has been revoked"
     ) -> Coroutine[object, object, None]:
-        """End an identity at once: its tokens prove nothing any more, what it provides is gone.
+        """End an identity: its tokens are invalid, its registrations are gone, its calls are cancelled.
 
-        Calls to it and of it that are in flight are cancelled. All that is done when this returns. Await the
-        result: it waits until that is in the state file, if there is one. Until then, a host that is killed
-        and restarted accepts the identity again. One that is not there is no error.
+        That has happened when this returns. The result waits until it is in the state file, if there is one:
+        await it, as a host that is killed before and restarted accepts the identity again. An identity that
+        does not exist is no error.
 
-        Raises, when awaited: ConnectError `unavailable` if the file cannot be written. The identity has ended
-        all the same, and it is written as soon as it can be.
+        Raises, when awaited: ConnectError `unavailable` if the file cannot be written. The identity has
+        ended, and the host goes on trying to write that.
         """
         self._lifetimes.end(runtime_id, why)
-        return self._written(runtime_id)
-
-    async def _written(self, runtime_id: str) -> None:
-        try:
-            await self._journal.saved(lambda: None)
-        except ConnectError as error:
-            raise ConnectError(
-                Code.UNAVAILABLE,
-                f"the identity {runtime_id} has ended, but that is not in the state file yet: the host cannot"
-                " write it, and tries on",
-            ) from error
+        return self._lifetimes.written(runtime_id)

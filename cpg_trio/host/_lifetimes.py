@@ -15,8 +15,10 @@ from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.directory.store import Journal
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.routing.direct_statistics import DirectCounter
+from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -31,6 +33,7 @@ class Lifetimes:
     watches: WatchHub
     grants: Grants
     direct: DirectCounter
+    journal: Journal
     audit: Audit
 
     def is_in_use(self, runtime_id: str) -> bool:
@@ -53,6 +56,17 @@ class Lifetimes:
         """End an identity. `identity_changed` ends what the plugin has."""
         if self.identities.revoke(runtime_id, why):
             self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
+
+    async def written(self, runtime_id: str) -> None:
+        """Wait until the end of an identity is in the state file. Raises: ConnectError `unavailable`."""
+        try:
+            await self.journal.saved(lambda: None)
+        except ConnectError as error:
+            raise ConnectError(
+                Code.UNAVAILABLE,
+                f"the identity {runtime_id} has ended, but that is not in the state file yet: the host cannot"
+                " write it, and tries on",
+            ) from error
 
     def identity_changed(self, runtime_id: str) -> None:
         """End what a plugin has, if its identity has ended."""

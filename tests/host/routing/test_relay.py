@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -387,3 +388,19 @@ async def test_a_last_request_that_came_while_another_was_in_hand_is_answered() 
         response = await wire.response()
         assert (response.status, response.header(b"connection")) == (200, b"close")
         assert await wire.rest() == b""
+
+
+@pytest.mark.parametrize("lane", ["http1", "http1-tls"], indirect=True)
+async def test_a_call_leaves_nothing_to_the_garbage_collector() -> None:
+    async with routing(Recorder()) as s, dial(s.url) as wire:
+        await wire.send(s.head())
+        await wire.response()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                await wire.send(s.head())
+                await wire.response()
+            assert gc.collect() < 10
+        finally:
+            gc.enable()
