@@ -31,6 +31,7 @@ _HAS_EPOLL = hasattr(select, "epoll")
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if _HAS_EPOLL else 0
 _READABLE = select.EPOLLIN if _HAS_EPOLL else 0
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if _HAS_EPOLL else 0
+_FAILED = "an error in a callback of a connection"  # is logged, and the other callbacks are called
 _AT_ONCE = 64  # sockets that are seen to until other tasks have their turn
 
 Watcher: TypeAlias = Callable[[bool, bool], None]
@@ -126,7 +127,10 @@ class EpollReactor(Reactor):
             for fd, events in epoll.poll(0, _AT_ONCE):
                 watcher = watchers.get(fd)  # another watcher may have closed the socket just now
                 if watcher is not None:
-                    _call(watcher, bool(events & _READABLE), bool(events & _GONE))
+                    try:
+                        watcher(bool(events & _READABLE), bool(events & _GONE))
+                    except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+                        _log.exception(_FAILED)
 
 
 class _Registered:
@@ -149,7 +153,10 @@ class _Registered:
                 self.arrival.unpark_all()
                 self._unread = True
                 if self.watcher is not None and (begin := peek(self.sock)) is not None:
-                    _call(self.watcher, True, not begin)  # noqa: FBT003 - that is what watchers take
+                    try:
+                        self.watcher(True, not begin)  # noqa: FBT003 - that is what watchers take
+                    except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+                        _log.exception(_FAILED)
                 while self._unread:  # the socket stays readable: to wait for it now would never wait
                     await self._read.park()
 
@@ -203,11 +210,3 @@ class TaskReactor(Reactor):
             for registered in self._sockets.values():
                 self._nursery.start_soon(registered.follow)
             await trio.sleep_forever()
-
-
-def _call(watcher: Watcher, readable: bool, gone: bool) -> None:  # noqa: FBT001 - that is what watchers take
-    """Call a watcher. Its error is logged, and does not keep the others from being called."""
-    try:
-        watcher(readable, gone)
-    except Exception:  # noqa: BLE001 - the barrier between one connection and the others
-        _log.exception("an error in a callback of a connection")

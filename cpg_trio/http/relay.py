@@ -161,24 +161,22 @@ class RelayCall:
 
     def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
         try:
-            self._read_at_once()
+            exchange, caller = self._exchange, self._caller
+            response_is_whole, response = exchange.read_nowait(), exchange.message
+            if not response_is_whole or self._forward.refusal(response.status, response.head.fields):
+                exchange.ignore()
+                caller.hand_over(self.run)
+                return
+            caller.respond(response.head.passed_back or self._head_back(response))
+            body, trailers = response.take(), response.trailers and self._trailers_back(response)
+            self._record.response_bytes = len(body)
+            self._record.succeed(response.status)
+            exchange.close()
+            caller.in_hand = None
+            self._forward.end(self)
+            caller.finish_nowait(body, trailers)
         except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
             self._caller.fail(error)
-
-    def _read_at_once(self) -> None:
-        exchange, caller = self._exchange, self._caller
-        if not exchange.read_nowait() or self._refusal(exchange.message) is not None:
-            exchange.ignore()
-            caller.hand_over(self.run)
-            return
-        response = exchange.message
-        caller.respond(self._head_back(response))
-        body, trailers = self._body_back(response), self._trailers_back(response)
-        self._record.succeed(response.status)
-        exchange.close()
-        caller.in_hand = None
-        self._forward.end(self)
-        caller.finish_nowait(body, trailers)
 
     def abandon(self) -> None:
         """End the call: its caller is lost."""
@@ -248,7 +246,7 @@ class RelayCall:
         """Pass the response back. Raises: UpstreamError."""
         exchange, caller = self._exchange, self._caller
         response = exchange.message
-        if (refusal := self._refusal(response)) is not None:
+        if (refusal := self._forward.refusal(response.status, response.head.fields)) is not None:
             raise refusal
         caller.respond(self._head_back(response))
         self._record.stage, self._record.status = Stage.RESPONSE, response.status
@@ -257,9 +255,6 @@ class RelayCall:
             await exchange.read()
         self._record.succeed(response.status)  # the caller will have it all and may leave: no failure
         await caller.finish(self._body_back(response), self._trailers_back(response))
-
-    def _refusal(self, response: IncomingResponse) -> UndeliveredError | None:
-        return self._forward.refusal(response.status, response.head.fields)
 
     def _head_back(self, response: IncomingResponse) -> OutgoingHead:
         """Return the head that goes back, which is the same for all responses that share a head."""

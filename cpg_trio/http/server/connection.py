@@ -187,11 +187,7 @@ class ServerConnection(ABC):
 
     @abstractmethod
     def _take_up(self) -> None:
-        """Read what has come, and begin with it, without waiting."""
-
-    @abstractmethod
-    def _may_read(self) -> bool:
-        """Whether a callback may read, and not another task."""
+        """Read what has come and begin with it, without waiting, unless somebody else reads."""
 
     # Callbacks
 
@@ -199,8 +195,7 @@ class ServerConnection(ABC):
         try:
             if readable:
                 self._is_readable = True
-                if self._may_read():
-                    self._take_up()
+                self._take_up()
             if gone:
                 self.lose()
                 self._wake()

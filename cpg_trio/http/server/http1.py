@@ -22,7 +22,7 @@ from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, is_tls
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.http.server.service import Work
-from cpg_trio.http.server.states import Input, State
+from cpg_trio.http.server.states import TRANSITIONS, Input, State
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = (b"connection", b"close")
@@ -53,10 +53,9 @@ class Http1Connection(ServerConnection):
 
     # Callbacks
 
-    def _may_read(self) -> bool:
-        return self.state is State.IDLE
-
     def _take_up(self) -> None:
+        if self.state is not State.IDLE:
+            return
         data = self._receive_nowait()
         if data is None:
             return
@@ -97,13 +96,13 @@ class Http1Connection(ServerConnection):
     def done(self) -> None:
         """Go on behind an exchange that is over, without the task if nothing has come yet."""
         self._end_exchange()
-        if self.state is not State.IDLE or self.rest or self._may_have_more:
+        if self.state is not State.IDLE or self.rest or self._is_readable or self.channel.may_have_more:
             self._wake()
 
     # The task
 
     async def _serve(self) -> None:
-        self._wait_for_request()
+        self.service.timeouts.head.begin(self)  # of a client that connects, a request is expected soon
         while self._work is not None or self._exchange is not None or self.state is State.IDLE:
             if self._work is not None:
                 work, self._work = self._work, None
@@ -117,8 +116,7 @@ class Http1Connection(ServerConnection):
                 self._do(partial(self._read_on, Http1Exchange(self), data))
             elif self._may_have_more:
                 await trio.lowlevel.checkpoint()  # a client that is fast is not to have the loop for itself
-                if self.state is State.IDLE:
-                    self._take_up()
+                self._take_up()
             else:
                 await self._sleep()
 
@@ -139,7 +137,7 @@ class Http1Connection(ServerConnection):
 
     async def _read_head(self, exchange: Http1Exchange, data: bytes) -> bool:
         """Read to the end of a head; return False if the client leaves, or speaks another protocol."""
-        timed = not self._served  # of a client that connects, a request is expected soon
+        timed = not self._served
         if data:
             self._feed(exchange, data)
         while not (exchange.has_head or self.read_of_another_protocol):
@@ -169,16 +167,13 @@ class Http1Connection(ServerConnection):
 
     # Exchanges
 
-    def _wait_for_request(self) -> None:
-        timeouts = self.service.timeouts
-        (timeouts.idle if self._served else timeouts.head).begin(self)
-
     def _take(self, exchange: Http1Exchange) -> None:
         """Take up a request whose head is here."""
-        self.service.timeouts.head.end(self)
+        if self.state is State.HEAD or not self._served:
+            self.service.timeouts.head.end(self)
         self._served += 1
         self._exchange = exchange
-        self.enter(Input.REQUEST)
+        self.state = TRANSITIONS[self.state][Input.REQUEST]
         if not exchange.keep_alive:
             self.enter(Input.LAST)
 
@@ -191,9 +186,9 @@ class Http1Connection(ServerConnection):
             self.enter(Input.LAST)
         elif self.service.draining:
             self.enter(Input.LAST)
-        self.enter(Input.DONE)
+        self.state = TRANSITIONS[self.state][Input.DONE]
         if self.state is State.IDLE:
-            self._wait_for_request()
+            self.service.timeouts.idle.begin(self)
 
 
 class Http1Exchange(IncomingRequest, ServerExchange):

@@ -117,8 +117,7 @@ class Http2Connection(ServerConnection):
         return not (self._events or self._unsent) and self.state in SERVING
 
     def _take_up(self) -> None:
-        data = self._receive_nowait()
-        if data is not None:
+        if self._may_read() and (data := self._receive_nowait()) is not None:
             self._handle(data)
 
     def _handle(self, data: bytes) -> None:
@@ -227,8 +226,7 @@ class Http2Connection(ServerConnection):
                     self._handle_events(())
                 elif self._may_have_more and self._may_read():
                     await trio.lowlevel.checkpoint()
-                    if self._may_read():
-                        self._take_up()
+                    self._take_up()
                 else:
                     await self._sleep()
             if self._sender is not None:

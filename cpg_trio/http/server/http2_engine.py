@@ -33,6 +33,8 @@ from h2.stream import StreamClosedBy, StreamState
 from hpack.exceptions import HPACKError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, PriorityFrame, RstStreamFrame, WindowUpdateFrame
 
+from cpg_trio.http.server.http2_hpack import BlockDecoder, BlockEncoder, Remembered
+
 _MOST_STREAM_ERRORS = 100  # of one connection; a client that makes more of them means no good
 _HEAD_BYTES = 9
 _PRIORITY_BYTES = 5
@@ -98,11 +100,15 @@ class Http2Engine(H2Connection):
             SettingCodes.MAX_HEADER_LIST_SIZE: max_head_bytes,
         }
         self.local_settings = Settings(client=False, initial_values=limits)
-        self.decoder.max_header_list_size = max_head_bytes
+        self.decoder, self.encoder = BlockDecoder(max_head_bytes), BlockEncoder()
+        self._valid = Remembered[bytes, bool](self.decoder.table)  # blocks that are a request's
 
     def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        begins, block = frame.stream_id not in self.streams, frame.data
+        is_known = begins and self._valid.get(block) is not None
+        self.config.validate_inbound_headers = not is_known  # which costs as much as to unpack it
         try:
-            return super()._receive_headers_frame(frame)
+            received = super()._receive_headers_frame(frame)
         except TooManyStreamsError:
             return self._refuse(frame)
         except (StreamClosedError, StreamIDTooLowError, DenialOfServiceError):
@@ -111,6 +117,9 @@ class Http2Engine(H2Connection):
             if isinstance(error.__cause__, HPACKError) or frame.stream_id not in self.streams:
                 raise
             return self._end_stream(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
+        if begins and not is_known:
+            self._valid.add(block, True)  # noqa: FBT003 - there is nothing else to remember
+        return received
 
     def _refuse(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
         """Refuse a stream beyond the limit. Its fields are unpacked, as those of others depend on them."""

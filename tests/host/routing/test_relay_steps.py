@@ -21,6 +21,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from cpg_trio.calls import Call
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.routing.gateway import RouterGateway
 from cpg_trio.http import ClientExchange, Http1Connection, RelayCall, ServeConfig, SocketChannel
@@ -409,8 +410,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
     ("where", "name"),
     [
         (RelayCall, "_prepared"),
-        (RelayCall, "_head_back"),
-        (RelayCall, "_body_back"),
+        (Call, "succeed"),
         (ClientExchange, "read_nowait"),
         (ClientExchange, "_feed"),
         (Http1Connection, "_take"),
