@@ -21,10 +21,9 @@ from cpg_trio.rpc import (
     ConnectError,
     HttpClient,
     HttpRequest,
-    HttpResponse,
+    HttpResponseHead,
     PoolClient,
     ServiceClient,
-    WholeResponse,
     check_client_class,
 )
 
@@ -150,7 +149,7 @@ class _ToCapability(RedirectingClient):
         return response
 
 
-def _is_undelivered(response: HttpResponse | WholeResponse, session: Session) -> bool:
+def _is_undelivered(response: HttpResponseHead, session: Session) -> bool:
     """Whether the host has refused a call; one that sends no host id refuses in plain text."""
     if session.host_id:
         return response.header(wire.UNDELIVERED_HEADER.lower()) == "true"

@@ -19,9 +19,8 @@ from cpg_trio.rpc import (
     Code,
     ConnectError,
     HttpRequest,
-    HttpResponse,
+    HttpResponseHead,
     ServiceClient,
-    WholeResponse,
     check_client_class,
 )
 
@@ -171,7 +170,7 @@ class _ToProvider(RedirectingClient):
     async def _is_tried_again(
         self,
         request: HttpRequest,
-        response: HttpResponse | WholeResponse,
+        response: HttpResponseHead,
         provider: Provider,
         tries_left: int,
     ) -> bool:
@@ -195,7 +194,7 @@ def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
     return redirected(request, provider.base_url + method, provider.session.headers)
 
 
-async def _check_known(response: HttpResponse | WholeResponse, session: Session) -> None:
+async def _check_known(response: HttpResponseHead, session: Session) -> None:
     """Check whether a 401 is the host's, because it does not know this plugin any more.
 
     A provider may answer 401, too. Raises: ConnectError `unavailable` if it is the host's.
@@ -213,7 +212,7 @@ async def _check_known(response: HttpResponse | WholeResponse, session: Session)
         raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
 
 
-def _is_undelivered(request: HttpRequest, response: HttpResponse | WholeResponse) -> bool:
+def _is_undelivered(request: HttpRequest, response: HttpResponseHead) -> bool:
     """Whether no provider has seen a request, as the host says, and it can be sent again as it is."""
     return (
         response.status in _PROVIDER_IS_AWAY

@@ -32,7 +32,15 @@ from cpg_trio.plugin._backoff import Backoff
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._redirecting import ResponseT, Send, redirected
 from cpg_trio.plugin._session import Provider, Session
-from cpg_trio.rpc import Code, ConnectError, HttpClient, HttpRequest, HttpResponse, PoolClient, WholeResponse
+from cpg_trio.rpc import (
+    Code,
+    ConnectError,
+    HttpClient,
+    HttpRequest,
+    HttpResponseHead,
+    PoolClient,
+    WholeResponse,
+)
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -248,9 +256,7 @@ class Direct:
         )
         return _DirectCall(self.calls, count, record)
 
-    def _is_refused(
-        self, grant: _Grant, request: HttpRequest, response: HttpResponse | WholeResponse
-    ) -> bool:
+    def _is_refused(self, grant: _Grant, request: HttpRequest, response: HttpResponseHead) -> bool:
         """Whether the provider's guard has refused a request, which can be sent again as it is."""
         undelivered = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
         if response.status != _UNAUTHORIZED or not undelivered:

@@ -38,6 +38,7 @@ from cpg_trio.rpc.http_client import (
     HttpClient as HttpClient,
     HttpRequest as HttpRequest,
     HttpResponse as HttpResponse,
+    HttpResponseHead as HttpResponseHead,
     HttpxClient as HttpxClient,
     PoolClient as PoolClient,
     WholeResponse as WholeResponse,

@@ -33,6 +33,7 @@ from cpg_trio.rpc.http_client import (
     HttpClient,
     HttpRequest,
     HttpResponse,
+    HttpResponseHead,
     WholeResponse,
     http_client_of,
     read_body,
@@ -219,7 +220,7 @@ class ServiceClient:
         if content_type != self._stream_type:
             raise _another_type(content_type, self._stream_type, "application/connect+")
 
-    def _unpacked(self, response: HttpResponse | WholeResponse, body: bytes) -> bytes:
+    def _unpacked(self, response: HttpResponseHead, body: bytes) -> bytes:
         match response.header("content-encoding"):
             case "" | "identity":
                 return body
@@ -294,7 +295,7 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _media_type(response: HttpResponse | WholeResponse) -> str:
+def _media_type(response: HttpResponseHead) -> str:
     return response.header("content-type").partition(";")[0].strip().lower()
 
 

@@ -46,36 +46,32 @@ class HttpRequest:
 
 
 @attrs.frozen
-class HttpResponse:
-    """A response whose head has arrived. `headers` have lower-case names; `body` is not decompressed."""
+class HttpResponseHead:
+    """The head of a response. `headers` have lower-case names."""
 
     status: int
     headers: list[tuple[str, str]]
-    body: AsyncIterator[bytes]
 
     def header(self, name: str) -> str:
         """Return the first value of a header (`name` in lower case), or an empty string."""
-        return _first(self.headers, name)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return ""
 
 
 @attrs.frozen
-class WholeResponse:
-    """A response that has arrived whole. `headers` have lower-case names; `body` is not decompressed."""
+class HttpResponse(HttpResponseHead):
+    """A response whose head has arrived. `body` is not decompressed."""
 
-    status: int
-    headers: list[tuple[str, str]]
+    body: AsyncIterator[bytes]
+
+
+@attrs.frozen
+class WholeResponse(HttpResponseHead):
+    """A response that has arrived whole. `body` is not decompressed."""
+
     body: bytes
-
-    def header(self, name: str) -> str:
-        """Return the first value of a header (`name` in lower case), or an empty string."""
-        return _first(self.headers, name)
-
-
-def _first(headers: list[tuple[str, str]], name: str) -> str:
-    for key, value in headers:
-        if key == name:
-            return value
-    return ""
 
 
 class HttpClient(Protocol):
