@@ -112,12 +112,12 @@ def _write(reports: Sequence[Report]) -> None:
     """Write the tables between their markers in the documentation."""
     documents = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
     for report in reports:
-        place(documents, report.name, report.tables)
+        for name, block in {report.name: report.tables, **report.excerpts}.items():
+            place(documents, name, block)
         if report.name == "router":
             CHART.parent.mkdir(exist_ok=True)
             CHART.write_text(router.drawn(report.figures))
             place(documents, "chart", f"![Calls passed on a second]({CHART.relative_to(DOCS)})")
-            place(documents, "summary", report.summary)
 
 
 def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) -> Bench:

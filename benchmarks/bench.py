@@ -52,7 +52,7 @@ class Bench:
     @property
     def hosts(self) -> list[Peer]:
         """The peers that are our host."""
-        return [peer for peer in self.peers if peer.env is not None]
+        return [peer for peer in self.peers if peer.is_host]
 
     @asynccontextmanager
     async def proxies(self, *more: Peer) -> AsyncIterator[dict[Peer, Proxy]]:
@@ -87,8 +87,8 @@ class Report:
     """In Markdown."""
     figures: Mapping[str, Any]
     """For programs: medians over the rounds, by peer."""
-    summary: str = ""
-    """The table of the README, in Markdown; empty if this part has none."""
+    excerpts: Mapping[str, str] = attrs.field(factory=dict)
+    """Further tables by the name of their place, for other pages."""
 
 
 def median(samples: Sequence[T], value: Callable[[T], float]) -> float:

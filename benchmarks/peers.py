@@ -89,6 +89,10 @@ class Peer:
     """The environment of our host; None for other proxies."""
 
     @property
+    def is_host(self) -> bool:
+        return self.env is not None
+
+    @property
     def installed(self) -> bool:
         return installed(self.command)
 

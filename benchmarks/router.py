@@ -20,6 +20,7 @@ from .upstream import LARGE, SMALL
 
 _LARGE_CONNECTIONS = 4
 _SCRIPTS = {"Fresh": "fresh.lua"}
+_ENGINES = "ours", "hypercorn", "stock"  # peers with different engines for HTTP/1.1 in Python
 
 
 @attrs.frozen
@@ -59,7 +60,8 @@ async def measure(bench: Bench, name: str = "router", call: str = "Small") -> Re
             )
             for connections in bench.connections
         }
-    return Report(name, _tables(bench, samples), _figures(samples), _summary(bench, samples))
+    excerpts = {"summary": _summary(bench, samples), "engines": _engines(bench, samples)}
+    return Report(name, _tables(bench, samples), _figures(samples), excerpts if name == "router" else {})
 
 
 async def measure_fresh(bench: Bench) -> Report:
@@ -93,12 +95,20 @@ def _summary(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
     return table("calls a second", heads, _rows(bench.peers, columns))
 
 
+def _engines(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
+    """Return the CPU time of a call with each engine for HTTP/1.1, at the middle number of connections."""
+    middle = bench.connections[len(bench.connections) // 2]
+    costs = {peer: f"{median(of, _cpu):,.0f} µs" for peer, of in samples[middle].items()}
+    rows = [[peer.title, cost] for peer, cost in costs.items() if peer.name in _ENGINES]
+    return table(f"CPU for a call, {_connections(middle)}", [""], rows)
+
+
 def drawn(figures: Mapping[str, Mapping[int, Mapping[str, float]]]) -> str:
     """Return the chart of what `measure` has found."""
     connections = next(iter(figures.values()))
     panels = {
         _connections(n): [
-            Bar(PEERS[name].title, of[n]["calls_per_s"], ours=PEERS[name].env is not None)
+            Bar(PEERS[name].title, of[n]["calls_per_s"], ours=PEERS[name].is_host)
             for name, of in figures.items()
         ]
         for n in connections
