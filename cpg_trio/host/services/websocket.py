@@ -179,7 +179,6 @@ class _Connection:
     async def _receive_requests(self) -> None:
         """Carry out requests until the client leaves. Raises: RefusedError; UnreadableError."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
-            self._access.check_still_valid(self._caller)
             size = _frame_size(frame)
             for wait_s in iter(partial(self._access.subscribe_wait_s, self._caller, size // 1024), 0):
                 await trio.sleep(wait_s)

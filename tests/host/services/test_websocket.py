@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -21,7 +22,12 @@ from trio_websocket import (
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Identity, Limits, Policy, Rate, RateLimits
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, AuditEvent
+from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.plugin._websocket import open_websocket
 from tests.plugin.running import eventually, hosting
 
@@ -362,3 +368,62 @@ async def test_requests_of_one_address_that_are_too_many_or_too_long_wait(autoju
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
     assert [pytest.approx(1, abs=0.01)] == [at - began for at in told]
+
+
+# In memory: what happens between two steps
+
+
+class InMemory:
+    """A websocket without a socket, and the identity that has opened it."""
+
+    def __init__(self, max_subscriptions: int = 10) -> None:
+        self.identities, registry = Identities(), Registry()
+        self.plugin, token = self.identities.issue("watcher")
+        self.app = WatchSocket(AccessCheck(self.identities), WatchHub(registry), max_subscriptions, "host")
+        fields = {wire.RUNTIME_ID_HEADER: self.plugin.runtime_id, "Authorization": f"Bearer {token}"}
+        headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+        self.scope = {"headers": headers, "client": ("127.0.0.1", 5), "subprotocols": [JSON]}
+        self.sent: list[MutableMapping[str, Any]] = []
+        self.when_accepted: Callable[[], object] = lambda: None
+
+    async def receive(self, *requests: str) -> None:
+        """Have it receive frames, and run until it ends."""
+        send_in, receive = trio.open_memory_channel[dict[str, Any]](len(requests) + 1)
+        send_in.send_nowait({"type": "websocket.connect"})
+        for text in requests:
+            send_in.send_nowait({"type": "websocket.receive", "text": text})
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            await trio.lowlevel.checkpoint()
+            self.sent.append(message)
+            if message["type"] == "websocket.accept":
+                self.when_accepted()
+
+        with trio.fail_after(5):
+            await self.app(self.scope, receive.receive, send)
+
+
+async def test_a_request_that_comes_after_its_caller_has_ended_is_not_answered() -> None:
+    socket = InMemory()
+    socket.when_accepted = partial(socket.identities.revoke, socket.plugin.runtime_id, "it misbehaves")
+    await socket.receive(json.dumps({"subscribe": subscriptions("no type")}))
+    accept, close = socket.sent
+    assert accept["type"] == "websocket.accept"
+    assert (close["type"], close["code"]) == ("websocket.close", 1008)
+    assert "has ended (it misbehaves)" in close["reason"]
+
+
+async def test_the_reason_of_a_close_fits_its_frame() -> None:
+    socket = InMemory()
+    await socket.receive('{"é' + "é" * 300 + '": 1}')
+    close = socket.sent[-1]
+    assert (close["type"], close["code"]) == ("websocket.close", 1007)
+    assert 100 < len(close["reason"].encode()) <= 123  # RFC 6455, section 5.5
+
+
+async def test_one_subscription_more_than_there_may_be_is_refused() -> None:
+    socket = InMemory(max_subscriptions=2)
+    await socket.receive(json.dumps({"subscribe": subscriptions("a", "b", "c")}), "not JSON")
+    refusals = [json.loads(each["text"]).get("refusals", []) for each in socket.sent if "text" in each]
+    (refusal,) = [each for some in refusals for each in some]
+    assert refusal == {"serviceType": "c", "message": "too many subscriptions (max: 2)"}
