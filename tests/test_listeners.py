@@ -22,9 +22,9 @@ def failing(_: object) -> None:
 
 def subscribed(host: Host) -> None:
     """Have a listener that fails hear of everything that a host tells of."""
-    host.registry.subscribe(failing)
-    host.registry.subscribe_gone(failing)
-    host.registry.watched(failing).__enter__()
+    host.registry.changes.add(failing)
+    host.registry.gone.add(failing)
+    host.registry.changes.added(failing).__enter__()
     host.identities.watched(failing).__enter__()
     host.audit.subscribe(failing)
 

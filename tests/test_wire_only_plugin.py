@@ -203,7 +203,7 @@ async def test_an_answer_that_comes_after_its_successor_has_registered_is_no_sig
             await plugin.register(base_url)
             assert not host.registry.health(before.runtime_id).callable
             was_offered: list[bool] = []
-            host.registry.subscribe(
+            host.registry.changes.add(
                 lambda _: was_offered.append(host.registry.health(before.runtime_id).callable)
             )
             held_back, plugin.held_back = plugin.held_back, None

@@ -134,7 +134,7 @@ def _good(response: httpx.Response) -> dict[str, str]:
 
 async def _wait_healthy(host: Host, service_types: Sequence[str]) -> None:
     changes = Cell(0)
-    host.registry.subscribe(lambda _: changes.set(changes.value + 1))
+    host.registry.changes.add(lambda _: changes.set(changes.value + 1))
     async for _ in changes.reader():
         providers = [host.registry.providers(service_type) for service_type in service_types]
         states = [{host.registry.health(p.runtime_id).state for p in each} for each in providers]

@@ -203,7 +203,7 @@ class Host:
             with self.identities.watched(self._lifetimes.identity_changed):
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
-                with self.registry.watched(self._succession.lapsing(self._liveness.lapse)):
+                with self.registry.changes.added(self._succession.lapsing(self._liveness.lapse)):
                     yield browsers.guarding(self._dispatch())
             nursery.cancel_scope.cancel()
 

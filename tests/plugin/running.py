@@ -69,7 +69,7 @@ async def plugged(
 async def until(host: Host, condition: Callable[[], object]) -> None:
     """Wait until something holds that follows from the host's registry."""
     changes = Cell(0)
-    host.registry.subscribe(lambda _: changes.set(changes.value + 1))
+    host.registry.changes.add(lambda _: changes.set(changes.value + 1))
     with trio.fail_after(20):
         async for _ in changes.reader():
             if condition():

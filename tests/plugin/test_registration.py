@@ -106,7 +106,7 @@ async def test_a_plugin_listens_before_it_registers_and_registers_before_it_is_h
             seen.append((True, host.registry.health(provider.runtime_id).state))
 
     async with hosting() as (host, url):
-        host.registry.subscribe(look)
+        host.registry.changes.add(look)
         async with plugged(echo_plugin(), url):
             await until(host, lambda: state_of(host, "echo") == HEALTHY)
             assert seen == [(True, 0), (True, HEALTHY)]

@@ -1,4 +1,4 @@
-"""At which URL a caller reaches the host: what it is told of paths on the host begins with that."""
+"""The URL at which a caller reaches the host: URLs of paths on the host that it is told begin with that."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ from cpg_trio.asgi import App, Receive, Scope, Send, header
 from cpg_trio.http import Origin
 
 _LONGEST_HOST = 300  # bytes: a name has 253 at most, and a port
-_called: ContextVar[tuple[str, bytes]] = ContextVar("scheme and host that the caller has called")
-_public_url: ContextVar[str] = ContextVar("the host's URL for everybody, if there is one", default="")
+_called: ContextVar[tuple[str, str, bytes]] = ContextVar("public URL; scheme and host of the request")
 
 
 def knowing_base_url(app: App, public_url: str = "") -> App:
     """Return an application within which `base_url` says how the host is reached.
 
-    That is `public_url`, or what the request says. It is told to nobody but who has sent the request.
+    That is `public_url`, or what the request says. Only the sender of the request is told.
     """
 
     async def knowing(scope: Scope, receive: Receive, send: Send) -> None:
-        public = _public_url.set(public_url.rstrip("/"))
-        called = _called.set((scope["scheme"], header(scope, b"host") or b""))
+        called = _called.set((public_url.rstrip("/"), scope["scheme"], header(scope, b"host") or b""))
         try:
             await app(scope, receive, send)
         finally:
             _called.reset(called)
-            _public_url.reset(public)
 
     return knowing
 
 
 def base_url() -> str:
-    """Return the host's URL, as the caller of the moment has it; empty if it has sent none that is one."""
-    return _public_url.get() or _url(*_called.get(("", b"")))
+    """Return the host's URL for the caller of the moment; empty if its request names no valid one."""
+    public_url, scheme, host = _called.get(("", "", b""))
+    return public_url or _url(scheme, host)
 
 
 def _url(scheme: str, host: bytes) -> str:

@@ -162,7 +162,7 @@ class Liveness:
         self._stalls = Stalls(max(config.lease_s / _TICKS, _SHORTEST_TICK_S), config.heartbeat_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stalls.run)
-            with self._registry.watched(partial(self._changed, nursery)):
+            with self._registry.changes.added(partial(self._changed, nursery)):
                 with trio.move_on_after(self._config.probe_timeout_s):
                     async with trio.open_nursery() as probes:
                         for plugin in self._registry.plugins():

@@ -7,7 +7,7 @@ about a microsecond.)
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 
@@ -50,16 +50,14 @@ class Providers:
             if not self._at[place]:
                 del self._at[place]
         for good in self._callable.values():
-            _remove(good, registration)
+            _put(good, registration, is_in=False)
 
     def update(self, registration: Registration) -> None:
         """Take note of whether the plugin of a registration gets calls now."""
         is_callable = self._is_callable(registration.runtime_id)
         for min_version, good in self._callable.items():
-            if not is_callable:
-                _remove(good, registration)
-            elif wire.satisfies(registration.version, min_version):
-                _add(good, registration)
+            is_in = is_callable and wire.satisfies(registration.version, min_version)
+            _put(good, registration, is_in=is_in)
 
     def at(self, place: tuple[str, str, str]) -> Collection[Registration]:
         """Return the registrations at a place."""
@@ -87,20 +85,11 @@ class Providers:
         return good
 
 
-def _add(good: list[Registration], registration: Registration) -> None:
-    if not _is_in(good, _index(good, registration), registration):
-        insort(good, registration, key=_by_sequence)
-
-
-def _remove(good: list[Registration], registration: Registration) -> None:
-    index = _index(good, registration)
-    if _is_in(good, index, registration):
+def _put(good: list[Registration], registration: Registration, *, is_in: bool) -> None:
+    """Have a registration in a list or not, in its order."""
+    index = bisect_left(good, registration.sequence, key=_by_sequence)
+    was_in = index < len(good) and good[index] is registration
+    if is_in and not was_in:
+        good.insert(index, registration)
+    elif was_in and not is_in:
         del good[index]
-
-
-def _index(good: list[Registration], registration: Registration) -> int:
-    return bisect_left(good, registration.sequence, key=_by_sequence)
-
-
-def _is_in(good: list[Registration], index: int, registration: Registration) -> bool:
-    return index < len(good) and good[index] is registration

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 
 import attrs
 
@@ -81,30 +80,13 @@ class Registry:
         self._health_bytes = Shares("bytes of health reports", self._limits.max_health_bytes)
         self._lapsed: dict[str, Health] = {}
         self._sequence = 0
-        self._revision = 0
+        self.revision = 0
+        """Grows with each change."""
         self.id = secrets.token_hex(8)
         """Random id of this registry. A new one means that the state was lost."""
-        self._listeners = Listeners[Change]("the registry")
-        self._gone_listeners = Listeners[str]("plugins that are gone")
-
-    @property
-    def revision(self) -> int:
-        """A number that grows with each change."""
-        return self._revision
-
-    # Listeners
-
-    def subscribe(self, listener: Callable[[Change], object]) -> None:
-        """Call `listener` after each change."""
-        self._listeners.add(listener)
-
-    def watched(self, listener: Callable[[Change], object]) -> AbstractContextManager[None]:
-        """Within the block, call `listener` after each change."""
-        return self._listeners.added(listener)
-
-    def subscribe_gone(self, listener: Callable[[str], object]) -> None:
-        """Call `listener` with the runtime id of each plugin whose calls are cancelled."""
-        self._gone_listeners.add(listener)
+        self.changes = Listeners[Change]("the registry")
+        self.gone = Listeners[str]("plugins that are gone")
+        """Told the runtime id of each plugin whose calls are cancelled."""
 
     # Registrations
 
@@ -123,10 +105,7 @@ class Registry:
         Raises: wire.InvalidError or LimitError, and then nothing has changed.
         """
         wire.validate_registration(service_type, version, endpoint_path, metadata)
-        replaced = self.provider(service_type, runtime_id)
-        if replaced is None:
-            self._check_room(runtime_id)
-        self._check_metadata(runtime_id, _size(metadata) - (_size(replaced.metadata) if replaced else 0))
+        self._check_room(self._plugin(runtime_id), service_type, _size(metadata))
         registration = Registration(
             id=f"reg-{secrets.token_hex(8)}",
             runtime_id=runtime_id,
@@ -144,9 +123,8 @@ class Registry:
         """Take a registration (back) as it is, in place of what its plugin has registered for its type."""
         service_type, runtime_id = registration.service_type, registration.runtime_id
         self._sequence = max(self._sequence, registration.sequence)
-        plugin = self._by_plugin.get(runtime_id)
-        if plugin is None:
-            plugin = _Plugin(self._name_of(runtime_id), self._share_of(runtime_id))
+        plugin = self._plugin(runtime_id)
+        if not plugin.by_type:
             self._by_plugin[runtime_id] = plugin
             self._plugins.add(plugin.share)
         if (replaced := plugin.by_type.get(service_type)) is not None:
@@ -309,7 +287,7 @@ class Registry:
     def cancel_calls(self, runtime_id: str) -> None:
         """Cancel the calls to a provider that is gone, wherever they are."""
         self.calls.cancel_of_provider(runtime_id)
-        self._gone_listeners.tell(runtime_id)
+        self.gone.tell(runtime_id)
 
     def _good(self, service_type: str, min_version: str = "") -> Sequence[Registration]:
         """Return the providers of a type that get calls and are new enough. Not to be changed."""
@@ -334,27 +312,27 @@ class Registry:
 
     # Limits
 
-    def _check_room(self, runtime_id: str) -> None:
-        """Check that a plugin may have another registration. Raises: LimitError."""
-        each, plugin = self._limits.max_registrations_per_plugin, self._by_plugin.get(runtime_id)
-        if plugin is None:
-            self._plugins.check(self._share_of(runtime_id))
-        elif len(plugin.by_type) >= each:
-            raise LimitError("registrations of one plugin", each)
-        self._registrations.check(self._share(runtime_id))
+    def _plugin(self, runtime_id: str) -> _Plugin:
+        """Return a plugin; a new one if it has registered nothing."""
+        return self._by_plugin.get(runtime_id) or _Plugin(
+            self._name_of(runtime_id), self._share_of(runtime_id)
+        )
 
-    def _check_metadata(self, runtime_id: str, more: int) -> None:
-        """Check that a plugin may have so many bytes of metadata more. Raises: LimitError."""
-        each, plugin = self._limits.max_metadata_bytes_per_plugin, self._by_plugin.get(runtime_id)
-        if (plugin.metadata_bytes if plugin is not None else 0) + more > each:
-            raise LimitError("bytes of metadata of one plugin", each)
-        if more > 0:
-            self._metadata_bytes.check(self._share(runtime_id), more)
-
-    def _share(self, runtime_id: str) -> str:
-        """Return which address a plugin counts for: that of its first registration, while it has one."""
-        plugin = self._by_plugin.get(runtime_id)
-        return plugin.share if plugin is not None else self._share_of(runtime_id)
+    def _check_room(self, plugin: _Plugin, service_type: str, size: int) -> None:
+        """Check that a plugin may have a registration with so many bytes of metadata. Raises: LimitError."""
+        limits, replaced = self._limits, plugin.by_type.get(service_type)
+        if not plugin.by_type:
+            self._plugins.check(plugin.share)
+        if replaced is not None:
+            size -= _size(replaced.metadata)
+        elif len(plugin.by_type) >= limits.max_registrations_per_plugin:
+            raise LimitError("registrations of one plugin", limits.max_registrations_per_plugin)
+        else:
+            self._registrations.check(plugin.share)
+        if plugin.metadata_bytes + size > limits.max_metadata_bytes_per_plugin:
+            raise LimitError("bytes of metadata of one plugin", limits.max_metadata_bytes_per_plugin)
+        if size > 0:
+            self._metadata_bytes.check(plugin.share, size)
 
     # Changes
 
@@ -393,8 +371,8 @@ class Registry:
 
     def _tell(self, kind: ChangeKind, registrations: Iterable[Registration]) -> None:
         for registration in registrations:
-            self._revision += 1
-            self._listeners.tell(Change(kind, registration))
+            self.revision += 1
+            self.changes.tell(Change(kind, registration))
 
 
 def _reason_size(health: Health) -> int:

@@ -131,7 +131,7 @@ class Journal:
         try:
             self._put_back(*await self._in_thread(self.store.load, self._wall_clock()))
             self._is_open = True
-            with self._identities.watched(self._note), self._registry.watched(self._note_change):
+            with self._identities.watched(self._note), self._registry.changes.added(self._note_change):
                 async with open_plain_nursery() as nursery:
                     nursery.start_soon(self._run)
                     yield
@@ -168,9 +168,8 @@ class Journal:
             self._identities.restore_ended(Ended(**{**row, "until": row["until"] - since_1970}))
         for row in rows.registrations:
             self._registry.set_lapsed(row["runtime_id"], NOT_HEARD_OF)
-            registration = {**row, "addresses": (row["address"],)}
-            del registration["address"]
-            self._registry.restore(Registration(**registration))
+            fields = {name: value for name, value in row.items() if name != "address"}
+            self._registry.restore(Registration(**fields, addresses=(row["address"],)))
 
     def _note(self, runtime_id: str) -> None:
         self._add([runtime_id])

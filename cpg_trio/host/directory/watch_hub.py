@@ -282,8 +282,8 @@ class WatchHub:
         self._has_work = trio.Event()
         self._running = False
         self._closed = False
-        registry.subscribe(self._changed)
-        registry.subscribe_gone(self._gone)
+        registry.changes.add(self._changed)
+        registry.gone.add(self._gone)
 
     @contextmanager
     def watch(self, watcher: str) -> Iterator[Watch]:

@@ -41,7 +41,7 @@ class HostHealth(HealthService):
         self._watches = Shares("watches of health", limits.max_health_watches)
         self._stopping = False
         self._watched: dict[str, _Watched] = {}
-        registry.subscribe(self._changed)
+        registry.changes.add(self._changed)
 
     @property
     def stopping(self) -> bool:

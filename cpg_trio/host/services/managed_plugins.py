@@ -110,7 +110,7 @@ class Adoption:
     async def _registered(self, identity: Identity) -> None:
         """Wait until a plugin has registered all that it provides."""
         changed = trio.Event()
-        with self.registry.watched(lambda _: changed.set()):
+        with self.registry.changes.added(lambda _: changed.set()):
             while True:
                 if self.identities.entry(identity.runtime_id) is None:
                     raise ConnectError(Code.UNAVAILABLE, f"{identity.runtime_id} has not come")

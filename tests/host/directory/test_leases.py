@@ -297,7 +297,7 @@ async def test_a_host_that_was_held_up_hears_its_plugins_before_it_gives_them_up
         nursery.start_soon(beat, s, "beats")
         await trio.sleep(12.1)
         lapsed: list[str] = []
-        s.registry.subscribe(
+        s.registry.changes.add(
             lambda _: lapsed.extend(p for p in s.registry.plugins() if not s.registry.health(p).callable)
         )
         autojump_clock.jump(2.5 * LEASES.lease_s)

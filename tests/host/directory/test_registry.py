@@ -35,7 +35,7 @@ def add(registry: Registry, runtime_id: str, service_type: str = "t", version: s
 def changes_of(registry: Registry) -> list[tuple[ChangeKind, str]]:
     """Return a list that gets the kind and the service type of each change from now on."""
     changes: list[tuple[ChangeKind, str]] = []
-    registry.subscribe(lambda change: changes.append((change.kind, change.registration.service_type)))
+    registry.changes.add(lambda change: changes.append((change.kind, change.registration.service_type)))
     return changes
 
 
@@ -60,7 +60,7 @@ def test_what_is_registered_is_discovered_at_a_relative_url() -> None:
 def test_a_bad_registration_changes_nothing() -> None:
     registry = Registry()
     heard: list[Change] = []
-    registry.subscribe(heard.append)
+    registry.changes.add(heard.append)
     with pytest.raises(wire.InvalidError):
         registry.register("a", "t", "v1", "/x/", {})
     assert heard == []
