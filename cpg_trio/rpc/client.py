@@ -2,7 +2,7 @@
 
 Source of the protocol: https://connectrpc.com/docs/protocol. A call is bounded by its own `timeout_s`, by
 the client's, and by the enclosing cancel scopes; the nearest of the deadlines travels to the server in
-`Connect-Timeout-Ms`, so that it stops working for nobody. A call's own deadline is an error
+`Connect-Timeout-Ms`, so that the server stops when it is over. A call's own deadline is an error
 (`deadline_exceeded`); an enclosing scope's is a cancellation, as everywhere in Trio.
 """
 
@@ -43,22 +43,22 @@ _M = TypeVar("_M", bound=Message)
 
 _OK = 200
 _LONGEST_TIMEOUT_MS = 9_999_999_999  # the header holds ten digits
-_SAME_DEADLINE_S = 0.05  # by how much the two ends may differ on one deadline
-_END_S = 0.1  # for the end of a body behind that of its stream, which nobody needs to have
+_SAME_DEADLINE_S = 0.05  # the two ends may differ by this much on one deadline
+_END_S = 0.1  # the wait for the end of a body after the end of its stream
 _GZIP = GzipCompression()
 _ACCEPT_GZIP = ("accept-encoding", "gzip")
 
 
 @attrs.define
 class ResponseMetadata:
-    """Filled in by a call that it is given to: what came beside the message."""
+    """The headers and trailers of a response. The call that it is given to fills it in."""
 
     headers: Headers = attrs.field(factory=Headers)
     trailers: Headers = attrs.field(factory=Headers)
 
 
 class CallOptions(TypedDict, total=False):
-    """What a single call can be given by keyword."""
+    """Keyword options of a single call."""
 
     timeout_s: float
     """Seconds until the call fails with `deadline_exceeded`."""
@@ -70,17 +70,17 @@ class CallOptions(TypedDict, total=False):
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """How a client calls."""
+    """Settings of a client."""
 
     codec: Literal["proto", "json"] = "proto"
     timeout_s: float | None = None
-    """Seconds that a call may take unless it says otherwise; None leaves it to the cancel scopes."""
+    """Seconds that a call may take by default; None leaves it to the cancel scopes."""
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """Sent with every call."""
     max_message_bytes: int | None = 4 * 1024 * 1024
     """The largest response message that is accepted, also after decompression; None is no limit."""
     gzip_from_bytes: int | None = 1024
-    """Requests at least this large are sent compressed; None sends none so."""
+    """Requests of at least this many bytes are sent compressed; None compresses none."""
 
 
 class ResponseStream(Generic[_M]):
@@ -100,14 +100,14 @@ class ResponseStream(Generic[_M]):
 
 
 def check_client_class(client_class: object) -> None:
-    """Raise TypeError for a client, or anything else, in the place of a class of clients."""
+    """Raise TypeError for anything but a class, such as an instance of a client."""
     if not isinstance(client_class, type):
         name = type(client_class).__name__
         raise TypeError(f"client() takes a generated class, such as {name}, and not an instance of it")
 
 
 class ServiceClient:
-    """A client of one service. The typed ones are generated; they only name methods and types.
+    """A client of one service. Generated subclasses add the methods with their types.
 
     `address` is the URL before `/package.Service/Method`; with a path, that path comes first. `http` is any
     `httpx.AsyncClient`, a `Pool`, or another `HttpClient`; the client neither opens nor closes it.
@@ -160,7 +160,7 @@ class ServiceClient:
         metadata = options.get("metadata", ResponseMetadata())
         async with self._deadline(options) as timeout:
             headers = [*self._headers_with(options.get("headers", {}), self._stream_type), *timeout]
-            # httpx would offer encodings of the whole body by itself; a stream compresses each message.
+            # httpx would offer encodings of the whole body by default; a stream compresses each message.
             headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
             if self._config.gzip_from_bytes is not None:
                 headers.append(("connect-content-encoding", "gzip"))
@@ -195,7 +195,7 @@ class ServiceClient:
 
     async def _frames(self, requests: AsyncIterable[Message]) -> AsyncGenerator[bytes, None]:
         async with AsyncExitStack() as stack:
-            if isinstance(requests, AsyncGenerator):  # which is left early if the answer comes early
+            if isinstance(requests, AsyncGenerator):  # it is not iterated to its end if the answer is early
                 await stack.enter_async_context(aclosing(requests))
             async for request in requests:
                 yield self._frame(request)
@@ -250,9 +250,9 @@ class ServiceClient:
 
 
 class _Deadline:
-    """Bounds the block by a call's own deadline; yields the header that tells of the nearest one, if any.
+    """Bounds the block by a call's own deadline; yields the header with the nearest deadline, if any.
 
-    A class, because a generator costs more than all that it does.
+    A class, because a generator would cost more than all that it does.
     """
 
     def __init__(self, timeout_s: float | None) -> None:
@@ -286,7 +286,7 @@ class _Deadline:
             await self._leave_to_enclosing()
 
     async def _leave_to_enclosing(self) -> None:
-        """Let the enclosing scope cancel, if the server keeps its deadline and was a moment faster."""
+        """Let the enclosing scope cancel, if the server kept the same deadline and was a moment faster."""
         if self._enclosing - trio.current_time() < _SAME_DEADLINE_S:
             await trio.sleep_until(self._enclosing)
 
@@ -309,17 +309,16 @@ def _error(status: int, content_type: str, body: bytes) -> ConnectError:
 
 
 def _another_type(content_type: str, expected: str, ours: str) -> ConnectError:
-    """Return the error for an answer that is not of the expected type.
+    """Return the error for an answer of another type than the expected one.
 
-    Where the type is one of Connect's (`ours` is what those begin with), the server speaks the protocol, and
-    is wrong about the codec.
+    If the type begins with `ours`, as Connect's types do, the server speaks Connect with a wrong codec.
     """
     code = Code.INTERNAL if content_type.startswith(ours) else Code.UNKNOWN
     return ConnectError(code, f"the answer is {content_type or 'of no type'}, not {expected}")
 
 
 def _sort_metadata(response: WholeResponse, metadata: ResponseMetadata) -> None:
-    """Sort a unary response's headers, where trailers travel as `trailer-…`."""
+    """Fill `metadata` from a unary response, whose trailers are headers that begin with `trailer-`."""
     metadata.headers, metadata.trailers = Headers(), Headers()
     for name, value in response.headers:
         if name.startswith("trailer-"):
@@ -329,7 +328,7 @@ def _sort_metadata(response: WholeResponse, metadata: ResponseMetadata) -> None:
 
 
 async def _read_to_end(response: HttpResponse) -> None:
-    """Read on to the end of a body in which nothing follows any more, so that its connection can be kept."""
+    """Read a body to its end, though its stream has ended, so that its connection can be kept."""
     with trio.move_on_after(_END_S), suppress(ConnectError):
         async for _ in response.body:
             pass

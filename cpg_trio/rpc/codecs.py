@@ -1,7 +1,7 @@
 """Messages as bytes: protobuf's binary format, and its JSON without white space.
 
-connectrpc's JSON codec indents what it writes, which costs twice the time and is read by nobody. It reads
-JSON as it does: unknown fields are ignored.
+connectrpc's JSON codec indents its output, which takes twice the time. Reading is as there: unknown fields
+are ignored.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class UnreadableError(ConnectError):
-    """Some bytes are not the message that they should be."""
+    """The bytes are not the expected message."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(Code.INVALID_ARGUMENT, f"unmarshal message: {one_line(str(error))}")
 
 
 class CheckedCodec:
-    """One of connectrpc's codecs. Whatever is wrong with what it reads is `invalid_argument`, in brief."""
+    """One of connectrpc's codecs. Every error of reading is a short `invalid_argument`."""
 
     def __init__(self, codec: Codec[Any, Any]) -> None:
         self.name = codec.name
@@ -40,7 +40,7 @@ class CheckedCodec:
         self._decode = codec.decode
 
     def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:
-        """Return the message that some bytes are. Raises: UnreadableError."""
+        """Decode a message. Raises: UnreadableError."""
         try:
             message: _M = self._decode(data, message_class)
         except Exception as error:  # noqa: BLE001 - Parsers raise many, e.g. RecursionError and ValueError
@@ -49,7 +49,7 @@ class CheckedCodec:
 
 
 class _CompactJson(CheckedCodec):
-    """connectrpc's JSON codec, but for what it writes."""
+    """connectrpc's JSON codec, which writes without white space."""
 
     def __init__(self) -> None:
         super().__init__(google_protobuf_json_codec())

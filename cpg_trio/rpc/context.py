@@ -1,4 +1,4 @@
-"""What a method is given beside its request."""
+"""The context of a call: a method gets it beside its request."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ _scope: ContextVar[Scope] = ContextVar("scope of a call", default=_NO_SCOPE)
 
 @attrs.frozen
 class Caller:
-    """Who calls, proved by whoever stands before the application."""
+    """The caller, as the part of the server before the application has authenticated it."""
 
     id: str
-    """Tells it from all others."""
+    """Its unique id."""
     name: str
-    """Its own name, which others may share."""
+    """Its name, which others may share."""
 
 
 class Context(RequestContext[Any, Any]):
-    """What a method is given beside its request: who calls, headers both ways, the time that is left."""
+    """The context of a call: caller, headers of both directions, time left."""
 
     _call_state: Mapping[str, Any] = _NOTHING
     _scope: Scope = _NO_SCOPE
 
     @property
     def caller(self) -> Caller | None:
-        """Who calls, if that has been proved; None if nobody has asked, or anybody may call."""
+        """The authenticated caller; None if the server does not authenticate this call."""
         caller: Caller | None = self._call_state.get(CALLER)
         return caller
 
     @property
     def peer_names(self) -> tuple[str, ...]:
-        """The names in the client's verified certificate; an empty one of one that names nobody."""
+        """The names in the client's verified certificate; one empty name if it has none."""
         names: tuple[str, ...] = self._call_state.get(PEER_NAMES, ())
         return names
 
     def note_proved(self, identity: str) -> None:
-        """Tell the server which identity the client has proved; see `asgi.note_proved`."""
+        """Report the identity that the client has proved to the server; see `asgi.note_proved`."""
         note_proved(self._scope, identity)
 
 
 class WrappedContext(Context):
-    """A context of connectrpc's, with what the server knows of the call besides."""
+    """A context of connectrpc, with what the server knows about the call in addition."""
 
     def __init__(self, inner: RequestContext[Any, Any]) -> None:
         super().__init__(
@@ -82,13 +82,13 @@ class WrappedContext(Context):
 
 
 def own_context(ctx: RequestContext[Any, Any]) -> Context:
-    """Return a context as methods are given it."""
+    """Return a context as methods get it."""
     return ctx if isinstance(ctx, Context) else WrappedContext(ctx)
 
 
 @contextmanager
 def scope_of(scope: Scope) -> Iterator[None]:
-    """Within the block, give contexts that are made of connectrpc's what the scope says."""
+    """Within the block, contexts that wrap one of connectrpc use this scope."""
     token = _scope.set(scope)
     try:
         yield

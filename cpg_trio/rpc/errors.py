@@ -1,4 +1,4 @@
-"""The one error of an RPC, its codes, and what an answer that is no RPC answer means.
+"""The error of an RPC, its codes, and the meaning of an answer that is not Connect.
 
 The error is connectrpc's `ConnectError`, on both sides. The mapping from HTTP statuses is the one that
 Connect clients share (https://connectrpc.com/docs/protocol/#http-to-error-code), so a plain-text answer of

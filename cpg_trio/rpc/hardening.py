@@ -1,6 +1,6 @@
-"""What is set right about connectrpc's application, whose inner parts the package is held to one version for.
+"""Corrections to connectrpc's application. They use its internals, so the package pins its minor version.
 
-A failed call leaves nothing behind, and bad input of any kind is `invalid_argument`.
+A failed call leaves no memory behind, and bad input of any kind is `invalid_argument`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _Given: TypeAlias = RequestContext[Any, Any]
 _M = TypeVar("_M", bound=Message)
 
 OnUnreadable: TypeAlias = Callable[[Context], None]
-"""Hears of a call whose message cannot be read. Raises: ConnectError, which is then the call's."""
+"""Called for a call whose message cannot be read. Raises: ConnectError, which becomes the call's error."""
 
-#: Of a message in connectrpc's application at once: in its buffer, cut out of it, decoded, and packed.
+#: Copies of a message that exist at once in connectrpc: in the buffer, cut out of it, decoded, and packed.
 COPIES = 4
 
 
 def hardened(app: App) -> App:
-    """Return a service's application as it should be. Codecs of its own, which connectrpc lacks, stay."""
+    """Correct a service's application, and return it. Codecs that connectrpc does not have are kept."""
     if isinstance(app, ConnectASGIApplication):
         codecs = app._codecs  # noqa: SLF001 - here and below, see the module's docstring
         if list(codecs.values()) == google_protobuf_codecs():
@@ -49,23 +49,23 @@ def hardened(app: App) -> App:
 
 
 class _RoomyCodec(CheckedCodec):
-    """A codec that has room made for each message of the call at hand."""
+    """A codec that reserves memory for each message of the current call."""
 
     def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:
-        """Return a message. Raises: ConnectError `resource_exhausted` without room, and what others raise."""
+        """Decode a message. Raises: ConnectError `resource_exhausted` without room; UnreadableError."""
         if (place := current.get()) is not None:
             place.decode(len(data), COPIES)
         return super().decode(data, message_class)
 
 
 class Forgetting:
-    """An interceptor that takes the traceback from the error of a failed call. It stands before all others.
+    """An interceptor that removes the traceback from the error of a failed call. It is the outermost one.
 
-    connectrpc keeps the error in a frame that is in the error's own traceback. Such a cycle, and all that its
-    frames hold, the message among it, would be there until the garbage collector looks, which counts objects
-    and not bytes. Of errors before the first interceptor is asked `hardened` hears, of those of streams this.
+    connectrpc keeps the error in a frame that is in the error's own traceback. Such a cycle, and the message
+    that its frames hold, would stay until the garbage collector runs, which counts objects and not bytes.
+    `hardened` handles errors from before the first interceptor; this one those of streams.
 
-    `on_unreadable` hears of each message that cannot be read; what it raises is the call's error instead.
+    `on_unreadable` is called for each message that cannot be read; what it raises replaces the call's error.
     """
 
     def __init__(self, on_unreadable: OnUnreadable = lambda _: None) -> None:
@@ -82,12 +82,12 @@ class Forgetting:
 
 
 def _forget_refusal(error: Exception | None) -> None:
-    if isinstance(error, ConnectError | HTTPError):  # of any other the server shows where it is from
+    if isinstance(error, ConnectError | HTTPError):  # the server logs the traceback of any other
         forget_frames(error)
 
 
 def forget_frames(error: BaseException) -> None:
-    """Take the traceback from an error, and from all that it was made of."""
+    """Remove the traceback from an error, its causes and its contexts."""
     seen, left = set[int](), [error]
     while left:
         each = left.pop()
@@ -101,7 +101,7 @@ def forget_frames(error: BaseException) -> None:
 
 
 def sendable(error: ConnectError) -> ConnectError:
-    """Return an error whose message can be sent: a lone surrogate, which JSON may have, has no UTF-8."""
+    """Return an error whose message can be sent. A lone surrogate, which JSON may contain, has no UTF-8."""
     try:
         error.message.encode()
     except UnicodeEncodeError:

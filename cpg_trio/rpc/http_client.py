@@ -37,7 +37,7 @@ _LONGEST_KEPT_URL = 512  # characters
 
 @attrs.frozen
 class HttpRequest:
-    """A request. A body that is an iterable is streamed, chunk by chunk, as it comes."""
+    """A request. A body that is an iterable is streamed chunk by chunk."""
 
     method: str
     url: str
@@ -104,7 +104,7 @@ async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:
 
 
 def http_client_of(http: httpx.AsyncClient | Pool | HttpClient) -> HttpClient:
-    """Return what a caller has as an `HttpClient`."""
+    """Return an `HttpClient` for what a caller has."""
     if isinstance(http, httpx.AsyncClient):
         return HttpxClient(http)
     return PoolClient(http) if isinstance(http, Pool) else http
@@ -115,7 +115,7 @@ class HttpxClient:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
-        # httpx gives up on a body after five quiet seconds unless told otherwise; a stream may be quiet.
+        # By default httpx gives up on a body after five silent seconds; a stream may be silent.
         self._timeout = httpx.Timeout(None, connect=client.timeout.connect, pool=client.timeout.pool)
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
@@ -153,17 +153,17 @@ async def _raw_body(response: httpx.Response, errors: _HttpxErrors) -> AsyncGene
 
 
 class _HttpxErrors:
-    """Raises whatever comes from a client of the caller's as a ConnectError.
+    """Raises every exception of an httpx client as a ConnectError.
 
-    It may have any transport, and the usual ones raise more than httpx says: a bad `:status` on HTTP/2 is a
-    ValueError. Only what the caller's own stream of requests raises is raised as it is.
+    It may have any transport, and the usual ones raise more than httpx documents: a bad `:status` on HTTP/2
+    is a ValueError. Only an error of the caller's own stream of requests is raised as it is.
     """
 
     def __init__(self) -> None:
         self._of_caller: Exception | None = None
 
     async def of_caller(self, body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-        """Yield what the caller sends, and remember what it raises."""
+        """Yield the chunks of the caller's body, and remember its error."""
         try:
             async for chunk in body:
                 yield chunk
@@ -184,8 +184,8 @@ class _HttpxErrors:
 class PoolClient:
     """Sends requests on the connections of a pool, which stays the caller's to open and to close.
 
-    `addresses` are where to connect, if not where the URL says (see `Origin`); `caller` is whom the pool
-    counts requests for.
+    `addresses` are where to connect, if not to the URL's host (see `Origin`). `caller` is the caller that the
+    pool counts the requests for.
     """
 
     def __init__(self, pool: Pool, addresses: tuple[str, ...] = ("",), caller: str = "") -> None:
@@ -212,7 +212,7 @@ class PoolClient:
 
 @attrs.frozen
 class _Place:
-    """What a URL stands for."""
+    """What a URL means for a request."""
 
     origin: Origin
     host_header: bytes
@@ -220,7 +220,7 @@ class _Place:
 
 
 def _place(url: str, addresses: tuple[str, ...]) -> _Place:
-    """Take a URL apart. Short ones are cached, because a client calls the same few over and over."""
+    """Parse a URL. Short ones are cached, because a client calls the same few again and again."""
     return _kept_place(url, addresses) if len(url) <= _LONGEST_KEPT_URL else _found_place(url, addresses)
 
 
@@ -286,7 +286,7 @@ class _PoolBody:
 
 
 class _MappedErrors:
-    """Raises what goes wrong as a ConnectError. A class, since a generator would be dear for each read."""
+    """Raises known errors as a ConnectError. A class: a generator would cost too much for each read."""
 
     def __enter__(self) -> None:
         pass

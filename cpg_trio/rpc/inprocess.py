@@ -24,8 +24,8 @@ class AsgiTransport(NurseryTransport):
     """Connects an `httpx.AsyncClient` to an ASGI application.
 
     Enter it (or the client that it is given to) to open its nursery; leaving cancels what still runs.
-    The application meets what it would meet behind a server: its unexpected exceptions are logged and become
-    a bare 500, or a broken response if that had begun, and a client that leaves is an `http.disconnect`.
+    The application is treated as by a server: its unexpected exceptions are logged and become a bare 500, or
+    a broken response if that had begun, and it gets `http.disconnect` when the client leaves.
     """
 
     def __init__(self, app: App, client: tuple[str, int] = ("127.0.0.1", 0)) -> None:
@@ -82,7 +82,7 @@ class _Exchange:
         self._send_chunk, self._chunks = trio.open_memory_channel[bytes](0)
 
     async def run(self, app: App, scope: Scope) -> None:
-        """Be the server: run the application to its end, whatever that is."""
+        """Run the application to its end, as a server would."""
         with self._send_chunk:
             try:
                 await app(scope, self._receive, self._send)
@@ -108,7 +108,7 @@ class _Exchange:
             return None
 
     def disconnect(self) -> None:
-        """Tell the application that the caller has left."""
+        """Send the application `http.disconnect`."""
         self._gone.set()
         self._reading.cancel()
         self._chunks.close()
@@ -141,7 +141,7 @@ class _Exchange:
 
 
 class _Body(httpx.AsyncByteStream):
-    """The response's body as httpx reads it; closing it early is leaving."""
+    """The response's body, for httpx. Closing it early ends the exchange."""
 
     def __init__(self, exchange: _Exchange) -> None:
         self._exchange = exchange

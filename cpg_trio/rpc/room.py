@@ -1,8 +1,8 @@
-"""Room for messages: how much memory those take that are being received, handled and answered at once.
+"""A limit on the memory of all messages that are received, handled and answered at the same time.
 
-Each message has its limit, but there may be as many calls as connections. So all calls of a process have a
-part of its memory for their messages, of which a client may have a half; what does not fit is refused at
-once. A call whose messages are small needs no room: others cannot shut it out.
+Each message has its own limit, but there may be as many calls as connections. So the messages of all calls
+have a fixed part of the process's memory, and each client at most half of that. A message that does not fit
+is refused at once. Small messages are not counted, so that large ones of others cannot shut them out.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from cpg_trio._memory import memory_of_process
 from cpg_trio.asgi import Scope
 from cpg_trio.rpc.context import CALLER, Caller
 
-_PART = 3  # of the process's memory, unless it has other uses for that
-_SHARE = 2  # of all the room: what one client may have
-_SMALL_BYTES = 8 * 1024  # so much needs no room
+_PART = 3  # one of so many parts of the process's memory, by default
+_SHARE = 2  # one client may have one of so many parts of the room
+_SMALL_BYTES = 8 * 1024  # up to this, a message is not counted
 
 
-#: The place of the call at hand.
+#: The place of the current call.
 current: ContextVar[Place | None] = ContextVar("the place of a call", default=None)
 
 
 class Room:
-    """Room of `total` bytes for the messages of all calls together. Plain state."""
+    """Room of `total` bytes for the messages of all calls together. No I/O."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.taken = 0
-        self._of_client: dict[str, int] = {}  # of those who have some
+        self._of_client: dict[str, int] = {}  # of those that use some
 
     @contextmanager
     def place(self, scope: Scope) -> Iterator[Place]:
-        """Yield the place of one call, which is given back when the block ends."""
+        """Yield the place of one call, which is released when the block ends."""
         place = Place(self, scope)
         try:
             yield place
@@ -47,7 +47,7 @@ class Room:
             place.resize(0)
 
     def move(self, client: str, size: int) -> bool:
-        """Take so many bytes for a client, or give them back; return False, and do nothing, without room."""
+        """Take `size` bytes for a client, or release them; return False, and change nothing, without room."""
         mine = self._of_client.get(client, 0) + size
         if size > 0 and (self.taken + size > self.total or mine > self.total // _SHARE):
             return False
@@ -67,12 +67,12 @@ class Place:
     def __init__(self, room: Room, scope: Scope) -> None:
         self._room = room
         self._scope = scope
-        self._client = ""  # whose call it is; most calls are small, and nobody asks
+        self._client = ""  # whose call it is, worked out for large messages alone
         self._size = 0
         self._received = 0
 
     def resize(self, size: int) -> None:
-        """Have room for so many bytes instead. Raises: ConnectError `resource_exhausted`."""
+        """Use `size` bytes from now on. Raises: ConnectError `resource_exhausted`."""
         size = 0 if size <= _SMALL_BYTES else size
         if size == self._size:
             return
@@ -82,18 +82,18 @@ class Place:
         self._size = size
 
     def receive(self, size: int, copies: int) -> None:
-        """Have room for what has come of a message and its copies. Raises: as `resize`."""
+        """Count `size` more received bytes of a message, and their copies. Raises: as `resize`."""
         self._received += size
         self.resize(max(self._size, self._received * copies))
 
     def decode(self, size: int, copies: int) -> None:
-        """Have room for a message that is whole. Raises: as `resize`."""
+        """Count a message that has come whole, and its copies. Raises: as `resize`."""
         self._received = 0
         self.resize(size * copies)
 
     @contextmanager
     def is_current(self) -> Iterator[None]:
-        """Have `current` be this place within the block, for who decodes the call's messages."""
+        """Make this place the `current` one within the block, for the codec."""
         token = current.set(self)
         try:
             yield
@@ -102,7 +102,7 @@ class Place:
 
     @contextmanager
     def also(self, size: int) -> Iterator[None]:
-        """Have room for something beside it within the block. Raises: as `resize`."""
+        """Use `size` bytes in addition within the block. Raises: as `resize`."""
         other = Place(self._room, self._scope)
         other.resize(size)
         try:
@@ -113,12 +113,12 @@ class Place:
 
 @cache
 def room_of_process(part: int = _PART) -> Room:
-    """Return the room that the messages of this process have: one of so many parts of its memory."""
+    """Return the room for the messages of this process: one of `part` parts of its memory."""
     return Room(memory_of_process().limit // part)
 
 
 def _client(scope: Scope) -> str:
-    """Return what tells a client from others: what it has proved, or else where it is."""
+    """Return a key for a client: its authenticated identity, or else its address."""
     caller: Caller | None = (scope.get("state") or {}).get(CALLER)
     if caller is not None:
         return f"caller {caller.id}"

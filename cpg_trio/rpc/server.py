@@ -1,9 +1,8 @@
 """Services served as one ASGI application.
 
 connectrpc's application speaks the protocols (Connect, gRPC, gRPC-Web; proto and JSON; gzip). What is added
-here: several services on one application, a short way for plain unary calls (`unary`), an exception that
-nobody expected kept from the client, and the answers that other implementations give to requests that never
-reach a method.
+here: several services on one application, a fast path for plain unary calls (`unary`), unexpected exceptions
+hidden from the client, and the answers of other implementations to requests that reach no method.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from cpg_trio.rpc.unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # that a service takes, unless it is told otherwise
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # the default limit of a service
 
 _Q = TypeVar("_Q")
 _R = TypeVar("_R")
@@ -75,9 +74,9 @@ def application(
 
     A message that is larger than `max_message_bytes`, also when it is decompressed, is refused with
     `resource_exhausted`; None is no limit. An exception of a method that is not a ConnectError is logged, and
-    the client is told `internal` and nothing else. Interceptors run outside of that, first one outermost.
-    All messages at once have `room`, by default that of the process. `on_unreadable` hears of each message
-    that cannot be read, and may raise another ConnectError.
+    the client gets `internal` and nothing else. Interceptors run outside of that, the first one outermost.
+    All messages share `room`, by default that of the process. `on_unreadable` is called for each message that
+    cannot be read, and may raise another ConnectError.
     """
     room = room_of_process() if room is None else room
     chain = (Forgetting(on_unreadable), *interceptors, _Concealing())
@@ -115,7 +114,7 @@ def application(
 
 
 def _check_service(service: object) -> None:
-    """Raise TypeError for what is no implementation of a generated service, and say what it is."""
+    """Raise TypeError for what is no implementation of a generated service."""
     if isinstance(service, type):
         name = service.__name__
         raise TypeError(f"{name} is a class: an instance of it is what serves, as in {name}()")
@@ -125,7 +124,7 @@ def _check_service(service: object) -> None:
 
 
 async def _run(app: App, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
-    """Run a call until it ends or its client leaves; a stream that waits for news would not notice."""
+    """Run a call until it ends or its client leaves, which a stream that only sends would not notice."""
     with trio.CancelScope() as call, place.is_current():
 
         async def receive_or_leave() -> Message:
@@ -147,7 +146,7 @@ async def _run(app: App, scope: Scope, receive: Receive, send: Send, place: Plac
 
 
 def _lacks_trailers(scope: Scope) -> bool:
-    """Whether a call is gRPC from a client that takes no trailers, in which gRPC says how a call went."""
+    """Whether a call is gRPC from a client that accepts no trailers, which have the status of gRPC."""
     content_type = header(scope, b"content-type") or b""
     is_grpc = content_type.startswith(b"application/grpc") and not content_type.startswith(
         b"application/grpc-web"
@@ -156,7 +155,7 @@ def _lacks_trailers(scope: Scope) -> bool:
 
 
 def _refusal(scope: Scope) -> str | None:
-    """Return why a request cannot be a call, if its headers alone say so."""
+    """Return why the headers of a request cannot be a call's; None if they can."""
     try:
         for _, value in scope["headers"]:
             value.decode()
@@ -171,7 +170,7 @@ def _refusal(scope: Scope) -> str | None:
 
 
 class _Concealing:
-    """Keeps what an unexpected exception says from the client, and puts it in the log."""
+    """Logs unexpected exceptions, and hides their texts from the client."""
 
     async def intercept_unary(
         self, call_next: Callable[[_Q, _Given], Awaitable[_R]], request: _Q, ctx: _Given
@@ -223,8 +222,8 @@ class _Concealed:
         if not isinstance(error, Exception):
             return
         if isinstance(error, ConnectError):
-            if (told := sendable(error)) is not error:
-                raise told from None
+            if (sent := sendable(error)) is not error:
+                raise sent from None
             return
         if (inner := _only_connect_error(error)) is not None:
             raise sendable(inner) from error
@@ -234,7 +233,7 @@ class _Concealed:
 
 
 def _only_connect_error(error: Exception) -> ConnectError | None:
-    """Return the ConnectError that a method's nursery has wrapped, if there is nothing beside it."""
+    """Return the ConnectError that a method's nursery has wrapped, if it is the only error."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, ConnectError) else None
