@@ -91,7 +91,7 @@ class ServerConnection(ABC):
 
     def abort(self) -> None:
         """End at once, whatever is in progress."""
-        self.enter(Input.BREAK)
+        self._break_off()
         self.scope.cancel()
         self.channel.close(reset=True)
 
