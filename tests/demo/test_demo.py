@@ -1,9 +1,8 @@
-"""The demo and the command-line client, run as a newcomer runs them."""
+"""The demo, run as a newcomer runs it."""
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import signal
@@ -15,16 +14,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from cpg_trio import rpc
-from cpg_trio._gen.api.v1 import api_pb2 as pb
-from cpg_trio._gen.api.v1.api_trio import APIService
 from cpg_trio.demo import __main__ as demo, client
 from cpg_trio.demo._narrator import Narrator
 from cpg_trio.http import ServeConfig, StartError
 from cpg_trio.process import config_from_environment
-from tests.demo.shortener import shortener
-from tests.http.apps import served
-from tests.plugin.running import unused_port
 from tests.processes import running
 
 ID = r"[0-9a-f]{4}…"
@@ -85,97 +78,6 @@ async def test_two_demos_at_once_each_serve_where_they_say_until_they_are_interr
     assert "Traceback" not in first.output + second.output
 
 
-async def test_the_client_shortens_and_resolves(tmp_path: Path) -> None:
-    async with shortener(tmp_path / "urls") as system:
-        told = await client.shorten(system.api, "https://e.x/?a=1&b=2")
-        match = re.fullmatch(
-            r"✓ Shortened URL\n"
-            r"  Original: https://e.x/\?a=1&b=2\n"
-            r"  Code:     ([0-9a-f]{8})\n"
-            r"  Resolve:  (\S+)",
-            told,
-        )
-        assert match
-        assert (await system.http.get(match[2])).json() == {"url": "https://e.x/?a=1&b=2"}
-        resolved = await client.resolve(system.api, match[1])
-        assert resolved == f"✓ Resolved short code: {match[1]}\n  URL: https://e.x/?a=1&b=2"
-
-
-async def test_the_client_checks_the_way_to_storage_and_back(tmp_path: Path) -> None:
-    async with shortener(tmp_path / "urls") as system:
-        told = await client.check(system.api)
-    assert re.fullmatch(
-        r"✓ Shortened and resolved https://example.com/[0-9a-f]{16} \([0-9a-f]{8}\)\n"
-        r"✓ An unknown code is not found",
-        told,
-    )
-
-
-@pytest.mark.parametrize(
-    "answers", [{}, {"resolve": "https://another.example"}, {"resolve_unknown": "https://example.com"}]
-)
-async def test_a_check_of_an_api_that_answers_wrongly_fails(answers: dict[str, str]) -> None:
-    class Wrong(APIService):
-        url = ""
-
-        async def shorten(self, request: pb.ShortenRequest, _ctx: rpc.Context, /) -> pb.ShortenResponse:
-            self.url = request.url
-            return pb.ShortenResponse(short_code="c", url=request.url)
-
-        async def resolve(self, request: pb.ResolveRequest, _ctx: rpc.Context, /) -> pb.ResolveResponse:
-            if request.code == "c":
-                return pb.ResolveResponse(url=answers.get("resolve", self.url))
-            if "resolve_unknown" not in answers:
-                raise rpc.ConnectError(rpc.Code.UNAVAILABLE, "storage is not available")
-            return pb.ResolveResponse(url=answers["resolve_unknown"])
-
-    async with served(rpc.application([Wrong()])) as url:
-        with pytest.raises(rpc.ConnectError, match=r"resolves to|storage is not available"):
-            await client.check(url)
-
-
-def test_a_client_that_reaches_nobody_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("API_URL", f"http://127.0.0.1:{unused_port()}/")
-    assert client.main(["resolve", "c"]) == 1
-    assert client.main(["shorten", "https://e.x"]) == 1
-    assert client.main(["check"]) == 1
-    assert capsys.readouterr().err.startswith("✗ resolve failed: unavailable: ")
-
-
-@pytest.mark.usefixtures("capsys")
-def test_a_client_that_is_asked_for_nothing_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        client.main([])
-    assert "shorten" in capsys.readouterr().err
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def tell(stream: io.StringIO) -> str:
-    narrator = Narrator(stream)
-    event = ("cpg_trio.router", logging.INFO, "", 0, "[ROUTER] %s → b /M", ("a-0123456789abcdef",))
-    narrator.handle(logging.LogRecord(*event, exc_info=None))
-    error = ValueError("oh")
-    narrator.handle(logging.LogRecord(*event, exc_info=(type(error), error, None)))
-    return stream.getvalue()
-
-
-def test_the_story_is_plain_for_files_and_coloured_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    plain, coloured = tell(io.StringIO()), tell(Terminal())
-    assert "router  a-0123… → b /M\n" in plain
-    assert "ValueError: oh" in plain
-    assert "\x1b[" not in plain
-    assert "\x1b[35mrouter \x1b[0m" in coloured
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[" not in tell(Terminal())
-
-
 async def test_a_check_that_fails_is_told_and_ends_with_status_1(tmp_path: Path) -> None:
     path = tmp_path / "urls"
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -217,10 +119,3 @@ async def test_a_demo_with_an_unknown_engine_does_not_start(
     unknown = demo.Demo(Narrator(io.StringIO()), once=True, storage_path=tmp_path / "urls")
     with pytest.raises(StartError, match="HTTP_SERVER must be 'hypercorn'"):
         await unknown.run(trio.Event())
-
-
-def test_a_terminal_that_cannot_show_arrows_gets_question_marks() -> None:
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    Narrator(terminal).title("a → b ✓")
-    terminal.seek(0)
-    assert terminal.read() == "\na ? b ?\n\n"

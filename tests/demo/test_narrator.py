@@ -1,0 +1,42 @@
+"""The demo's output: the log of host and plugins, for people at a terminal."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+
+from cpg_trio.demo._narrator import Narrator
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def tell(stream: io.StringIO) -> str:
+    narrator = Narrator(stream)
+    event = ("cpg_trio.router", logging.INFO, "", 0, "[ROUTER] %s → b /M", ("a-0123456789abcdef",))
+    narrator.handle(logging.LogRecord(*event, exc_info=None))
+    error = ValueError("oh")
+    narrator.handle(logging.LogRecord(*event, exc_info=(type(error), error, None)))
+    return stream.getvalue()
+
+
+def test_the_story_is_plain_for_files_and_coloured_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plain, coloured = tell(io.StringIO()), tell(Terminal())
+    assert "router  a-0123… → b /M\n" in plain
+    assert "ValueError: oh" in plain
+    assert "\x1b[" not in plain
+    assert "\x1b[35mrouter \x1b[0m" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in tell(Terminal())
+
+
+def test_a_terminal_that_cannot_show_arrows_gets_question_marks() -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Narrator(terminal).title("a → b ✓")
+    terminal.seek(0)
+    assert terminal.read() == "\na ? b ?\n\n"
