@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from google.protobuf import json_format
 from trio.testing import MockClock
 from trio_websocket import (
@@ -384,7 +385,7 @@ class InMemory:
         headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
         self.scope = {"headers": headers, "client": ("127.0.0.1", 5), "subprotocols": [JSON]}
         self.sent: list[MutableMapping[str, Any]] = []
-        self.when_accepted: Callable[[], object] = lambda: None
+        self.when_received: Callable[[], object] = lambda: None
 
     async def receive(self, *requests: str) -> None:
         """Have it receive frames, and run until it ends."""
@@ -396,16 +397,21 @@ class InMemory:
         async def send(message: MutableMapping[str, Any]) -> None:
             await trio.lowlevel.checkpoint()
             self.sent.append(message)
-            if message["type"] == "websocket.accept":
-                self.when_accepted()
+
+        async def receive_next() -> dict[str, Any]:
+            await trio.testing.wait_all_tasks_blocked()
+            message = await receive.receive()
+            if message["type"] == "websocket.receive":
+                self.when_received()
+            return message
 
         with trio.fail_after(5):
-            await self.app(self.scope, receive.receive, send)
+            await self.app(self.scope, receive_next, send)
 
 
 async def test_a_request_that_comes_after_its_caller_has_ended_is_not_answered() -> None:
     socket = InMemory()
-    socket.when_accepted = partial(socket.identities.revoke, socket.plugin.runtime_id, "it misbehaves")
+    socket.when_received = partial(socket.identities.revoke, socket.plugin.runtime_id, "it misbehaves")
     await socket.receive(json.dumps({"subscribe": subscriptions("no type")}))
     accept, close = socket.sent
     assert accept["type"] == "websocket.accept"
