@@ -153,5 +153,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 def test_the_table_of_a_lease_has_the_transitions_of_the_code() -> None:
     page = (ROOT / "docs/design/liveness.md").read_text().partition("## Leases")[2]
     for state, transitions in leases.TRANSITIONS.items():
-        targets = [transitions[event].name.lower() if event in transitions else "–" for event in leases.Event]
+        targets = [
+            transitions[event].name.lower() if event in transitions else "no change" for event in leases.Event
+        ]
         assert not transitions or f"| {state.name.lower()} | {' | '.join(targets)} |" in page
