@@ -76,9 +76,9 @@ from cpg_trio.http.relay import (
     Failure as Failure,
     Forward as Forward,
     Gateway as Gateway,
-    RefusedError as RefusedError,
     Relay as Relay,
     RelayCall as RelayCall,
+    RequestRefusedError as RequestRefusedError,
 )
 from cpg_trio.http.schemes import (
     PLAIN_IS_SPOKEN as PLAIN_IS_SPOKEN,

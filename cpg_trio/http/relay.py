@@ -41,8 +41,8 @@ _METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
-class RefusedError(Exception):
-    """A request that goes nowhere: the answer to it, in plain text, and the header fields beside it."""
+class RequestRefusedError(Exception):
+    """A request that a gateway refuses: the status and the plain text of the response, and its fields."""
 
     def __init__(self, status: int, text: str, fields: HeaderList) -> None:
         super().__init__(text)
@@ -98,7 +98,7 @@ class Gateway(Protocol):
         """Whether a request for this target is the gateway's at all."""
 
     def admit(self, caller: ServerExchange, /) -> Forward:
-        """Return what to do with a request. Raises: RefusedError."""
+        """Return what to do with a request. Raises: RequestRefusedError."""
 
 
 class Relay:
@@ -113,7 +113,7 @@ class Relay:
         """Begin to relay a request that has come whole."""
         try:
             forward = self._gateway.admit(caller)
-        except RefusedError as refused:
+        except RequestRefusedError as refused:
             caller.finish_nowait(caller.respond_text(refused.status, refused.text, refused.fields))
             return
         RelayCall(caller, forward, self._pool).start()
@@ -122,7 +122,7 @@ class Relay:
         """Relay a request whose head has been read."""
         try:
             forward = self._gateway.admit(caller)
-        except RefusedError as refused:
+        except RequestRefusedError as refused:
             await caller.finish(caller.respond_text(refused.status, refused.text, refused.fields))
             return
         await RelayCall(caller, forward, self._pool).run()

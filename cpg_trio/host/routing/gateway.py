@@ -38,8 +38,8 @@ from cpg_trio.http import (
     Address,
     BrowserGuard,
     MalformedError,
-    RefusedError as RelayRefusedError,
     RelayCall,
+    RequestRefusedError,
     ServerExchange,
     UpstreamError,
 )
@@ -160,7 +160,7 @@ class RouterGateway:
         return target.startswith(PREFIX)
 
     def admit(self, exchange: ServerExchange, /) -> RoutedCall:
-        """Return what to do with a request. Raises: http.relay.RefusedError."""
+        """Return what to do with a request. Raises: RequestRefusedError."""
         known = exchange.head.remembered
         head = known if isinstance(known, _RequestHead) else self._read(exchange)
         connection = exchange.connection
@@ -177,7 +177,7 @@ class RouterGateway:
                 _limit_body(exchange, self._max_body_bytes)
         except RefusedError as refused:
             self._router.refuse(refused)
-            raise RelayRefusedError(refused.status, refused.plain, refused.fields) from None
+            raise RequestRefusedError(refused.status, refused.plain, refused.fields) from None
         if known is None:
             exchange.keep_head()
         return RoutedCall(

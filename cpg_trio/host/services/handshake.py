@@ -75,13 +75,11 @@ class Handshake(HandshakeService):
                 action = Action.RENEW if held else Action.HANDSHAKE
                 self._access.check_enrolled(action, request.self_id, enrolment_token, peer)
                 ttl_s = self._lifetimes.of(renews=renews)
-                if held is not None:
-                    identity, token = (
-                        held,
-                        self._identities.renew(held, ttl_s=ttl_s, address=peer.address, answers=renews),
-                    )
-                else:
+                if held is None:
                     identity, token = await self._issue(request.self_id, declared, peer, renews=renews)
+                else:
+                    identity = held
+                    token = self._identities.renew(held, ttl_s=ttl_s, address=peer.address, answers=renews)
                 self._audit.allowed(action, identity.runtime_id, identity.self_id, address=peer.address)
                 response.runtime_id, response.runtime_token = identity.runtime_id, token
                 response.server_metadata[wire.TOKEN_TTL_KEY] = _milliseconds(ttl_s)
@@ -116,11 +114,6 @@ def announcement(leases: LeaseConfig, registry: Registry, sockets: Sockets) -> M
         wire.HOST_ID_KEY: registry.id,
         **sockets.announced,
     }
-
-
-def _renews(request: pb.HandshakeRequest) -> bool:
-    """Whether a plugin asks for another token in time. One that does also serves the control services."""
-    return request.client_metadata.get(wire.RENEWS_KEY) == "true"
 
 
 def _declared(metadata: Mapping[str, str]) -> _Declared:
