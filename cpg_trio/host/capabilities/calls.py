@@ -113,9 +113,11 @@ class CapabilityCalls:
 
         with self._grants.call(grant) as call:
             await grant.capability.application(scope, receive_and_count, send_and_count)
-        if call.cancelled_caught and record.failure:
-            record.failure = "the grant has ended"
-            await _end_early(send, record)
+        if call.cancelled_caught:
+            # The application may have ended its response all the same, with an error.
+            is_whole, record.failure = not record.failure, "the grant has ended"
+            if not is_whole:
+                await _end_early(send, record)
 
 
 def _without_host_fields(message: Message) -> Message:
