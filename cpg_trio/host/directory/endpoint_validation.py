@@ -1,10 +1,10 @@
-"""Where plugins may have the host send traffic: to themselves.
+"""Checks the URLs that plugins register: a plugin may have the host send traffic only to itself.
 
-A plugin says at which URL the host finds it, and the host then sends other plugins' calls there. Unchecked,
-that would let any plugin aim the host at whatever the host can reach and the plugin cannot.
+The host sends the calls of other plugins to the URL that a plugin registers. Unchecked, any plugin could aim
+the host at whatever the host can reach and the plugin cannot.
 
-A name is looked up here, once, and never for a call: where the host connects is the address that was found.
-So a name server that is slow, or a stranger's, holds up the registration that names it, and no call.
+A name is looked up once, when it is registered, and never for a call: the host connects to the address that
+was found. So a name server that is slow, or a stranger's, delays only the registration that names it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from cpg_trio.http import LookUpError, Origin, Resolver
 from cpg_trio.rpc import Code, ConnectError
 
 _RESOLVE_S = 3.0
-_NAME_S = 1  # after which a name may lead elsewhere
-_LOOK_UPS_OF_A_PLUGIN = 2  # at once; the others wait
-_LOOK_UPS_OF_AN_ADDRESS = 8  # of all plugins there, which is half of what there are
+_RETRY_AFTER_S = 1  # a name may lead elsewhere by then
+_MAX_LOOKUPS_PER_PLUGIN = 2  # at once; more wait
+_MAX_LOOKUPS_PER_ADDRESS = 8  # of all plugins there: half of the threads for look-ups
 
 
 class BaseUrls(Enum):
     """Which base URLs a plugin may register."""
 
     CALLER = "caller"
-    """Those whose name is the address that the plugin's handshake came from. Of a plugin on the host's own
-    machine, which came from loopback or through the host's Unix socket, those at an address of this
-    machine."""
+    """Those at the address that the plugin's handshake came from. A plugin on the host's own machine (its
+    handshake came from loopback or through the host's Unix socket) may register any of its addresses."""
     ANY = "any"
-    """All. For networks where plugins call from another address than they listen on."""
+    """All: for networks where plugins call from another address than they listen on."""
 
 
 class EndpointValidator:
@@ -51,10 +50,11 @@ class EndpointValidator:
     async def check_base_url(self, base_url: str, caller: Identity, key: str = wire.BASE_URL_KEY) -> str:
         """Check a base URL that a plugin wants to register.
 
-        Return the address that was found for its name, to connect to, or an empty string if it has no name to
-        look up. What is no URL at all passes: it leads nowhere. `key` is what the errors call it.
-        Raises: ConnectError `permission_denied` for a URL that is not the plugin's own, with the time after
-        which to try again if it may become that; `unavailable` for a name that cannot be looked up.
+        Return the address to connect to, which was found for the URL's name; empty if there is no name to
+        look up. A text that is no URL passes, as nothing can be sent there. `key` is what the errors call the
+        URL. Raises: RefusedError `permission_denied` for a URL that is not the plugin's own, with the time
+        after which to try again if its name may lead elsewhere by then; ConnectError `unavailable` for a name
+        that cannot be looked up.
         """
         if not base_url:
             return ""
@@ -77,9 +77,10 @@ class EndpointValidator:
         return address == parse_address(caller.address) or (is_local and is_own(address))
 
     async def check_control_url(self, control_url: str, base_url: str, caller: Identity) -> None:
-        """Check where a plugin wants its host's own calls: at the name of its base URL, or at an address.
+        """Check the URL at which a plugin wants the host's own calls.
 
-        Raises: ConnectError `invalid_argument` for what is neither, and as `check_base_url`.
+        It has to have the name of the base URL, or an address. Raises: ConnectError `invalid_argument` for
+        another one, and as `check_base_url`.
         """
         try:
             Origin.parse(control_url)
@@ -98,22 +99,22 @@ def _not_its_own(key: str, base_url: str, origin: Origin, caller: Identity) -> R
         f"{key} {base_url} is not at the address that this plugin's handshake came from:"
         f" {caller.address or 'this machine'} (a host with BASE_URLS=any takes any)"
     )
-    retry_after_s = 0 if parse_address(origin.host) else _NAME_S  # a name may lead there soon
+    retry_after_s = 0 if parse_address(origin.host) else _RETRY_AFTER_S
     return RefusedError(Code.PERMISSION_DENIED, why, retry_after_s=retry_after_s)
 
 
 def _shares(caller: Identity) -> Mapping[str, int]:
-    """Return which look-ups count together: those of a plugin, and those of all plugins at its address."""
+    """Return the limits of look-ups: of the plugin, and of all plugins at its address."""
     return {
-        f"plugin {caller.runtime_id}": _LOOK_UPS_OF_A_PLUGIN,
-        address_key(caller.address): _LOOK_UPS_OF_AN_ADDRESS,
+        f"plugin {caller.runtime_id}": _MAX_LOOKUPS_PER_PLUGIN,
+        address_key(caller.address): _MAX_LOOKUPS_PER_ADDRESS,
     }
 
 
 def _best(found: list[Address], caller: Identity) -> Address:
-    """Return where to connect: where the plugin came from, or else the first IPv4 address.
+    """Return where to connect: the address that the plugin came from, or else the first IPv4 address.
 
-    What listens for all IPv6 connections usually takes those of IPv4 as well, but not the other way round.
+    A server that listens on all IPv6 addresses usually accepts IPv4 as well, but not the other way round.
     """
     if (came_from := parse_address(caller.address)) in found and came_from is not None:
         return came_from

@@ -1,4 +1,4 @@
-"""Which addresses are this machine's own. Reads the kernel's routing table; changes nothing."""
+"""Which addresses are this machine's own. Reads the routing table of the kernel, and changes nothing."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ANSWER_BYTES = 4096
 def is_own(address: Address) -> bool:
     """Whether an address is one of this machine.
 
-    The routing table is asked. To bind a socket to the address would tell the same, but not where
-    `net.ipv4.ip_nonlocal_bind` allows any; to connect one tells nothing of an interface's second address.
-    Where the question cannot be asked the answer is no.
+    It is if the kernel's route to it is local. Two other ways fail: a socket can be bound to any address
+    where `net.ipv4.ip_nonlocal_bind` allows that, and a connected socket does not show the second address of
+    an interface. False if the kernel cannot be asked.
     """
     if address.is_loopback:
         return True

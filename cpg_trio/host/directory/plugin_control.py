@@ -1,8 +1,8 @@
-"""The host's own calls to its plugins: who are you, how are you, and stop.
+"""The host's own calls to plugins: `GetPluginInfo`, `GetHealth`, `SetRuntimeIdentity` and `Shutdown`.
 
 They go to the address or the socket that was checked when the plugin registered, as the calls of other
-plugins do; or to the plugin's own port for them, if it has one. Each proves to come from the host, for that
-method and for a short time: who gets hold of one gains nothing.
+plugins do, or to the port that the plugin has for them. Each proves that it comes from the host, for its
+method and a short time: a stranger that receives one cannot use it for another call.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Proof:
 
 
 def _path(url: str) -> bytes:
-    """Return the path of a URL, which is a plugin's own. Raises: ConnectError for what is none."""
+    """Return the path of a URL that a plugin has given. Raises: ConnectError for an invalid one."""
     try:
         return urlsplit(url).path.encode()
     except ValueError as error:
@@ -84,7 +84,7 @@ class SignedClient:
 
 
 def proof_to(identities: Identities, runtime_id: str) -> Proof | None:
-    """Return how the host proves itself to a plugin, None to one whose identity has ended."""
+    """Return how the host proves itself to a plugin; None if the plugin's identity has ended."""
     entry = identities.entry(runtime_id)
     return Proof(entry.digest, runtime_id) if entry is not None else None
 
@@ -109,7 +109,7 @@ class ControlClients:
 def client_at(
     client_class: type[_C], url: str, addresses: tuple[str, ...], pool: Pool, proof: Proof | None
 ) -> _C:
-    """Return a client of the control services at a URL, which proves nothing if there is nothing to prove."""
+    """Return a client of the control services at a URL; without a `proof` its calls prove nothing."""
     http: HttpClient = PoolClient(pool, addresses)
     signed = SignedClient(http, proof) if proof else http
     return client_class(url, signed, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))

@@ -1,7 +1,7 @@
-"""How long the host itself was held up: stopped, starved of the processor, busy with something else.
+"""Measures how long the host itself was held up: stopped, suspended, or without a processor.
 
-In such a time nothing is read, so that nobody can be said to have been silent. A tick that comes late tells
-how long it was.
+While it is, nothing is read, so that no plugin can count as silent. A timer that fires late shows how long it
+was.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _log = logging.getLogger("cpg_trio.host")
 
 
 class Stalls:
-    """Measures for how long the event loop does not run. `run` has to run beside it.
+    """Measures how long the event loop did not run. The task `run` has to run.
 
-    What is shorter than `tick_s` seconds counts for nothing; what is longer than `told_s` is logged.
+    Stalls of less than `tick_s` seconds do not count; those of more than `told_s` are logged.
     """
 
     def __init__(self, tick_s: float, told_s: float) -> None:
@@ -26,7 +26,7 @@ class Stalls:
         self._due = trio.current_time() + tick_s
         self._total_s = 0.0
         self.last_end = -math.inf
-        """When the last one ended, on Trio's clock; long ago if there was none."""
+        """When the last stall ended, on Trio's clock; minus infinity if there was none."""
 
     async def run(self) -> None:
         """Measure until cancelled."""
@@ -36,7 +36,7 @@ class Stalls:
             self._due = trio.current_time() + self._tick_s
 
     def total_s(self) -> float:
-        """Return how many seconds all have lasted together, the one included that has just ended."""
+        """Return the seconds that all stalls have lasted together, with one that has just ended."""
         self._look()
         return self._total_s
 
@@ -45,7 +45,7 @@ class Stalls:
         late_s = now - self._due
         if late_s <= self._tick_s:
             return
-        # What wakes up with the tick may ask before it.
+        # Another task that wakes up at the same time may look first.
         self._due = now + self._tick_s
         self._total_s += late_s
         self.last_end = now

@@ -1,10 +1,11 @@
-"""Which plugin has taken another one's place: it came later, under the same name, at the same address.
+"""Which plugin has taken the place of another: it registered later, with the same name, at the same address.
 
-A plugin that restarts at its port has another identity, and what knows only the wire protocol does not say
-which one it has. So the host would ask the former one how it is, and the new one would answer for it, for
-ever. Two processes cannot listen at one address, so who registers last is the one that answers there.
+A plugin that restarts at its port has another identity, and a plugin that knows only the wire protocol does
+not say which one it has. So the host would probe the former identity, and the new plugin would answer for it,
+for ever. Two processes cannot listen at one address, so the plugin that registered last is the one that
+answers.
 
-Plain functions of the state; no I/O.
+No I/O.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _log = logging.getLogger("cpg_trio.host")
 
 
 class Succession:
-    """Tells who has come after whom, as the identities and the registry have it now."""
+    """Finds predecessors and successors in the identities and the registry."""
 
     def __init__(self, identities: Identities, registry: Registry) -> None:
         self._identities = identities
@@ -40,7 +41,7 @@ class Succession:
         return registered
 
     def predecessors(self, runtime_id: str) -> set[str]:
-        """Return the runtime ids of those whose place a plugin has taken."""
+        """Return the runtime ids of the plugins whose place a plugin has taken."""
         return {
             older.runtime_id
             for mine in self._registry.registrations(runtime_id)
@@ -49,7 +50,7 @@ class Succession:
         }
 
     def is_succeeded(self, runtime_id: str) -> bool:
-        """Whether another plugin has taken this one's place."""
+        """Whether another plugin has taken the place of this one."""
         return any(
             newer.sequence > mine.sequence
             for mine in self._registry.registrations(runtime_id)
@@ -63,7 +64,7 @@ class Succession:
             return
         for other in self._registry.at_place_of(mine):
             theirs = self._identity(other)
-            # The name, and where the handshake came from: replicas behind one address are elsewhere.
+            # Replicas behind one address have handshakes that came from different ones.
             if theirs and (theirs.self_id, theirs.address) == (identity.self_id, identity.address):
                 yield other
 
