@@ -38,7 +38,7 @@ _MOST_OF_A_MESSAGE = 256  # characters, in the log
 _ASK_S = 1.0  # which a plugin that registers has to say who it is
 
 
-class _RefusedError(Exception):
+class _UnusableSocketError(Exception):
     """The host does not use a socket; the message says why."""
 
 
@@ -73,7 +73,7 @@ class Sockets:
         try:
             address = self._address(name, client)
             await self._ask(address, runtime_id, metadata.get(wire.BASE_URL_KEY, ""))
-        except _RefusedError as why:
+        except _UnusableSocketError as why:
             _log.warning("%s is called by TCP, not at its socket %.128r: %s", runtime_id, name, why)
             del metadata[wire.SOCKET_KEY]
             return ()
@@ -81,13 +81,13 @@ class Sockets:
 
     def _address(self, name: str, client: str | None) -> str:
         if self._folder is None:
-            raise _RefusedError("this host has no SOCKET_DIR")
+            raise _UnusableSocketError("this host has no SOCKET_DIR")
         if client is not None:
-            raise _RefusedError("the registration did not come through the host's own socket")
+            raise _UnusableSocketError("the registration did not come through the host's own socket")
         try:
             wire.validate_socket(name)
         except wire.InvalidError as error:
-            raise _RefusedError(str(error)) from error
+            raise _UnusableSocketError(str(error)) from error
         return f"{UNIX}{self._folder / name}"
 
     async def _ask(self, address: str, runtime_id: str, base_url: str) -> None:
@@ -102,6 +102,6 @@ class Sockets:
                 raise ConnectError(
                     Code.UNAVAILABLE, f"this host cannot look at a socket now: {error.message}"
                 ) from error.__cause__
-            raise _RefusedError(one_line(error.message, _MOST_OF_A_MESSAGE)) from error
+            raise _UnusableSocketError(one_line(error.message, _MOST_OF_A_MESSAGE)) from error
         if info.metadata.get(wire.RUNTIME_ID_KEY) != runtime_id:
-            raise _RefusedError("what answers there does not say that it is this plugin")
+            raise _UnusableSocketError("what answers there does not say that it is this plugin")
