@@ -91,7 +91,7 @@ class ServerConnection(ABC):
 
     def abort(self) -> None:
         """End at once, whatever is in progress."""
-        self._break_off()
+        self.break_off()
         self.scope.cancel()
         self.channel.close(reset=True)
 
@@ -254,7 +254,7 @@ class ServerConnection(ABC):
         try:
             sent = self.channel.send_nowait(data)
         except BROKEN:
-            self._break_off()
+            self.break_off()
             return b""
         return data[sent:] if sent < len(data) else b""
 
@@ -276,11 +276,12 @@ class ServerConnection(ABC):
                     queue.begin(self)  # again with each bit of progress
                     sent += await self.channel.send_some(rest[sent:])
         except BROKEN:
-            self._break_off()
+            self.break_off()
         finally:
             queue.end(self)
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
+        """Give up a client that cannot be sent anything any more."""
         self.enter(Input.BREAK)
         self.lose()
 

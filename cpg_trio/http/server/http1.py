@@ -23,10 +23,11 @@ from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.http.server.service import Work
 from cpg_trio.http.server.states import TRANSITIONS, Input, State
+from cpg_trio.http.server.websocket import WebSocketCall
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = (b"connection", b"close")
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2, as far as it looks like a request
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2, as far as it looks like a request
 
 
 class Http1Connection(ServerConnection):
@@ -34,6 +35,8 @@ class Http1Connection(ServerConnection):
 
     _exchange: Http1Exchange | None = None  # in progress
     _work: Work | None = None  # for the task
+    websocket: WebSocketCall | None = None
+    """The one that it has become."""
     rest = b""
     """What has been read, and belongs to no request yet."""
 
@@ -41,7 +44,9 @@ class Http1Connection(ServerConnection):
         """Take no other request. The one in progress is finished."""
         state = self.state
         self.enter(Input.LAST)
-        if state is State.IDLE:
+        if self.websocket is not None:
+            await self.websocket.go_away()
+        elif state is State.IDLE:
             self._wake()
         elif state is State.HEAD:
             self.scope.cancel()
@@ -70,11 +75,12 @@ class Http1Connection(ServerConnection):
         except MalformedError:
             self._read_again(data)
             return
-        if exchange.wants_websocket:
-            self._read_again(data)
-        elif exchange.has_head:
+        if exchange.has_head:
             self._take(exchange)
-            self._begin(exchange)
+            if exchange.wants_websocket:
+                self._do(WebSocketCall(exchange).run)
+            else:
+                self._begin(exchange)
         else:
             self.enter(Input.HEAD)
             self._do(partial(self._read_on, exchange, b""))
@@ -133,7 +139,7 @@ class Http1Connection(ServerConnection):
             return
         self._take(exchange)
         await trio.lowlevel.checkpoint()  # a client that pipelines is not to have the loop for itself
-        await self._answer(exchange)
+        await (WebSocketCall(exchange).run() if exchange.wants_websocket else self._answer(exchange))
 
     async def _read_head(self, exchange: Http1Exchange, data: bytes) -> bool:
         """Read to the end of a head; return False if the client leaves, or speaks another protocol."""
@@ -155,15 +161,13 @@ class Http1Connection(ServerConnection):
         try:
             self.rest = exchange.feed(data)
         except MalformedError:
-            if not self._served and (read := before + data).startswith(HTTP2_PREFACE):
+            if not self._served and (read := before + data).startswith(_PREFACE):
                 self.read_of_another_protocol = read
                 return
             if not self._served and is_tls(before + data):
                 self.service.wrong_schemes.note(self.client, PLAIN_IS_SPOKEN)
                 raise MalformedError(PLAIN_IS_SPOKEN) from None
             raise
-        if exchange.wants_websocket:
-            self.read_of_another_protocol = before + data
 
     # Exchanges
 
@@ -181,7 +185,7 @@ class Http1Connection(ServerConnection):
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
-        if not exchange.complete:
+        if not exchange.complete or self.websocket is not None:
             self._sends_unread = True
             self.enter(Input.LAST)
         elif self.service.draining:
@@ -201,7 +205,7 @@ class Http1Exchange(IncomingRequest, ServerExchange):
     def __init__(self, connection: Http1Connection) -> None:
         """Take what comes next on a connection."""
         super().__init__(connection.service.config.max_head_bytes)
-        self.connection = self._connection = connection
+        self.connection = self.http1 = connection
         self.heads = connection.service.heads
         self.scope = connection.scope
 
@@ -210,10 +214,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
     async def _ask_for_body(self) -> None:
         if self.expects_continue and not self.responded:
             self.expects_continue = False
-            await self._connection.write(_CONTINUE)
+            await self.http1.write(_CONTINUE)
 
     async def _receive(self) -> None:
-        connection = self._connection
+        connection = self.http1
         data = await connection.receive()
         self.rate.came(len(data))
         if not data:
@@ -227,34 +231,34 @@ class Http1Exchange(IncomingRequest, ServerExchange):
 
     def give_up(self) -> None:
         """Let the client go: it is out of time."""
-        self._connection.give_up()
+        self.http1.give_up()
 
     # The response
 
     def close_after(self) -> None:
         """Let no other request follow this one."""
-        self._connection.enter(Input.LAST)
+        self.http1.enter(Input.LAST)
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body, and the head before it. Raises: ValueError for more than was declared."""
         self._count(data, is_last=False)
         out = self._taken_head() + self._framed(data)
         if out:
-            await self._connection.write(out)
+            await self.http1.write(out)
 
     def write_nowait(self) -> None:
         """Send the head alone, as far as that goes without waiting."""
-        self._unsent = self._connection.write_nowait(self._taken_head())
+        self._unsent = self.http1.write_nowait(self._taken_head())
 
     async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response."""
         self._count(data, is_last=True)
         if out := self._last(data, trailers):
-            await self._connection.write(out)
+            await self.http1.write(out)
 
     def finish_nowait(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response, and go on with the connection."""
-        connection = self._connection
+        connection = self.http1
         rest = connection.write_nowait(self._last(data, trailers))
         if rest:
             self.hand_over(partial(connection.write_rest, rest))
@@ -265,11 +269,11 @@ class Http1Exchange(IncomingRequest, ServerExchange):
     def abort(self) -> None:
         """Break the response off: the connection ends, by a reset where its end is that of the response."""
         self.finished = True
-        self._connection.enter(Input.BREAK if self._ends_with_connection else Input.LAST)
+        self.http1.enter(Input.BREAK if self._ends_with_connection else Input.LAST)
 
     def _last(self, data: bytes, trailers: Sequence[tuple[bytes, bytes]]) -> bytes:
         if self._out is not None and not self.complete:
-            self._connection.enter(Input.LAST)  # the rest of the request is not wanted
+            self.http1.enter(Input.LAST)  # the rest of the request is not wanted
         self.finished = True
         out = self._taken_head()
         if not self._chunked:
@@ -292,8 +296,8 @@ class Http1Exchange(IncomingRequest, ServerExchange):
             self._chunked = self.version == "1.1"
             if not self._chunked:
                 self._ends_with_connection = True
-                self._connection.enter(Input.LAST)
-        form = self._chunked, self._connection.requests_follow
+                self.http1.enter(Input.LAST)
+        form = self._chunked, self.http1.requests_follow
         written = head.forms.get(form)
         if written is None:
             written = head.forms[form] = _written(head, chunked=form[0], close=not form[1])

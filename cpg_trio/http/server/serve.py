@@ -25,7 +25,7 @@ from cpg_trio.http.server.config import Http1Engine, ServeConfig, hypercorn_conf
 from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
 from cpg_trio.http.server.descriptors import fitted_to_descriptors
 from cpg_trio.http.server.errors import logger
-from cpg_trio.http.server.http1 import HTTP2_PREFACE, Http1Connection
+from cpg_trio.http.server.http1 import Http1Connection
 from cpg_trio.http.server.http2 import Http2Connection
 from cpg_trio.http.server.hypercorn_connection import Connection, HypercornService
 from cpg_trio.http.server.listen import is_unix, listening, url
@@ -205,9 +205,7 @@ class _Server:
             own = Http1Connection(channel, self._service, *ends, slot)
             await self._serve_client(slot, own)
             read = own.read_of_another_protocol
-            if not read:
-                return
-        if not read.startswith(HTTP2_PREFACE):
+        else:
             connection = Connection(channel, self._hypercorn, *ends, slot, read)
             await self._serve_client(slot, connection)
             read = connection.read_of_another_protocol

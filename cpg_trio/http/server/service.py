@@ -43,12 +43,13 @@ class Timeouts:
         self.head = TimeoutQueue(config.header_timeout_s)
         self.body = TimeoutQueue(config.body_timeout_s)
         self.send = TimeoutQueue(config.send_timeout_s)
+        self.ping = TimeoutQueue(config.websocket_ping_s)
 
     @asynccontextmanager
     async def running(self, reactor: Reactor) -> AsyncIterator[None]:
         """Keep the time, and watch sockets, within the block."""
         async with open_plain_nursery() as nursery:
-            for each in (self.idle, self.head, self.body, self.send, reactor):
+            for each in (self.idle, self.head, self.body, self.send, self.ping, reactor):
                 nursery.start_soon(each.run)
             yield
             nursery.cancel_scope.cancel()
