@@ -161,7 +161,7 @@ class AccessCheck:
             raise RefusedError(Code.PERMISSION_DENIED, f"{self_id} is not let in: {why_not}")
 
     def check_may_call(self, caller: Identity, service_type: str, action: Action) -> None:
-        """Check that a plugin may call the providers of a service type, or be told of them."""
+        """Check that a plugin may call the providers of a service type, or learn who they are."""
         if not self._ask(caller.runtime_id, self._policy.may_call, caller, service_type):
             self.count(Kind.FAILED_AUTHENTICATION, caller.runtime_id)
             raise self._denied(caller, f"call {one_line(service_type)}", action, service_type)

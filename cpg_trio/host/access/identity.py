@@ -357,7 +357,7 @@ class Identities:
             try:
                 self._take(entry)
             except LimitError:
-                return None  # the handshake that follows is told that there is no room
+                return None  # the next handshake is refused for the lack of room
         else:
             self._add_token(entry, digest, expires_at)
             self._shown(entry, digest)

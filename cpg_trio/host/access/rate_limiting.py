@@ -25,7 +25,7 @@ from cpg_trio.rpc import Code
 
 MAX_BUCKETS = Limits().max_rate_keys  # of each kind
 
-# Sums of seconds lose this much of a token, or of a second. Who waits as long as it was told to passes.
+# Sums of seconds lose this much of a token, or of a second. A caller that has waited `Retry-After` passes.
 _ROUNDING = 1e-6
 
 
@@ -86,7 +86,7 @@ class RateLimits:
     """More than one host does: what protects a provider from a caller is for its operator to choose."""
     failed_authentication: Rate | None = Rate(100, 200)
     """Beyond it, such a call costs no line of the log. A call that proves an identity is not affected, so
-    that nobody keeps others out who come from the same address."""
+    that no client keeps out others at the same address."""
 
     def of(self, kind: Kind) -> Rate | None:
         """Return the rate of a kind."""

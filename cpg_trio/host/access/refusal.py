@@ -15,8 +15,8 @@ from cpg_trio.asgi import HeaderList
 from cpg_trio.rpc import Code, ConnectError
 
 _UNDELIVERED_HEADER = wire.UNDELIVERED_HEADER.lower().encode()
-# One of them is on each answer of the host's own to a call: whether nobody has seen the call, so that it can
-# be sent again.
+# One of them is on each response of the host's own to a call: whether no provider has seen the call, so that
+# it can be sent again.
 UNDELIVERED = [(_UNDELIVERED_HEADER, b"true")]
 PERHAPS_DELIVERED = [(_UNDELIVERED_HEADER, b"false")]
 
@@ -32,7 +32,7 @@ _STATUS: Mapping[Code, int] = {
 
 
 class RefusedError(ConnectError):
-    """A call that is not let through. Nothing has changed, and nobody else has seen it."""
+    """A call that is not let through. Nothing has changed."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class RefusedError(ConnectError):
         self.status = _STATUS[code] if status is None else status
         """The HTTP status where the call is no RPC."""
         self.plain = plain or message
-        """The text where the call is no RPC, in the words that other implementations use."""
+        """The text where the call is no RPC, as other implementations have it."""
         self.retry_after_s = retry_after_s
         """Whole seconds after which the call may pass; 0 if time changes nothing."""
         self.undelivered = undelivered
-        """Whether nobody but the host has seen the call."""
+        """Whether no provider has seen the call."""
         self.log = log
         """What the log says of it; nothing if empty."""
 

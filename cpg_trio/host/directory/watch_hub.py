@@ -1,4 +1,4 @@
-"""The watch hub: each watcher is told what changes for it, and nothing else.
+"""The watch hub: each watcher gets the changes that concern it, and no others.
 
 A watch follows any number of service types. It is a conflating cell: it holds what its watcher has not read
 yet, one status for each type, however many changes there have been.
@@ -11,9 +11,9 @@ A few watches are brought up to date while a change is told. Many are left to a 
 every few milliseconds, so that one change holds nobody up. A watcher that reads meanwhile brings its own
 watch up to date first: what it reads is what holds at that moment.
 
-News comes in pieces, each taken when the one before has been sent: a watcher that does not read holds one. A
-piece is small, unless it is of a provider with much metadata; of such pieces only so many bytes are on their
-way at once, and their watchers wait for each other.
+A watcher takes an update when the one before has been sent, so one that does not read holds one update. An
+update is small, unless it has a provider with much metadata. Large updates share a budget of bytes, and their
+watchers wait for each other.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from cpg_trio.host.directory.registry import Registry
 _K = TypeVar("_K")
 
 _MAX_TOLD_OF = 20  # providers whose end a watcher is told; as many as it follows types, if that is more
-_PIECE_BYTES = 4096  # of a piece of news: what is more waits for the next one
-_LARGE_BYTES = 2 * 1024 * 1024  # of pieces that are larger, on their way at once
-_GONE_BYTES = 150  # of a piece of news, for a provider that is gone
-_EVENT_BYTES = 400  # of a piece of news, for a status without its metadata
+_UPDATE_BYTES = 4096  # of an update: the rest waits for the next one
+_LARGE_BYTES = 2 * 1024 * 1024  # of all larger updates that are being sent
+_GONE_BYTES = 150  # of an update, for a provider that is gone
+_EVENT_BYTES = 400  # of an update, for a status without its metadata
 _TURNS = 16  # watchers that are served in one round of the loop
 _MAX_AT_ONCE = 32  # watches that are brought up to date while a change is told
 _SLICE_S = 0.002  # for which the hub's task works at a time
@@ -68,8 +68,8 @@ def _in_short(status: ServiceStatus) -> tuple[pb.ServiceState, str]:
 
 
 @attrs.frozen
-class News:
-    """What a watcher has not been told yet: the newest status of each service type that differs."""
+class Update:
+    """What has changed for a watcher: the current status of each service type that differs."""
 
     revision: int
     """That of the registry."""
@@ -85,16 +85,16 @@ def _provider_id(status: ServiceStatus) -> str:
 class Watch:
     """One watcher's view of the service types that it follows. Iterated once, by one task.
 
-    Yields news: at first all that is followed, then what changes, until the hub closes.
+    Yields updates: at first all that is followed, then what changes, until the hub closes.
     """
 
     def __init__(self, hub: WatchHub, share: str) -> None:
         self._hub = hub
         self._share = share
-        self._held = 0  # of the budget, for the piece that was taken last
+        self._held = 0  # bytes of the budget, for the update that was taken last
         self._followed: dict[str, _Followed] = {}
         self._changed: dict[str, None] = {}  # types to look at
-        self._news: dict[str, None] = {}  # types of which the watcher has to be told, the latest last
+        self._unsent: dict[str, None] = {}  # types whose status is to be sent, the latest last
         self._told_of: dict[str, None] = {}  # providers, the latest last
         self._gone: list[str] = []
         self._changes = Cell(0)
@@ -105,7 +105,7 @@ class Watch:
         return len(self._followed)
 
     def subscribe(self, service_type: str, min_version: str = "") -> None:
-        """Follow a type, of which providers older than `min_version` do not count; its status is news.
+        """Follow a type, of which providers older than `min_version` do not count; send its status.
 
         Raises: wire.InvalidError for a type or version that is none, LimitError for one too many; and then
         nothing has changed.
@@ -128,7 +128,7 @@ class Watch:
         if followed is None:
             return
         self._changed.pop(service_type, None)
-        self._news.pop(service_type, None)
+        self._unsent.pop(service_type, None)
         self._hub.subscriptions.remove(self._share)
         self._hub.move(self, service_type, followed.now, None)
 
@@ -146,7 +146,7 @@ class Watch:
             followed.now = now
             self._hub.move(self, service_type, before, now)
             if _in_short(now) == followed.told:
-                self._news.pop(service_type, None)
+                self._unsent.pop(service_type, None)
             elif now != before:
                 self._add_news(service_type)
 
@@ -157,7 +157,7 @@ class Watch:
         self._wake()
 
     def close(self) -> None:
-        """End the iteration, once what is news now has been read."""
+        """End the iteration, once the changes up to now have been read."""
         self._changes.close()
 
     def end(self) -> None:
@@ -170,27 +170,27 @@ class Watch:
 
     def large(self, size: int) -> AbstractAsyncContextManager[None]:
         """Return a block in which the watcher holds so many bytes. It waits for room if they are many."""
-        return self._hub.budget.held(self._share, size) if size > _PIECE_BYTES else nullcontext()
+        return self._hub.budget.held(self._share, size) if size > _UPDATE_BYTES else nullcontext()
 
     def __aiter__(self) -> Watch:
         """Return itself: a watch is read once."""
         return self
 
-    async def __anext__(self) -> News:
-        """Wait for news. What was returned before has been sent by now."""
+    async def __anext__(self) -> Update:
+        """Wait for an update. The one before has been sent by now."""
         self._give_back()
         async for _ in self._reader:
-            if (news := await self._piece()) is not None:
-                return news
+            if (update := await self._next_update()) is not None:
+                return update
         raise StopAsyncIteration
 
-    async def _piece(self) -> News | None:
-        """Take the next piece of the news, when there is room for it."""
+    async def _next_update(self) -> Update | None:
+        """Take the next update, when there is room for it."""
         budget = self._hub.budget
         while True:
             self.look()
             names, size = self._next()
-            if size <= _PIECE_BYTES:
+            if size <= _UPDATE_BYTES:
                 return self._take(names)
             if budget.take(self._share, size):
                 self._held = size
@@ -198,7 +198,7 @@ class Watch:
             try:
                 await budget.wait(self._share)
             except trio.Cancelled:
-                self._wake()  # the news has not been taken, and is there for the next read
+                self._wake()  # the update has not been taken, and is there for the next read
                 raise
 
     def _give_back(self) -> None:
@@ -207,29 +207,29 @@ class Watch:
             self._held = 0
 
     def _next(self) -> tuple[list[str], int]:
-        """Return which types the next piece tells of, and how large that is."""
+        """Return the types in the next update, and its size in bytes."""
         names: list[str] = []
         size = _GONE_BYTES * len(self._gone)
-        for name in self._news:
+        for name in self._unsent:
             more = _size(self._followed[name].now)
-            if names and size + more > _PIECE_BYTES:
-                self._wake()  # the rest is another piece
+            if names and size + more > _UPDATE_BYTES:
+                self._wake()  # the rest is another update
                 break
             names.append(name)
             size += more
         return names, size
 
-    def _take(self, names: Sequence[str]) -> News | None:
+    def _take(self, names: Sequence[str]) -> Update | None:
         statuses: dict[str, ServiceStatus] = {}
         for name in names:
-            del self._news[name]
+            del self._unsent[name]
             followed = self._followed[name]
             statuses[name] = followed.now
             followed.told = _in_short(followed.now)
             if (provider := followed.now.provider) is not None:
                 self._tell_of(provider.runtime_id)
         gone, self._gone = self._gone, []
-        return News(self._hub.registry.revision, statuses, gone) if statuses or gone else None
+        return Update(self._hub.registry.revision, statuses, gone) if statuses or gone else None
 
     def _tell_of(self, runtime_id: str) -> None:
         """Note that the watcher is told of a provider; forget the one that it was told of longest ago."""
@@ -244,7 +244,7 @@ class Watch:
         _discard(self._hub.told_of, runtime_id, self)
 
     def _add_news(self, service_type: str) -> None:
-        self._news[service_type] = None
+        self._unsent[service_type] = None
         self._wake()
 
     def _wake(self) -> None:
@@ -269,7 +269,7 @@ class WatchHub:
         self._shares = Shares("watches", limits.max_watches)
         self.subscriptions = Shares("subscriptions of all watches", limits.max_all_subscriptions)
         self.budget = Budget(_LARGE_BYTES)
-        """Bytes of large pieces of news that are on their way."""
+        """Bytes of large updates that are being sent."""
         self.turns = trio.Semaphore(_TURNS)
         """To be held while something is worked out for a watcher, and not while it is sent, so that watchers
         that ask for much wait for each other, and others do not wait for all of them."""

@@ -169,14 +169,14 @@ class RegistryService(ServiceRegistryService):
             watch.subscribe(request.service_type)
             while True:
                 with trio.move_on_at(min(own_end, self._access.expires_at(caller))) as until_end:
-                    news = await anext(watch, None)
+                    update = await anext(watch, None)
                 self._access.check_still_valid(caller)
                 if until_end.cancelled_caught and trio.current_time() < own_end:
                     continue  # its identity has been renewed
-                if until_end.cancelled_caught or news is None:
+                if until_end.cancelled_caught or update is None:
                     return
                 self._access.check_may_call(caller, request.service_type, Action.DISCOVER)
-                if (status := news.statuses.get(request.service_type)) is not None:
+                if (status := update.statuses.get(request.service_type)) is not None:
                     yield watch_event(request.service_type, status)
 
 

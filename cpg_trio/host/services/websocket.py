@@ -31,7 +31,7 @@ from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError, retry_fields
 from cpg_trio.host.directory.registration import ServiceStatus
-from cpg_trio.host.directory.watch_hub import News, Watch, WatchHub
+from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
 from cpg_trio.host.services.errors import state_errors
 from cpg_trio.host.services.service_registry import watch_event
 from cpg_trio.rpc import Code
@@ -161,19 +161,19 @@ class _Connection:
 
     async def _send_updates(self) -> None:
         """Send updates until the host stops. Raises: RefusedError once the caller's identity has ended."""
-        news: News | None = None
+        update: Update | None = None
         while True:
             with trio.move_on_at(self._access.expires_at(self._caller)) as until_end:
-                news = await anext(self._watch, None)
+                update = await anext(self._watch, None)
             self._access.check_still_valid(self._caller)
             if until_end.cancelled_caught:
                 continue  # its identity has been renewed
-            if news is None:
+            if update is None:
                 self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
             async with self._turns:
                 self._access.check_still_valid(self._caller)
-                message = self._codec.write(self._update(news))
+                message = self._codec.write(self._permitted(update))
             await self._send(message)
 
     async def _receive_requests(self) -> None:
@@ -215,18 +215,18 @@ class _Connection:
             return pb.WatchRefusal(service_type=service_type, message=refused.message)
         return None
 
-    def _update(self, news: News) -> pb.WatchUpdate:
+    def _permitted(self, update: Update) -> pb.WatchUpdate:
         """Return an update for the client. Services that it may not call any more are unavailable to it."""
-        update = pb.WatchUpdate(revision=news.revision, gone=news.gone)
-        for service_type, status in news.statuses.items():
+        message = pb.WatchUpdate(revision=update.revision, gone=update.gone)
+        for service_type, status in update.statuses.items():
             try:
                 self._access.check_may_call(self._caller, service_type, Action.DISCOVER)
             except RefusedError as refused:
-                update.refusals.add(service_type=service_type, message=refused.message)
-                update.events.append(watch_event(service_type, ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)))
+                message.refusals.add(service_type=service_type, message=refused.message)
+                message.events.append(watch_event(service_type, ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)))
             else:
-                update.events.append(watch_event(service_type, status))
-        return update
+                message.events.append(watch_event(service_type, status))
+        return message
 
     async def _close(self, code: int, reason: str) -> None:
         cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")

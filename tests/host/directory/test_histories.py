@@ -2,7 +2,7 @@
 
 The model is what a reader of the documentation would expect: a plugin is callable while its last sign of life
 is younger than a lease and nothing bad is known of it, and gone when that is older than two; a watcher that
-has read all its news knows for each type that it follows whether there is a good provider, and a good one.
+has read all its updates knows for each type that it follows whether there is a good provider, and a good one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.leases import LeaseConfig, Liveness
 from cpg_trio.host.directory.registration import Health, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.watch_hub import News, Watch, WatchHub
+from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
 
 LEASE = 15.0
 PLUGINS, TYPES, VERSIONS = "abc", "tu", ("1.0.0", "1.10.0", "2.0.0")
@@ -70,17 +70,17 @@ class Watcher:
     follows: dict[str, str] = attrs.field(factory=dict)
     told: dict[str, ServiceStatus] = attrs.field(factory=dict)
 
-    def hear(self, news: News) -> None:
-        for service_type, status in news.statuses.items():
-            assert self.told.get(service_type) != status, "news are what differs"
+    def hear(self, update: Update) -> None:
+        for service_type, status in update.statuses.items():
+            assert self.told.get(service_type) != status, "an update is what differs"
             self.told[service_type] = status
 
     async def read_all(self) -> None:
         """Read what there is to read now."""
 
         async def read() -> None:
-            async for news in self.watch:
-                self.hear(news)
+            async for update in self.watch:
+                self.hear(update)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)

@@ -138,8 +138,8 @@ async def test_a_change_that_changes_nothing_for_a_watcher_does_not_wake_it() ->
     async def read() -> None:
         with hub.watch("watcher") as watch:
             watch.subscribe("t")
-            async for news in watch:
-                seen.append(news.statuses)
+            async for update in watch:
+                seen.append(update.statuses)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
@@ -201,9 +201,9 @@ async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_o
         registry.cancel_calls("b-1")
         registry.remove_plugin("a-1")
         registry.cancel_calls("a-1")
-        news = await anext(watch)
-        assert news.gone == ["a-1"]
-        assert news.statuses["a"].provider is None
+        update = await anext(watch)
+        assert update.gone == ["a-1"]
+        assert update.statuses["a"].provider is None
         registry.cancel_calls("a-1")
         with trio.move_on_after(0.01) as nothing_more:
             await anext(watch)
@@ -216,8 +216,8 @@ async def gone_after(registry: Registry, watch: Watch, providers: list[str]) -> 
         registry.cancel_calls(provider)
     told_of: list[str] = []
     with trio.move_on_after(0.01):
-        async for news in watch:
-            told_of += news.gone
+        async for update in watch:
+            told_of += update.gone
     return told_of
 
 
@@ -277,9 +277,9 @@ async def test_news_of_many_types_comes_in_pieces_and_is_complete() -> None:
             watch.subscribe(name)
         heard: list[str] = []
         while len(heard) < len(names):
-            piece = await told(watch)
-            assert len(piece) <= 10
-            heard += piece
+            update = await told(watch)
+            assert len(update) <= 10
+            heard += update
         assert sorted(heard) == sorted(names)
         with trio.move_on_after(0) as nothing_more:
             await anext(watch)
@@ -439,8 +439,8 @@ async def test_who_reads_before_its_turn_is_told_what_holds_at_that_moment() -> 
             registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
             registry.remove_plugin("a")
             registry.cancel_calls("a")
-            news = await anext(last)
-            assert (news.statuses["t"].state, news.gone) == (UNAVAILABLE, ["a"])
+            update = await anext(last)
+            assert (update.statuses["t"].state, update.gone) == (UNAVAILABLE, ["a"])
             await wait_all_tasks_blocked()
             assert await told(first) == {"t": UNAVAILABLE}
             last.unsubscribe("t")
