@@ -8,7 +8,7 @@ about a microsecond.)
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 
 from cpg_trio import wire
@@ -19,12 +19,12 @@ _by_sequence = attrgetter("sequence")
 
 
 class Providers:
-    """The providers of one service type. `is_callable` tells by a runtime id whether a plugin gets calls."""
+    """The providers of one service type. `callable_ids` has the ids of the registrations that get calls."""
 
-    __slots__ = ("_at", "_callable", "_is_callable", "by_plugin", "names")
+    __slots__ = ("_at", "_callable", "_callable_ids", "by_plugin", "names")
 
-    def __init__(self, is_callable: Callable[[str], bool]) -> None:
-        self._is_callable = is_callable
+    def __init__(self, callable_ids: Collection[str]) -> None:
+        self._callable_ids = callable_ids
         self.by_plugin: dict[str, Registration] = {}
         self.names: dict[str, int] = {}
         """How many plugins of each name provide it."""
@@ -37,7 +37,6 @@ class Providers:
         self.names[name] = self.names.get(name, 0) + 1
         if (place := registration.place) is not None:
             self._at.setdefault(place, {})[registration.runtime_id] = registration
-        self.update(registration)
 
     def remove(self, registration: Registration, name: str) -> None:
         """Remove a registration."""
@@ -53,8 +52,8 @@ class Providers:
             _put(good, registration, is_in=False)
 
     def update(self, registration: Registration) -> None:
-        """Take note of whether the plugin of a registration gets calls now."""
-        is_callable = self._is_callable(registration.runtime_id)
+        """Bring up to date whether a registration gets calls."""
+        is_callable = registration.id in self._callable_ids
         for min_version, good in self._callable.items():
             is_in = is_callable and wire.satisfies(registration.version, min_version)
             _put(good, registration, is_in=is_in)
@@ -80,7 +79,7 @@ class Providers:
             good = self._callable[min_version] = [
                 r
                 for r in self.in_order()
-                if wire.satisfies(r.version, min_version) and self._is_callable(r.runtime_id)
+                if wire.satisfies(r.version, min_version) and r.id in self._callable_ids
             ]
         return good
 

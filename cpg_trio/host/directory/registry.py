@@ -72,6 +72,8 @@ class Registry:
         self._by_type: dict[str, Providers] = {}
         self._by_id: dict[str, Registration] = {}
         self._by_plugin: dict[str, _Plugin] = {}
+        self.callable_ids: set[str] = set()
+        """The ids of the registrations whose plugins get calls."""
         self._plugins = Shares("plugins that have registered something", self._limits.max_plugins)
         self._registrations = Shares("registrations", self._limits.max_registrations)
         self._metadata_bytes = Shares("bytes of metadata", self._limits.max_metadata_bytes)
@@ -136,8 +138,9 @@ class Registry:
         plugin.by_type[service_type] = self._by_id[registration.id] = registration
         providers = self._by_type.get(service_type)
         if providers is None:
-            providers = self._by_type[service_type] = Providers(self.is_callable)
+            providers = self._by_type[service_type] = Providers(self.callable_ids)
         providers.add(registration, plugin.name)
+        self._update(registration)
         self._tell(ChangeKind.REGISTERED, [registration])
 
     def unregister(self, runtime_id: str, registration_id: str) -> Registration:
@@ -296,11 +299,7 @@ class Registry:
 
     def _is_good(self, registration: Registration, min_version: str) -> bool:
         """Whether a registration is still there, gets calls, and is new enough."""
-        return (
-            registration.id in self._by_id
-            and self.is_callable(registration.runtime_id)
-            and wire.satisfies(registration.version, min_version)
-        )
+        return registration.id in self.callable_ids and wire.satisfies(registration.version, min_version)
 
     def _why_none(self, service_type: str, min_version: str) -> str:
         providers = self._by_type.get(service_type)
@@ -354,6 +353,7 @@ class Registry:
         self._registrations.remove(plugin.share)
         del plugin.by_type[registration.service_type]
         del self._by_id[registration.id]
+        self.callable_ids.discard(registration.id)
         self._by_type[registration.service_type].remove(registration, plugin.name)
 
     def _drop_report(self, runtime_id: str) -> None:
@@ -363,11 +363,18 @@ class Registry:
     def _health_changed(self, runtime_id: str, before: Health) -> None:
         """Bring the providers up to date with a plugin's health, and tell of it."""
         registrations, now = self.registrations(runtime_id), self.health(runtime_id)
-        if now.callable != before.callable:
-            for registration in registrations:
-                self._by_type[registration.service_type].update(registration)
+        for registration in registrations:
+            self._update(registration)
         is_same = now.service_state == before.service_state
         self._tell(ChangeKind.REPORT if is_same else ChangeKind.HEALTH, registrations)
+
+    def _update(self, registration: Registration) -> None:
+        """Bring up to date whether a registration gets calls."""
+        if self.is_callable(registration.runtime_id):
+            self.callable_ids.add(registration.id)
+        else:
+            self.callable_ids.discard(registration.id)
+        self._by_type[registration.service_type].update(registration)
 
     def _tell(self, kind: ChangeKind, registrations: Iterable[Registration]) -> None:
         for registration in registrations:

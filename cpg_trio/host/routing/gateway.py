@@ -85,8 +85,6 @@ class Router:
             raise
         if route is None:
             route = self._routes.find(raw_path, path, caller.runtime_id)
-        if not self._registry.is_callable(path.provider_id):
-            raise RefusedError(Code.UNAVAILABLE, "service unavailable (provider unhealthy)")
         return caller, route, self._routes.statement(caller, route)
 
     def _parse(self, raw_path: bytes, peer: Peer) -> ServicePath:

@@ -114,23 +114,22 @@ class Routes:
         self._kept: BoundedCache[bytes, Route] = BoundedCache(_MOST_ROUTES, _MOST_ROUTE_BYTES)
 
     def get(self, raw_path: bytes) -> Route | None:
-        """Return the route that is kept for a path, if it still leads there."""
+        """Return the route that is kept for a path, while its registration is there and gets calls."""
         route = self._kept.get(raw_path)
-        if route is None:
-            return None
-        path = route.path
-        if self._registry.provider(path.service_type, path.provider_id) is route.provider:
+        if route is None or route.provider.id in self._registry.callable_ids:
             return route
         del self._kept[raw_path]
         return None
 
     def find(self, raw_path: bytes, path: ServicePath, caller: str) -> Route:
-        """Return the route of a path, and keep it. Raises: RefusedError 404 or 500."""
+        """Return the route of a path, and keep it. Raises: RefusedError 404, 500 or 503."""
         provider = self._registry.provider(path.service_type, path.provider_id)
         if provider is None:
             raise RefusedError(Code.NOT_FOUND, f"provider not found: {path.provider_id}")
         if not provider.base_url:
             raise RefusedError(Code.NOT_FOUND, f"provider endpoint not registered: {path.provider_id}")
+        if provider.id not in self._registry.callable_ids:
+            raise RefusedError(Code.UNAVAILABLE, "service unavailable (provider unhealthy)")
         kept = len(raw_path) <= _LONGEST_KEPT_PATH
         try:
             route = _route(path, provider, kept=kept)
