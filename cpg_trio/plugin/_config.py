@@ -1,4 +1,4 @@
-"""Where a plugin runs and how, and what the environment says of it."""
+"""Where and how a plugin runs, and the environment variables that set it."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ def _check_host_url(_: object, __: object, url: str | None) -> None:
 
 @attrs.frozen(kw_only=True)
 class PluginConfig:
-    """Where a plugin runs and how. Raises: ValueError for a `host_url` that is none."""
+    """Where and how a plugin runs. Raises: ValueError for a `host_url` that is not a URL."""
 
     bind: str | Sequence[str] = "127.0.0.1:0"
-    """What it listens on."""
+    """The address that it listens on, or several."""
     host_url: str | None = attrs.field(default=None, validator=_check_host_url)
-    """Its host; None waits for a managing host to call."""
+    """The URL of its host. With None it waits for a managing host to call."""
     hostname: str = "localhost"
-    """Its own name, as the host resolves it."""
+    """Its own name, which the host can resolve."""
     socket_dir: Path | None = None
-    """A directory that it shares with its host, for calls by Unix sockets in it."""
+    """A directory that it shares with its host, for Unix sockets."""
     enrolment_token: str = attrs.field(default="", repr=False)
-    """What lets it in, where its host asks for that."""
+    """The token that its host may ask for in the handshake."""
     accept_unsigned: bool = False
-    """Whether its services take calls of which nobody says who makes them: for a host that signs nothing."""
+    """Whether its services accept calls without a proof of the caller: for a host that signs nothing."""
     control_bind: str | Sequence[str] | None = None
-    """What its control services listen on, and nothing else; without it they are beside the others."""
+    """The address of the control services alone. With None they are beside the other services."""
     probe_bind: str | Sequence[str] | None = None
-    """Where it answers probes and nothing else, without TLS; None is nowhere but beside the rest."""
+    """An address for probes alone, without TLS. With None they are answered beside the services only."""
     heartbeat_s: float | None = None
-    """Seconds from one health report to the next; None is what the host asks for."""
+    """Seconds from one health report to the next. None is what the host asks for."""
     grace_s: float = 10.0
-    """Seconds that calls in flight may take to finish once a stop begins."""
+    """Seconds that calls in flight have to finish when it stops."""
     direct_calls: bool = False
-    """Whether it calls those whom it requires without the host in between, where the host gives leave."""
+    """Whether it calls its dependencies without the host in between, where the host grants that."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
-    """How it serves. Its `tls` is what the plugin calls its host with, too."""
+    """How it serves. Its `tls` is also for the calls to the host."""
 
     @classmethod
     def from_environment(
         cls, default_port: int, environment: Mapping[str, str] | None = None
     ) -> PluginConfig:
-        """Return what `PORT`, `HOST_URL`, `HOSTNAME`, `ENROLMENT_TOKEN` and the other variables say.
+        """Return the configuration that `PORT`, `HOST_URL`, `HOSTNAME` and the other variables set.
 
-        The others are those of `config_from_environment`. Raises: StartError for what makes no sense.
+        Raises: StartError for a value that is not valid.
         """
         environment = os.environ if environment is None else environment
         for sentence in misspelt(environment):
@@ -78,7 +78,7 @@ class PluginConfig:
             raise StartError(f"HOSTNAME must be a host name or an address, not {hostname!r}") from error
         sockets = environment.get("SOCKET_DIR")
         serve = config_from_environment(environment)
-        # Its host may be anywhere. If it is on this machine, nobody else has to get to what is in plaintext.
+        # Without TLS, a plugin whose host is on this machine listens on this machine only.
         is_local = not environment.get("BIND") and not serve.tls.serves and _is_local(host_url)
         if is_local and hostname not in _LOOPBACK:
             _log.warning(
@@ -106,7 +106,7 @@ class PluginConfig:
 
 
 def _is_local(host_url: str) -> bool:
-    """Whether a host is on this machine, as its URL says it."""
+    """Whether the URL of a host is that of this machine."""
     try:
         host = Origin.parse(host_url)[0].host.removesuffix(".")
     except ValueError:
@@ -115,7 +115,7 @@ def _is_local(host_url: str) -> bool:
 
 
 def _control_bind(environment: Mapping[str, str]) -> Sequence[str] | None:
-    """Return what `CONTROL_PORT` and `CONTROL_BIND` say; without an address only this machine gets there."""
+    """Return what `CONTROL_PORT` and `CONTROL_BIND` set; without an address, listen on this machine only."""
     if not environment.get("CONTROL_PORT"):
         return None
     return bind_from_environment(_LOCALHOST, 0, environment, prefix="CONTROL_")

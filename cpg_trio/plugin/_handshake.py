@@ -1,4 +1,4 @@
-"""The first word to a host, and the word by which a plugin gets another token in time."""
+"""The handshake with a host. It gives a plugin its identity, and later another token."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeServiceCl
 from cpg_trio._version import __version__
 from cpg_trio.rpc import HttpClient, ResponseMetadata
 
-CALL_TIMEOUT_S = 5.0  # of one call to the host: long for one that works, short for one that does not
-# Of a registration, for which the host may look two names up (3 s each), ask at a socket (1 s), and write.
+CALL_TIMEOUT_S = 5.0  # of one call to the host
+# Of a registration: the host may resolve two names (3 s each), ask at a socket (1 s), and write a file.
 REGISTER_TIMEOUT_S = 12.0
 
 
 @attrs.frozen
 class Introduction:
-    """What a plugin says of itself. The default says nothing, and gets no identity."""
+    """What a plugin tells of itself. The default tells nothing, and gets no identity."""
 
     self_id: str = ""
     version: str = ""
     provides: Sequence[str] | None = None
-    """The service types that it will register, and no other; None leaves that open."""
+    """The only service types that it will register. None allows all."""
     requires: Sequence[str] | None = None
-    """Those that it will call."""
+    """The only service types that it will call. None allows all."""
     enrolment_token: str = attrs.field(default="", repr=False)
-    """What lets it in, where hosts ask for that."""
+    """The token that hosts may ask for."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The client metadata that says it."""
+        """The client metadata of the handshake."""
         declared = {wire.PROVIDES_KEY: self.provides, wire.REQUIRES_KEY: self.requires}
         return {
             wire.CLIENT_VERSION_KEY: __version__,
@@ -51,10 +51,10 @@ async def shake_hands(
     proof: Mapping[str, str] | None = None,
     metadata: ResponseMetadata | None = None,
 ) -> pb.HandshakeResponse:
-    """Ask a host for an identity, or for another token for the one that `proof` proves, if it has not ended.
+    """Request an identity, or another token for the identity that `proof` proves, if it is still valid.
 
-    Without a `self_id`, ask only what it says of itself. `metadata` receives the headers of its answer, also
-    of a refusal. Raises: ConnectError.
+    Without a `self_id`, request only what the host tells of itself. `metadata` receives the headers of the
+    answer, also those of an error. Raises: ConnectError.
     """
     headers = dict(proof or {})
     if introduction.enrolment_token:

@@ -23,8 +23,8 @@ Middleware: TypeAlias = Callable[[App], App]
 class Plugin:
     """A plugin, declared by `provide` and `require`, run by `serve`.
 
-    `self_id` is its name, which its replicas share; `version` is its own, and that of its services unless
-    they say another. `default_port` is where it listens if the environment says nothing.
+    `self_id` is its name, which its replicas share. `version` is that of the plugin, and of its services
+    unless `provide` gives another. `default_port` is the port if the environment sets none.
     """
 
     def __init__(self, self_id: str, *, version: str, name: str | None = None, default_port: int = 0) -> None:
@@ -44,14 +44,14 @@ class Plugin:
         middleware: Middleware = lambda app: app,
         public: bool = False,
     ) -> None:
-        """Provide a service. `middleware` is put around the ASGI application that serves it.
+        """Provide a service. `middleware` wraps the ASGI application that serves it.
 
-        It answers other plugins, which call through the host; what is `public` answers everybody who can
-        reach it. Its methods see who calls, if that is known, in `Context.caller`.
-        Messages of more than `max_message_bytes` are refused; None is no limit.
+        The service answers other plugins, which call through the host. A `public` one answers every client.
+        Its methods find the caller, if it is known, in `Context.caller`. Messages of more than
+        `max_message_bytes` are refused; None is no limit.
 
-        Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice;
-        TypeError for a class instead of an instance; RuntimeError once the plugin is served.
+        Raises: wire.InvalidError for a type or version that is not valid; ValueError for a type that is
+        provided already; TypeError for a class instead of an instance; RuntimeError while the plugin runs.
         """
         self._check_open("provide")
         version = version or self._declared.version
@@ -66,10 +66,10 @@ class Plugin:
         self._declared.provided[service_type] = Provided(service_type, version, path, app, public)
 
     def require(self, service_type: str, *, min_version: str = "", required: bool = True) -> Dependency:
-        """Require a service; the plugin is DEGRADED while it is away, unless it is not `required`.
+        """Require a service. Unless `required` is false, the plugin is DEGRADED while there is no provider.
 
-        Raises: wire.InvalidError for a type or version that is none; ValueError for a type given twice;
-        RuntimeError once the plugin is served.
+        Raises: wire.InvalidError for a type or version that is not valid; ValueError for a type that is
+        required already; RuntimeError while the plugin runs.
         """
         self._check_open("require")
         if service_type in self._declared.dependencies:
@@ -79,9 +79,9 @@ class Plugin:
         return dependency
 
     def capability(self, capability_type: str, *, min_version: str = "", reason: str = "") -> Capability:
-        """Use something that the plugin's host offers. `reason` is what it is told that this is for.
+        """Use something that the plugin's host offers. `reason` is for the host's records.
 
-        Raises: wire.InvalidError for a type or version that is none; RuntimeError once the plugin is served.
+        Raises: wire.InvalidError for a type or version that is not valid; RuntimeError while the plugin runs.
         """
         self._check_open("capability")
         capability = Capability(capability_type, min_version, reason)
@@ -89,9 +89,9 @@ class Plugin:
         return capability
 
     def set_health(self, state: pb.HealthState, reason: str = "") -> None:
-        """Say how the plugin is apart from its dependencies. The worse of the two is what it reports.
+        """Set the health of the plugin, without regard to its dependencies, which can only make it worse.
 
-        Raises: ValueError for what is no state.
+        Raises: ValueError for a value that is not a state.
         """
         if state not in pb.HealthState.values():
             raise ValueError(f"{state!r} is not a HealthState")
@@ -104,11 +104,11 @@ class Plugin:
         config: PluginConfig | None = None,
         task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Run until `stop` is set or the host says so, then leave in order.
+        """Run until `stop` is set or the host asks for a stop; then leave the host, and finish the calls.
 
-        Without a `config` the environment says where. `started` reports the addresses as URLs once it
-        listens; it may not be registered yet. Raises: StartError for what makes no sense; BindError;
-        RefusedError if the host will not have it.
+        Without a `config` the environment sets where it runs. `started` reports the URLs of its addresses
+        once it listens; it may not be registered yet. Raises: StartError for a configuration that is not
+        valid; BindError; RefusedError if the host refuses the plugin.
         """
         config = config or PluginConfig.from_environment(self._default_port)
         self._served += 1

@@ -52,80 +52,63 @@ async def serve_plugin(
 
     That has no limit here: how long calls may take to finish is the host's to set, later. Raises: BindError.
     """
-    config, served = state.config, _Served(state, probes)
+    config = state.config
+    services, control = _applications(state, probes)
     async with open_plain_nursery() as nursery:
         control_url = ""
         if config.control_bind is not None:
-            control = partial(
-                serve, served.control(), bind=config.control_bind, config=config.serve, stop=drain
-            )
-            bound_control, *_ = await nursery.start(control)
+            serve_control = partial(serve, control, bind=config.control_bind, config=config.serve, stop=drain)
+            bound_control, *_ = await nursery.start(serve_control)
             control_url = _control_url(config, bound_control)
             _log.info("%s listening for its host on %s", state.declared.self_id, bound_control)
         binds, socket = _binds(state)
-        services = partial(
-            serve,
-            served.services(),
-            bind=binds,
-            config=attrs.evolve(config.serve, grace_s=math.inf),
-            stop=drain,
-        )
+        unlimited = attrs.evolve(config.serve, grace_s=math.inf)
+        serve_services = partial(serve, services, bind=binds, config=unlimited, stop=drain)
         async with open_plain_nursery() as until_drained:
-            bound = await until_drained.start(services)
+            bound = await until_drained.start(serve_services)
             _log.info("%s listening on %s", state.declared.self_id, ", ".join(bound))
             task_status.started(Addresses(bound, _base_url(config, bound[0]), control_url, socket))
         nursery.cancel_scope.cancel()
 
 
-class _Served:
-    """The applications of a plugin, each behind the guard."""
+def _applications(state: PluginState, probes: Probes) -> tuple[App, App]:
+    """Return what is served where others call, and what is served at the address for the host alone."""
+    guard = _guard(state)
+    provided = {
+        p.path: guard.service(p.application, public=p.public) for p in state.declared.provided.values()
+    }
+    control = {
+        f"/{each.service_name}/": guard.control(application([each]))
+        for each in (Control(state), PluginInfo(state))
+    }
+    dispatching = partial(_dispatching, state.config, guard, probes)
+    everything = dispatching(provided | control)
+    if state.config.control_bind is None:
+        return everything, everything
+    services = dispatching(provided)
 
-    def __init__(self, state: PluginState, probes: Probes) -> None:
-        self._config = state.config
-        self._probes = probes
-        self._guard = guard = _guard(state)
-        self._provided = {
-            p.path: guard.service(p.application, public=p.public) for p in state.declared.provided.values()
-        }
-        self._control = {
-            f"/{each.service_name}/": guard.control(application([each]))
-            for each in (Control(state), PluginInfo(state))
-        }
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        # At a Unix socket the host first asks whose it is, before it knows the control address.
+        await (everything if scope["client"] is None else services)(scope, receive, send)
 
-    def control(self) -> App:
-        """Return what is served at the address for the host alone."""
-        return self._dispatching(self._control)
+    return dispatch, dispatching(control)
 
-    def services(self) -> App:
-        """Return what is served where others call."""
-        everything = self._dispatching(self._provided | self._control)
-        if self._config.control_bind is None:
-            return everything
-        provided = self._dispatching(self._provided)
 
-        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            # At a Unix socket the host first asks whose it is, before it knows the control address.
-            app = everything if scope["client"] is None else provided
-            await app(scope, receive, send)
+def _dispatching(config: PluginConfig, guard: Guard, probes: Probes, by_path: Mapping[str, App]) -> App:
+    """Return an application of several, by what their paths begin with, and of the probes."""
+    binds = [*_listed(config.bind), *_listed(config.control_bind or ())]
+    browsers = BrowserGuard(config.serve, binds=binds, names=[config.hostname])
+    # A host may still send calls here that are for the plugin that had this address before. A 404 would
+    # pass for that plugin's answer, so the guard refuses them as it does for a service that is here.
+    elsewhere = guard.service(application([]), public=True)
 
-        return dispatch
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), elsewhere)
+        is_probe = path in PATHS and scope["type"] == "http"
+        await (probes if is_probe else app)(scope, receive, send)
 
-    def _dispatching(self, by_path: Mapping[str, App]) -> App:
-        """Return an application of several, by what their paths begin with, and of the probes."""
-        config = self._config
-        binds = [*_listed(config.bind), *_listed(config.control_bind or ())]
-        browsers = BrowserGuard(config.serve, binds=binds, names=[config.hostname])
-        # A host may still send calls here that are for the plugin that had this address before. A 404 would
-        # pass for that plugin's answer, so the guard refuses them as it does for a service that is here.
-        elsewhere = self._guard.service(application([]), public=True)
-
-        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            path = scope["path"]
-            app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), elsewhere)
-            is_probe = path in PATHS and scope["type"] == "http"
-            await (self._probes if is_probe else app)(scope, receive, send)
-
-        return browsers.guarding(dispatch)
+    return browsers.guarding(dispatch)
 
 
 def _guard(state: PluginState) -> Guard:

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import attrs
@@ -108,53 +106,30 @@ class _Count:
         )
 
 
+@attrs.define(eq=False)
 class _DirectCall:
-    """One call in flight, within the block. It is counted, and it ends when its provider is gone.
+    """One call in flight. It ends when its provider is gone."""
 
-    Raises, on leaving: ConnectError `unavailable` if the provider is gone.
-    """
-
-    def __init__(self, calls: Calls, count: _Count, record: Call) -> None:
-        self._calls = calls
-        self._count = count
-        self._record = record
-        self._scope = trio.CancelScope()
-        self._reading: trio.CancelScope | None = None
-        self._is_gone = False
-
-    def __enter__(self) -> Self:
-        self._scope.__enter__()
-        self._count.in_flight.add(self)
-        self._count.calls += 1
-        self._calls.begun.tell(self._record)
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        self._count.in_flight.remove(self)
-        self._count.failed += bool(self._record.failure)
-        self._calls.end(self._record)
-        swallowed = self._scope.__exit__(exc_type, exc, traceback)
-        if self._scope.cancelled_caught:
-            raise _gone()
-        return swallowed
+    record: Call
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _reading: trio.CancelScope | None = None
+    _is_gone: bool = False
 
     def cancel(self) -> None:
         """End the call: its provider is gone. Once the response has begun, reading it raises the error."""
         self._is_gone = True
         if self._reading is not None:
             self._reading.cancel()
-        elif self._record.stage is not Stage.RESPONSE:
-            self._scope.cancel()
+        elif self.record.stage is not Stage.RESPONSE:
+            self.scope.cancel()
 
     def answered(self, response: ResponseT) -> ResponseT:
         """Return the response. A body that is still to come ends with an error when the provider is gone."""
-        self._record.status = response.status
+        self.record.status = response.status
         if isinstance(response, WholeResponse):
-            self._record.succeed(response.status)
+            self.record.succeed(response.status)
             return response
-        self._record.stage = Stage.RESPONSE
+        self.record.stage = Stage.RESPONSE
         return attrs.evolve(response, body=_Body(self, response.body))
 
     async def read(self, body: AsyncIterator[bytes]) -> bytes:
@@ -166,7 +141,7 @@ class _DirectCall:
             try:
                 return await anext(body)
             except StopAsyncIteration:
-                self._record.succeed(self._record.status)
+                self.record.succeed(self.record.status)
                 raise
             finally:
                 self._reading = None
@@ -216,7 +191,7 @@ class Direct:
             or grant.provider.session is not provider.session
         ):
             return None
-        call = stack.enter_context(self._call(grant, request))
+        call = stack.enter_context(self._in_flight(grant, request))
         try:
             response = await send(grant.http, grant.request(request))
         except ConnectError as error:
@@ -240,7 +215,9 @@ class Direct:
         """Return the counts for the host."""
         return [count.report(self._service_type) for count in self._counts.values()]
 
-    def _call(self, grant: _Grant, request: HttpRequest) -> _DirectCall:
+    @contextmanager
+    def _in_flight(self, grant: _Grant, request: HttpRequest) -> Iterator[_DirectCall]:
+        """Count a call, and tell of it. Raises: ConnectError `unavailable` if its provider is gone."""
         provider_id = grant.provider.runtime_id
         if (count := self._counts.get(provider_id)) is None:
             count = self._counts[provider_id] = _Count(provider_id)
@@ -254,7 +231,19 @@ class Direct:
             service=self._service_type,
             method=request.url,
         )
-        return _DirectCall(self.calls, count, record)
+        call = _DirectCall(record)
+        count.in_flight.add(call)
+        count.calls += 1
+        self.calls.begun.tell(record)
+        try:
+            with call.scope:
+                yield call
+        finally:
+            count.in_flight.remove(call)
+            count.failed += bool(record.failure)
+            self.calls.end(record)
+        if call.scope.cancelled_caught:
+            raise _gone()
 
     def _is_refused(self, grant: _Grant, request: HttpRequest, response: HttpResponseHead) -> bool:
         """Whether the provider's guard has refused a request, which can be sent again as it is."""
