@@ -226,7 +226,7 @@ class Host:
 
     def _services(self) -> App:
         """Return the RPC services on their paths."""
-        config, policy = self._config, self._config.policy
+        config = self._config
         capabilities = by_type(config.capabilities)
         handshake = Handshake(
             self._access,
@@ -237,7 +237,7 @@ class Host:
             partial(announced, capabilities),
             self._journal.saved,
         )
-        reports = DirectReports(self.registry, policy, self._direct)
+        reports = DirectReports(self.registry, self._access, self._direct)
         lifecycle = Lifecycle(self._access, self.registry, self._liveness, reports, self._registration_policy)
         registry = RegistryService(
             self._access,
@@ -250,7 +250,7 @@ class Host:
             self._journal.saved,
         )
         direct = DirectGrants(self.identities, self.registry)
-        broker = Broker(self._access, policy, self.audit, capabilities, self._grants, direct)
+        broker = Broker(self._access, self.audit, capabilities, self._grants, direct)
         services = application(
             [handshake, lifecycle, registry, broker, self.health],
             max_message_bytes=config.limits.max_message_bytes,

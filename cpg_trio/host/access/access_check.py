@@ -168,10 +168,14 @@ class AccessCheck:
 
     def check_may_call_directly(self, caller: Identity, service_type: str, action: Action) -> None:
         """Check that a plugin may call the providers of a service type without the host in between."""
-        if not self._ask(caller.runtime_id, self._policy.may_call_directly, caller, service_type):
+        if not self.may_call_directly(caller, service_type):
             self.count(Kind.FAILED_AUTHENTICATION, caller.runtime_id)
             target = wire.DIRECT_PREFIX + service_type
             raise self._denied(caller, f"call {service_type} directly", action, target)
+
+    def may_call_directly(self, caller: Identity, service_type: str) -> bool:
+        """Whether the rules let a plugin call the providers of a service type directly."""
+        return self._ask(caller.runtime_id, self._policy.may_call_directly, caller, service_type)
 
     def check_may_use(
         self, caller: Identity, capability_type: str, action: Action, address: str = ""
@@ -216,6 +220,13 @@ class AccessCheck:
     def expires_at(self, identity: Identity) -> float:
         """Return when an identity ends unless it is renewed, on Trio's clock."""
         return trio.current_time() + self._identities.left_s(identity)
+
+    def record_once(self, action: Action, caller: Identity, target: str, reason: str) -> None:
+        """Record a permission that is given again and again, once for as long as the rules hold."""
+        decision = (action.value, caller.runtime_id, target)
+        if decision not in self._permitted:
+            self._permitted.add(decision)
+            self._audit.allowed(action, caller.runtime_id, target, reason=reason)
 
     # Refusals
 

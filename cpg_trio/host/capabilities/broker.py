@@ -15,7 +15,6 @@ from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, Audit
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.limits import LimitError
-from cpg_trio.host.access.policy import Permitted, Policy
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.capabilities.capability import Capability
@@ -62,7 +61,6 @@ class Broker(CapabilityBrokerService):
     def __init__(
         self,
         access: AccessCheck,
-        policy: Policy,
         audit: Audit,
         capabilities: Mapping[str, Capability],
         grants: Grants,
@@ -73,7 +71,6 @@ class Broker(CapabilityBrokerService):
         self._capabilities = capabilities
         self._grants = grants
         self._direct = direct
-        self._given = Permitted(policy)
 
     async def request_capability(
         self, request: pb.RequestCapabilityRequest, ctx: Context, /
@@ -89,16 +86,12 @@ class Broker(CapabilityBrokerService):
             caller = authenticate(self._access, ctx, Kind.CAPABILITY_REQUEST)
             _check_lengths(request)
             grant = (self._grant_service if is_service else self._grant_capability)(caller, request)
-        self._note(caller, f"{wanted} {grant.provider_id}".rstrip(), request.reason, renewed=is_service)
+        if is_service:  # such grants are renewed each minute
+            target = f"{wanted} {grant.provider_id}"
+            self._access.record_once(Action.GRANT, caller, target, request.reason)
+        else:
+            self._audit.allowed(Action.GRANT, caller.runtime_id, wanted, reason=request.reason)
         return pb.RequestCapabilityResponse(grant=grant)
-
-    def _note(self, caller: Identity, target: str, reason: str, *, renewed: bool) -> None:
-        """Record a grant. Grants of direct calls are renewed each minute: record one while the rules hold."""
-        if renewed:
-            if (caller.runtime_id, target) in self._given:
-                return
-            self._given.add((caller.runtime_id, target))
-        self._audit.allowed(Action.GRANT, caller.runtime_id, target, reason=reason)
 
     def _grant_capability(self, caller: Identity, request: pb.RequestCapabilityRequest) -> pb.CapabilityGrant:
         wanted = request.capability_type

@@ -13,9 +13,9 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.limits import Limits
-from cpg_trio.host.access.policy import Policy
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.logs import LineLog
 
@@ -142,9 +142,9 @@ def _subtract(counter: Counter[str], key: str, count: int) -> None:
 class DirectReports:
     """Takes the reports of plugins, as far as they are on calls that the plugins may make."""
 
-    def __init__(self, registry: Registry, policy: Policy, counter: DirectCounter) -> None:
+    def __init__(self, registry: Registry, access: AccessCheck, counter: DirectCounter) -> None:
         self._registry = registry
-        self._policy = policy
+        self._access = access
         self._counter = counter
 
     def take(self, caller: Identity, report: Collection[pb.DirectCalls]) -> None:
@@ -163,4 +163,4 @@ class DirectReports:
 
     def _is_of_caller(self, caller: Identity, entry: pb.DirectCalls) -> bool:
         provided = self._registry.provider(entry.service_type, entry.provider_id) is not None
-        return provided and self._policy.may_call_directly(caller, entry.service_type)
+        return provided and self._access.may_call_directly(caller, entry.service_type)
