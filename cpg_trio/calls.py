@@ -94,7 +94,7 @@ class Call:
         self.status = 0
         """The HTTP status that the caller was answered with; 0 if there was no answer."""
         self.code = ""
-        """The Connect code of an error, where it is known."""
+        """The Connect code of a refusal, and of an error of a direct call. No body is read for it."""
         self.failure = "canceled"
         """Why the caller did not get the whole answer of a provider; empty if it did."""
         self.stage = Stage.CONNECT

@@ -195,6 +195,7 @@ class Direct:
         try:
             response = await send(grant.http, grant.request(request))
         except ConnectError as error:
+            call.record.code, call.record.failure = error.code.value, error.message
             if not isinstance(error.__cause__, NotSentError | PoolFullError):
                 raise
             if not isinstance(error.__cause__, PoolFullError):

@@ -64,7 +64,8 @@ class CapabilityCalls:
             path, grant = self._admitted(scope)
         except RefusedError as refused:
             record = Call(CallKind.CAPABILITY, protocol=scope["http_version"])
-            record.status, record.failure, record.undelivered = refused.status, refused.message, True
+            record.status, record.code = refused.status, refused.code.value
+            record.failure, record.undelivered = refused.message, True
             self._calls.refused.tell(record)
             await send_text(send, refused.status, f"{refused.plain}\n", refused.fields)
             return

@@ -118,7 +118,8 @@ class Router:
     def refuse(self, refused: RefusedError) -> None:
         """Tell of a call that is refused."""
         call = Call(CallKind.ROUTED)
-        call.status, call.failure, call.undelivered = refused.status, refused.log, True
+        call.status, call.code = refused.status, refused.code.value
+        call.failure, call.undelivered = refused.log, True
         self.calls.refused.tell(call)
 
 

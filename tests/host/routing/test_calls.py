@@ -88,5 +88,5 @@ async def test_a_refused_call_has_the_status_and_why() -> None:
         calls = heard(s)
         await s.call(s.head(path="/services/echo"))
     (call,) = calls
-    assert (call.status, call.undelivered) == (400, True)
+    assert (call.status, call.code, call.undelivered) == (400, "invalid_argument", True)
     assert call.failure.startswith("Invalid path")
