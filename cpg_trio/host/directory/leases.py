@@ -115,17 +115,17 @@ class CannotAskError(Exception):
 
 @attrs.frozen(kw_only=True)
 class LeaseConfig:
-    """How soon the host believes that a plugin is gone. In seconds; the rest follows from the lease.
+    """How soon the host believes that a plugin is gone, in seconds. Defaults follow from the lease.
 
-    Raises: ValueError for a time that is not more than zero, or has no end.
+    Raises: ValueError for a time that is not above zero and finite.
     """
 
     lease_s: float = attrs.field(default=15.0, validator=_SECONDS)
-    """Without a word, until a plugin has lapsed; after as long again it is gone."""
+    """Without a sign of life, until a plugin has lapsed; after as long again it is gone."""
     heartbeat_s: float = attrs.field(validator=_SECONDS)
     """Between the heartbeats that plugins are asked for, and between the probes of those that send none."""
     probe_timeout_s: float = attrs.field(validator=_SECONDS)
-    """What a plugin has to answer a probe."""
+    """For the answer to a probe."""
 
     @heartbeat_s.default
     def _three_a_lease(self) -> float:
@@ -139,7 +139,8 @@ class LeaseConfig:
 class Liveness:
     """Supervises the plugins of a registry, each with a task in one nursery.
 
-    `forget` is called with the runtime id of a plugin that is gone, once it is out of the registry, and why.
+    `forget` is called with the runtime id of a plugin that is gone and out of the registry, and with the
+    reason.
     """
 
     def __init__(
@@ -156,7 +157,8 @@ class Liveness:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled.
 
-        Started when those that were there before have been probed, or the time for a probe is over.
+        Started when the plugins that were registered before have been probed, or their time to answer is
+        over.
         """
         config = self._config
         self._stalls = Stalls(max(config.lease_s / _TICKS, _SHORTEST_TICK_S), config.heartbeat_s)
@@ -168,10 +170,9 @@ class Liveness:
                         for plugin in self._registry.plugins():
                             self._plugin_changed(nursery, plugin)
                             probes.start_soon(self._probe_once, plugin, self._leases[plugin])
-                for plugin in (
-                    plugin for plugin, lease in self._leases.items() if lease.state is State.LAPSED
-                ):
-                    _log.warning("%s is registered, but %s", plugin, NOT_HEARD_OF)
+                for plugin, lease in self._leases.items():
+                    if lease.state is State.LAPSED:
+                        _log.warning("%s is registered, but %s", plugin, NOT_HEARD_OF)
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -182,7 +183,7 @@ class Liveness:
     def suspect(self, runtime_id: str) -> None:
         """Note that a plugin could not be reached. It gets no calls until it gives a sign of life.
 
-        What fails when the host has just been held up may have failed for that.
+        Does nothing just after the host was held up, as that may have been the reason.
         """
         if not self._was_held_up():
             self.lapse(runtime_id)
@@ -237,7 +238,7 @@ class Liveness:
                 self._registry.remove_plugin(runtime_id)
                 self._forget(runtime_id, f"{_SILENT} for {2 * self._config.lease_s:g} s")
                 self._registry.cancel_calls(runtime_id)
-            case State.LEFT if not self._registry.is_callable(runtime_id):
+            case State.LEFT if not self._registry.health(runtime_id).callable:
                 self._registry.remove_plugin(runtime_id)
                 self._forget(runtime_id, _LEFT)
 
@@ -299,7 +300,7 @@ class _Lease:
         self._restart()
 
     def happened(self, event: Event) -> None:
-        """Take note of an event, which may mean nothing in the state of now."""
+        """Move to the state that follows from an event. It may mean nothing in this state."""
         before = self.state
         state = TRANSITIONS[before].get(event)
         if state is None:

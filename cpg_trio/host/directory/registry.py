@@ -248,11 +248,6 @@ class Registry:
         """Return how a plugin is: UNHEALTHY if it has lapsed, otherwise what it last reported of itself."""
         return self._lapsed.get(runtime_id) or self._reports.get(runtime_id, _NOT_REPORTED)
 
-    def is_callable(self, runtime_id: str) -> bool:
-        """Whether a plugin gets calls: it has neither lapsed nor reported that it is unhealthy."""
-        report = self._reports.get(runtime_id)
-        return runtime_id not in self._lapsed and (report is None or report.callable)
-
     # Discovery
 
     def available(self, service_type: str) -> bool:
@@ -370,7 +365,7 @@ class Registry:
 
     def _update(self, registration: Registration) -> None:
         """Bring up to date whether a registration gets calls."""
-        if self.is_callable(registration.runtime_id):
+        if self.health(registration.runtime_id).callable:
             self.callable_ids.add(registration.id)
         else:
             self.callable_ids.discard(registration.id)

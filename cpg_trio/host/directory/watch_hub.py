@@ -369,7 +369,7 @@ class WatchHub:
         if change.kind is ChangeKind.REPORT:
             return
         concerned = [*self._given.get((service_type, provider_id), ())]
-        if self.registry.is_callable(provider_id):
+        if change.registration.id in self.registry.callable_ids:
             concerned += self._given.get((service_type, ""), ())
         for watch in concerned:
             watch.note_changed(service_type)

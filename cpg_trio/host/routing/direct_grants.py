@@ -77,7 +77,7 @@ class DirectGrants:
         provider = self._registry.provider(service_type, provider_id)
         if provider is None or not wire.satisfies(provider.version, min_version):
             raise NotDirectlyError(f"{provider_id} does not provide {service_type} {min_version}".rstrip())
-        if not self._registry.is_callable(provider_id):
+        if provider.id not in self._registry.callable_ids:
             raise NotDirectlyError(f"{provider_id} gets no calls now")
         return provider
 

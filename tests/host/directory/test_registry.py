@@ -326,6 +326,7 @@ def test_discovery_agrees_with_a_simple_model_after_any_history(
             case "sick" | "well":
                 registry.report_health(plugin, UNHEALTHY if step == "sick" else HEALTHY)
                 (sick.add if step == "sick" else sick.discard)(plugin)
+        assert registry.callable_ids == {r.id for (_, p), r in model.items() if p not in sick}
         for asked in "pq":
             good = [r for (t, p), r in model.items() if t == asked and p not in sick]
             assert registry.available(asked) == bool(good)
