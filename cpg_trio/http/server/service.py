@@ -20,6 +20,8 @@ from cpg_trio.http.timeouts import TimeoutQueue
 if TYPE_CHECKING:
     from cpg_trio.http.server.exchange import ServerExchange
 
+_MAX_IDLE_ROUNDS = 100  # of the loop, after which the flusher is no instrument any more
+
 
 class RequestRelay(Protocol):
     """Answers some requests in the application's stead."""
@@ -65,12 +67,14 @@ class Held(Protocol):
 class Flusher(trio.abc.Instrument):
     """Sends what is held before the loop sleeps: what was to follow it does not come at once.
 
-    It is called in each round of the loop, so it is an instrument only while something may be held.
+    It is called in each round of the loop, so it is an instrument only while responses are held now and
+    then. It stays one for some rounds more, as Trio takes longer to add an instrument than to call it.
     """
 
     def __init__(self) -> None:
         self._held: set[Held] = set()
         self._is_installed = False
+        self._idle_rounds = 0
 
     def hold(self, held: Held) -> None:
         """Flush something before the loop sleeps, unless it is released."""
@@ -84,7 +88,8 @@ class Flusher(trio.abc.Instrument):
         self._held.discard(held)
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is Trio's
-        if not self._held:
+        self._idle_rounds = 0 if self._held else self._idle_rounds + 1
+        if self._idle_rounds > _MAX_IDLE_ROUNDS:
             self.close()
         while self._held:
             self._held.pop().flush()
