@@ -46,8 +46,7 @@ from cpg_trio.host.routing.direct_grants import DirectGrants
 from cpg_trio.host.routing.direct_statistics import DirectCounter, DirectReports, DirectStatistics
 from cpg_trio.host.routing.gateway import Router, RouterGateway
 from cpg_trio.host.routing.headers import RequestHeaderRules
-from cpg_trio.host.routing.router import AsgiRouter
-from cpg_trio.host.routing.routes import PREFIX, Routes
+from cpg_trio.host.routing.routes import Routes
 from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
 from cpg_trio.host.services.dispatch import Dispatch
 from cpg_trio.host.services.handshake import Handshake, announcement
@@ -216,10 +215,9 @@ class Host:
         config = self._config
         capability_calls = CapabilityCalls(self._grants, self._access, self.calls)
         watch = WatchSocket(self._access, self.watches, config.limits.max_subscriptions, self.registry.id)
-        router = AsgiRouter(self._router, self._rules, self._pool, config.limits.max_routed_body_bytes)
         return Dispatch(
             websockets={wire.WATCH_PATH: watch},
-            prefixes={PREFIX: router, CAPABILITIES: capability_calls},
+            prefixes={CAPABILITIES: capability_calls},
             paths=dict.fromkeys(PATHS, self._probes),
             others=self._services(),
         )

@@ -193,7 +193,7 @@ class RequestHead(Head):
     def __init__(self, head: bytes) -> None:
         super().__init__()
         parser = httptools.HttpRequestParser(self)
-        self._read(parser, _checked_request(head))
+        self._read(parser, checked_request(head))
         self.method = parser.get_method()
         self._check_host()
         if not self.target.startswith(b"/") or self.method == b"CONNECT":
@@ -278,7 +278,7 @@ def with_host(fields: HeaderList, host: bytes) -> HeaderList:
     return [*fields[:at], (fields[at][0], host), *fields[at + 1 :]]
 
 
-def _checked_request(head: bytes) -> bytes:
+def checked_request(head: bytes) -> bytes:
     """Check what the parser does not check; return the head to give to the parser."""
     if _REQUEST_LINE.match(head):
         return head

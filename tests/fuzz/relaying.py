@@ -17,6 +17,7 @@ import trio
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import ServeConfig
+from cpg_trio.http.server.config import Http1Engine
 from tests.http.peers import Peer, serving
 from tests.http.reading import Headers, Reading, as_others_want_it, read_request_by_h11
 
@@ -126,9 +127,10 @@ async def _received(connection: h11.Connection, peer: Peer) -> Reading | None:
 
 
 @asynccontextmanager
-async def relaying(bound_s: float) -> AsyncIterator[Relayed]:
+async def relaying(bound_s: float, engine: Http1Engine = Http1Engine.OWN) -> AsyncIterator[Relayed]:
     """Run a host, and a provider, for as long as the block lasts."""
-    host = Host(HostConfig(leases=LeaseConfig(lease_s=86400.0), serve=ServeConfig(allowed_hosts=["*"])))
+    serve = ServeConfig(allowed_hosts=["*"], http1_engine=engine)
+    host = Host(HostConfig(leases=LeaseConfig(lease_s=86400.0), serve=serve))
     caller, token = host.identities.issue("caller")
     provider, _ = host.identities.issue("echo-plugin")
     proof = f"X-Plugin-Runtime-ID: {caller.runtime_id}\r\nAuthorization: Bearer {token}\r\n"

@@ -37,10 +37,7 @@ from tests._wire import connect, socket_of
 from tests.certificates import Files
 from tests.http.apps import START, Endless, Held, Watching, chunk, echo, hello, read_body, routed
 from tests.http.drivers import (
-    HTTP1,
-    HTTP2,
     PLAIN,
-    PORTABLE,
     TLS,
     Call,
     CutError,
@@ -384,7 +381,6 @@ async def test_fields_of_a_response_arrive_in_order_and_as_often_as_they_were_gi
         assert (await peer.call()).fields[:3] == fields
 
 
-@only(HTTP1, PORTABLE, HTTP2)
 @pytest.mark.parametrize("field", [(b"connection", b"keep-alive"), (b"transfer-encoding", b"gzip, chunked")])
 async def test_an_application_does_not_choose_framing_and_connection(
     driver: Driver, field: tuple[bytes, bytes]

@@ -42,11 +42,10 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.http import BindError, ServeConfig, ServerConnection, StartError, serve
-from cpg_trio.http.server.calls import Inbox
 from cpg_trio.http.server.config import Http1Engine
+from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from cpg_trio.http.server.http2 import Http2Connection
 from cpg_trio.http.server.http2_sender import Outbox
-from cpg_trio.http.server.hypercorn_http1 import Http1
 from cpg_trio.process import stop_on_signals
 from tests._wire import (
     HANDSHAKE,
@@ -223,21 +222,21 @@ async def test_priorities_of_streams_that_never_come_cost_nothing() -> None:
 async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = Http1._check
+    take = Http1Connection._take
 
-    def broken(self: Http1, event: Any) -> None:
-        if event.target == b"/broken":
+    def broken(self: Http1Connection, exchange: Http1Exchange) -> None:
+        if exchange.target == b"/broken":
             raise RuntimeError("a bug in the protocol")
-        check(self, event)
+        take(self, exchange)
 
-    monkeypatch.setattr(Http1, "_check", broken)
+    monkeypatch.setattr(Http1Connection, "_take", broken)
     held = Held()
-    async with server(routed(held=held), http1_engine=Http1Engine.HYPERCORN) as up:
+    async with server(routed(held=held)) as up:
         async with dial(up.url) as other, dial(up.url) as wire:
             await other.send(request(path="/held"))
             await held.begun.wait()
             await wire.send(request(path="/broken"))
-            assert await wire.rest() == b""
+            assert await wire.rest() == b"<reset>"
             held.release.set()
             assert (await other.response()).body == b"released"
         await up.assert_answers()
@@ -688,45 +687,6 @@ async def test_an_early_answer_waits_for_a_client_that_sends_before_it_reads() -
             assert await wire.rest() == b""
         up.stop.set()
         await up.stopped.wait()  # and no longer than the client
-
-
-async def test_the_disconnect_fits_into_a_full_inbox_and_frees_who_waits_for_room() -> None:
-    inbox = Inbox(limit=2)
-    big = {"type": "http.request", "body": b"x" * 5000, "more_body": True}
-    gone = {"type": "http.disconnect"}
-    async with trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(inbox.put, dict(big))
-        await trio.testing.wait_all_tasks_blocked()
-        assert len(nursery.child_tasks) == 1
-        await inbox.put(gone)
-    await inbox.put({"type": "http.disconnect", "second": True})
-    await inbox.put(dict(big))
-    assert [await inbox.receive() for _ in range(4)] == [big, big, gone, gone]
-
-
-async def test_an_inbox_joins_crumbs_and_wakes_who_waits() -> None:
-    inbox = Inbox(limit=1)
-    got: list[Any] = []
-
-    async def reader() -> None:
-        got.append(await inbox.receive())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader)
-        await trio.testing.wait_all_tasks_blocked()
-        await inbox.put({"type": "http.request", "body": b"a", "more_body": True})
-        await inbox.put({"type": "http.request", "body": b"", "more_body": False})
-    assert got == [{"type": "http.request", "body": b"a", "more_body": False}]
-
-
-async def test_receive_is_a_checkpoint_even_when_it_has_something() -> None:
-    inbox = Inbox()
-    await inbox.put({"type": "http.disconnect"})
-    with trio.move_on_after(0) as scope:
-        while True:
-            await inbox.receive()
-    assert scope.cancelled_caught
 
 
 # Time

@@ -14,14 +14,16 @@ from functools import partial
 import trio
 
 from cpg_trio.asgi import ClientDisconnectedError
+from cpg_trio.http.channel import Address, Channel
 from cpg_trio.http.fields import block, date, plain_response
 from cpg_trio.http.heads import MalformedError
 from cpg_trio.http.messages import IncomingRequest
 from cpg_trio.http.outgoing import OutgoingHead
 from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, is_tls
 from cpg_trio.http.server.connection import ServerConnection
+from cpg_trio.http.server.connection_limit import Slot
 from cpg_trio.http.server.exchange import ServerExchange
-from cpg_trio.http.server.service import Work
+from cpg_trio.http.server.service import Service, Work
 from cpg_trio.http.server.states import TRANSITIONS, Input, State
 from cpg_trio.http.server.websocket import WebSocketCall
 
@@ -39,6 +41,19 @@ class Http1Connection(ServerConnection):
     """The one that it has become."""
     rest = b""
     """What has been read, and belongs to no request yet."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        service: Service,
+        client: Address,
+        server: Address,
+        slot: Slot,
+        exchange_type: type[Http1Exchange],
+    ) -> None:
+        """Take `channel`. `exchange_type` is the engine that reads requests and writes responses."""
+        super().__init__(channel, service, client, server, slot)
+        self._exchange_type = exchange_type
 
     async def drain(self) -> None:
         """Take no other request. The one in progress is finished."""
@@ -69,7 +84,7 @@ class Http1Connection(ServerConnection):
             self.enter(Input.LAST)
             self._wake()
             return
-        exchange = Http1Exchange(self)
+        exchange = self._exchange_type(self)
         try:
             self.rest = exchange.feed(data)
         except MalformedError:
@@ -89,7 +104,7 @@ class Http1Connection(ServerConnection):
         """Leave it to the task to say what is wrong with what has come, or whose it is."""
         self.rest = b""
         self.enter(Input.HEAD)
-        self._do(partial(self._read_on, Http1Exchange(self), data))
+        self._do(partial(self._read_on, self._exchange_type(self), data))
 
     def hand_over(self, exchange: ServerExchange, work: Work) -> None:  # noqa: ARG002 - there is one
         """Have the connection's task go on with its exchange."""
@@ -119,7 +134,7 @@ class Http1Connection(ServerConnection):
             elif self.rest:
                 data, self.rest = self.rest, b""
                 self.enter(Input.HEAD)
-                self._do(partial(self._read_on, Http1Exchange(self), data))
+                self._do(partial(self._read_on, self._exchange_type(self), data))
             elif self._may_have_more:
                 await trio.lowlevel.checkpoint()  # a client that is fast is not to have the loop for itself
                 self._take_up()
@@ -297,10 +312,14 @@ class Http1Exchange(IncomingRequest, ServerExchange):
             if not self._chunked:
                 self._ends_with_connection = True
                 self.http1.enter(Input.LAST)
-        form = self._chunked, self.http1.requests_follow
+        return self._written(head, close=not self.http1.requests_follow)
+
+    def _written(self, head: OutgoingHead, *, close: bool) -> bytes:
+        """Return a head as it goes out."""
+        form = self._chunked, close
         written = head.forms.get(form)
         if written is None:
-            written = head.forms[form] = _written(head, chunked=form[0], close=not form[1])
+            written = head.forms[form] = _written(head, chunked=self._chunked, close=close)
         return written if head.has_date else b"%bdate: %b\r\n\r\n" % (written, date())
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Protocol
 
 import trio
-from hypercorn.trio.worker_context import WorkerContext
 
 from cpg_trio._addresses import address_key
 from cpg_trio._sockets import enable_keepalive
@@ -21,13 +20,13 @@ from cpg_trio.http.certificates import Contexts
 from cpg_trio.http.channel import Address, Channel, SocketChannel
 from cpg_trio.http.schemes import TLS_IS_SPOKEN, WrongSchemes
 from cpg_trio.http.server.asgi import unwrapped
-from cpg_trio.http.server.config import Http1Engine, ServeConfig, hypercorn_config
+from cpg_trio.http.server.config import Http1Engine, ServeConfig
 from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
 from cpg_trio.http.server.descriptors import fitted_to_descriptors
 from cpg_trio.http.server.errors import logger
-from cpg_trio.http.server.http1 import Http1Connection
+from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
+from cpg_trio.http.server.http1_h11 import H11Exchange
 from cpg_trio.http.server.http2 import Http2Connection
-from cpg_trio.http.server.hypercorn_connection import Connection, HypercornService
 from cpg_trio.http.server.listen import is_unix, listening, url
 from cpg_trio.http.server.overload import Overload
 from cpg_trio.http.server.service import RequestRelay, Service
@@ -35,6 +34,7 @@ from cpg_trio.http.server.tls_handshake import Handshake
 from cpg_trio.http.tls import TlsChannel
 
 _DEFAULTS = ServeConfig()
+_ENGINES = {Http1Engine.OWN: Http1Exchange, Http1Engine.HYPERCORN: H11Exchange}
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN_S = 0.1
 _ACCEPTED_AT_ONCE = 16  # connections of one listener, in one round of the loop
@@ -61,8 +61,7 @@ async def serve(
     1001, and calls in flight have `config.grace_s` to finish; then they are cancelled, and `serve` returns.
     Cancelling `serve` ends everything at once.
 
-    HTTP/1.1 requests that `relay` claims are its to answer; with Hypercorn's engine they are the
-    application's, as those of HTTP/2 are in any case.
+    Requests that `relay` claims are its to answer, the others the application's.
 
     Raises: `BindError` when it cannot listen; `StartError` for a certificate that is of no use. Nothing that
     a client or the application does raises here.
@@ -87,12 +86,8 @@ class _Client(Client, Protocol):
 class _Server:
     def __init__(self, app: App, settings: ServeConfig, relay: RequestRelay | None) -> None:
         self._settings = settings = fitted_to_descriptors(settings)
-        self._context = WorkerContext(None)
         self._wrong_schemes = WrongSchemes()
         self._service = Service(app, settings, relay, wrong_schemes=self._wrong_schemes)
-        self._hypercorn = HypercornService(
-            app, settings, hypercorn_config(settings), self._context, self._wrong_schemes
-        )
         self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
@@ -158,7 +153,7 @@ class _Server:
                         await trio.sleep(_ACCEPT_AGAIN_S)
 
     async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
-        if self._context.terminated.is_set():
+        if self._service.draining:
             return
         try:
             peer = stream.socket.getpeername()
@@ -200,16 +195,11 @@ class _Server:
 
     async def _serve_channel(self, slot: Slot, channel: Channel, client: Address, server: Address) -> None:
         """Serve HTTP/1.1, until the client turns out to speak another protocol."""
-        read, ends = b"", (client, server)
-        if self._settings.http1_engine is Http1Engine.OWN:
-            own = Http1Connection(channel, self._service, *ends, slot)
-            await self._serve_client(slot, own)
-            read = own.read_of_another_protocol
-        else:
-            connection = Connection(channel, self._hypercorn, *ends, slot, read)
-            await self._serve_client(slot, connection)
-            read = connection.read_of_another_protocol
-        if read:
+        ends = client, server
+        engine = _ENGINES[self._settings.http1_engine]
+        http1 = Http1Connection(channel, self._service, *ends, slot, engine)
+        await self._serve_client(slot, http1)
+        if read := http1.read_of_another_protocol:
             await self._serve_client(slot, Http2Connection(channel, self._service, *ends, slot, read))
 
     async def _serve_client(self, slot: Slot, client: _Client) -> None:
@@ -224,7 +214,6 @@ class _Server:
     async def _drain(self, handlers: trio.Nursery) -> None:
         logger.debug("draining %d connections", len(self._clients))
         self._service.draining = True
-        await self._context.terminated.set()
         with trio.move_on_after(self._settings.grace_s):
             for client in self._clients:
                 handlers.start_soon(_guard, client.drain)
