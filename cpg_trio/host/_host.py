@@ -133,7 +133,7 @@ class Host:
             self._access, self.identities, self.registry, policy, self.audit
         )
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
-        self._sockets = Sockets(config.socket_dir, self._control_pool, self.identities)
+        self._sockets = Sockets(config.socket_dir, self._control)
         self._succession = Succession(self.identities, self.registry)
         self._prober = Prober(
             self.identities,

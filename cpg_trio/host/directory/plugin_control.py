@@ -83,14 +83,8 @@ class SignedClient:
         return attrs.evolve(request, headers=[*request.headers, (wire.AUTHORIZATION_HEADER.lower(), shown)])
 
 
-def proof_to(identities: Identities, runtime_id: str) -> Proof | None:
-    """Return how the host proves itself to a plugin; None if the plugin's identity has ended."""
-    entry = identities.entry(runtime_id)
-    return Proof(entry.digest, runtime_id) if entry is not None else None
-
-
 class ControlClients:
-    """Makes clients of the control services of plugins that are registered."""
+    """Makes clients of the control services of plugins."""
 
     def __init__(self, identities: Identities, registry: Registry, pool: Pool) -> None:
         self._identities = identities
@@ -98,12 +92,22 @@ class ControlClients:
         self._pool = pool
 
     def of(self, client_class: type[_C], runtime_id: str) -> _C:
-        """Return a client. Raises: ConnectError `not_found` for a plugin that has registered no URL."""
+        """Return a client for where a plugin has registered. Raises: ConnectError `not_found`."""
         reachable = next((r for r in self._registry.registrations(runtime_id) if r.base_url), None)
-        proof = proof_to(self._identities, runtime_id)
-        if proof is None or reachable is None:
-            raise ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
-        return client_at(client_class, reachable.control_url, reachable.control_addresses, self._pool, proof)
+        if reachable is None:
+            raise _not_found(runtime_id)
+        return self.at(client_class, runtime_id, reachable.control_url, reachable.control_addresses)
+
+    def at(self, client_class: type[_C], runtime_id: str, url: str, addresses: tuple[str, ...]) -> _C:
+        """Return a client for a URL. Raises: ConnectError `not_found` if the identity has ended."""
+        entry = self._identities.entry(runtime_id)
+        if entry is None:
+            raise _not_found(runtime_id)
+        return client_at(client_class, url, addresses, self._pool, Proof(entry.digest, runtime_id))
+
+
+def _not_found(runtime_id: str) -> ConnectError:
+    return ConnectError(Code.NOT_FOUND, f"no such plugin: {runtime_id}")
 
 
 def client_at(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Protocol
 
 import attrs
 
@@ -107,20 +106,7 @@ class Health:
         return pb.SERVICE_STATE_AVAILABLE
 
 
-class HealthMessage(Protocol):
-    """A report of a plugin, or its answer to a probe."""
-
-    @property
-    def state(self) -> pb.HealthState: ...
-
-    @property
-    def reason(self) -> str: ...
-
-    @property
-    def unavailable_dependencies(self) -> Sequence[str]: ...
-
-
-def health_of(message: HealthMessage) -> Health:
+def health_of(message: pb.ReportHealthRequest | pb.GetHealthResponse) -> Health:
     """Return the health in a message. Raises: wire.InvalidError for a state that there is not, or a limit."""
     if message.state not in pb.HealthState.values():
         raise wire.InvalidError(f"unknown health state: {message.state}")

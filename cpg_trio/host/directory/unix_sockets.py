@@ -26,16 +26,15 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio._lines import one_line
-from cpg_trio.host.access.identity import Identities
-from cpg_trio.host.directory.plugin_control import client_at, could_not_ask, proof_to
-from cpg_trio.http import UNIX, Pool
+from cpg_trio.host.directory.plugin_control import ControlClients, could_not_ask
+from cpg_trio.http import UNIX
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
 
 _NAME = "host.sock"
-_MOST_OF_A_MESSAGE = 256  # characters, in the log
-_ASK_S = 1.0  # which a plugin that registers has to say who it is
+_MAX_LOGGED = 256  # characters of a message
+_ASK_S = 1.0  # for the answer of the plugin that registers
 
 
 class _UnusableSocketError(Exception):
@@ -45,20 +44,13 @@ class _UnusableSocketError(Exception):
 class Sockets:
     """The sockets of a host and its plugins. Without a directory there are none."""
 
-    def __init__(self, folder: Path | None, pool: Pool, identities: Identities) -> None:
+    def __init__(self, folder: Path | None, clients: ControlClients) -> None:
         self._folder = folder
-        self._identities = identities
-        self._pool = pool
-
-    @property
-    def binds(self) -> Sequence[str]:
+        self._clients = clients
+        self.binds: Sequence[str] = [f"{UNIX}{folder / _NAME}"] if folder else []
         """What the host listens on."""
-        return [f"unix:{self._folder / _NAME}"] if self._folder else []
-
-    @property
-    def announced(self) -> Mapping[str, str]:
+        self.announced: Mapping[str, str] = {wire.SOCKET_KEY: _NAME} if folder else {}
         """What a handshake tells of the host's socket."""
-        return {wire.SOCKET_KEY: _NAME} if self._folder else {}
 
     async def accept(self, runtime_id: str, metadata: dict[str, str], client: str | None) -> tuple[str, ...]:
         """Return the address of the socket that a registration names, if the host is to use it; else nothing.
@@ -92,16 +84,14 @@ class Sockets:
 
     async def _ask(self, address: str, runtime_id: str, base_url: str) -> None:
         """Check that the plugin answers at a socket. TCP is not tried instead."""
-        # The proof is good for this question alone: whoever answers may be a stranger.
-        proof = proof_to(self._identities, runtime_id)
-        client = client_at(PluginIdentityClient, base_url, (address,), self._pool, proof)
         try:
+            client = self._clients.at(PluginIdentityClient, runtime_id, base_url, (address,))
             info = await client.get_plugin_info(pb.GetPluginInfoRequest(), timeout_s=_ASK_S)
         except ConnectError as error:
             if could_not_ask(error):
                 raise ConnectError(
                     Code.UNAVAILABLE, f"this host cannot look at a socket now: {error.message}"
                 ) from error.__cause__
-            raise _UnusableSocketError(one_line(error.message, _MOST_OF_A_MESSAGE)) from error
+            raise _UnusableSocketError(one_line(error.message, _MAX_LOGGED)) from error
         if info.metadata.get(wire.RUNTIME_ID_KEY) != runtime_id:
             raise _UnusableSocketError("what answers there does not say that it is this plugin")

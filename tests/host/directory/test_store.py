@@ -27,6 +27,7 @@ from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.host.directory.plugin_control import ControlClients
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
@@ -630,7 +631,7 @@ class Undoing:
         raise ConnectError(Code.UNAVAILABLE, "")
 
     async def post(self, path: str, body: dict[str, Any]) -> int:
-        no_sockets = Sockets(None, Pool(), self.identities)
+        no_sockets = Sockets(None, ControlClients(self.identities, self.registry, Pool()))
         policy = Policy(self.rules)
         access = AccessCheck(self.identities, policy=policy)
         permits = RegistrationPolicy(access, self.identities, self.registry, policy, Audit())

@@ -15,6 +15,7 @@ from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.keys import Keys
 from cpg_trio.host.access.policy import Policy
 from cpg_trio.host.directory.endpoint_validation import BaseUrls, EndpointValidator
+from cpg_trio.host.directory.plugin_control import ControlClients
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.store import Undo
@@ -48,7 +49,7 @@ class Registering(EndpointValidator):
             WatchHub(self.registry),
             RegistrationPolicy(access, self.identities, self.registry, self.policy, self.audit),
             self,
-            Sockets(None, Pool(), self.identities),
+            Sockets(None, ControlClients(self.identities, self.registry, Pool())),
             self.audit,
             self._saved,
         )
