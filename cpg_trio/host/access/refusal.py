@@ -1,9 +1,13 @@
 """The refusal of a call, in a form that each edge writes in its own protocol.
 
-RPCs                            `code`, the message and `Retry-After`   services/rpc_edge.py
-/services/ and /capabilities/   `status`, `plain` and `fields`          routing, capabilities/calls.py
-/watch, the handshake           `status`, the message and `Retry-After` services/websocket.py
-/watch, open                    a close code and the message            services/websocket.py
+Edges and what they write:
+
+    RPCs                              code, message and `Retry-After`      services/rpc_edge.py
+    /services/ and /capabilities/     status, plain text and `fields`      routing, capabilities/calls.py
+    /watch, the handshake             status, message and `Retry-After`    services/websocket.py
+    /watch, open                      a close code and the message         services/websocket.py
+
+No provider has seen a call that is refused, so it can be sent again: `fields` say so.
 """
 
 from __future__ import annotations
@@ -42,7 +46,6 @@ class RefusedError(ConnectError):
         status: int | None = None,
         plain: str = "",
         retry_after_s: int = 0,
-        undelivered: bool = True,
         log: str = "",
     ) -> None:
         super().__init__(code, message)
@@ -52,16 +55,13 @@ class RefusedError(ConnectError):
         """The text where the call is no RPC, as other implementations have it."""
         self.retry_after_s = retry_after_s
         """Whole seconds after which the call may pass; 0 if time changes nothing."""
-        self.undelivered = undelivered
-        """Whether no provider has seen the call."""
         self.log = log
         """What the log says of it; nothing if empty."""
 
     @property
     def fields(self) -> HeaderList:
         """The header fields of an answer that is no RPC's."""
-        delivery = UNDELIVERED if self.undelivered else PERHAPS_DELIVERED
-        return [*delivery, *retry_fields(self.retry_after_s)]
+        return [*UNDELIVERED, *retry_fields(self.retry_after_s)]
 
 
 def retry_fields(seconds: int) -> HeaderList:
