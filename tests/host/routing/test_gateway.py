@@ -11,6 +11,8 @@ from cpg_trio.host import (
     Identity,
     PluginRules,
     Policy,
+    Rate,
+    RateLimits,
     Rules,
 )
 from tests._wire import dial
@@ -150,3 +152,11 @@ async def test_a_call_of_a_caller_whose_identity_has_ended_ends_at_both_sides() 
         await s.host.revoke_identity(s.caller)
         assert text(await wire.response()) == (401, "invalid token\n")
         assert s.host.registry.available("echo")
+
+
+async def test_malformed_paths_count_as_failed_authentications() -> None:
+    config = HostConfig(rates=RateLimits(failed_authentication=Rate(0.001, 2)))
+    async with routing(config=config) as s:
+        statuses = [(await s.call(s.head(path="/services/echo"))).status for _ in range(3)]
+        assert statuses == [400, 400, 429]
+        assert (await s.call(s.head())).status == 200

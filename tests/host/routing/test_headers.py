@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cpg_trio.host import (
     HostConfig,
 )
+from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_request, forwarded_in_response
 from tests.host.routed import Recorder, routing
 
 TRAILING = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"
@@ -98,3 +101,20 @@ async def test_trailers_that_no_answer_may_have_are_not_passed_back() -> None:
     async with routing(Recorder(answer)) as s:
         response = await s.call(s.head("POST", None, "TE: trailers"))
     assert response.trailers == [(b"grpc-status", b"0")]
+
+
+@pytest.mark.parametrize("named", [b"content-length", b"close, Content-Length", b"keep-alive"])
+def test_a_connection_field_drops_no_length(named: bytes) -> None:
+    fields = [(b"connection", named), (b"content-length", b"2")]
+    assert forwarded_in_request(fields, RequestHeaderRules())[0] == fields[1:]
+    assert forwarded_in_response(fields) == fields[1:]
+
+
+@pytest.mark.parametrize("name", [b"X_Plugin_Undelivered", b"x-PLUGIN_anything", b"Transfer_Encoding"])
+def test_a_name_that_some_server_reads_as_a_dropped_one_is_dropped(name: bytes) -> None:
+    assert forwarded_in_response([(name, b"x")]) == []
+
+
+def test_the_credentials_of_a_request_are_the_first_of_their_fields() -> None:
+    fields = [(b"Authorization", b"a"), (b"x-plugin-runtime-id", b"p-1"), (b"authorization", b"b")]
+    assert forwarded_in_request(fields, RequestHeaderRules()) == ([], b"p-1", b"a")

@@ -9,6 +9,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Assertion, Purpose, path_claim, verify
 from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.registration import Health
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.routing import routes as routes_module
@@ -276,3 +277,15 @@ async def test_a_route_is_kept_for_as_long_as_the_registration_that_it_was_found
     assert s.route() is route
     s.registry.register(s.provider.runtime_id, "storage", "1.0.0", "/", {"base_url": "http://127.0.0.1:2"})
     assert s.route().origin.port == 2
+
+
+async def test_the_route_of_a_very_long_path_is_not_kept() -> None:
+    s = Setting()
+    assert s.route("x" * 600) is not s.route("x" * 600)
+    assert s.route("x" * 100) is s.route("x" * 100)
+
+
+@pytest.mark.parametrize("path", [f"{'t' * 129}/p/M", f"t/{'p' * 146}/M"])
+def test_a_path_with_a_name_that_nobody_has_is_malformed(path: str) -> None:
+    with pytest.raises(RefusedError, match="invalid service path format"):
+        ServicePath.parse(f"/services/{path}".encode())
