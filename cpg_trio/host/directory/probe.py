@@ -32,6 +32,10 @@ from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 _log = logging.getLogger("cpg_trio.host")
 
 
+class _AnotherPluginError(Exception):
+    """Another plugin answers at a plugin's address; the message is its name."""
+
+
 class Prober:
     """Asks plugins, and notes their health in the registry. `before` is called before each probe."""
 
@@ -62,49 +66,52 @@ class Prober:
         before = self._registry.last_report(runtime_id)
         try:
             await self._accept_sockets(runtime_id)
-            is_itself = await self._is_itself(runtime_id)
-            health = await self._health(runtime_id, is_itself=is_itself) if is_itself is not False else None
+            names_itself = await self._names_itself(runtime_id)
+            health = await self._health(runtime_id, may_not_know=names_itself)
+        except _AnotherPluginError as error:
+            _log.warning("at the address of %s there is another plugin: %.128r", runtime_id, str(error))
+            return False
         except ConnectError as error:
             _raise_if_not_asked(error)
             return False
-        if is_itself is False or self._succession.is_succeeded(runtime_id):
-            return False  # it may have a successor by now, which has answered
-        if not self._registry.has_registered(runtime_id):
-            return False
+        if self._succession.is_succeeded(runtime_id) or not self._registry.has_registered(runtime_id):
+            return False  # by now; a successor may have answered
+        if names_itself or health is not None:
+            self._identities.note_answered(runtime_id)
         if health is not None and self._registry.last_report(runtime_id) is before:
             self._note(runtime_id, health)
         return True
 
-    async def _is_itself(self, runtime_id: str) -> bool | None:
-        """Whether what answers at a plugin's address says that it is that plugin; None if it does not say."""
+    async def _names_itself(self, runtime_id: str) -> bool:
+        """Whether what answers at a plugin's address says that it is that plugin.
+
+        Raises: _AnotherPluginError if it names another one; CannotAskError.
+        """
         client = self._clients.of(PluginIdentityClient, runtime_id)
         try:
             info = await client.get_plugin_info(pb.GetPluginInfoRequest())
         except ConnectError as error:
             _raise_if_not_asked(error)
-            return None
-        entry = self._identities.entry(runtime_id)
-        shown = (info.metadata.get(wire.RUNTIME_ID_KEY, ""), info.self_id)
-        expected = (runtime_id, entry.identity.self_id if entry is not None else info.self_id)
-        if any(name and name != right for name, right in zip(shown, expected, strict=True)):
-            another = shown[0] or shown[1]
-            _log.warning("at the address of %s there is another plugin: %.128r", runtime_id, another)
             return False
-        return True if any(shown) else None
+        entry, shown = self._identities.entry(runtime_id), info.metadata.get(wire.RUNTIME_ID_KEY, "")
+        self_id = entry.identity.self_id if entry is not None else info.self_id
+        if shown not in ("", runtime_id) or info.self_id not in ("", self_id):
+            raise _AnotherPluginError(shown or info.self_id)
+        return bool(shown or info.self_id)
 
-    async def _health(self, runtime_id: str, *, is_itself: bool | None) -> pb.GetHealthResponse | None:
-        """Return what a plugin answers, None if it is there and does not say. Raises: ConnectError."""
+    async def _health(self, runtime_id: str, *, may_not_know: bool) -> pb.GetHealthResponse | None:
+        """Return what a plugin answers; None if it is there and does not say. Raises: ConnectError."""
         answer = ResponseMetadata()
         client = self._clients.of(PluginControlClient, runtime_id)
         try:
-            health = await client.get_health(pb.GetHealthRequest(), metadata=answer)
+            return await client.get_health(pb.GetHealthRequest(), metadata=answer)
         except ConnectError as error:
-            may_not_know = is_itself or not self._has_answered(runtime_id)
-            if (error.code == Code.UNIMPLEMENTED and may_not_know) or wire.CLOCK_HEADER in answer.headers:
+            is_unknown = error.code == Code.UNIMPLEMENTED
+            if is_unknown and (may_not_know or not self._has_answered(runtime_id)):
+                return None
+            if wire.CLOCK_HEADER in answer.headers:
                 return None
             raise
-        self._identities.note_answered(runtime_id)
-        return health
 
     def _has_answered(self, runtime_id: str) -> bool:
         entry = self._identities.entry(runtime_id)

@@ -21,7 +21,7 @@ from cpg_trio.host import Health, Host, HostConfig, Limits, Selection
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
 
-FEW, MANY = 30, 1000
+FEW, MANY = 30, 500
 PACKAGE = str(Path(cpg_trio.__file__).parent)
 
 

@@ -76,22 +76,34 @@ async def test_a_provider_that_does_not_know_probes_is_alive_to_say_so() -> None
         assert not await host._prober.probe(provider)
 
 
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+
+
 async def unknown_to(peer: Peer) -> None:
     """Answer as a stranger does: 404 to everything."""
     while await peer.receive_head():
-        await peer.send(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+        await peer.send(NOT_FOUND)
 
 
-async def test_one_that_says_who_it_is_and_does_not_know_the_other_question_is_alive() -> None:
-    async def identify_only(peer: Peer) -> None:
-        assert b"/GetPluginInfo " in await peer.receive_head()
-        await peer.send(in_proto(pb.GetPluginInfoResponse(self_id="p")))
-        await unknown_to(peer)
+async def test_one_that_only_says_who_it_is_is_alive_for_as_long_as_it_says_so() -> None:
+    connections = 0
 
-    async with serving(identify_only) as origin, hosting(PROBING) as (host, _):
-        provider = host.identities.issue("p", answers=True)[0].runtime_id
+    async def identify_once(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            assert b"/GetPluginInfo " in await peer.receive_head()
+            await peer.send(in_proto(pb.GetPluginInfoResponse(self_id="p")))
+            await peer.receive_head()
+            await peer.send(NOT_FOUND)
+        else:
+            await unknown_to(peer)
+
+    async with serving(identify_once) as origin, hosting(PROBING) as (host, _):
+        provider = host.identities.issue("p")[0].runtime_id
         host.registry.register(provider, "echo", "1.0.0", "/", {"base_url": url_of(origin)})
         assert await host._prober.probe(provider)
+        assert not await host._prober.probe(provider)
 
 
 @pytest.fixture
