@@ -208,16 +208,14 @@ async def settled() -> None:
     await trio.testing.wait_all_tasks_blocked(0.02)
 
 
-@pytest.mark.parametrize("lane", ["http1", "hypercorn"])
-async def test_a_failed_call_leaves_its_message_to_nobody(lane: str, no_collector: None) -> None:
+@pytest.mark.parametrize("engine", Http1Engine)
+async def test_a_failed_call_leaves_its_message_to_nobody(engine: Http1Engine, no_collector: None) -> None:
     left = {}
-    config = ServeConfig(http1_engine=Http1Engine.HYPERCORN if lane == "hypercorn" else Http1Engine.OWN)
+    config = ServeConfig(http1_engine=engine)
     async with served(application([Failing()], max_message_bytes=4 * SIZE), config=config) as url:
         for name, call in CALLS_OF.items():
             left[name] = await left_behind_by(call, url)
-    # A connection of Hypercorn's is a cycle, with what was read ahead: ten messages of 64 KiB at most.
-    most = LEFT_BEHIND if lane == "http1" else CALLS * 700_000
-    assert {name: size // 1000 for name, size in left.items() if size > most} == {}
+    assert {name: size // 1000 for name, size in left.items() if size > LEFT_BEHIND} == {}
 
 
 ROUTED: dict[str, tuple[Handler, tuple[str, ...]]] = {
@@ -246,20 +244,17 @@ async def test_a_head_that_is_refused_leaves_nothing_behind(no_collector: None) 
     assert {name: size for name, size in left.items() if size > 2 * len(long)} == {}
 
 
-@pytest.mark.parametrize("lane", ["http1", "hypercorn"])
+@pytest.mark.parametrize("engine", Http1Engine)
 async def test_a_routed_call_that_fails_leaves_its_message_to_nobody(
-    lane: str, monkeypatch: pytest.MonkeyPatch, no_collector: None
+    engine: Http1Engine, monkeypatch: pytest.MonkeyPatch, no_collector: None
 ) -> None:
-    monkeypatch.setitem(
-        USUAL, "http1_engine", Http1Engine.HYPERCORN if lane == "hypercorn" else Http1Engine.OWN
-    )
+    monkeypatch.setitem(USUAL, "http1_engine", engine)
     left = {}
     for name, (handler, path) in ROUTED.items():
         async with routing(handler) as setting:
             head = setting.head("POST", *(path or (None,)), f"Content-Length: {SIZE}")
             left[name] = await left_behind_by(partial(until_it_ends, head + bytes(SIZE)), setting.url)
-    most = LEFT_BEHIND if lane == "http1" else CALLS * 700_000
-    assert {name: size // 1000 for name, size in left.items() if size > most} == {}
+    assert {name: size // 1000 for name, size in left.items() if size > LEFT_BEHIND} == {}
 
 
 async def test_a_call_that_a_plugin_refuses_leaves_nothing_behind(no_collector: None) -> None:

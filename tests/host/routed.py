@@ -1,4 +1,4 @@
-"""A host on a socket with a provider of `echo` behind it, and a caller, on both ways through the router."""
+"""A host on a socket with a provider of `echo` behind it, and a caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import trio
 import trio.testing
 
 from cpg_trio.host import Host, HostConfig
-from cpg_trio.http.server.config import Http1Engine
 from tests import _wire
 from tests._wire import Response, dial
 from tests.certificates import Files
@@ -22,17 +21,6 @@ from tests.http.peers import OK, Handler, Peer, answer_ok, serving, url_of
 
 USUAL: dict[str, Any] = {"allowed_hosts": ["h.example", "h", "somewhere.example"]}
 """What hosts are told of serving."""
-
-
-@pytest.fixture(params=["http1", "hypercorn", "http1-tls", "hypercorn-tls"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, certificates: Files) -> None:
-    """Run a test by our own lane and the relay, and by Hypercorn and the ASGI router; plain, and with TLS."""
-    server, _, tls = request.param.partition("-")
-    monkeypatch.setitem(
-        USUAL, "http1_engine", Http1Engine.HYPERCORN if server == "hypercorn" else Http1Engine.OWN
-    )
-    if tls:
-        over_tls(monkeypatch, certificates)
 
 
 @pytest.fixture(params=["plain", "tls"])

@@ -13,7 +13,6 @@ import trio.testing
 
 from cpg_trio.host import HostConfig, Keys
 from cpg_trio.http import ServeConfig
-from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Context
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -46,13 +45,6 @@ def silence() -> Iterator[None]:
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
-
-
-@pytest.fixture(params=["http1", "hypercorn"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        USUAL, "http1_engine", Http1Engine.HYPERCORN if request.param == "hypercorn" else Http1Engine.OWN
-    )
 
 
 def post(path: str, *lines: str) -> bytes:
@@ -127,21 +119,13 @@ async def answered(url: str, request: bytes) -> None:
         await wire.response()
 
 
-PLACES = [
-    *(("http1", name) for name in ("routed", "handshake", "discover", "unknown", "public plugin")),
-    *(("hypercorn", name) for name in ("routed", "public plugin")),
-]
+PLACES = ["routed", "handshake", "discover", "unknown", "public plugin"]
 
 
-@pytest.fixture(params=PLACES, ids=" ".join)
-async def place(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[str, str]]:
+@pytest.fixture(params=PLACES)
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str]]:
     """Yield where strangers can call: a URL and a path."""
-    lane, name = request.param
-    monkeypatch.setitem(
-        USUAL, "http1_engine", Http1Engine.HYPERCORN if lane == "hypercorn" else Http1Engine.OWN
-    )
+    name = request.param
     async with routing() as setting:
         if name == "public plugin":
             plugin = Plugin("public-plugin", version="1.0.0")
@@ -174,7 +158,6 @@ REQUESTS_OF_CALLERS: dict[str, Callable[[Setting, int], bytes]] = {
 }
 
 
-@pytest.mark.usefixtures("lane")
 async def test_nothing_long_is_kept_of_a_routed_call() -> None:
     async with routing() as setting:
         kinds = {name: partial(request, setting) for name, request in REQUESTS_OF_CALLERS.items()}
@@ -188,7 +171,6 @@ ANSWERS: dict[str, Callable[[int], str]] = {
 }
 
 
-@pytest.mark.usefixtures("lane")
 async def test_nothing_long_is_kept_of_an_answer() -> None:
     async def answer(peer: peers.Peer) -> None:
         while head := await peer.receive_head():
@@ -203,7 +185,6 @@ async def test_nothing_long_is_kept_of_an_answer() -> None:
         assert not await left_behind_by(setting.url, {kind: partial(calling, kind) for kind in ANSWERS})
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_type_or_a_plugin_with_a_longer_name_than_any_is_400() -> None:
     async with routing() as setting:
         for path in (f"/services/{'t' * 129}/{setting.provider}/M", f"/services/echo/{'p' * 146}/M"):
@@ -213,7 +194,6 @@ async def test_a_type_or_a_plugin_with_a_longer_name_than_any_is_400() -> None:
         assert (await setting.call(setting.head("GET", f"/services/echo/{'p' * 145}/M"))).status == 404
 
 
-@pytest.mark.usefixtures("lane")
 async def test_what_one_host_passes_on_another_in_the_same_process_does_not() -> None:
     seen: list[bytes] = []
 

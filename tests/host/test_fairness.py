@@ -11,12 +11,8 @@ import trio
 from cpg_trio.host import HostConfig, LeaseConfig, _pools
 from cpg_trio.http import ServeConfig
 from tests._wire import dial, request
-from tests.host.routed import Recorder, Setting, lane, routing, text
+from tests.host.routed import Recorder, Setting, routing, text
 from tests.http.peers import OK, Peer
-
-__all__ = ["lane"]  # a fixture
-
-pytestmark = pytest.mark.usefixtures("lane")
 
 MOST = 6
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
@@ -90,7 +86,6 @@ async def test_a_caller_that_has_its_share_is_told_so_and_may_try_again(
         assert setting.host.registry.health(setting.provider).callable
 
 
-@pytest.mark.parametrize("lane", ["http1"], indirect=True)  # once: the host's own calls have no lane
 async def test_a_provider_that_the_host_has_to_ask_lives_on_when_its_connections_are_used_up() -> None:
     config = HostConfig(leases=LeaseConfig(lease_s=0.6))
     async with routing(provider, config=config) as setting, AsyncExitStack() as stack:

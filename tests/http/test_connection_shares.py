@@ -16,7 +16,6 @@ import trio
 
 from cpg_trio.asgi import Receive, Scope, Send, note_proved, send_text
 from cpg_trio.http import ServeConfig, TlsConfig, serve
-from cpg_trio.http.server.config import Http1Engine
 from tests import _wire
 from tests._wire import HANDSHAKE, Http2Wire, Wire, connect, dial, request
 from tests.certificates import Files
@@ -126,12 +125,11 @@ async def held(attack: Attack, url: str, stack: AsyncExitStack) -> None:
 
 
 @asynccontextmanager
-async def server(*, hypercorn: bool, files: Files | None) -> AsyncIterator[str]:
+async def server(files: Files | None) -> AsyncIterator[str]:
     stop = trio.Event()
     tls = TlsConfig() if files is None else files.config()
     config = ServeConfig(
         max_connections=MOST,
-        http1_engine=Http1Engine.HYPERCORN if hypercorn else Http1Engine.OWN,
         grace_s=0,
         linger_s=0,
         tls=tls,
@@ -147,20 +145,19 @@ async def server(*, hypercorn: bool, files: Files | None) -> AsyncIterator[str]:
 async def url(
     request: pytest.FixtureRequest, certificates: Files, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[str]:
-    lane = getattr(request, "param", "own")
-    tls = lane.endswith("-tls")
+    tls = getattr(request, "param", "plain") == "tls"
     if tls:
         monkeypatch.setattr(_wire, "TRUST", [certificates.client_context(show=False)])
-    async with server(hypercorn=lane == "hypercorn", files=certificates if tls else None) as served:
+    async with server(certificates if tls else None) as served:
         yield served
 
 
 attacks = pytest.mark.parametrize(
     ("url", "attack"),
     [
-        *[(lane, attack) for lane in ("own", "hypercorn") for attack in ATTACKS],
-        ("own-tls", silent),
-        ("own-tls", calls),
+        *[("plain", attack) for attack in ATTACKS],
+        ("tls", silent),
+        ("tls", calls),
     ],
     indirect=["url"],
     ids=lambda value: value if isinstance(value, str) else value.__name__,

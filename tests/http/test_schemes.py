@@ -25,13 +25,9 @@ async def hello(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send_text(send, 200, "hello")
 
 
-@pytest.fixture(params=["own", "hypercorn"])
+@pytest.fixture(params=Http1Engine, ids=lambda engine: engine.value)
 def config(request: pytest.FixtureRequest) -> Callable[..., ServeConfig]:
-    return partial(
-        ServeConfig,
-        http1_engine=Http1Engine.HYPERCORN if request.param == "hypercorn" else Http1Engine.OWN,
-        grace_s=0,
-    )
+    return partial(ServeConfig, http1_engine=request.param, grace_s=0)
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ import pytest
 
 from cpg_trio.host import HostConfig
 from cpg_trio.http import ServeConfig, StartError
-from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.process import config_from_environment
 from tests._wire import HANDSHAKE, dial, dial_http2
 from tests.plugin.running import echo_plugin, hosting, plugged, until
@@ -27,7 +26,7 @@ OF_PLUGIN = [
     "/healthz",
     "/",
 ]
-LANES = [ServeConfig(http1_engine=Http1Engine.OWN), ServeConfig(http1_engine=Http1Engine.HYPERCORN)]
+USUAL = ServeConfig()
 Server = Callable[..., AbstractAsyncContextManager[str]]
 Ask = Callable[[str, str, dict[str, str]], Awaitable[tuple[int, bytes]]]
 
@@ -60,14 +59,14 @@ ASKED = pytest.mark.parametrize("ask", [http1, websocket, http2])
 
 
 @asynccontextmanager
-async def a_host(serve: ServeConfig = LANES[0], bind: str = "127.0.0.1:0") -> AsyncIterator[str]:
+async def a_host(serve: ServeConfig = USUAL, bind: str = "127.0.0.1:0") -> AsyncIterator[str]:
     config = HostConfig(serve=serve, public_url="https://host.example/", allow_plaintext=True)
     async with hosting(config, bind=bind) as (_, url):
         yield url.replace("0.0.0.0", "127.0.0.1")
 
 
 @asynccontextmanager
-async def a_plugin(serve: ServeConfig = LANES[0], bind: str = "127.0.0.1:0") -> AsyncIterator[str]:
+async def a_plugin(serve: ServeConfig = USUAL, bind: str = "127.0.0.1:0") -> AsyncIterator[str]:
     public = echo_plugin(public=True)
     async with plugged(public, None, serve=serve, bind=bind, hostname="plugin.example") as url:
         yield url.replace("0.0.0.0", "127.0.0.1")
@@ -85,14 +84,13 @@ EITHER = pytest.mark.parametrize(
 async def test_a_page_whose_origin_is_not_listed_gets_403_on_every_path_and_address(
     server: Server, path: str, ask: Ask, bind: str
 ) -> None:
-    for lane in LANES:
-        async with server(lane, bind) as url:
-            port = url.rpartition(":")[2]
-            for host in ("evil.example:8080", f"127.0.0.1:{port}", f"localhost:{port}"):
-                status, said = await ask(url, path, {"host": host, "origin": PAGE})
-                assert status == 403, host
-                assert b"ALLOWED_ORIGINS" in said
-            assert (await ask(url, path, {"host": f"localhost:{port}"}))[0] != 403
+    async with server(USUAL, bind) as url:
+        port = url.rpartition(":")[2]
+        for host in ("evil.example:8080", f"127.0.0.1:{port}", f"localhost:{port}"):
+            status, said = await ask(url, path, {"host": host, "origin": PAGE})
+            assert status == 403, host
+            assert b"ALLOWED_ORIGINS" in said
+        assert (await ask(url, path, {"host": f"localhost:{port}"}))[0] != 403
 
 
 @ASKED
@@ -100,12 +98,11 @@ async def test_a_page_whose_origin_is_not_listed_gets_403_on_every_path_and_addr
 async def test_a_name_that_was_pointed_at_this_machine_is_refused_where_only_this_machine_gets(
     server: Server, path: str, ask: Ask
 ) -> None:
-    for lane in LANES:
-        async with server(lane) as url:
-            status, said = await ask(url, path, {"host": "evil.example:8080"})
-            assert status == 403
-            assert b"ALLOWED_HOSTS" in said
-            assert (await ask(url, path, {"host": "evil.example:8080", "origin": PAGE}))[0] == 403
+    async with server() as url:
+        status, said = await ask(url, path, {"host": "evil.example:8080"})
+        assert status == 403
+        assert b"ALLOWED_HOSTS" in said
+        assert (await ask(url, path, {"host": "evil.example:8080", "origin": PAGE}))[0] == 403
 
 
 @EITHER

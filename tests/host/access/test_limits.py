@@ -38,11 +38,9 @@ from tests.host.calls import (
     running,
     runtime_id,
 )
-from tests.host.routed import hosting, lane, routing, text
+from tests.host.routed import hosting, routing, text
 from tests.http.peers import OK, Peer
 from tests.plugin.running import eventually
-
-__all__ = ["lane"]  # a fixture
 
 
 def few(**limits: int) -> HostConfig:
@@ -459,7 +457,6 @@ def chunked(*sizes: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (size, b"x" * size) for size in sizes) + b"0\r\n\r\n"
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_routed_body_may_be_as_large_as_the_limit_says() -> None:
     async with routing(take_bodies, config=LIMITED) as s:
         declared = s.head("POST", None, "content-length: 1000") + b"x" * 1000
@@ -468,7 +465,6 @@ async def test_a_routed_body_may_be_as_large_as_the_limit_says() -> None:
         assert (await s.call(streamed)).status == 200
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_routed_body_that_says_that_it_is_larger_is_refused_before_it_has_come() -> None:
     async with routing(take_bodies, config=LIMITED) as s:
         refused = await s.call(s.head("POST", None, "content-length: 1001"))
@@ -476,7 +472,6 @@ async def test_a_routed_body_that_says_that_it_is_larger_is_refused_before_it_ha
         assert refused.header(b"x-plugin-undelivered") == b"true"
 
 
-@pytest.mark.usefixtures("lane")
 @pytest.mark.parametrize("sizes", [(1001,), (500, 501), (1,) * 1001])
 async def test_a_routed_body_that_turns_out_to_be_larger_is_refused_then(sizes: tuple[int, ...]) -> None:
     async with routing(take_bodies, config=LIMITED) as s:
@@ -485,7 +480,6 @@ async def test_a_routed_body_that_turns_out_to_be_larger_is_refused_then(sizes: 
         assert (await s.call(head + chunked(1000))).status == 200
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_routed_body_that_comes_in_parts_is_refused_when_it_has_passed_the_limit() -> None:
     async with routing(take_bodies, config=LIMITED) as s, dial(s.url) as wire:
         await wire.send(s.head("POST", None, "transfer-encoding: chunked"))
@@ -501,7 +495,6 @@ async def test_a_routed_body_of_http2_is_limited_as_well() -> None:
         assert (await wire.response(stream)).status == 413
 
 
-@pytest.mark.usefixtures("lane")
 async def test_routed_bodies_are_not_limited_unless_somebody_says_so() -> None:
     async with routing(take_bodies) as s:
         large = s.head("POST", None, "transfer-encoding: chunked") + chunked(*[2**16] * 100)

@@ -51,9 +51,7 @@ from tests.host.calls import (
     WireCaller,
     running,
 )
-from tests.host.routed import hosting, lane, routing, text
-
-__all__ = ["lane"]  # a fixture
+from tests.host.routed import hosting, routing, text
 
 ONE = Rate(1, 1)
 ONCE = Rate(0.2, 1)
@@ -446,7 +444,6 @@ def _trusting() -> ssl.SSLContext:
     return _wire.TRUST[-1]
 
 
-@pytest.mark.usefixtures("lane")
 async def test_the_handshake_of_a_websocket_is_limited_together_with_streams() -> None:
     async with hosting(HostConfig(rates=RateLimits(watch=Rate(0.001, 1)))) as (host, url):
         identity, token = host.identities.issue("p")
@@ -464,7 +461,6 @@ async def test_the_handshake_of_a_websocket_is_limited_together_with_streams() -
         assert answer["error"]["code"] == "resource_exhausted"
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_websocket_that_proves_nobody_is_counted_by_its_address() -> None:
     async with hosting(HostConfig(rates=RateLimits(failed_authentication=Rate(0.001, 1)))) as (_, url):
         statuses = []
@@ -487,7 +483,6 @@ def refused_by_router(response: Response) -> None:
     assert response.header(b"x-plugin-undelivered") == b"true"
 
 
-@pytest.mark.usefixtures("lane")
 async def test_routed_calls_are_limited_by_caller_and_refused_in_the_words_of_the_protocol() -> None:
     async with routing(config=LIMITED) as s:
         assert [(await s.call(s.head("GET"))).status for _ in range(2)] == [200, 200]
@@ -497,7 +492,6 @@ async def test_routed_calls_are_limited_by_caller_and_refused_in_the_words_of_th
         assert (await other_setting.call(other_setting.head("GET"))).status == 200
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_caller_hears_that_its_identity_has_ended_whatever_others_do_at_its_address() -> None:
     async with routing(config=LIMITED) as s:
         forged = attrs.evolve(s, token="forged")
@@ -506,7 +500,6 @@ async def test_a_caller_hears_that_its_identity_has_ended_whatever_others_do_at_
         assert [(await s.call(s.head("GET"))).status for _ in range(2)] == [401, 429]
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_routed_call_with_a_body_that_is_not_read_is_refused_as_well() -> None:
     async with routing(config=LIMITED) as s:
         for _ in range(2):
@@ -523,7 +516,6 @@ async def test_routed_calls_of_http2_are_limited_together_with_the_others() -> N
         refused_by_router(await s.call(s.head("GET")))
 
 
-@pytest.mark.usefixtures("lane")
 async def test_a_routed_call_is_counted_before_the_policy_is_asked() -> None:
     asked = []
 
@@ -537,7 +529,6 @@ async def test_a_routed_call_is_counted_before_the_policy_is_asked() -> None:
         assert len(asked) == 2
 
 
-@pytest.mark.usefixtures("lane")
 async def test_routed_calls_that_prove_nobody_are_limited_by_address_and_leave_no_line_beyond(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

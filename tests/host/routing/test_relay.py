@@ -14,12 +14,12 @@ from cpg_trio.host import (
     LeaseConfig,
 )
 from tests._wire import dial, dial_http2
-from tests.host.routed import Recorder, lane, routing, silent_address, text
+from tests.host.routed import Recorder, routing, silent_address, text, transport
 from tests.http.peers import OK, Peer
 
-__all__ = ["lane"]  # a fixture
+__all__ = ["transport"]  # a fixture
 
-pytestmark = pytest.mark.usefixtures("lane")
+pytestmark = pytest.mark.usefixtures("transport")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY"])
@@ -159,7 +159,7 @@ async def test_a_body_that_is_none_is_400_and_ends_the_connection() -> None:
         while not s.host.registry.calls.count(s.provider):
             await trio.testing.wait_all_tasks_blocked(0.001)
         await wire.send(b"no size\r\n")
-        response = await wire.response()  # our own lane says what is wrong, Hypercorn does not
+        response = await wire.response()
         assert (response.status, response.header(b"connection")) == (400, b"close")
         assert await wire.rest() == b""
         await trio.testing.wait_all_tasks_blocked()
@@ -390,7 +390,6 @@ async def test_a_last_request_that_came_while_another_was_in_hand_is_answered() 
         assert await wire.rest() == b""
 
 
-@pytest.mark.parametrize("lane", ["http1", "http1-tls"], indirect=True)
 async def test_a_call_leaves_nothing_to_the_garbage_collector() -> None:
     async with routing(Recorder()) as s, dial(s.url) as wire:
         await wire.send(s.head())

@@ -1,7 +1,7 @@
 """A routed call that ends at any of its steps, from any side, leaves nothing but its two lines in the log.
 
-On both ways through the router; on our own lane over a connection to the provider that is new, so that the
-call is its task's, and over one that was kept, so that it is begun on the spot.
+Over a connection to the provider that is new, so that a task makes the call, and over one that was kept, so
+that it is begun without one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from cpg_trio.calls import Call
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.routing.gateway import RouterGateway
 from cpg_trio.http import ClientExchange, Http1Connection, RelayCall, ServeConfig, SocketChannel
-from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.http.server.http1 import Http1Exchange
 from tests._wire import Wire, dial, socket_of
-from tests.host.routed import USUAL, Recorder, Setting, lane, routing, silent_address, transport
+from tests.host.routed import USUAL, Recorder, Setting, routing, silent_address, transport
 from tests.http.peers import OK, Peer, serving, url_of
 
-__all__ = ["lane", "transport"]  # fixtures
+__all__ = ["transport"]  # fixtures
 
 RESET = struct.pack("ii", 1, 0)
 BIG = 2**24  # bytes, more than all buffers on the way
@@ -79,7 +78,7 @@ STEPS = {
     "caller does not read": Step(too_much, responding=True),
 }
 ENDINGS = ["caller closes", "caller resets", "provider breaks off", "provider is gone", "host stops"]
-WAYS = ["at once", "in the task", "application"]
+WAYS = ["at once", "in the task"]
 CASES = [
     (step, ending, way)
     for step, ending, way in product(STEPS, ENDINGS, WAYS)
@@ -239,9 +238,6 @@ async def test_a_call_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(
-        USUAL, "http1_engine", Http1Engine.HYPERCORN if way == "application" else Http1Engine.OWN
-    )
     caplog.set_level("INFO")
     async with trial(step, kept=way == "at once") as it:
         await it.end(ending)
@@ -262,7 +258,7 @@ async def test_a_call_leaves_nothing_behind(
 # What is special to connections that are kept
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("transport")
 async def test_a_kept_connection_that_was_closed_while_idle_is_not_used() -> None:
     closed = trio.Event()
 
@@ -280,7 +276,7 @@ async def test_a_kept_connection_that_was_closed_while_idle_is_not_used() -> Non
         assert s.host._pool.statistics().reused == 0
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize(("method", "status", "calls"), [("GET", 200, 3), ("POST", 502, 2)])
 async def test_what_a_kept_connection_loses_is_sent_again_if_that_does_no_harm(
     method: str, status: int, calls: int
@@ -299,7 +295,7 @@ async def test_what_a_kept_connection_loses_is_sent_again_if_that_does_no_harm(
         assert len([head for head in heads if head]) == calls
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("transport")
 async def test_calls_that_are_pipelined_are_answered_in_order_and_one_at_a_time() -> None:
     recorder = Recorder()
     async with routing(recorder) as s, dial(s.url) as wire:
@@ -315,7 +311,7 @@ async def test_calls_that_are_pipelined_are_answered_in_order_and_one_at_a_time(
     assert [seen.split(b" ")[1] for seen in recorder.seen] == [b"/echo.v1.Echo/M%d" % i for i in range(20)]
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("transport")
 async def test_answers_that_come_in_the_same_moment_as_their_callers_leave_harm_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
