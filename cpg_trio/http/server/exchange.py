@@ -65,6 +65,7 @@ class ServerExchange(ABC):
     """Whether the response has begun."""
     _rate: BodyRate | None = None
     _leaving: trio.Event | None = None
+    _has_left = False
     _cancels_when_lost = False
     _out: OutgoingHead | None = None  # goes out with what is written next
     silent = False
@@ -153,16 +154,21 @@ class ServerExchange(ABC):
     def lose(self) -> None:
         """Note that the client has left, or is not to be talked to any more."""
         self.lost = True
-        if self._leaving is not None:
-            self._leaving.set()
+        self.leave()
         if self._cancels_when_lost:
             self._cancel()
 
+    def leave(self) -> None:
+        """Note that nothing more comes from the client: it has left, or its stream has ended."""
+        self._has_left = True
+        if self._leaving is not None:
+            self._leaving.set()
+
     async def gone(self) -> None:
-        """Wait until the client has left. A checkpoint in any case."""
+        """Wait until the client has left, or the stream has ended. A checkpoint in any case."""
         if self._leaving is None:
             self._leaving = trio.Event()
-        if self.lost:
+        if self._has_left:
             self._leaving.set()
         await self._leaving.wait()
 

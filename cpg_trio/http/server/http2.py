@@ -308,6 +308,7 @@ class Http2Connection(ServerConnection):
         """Forget an exchange that has ended, on whichever side."""
         if self._exchanges.pop(exchange.stream_id, None) is None:
             return
+        exchange.leave()
         exchange.take()  # its credit is the connection's as well
         self._slot.open_streams(len(self._exchanges))
         if self._sender is not None and exchange.stream_id in self._sender:
