@@ -49,11 +49,11 @@ from cpg_trio.host.routing.headers import RequestHeaderRules
 from cpg_trio.host.routing.routes import Routes
 from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
 from cpg_trio.host.services.dispatch import Dispatch
+from cpg_trio.host.services.edges import count_unreadable
 from cpg_trio.host.services.handshake import Handshake, announcement
 from cpg_trio.host.services.health import HostHealth
 from cpg_trio.host.services.lifecycle import Lifecycle
 from cpg_trio.host.services.managed_plugins import Adoption
-from cpg_trio.host.services.rpc_edge import count_unreadable
 from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.http import (

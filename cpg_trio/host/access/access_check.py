@@ -90,7 +90,7 @@ class AccessCheck:
         self._limiter.check(Kind.ROUTER, identity.runtime_id)
         if not self._ask(identity.runtime_id, self._policy.may_call, identity, service_type):
             if was_permitted:
-                self._permitted.forget()
+                self._permitted.clear()
             raise self._denied(identity, f"call {one_line(service_type)}", Action.CALL, service_type)
         if not was_permitted:
             self._permitted.add(decision)

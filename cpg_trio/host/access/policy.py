@@ -177,26 +177,22 @@ class Policy:
         return self.rules.undeclared == _ALLOW
 
 
-class Permitted:
+class Permitted(BoundedCache[tuple[str, ...], None]):
     """Decisions to permit something, for as long as the rules hold. Each is the texts that identify it."""
 
     def __init__(self, policy: Policy) -> None:
+        super().__init__(_MAX_DECISIONS, _MAX_BYTES)
         self._policy = policy
         self._rules = policy.rules
-        self._decisions: BoundedCache[tuple[str, ...], None] = BoundedCache(_MAX_DECISIONS, _MAX_BYTES)
 
-    def __contains__(self, decision: tuple[str, ...]) -> bool:
+    def __contains__(self, decision: object) -> bool:
         if self._rules is not (rules := self._policy.rules):
             self._rules = rules
-            self._decisions.clear()
-        return decision in self._decisions
-
-    def forget(self) -> None:
-        """Drop all decisions, as one of them does not hold any more."""
-        self._decisions.clear()
+            self.clear()
+        return super().__contains__(decision)
 
     def add(self, decision: tuple[str, ...]) -> None:
-        self._decisions.keep(decision, None, sum(map(len, decision)) + _DECISION_BYTES)
+        self.keep(decision, None, sum(map(len, decision)) + _DECISION_BYTES)
 
 
 def _stands_for(name: str, self_id: str) -> bool:

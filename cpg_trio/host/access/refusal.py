@@ -2,7 +2,7 @@
 
 Edges and what they write:
 
-    RPCs                              code, message and `Retry-After`      services/rpc_edge.py
+    RPCs                              code, message and `Retry-After`      services/edges.py
     /services/ and /capabilities/     status, plain text and `fields`      routing, capabilities/calls.py
     /watch, the handshake             status, message and `Retry-After`    services/websocket.py
     /watch, open                      a close code and the message         services/websocket.py

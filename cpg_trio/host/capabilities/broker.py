@@ -21,7 +21,7 @@ from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants, random_id
 from cpg_trio.host.directory.base_url import base_url
 from cpg_trio.host.routing.direct_grants import GRANT_S, DirectGrants, NotDirectlyError
-from cpg_trio.host.services.rpc_edge import answering, authenticate
+from cpg_trio.host.services.edges import answering, authenticate
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _MAX_REASON_BYTES = 4096

@@ -89,7 +89,7 @@ class CapabilityCalls:
         runtime_id = credentials.get(_RUNTIME_ID, "")
         try:
             path = _split(scope["raw_path"])
-            token = _token(credentials.get(_AUTHORIZATION, ""))
+            token = wire.bearer_token(credentials.get(_AUTHORIZATION, ""))
             grant = self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
         except RefusedError as refused:
             parts = scope["raw_path"].split(b"/", 3)
@@ -144,12 +144,6 @@ def _split(raw_path: bytes) -> _Path:
         raise RefusedError(Code.INVALID_ARGUMENT, "invalid capability path")
     capability_type, grant_id = (unquote(part.decode("latin-1")) for part in parts[:2])
     return _Path(capability_type, grant_id, b"/" + parts[2])
-
-
-def _token(authorization: str) -> str:
-    if (token := wire.bearer_token(authorization)) is None:
-        raise RefusedError(Code.UNAUTHENTICATED, "missing or invalid authorization header")
-    return token
 
 
 def _credentials(headers: HeaderList) -> Mapping[bytes, str]:

@@ -12,14 +12,6 @@ from cpg_trio.host.access.memory import room_for_messages
 from cpg_trio.rpc import Service, application
 
 
-def _check_type(_: Capability, __: object, capability_type: str) -> None:
-    wire.validate_service_type(capability_type)
-
-
-def _check_version(_: Capability, __: object, version: str) -> None:
-    wire.validate_version(version)
-
-
 @attrs.frozen
 class Capability:
     """A service of the host. Raises: wire.InvalidError for an invalid type or version.
@@ -29,8 +21,8 @@ class Capability:
     may call the host.
     """
 
-    type: str = attrs.field(validator=_check_type)
-    version: str = attrs.field(validator=_check_version)
+    type: str = attrs.field(validator=lambda _, __, name: wire.validate_service_type(name))
+    version: str = attrs.field(validator=lambda _, __, version: wire.validate_version(version))
     application: App = attrs.field(repr=False)
 
     @classmethod

@@ -100,13 +100,15 @@ class Grants:
         self._by_owner.setdefault(owner.runtime_id, []).append(grant.id)
         return grant, token
 
-    def check(self, capability_type: str, grant_id: str, token: str, runtime_id: str) -> Grant:
+    def check(self, capability_type: str, grant_id: str, token: str | None, runtime_id: str) -> Grant:
         """Return the grant that a call shows.
 
         `runtime_id` is who the caller claims to be, empty if it claims nothing. The token is the proof, but
         nobody else may show it. Raises: RefusedError `unauthenticated`, in the words of the protocol.
         """
         self._sweep()
+        if token is None:
+            raise RefusedError(Code.UNAUTHENTICATED, "missing or invalid authorization header")
         held = self._held.get(grant_id)
         if held is None or held.grant.capability.type != capability_type:
             raise RefusedError(Code.UNAUTHENTICATED, "invalid grant ID")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from cpg_trio._gen.capability.logger.v1 import logger_pb2 as pb
 from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerService
@@ -50,10 +51,7 @@ def _written(fields: Mapping[str, str]) -> str:
     """Return fields for the end of a line, in the order of their names: ` {a=1, b=2}`."""
     if not fields:
         return ""
-    kept = [f"{_field(name)}={_field(fields[name])}" for name in sorted(fields)[:_MAX_FIELDS]]
+    field = partial(one_line, most=_MAX_FIELD)
+    kept = [f"{field(name)}={field(fields[name])}" for name in sorted(fields)[:_MAX_FIELDS]]
     left_out = [f"and {more} more"] if (more := len(fields) - _MAX_FIELDS) > 0 else []
     return f" {{{', '.join(kept + left_out)}}}"
-
-
-def _field(text: str) -> str:
-    return one_line(text, _MAX_FIELD)

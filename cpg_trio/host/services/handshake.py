@@ -13,12 +13,11 @@ from cpg_trio._version import __version__
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, Audit
 from cpg_trio.host.access.identity import Identities, Identity, TokenLifetimes
-from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.directory.leases import LeaseConfig
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.store import Saved
 from cpg_trio.host.directory.unix_sockets import Sockets
-from cpg_trio.host.services.rpc_edge import answering, credentials, peer_of
+from cpg_trio.host.services.edges import answering, credentials, peer_of
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.host")
@@ -70,13 +69,21 @@ class Handshake(HandshakeService):
             )
             if request.self_id:
                 wire.validate_self_id(request.self_id)
-                declared = _declared(request.client_metadata)
+                provides, requires = _declared(request.client_metadata)
                 renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
                 action = Action.RENEW if held else Action.HANDSHAKE
                 self._access.check_enrolled(action, request.self_id, enrolment_token, peer)
                 ttl_s = self._lifetimes.of(renews=renews)
                 if held is None:
-                    identity, token = await self._issue(request.self_id, declared, peer, renews=renews)
+                    identity, token = self._identities.issue(
+                        request.self_id,
+                        ttl_s=ttl_s,
+                        provides=provides,
+                        requires=requires,
+                        address=peer.address,
+                        answers=renews,  # a plugin that renews its token serves the control services, too
+                    )
+                    await self._save(identity)
                 else:
                     identity = held
                     token = self._identities.renew(held, ttl_s=ttl_s, address=peer.address, answers=renews)
@@ -85,24 +92,13 @@ class Handshake(HandshakeService):
                 response.server_metadata[wire.TOKEN_TTL_KEY] = _milliseconds(ttl_s)
         return response
 
-    async def _issue(
-        self, self_id: str, declared: _Declared, peer: Peer, *, renews: bool
-    ) -> tuple[Identity, str]:
-        provides, requires = declared
-        identity, token = self._identities.issue(
-            self_id,
-            ttl_s=self._lifetimes.of(renews=renews),
-            provides=provides,
-            requires=requires,
-            address=peer.address,
-            answers=renews,  # a plugin that renews its token serves the control services, too
-        )
+    async def _save(self, identity: Identity) -> None:
+        """Wait until a new identity is in the state file. Raises: ConnectError `unavailable`."""
         await self._saved(lambda: self._identities.forget(identity.runtime_id))
         if self._identities.entry(identity.runtime_id) is None:
             why = self._identities.why_ended(identity)
             raise ConnectError(Code.UNAVAILABLE, f"the new identity has ended already ({why}): try again")
         _log.info("%s is %s", identity.self_id, identity.runtime_id)
-        return identity, token
 
 
 def announcement(leases: LeaseConfig, registry: Registry, sockets: Sockets) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.shares import Shares
 from cpg_trio.host.directory.registration import Change
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.services.rpc_edge import answering, credentials, peer_of
+from cpg_trio.host.services.edges import answering, credentials, peer_of
 from cpg_trio.rpc import Code, ConnectError, Context
 
 
@@ -39,18 +39,14 @@ class HostHealth(HealthService):
         self._access = access
         self._registry = registry
         self._watches = Shares("watches of health", limits.max_health_watches)
-        self._stopping = False
+        self.stopping = False
+        """Whether the host has begun to stop."""
         self._watched: dict[str, _Watched] = {}
         registry.changes.add(self._changed)
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the host has begun to stop."""
-        return self._stopping
-
     def stop(self) -> None:
         """Report NOT_SERVING from now on, also to all watches, and end these."""
-        self._stopping = True
+        self.stopping = True
         for service, watched in self._watched.items():
             watched.status.set(self._status(service))
             watched.status.close()
@@ -94,7 +90,7 @@ class HostHealth(HealthService):
         watched = self._watched.get(service)
         if watched is None:
             watched = self._watched[service] = _Watched(Cell(self._status(service)))
-            if self._stopping:
+            if self.stopping:
                 watched.status.close()
         watched.watches += 1
         try:
@@ -107,7 +103,7 @@ class HostHealth(HealthService):
     def _status(self, service: str) -> pb.ServingStatus:
         if service and not self._registry.provides(service):
             return pb.SERVING_STATUS_SERVICE_UNKNOWN
-        serving = not self._stopping and (not service or self._registry.available(service))
+        serving = not self.stopping and (not service or self._registry.available(service))
         return pb.SERVING_STATUS_SERVING if serving else pb.SERVING_STATUS_NOT_SERVING
 
     def _changed(self, change: Change) -> None:

@@ -18,7 +18,7 @@ from cpg_trio.host.directory.registration import health_of
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.routing.direct_statistics import DirectReports
-from cpg_trio.host.services.rpc_edge import answering, authenticate, peer_of
+from cpg_trio.host.services.edges import answering, authenticate, peer_of
 from cpg_trio.rpc import Code, Context
 
 _log = logging.getLogger("cpg_trio.host")

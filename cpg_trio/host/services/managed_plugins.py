@@ -114,13 +114,11 @@ class Adoption:
             while True:
                 if self.identities.entry(identity.runtime_id) is None:
                     raise ConnectError(Code.UNAVAILABLE, f"{identity.runtime_id} has not come")
-                if not set(identity.provides or ()) - self._provided(identity):
+                registered = self.registry.registrations(identity.runtime_id)
+                if {each.service_type for each in registered}.issuperset(identity.provides or ()):
                     return
                 await changed.wait()
                 changed = trio.Event()
-
-    def _provided(self, identity: Identity) -> set[str]:
-        return {each.service_type for each in self.registry.registrations(identity.runtime_id)}
 
 
 def _parsed(url: str) -> tuple[Origin, bytes]:

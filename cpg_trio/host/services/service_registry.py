@@ -24,7 +24,7 @@ from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.store import Saved
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.services.rpc_edge import answering, authenticate
+from cpg_trio.host.services.edges import answering, authenticate
 from cpg_trio.rpc import ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.host")

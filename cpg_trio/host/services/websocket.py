@@ -32,7 +32,7 @@ from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError, retry_fields
 from cpg_trio.host.directory.registration import ServiceStatus
 from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
-from cpg_trio.host.services.errors import state_errors
+from cpg_trio.host.services.edges import state_errors
 from cpg_trio.host.services.service_registry import watch_event
 from cpg_trio.rpc import Code
 
@@ -146,7 +146,9 @@ class _Connection:
             for side in (self._receive_requests, self._send_updates):
                 nursery.start_soon(self._until_end, side, nursery.cancel_scope)
         if self._end is not None:
-            await self._close(*self._end)
+            code, reason = self._end
+            cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+            await self._send({"type": "websocket.close", "code": code, "reason": cut})
 
     async def _until_end(self, side: Callable[[], Awaitable[None]], both: trio.CancelScope) -> None:
         end: tuple[int, str] | None = None
@@ -179,7 +181,7 @@ class _Connection:
     async def _receive_requests(self) -> None:
         """Carry out requests until the client leaves. Raises: RefusedError; UnreadableError."""
         while (frame := await self._receive())["type"] != "websocket.disconnect":
-            size = _frame_size(frame)
+            size = len(frame.get("bytes") or frame.get("text") or b"")
             for wait_s in iter(partial(self._access.subscribe_wait_s, self._caller, size // 1024), 0):
                 await trio.sleep(wait_s)
             async with self._watch.large(size):
@@ -227,15 +229,6 @@ class _Connection:
             else:
                 message.events.append(watch_event(service_type, status))
         return message
-
-    async def _close(self, code: int, reason: str) -> None:
-        cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
-        await self._send({"type": "websocket.close", "code": code, "reason": cut})
-
-
-def _frame_size(frame: _Frame) -> int:
-    """Return how many characters or bytes a frame has."""
-    return len(frame.get("bytes") or frame.get("text") or b"")
 
 
 def _credentials(scope: Scope) -> tuple[str, str]:

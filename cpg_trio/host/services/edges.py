@@ -1,4 +1,4 @@
-"""The edge of each RPC service: it reads who calls, and tells a refused caller when to try again."""
+"""The edges of the services: who calls, how an error of the state is refused, when a caller may try again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ from contextlib import contextmanager
 from cpg_trio import wire
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identity
+from cpg_trio.host.access.limits import LimitError
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.services.errors import state_errors
-from cpg_trio.rpc import Context
+from cpg_trio.host.directory.registration import NoProviderError, UnknownRegistrationError
+from cpg_trio.rpc import Code, Context
+
+
+@contextmanager
+def state_errors() -> Iterator[None]:
+    """Within the block, raise errors of the state as RefusedError."""
+    try:
+        yield
+    except wire.InvalidError as error:
+        raise RefusedError(Code.INVALID_ARGUMENT, str(error)) from error
+    except (NoProviderError, UnknownRegistrationError) as error:
+        raise RefusedError(Code.NOT_FOUND, str(error)) from error
+    except LimitError as error:
+        raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error)) from error
 
 
 @contextmanager
