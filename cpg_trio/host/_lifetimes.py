@@ -41,7 +41,7 @@ class Lifetimes:
         return (
             self.registry.has_registered(runtime_id)
             or self.registry.calls.has_called(runtime_id)
-            or self.liveness.sees_off(runtime_id)
+            or self.liveness.is_leaving(runtime_id)
             or self.watches.has(runtime_id)
             or self.grants.has(runtime_id)
         )

@@ -1,1 +1,1 @@
-"""Which plugins there are: registrations, leases, the store behind them, and who watches."""
+"""Which plugins there are: registrations, leases, the store behind them, and watches."""

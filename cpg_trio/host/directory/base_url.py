@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from cpg_trio.asgi import App, Receive, Scope, Send, header
 from cpg_trio.http import Origin
 
-_LONGEST_HOST = 300  # bytes: a name has 253 at most, and a port
+_MAX_HOST_BYTES = 300  # a name has 253 at most, and a port follows
 _called: ContextVar[tuple[str, str, bytes]] = ContextVar("public URL; scheme and host of the request")
 
 
@@ -34,7 +34,7 @@ def base_url() -> str:
 
 
 def _url(scheme: str, host: bytes) -> str:
-    if len(host) > _LONGEST_HOST:
+    if len(host) > _MAX_HOST_BYTES:
         return ""
     try:
         origin, path = Origin.parse(f"{scheme}://{host.decode('latin-1')}")

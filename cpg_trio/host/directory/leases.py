@@ -192,8 +192,8 @@ class Liveness:
         """Send a plugin no calls until it gives a sign of life."""
         self._happened(runtime_id, Event.SUSPECTED)
 
-    def sees_off(self, runtime_id: str) -> bool:
-        """Whether a plugin has taken leave, and its identity is about to end."""
+    def is_leaving(self, runtime_id: str) -> bool:
+        """Whether a plugin has left, and its identity is about to end."""
         lease = self._leases.get(runtime_id)
         return lease is not None and lease.state is State.LEAVING
 

@@ -197,11 +197,11 @@ class Registry:
         return list(self._by_plugin)
 
     def provides(self, service_type: str) -> bool:
-        """Whether somebody has registered a type."""
+        """Whether a type is registered."""
         return service_type in self._by_type
 
     def service_types(self) -> Sequence[str]:
-        """Return the types that somebody has registered."""
+        """Return the types that are registered."""
         return sorted(self._by_type)
 
     # Health
@@ -251,7 +251,7 @@ class Registry:
     # Discovery
 
     def available(self, service_type: str) -> bool:
-        """Whether a caller would be offered a provider. Asking changes nobody's turn."""
+        """Whether a caller would be offered a provider. Asking takes no turn."""
         return bool(self._good(service_type))
 
     def discover(self, service_type: str, min_version: str = "") -> tuple[Registration, bool]:

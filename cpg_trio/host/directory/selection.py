@@ -45,7 +45,7 @@ class Selector:
         self._default = default
         self._calls_in_flight = calls_in_flight
         self._rng = rng
-        self._last_turn: dict[tuple[str, str], int] = {}  # by who asks, and for what
+        self._last_turn: dict[tuple[str, str], int] = {}  # sequence number, by asker and service type
 
     def choose(self, asker: str, service_type: str, good: Sequence[Registration]) -> Registration:
         """Choose one of some providers, which are in the order of registration.
@@ -68,7 +68,7 @@ class Selector:
             self._last_turn.pop((asker, service_type), None)
 
     def _next_turn(self, turn: tuple[str, str], good: Sequence[Registration]) -> Registration:
-        # The turn is kept by sequence number, not by index: providers come and go, and nobody is skipped.
+        # By sequence number and not by index: providers come and go, and none is skipped.
         after = bisect_right(good, self._last_turn.get(turn, 0), key=_by_sequence)
         chosen = good[after] if after < len(good) else good[0]
         self._last_turn[turn] = chosen.sequence

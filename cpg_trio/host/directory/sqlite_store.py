@@ -15,7 +15,7 @@ from cpg_trio._reload import reason
 from cpg_trio.host.directory.store import Rows, StoreError
 from cpg_trio.http import StartError
 
-_APPLICATION_ID = 0x63706774  # "cpgt", in the header of each file of ours
+_APPLICATION_ID = 0x63706774  # "cpgt", in the header of each state file
 # What each version of the schema adds to the one before. Times are in seconds since 1970. A new file goes
 # through all of them, so that it is the same as an old one that has been taken over.
 _VERSIONS = (

@@ -195,7 +195,7 @@ class Journal:
     async def _close(self) -> None:
         """Write what is left, and close the store; to the end, even if cancelled."""
         try:
-            if self._changed or self._compare or self._batch.undos:  # somebody may still wait
+            if self._changed or self._compare or self._batch.undos:  # a caller may still wait
                 await self._write()
         finally:
             with trio.CancelScope(shield=True):

@@ -225,14 +225,14 @@ async def test_who_takes_leave_again_and_again_has_its_two_leases_from_the_last_
             s.registry.report_health("p", UNHEALTHY)
             s.registry.unregister("p", s.add())
             await trio.sleep(1)
-        assert s.liveness.sees_off("p")
+        assert s.liveness.is_leaving("p")
         tasks = trio.lowlevel.current_statistics().tasks_living
         await trio.sleep(28.9)
         assert s.gone == []
         await trio.sleep(0.2)
         assert s.gone == ["p"]
         assert trio.lowlevel.current_statistics().tasks_living == tasks - 1
-        assert not s.liveness.sees_off("p")
+        assert not s.liveness.is_leaving("p")
 
 
 async def test_each_leave_has_its_own_time(autojump_clock: MockClock) -> None:
@@ -540,6 +540,6 @@ async def test_a_plugin_that_had_lapsed_and_registers_anew_is_alive(autojump_clo
         s.liveness.lapse("p")
         s.registry.unregister("p", registration_id)
         assert not s.registry.has_lapsed("p")
-        assert not s.liveness.sees_off("p")
+        assert not s.liveness.is_leaving("p")
         s.add()
         assert s.offered()
