@@ -137,7 +137,7 @@ def test_no_secret_of_a_call_is_in_a_representation() -> None:
         PreparedRequest.of(request, b"h"),
         HttpRequest("GET", "http://h/", [("authorization", shown)], b""),
         ClientConfig(headers={"authorization": shown}),
-        Statement(raw, raw[0][1], b"", 0.0),
+        Statement(shown.encode(), b"", 0.0),
     ):
         search(type(each).__name__, repr(each), [])
 

@@ -44,8 +44,8 @@ from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.routing.call_log import CallLog
 from cpg_trio.host.routing.direct_grants import DirectGrants
 from cpg_trio.host.routing.direct_statistics import DirectCounter, DirectReports, DirectStatistics
-from cpg_trio.host.routing.gateway import Router, RouterGateway
 from cpg_trio.host.routing.headers import RequestHeaderRules
+from cpg_trio.host.routing.router import Router
 from cpg_trio.host.routing.routes import Routes
 from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
 from cpg_trio.host.services.dispatch import Dispatch
@@ -152,14 +152,6 @@ class Host:
         # Routing and capabilities
         self._call_log = CallLog(self.calls)
         self._counter = RouterCounter(self.calls)
-        self._rules = RequestHeaderRules(config.pass_headers)
-        self._router = Router(
-            self._access,
-            Routes(self.identities, self.registry),
-            self.registry,
-            self.calls,
-            self._liveness.suspect,
-        )
         open_store = partial(SqliteStore, config.state_path) if config.state_path else None
         self._journal = Journal(open_store, self.identities, self.registry)
         self._grants = Grants(self.identities, self.audit, config.grant_ttl_s, limits.max_grants)
@@ -222,6 +214,18 @@ class Host:
             others=self._services(),
         )
 
+    def _router(self, browsers: BrowserGuard) -> Router:
+        return Router(
+            self._access,
+            Routes(self.identities, self.registry),
+            self.registry,
+            self.calls,
+            self._liveness.suspect,
+            browsers,
+            RequestHeaderRules(self._config.pass_headers),
+            self._config.limits.max_routed_body_bytes,
+        )
+
     def _services(self) -> App:
         """Return the RPC services on their paths."""
         config = self._config
@@ -279,8 +283,7 @@ class Host:
             probe_port(self._probes, config.probe_bind, config.serve),
             open_plain_nursery() as nursery,
         ):
-            most = self._config.limits.max_routed_body_bytes
-            relay = Relay(RouterGateway(self._router, self._rules, browsers, most), self._pool)
+            relay = Relay(self._router(browsers), self._pool)
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))

@@ -30,12 +30,12 @@ from cpg_trio.host.access.policy import Policy, read_rules
 from cpg_trio.host.access.rate_limiting import RateLimiter, RateLimits
 from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.routing.gateway import Router
 from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_request, forwarded_in_response
+from cpg_trio.host.routing.router import Router
 from cpg_trio.host.routing.routes import PREFIX, Routes
 from cpg_trio.host.services.websocket import CODECS, UnreadableError
 from cpg_trio.host_command import host_config
-from cpg_trio.http import Origin, StartError
+from cpg_trio.http import BrowserGuard, Origin, ServeConfig, StartError
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.plugin._backoff import retry_after_s
 from cpg_trio.plugin._session import _seconds
@@ -95,6 +95,8 @@ class _Routed:
             self.registry,
             Calls(),
             suspect=print,
+            browsers=BrowserGuard(ServeConfig()),
+            rules=RequestHeaderRules(),
         )
         self.caller, token = self.identities.issue("caller")
         self.authorization = f"Bearer {token}".encode()

@@ -18,7 +18,6 @@ from cpg_trio import wire
 from cpg_trio._bounded import BoundedCache
 from cpg_trio._lines import one_line
 from cpg_trio._paths import has_traversal
-from cpg_trio.asgi import HeaderList
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.refusal import RefusedError
@@ -73,9 +72,8 @@ def _too_long(service_type: bytes, provider_id: bytes) -> bool:
 class Statement:
     """What a provider is told of a caller, signed with a token that the provider holds."""
 
-    fields: HeaderList = attrs.field(repr=False)
     lines: bytes = attrs.field(repr=False)
-    """The same as lines of a head."""
+    """Lines of a head."""
     digest: bytes = attrs.field(repr=False)
     """Of the token. The statement is replaced when the provider has another one."""
     signed_at: float
@@ -144,7 +142,7 @@ class Routes:
         """Return the statement about a caller for the route's provider, replaced when it is time for that."""
         entry, now = self._identities.entry(route.provider.runtime_id), self._wall_clock()
         if entry is None:  # the provider has no identity, so nothing can be signed for it
-            return _statement([(_CALLER_ID, caller.runtime_id.encode())], b"", now)
+            return Statement(lines([(_CALLER_ID, caller.runtime_id.encode())]), b"", now)
         known = route.statements.get(caller.runtime_id)
         if known is None or known.digest != entry.digest or not 0 <= now - known.signed_at < _SIGNED_ANEW_S:
             if known is None and route.kept:
@@ -185,8 +183,4 @@ def _signed(caller: Identity, route: Route, digest: bytes, now: float) -> Statem
         now + LONGEST_S,
     )
     signed = sign(digest, Purpose.CALLER, assertion).encode()
-    return _statement([(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)], digest, now)
-
-
-def _statement(fields: HeaderList, digest: bytes, now: float) -> Statement:
-    return Statement(fields, lines(fields), digest, now)
+    return Statement(lines([(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)]), digest, now)

@@ -23,7 +23,7 @@ import trio.testing
 
 from cpg_trio.calls import Call
 from cpg_trio.host import Host, HostConfig
-from cpg_trio.host.routing.gateway import RouterGateway
+from cpg_trio.host.routing.router import Router
 from cpg_trio.http import ClientExchange, Http1Connection, RelayCall, ServeConfig, SocketChannel
 from cpg_trio.http.server.http1 import Http1Exchange
 from tests._wire import Wire, dial, socket_of
@@ -411,7 +411,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
         (ClientExchange, "_feed"),
         (Http1Connection, "_take"),
         (Http1Exchange, "finish_nowait"),
-        (RouterGateway, "admit"),
+        (Router, "admit"),
     ],
 )
 @pytest.mark.usefixtures("transport")

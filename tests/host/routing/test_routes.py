@@ -172,8 +172,7 @@ class Setting:
     def told(self, caller: Identity, method: str = "Get") -> dict[str, str]:
         """Return what a provider is told of a call."""
         statement = self.routes.statement(caller, self.route(method))
-        assert statement.lines == b"".join(b"%b: %b\r\n" % field for field in statement.fields)
-        return {name.decode(): value.decode() for name, value in statement.fields}
+        return dict(line.split(": ") for line in statement.lines.decode().splitlines())
 
     def route(self, method: str = "Get") -> Route:
         """Return the route of a method, kept or found."""

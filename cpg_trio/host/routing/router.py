@@ -1,8 +1,7 @@
-"""The router's decisions: who calls, whether it may, and where the call goes.
+"""The router: who calls, whether it may, and where the call goes.
 
-`Router` decides on a call by its path and its credentials. `RouterGateway` asks it for each request that the
-relay has read. The relay then passes the call on byte for byte, both ways at once; the router holds no body,
-and adds no timeout.
+The relay asks `Router` about each request, which returns a `RoutedCall` or refuses. The relay then passes the
+call on byte for byte, in both directions at once; it holds no body, and adds no timeout.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.directory.calls_in_flight import InFlight
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.routing.failures import (
     IDENTITY_ENDED,
@@ -47,9 +45,9 @@ from cpg_trio.rpc import Code
 
 
 class Router:
-    """Decides on calls, and ends those whose caller or provider has gone.
+    """The gateway of the relay (see `relay.Gateway`).
 
-    `suspect` is called with the runtime id of a provider to which a failure is due.
+    `suspect` is called with the runtime id of a provider that has caused a failure.
     """
 
     def __init__(
@@ -59,13 +57,53 @@ class Router:
         registry: Registry,
         calls: Calls,
         suspect: Callable[[str], object],
+        browsers: BrowserGuard,
+        rules: RequestHeaderRules,
+        max_body_bytes: int | None = None,
     ) -> None:
         self._access = access
         self._routes = routes
-        self._registry = registry
         self._suspect = suspect
+        self._browsers = browsers
+        self._rules = rules
+        self._max_body_bytes = max_body_bytes
         self.calls = calls
         self.in_flight = registry.calls
+
+    def claims(self, target: bytes, /) -> bool:
+        """See `relay.Gateway`."""
+        return target.startswith(PREFIX)
+
+    def admit(self, exchange: ServerExchange, /) -> RoutedCall:
+        """See `relay.Gateway`."""
+        try:
+            return self._admit(exchange)
+        except RefusedError as refused:
+            call = Call(CallKind.ROUTED)
+            call.status, call.code = refused.status, refused.code.value
+            call.failure, call.undelivered = refused.log, True
+            self.calls.refused.tell(call)
+            raise RequestRefusedError(refused.status, refused.plain, refused.fields) from None
+
+    def _admit(self, exchange: ServerExchange) -> RoutedCall:
+        connection, known = exchange.connection, exchange.head.remembered
+        head = known if isinstance(known, _RequestHead) else self._read(exchange)
+        if head.no_page_at is None or head.no_page_at != connection.server:
+            self._check_page(exchange)
+            head.no_page_at = connection.server
+        path, _, query = exchange.head.target.partition(b"?")
+        authorization = exchange.authorization or head.authorization
+        peer = Peer.of(connection.client, connection.peer_names)
+        caller, route, statement = self.route(path, head.runtime_id, authorization, peer)
+        exchange.prove(caller.runtime_id)
+        if self._max_body_bytes is not None:
+            try:
+                exchange.limit_body(self._max_body_bytes)
+            except MalformedError as error:
+                raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
+        if known is None:
+            exchange.keep_head()
+        return RoutedCall(self, exchange, caller.runtime_id, route, query, head.lines + statement.lines)
 
     def route(
         self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -87,24 +125,6 @@ class Router:
             route = self._routes.find(raw_path, path, caller.runtime_id)
         return caller, route, self._routes.statement(caller, route)
 
-    def _parse(self, raw_path: bytes, peer: Peer) -> ServicePath:
-        """Parse a path; one that is malformed is counted like a call that proves no identity."""
-        try:
-            return ServicePath.parse(raw_path)
-        except RefusedError:
-            self._access.count(Kind.FAILED_AUTHENTICATION, peer.key)
-            raise
-
-    def begin(self, call: Call, in_flight: InFlight) -> None:
-        """Note that a call begins; `in_flight` is cancelled when its caller or its provider has gone."""
-        self.in_flight.begin(call.caller, call.provider, in_flight)
-        self.calls.begun.tell(call)
-
-    def end(self, call: Call, in_flight: InFlight) -> None:
-        """Note that a call has ended."""
-        self.in_flight.end(call.caller, call.provider, in_flight)
-        self.calls.end(call)
-
     def failure(self, call: Call, error: UpstreamError | None) -> CallFailure:
         """Return what a failure means; None is a call that was cancelled."""
         if error is None:
@@ -115,12 +135,23 @@ class Router:
             self._suspect(call.provider)
         return failure
 
-    def refuse(self, refused: RefusedError) -> None:
-        """Tell of a call that is refused."""
-        call = Call(CallKind.ROUTED)
-        call.status, call.code = refused.status, refused.code.value
-        call.failure, call.undelivered = refused.log, True
-        self.calls.refused.tell(call)
+    def _parse(self, raw_path: bytes, peer: Peer) -> ServicePath:
+        """Parse a path; one that is malformed is counted like a call that proves no identity."""
+        try:
+            return ServicePath.parse(raw_path)
+        except RefusedError:
+            self._access.count(Kind.FAILED_AUTHENTICATION, peer.key)
+            raise
+
+    def _read(self, exchange: ServerExchange) -> _RequestHead:
+        fields = forwarded_in_request(exchange.head.fields, self._rules)
+        head = exchange.head.remembered = _RequestHead(*fields)
+        return head
+
+    def _check_page(self, exchange: ServerExchange) -> None:
+        head = exchange.head
+        if why := self._browsers.why_not(head.host, head.origin, exchange.connection.server):
+            raise RefusedError(Code.PERMISSION_DENIED, why)
 
 
 def _log_line(refused: RefusedError, raw_path: bytes, runtime_id: bytes, authorization: bytes) -> str:
@@ -137,68 +168,6 @@ def _log_line(refused: RefusedError, raw_path: bytes, runtime_id: bytes, authori
             return f"Denied: {refused.message}"
         case _:
             return ""
-
-
-class RouterGateway:
-    """The router, as the relay asks it."""
-
-    def __init__(
-        self,
-        router: Router,
-        rules: RequestHeaderRules,
-        browsers: BrowserGuard,
-        max_body_bytes: int | None = None,
-    ) -> None:
-        self._router = router
-        self._rules = rules
-        self._browsers = browsers
-        self._max_body_bytes = max_body_bytes
-
-    def claims(self, target: bytes, /) -> bool:
-        """Whether a request is the router's."""
-        return target.startswith(PREFIX)
-
-    def admit(self, exchange: ServerExchange, /) -> RoutedCall:
-        """Return what to do with a request. Raises: RequestRefusedError."""
-        known = exchange.head.remembered
-        head = known if isinstance(known, _RequestHead) else self._read(exchange)
-        connection = exchange.connection
-        try:
-            if head.no_page_at is None or head.no_page_at != connection.server:
-                _check_page(exchange, self._browsers)
-                head.no_page_at = connection.server
-            path, _, query = exchange.head.target.partition(b"?")
-            authorization = exchange.authorization or head.authorization
-            peer = Peer.of(connection.client, connection.peer_names)
-            caller, route, statement = self._router.route(path, head.runtime_id, authorization, peer)
-            exchange.prove(caller.runtime_id)
-            if self._max_body_bytes is not None:
-                _limit_body(exchange, self._max_body_bytes)
-        except RefusedError as refused:
-            self._router.refuse(refused)
-            raise RequestRefusedError(refused.status, refused.plain, refused.fields) from None
-        if known is None:
-            exchange.keep_head()
-        return RoutedCall(
-            self._router, exchange, caller.runtime_id, route, query, head.lines + statement.lines
-        )
-
-    def _read(self, exchange: ServerExchange) -> _RequestHead:
-        fields = exchange.head.fields
-        head = exchange.head.remembered = _RequestHead(*forwarded_in_request(fields, self._rules))
-        return head
-
-
-def _check_page(exchange: ServerExchange, browsers: BrowserGuard) -> None:
-    if why := browsers.why_not(exchange.head.host, exchange.head.origin, exchange.connection.server):
-        raise RefusedError(Code.PERMISSION_DENIED, why)
-
-
-def _limit_body(exchange: ServerExchange, most: int) -> None:
-    try:
-        exchange.limit_body(most)
-    except MalformedError as error:
-        raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
 
 
 class _RequestHead:
@@ -218,16 +187,7 @@ class _RequestHead:
 class RoutedCall:
     """One call that the relay passes on. See `relay.Forward`."""
 
-    __slots__ = (
-        "_exchange",
-        "_lines",
-        "_query",
-        "_route",
-        "_router",
-        "call",
-        "caller",
-        "origin",
-    )
+    __slots__ = ("_exchange", "_lines", "_query", "_route", "_router", "call", "caller", "origin")
 
     call: Call
 
@@ -250,22 +210,28 @@ class RoutedCall:
 
     def head(self) -> bytes:
         """See `relay.Forward`."""
-        route, request = self._route, self._exchange.head
+        route, head = self._route, self._exchange.head
         target = b"%b?%b" % (route.target, self._query) if self._query else route.target
-        first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (request.method, target, route.host)
-        return first + (b"te: trailers\r\n" if request.accepts_trailers else b"") + self._lines
+        first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, route.host)
+        return first + (b"te: trailers\r\n" if head.accepts_trailers else b"") + self._lines
 
     refusal = staticmethod(refusal_of)
     """See `relay.Forward`."""
-
-    def fields_back(self, fields: HeaderList) -> HeaderList:
-        """See `relay.Forward`."""
-        return forwarded_in_response(fields)
+    fields_back = staticmethod(forwarded_in_response)
+    """See `relay.Forward`."""
 
     def begin(self, call: RelayCall) -> Call:
         """See `relay.Forward`."""
-        record = self.call = record_of(self._route, self.caller, self._exchange.version)
-        self._router.in_flight.begin(self.caller, record.provider, call)
+        path = self._route.path
+        record = self.call = Call(
+            CallKind.ROUTED,
+            self.caller,
+            path.provider_id,
+            path.service_type,
+            self._route.method,
+            self._exchange.version,
+        )
+        self._router.in_flight.begin(self.caller, path.provider_id, call)
         self._router.calls.begun.tell(record)
         return record
 
@@ -277,9 +243,3 @@ class RoutedCall:
     def failure(self, error: UpstreamError | None) -> CallFailure:
         """See `relay.Forward`."""
         return self._router.failure(self.call, error)
-
-
-def record_of(route: Route, caller: str, version: str) -> Call:
-    """Return the record of a call that begins."""
-    path = route.path
-    return Call(CallKind.ROUTED, caller, path.provider_id, path.service_type, route.method, version)
