@@ -1,7 +1,6 @@
-"""Files whose content is used until other files take their place, without a restart.
+"""Files that are read again when they change, without a restart.
 
-May touch: the files that it is given. They are looked at when somebody asks for what they say, and no more
-than once a second.
+They are checked when their content is needed, and at most once a second.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ _T = TypeVar("_T")
 _LOOK_S = 1.0
 
 _Versions: TypeAlias = tuple[tuple[int, ...], ...]
-"""What tells files from those that have taken their place."""
+"""Of each file: device, inode, size and times. A file that replaces it has others."""
 
 
 class Reloaded(Generic[_T]):
-    """What files say, read anew when one of them has changed.
+    """The content of files, read again when one of them has changed.
 
-    `read` gives it. It raises OSError or ValueError for what cannot be used. At first that is the maker's to
-    hear of. Later the last value that could be used stays, the log names the failure once, and the files are
-    read again at each look until they can be used: also files that have not changed, since what failed may
-    have been the process (it has no file descriptor left, say).
+    `read` returns it, and raises OSError or ValueError for content that is not valid. The constructor passes
+    such an error on. Later the last valid value stays, the log names the error once, and each check reads the
+    files again until they are valid. It does so also if they have not changed, since the process may have
+    caused the error: it may have had no file descriptor left, for example.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Reloaded(Generic[_T]):
 
     @property
     def value(self) -> _T:
-        """What they say now, or said before if they cannot be used now."""
+        """The content now, or the last valid content."""
         now = self._clock()
         if self._look_at is None or now >= self._look_at:
             self._look_at = now + _LOOK_S
@@ -72,7 +71,7 @@ class Reloaded(Generic[_T]):
         self._value, self._seen, self._failure = value, seen, ""
 
     def _read_whole(self) -> tuple[_T, _Versions]:
-        """Return what the files say, and which files say it. Raises: OSError or ValueError."""
+        """Return the content and the versions of the files. Raises: OSError or ValueError."""
         before = self._versions()
         value = self._read()
         if self._versions() != before:
@@ -84,12 +83,12 @@ class Reloaded(Generic[_T]):
 
 
 def reason(error: Exception) -> str:
-    """Return why a file cannot be used, without its name."""
+    """Return why a file is not valid, without its name."""
     match error:
         case UnicodeError():
             return "it is not text"
-        case OSError(strerror=str(said)):
-            return said.lower()
+        case OSError(strerror=str(text)):
+            return text.lower()
         case _:
             return str(error)
 

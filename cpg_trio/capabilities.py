@@ -1,4 +1,4 @@
-"""Stubs of what a host offers unless it is told otherwise: `logger`, which writes to the host's log."""
+"""The clients of the capabilities that a host offers by default: `logger`, which writes to the host's log."""
 
 from cpg_trio._gen.capability.logger.v1.logger_pb2 import LogRequest
 from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerClient

@@ -46,7 +46,7 @@ async def test_an_identity_that_cannot_be_one_is_refused_and_the_plugin_waits_on
         await until(host, lambda: is_healthy(host, "echo"))
 
 
-async def test_a_managing_host_that_will_not_have_the_plugin_does_not_end_it(virtual_time: MockClock) -> None:
+async def test_a_managing_host_that_refuses_the_plugin_does_not_end_it(virtual_time: MockClock) -> None:
     async def refuse(scope: Scope, _receive: Receive, send: Send) -> bool:
         return scope["path"].endswith("RegisterService") and await error(send, 403, "permission_denied")
 
@@ -125,11 +125,11 @@ async def test_a_managed_plugin_that_its_host_has_forgotten_waits_for_another(
             await until(second, lambda: state_of(second, "echo") == HEALTHY)
 
 
-async def test_a_plugin_without_a_host_url_says_again_and_again_that_it_waits_to_be_called(
+async def test_a_plugin_without_a_host_url_logs_now_and_then_that_it_waits_to_be_called(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     caplog.set_level(logging.INFO)
     async with plugged(echo_plugin(), None) as url:
         await trio.sleep(100)
-        said = f"echo-plugin has no HOST_URL, and waits for a managing host to call it on {url}"
-        assert lines(caplog, "cpg_trio.plugin").count(said) == 4
+        found = f"echo-plugin has no HOST_URL, and waits for a managing host to call it on {url}"
+        assert lines(caplog, "cpg_trio.plugin").count(found) == 4

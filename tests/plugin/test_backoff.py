@@ -66,7 +66,7 @@ async def test_who_asks_for_a_longer_wait_gets_it(autojump_clock: MockClock) -> 
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    ("value", "seconds"),
     [
         ("3", 3.0),
         ("0", 0.0),
@@ -79,6 +79,6 @@ async def test_who_asks_for_a_longer_wait_gets_it(autojump_clock: MockClock) -> 
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
     ],
 )
-def test_what_a_host_asks_for_is_whole_seconds_and_an_hour_at_most(said: str, seconds: float) -> None:
-    assert retry_after_s({"retry-after": said}) == seconds
+def test_what_a_host_asks_for_is_whole_seconds_and_an_hour_at_most(value: str, seconds: float) -> None:
+    assert retry_after_s({"retry-after": value}) == seconds
     assert retry_after_s({}) == 0

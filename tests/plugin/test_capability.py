@@ -1,4 +1,4 @@
-"""A live capability: what the host offers, called with leave that the plugin gets and renews by itself."""
+"""A capability: what the host offers, called with a grant that the plugin gets and renews by itself."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ async def test_what_the_host_does_not_give_is_said_in_its_words() -> None:
     secrets = plugin.capability("secrets").client(EchoServiceClient)
     newer = plugin.capability("logger", min_version="2.0.0").client(LoggerClient)
     async with hosting() as (_, url), plugged(plugin, url):
-        for call, said in (
+        for call, text in (
             (lambda: secrets.echo(EchoRequest()), '"secrets" not available'),
             (lambda: newer.log(LogRequest()), "older than 2.0.0"),
         ):
-            with trio.fail_after(10), pytest.raises(ConnectError, match=said) as caught:
+            with trio.fail_after(10), pytest.raises(ConnectError, match=text) as caught:
                 await _until_registered(call)
             assert caught.value.code == Code.NOT_FOUND
 

@@ -194,7 +194,7 @@ async def test_a_call_that_was_not_delivered_goes_to_another_provider(
             assert not host.registry.health("gone-0").callable
 
 
-async def test_a_call_that_was_not_delivered_is_tried_again_though_nothing_is_heard_of_its_provider(
+async def test_an_undelivered_call_is_tried_again_though_its_provider_has_not_changed(
     virtual_time: MockClock,
 ) -> None:
     failed: list[str] = []
@@ -296,7 +296,7 @@ def test_a_token_is_in_no_representation() -> None:
     assert "planted-secret" not in repr(session)
 
 
-async def test_who_waits_for_a_dependency_is_not_told_that_it_is_there_while_calls_cannot_be_made() -> None:
+async def test_a_dependency_is_not_available_while_the_plugin_has_lost_its_host() -> None:
     echo = Plugin("caller", version="1.0.0").require("echo")
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
@@ -401,7 +401,7 @@ async def test_no_answer_of_a_provider_ends_its_callers_session(
         assert dependency.callable_provider().session is session
 
 
-async def test_a_host_that_marks_nothing_is_asked_whose_word_it_was() -> None:
+async def test_a_host_without_an_id_is_asked_whether_a_401_was_its_own() -> None:
     instead = answering(401)
     async with (
         plain_host() as (host, url),
@@ -420,7 +420,7 @@ async def test_a_host_that_marks_nothing_is_asked_whose_word_it_was() -> None:
         assert (caught.value.code, session.void.is_set()) == (Code.UNAVAILABLE, True)
 
 
-async def test_the_hosts_own_word_ends_the_session_at_once() -> None:
+async def test_a_401_of_the_host_itself_ends_the_session_at_once() -> None:
     async with hosting() as (host, url), calling(url, answering(500)) as (_, good, dependency):
         session = dependency.callable_provider().session
         await host.revoke_identity(session.runtime_id)

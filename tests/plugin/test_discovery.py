@@ -147,7 +147,7 @@ class HeldAnswer:
         return True
 
 
-async def test_an_answer_that_comes_late_is_not_believed_over_newer_news(
+async def test_an_answer_that_is_out_of_date_when_it_arrives_is_ignored(
     virtual_time: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "_POLL_S", 0.02)
@@ -233,7 +233,7 @@ async def test_where_websockets_do_not_get_through_streams_are_followed(
         await heard(echo, lambda d: d.available)
 
 
-async def test_a_stream_that_tells_nothing_keeps_nobody_from_asking(virtual_time: MockClock) -> None:
+async def test_where_the_stream_tells_nothing_the_plugin_asks(virtual_time: MockClock) -> None:
     async def hold_back(scope: Scope, receive: Receive, send: Send) -> bool:
         if scope["type"] == "websocket":
             await no_websocket(scope, receive, send)
@@ -387,7 +387,7 @@ async def test_no_plugin_sees_its_dependency_go_while_a_host_is_replaced_that_re
     assert None not in providers
 
 
-async def test_who_does_not_come_back_with_the_host_is_forgotten_once_that_has_settled(
+async def test_a_provider_that_does_not_return_to_a_new_host_is_dropped_after_a_while(
     autojump_clock: MockClock,
 ) -> None:
     _, (echo,) = needy("echo")
@@ -405,7 +405,7 @@ async def test_who_does_not_come_back_with_the_host_is_forgotten_once_that_has_s
     assert not echo.available
 
 
-async def test_a_new_hosts_word_counts_at_once_when_it_is_that_somebody_is_there_or_has_gone_again() -> None:
+async def test_what_a_new_host_tells_of_a_provider_counts_at_once() -> None:
     _, (echo,) = needy("echo")
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     for session, provider_id in ((old, "echo-1"), (new, "echo-2")):
@@ -481,9 +481,7 @@ async def test_a_host_that_is_replaced_is_noticed_by_the_watch_and_not_only_by_t
 
 
 @pytest.mark.parametrize("way", ["websocket", "stream"])
-async def test_who_is_asked_to_wait_with_its_watch_does_and_keeps_to_that_way(
-    virtual_time: MockClock, way: str
-) -> None:
+async def test_a_watch_is_opened_again_as_late_as_the_host_asks(virtual_time: MockClock, way: str) -> None:
     busy = Busy("/watch" if way == "websocket" else WATCH, websockets=way == "websocket")
     plugin = echo_plugin()
     plugin.require("other", required=False)

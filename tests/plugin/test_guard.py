@@ -104,7 +104,7 @@ def forgeries(plugin: Around) -> dict[str, Headers]:
         "a token of one's own": {wire.CALLER_HEADER: token},
         "signed with one's own token": from_caller(of_other, plugin.runtime_id),
         "for another provider": from_caller(plugin.digest, other.runtime_id),
-        "replayed: it was said to another provider": from_caller(of_other, other.runtime_id),
+        "replayed: it was signed for another provider": from_caller(of_other, other.runtime_id),
         "for another method": as_caller(COUNT),
         "for a path above": as_caller("/echo.v1.EchoService/"),
         "expired": as_caller(for_s=-LEEWAY_S - 1),

@@ -31,7 +31,7 @@ async def test_a_missing_dependency_degrades_a_plugin_until_it_is_there(virtual_
         await until(host, lambda: state_of(host, "needs") == DEGRADED)
 
 
-async def test_a_plugin_says_itself_that_it_is_of_no_use(virtual_time: MockClock) -> None:
+async def test_a_plugin_whose_author_sets_it_unhealthy_gets_no_calls(virtual_time: MockClock) -> None:
     plugin = echo_plugin()
     async with hosting() as (host, url), plugged(plugin, url):
         await until(host, lambda: host.registry.available("echo"))

@@ -107,15 +107,15 @@ async def test_a_plugin_logs_its_own_health_and_the_reason_when_they_change(
             await until(host, lambda: state_of(host, "needy") == HealthState.HEALTH_STATE_HEALTHY)
             plugin.set_health(UNHEALTHY, "the disk is full")
             await eventually(lambda: "needy-plugin is unhealthy" in caplog.text)
-    said = [line for line in lines(caplog, "cpg_trio.plugin") if line.startswith("needy-plugin is ")]
-    assert [line for line in said if "healthy" in line or "degraded" in line] == [
+    found = [line for line in lines(caplog, "cpg_trio.plugin") if line.startswith("needy-plugin is ")]
+    assert [line for line in found if "healthy" in line or "degraded" in line] == [
         "needy-plugin is degraded: waiting for echo",
         "needy-plugin is healthy",
         "needy-plugin is unhealthy: the disk is full",
     ]
 
 
-async def test_a_plugin_that_has_lost_its_host_says_again_and_again_which_and_then_that_it_is_back(
+async def test_a_plugin_that_has_lost_its_host_logs_it_now_and_then_and_that_it_is_back(
     caplog: pytest.LogCaptureFixture, virtual_time: MockClock
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -30,7 +30,7 @@ def off_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> fl
     return off
 
 
-async def test_a_plugin_judges_what_its_host_signs_by_the_hosts_clock_and_says_that_its_own_is_wrong(
+async def test_a_plugin_checks_what_its_host_signs_by_the_hosts_clock_and_logs_that_its_own_differs(
     off_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     caller = Plugin("caller", version="1.0.0")
@@ -44,8 +44,8 @@ async def test_a_plugin_judges_what_its_host_signs_by_the_hosts_clock_and_says_t
             while not re.search("the clock of echo-plugin is", caplog.text):  # noqa: ASYNC110 - no event
                 await trio.sleep(0.01)
         assert host.registry.health(provider.runtime_id).callable
-    (said,) = [m for m in caplog.messages if m.startswith("the clock of echo-plugin is")]
-    found = re.search(r"is (\d+) s (ahead of|behind) its host's", said)
+    (line,) = [m for m in caplog.messages if m.startswith("the clock of echo-plugin is")]
+    found = re.search(r"is (\d+) s (ahead of|behind) its host's", line)
     assert found
     assert abs(float(found[1]) - abs(off_s)) < 10
     assert found[2] == ("ahead of" if off_s > 0 else "behind")

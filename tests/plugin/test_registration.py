@@ -120,7 +120,7 @@ async def test_its_base_url_is_made_of_its_host_name_and_port() -> None:
         assert registration.endpoint_path == "/echo.v1.EchoService/"
 
 
-async def test_a_plugin_whose_name_leads_elsewhere_registers_as_soon_as_it_leads_to_it(
+async def test_a_plugin_whose_name_resolves_elsewhere_registers_once_it_resolves_to_it(
     virtual_time: MockClock, caplog: pytest.LogCaptureFixture, names: Names
 ) -> None:
     names.known["moved.test"] = [ELSEWHERE]
@@ -223,9 +223,7 @@ async def test_a_plugin_whose_token_has_expired_is_registered_once_again_and_nev
 
 
 @pytest.mark.parametrize("path", ["ReportHealth", "UnregisterService"])
-async def test_one_word_of_leave_that_is_lost_does_not_lose_the_others(
-    virtual_time: MockClock, path: str
-) -> None:
+async def test_one_lost_call_of_leaving_does_not_lose_the_others(virtual_time: MockClock, path: str) -> None:
     leaving, lost = trio.Event(), list[str]()
 
     async def lose_one(scope: Scope, _receive: Receive, send: Send) -> bool:
@@ -242,7 +240,7 @@ async def test_one_word_of_leave_that_is_lost_does_not_lose_the_others(
         assert host.registry.service_types() == []
 
 
-async def test_that_the_host_hears_nothing_of_a_leave_is_told_once(
+async def test_a_leave_that_does_not_reach_the_host_is_logged_once(
     virtual_time: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     leaving = trio.Event()

@@ -32,7 +32,7 @@ from tests.plugin.running import (
 from tests.rpc.echo import canned
 
 
-async def test_a_name_that_is_not_known_yet_is_no_refusal(virtual_time: MockClock) -> None:
+async def test_a_registration_that_is_unavailable_is_tried_again(virtual_time: MockClock) -> None:
     tries = Cell(0)
 
     async def not_yet(scope: Scope, _receive: Receive, send: Send) -> bool:
@@ -58,7 +58,7 @@ async def test_a_plugin_that_starts_before_its_host_finds_it(
     assert [r.levelname for r in caplog.records].count("WARNING") == 1  # not at each try
 
 
-async def test_a_host_that_will_not_have_a_plugin_ends_it_with_the_reason() -> None:
+async def test_a_host_that_refuses_a_plugin_ends_it_with_the_reason() -> None:
     refusal = canned(
         400,
         b'{"code": "failed_precondition", "message": "version mismatch"}',
@@ -70,14 +70,14 @@ async def test_a_host_that_will_not_have_a_plugin_ends_it_with_the_reason() -> N
 
 
 @pytest.mark.parametrize("path", [HANDSHAKE, REGISTER])
-async def test_who_is_asked_to_wait_before_it_is_registered_does(virtual_time: MockClock, path: str) -> None:
+async def test_a_plugin_tries_again_as_late_as_the_host_asks(virtual_time: MockClock, path: str) -> None:
     busy = Busy(path)
     async with meddled(busy) as (host, url), plugged(echo_plugin(), url):
         await until(host, lambda: is_healthy(host, "echo"))
     assert busy.waited_s >= ASKED_S
 
 
-async def test_many_that_come_at_once_are_all_registered_in_the_end(virtual_time: MockClock) -> None:
+async def test_many_plugins_at_once_are_all_registered_in_the_end(virtual_time: MockClock) -> None:
     host = Host(HostConfig(rates=RateLimits(handshake=Rate(2, 2), register=Rate(2, 1), watch=Rate(2, 1))))
     async with hosting(host=host) as (_, url), trio.open_nursery() as nursery:
         stop = trio.Event()
@@ -92,12 +92,12 @@ async def test_many_that_come_at_once_are_all_registered_in_the_end(virtual_time
         stop.set()
 
 
-async def test_a_plugin_that_waits_for_its_host_says_again_and_again_for_which_and_why(
+async def test_a_plugin_that_waits_for_its_host_logs_now_and_then_which_one_and_why(
     caplog: pytest.LogCaptureFixture, virtual_time: MockClock
 ) -> None:
     url = f"http://127.0.0.1:{unused_port()}"
     async with plugged(echo_plugin(), url):
         await trio.sleep(100)
-    said = [line for line in lines(caplog, "cpg_trio.plugin") if url in line]
-    assert 3 <= len(said) <= 5
-    assert all(line.endswith("connection refused") for line in said), said
+    found = [line for line in lines(caplog, "cpg_trio.plugin") if url in line]
+    assert 3 <= len(found) <= 5
+    assert all(line.endswith("connection refused") for line in found), found

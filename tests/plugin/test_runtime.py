@@ -34,7 +34,7 @@ from tests.rpc.echo import Echo
 SHORT = LeaseConfig(heartbeat_s=0.05, lease_s=0.3, probe_timeout_s=0.1)
 
 
-async def test_whoever_runs_a_plugin_may_cut_the_hosts_grace_short() -> None:
+async def test_a_local_stop_shortens_the_grace_period_of_the_host() -> None:
     plugin, stop = echo_plugin(), trio.Event()
     with trio.fail_after(10):
         async with hosting() as (host, url), httpx.AsyncClient() as http, trio.open_nursery() as nursery:
@@ -111,7 +111,7 @@ async def test_a_plugin_whose_host_has_forgotten_it_registers_anew(virtual_time:
         stop.set()
 
 
-async def test_a_plugin_that_dies_without_a_word_is_out_of_the_registry_after_two_leases(
+async def test_a_plugin_that_dies_is_out_of_the_registry_after_two_leases(
     virtual_time: MockClock,
 ) -> None:
     async with hosting(HostConfig(leases=SHORT)) as (host, url):

@@ -30,10 +30,10 @@ from tests.plugin.running import (
 )
 
 
-@pytest.mark.parametrize("said", ["", "0", "-1", "1.5", "x", "²", "٣", "9" * 5000])
-def test_a_time_that_makes_no_sense_is_the_usual_one(said: str) -> None:
+@pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "x", "²", "٣", "9" * 5000])
+def test_a_time_that_makes_no_sense_is_the_usual_one(value: str) -> None:
     session = Session("http://host.test", "a-1", "token", None)  # type: ignore[arg-type]
-    session.apply({"heartbeat_interval_ms": said, "lease_ms": said, "token_ttl_ms": said})
+    session.apply({"heartbeat_interval_ms": value, "lease_ms": value, "token_ttl_ms": value})
     assert (session.heartbeat_s, session.lease_s, session.token_ttl_s) == (5.0, 15.0, math.inf)
 
 

@@ -23,18 +23,18 @@ from tests.plugin.running import (
 PROBES = ("/health", "/healthz", "/readyz")
 
 
-async def _until_it_says(http: httpx.AsyncClient, *expected: tuple[int, str]) -> None:
+async def _until_probes_answer(http: httpx.AsyncClient, *expected: tuple[int, str]) -> None:
     """Wait until the probes say something: only the plugin itself can tell what it knows."""
-    said: list[tuple[int, str]] = []
+    seen: list[tuple[int, str]] = []
     with trio.move_on_after(20):
-        while said != [*expected]:
+        while seen != [*expected]:
             await trio.sleep(0.02)
             answers = [await http.get(path) for path in PROBES]
-            said = [(answer.status_code, answer.text) for answer in answers]
-    assert said == [*expected]
+            seen = [(answer.status_code, answer.text) for answer in answers]
+    assert seen == [*expected]
 
 
-async def test_the_probes_say_whether_it_has_begun_whether_it_turns_and_whether_its_lease_is_fresh(
+async def test_the_probes_tell_whether_it_has_started_is_alive_and_has_a_fresh_lease(
     virtual_time: MockClock,
 ) -> None:
     port = unused_port()
@@ -44,16 +44,16 @@ async def test_the_probes_say_whether_it_has_begun_whether_it_turns_and_whether_
         plugged(echo_plugin(), f"http://127.0.0.1:{port}", heartbeat_s=None) as url,
         httpx.AsyncClient(base_url=url) as http,
     ):
-        await _until_it_says(http, no_handshake, (200, "ok"), no_handshake)
+        await _until_probes_answer(http, no_handshake, (200, "ok"), no_handshake)
         async with hosting(short, bind=f"127.0.0.1:{port}"):
-            await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+            await _until_probes_answer(http, (200, "OK"), (200, "ok"), (200, "ready"))
         stale = (503, "not ready: no heartbeat has reached the host in the last 0.3 s")
-        await _until_it_says(http, (200, "OK"), (200, "ok"), stale)
+        await _until_probes_answer(http, (200, "OK"), (200, "ok"), stale)
         async with hosting(short, bind=f"127.0.0.1:{port}"):
-            await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+            await _until_probes_answer(http, (200, "OK"), (200, "ok"), (200, "ready"))
 
 
-async def test_a_plugin_that_has_shaken_hands_is_not_ready_before_its_host_has_heard_it(
+async def test_a_plugin_is_not_ready_before_a_health_report_has_reached_its_host(
     virtual_time: MockClock,
 ) -> None:
     async def no_reports(scope: Scope, _receive: Receive, send: Send) -> bool:
@@ -68,7 +68,7 @@ async def test_a_plugin_that_has_shaken_hands_is_not_ready_before_its_host_has_h
     ):
         await until(host, lambda: host.registry.providers("echo"))
         unheard = (503, "not ready: no heartbeat has reached the host in the last 15 s")
-        await _until_it_says(http, (200, "OK"), (200, "ok"), unheard)
+        await _until_probes_answer(http, (200, "OK"), (200, "ok"), unheard)
 
 
 async def test_a_plugin_that_says_that_it_is_unhealthy_is_alive_and_not_ready() -> None:
@@ -78,11 +78,11 @@ async def test_a_plugin_that_says_that_it_is_unhealthy_is_alive_and_not_ready() 
         plugged(plugin, host_url) as url,
         httpx.AsyncClient(base_url=url) as http,
     ):
-        await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+        await _until_probes_answer(http, (200, "OK"), (200, "ok"), (200, "ready"))
         plugin.set_health(pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
-        await _until_it_says(http, (200, "OK"), (200, "ok"), (503, "not ready: the disk is full"))
+        await _until_probes_answer(http, (200, "OK"), (200, "ok"), (503, "not ready: the disk is full"))
         plugin.set_health(pb.HEALTH_STATE_DEGRADED, "the disk is slow")
-        await _until_it_says(http, (200, "OK"), (200, "ok"), (200, "ready"))
+        await _until_probes_answer(http, (200, "OK"), (200, "ok"), (200, "ready"))
 
 
 async def test_a_plugin_that_takes_its_leave_is_alive_and_not_ready() -> None:
@@ -99,5 +99,5 @@ async def test_a_plugin_that_takes_its_leave_is_alive_and_not_ready() -> None:
         stop.set()
         await leaving.wait()
         async with httpx.AsyncClient(base_url=url) as http:
-            await _until_it_says(http, (200, "OK"), (200, "ok"), (503, "not ready: stopping"))
+            await _until_probes_answer(http, (200, "OK"), (200, "ok"), (503, "not ready: stopping"))
         leave.set()
