@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import attrs
@@ -13,7 +12,7 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send, redirected
+from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import Session
 from cpg_trio.rpc import (
     ClientConfig,
@@ -137,13 +136,13 @@ class _ToCapability(RedirectingClient):
     def __init__(self, capability: Capability) -> None:
         self._capability = capability
 
-    async def _send(self, request: HttpRequest, send: Send[ResponseT], stack: AsyncExitStack) -> ResponseT:
+    async def _send(self, request: HttpRequest, send: Send[ResponseT], discard: Discard) -> ResponseT:
         grant = await self._capability.granted()
         response = await send(grant.http, grant.request(request))
         if response.status == _UNAUTHORIZED and _is_undelivered(response, grant.session):
             self._capability.drop(grant)
             if isinstance(request.body, bytes):
-                await stack.aclose()
+                await discard()
                 grant = await self._capability.granted()
                 response = await send(grant.http, grant.request(request))
         return response

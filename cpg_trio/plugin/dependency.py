@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -11,9 +11,9 @@ import trio
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._redirecting import RedirectingClient, ResponseT, Send, redirected
+from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import Provider, Session
-from cpg_trio.plugin.direct import Direct
+from cpg_trio.plugin.direct import Direct, NotDeliveredError
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
@@ -155,16 +155,17 @@ class _ToProvider(RedirectingClient):
     def __init__(self, dependency: Dependency) -> None:
         self._dependency = dependency
 
-    async def _send(self, request: HttpRequest, send: Send[ResponseT], stack: AsyncExitStack) -> ResponseT:
+    async def _send(self, request: HttpRequest, send: Send[ResponseT], discard: Discard) -> ResponseT:
         for tries_left in reversed(range(_MAX_TRIES)):
             provider = self._dependency.callable_provider()
-            if (direct := await self._dependency.direct.send(request, provider, send, stack)) is not None:
-                return direct
+            if (grant := self._dependency.direct.grant_for(provider)) is not None:
+                with suppress(NotDeliveredError):
+                    return await send(grant, request)
             response = await send(provider.session.calls, _routed(request, provider))
             await _check_known(response, provider.session)
             if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                 break
-            await stack.aclose()
+            await discard()
         return response
 
     async def _is_tried_again(

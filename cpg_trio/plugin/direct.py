@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
 import attrs
@@ -28,14 +28,14 @@ from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
 from cpg_trio.plugin._backoff import Backoff
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._redirecting import ResponseT, Send, redirected
+from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._session import Provider, Session
 from cpg_trio.rpc import (
     Code,
     ConnectError,
     HttpClient,
     HttpRequest,
-    HttpResponseHead,
+    HttpResponse,
     PoolClient,
     WholeResponse,
 )
@@ -58,10 +58,15 @@ _MAX_COUNTED = 16  # providers of one dependency, the latest
 _UNAUTHORIZED = 401
 
 
-@attrs.frozen(eq=False)
-class _Grant:
-    """The permission to call a provider directly."""
+class NotDeliveredError(Exception):
+    """A call has not reached its provider, and can be sent through the host."""
 
+
+@attrs.frozen(eq=False)
+class Grant:
+    """The permission to call a provider directly. It is an `HttpClient` that does so."""
+
+    direct: Direct = attrs.field(repr=False)
     provider: Provider
     url: str
     """The provider's own URL with the path of the service, ending with a slash."""
@@ -71,12 +76,50 @@ class _Grant:
     failed: trio.Event = attrs.field(factory=trio.Event, repr=False)
     """Set when a call has not reached the provider."""
 
-    def request(self, request: HttpRequest) -> HttpRequest:
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """See `HttpClient.unary`. Raises: NotDeliveredError."""
+        with self.direct.in_flight(self.provider, request.url) as call:
+            return call.answered(
+                await self._checked(request, self.http.unary(self._sent(request), max_bytes))
+            )
+        raise AssertionError("a call that is cancelled has raised")  # pragma: no cover
+
+    @asynccontextmanager
+    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+        """See `HttpClient.stream`. Raises: NotDeliveredError, before the block begins."""
+        async with AsyncExitStack() as stack:
+            call = stack.enter_context(self.direct.in_flight(self.provider, request.url))
+            entering = stack.enter_async_context(self.http.stream(self._sent(request)))
+            yield call.answered(await self._checked(request, entering))
+
+    def _sent(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the provider."""
         # A generated client asks for /package.Service/Method, and the URL has the service already.
         service, _, method = request.url[1:].partition("/")
         method = method if self.url.endswith(f"/{service}/") else f"{service}/{method}"
         return redirected(request, self.url + method, self.headers)
+
+    async def _checked(self, request: HttpRequest, sending: Awaitable[ResponseT]) -> ResponseT:
+        """Return the response, unless nothing listens, or the provider's guard has refused the request."""
+        try:
+            response = await sending
+        except ConnectError as error:
+            if isinstance(error.__cause__, NotSentError):
+                self._give_up(error.message)
+            elif not isinstance(error.__cause__, PoolFullError):
+                raise
+            raise NotDeliveredError from error
+        undelivered = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
+        if response.status == _UNAUTHORIZED and undelivered:
+            self._give_up("the provider does not accept the host's grant")
+            if not isinstance(request.body, bytes):
+                raise ConnectError(Code.UNAVAILABLE, "the provider has refused a call that is not sent twice")
+            raise NotDeliveredError
+        return response
+
+    def _give_up(self, why: str) -> None:
+        self.direct.drop(self, why)
+        self.failed.set()
 
 
 @attrs.define(eq=False)
@@ -170,19 +213,14 @@ class Direct:
     def __init__(self, owner: str, service_type: str) -> None:
         self._owner = owner
         self._service_type = service_type
-        self._grant: _Grant | None = None
+        self._grant: Grant | None = None
         self._counts: dict[str, _Count] = {}  # by provider, the latest last
         self.calls = Calls()
 
     # Calls
 
-    async def send(
-        self, request: HttpRequest, provider: Provider, send: Send[ResponseT], stack: AsyncExitStack
-    ) -> ResponseT | None:
-        """Send a request directly; return the response, None if the request has to go through the host.
-
-        `stack` has what lasts as long as the response. Raises: what an `HttpClient` raises.
-        """
+    def grant_for(self, provider: Provider) -> Grant | None:
+        """Return the grant to call a provider directly, None if there is none."""
         grant = self._grant
         if (
             grant is None
@@ -191,20 +229,7 @@ class Direct:
             or grant.provider.session is not provider.session
         ):
             return None
-        call = stack.enter_context(self._in_flight(grant, request))
-        try:
-            response = await send(grant.http, grant.request(request))
-        except ConnectError as error:
-            call.record.code, call.record.failure = error.code.value, error.message
-            if not isinstance(error.__cause__, NotSentError | PoolFullError):
-                raise
-            if not isinstance(error.__cause__, PoolFullError):
-                self._give_up(grant, error.message)
-        else:
-            if not self._is_refused(grant, request, response):
-                return call.answered(response)
-        await stack.aclose()
-        return None
+        return grant
 
     def gone(self, runtime_id: str) -> None:
         """End the calls to a plugin that is gone, as the host tells."""
@@ -217,9 +242,9 @@ class Direct:
         return [count.report(self._service_type) for count in self._counts.values()]
 
     @contextmanager
-    def _in_flight(self, grant: _Grant, request: HttpRequest) -> Iterator[_DirectCall]:
+    def in_flight(self, provider: Provider, method: str) -> Iterator[_DirectCall]:
         """Count a call, and tell of it. Raises: ConnectError `unavailable` if its provider is gone."""
-        provider_id = grant.provider.runtime_id
+        provider_id = provider.runtime_id
         if (count := self._counts.get(provider_id)) is None:
             count = self._counts[provider_id] = _Count(provider_id)
             count.restart()
@@ -227,10 +252,10 @@ class Direct:
                 del self._counts[next(iter(self._counts))]
         record = Call(
             CallKind.DIRECT,
-            caller=grant.provider.session.runtime_id,
+            caller=provider.session.runtime_id,
             provider=provider_id,
             service=self._service_type,
-            method=request.url,
+            method=method,
         )
         call = _DirectCall(record)
         count.in_flight.add(call)
@@ -246,21 +271,11 @@ class Direct:
         if call.scope.cancelled_caught:
             raise _gone()
 
-    def _is_refused(self, grant: _Grant, request: HttpRequest, response: HttpResponseHead) -> bool:
-        """Whether the provider's guard has refused a request, which can be sent again as it is."""
-        undelivered = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
-        if response.status != _UNAUTHORIZED or not undelivered:
-            return False
-        self._give_up(grant, "the provider does not accept the host's grant")
-        if not isinstance(request.body, bytes):
-            raise ConnectError(Code.UNAVAILABLE, "the provider has refused a call that is not sent twice")
-        return True
-
-    def _give_up(self, grant: _Grant, why: str) -> None:
+    def drop(self, grant: Grant, why: str) -> None:
+        """Use a grant no more."""
         if self._grant is grant:
             self._grant = None
             _log.info("%s: %s is called through the host: %s", self._owner, self._service_type, why)
-        grant.failed.set()
 
     # Grants
 
@@ -288,7 +303,7 @@ class Direct:
         with scope:
             while True:
                 try:
-                    grant, renew_s = await _request_grant(provider, self._service_type)
+                    grant, renew_s = await self._request_grant(provider)
                 except ConnectError as error:
                     _log.debug("%s: no grant for %s: %s", self._owner, self._service_type, error.message)
                     await trio.sleep(_REFUSED_S if error.code in _PERMANENT_ERRORS else backoff.next_s())
@@ -303,27 +318,26 @@ class Direct:
                 else:
                     await trio.sleep(backoff.next_s())
 
+    async def _request_grant(self, provider: Provider) -> tuple[Grant, float]:
+        """Request a grant, and check that the provider answers; return in how many seconds to renew it.
 
-async def _request_grant(provider: Provider, service_type: str) -> tuple[_Grant, float]:
-    """Request a grant, and check that the provider answers; return in how many seconds to renew the grant.
-
-    Raises: ConnectError.
-    """
-    session = provider.session
-    request = pb.RequestCapabilityRequest(
-        capability_type=wire.DIRECT_PREFIX + service_type, provider_id=provider.runtime_id
-    )
-    asked_at = _clock.current_time()
-    answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
-    url, lifetime_s = answer.grant.endpoint_url, answer.grant.expires_in_ms / 1000
-    http = PoolClient(session.pool)
-    await _check_reachable(http, url)
-    headers = {
-        wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,
-        wire.AUTHORIZATION_HEADER.lower(): wire.bearer(answer.grant.bearer_token),
-    }
-    grant = _Grant(provider, f"{url.rstrip('/')}/", headers, http, asked_at + lifetime_s)
-    return grant, _RENEWED_AT * lifetime_s
+        Raises: ConnectError.
+        """
+        session = provider.session
+        request = pb.RequestCapabilityRequest(
+            capability_type=wire.DIRECT_PREFIX + self._service_type, provider_id=provider.runtime_id
+        )
+        asked_at = _clock.current_time()
+        answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
+        url, lifetime_s = answer.grant.endpoint_url, answer.grant.expires_in_ms / 1000
+        http = PoolClient(session.pool)
+        await _check_reachable(http, url)
+        headers = {
+            wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,
+            wire.AUTHORIZATION_HEADER.lower(): wire.bearer(answer.grant.bearer_token),
+        }
+        grant = Grant(self, provider, f"{url.rstrip('/')}/", headers, http, asked_at + lifetime_s)
+        return grant, _RENEWED_AT * lifetime_s
 
 
 async def _check_reachable(http: HttpClient, url: str) -> None:
