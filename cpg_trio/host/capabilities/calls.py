@@ -6,7 +6,6 @@ gets no credentials. A call ends with its grant. Refusals have the texts of othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from urllib.parse import unquote
 
 import attrs
@@ -15,7 +14,6 @@ from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio._paths import has_traversal
 from cpg_trio.asgi import (
-    HeaderList,
     Message,
     Receive,
     ResponseAbortedError,
@@ -30,14 +28,13 @@ from cpg_trio.host.access.audit import Action
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.refusal import PERHAPS_DELIVERED, RefusedError
 from cpg_trio.host.capabilities.grants import Grant, Grants
+from cpg_trio.host.services.edges import credentials_of
 from cpg_trio.rpc import Caller, Code
 
 PREFIX = b"/capabilities/"
 
-_AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
-_RUNTIME_ID = wire.RUNTIME_ID_HEADER.lower().encode()
 _HOST_FIELDS = b"x-plugin-"
-_CREDENTIALS = frozenset({_AUTHORIZATION, b"cookie", b"proxy-authorization"})
+_CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 
 
 @attrs.frozen
@@ -85,11 +82,10 @@ class CapabilityCalls:
 
     def _admitted(self, scope: Scope) -> tuple[_Path, Grant]:
         """Return the path of a call and its grant. Raises: RefusedError."""
-        peer, credentials = Peer.of_scope(scope), _credentials(scope["headers"])
-        runtime_id = credentials.get(_RUNTIME_ID, "")
+        peer, (runtime_id, authorization) = Peer.of_scope(scope), credentials_of(scope)
         try:
             path = _split(scope["raw_path"])
-            token = wire.bearer_token(credentials.get(_AUTHORIZATION, ""))
+            token = wire.bearer_token(authorization)
             grant = self._grants.check(path.capability_type, path.grant_id, token, runtime_id)
         except RefusedError as refused:
             parts = scope["raw_path"].split(b"/", 3)
@@ -144,11 +140,6 @@ def _split(raw_path: bytes) -> _Path:
         raise RefusedError(Code.INVALID_ARGUMENT, "invalid capability path")
     capability_type, grant_id = (unquote(part.decode("latin-1")) for part in parts[:2])
     return _Path(capability_type, grant_id, b"/" + parts[2])
-
-
-def _credentials(headers: HeaderList) -> Mapping[bytes, str]:
-    """Return the first value of each header field by its name in lower case."""
-    return {name.lower(): value.decode("latin-1") for name, value in reversed(headers)}
 
 
 def _as_passed_on(scope: Scope, path: _Path, grant: Grant) -> Scope:

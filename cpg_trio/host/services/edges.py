@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cpg_trio import wire
+from cpg_trio.asgi import Scope, header
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.limits import LimitError
@@ -61,6 +62,15 @@ def credentials(ctx: Context) -> tuple[str, str]:
     """Return the runtime id and the authorization of a call, empty where they are missing."""
     headers = ctx.request_headers
     return headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, "")
+
+
+def credentials_of(scope: Scope) -> tuple[str, str]:
+    """Return the runtime id and the authorization of an ASGI scope, empty where they are missing."""
+    runtime_id, authorization = (
+        (header(scope, name.lower().encode()) or b"").decode("latin-1")
+        for name in (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
+    )
+    return runtime_id, authorization
 
 
 def peer_of(ctx: Context) -> Peer:

@@ -22,7 +22,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import Receive, Scope, Send, header, note_proved, refuse_websocket
+from cpg_trio.asgi import Receive, Scope, Send, note_proved, refuse_websocket
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action
 from cpg_trio.host.access.identity import Identity
@@ -32,7 +32,7 @@ from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.access.refusal import RefusedError, retry_fields
 from cpg_trio.host.directory.registration import ServiceStatus
 from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
-from cpg_trio.host.services.edges import state_errors
+from cpg_trio.host.services.edges import credentials_of, state_errors
 from cpg_trio.host.services.service_registry import watch_event
 from cpg_trio.rpc import Code
 
@@ -100,7 +100,7 @@ class WatchSocket:
         await receive()  # websocket.connect
         with ExitStack() as stack:
             try:
-                caller = self._access.admit(*_credentials(scope), Peer.of_scope(scope), Kind.WATCH)
+                caller = self._access.admit(*credentials_of(scope), Peer.of_scope(scope), Kind.WATCH)
                 note_proved(scope, caller.runtime_id)
                 chosen = _chosen(scope["subprotocols"])
                 with state_errors():
@@ -229,15 +229,6 @@ class _Connection:
             else:
                 message.events.append(watch_event(service_type, status))
         return message
-
-
-def _credentials(scope: Scope) -> tuple[str, str]:
-    """Return the runtime id and the authorization of a handshake, empty where they are missing."""
-    runtime_id, authorization = (
-        (header(scope, name.lower().encode()) or b"").decode("latin-1")
-        for name in (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
-    )
-    return runtime_id, authorization
 
 
 def _chosen(offered: Sequence[str]) -> str | None:
