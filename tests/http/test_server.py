@@ -545,6 +545,21 @@ async def test_a_stream_that_was_reset_leaves_its_connection_idle(path: str) -> 
 
 
 @pytest.mark.usefixtures("silence")
+async def test_an_application_is_told_that_its_stream_has_ended() -> None:
+    told = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.set()
+
+    async with server(app) as up, dial_http2(up.url) as wire:
+        assert (await wire.response(await wire.request())).body == b"hello"
+        await told.wait()
+
+
+@pytest.mark.usefixtures("silence")
 async def test_an_http2_client_that_opens_no_window_loses_its_stream() -> None:
     endless = Endless()
     async with server(routed(endless=endless), send_timeout_s=MOMENT) as up, dial_http2(up.url) as wire:
