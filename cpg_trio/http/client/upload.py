@@ -18,6 +18,7 @@ CONTINUE_TIMEOUT_S = 1.0
 #: What a channel raises for what the network does, or for a connection that its pool has closed.
 BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
+_MOST_IN_A_ROW = 16  # chunks that are sent until other tasks have their turn
 _CONTINUE = 100
 _FIRST_ERROR_STATUS = 400
 
@@ -66,9 +67,11 @@ class Upload:
             self.complete = await self._send_chunks(chunks)
 
     async def _send_chunks(self, chunks: AsyncIterator[bytes]) -> bool:
+        in_a_row = 0
         async for data in chunks:
-            # Neither a body in memory nor a socket with room lets another task run.
-            await trio.lowlevel.checkpoint()
+            in_a_row = (in_a_row + 1) % _MOST_IN_A_ROW
+            if not in_a_row:  # neither a body in memory nor a socket with room lets another task run
+                await trio.lowlevel.checkpoint()
             framed = self._framed(data)
             if framed and not await self._write(framed):
                 return False
