@@ -10,8 +10,8 @@ Plain state: its user adds what it keeps, and removes what it drops.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
@@ -54,6 +54,16 @@ class Shares:
     def remove(self, share: str, less: int = 1) -> None:
         """Note that an address holds less."""
         self.add(share, -less)
+
+    @contextmanager
+    def held(self, share: str) -> Iterator[None]:
+        """Hold one more for as long as the block lasts. Raises: LimitError."""
+        self.check(share)
+        self.add(share)
+        try:
+            yield
+        finally:
+            self.remove(share)
 
     def largest(self) -> str | None:
         """Return the address that holds most, None if none holds anything."""

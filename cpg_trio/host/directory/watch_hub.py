@@ -291,26 +291,20 @@ class WatchHub:
 
         Raises: LimitError.
         """
-        share = self._share_of(watcher)
-        self._check_room(watcher, share)
-        watch = Watch(self, share)
-        if self._closed:
-            watch.close()
-        self._watches.setdefault(watcher, {})[watch] = None
-        self._shares.add(share)
-        try:
-            yield watch
-        finally:
-            watch.end()
-            self._to_look.pop(watch, None)
-            _discard(self._watches, watcher, watch)
-            self._shares.remove(share)
-
-    def _check_room(self, watcher: str, share: str) -> None:
-        each = self._limits.max_watches_per_plugin
+        each, share = self._limits.max_watches_per_plugin, self._share_of(watcher)
         if len(self._watches.get(watcher, ())) >= each:
             raise LimitError("watches of one plugin", each)
-        self._shares.check(share)
+        with self._shares.held(share):
+            watch = Watch(self, share)
+            if self._closed:
+                watch.close()
+            self._watches.setdefault(watcher, {})[watch] = None
+            try:
+                yield watch
+            finally:
+                watch.end()
+                self._to_look.pop(watch, None)
+                _discard(self._watches, watcher, watch)
 
     def close(self) -> None:
         """End every watch: the host is stopping."""

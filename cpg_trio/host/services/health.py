@@ -70,19 +70,9 @@ class HostHealth(HealthService):
             identity = self._access.identify(*credentials(ctx), peer)
             self._access.count(Kind.WATCH, identity.runtime_id if identity else peer.key)
             check_held_request(request)
-            with self._counted(peer.key), self._watching(request.service) as statuses:
+            with self._watches.held(peer.key), self._watching(request.service) as statuses:
                 async for status in statuses:
                     yield pb.HealthCheckResponse(status=status)
-
-    @contextmanager
-    def _counted(self, share: str) -> Iterator[None]:
-        """Count a watch for as long as the block lasts, for the address that it comes from."""
-        self._watches.check(share)
-        self._watches.add(share)
-        try:
-            yield
-        finally:
-            self._watches.remove(share)
 
     @contextmanager
     def _watching(self, service: str) -> Iterator[Reader[pb.ServingStatus]]:
