@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from cpg_trio.asgi import App, ClientDisconnectedError, Receive, Scope, Send, send_response, send_text
-from cpg_trio.http import ServeConfig, serve
+from cpg_trio.http import Relay, ServeConfig, serve
 
 Handler = Callable[[Receive, Send], Awaitable[None]]
 
@@ -108,11 +108,15 @@ class Watching:
 
 
 @asynccontextmanager
-async def served(app: App, config: ServeConfig | None = None) -> AsyncIterator[str]:
+async def served(
+    app: App, config: ServeConfig | None = None, relay: Relay | None = None
+) -> AsyncIterator[str]:
     """Serve `app`; yield its URL."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(serve, app, config=config or ServeConfig(), stop=stop))
+        (url,) = await nursery.start(
+            partial(serve, app, config=config or ServeConfig(), stop=stop, relay=relay)
+        )
         try:
             yield url
         finally:

@@ -10,15 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
 from cpg_trio._cell import Cell
-from cpg_trio.asgi import Receive, Scope, Send, no_websocket, refuse_websocket, send_response
+from cpg_trio.asgi import HeaderList, Receive, Scope, Send, no_websocket, refuse_websocket, send_response
 from cpg_trio.host import Host, HostConfig
+from cpg_trio.http import Relay
 from cpg_trio.plugin import Plugin, PluginConfig
 from tests.host.calls import WATCH
-from tests.http.apps import served
+from tests.http.apps import read_body, served
 from tests.plain_host import PlainHost
 from tests.rpc.echo import Echo
 
@@ -84,14 +86,30 @@ Meddling = Callable[[Scope, Receive, Send], Awaitable[bool]]
 async def meddled(meddle: Meddling, host: Host | None = None) -> AsyncIterator[tuple[Host, str]]:
     """Run a host behind somebody who meddles with what it is sent."""
     host = host or Host()
-    async with host.application() as app:
+    async with (
+        host.application() as app,
+        served(app, relay=Relay(host._router(host._browsers()), host._pool)) as behind,
+        httpx.AsyncClient(base_url=behind) as http,
+    ):
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            if not await meddle(scope, receive, send):
+            if await meddle(scope, receive, send):
+                return
+            if scope["path"].startswith("/services/"):  # which no application answers
+                body = await read_body(receive)
+                request = http.build_request("POST", scope["path"], content=body, headers=scope["headers"])
+                passed = await http.send(request, stream=True)
+                content = b"".join([part async for part in passed.aiter_raw()])
+                await send_response(send, passed.status_code, content, _but_length(passed.headers.raw))
+            else:
                 await app(scope, receive, send)
 
         async with served(dispatch) as url:
             yield host, url
+
+
+def _but_length(headers: HeaderList) -> HeaderList:
+    return [(name, value) for name, value in headers if name.lower() != b"content-length"]
 
 
 async def eventually(condition: Callable[[], object]) -> None:
