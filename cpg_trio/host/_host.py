@@ -87,7 +87,8 @@ class HostStatistics:
 class Host:
     """A host: it gives plugins identities, a registry and a router.
 
-    `async with host.application() as app` gives the ASGI application; `await host.serve(stop)` serves it.
+    `await host.serve(stop)` runs it. `async with host.application() as app` gives its services alone, as an
+    ASGI application.
     """
 
     def __init__(self, config: HostConfig | None = None) -> None:
@@ -170,7 +171,7 @@ class Host:
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
-        """Yield the host as an ASGI application, for as long as the block lasts.
+        """Yield the host as an ASGI application, for as long as the block lasts. It routes no calls.
 
         Raises: http.StartError if the state file or the files for TLS cannot be used.
         """
