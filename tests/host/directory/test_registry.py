@@ -180,6 +180,38 @@ def test_a_plugin_unregisters_only_what_is_its_own() -> None:
         registry.discover("t")
 
 
+def test_the_names_of_the_providers_of_a_type_are_those_of_plugins_that_provide_it_now() -> None:
+    registry = Registry(name_of=lambda runtime_id: runtime_id.partition("-")[0])
+    first, second, other = add(registry, "p-1"), add(registry, "p-2"), add(registry, "q-1")
+    assert registry.provider_names("t") == {"p", "q"}
+    registry.unregister("p-1", first.id)
+    registry.unregister("q-1", other.id)
+    assert registry.provider_names("t") == {"p"}
+    registry.unregister("p-2", second.id)
+    assert not registry.provider_names("t")
+
+
+def test_what_is_at_a_place_is_what_is_registered_there_now() -> None:
+    registry = Registry()
+    first, second = add(registry, "a"), add(registry, "b")
+    assert set(registry.at_place_of(first)) == {first, second}
+    registry.unregister("b", second.id)
+    assert set(registry.at_place_of(first)) == {first}
+    nowhere = registry.register("c", "t", "1.0.0", "/", {})
+    assert not registry.at_place_of(nowhere)
+    registry.unregister("a", first.id)
+    assert registry.providers("t") == [nowhere]
+    assert not registry._by_type["t"]._at
+
+
+def test_the_callable_providers_are_kept_for_a_few_minimum_versions() -> None:
+    registry = Registry()
+    add(registry, "a", version="5.0.0")
+    for number in range(50):
+        assert discovered(registry, min_version=f"{number % 5}.{number}.0") == ["a"]
+        assert len(registry._by_type["t"]._callable) == min(8, number + 1)
+
+
 def test_removing_a_plugin_removes_all_of_it_and_says_so() -> None:
     registry = Registry()
     add(registry, "m", "p")

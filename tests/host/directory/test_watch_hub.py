@@ -236,6 +236,51 @@ async def test_a_watcher_is_told_of_the_end_of_the_last_20_providers_that_it_was
     assert not hub.told_of
 
 
+async def test_a_provider_that_a_watcher_is_told_of_again_counts_from_then_on() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    with hub.watch("w-1") as watch:
+        watch.subscribe("t")
+        add(registry, "again", "u")
+        watch.subscribe("u")
+        await anext(watch)
+        for number in range(20):
+            if number == 19:
+                watch.subscribe("u")  # which is told again
+                await anext(watch)
+            add(registry, f"p-{number}")
+            await anext(watch)
+            registry.remove_plugin(f"p-{number}")
+        assert await gone_after(registry, watch, ["p-0", "again"]) == ["again"]
+        assert hub.told_of
+    assert not hub.told_of
+
+
+async def test_a_type_that_is_left_before_it_was_told_of_is_not_told_of() -> None:
+    registry = Registry()
+    with WatchHub(registry).watch("w-1") as watch:
+        for service_type in ("t", "u"):
+            watch.subscribe(service_type)
+        watch.unsubscribe("t")
+        assert await told(watch) == {"u": UNAVAILABLE}
+
+
+async def test_a_type_that_is_left_before_its_change_was_looked_at_is_not_told_of() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    add(registry, "a")
+    with ExitStack() as stack:
+        first, *_ = following(hub, stack, 100)
+        first.subscribe("u")
+        assert await told(first) == {"t": AVAILABLE, "u": UNAVAILABLE}
+        async with working(hub):
+            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            first.unsubscribe("t")
+            await wait_all_tasks_blocked()
+            add(registry, "b", "u")
+            assert await told(first) == {"u": AVAILABLE}
+
+
 async def test_a_watcher_of_many_types_is_told_of_the_end_of_one_provider_of_each() -> None:
     registry = Registry()
     hub = WatchHub(registry)
@@ -447,6 +492,19 @@ async def test_who_reads_before_its_turn_is_told_what_holds_at_that_moment() -> 
             add(registry, "b")
             await wait_all_tasks_blocked()
             assert not hub._to_look
+
+
+async def test_what_is_read_has_a_change_that_has_not_been_looked_at() -> None:
+    registry = Registry()
+    hub = WatchHub(registry)
+    add(registry, "a")
+    with ExitStack() as stack:
+        *_, last = following(hub, stack, 100)
+        assert await told(last) == {"t": AVAILABLE}
+        async with working(hub):
+            last.subscribe("u")
+            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            assert await told(last) == {"u": UNAVAILABLE, "t": UNAVAILABLE}
 
 
 async def test_a_change_that_is_undone_before_a_watcher_has_its_turn_does_not_wake_it() -> None:
