@@ -38,9 +38,7 @@ class Listeners(Generic[_E]):
         try:
             yield
         finally:
-            left = list(self._listeners)
-            left.remove(listener)
-            self._listeners = tuple(left)
+            self._listeners = tuple(each for each in self._listeners if each != listener)
 
     def tell(self, event: _E) -> None:
         """Call each listener. Raises nothing that a listener raises, except what ends the process."""

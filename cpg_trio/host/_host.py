@@ -17,6 +17,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App
 from cpg_trio.calls import Calls
 from cpg_trio.host._config import HostConfig, fitted_to_process
+from cpg_trio.host._dispatch import Dispatch
 from cpg_trio.host._lifetimes import Lifetimes
 from cpg_trio.host._pools import control_pool, routing_pool
 from cpg_trio.host.access.access_check import AccessCheck
@@ -26,7 +27,7 @@ from cpg_trio.host.access.listening import check_listening
 from cpg_trio.host.access.memory import room_for_messages
 from cpg_trio.host.access.rate_limiting import RateLimiter
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
-from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES, CapabilityCalls
+from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory.base_url import knowing_base_url
 from cpg_trio.host.directory.calls_in_flight import CallsInFlight
@@ -48,7 +49,6 @@ from cpg_trio.host.routing.headers import RequestHeaderRules
 from cpg_trio.host.routing.router import Router
 from cpg_trio.host.routing.routes import Routes
 from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
-from cpg_trio.host.services.dispatch import Dispatch
 from cpg_trio.host.services.edges import count_unreadable
 from cpg_trio.host.services.handshake import Handshake, announcement
 from cpg_trio.host.services.health import HostHealth
@@ -63,7 +63,7 @@ from cpg_trio.http import (
     Relay,
     serve,
 )
-from cpg_trio.probes import PATHS, Probes, probe_port
+from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import application
 
 _log = logging.getLogger("cpg_trio.host")
@@ -205,14 +205,12 @@ class Host:
         return BrowserGuard(self._config.serve, binds=binds, names=[Origin.parse(url)[0].host] if url else [])
 
     def _dispatch(self) -> App:
-        config = self._config
-        capability_calls = CapabilityCalls(self._grants, self._access, self.calls)
-        watch = WatchSocket(self._access, self.watches, config.limits.max_subscriptions, self.registry.id)
+        most = self._config.limits.max_subscriptions
         return Dispatch(
-            websockets={wire.WATCH_PATH: watch},
-            prefixes={CAPABILITIES: capability_calls},
-            paths=dict.fromkeys(PATHS, self._probes),
-            others=self._services(),
+            watch=WatchSocket(self._access, self.watches, most, self.registry.id),
+            capabilities=CapabilityCalls(self._grants, self._access, self.calls),
+            probes=self._probes,
+            services=self._services(),
         )
 
     def _router(self, browsers: BrowserGuard) -> Router:
