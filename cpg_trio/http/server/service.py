@@ -79,6 +79,7 @@ class Flusher(trio.abc.Instrument):
     def hold(self, held: Held) -> None:
         """Flush something before the loop sleeps, unless it is released."""
         self._held.add(held)
+        self._idle_rounds = 0
         if not self._is_installed:
             self._is_installed = True
             trio.lowlevel.add_instrument(self)
@@ -88,7 +89,7 @@ class Flusher(trio.abc.Instrument):
         self._held.discard(held)
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is Trio's
-        self._idle_rounds = 0 if self._held else self._idle_rounds + 1
+        self._idle_rounds += 1
         if self._idle_rounds > _MAX_IDLE_ROUNDS:
             self.close()
         while self._held:
