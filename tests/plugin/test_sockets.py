@@ -12,7 +12,8 @@ import trio
 
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import BaseUrls, Host, HostConfig
-from cpg_trio.http import serve
+from cpg_trio.http import Relay, serve
+from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.plugin import Dependency, Plugin
 from cpg_trio.plugin._sockets import own_socket
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
@@ -49,6 +50,16 @@ async def echoed(dependency: Dependency) -> str:
     return (await dependency.client(EchoServiceClient).echo(EchoRequest(text="hi"), timeout_s=5.0)).text
 
 
+class WatchedRelay(Relay):
+    """A relay that notes of each routed call what it asks for, and whether it comes by TCP."""
+
+    seen: list[tuple[str, bool]]
+
+    def begin(self, caller: ServerExchange, /) -> None:
+        self.seen.append((caller.head.target.decode(), caller.connection.client is not None))
+        super().begin(caller)
+
+
 @asynccontextmanager
 async def watched(config: HostConfig) -> AsyncIterator[tuple[Host, str, list[tuple[str, bool]]]]:
     """Run a host; yield also which paths it was asked for, and whether by TCP."""
@@ -60,7 +71,9 @@ async def watched(config: HostConfig) -> AsyncIterator[tuple[Host, str, list[tup
             await app(scope, receive, send)
 
         binds = ["127.0.0.1:0", f"unix:{config.socket_dir}/host.sock"]
-        url, _ = await nursery.start(partial(serve, dispatch, bind=binds, stop=stop))
+        relay = WatchedRelay(host._router(host._browsers()), host._pool)
+        relay.seen = seen
+        url, _ = await nursery.start(partial(serve, dispatch, bind=binds, stop=stop, relay=relay))
         try:
             yield host, url, seen
         finally:
