@@ -244,19 +244,18 @@ class ServerConnection(ABC):
 
     # Writing, and the end
 
-    def write_nowait(self, data: bytes) -> bytes:
-        """Send what goes without waiting; return the rest, which is to go before all else.
+    def write_nowait(self, data: bytes) -> int:
+        """Send what goes without waiting; return how many bytes that was. The rest is to go before all else.
 
-        To a client that is lost, nothing is sent.
+        To a client that is lost, nothing is sent, and nothing is left to send.
         """
         if self.state in LOST:
-            return b""
+            return len(data)
         try:
-            sent = self.channel.send_nowait(data)
+            return self.channel.send_nowait(data)
         except BROKEN:
             self.break_off()
-            return b""
-        return data[sent:] if sent < len(data) else b""
+            return len(data)
 
     async def write(self, data: bytes) -> None:
         """Send to the client. To one that is lost, nothing is sent.
@@ -264,14 +263,15 @@ class ServerConnection(ABC):
         A cancellation does not break it off, unless the connection itself ends: half a message would leave
         the two sides with different ideas of what follows.
         """
-        if rest := self.write_nowait(data):
-            await self.write_rest(rest)
+        sent = self.write_nowait(data)
+        if sent < len(data):
+            await self.write_rest(data, sent)
 
-    async def write_rest(self, data: bytes) -> None:
+    async def write_rest(self, data: bytes, sent: int = 0) -> None:
         """Send what could not be sent without waiting. A client that does not read is let go in time."""
-        queue, sent = self.service.timeouts.send, 0
+        queue = self.service.timeouts.send
         try:
-            with trio.CancelScope(shield=True), memoryview(data) as rest:
+            with trio.CancelScope(shield=True), memoryview(data) as rest:  # large answers are not copied
                 while sent < len(data):
                     queue.begin(self)  # again with each bit of progress
                     sent += await self.channel.send_some(rest[sent:])

@@ -263,7 +263,8 @@ class Http1Exchange(IncomingRequest, ServerExchange):
 
     def write_nowait(self) -> None:
         """Send the head alone, as far as that goes without waiting."""
-        self._unsent = self.http1.write_nowait(self._taken_head())
+        head = self._taken_head()
+        self._unsent = head[self.http1.write_nowait(head) :]
 
     async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response."""
@@ -274,9 +275,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
     def finish_nowait(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response, and go on with the connection."""
         connection = self.http1
-        rest = connection.write_nowait(self._last(data, trailers))
-        if rest:
-            self.hand_over(partial(connection.write_rest, rest))
+        out = self._last(data, trailers)
+        sent = connection.write_nowait(out)
+        if sent < len(out):
+            self.hand_over(partial(connection.write_rest, out, sent))
         else:
             self.in_hand = None
             connection.done()

@@ -50,6 +50,7 @@ _MAX_STREAMS = 100  # that a client may have open at once
 # resets many more at once means no good.
 _MOST_CALLS = 500
 _EVENTS_AT_ONCE = 48
+_BYTES_AT_ONCE = 2**16  # of a body: of a longer one, frames are made as they can be sent
 _FORM = "HTTP/2"  # the key of `OutgoingHead.forms`
 _ONLY_HTTP1 = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"upgrade"})  # RFC 9113, 8.2.2
 
@@ -267,8 +268,8 @@ class Http2Connection(ServerConnection):
     def _send(self, data: bytes) -> None:
         if self._unsent:
             self._unsent += data
-        elif rest := self.write_nowait(data):
-            self._unsent += rest
+        elif (sent := self.write_nowait(data)) < len(data):
+            self._unsent += data[sent:]
             self._nursery.start_soon(self._send_unsent)
 
     async def _send_unsent(self) -> None:
@@ -465,7 +466,8 @@ class Http2Exchange(IncomingRequest, ServerExchange):
         connection, stream_id = self._connection, self.stream_id
         engine, ends = connection.engine, is_last and not trailers
         try:
-            fits = connection.is_free(stream_id) and len(data) <= engine.local_flow_control_window(stream_id)
+            window = min(engine.local_flow_control_window(stream_id), _BYTES_AT_ONCE)
+            fits = connection.is_free(stream_id) and len(data) <= window
             ended = self._send_head(is_last=fits and ends and not data)
             if not fits or ended:
                 return fits
