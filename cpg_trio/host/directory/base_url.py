@@ -30,14 +30,10 @@ def knowing_base_url(app: App, public_url: str = "") -> App:
 def base_url() -> str:
     """Return the host's URL for the caller of the moment; empty if its request names no valid one."""
     public_url, scheme, host = _called.get(("", "", b""))
-    return public_url or _url(scheme, host)
-
-
-def _url(scheme: str, host: bytes) -> str:
-    if len(host) > _MAX_HOST_BYTES:
-        return ""
+    if public_url or len(host) > _MAX_HOST_BYTES:
+        return public_url
     try:
         origin, path = Origin.parse(f"{scheme}://{host.decode('latin-1')}")
     except ValueError:
         return ""
-    return f"{origin.scheme}://{origin.host_header.decode()}" if not path else ""
+    return "" if path else f"{origin.scheme}://{origin.host_header.decode()}"

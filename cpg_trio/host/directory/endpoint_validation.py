@@ -62,7 +62,11 @@ class EndpointValidator:
             origin, _ = Origin.parse(base_url)
         except ValueError:
             return ""
-        found = await resolve(self._resolver, origin, key, _shares(caller))
+        shares = {
+            f"plugin {caller.runtime_id}": _MAX_LOOKUPS_PER_PLUGIN,
+            address_key(caller.address): _MAX_LOOKUPS_PER_ADDRESS,
+        }
+        found = await resolve(self._resolver, origin, key, shares)
         good = [address for address in found if self._may_be_at(caller, address)]
         if not good:
             raise _not_its_own(key, base_url, origin, caller)
@@ -101,14 +105,6 @@ def _not_its_own(key: str, base_url: str, origin: Origin, caller: Identity) -> R
     )
     retry_after_s = 0 if parse_address(origin.host) else _RETRY_AFTER_S
     return RefusedError(Code.PERMISSION_DENIED, why, retry_after_s=retry_after_s)
-
-
-def _shares(caller: Identity) -> Mapping[str, int]:
-    """Return the limits of look-ups: of the plugin, and of all plugins at its address."""
-    return {
-        f"plugin {caller.runtime_id}": _MAX_LOOKUPS_PER_PLUGIN,
-        address_key(caller.address): _MAX_LOOKUPS_PER_ADDRESS,
-    }
 
 
 def _best(found: list[Address], caller: Identity) -> Address:

@@ -185,7 +185,8 @@ class Liveness:
 
         Does nothing just after the host was held up, as that may have been the reason.
         """
-        if not self._was_held_up():
+        self._stalls.total_s()
+        if trio.current_time() >= self._stalls.last_end + self._config.probe_timeout_s:
             self.lapse(runtime_id)
 
     def lapse(self, runtime_id: str) -> None:
@@ -196,10 +197,6 @@ class Liveness:
         """Whether a plugin has left, and its identity is about to end."""
         lease = self._leases.get(runtime_id)
         return lease is not None and lease.state is State.LEAVING
-
-    def _was_held_up(self) -> bool:
-        self._stalls.total_s()
-        return trio.current_time() < self._stalls.last_end + self._config.probe_timeout_s
 
     def _happened(self, runtime_id: str, event: Event) -> None:
         if (lease := self._leases.get(runtime_id)) is not None:

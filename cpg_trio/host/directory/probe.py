@@ -79,7 +79,10 @@ class Prober:
         if names_itself or health is not None:
             self._identities.note_answered(runtime_id)
         if health is not None and self._registry.last_report(runtime_id) is before:
-            self._note(runtime_id, health)
+            try:
+                self._registry.report_health(runtime_id, health_of(health))
+            except wire.InvalidError as error:
+                _log.warning("%s says of its health what makes no sense: %.256r", runtime_id, str(error))
         return True
 
     async def _names_itself(self, runtime_id: str) -> bool:
@@ -106,22 +109,11 @@ class Prober:
         try:
             return await client.get_health(pb.GetHealthRequest(), metadata=answer)
         except ConnectError as error:
-            is_unknown = error.code == Code.UNIMPLEMENTED
-            if is_unknown and (may_not_know or not self._has_answered(runtime_id)):
-                return None
-            if wire.CLOCK_HEADER in answer.headers:
+            entry = self._identities.entry(runtime_id)
+            may_not_know = may_not_know or entry is None or not entry.identity.answers
+            if (error.code == Code.UNIMPLEMENTED and may_not_know) or wire.CLOCK_HEADER in answer.headers:
                 return None
             raise
-
-    def _has_answered(self, runtime_id: str) -> bool:
-        entry = self._identities.entry(runtime_id)
-        return entry is not None and entry.identity.answers
-
-    def _note(self, runtime_id: str, answer: pb.GetHealthResponse) -> None:
-        try:
-            self._registry.report_health(runtime_id, health_of(answer))
-        except wire.InvalidError as error:
-            _log.warning("%s says of its health what makes no sense: %.256r", runtime_id, str(error))
 
     async def _accept_sockets(self, runtime_id: str) -> None:
         """Look once at the sockets of a plugin that was registered before the host began."""

@@ -13,6 +13,10 @@ from cpg_trio.http import Origin
 
 _MAX_REASON_BYTES = 4096
 _MAX_DEPENDENCIES = 100
+_SERVICE_STATES = {
+    pb.HEALTH_STATE_DEGRADED: pb.SERVICE_STATE_DEGRADED,
+    pb.HEALTH_STATE_UNHEALTHY: pb.SERVICE_STATE_UNAVAILABLE,
+}
 
 
 class NoProviderError(LookupError):
@@ -99,11 +103,7 @@ class Health:
     @property
     def service_state(self) -> pb.ServiceState:
         """The state of a service of which this plugin is the provider."""
-        if self.state == pb.HEALTH_STATE_UNHEALTHY:
-            return pb.SERVICE_STATE_UNAVAILABLE
-        if self.state == pb.HEALTH_STATE_DEGRADED:
-            return pb.SERVICE_STATE_DEGRADED
-        return pb.SERVICE_STATE_AVAILABLE
+        return _SERVICE_STATES.get(self.state, pb.SERVICE_STATE_AVAILABLE)
 
 
 def health_of(message: pb.ReportHealthRequest | pb.GetHealthResponse) -> Health:

@@ -210,7 +210,8 @@ class Registry:
         """Note what a plugin reports of itself; where there is no room for the reason, the state alone."""
         reported, before = self._reports.get(runtime_id), self.health(runtime_id)
         self._drop_report(runtime_id)
-        share, size = self._share_of(runtime_id), _reason_size(health)
+        share = self._share_of(runtime_id)
+        size = held_bytes(*filter(None, (health.reason, *health.unavailable_dependencies)))
         try:
             self._health_bytes.check(share, size)
         except LimitError:
@@ -375,11 +376,6 @@ class Registry:
         for registration in registrations:
             self.revision += 1
             self.changes.tell(Change(kind, registration))
-
-
-def _reason_size(health: Health) -> int:
-    """Return how many bytes a report takes in memory beside its state."""
-    return held_bytes(*(text for text in (health.reason, *health.unavailable_dependencies) if text))
 
 
 def _size(metadata: Mapping[str, str]) -> int:
