@@ -272,10 +272,13 @@ class ClientExchange:
     async def _open(self) -> Connection:
         """Connect. Raises: NotSentError; ConnectionBrokenError when it is aborted."""
         with trio.CancelScope() as self._connecting:
-            if self._aborted:
-                self._connecting.cancel()
-            return await self._connections.open(self._origin, self._caller, timeout_s=self._connect_timeout_s)
-        raise ConnectionBrokenError("the exchange was aborted")
+            connection = await self._connections.open(
+                self._origin, self._caller, timeout_s=self._connect_timeout_s
+            )
+            if not self._aborted:
+                return connection
+            self._connections.give_back(connection, reusable=False)
+        raise self._error or ConnectionBrokenError("the exchange was aborted")
 
     @property
     def _may_be_sent_again(self) -> bool:
@@ -353,12 +356,20 @@ class Response:
     the body is cut short, and trio.ClosedResourceError after the block's end.
     """
 
-    __slots__ = ("_exchange", "headers", "status")
+    __slots__ = ("_exchange",)
 
     def __init__(self, exchange: ClientExchange) -> None:
         self._exchange = exchange
-        self.status = exchange.message.status
-        self.headers = _in_lower_case(exchange.message.headers)
+
+    @property
+    def status(self) -> int:
+        """The status of the final response."""
+        return self._exchange.message.status
+
+    @property
+    def headers(self) -> HeaderList:
+        """The headers."""
+        return _in_lower_case(self._exchange.message.headers)
 
     @property
     def reason(self) -> bytes:

@@ -59,9 +59,13 @@ class PoolTransport(NurseryTransport):
             timeouts = _Timeouts(request)
             exchange = self._exchange(origin, prepared, timeouts)
             limit_s = math.inf if _is_stream(prepared) else timeouts.connect_s + timeouts.read_s
-            with trio.fail_after(limit_s):
-                response = await exchange.__aenter__()
-        self._exchanges.add(exchange)
+            self._exchanges.add(exchange)
+            try:
+                with trio.fail_after(limit_s):
+                    response = await exchange.__aenter__()
+            except BaseException:
+                self._exchanges.discard(exchange)
+                raise
         return _response(response, lambda trailers: _Body(exchange, response, timeouts, trailers, self._end))
 
     async def __aexit__(
@@ -74,6 +78,7 @@ class PoolTransport(NurseryTransport):
         await super().__aexit__(exc_type, exc, traceback)
         for exchange in list(self._exchanges):
             exchange.fail(ConnectionBrokenError("the client was closed before the answer ended"))
+            exchange.abort()  # in case it connects
             self._end(exchange)
 
     def _exchange(self, origin: Origin, prepared: PreparedRequest, timeouts: _Timeouts) -> ClientExchange:

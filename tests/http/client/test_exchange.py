@@ -853,3 +853,25 @@ async def test_a_response_cannot_be_read_after_its_block(wire: Wire) -> None:
         pass
     with pytest.raises(trio.ClosedResourceError):
         await read(response)
+
+
+# Aborting
+
+
+async def test_an_exchange_that_is_aborted_when_its_connection_has_just_been_opened_sends_nothing(
+    wire: Wire,
+) -> None:
+    class Opening(OneConnection):
+        def take(self, _origin: Origin, _caller: str = "") -> None:  # type: ignore[override] # none is idle
+            return None
+
+        async def open(self, *_: object, **__: object) -> Connection:
+            await trio.lowlevel.checkpoint()
+            exchange.abort()
+            return self.connection
+
+    exchange = Opening(wire.pool.connection).request(get())
+    with pytest.raises(ConnectionBrokenError, match="aborted"):
+        await exchange.__aenter__()
+    with pytest.raises(trio.WouldBlock):
+        wire.client.send_stream.get_data_nowait()

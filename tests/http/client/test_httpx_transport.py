@@ -163,6 +163,30 @@ async def test_leaving_the_client_breaks_its_exchanges_off() -> None:
         assert pool.statistics().active == 0
 
 
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("connecting", [True, False])
+async def test_leaving_the_client_ends_a_request_that_has_no_answer_yet(*, connecting: bool) -> None:
+    asked = Silent()
+
+    async def ask(client: httpx.AsyncClient, url: str) -> None:
+        with pytest.raises(httpx.ReadError, match="closed before the answer ended"):
+            await client.get(url, timeout=None)
+
+    async with (
+        serving(asked) as origin,
+        Pool() as pool,
+        trio.open_nursery() as nursery,
+        httpx.AsyncClient(transport=PoolTransport(pool)) as client,
+    ):
+        if connecting:
+            nursery.start_soon(ask, client, "http://silent.invalid")
+            await trio.testing.wait_all_tasks_blocked()
+        else:
+            nursery.start_soon(ask, client, f"http://127.0.0.1:{origin.port}")
+            await asked.asked.wait()
+    assert pool.statistics().active == 0
+
+
 async def test_streams_go_out_inside_the_clients_block_only() -> None:
     async with Pool() as pool:
         client = httpx.AsyncClient(transport=PoolTransport(pool))
