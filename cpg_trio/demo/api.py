@@ -26,6 +26,15 @@ FORMS = {
 _CODE_BYTES = 4
 _MAX_TRIES = 16  # to find a free code; with a billion codes in use, one try in four meets one of them
 _STORAGE_TIMEOUT_S = 5.0
+_AWAY = Code.UNAVAILABLE, "storage is not available"
+# What callers get for an error of storage, by its code. Others are internal errors.
+_ERRORS = {
+    Code.NOT_FOUND: (Code.NOT_FOUND, "not found"),
+    Code.DEADLINE_EXCEEDED: (Code.DEADLINE_EXCEEDED, "storage did not answer in time"),
+    Code.UNAVAILABLE: _AWAY,
+    Code.UNIMPLEMENTED: _AWAY,  # a 404 of the router: the provider has just gone
+    Code.UNAUTHENTICATED: _AWAY,  # the host has been restarted
+}
 
 
 class API(APIService):
@@ -63,16 +72,8 @@ class API(APIService):
 
 def _pass_on(error: ConnectError) -> NoReturn:
     """Raise an error of storage as an error of this service, without details that callers should not see."""
-    match error.code:
-        case Code.NOT_FOUND:
-            raise ConnectError(Code.NOT_FOUND, "not found") from error
-        case Code.UNAVAILABLE | Code.UNIMPLEMENTED | Code.UNAUTHENTICATED:
-            # The provider has just gone (the router answers 404), or the host has been restarted.
-            raise ConnectError(Code.UNAVAILABLE, "storage is not available") from error
-        case Code.DEADLINE_EXCEEDED:
-            raise ConnectError(error.code, "storage did not answer in time") from error
-        case _:
-            raise ConnectError(Code.INTERNAL, "storage has an internal error") from error
+    code, text = _ERRORS.get(error.code, (Code.INTERNAL, "storage has an internal error"))
+    raise ConnectError(code, text) from error
 
 
 def api_plugin() -> Plugin:
