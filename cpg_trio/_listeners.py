@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from cpg_trio._throttle import LogThrottle
 
-_log = logging.getLogger("cpg_trio.host")
+_log = logging.getLogger("cpg_trio")
 _E = TypeVar("_E")
 
 

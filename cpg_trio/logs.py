@@ -117,11 +117,6 @@ class LineLog:
         self._logger = logging.getLogger(name)
         self._second = 0.0, 0.0, ""  # of the last line: its begin, its end, and the prefix that it gives
 
-    @property
-    def enabled(self) -> bool:
-        """Whether a line would be logged: ask before making one that is expensive to make."""
-        return self._logger.isEnabledFor(logging.INFO)
-
     def info(self, text: str) -> None:
         """Log one line. It is written as it is: the caller makes sure that all of `text` is printable."""
         handler = self._only_handler()

@@ -300,23 +300,23 @@ def test_a_line_goes_where_logging_would_have_it_go_whatever_is_changed_meanwhil
     stream = configured()
     """Each time: what a record of its own leads to is what a line leads to."""
 
-    def outcome(log: Callable[[str], None]) -> tuple[str, list[str], bool]:
+    def outcome(log: Callable[[str], None]) -> tuple[str, list[str]]:
         ELSEWHERE.got.clear()
         before = len(stream.getvalue())
         log("text")
         flush()
-        return PREFIX.sub("", stream.getvalue()[before:]), ELSEWHERE.got[:], LINES.enabled
+        return PREFIX.sub("", stream.getvalue()[before:]), ELSEWHERE.got[:]
 
-    assert outcome(LINES.info) == ("text\n", [], True)
+    assert outcome(LINES.info) == ("text\n", [])
     handler = ours()
     with changed():
         assert LINES._only_handler() is None
         told = outcome(LINES.info)
         handler.flush()
         assert told == outcome(LOGGER.info)
-        assert told != ("text\n", [], True) or not LOGGER.propagate
+        assert told != ("text\n", []) or not LOGGER.propagate
     assert LINES._only_handler() is handler
-    assert outcome(LINES.info) == ("text\n", [], True)
+    assert outcome(LINES.info) == ("text\n", [])
 
 
 def test_a_second_configuration_ends_the_thread_of_the_first_whose_lines_are_written(
