@@ -1,9 +1,9 @@
 """HPACK that reads and writes a block of fields once, if the same one comes again. No I/O.
 
 A client that calls one method again and again sends the same block from its third call on, and gets the same
-back. To read one costs as much as all the rest of a routed call. What a block means depends on the dynamic
-table (RFC 7541, section 2.3.2). So a block is remembered only if it left the table as it was, and all blocks
-are forgotten as soon as the table changes.
+back. To read one costs about as much as to route the call. What a block means depends on the dynamic table
+(RFC 7541, section 2.3.2). So a block is remembered only if it left the table as it was, and all blocks are
+forgotten as soon as the table changes.
 """
 
 from __future__ import annotations
