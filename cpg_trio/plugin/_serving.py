@@ -95,7 +95,7 @@ def _applications(state: PluginState, probes: Probes) -> tuple[App, App]:
 
 
 def _dispatching(config: PluginConfig, guard: Guard, probes: Probes, by_path: Mapping[str, App]) -> App:
-    """Return an application of several, by what their paths begin with, and of the probes."""
+    """Return an application of several, by the first segment of their paths, and of the probes."""
     binds = [*_listed(config.bind), *_listed(config.control_bind or ())]
     browsers = BrowserGuard(config.serve, binds=binds, names=[config.hostname])
     # A host may still send calls here that are for the plugin that had this address before. A 404 would
@@ -104,7 +104,7 @@ def _dispatching(config: PluginConfig, guard: Guard, probes: Probes, by_path: Ma
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        app = next((app for prefix, app in by_path.items() if path.startswith(prefix)), elsewhere)
+        app = by_path.get(path[: path.find("/", 1) + 1], elsewhere)
         is_probe = path in PATHS and scope["type"] == "http"
         await (probes if is_probe else app)(scope, receive, send)
 

@@ -94,11 +94,12 @@ class Dependency:
 
     def callable_provider(self) -> Provider:
         """Return the provider to call now. Raises: ConnectError `unavailable` if there is none."""
-        if self.provider is None:
+        provider = self._provider.value
+        if provider is None:
             raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available")
-        if self.provider.session.void.is_set():
+        if provider.session.void.is_set():
             raise ConnectError(Code.UNAVAILABLE, "the plugin is registering with its host anew")
-        return self.provider
+        return provider
 
     async def wait_changed(self, provider: Provider) -> bool:
         """Wait a while for the provider to change; return whether there is another one."""
