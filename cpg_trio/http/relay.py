@@ -157,7 +157,7 @@ class RelayCall:
         if exchange.start():
             exchange.watch(caller.connection.service.reactor, self._hear)
         else:
-            caller.hand_over(self.run)
+            caller.hand_over(self._go_on)
 
     def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
         try:
@@ -165,7 +165,7 @@ class RelayCall:
             response_is_whole, response = exchange.read_nowait(), exchange.message
             if not response_is_whole or self._forward.refusal(response.status, response.head.fields):
                 exchange.ignore()
-                caller.hand_over(self.run)
+                caller.hand_over(self._go_on)
                 return
             caller.respond(response.head.passed_back or self._head_back(response))
             body, trailers = response.take(), response.trailers and self._trailers_back(response)
@@ -184,6 +184,11 @@ class RelayCall:
         self._end()
 
     # In a task
+
+    async def _go_on(self) -> None:
+        """Go on in a task, unless the caller was lost before it had its turn."""
+        if self._caller.in_hand is self:
+            await self.run()
 
     async def run(self) -> None:
         """Relay the call, from where it is."""

@@ -227,8 +227,7 @@ class ServerExchange(ABC):
     # Tasks
 
     def hand_over(self, work: Work) -> None:
-        """Have a task go on with the exchange."""
-        self.in_hand = None
+        """Have a task go on with the exchange. A call stays in hand until the task has its turn."""
         self.connection.hand_over(self, work)
 
     def abandon(self) -> None:

@@ -461,3 +461,23 @@ async def test_a_client_that_sends_no_more_is_let_go_when_it_has_been_refused() 
         assert (await wire.response()).status == 404
         with trio.fail_after(5):
             assert await wire.rest() == b""
+
+
+async def test_a_call_whose_connection_ends_before_its_task_has_a_turn_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "cpg_trio.router")
+    start = RelayCall.start
+
+    def and_abort(call: RelayCall) -> None:
+        start(call)  # there is no idle connection to the provider, so this hands the call to a task
+        call._caller.connection.abort()
+
+    monkeypatch.setattr(RelayCall, "start", and_abort)
+    async with routing(Recorder()) as s, dial(s.url) as wire:
+        await wire.send(s.head())
+        assert await wire.rest() == b"<reset>"
+        await trio.testing.wait_all_tasks_blocked()
+        assert s.host.registry.calls.count(s.provider) == 0
+    lines = [record.getMessage() for record in caplog.records]
+    assert ["FAILED: canceled" in line for line in lines] == [False, True]
