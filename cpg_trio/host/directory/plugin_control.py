@@ -8,7 +8,6 @@ method and a short time: a stranger that receives one cannot use it for another 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -48,27 +47,13 @@ class Proof:
     """The plugin's runtime id; its own name, while it has none."""
     purpose: Purpose = Purpose.CONTROL
 
-    def of(self, url: str, now: float) -> str:
-        """Return the proof for one call, with `now` in seconds since 1970."""
-        assertion = Assertion("", "", self.audience, path_claim(_path(url)), now + _SIGNED_S)
-        return sign(self.digest, self.purpose, assertion)
 
-
-def _path(url: str) -> bytes:
-    """Return the path of a URL that a plugin has given. Raises: ConnectError for an invalid one."""
-    try:
-        return urlsplit(url).path.encode()
-    except ValueError as error:
-        raise ConnectError(Code.INVALID_ARGUMENT, f"its URL is none: {error}") from error
-
-
+@attrs.frozen
 class SignedClient:
     """An `HttpClient` whose requests prove to come from the host."""
 
-    def __init__(self, inner: HttpClient, proof: Proof, wall_clock: Callable[[], float] = time.time) -> None:
-        self._inner = inner
-        self._proof = proof
-        self._wall_clock = wall_clock
+    _inner: HttpClient
+    _proof: Proof
 
     def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """Send a request. See `rpc.HttpClient`."""
@@ -79,7 +64,13 @@ class SignedClient:
         return await self._inner.unary(self._signed(request), max_bytes)
 
     def _signed(self, request: HttpRequest) -> HttpRequest:
-        shown = wire.bearer(self._proof.of(request.url, self._wall_clock()))
+        try:
+            path = urlsplit(request.url).path.encode()
+        except ValueError as error:  # the URL is the plugin's
+            raise ConnectError(Code.INVALID_ARGUMENT, f"its URL is none: {error}") from error
+        proof = self._proof
+        assertion = Assertion("", "", proof.audience, path_claim(path), time.time() + _SIGNED_S)
+        shown = wire.bearer(sign(proof.digest, proof.purpose, assertion))
         return attrs.evolve(request, headers=[*request.headers, (wire.AUTHORIZATION_HEADER.lower(), shown)])
 
 
@@ -115,8 +106,9 @@ def client_at(
 ) -> _C:
     """Return a client of the control services at a URL; without a `proof` its calls prove nothing."""
     http: HttpClient = PoolClient(pool, addresses)
-    signed = SignedClient(http, proof) if proof else http
-    return client_class(url, signed, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))
+    if proof is not None:
+        http = SignedClient(http, proof)
+    return client_class(url, http, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))
 
 
 def could_not_ask(error: ConnectError) -> bool:
