@@ -6,10 +6,12 @@ import logging
 from contextlib import suppress
 from typing import TypeVar
 
+import httpx
 import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
+from cpg_trio.http import Pool
 from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import Provider, Session
@@ -18,10 +20,12 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
+    HttpClient,
     HttpRequest,
     HttpResponseHead,
     ServiceClient,
     check_client_class,
+    http_client_of,
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -83,14 +87,21 @@ class Dependency:
         """The cell behind `provider`, to wait on."""
         return self._provider
 
-    def client(self, client_class: type[_C], config: ClientConfig | None = None) -> _C:
+    def client(
+        self,
+        client_class: type[_C],
+        config: ClientConfig | None = None,
+        *,
+        http: httpx.AsyncClient | Pool | HttpClient | None = None,
+    ) -> _C:
         """Return a typed client that calls the provider at the time of each call.
 
         Its calls go through the host, or directly if the plugin's configuration allows that and the host
-        grants it. They raise ConnectError `unavailable` at once while there is no provider.
+        grants it. They raise ConnectError `unavailable` at once while there is no provider. With `http`, that
+        sends the calls, always through the host, in place of the plugin's own connections.
         """
         check_client_class(client_class)
-        return client_class("", _ToProvider(self), config)
+        return client_class("", _ToProvider(self, None if http is None else http_client_of(http)), config)
 
     def callable_provider(self) -> Provider:
         """Return the provider to call now. Raises: ConnectError `unavailable` if there is none."""
@@ -153,16 +164,17 @@ class _ToProvider(RedirectingClient):
     Nothing is requested for a call: the dependency knows the provider already.
     """
 
-    def __init__(self, dependency: Dependency) -> None:
+    def __init__(self, dependency: Dependency, http: HttpClient | None) -> None:
         self._dependency = dependency
+        self._http = http
 
     async def _send(self, request: HttpRequest, send: Send[ResponseT], discard: Discard) -> ResponseT:
         for tries_left in reversed(range(_MAX_TRIES)):
             provider = self._dependency.callable_provider()
-            if (grant := self._dependency.direct.grant_for(provider)) is not None:
+            if self._http is None and (grant := self._dependency.direct.grant_for(provider)) is not None:
                 with suppress(NotDeliveredError):
                     return await send(grant, request)
-            response = await send(provider.session.calls, _routed(request, provider))
+            response = await send(self._http or provider.session.calls, _routed(request, provider))
             await _check_known(response, provider.session)
             if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                 break

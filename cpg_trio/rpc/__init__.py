@@ -42,6 +42,7 @@ from cpg_trio.rpc.http_client import (
     HttpxClient as HttpxClient,
     PoolClient as PoolClient,
     WholeResponse as WholeResponse,
+    http_client_of as http_client_of,
 )
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
 from cpg_trio.rpc.room import Room as Room, room_of_process as room_of_process

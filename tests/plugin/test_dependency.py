@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -51,6 +52,28 @@ async def test_a_call_reaches_the_provider_through_the_host() -> None:
         with pytest.raises(ConnectError) as caught:
             await client.echo(EchoRequest(text="fail"))
         assert caught.value.code == Code.ALREADY_EXISTS
+
+
+async def test_an_httpx_client_of_the_authors_own_sends_the_calls() -> None:
+    plugin, paths = Plugin("caller", version="1.0.0"), list[str]()
+    echo = plugin.require("echo")
+
+    async def note(request: httpx.Request) -> None:
+        paths.append(request.url.path)
+
+    async with (
+        hosting() as (_, url),
+        plugged(plugin, url),
+        plugged(echo_plugin(), url),
+        httpx.AsyncClient(event_hooks={"request": [note]}) as http,
+    ):
+        with trio.fail_after(10):
+            provider = await echo.wait_available()
+        client = echo.client(EchoServiceClient, http=http)
+        assert (await client.echo(EchoRequest(text="✓"))).text == "✓"
+        async with client.count(CountRequest(to=3)) as stream:
+            assert [m.number async for m in stream] == [0, 1, 2]
+    assert paths == [f"{provider.endpoint_url}/{method}" for method in ("Echo", "Count")]
 
 
 async def test_a_call_asks_the_host_for_nothing_but_the_call() -> None:
