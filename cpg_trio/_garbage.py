@@ -1,8 +1,8 @@
-"""When the garbage collector looks: also when memory has grown, and not only when objects have.
+"""Garbage collection when memory has grown, and not only when the number of objects has.
 
-Python's collector counts objects. A few of them may hold megabytes: a message, in a frame that an error has
-kept. What a service of somebody else leaves behind is not ours to know, so no threshold of the collector's is
-changed here, and memory is looked at beside it.
+Python's collector counts objects. A few of them may hold megabytes: a message, in the frame of an exception
+that is kept. How many objects other code leaves behind is unknown here, so the thresholds of the collector
+stay as they are, and the memory of the process is checked in addition.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ async def stop_on_signals() -> AsyncIterator[trio.Event]:
 def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
     """Run `main` with an event that is set when it is to stop; return the exit status of the process.
 
-    The log goes to stderr, unless somebody has said where it goes. The soft limit of open files, of which
+    The log goes to stderr, unless it has been configured. The soft limit of open files, of which
     each connection is one, is raised to the hard one.
 
     0 when `main` returns, after a signal or by itself; 1 when it raises `StartError`, whose message goes to
@@ -74,7 +74,7 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
 
 def _check_function(main: object) -> None:
     if inspect.iscoroutine(main):
-        main.close()  # or it would be said that nobody has awaited it
+        main.close()  # or Python would warn that it was never awaited
     if not callable(main):
         raise TypeError(f"run() takes a function, as in run(plugin.serve), and not a {type(main).__name__}")
 
@@ -159,7 +159,7 @@ def _max_connections(environment: Mapping[str, str]) -> int:
 def secret_from_environment(name: str, environment: Mapping[str, str] | None = None) -> str:
     """Return the secret that a variable has, or the file that `{name}_FILE` names; empty if there is none.
 
-    Raises: StartError for a file that cannot be read, or is empty, without a word of what is in it.
+    Raises: StartError for a file that cannot be read, or is empty; its content is not in the message.
     """
     environment = os.environ if environment is None else environment
     secret, path = environment.get(name, ""), environment.get(f"{name}_FILE", "")
@@ -175,7 +175,7 @@ def secret_from_environment(name: str, environment: Mapping[str, str] | None = N
 
 
 def flag_from_environment(name: str, environment: Mapping[str, str] | None = None) -> bool:
-    """Return whether a variable is `true`; without it, it is not. Raises: StartError for another word."""
+    """Return whether a variable is `true`; without it, it is not. Raises: StartError for another value."""
     environment = os.environ if environment is None else environment
     value = environment.get(name) or "false"
     if value not in {"true", "false"}:

@@ -1,10 +1,10 @@
 """What a server and its clients need for TLS: which files, and contexts that are made of them.
 
-Certificates are short-lived, and who renews them replaces their files. So a context is made anew when its
-files have changed; a connection keeps the one that it began with. What cannot be used (a file that is
-half-written, a key of another certificate) changes nothing, and is logged once.
+Certificates are short-lived, and are renewed by replacing their files. So a context is made anew when its
+files have changed; a connection keeps the one that it began with. Files that cannot be used (one that is
+half-written, a key of another certificate) change nothing, and are logged once.
 
-Nobody resumes a session: each connection proves anew who is there, with a certificate that is valid then.
+Sessions are not resumed: each connection proves its identity anew, with a certificate that is valid then.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _VERIFY = {
 class TlsConfig:
     """Which certificate is ours, and whose are trusted. All files are PEM, and may be replaced at any time.
 
-    Raises: ValueError for a key without a certificate, or clients that are asked for a certificate which
-    nobody would vouch for.
+    Raises: ValueError for a key without a certificate, or clients that are asked for a certificate without an
+    authority that vouches for it.
     """
 
     cert_file: Path | None = None
@@ -134,7 +134,7 @@ class Contexts:
 
 @contextmanager
 def _openssl_errors() -> Iterator[None]:
-    """Raise what OpenSSL makes of files, in words of its own source, as a ValueError in ours."""
+    """Raise errors of OpenSSL as a ValueError with a message for operators."""
     try:
         yield
     except ssl.SSLError as error:
@@ -153,15 +153,15 @@ def tls_from_environment(environment: Mapping[str, str]) -> TlsConfig:
     """
     cert, key, ca = (_path(environment, name) for name in ("TLS_CERT", "TLS_KEY", "TLS_CA"))
     usual = Clients.OPTIONAL if cert and ca else Clients.NONE
-    said = environment.get("TLS_CLIENTS") or usual.value
-    if said not in [each.value for each in Clients]:
+    chosen = environment.get("TLS_CLIENTS") or usual.value
+    if chosen not in [each.value for each in Clients]:
         known = ", ".join(each.value for each in Clients)
-        raise StartError(f"TLS_CLIENTS must be one of {known}, not {said!r}")
+        raise StartError(f"TLS_CLIENTS must be one of {known}, not {chosen!r}")
     if key and not cert:
         raise StartError("TLS_KEY needs TLS_CERT, the file of the key's certificate")
-    if Clients(said) is not Clients.NONE and not (cert and ca):
-        raise StartError(f"TLS_CLIENTS={said} needs TLS_CERT, and TLS_CA, which vouches for clients")
-    return TlsConfig(cert_file=cert, key_file=key, ca_file=ca, clients=Clients(said))
+    if Clients(chosen) is not Clients.NONE and not (cert and ca):
+        raise StartError(f"TLS_CLIENTS={chosen} needs TLS_CERT, and TLS_CA, which vouches for clients")
+    return TlsConfig(cert_file=cert, key_file=key, ca_file=ca, clients=Clients(chosen))
 
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:

@@ -1,11 +1,11 @@
-"""A way to the other side: bytes in, bytes out, and nothing between the kernel and whoever asks.
+"""The bytes of one connection, without a layer between the caller and the kernel.
 
-`SocketChannel` talks to a non-blocking socket: it tries first, and waits only when the kernel says that there
-is nothing, which saves a trip through the scheduler for most sends. `tls.TlsChannel` is the same with TLS;
-`ChannelStream` is a channel for whoever wants a stream of Trio's.
+`SocketChannel` uses a non-blocking socket: it tries first, and waits only when the kernel has nothing, which
+saves a trip through the scheduler for most sends. `tls.TlsChannel` is the same with TLS. `ChannelStream` is a
+stream of Trio's over a channel.
 
 Errors are Trio's: `BrokenResourceError` for what the other side or the network does, `ClosedResourceError`
-after `close`. Each method may be cancelled at its waits; what a cancelled send has sent, nobody knows.
+after `close`. Each method may be cancelled at its waits; how much a cancelled send has sent is unknown.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Channel(ABC):
     @property
     @abstractmethod
     def may_have_more(self) -> bool:
-        """Whether the last read left something perhaps, of which nobody is told."""
+        """Whether the last read may have left something, which the reactor does not report."""
 
     @property
     @abstractmethod
@@ -87,7 +87,7 @@ class Channel(ABC):
     async def receive(self) -> bytes:
         """Return what has come, waiting for something; nothing when the other side has ended."""
         while True:
-            if self.may_have_more:  # a peer that sends as fast as we read lets nobody else run
+            if self.may_have_more:  # a fast peer must not keep other tasks from running
                 await trio.lowlevel.checkpoint()
             elif self.drained:
                 await self.wait_readable()
@@ -124,11 +124,11 @@ class Channel(ABC):
 
     @abstractmethod
     def shut_down(self, *, sending_only: bool = False) -> None:
-        """End both directions, or one; whoever waits for them is told. The channel is still to be closed."""
+        """End both directions, or one, and wake the tasks that wait. The channel must still be closed."""
 
     @abstractmethod
     def close(self, *, reset: bool = False) -> None:
-        """Close at once, and wake whoever waits. With `reset`, what was sent and not read may be lost."""
+        """Close at once, and wake the tasks that wait. With `reset`, data on their way may be lost."""
 
 
 class SocketChannel(Channel):

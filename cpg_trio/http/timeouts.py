@@ -11,15 +11,15 @@ from typing import Protocol
 
 import trio
 
-_HELD_UP_S = 1.0  # by which this process is late itself: it was stopped, say, or had no processor
-_MOMENT_S = 1.0
+_HELD_UP_S = 1.0  # a wake-up that is later than this means that the process itself was held up
+_MOMENT_S = 1.0  # what waiters get then
 
 
 class Late(Protocol):
-    """Who may be late. Compared by identity."""
+    """A waiter. Compared by identity."""
 
     def give_up(self) -> None:
-        """Hear that the time is over."""
+        """Give up: the time is over."""
 
 
 class TimeoutQueue:
@@ -31,32 +31,32 @@ class TimeoutQueue:
         self._arrival: trio.Event | None = None
 
     def __contains__(self, who: Late) -> bool:
-        """Return whether somebody is waited for."""
+        """Return whether a waiter is in the queue."""
         return who in self._since
 
     def __len__(self) -> int:
-        """Return how many are waited for."""
+        """Return the number of waiters."""
         return len(self._since)
 
     def begin(self, who: Late) -> None:
-        """Wait for somebody, from now on (again)."""
+        """Add a waiter, or begin its time again."""
         self._since.pop(who, None)
         self._since[who] = trio.current_time()
         if self._arrival is not None:
             self._arrival.set()
 
     def end(self, who: Late) -> None:
-        """Wait for somebody no more. One who is not waited for is no error."""
+        """Remove a waiter, if it is in the queue."""
         self._since.pop(who, None)
 
     async def run(self) -> None:
-        """Give up who is late, until cancelled."""
+        """Have each waiter give up when its time is over, until cancelled."""
         while True:
             if not self._since or self._limit_s == math.inf:
                 self._arrival = trio.Event()
                 await self._arrival.wait()
                 self._arrival = None
-                continue  # they may have left already
+                continue  # the waiter may be gone already
             who, since = next(iter(self._since.items()))
             due = since + self._limit_s
             if trio.current_time() < due:
@@ -68,6 +68,6 @@ class TimeoutQueue:
                 who.give_up()
 
     def _wait_a_moment_more(self) -> None:
-        """Give everybody the time in which what they have sent is read: it was this process that was late."""
+        """Give every waiter time in which what it has sent is read: this process was late, not its peer."""
         at_least = trio.current_time() - self._limit_s + min(_MOMENT_S, self._limit_s)
         self._since = {who: max(since, at_least) for who, since in self._since.items()}

@@ -7,10 +7,10 @@ OpenSSL never sees the socket: it is given what has been received, and what it m
 the socket takes all records that have come, and what is left undone is in plain sight.
 
 - What the socket does not take at once of a piece's records is kept, and the piece counts as sent when it is.
-  Until then whoever sends is to give the same bytes again, as for every channel.
-- TLS says things of its own (tickets, new keys, alerts). They are no news for whoever waits for bytes.
-- Only the other side's own word (close_notify) is its end. A connection that ends without it has been cut,
-  perhaps by somebody in between, and is broken.
+  Until then the caller must send the same bytes again, as on every channel.
+- TLS has messages of its own (tickets, new keys, alerts). They do not wake a task that waits for bytes.
+- Only the peer's close_notify is its end. A connection that ends without it was cut, perhaps by somebody in
+  between, and is broken.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def client_context(ca_file: Path | None = None) -> ssl.SSLContext:
     """Return a context that verifies servers by the authorities in a file, or by those of the system.
 
     Raises: OSError or ssl.SSLError for a file that cannot be used. Where the system's cannot be opened (there
-    is no file descriptor left, say), OpenSSL would say nothing, and trust nobody.
+    is no file descriptor left, say), OpenSSL would raise no error, and trust no server.
     """
     if ca_file is None and (of_the_system := ssl.get_default_verify_paths().cafile):
         with Path(of_the_system).open():
@@ -75,7 +75,7 @@ class TlsChannel(Channel):
         self._owed = 0  # bytes of the piece that is in them, and has not been counted as sent
         self._early: bytes | None = None  # what has been read to see whether something has come
         self._buffered = False  # the last read left something on this side of the socket
-        self._said_goodbye = False
+        self._sent_close_notify = False
 
     async def shake_hands(self) -> None:
         """Agree with the other side who both are. Raises: trio.BrokenResourceError; NotTlsError."""
@@ -113,7 +113,7 @@ class TlsChannel(Channel):
     def peer_names(self) -> tuple[str, ...]:
         """The URIs and DNS names of the certificate that was verified; none without one.
 
-        A certificate that has none is not as good as no certificate: its one name is empty, and nobody's.
+        A certificate without names differs from no certificate: its one name is empty, and matches no rule.
         """
         try:
             certificate = self._tls.getpeercert()
@@ -127,10 +127,10 @@ class TlsChannel(Channel):
 
     @property
     def tls(self) -> dict[str, Any]:
-        return dict(self._said, client_cert_chain=list(self._said["client_cert_chain"]))
+        return dict(self._extension, client_cert_chain=list(self._extension["client_cert_chain"]))
 
     @cached_property
-    def _said(self) -> dict[str, Any]:
+    def _extension(self) -> dict[str, Any]:
         # What is None, Python does not say, or not without a parser of certificates.
         certificate = self._tls.getpeercert(binary_form=True)
         return {
@@ -267,19 +267,19 @@ class TlsChannel(Channel):
 
     def shut_down(self, *, sending_only: bool = False) -> None:
         if sending_only:
-            self._say_goodbye()
+            self._send_close_notify()
         self._raw.shut_down(sending_only=sending_only)
 
     def close(self, *, reset: bool = False) -> None:
         if not reset:
-            self._say_goodbye()
+            self._send_close_notify()
         self._raw.close(reset=reset)
 
-    def _say_goodbye(self) -> None:
-        """Say that nothing follows, if that goes without waiting."""
-        if self._said_goodbye:
+    def _send_close_notify(self) -> None:
+        """Send close_notify, if that goes without waiting."""
+        if self._sent_close_notify:
             return
-        self._said_goodbye = True
+        self._sent_close_notify = True
         with suppress(ssl.SSLError):  # it wants the other side's goodbye, or there was no handshake
             self._tls.unwrap()
         with suppress(*_GONE):

@@ -1,4 +1,4 @@
-"""Requests that web pages make: refused, unless whoever runs the server has listed the page. No I/O.
+"""Requests that web pages make: refused, unless the page is listed in the configuration. No I/O.
 
 A browser sends what a page asks it to, from within the network that the browser is in. That a page reads the
 answers of its own origin only is no help: its owner points the page's name at 127.0.0.1, and whatever listens
@@ -7,7 +7,7 @@ there is the page's own origin (DNS rebinding). Two header fields tell, which no
     Origin   which page asks; programs send none. Refused on every address, unless it is listed, or is the
              server itself, called by a name of its own.
     Host     by which name. Refused on addresses that only this machine reaches, unless it is a name of the
-             server. Where other machines call, names are given by whoever runs the network, so there it is
+             server. Where other machines call, the operator of the network gives names, so there it is
              checked only if names are listed.
 
 An address is no name: to point one somewhere else takes more than DNS.

@@ -1,4 +1,4 @@
-"""What a server can be told. No I/O."""
+"""The configuration of a server. No I/O."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class ServeConfig:
     """How long to read on after an early answer, so that the client sees it instead of a reset."""
 
     max_connections: int = attrs.field(default=10_000, validator=ge(1))
-    """Connections at once, and open streams of HTTP/2. When there is hardly any room, whoever has most gives
-    one up for a newcomer; where nobody has to, the newcomer is answered with 503, and closed."""
+    """Connections at once, and open streams of HTTP/2. When there is hardly any room, the client that has
+    most loses one to a newcomer. If none may be closed, the newcomer is answered with 503, and closed."""
 
     max_head_bytes: int = attrs.field(default=MAX_HEAD_BYTES, validator=ge(1))
     """The head of a request; one that is larger is answered with 431. On HTTP/2 it is the list of its fields,
@@ -93,7 +93,7 @@ class ServeConfig:
     pong has come. Longer than a slow client takes to read what was sent before the ping."""
 
     tls: TlsConfig = attrs.field(factory=TlsConfig)
-    """What is served on TCP with, and what whoever serves verifies others with. Unix sockets are plain."""
+    """The certificate that TCP is served with, and what peers are verified by. Unix sockets are plain."""
 
     allowed_origins: Sequence[str] = attrs.field(default=(), validator=_check_origins)
     """Origins of web pages whose requests are taken, such as `https://app.example`; `*` is any. Requests of

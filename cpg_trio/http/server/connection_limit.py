@@ -1,4 +1,4 @@
-"""Whose the connections of a server are, and who gives one up when it is nearly full. No I/O.
+"""The limit on the connections of a server: whose they are, and which is closed to make room. No I/O.
 
 A connection counts for a *holder*: for the address that it comes from, and from the first request on that
 proves an identity for that identity. An HTTP/2 connection counts for as many connections as it has open
@@ -134,7 +134,7 @@ class ConnectionLimit:
     def admit(self, key: str) -> Slot | None:
         """Return a place for a connection from an address, None if there is no room.
 
-        Whoever gets it gives it back with `release`.
+        The caller gives it back with `release`.
         """
         holder = self._holder(key, proved=False)
         background_task = self._make_room(1, holder)

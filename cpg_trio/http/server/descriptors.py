@@ -40,7 +40,7 @@ def most_connections() -> int:
 def fitted_to_descriptors(config: ServeConfig) -> ServeConfig:
     """Return a configuration that takes no more connections than there are file descriptors for.
 
-    What had to be reduced by much is said in the log.
+    A large reduction is logged as a warning.
     """
     most = most_connections()
     if config.max_connections <= most:

@@ -8,7 +8,7 @@ logger = logging.getLogger("cpg_trio.http")
 
 
 class StartError(Exception):
-    """The process cannot start, for a reason that whoever started it can mend; the message says how.
+    """The process cannot start, for a reason that its operator can mend; the message says how.
 
     `run` prints the message alone, without a traceback.
     """

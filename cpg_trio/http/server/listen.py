@@ -31,7 +31,7 @@ _LOOPBACK: Mapping[str | None, Sequence[str]] = {"localhost": ("127.0.0.1", "::1
 _TRIES = 10  # to find a port that is free at all of them
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 # To connect is to write. The group is there for programs under users of their own that share a directory, as
-# containers do by the group of a volume; nobody else has any business here, whatever the umask says.
+# containers do by the group of a volume. No other user may connect, whatever the umask is.
 _MODE = 0o660
 _ADVICE = {
     errno.EADDRINUSE: "stop what listens there, or choose another address (port 0 takes any free port)",

@@ -19,7 +19,7 @@ def fitted_to_memory(
 ) -> ServeConfig:
     """Return a configuration that takes no more connections than there is memory for.
 
-    What had to be reduced is said in the log. A host sees to its connections together with all that it keeps.
+    A reduction is logged. A host limits its connections together with all else that it keeps.
     """
     memory = memory_of_process() if memory is None else memory
     resident = resident_bytes() if resident is None else resident

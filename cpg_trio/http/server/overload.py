@@ -22,7 +22,7 @@ _MOST_LINGERING = 100
 _LEAST_LINGERING = 10
 _LINGERING = 10  # between them a tenth of all connections: each has a file descriptor
 _ROOM = 0.9  # of all connections; fewer are room again
-_GOODBYE = (b"connection", b"close")
+_CLOSE = (b"connection", b"close")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -40,13 +40,13 @@ class Overload:
         self._throttle = LogThrottle()
 
     def note(self, connections: int) -> None:
-        """Note how many connections there are: there may be room again."""
+        """Note how many connections there are, and log it if there is room again."""
         if self._refused and connections < self._most * _ROOM:
             logger.warning("there is room for connections again; %d were refused", self._refused)
             self._refused = 0
 
     async def refuse(self, stream: trio.SocketStream, *, encrypted: bool) -> None:
-        """Answer a connection with 503, and close it; one that is to be encrypted is only closed."""
+        """Answer a connection with 503, and close it. One that expects TLS is only closed."""
         if not self._refused:
             logger.warning("%d connections are all that is allowed; more are refused", self._most)
         self._refused += 1
@@ -55,7 +55,7 @@ class Overload:
             if encrypted:
                 return
             text = f"too many connections (max: {self._most})\n"
-            channel.send_nowait(plain_response(503, text, [_GOODBYE]))
+            channel.send_nowait(plain_response(503, text, [_CLOSE]))
             if len(self._lingering) < self._most_lingering:
                 await self._linger(channel)
         except _GONE:
@@ -64,13 +64,13 @@ class Overload:
             channel.close()
 
     def cannot_accept(self, error: OSError) -> None:
-        """Note that a connection cannot be taken for want of something; say so once in a while."""
+        """Note that no connection can be accepted for want of a resource; log it once in a while."""
         if (more := self._throttle.suffix()) is not None:
             why = os.strerror(error.errno or 0).lower()
             logger.warning("new connections wait, and those that there are go on: %s%s", why, more)
 
     def abort(self) -> None:
-        """Let nobody linger any more."""
+        """Close the connections that stay open for a moment."""
         for channel in self._lingering:
             channel.close()
 

@@ -71,7 +71,7 @@ async def serve(
 
 
 class _Client(Client, Protocol):
-    """One client's connection, whoever speaks to it."""
+    """One client's connection, whatever protocol it speaks."""
 
     async def run(self) -> None:
         """Speak to it, until it has ended or is somebody else's."""
@@ -92,7 +92,7 @@ class _Server:
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
         self._limit = ConnectionLimit(settings.max_connections)
-        self._crowd = Overload(settings)
+        self._overload = Overload(settings)
 
     async def run(
         self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
@@ -117,7 +117,7 @@ class _Server:
                     await self._drain(handlers)
                 finally:
                     # The end of the grace, or a cancellation, or an error: whatever is left ends now.
-                    self._crowd.abort()
+                    self._overload.abort()
                     for client in list(self._clients):
                         client.abort()
 
@@ -149,7 +149,7 @@ class _Server:
                     except OSError as error:
                         if error.errno not in _NO_ROOM:
                             raise
-                        self._crowd.cannot_accept(error)
+                        self._overload.cannot_accept(error)
                         await trio.sleep(_ACCEPT_AGAIN_S)
 
     async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
@@ -159,10 +159,10 @@ class _Server:
             peer = stream.socket.getpeername()
         except OSError:  # the client left before we came to look
             return
-        self._crowd.note(len(self._limit))
+        self._overload.note(len(self._limit))
         slot = self._limit.admit(address_key(peer[0] if isinstance(peer, tuple) else ""))
         if slot is None:
-            await self._crowd.refuse(stream, encrypted=contexts is not None)
+            await self._overload.refuse(stream, encrypted=contexts is not None)
             return
         try:
             await self._serve_in(slot, contexts, stream)

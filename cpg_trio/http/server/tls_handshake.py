@@ -1,4 +1,4 @@
-"""One accepted connection, as long as its TLS handshake takes."""
+"""The TLS handshake of one accepted connection."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cpg_trio.http.server.activity import Activity
 from cpg_trio.http.server.errors import logger
 from cpg_trio.http.tls import NotTlsError, TlsChannel
 
-_GOODBYE = (b"connection", b"close")
+_CLOSE = (b"connection", b"close")
 
 
 class Handshake:
-    """A TLS handshake, which has its time, and is nobody's but its own connection's."""
+    """A TLS handshake with a timeout. Its failure ends its own connection, and no other."""
 
     activity = Activity.WAITING
 
@@ -32,10 +32,10 @@ class Handshake:
     ) -> None:
         """Take `raw`, and close it unless there is a `channel` at the end of `run`.
 
-        A client that speaks plain HTTP is told so, and `on_plain` is called.
+        A client that speaks plain HTTP gets an answer that says so, and `on_plain` is called.
         """
         self.channel: TlsChannel | None = None
-        """The connection, once it has shaken hands."""
+        """The connection, once the handshake has succeeded."""
         self._raw = raw
         self._context = context
         self._timeout_s = timeout_s
@@ -52,7 +52,7 @@ class Handshake:
                 self.channel = channel
         except NotTlsError:
             with suppress(trio.BrokenResourceError):
-                self._raw.send_nowait(plain_response(400, f"{TLS_IS_SPOKEN}\n", [_GOODBYE]))
+                self._raw.send_nowait(plain_response(400, f"{TLS_IS_SPOKEN}\n", [_CLOSE]))
             self._on_plain()
         except trio.BrokenResourceError as error:
             logger.debug("a client did not get through its TLS handshake: %s", error.__cause__ or error)
@@ -61,7 +61,7 @@ class Handshake:
                 self._raw.close()
 
     async def drain(self) -> None:
-        """Let the client go: nothing of it is in flight."""
+        """End: no call is in flight."""
         self._life.cancel()
 
     def evict(self) -> None:
