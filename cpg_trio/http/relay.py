@@ -239,9 +239,7 @@ class RelayCall:
 
     async def _rest_of_body(self) -> AsyncGenerator[bytes, None]:
         """Yield the rest of the request's body. Raises: MalformedError; ClientDisconnectedError."""
-        caller = self._caller
-        while not caller.complete:
-            body = await caller.read()
+        while body := await self._caller.read():  # on HTTP/2 it may have come to its end by now
             self._record.request_bytes += len(body)
             yield body
 

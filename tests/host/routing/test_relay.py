@@ -13,7 +13,7 @@ from cpg_trio.host import (
     HostConfig,
     LeaseConfig,
 )
-from tests._wire import dial, dial_http2
+from tests._wire import dial
 from tests.host.routed import Recorder, routing, silent_address, text, transport
 from tests.http.peers import OK, Peer
 
@@ -193,18 +193,6 @@ async def test_trailers_reach_a_caller_who_asked_for_them() -> None:
     assert (b"te", b"trailers") in recorder.headers
     assert (asked.body, asked.trailers) == (b"hi", [(b"grpc-status", b"0")])
     assert (silent.body, silent.trailers) == (b"hi", [])
-
-
-async def test_trailers_reach_a_caller_on_http2() -> None:
-    async with routing(Recorder(TRAILING)) as s, dial_http2(s.url) as wire:
-        stream = await wire.request(
-            s.path(),
-            *[(name.lower(), value) for name, value in s.credentials.items()],
-            ("te", "trailers"),
-            method="POST",
-        )
-        response = await wire.response(stream)
-    assert (response.status, response.body, response.trailers) == (200, b"hi", [(b"grpc-status", b"0")])
 
 
 async def test_an_answer_is_passed_on_as_it_comes() -> None:
