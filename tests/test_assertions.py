@@ -52,6 +52,10 @@ def test_one_that_expires_later_than_that_is_of_a_clock_that_is_ahead(early_s: f
         verified(now=CALL.expires_at - LONGEST_S - early_s)
 
 
+def test_with_both_leeways_it_is_valid_for_two_minutes_at_most() -> None:
+    assert LONGEST_S + 2 * LEEWAY_S == 120
+
+
 def test_one_for_another_plugin_purpose_or_key_is_invalid_and_no_matter_of_clocks() -> None:
     with pytest.raises(InvalidAssertionError, match=r"^for another plugin$"):
         verified(audience="me-2")
