@@ -9,7 +9,7 @@ import gc
 import traceback
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -36,8 +36,14 @@ REQUESTS: tuple[Bad | Good, ...] = (*corpus.REFUSED, *corpus.ACCEPTED, corpus.TU
 RESPONSES: tuple[Bad | GoodResponse, ...] = (*corpus.REFUSED_RESPONSES, *corpus.ACCEPTED_RESPONSES)
 
 
-def name_of(entry: Bad | Good | GoodResponse) -> str:
-    return entry.name
+@contextmanager
+def named(entry: Bad | Good | GoodResponse) -> Iterator[None]:
+    """Have a failure name the entry that it is about."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"the entry: {entry.name}")
+        raise
 
 
 def every_cut(data: bytes) -> Iterator[list[int]]:
@@ -59,61 +65,72 @@ def refusal(message: Incoming[Any], data: bytes) -> MalformedError:
 # The corpus
 
 
-@pytest.mark.parametrize("bad", corpus.REFUSED, ids=name_of)
-def test_a_request_that_attacks_is_refused_with_a_status_that_says_so(bad: Bad) -> None:
-    assert refusal(IncomingRequest(), bad.data).status in {400, 431, 501, 505}
+def test_a_request_that_attacks_is_refused_with_a_status_that_says_so() -> None:
+    for bad in corpus.REFUSED:
+        with named(bad):
+            assert refusal(IncomingRequest(), bad.data).status in {400, 431, 501, 505}
 
 
-@pytest.mark.parametrize("good", [*corpus.ACCEPTED, corpus.TUNNEL], ids=name_of)
-def test_a_good_request_is_read_and_ends_where_it_ends(good: Good) -> None:
-    request = IncomingRequest()
-    assert feed(request, good.data) == (good.body, good.rest)
-    assert request.complete
+def test_a_good_request_is_read_and_ends_where_it_ends() -> None:
+    for good in (*corpus.ACCEPTED, corpus.TUNNEL):
+        with named(good):
+            request = IncomingRequest()
+            assert feed(request, good.data) == (good.body, good.rest)
+            assert request.complete
 
 
-@pytest.mark.parametrize("unfinished", corpus.UNFINISHED, ids=name_of)
-def test_an_unfinished_request_is_waited_for(unfinished: Bad) -> None:
-    request = IncomingRequest()
-    _, rest = feed(request, unfinished.data)
-    assert not rest
-    assert not request.complete
+def test_an_unfinished_request_is_waited_for() -> None:
+    for unfinished in corpus.UNFINISHED:
+        with named(unfinished):
+            request = IncomingRequest()
+            _, rest = feed(request, unfinished.data)
+            assert not rest
+            assert not request.complete
 
 
-@pytest.mark.parametrize("bad", corpus.REFUSED_RESPONSES, ids=name_of)
-def test_a_response_that_attacks_is_refused(bad: Bad) -> None:
-    refusal(IncomingResponse(), bad.data)
+def test_a_response_that_attacks_is_refused() -> None:
+    for bad in corpus.REFUSED_RESPONSES:
+        with named(bad):
+            refusal(IncomingResponse(), bad.data)
 
 
-@pytest.mark.parametrize("good", corpus.ACCEPTED_RESPONSES, ids=name_of)
-def test_a_good_response_is_read_and_ends_where_it_ends(good: GoodResponse) -> None:
-    message = IncomingResponse()
-    message.to_head = good.to_head
-    assert feed(message, good.data) == (good.body, good.rest)
-    assert message.complete is not good.closed
+def test_a_good_response_is_read_and_ends_where_it_ends() -> None:
+    for good in corpus.ACCEPTED_RESPONSES:
+        with named(good):
+            message = IncomingResponse()
+            message.to_head = good.to_head
+            assert feed(message, good.data) == (good.body, good.rest)
+            assert message.complete is not good.closed
 
 
-@pytest.mark.parametrize("entry", REQUESTS, ids=name_of)
-def test_what_h11_refuses_is_refused_and_what_both_accept_is_the_same(entry: Bad | Good) -> None:
-    assert_read_in_one_way(entry.data)
+def test_what_h11_refuses_is_refused_and_what_both_accept_is_the_same() -> None:
+    for entry in REQUESTS:
+        with named(entry):
+            assert_read_in_one_way(entry.data)
 
 
-@pytest.mark.parametrize("entry", RESPONSES, ids=name_of)
-def test_the_same_holds_for_responses(entry: Bad | GoodResponse) -> None:
-    to_head = isinstance(entry, GoodResponse) and entry.to_head
-    assert_response_read_in_one_way(entry.data, to_head=to_head)
+def test_the_same_holds_for_responses() -> None:
+    for entry in RESPONSES:
+        with named(entry):
+            to_head = isinstance(entry, GoodResponse) and entry.to_head
+            assert_response_read_in_one_way(entry.data, to_head=to_head)
 
 
-@pytest.mark.parametrize("entry", REQUESTS, ids=name_of)
-def test_no_cut_changes_what_a_request_is(entry: Bad | Good) -> None:
-    whole = read_request(entry.data)
-    assert all(read_request(entry.data, cuts) == whole for cuts in every_cut(entry.data))
+def test_no_cut_changes_what_a_request_is() -> None:
+    for entry in REQUESTS:
+        with named(entry):
+            whole = read_request(entry.data)
+            assert all(read_request(entry.data, cuts) == whole for cuts in every_cut(entry.data))
 
 
-@pytest.mark.parametrize("entry", RESPONSES, ids=name_of)
-def test_no_cut_changes_what_a_response_is(entry: Bad | GoodResponse) -> None:
-    to_head = isinstance(entry, GoodResponse) and entry.to_head
-    whole = read_response(entry.data, to_head=to_head)
-    assert all(read_response(entry.data, cuts, to_head=to_head) == whole for cuts in every_cut(entry.data))
+def test_no_cut_changes_what_a_response_is() -> None:
+    for entry in RESPONSES:
+        with named(entry):
+            to_head = isinstance(entry, GoodResponse) and entry.to_head
+            whole = read_response(entry.data, to_head=to_head)
+            assert all(
+                read_response(entry.data, cuts, to_head=to_head) == whole for cuts in every_cut(entry.data)
+            )
 
 
 def test_there_is_enough_of_everything() -> None:
