@@ -6,7 +6,7 @@ message ends or what it says, the request is refused, as whoever stands behind t
 the same way. Responses are written by h11. Everything else is as for `http1`: connection, timeouts, limits,
 relay.
 
-It costs a request about half as much again, and is there for those who prefer to rely on a second reader.
+It is slower, and is there for those who prefer to rely on a second reader.
 """
 
 from __future__ import annotations
