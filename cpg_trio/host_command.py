@@ -28,9 +28,8 @@ from cpg_trio.host import (
     RateLimits,
     Selection,
 )
-from cpg_trio.host.access.enrolment import parse_tokens
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.routing.headers import RequestHeaderRules
+from cpg_trio.host.access import Kind, parse_tokens
+from cpg_trio.host.routing import RequestHeaderRules
 from cpg_trio.http import Origin, StartError
 from cpg_trio.process import (
     bind_from_environment,

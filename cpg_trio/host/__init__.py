@@ -14,25 +14,30 @@ Its rooms, each of which imports only from those above it:
 from cpg_trio.calls import Call as Call, CallKind as CallKind, Calls as Calls, Stage as Stage
 from cpg_trio.host._config import HostConfig as HostConfig
 from cpg_trio.host._host import DEFAULT_PORT as DEFAULT_PORT, Host as Host, HostStatistics as HostStatistics
-from cpg_trio.host.access.audit import Action as Action, Audit as Audit, AuditEvent as AuditEvent
-from cpg_trio.host.access.enrolment import Enrolment as Enrolment
-from cpg_trio.host.access.identity import Identity as Identity
-from cpg_trio.host.access.keys import Keys as Keys
-from cpg_trio.host.access.limits import Limits as Limits
-from cpg_trio.host.access.peers import Peer as Peer
-from cpg_trio.host.access.policy import (
+from cpg_trio.host.access import (
+    Action as Action,
+    Audit as Audit,
+    AuditEvent as AuditEvent,
+    Enrolment as Enrolment,
+    Identity as Identity,
+    Keys as Keys,
+    Limits as Limits,
+    Peer as Peer,
     PluginRules as PluginRules,
     Policy as Policy,
+    Rate as Rate,
+    RateLimits as RateLimits,
     Rules as Rules,
     ServiceRules as ServiceRules,
 )
-from cpg_trio.host.access.rate_limiting import Rate as Rate, RateLimits as RateLimits
 from cpg_trio.host.capabilities.capability import Capability as Capability
 from cpg_trio.host.capabilities.logger import host_logger as host_logger
-from cpg_trio.host.directory.endpoint_validation import BaseUrls as BaseUrls
-from cpg_trio.host.directory.leases import LeaseConfig as LeaseConfig
-from cpg_trio.host.directory.registration import Health as Health, Registration as Registration
-from cpg_trio.host.directory.registry import Registry as Registry
-from cpg_trio.host.directory.selection import Selection as Selection
-from cpg_trio.host.routing.direct_statistics import DirectStatistics as DirectStatistics
-from cpg_trio.host.routing.statistics import RouterStatistics as RouterStatistics
+from cpg_trio.host.directory import (
+    BaseUrls as BaseUrls,
+    Health as Health,
+    LeaseConfig as LeaseConfig,
+    Registration as Registration,
+    Registry as Registry,
+    Selection as Selection,
+)
+from cpg_trio.host.routing import DirectStatistics as DirectStatistics, RouterStatistics as RouterStatistics

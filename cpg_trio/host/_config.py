@@ -7,18 +7,11 @@ from pathlib import Path
 
 import attrs
 
-from cpg_trio.host.access.enrolment import Enrolment
-from cpg_trio.host.access.keys import Keys
-from cpg_trio.host.access.limits import Limits
-from cpg_trio.host.access.memory import Fitted, fitted
-from cpg_trio.host.access.policy import Policy
-from cpg_trio.host.access.rate_limiting import RateLimits
+from cpg_trio.host.access import Enrolment, Fitted, Keys, Limits, Policy, RateLimits, fitted
 from cpg_trio.host.capabilities.broker import by_type
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.logger import host_logger
-from cpg_trio.host.directory.endpoint_validation import BaseUrls
-from cpg_trio.host.directory.leases import LeaseConfig
-from cpg_trio.host.directory.selection import Selection
+from cpg_trio.host.directory import BaseUrls, LeaseConfig, Selection
 from cpg_trio.http import Origin, ServeConfig, fitted_to_descriptors
 
 

@@ -20,35 +20,46 @@ from cpg_trio.host._config import HostConfig, fitted_to_process
 from cpg_trio.host._dispatch import Dispatch
 from cpg_trio.host._lifetimes import Lifetimes
 from cpg_trio.host._pools import control_pool, routing_pool
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.identity import Identities, TokenLifetimes
-from cpg_trio.host.access.listening import check_listening
-from cpg_trio.host.access.memory import room_for_messages
-from cpg_trio.host.access.rate_limiting import RateLimiter
+from cpg_trio.host.access import (
+    AccessCheck,
+    Action,
+    Audit,
+    Identities,
+    RateLimiter,
+    TokenLifetimes,
+    check_listening,
+    room_for_messages,
+)
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
-from cpg_trio.host.directory.base_url import knowing_base_url
-from cpg_trio.host.directory.calls_in_flight import CallsInFlight
-from cpg_trio.host.directory.endpoint_validation import EndpointValidator
-from cpg_trio.host.directory.leases import Liveness
-from cpg_trio.host.directory.plugin_control import ControlClients
-from cpg_trio.host.directory.probe import Prober
-from cpg_trio.host.directory.registration_policy import RegistrationPolicy
-from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.sqlite_store import SqliteStore
-from cpg_trio.host.directory.store import Journal
-from cpg_trio.host.directory.succession import Succession
-from cpg_trio.host.directory.unix_sockets import Sockets
-from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.routing.call_log import CallLog
-from cpg_trio.host.routing.direct_grants import DirectGrants
-from cpg_trio.host.routing.direct_statistics import DirectCounter, DirectReports, DirectStatistics
-from cpg_trio.host.routing.headers import RequestHeaderRules
-from cpg_trio.host.routing.router import Router
-from cpg_trio.host.routing.routes import Routes
-from cpg_trio.host.routing.statistics import RouterCounter, RouterStatistics
+from cpg_trio.host.directory import (
+    CallsInFlight,
+    ControlClients,
+    EndpointValidator,
+    Journal,
+    Liveness,
+    Prober,
+    RegistrationPolicy,
+    Registry,
+    Sockets,
+    SqliteStore,
+    Succession,
+    WatchHub,
+    knowing_base_url,
+)
+from cpg_trio.host.routing import (
+    CallLog,
+    DirectCounter,
+    DirectGrants,
+    DirectReports,
+    DirectStatistics,
+    RequestHeaderRules,
+    Router,
+    RouterCounter,
+    RouterStatistics,
+    Routes,
+)
 from cpg_trio.host.services.edges import count_unreadable
 from cpg_trio.host.services.handshake import Handshake, announcement
 from cpg_trio.host.services.health import HostHealth

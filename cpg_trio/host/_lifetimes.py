@@ -10,14 +10,10 @@ import logging
 
 import attrs
 
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access import Action, Audit, Identities, Identity
 from cpg_trio.host.capabilities.grants import Grants
-from cpg_trio.host.directory.leases import Liveness
-from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.store import Journal
-from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.routing.direct_statistics import DirectCounter
+from cpg_trio.host.directory import Journal, Liveness, Registry, WatchHub
+from cpg_trio.host.routing import DirectCounter
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")

@@ -16,3 +16,48 @@ Its modules:
 
 The access check and the policy do no I/O, except that files are read again when they change.
 """
+
+from cpg_trio.host.access.access_check import AccessCheck as AccessCheck
+from cpg_trio.host.access.audit import Action as Action, Audit as Audit, AuditEvent as AuditEvent
+from cpg_trio.host.access.ended_identities import Ended as Ended
+from cpg_trio.host.access.enrolment import Enrolment as Enrolment, parse_tokens as parse_tokens
+from cpg_trio.host.access.identity import (
+    SKEW_S as SKEW_S,
+    Entry as Entry,
+    Identities as Identities,
+    Identity as Identity,
+    TokenLifetimes as TokenLifetimes,
+)
+from cpg_trio.host.access.keys import Keys as Keys
+from cpg_trio.host.access.limits import (
+    LimitError as LimitError,
+    Limits as Limits,
+    check_held_request as check_held_request,
+    held_bytes as held_bytes,
+)
+from cpg_trio.host.access.listening import check_listening as check_listening
+from cpg_trio.host.access.memory import (
+    Fitted as Fitted,
+    fitted as fitted,
+    room_for_messages as room_for_messages,
+)
+from cpg_trio.host.access.peers import Peer as Peer
+from cpg_trio.host.access.policy import (
+    PluginRules as PluginRules,
+    Policy as Policy,
+    Rules as Rules,
+    ServiceRules as ServiceRules,
+)
+from cpg_trio.host.access.rate_limiting import (
+    Kind as Kind,
+    Rate as Rate,
+    RateLimiter as RateLimiter,
+    RateLimits as RateLimits,
+)
+from cpg_trio.host.access.refusal import (
+    PERHAPS_DELIVERED as PERHAPS_DELIVERED,
+    UNDELIVERED as UNDELIVERED,
+    RefusedError as RefusedError,
+    retry_fields as retry_fields,
+)
+from cpg_trio.host.access.shares import Budget as Budget, Shares as Shares

@@ -11,16 +11,11 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import CapabilityBrokerService
 from cpg_trio.asgi import App, Receive, Scope, Send
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.limits import LimitError
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.access.refusal import RefusedError
+from cpg_trio.host.access import AccessCheck, Action, Audit, Identity, Kind, LimitError, RefusedError
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants, random_id
-from cpg_trio.host.directory.base_url import base_url
-from cpg_trio.host.routing.direct_grants import GRANT_S, DirectGrants, NotDirectlyError
+from cpg_trio.host.directory import base_url
+from cpg_trio.host.routing import GRANT_S, DirectGrants, NotDirectlyError
 from cpg_trio.host.services.edges import answering, authenticate
 from cpg_trio.rpc import Code, ConnectError, Context
 

@@ -23,10 +23,7 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.calls import Call, CallKind, Calls, Stage
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.audit import Action
-from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.refusal import PERHAPS_DELIVERED, RefusedError
+from cpg_trio.host.access import PERHAPS_DELIVERED, AccessCheck, Action, Peer, RefusedError
 from cpg_trio.host.capabilities.grants import Grant, Grants
 from cpg_trio.host.services.edges import credentials_of
 from cpg_trio.rpc import Caller, Code

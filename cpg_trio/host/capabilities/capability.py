@@ -8,7 +8,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import App
-from cpg_trio.host.access.memory import room_for_messages
+from cpg_trio.host.access import room_for_messages
 from cpg_trio.rpc import Service, application
 
 

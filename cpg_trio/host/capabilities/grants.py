@@ -17,12 +17,7 @@ import attrs
 import trio
 
 from cpg_trio import _clock
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.identity import Identities, Identity
-from cpg_trio.host.access.limits import Limits
-from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.access.shares import Shares
+from cpg_trio.host.access import Action, Audit, Identities, Identity, Limits, Peer, RefusedError, Shares
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.rpc import Code
 from cpg_trio.wire import token_digest

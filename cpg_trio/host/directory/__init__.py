@@ -1,1 +1,33 @@
 """Which plugins there are: registrations, leases, the store behind them, and watches."""
+
+from cpg_trio.host.directory.base_url import base_url as base_url, knowing_base_url as knowing_base_url
+from cpg_trio.host.directory.calls_in_flight import CallsInFlight as CallsInFlight
+from cpg_trio.host.directory.endpoint_validation import (
+    BaseUrls as BaseUrls,
+    EndpointValidator as EndpointValidator,
+    resolve as resolve,
+)
+from cpg_trio.host.directory.leases import LeaseConfig as LeaseConfig, Liveness as Liveness
+from cpg_trio.host.directory.plugin_control import (
+    ControlClients as ControlClients,
+    Proof as Proof,
+    client_at as client_at,
+)
+from cpg_trio.host.directory.probe import Prober as Prober
+from cpg_trio.host.directory.registration import (
+    Change as Change,
+    Health as Health,
+    NoProviderError as NoProviderError,
+    Registration as Registration,
+    ServiceStatus as ServiceStatus,
+    UnknownRegistrationError as UnknownRegistrationError,
+    health_of as health_of,
+)
+from cpg_trio.host.directory.registration_policy import RegistrationPolicy as RegistrationPolicy
+from cpg_trio.host.directory.registry import Registry as Registry
+from cpg_trio.host.directory.selection import Selection as Selection
+from cpg_trio.host.directory.sqlite_store import SqliteStore as SqliteStore
+from cpg_trio.host.directory.store import Journal as Journal, Saved as Saved
+from cpg_trio.host.directory.succession import Succession as Succession
+from cpg_trio.host.directory.unix_sockets import Sockets as Sockets
+from cpg_trio.host.directory.watch_hub import Update as Update, Watch as Watch, WatchHub as WatchHub

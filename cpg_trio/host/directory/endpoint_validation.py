@@ -17,8 +17,7 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._addresses import Address, address_key, is_loopback, parse_address
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.refusal import RefusedError
+from cpg_trio.host.access import Identity, RefusedError
 from cpg_trio.host.directory.own_addresses import is_own
 from cpg_trio.host.directory.registration import same_host
 from cpg_trio.http import LookUpError, Origin, Resolver

@@ -16,7 +16,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
-from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.access import Identities
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.http import LocalFailureError, Pool, PoolFullError
 from cpg_trio.rpc import (

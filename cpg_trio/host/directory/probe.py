@@ -20,7 +20,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
-from cpg_trio.host.access.identity import Identities
+from cpg_trio.host.access import Identities
 from cpg_trio.host.directory.leases import CannotAskError
 from cpg_trio.host.directory.plugin_control import ControlClients, could_not_ask
 from cpg_trio.host.directory.registration import health_of

@@ -5,11 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.identity import Identities, Identity
-from cpg_trio.host.access.policy import Policy, Rules
-from cpg_trio.host.access.refusal import RefusedError
+from cpg_trio.host.access import AccessCheck, Action, Audit, Identities, Identity, Policy, RefusedError, Rules
 from cpg_trio.host.directory.registry import Registry
 
 _log = logging.getLogger("cpg_trio.host")

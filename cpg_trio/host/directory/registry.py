@@ -15,8 +15,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._listeners import Listeners
-from cpg_trio.host.access.limits import LimitError, Limits, held_bytes
-from cpg_trio.host.access.shares import Shares
+from cpg_trio.host.access import LimitError, Limits, Shares, held_bytes
 from cpg_trio.host.directory.calls_in_flight import CallsInFlight
 from cpg_trio.host.directory.providers import Providers
 from cpg_trio.host.directory.registration import (

@@ -23,8 +23,7 @@ import trio
 
 from cpg_trio import _clock
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.host.access.ended_identities import Ended
-from cpg_trio.host.access.identity import SKEW_S, Entry, Identities, Identity
+from cpg_trio.host.access import SKEW_S, Ended, Entry, Identities, Identity
 from cpg_trio.host.directory.leases import NOT_HEARD_OF
 from cpg_trio.host.directory.registration import Change, Registration
 from cpg_trio.host.directory.registry import Registry

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from cpg_trio.host.access.identity import Identities, Identity
+from cpg_trio.host.access import Identities, Identity
 from cpg_trio.host.directory.registration import Change, ChangeKind, Registration
 from cpg_trio.host.directory.registry import Registry
 

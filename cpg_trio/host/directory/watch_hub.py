@@ -30,8 +30,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host.access.limits import LimitError, Limits
-from cpg_trio.host.access.shares import Budget, Shares
+from cpg_trio.host.access import Budget, LimitError, Limits, Shares
 from cpg_trio.host.directory.registration import Change, ChangeKind, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
 

@@ -14,9 +14,8 @@ import attrs
 from cpg_trio import wire
 from cpg_trio._addresses import is_loopback
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, sign
-from cpg_trio.host.access.identity import Identities, Identity
-from cpg_trio.host.directory.registration import NoProviderError, Registration
-from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.access import Identities, Identity
+from cpg_trio.host.directory import NoProviderError, Registration, Registry
 from cpg_trio.host.routing.routes import encoded_endpoint
 from cpg_trio.http import Origin
 

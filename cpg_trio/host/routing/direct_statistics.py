@@ -13,10 +13,8 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.limits import Limits
-from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.access import AccessCheck, Identity, Limits
+from cpg_trio.host.directory import Registry
 from cpg_trio.logs import LineLog
 
 _MOST_ENTRIES = 100  # of one report

@@ -13,7 +13,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
-from cpg_trio.host.access.refusal import PERHAPS_DELIVERED, UNDELIVERED, retry_fields
+from cpg_trio.host.access import PERHAPS_DELIVERED, UNDELIVERED, retry_fields
 from cpg_trio.http import (
     ConnectFailedError,
     Failure,

@@ -12,12 +12,8 @@ from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio.asgi import HeaderList
 from cpg_trio.calls import Call, CallKind, Calls
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
+from cpg_trio.host.directory import Registry
 from cpg_trio.host.routing.failures import (
     IDENTITY_ENDED,
     PROVIDER_GONE,

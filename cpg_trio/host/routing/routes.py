@@ -19,10 +19,8 @@ from cpg_trio._bounded import BoundedCache
 from cpg_trio._lines import one_line
 from cpg_trio._paths import has_traversal
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
-from cpg_trio.host.access.identity import Identities, Identity
-from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.directory.registration import Registration
-from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.access import Identities, Identity, RefusedError
+from cpg_trio.host.directory import Registration, Registry
 from cpg_trio.host.routing.headers import lines
 from cpg_trio.http import Origin
 from cpg_trio.rpc import Code

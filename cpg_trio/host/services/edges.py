@@ -7,13 +7,8 @@ from contextlib import contextmanager
 
 from cpg_trio import wire
 from cpg_trio.asgi import Scope, header
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.limits import LimitError
-from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.directory.registration import NoProviderError, UnknownRegistrationError
+from cpg_trio.host.access import AccessCheck, Identity, Kind, LimitError, Peer, RefusedError
+from cpg_trio.host.directory import NoProviderError, UnknownRegistrationError
 from cpg_trio.rpc import Code, Context
 
 

@@ -10,13 +10,8 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeService
 from cpg_trio._version import __version__
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.identity import Identities, Identity, TokenLifetimes
-from cpg_trio.host.directory.leases import LeaseConfig
-from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.store import Saved
-from cpg_trio.host.directory.unix_sockets import Sockets
+from cpg_trio.host.access import AccessCheck, Action, Audit, Identities, Identity, TokenLifetimes
+from cpg_trio.host.directory import LeaseConfig, Registry, Saved, Sockets
 from cpg_trio.host.services.edges import answering, credentials, peer_of
 from cpg_trio.rpc import Code, ConnectError, Context
 

@@ -14,12 +14,8 @@ import attrs
 from cpg_trio._cell import Cell, Reader
 from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.limits import Limits, check_held_request
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.access.shares import Shares
-from cpg_trio.host.directory.registration import Change
-from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.access import AccessCheck, Kind, Limits, Shares, check_held_request
+from cpg_trio.host.directory import Change, Registry
 from cpg_trio.host.services.edges import answering, credentials, peer_of
 from cpg_trio.rpc import Code, ConnectError, Context
 

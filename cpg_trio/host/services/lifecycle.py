@@ -8,16 +8,9 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleService
 from cpg_trio._lines import one_line
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.access.refusal import RefusedError
-from cpg_trio.host.directory.leases import Liveness
-from cpg_trio.host.directory.registration import health_of
-from cpg_trio.host.directory.registration_policy import RegistrationPolicy
-from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.routing.direct_statistics import DirectReports
+from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
+from cpg_trio.host.directory import Liveness, RegistrationPolicy, Registry, health_of
+from cpg_trio.host.routing import DirectReports
 from cpg_trio.host.services.edges import answering, authenticate, peer_of
 from cpg_trio.rpc import Code, Context
 

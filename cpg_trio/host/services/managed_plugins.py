@@ -16,12 +16,8 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.assertions import Purpose
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.enrolment import Enrolment
-from cpg_trio.host.access.identity import Identities, Identity, TokenLifetimes
-from cpg_trio.host.directory.endpoint_validation import resolve
-from cpg_trio.host.directory.plugin_control import Proof, client_at
-from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.access import Action, Audit, Enrolment, Identities, Identity, TokenLifetimes
+from cpg_trio.host.directory import Proof, Registry, client_at, resolve
 from cpg_trio.http import Origin, Pool
 from cpg_trio.rpc import Code, ConnectError
 

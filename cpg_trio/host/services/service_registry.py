@@ -12,18 +12,17 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryService
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.audit import Action, Audit
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.limits import check_held_request
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.directory.endpoint_validation import EndpointValidator
-from cpg_trio.host.directory.registration import Registration, ServiceStatus
-from cpg_trio.host.directory.registration_policy import RegistrationPolicy
-from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.store import Saved
-from cpg_trio.host.directory.unix_sockets import Sockets
-from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.host.access import AccessCheck, Action, Audit, Identity, Kind, check_held_request
+from cpg_trio.host.directory import (
+    EndpointValidator,
+    Registration,
+    RegistrationPolicy,
+    Registry,
+    Saved,
+    ServiceStatus,
+    Sockets,
+    WatchHub,
+)
 from cpg_trio.host.services.edges import answering, authenticate
 from cpg_trio.rpc import ConnectError, Context
 

@@ -23,15 +23,17 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import Receive, Scope, Send, note_proved, refuse_websocket
-from cpg_trio.host.access.access_check import AccessCheck
-from cpg_trio.host.access.audit import Action
-from cpg_trio.host.access.identity import Identity
-from cpg_trio.host.access.limits import LimitError
-from cpg_trio.host.access.peers import Peer
-from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.host.access.refusal import RefusedError, retry_fields
-from cpg_trio.host.directory.registration import ServiceStatus
-from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
+from cpg_trio.host.access import (
+    AccessCheck,
+    Action,
+    Identity,
+    Kind,
+    LimitError,
+    Peer,
+    RefusedError,
+    retry_fields,
+)
+from cpg_trio.host.directory import ServiceStatus, Update, Watch, WatchHub
 from cpg_trio.host.services.edges import credentials_of, state_errors
 from cpg_trio.host.services.service_registry import watch_event
 from cpg_trio.rpc import Code
