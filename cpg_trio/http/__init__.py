@@ -7,7 +7,7 @@ Both sides stand on these:
     certificates          certificates, and the contexts that are made of them
     reactor               calls back when a socket has something
     timeouts              timeouts that many connections share
-    fields, heads         header lines that go out; heads that come in, read strictly
+    outgoing, heads       heads that go out; heads that come in, read strictly
     messages              where a message's head and body end
     schemes               clients that speak TLS where plain HTTP is spoken, or the other way round
     background            a task beside a block
@@ -43,7 +43,6 @@ from cpg_trio.http.channel import (
     SocketChannel as SocketChannel,
 )
 from cpg_trio.http.client.connect import connect as connect
-from cpg_trio.http.client.connection import Connection as Connection
 from cpg_trio.http.client.errors import (
     BodyTooLargeError as BodyTooLargeError,
     ConnectFailedError as ConnectFailedError,
@@ -58,6 +57,7 @@ from cpg_trio.http.client.errors import (
 )
 from cpg_trio.http.client.exchange import (
     ClientExchange as ClientExchange,
+    Connection as Connection,
     Response as Response,
     Whole as Whole,
 )
@@ -86,24 +86,22 @@ from cpg_trio.http.schemes import (
     WrongSchemes as WrongSchemes,
     is_tls as is_tls,
 )
-from cpg_trio.http.server.activity import Activity as Activity
 from cpg_trio.http.server.asgi import unwrapped as unwrapped
 from cpg_trio.http.server.body_rate import BodyRate as BodyRate
 from cpg_trio.http.server.browsers import FORBIDDEN as FORBIDDEN, BrowserGuard as BrowserGuard
-from cpg_trio.http.server.config import ServeConfig as ServeConfig
-from cpg_trio.http.server.connection import ServerConnection as ServerConnection
-from cpg_trio.http.server.descriptors import (
+from cpg_trio.http.server.capacity import (
+    CONNECTION_BYTES as CONNECTION_BYTES,
     fitted_to_descriptors as fitted_to_descriptors,
+    fitted_to_memory as fitted_to_memory,
     most_connections as most_connections,
 )
+from cpg_trio.http.server.config import ServeConfig as ServeConfig
+from cpg_trio.http.server.connection import ServerConnection as ServerConnection
+from cpg_trio.http.server.connection_limit import Activity as Activity
 from cpg_trio.http.server.errors import BindError as BindError, StartError as StartError
 from cpg_trio.http.server.exchange import ServerExchange as ServerExchange
 from cpg_trio.http.server.http1 import Http1Connection as Http1Connection
 from cpg_trio.http.server.listen import is_private as is_private
-from cpg_trio.http.server.memory import (
-    CONNECTION_BYTES as CONNECTION_BYTES,
-    fitted_to_memory as fitted_to_memory,
-)
 from cpg_trio.http.server.serve import serve as serve
 from cpg_trio.http.server.service import RequestRelay as RequestRelay, Service as Service
 from cpg_trio.http.tls import (

@@ -16,8 +16,7 @@ import httptools
 
 from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import HeaderList
-from cpg_trio.http.fields import USUAL_NAMES, spellings
-from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.outgoing import USUAL_NAMES, OutgoingHead, spellings
 
 # llhttp is more liberal about spaces, versions, letters beyond ASCII, and fragments, which some parsers cut
 # off and others take for a part of the path.

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
-from cpg_trio.http.fields import USUAL_NAMES, spellings
+from cpg_trio.http.outgoing import USUAL_NAMES, spellings
 
 ALLOWED = (
     "accept",

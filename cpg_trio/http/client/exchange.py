@@ -22,7 +22,7 @@ import trio
 
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http.background import background_task
-from cpg_trio.http.client.connection import Connection
+from cpg_trio.http.channel import Channel
 from cpg_trio.http.client.errors import (
     BodyTooLargeError,
     ConnectionBrokenError,
@@ -37,6 +37,21 @@ from cpg_trio.http.reactor import Reactor, Watcher
 from cpg_trio.http.schemes import TLS_IS_SPOKEN, is_tls
 
 _SWITCHING_PROTOCOLS = 101
+
+
+class Connection:
+    """A connection to an origin, used for one exchange at a time. Its pool owns it while it is idle."""
+
+    __slots__ = ("caller", "channel", "fresh", "idle_since", "origin")
+
+    def __init__(self, origin: Origin, channel: Channel) -> None:
+        self.origin = origin
+        self.channel = channel
+        self.fresh = True
+        """Whether it was opened for the exchange that has it: the peer cannot have closed it as idle then."""
+        self.idle_since = 0.0
+        self.caller = ""
+        """The caller that its pool counts it for, while it is in use."""
 
 
 class Connections(Protocol):

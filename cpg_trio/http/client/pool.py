@@ -21,9 +21,8 @@ import attrs
 import trio
 
 from cpg_trio.http.client.connect import connect, where
-from cpg_trio.http.client.connection import Connection
 from cpg_trio.http.client.errors import ConnectFailedError, PoolFullError
-from cpg_trio.http.client.exchange import ClientExchange, Response, Whole
+from cpg_trio.http.client.exchange import ClientExchange, Connection, Response, Whole
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.request import PreparedRequest, Request
 from cpg_trio.http.client.resolver import Resolver

@@ -24,9 +24,8 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
 )
-from cpg_trio.http.fields import lower
 from cpg_trio.http.heads import MalformedError
-from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.outgoing import OutgoingHead, lower
 from cpg_trio.http.server.errors import logger
 
 if TYPE_CHECKING:

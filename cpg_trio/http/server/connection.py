@@ -26,9 +26,8 @@ from functools import partial
 import trio
 
 from cpg_trio.http.channel import Address, Channel
-from cpg_trio.http.server.activity import Activity
 from cpg_trio.http.server.asgi import AsgiCall
-from cpg_trio.http.server.connection_limit import Slot
+from cpg_trio.http.server.connection_limit import Activity, Slot
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.http.server.service import Service, Work
 from cpg_trio.http.server.states import LOST, REQUESTS_FOLLOW, TRANSITIONS, Input, State

@@ -21,11 +21,23 @@ The largest holders are found without a search; of their connections, a few are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from enum import IntEnum
 from itertools import islice
 from typing import Protocol
 
-from cpg_trio.http.server.activity import Activity
 from cpg_trio.http.server.errors import logger
+
+
+class Activity(IntEnum):
+    """What a connection is busy with. The lower, the less harm there is in closing it."""
+
+    IDLE = 0
+    """It has had a request, and nothing is in flight: it waits for another."""
+    WAITING = 1
+    """It waits for its client: for the first request, the rest of one, or until it reads of the response."""
+    BUSY = 2
+    """A call is in flight."""
+
 
 _RESERVE = 10  # a tenth of all connections is for those who get in when others hold the rest
 _FEW = 20  # a holder of less than a twentieth keeps what is in flight, and an identity also what is idle

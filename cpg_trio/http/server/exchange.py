@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from cpg_trio.asgi import ClientDisconnectedError, HeaderList
-from cpg_trio.http.fields import plain_text
 from cpg_trio.http.heads import Framing, RequestHead
-from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.outgoing import OutgoingHead, plain_text
 from cpg_trio.http.server.body_rate import BodyRate
 
 if TYPE_CHECKING:

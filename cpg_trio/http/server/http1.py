@@ -15,10 +15,9 @@ import trio
 
 from cpg_trio.asgi import ClientDisconnectedError
 from cpg_trio.http.channel import Address, Channel
-from cpg_trio.http.fields import block, date, plain_response
 from cpg_trio.http.heads import MalformedError
 from cpg_trio.http.messages import IncomingRequest
-from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.outgoing import OutgoingHead, block, date, plain_response
 from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, is_tls
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.connection_limit import Slot

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 
 import h11
 
-from cpg_trio.http.fields import date
 from cpg_trio.http.heads import MalformedError, checked_request
-from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.outgoing import OutgoingHead, date
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from cpg_trio.http.server.states import Input
 

@@ -30,10 +30,9 @@ from hyperframe.frame import GoAwayFrame
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import ClientDisconnectedError, HeaderList
 from cpg_trio.http.channel import Address, Channel
-from cpg_trio.http.fields import block, date
 from cpg_trio.http.heads import Framing, MalformedError
 from cpg_trio.http.messages import IncomingRequest
-from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.outgoing import OutgoingHead, block, date
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.connection_limit import Slot
 from cpg_trio.http.server.exchange import ServerExchange

@@ -14,7 +14,7 @@ import trio
 
 from cpg_trio._throttle import LogThrottle
 from cpg_trio.http.channel import SocketChannel
-from cpg_trio.http.fields import plain_response
+from cpg_trio.http.outgoing import plain_response
 from cpg_trio.http.server.config import ServeConfig
 from cpg_trio.http.server.errors import logger
 

@@ -20,9 +20,9 @@ from cpg_trio.http.certificates import Contexts
 from cpg_trio.http.channel import Address, Channel, SocketChannel
 from cpg_trio.http.schemes import TLS_IS_SPOKEN, WrongSchemes
 from cpg_trio.http.server.asgi import unwrapped
+from cpg_trio.http.server.capacity import fitted_to_descriptors
 from cpg_trio.http.server.config import Http1Engine, ServeConfig
 from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
-from cpg_trio.http.server.descriptors import fitted_to_descriptors
 from cpg_trio.http.server.errors import logger
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from cpg_trio.http.server.http1_h11 import H11Exchange

@@ -9,9 +9,9 @@ from contextlib import suppress
 import trio
 
 from cpg_trio.http.channel import SocketChannel
-from cpg_trio.http.fields import plain_response
+from cpg_trio.http.outgoing import plain_response
 from cpg_trio.http.schemes import TLS_IS_SPOKEN
-from cpg_trio.http.server.activity import Activity
+from cpg_trio.http.server.connection_limit import Activity
 from cpg_trio.http.server.errors import logger
 from cpg_trio.http.tls import NotTlsError, TlsChannel
 

@@ -34,8 +34,7 @@ from cpg_trio.asgi import (
     Scope,
     Send,
 )
-from cpg_trio.http.fields import block
-from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.outgoing import OutgoingHead, block
 from cpg_trio.http.server.asgi import named, unwrapped
 from cpg_trio.http.server.config import hypercorn_config
 from cpg_trio.http.server.errors import logger

@@ -23,7 +23,7 @@ from cpg_trio.http import (
     Response,
     UpstreamError,
 )
-from cpg_trio.http.client.connection import Connection
+from cpg_trio.http.client.exchange import Connection
 from cpg_trio.http.client.request import ONE_WRITE_BYTES, PreparedRequest
 from cpg_trio.http.heads import ResponseHeads
 from tests.http.peers import EMPTY, OK, ORIGIN, Peer, StreamChannel, chunked, get, once, sized
