@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from cpg_trio.rpc import HttpClient, HttpRequest, HttpResponse, WholeResponse
 
@@ -18,9 +18,9 @@ Discard: TypeAlias = Callable[[], Awaitable[None]]
 class RedirectingClient(ABC):
     """An `HttpClient` that sends its requests with other clients."""
 
-    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+    def unary(self, request: HttpRequest, max_bytes: int | None) -> Coroutine[Any, Any, WholeResponse]:
         """See `HttpClient.unary`."""
-        return await self._send(request, lambda http, sent: http.unary(sent, max_bytes), _nothing_to_discard)
+        return self._send(request, lambda http, sent: http.unary(sent, max_bytes), _nothing_to_discard)
 
     @asynccontextmanager
     async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:

@@ -38,6 +38,7 @@ _BAD_GATEWAY = 502
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
 _PROVIDER_IS_AWAY = frozenset({404, 502, 503})
+_GOES_BY_HOST = suppress(NotDeliveredError)  # one for all calls, as it is reentrant
 
 
 class Dependency:
@@ -172,7 +173,7 @@ class _ToProvider(RedirectingClient):
         for tries_left in reversed(range(_MAX_TRIES)):
             provider = self._dependency.callable_provider()
             if self._http is None and (grant := self._dependency.direct.grant_for(provider)) is not None:
-                with suppress(NotDeliveredError):
+                with _GOES_BY_HOST:
                     return await send(grant, request)
             response = await send(self._http or provider.session.calls, _routed(request, provider))
             await _check_known(response, provider.session)

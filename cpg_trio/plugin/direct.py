@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 import attrs
@@ -36,6 +38,7 @@ from cpg_trio.rpc import (
     HttpClient,
     HttpRequest,
     HttpResponse,
+    HttpResponseHead,
     PoolClient,
     WholeResponse,
 )
@@ -56,6 +59,7 @@ _PERMANENT_ERRORS = frozenset(
 )
 _MAX_COUNTED = 16  # providers of one dependency, the latest
 _UNAUTHORIZED = 401
+_UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
 
 
 class NotDeliveredError(Exception):
@@ -78,19 +82,16 @@ class Grant:
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient.unary`. Raises: NotDeliveredError."""
-        with self.direct.in_flight(self.provider, request.url) as call:
-            return call.answered(
-                await self._checked(request, self.http.unary(self._sent(request), max_bytes))
-            )
+        with self.direct.call(self, request) as call:
+            return call.answered(await self.http.unary(self._sent(request), max_bytes))
         raise AssertionError("a call that is cancelled has raised")  # pragma: no cover
 
     @asynccontextmanager
     async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         """See `HttpClient.stream`. Raises: NotDeliveredError, before the block begins."""
-        async with AsyncExitStack() as stack:
-            call = stack.enter_context(self.direct.in_flight(self.provider, request.url))
-            entering = stack.enter_async_context(self.http.stream(self._sent(request)))
-            yield call.answered(await self._checked(request, entering))
+        with self.direct.call(self, request) as call:
+            async with self.http.stream(self._sent(request)) as response:
+                yield call.answered(response)
 
     def _sent(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the provider."""
@@ -99,23 +100,22 @@ class Grant:
         method = method if self.url.endswith(f"/{service}/") else f"{service}/{method}"
         return redirected(request, self.url + method, self.headers)
 
-    async def _checked(self, request: HttpRequest, sending: Awaitable[ResponseT]) -> ResponseT:
-        """Return the response, unless nothing listens, or the provider's guard has refused the request."""
-        try:
-            response = await sending
-        except ConnectError as error:
-            if isinstance(error.__cause__, NotSentError):
-                self._give_up(error.message)
-            elif not isinstance(error.__cause__, PoolFullError):
-                raise
-            raise NotDeliveredError from error
-        undelivered = response.header(wire.UNDELIVERED_HEADER.lower()) == "true"
-        if response.status == _UNAUTHORIZED and undelivered:
-            self._give_up("the provider does not accept the host's grant")
-            if not isinstance(request.body, bytes):
-                raise ConnectError(Code.UNAVAILABLE, "the provider has refused a call that is not sent twice")
-            raise NotDeliveredError
-        return response
+    def check_sent(self, error: ConnectError) -> None:
+        """Raise NotDeliveredError if nothing was sent: nothing listens, or there is no connection for it."""
+        if isinstance(error.__cause__, NotSentError):
+            self._give_up(error.message)
+        elif not isinstance(error.__cause__, PoolFullError):
+            return
+        raise NotDeliveredError from error
+
+    def check_accepted(self, request: HttpRequest, response: HttpResponseHead) -> None:
+        """Raise NotDeliveredError if the provider's guard has refused a request that can be sent again."""
+        if response.status != _UNAUTHORIZED or response.header(_UNDELIVERED) != "true":
+            return
+        self._give_up("the provider does not accept the host's grant")
+        if not isinstance(request.body, bytes):
+            raise ConnectError(Code.UNAVAILABLE, "the provider has refused a call that is not sent twice")
+        raise NotDeliveredError
 
     def _give_up(self, why: str) -> None:
         self.direct.drop(self, why)
@@ -149,30 +149,65 @@ class _Count:
         )
 
 
-@attrs.define(eq=False)
-class _DirectCall:
-    """One call in flight. It ends when its provider is gone."""
+class _DirectCall(Call):
+    """One call, which is in flight within the block. The block ends when its provider is gone.
 
-    record: Call
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _reading: trio.CancelScope | None = None
-    _is_gone: bool = False
+    Raises, on leaving: NotDeliveredError; ConnectError `unavailable` if its provider is gone.
+    """
+
+    __slots__ = ("_calls", "_count", "_grant", "_is_gone", "_reading", "_request", "_scope")
+
+    def __init__(
+        self, calls: Calls, count: _Count, service_type: str, grant: Grant, request: HttpRequest
+    ) -> None:
+        caller = grant.provider.session.runtime_id
+        super().__init__(CallKind.DIRECT, caller, count.provider_id, service_type, request.url)
+        self._calls = calls
+        self._count = count
+        self._grant = grant
+        self._request = request
+        self._scope = trio.CancelScope()
+        self._reading: trio.CancelScope | None = None
+        self._is_gone = False
+
+    def __enter__(self) -> Self:
+        self._count.in_flight.add(self)
+        self._count.calls += 1
+        self._calls.begun.tell(self)
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._count.in_flight.remove(self)
+        self._count.failed += bool(self.failure)
+        self._calls.end(self)
+        self._scope.__exit__(exc_type, exc, traceback)
+        if self._scope.cancelled_caught:
+            raise _gone()
+        if isinstance(exc, ConnectError) and self.stage is not Stage.RESPONSE:
+            self._grant.check_sent(exc)
 
     def cancel(self) -> None:
         """End the call: its provider is gone. Once the response has begun, reading it raises the error."""
         self._is_gone = True
         if self._reading is not None:
             self._reading.cancel()
-        elif self.record.stage is not Stage.RESPONSE:
-            self.scope.cancel()
+        elif self.stage is not Stage.RESPONSE:
+            self._scope.cancel()
 
     def answered(self, response: ResponseT) -> ResponseT:
-        """Return the response. A body that is still to come ends with an error when the provider is gone."""
-        self.record.status = response.status
+        """Return the response. A body that is still to come ends with an error when the provider is gone.
+
+        Raises: NotDeliveredError.
+        """
+        self._grant.check_accepted(self._request, response)
         if isinstance(response, WholeResponse):
-            self.record.succeed(response.status)
+            self.succeed(response.status)
             return response
-        self.record.stage = Stage.RESPONSE
+        self.status = response.status
+        self.stage = Stage.RESPONSE
         return attrs.evolve(response, body=_Body(self, response.body))
 
     async def read(self, body: AsyncIterator[bytes]) -> bytes:
@@ -184,7 +219,7 @@ class _DirectCall:
             try:
                 return await anext(body)
             except StopAsyncIteration:
-                self.record.succeed(self.record.status)
+                self.succeed(self.status)
                 raise
             finally:
                 self._reading = None
@@ -241,35 +276,15 @@ class Direct:
         """Return the counts for the host."""
         return [count.report(self._service_type) for count in self._counts.values()]
 
-    @contextmanager
-    def in_flight(self, provider: Provider, method: str) -> Iterator[_DirectCall]:
-        """Count a call, and tell of it. Raises: ConnectError `unavailable` if its provider is gone."""
-        provider_id = provider.runtime_id
+    def call(self, grant: Grant, request: HttpRequest) -> _DirectCall:
+        """Return a call that is not in flight yet."""
+        provider_id = grant.provider.runtime_id
         if (count := self._counts.get(provider_id)) is None:
             count = self._counts[provider_id] = _Count(provider_id)
             count.restart()
             if len(self._counts) > _MAX_COUNTED:
                 del self._counts[next(iter(self._counts))]
-        record = Call(
-            CallKind.DIRECT,
-            caller=provider.session.runtime_id,
-            provider=provider_id,
-            service=self._service_type,
-            method=method,
-        )
-        call = _DirectCall(record)
-        count.in_flight.add(call)
-        count.calls += 1
-        self.calls.begun.tell(record)
-        try:
-            with call.scope:
-                yield call
-        finally:
-            count.in_flight.remove(call)
-            count.failed += bool(record.failure)
-            self.calls.end(record)
-        if call.scope.cancelled_caught:
-            raise _gone()
+        return _DirectCall(self.calls, count, self._service_type, grant, request)
 
     def drop(self, grant: Grant, why: str) -> None:
         """Use a grant no more."""
