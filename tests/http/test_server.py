@@ -545,6 +545,32 @@ async def test_a_stream_that_was_reset_leaves_its_connection_idle(path: str) -> 
 
 
 @pytest.mark.usefixtures("silence")
+async def test_heads_go_out_at_once_after_streams_were_reset_as_their_responses_began() -> None:
+    """What is held is sent by an instrument of Trio, which an error would disable for the whole server."""
+    begin = list[trio.Event]()
+
+    async def wait(_receive: Receive, send: Send) -> None:
+        begin.append(trio.Event())
+        await begin[-1].wait()
+        await send(START)
+        await trio.sleep_forever()
+
+    async def stream(_receive: Receive, send: Send) -> None:
+        await send(START)
+        await trio.sleep_forever()
+
+    async with server(routed(wait=wait, stream=stream), grace_s=0) as up, dial_http2(up.url) as wire:
+        for _ in range(20):  # which of the two comes first is Trio's to choose
+            stream_id = await wire.request("/wait")
+            await trio.testing.wait_all_tasks_blocked()
+            wire.h2.reset_stream(stream_id)
+            os.write(socket_of(wire.stream).fileno(), wire.h2.data_to_send())
+            begin[-1].set()
+            await trio.testing.wait_all_tasks_blocked()
+        assert await wire.status(await wire.request("/stream")) == 200
+
+
+@pytest.mark.usefixtures("silence")
 async def test_an_application_is_told_that_its_stream_has_ended() -> None:
     told = trio.Event()
 

@@ -389,7 +389,8 @@ class Http2Exchange(IncomingRequest, ServerExchange):
     async def _ask_for_body(self) -> None:
         if self.expects_continue and not self.responded:
             self.expects_continue = False
-            self._connection.engine.send_headers(self.stream_id, [(b":status", b"100")])
+            with suppress(h2.exceptions.ProtocolError):  # the stream may have closed meanwhile
+                self._connection.engine.send_headers(self.stream_id, [(b":status", b"100")])
 
     async def _receive(self) -> None:
         self._connection.flush()  # the credit for what has been taken
@@ -427,7 +428,8 @@ class Http2Exchange(IncomingRequest, ServerExchange):
 
     def write_nowait(self) -> None:
         """Send the head alone."""
-        self._send_head(is_last=False)
+        with suppress(h2.exceptions.ProtocolError):  # the stream may have closed meanwhile
+            self._send_head(is_last=False)
         self._connection.flush()
 
     async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
