@@ -94,6 +94,7 @@ class Sender(H2Protocol):
             self.stream_buffers[stream_id] = Outbox(self._context)
             self.priority.insert_stream(stream_id)
             self.priority.block(stream_id)
+        self._owner.flush()  # the head of the response waits for no window
         self._timeouts.begin(exchange)
         try:
             if data:

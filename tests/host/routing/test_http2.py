@@ -6,6 +6,7 @@ import h2.events
 import pytest
 import trio
 import trio.testing
+from h2.settings import SettingCodes
 
 from cpg_trio.calls import Call
 from tests._wire import Http2Wire, dial_http2
@@ -131,6 +132,17 @@ async def test_a_caller_that_gives_up_ends_the_call_at_the_provider_and_no_other
         other = await ask(s, wire, path=s.path("Other"), body=None)
         assert (await wire.response(other)).body == b"ok"
         await eventually(lambda: not s.host.registry.calls.of_provider(s.provider))
+
+
+async def test_the_head_of_a_response_waits_for_no_window() -> None:
+    async with routing(Recorder(OK)) as s, dial_http2(s.url) as wire:
+        wire.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        stream = await ask(s, wire, body=None)
+        assert await wire.status(stream) == 200
+        wire.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2})
+        await wire.flush()
+        assert (await wire.until(h2.events.DataReceived, stream)).data == b"ok"
+        await wire.until(h2.events.StreamEnded, stream)
 
 
 async def test_calls_of_one_connection_do_not_wait_for_each_other() -> None:
