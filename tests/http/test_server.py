@@ -570,6 +570,26 @@ async def test_heads_go_out_at_once_after_streams_were_reset_as_their_responses_
         assert await wire.status(await wire.request("/stream")) == 200
 
 
+async def test_heads_go_out_at_once_after_one_that_h11_does_not_write() -> None:
+    async def refused(_receive: Receive, send: Send) -> None:
+        await send({**START, "headers": [(b"x", b" space")]})
+        await trio.testing.wait_all_tasks_blocked()
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def stream(_receive: Receive, send: Send) -> None:
+        await send(START)
+        await trio.sleep_forever()
+
+    app = routed(refused=refused, stream=stream)
+    async with server(app, http1_engine=Http1Engine.HYPERCORN, grace_s=0) as up:
+        async with dial(up.url) as wire:
+            await wire.send(request("GET", "/refused"))
+            assert await wire.rest() == b""
+        async with dial(up.url) as wire:
+            await wire.send(request("GET", "/stream"))
+            assert (await wire.response(head_only=True)).status == 200
+
+
 @pytest.mark.usefixtures("silence")
 async def test_an_application_is_told_that_its_stream_has_ended() -> None:
     told = trio.Event()

@@ -160,7 +160,10 @@ class AsgiCall:
         """Send the head that is held, as far as that goes without waiting."""
         if self._stage is _Stage.STARTED:
             self._stage = _Stage.BODY
-            self._exchange.write_nowait()
+            try:
+                self._exchange.write_nowait()
+            except Exception as error:  # noqa: BLE001 - Trio would disable the flusher, which is everybody's
+                self._exchange.fail(error)
 
     async def _send_body(self, message: Message) -> None:
         body, more = bytes(message.get("body", b"")), message.get("more_body", False)
