@@ -263,9 +263,13 @@ class IncomingRequest(Incoming[RequestHead]):
         head = self._known_head()
         self.method = head.method
         self.target = head.target
-        self.accepts_trailers = head.accepts_trailers
-        self.expects_continue = head.expects_continue
-        self.wants_websocket = head.wants_websocket
+        # Set only where they differ: beyond 30 attributes Python gives each object a dictionary of its own.
+        if head.accepts_trailers:
+            self.accepts_trailers = True
+        if head.expects_continue:
+            self.expects_continue = True
+        if head.wants_websocket:
+            self.wants_websocket = True
         return head
 
     def _known_head(self) -> RequestHead:
