@@ -97,6 +97,8 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "erase", env=env)
     # As many at once as there are cores, up to where more would be for nothing.
     options = ["-n", "auto", "--maxprocesses", "4"]
+    # A test that hangs ends its process after two minutes, which names it, and not the whole run.
+    options += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
     session.run("coverage", "run", "-m", "pytest", *options, *session.posargs, env=env)
     session.run("coverage", "combine", "--quiet", env=env)
     if not session.posargs:  # a part of the suite covers a part of the source
