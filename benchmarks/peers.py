@@ -22,8 +22,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
-from cpg_trio.plugin._handshake import Introduction
-from cpg_trio.plugin._session import Session, handshake
+from cpg_trio.plugin._session import Introduction, Session, handshake
 
 from . import load
 from .load import Call

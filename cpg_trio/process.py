@@ -18,10 +18,8 @@ import trio
 from cpg_trio import logs
 from cpg_trio._garbage import collecting_garbage
 from cpg_trio._reload import reason
+from cpg_trio.http import Http1Engine, Origin, ServeConfig, raise_descriptor_limit
 from cpg_trio.http.certificates import tls_from_environment
-from cpg_trio.http.client.origin import Origin
-from cpg_trio.http.server.capacity import raise_descriptor_limit
-from cpg_trio.http.server.config import Http1Engine, ServeConfig
 from cpg_trio.http.server.errors import StartError, logger
 
 _MOST_DIGITS = 6  # of how many connections a server may have

@@ -1,4 +1,8 @@
-"""The configuration of a host."""
+"""The configuration of a host, and its pools of connections to plugins.
+
+Probes and control calls have a pool of their own: calls between plugins, however many there are, do not keep
+the host from finding out who is alive.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,14 @@ from cpg_trio.host.capabilities.broker import by_type
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory import BaseUrls, LeaseConfig, Selection
-from cpg_trio.http import Origin, ServeConfig, fitted_to_descriptors
+from cpg_trio.http import (
+    Contexts,
+    Origin,
+    Pool,
+    ServeConfig,
+    fitted_to_descriptors,
+    most_connections,
+)
 
 
 def _check_capabilities(_: HostConfig, __: object, capabilities: Sequence[Capability]) -> None:
@@ -83,3 +94,25 @@ def fitted_to_process(config: HostConfig) -> tuple[HostConfig, Fitted]:
     fit = fitted(config.limits, serve.max_connections)
     serve = attrs.evolve(serve, max_connections=fit.max_connections)
     return attrs.evolve(config, limits=fit.limits, serve=serve), fit
+
+
+_KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
+_MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
+_FOR_CONTROL = 4  # a part of all connections that go out
+
+
+def routing_pool(contexts: Contexts) -> Pool:
+    """Return the pool for calls between plugins."""
+    most = most_connections()
+    return Pool(
+        idle_expiry_s=_KEEP_S,
+        ssl_context=contexts,
+        max_per_origin=_MAX_PER_PROVIDER,
+        max_total=most - most // _FOR_CONTROL,
+    )
+
+
+def control_pool(contexts: Contexts) -> Pool:
+    """Return the pool for probes and control calls."""
+    most = max(1, most_connections() // _FOR_CONTROL)
+    return Pool(idle_expiry_s=_KEEP_S, ssl_context=contexts, max_total=most)

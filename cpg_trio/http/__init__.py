@@ -66,12 +66,6 @@ from cpg_trio.http.client.pool import Pool as Pool, PoolStatistics as PoolStatis
 from cpg_trio.http.client.request import Request as Request
 from cpg_trio.http.client.resolver import LookUpError as LookUpError, Resolver as Resolver
 from cpg_trio.http.heads import MalformedError as MalformedError
-from cpg_trio.http.messages import (
-    MAX_HEAD_BYTES as MAX_HEAD_BYTES,
-    IncomingRequest as IncomingRequest,
-    body_too_large as body_too_large,
-)
-from cpg_trio.http.outgoing import OutgoingHead as OutgoingHead
 from cpg_trio.http.relay import (
     Failure as Failure,
     Forward as Forward,
@@ -80,22 +74,15 @@ from cpg_trio.http.relay import (
     RelayCall as RelayCall,
     RequestRefusedError as RequestRefusedError,
 )
-from cpg_trio.http.schemes import (
-    PLAIN_IS_SPOKEN as PLAIN_IS_SPOKEN,
-    TLS_IS_SPOKEN as TLS_IS_SPOKEN,
-    WrongSchemes as WrongSchemes,
-    is_tls as is_tls,
-)
-from cpg_trio.http.server.asgi import unwrapped as unwrapped
-from cpg_trio.http.server.body_rate import BodyRate as BodyRate
-from cpg_trio.http.server.browsers import FORBIDDEN as FORBIDDEN, BrowserGuard as BrowserGuard
+from cpg_trio.http.server.browsers import BrowserGuard as BrowserGuard
 from cpg_trio.http.server.capacity import (
     CONNECTION_BYTES as CONNECTION_BYTES,
     fitted_to_descriptors as fitted_to_descriptors,
     fitted_to_memory as fitted_to_memory,
     most_connections as most_connections,
+    raise_descriptor_limit as raise_descriptor_limit,
 )
-from cpg_trio.http.server.config import ServeConfig as ServeConfig
+from cpg_trio.http.server.config import Http1Engine as Http1Engine, ServeConfig as ServeConfig
 from cpg_trio.http.server.connection import ServerConnection as ServerConnection
 from cpg_trio.http.server.connection_limit import Activity as Activity
 from cpg_trio.http.server.errors import BindError as BindError, StartError as StartError
@@ -103,9 +90,7 @@ from cpg_trio.http.server.exchange import ServerExchange as ServerExchange
 from cpg_trio.http.server.http1 import Http1Connection as Http1Connection
 from cpg_trio.http.server.listen import is_private as is_private
 from cpg_trio.http.server.serve import serve as serve
-from cpg_trio.http.server.service import RequestRelay as RequestRelay, Service as Service
 from cpg_trio.http.tls import (
-    NotTlsError as NotTlsError,
     TlsChannel as TlsChannel,
     client_context as client_context,
 )

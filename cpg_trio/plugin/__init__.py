@@ -2,11 +2,8 @@
 
 Each module uses those above it:
 
-    _backoff         how long to wait before the next attempt
-    _handshake       the handshake with a host
     _host_time       the time by the host's clock
-    _sockets         Unix sockets in a directory that a plugin shares with its host
-    _session         an identity on a host, the calls that prove it, and the providers that it knows
+    _session         the handshake, the addresses of the host, and the calls that prove an identity
     _redirecting     the base of clients that decide where a request goes
     direct           calls without the host in between
     dependency       a service that is required, and its provider now

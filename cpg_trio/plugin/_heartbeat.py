@@ -10,12 +10,10 @@ import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.plugin._backoff import Backoff
-from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._host_time import HostTime
-from cpg_trio.plugin._retry import LOG_AGAIN_S
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._retry import LOG_AGAIN_S, Backoff
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Session
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")

@@ -12,11 +12,9 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.plugin._declaration import Declaration, Provided
-from cpg_trio.plugin._handshake import REGISTER_TIMEOUT_S
 from cpg_trio.plugin._retry import RefusedError, retry_until_done, try_a_few_times
 from cpg_trio.plugin._serving import Addresses
-from cpg_trio.plugin._session import Session
-from cpg_trio.plugin._sockets import BY_URL
+from cpg_trio.plugin._session import BY_URL, REGISTER_TIMEOUT_S, Session
 from cpg_trio.rpc import ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")

@@ -22,15 +22,13 @@ import trio
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import Pool, StartError, fitted_to_descriptors, fitted_to_memory, most_connections
-from cpg_trio.plugin._backoff import Backoff
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._heartbeat import Heartbeat
 from cpg_trio.plugin._registration import Registrations
-from cpg_trio.plugin._retry import retry_until_done
+from cpg_trio.plugin._retry import Backoff, retry_until_done
 from cpg_trio.plugin._serving import Addresses, serve_plugin
-from cpg_trio.plugin._session import Session, handshake
-from cpg_trio.plugin._sockets import BY_URL
+from cpg_trio.plugin._session import BY_URL, Session, handshake
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin._token_renewal import keep_renewed, renew
 from cpg_trio.plugin.discovery import follow

@@ -17,7 +17,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http import BrowserGuard, Origin, serve
 from cpg_trio.plugin._config import PluginConfig
-from cpg_trio.plugin._sockets import own_socket
+from cpg_trio.plugin._session import own_socket
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin.control import Control, PluginInfo
 from cpg_trio.plugin.guard import Guard, Managers

@@ -1,9 +1,15 @@
-"""A session of a plugin with its host: an identity, the calls that prove it, the providers that it knows."""
+"""A session of a plugin with its host: the handshake, the addresses of the host, and calls with an identity.
+
+With a socket directory, the host is asked at its Unix socket first, and by TCP otherwise.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +21,116 @@ from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     CapabilityBrokerClient,
+    HandshakeServiceClient,
     PluginLifecycleClient,
     ServiceRegistryClient,
 )
-from cpg_trio.http import Pool
-from cpg_trio.plugin._handshake import Introduction, shake_hands
+from cpg_trio._version import __version__
+from cpg_trio.http import UNIX, Pool
 from cpg_trio.plugin._host_time import HostTime
-from cpg_trio.plugin._sockets import BY_URL, host_addresses
-from cpg_trio.rpc import ClientConfig, HttpClient, HttpRequest, PoolClient, ResponseMetadata
+from cpg_trio.rpc import ClientConfig, ConnectError, HttpClient, HttpRequest, PoolClient, ResponseMetadata
+
+_log = logging.getLogger("cpg_trio.plugin")
+
+BY_URL = ("",)  # the addresses of a host that is called where its URL says
+
+_MAX_SELF_ID = 32  # characters: the path of a socket has room for 107 bytes
+
+
+def own_socket(self_id: str, hostname: str, binds: Sequence[str]) -> str:
+    """Return the name of a plugin's socket: the same at its next start, unless its port is any free one.
+
+    Replicas have different names, since each has another host name or port.
+    """
+    any_port = any(bind.endswith(":0") for bind in binds)
+    place = secrets.token_bytes(8) if any_port else " ".join([self_id, hostname, *binds]).encode()
+    return f"{self_id[:_MAX_SELF_ID]}-{hashlib.sha256(place).hexdigest()[:8]}.sock"
+
+
+async def host_addresses(
+    folder: Path | None, server_metadata: Mapping[str, str], host_url: str, pool: Pool
+) -> tuple[str, ...]:
+    """Return where to connect to a host: at its socket, if that is in this directory, and by its URL.
+
+    `server_metadata` is that of the handshake. A socket that is not the host's is named in the log.
+    """
+    name, host_id = server_metadata.get(wire.SOCKET_KEY, ""), server_metadata.get(wire.HOST_ID_KEY, "")
+    if folder is None or not (name and host_id):
+        return BY_URL
+    address, why = f"{UNIX}{folder / name}", "another host answers there"
+    try:
+        wire.validate_socket(name)
+        answer = await shake_hands(host_url, PoolClient(pool, (address,)))
+        if answer.server_metadata.get(wire.HOST_ID_KEY) == host_id:
+            return address, *BY_URL
+    except (ConnectError, wire.InvalidError) as error:
+        why = str(error)
+    _log.warning("the host is called by TCP, not at its socket %.256r: %s", str(folder / name), why)
+    return BY_URL
+
+
+CALL_TIMEOUT_S = 5.0  # of one call to the host
+# Of a registration: the host may resolve two names (3 s each), ask at a socket (1 s), and write a file.
+REGISTER_TIMEOUT_S = 12.0
+
+
+@attrs.frozen
+class Introduction:
+    """What a plugin tells of itself. The default tells nothing, and gets no identity."""
+
+    self_id: str = ""
+    version: str = ""
+    provides: Sequence[str] | None = None
+    """The only service types that it will register. None allows all."""
+    requires: Sequence[str] | None = None
+    """The only service types that it will call. None allows all."""
+    enrolment_token: str = attrs.field(default="", repr=False)
+    """The token that hosts may ask for."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The client metadata of the handshake."""
+        declared = {wire.PROVIDES_KEY: self.provides, wire.REQUIRES_KEY: self.requires}
+        return {
+            wire.CLIENT_VERSION_KEY: __version__,
+            wire.RENEWS_KEY: "true",
+            **{key: ",".join(types) for key, types in declared.items() if types is not None},
+        }
+
+
+NOBODY = Introduction()
+
+
+async def shake_hands(
+    host_url: str,
+    http: HttpClient,
+    introduction: Introduction = NOBODY,
+    proof: Mapping[str, str] | None = None,
+    metadata: ResponseMetadata | None = None,
+) -> pb.HandshakeResponse:
+    """Request an identity, or another token for the identity that `proof` proves, if it is still valid.
+
+    Without a `self_id`, request only what the host tells of itself. `metadata` receives the headers of the
+    answer, also those of an error. Raises: ConnectError.
+    """
+    headers = dict(proof or {})
+    if introduction.enrolment_token:
+        headers[wire.ENROLMENT_HEADER] = introduction.enrolment_token
+    return await HandshakeServiceClient(host_url, http).handshake(
+        pb.HandshakeRequest(
+            core_protocol_version=wire.CORE_VERSION,
+            app_protocol_version=wire.APP_VERSION,
+            magic_cookie_key=wire.COOKIE_KEY,
+            magic_cookie_value=wire.COOKIE_VALUE,
+            client_metadata=introduction.metadata,
+            self_id=introduction.self_id,
+            self_version=introduction.version,
+        ),
+        headers=headers,
+        timeout_s=CALL_TIMEOUT_S,
+        metadata=metadata or ResponseMetadata(),
+    )
+
 
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 15.0

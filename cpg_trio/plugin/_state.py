@@ -14,9 +14,8 @@ from cpg_trio.http import Pool
 from cpg_trio.plugin._adoption import Adoption
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
-from cpg_trio.plugin._handshake import Introduction
 from cpg_trio.plugin._health import Health
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._session import Introduction, Session
 
 _log = logging.getLogger("cpg_trio.plugin")
 

@@ -8,10 +8,8 @@ import random
 import trio
 
 from cpg_trio import _clock
-from cpg_trio.plugin._backoff import FIRST_S, Backoff
-from cpg_trio.plugin._handshake import Introduction, shake_hands
-from cpg_trio.plugin._retry import PERMANENT_ERRORS
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._retry import FIRST_S, PERMANENT_ERRORS, Backoff
+from cpg_trio.plugin._session import Introduction, Session, shake_hands
 from cpg_trio.rpc import ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")

@@ -12,9 +12,8 @@ import trio
 from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio.http import Pool
-from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
-from cpg_trio.plugin._session import Provider, Session
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.plugin.direct import Direct, NotDeliveredError
 from cpg_trio.rpc import (
     ClientConfig,

@@ -28,10 +28,9 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
-from cpg_trio.plugin._backoff import Backoff
-from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
 from cpg_trio.plugin._redirecting import ResponseT, redirected
-from cpg_trio.plugin._session import Provider, Session
+from cpg_trio.plugin._retry import Backoff
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.rpc import (
     Code,
     ConnectError,

@@ -22,9 +22,8 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import NotSentError
-from cpg_trio.plugin._backoff import Backoff, retry_after_s
-from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
-from cpg_trio.plugin._session import Provider, Session
+from cpg_trio.plugin._retry import Backoff, retry_after_s
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata

@@ -10,8 +10,7 @@ import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
-from cpg_trio.plugin._handshake import Introduction, shake_hands
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._session import Introduction, Session, shake_hands
 from cpg_trio.rpc import ClientConfig, ConnectError, PoolClient
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

@@ -9,8 +9,7 @@ from cpg_trio._gen.connectplugin.health.v1.health_pb2 import HealthCheckRequest
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthServiceClient
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
-from cpg_trio.plugin._handshake import Introduction
-from cpg_trio.plugin._session import Session, handshake
+from cpg_trio.plugin._session import Introduction, Session, handshake
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 

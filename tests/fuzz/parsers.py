@@ -37,7 +37,7 @@ from cpg_trio.host.services.websocket import CODECS, UnreadableError
 from cpg_trio.host_command import host_config
 from cpg_trio.http import BrowserGuard, Origin, ServeConfig, StartError
 from cpg_trio.plugin import PluginConfig
-from cpg_trio.plugin._backoff import retry_after_s
+from cpg_trio.plugin._retry import retry_after_s
 from cpg_trio.plugin._session import _seconds
 from cpg_trio.process import bind_from_environment
 from cpg_trio.rpc import ConnectError

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from cpg_trio.host import HostConfig, LeaseConfig, _pools
+from cpg_trio.host import HostConfig, LeaseConfig, _config
 from cpg_trio.http import ServeConfig
 from tests._wire import dial, request
 from tests.host.routed import Recorder, Setting, routing, text
@@ -20,7 +20,7 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def _few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pools, "_MAX_PER_PROVIDER", MOST)
+    monkeypatch.setattr(_config, "_MAX_PER_PROVIDER", MOST)
 
 
 async def provider(peer: Peer) -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.plugin._backoff import FIRST_S, LONGEST_S, Backoff, retry_after_s
+from cpg_trio.plugin._retry import FIRST_S, LONGEST_S, Backoff, retry_after_s
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import HostConfig, Keys, LeaseConfig
 from cpg_trio.plugin import HealthState, Plugin, _runtime
-from cpg_trio.plugin._handshake import CALL_TIMEOUT_S
+from cpg_trio.plugin._session import CALL_TIMEOUT_S
 from cpg_trio.rpc import ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

@@ -17,7 +17,7 @@ from cpg_trio.host import Host
 from cpg_trio.host.directory import endpoint_validation, unix_sockets
 from cpg_trio.host.directory.registration import Change
 from cpg_trio.plugin import PluginConfig, RefusedError
-from cpg_trio.plugin._handshake import REGISTER_TIMEOUT_S
+from cpg_trio.plugin._session import REGISTER_TIMEOUT_S
 from tests.host.calls import REGISTER
 from tests.http.apps import served
 from tests.names import Names

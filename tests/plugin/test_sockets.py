@@ -15,7 +15,7 @@ from cpg_trio.host import BaseUrls, Host, HostConfig
 from cpg_trio.http import Relay, serve
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.plugin import Dependency, Plugin
-from cpg_trio.plugin._sockets import own_socket
+from cpg_trio.plugin._session import own_socket
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plugin.running import (

@@ -6,7 +6,7 @@ Its modules:
     refusal                     what it raises, for each edge to write in its protocol
     identity, keys              identities and the tokens that prove them
     ended_identities            identities that have expired or were revoked
-    enrolment, secret_files     which plugins get an identity
+    enrolment                   which plugins get an identity
     peers                       the address and the certificate of a connection
     policy                      what plugins may do
     rate_limiting               how often they may call

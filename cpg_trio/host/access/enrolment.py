@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cpg_trio import wire
 from cpg_trio._reload import Reloaded
-from cpg_trio.host.access.secret_files import secret_lines
+from cpg_trio.host.access.keys import secret_lines
 
 _MIN_LENGTH = 16
 _NOBODY_MEANT = "none"

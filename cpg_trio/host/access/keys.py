@@ -5,13 +5,14 @@ first key signs, and all of them verify. To change keys, put the new one first, 
 all tokens that it has signed have expired.
 
 A token is a JSON Web Token (RFC 7519) under HMAC-SHA-256. Only hosts read it; to plugins it is opaque.
+`secret_lines` reads the files of keys and of other secrets.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,24 @@ import jwt
 
 from cpg_trio._reload import Reloaded, reason
 from cpg_trio.assertions import ALGORITHM, is_time, signed_claims
-from cpg_trio.host.access.secret_files import secret_lines
 from cpg_trio.http import StartError
+
+_OTHERS = 0o007
+
+
+def secret_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers, except empty lines and those that begin with `#`.
+
+    Raises: OSError; ValueError for a file that is not text, or that every user may read or write.
+    """
+    with path.open(encoding="utf-8") as file:
+        if os.fstat(file.fileno()).st_mode & _OTHERS:
+            raise ValueError("everybody may read it or write to it: take that away (chmod o= …)")
+        text = file.read()
+    for number, line in enumerate(text.splitlines(), 1):
+        if (content := line.strip()) and not content.startswith("#"):
+            yield number, content
+
 
 _MIN_KEY_LENGTH = 32
 _MOST_KEYS = 10
