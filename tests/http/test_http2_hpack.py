@@ -6,7 +6,7 @@ from typing import Any
 
 import hpack
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from cpg_trio.http.server.http2_hpack import BlockDecoder, BlockEncoder
 
@@ -16,6 +16,9 @@ SIZES = st.sampled_from([None, 0, 60, 4096])
 
 
 @settings(deadline=None)
+@example(
+    [([], 0, False), ([], 4096, True)]
+)  # a block that also tells the size of the table, which is as it was
 @given(st.lists(st.tuples(FIELDS, SIZES, st.booleans()), max_size=30))
 def test_what_is_written_and_read_is_what_plain_hpack_writes_and_reads(steps: list[Any]) -> None:
     encoder, plain_encoder = BlockEncoder(), hpack.Encoder()

@@ -90,7 +90,9 @@ class BlockEncoder(Encoder):
     def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:  # noqa: FBT001, FBT002 - hpack's
         """Return the block of fields that are given in bytes."""
         fields = tuple(headers)
-        block = None if self.header_table.resized else self._blocks.get(fields)
+        if self.header_table.resized:  # the block also tells the new size, once
+            return super().encode(fields, huffman)
+        block = self._blocks.get(fields)
         if block is None:
             block = super().encode(fields, huffman)
             if len(block) <= _LONGEST_BLOCK and len(fields) <= _MOST_FIELDS:
