@@ -25,6 +25,10 @@ from cpg_trio.http import (
     most_connections,
 )
 
+_KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
+_MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
+_FOR_CONTROL = 4  # a part of all connections that go out
+
 
 def _check_capabilities(_: HostConfig, __: object, capabilities: Sequence[Capability]) -> None:
     by_type(capabilities)
@@ -94,11 +98,6 @@ def fitted_to_process(config: HostConfig) -> tuple[HostConfig, Fitted]:
     fit = fitted(config.limits, serve.max_connections)
     serve = attrs.evolve(serve, max_connections=fit.max_connections)
     return attrs.evolve(config, limits=fit.limits, serve=serve), fit
-
-
-_KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
-_MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
-_FOR_CONTROL = 4  # a part of all connections that go out
 
 
 def routing_pool(contexts: Contexts) -> Pool:

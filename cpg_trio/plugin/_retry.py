@@ -17,11 +17,20 @@ import trio
 from cpg_trio.http import StartError
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
+_log = logging.getLogger("cpg_trio.plugin")
+_T = TypeVar("_T")
+
 FIRST_S = 0.1
 LONGEST_S = 5.0
 
+# Errors that another attempt does not change, unless the host says when to try again.
+PERMANENT_ERRORS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
+LOG_AGAIN_S = 30.0  # between two lines of the log about a host that cannot be reached
+
 _LONGEST_ASKED_S = 3600
 _DIGITS = re.compile(r"[0-9]{1,18}")
+
+_FEW = 3
 
 
 class Backoff:
@@ -65,16 +74,6 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
     """Return the seconds of a `Retry-After` header, at most an hour; 0 if there is none."""
     value = headers.get("retry-after", "")
     return float(min(int(value), _LONGEST_ASKED_S)) if _DIGITS.fullmatch(value) else 0.0
-
-
-_log = logging.getLogger("cpg_trio.plugin")
-_T = TypeVar("_T")
-
-# Errors that another attempt does not change, unless the host says when to try again.
-PERMANENT_ERRORS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
-LOG_AGAIN_S = 30.0  # between two lines of the log about a host that cannot be reached
-
-_FEW = 3
 
 
 class RefusedError(StartError):

@@ -34,7 +34,21 @@ _log = logging.getLogger("cpg_trio.plugin")
 
 BY_URL = ("",)  # the addresses of a host that is called where its URL says
 
+CALL_TIMEOUT_S = 5.0  # of one call to the host
+# Of a registration: the host may resolve two names (3 s each), ask at a socket (1 s), and write a file.
+REGISTER_TIMEOUT_S = 12.0
+
+DEFAULT_HEARTBEAT_S = 5.0
+DEFAULT_LEASE_S = 15.0
+
 _MAX_SELF_ID = 32  # characters: the path of a socket has room for 107 bytes
+
+_NO_METHOD = "/services/-/-/-"  # a routed path of no service and no provider
+_MILLISECONDS = re.compile(r"[0-9]{1,18}")
+_CALLS = "calls"  # the share of the pool for calls to other plugins: half, beside the plugin's own
+_SHORT = 1024  # bytes: a router's refusal is shorter
+_UNAUTHORIZED = 401
+_TOKENS_KEPT = 4  # more than are valid at the same time
 
 
 def own_socket(self_id: str, hostname: str, binds: Sequence[str]) -> str:
@@ -67,11 +81,6 @@ async def host_addresses(
         why = str(error)
     _log.warning("the host is called by TCP, not at its socket %.256r: %s", str(folder / name), why)
     return BY_URL
-
-
-CALL_TIMEOUT_S = 5.0  # of one call to the host
-# Of a registration: the host may resolve two names (3 s each), ask at a socket (1 s), and write a file.
-REGISTER_TIMEOUT_S = 12.0
 
 
 @attrs.frozen
@@ -130,17 +139,6 @@ async def shake_hands(
         timeout_s=CALL_TIMEOUT_S,
         metadata=metadata or ResponseMetadata(),
     )
-
-
-DEFAULT_HEARTBEAT_S = 5.0
-DEFAULT_LEASE_S = 15.0
-
-_NO_METHOD = "/services/-/-/-"  # a routed path of no service and no provider
-_MILLISECONDS = re.compile(r"[0-9]{1,18}")
-_CALLS = "calls"  # the share of the pool for calls to other plugins: half, beside the plugin's own
-_SHORT = 1024  # bytes: a router's refusal is shorter
-_UNAUTHORIZED = 401
-_TOKENS_KEPT = 4  # more than are valid at the same time
 
 
 @attrs.define(eq=False)

@@ -113,6 +113,17 @@ async def _occupy(address: tuple[str, int]) -> None:
         await trio.sleep_forever()
 
 
+async def converse(peer: Peer) -> None:
+    """Begin the answer at once, and answer each of five parts of the request before the next comes."""
+    await peer.receive_head()
+    await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    for _ in range(5):
+        await peer.receive_until(b"ping\r\n")
+        await peer.send(b"4\r\npong\r\n")
+    await peer.receive_until(b"0\r\n\r\n")
+    await peer.send(b"0\r\n\r\n")
+
+
 class Recorder:
     """A provider that answers each request with `answer`, and keeps what it saw."""
 

@@ -27,6 +27,10 @@ from cpg_trio.http import StartError
 
 _OTHERS = 0o007
 
+_MIN_KEY_LENGTH = 32
+_MOST_KEYS = 10
+_MAX_LENGTH = 8192
+
 
 def secret_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a file with their numbers, except empty lines and those that begin with `#`.
@@ -40,11 +44,6 @@ def secret_lines(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), 1):
         if (content := line.strip()) and not content.startswith("#"):
             yield number, content
-
-
-_MIN_KEY_LENGTH = 32
-_MOST_KEYS = 10
-_MAX_LENGTH = 8192
 
 
 @attrs.frozen

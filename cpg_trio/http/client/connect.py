@@ -24,6 +24,24 @@ from cpg_trio.http.client.origin import UNIX, Origin
 from cpg_trio.http.client.resolver import LookUpError, Resolver
 from cpg_trio.http.tls import TlsChannel, client_context
 
+_NEXT_S = 0.25  # after which the next address is tried beside one that is silent (RFC 8305, section 8)
+
+# Errors of the system that are about this machine, and not about the peer.
+_LOCAL = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.EADDRNOTAVAIL,  # no port is free, or the family of addresses is not there
+        errno.EAFNOSUPPORT,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,  # there is no route
+        errno.EACCES,
+        errno.EPERM,  # a packet filter of this machine
+    }
+)
+
 
 def connect_unix(path: str) -> trio.SocketStream:
     """Return a connection to the socket at a path, without waiting.
@@ -66,25 +84,6 @@ def _held(path: str) -> Iterator[str]:
 def _check(found: os.stat_result, path: str) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
-
-
-_NEXT_S = 0.25  # after which the next address is tried beside one that is silent (RFC 8305, section 8)
-
-# Errors of the system that are about this machine, and not about the peer.
-_LOCAL = frozenset(
-    {
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOBUFS,
-        errno.ENOMEM,
-        errno.EADDRNOTAVAIL,  # no port is free, or the family of addresses is not there
-        errno.EAFNOSUPPORT,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,  # there is no route
-        errno.EACCES,
-        errno.EPERM,  # a packet filter of this machine
-    }
-)
 
 
 async def connect(

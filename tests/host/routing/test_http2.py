@@ -10,7 +10,7 @@ from h2.settings import SettingCodes
 
 from cpg_trio.calls import Call
 from tests._wire import Http2Wire, dial_http2
-from tests.host.routed import Recorder, Setting, routing
+from tests.host.routed import Recorder, Setting, converse, routing
 from tests.http.peers import OK, Handler, Peer
 from tests.plugin.running import eventually
 
@@ -71,15 +71,6 @@ async def test_a_refusal_has_its_status_its_text_and_the_mark(path: str, status:
 
 
 async def test_both_ways_stream_at_once() -> None:
-    async def converse(peer: Peer) -> None:
-        await peer.receive_head()
-        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        for _ in range(5):
-            await peer.receive_until(b"ping\r\n")
-            await peer.send(b"4\r\npong\r\n")
-        await peer.receive_until(b"0\r\n\r\n")
-        await peer.send(b"0\r\n\r\n")
-
     async with routing(converse) as s, dial_http2(s.url) as wire:
         stream = await ask(s, wire, body=b"")
         assert await wire.status(stream) == 200

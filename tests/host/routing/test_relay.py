@@ -14,7 +14,7 @@ from cpg_trio.host import (
     LeaseConfig,
 )
 from tests._wire import dial
-from tests.host.routed import Recorder, routing, silent_address, text, transport
+from tests.host.routed import Recorder, converse, routing, silent_address, text, transport
 from tests.http.peers import OK, Peer
 
 __all__ = ["transport"]  # a fixture
@@ -237,15 +237,6 @@ async def test_a_request_is_passed_on_as_it_comes() -> None:
 
 
 async def test_both_ways_stream_at_once() -> None:
-    async def converse(peer: Peer) -> None:
-        await peer.receive_head()
-        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        for _ in range(5):
-            await peer.receive_until(b"ping\r\n")
-            await peer.send(b"4\r\npong\r\n")
-        await peer.receive_until(b"0\r\n\r\n")
-        await peer.send(b"0\r\n\r\n")
-
     async with routing(converse) as s, dial(s.url) as wire:
         await wire.send(s.head("POST", None, "Transfer-Encoding: chunked"))
         assert (await wire.head()).status == 200
