@@ -15,6 +15,7 @@ import time
 from enum import Enum
 
 from cpg_trio._listeners import Listeners
+from cpg_trio.call_context import NO_CALL, CallContext
 
 
 class CallKind(Enum):
@@ -50,6 +51,7 @@ class Call:
         "began_at",
         "caller",
         "code",
+        "context",
         "duration_s",
         "failure",
         "kind",
@@ -72,6 +74,7 @@ class Call:
         service: str = "",
         method: str = "",
         protocol: str = "",
+        context: CallContext = NO_CALL,
     ) -> None:
         self.kind = kind
         self.caller = caller
@@ -84,6 +87,8 @@ class Call:
         """The path below the service, as one printable line."""
         self.protocol = protocol
         """The version of HTTP that the caller speaks: `1.0`, `1.1` or `2`."""
+        self.context = context
+        """The request and the trace that it belongs to."""
         self.began_at = time.perf_counter()
         self.duration_s = 0.0
         """In seconds, from the beginning to the end. 0 until it has ended."""
@@ -103,6 +108,21 @@ class Call:
         """How many connections it was sent on."""
         self.undelivered = False
         """Whether the provider has certainly not seen it."""
+
+    @property
+    def request_id(self) -> str:
+        """The id of its request, which the calls that are made for it share; empty without one."""
+        return self.context.request_id
+
+    @property
+    def trace_id(self) -> str:
+        """The id of its trace, in 32 hex digits; empty without one."""
+        return self.context.trace_id
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its trace is recorded, so that it can be found by its id."""
+        return self.context.is_sampled
 
     def succeed(self, status: int) -> None:
         """Note that the caller gets the whole answer of the provider."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cpg_trio.call_context import CallContext
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 
 
@@ -36,3 +37,12 @@ def test_a_listener_that_raises_keeps_nobody_else_from_hearing(caplog: pytest.Lo
 
 def test_a_record_has_no_dictionary() -> None:
     assert not hasattr(Call(CallKind.ROUTED), "__dict__")
+
+
+def test_a_record_has_the_request_and_the_trace_that_it_belongs_to() -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    context = CallContext("r-1", f"00-{trace_id}-b7ad6b7169203331-01")
+    call = Call(CallKind.ROUTED, context=context)
+    assert (call.request_id, call.trace_id, call.is_sampled) == ("r-1", trace_id, True)
+    call = Call(CallKind.ROUTED)
+    assert (call.request_id, call.trace_id, call.is_sampled) == ("", "", False)

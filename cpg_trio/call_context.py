@@ -1,0 +1,183 @@
+"""The context of the call that is served: its request id, and its trace. No I/O.
+
+A server reads it from the header fields of the call (`received`), and makes it the current one while the call
+is answered (`serving`). The log and the clients find it there (`current`), so that the calls that a handler
+makes belong to the same request and the same trace, without anything that the handler does.
+
+What a stranger sends is checked and bounded. What is invalid is dropped: a trace goes on without it, as it
+never came. An invalid request id, or none, is replaced by a new one.
+
+Sources: https://www.w3.org/TR/trace-context-2/, https://www.w3.org/TR/baggage/. `x-request-id` has no
+standard; proxies agree on what it means.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+BAGGAGE = "baggage"
+REQUEST_ID = "x-request-id"
+FIELDS = frozenset(name.encode() for name in (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID))
+"""The names of the header fields that are the context of a call."""
+
+_SAMPLED, _RANDOM = 1, 2  # flags of a traceparent
+_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-"
+_TRACEPARENT = re.compile(rb"00%b[0-9a-f]{2}" % _IDS)
+# A version that is not known yet begins like a known one; something may follow.
+_LATER_TRACEPARENT = re.compile(rb"(?!00|ff)[0-9a-f]{2}(%b)([0-9a-f]{2})(?:-.*+)?" % _IDS)
+
+_STATE = re.compile(rb"([a-z0-9][a-z0-9_*/@-]{0,255}+)=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256}+")
+_MOST_STATES, _MOST_STATE_BYTES = 32, 512
+_LONG_STATE_BYTES = 128  # longer ones are dropped first
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_BAGGAGE_VALUE = rb"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*+"
+_BAGGAGE = re.compile(
+    rb"%b[ \t]*+=[ \t]*+%b(?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+%b)?)*+"
+    % (_TOKEN, _BAGGAGE_VALUE, _TOKEN, _BAGGAGE_VALUE)
+)
+_MOST_BAGGAGE, _MOST_BAGGAGE_BYTES = 64, 8192
+
+# Without a space, a quote, a comma and a backslash: it stands as one word in lines of logs.
+_REQUEST_ID = re.compile(rb"[\x21\x23-\x26\x28-\x2b\x2d-\x5b\x5d-\x7e]{1,128}")
+
+
+class CallContext:
+    """What goes on from a call to the calls that its handler makes. Each text is empty if there is none."""
+
+    __slots__ = ("baggage", "request_id", "traceparent", "tracestate")
+
+    def __init__(
+        self, request_id: str = "", traceparent: str = "", tracestate: str = "", baggage: str = ""
+    ) -> None:
+        """Take what has been checked."""
+        self.request_id = request_id
+        """One word of printable ASCII, of at most 128 characters."""
+        self.traceparent = traceparent
+        """Of version 00, so of 55 characters."""
+        self.tracestate = tracestate
+        self.baggage = baggage
+
+    @property
+    def trace_id(self) -> str:
+        """The trace, in 32 hex digits."""
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """The operation of the trace that the call is a part of, in 16 hex digits."""
+        return self.traceparent[36:52]
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the caller records the trace."""
+        return bool(self.traceparent) and int(self.traceparent[53:], 16) & _SAMPLED > 0
+
+    def fields(self, given: Container[str] = ()) -> list[tuple[str, str]]:
+        """Return the header fields of a call that belongs to this one.
+
+        `given` are the names of the fields that the call has already, in lower case. A call that has its own
+        `traceparent` gets no `tracestate`, which would be of another trace.
+        """
+        fields = []
+        if self.request_id and REQUEST_ID not in given:
+            fields.append((REQUEST_ID, self.request_id))
+        if self.traceparent and TRACEPARENT not in given:
+            fields.append((TRACEPARENT, self.traceparent))
+            if self.tracestate and TRACESTATE not in given:
+                fields.append((TRACESTATE, self.tracestate))
+        if self.baggage and BAGGAGE not in given:
+            fields.append((BAGGAGE, self.baggage))
+        return fields
+
+
+NO_CALL = CallContext()
+"""The context where no call is served."""
+
+_current: ContextVar[CallContext] = ContextVar("context of the call that is served", default=NO_CALL)
+
+current = _current.get
+"""Return the context of the call that is served here; `NO_CALL` where there is none."""
+
+
+@contextmanager
+def serving(context: CallContext) -> Iterator[None]:
+    """Make a context the current one within the block, and in the tasks that are started in it."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def new_request_id() -> str:
+    """Return a request id that nobody else has. It is no secret."""
+    return random.randbytes(16).hex()  # noqa: S311 - as it says
+
+
+def received(fields: Iterable[tuple[bytes, bytes]]) -> CallContext:
+    """Return the context of a call with these header fields, whose names may be in any case."""
+    values: dict[bytes, bytes] = {}
+    for name, value in fields:
+        known = name.lower()
+        if known in FIELDS:
+            # Fields of one name are one list (RFC 9110, section 5.2). No list is a traceparent or an id.
+            values[known] = b"%b,%b" % (values[known], value) if known in values else value
+    get = values.get
+    request_id, traceparent = get(b"x-request-id", b""), get(b"traceparent", b"")
+    return CallContext(
+        request_id.decode() if _REQUEST_ID.fullmatch(request_id) else new_request_id(),
+        parent := _traceparent(traceparent) if traceparent else "",
+        _tracestate(state) if parent and (state := get(b"tracestate")) else "",
+        _baggage(baggage) if (baggage := get(b"baggage")) else "",
+    )
+
+
+def _traceparent(value: bytes) -> str:
+    """Return a valid value in the form of version 00; an empty text for any other."""
+    if _TRACEPARENT.fullmatch(value):
+        return value.decode()
+    if (later := _LATER_TRACEPARENT.fullmatch(value)) is None:
+        return ""
+    flags = int(later[2], 16) & (_SAMPLED | _RANDOM)
+    return f"00{later[1].decode()}{flags:02x}"
+
+
+def _tracestate(value: bytes) -> str:
+    """Return the members of a valid list, as many as fit; an empty text for an invalid one."""
+    members = _members(value)
+    found = [_STATE.fullmatch(member) for member in members]
+    keys = {member[1] for member in found if member}
+    if len(keys) < len(members) or len(members) > _MOST_STATES:
+        return ""
+    if _size(members) > _MOST_STATE_BYTES:
+        members = [member for member in members if len(member) <= _LONG_STATE_BYTES]
+    return _fitting(members, _MOST_STATE_BYTES)
+
+
+def _baggage(value: bytes) -> str:
+    """Return the members of a valid list, as many as fit; an empty text for an invalid one."""
+    members = _members(value)[:_MOST_BAGGAGE]
+    return _fitting(members, _MOST_BAGGAGE_BYTES) if all(map(_BAGGAGE.fullmatch, members)) else ""
+
+
+def _members(value: bytes) -> list[bytes]:
+    return [member for part in value.split(b",") if (member := part.strip(b" \t"))]
+
+
+def _size(members: list[bytes]) -> int:
+    """Return the length of the list as it is sent."""
+    return sum(map(len, members)) + max(len(members) - 1, 0)
+
+
+def _fitting(members: list[bytes], most: int) -> str:
+    """Return the list, without so many of its last members that it has at most `most` bytes."""
+    while _size(members) > most:
+        members = members[:-1]
+    return b",".join(members).decode()
