@@ -129,6 +129,10 @@ PLUGIN: dict[str, str] = {
     "ACCEPT_UNSIGNED": (
         "true: accept calls whose caller no host has signed, as with the Go host (default: false)"
     ),
+    "REFLECTION": (
+        "true: describe the services to those who may call them, for `cpg-trio call`, grpcurl and others"
+        " (default: false)"
+    ),
 }
 """Of a plugin."""
 

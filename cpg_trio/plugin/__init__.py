@@ -18,6 +18,7 @@ Each module uses those above it:
     _adoption        identities from a managing host
     _state           what the tasks share
     control          the services for the host
+    _reflection      describes the services, where that is switched on
     _serving         the servers, and their addresses
     _registration    registers the services, and takes them back when the plugin leaves
     _heartbeat       reports health, which renews the lease

@@ -57,6 +57,8 @@ class PluginConfig:
     """Seconds that calls in flight have to finish when it stops."""
     direct_calls: bool = False
     """Whether it calls its dependencies without the host in between, where the host grants that."""
+    reflection: bool = False
+    """Whether it describes its services to those who may call them, by gRPC server reflection."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
     """How it serves. Its `tls` is also for the calls to the host."""
 
@@ -99,6 +101,7 @@ class PluginConfig:
                 control_bind=_control_bind(environment),
                 probe_bind=probe_bind_from_environment(environment),
                 direct_calls=flag_from_environment("DIRECT_CALLS", environment),
+                reflection=flag_from_environment("REFLECTION", environment),
                 serve=serve,
             )
         except ValueError as error:

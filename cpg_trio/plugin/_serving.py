@@ -74,9 +74,7 @@ async def serve_plugin(
 def _applications(state: PluginState, probes: Probes) -> tuple[App, App]:
     """Return what is served where others call, and what is served at the address for the host alone."""
     guard = _guard(state)
-    provided = {
-        p.path: guard.service(p.application, public=p.public) for p in state.declared.provided.values()
-    }
+    provided = _provided(state, guard)
     control = {
         f"/{each.service_name}/": guard.control(application([each]))
         for each in (Control(state), PluginInfo(state))
@@ -92,6 +90,19 @@ def _applications(state: PluginState, probes: Probes) -> tuple[App, App]:
         await (everything if scope["client"] is None else services)(scope, receive, send)
 
     return dispatch, dispatching(control)
+
+
+def _provided(state: PluginState, guard: Guard) -> dict[str, App]:
+    """Return what the author provides, by path, and what describes it, if that is switched on."""
+    services = list(state.declared.provided.values())
+    if not state.config.reflection:
+        return {p.path: guard.service(p.application, public=p.public) for p in services}
+    from cpg_trio.plugin import _reflection  # noqa: PLC0415 - see the module
+
+    found = {p.path: guard.service(_reflection.described(p), public=p.public) for p in services}
+    anyone = services if state.config.accept_unsigned else [p for p in services if p.public]
+    at_root = guard.service(_reflection.describing(anyone), public=any(p.public for p in services))
+    return found | dict.fromkeys(_reflection.PATHS, at_root)
 
 
 def _dispatching(config: PluginConfig, guard: Guard, probes: Probes, by_path: Mapping[str, App]) -> App:

@@ -15,6 +15,7 @@ for the calls that are most of them. Nothing in this package knows about plugins
     hardening   what is set right about connectrpc's application
     unary       plain unary calls, answered without connectrpc's application
     server      services served as one ASGI application
+    reflection  what services there are, for gRPC tools (imported where it is switched on)
     codegen     the protoc plugin that writes the typed stubs (imported by nobody)
 """
 

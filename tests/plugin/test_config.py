@@ -22,6 +22,7 @@ from cpg_trio.plugin import PluginConfig
         {"CONTROL_BIND": "no address", "CONTROL_PORT": "1"},
         {"ACCEPT_UNSIGNED": "yes"},
         {"DIRECT_CALLS": "yes"},
+        {"REFLECTION": "yes"},
     ],
 )
 def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str]) -> None:
@@ -98,3 +99,8 @@ def test_the_environment_says_where_the_control_services_are() -> None:
 def test_what_an_unsigning_host_needs_is_said_in_the_environment() -> None:
     assert PluginConfig.from_environment(0, {"ACCEPT_UNSIGNED": "true"}).accept_unsigned
     assert not PluginConfig.from_environment(0, {"ACCEPT_UNSIGNED": "false"}).accept_unsigned
+
+
+def test_services_are_described_where_the_environment_says_so() -> None:
+    assert PluginConfig.from_environment(0, {"REFLECTION": "true"}).reflection
+    assert not PluginConfig.from_environment(0, {}).reflection
