@@ -12,13 +12,13 @@ An event without a listener costs one function call.
 from __future__ import annotations
 
 import time
-from enum import Enum
+from enum import Enum, StrEnum
 
 from cpg_trio._listeners import Listeners
 from cpg_trio.call_context import NO_CALL, CallContext
 
 
-class CallKind(Enum):
+class CallKind(StrEnum):
     """Which way a call takes."""
 
     ROUTED = "routed"
@@ -98,8 +98,9 @@ class Call:
         """Bytes of the response's body that came back."""
         self.status = 0
         """The HTTP status that the caller was answered with; 0 if there was no answer."""
-        self.code = ""
-        """The Connect code of a refusal, and of an error of a direct call. No body is read for it."""
+        self.code = "canceled"
+        """`ok`, or the Connect code of the error that it ended with. No response is held back for it: where a
+        body tells the code and does not come in one piece, the code is that of the HTTP status."""
         self.failure = "canceled"
         """Why the caller did not get the whole answer of a provider; empty if it did."""
         self.stage = Stage.CONNECT
@@ -124,9 +125,10 @@ class Call:
         """Whether its trace is recorded, so that it can be found by its id."""
         return self.context.is_sampled
 
-    def succeed(self, status: int) -> None:
-        """Note that the caller gets the whole answer of the provider."""
+    def succeed(self, status: int, code: str) -> None:
+        """Note that the caller gets the whole answer of the provider, with a code."""
         self.status = status
+        self.code = code
         self.failure = ""
         self.stage = Stage.RESPONSE
 

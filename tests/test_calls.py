@@ -14,7 +14,7 @@ def test_a_listener_gets_the_same_record_at_the_begin_and_at_the_end() -> None:
     calls.ended.add(lambda call: told.append(("ended", call)))
     call = Call(CallKind.DIRECT, caller="a-1", provider="b-1", service="b", method="M", protocol="1.1")
     calls.begun.tell(call)
-    call.succeed(200)
+    call.succeed(200, "ok")
     calls.end(call)
     assert told == [("begun", call), ("ended", call)]
     assert call.duration_s > 0
@@ -22,7 +22,8 @@ def test_a_listener_gets_the_same_record_at_the_begin_and_at_the_end() -> None:
 
 
 def test_a_call_that_nobody_ends_otherwise_was_canceled() -> None:
-    assert Call(CallKind.ROUTED).failure == "canceled"
+    call = Call(CallKind.ROUTED)
+    assert (call.failure, call.code) == ("canceled", "canceled")
 
 
 def test_a_listener_that_raises_keeps_nobody_else_from_hearing(caplog: pytest.LogCaptureFixture) -> None:

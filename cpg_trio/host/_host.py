@@ -55,9 +55,10 @@ from cpg_trio.host.routing import (
     DirectStatistics,
     RequestHeaderRules,
     Router,
-    RouterCounter,
     RouterStatistics,
     Routes,
+    SharedRoom,
+    router_statistics,
 )
 from cpg_trio.host.services.edges import count_unreadable
 from cpg_trio.host.services.handshake import Handshake, announcement
@@ -75,6 +76,7 @@ from cpg_trio.http import (
 )
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import application
+from cpg_trio.statistics import CallTable
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -162,7 +164,12 @@ class Host:
         )
         # Routing and capabilities
         self._call_log = CallLog(self.calls)
-        self._counter = RouterCounter(self.calls)
+        self.call_table = CallTable(
+            self.calls,
+            name_of=self.identities.name_of,
+            share_of=self.identities.share_of,
+            room=partial(SharedRoom, limits.max_call_series),
+        )
         open_store = partial(SqliteStore, config.state_path) if config.state_path else None
         self._journal = Journal(open_store, self.identities, self.registry)
         self._grants = Grants(self.identities, self.audit, config.grant_ttl_s, limits.max_grants)
@@ -202,6 +209,7 @@ class Host:
             nursery.start_soon(self._pool.sweep)
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
+            nursery.start_soon(self.call_table.run)
             with self.identities.watched(self._lifetimes.identity_changed):
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
@@ -305,7 +313,9 @@ class Host:
 
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""
-        return HostStatistics(self._counter.statistics(), self._direct.statistics(), self._pool.statistics())
+        return HostStatistics(
+            router_statistics(self.call_table), self._direct.statistics(), self._pool.statistics()
+        )
 
     def revoke_grant(self, grant_id: str, why: str = "it has been revoked") -> bool:
         """End a grant of a capability, and the calls that use it; return whether there was one."""

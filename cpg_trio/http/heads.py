@@ -298,6 +298,8 @@ class ResponseHead(Head):
 
     passed_back: OutgoingHead | None = None
     """What a relay has made of it, for all responses that share the head."""
+    code: str = ""
+    """What a relay's gateway calls the outcome of all responses that share the head; empty if they differ."""
 
     def __init__(self, head: bytes) -> None:
         super().__init__()

@@ -58,6 +58,8 @@ class Failure:
     status: int
     text: str
     why: str
+    code: str
+    """The code of the call, as the gateway names them."""
     fields: HeaderList = attrs.field(factory=list)
 
 
@@ -80,6 +82,12 @@ class Forward(Protocol):
 
     def fields_back(self, fields: HeaderList) -> HeaderList:
         """Return the fields that go back, of a response's head or of its trailers."""
+
+    def code_of_head(self, status: int, fields: HeaderList) -> str:
+        """Return the code of a response whose head alone tells it; empty if what follows may tell it."""
+
+    def code_of_end(self, status: int, fields: HeaderList, trailers: HeaderList, body: bytes) -> str:
+        """Return the code of a response that has ended; `body` is the last piece of its body."""
 
     def begin(self, call: RelayCall) -> Call:
         """Note that the call begins; it may be cancelled from then on. Return its record, to be filled in."""
@@ -170,7 +178,7 @@ class RelayCall:
             caller.respond(response.head.passed_back or self._head_back(response))
             body, trailers = response.take(), response.trailers and self._trailers_back(response)
             self._record.response_bytes = len(body)
-            self._record.succeed(response.status)
+            self._record.succeed(response.status, response.head.code or self._code(response, body))
             exchange.close()
             caller.in_hand = None
             self._forward.end(self)
@@ -202,7 +210,9 @@ class RelayCall:
             await self._fail(self._forward.failure(None if self._cancelled else error))
         except MalformedError as error:  # of the request's body
             failure = self._forward.failure(None)
-            await self._fail(Failure(error.status, str(error), str(error), failure.fields))
+            await self._fail(
+                Failure(error.status, str(error), str(error), "invalid_argument", failure.fields)
+            )
         finally:
             self._end()
 
@@ -215,7 +225,7 @@ class RelayCall:
 
     async def _fail(self, failure: Failure) -> None:
         """Tell the caller of a failure; one that has a part of the response sees that it is not all."""
-        self._record.failure = failure.why
+        self._record.failure, self._record.code = failure.why, failure.code
         caller = self._caller
         if caller.responded:
             caller.abort()
@@ -253,11 +263,16 @@ class RelayCall:
             raise refusal
         caller.respond(self._head_back(response))
         self._record.stage, self._record.status = Stage.RESPONSE, response.status
+        before = b""
         while not response.complete:
-            await caller.write(self._body_back(response))
+            piece = self._body_back(response)
+            await caller.write(piece)
+            before = piece or before
             await exchange.read()
-        self._record.succeed(response.status)  # the caller will have it all and may leave: no failure
-        await caller.finish(self._body_back(response), self._trailers_back(response))
+        body = self._body_back(response)
+        code = response.head.code or self._code(response, body or before)
+        self._record.succeed(response.status, code)  # the caller will have it all and may leave: no failure
+        await caller.finish(body, self._trailers_back(response))
 
     def _head_back(self, response: IncomingResponse) -> OutgoingHead:
         """Return the head that goes back, which is the same for all responses that share a head."""
@@ -267,7 +282,11 @@ class RelayCall:
             if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
                 fields = [field for field in fields if field[0].lower() != b"content-length"]
             head.passed_back = OutgoingHead(response.status, fields, response.reason)
+            head.code = self._forward.code_of_head(response.status, head.fields)
         return head.passed_back
+
+    def _code(self, response: IncomingResponse, body: bytes) -> str:
+        return self._forward.code_of_end(response.status, response.head.fields, response.trailers or [], body)
 
     def _body_back(self, response: IncomingResponse) -> bytes:
         """Return what has come of the body."""

@@ -40,6 +40,7 @@ from cpg_trio.rpc import (
     HttpResponseHead,
     PoolClient,
     WholeResponse,
+    code_of,
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -203,11 +204,11 @@ class _DirectCall(Call):
         """
         self._grant.check_accepted(self._request, response)
         if isinstance(response, WholeResponse):
-            self.succeed(response.status)
+            self.succeed(response.status, code_of(response, response.body))
             return response
         self.status = response.status
         self.stage = Stage.RESPONSE
-        return attrs.evolve(response, body=_Body(self, response.body))
+        return attrs.evolve(response, body=_Body(self, response))
 
     async def read(self, body: AsyncIterator[bytes]) -> bytes:
         """Return the next chunk of the response."""
@@ -217,24 +218,28 @@ class _DirectCall(Call):
             self._reading = reading
             try:
                 return await anext(body)
-            except StopAsyncIteration:
-                self.succeed(self.status)
-                raise
             finally:
                 self._reading = None
         raise _gone()
 
 
 class _Body:
-    def __init__(self, call: _DirectCall, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, call: _DirectCall, response: HttpResponse) -> None:
         self._call = call
-        self._body = body
+        self._response = response
+        self._last = b""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        return await self._call.read(self._body)
+        try:
+            chunk = await self._call.read(self._response.body)
+        except StopAsyncIteration:
+            self._call.succeed(self._response.status, code_of(self._response, self._last))
+            raise
+        self._last = chunk or self._last
+        return chunk
 
 
 def _gone() -> ConnectError:

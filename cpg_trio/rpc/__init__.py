@@ -5,6 +5,8 @@ application, which runs on Trio, behind one interceptor and a few edges of our o
 for the calls that are most of them. Nothing in this package knows about plugins. What stands on what:
 
     errors      the one error, its codes, and what an HTTP status means
+    response_code the code that a response ends with, for those that pass it on
+    recording   the record of a call that an application answers
     http_client what requests are sent with: httpx, or a pool of connections
     codecs      messages as bytes
     envelope    the framing of streams
@@ -43,9 +45,12 @@ from cpg_trio.rpc.http_client import (
     HttpxClient as HttpxClient,
     PoolClient as PoolClient,
     WholeResponse as WholeResponse,
+    code_of as code_of,
     http_client_of as http_client_of,
 )
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
+from cpg_trio.rpc.recording import RecordedCall as RecordedCall
+from cpg_trio.rpc.response_code import code_of_end as code_of_end, code_of_head as code_of_head
 from cpg_trio.rpc.room import Room as Room, room_of_process as room_of_process
 from cpg_trio.rpc.server import (
     MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES,

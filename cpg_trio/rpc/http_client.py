@@ -31,6 +31,7 @@ from cpg_trio.http import (
     Response,
     UpstreamError,
 )
+from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 _LONGEST_KEPT_URL = 512  # characters
 
@@ -91,6 +92,12 @@ class HttpClient(Protocol):
         Raises: ConnectError `resource_exhausted` for a larger one, `unavailable` for what the network does.
         """
         ...
+
+
+def code_of(response: HttpResponseHead, last: bytes) -> str:
+    """Return the code of a response of Connect that has ended; `last` is the last piece of its body."""
+    fields = [(b"content-type", response.header("content-type").encode("latin-1", "replace"))]
+    return code_of_head(response.status, fields) or code_of_end(response.status, fields, [], last)
 
 
 async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:

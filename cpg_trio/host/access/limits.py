@@ -70,6 +70,8 @@ class Limits:
     """Grants of the host's capabilities, of all plugins together."""
     max_direct_reports: int = attrs.field(default=20_000, validator=_POSITIVE)
     """Pairs of a caller and a provider of a service whose direct calls are counted."""
+    max_call_series: int = attrs.field(default=10_000, validator=_POSITIVE)
+    """Series of calls that are counted apart, by who called whom, method and code."""
     max_rate_keys: int = attrs.field(default=10_000, validator=_POSITIVE)
     """Callers whose rate is remembered, for each kind of call."""
     max_message_bytes: int = attrs.field(default=256 * 1024, validator=_POSITIVE)

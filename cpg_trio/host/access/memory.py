@@ -34,6 +34,7 @@ PRICES: Mapping[str, int] = {
     "max_health_watches": 20_000,  # likewise
     "max_grants": 900,
     "max_direct_reports": 2_000,
+    "max_call_series": 9_000,  # in the totals, and in each slot of the last minute
     "max_rate_keys": 420 * len(Kind),
 }
 """Bytes that one entry takes at most, by the name of its limit."""

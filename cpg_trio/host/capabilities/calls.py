@@ -22,11 +22,11 @@ from cpg_trio.asgi import (
     note_proved,
     send_text,
 )
-from cpg_trio.calls import Call, CallKind, Calls, Stage
+from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host.access import PERHAPS_DELIVERED, AccessCheck, Action, Peer, RefusedError
 from cpg_trio.host.capabilities.grants import Grant, Grants
 from cpg_trio.host.services.edges import credentials_of
-from cpg_trio.rpc import Caller, Code
+from cpg_trio.rpc import Caller, Code, RecordedCall
 
 PREFIX = b"/capabilities/"
 
@@ -92,24 +92,16 @@ class CapabilityCalls:
         return path, grant
 
     async def _pass_on(self, grant: Grant, record: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        async def receive_and_count() -> Message:
-            message = await receive()
-            record.request_bytes += len(message.get("body", b""))
-            return message
-
-        async def send_and_count(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status, record.stage = message["status"], Stage.RESPONSE
-            record.response_bytes += len(message.get("body", b""))
+        async def send_without_host_fields(message: Message) -> None:
             await send(_without_host_fields(message))
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                record.succeed(record.status)
 
+        recorded = RecordedCall(record, receive, send_without_host_fields)
         with self._grants.call(grant) as call:
-            await grant.capability.application(scope, receive_and_count, send_and_count)
+            await grant.capability.application(scope, recorded.receive, recorded.send)
         if call.cancelled_caught:
             # The application may have ended its response all the same, with an error.
             is_whole, record.failure = not record.failure, "the grant has ended"
+            record.code = Code.UNAUTHENTICATED.value
             if not is_whole:
                 await _end_early(send, record)
 

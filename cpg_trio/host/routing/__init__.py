@@ -15,6 +15,7 @@ from cpg_trio.host.routing.headers import RequestHeaderRules as RequestHeaderRul
 from cpg_trio.host.routing.router import Router as Router
 from cpg_trio.host.routing.routes import Routes as Routes
 from cpg_trio.host.routing.statistics import (
-    RouterCounter as RouterCounter,
     RouterStatistics as RouterStatistics,
+    SharedRoom as SharedRoom,
+    router_statistics as router_statistics,
 )

@@ -22,6 +22,7 @@ from cpg_trio.http import (
     UndeliveredError,
     UpstreamError,
 )
+from cpg_trio.rpc import Code
 
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode()
@@ -39,9 +40,19 @@ class CallFailure(Failure):
     """Whether it counts against the provider."""
 
 
-IDENTITY_ENDED = CallFailure(401, "invalid token", "the caller's identity has ended", PERHAPS_DELIVERED)
+IDENTITY_ENDED = CallFailure(
+    401,
+    "invalid token",
+    "the caller's identity has ended",
+    Code.UNAUTHENTICATED.value,
+    PERHAPS_DELIVERED,
+)
 PROVIDER_GONE = CallFailure(
-    503, "service unavailable (provider unhealthy)", "the provider is gone", PERHAPS_DELIVERED
+    503,
+    "service unavailable (provider unhealthy)",
+    "the provider is gone",
+    Code.UNAVAILABLE.value,
+    PERHAPS_DELIVERED,
 )
 
 
@@ -52,13 +63,15 @@ class ClocksDifferError(UndeliveredError):
 def failure_of(error: UpstreamError) -> CallFailure:
     """Return what an error on the way to the provider means."""
     if isinstance(error, PoolFullError):
-        status, text = _NO_ROOM[error.own_share]
-        return CallFailure(status, text, str(error), [*UNDELIVERED, *retry_fields(1)], undelivered=True)
+        status, text, code = _NO_ROOM[error.own_share]
+        fields = [*UNDELIVERED, *retry_fields(1)]
+        return CallFailure(status, text, str(error), code.value, fields, undelivered=True)
     undelivered = isinstance(error, NotSentError | UndeliveredError)
     return CallFailure(
         502,
         "failed to proxy request",
         str(error),
+        Code.UNAVAILABLE.value,
         UNDELIVERED if undelivered else PERHAPS_DELIVERED,
         undelivered=undelivered,
         suspected=isinstance(error, ConnectFailedError | UndeliveredError)
@@ -67,8 +80,8 @@ def failure_of(error: UpstreamError) -> CallFailure:
 
 
 _NO_ROOM = {  # by whether the caller has its share of the connections in use
-    True: (429, "too many calls in flight to this provider"),
-    False: (503, "service unavailable (all connections to providers are in use)"),
+    True: (429, "too many calls in flight to this provider", Code.RESOURCE_EXHAUSTED),
+    False: (503, "service unavailable (all connections to providers are in use)", Code.UNAVAILABLE),
 }
 
 

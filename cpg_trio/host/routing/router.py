@@ -37,7 +37,7 @@ from cpg_trio.http import (
     ServerExchange,
     UpstreamError,
 )
-from cpg_trio.rpc import Code
+from cpg_trio.rpc import Code, code_of_end, code_of_head
 
 
 class Router:
@@ -214,6 +214,10 @@ class RoutedCall:
     refusal = staticmethod(refusal_of)
     """See `relay.Forward`."""
     fields_back = staticmethod(forwarded_in_response)
+    """See `relay.Forward`."""
+    code_of_head = staticmethod(code_of_head)
+    """See `relay.Forward`."""
+    code_of_end = staticmethod(code_of_end)
     """See `relay.Forward`."""
 
     def begin(self, call: RelayCall) -> Call:

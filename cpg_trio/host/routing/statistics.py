@@ -1,21 +1,21 @@
-"""The router's numbers since the host began. Plain state; a call costs a few additions."""
+"""The router's numbers since the host began, and how much room there is for series of calls."""
 
 from __future__ import annotations
 
 import attrs
 
-from cpg_trio.calls import Call, CallKind, Calls
-
-_MOST_BITS = 40  # of a duration in microseconds: twelve days
+from cpg_trio.calls import CallKind
+from cpg_trio.host.access import LimitError, Shares
+from cpg_trio.statistics import CallTable, Tally
 
 
 @attrs.frozen
 class RouterStatistics:
     """The router's numbers since the host began.
 
-    `calls` were let through, of which `in_flight` have not ended, and `failed` have ended without the whole
-    answer of a provider; `refused` were not let through. Of the calls that have ended, `durations[i]` took
-    less than 2 to the i-th microseconds, and not less than half of that.
+    `calls` were let through, of which `in_flight` have not ended, and `failed` have ended with an error;
+    `refused` were not let through. Of the calls that have ended, `durations[i]` took at most `BOUNDS_S[i]`
+    seconds, and more than the bound before; the last number has those that took longer than all bounds.
     """
 
     calls: int
@@ -25,29 +25,32 @@ class RouterStatistics:
     durations: tuple[int, ...]
 
 
-class RouterCounter:
-    """Counts routed calls."""
+def router_statistics(table: CallTable) -> RouterStatistics:
+    """Return the numbers of this moment."""
+    ended = Tally()
+    for labels, total in table.totals().items():
+        if labels.kind == CallKind.ROUTED:
+            ended.add(total)
+    in_flight = sum(call.kind is CallKind.ROUTED for call in table.in_flight())
+    refused = sum(count for (kind, _), count in table.refused().items() if kind == CallKind.ROUTED)
+    return RouterStatistics(ended.calls + in_flight, in_flight, ended.failed, refused, ended.buckets())
 
-    def __init__(self, calls: Calls) -> None:
-        self._begun = self._ended = self._failed = self._refused = 0
-        self._durations = [0] * (_MOST_BITS + 1)
-        calls.begun.add(self._count_begun)
-        calls.ended.add(self._count_ended)
-        calls.refused.add(self._count_refused)
 
-    def _count_begun(self, call: Call) -> None:
-        self._begun += call.kind is CallKind.ROUTED
+class SharedRoom:
+    """Room for series of calls, shared by the addresses of the callers. See `SeriesRoom`."""
 
-    def _count_ended(self, call: Call) -> None:
-        if call.kind is CallKind.ROUTED:
-            self._ended += 1
-            self._failed += bool(call.failure)
-            self._durations[min(int(call.duration_s * 1e6).bit_length(), _MOST_BITS)] += 1
+    def __init__(self, most: int) -> None:
+        self._shares = Shares("series of calls", most)
 
-    def _count_refused(self, call: Call) -> None:
-        self._refused += call.kind is CallKind.ROUTED
+    def take(self, share: str) -> bool:
+        """See `SeriesRoom`."""
+        try:
+            self._shares.check(share)
+        except LimitError:
+            return False
+        self._shares.add(share)
+        return True
 
-    def statistics(self) -> RouterStatistics:
-        """Return the numbers of this moment."""
-        in_flight = self._begun - self._ended
-        return RouterStatistics(self._begun, in_flight, self._failed, self._refused, tuple(self._durations))
+    def give_back(self, share: str) -> None:
+        """See `SeriesRoom`."""
+        self._shares.remove(share)

@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
+from cpg_trio.call_context import CallContext
+from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host import Audit, Host, HostConfig, LeaseConfig, Limits, Rate, RateLimits
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.memory import OTHER_BYTES, PRICES, estimate, fitted
@@ -30,8 +33,10 @@ from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.registration import Health
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import Watch, WatchHub
+from cpg_trio.host.routing import SharedRoom
 from cpg_trio.host.routing.direct_statistics import DirectCounter
 from cpg_trio.http import CONNECTION_BYTES, ServeConfig, fitted_to_memory
+from cpg_trio.statistics import CallTable
 
 MIB, GIB = 2**20, 2**30
 COUNT = 200
@@ -173,6 +178,23 @@ def direct_reports(_: ExitStack) -> tuple[Any, int]:
     return tally, 0
 
 
+def call_series(_: ExitStack) -> tuple[Any, int]:
+    calls = Calls()
+    table = CallTable(calls, room=partial(SharedRoom, 2 * COUNT))
+    for slot in range(7):
+        table.roll()
+        for number in range(COUNT):
+            caller, provider = long("p", number, 145), long("q", number, 145)
+            call = Call(CallKind.ROUTED, caller, provider, long("t", number), long("m", number, 256))
+            call.context = CallContext("id", f"00-{slot}{number:031x}-{1:016x}-01")
+            call.succeed(200, "not_found")
+            call.duration_s = 99.0 - 10 * slot
+            call.request_bytes, call.response_bytes = 2**40 + number, 2**50 + number
+            calls.ended.tell(call)
+    assert len(table.totals()) == COUNT
+    return (table, calls), 0
+
+
 def rate_keys(_: ExitStack) -> tuple[Any, int]:
     slow = Rate(0.001, 5)
     rates = RateLimiter(RateLimits(**{kind.name.lower(): slow for kind in Kind}))
@@ -195,6 +217,7 @@ def rate_keys(_: ExitStack) -> tuple[Any, int]:
         ("max_all_subscriptions", subscriptions),
         ("max_grants", grants),
         ("max_direct_reports", direct_reports),
+        ("max_call_series", call_series),
         ("max_rate_keys", rate_keys),
     ],
 )

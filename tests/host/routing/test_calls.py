@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio.testing
 
 from cpg_trio.calls import Call, CallKind, Stage
 from tests._wire import dial
@@ -31,6 +32,7 @@ async def test_a_call_that_is_answered_has_all_that_is_known_of_it() -> None:
     assert (call.service, call.method, call.protocol) == ("echo", "M", "1.1")
     assert (call.request_bytes, call.response_bytes, call.status) == (4, 2, 200)
     assert (call.failure, call.stage, call.attempts, call.undelivered) == ("", Stage.RESPONSE, 1, False)
+    assert call.code == "ok"
     assert call.duration_s > 0
 
 
@@ -90,3 +92,54 @@ async def test_a_refused_call_has_the_status_and_why() -> None:
     (call,) = calls
     assert (call.status, call.code, call.undelivered) == (400, "invalid_argument", True)
     assert call.failure.startswith("Invalid path")
+
+
+CONNECT, STREAM = b"content-type: application/json", b"content-type: application/connect+json"
+IN_JSON = b'{"code":"not_found","message":"no such key"}'
+END = b'{"error":{"code":"aborted"}}'
+ENVELOPE = b"\2" + len(END).to_bytes(4, "big") + END
+CHUNKED = b"transfer-encoding: chunked"
+
+
+def whole(status: int, body: bytes, *fields: bytes) -> tuple[bytes, ...]:
+    length = b"content-length: %d" % len(body)
+    return (b"\r\n".join([b"HTTP/1.1 %d X" % status, length, *fields, b"", b""]) + body,)
+
+
+def chunked(*chunks: bytes, fields: tuple[bytes, ...], trailers: bytes = b"") -> tuple[bytes, ...]:
+    head = b"\r\n".join([b"HTTP/1.1 200 OK", CHUNKED, *fields, b"", b""])
+    return (head, *(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks), b"0\r\n" + trailers + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("response", "code"),
+    [
+        (whole(200, b"{}", CONNECT), "ok"),
+        (whole(404, IN_JSON, CONNECT), "not_found"),
+        (whole(404, b"404 page not found", b"content-type: text/plain"), "unimplemented"),
+        (whole(503, b"", b"content-type: text/html"), "unavailable"),
+        (whole(500, b"[" * 10_000, CONNECT), "unknown"),
+        (whole(200, ENVELOPE, STREAM), "aborted"),
+        (chunked(b"\0\0\0\0\0", ENVELOPE, fields=(STREAM,)), "aborted"),
+        (chunked(b"\0\0\0\0\0", b"\2\0\0\0\2{}", fields=(STREAM,)), "ok"),
+        (
+            chunked(b"abc", fields=(b"content-type: application/grpc",), trailers=b"grpc-status: 5\r\n"),
+            "not_found",
+        ),
+        (whole(200, b"", b"content-type: application/grpc", b"grpc-status: 12"), "unimplemented"),
+    ],
+)
+async def test_a_call_has_the_code_of_its_response(response: tuple[bytes, ...], code: str) -> None:
+    async def answer(peer: Peer) -> None:
+        await peer.receive_head()
+        for part in response:
+            await peer.send(part)
+            await trio.testing.wait_all_tasks_blocked(0.01)  # so that the parts come apart
+
+    async with routing(answer) as s:
+        calls = heard(s)
+        async with dial(s.url) as wire:
+            await wire.send(s.head("GET", None, "TE: trailers"))
+            await eventually(lambda: calls)
+    (call,) = calls
+    assert (call.code, call.failure) == (code, "")

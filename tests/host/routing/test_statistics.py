@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import trio
 
 from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host import HostConfig
-from cpg_trio.host.routing.statistics import RouterCounter
+from cpg_trio.host.routing import SharedRoom
+from cpg_trio.statistics import OTHER, CallTable
 from tests.host.routed import Recorder, routing
 from tests.http.peers import OK, Peer
 
@@ -15,16 +18,22 @@ async def silent(peer: Peer) -> None:
     await peer.receive_head()
 
 
-def test_durations_are_counted_by_powers_of_two() -> None:
-    calls = Calls()
-    counter = RouterCounter(calls)
-    for seconds in (0.0, 1e-6, 3e-6, 1023e-6, 1024e-6, 1e9):
-        call = Call(CallKind.ROUTED)
-        call.duration_s = seconds
-        calls.begun.tell(call)
-        calls.ended.tell(call)
-    durations = counter.statistics().durations
-    assert {i: n for i, n in enumerate(durations) if n} == {0: 1, 1: 1, 2: 1, 10: 1, 11: 1, 40: 1}
+def test_the_plugins_of_one_address_do_not_take_all_room_for_series() -> None:
+    calls, counted = Calls(), CallKind.ROUTED
+    share_of = {"stranger": "10.0.0.1", "neighbour": "10.0.0.2"}
+    table = CallTable(calls, share_of=lambda caller: share_of[caller], room=lambda: SharedRoom(100))
+
+    def end_calls(caller: str, methods: int) -> None:
+        for number in range(methods):
+            call = Call(counted, caller, "b-1", f"s{number}", "M")
+            call.succeed(200, "ok")
+            calls.end(call)
+
+    end_calls("stranger", 1000)
+    end_calls("neighbour", 10)
+    callers = Counter(labels.caller for labels in table.totals())
+    assert callers == {"stranger": 75, OTHER: 1, "neighbour": 10}
+    assert table.window().total.calls == 1010
 
 
 async def test_a_call_is_counted_once_by_how_it_ended() -> None:
