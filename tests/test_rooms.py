@@ -20,6 +20,7 @@ ROOMS = (
     "host.routing",
     "host.services",
     "host.capabilities",
+    "host.admin",
     "host",
     "plugin",
     "demo",

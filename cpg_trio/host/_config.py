@@ -24,6 +24,7 @@ from cpg_trio.http import (
     fitted_to_descriptors,
     most_connections,
 )
+from cpg_trio.settings import Setting
 
 _KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
 _MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
@@ -90,6 +91,8 @@ class HostConfig:
     """Whether the host may listen without TLS on an address that other machines reach."""
     probe_bind: str | Sequence[str] | None = None
     """Addresses on which it answers probes only, without TLS. Probes are answered on the others, too."""
+    settings: Sequence[Setting] = ()
+    """Where this configuration comes from, for operators to see. No secret is in it."""
 
 
 def fitted_to_process(config: HostConfig) -> tuple[HostConfig, Fitted]:

@@ -13,6 +13,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
+from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App
 from cpg_trio.calls import Calls
@@ -29,6 +30,7 @@ from cpg_trio.host.access import (
     check_listening,
     room_for_messages,
 )
+from cpg_trio.host.admin import Admin, Parts
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
@@ -183,6 +185,22 @@ class Host:
             journal=self._journal,
             audit=self.audit,
         )
+        self.admin = Admin(
+            Parts(
+                identities=self.identities,
+                registry=self.registry,
+                liveness=self._liveness,
+                watches=self.watches,
+                grants=self._grants,
+                journal=self._journal,
+                pool=self._pool,
+                capabilities=config.capabilities,
+                settings=config.settings,
+                loop_lag=LoopLag(),
+            ),
+            self.audit,
+            self,
+        )
         self.health = HostHealth(self._access, self.registry, limits)
         self._probes = Probes(lambda: "stopping" if self.health.stopping else self._journal.why_unsaved)
 
@@ -213,8 +231,9 @@ class Host:
             with self.identities.watched(self._lifetimes.identity_changed):
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
-                with self.registry.changes.added(self._succession.lapsing(self._liveness.lapse)):
-                    yield browsers.guarding(self._dispatch())
+                async with self.admin.running():
+                    with self.registry.changes.added(self._succession.lapsing(self._liveness.lapse)):
+                        yield browsers.guarding(self._dispatch())
             nursery.cancel_scope.cancel()
 
     def _browsers(self, binds: Sequence[str] = ()) -> BrowserGuard:
@@ -304,11 +323,13 @@ class Host:
             serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
             bound = await nursery.start(serve_app)
             _log.info("host listening on %s", ", ".join(bound))
+            self.admin.listening(bound)
             task_status.started(bound)
             await stop.wait()
             _log.info("host stopping")
             self.health.stop()
             self.watches.close()
+            self.admin.stopping()
         _log.info("host has stopped")
 
     def statistics(self) -> HostStatistics:
@@ -317,9 +338,12 @@ class Host:
             router_statistics(self.call_table), self._direct.statistics(), self._pool.statistics()
         )
 
-    def revoke_grant(self, grant_id: str, why: str = "it has been revoked") -> bool:
-        """End a grant of a capability, and the calls that use it; return whether there was one."""
-        return self._grants.revoke(grant_id, why)
+    def revoke_grant(self, grant_id: str, why: str = "it has been revoked", *, actor: str = "") -> bool:
+        """End a grant of a capability, and the calls that use it; return whether there was one.
+
+        `actor` is who has done it, for the audit trail, here and below.
+        """
+        return self._grants.revoke(grant_id, why, actor)
 
     def revoke_grants(self, runtime_id: str, why: str = "they have been revoked") -> int:
         """End all grants that a plugin has, until it asks again; return how many there were."""
@@ -345,18 +369,20 @@ class Host:
         )
         return await adoption.add(url, host_url, self_id)
 
-    async def shut_down_plugin(self, runtime_id: str, *, grace_s: int = 30, reason: str = "") -> None:
+    async def shut_down_plugin(
+        self, runtime_id: str, *, grace_s: int = 30, reason: str = "", actor: str = ""
+    ) -> None:
         """Tell a plugin to stop. The calls to it that are in flight have `grace_s` seconds to finish.
 
         Raises: ConnectError `not_found` for a plugin that has registered nothing; the plugin's own.
         """
         request = pb.ShutdownRequest(grace_period_seconds=grace_s, reason=reason)
         client = self._control.of(PluginControlClient, runtime_id)
-        self.audit.allowed(Action.CONTROL, runtime_id, "Shutdown", reason=reason)
+        self.audit.allowed(Action.CONTROL, runtime_id, "Shutdown", reason=reason, actor=actor)
         await client.shutdown(request, timeout_s=_CONTROL_TIMEOUT_S)
 
     def revoke_identity(
-        self, runtime_id: str, why: str = "it has been revoked"
+        self, runtime_id: str, why: str = "it has been revoked", *, actor: str = ""
     ) -> Coroutine[object, object, None]:
         """End an identity: its tokens are invalid, its registrations are gone, its calls are cancelled.
 
@@ -367,5 +393,5 @@ class Host:
         Raises, when awaited: ConnectError `unavailable` if the file cannot be written. The identity has
         ended, and the host goes on trying to write that.
         """
-        self._lifetimes.end(runtime_id, why)
+        self._lifetimes.end(runtime_id, why, actor)
         return self._lifetimes.written(runtime_id)

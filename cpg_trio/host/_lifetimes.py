@@ -40,18 +40,19 @@ class Lifetimes:
             or self.liveness.is_leaving(runtime_id)
             or self.watches.has(runtime_id)
             or self.grants.has(runtime_id)
+            or self.registry.is_drained(runtime_id)
         )
 
-    def end(self, runtime_id: str, why: str) -> None:
+    def end(self, runtime_id: str, why: str, actor: str = "") -> None:
         """End an identity at once, with what the plugin provides. One that has ended is no error."""
-        self.end_identity(runtime_id, why)
+        self.end_identity(runtime_id, why, actor)
         self.registry.remove_plugin(runtime_id)
         self.registry.cancel_calls(runtime_id)
 
-    def end_identity(self, runtime_id: str, why: str) -> None:
+    def end_identity(self, runtime_id: str, why: str, actor: str = "") -> None:
         """End an identity. `identity_changed` ends what the plugin has."""
         if self.identities.revoke(runtime_id, why):
-            self.audit.allowed(Action.REVOKE, runtime_id, reason=why)
+            self.audit.allowed(Action.REVOKE, runtime_id, reason=why, actor=actor)
 
     async def written(self, runtime_id: str) -> None:
         """Wait until the end of an identity is in the state file. Raises: ConnectError `unavailable`."""
@@ -71,6 +72,7 @@ class Lifetimes:
             self.registry.calls.cancel_of_caller(runtime_id)
             self.watches.close_of(runtime_id)
             self.direct.forget(runtime_id)
+            self.registry.forget_drain(runtime_id)
             self.registry.forget_health(runtime_id)
 
     def expired(self, identity: Identity) -> None:

@@ -22,6 +22,7 @@ from cpg_trio.host.access.audit import Action as Action, Audit as Audit, AuditEv
 from cpg_trio.host.access.ended_identities import Ended as Ended
 from cpg_trio.host.access.enrolment import Enrolment as Enrolment, parse_tokens as parse_tokens
 from cpg_trio.host.access.identity import (
+    EXPIRED as EXPIRED,
     SKEW_S as SKEW_S,
     Entry as Entry,
     Identities as Identities,

@@ -19,7 +19,7 @@ from cpg_trio._listeners import Listeners
 _log = logging.getLogger("cpg_trio.audit")
 
 _MAX_CHARACTERS = 256
-_TEXTS = ("subject", "target", "reason", "address")
+_TEXTS = ("subject", "target", "reason", "address", "actor")
 _to_json = json.JSONEncoder(ensure_ascii=True).encode  # a text cannot break or forge a line
 
 
@@ -50,6 +50,12 @@ class Action(Enum):
     """Whether a grant is valid."""
     CONTROL = "control"
     """The host tells a plugin to do something."""
+    DRAIN = "drain"
+    """An operator gives a plugin no new calls, or calls again."""
+    RELOAD = "reload"
+    """An operator has files read anew."""
+    LOG_LEVEL = "log-level"
+    """An operator changes a level of the log."""
     REVOKE = "revoke"
     """An identity, a token or a grant ends before its time."""
     EXPIRE = "expire"
@@ -70,6 +76,8 @@ class AuditEvent:
     """Why it was refused, or why something has ended."""
     address: str = attrs.field(default="", converter=_cut)
     """The address that the subject called from, without a port."""
+    actor: str = attrs.field(default="", converter=_cut)
+    """The operator who has done it; empty if no operator has."""
 
     def as_json(self) -> str:
         """Return the event as one line, without empty texts."""
@@ -88,12 +96,25 @@ class Audit:
         self._listeners.add(listener)
 
     def allowed(
-        self, action: Action, subject: str, target: str = "", *, reason: str = "", address: str = ""
+        self,
+        action: Action,
+        subject: str,
+        target: str = "",
+        *,
+        reason: str = "",
+        address: str = "",
+        actor: str = "",
     ) -> None:
         """Record that something is permitted, or has been done."""
         self._record(
             AuditEvent(
-                action=action, allowed=True, subject=subject, target=target, reason=reason, address=address
+                action=action,
+                allowed=True,
+                subject=subject,
+                target=target,
+                reason=reason,
+                address=address,
+                actor=actor,
             )
         )
 

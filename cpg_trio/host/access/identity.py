@@ -38,6 +38,7 @@ _log = logging.getLogger("cpg_trio.host")
 
 _SUFFIX_BYTES = 8  # 64 random bits: a name cannot be guessed, and two plugins never share one
 _DAY_S = 24 * 60 * 60.0
+EXPIRED = "it has expired"  # why such an identity has ended
 SKEW_S = 5 * 60.0  # the clocks of hosts with the same key may differ by this
 _IDLE_S = 10 * 60.0  # without a call, until an identity that is not in use is dropped
 _FRESH_S = 30.0  # after its last call, in which it is not dropped for another one
@@ -305,6 +306,10 @@ class Identities:
         """Return an identity that has ended, None if it has not or is not remembered."""
         return self._ended.get(runtime_id)
 
+    def kept(self) -> Iterator[str]:
+        """Yield the runtime ids of all identities that are kept."""
+        yield from self._entries
+
     def known(self) -> Iterator[str]:
         """Yield the runtime ids of all identities that are kept, and of ended ones that are remembered."""
         yield from self._entries
@@ -440,7 +445,7 @@ class Identities:
     def _look_at(self, entry: Entry, now: float) -> None:
         runtime_id = entry.identity.runtime_id
         if entry.expires_at <= now:
-            self._end(runtime_id, "it has expired", entry.expires_at)
+            self._end(runtime_id, EXPIRED, entry.expires_at)
             self._on_expired(entry.identity)
         elif entry.used_at + _IDLE_S > now or self._in_use(runtime_id):
             self._look_later(entry, now)

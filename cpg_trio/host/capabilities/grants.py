@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -79,6 +79,14 @@ class Grants:
         """Whether a plugin has a grant."""
         return runtime_id in self._by_owner
 
+    def of(self, runtime_id: str) -> Sequence[Grant]:
+        """Return the grants of a plugin, the oldest first."""
+        return [self._held[grant_id].grant for grant_id in self._by_owner.get(runtime_id, ())]
+
+    def all(self) -> Sequence[Grant]:
+        """Return all grants, the oldest first."""
+        return [held.grant for held in self._held.values()]
+
     def issue(self, owner: Identity, capability: Capability) -> tuple[Grant, str]:
         """Return a new grant and its token. Raises: LimitError."""
         self._sweep()
@@ -129,13 +137,15 @@ class Grants:
             finally:
                 held.calls.discard(scope)
 
-    def revoke(self, grant_id: str, why: str) -> bool:
+    def revoke(self, grant_id: str, why: str, actor: str = "") -> bool:
         """End a grant before its time; return whether there was one."""
         held = self._drop(grant_id)
         if held is None:
             return False
         grant = held.grant
-        self._audit.allowed(Action.REVOKE, grant.owner.runtime_id, grant.capability.type, reason=why)
+        self._audit.allowed(
+            Action.REVOKE, grant.owner.runtime_id, grant.capability.type, reason=why, actor=actor
+        )
         for scope in list(held.calls):
             scope.cancel()
         return True

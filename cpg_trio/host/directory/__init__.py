@@ -7,7 +7,12 @@ from cpg_trio.host.directory.endpoint_validation import (
     EndpointValidator as EndpointValidator,
     resolve as resolve,
 )
-from cpg_trio.host.directory.leases import LeaseConfig as LeaseConfig, Liveness as Liveness
+from cpg_trio.host.directory.leases import (
+    LEFT as LEFT,
+    LeaseConfig as LeaseConfig,
+    LeaseTimes as LeaseTimes,
+    Liveness as Liveness,
+)
 from cpg_trio.host.directory.plugin_control import (
     ControlClients as ControlClients,
     Proof as Proof,
@@ -16,6 +21,7 @@ from cpg_trio.host.directory.plugin_control import (
 from cpg_trio.host.directory.probe import Prober as Prober
 from cpg_trio.host.directory.registration import (
     Change as Change,
+    ChangeKind as ChangeKind,
     Health as Health,
     NoProviderError as NoProviderError,
     Registration as Registration,

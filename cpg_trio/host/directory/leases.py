@@ -105,7 +105,7 @@ _TICKS = 20  # in a lease, by which it is measured whether the host is held up
 _SHORTEST_TICK_S = 0.1
 _QUIET_S = 60.0  # between two lines of the log that say that plugins cannot be asked
 _SILENT = "no sign of life"
-_LEFT = "it has taken its leave"
+LEFT = "it has taken its leave"
 NOT_HEARD_OF = "not heard of since the host began"
 
 
@@ -136,11 +136,21 @@ class LeaseConfig:
         return min(2.0, self.heartbeat_s)
 
 
+@attrs.frozen
+class LeaseTimes:
+    """What a lease says of its plugin now, in seconds."""
+
+    left_s: float
+    """Until the state of the lease ends unless something happens; below 0 if that is due."""
+    silent_s: float
+    """Since the last sign of life."""
+
+
 class Liveness:
     """Supervises the plugins of a registry, each with a task in one nursery.
 
-    `forget` is called with the runtime id of a plugin that is gone and out of the registry, and with the
-    reason.
+    `forget` is called with the runtime id of a plugin that is gone, and with the reason. Then the plugin
+    leaves the registry.
     """
 
     def __init__(
@@ -198,6 +208,11 @@ class Liveness:
         lease = self._leases.get(runtime_id)
         return lease is not None and lease.state is State.LEAVING
 
+    def lease(self, runtime_id: str) -> LeaseTimes | None:
+        """Return the times of a plugin's lease, None for a plugin without one."""
+        lease = self._leases.get(runtime_id)
+        return lease.times() if lease is not None else None
+
     def _happened(self, runtime_id: str, event: Event) -> None:
         if (lease := self._leases.get(runtime_id)) is not None:
             lease.happened(event)
@@ -232,12 +247,12 @@ class Liveness:
                 self._registry.set_lapsed(runtime_id, "")
             case State.GONE:
                 _log.warning("%s is gone", runtime_id)
-                self._registry.remove_plugin(runtime_id)
                 self._forget(runtime_id, f"{_SILENT} for {2 * self._config.lease_s:g} s")
+                self._registry.remove_plugin(runtime_id)
                 self._registry.cancel_calls(runtime_id)
             case State.LEFT if not self._registry.health(runtime_id).callable:
+                self._forget(runtime_id, LEFT)
                 self._registry.remove_plugin(runtime_id)
-                self._forget(runtime_id, _LEFT)
 
     async def _supervise(self, runtime_id: str, lease: _Lease) -> None:
         async with trio.open_nursery() as nursery:
@@ -323,6 +338,11 @@ class _Lease:
         """Let the lease stand still: the plugin could not be asked."""
         next_probe_s = self._config.heartbeat_s + self._config.probe_timeout_s
         self._not_before = trio.current_time() + next_probe_s
+
+    def times(self) -> LeaseTimes:
+        """Return its times now."""
+        now = trio.current_time()
+        return LeaseTimes(self._deadline() - now, now - self.last_sign)
 
     def _restart(self) -> None:
         self.last_sign = trio.current_time()

@@ -134,7 +134,7 @@ class ChangeKind(Enum):
     """It is registered, anew or in place of what the plugin had registered before."""
     UNREGISTERED = auto()
     HEALTH = auto()
-    """The state of its service is another."""
+    """The state of its service is another, or whether it gets calls."""
     REPORT = auto()
     """Its last report is another, and the state of its service is the same."""
 

@@ -80,6 +80,7 @@ class Registry:
         self._report_bytes: dict[str, tuple[str, int]] = {}  # whose address holds how many bytes for a report
         self._health_bytes = Shares("bytes of health reports", self._limits.max_health_bytes)
         self._lapsed: dict[str, Health] = {}
+        self._drained: dict[str, str] = {}  # why, by runtime id
         self._sequence = 0
         self.revision = 0
         """Grows with each change."""
@@ -88,6 +89,8 @@ class Registry:
         self.changes = Listeners[Change]("the registry")
         self.gone = Listeners[str]("plugins that are gone")
         """Told the runtime id of each plugin whose calls are cancelled."""
+        self.health_changes = Listeners[str]("the health of plugins")
+        """Told the runtime id of each plugin whose health is another, whether it has registered or not."""
 
     # Registrations
 
@@ -248,6 +251,32 @@ class Registry:
         """Return how a plugin is: UNHEALTHY if it has lapsed, otherwise what it last reported of itself."""
         return self._lapsed.get(runtime_id) or self._reports.get(runtime_id, _NOT_REPORTED)
 
+    # Drains
+
+    def drain(self, runtime_id: str, why: str) -> None:
+        """Give a plugin no new calls, whatever it registers, until `undrain`. Calls in flight go on."""
+        self._drained[runtime_id] = why
+        self._callable_changed(runtime_id)
+
+    def undrain(self, runtime_id: str) -> bool:
+        """Give a plugin calls again, if its health allows it; return whether it was drained."""
+        if self._drained.pop(runtime_id, None) is None:
+            return False
+        self._callable_changed(runtime_id)
+        return True
+
+    def forget_drain(self, runtime_id: str) -> None:
+        """Forget the drain of a plugin whose identity has ended. What it has registered is removed next."""
+        self._drained.pop(runtime_id, None)
+
+    def is_drained(self, runtime_id: str) -> bool:
+        """Whether a plugin is drained."""
+        return runtime_id in self._drained
+
+    def why_drained(self, runtime_id: str) -> str:
+        """Return why a plugin is drained; empty if it is not."""
+        return self._drained.get(runtime_id, "")
+
     # Discovery
 
     def available(self, service_type: str) -> bool:
@@ -281,6 +310,10 @@ class Registry:
                 return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
             provider = self._selector.choose("watch", service_type, good)
         return ServiceStatus(self.health(provider.runtime_id).service_state, provider)
+
+    def selection_of(self, service_type: str) -> Selection:
+        """Return the strategy that selects a provider of a type."""
+        return self._selector.strategy(service_type)
 
     def cancel_calls(self, runtime_id: str) -> None:
         """Cancel the calls to a provider that is gone, wherever they are."""
@@ -362,10 +395,20 @@ class Registry:
             self._update(registration)
         is_same = now.service_state == before.service_state
         self._tell(ChangeKind.REPORT if is_same else ChangeKind.HEALTH, registrations)
+        self.health_changes.tell(runtime_id)
+
+    def _callable_changed(self, runtime_id: str) -> None:
+        """Bring the providers up to date with a drain, and tell of it."""
+        registrations = self.registrations(runtime_id)
+        for registration in registrations:
+            self._update(registration)
+        self._tell(ChangeKind.HEALTH, registrations)
+        self.health_changes.tell(runtime_id)
 
     def _update(self, registration: Registration) -> None:
         """Bring up to date whether a registration gets calls."""
-        if self.health(registration.runtime_id).callable:
+        runtime_id = registration.runtime_id
+        if self.health(runtime_id).callable and runtime_id not in self._drained:
             self.callable_ids.add(registration.id)
         else:
             self.callable_ids.discard(registration.id)

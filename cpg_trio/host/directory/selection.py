@@ -47,12 +47,16 @@ class Selector:
         self._rng = rng
         self._last_turn: dict[tuple[str, str], int] = {}  # sequence number, by asker and service type
 
+    def strategy(self, service_type: str) -> Selection:
+        """Return the strategy for a service type."""
+        return self._selection.get(service_type, self._default)
+
     def choose(self, asker: str, service_type: str, good: Sequence[Registration]) -> Registration:
         """Choose one of some providers, which are in the order of registration.
 
         Each kind of `asker` has turns of its own.
         """
-        match self._selection.get(service_type, self._default):
+        match self.strategy(service_type):
             case Selection.FIRST:
                 return good[0]
             case Selection.ROUND_ROBIN:

@@ -320,6 +320,10 @@ class WatchHub:
         """Return how many watches there are."""
         return self._shares.total
 
+    def count_of(self, watcher: str) -> int:
+        """Return how many watches a plugin has."""
+        return len(self._watches.get(watcher, ()))
+
     def has(self, watcher: str) -> bool:
         """Whether a plugin has a watch."""
         return watcher in self._watches

@@ -134,6 +134,11 @@ class Pool:
         idle = sum(len(state.idle) for state in self._origins.values())
         return PoolStatistics(idle=idle, active=self._active, opened=self._opened, reused=self._reused)
 
+    def connections_to(self, origin: Origin) -> int:
+        """Return how many connections there are to an origin, those that are being opened included."""
+        state = self._origins.get(origin.key)
+        return state.size if state is not None else 0
+
     async def sweep(self) -> None:
         """Close what expires, until cancelled: origins go away, and are never asked for again.
 

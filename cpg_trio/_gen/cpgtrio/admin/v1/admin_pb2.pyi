@@ -111,16 +111,18 @@ class ProvidedService(_message.Message):
     def __init__(self, service_type: _Optional[str] = ..., version: _Optional[str] = ..., registration_id: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., registered_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class RequiredService(_message.Message):
-    __slots__ = ("service_type", "available", "reason", "reported_missing")
+    __slots__ = ("service_type", "available", "reason", "reported_missing", "since")
     SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REPORTED_MISSING_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
     service_type: str
     available: bool
     reason: str
     reported_missing: bool
-    def __init__(self, service_type: _Optional[str] = ..., available: _Optional[bool] = ..., reason: _Optional[str] = ..., reported_missing: _Optional[bool] = ...) -> None: ...
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, service_type: _Optional[str] = ..., available: _Optional[bool] = ..., reason: _Optional[str] = ..., reported_missing: _Optional[bool] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Plugin(_message.Message):
     __slots__ = ("runtime_id", "name", "version", "url", "address", "state", "state_since", "reason", "lease_left", "last_heard_at", "identity_since", "token_expires_at", "provides", "requires", "calls_in", "calls_out", "connections", "watches", "grants")

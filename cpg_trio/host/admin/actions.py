@@ -1,0 +1,134 @@
+"""What an operator does with a host. Each action is an event, and in the audit trail with who has done it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+import attrs
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host.access import Action, Audit
+from cpg_trio.host.admin.events import Event, EventLog
+from cpg_trio.host.admin.plugins import Record
+from cpg_trio.host.directory import Registry
+from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.states import State
+
+_MOST_REASON = 256  # characters
+_LONGEST_GRACE_S = 24 * 60 * 60
+
+
+class Steering(Protocol):
+    """What a host can do to its plugins. `actor` is for the audit trail."""
+
+    async def shut_down_plugin(self, runtime_id: str, *, grace_s: int, reason: str, actor: str) -> None:
+        """Tell a plugin to stop. Raises: ConnectError, also the plugin's own."""
+
+    def revoke_identity(self, runtime_id: str, why: str, *, actor: str) -> Coroutine[object, object, None]:
+        """End an identity; wait until that is written. Raises, when awaited: ConnectError `unavailable`."""
+
+    def revoke_grant(self, grant_id: str, why: str, *, actor: str) -> bool:
+        """End a grant; return whether there was one."""
+
+
+@attrs.frozen(kw_only=True)
+class Actions:
+    """The actions. `find` returns a plugin, and raises a ConnectError if none or several are meant.
+
+    Each raises ConnectError; `failed_precondition` for a plugin that is gone.
+    """
+
+    find: Callable[[str], Record]
+    registry: Registry
+    audit: Audit
+    events: EventLog
+    host: Steering
+
+    async def drain(
+        self, plugin: str, *, reason: str = "", undo: bool = False, actor: str
+    ) -> tuple[Record, int]:
+        """Give a plugin no new calls, or calls again; return also how many calls to it are in flight."""
+        record = self._there(plugin)
+        why = _checked(reason)
+        if undo:
+            if not self.registry.undrain(record.runtime_id):
+                raise ConnectError(Code.FAILED_PRECONDITION, f"{record.runtime_id} is not drained")
+        else:
+            self.registry.drain(record.runtime_id, _done(f"drained by {actor or 'an operator'}", why))
+        self.audit.allowed(Action.DRAIN, record.runtime_id, "undo" if undo else "", reason=why, actor=actor)
+        self._tell(record, "gets calls again" if undo else "is drained", why, actor)
+        return record, len(self.registry.calls.of_provider(record.runtime_id))
+
+    async def shut_down(self, plugin: str, *, grace_s: float = 30.0, reason: str = "", actor: str) -> Record:
+        """Ask a plugin to stop. The calls to it that are in flight have `grace_s` seconds to finish."""
+        record = self._there(plugin)
+        why = _checked(reason)
+        if not 0 <= grace_s <= _LONGEST_GRACE_S:
+            raise ConnectError(Code.INVALID_ARGUMENT, f"grace must be 0 to {_LONGEST_GRACE_S} seconds")
+        if not self.registry.has_registered(record.runtime_id):
+            raise ConnectError(
+                Code.FAILED_PRECONDITION,
+                f"{record.runtime_id} has registered nothing, so the host cannot reach it: stop its process",
+            )
+        await self.host.shut_down_plugin(record.runtime_id, grace_s=round(grace_s), reason=why, actor=actor)
+        self._tell(record, "was told to stop", why, actor)
+        return record
+
+    async def revoke(self, plugin: str, *, reason: str = "", actor: str) -> Record:
+        """End the identity of a plugin, and all that it has with it, at once."""
+        record = self._there(plugin)
+        why = _checked(reason)
+        ended = self.host.revoke_identity(
+            record.runtime_id, _done(f"revoked by {actor or 'an operator'}", why), actor=actor
+        )
+        self._tell(record, "is revoked", why, actor, kind=pb.EVENT_KIND_REVOKED)
+        await ended
+        return record
+
+    async def revoke_grant(self, grant_id: str, *, reason: str = "", actor: str) -> None:
+        """End a grant of a capability, and the calls that use it."""
+        why = _checked(reason)
+        if not self.host.revoke_grant(
+            grant_id, _done(f"revoked by {actor or 'an operator'}", why), actor=actor
+        ):
+            raise ConnectError(Code.NOT_FOUND, f"there is no grant {grant_id!r}")
+
+    def _there(self, plugin: str) -> Record:
+        """Return a plugin that is there."""
+        record = self.find(plugin)
+        if record.state is State.GONE:
+            raise ConnectError(
+                Code.FAILED_PRECONDITION, f"{record.runtime_id} is gone already: {record.reason}"
+            )
+        return record
+
+    def _tell(
+        self,
+        record: Record,
+        what: str,
+        why: str,
+        actor: str,
+        *,
+        kind: pb.EventKind = pb.EVENT_KIND_ACTION,
+    ) -> None:
+        by = f", by {actor}" if actor else ""
+        self.events.add(
+            Event(
+                kind=kind,
+                text=_done(f"{record.name} {what}{by}", why),
+                runtime_id=record.runtime_id,
+                name=record.name,
+            )
+        )
+
+
+def _done(what: str, why: str) -> str:
+    return f"{what}: {why}" if why else what
+
+
+def _checked(reason: str) -> str:
+    """Return a reason that is short enough to be kept."""
+    if len(reason) > _MOST_REASON:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"the reason is too long (max: {_MOST_REASON} characters)")
+    return reason

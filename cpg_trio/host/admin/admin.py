@@ -1,0 +1,90 @@
+"""The admin room of a host, wired: what follows the host, and what answers for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import App
+from cpg_trio.host.access import Audit, AuditEvent, Identities
+from cpg_trio.host.admin.actions import Actions, Steering
+from cpg_trio.host.admin.events import Event, EventLog
+from cpg_trio.host.admin.plugins import Plugins
+from cpg_trio.host.admin.service import Admin as Service
+from cpg_trio.host.admin.view import HostState, Parts, View
+from cpg_trio.rpc import application
+
+
+class Admin:
+    """What an operator sees of a host, and does with it."""
+
+    def __init__(
+        self, parts: Parts, audit: Audit, host: Steering, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._parts = parts
+        self._host = HostState(wall_clock())
+        self._wall_clock = wall_clock
+        self.events = EventLog(wall_clock=wall_clock)
+        """What has happened."""
+        self._plugins = Plugins(parts.identities, parts.registry, parts.liveness, self.events, wall_clock)
+        self.view = View(parts, self._plugins, self.events, self._host, wall_clock)
+        """Answers what only reads."""
+        self.actions = Actions(
+            find=self.view.find, registry=parts.registry, audit=audit, events=self.events, host=host
+        )
+        """What an operator does."""
+        audit.subscribe(self._audited)
+
+    def service(self) -> App:
+        """Return the admin service as an ASGI application. It does not check who asks."""
+        return application([Service(self.view, self.events, self.actions)])
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follow the host within the block."""
+        self._host.started_at = self._wall_clock()
+        async with open_plain_nursery() as nursery:
+            nursery.start_soon(self._parts.loop_lag.run)
+            with self._plugins.following():
+                yield
+            nursery.cancel_scope.cancel()
+
+    def listening(self, urls: Sequence[str]) -> None:
+        """Note where plugins reach the host."""
+        self._host.urls = urls
+        self._tell(f"the host listens on {', '.join(urls)}")
+
+    def stopping(self) -> None:
+        """Note that the host has begun to stop, and end the readers of events."""
+        self._host.stopping = True
+        self._tell("the host is stopping")
+        self.events.close()
+
+    def _tell(self, text: str) -> None:
+        self.events.add(Event(kind=pb.EVENT_KIND_HOST, text=text))
+
+    def _audited(self, decision: AuditEvent) -> None:
+        """Keep a refusal. Other decisions are told by what they change."""
+        if decision.allowed:
+            return
+        name = self._parts.identities.name_of(decision.subject)
+        self.events.add(
+            Event(
+                kind=pb.EVENT_KIND_REFUSED,
+                text=f"{decision.action.value} refused: {decision.reason}",
+                runtime_id=decision.subject if name else "",
+                name=name or decision.subject,
+                service_type=decision.target,
+                address=decision.address,
+            ),
+            _cause(self._parts.identities, decision),
+        )
+
+
+def _cause(identities: Identities, decision: AuditEvent) -> str:
+    """Return the address that a refusal counts for."""
+    entry = identities.entry(decision.subject)
+    return decision.address or (entry.share if entry is not None else "")

@@ -1,0 +1,196 @@
+"""What has happened on a host: events that are kept for a while, and their readers.
+
+A reader costs a constant amount of memory: it holds a position, and reads the log that all share. A reader
+that is slow misses the oldest events, and is told how many of its own it has missed.
+
+The log is bounded. When it is full, the oldest event goes of whoever has caused most of them, so that no
+stranger's flood pushes out what others have caused. A refusal that is repeated is one event with a count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+
+from cpg_trio._cell import Cell
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._lines import one_line
+from cpg_trio.rpc import Code, ConnectError
+
+MAX_TEXT = 256  # characters of a text in an event
+
+_MOST = 2000  # events
+_MOST_READERS = 32
+_BATCH = 100  # events that a reader gets at once
+_REPEATED_S = 60.0  # within which an equal refusal is counted with the former one
+
+
+def cut(text: str) -> str:
+    """Return what is kept of a text that others choose: one printable line."""
+    return one_line(text, MAX_TEXT)
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """Something that has happened."""
+
+    kind: pb.EventKind
+    text: str = attrs.field(converter=cut)
+    runtime_id: str = attrs.field(default="", converter=cut)
+    name: str = attrs.field(default="", converter=cut)
+    """The plugin's own name."""
+    service_type: str = attrs.field(default="", converter=cut)
+    address: str = ""
+    at: float = 0.0
+    """In seconds since 1970."""
+    sequence: int = 0
+    count: int = 1
+    """How many equal events it stands for."""
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """What it says. Events that say the same differ in their times."""
+        return self.kind, self.text, self.runtime_id, self.name, self.service_type, self.address
+
+    def concerns(self, plugin: str) -> bool:
+        """Whether it is about a plugin: a runtime id, a beginning of one, or a name. Empty: any plugin."""
+        return not plugin or self.name == plugin or self.runtime_id.startswith(plugin)
+
+
+class EventLog:
+    """The events that are kept, the oldest first. `wall_clock` gives seconds since 1970."""
+
+    def __init__(self, *, most: int = _MOST, wall_clock: Callable[[], float] = time.time) -> None:
+        self._most = most
+        self._wall_clock = wall_clock
+        self._events: OrderedDict[int, tuple[str, Event]] = OrderedDict()  # by sequence
+        self._of_cause: dict[str, OrderedDict[int, None]] = {}
+        self._refusals: dict[tuple[object, ...], int] = {}  # what was refused, and the sequence
+        self._readers: set[EventReader] = set()
+        self._changes = Cell(0)
+        self.last = 0
+        """The sequence of the newest event."""
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield the events that are kept, the oldest first."""
+        return (event for _, event in self._events.values())
+
+    def add(self, event: Event, cause: str = "") -> None:
+        """Keep an event of now. `cause` is who has caused it: the address that a plugin comes from, say."""
+        event = attrs.evolve(event, at=self._wall_clock(), sequence=self.last + 1)
+        if event.kind == pb.EVENT_KIND_REFUSED:
+            event = self._with_former(event)
+            self._refusals[event.what] = event.sequence
+        self.last = event.sequence
+        self._events[event.sequence] = cause, event
+        self._of_cause.setdefault(cause, OrderedDict())[event.sequence] = None
+        if len(self._events) > self._most:
+            self._drop_one()
+        if self._readers:
+            self._changes.set(event.sequence)
+
+    @contextmanager
+    def reading(
+        self, after: int = 0, plugin: str = "", kinds: Collection[pb.EventKind] = ()
+    ) -> Iterator[EventReader]:
+        """Yield a reader of the events after a sequence; 0 is all that are kept.
+
+        Raises: ConnectError `resource_exhausted` if there are too many readers.
+        """
+        if len(self._readers) >= _MOST_READERS:
+            raise ConnectError(Code.RESOURCE_EXHAUSTED, f"too many readers of events (max: {_MOST_READERS})")
+        if after > self.last:  # of the host that was here before
+            after = 0
+        reader = EventReader(self, after, plugin, frozenset(kinds))
+        self._readers.add(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+
+    def close(self) -> None:
+        """End the readers that follow, once they have read what is there."""
+        self._changes.close()
+
+    def after(self, sequence: int) -> Sequence[Event]:
+        """Return the events after a sequence, the oldest first."""
+        found: list[Event] = []
+        for _, event in reversed(self._events.values()):
+            if event.sequence <= sequence:
+                break
+            found.append(event)
+        return found[::-1]
+
+    def of(self, plugin: str) -> Sequence[Event]:
+        """Return the events of a plugin that are kept, the oldest first."""
+        return [event for event in self if event.concerns(plugin)]
+
+    def changes(self) -> Cell[int]:
+        """Return the cell that changes with each event while there are readers."""
+        return self._changes
+
+    def _with_former(self, event: Event) -> Event:
+        """Return an event that also stands for the former one that it repeats, which it replaces."""
+        sequence = self._refusals.get(event.what)
+        if sequence is None or event.at - self._events[sequence][1].at >= _REPEATED_S:
+            return event
+        return attrs.evolve(event, count=self._forget(sequence).count + 1)
+
+    def _drop_one(self) -> None:
+        most = max(self._of_cause.values(), key=len)
+        sequence = next(iter(most))
+        event = self._forget(sequence)
+        for reader in self._readers:
+            reader.note_dropped(event)
+
+    def _forget(self, sequence: int) -> Event:
+        cause, event = self._events.pop(sequence)
+        of_cause = self._of_cause[cause]
+        del of_cause[sequence]
+        if self._refusals.get(event.what) == sequence:
+            del self._refusals[event.what]
+        if not of_cause:
+            del self._of_cause[cause]
+        return event
+
+
+class EventReader:
+    """One reader's place in the log, and what it wants to read."""
+
+    def __init__(self, log: EventLog, after: int, plugin: str, kinds: Collection[pb.EventKind]) -> None:
+        self._log = log
+        self._read = after
+        self._plugin = plugin
+        self._kinds = kinds
+        self._missed = 0
+        self._changes = log.changes().reader()
+
+    def note_dropped(self, event: Event) -> None:
+        """Note that an event is not kept any more; it is missed if this reader has not read it."""
+        self._missed += event.sequence > self._read and self._wants(event)
+
+    def next(self) -> tuple[Sequence[Event], int]:
+        """Return the next events, up to a hundred, and how many were missed before. Does not wait."""
+        wanted: list[Event] = []
+        for event in self._log.after(self._read):
+            if self._wants(event):
+                if len(wanted) == _BATCH:
+                    break
+                wanted.append(event)
+            self._read = event.sequence
+        missed, self._missed = self._missed, 0
+        return wanted, missed
+
+    async def wait(self) -> bool:
+        """Wait until there may be more; return False if there will not be."""
+        async for last in self._changes:
+            if last > self._read or self._log.last > self._read:
+                return True
+        return False
+
+    def _wants(self, event: Event) -> bool:
+        return (not self._kinds or event.kind in self._kinds) and event.concerns(self._plugin)

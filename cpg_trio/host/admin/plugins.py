@@ -1,0 +1,299 @@
+"""The plugins of a host, those that are there and those that were: their states, since when, and why.
+
+Plain synchronous state that follows the identities, the registry and the leases: they tell of each change,
+and nothing is asked for while nothing changes. What is kept of plugins that are gone is bounded, and so are
+the histories.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import attrs
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host.access import EXPIRED, Identities, Identity, Peer
+from cpg_trio.host.admin.events import Event, EventLog, cut
+from cpg_trio.host.directory import LEFT, Change, ChangeKind, Liveness, Registry
+from cpg_trio.states import State
+
+_HISTORY = 32  # changes of one plugin
+_ALL_HISTORY = 20_000  # changes of all plugins together; each keeps its last one
+_MOST_GONE = 500
+_GONE_S = 60 * 60.0  # for which a plugin that is gone is kept
+
+_REPORTED = {
+    wire_pb.HEALTH_STATE_DEGRADED: State.DEGRADED,
+    wire_pb.HEALTH_STATE_UNHEALTHY: State.UNHEALTHY,
+}
+_KINDS = {
+    State.HEALTHY: pb.EVENT_KIND_HEALTHY,
+    State.DEGRADED: pb.EVENT_KIND_DEGRADED,
+    State.UNHEALTHY: pb.EVENT_KIND_UNHEALTHY,
+    State.LAPSED: pb.EVENT_KIND_LAPSED,
+    State.DRAINING: pb.EVENT_KIND_DRAINING,
+    State.GONE: pb.EVENT_KIND_GONE,
+}
+_IDLE = "it provided nothing, and has not called the host for a while"
+_NOTHING_YET = "it has registered nothing yet"
+_LEAVING = "it is stopping"
+
+
+@attrs.frozen
+class StateChange:
+    """A plugin has come into a state, or is in it for another reason."""
+
+    at: float
+    """In seconds since 1970, as all times here."""
+    state: State
+    reason: str
+
+
+@attrs.define
+class Provided:
+    """A service that a plugin provides, or has provided."""
+
+    service_type: str
+    version: str
+    since: float
+    until: float = 0.0
+    """When it was unregistered; 0 while it is registered."""
+
+
+@attrs.define(eq=False)
+class Record:
+    """What is known of one run of a plugin."""
+
+    identity: Identity
+    since: float
+    """When it got its identity; 0 if that was before the host began."""
+    state: State = State.STARTING
+    state_since: float = 0.0
+    reason: str = ""
+    history: deque[StateChange] = attrs.field(factory=lambda: deque[StateChange](maxlen=_HISTORY))
+    provided: dict[str, Provided] = attrs.field(factory=dict)
+
+    @property
+    def runtime_id(self) -> str:
+        """Its runtime id."""
+        return self.identity.runtime_id
+
+    @property
+    def name(self) -> str:
+        """The plugin's own name."""
+        return self.identity.self_id
+
+    @property
+    def version(self) -> str:
+        """The version of what it provides; empty if it has provided nothing."""
+        return next((p.version for p in self.provided.values()), "")
+
+    @property
+    def cause(self) -> str:
+        """The address that its events count for."""
+        return Peer(self.identity.address).key
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it has gone of its own accord, or since somebody wanted it to."""
+        return self.state is State.GONE and not self.was_lost
+
+    was_lost: bool = False
+    """Whether it has gone since nothing was heard of it."""
+
+
+class Plugins:
+    """Follows the plugins of a host while `following`."""
+
+    def __init__(
+        self,
+        identities: Identities,
+        registry: Registry,
+        liveness: Liveness,
+        events: EventLog,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._identities = identities
+        self._registry = registry
+        self._liveness = liveness
+        self._events = events
+        self._wall_clock = wall_clock
+        self._live: dict[str, Record] = {}
+        self._gone: dict[str, Record] = {}  # the oldest first
+        self._changes = 0  # in all histories
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Follow the plugins within the block, those that are there already included."""
+        for runtime_id in self._identities.kept():
+            self._begin(runtime_id, since=0.0)
+            for registration in self._registry.registrations(runtime_id):
+                self._registered(self._live[runtime_id], registration.service_type, registration.version)
+            self._look(runtime_id)
+        with ExitStack() as stack:
+            stack.enter_context(self._identities.watched(self._identity_changed))
+            stack.enter_context(self._registry.changes.added(self._registration_changed))
+            stack.enter_context(self._registry.health_changes.added(self._look))
+            yield
+
+    def live(self) -> Sequence[Record]:
+        """Return the plugins that have an identity."""
+        return list(self._live.values())
+
+    def gone(self) -> Sequence[Record]:
+        """Return those that had one, the oldest first."""
+        self._drop_old()
+        return list(self._gone.values())
+
+    def get(self, runtime_id: str) -> Record | None:
+        """Return a plugin by its runtime id."""
+        return self._live.get(runtime_id) or self._gone.get(runtime_id)
+
+    # Changes
+
+    def _identity_changed(self, runtime_id: str) -> None:
+        entry = self._identities.entry(runtime_id)
+        if entry is None:
+            if (record := self._live.pop(runtime_id, None)) is not None:
+                self._end(record)
+        elif (known := self._live.get(runtime_id)) is not None:
+            known.identity = entry.identity
+        else:
+            record = self._begin(runtime_id, since=self._wall_clock())
+            self._tell(record, pb.EVENT_KIND_ADMITTED, f"{record.name} has an identity")
+
+    def _registration_changed(self, change: Change) -> None:
+        registration = change.registration
+        record = self._live.get(registration.runtime_id)
+        if record is None or not change.of_registration:
+            return
+        service_type, version = registration.service_type, registration.version
+        if change.kind is ChangeKind.REGISTERED:
+            is_new = self._registered(record, service_type, version)
+            if is_new:
+                self._tell(
+                    record, pb.EVENT_KIND_REGISTERED, f"provides {service_type} {version}", service_type
+                )
+        elif self._registry.provider(service_type, registration.runtime_id) is None:
+            if (provided := record.provided.get(service_type)) is not None:
+                provided.until = self._wall_clock()
+            self._tell(
+                record, pb.EVENT_KIND_UNREGISTERED, f"does not provide {service_type} any more", service_type
+            )
+        self._look(registration.runtime_id)
+
+    def _registered(self, record: Record, service_type: str, version: str) -> bool:
+        """Note that a plugin provides a service; return whether it did not provide it as such before."""
+        before = record.provided.get(service_type)
+        if before is not None and not before.until and before.version == version:
+            return False
+        record.provided = {
+            name: provided
+            for name, provided in record.provided.items()
+            if not provided.until or len(record.provided) <= _HISTORY
+        }
+        record.provided[service_type] = Provided(service_type, version, self._wall_clock())
+        return True
+
+    def _begin(self, runtime_id: str, since: float) -> Record:
+        """Keep a plugin that has an identity."""
+        entry = self._identities.entry(runtime_id)
+        if entry is None:
+            raise KeyError(runtime_id)
+        self._gone.pop(runtime_id, None)
+        record = self._live[runtime_id] = Record(entry.identity, since)
+        self._enter(record, State.STARTING, _NOTHING_YET)
+        return record
+
+    def _look(self, runtime_id: str) -> None:
+        """Note the state that a plugin is in now."""
+        record = self._live.get(runtime_id)
+        if record is None:
+            return
+        state, reason = self._now(record)
+        before = record.state
+        if (state, reason) == (before, record.reason):
+            return
+        self._enter(record, state, reason)
+        if state is State.HEALTHY and before is State.STARTING:
+            return  # that it has registered is an event already
+        kind = _KINDS[state]
+        if before is State.LAPSED and state is not State.GONE:
+            kind = pb.EVENT_KIND_RETURNED
+        self._tell(record, kind, f"{state.word}: {reason}" if reason else state.word)
+
+    def _now(self, record: Record) -> tuple[State, str]:
+        """Return the state of a plugin that has an identity, and why it is in it."""
+        runtime_id, registry = record.runtime_id, self._registry
+        health = registry.health(runtime_id)
+        if registry.has_lapsed(runtime_id):
+            return State.LAPSED, cut(health.reason)
+        if registry.is_drained(runtime_id):
+            return State.DRAINING, cut(registry.why_drained(runtime_id))
+        if self._liveness.is_leaving(runtime_id):
+            return State.DRAINING, _LEAVING
+        if registry.last_report(runtime_id) is None and not record.provided:
+            return State.STARTING, _NOTHING_YET
+        if (state := _REPORTED.get(health.state)) is not None:
+            return state, cut(health.reason)
+        return State.HEALTHY, ""
+
+    def _enter(self, record: Record, state: State, reason: str) -> None:
+        at = self._wall_clock()
+        if state is not record.state or not record.history:
+            record.state_since = at
+        record.state, record.reason = state, reason
+        self._changes -= len(record.history)
+        if self._changes >= _ALL_HISTORY and record.history:
+            record.history.popleft()
+        record.history.append(StateChange(at, state, reason))
+        self._changes += len(record.history)
+
+    def _end(self, record: Record) -> None:
+        """Keep a plugin whose identity has ended, if it has ever been of use."""
+        ended = self._identities.ended(record.runtime_id)
+        reason = cut(ended.why) if ended is not None else _IDLE
+        for provided in record.provided.values():
+            provided.until = provided.until or self._wall_clock()
+        was_of_use = record.state is not State.STARTING
+        record.was_lost = record.state is State.LAPSED
+        self._enter(record, State.GONE, reason)
+        if was_of_use:
+            kind = pb.EVENT_KIND_EXPIRED if reason == EXPIRED else pb.EVENT_KIND_GONE
+            self._tell(record, kind, reason if reason == LEFT else f"{State.GONE.word}: {reason}")
+            self._gone[record.runtime_id] = record
+            self._drop_old()
+        else:
+            self._changes -= len(record.history)
+
+    def _drop_old(self) -> None:
+        """Drop what has been kept for long enough; and of too many, the oldest of the address with most."""
+        since = self._wall_clock() - _GONE_S
+        while self._gone and (oldest := next(iter(self._gone.values()))).state_since < since:
+            self._forget(oldest)
+        while len(self._gone) > _MOST_GONE:
+            by_cause: dict[str, list[Record]] = {}
+            for record in self._gone.values():
+                by_cause.setdefault(record.cause, []).append(record)
+            self._forget(max(by_cause.values(), key=len)[0])
+
+    def _forget(self, record: Record) -> None:
+        del self._gone[record.runtime_id]
+        self._changes -= len(record.history)
+
+    def _tell(self, record: Record, kind: pb.EventKind, text: str, service_type: str = "") -> None:
+        self._events.add(
+            Event(
+                kind=kind,
+                text=text,
+                runtime_id=record.runtime_id,
+                name=record.name,
+                service_type=service_type,
+                address=record.identity.address,
+            ),
+            record.cause,
+        )

@@ -1,0 +1,105 @@
+"""What is wrong on a host, in one sentence each, the worst first. No I/O."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host.admin import messages
+from cpg_trio.host.admin.dependencies import Dependencies
+from cpg_trio.host.admin.plugins import Plugins, Record
+from cpg_trio.states import State
+
+_MOST = 100
+_RANKS = (State.UNHEALTHY, State.DEGRADED, State.LAPSED, State.GONE)
+"""From the worst to what need harm nobody: a plugin that waits for one that has lapsed comes before that."""
+
+
+@attrs.frozen
+class Problem:
+    """Something that is wrong."""
+
+    state: State
+    summary: str
+    since: float = 0.0
+    runtime_id: str = ""
+    service_type: str = ""
+    what_to_do: str = ""
+
+    def message(self) -> pb.Problem:
+        """Return it as a message."""
+        return pb.Problem(
+            state=messages.state(self.state),
+            summary=self.summary,
+            since=messages.timestamp_if_known(self.since),
+            runtime_id=self.runtime_id,
+            service_type=self.service_type,
+            what_to_do=self.what_to_do,
+        )
+
+
+class Problems:
+    """Finds what is wrong with plugins; `of_host` yields what is wrong with the host itself."""
+
+    def __init__(self, plugins: Plugins, of_host: Callable[[], Iterator[Problem]]) -> None:
+        self._plugins = plugins
+        self._of_host = of_host
+
+    def all(self, dependencies: Dependencies) -> Sequence[Problem]:
+        """Return the worst problems, and not more than a hundred."""
+        live = self._plugins.live()
+        found = [*self._of_host()]
+        for record in live:
+            found += self._of(record, dependencies)
+        found += self._lost({record.name for record in live})
+        found.sort(key=lambda problem: (_RANKS.index(problem.state), problem.since))
+        return found[:_MOST]
+
+    def _of(self, record: Record, dependencies: Dependencies) -> Iterator[Problem]:
+        lacking = dependencies.lacking(record)
+        if record.state is State.LAPSED:
+            yield _about(record, f"{record.name} has lapsed: {record.reason}")
+        elif lacking and record.state in (State.HEALTHY, State.DEGRADED, State.UNHEALTHY):
+            yield self._waiting(record, lacking, dependencies)
+        elif record.state in (State.DEGRADED, State.UNHEALTHY):
+            yield _about(
+                record, f"{record.name} is {record.state.word}: {record.reason or 'it does not say why'}"
+            )
+
+    def _waiting(self, record: Record, lacking: Sequence[str], dependencies: Dependencies) -> Problem:
+        """Return that a plugin waits for services. It may have noticed or not."""
+        first, missing = lacking[0], dependencies.missing(lacking[0])
+        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        why = missing.reason if missing is not None else record.reason or "it says that it lacks it"
+        state = State.DEGRADED if record.state is State.HEALTHY else record.state
+        since = record.state_since
+        if record.state is State.HEALTHY and missing is not None and missing.since:
+            since = max(since, missing.since)
+        culprit = missing.runtime_id if missing is not None else ""
+        return Problem(
+            state,
+            f"{record.name} waits for {first}{others} ({why})",
+            since,
+            record.runtime_id,
+            first,
+            _look_at(culprit or record.runtime_id),
+        )
+
+    def _lost(self, live_names: set[str]) -> Iterator[Problem]:
+        """Yield the plugins that were lost and have not come back, each name once."""
+        lost = {record.name: record for record in self._plugins.gone() if record.was_lost}
+        for name, record in lost.items():
+            if name not in live_names:
+                yield _about(record, f"{name} is gone: {record.reason}")
+
+
+def _about(record: Record, summary: str) -> Problem:
+    what_to_do = _look_at(record.runtime_id)
+    return Problem(record.state, summary, record.state_since, record.runtime_id, what_to_do=what_to_do)
+
+
+def _look_at(runtime_id: str) -> str:
+    return f"cpg-trio plugins {shlex.quote(runtime_id)}"

@@ -1,0 +1,107 @@
+"""The admin service: it hands each request on to the view, the events or the actions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminService
+from cpg_trio.host.admin import messages
+from cpg_trio.host.admin.actions import Actions
+from cpg_trio.host.admin.actor import current_actor
+from cpg_trio.host.admin.events import EventLog
+from cpg_trio.host.admin.view import View
+from cpg_trio.rpc import Context
+
+_DEFAULT_GRACE_S = 30.0
+
+
+class Admin(AdminService):
+    """`cpgtrio.admin.v1.AdminService`."""
+
+    def __init__(self, view: View, events: EventLog, actions: Actions) -> None:
+        self._view = view
+        self._events = events
+        self._actions = actions
+
+    async def get_status(self, request: pb.GetStatusRequest, _ctx: Context, /) -> pb.GetStatusResponse:
+        """See `View.status`."""
+        return self._view.status(request)
+
+    async def list_plugins(self, request: pb.ListPluginsRequest, _ctx: Context, /) -> pb.ListPluginsResponse:
+        """See `View.plugins`."""
+        return self._view.plugins(request)
+
+    async def get_plugin(self, request: pb.GetPluginRequest, _ctx: Context, /) -> pb.GetPluginResponse:
+        """See `View.plugin`."""
+        return self._view.plugin(request)
+
+    async def list_services(
+        self, request: pb.ListServicesRequest, _ctx: Context, /
+    ) -> pb.ListServicesResponse:
+        """See `View.services`."""
+        return self._view.services(request)
+
+    async def get_graph(self, request: pb.GetGraphRequest, _ctx: Context, /) -> pb.GetGraphResponse:
+        """See `View.graph`."""
+        return self._view.graph(request)
+
+    async def list_calls(self, request: pb.ListCallsRequest, _ctx: Context, /) -> pb.ListCallsResponse:
+        """See `View.calls`."""
+        return self._view.calls(request)
+
+    async def list_capabilities(
+        self, request: pb.ListCapabilitiesRequest, _ctx: Context, /
+    ) -> pb.ListCapabilitiesResponse:
+        """See `View.capabilities`."""
+        return self._view.capabilities(request)
+
+    async def get_configuration(
+        self, request: pb.GetConfigurationRequest, _ctx: Context, /
+    ) -> pb.GetConfigurationResponse:
+        """See `View.configuration`."""
+        return self._view.configuration(request)
+
+    async def watch_events(
+        self, request: pb.WatchEventsRequest, _ctx: Context, /
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        """Yield the events that are kept, and with `follow` new ones until the host stops.
+
+        Raises: ConnectError `resource_exhausted`.
+        """
+        with self._events.reading(request.after, request.plugin, request.kinds) as reader:
+            while True:
+                events, missed = reader.next()
+                if events or missed:
+                    yield pb.WatchEventsResponse(events=map(messages.event, events), missed=missed)
+                elif not (request.follow and await reader.wait()):
+                    return
+
+    async def drain_plugin(self, request: pb.DrainPluginRequest, _ctx: Context, /) -> pb.DrainPluginResponse:
+        """See `Actions.drain`."""
+        plugin, in_flight = await self._actions.drain(
+            request.plugin, reason=request.reason, undo=request.undo, actor=current_actor()
+        )
+        return pb.DrainPluginResponse(plugin=self._view.message_of(plugin), calls_in_flight=in_flight)
+
+    async def shut_down_plugin(
+        self, request: pb.ShutDownPluginRequest, _ctx: Context, /
+    ) -> pb.ShutDownPluginResponse:
+        """See `Actions.shut_down`."""
+        grace_s = messages.seconds(request.grace) if request.HasField("grace") else _DEFAULT_GRACE_S
+        plugin = await self._actions.shut_down(
+            request.plugin, grace_s=grace_s, reason=request.reason, actor=current_actor()
+        )
+        return pb.ShutDownPluginResponse(runtime_id=plugin.runtime_id)
+
+    async def revoke_plugin(
+        self, request: pb.RevokePluginRequest, _ctx: Context, /
+    ) -> pb.RevokePluginResponse:
+        """See `Actions.revoke`."""
+        plugin = await self._actions.revoke(request.plugin, reason=request.reason, actor=current_actor())
+        return pb.RevokePluginResponse(runtime_id=plugin.runtime_id)
+
+    async def revoke_grant(self, request: pb.RevokeGrantRequest, _ctx: Context, /) -> pb.RevokeGrantResponse:
+        """See `Actions.revoke_grant`."""
+        await self._actions.revoke_grant(request.grant_id, reason=request.reason, actor=current_actor())
+        return pb.RevokeGrantResponse()

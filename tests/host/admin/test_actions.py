@@ -1,0 +1,91 @@
+"""What an operator does, over the admin service: it happens, and the audit trail has it."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host import Action, AuditEvent
+from cpg_trio.rpc import Code, ConnectError
+from tests.host.admin.operating import HEALTHY, Operator, operating
+
+
+def audited(operator: Operator) -> list[AuditEvent]:
+    events: list[AuditEvent] = []
+    operator.host.audit.subscribe(events.append)
+    return events
+
+
+async def test_a_drained_plugin_gets_no_new_calls_until_that_is_undone() -> None:
+    async with operating() as operator:
+        events = audited(operator)
+        runtime_id = operator.plugin("logger")
+        answer = await operator.client.drain_plugin(pb.DrainPluginRequest(plugin="logger", reason="update"))
+        assert answer.plugin.state == pb.PLUGIN_STATE_DRAINING
+        assert answer.plugin.reason == "drained by an operator: update"
+        assert not operator.host.registry.available("logger")
+        assert events[-1].action is Action.DRAIN
+        assert (events[-1].subject, events[-1].reason) == (runtime_id, "update")
+        answer = await operator.client.drain_plugin(pb.DrainPluginRequest(plugin="logger", undo=True))
+        assert answer.plugin.state == pb.PLUGIN_STATE_HEALTHY
+        assert operator.host.registry.available("logger")
+
+
+async def test_a_drain_outlasts_what_the_plugin_registers_and_reports() -> None:
+    async with operating() as operator:
+        runtime_id = operator.plugin("logger")
+        await operator.client.drain_plugin(pb.DrainPluginRequest(plugin=runtime_id))
+        operator.host.registry.register(runtime_id, "logger", "1.0.1", "/", {})
+        operator.report(runtime_id, HEALTHY)
+        assert not operator.host.registry.available("logger")
+        assert operator.get(runtime_id).plugin.state == pb.PLUGIN_STATE_DRAINING
+
+
+async def test_a_drain_ends_with_the_identity(autojump_clock: trio.abc.Clock) -> None:
+    async with operating() as operator:
+        runtime_id = operator.plugin("logger")
+        await operator.client.drain_plugin(pb.DrainPluginRequest(plugin=runtime_id))
+        await operator.wait(2.2)
+        assert operator.get(runtime_id).plugin.state == pb.PLUGIN_STATE_GONE
+        assert not operator.host.registry.is_drained(runtime_id)
+
+
+async def test_a_watcher_is_told_of_a_drain() -> None:
+    async with operating() as operator:
+        runtime_id = operator.plugin("logger")
+        with operator.host.watches.watch("w") as watch:
+            watch.subscribe("logger")
+            assert (await anext(watch)).statuses["logger"].provider is not None
+            await operator.client.drain_plugin(pb.DrainPluginRequest(plugin=runtime_id))
+            assert (await anext(watch)).statuses["logger"].provider is None
+
+
+async def test_a_revoked_plugin_is_gone_with_the_reason() -> None:
+    async with operating() as operator:
+        events = audited(operator)
+        runtime_id = operator.plugin("logger")
+        await operator.client.revoke_plugin(pb.RevokePluginRequest(plugin="logger", reason="leaked"))
+        assert operator.get("logger-plugin").plugin.reason == "revoked by an operator: leaked"
+        assert (Action.REVOKE, runtime_id) in [(event.action, event.subject) for event in events]
+        assert operator.texts(pb.EVENT_KIND_REVOKED) == ["logger-plugin is revoked: leaked"]
+        assert not operator.status().problems  # somebody wanted it
+
+
+async def test_what_is_not_there_is_said_in_one_line() -> None:
+    async with operating() as operator:
+        runtime_id = operator.plugin("logger")
+        await operator.client.revoke_plugin(pb.RevokePluginRequest(plugin=runtime_id))
+        for call, code, text in (
+            (operator.client.drain_plugin(pb.DrainPluginRequest()), Code.INVALID_ARGUMENT, "name a plugin"),
+            (operator.client.drain_plugin(pb.DrainPluginRequest(plugin="x")), Code.NOT_FOUND, "'x'"),
+            (
+                operator.client.drain_plugin(pb.DrainPluginRequest(plugin=runtime_id)),
+                Code.FAILED_PRECONDITION,
+                "gone already: revoked",
+            ),
+            (operator.client.revoke_grant(pb.RevokeGrantRequest(grant_id="g")), Code.NOT_FOUND, "no grant"),
+        ):
+            with pytest.raises(ConnectError, match=text) as caught:
+                await call
+            assert caught.value.code == code

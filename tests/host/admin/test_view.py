@@ -1,0 +1,131 @@
+"""What an operator is told: which plugin is down, since when, why, and what waits for it."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host import Health
+from cpg_trio.rpc import Code, ConnectError
+from tests.host.admin.operating import Operator, operating
+
+
+def names(operator: Operator, request: pb.ListPluginsRequest) -> list[str]:
+    return [plugin.name for plugin in operator.host.admin.view.plugins(request).plugins]
+
+
+async def test_a_host_without_trouble_is_healthy() -> None:
+    async with operating() as operator:
+        operator.plugin("logger")
+        operator.plugin("storage", "logger")
+        status = operator.status()
+        assert status.state == pb.PLUGIN_STATE_HEALTHY
+        assert not status.problems
+        assert [(count.state, count.count) for count in status.plugins] == [(pb.PLUGIN_STATE_HEALTHY, 2)]
+        assert status.services == 2
+
+
+async def test_a_plugin_that_lapses_is_named_with_who_waits_for_it(autojump_clock: trio.abc.Clock) -> None:
+    async with operating() as operator:
+        logger = operator.plugin("logger")
+        storage = operator.plugin("storage", "logger")
+        await operator.wait(1.1, storage)
+        waiting, lapsed = operator.status().problems
+        assert waiting.state == pb.PLUGIN_STATE_DEGRADED
+        assert waiting.summary.startswith(
+            "storage-plugin waits for logger (its only provider, logger-plugin, is lapsed"
+        )
+        assert waiting.runtime_id == storage
+        assert logger in waiting.what_to_do
+        assert (lapsed.state, lapsed.runtime_id) == (pb.PLUGIN_STATE_LAPSED, logger)
+        assert operator.get(logger).plugin.reason == "no sign of life"
+
+
+async def test_a_plugin_that_is_gone_can_be_asked_for_by_name(autojump_clock: trio.abc.Clock) -> None:
+    async with operating() as operator:
+        operator.plugin("logger")
+        storage = operator.plugin("storage", "logger")
+        await operator.wait(2.2, storage)
+        story = operator.get("logger-plugin")
+        assert story.plugin.state == pb.PLUGIN_STATE_GONE
+        assert "no sign of life" in story.plugin.reason
+        assert [change.state for change in story.history][-2:] == [
+            pb.PLUGIN_STATE_LAPSED,
+            pb.PLUGIN_STATE_GONE,
+        ]
+        waiting, gone = operator.status().problems
+        assert "nobody provides it; the last one, logger-plugin, lapsed" in waiting.summary
+        assert gone.summary.startswith("logger-plugin is gone: no sign of life")
+        assert names(operator, pb.ListPluginsRequest()) == ["storage-plugin"]
+        assert names(operator, pb.ListPluginsRequest(include_gone=True)) == [
+            "logger-plugin",
+            "storage-plugin",
+        ]
+
+
+async def test_a_plugin_that_comes_back_is_no_problem_any_more(autojump_clock: trio.abc.Clock) -> None:
+    async with operating() as operator:
+        operator.plugin("logger")
+        await operator.wait(2.2)
+        assert operator.status().state == pb.PLUGIN_STATE_GONE
+        operator.plugin("logger")
+        assert operator.status().state == pb.PLUGIN_STATE_HEALTHY
+
+
+async def test_what_a_degraded_plugin_lacks_is_told_with_the_reason() -> None:
+    async with operating() as operator:
+        storage = operator.plugin("storage")
+        operator.report(storage, Health(wire_pb.HEALTH_STATE_DEGRADED, "no cache", ("cache",)))
+        (problem,) = operator.status().problems
+        assert (
+            problem.summary
+            == "storage-plugin waits for cache (nobody provides it, and nobody has since the host began)"
+        )
+        (required,) = operator.get(storage).plugin.requires
+        assert (required.service_type, required.available, required.reported_missing) == (
+            "cache",
+            False,
+            True,
+        )
+
+
+async def test_a_plugin_is_found_by_id_by_a_beginning_and_by_name() -> None:
+    async with operating() as operator:
+        first, second = operator.plugin("logger"), operator.plugin("logger")
+        api = operator.plugin("api")
+        for name in (api, api[:6], "api-plugin"):
+            assert operator.get(name).plugin.runtime_id == api
+        with pytest.raises(ConnectError, match=f"{min(first, second)}, {max(first, second)}") as ambiguous:
+            operator.get("logger-plugin")
+        assert ambiguous.value.code == Code.INVALID_ARGUMENT
+        with pytest.raises(ConnectError) as nobody:
+            operator.get("thumbs")
+        assert nobody.value.code == Code.NOT_FOUND
+
+
+async def test_the_graph_has_who_requires_whom_and_what_is_missing() -> None:
+    async with operating() as operator:
+        operator.plugin("storage", "logger")
+        operator.plugin("api", "storage")
+        graph = operator.host.admin.view.graph(pb.GetGraphRequest())
+        assert [(node.name, node.missing) for node in graph.nodes] == [
+            ("api-plugin", False),
+            ("storage-plugin", False),
+            ("logger", True),
+        ]
+        assert [(edge.caller, edge.provider, edge.service_type, edge.available) for edge in graph.edges] == [
+            ("storage-plugin", "", "logger", False),
+            ("api-plugin", "storage-plugin", "storage", True),
+        ]
+
+
+async def test_services_have_their_providers_and_who_requires_them() -> None:
+    async with operating() as operator:
+        operator.plugin("storage", "logger")
+        logger, storage = operator.host.admin.view.services(pb.ListServicesRequest()).services
+        assert (logger.service_type, logger.state) == ("logger", pb.PLUGIN_STATE_GONE)
+        assert list(logger.required_by) == ["storage-plugin"]
+        assert (storage.service_type, storage.state) == ("storage", pb.PLUGIN_STATE_HEALTHY)
+        assert [provider.name for provider in storage.providers] == ["storage-plugin"]
