@@ -23,7 +23,7 @@ import struct
 import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappush, heapreplace
 from itertools import accumulate
 from operator import itemgetter
@@ -118,16 +118,21 @@ class Tally:
 
         It is interpolated within a bucket, so it is off by a part of the bucket's width.
         """
+        return next(iter(self.quantiles(part)), None)
+
+    def quantiles(self, *parts: float) -> list[float]:
+        """Return several quantiles at once; none at all without calls."""
         counts = self.buckets()
-        wanted = part * sum(counts)
-        if not wanted:
-            return None
         sums = list(accumulate(counts))
-        i = bisect_left(sums, wanted)
-        if i >= len(BOUNDS_S):
-            return BOUNDS_S[-1]
-        below, lower = sums[i] - counts[i], BOUNDS_S[i - 1] if i else 0.0
-        return lower + (BOUNDS_S[i] - lower) * (wanted - below) / counts[i]
+        return [_quantile(counts, sums, part * sums[-1]) for part in parts] if sums[-1] else []
+
+
+def _quantile(counts: Sequence[int], sums: Sequence[int], wanted: float) -> float:
+    i = bisect_left(sums, wanted)
+    if i >= len(BOUNDS_S):
+        return BOUNDS_S[-1]
+    below, lower = sums[i] - counts[i], BOUNDS_S[i - 1] if i else 0.0
+    return lower + (BOUNDS_S[i] - lower) * (wanted - below) / counts[i]
 
 
 def buckets(histogram: int) -> tuple[int, ...]:
@@ -287,9 +292,9 @@ class _Failures:
         self._of_caller.move_to_end(call.caller)
         calls.append(call)
 
-    def __iter__(self) -> Iterator[EndedCall]:
-        for calls in self._of_caller.values():
-            yield from calls
+    def newest_first(self) -> list[EndedCall]:
+        found = (call for calls in self._of_caller.values() for call in calls)
+        return sorted(found, key=lambda call: call.at, reverse=True)
 
 
 class Window:
@@ -370,7 +375,7 @@ class CallTable:
         self._methods: dict[str, set[str]] = {}
         self._refused = Counter[tuple[str, str]]()
         self._failures = _Failures()
-        self._refusals: deque[EndedCall] = deque(maxlen=_MOST_FAILURES * _SLOTS)
+        self._refusals = _Failures()
         self._numbers = 0
         calls.begun.add(self._in_flight.add)
         calls.ended.add(self._count)
@@ -424,11 +429,11 @@ class CallTable:
 
     def failures(self) -> list[EndedCall]:
         """Return the last calls that failed, the newest first."""
-        return sorted(self._failures, key=lambda call: call.at, reverse=True)
+        return self._failures.newest_first()
 
     def refusals(self) -> list[EndedCall]:
         """Return the last calls that were refused, the newest first."""
-        return list(reversed(self._refusals))
+        return self._refusals.newest_first()
 
     def roll(self) -> None:
         """Add the slot to the totals, and begin another one."""
@@ -476,7 +481,7 @@ class CallTable:
         key = call.kind, call.code
         self._refused[key] += 1
         self._slot.refused[key] += 1
-        self._refusals.append(EndedCall.of(call, refused=True))
+        self._refusals.add(EndedCall.of(call, refused=True))
 
     def _new_entry(self, call: Call) -> _Entry:
         """Return the entry of a call that is not in the slot by its own method and names, or not yet."""

@@ -13,7 +13,6 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
-from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App
 from cpg_trio.calls import Calls
@@ -196,7 +195,7 @@ class Host:
                 pool=self._pool,
                 capabilities=config.capabilities,
                 settings=config.settings,
-                loop_lag=LoopLag(),
+                call_table=self.call_table,
             ),
             self.audit,
             self,

@@ -275,7 +275,9 @@ class AccessCheck:
         """Return the refusal of what the policy does not permit a caller."""
         message = f"{caller.runtime_id} may not {what}"
         self._audit.denied(action, caller.runtime_id, target, reason=message, address=address)
-        return RefusedError(Code.PERMISSION_DENIED, message, plain=f"permission denied: {message}")
+        refused = RefusedError(Code.PERMISSION_DENIED, message, plain=f"permission denied: {message}")
+        refused.caller = caller.runtime_id
+        return refused
 
     def _check_certificate(
         self, identity: Identity, peer: Peer, action: Action = Action.AUTHENTICATE, target: str = ""

@@ -175,12 +175,15 @@ class RateLimiter:
         buckets = self._buckets.get(kind)
         if buckets is not None and (wait_s := buckets.take(key)):
             seconds = _whole(wait_s)
-            raise RefusedError(
+            refused = RefusedError(
                 Code.RESOURCE_EXHAUSTED,
                 f"rate limit exceeded for {kind}: try again in {seconds} s",
                 plain="Rate limit exceeded",
                 retry_after_s=seconds,
             )
+            if kind is Kind.ROUTER:  # whose keys are proved
+                refused.caller = key
+            raise refused
 
     def take(self, kind: Kind, key: str, count: float = 1) -> int:
         """Count a call as `count` calls and return 0; or return the seconds to wait, and count nothing."""

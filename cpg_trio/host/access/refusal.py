@@ -57,6 +57,8 @@ class RefusedError(ConnectError):
         """Whole seconds after which the call may pass; 0 if time changes nothing."""
         self.log = log
         """What the log says of it; nothing if empty."""
+        self.caller = ""
+        """The runtime id of the caller, where that was proved."""
 
     @property
     def fields(self) -> HeaderList:

@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App
 from cpg_trio.host.access import Audit, AuditEvent, Identities
 from cpg_trio.host.admin.actions import Actions, Steering
 from cpg_trio.host.admin.events import Event, EventLog
+from cpg_trio.host.admin.host_state import HostState
 from cpg_trio.host.admin.plugins import Plugins
 from cpg_trio.host.admin.service import Admin as Service
-from cpg_trio.host.admin.view import HostState, Parts, View
+from cpg_trio.host.admin.snapshot import Parts
+from cpg_trio.host.admin.view import View
 from cpg_trio.rpc import application
 
 
@@ -25,7 +28,7 @@ class Admin:
         self, parts: Parts, audit: Audit, host: Steering, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self._parts = parts
-        self._host = HostState(wall_clock())
+        self._host = HostState(parts, wall_clock())
         self._wall_clock = wall_clock
         self.events = EventLog(wall_clock=wall_clock)
         """What has happened."""
@@ -38,6 +41,11 @@ class Admin:
         """What an operator does."""
         audit.subscribe(self._audited)
 
+    @property
+    def loop_lag(self) -> LoopLag:
+        """The lag of the host's event loop."""
+        return self._host.loop_lag
+
     def service(self) -> App:
         """Return the admin service as an ASGI application. It does not check who asks."""
         return application([Service(self.view, self.events, self.actions)])
@@ -47,7 +55,7 @@ class Admin:
         """Follow the host within the block."""
         self._host.started_at = self._wall_clock()
         async with open_plain_nursery() as nursery:
-            nursery.start_soon(self._parts.loop_lag.run)
+            nursery.start_soon(self.loop_lag.run)
             with self._plugins.following():
                 yield
             nursery.cancel_scope.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -28,10 +28,10 @@ class Missing:
 class Dependencies:
     """Says of service types why they are missing. Made for one answer: it remembers what it has found."""
 
-    def __init__(self, plugins: Plugins, registry: Registry, wall_clock: Callable[[], float]) -> None:
+    def __init__(self, plugins: Plugins, registry: Registry, now: float) -> None:
         self._plugins = plugins
         self._registry = registry
-        self._now = wall_clock()
+        self._now = now
         self._found: dict[str, Missing | None] = {}
         self._former: dict[str, tuple[float, Record]] | None = None
 

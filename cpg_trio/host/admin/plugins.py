@@ -149,6 +149,11 @@ class Plugins:
         self._drop_old()
         return list(self._gone.values())
 
+    def name_of(self, runtime_id: str) -> str:
+        """Return a plugin's own name; of one that is not kept any more, the beginning of its runtime id."""
+        record = self.get(runtime_id)
+        return record.name if record is not None else runtime_id.rpartition("-")[0] or runtime_id
+
     def get(self, runtime_id: str) -> Record | None:
         """Return a plugin by its runtime id."""
         return self._live.get(runtime_id) or self._gone.get(runtime_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -41,59 +41,56 @@ class Problem:
         )
 
 
-class Problems:
-    """Finds what is wrong with plugins; `of_host` yields what is wrong with the host itself."""
+def problems_of(
+    plugins: Plugins, dependencies: Dependencies, of_host: Iterable[Problem]
+) -> Sequence[Problem]:
+    """Return the worst problems of plugins and of the host, and not more than a hundred."""
+    live = plugins.live()
+    found = [*of_host, *_lost(plugins, {record.name for record in live})]
+    for record in live:
+        found += _of(record, dependencies)
+    found.sort(key=lambda problem: (_RANKS.index(problem.state), problem.since))
+    return found[:_MOST]
 
-    def __init__(self, plugins: Plugins, of_host: Callable[[], Iterator[Problem]]) -> None:
-        self._plugins = plugins
-        self._of_host = of_host
 
-    def all(self, dependencies: Dependencies) -> Sequence[Problem]:
-        """Return the worst problems, and not more than a hundred."""
-        live = self._plugins.live()
-        found = [*self._of_host()]
-        for record in live:
-            found += self._of(record, dependencies)
-        found += self._lost({record.name for record in live})
-        found.sort(key=lambda problem: (_RANKS.index(problem.state), problem.since))
-        return found[:_MOST]
-
-    def _of(self, record: Record, dependencies: Dependencies) -> Iterator[Problem]:
-        lacking = dependencies.lacking(record)
-        if record.state is State.LAPSED:
-            yield _about(record, f"{record.name} has lapsed: {record.reason}")
-        elif lacking and record.state in (State.HEALTHY, State.DEGRADED, State.UNHEALTHY):
-            yield self._waiting(record, lacking, dependencies)
-        elif record.state in (State.DEGRADED, State.UNHEALTHY):
-            yield _about(
-                record, f"{record.name} is {record.state.word}: {record.reason or 'it does not say why'}"
-            )
-
-    def _waiting(self, record: Record, lacking: Sequence[str], dependencies: Dependencies) -> Problem:
-        """Return that a plugin waits for services. It may have noticed or not."""
-        first, missing = lacking[0], dependencies.missing(lacking[0])
-        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        why = missing.reason if missing is not None else record.reason or "it says that it lacks it"
-        state = State.DEGRADED if record.state is State.HEALTHY else record.state
-        since = record.state_since
-        if record.state is State.HEALTHY and missing is not None and missing.since:
-            since = max(since, missing.since)
-        culprit = missing.runtime_id if missing is not None else ""
-        return Problem(
-            state,
-            f"{record.name} waits for {first}{others} ({why})",
-            since,
-            record.runtime_id,
-            first,
-            _look_at(culprit or record.runtime_id),
+def _of(record: Record, dependencies: Dependencies) -> Iterator[Problem]:
+    lacking = dependencies.lacking(record)
+    if record.state is State.LAPSED:
+        yield _about(record, f"{record.name} has lapsed: {record.reason}")
+    elif lacking and record.state in (State.HEALTHY, State.DEGRADED, State.UNHEALTHY):
+        yield _waiting(record, lacking, dependencies)
+    elif record.state in (State.DEGRADED, State.UNHEALTHY):
+        yield _about(
+            record, f"{record.name} is {record.state.word}: {record.reason or 'it does not say why'}"
         )
 
-    def _lost(self, live_names: set[str]) -> Iterator[Problem]:
-        """Yield the plugins that were lost and have not come back, each name once."""
-        lost = {record.name: record for record in self._plugins.gone() if record.was_lost}
-        for name, record in lost.items():
-            if name not in live_names:
-                yield _about(record, f"{name} is gone: {record.reason}")
+
+def _waiting(record: Record, lacking: Sequence[str], dependencies: Dependencies) -> Problem:
+    """Return that a plugin waits for services. It may have noticed or not."""
+    first, missing = lacking[0], dependencies.missing(lacking[0])
+    others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    state, since = record.state, record.state_since
+    if state is State.HEALTHY:
+        state = State.DEGRADED
+        since = max(since, missing.since if missing is not None else 0.0)
+    why = missing.reason if missing is not None else record.reason or "it says that it lacks it"
+    culprit = missing.runtime_id if missing is not None else ""
+    return Problem(
+        state,
+        f"{record.name} waits for {first}{others} ({why})",
+        since,
+        record.runtime_id,
+        first,
+        _look_at(culprit or record.runtime_id),
+    )
+
+
+def _lost(plugins: Plugins, live_names: set[str]) -> Iterator[Problem]:
+    """Yield the plugins that were lost and have not come back, each name once."""
+    lost = {record.name: record for record in plugins.gone() if record.was_lost}
+    for name, record in lost.items():
+        if name not in live_names:
+            yield _about(record, f"{name} is gone: {record.reason}")
 
 
 def _about(record: Record, summary: str) -> Problem:

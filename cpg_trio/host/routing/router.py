@@ -75,7 +75,7 @@ class Router:
         try:
             return self._admit(exchange)
         except RefusedError as refused:
-            call = Call(CallKind.ROUTED)
+            call = Call(CallKind.ROUTED, refused.caller)
             call.status, call.code = refused.status, refused.code.value
             call.failure, call.undelivered = refused.log, True
             self.calls.refused.tell(call)
@@ -118,7 +118,11 @@ class Router:
             refused.log = _log_line(refused, raw_path, runtime_id, authorization)
             raise
         if route is None:
-            route = self._routes.find(raw_path, path, caller.runtime_id)
+            try:
+                route = self._routes.find(raw_path, path, caller.runtime_id)
+            except RefusedError as refused:
+                refused.caller = caller.runtime_id
+                raise
         return caller, route, self._routes.statement(caller, route)
 
     def failure(self, call: Call, error: UpstreamError | None) -> CallFailure:

@@ -116,8 +116,8 @@ async def test_the_graph_has_who_requires_whom_and_what_is_missing() -> None:
             ("logger", True),
         ]
         assert [(edge.caller, edge.provider, edge.service_type, edge.available) for edge in graph.edges] == [
-            ("storage-plugin", "", "logger", False),
             ("api-plugin", "storage-plugin", "storage", True),
+            ("storage-plugin", "", "logger", False),
         ]
 
 

@@ -1,0 +1,174 @@
+"""Plugins, services and the graph, as messages of the admin service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from cpg_trio import _clock
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host.admin import messages
+from cpg_trio.host.admin.dependencies import Missing
+from cpg_trio.host.admin.plugins import Record
+from cpg_trio.host.admin.snapshot import Snapshot
+from cpg_trio.host.directory import Registration
+from cpg_trio.http import Origin
+from cpg_trio.states import State
+from cpg_trio.statistics import OTHER
+
+_ORDER = {state: place for place, state in enumerate(State)}
+
+
+def plugin(record: Record, of: Snapshot) -> pb.Plugin:
+    """Return a plugin as lists show it."""
+    message = pb.Plugin(
+        runtime_id=record.runtime_id,
+        name=record.name,
+        version=record.version,
+        address=record.identity.address,
+        state=messages.state(record.state),
+        state_since=messages.timestamp(record.state_since),
+        reason=record.reason,
+        identity_since=messages.timestamp_if_known(record.since),
+        requires=_requires(record, of),
+        calls_in=of.figures.of("provider", record.runtime_id),
+        calls_out=of.figures.of("caller", record.runtime_id),
+    )
+    if record.state is not State.GONE:
+        _add_registrations(message, record, of)
+        _add_times(message, record, of)
+        message.watches = of.parts.watches.count_of(record.runtime_id)
+        message.grants = len(of.parts.grants.of(record.runtime_id))
+    return message
+
+
+def _add_registrations(message: pb.Plugin, record: Record, of: Snapshot) -> None:
+    registrations = of.parts.registry.registrations(record.runtime_id)
+    message.provides.extend(
+        pb.ProvidedService(
+            service_type=registration.service_type,
+            version=registration.version,
+            registration_id=registration.id,
+            metadata=registration.metadata,
+            registered_at=messages.timestamp(record.provided[registration.service_type].since),
+        )
+        for registration in registrations
+    )
+    if reachable := next((r for r in registrations if r.base_url), None):
+        message.url = reachable.base_url
+        with suppress(ValueError):  # the URL is the plugin's
+            origin = Origin.parse(reachable.base_url)[0].at(reachable.addresses)
+            message.connections = of.parts.pool.connections_to(origin)
+
+
+def _add_times(message: pb.Plugin, record: Record, of: Snapshot) -> None:
+    entry = of.parts.identities.entry(record.runtime_id)
+    if entry is None:
+        return
+    clock = _clock.current_time()
+    silent_s = clock - entry.used_at
+    if (lease := of.parts.liveness.lease(record.runtime_id)) is not None:
+        silent_s = min(silent_s, lease.silent_s)
+        message.lease_left.CopyFrom(messages.duration(max(0.0, lease.left_s)))
+    message.last_heard_at.CopyFrom(messages.timestamp(of.now - silent_s))
+    message.token_expires_at.CopyFrom(messages.timestamp(of.now + entry.expires_at - clock))
+
+
+def _requires(record: Record, of: Snapshot) -> Iterator[pb.RequiredService]:
+    reported = of.dependencies.reported(record)
+    for service_type in of.dependencies.required(record):
+        missing = of.dependencies.missing(service_type)
+        yield pb.RequiredService(
+            service_type=service_type,
+            available=missing is None,
+            reason=missing.reason if missing is not None else "",
+            since=messages.timestamp_if_known(missing.since) if missing is not None else None,
+            reported_missing=service_type in reported,
+        )
+
+
+def services(wanted: str, of: Snapshot) -> Iterator[pb.Service]:
+    """Yield the services that are provided, and those that are required and missing, by their types."""
+    required_by = of.required_by()
+    for service_type in sorted({*of.parts.registry.service_types(), *required_by}):
+        if wanted in service_type:
+            yield _service(service_type, required_by.get(service_type, ()), of)
+
+
+def _service(service_type: str, required_by: Iterable[str], of: Snapshot) -> pb.Service:
+    registry, missing = of.parts.registry, of.dependencies.missing(service_type)
+    providers = [
+        (registration, record)
+        for registration in registry.providers(service_type)
+        if (record := of.plugins.get(registration.runtime_id)) is not None
+    ]
+    best = min((record.state for _, record in providers), key=_ORDER.__getitem__, default=State.GONE)
+    return pb.Service(
+        service_type=service_type,
+        selection=registry.selection_of(service_type).value,
+        state=messages.state(best),
+        reason=missing.reason if missing is not None else "",
+        providers=[_provider(registration, record, of) for registration, record in providers],
+        required_by=sorted(required_by),
+        calls=of.figures.of("service", service_type),
+    )
+
+
+def _provider(registration: Registration, record: Record, of: Snapshot) -> pb.ServiceProvider:
+    calls = of.figures.of_provider(registration.runtime_id, registration.service_type)
+    all_calls = of.figures.calls("service", registration.service_type)
+    return pb.ServiceProvider(
+        runtime_id=record.runtime_id,
+        name=record.name,
+        version=registration.version,
+        state=messages.state(record.state),
+        reason=record.reason,
+        calls=calls,
+        share_of_calls=calls.calls / all_calls if all_calls else 0.0,
+    )
+
+
+def nodes(edges: Sequence[pb.Edge], of: Snapshot) -> Iterator[pb.GraphNode]:
+    """Yield the plugins by their names, and the services that edges lead to and nobody provides."""
+    for name, records in of.by_name().items():
+        worst = max(records, key=lambda record: _ORDER[record.state])
+        provided = {p.service_type for record in records for p in record.provided.values() if not p.until}
+        yield pb.GraphNode(
+            name=name,
+            state=messages.state(worst.state),
+            reason=worst.reason,
+            runtime_ids=[record.runtime_id for record in records],
+            provides=sorted(provided),
+        )
+    missing = {edge.service_type: edge.reason for edge in edges if not edge.provider}
+    for service_type, reason in sorted(missing.items()):
+        yield pb.GraphNode(name=service_type, missing=True, state=pb.PLUGIN_STATE_GONE, reason=reason)
+
+
+def edges(of: Snapshot) -> Sequence[pb.Edge]:
+    """Return who requires whom, and who has called whom in the last minute."""
+    figures = {edge: calls for edge, calls in of.figures.edges().items() if edge[1] and OTHER not in edge}
+    required: dict[tuple[str, str, str], None] = {}
+    for service_type, callers in of.required_by().items():
+        for caller in callers:
+            for provider in of.parts.registry.provider_names(service_type) or [""]:
+                required[caller, provider, service_type] = None
+    return [
+        _edge(edge, figures.get(edge), of.dependencies.missing(edge[2]), required=edge in required)
+        for edge in sorted({**required, **figures})
+    ]
+
+
+def _edge(
+    names: tuple[str, str, str], calls: pb.CallStatistics | None, missing: Missing | None, *, required: bool
+) -> pb.Edge:
+    caller, provider, service_type = names
+    return pb.Edge(
+        caller=caller,
+        provider=provider,
+        service_type=service_type,
+        required=required,
+        available=missing is None,
+        reason=missing.reason if missing is not None else "",
+        calls=calls,
+    )

@@ -1,0 +1,61 @@
+"""What one answer is made of: the parts of a host, and what is worked out once for the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from cpg_trio.host.access import Identities
+from cpg_trio.host.admin.dependencies import Dependencies
+from cpg_trio.host.admin.figures import Figures
+from cpg_trio.host.admin.plugins import Plugins, Record
+from cpg_trio.host.capabilities.capability import Capability
+from cpg_trio.host.capabilities.grants import Grants
+from cpg_trio.host.directory import Journal, Liveness, Registry, WatchHub
+from cpg_trio.http import Pool
+from cpg_trio.settings import Setting
+from cpg_trio.statistics import CallTable
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """The parts of a host that are looked at."""
+
+    identities: Identities
+    registry: Registry
+    liveness: Liveness
+    watches: WatchHub
+    grants: Grants
+    journal: Journal
+    pool: Pool
+    call_table: CallTable
+    capabilities: Sequence[Capability]
+    settings: Sequence[Setting]
+
+
+class Snapshot:
+    """A host at the moment of an answer."""
+
+    def __init__(self, parts: Parts, plugins: Plugins, wall_clock: Callable[[], float]) -> None:
+        self.parts = parts
+        self.plugins = plugins
+        self.now = wall_clock()
+        """In seconds since 1970."""
+        self.dependencies = Dependencies(plugins, parts.registry, self.now)
+        self.figures = Figures(parts.call_table, plugins.name_of)
+
+    def required_by(self) -> Mapping[str, set[str]]:
+        """Return by service type the names of the plugins that require it."""
+        found: dict[str, set[str]] = {}
+        for record in self.plugins.live():
+            for service_type in self.dependencies.required(record):
+                found.setdefault(service_type, set()).add(record.name)
+        return found
+
+    def by_name(self) -> Mapping[str, Sequence[Record]]:
+        """Return the plugins that are there by their names, in order."""
+        found: dict[str, list[Record]] = {}
+        for record in sorted(self.plugins.live(), key=lambda record: record.name):
+            found.setdefault(record.name, []).append(record)
+        return found
