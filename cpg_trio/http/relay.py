@@ -216,11 +216,15 @@ class RelayCall:
         finally:
             self._end()
 
-    def _end(self) -> None:
+    def note_progress(self) -> None:
+        """Bring the record up to date, which the exchange itself does not do."""
         record, exchange = self._record, self._exchange
         record.attempts = exchange.attempts
-        if record.stage is Stage.CONNECT and exchange.has_sent:
-            record.stage = Stage.REQUEST
+        if record.stage is not Stage.RESPONSE:
+            record.stage = Stage.REQUEST if exchange.has_sent else Stage.CONNECT
+
+    def _end(self) -> None:
+        self.note_progress()
         self._forward.end(self)
 
     async def _fail(self, failure: Failure) -> None:

@@ -103,6 +103,7 @@ class View:
 
     def calls(self, request: pb.ListCallsRequest) -> pb.ListCallsResponse:
         """Tell of the calls of the last minute, of those in flight, and of recent failures."""
+        self._parts.registry.calls.note_progress()
         figures, wanted = self._snapshot().figures, request.filter
         return pb.ListCallsResponse(
             series=figures.series(wanted),

@@ -13,6 +13,9 @@ class InFlight(Protocol):
     def cancel(self) -> None:
         """End it: its provider is gone, or its caller."""
 
+    def note_progress(self) -> None:
+        """Bring its record up to date."""
+
 
 class CallsInFlight:
     """Holds the calls in flight. `elsewhere` returns how many not routed calls a provider is busy with."""
@@ -38,6 +41,12 @@ class CallsInFlight:
     def of_provider(self, runtime_id: str) -> Sequence[InFlight]:
         """Return the calls to a plugin."""
         return list(self._of_provider.get(runtime_id, ()))
+
+    def note_progress(self) -> None:
+        """Bring the records of all calls up to date, for somebody who looks at them."""
+        for calls in self._of_provider.values():
+            for call in calls:
+                call.note_progress()
 
     def has_called(self, runtime_id: str) -> bool:
         """Whether a plugin has made a call that is in flight."""

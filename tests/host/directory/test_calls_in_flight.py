@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import trio
-
 from cpg_trio.host.directory.calls_in_flight import CallsInFlight
+from tests.host.directory.held_call import HeldCall
 
 
 def test_calls_are_counted_from_their_begin_to_their_end_with_those_that_are_not_routed() -> None:
     calls = CallsInFlight(elsewhere={"p": 3, "q": 0}.__getitem__)
-    first, second = trio.CancelScope(), trio.CancelScope()
+    first, second = HeldCall(), HeldCall()
     calls.begin("c", "p", first)
     calls.begin("c", "p", second)
     assert (calls.count("p"), calls.count("q")) == (5, 0)
@@ -25,10 +24,10 @@ def test_calls_are_counted_from_their_begin_to_their_end_with_those_that_are_not
 
 async def test_the_calls_of_a_caller_or_to_a_provider_are_cancelled_and_no_others() -> None:
     calls = CallsInFlight()
-    scopes = {(caller, provider): trio.CancelScope() for caller in "cd" for provider in "pq"}
-    for (caller, provider), scope in scopes.items():
-        calls.begin(caller, provider, scope)
+    held = {(caller, provider): HeldCall() for caller in "cd" for provider in "pq"}
+    for (caller, provider), call in held.items():
+        calls.begin(caller, provider, call)
     calls.cancel_of_caller("c")
-    assert {pair for pair, scope in scopes.items() if scope.cancel_called} == {("c", "p"), ("c", "q")}
+    assert {pair for pair, call in held.items() if call.scope.cancel_called} == {("c", "p"), ("c", "q")}
     calls.cancel_of_provider("p")
-    assert {pair for pair, scope in scopes.items() if not scope.cancel_called} == {("d", "q")}
+    assert {pair for pair, call in held.items() if not call.scope.cancel_called} == {("d", "q")}

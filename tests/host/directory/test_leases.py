@@ -21,6 +21,7 @@ from cpg_trio.host.directory.leases import (
 from cpg_trio.host.directory.registration import Health, UnknownRegistrationError
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
+from tests.host.directory.held_call import HeldCall
 
 UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY, "stopping")
 LEASES = LeaseConfig(heartbeat_s=5.0, lease_s=15.0, probe_timeout_s=2.0)
@@ -161,9 +162,9 @@ async def test_calls_in_flight_end_when_their_provider_is_gone_and_others_go_on(
 
     async def call(s: Setting, provider: str) -> None:
         with trio.CancelScope() as scope:
-            s.registry.calls.begin("caller", provider, scope)
+            s.registry.calls.begin("caller", provider, held := HeldCall(scope))
             await trio.sleep(1000)
-        s.registry.calls.end("caller", provider, scope)
+        s.registry.calls.end("caller", provider, held)
         ended[provider] = scope.cancelled_caught
 
     async with supervising() as s, trio.open_nursery() as nursery:

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 
 import pytest
-import trio
 from hypothesis import given, strategies as st
 
 from cpg_trio import wire
@@ -22,6 +21,7 @@ from cpg_trio.host.directory.registration import (
 )
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.selection import Selection
+from tests.host.directory.held_call import HeldCall
 
 UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY)
 DEGRADED = Health(pb.HEALTH_STATE_DEGRADED)
@@ -302,7 +302,7 @@ def test_weighted_offers_the_busy_less_often() -> None:
     registry = Registry(default_selection=Selection.WEIGHTED, rng=random.Random(1))
     add(registry, "idle")
     add(registry, "busy")
-    calls = [trio.CancelScope() for _ in range(3)]
+    calls = [HeldCall() for _ in range(3)]
     for call in calls:
         registry.calls.begin("caller", "busy", call)
     assert registry.calls.count("busy") == 3
