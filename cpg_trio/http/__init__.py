@@ -22,7 +22,8 @@ What holds for every connection:
   WebSocket whose client answers pings.
 - With TLS (`ServeConfig.tls`), a client has the time of a head for its handshake, and what is no handshake is
   ended without a word in the log. The application is told what the client has proved: `scope["scheme"]`, the
-  extension `tls`, and `scope["state"]["peer_names"]`, the URIs and DNS names of its certificate.
+  extension `tls`, and `scope["state"]["peer_names"]`, the URIs and DNS names of its certificate. Through a
+  Unix socket `scope["state"]["peer_process"]` is the client's process.
 - A client that speaks plain HTTP where TLS is spoken, or the other way round, is told so, as is the log.
 - A client whose machine has vanished is noticed by the kernel, within a minute unless `ServeConfig` gives it
   longer to read.
@@ -40,6 +41,7 @@ from cpg_trio.http.channel import (
     Address as Address,
     Channel as Channel,
     ChannelStream as ChannelStream,
+    PeerProcess as PeerProcess,
     SocketChannel as SocketChannel,
 )
 from cpg_trio.http.client.connect import connect as connect

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+import attrs
 import trio
 
 from cpg_trio.http.reactor import Reactor, Watcher, peek
@@ -26,10 +27,19 @@ from cpg_trio.http.reactor import Reactor, Watcher, peek
 RECEIVE_BYTES = 64 * 1024
 
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
 Address: TypeAlias = tuple[str, int] | None
 """A host and a port; None where there is none."""
+
+
+@attrs.frozen
+class PeerProcess:
+    """The process at the other end of a Unix socket, as the kernel has noted it when it connected."""
+
+    uid: int
+    pid: int
 
 
 class Channel(ABC):
@@ -44,6 +54,11 @@ class Channel(ABC):
         An empty one is that of a certificate without names.
         """
         return ()
+
+    @property
+    def peer_process(self) -> PeerProcess | None:
+        """The process at the other end; None where the kernel does not tell, as for TCP."""
+        return None
 
     @property
     def tls(self) -> dict[str, Any] | None:
@@ -158,6 +173,14 @@ class SocketChannel(Channel):
     @property
     def socket(self) -> socket.socket:
         return self._sock
+
+    @property
+    def peer_process(self) -> PeerProcess | None:
+        if self._sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+            return None
+        told = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, uid, _ = _CREDENTIALS.unpack(told)
+        return PeerProcess(uid, pid)
 
     def addresses(self) -> tuple[Address, Address]:
         """Return the other side's address, and ours; None each for a Unix socket.

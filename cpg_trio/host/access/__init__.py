@@ -29,7 +29,7 @@ from cpg_trio.host.access.identity import (
     Identity as Identity,
     TokenLifetimes as TokenLifetimes,
 )
-from cpg_trio.host.access.keys import Keys as Keys
+from cpg_trio.host.access.keys import Keys as Keys, secret_lines as secret_lines
 from cpg_trio.host.access.limits import (
     LimitError as LimitError,
     Limits as Limits,

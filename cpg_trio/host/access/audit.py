@@ -58,6 +58,8 @@ class Action(Enum):
     """An operator changes a level of the log."""
     REVOKE = "revoke"
     """An identity, a token or a grant ends before its time."""
+    ADMIN = "admin"
+    """Whether somebody may use the admin service. A way in that is used again is recorded once."""
     EXPIRE = "expire"
     """An identity ends because its time is over."""
 

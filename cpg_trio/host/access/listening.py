@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from cpg_trio.http import StartError, is_private
 
 
-def check_listening(binds: Sequence[str], *, encrypted: bool) -> None:
+def check_listening(binds: Sequence[str], *, encrypted: bool, variable: str = "BIND") -> None:
     """Check that plaintext stays on this machine: it has tokens in it, and all that plugins send.
 
-    Raises: StartError.
+    `variable` is the one that names the addresses. Raises: StartError.
     """
     public = [] if encrypted else [bind for bind in binds if not is_private(bind)]
     if public:
         raise StartError(
             f"the host would listen on {', '.join(public)} without TLS, and whoever is on the way could read"
-            " its plugins' tokens: give it a certificate (TLS_CERT and TLS_KEY), or have it listen on this"
-            " machine only (BIND=127.0.0.1), or, on a network where nobody reads along, say"
+            " the tokens: give it a certificate (TLS_CERT and TLS_KEY), or have it listen on this machine"
+            f" only ({variable}=127.0.0.1), or, on a network where nobody reads along, say"
             " ALLOW_PLAINTEXT=true"
         )

@@ -9,10 +9,21 @@ view                     the answers to all requests that only read
 actions, actor           what an operator does, and who that is
 service                  the admin service over these
 admin                    all of it, wired
+
+tokens, sessions         secrets that let somebody in: of operators, and of their browsers
+browsers, login          which requests of web pages are taken, and the page that lets a browser in
+listener                 where it is served, and to whom
 """
 
 from cpg_trio.host.admin.actions import Actions as Actions
+from cpg_trio.host.admin.actor import acting_as as acting_as, current_actor as current_actor
 from cpg_trio.host.admin.admin import Admin as Admin
 from cpg_trio.host.admin.events import Event as Event, EventLog as EventLog
+from cpg_trio.host.admin.listener import (
+    AdminAccess as AdminAccess,
+    AdminConfig as AdminConfig,
+    serve_admin as serve_admin,
+)
 from cpg_trio.host.admin.snapshot import Parts as Parts
+from cpg_trio.host.admin.tokens import AdminTokens as AdminTokens
 from cpg_trio.host.admin.view import View as View

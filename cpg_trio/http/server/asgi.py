@@ -200,6 +200,9 @@ class AsgiCall:
             extensions["tls"] = tls
         if exchange.head.accepts_trailers:
             extensions["http.response.trailers"] = {}
+        state: dict[str, Any] = {"peer_names": connection.peer_names}
+        if connection.client is None:
+            state["peer_process"] = connection.channel.peer_process
         return {
             "type": "http",
             "asgi": _ASGI,
@@ -213,7 +216,7 @@ class AsgiCall:
             "headers": [(name.lower(), value) for name, value in exchange.headers],
             "client": connection.client,
             "server": connection.server,
-            "state": {"peer_names": connection.peer_names},
+            "state": state,
             "extensions": extensions,
         }
 

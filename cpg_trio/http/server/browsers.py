@@ -38,8 +38,19 @@ _LOCALHOST = b"localhost"
 class BrowserGuard:
     """Tells the requests of web pages from those of programs, and which of them a server takes."""
 
-    def __init__(self, config: ServeConfig, *, binds: Sequence[str] = (), names: Iterable[str] = ()) -> None:
-        """Guard what listens on `binds`. `names` are its own, beside localhost and those in the binds."""
+    def __init__(
+        self,
+        config: ServeConfig,
+        *,
+        binds: Sequence[str] = (),
+        names: Iterable[str] = (),
+        pages: str = "a web page may call this only if ALLOWED_ORIGINS lists its origin",
+    ) -> None:
+        """Guard what listens on `binds`. `names` are its own, beside localhost and those in the binds.
+
+        `pages` is what a page is told that may not call.
+        """
+        self._pages = pages
         listed = [*names, *config.allowed_hosts, *filter(None, map(name_of, binds))]
         self._names = frozenset(name.lower().removesuffix(".").encode() for name in listed)
         self._origins = frozenset(origin.lower().encode() for origin in config.allowed_origins)
@@ -58,7 +69,7 @@ class BrowserGuard:
         if origin is None and (server is None or self._is_own(host)):
             return ""
         if origin is not None and not self._is_listed(origin, host):
-            why = "a web page may call this only if ALLOWED_ORIGINS lists its origin"
+            why = self._pages
         elif not self._is_own(host) and self._checks(server):
             why = "this is called by a name that is not its own: list it in ALLOWED_HOSTS if it is"
         else:

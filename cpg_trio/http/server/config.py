@@ -85,6 +85,11 @@ class ServeConfig:
     backlog: int = attrs.field(default=1024, validator=ge(1))
     """Connections that the kernel holds ready for accept."""
 
+    socket_mode: int = 0o660
+    """The mode of the file of a Unix socket. To connect is to write. The group is there for programs under
+    users of their own that share a directory, as containers do by the group of a volume. No other user may
+    connect, whatever the umask is."""
+
     http1_engine: Http1Engine = Http1Engine.OWN
     """What reads and writes HTTP/1.1."""
 

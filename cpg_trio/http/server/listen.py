@@ -30,9 +30,6 @@ _EVERYWHERE = frozenset({None, "0.0.0.0", _ALL_ADDRESSES})  # noqa: S104 - to te
 _LOOPBACK: Mapping[str | None, Sequence[str]] = {"localhost": ("127.0.0.1", "::1")}
 _TRIES = 10  # to find a port that is free at all of them
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-# To connect is to write. The group is there for programs under users of their own that share a directory, as
-# containers do by the group of a volume. No other user may connect, whatever the umask is.
-_MODE = 0o660
 _ADVICE = {
     errno.EADDRINUSE: "stop what listens there, or choose another address (port 0 takes any free port)",
     errno.EACCES: "choose a port from 1024 up, or a path that this user may write",
@@ -42,12 +39,17 @@ _ADVICE = {
 
 
 @asynccontextmanager
-async def listening(binds: Sequence[str], backlog: int) -> AsyncIterator[list[trio.SocketListener]]:
-    """Listen on every address, and on none any more at the end. Raises: `BindError`."""
+async def listening(
+    binds: Sequence[str], backlog: int, mode: int
+) -> AsyncIterator[list[trio.SocketListener]]:
+    """Listen on every address, and on none any more at the end. Raises: `BindError`.
+
+    `mode` is that of the files of Unix sockets.
+    """
     async with AsyncExitStack() as stack:
         listeners: list[trio.SocketListener] = []
         for bind in binds:
-            listeners += [await stack.enter_async_context(each) for each in await _open(bind, backlog)]
+            listeners += [await stack.enter_async_context(each) for each in await _open(bind, backlog, mode)]
             if bind.startswith(_UNIX):
                 stack.callback(_remove, _path(bind), _path(bind).lstat())
         yield listeners
@@ -90,10 +92,10 @@ def url(listener: trio.SocketListener, scheme: str) -> str:
     return f"{scheme}://{host}:{name[1]}"
 
 
-async def _open(bind: str, backlog: int) -> list[trio.SocketListener]:
+async def _open(bind: str, backlog: int, mode: int) -> list[trio.SocketListener]:
     try:
         if bind.startswith(_UNIX):
-            return [_open_unix(_path(bind), backlog)]
+            return [_open_unix(_path(bind), backlog, mode)]
         host, port = _host_and_port(bind)
         return _open_tcp(await _addresses(host), port, backlog)
     except OSError as error:
@@ -177,12 +179,12 @@ def _host_and_port(bind: str) -> tuple[str | None, int]:
     return host.removeprefix("[").removesuffix("]") or None, int(port)
 
 
-def _open_unix(path: Path, backlog: int) -> trio.SocketListener:
+def _open_unix(path: Path, backlog: int, mode: int) -> trio.SocketListener:
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
-        path.chmod(_MODE)  # before anybody can connect
+        path.chmod(mode)  # before anybody can connect
         sock.listen(backlog)
     except OSError:
         sock.close()

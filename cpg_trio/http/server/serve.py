@@ -107,7 +107,10 @@ class _Server:
         self, binds: Sequence[str], stop: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]
     ) -> None:
         async with AsyncExitStack() as stack:
-            listeners = await stack.enter_async_context(listening(binds, self._settings.backlog))
+            settings = self._settings
+            listeners = await stack.enter_async_context(
+                listening(binds, settings.backlog, settings.socket_mode)
+            )
             async with trio.open_nursery() as handlers:
                 try:
                     scheme = "http" if self._contexts is None else "https"
