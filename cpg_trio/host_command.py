@@ -13,9 +13,12 @@ import attrs
 import trio
 
 from cpg_trio import wire
+from cpg_trio._admin_socket import OFF, socket_path
 from cpg_trio._reload import reason
 from cpg_trio.host import (
     DEFAULT_PORT,
+    AdminConfig,
+    AdminTokens,
     BaseUrls,
     Enrolment,
     Host,
@@ -68,6 +71,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         socket_dir=_path(environment, "SOCKET_DIR"),
         serve=config_from_environment(environment),
         probe_bind=probe_bind_from_environment(environment),
+        admin=_admin(environment),
     )
 
 
@@ -100,6 +104,29 @@ def _pass_headers(environment: Mapping[str, str]) -> list[str]:
     with _start_errors("PASS_HEADERS"):
         RequestHeaderRules(names)
     return names
+
+
+def _admin(environment: Mapping[str, str]) -> AdminConfig | None:
+    """Return where operators see and steer the host."""
+    named, binds = environment.get("ADMIN_SOCKET", ""), list_from_environment("ADMIN_BIND", environment)
+    tokens = _admin_tokens(environment)
+    if binds and tokens is None:
+        raise StartError("ADMIN_BIND needs a secret that opens it: set ADMIN_TOKEN or ADMIN_TOKEN_FILE")
+    if named == OFF and not binds:
+        return None
+    socket = Path(named) if named else socket_path("{port}", environment)
+    return AdminConfig(
+        socket=None if named == OFF else socket, socket_is_required=bool(named), tokens=tokens, bind=binds
+    )
+
+
+def _admin_tokens(environment: Mapping[str, str]) -> AdminTokens | None:
+    with _start_errors("ADMIN_TOKEN"):
+        if tokens := list_from_environment("ADMIN_TOKEN", environment):
+            return AdminTokens(tokens)
+    path = _path(environment, "ADMIN_TOKEN_FILE")
+    with _start_errors(f"ADMIN_TOKEN_FILE: {path}"):
+        return AdminTokens(path) if path else None
 
 
 def _public_url(environment: Mapping[str, str]) -> str:

@@ -105,6 +105,19 @@ HOST: dict[str, str] = {
         "file (TOML) of the rules for what plugins may provide and call; read again when it changes"
         " (default: what plugins declare)"
     ),
+    "ADMIN_SOCKET": (
+        "Unix socket on which operators see and steer the host, or off; {port} in it is the port of the host"
+        " (default: cpg-trio/{port}.sock in XDG_RUNTIME_DIR, or /tmp/cpg-trio-UID/{port}.sock without it)"
+    ),
+    "ADMIN_BIND": (
+        "other addresses with ports for operators, separated by commas, as in 127.0.0.1:9090; they need"
+        " ADMIN_TOKEN (default: none)"
+    ),
+    "ADMIN_TOKEN": (
+        "secret of 32 characters or more that opens ADMIN_BIND; several, separated by commas, to change it"
+        " (default: none)"
+    ),
+    "ADMIN_TOKEN_FILE": ("file of that secret, one a line; read again when it changes (default: none)"),
     "PASS_HEADERS": (
         "request headers that are passed on besides the usual ones, as in x-tenant,x-app-* (default: none)"
     ),
@@ -148,7 +161,7 @@ EXAMPLE: dict[str, str] = {
 
 KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **EXAMPLE})
 
-_PREFIXES = ("CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
+_PREFIXES = ("ADMIN_", "CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
 _SIMILAR = 0.85  # ratio of difflib, of 1; that of HOST_ULR and HOST_URL is 0.875
 _SHORT = 6  # shorter names are similar only if they have the same letters in another order
 

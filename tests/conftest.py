@@ -37,6 +37,14 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
         yield silent
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _runtime_directory() -> Iterator[None]:
+    """Have hosts put their admin sockets where no other host looks, and where they go away."""
+    with TemporaryDirectory(dir="/tmp", prefix="cpg-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what a test says of where the log goes: it is the whole process's."""

@@ -30,6 +30,7 @@ from cpg_trio.host.access import (
     Rules as Rules,
     ServiceRules as ServiceRules,
 )
+from cpg_trio.host.admin import AdminConfig as AdminConfig, AdminTokens as AdminTokens
 from cpg_trio.host.capabilities.capability import Capability as Capability
 from cpg_trio.host.capabilities.logger import host_logger as host_logger
 from cpg_trio.host.directory import (

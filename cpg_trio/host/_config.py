@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from cpg_trio.host.access import Enrolment, Fitted, Keys, Limits, Policy, RateLimits, fitted
+from cpg_trio.host.admin import AdminConfig
 from cpg_trio.host.capabilities.broker import by_type
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.logger import host_logger
@@ -91,6 +92,8 @@ class HostConfig:
     """Whether the host may listen without TLS on an address that other machines reach."""
     probe_bind: str | Sequence[str] | None = None
     """Addresses on which it answers probes only, without TLS. Probes are answered on the others, too."""
+    admin: AdminConfig | None = None
+    """Where operators see and steer it. None: nowhere."""
     settings: Sequence[Setting] = ()
     """Where this configuration comes from, for operators to see. No secret is in it."""
 

@@ -29,7 +29,7 @@ from cpg_trio.host.access import (
     check_listening,
     room_for_messages,
 )
-from cpg_trio.host.admin import Admin, Parts
+from cpg_trio.host.admin import Admin, Parts, serve_admin
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
@@ -69,6 +69,7 @@ from cpg_trio.host.services.managed_plugins import Adoption
 from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.http import (
+    UNIX,
     BrowserGuard,
     Origin,
     PoolStatistics,
@@ -108,6 +109,8 @@ class Host:
         self._config, self._fitted = config, _ = fitted_to_process(config or HostConfig())
         limits, policy = config.limits, config.policy
         self.audit = Audit()
+        self.admin_addresses: tuple[str, ...] = ()
+        """Where operators see and steer it: URLs, and `unix:` with a path. None before it serves."""
         self.calls = Calls()
         # Access: identities, and what they may do
         self.identities = Identities(
@@ -312,24 +315,47 @@ class Host:
         stop = trio.Event() if stop is None else stop
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         check_listening(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
-        config, browsers = self._config, self._browsers(binds)
+        config, browsers, drained = self._config, self._browsers(binds), trio.Event()
         async with (
             self._application(browsers) as app,
             probe_port(self._probes, config.probe_bind, config.serve),
-            open_plain_nursery() as nursery,
+            open_plain_nursery() as admin,
         ):
-            relay = Relay(self._router(browsers), self._pool)
-            serve_app = partial(serve, app, bind=binds, config=self._config.serve, stop=stop, relay=relay)
-            bound = await nursery.start(serve_app)
-            _log.info("host listening on %s", ", ".join(bound))
-            self.admin.listening(bound)
-            task_status.started(bound)
-            await stop.wait()
-            _log.info("host stopping")
-            self.health.stop()
-            self.watches.close()
-            self.admin.stopping()
+            async with open_plain_nursery() as nursery:
+                relay = Relay(self._router(browsers), self._pool)
+                serve_app = partial(serve, app, bind=binds, config=config.serve, stop=stop, relay=relay)
+                bound = await nursery.start(serve_app)
+                _log.info("host listening on %s", ", ".join(bound))
+                self.admin.listening(bound)
+                self.admin_addresses = await admin.start(self._serve_admin, bound, drained)
+                task_status.started(bound)
+                await stop.wait()
+                _log.info("host stopping")
+                self.health.stop()
+                self.watches.close()
+                self.admin.stopping()
+            drained.set()
         _log.info("host has stopped")
+
+    async def _serve_admin(
+        self, bound: Sequence[str], stop: trio.Event, *, task_status: trio.TaskStatus[tuple[str, ...]]
+    ) -> None:
+        """Serve operators until `stop`, which comes when the calls in flight have ended."""
+        config = self._config
+        if config.admin is None:
+            task_status.started(())
+            return
+        await serve_admin(
+            self.admin.service(),
+            config.admin,
+            access=self._access,
+            audit=self.audit,
+            serving=config.serve,
+            port=_port_of(bound),
+            stop=stop,
+            allow_plaintext=config.allow_plaintext,
+            task_status=task_status,
+        )
 
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""
@@ -394,3 +420,9 @@ class Host:
         """
         self._lifetimes.end(runtime_id, why, actor)
         return self._lifetimes.written(runtime_id)
+
+
+def _port_of(bound: Sequence[str]) -> int:
+    """Return the first port of some addresses; 0 if they are Unix sockets."""
+    ports = (url.rpartition(":")[2] for url in bound if not url.startswith(UNIX))
+    return int(next(ports, 0))

@@ -17,10 +17,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import stat
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +26,7 @@ import attrs
 import trio
 
 from cpg_trio import wire
+from cpg_trio._admin_socket import make_directory
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import (
@@ -60,7 +59,6 @@ LOGIN_PATH, LOGOUT_PATH = "/login", "/logout"
 
 _MOST_CONNECTIONS = 64
 _MOST_ACTORS = 256  # whose first use is remembered
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ACTS_AS = "admin"  # what the connections of those who are let in count for
 _HTML_FIELDS: HeaderList = [(b"content-type", b"text/html; charset=utf-8")]
 _REFUSED_BY_CHOICE = frozenset({401, 429})  # another token may help
@@ -137,7 +135,7 @@ def _with_directory(template: Path, port: int) -> Path:
     """Return the path of the socket, in a directory that nobody else may change. Raises: StartError."""
     path = Path(str(template).replace("{port}", str(port)))
     try:
-        check_directory(path.parent)
+        make_directory(path.parent)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise StartError(
@@ -145,22 +143,6 @@ def _with_directory(template: Path, port: int) -> Path:
             " ADMIN_SOCKET=off"
         ) from error
     return path
-
-
-def check_directory(folder: Path) -> None:
-    """Make a directory that is the user's alone, unless it is there; check that nobody else may change it.
-
-    Raises: OSError.
-    """
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise OSError(f"{folder} is not a directory (a link to one does not do)")
-    if found.st_uid != os.geteuid():
-        raise OSError(f"{folder} belongs to user {found.st_uid}, and not to the one of this process")
-    if found.st_mode & _OTHERS_MAY_WRITE:
-        raise OSError(f"others may write in {folder} (chmod go-w …)")
 
 
 class AdminAccess:
