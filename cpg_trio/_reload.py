@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import trio
+
+from cpg_trio._listeners import Listeners
 
 _log = logging.getLogger("cpg_trio")
 _T = TypeVar("_T")
@@ -19,6 +21,19 @@ _LOOK_S = 1.0
 
 _Versions: TypeAlias = tuple[tuple[int, ...], ...]
 """Of each file: device, inode, size and times. A file that replaces it has others."""
+
+
+class ReloadedFiles(Protocol):
+    """Files that are read again when they change, whatever they are for."""
+
+    paths: tuple[Path, ...]
+    failure: str
+    """Why they cannot be used, so that what was there before goes on; empty if they can."""
+    looks: Listeners[str]
+    """Told in a sentence of each change."""
+
+    def look(self) -> None:
+        """Look now whether they have changed, and read them if so."""
 
 
 class Reloaded(Generic[_T]):
@@ -37,11 +52,15 @@ class Reloaded(Generic[_T]):
         *,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
-        self._paths = tuple(dict.fromkeys(paths))
+        self.paths = tuple(dict.fromkeys(paths))
+        """The files."""
         self._read = read
         self._clock = clock
         self._value, self._seen = self._read_whole()
-        self._failure = ""
+        self.failure = ""
+        """Why the files cannot be used, so that what was there before goes on; empty if they can."""
+        self.looks = Listeners[str]("files")
+        """Told in a sentence of each change."""
         self._look_at: float | None = None
 
     @property
@@ -49,26 +68,29 @@ class Reloaded(Generic[_T]):
         """The content now, or the last valid content."""
         now = self._clock()
         if self._look_at is None or now >= self._look_at:
-            self._look_at = now + _LOOK_S
-            self._look()
+            self.look()
         return self._value
 
-    def _look(self) -> None:
-        files = ", ".join(map(str, self._paths))
+    def look(self) -> None:
+        """Look now whether the files have changed. Read them if so, or if they could not be used before."""
+        self._look_at = self._clock() + _LOOK_S
         try:
-            if not self._failure and self._versions() == self._seen:
+            if not self.failure and self._versions() == self._seen:
                 return
             value, seen = self._read_whole()
         except (OSError, ValueError) as error:
-            if (failure := reason(error)) != self._failure:
-                self._failure = failure
-                _log.error("%s cannot be used, and what was there before goes on: %s", files, failure)
+            if (failure := reason(error)) != self.failure:
+                self.failure = failure
+                self._tell(logging.ERROR, f"cannot be used, and what was there before goes on: {failure}")
             return
-        if seen != self._seen:
-            _log.info("%s: read anew", files)
-        else:
-            _log.info("%s: as before, and can be used again", files)
-        self._value, self._seen, self._failure = value, seen, ""
+        is_same = seen == self._seen
+        self._value, self._seen, self.failure = value, seen, ""
+        self._tell(logging.INFO, "can be used again, and is as before" if is_same else "was read anew")
+
+    def _tell(self, level: int, what: str) -> None:
+        text = f"{', '.join(map(str, self.paths))} {what}"
+        _log.log(level, "%s", text)
+        self.looks.tell(text)
 
     def _read_whole(self) -> tuple[_T, _Versions]:
         """Return the content and the versions of the files. Raises: OSError or ValueError."""
@@ -79,7 +101,7 @@ class Reloaded(Generic[_T]):
         return value, before
 
     def _versions(self) -> _Versions:
-        return tuple(map(_version, self._paths))
+        return tuple(map(_version, self.paths))
 
 
 def reason(error: Exception) -> str:

@@ -29,7 +29,7 @@ from cpg_trio.host.access import (
     check_listening,
     room_for_messages,
 )
-from cpg_trio.host.admin import Admin, Parts, serve_admin
+from cpg_trio.host.admin import Admin, Files, Parts, serve_admin
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
@@ -198,6 +198,14 @@ class Host:
                 pool=self._pool,
                 capabilities=config.capabilities,
                 settings=config.settings,
+                files=Files(
+                    {
+                        "POLICY_FILE": lambda: policy.file,
+                        "ENROLMENT_TOKENS_FILE": lambda: config.enrolment.file,
+                        "CPG_HOST_KEY_FILE": lambda: config.keys.file,
+                        "TLS_CERT": lambda: self._contexts.file,
+                    }
+                ),
                 call_table=self.call_table,
             ),
             self.audit,
@@ -373,6 +381,10 @@ class Host:
     def revoke_grants(self, runtime_id: str, why: str = "they have been revoked") -> int:
         """End all grants that a plugin has, until it asks again; return how many there were."""
         return self._grants.revoke_all(runtime_id, why)
+
+    def enforce_policy(self) -> None:
+        """Remove the registrations that the rules of now do not permit."""
+        self._registration_policy.enforce()
 
     async def add_plugin(self, url: str, *, host_url: str, self_id: str = "") -> str:
         """Give an identity to the plugin at `url`, which waits for a host; return its runtime id.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from cpg_trio._reload import Reloaded, reason
+from cpg_trio._reload import Reloaded, ReloadedFiles, reason
 from cpg_trio.http.server.errors import StartError
 from cpg_trio.http.tls import client_context
 
@@ -111,6 +111,11 @@ class Contexts:
         self._files = tuple(dict.fromkeys(file for file in files if file is not None))
         self._make = make
         self._made: Reloaded[ssl.SSLContext] | None = None
+
+    @property
+    def file(self) -> ReloadedFiles | None:
+        """The files of the certificate, its key and the authorities, once they have been read."""
+        return self._made if self._files else None
 
     def check(self) -> None:
         """Make a context if there are files for it. Raises: StartError for files that are of no use."""

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from cpg_trio import wire
-from cpg_trio._reload import Reloaded
+from cpg_trio._reload import Reloaded, ReloadedFiles
 from cpg_trio.host.access.keys import secret_lines
 
 _MIN_LENGTH = 16
@@ -40,6 +40,11 @@ class Enrolment:
             self._file = Reloaded([tokens], partial(_read, tokens))
         elif tokens is not None:
             self._digests = _digests(tokens)
+
+    @property
+    def file(self) -> ReloadedFiles | None:
+        """The file that has the tokens, if one has."""
+        return self._file
 
     def why_not(self, self_id: str, shown: str) -> str:
         """Return why a plugin with a token (empty for none) is not let in; empty if it is."""

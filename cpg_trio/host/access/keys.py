@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 import jwt
 
-from cpg_trio._reload import Reloaded, reason
+from cpg_trio._reload import Reloaded, ReloadedFiles, reason
 from cpg_trio.assertions import ALGORITHM, is_time, signed_claims
 from cpg_trio.http import StartError
 
@@ -87,6 +87,11 @@ class Keys:
                 f"cannot keep the host's key in {self._path}: {reason(error)}; mend it, or choose"
                 " another file with CPG_HOST_KEY_FILE"
             ) from error
+
+    @property
+    def file(self) -> ReloadedFiles | None:
+        """The file that has the keys, if one has, once it is open."""
+        return self._file
 
     def sign(self, claims: Claims) -> str:
         """Return a token, a different one each time."""

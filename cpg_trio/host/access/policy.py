@@ -34,7 +34,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._bounded import BoundedCache
-from cpg_trio._reload import Reloaded
+from cpg_trio._reload import Reloaded, ReloadedFiles
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.access.peers import Peer
 
@@ -110,6 +110,11 @@ class Policy:
     def from_file(cls, path: Path) -> Policy:
         """Return the policy of a file. Raises: OSError or ValueError for one that cannot be used."""
         return cls(Reloaded([path], partial(read_rules, path)))
+
+    @property
+    def file(self) -> ReloadedFiles | None:
+        """The file that has the rules, if one has."""
+        return self._rules if isinstance(self._rules, Reloaded) else None
 
     @property
     def rules(self) -> Rules:

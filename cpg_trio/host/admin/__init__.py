@@ -1,24 +1,28 @@
 """What an operator sees of a host, and does with it. Never served where plugins call.
 
-plugins, events          what is kept: states and their histories, and what has happened
-figures                  calls, as the one table counts them
-dependencies, problems   what is missing, and what is wrong, in sentences
-host_state               the host itself and its process
-snapshot                 what one answer is made of
-view                     the answers to all requests that only read
-actions, actor           what an operator does, and who that is
-service                  the admin service over these
-admin                    all of it, wired
+Its modules:
 
-tokens, sessions         secrets that let somebody in: of operators, and of their browsers
-browsers, login          which requests of web pages are taken, and the page that lets a browser in
-listener                 where it is served, and to whom
+    plugins, events          what is kept: states and their histories, and what has happened
+    figures                  calls, as the one table counts them
+    dependencies, problems   what is missing, and what is wrong, in sentences
+    host_state, files        the host itself, its process, and its files
+    snapshot                 what one answer is made of
+    view                     the answers to all requests that only read
+    actions, actor           what an operator does, and who that is
+    service                  the admin service over these
+    admin                    all of it, wired
+    tokens, sessions         secrets that let somebody in: of operators, and of their browsers
+    browsers, login          which requests of web pages are taken, and the page that lets a browser in
+    listener                 where it is served, and to whom
+
+Nothing here is on the way of a call.
 """
 
 from cpg_trio.host.admin.actions import Actions as Actions
 from cpg_trio.host.admin.actor import acting_as as acting_as, current_actor as current_actor
 from cpg_trio.host.admin.admin import Admin as Admin
 from cpg_trio.host.admin.events import Event as Event, EventLog as EventLog
+from cpg_trio.host.admin.files import Files as Files
 from cpg_trio.host.admin.listener import (
     AdminAccess as AdminAccess,
     AdminConfig as AdminConfig,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 import attrs
@@ -10,6 +10,7 @@ import attrs
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.access import Action, Audit
 from cpg_trio.host.admin.events import Event, EventLog
+from cpg_trio.host.admin.files import Files, FileState
 from cpg_trio.host.admin.plugins import Record
 from cpg_trio.host.directory import Registry
 from cpg_trio.rpc import Code, ConnectError
@@ -31,6 +32,9 @@ class Steering(Protocol):
     def revoke_grant(self, grant_id: str, why: str, *, actor: str) -> bool:
         """End a grant; return whether there was one."""
 
+    def enforce_policy(self) -> None:
+        """Remove what the rules of now do not permit."""
+
 
 @attrs.frozen(kw_only=True)
 class Actions:
@@ -41,6 +45,7 @@ class Actions:
 
     find: Callable[[str], Record]
     registry: Registry
+    files: Files
     audit: Audit
     events: EventLog
     host: Steering
@@ -93,6 +98,13 @@ class Actions:
             grant_id, _done(f"revoked by {actor or 'an operator'}", why), actor=actor
         ):
             raise ConnectError(Code.NOT_FOUND, f"there is no grant {grant_id!r}")
+
+    async def reload(self, *, actor: str) -> Sequence[FileState]:
+        """Read the files anew that have changed, and apply the policy; return all files with their errors."""
+        self.audit.allowed(Action.RELOAD, "host", actor=actor)
+        self.files.look()
+        self.host.enforce_policy()
+        return list(self.files)
 
     def _there(self, plugin: str) -> Record:
         """Return a plugin that is there."""

@@ -36,7 +36,12 @@ class Admin:
         self.view = View(parts, self._plugins, self.events, self._host, wall_clock)
         """Answers what only reads."""
         self.actions = Actions(
-            find=self.view.find, registry=parts.registry, audit=audit, events=self.events, host=host
+            find=self.view.find,
+            registry=parts.registry,
+            files=parts.files,
+            audit=audit,
+            events=self.events,
+            host=host,
         )
         """What an operator does."""
         audit.subscribe(self._audited)
@@ -56,7 +61,7 @@ class Admin:
         self._host.started_at = self._wall_clock()
         async with open_plain_nursery() as nursery:
             nursery.start_soon(self.loop_lag.run)
-            with self._plugins.following():
+            with self._plugins.following(), self._parts.files.told(self._file_changed):
                 yield
             nursery.cancel_scope.cancel()
 
@@ -70,6 +75,9 @@ class Admin:
         self._host.stopping = True
         self._tell("the host is stopping")
         self.events.close()
+
+    def _file_changed(self, text: str) -> None:
+        self.events.add(Event(kind=pb.EVENT_KIND_RELOADED, text=text))
 
     def _tell(self, text: str) -> None:
         self.events.add(Event(kind=pb.EVENT_KIND_HOST, text=text))

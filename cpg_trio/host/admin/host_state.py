@@ -60,6 +60,13 @@ class HostState:
         """Yield what is wrong with the host itself."""
         if why := self._parts.journal.why_unsaved:
             yield Problem(State.DEGRADED, f"the host is not ready: {why}")
+        for file in self._parts.files:
+            if file.error:
+                yield Problem(
+                    State.DEGRADED,
+                    f"{file.path} ({file.name}) cannot be used: {file.error}",
+                    what_to_do="cpg-trio reload",
+                )
         if (used := _descriptors()) > _FEW_LEFT * (most := _most_descriptors()):
             yield Problem(
                 State.DEGRADED,

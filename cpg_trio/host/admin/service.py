@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import attrs
+
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminService
 from cpg_trio.host.admin import messages
@@ -105,3 +107,8 @@ class Admin(AdminService):
         """See `Actions.revoke_grant`."""
         await self._actions.revoke_grant(request.grant_id, reason=request.reason, actor=current_actor())
         return pb.RevokeGrantResponse()
+
+    async def reload(self, _request: pb.ReloadRequest, _ctx: Context, /) -> pb.ReloadResponse:
+        """See `Actions.reload`."""
+        files = await self._actions.reload(actor=current_actor())
+        return pb.ReloadResponse(files=[pb.ReloadedFile(**attrs.asdict(file)) for file in files])

@@ -9,6 +9,7 @@ import attrs
 from cpg_trio.host.access import Identities
 from cpg_trio.host.admin.dependencies import Dependencies
 from cpg_trio.host.admin.figures import Figures
+from cpg_trio.host.admin.files import Files
 from cpg_trio.host.admin.plugins import Plugins, Record
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants
@@ -32,6 +33,7 @@ class Parts:
     call_table: CallTable
     capabilities: Sequence[Capability]
     settings: Sequence[Setting]
+    files: Files
 
 
 class Snapshot:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio.host import Action, AuditEvent
+from cpg_trio.host import Action, AuditEvent, HostConfig, Policy
 from cpg_trio.rpc import Code, ConnectError
 from tests.host.admin.operating import HEALTHY, Operator, operating
 
@@ -89,3 +91,25 @@ async def test_what_is_not_there_is_said_in_one_line() -> None:
             with pytest.raises(ConnectError, match=text) as caught:
                 await call
             assert caught.value.code == code
+
+
+async def test_a_reload_names_each_file_and_what_is_wrong_in_it(tmp_path: Path) -> None:
+    rules = tmp_path / "policy.toml"
+    rules.write_text('[services.logger]\nproviders = ["logger-plugin"]\n')
+    async with operating(HostConfig(policy=Policy.from_file(rules))) as operator:
+        events = audited(operator)
+        (file,) = (await operator.client.reload(pb.ReloadRequest())).files
+        assert (file.name, file.path, file.error) == ("POLICY_FILE", str(rules), "")
+        assert events[-1].action is Action.RELOAD
+        operator.plugin("logger")
+        rules.write_text('[services.logger]\nproviders = ["logger2-plugin"]\n')
+        await operator.client.reload(pb.ReloadRequest())
+        assert not operator.host.registry.provides("logger")
+        rules.write_text("nothing")
+        (file,) = (await operator.client.reload(pb.ReloadRequest())).files
+        assert file.error
+        (problem,) = operator.status().problems
+        assert f"{rules} (POLICY_FILE) cannot be used" in problem.summary
+        anew, failed = operator.texts(pb.EVENT_KIND_RELOADED)
+        assert anew.endswith("was read anew")
+        assert "cannot be used, and what was there before goes on" in failed
