@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from cpg_trio.host.access import Enrolment, Fitted, Keys, Limits, Policy, RateLimits, fitted
-from cpg_trio.host.admin import AdminConfig
+from cpg_trio.host.admin import AdminConfig, Files
 from cpg_trio.host.capabilities.broker import by_type
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.logger import host_logger
@@ -104,6 +104,20 @@ def fitted_to_process(config: HostConfig) -> tuple[HostConfig, Fitted]:
     fit = fitted(config.limits, serve.max_connections)
     serve = attrs.evolve(serve, max_connections=fit.max_connections)
     return attrs.evolve(config, limits=fit.limits, serve=serve), fit
+
+
+def reloaded_files(config: HostConfig, contexts: Contexts) -> Files:
+    """Return the files that a host reads again when they change, by the variables that name them."""
+    tokens = config.admin.tokens if config.admin is not None else None
+    return Files(
+        {
+            "POLICY_FILE": lambda: config.policy.file,
+            "ENROLMENT_TOKENS_FILE": lambda: config.enrolment.file,
+            "CPG_HOST_KEY_FILE": lambda: config.keys.file,
+            "TLS_CERT": lambda: contexts.file,
+            "ADMIN_TOKEN_FILE": lambda: tokens.file if tokens is not None else None,
+        }
+    )
 
 
 def routing_pool(contexts: Contexts) -> Pool:

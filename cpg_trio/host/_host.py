@@ -16,7 +16,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClien
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App
 from cpg_trio.calls import Calls
-from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, routing_pool
+from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
 from cpg_trio.host._dispatch import Dispatch
 from cpg_trio.host._lifetimes import Lifetimes
 from cpg_trio.host.access import (
@@ -29,7 +29,7 @@ from cpg_trio.host.access import (
     check_listening,
     room_for_messages,
 )
-from cpg_trio.host.admin import Admin, Files, Parts, serve_admin
+from cpg_trio.host.admin import Admin, Parts, serve_admin
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
@@ -198,14 +198,7 @@ class Host:
                 pool=self._pool,
                 capabilities=config.capabilities,
                 settings=config.settings,
-                files=Files(
-                    {
-                        "POLICY_FILE": lambda: policy.file,
-                        "ENROLMENT_TOKENS_FILE": lambda: config.enrolment.file,
-                        "CPG_HOST_KEY_FILE": lambda: config.keys.file,
-                        "TLS_CERT": lambda: self._contexts.file,
-                    }
-                ),
+                files=reloaded_files(config, self._contexts),
                 call_table=self.call_table,
             ),
             self.audit,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from cpg_trio import wire
-from cpg_trio._reload import Reloaded
+from cpg_trio._reload import Reloaded, ReloadedFiles
 from cpg_trio.host.access import secret_lines
 
 MIN_LENGTH = 32
@@ -33,6 +33,11 @@ class AdminTokens:
             self._file = Reloaded([tokens], partial(_read, tokens))
         else:
             self._digests = _checked(tokens)
+
+    @property
+    def file(self) -> ReloadedFiles | None:
+        """The file that has the tokens, if one has."""
+        return self._file
 
     def proof(self, shown: str) -> bytes | None:
         """Return what is kept of a token that is valid, None for any other text."""
