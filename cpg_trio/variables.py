@@ -172,7 +172,7 @@ def help_text(*groups: dict[str, str]) -> str:
 
     indent = " " * 4
     paragraphs = [
-        f"  {name}\n{fill(text, 88, initial_indent=indent, subsequent_indent=indent)}"
+        f"  {name}\n{fill(text, 79, initial_indent=indent, subsequent_indent=indent)}"
         for group in groups
         for name, text in group.items()
     ]

@@ -1,0 +1,156 @@
+"""The table of commands, and what holds for all of them: help, usage errors, interruptions.
+
+A command is a function of a module of its own. Its signature says its arguments, as cyclopts reads it
+(https://cyclopts.readthedocs.io), and it returns the exit status, or raises `CommandError`. To add one:
+
+    1. `cli/_greet.py`:
+       def greet(name: Annotated[str, Parameter(help="Whom.")], /, *, loud: Annotated[bool, Parameter(help="Shout.")] = False) -> int:
+           print(f"Hello, {name}!")
+           return 0
+    2. a line of `COMMANDS` below: Command("greet", "_greet:greet", "Greet somebody.", SEE, ("greet Ada --loud",))
+
+At its top a module imports only what its signature and its output need: `--help` and the completion of shells
+import it as well. trio, the client and other slow modules are imported where they are used.
+"""  # noqa: E501 - a signature to copy
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
+
+from cpg_trio._terminal import tolerant
+from cpg_trio._version import __version__
+from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._help import HelpFormatter
+
+USAGE_STATUS = 2
+_INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # as of a process that SIGINT or SIGPIPE has ended
+
+RUN = Group("Run", sort_key=1)
+SEE = Group("See", sort_key=2)
+STEER = Group("Steer", sort_key=3)
+OTHER = Group("More", sort_key=4)
+
+
+@attrs.frozen
+class Command:
+    """One command: its name, its function, one line of help, its group, and examples of command lines."""
+
+    name: str
+    target: str
+    """`module:function`, below `cpg_trio.cli`. It may be a cyclopts `App` as well, named as the command."""
+    help: str
+    group: Group
+    examples: Sequence[str] = ()
+
+
+COMMANDS: Sequence[Command] = (
+    Command("host", "_host:app", "Run a host on PORT (default: 8080).", RUN),
+    Command(
+        "check",
+        "_check:check_process",
+        "Check the health of the host or plugin on PORT of this machine: status 0, or 1 and a line why.",
+        RUN,
+        ("check", "check --live"),
+    ),
+)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command line; return the exit status.
+
+    0, 1 for an error, 2 for a usage error, 130 after Ctrl-C, or what the command says of itself.
+    """
+    tolerant(sys.stdout)
+    tolerant(sys.stderr)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+    except BaseExceptionGroup as group:  # of the nurseries that the error has left
+        return _ended(_only_leaf(group))
+    except (CommandError, CycloptsError, KeyboardInterrupt, BrokenPipeError) as error:
+        return _ended(error)
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
+    done: Any = application()(
+        list(words), exit_on_error=False, print_error=False, result_action="return_value"
+    )
+    return done if isinstance(done, int) else 0  # help and version return nothing
+
+
+def application() -> App:
+    """Return the parser, with all commands."""
+    app = App(
+        name="cpg-trio",
+        help="A plugin platform on Trio: run a host, see what it does, and steer it.",
+        version=f"cpg-trio {__version__}",
+        help_format="plaintext",
+        help_formatter=HelpFormatter(),
+        default_parameter=Parameter(negative=(), show_default=False),
+        group_commands=OTHER,
+        group_parameters=Group("Options", sort_key=1),
+    )
+    for command in COMMANDS:
+        options = {"help_epilogue": _examples(command)} if command.examples else {}
+        app.command(
+            f"{__package__}.{command.target}",
+            name=command.name,
+            help=command.help,
+            group=command.group,
+            **options,
+        )
+    return app
+
+
+def _examples(command: Command) -> str:
+    return "\n".join(["Examples:", *(f"  cpg-trio {example}" for example in command.examples)])
+
+
+def _ended(error: BaseException) -> int:
+    """Say why a command line has ended; return the exit status. Raises what is a fault of this program."""
+    match error:
+        case KeyboardInterrupt():
+            return _INTERRUPTED
+        case BrokenPipeError():
+            # The interpreter flushes stdout once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _BROKEN_PIPE
+        case CommandError():
+            print(f"cpg-trio: {error}", file=sys.stderr)
+            return error.status
+        case CycloptsError():
+            print(_usage(error), file=sys.stderr)
+            return USAGE_STATUS
+    raise error
+
+
+def _usage(error: CycloptsError) -> str:
+    """Return a usage error as one line, which ends with where to read more."""
+    command = " ".join(["cpg-trio", *(error.command_chain or ())])
+    if isinstance(error, UnusedCliTokensError):
+        words = " ".join(error.unused_tokens or ())
+        text = f"there is no place for {words!r}"
+    else:
+        text = " ".join(str(error).split()).removesuffix(".")
+    return f"{command}: {text} (see {command} --help)"
+
+
+def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the exception of a group if it has one, or only equal ones in kind; otherwise the group."""
+    leaves = list(_leaves(group))
+    return leaves[0] if len({type(leaf) for leaf in leaves}) == 1 else group
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
