@@ -200,6 +200,7 @@ class Host:
                 settings=config.settings,
                 files=reloaded_files(config, self._contexts),
                 call_table=self.call_table,
+                direct=self._direct,
             ),
             self.audit,
             self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
+import attrs
+
 from cpg_trio import _clock
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin import messages
@@ -12,6 +14,7 @@ from cpg_trio.host.admin.dependencies import Missing
 from cpg_trio.host.admin.plugins import Record
 from cpg_trio.host.admin.snapshot import Snapshot
 from cpg_trio.host.directory import Registration
+from cpg_trio.host.routing import DirectStatistics
 from cpg_trio.http import Origin
 from cpg_trio.states import State
 from cpg_trio.statistics import OTHER
@@ -153,14 +156,26 @@ def edges(of: Snapshot) -> Sequence[pb.Edge]:
         for caller in callers:
             for provider in of.parts.registry.provider_names(service_type) or [""]:
                 required[caller, provider, service_type] = None
+    direct = of.direct_calls()
     return [
-        _edge(edge, figures.get(edge), of.dependencies.missing(edge[2]), required=edge in required)
-        for edge in sorted({**required, **figures})
+        _edge(
+            edge,
+            of.dependencies.missing(edge[2]),
+            figures.get(edge),
+            direct.get(edge),
+            required=edge in required,
+        )
+        for edge in sorted({**required, **figures, **direct})
     ]
 
 
 def _edge(
-    names: tuple[str, str, str], calls: pb.CallStatistics | None, missing: Missing | None, *, required: bool
+    names: tuple[str, str, str],
+    missing: Missing | None,
+    calls: pb.CallStatistics | None,
+    direct: DirectStatistics | None,
+    *,
+    required: bool,
 ) -> pb.Edge:
     caller, provider, service_type = names
     return pb.Edge(
@@ -171,4 +186,5 @@ def _edge(
         available=missing is None,
         reason=missing.reason if missing is not None else "",
         calls=calls,
+        direct=None if direct is None else pb.DirectCalls(**attrs.asdict(direct)),
     )

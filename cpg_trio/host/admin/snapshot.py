@@ -14,6 +14,7 @@ from cpg_trio.host.admin.plugins import Plugins, Record
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory import Journal, Liveness, Registry, WatchHub
+from cpg_trio.host.routing import DirectCounter, DirectStatistics
 from cpg_trio.http import Pool
 from cpg_trio.settings import Setting
 from cpg_trio.statistics import CallTable
@@ -31,6 +32,7 @@ class Parts:
     journal: Journal
     pool: Pool
     call_table: CallTable
+    direct: DirectCounter
     capabilities: Sequence[Capability]
     settings: Sequence[Setting]
     files: Files
@@ -53,6 +55,17 @@ class Snapshot:
         for record in self.plugins.live():
             for service_type in self.dependencies.required(record):
                 found.setdefault(service_type, set()).add(record.name)
+        return found
+
+    def direct_calls(self) -> Mapping[tuple[str, str, str], DirectStatistics]:
+        """Return direct calls by the names of caller and provider, and the service."""
+        found: dict[tuple[str, str, str], DirectStatistics] = {}
+        for caller, provider, service_type, more in self.parts.direct.pairs():
+            edge = self.plugins.name_of(caller), self.plugins.name_of(provider), service_type
+            known = found.get(edge, DirectStatistics(0, 0, 0))
+            found[edge] = DirectStatistics(
+                known.calls + more.calls, known.in_flight + more.in_flight, known.failed + more.failed
+            )
         return found
 
     def by_name(self) -> Mapping[str, Sequence[Record]]:

@@ -105,6 +105,7 @@ _TICKS = 20  # in a lease, by which it is measured whether the host is held up
 _SHORTEST_TICK_S = 0.1
 _QUIET_S = 60.0  # between two lines of the log that say that plugins cannot be asked
 _SILENT = "no sign of life"
+_UNREACHABLE = "it could not be reached"
 LEFT = "it has taken its leave"
 NOT_HEARD_OF = "not heard of since the host began"
 
@@ -197,11 +198,12 @@ class Liveness:
         """
         self._stalls.total_s()
         if trio.current_time() >= self._stalls.last_end + self._config.probe_timeout_s:
-            self.lapse(runtime_id)
+            self.lapse(runtime_id, _UNREACHABLE)
 
-    def lapse(self, runtime_id: str) -> None:
+    def lapse(self, runtime_id: str, why: str) -> None:
         """Send a plugin no calls until it gives a sign of life."""
-        self._happened(runtime_id, Event.SUSPECTED)
+        if (lease := self._leases.get(runtime_id)) is not None:
+            lease.suspected(why)
 
     def is_leaving(self, runtime_id: str) -> bool:
         """Whether a plugin has left, and its identity is about to end."""
@@ -236,18 +238,19 @@ class Liveness:
 
     def _entered(self, runtime_id: str, state: State) -> None:
         """Do what follows from the state that a lease has entered."""
+        why = self._leases[runtime_id].why
         if state in _FINAL:
             del self._leases[runtime_id]
         match state:
             case State.LAPSED:
-                _log.warning("%s has lapsed: %s", runtime_id, _SILENT)
-                self._registry.set_lapsed(runtime_id, _SILENT)
+                _log.warning("%s has lapsed: %s", runtime_id, why)
+                self._registry.set_lapsed(runtime_id, why)
             case State.ALIVE:
                 _log.warning("%s is back", runtime_id)
                 self._registry.set_lapsed(runtime_id, "")
             case State.GONE:
                 _log.warning("%s is gone", runtime_id)
-                self._forget(runtime_id, f"{_SILENT} for {2 * self._config.lease_s:g} s")
+                self._forget(runtime_id, _why_gone(why, 2 * self._config.lease_s))
                 self._registry.remove_plugin(runtime_id)
                 self._registry.cancel_calls(runtime_id)
             case State.LEFT if not self._registry.health(runtime_id).callable:
@@ -290,6 +293,11 @@ class Liveness:
             _log.warning("plugins that send no heartbeats cannot be asked how they are: %s%s", error, more)
 
 
+def _why_gone(why_lapsed: str, after_s: float) -> str:
+    silent = f"{_SILENT} for {after_s:g} s"
+    return silent if why_lapsed == _SILENT else f"{why_lapsed}, and {silent}"
+
+
 class _Lease:
     """One plugin's lease: its state, and a cancel scope around the wait for its deadline.
 
@@ -310,6 +318,12 @@ class _Lease:
         self._wait = trio.CancelScope()
         self._not_before = -math.inf
         self._restart()
+
+    def suspected(self, why: str) -> None:
+        """Lapse for a reason other than silence, if the plugin counts as alive."""
+        if self.state is State.ALIVE:
+            self.why = why
+            self.happened(Event.SUSPECTED)
 
     def happened(self, event: Event) -> None:
         """Move to the state that follows from an event. It may mean nothing in this state."""
@@ -345,6 +359,7 @@ class _Lease:
         return LeaseTimes(self._deadline() - now, now - self.last_sign)
 
     def _restart(self) -> None:
+        self.why = _SILENT  # if it lapses
         self.last_sign = trio.current_time()
         self._stalled_s = self._stalls.total_s()
 

@@ -27,7 +27,7 @@ class Succession:
         self._identities = identities
         self._registry = registry
 
-    def lapsing(self, lapse: Callable[[str], object]) -> Callable[[Change], None]:
+    def lapsing(self, lapse: Callable[[str, str], object]) -> Callable[[Change], None]:
         """Return a listener of changes that has the predecessors of a plugin lapse."""
 
         def registered(change: Change) -> None:
@@ -36,7 +36,7 @@ class Succession:
             for predecessor in self.predecessors(runtime_id := change.registration.runtime_id):
                 if self._registry.health(predecessor).callable:
                     _log.info("%s has taken the place of %s", runtime_id, predecessor)
-                lapse(predecessor)
+                lapse(predecessor, f"{runtime_id} has taken its place")
 
         return registered
 

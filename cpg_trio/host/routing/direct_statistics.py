@@ -6,7 +6,7 @@ The host uses them to know how busy a provider is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeAlias
 
 import attrs
@@ -26,7 +26,7 @@ _lines = LineLog("cpg_trio.router")
 
 @attrs.frozen
 class DirectStatistics:
-    """What plugins have reported of their direct calls since the host began.
+    """What plugins have reported of their direct calls since the host, or since a caller, began.
 
     `calls` were begun, of which `in_flight` had not ended at the last report, and `failed` have ended without
     the whole answer of a provider.
@@ -86,6 +86,13 @@ class DirectCounter:
             pairs += [(caller, pair) for pair in self._reported[caller] if pair[0] == runtime_id]
         for caller, pair in dict.fromkeys(pairs):
             self._drop(caller, pair)
+
+    def pairs(self) -> Iterator[tuple[str, str, str, DirectStatistics]]:
+        """Yield callers, providers and service types, and what callers have reported since they began."""
+        for caller, reported in self._reported.items():
+            for (provider, service_type), numbers in reported.items():
+                counted = DirectStatistics(numbers.calls, numbers.in_flight, numbers.failed)
+                yield caller, provider, service_type, counted
 
     def statistics(self) -> DirectStatistics:
         """Return the numbers of this moment."""

@@ -9,7 +9,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host import Health
 from cpg_trio.rpc import Code, ConnectError
-from tests.host.admin.operating import Operator, operating
+from tests.host.admin.operating import HEALTHY, Operator, operating
 
 
 def names(operator: Operator, request: pb.ListPluginsRequest) -> list[str]:
@@ -129,3 +129,25 @@ async def test_services_have_their_providers_and_who_requires_them() -> None:
         assert list(logger.required_by) == ["storage-plugin"]
         assert (storage.service_type, storage.state) == ("storage", pb.PLUGIN_STATE_HEALTHY)
         assert [provider.name for provider in storage.providers] == ["storage-plugin"]
+
+
+async def test_why_a_plugin_has_lapsed_is_told() -> None:
+    async with operating() as operator:
+        storage = operator.plugin("storage")
+        operator.host._liveness.suspect(storage)
+        assert operator.get(storage).plugin.reason == "it could not be reached"
+        operator.report(storage, HEALTHY)
+        assert operator.get(storage).plugin.state == pb.PLUGIN_STATE_HEALTHY
+        kinds = [event.kind for event in operator.get(storage).events]
+        assert kinds[-2:] == [pb.EVENT_KIND_LAPSED, pb.EVENT_KIND_RETURNED]
+
+
+async def test_direct_calls_are_edges_with_what_their_callers_report() -> None:
+    async with operating() as operator:
+        storage, api = operator.plugin("storage"), operator.plugin("api", "storage")
+        report = wire_pb.DirectCalls(
+            provider_id=storage, service_type="storage", series=1, calls=5, failed=1, in_flight=2
+        )
+        operator.host._direct.report(api, [report])
+        (edge,) = operator.host.admin.view.graph(pb.GetGraphRequest()).edges
+        assert (edge.direct.calls, edge.direct.failed, edge.direct.in_flight) == (5, 1, 2)

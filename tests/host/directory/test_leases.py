@@ -527,7 +527,7 @@ async def test_a_plugin_that_has_lapsed_and_unregisters_one_of_two_services_gets
     async with supervising() as s:
         s.add()
         other = s.add(service_type="u")
-        s.liveness.lapse("p")
+        s.liveness.lapse("p", "it could not be reached")
         s.registry.unregister("p", other)
         assert not s.offered()
         assert s.registry.has_lapsed("p")
@@ -538,7 +538,7 @@ async def test_a_plugin_that_has_lapsed_and_unregisters_one_of_two_services_gets
 async def test_a_plugin_that_had_lapsed_and_registers_anew_is_alive(autojump_clock: MockClock) -> None:
     async with supervising() as s:
         registration_id = s.add()
-        s.liveness.lapse("p")
+        s.liveness.lapse("p", "it could not be reached")
         s.registry.unregister("p", registration_id)
         assert not s.registry.has_lapsed("p")
         assert not s.liveness.is_leaving("p")

@@ -45,7 +45,7 @@ async def test_one_that_has_moved_and_cannot_be_reached_registers_at_its_new_add
             await before.register(me, "t", NAMED)
             names.known = {"plugin.test": [NEW]}
             assert (await now.post(REPORT, HEALTHY, me))[0] == 200  # it can be reached, for all that is known
-            host._liveness.lapse(runtime_id(me))
+            host._liveness.lapse(runtime_id(me), "it could not be reached")
             await wait_all_tasks_blocked()
             assert not host.registry.available("t")
             status, answer = await now.post(REPORT, HEALTHY, me)
@@ -80,7 +80,7 @@ async def test_one_that_has_lapsed_and_calls_from_where_it_was_is_back_with_its_
         async with host_seen_from(OLD) as (host, (caller,)):
             me = await caller.plugin("p")
             await caller.register(me, "t", NAMED)
-            host._liveness.lapse(runtime_id(me))
+            host._liveness.lapse(runtime_id(me), "it could not be reached")
             await wait_all_tasks_blocked()
             assert not host.registry.available("t")
             assert (await caller.post(REPORT, HEALTHY, me))[0] == 200

@@ -373,7 +373,7 @@ class GraphNode(_message.Message):
     def __init__(self, name: _Optional[str] = ..., missing: _Optional[bool] = ..., state: _Optional[_Union[PluginState, str]] = ..., reason: _Optional[str] = ..., runtime_ids: _Optional[_Iterable[str]] = ..., provides: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Edge(_message.Message):
-    __slots__ = ("caller", "provider", "service_type", "required", "available", "calls", "reason")
+    __slots__ = ("caller", "provider", "service_type", "required", "available", "calls", "reason", "direct")
     CALLER_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +381,7 @@ class Edge(_message.Message):
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     caller: str
     provider: str
     service_type: str
@@ -388,7 +389,18 @@ class Edge(_message.Message):
     available: bool
     calls: CallStatistics
     reason: str
-    def __init__(self, caller: _Optional[str] = ..., provider: _Optional[str] = ..., service_type: _Optional[str] = ..., required: _Optional[bool] = ..., available: _Optional[bool] = ..., calls: _Optional[_Union[CallStatistics, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    direct: DirectCalls
+    def __init__(self, caller: _Optional[str] = ..., provider: _Optional[str] = ..., service_type: _Optional[str] = ..., required: _Optional[bool] = ..., available: _Optional[bool] = ..., calls: _Optional[_Union[CallStatistics, _Mapping]] = ..., reason: _Optional[str] = ..., direct: _Optional[_Union[DirectCalls, _Mapping]] = ...) -> None: ...
+
+class DirectCalls(_message.Message):
+    __slots__ = ("calls", "failed", "in_flight")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    calls: int
+    failed: int
+    in_flight: int
+    def __init__(self, calls: _Optional[int] = ..., failed: _Optional[int] = ..., in_flight: _Optional[int] = ...) -> None: ...
 
 class ListCallsRequest(_message.Message):
     __slots__ = ("filter",)
