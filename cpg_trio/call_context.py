@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Container
 from contextvars import ContextVar
+
+from cpg_trio.asgi import HeaderList
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
@@ -96,6 +97,18 @@ class CallContext:
             fields.append((BAGGAGE, self.baggage))
         return fields
 
+    @property
+    def lines(self) -> bytes:
+        """The same header fields as lines of a head."""
+        text = f"{REQUEST_ID}: {self.request_id}\r\n" if self.request_id else ""
+        if self.traceparent:
+            text += f"{TRACEPARENT}: {self.traceparent}\r\n"
+            if self.tracestate:
+                text += f"{TRACESTATE}: {self.tracestate}\r\n"
+        return (f"{text}{BAGGAGE}: {self.baggage}\r\n" if self.baggage else text).encode()
+
+
+_random = random.getrandbits  # twice as fast as `randbytes`
 
 NO_CALL = CallContext()
 """The context where no call is served."""
@@ -106,23 +119,31 @@ current = _current.get
 """Return the context of the call that is served here; `NO_CALL` where there is none."""
 
 
-@contextmanager
-def serving(context: CallContext) -> Iterator[None]:
+class serving:  # noqa: N801 - a context manager; a generator would cost more than all that it does
     """Make a context the current one within the block, and in the tasks that are started in it."""
-    token = _current.set(context)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: CallContext) -> None:
+        """Take the context."""
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 def new_request_id() -> str:
     """Return a request id that nobody else has. It is no secret."""
-    return random.randbytes(16).hex()  # noqa: S311 - as it says
+    return _random(128).to_bytes(16, "big").hex()
 
 
-def received(fields: Iterable[tuple[bytes, bytes]]) -> CallContext:
+def received(fields: HeaderList) -> CallContext:
     """Return the context of a call with these header fields, whose names may be in any case."""
+    if not fields:
+        return CallContext(new_request_id())
     values: dict[bytes, bytes] = {}
     for name, value in fields:
         known = name.lower()

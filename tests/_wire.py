@@ -256,7 +256,8 @@ class Http2Wire:
 
     async def response(self, stream_id: int) -> Response:
         """Return a whole response, giving back credit as it comes in."""
-        status, body, trailers = await self.status(stream_id), b"", []
+        head = (await self.until(h2.events.ResponseReceived, stream_id)).headers
+        headers, body, trailers = [(bytes(name), bytes(value)) for name, value in head], b"", []
         while True:
             event: Any = await self.until(h2.events.Event, stream_id)
             if isinstance(event, h2.events.DataReceived):
@@ -266,7 +267,7 @@ class Http2Wire:
             elif isinstance(event, h2.events.TrailersReceived):
                 trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
             elif isinstance(event, h2.events.StreamEnded):
-                return Response(status, [], body, trailers)
+                return Response(int(dict(headers)[b":status"]), headers, body, trailers)
             elif isinstance(event, h2.events.StreamReset):
                 raise EOFError(event)  # noqa: TRY004
 

@@ -16,6 +16,7 @@ import httptools
 
 from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import HeaderList
+from cpg_trio.call_context import FIELDS
 from cpg_trio.http.outgoing import USUAL_NAMES, OutgoingHead, spellings
 
 # llhttp is more liberal about spaces, versions, letters beyond ASCII, and fragments, which some parsers cut
@@ -72,6 +73,8 @@ class Head:
     """The declared length of the body."""
     declares_body = False
     """Whether a field declares the framing of the body, which may be a length of 0."""
+    varies = False
+    """Whether it has a field that differs from call to call: its next message has another head."""
     _declared: bytes | None = None  # the length, as it is written
     _coding: bytes | None = None
     _asks_to_close = False
@@ -104,6 +107,9 @@ class Head:
             self._asks_to_close = self._asks_to_close or bool(_NAMES_CLOSE.search(value))
             if _NAMES_VITAL.search(value):
                 raise MalformedError("a connection header names what the message depends on")
+            self.varies = self.varies or bool(_NAMES_VARYING.search(value))
+        elif name in _VARYING:
+            self.varies = True
 
     def _read_framing(self) -> None:
         """Set the framing that the fields declare. Raises: MalformedError."""
@@ -122,8 +128,11 @@ class Head:
         self.declares_body = coding is not None or declared is not None
 
 
+# Fields that differ from call to call. One that `connection` names is to be seen with the others.
+_VARYING = FIELDS | {b"authorization"}
+_NAMES_VARYING = re.compile(rb"(?i)(?:^|,)[ \t]*(?:%b)[ \t]*(?:,|$)" % b"|".join(sorted(_VARYING)))
 # The fields that matter to this side.
-_HEEDED = frozenset(
+_HEEDED = _VARYING | frozenset(
     {
         b"te",
         b"host",
@@ -131,7 +140,6 @@ _HEEDED = frozenset(
         b"origin",
         b"upgrade",
         b"connection",
-        b"authorization",
         b"content-length",
         b"transfer-encoding",
     }
@@ -184,8 +192,6 @@ class RequestHead(Head):
     accepts_trailers = False
     remembered: object = None
     """What the router has derived from it, for all requests that share it (`IncomingRequest.keep_head`)."""
-    has_authorization = False
-    """Whether it has an `authorization` field."""
     _hosts = 0
     _upgrade = b""
 
@@ -219,8 +225,6 @@ class RequestHead(Head):
             self.origin = value if self.origin is None else self.origin + b", " + value
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
-        elif name == b"authorization":
-            self.has_authorization = True
         else:
             super()._note(name, value)
 
@@ -326,7 +330,7 @@ _HEAD_BYTES, _FIELD_BYTES = 1500, 150  # that a head and a field of it take, bes
 
 
 class RequestHeads(BoundedCache[bytes, RequestHead]):
-    """Heads of requests, without the line that has a secret.
+    """Heads of requests, without the lines that have a secret or differ from call to call.
 
     A client that calls a method again sends the same head, except sometimes for the length.
     """
@@ -355,8 +359,8 @@ class ResponseHeads(BoundedCache[bytes, ResponseHead]):
 
 
 def _worth_keeping(head: bytes, read: Head) -> bool:
-    """Whether a head may be kept: not one that is long, or has a field that may be a secret."""
-    if len(head) > _LONGEST_KEPT_HEAD:
+    """Whether a head may be kept: not one that is long, comes once, or has a field that may be a secret."""
+    if len(head) > _LONGEST_KEPT_HEAD or read.varies:
         return False
     unusual = [name for name, _ in read.fields if name not in _HARMLESS]
     return not unusual or not _SECRETIVE.search(b"\n".join(unusual).lower())

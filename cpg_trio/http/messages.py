@@ -16,6 +16,7 @@ import re
 from typing import Generic, TypeVar
 
 from cpg_trio.asgi import HeaderList
+from cpg_trio.call_context import FIELDS
 from cpg_trio.http.heads import (
     Framing,
     Head,
@@ -37,8 +38,15 @@ _SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]{0,1000})?\r\n"
 _BEGUN = rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]{0,1000})?\r?"
 _FIRST_CHUNK, _FIRST_CHUNK_BEGUN = re.compile(_SIZE), re.compile(_BEGUN)
 _NEXT_CHUNK, _NEXT_CHUNK_BEGUN = re.compile(rb"\r\n" + _SIZE), re.compile(rb"\r|\r\n(?:" + _BEGUN + rb")")
-# One line of printable letters, so that a head without it is read as it is with it.
-_AUTHORIZATION = re.compile(rb"\r\n(?i:authorization):[ \t]*([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n)")
+# The lines that differ from call to call. Each is a line of printable letters, so that a head without it is
+# read as it is with it.
+_VARYING = re.compile(
+    rb"\r\n((?i:authorization|%b)):[ \t]*([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n)" % b"|".join(sorted(FIELDS))
+)
+_AUTHORIZATION = b"authorization"
+_ONE_LINE = 4  # parts of a head that has one such line
+_REQUEST_ID_LINE = b"\r\nx-request-id: "  # as servers of this project write it, last in a response's head
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]++")
 
 
 def body_too_large(most: float) -> str:
@@ -54,8 +62,8 @@ class Incoming(Generic[_H]):
 
     has_head = False
     head: _H
-    """The head, once `has_head`. Messages that have the same head share it, if it is kept. A request's is
-    without the line that has `authorization`."""
+    """The head, once `has_head`. Messages that have the same head share it, if it is kept. It is without the
+    lines that differ from call to call: `authorization` and `context`, and `request_id` of a response."""
     complete = False
     framing = Framing.NONE
     remaining = 0
@@ -243,9 +251,10 @@ class IncomingRequest(Incoming[RequestHead]):
     """The heads that were kept before, to be set before it is fed."""
     authorization = b""
     """The value of that line; empty if there is none, or if it is among the head's other fields."""
+    context: HeaderList = []  # noqa: RUF012 - not to be changed
+    """The fields of `call_context.FIELDS`; none if there are none, or if they are among the head's others."""
 
-    _authorization_at = -1  # the line end before it
-    _without_authorization = b""  # the head, as the cache has it
+    _parts_of_head: list[bytes] | None = None  # in turns: what the cache has, a name, and its value
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
 
     def keep_head(self) -> None:
@@ -253,9 +262,9 @@ class IncomingRequest(Incoming[RequestHead]):
 
         Only for a sender that has proved its identity: nobody else may fill the cache.
         """
-        key = self._without_authorization
-        if self.heads is not None and key:
-            self.heads.remember(key, self.head)
+        parts = self._parts_of_head
+        if self.heads is not None and parts is not None:
+            self.heads.remember(b"".join(parts[::3]), self.head)
 
     def _read_head(self) -> RequestHead:
         # RFC 9112, 2.2: an empty line before a request is ignored. One, not any number of them.
@@ -273,27 +282,49 @@ class IncomingRequest(Incoming[RequestHead]):
         return head
 
     def _known_head(self) -> RequestHead:
-        """Read the head, apart from the line with the caller's secret."""
-        line = _AUTHORIZATION.search(self.head_bytes)
-        if line is not None:
-            key = self.head_bytes[: line.start()] + self.head_bytes[line.end() :]
+        """Read the head; if one of the lines that differ from call to call has a secret, apart from those."""
+        parts = _VARYING.split(self.head_bytes)
+        if len(parts) == _ONE_LINE and parts[1].lower() == _AUTHORIZATION:
+            key, authorization, context = parts[0] + parts[3], parts[2], None
+        else:
+            key, (authorization, context) = b"".join(parts[::3]), _varying(parts)
+        if authorization:
             known = None if self.heads is None else self.heads.get(key)
             head = known or RequestHead(key)
-            if not head.has_authorization:
-                self._authorization_at, self.authorization = line.start(), line[1]
-                self._without_authorization = key
+            if not head.varies:
+                self.authorization = authorization
+                if context:
+                    self.context = context
+                self._parts_of_head = parts
                 return head
         return RequestHead(self.head_bytes)
 
     @property
     def headers(self) -> HeaderList:
         """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
-        at, fields = self._authorization_at, super().headers
-        if at < 0:
+        parts, fields = self._parts_of_head, super().headers
+        if parts is None:
             return fields
-        before = self.head_bytes.count(b"\r\n", 0, at)
-        name = self.head_bytes[at + 2 : self.head_bytes.index(b":", at)]
-        return [*fields[:before], (name, self.authorization), *fields[before:]]
+        merged, at = HeaderList(), 0
+        for before, name, value in zip(parts[:-1:3], parts[1::3], parts[2::3], strict=True):
+            count = before.count(b"\r\n")
+            merged += [*fields[at : at + count], (name, value)]
+            at += count
+        return merged + fields[at:]
+
+
+def _varying(parts: list[bytes]) -> tuple[bytes, HeaderList]:
+    """Return the authorization of the lines that were cut out, empty unless there is one, and the others."""
+    authorization, context = b"", HeaderList()
+    for at in range(1, len(parts), 3):
+        name = parts[at].lower()
+        if name != _AUTHORIZATION:
+            context.append((name, parts[at + 1]))
+        elif authorization:
+            return b"", context
+        else:
+            authorization = parts[at + 1]
+    return authorization, context
 
 
 class IncomingResponse(Incoming[ResponseHead]):
@@ -302,6 +333,8 @@ class IncomingResponse(Incoming[ResponseHead]):
     status = 0
     heads: ResponseHeads | None = None
     """The heads that were kept before, among which its own is kept; to be set before it is fed."""
+    request_id = b""
+    """The value of `x-request-id`; empty if there is none, or if it is among the head's other fields."""
 
     # A peer of another protocol may send a few bytes, and wait for ours.
     _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
@@ -325,7 +358,26 @@ class IncomingResponse(Incoming[ResponseHead]):
             raise MalformedError("the message was cut short")
 
     def _read_head(self) -> ResponseHead:
-        heads, data = self.heads, self.head_bytes
-        head = ResponseHead(data) if heads is None else heads.get(data) or heads.read(data)
+        head = self._known_head()
         self.status = head.status
         return head
+
+    def _known_head(self) -> ResponseHead:
+        """Read the head, apart from the request id in its last line."""
+        heads, data = self.heads, self.head_bytes
+        if heads is None:
+            return ResponseHead(data)
+        at = data.rfind(_REQUEST_ID_LINE)
+        if at >= 0 and _REQUEST_ID.fullmatch(data, at + len(_REQUEST_ID_LINE), len(data) - 4):
+            key = data[:at] + _BLANK_LINE
+            head = heads.get(key) or heads.read(key)
+            if not head.varies:
+                self.request_id = data[at + len(_REQUEST_ID_LINE) : -4]
+                return head
+        return heads.get(data) or heads.read(data)
+
+    @property
+    def headers(self) -> HeaderList:
+        """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
+        fields = super().headers
+        return [*fields, (b"x-request-id", self.request_id)] if self.request_id else fields

@@ -26,6 +26,7 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.call_context import current
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
 from cpg_trio.plugin._redirecting import ResponseT, redirected
@@ -161,7 +162,9 @@ class _DirectCall(Call):
         self, calls: Calls, count: _Count, service_type: str, grant: Grant, request: HttpRequest
     ) -> None:
         caller = grant.provider.session.runtime_id
-        super().__init__(CallKind.DIRECT, caller, count.provider_id, service_type, request.url)
+        super().__init__(
+            CallKind.DIRECT, caller, count.provider_id, service_type, request.url, context=current()
+        )
         self._calls = calls
         self._count = count
         self._grant = grant

@@ -25,6 +25,7 @@ from connectrpc.request import Headers
 from google.protobuf.message import Message
 
 from cpg_trio._version import __version__
+from cpg_trio.call_context import NO_CALL, current
 from cpg_trio.http import Pool
 from cpg_trio.rpc.codecs import CODECS
 from cpg_trio.rpc.envelope import decompress, unwrap, wrap
@@ -130,7 +131,7 @@ class ServiceClient:
     async def _unary(self, method: str, request: Message, returns: type[_M], options: CallOptions) -> _M:
         async with self._deadline(options) as timeout:
             content, encoding = self._compress(self._codec.encode(request))
-            headers = [*self._headers(options), *timeout, *encoding, _ACCEPT_GZIP]
+            headers = [*self._headers(options), *timeout, *encoding, _ACCEPT_GZIP, *self._context(options)]
             sent = HttpRequest("POST", self._base_url + method, headers, content)
             response = await self._http.unary(sent, self._config.max_message_bytes)
             body = self._read_unary(response, options.get("metadata"))
@@ -160,6 +161,7 @@ class ServiceClient:
         metadata = options.get("metadata", ResponseMetadata())
         async with self._deadline(options) as timeout:
             headers = [*self._headers_with(options.get("headers", {}), self._stream_type), *timeout]
+            headers += self._context(options)
             # httpx would offer encodings of the whole body by default; a stream compresses each message.
             headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
             if self._config.gzip_from_bytes is not None:
@@ -180,6 +182,14 @@ class ServiceClient:
     def _headers_with(self, given: Mapping[str, str], content_type: str) -> list[tuple[str, str]]:
         fixed = {"connect-protocol-version": "1", "content-type": content_type}
         return [*{**self._own_headers, **_lower(given), **fixed}.items()]
+
+    def _context(self, options: CallOptions) -> list[tuple[str, str]]:
+        """Return the fields by which a call belongs to the one that is served here; its own ones win."""
+        context = current()
+        if context is NO_CALL:
+            return []
+        given = options.get("headers")
+        return context.fields({**self._own_headers, **_lower(given)} if given else self._own_headers)
 
     def _compress(self, content: bytes) -> tuple[bytes, list[tuple[str, str]]]:
         if not self._worth_compressing(content):

@@ -16,6 +16,7 @@ import trio
 
 from cpg_trio._transport import NurseryTransport
 from cpg_trio.asgi import App, ClientDisconnectedError, Message, ResponseAbortedError, Scope
+from cpg_trio.call_context import received, serving
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class _Exchange:
         self._head = trio.Event()
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
+        self._request_id = b""
         self._reading = trio.CancelScope()
         self._gone = trio.Event()
         self._broken = False
@@ -84,8 +86,11 @@ class _Exchange:
     async def run(self, app: App, scope: Scope) -> None:
         """Run the application to its end, as a server would."""
         with self._send_chunk:
+            context = received(scope["headers"])
+            self._request_id = context.request_id.encode()
             try:
-                await app(scope, self._receive, self._send)
+                with serving(context):
+                    await app(scope, self._receive, self._send)
             except Exception as error:  # noqa: BLE001 - what a server does with any application's error
                 self._broken = self._head.is_set()
                 _report(error)
@@ -126,7 +131,7 @@ class _Exchange:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            self._headers = list(message.get("headers", ()))
+            self._headers = [(b"x-request-id", self._request_id), *message.get("headers", ())]
             self._head.set()
         elif body := message.get("body", b""):
             await self._send_body(bytes(body))

@@ -26,7 +26,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 _PATH = re.compile(rb"(?<=[A-Z]) /")
 GOODBYE = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-_OF_THE_HOST = frozenset({b"host", b"te", b"x-plugin-caller", b"x-plugin-caller-id"})
+_OF_THE_HOST = frozenset({b"host", b"te", b"x-plugin-caller", b"x-plugin-caller-id", b"x-request-id"})
 
 
 @attrs.define

@@ -54,3 +54,17 @@ def test_what_is_remembered_is_bounded() -> None:
         fields = [(b"x-a", b"%d" % number, True)]
         decoder.decode(encoder.encode(fields), raw=True)
     assert len(decoder._blocks._known) <= 8
+
+
+def test_a_request_id_changes_neither_the_table_nor_what_is_known_of_the_other_fields() -> None:
+    encoder, decoder = BlockEncoder(), hpack.Decoder()
+    rest = [(b":status", b"200"), (b"x-a", b"1")]
+    for _ in range(2):  # the table has them then
+        decoder.decode(encoder.encode(rest))
+    blocks = []
+    for n in range(3):
+        fields = [*rest, (b"x-request-id", b"%d" % n * 128)]
+        blocks.append(encoder.encode(fields))
+        assert [(bytes(k), bytes(v)) for k, v in decoder.decode(blocks[-1], raw=True)] == fields
+    assert len({block[:-144] for block in blocks}) == 1
+    assert len(encoder.header_table.dynamic_entries) == 1

@@ -565,6 +565,78 @@ def test_requests_that_differ_in_their_token_only_share_a_head_that_was_kept() -
     assert second.headers == [(b"Host", b"h"), (b"X", b"1"), (b"authorization", b"Bearer b")]
 
 
+CONTEXTS = (b"traceparent: 00-%d", b"TraceState: a=%d", b"baggage: b=%d", b"X-Request-ID: r%d")
+
+
+def test_requests_that_differ_in_their_context_only_share_a_head_that_was_kept() -> None:
+    heads, read = RequestHeads(), list[IncomingRequest]()
+    for n in (1, 2):
+        lines = [line % n for line in CONTEXTS]
+        read.append(kept_request(get(b"A: 1", *lines[:2], b"Authorization: x", b"B: 2", *lines[2:]), heads))
+    first, second = read
+    assert first.head is second.head
+    assert second.context == [
+        (b"traceparent", b"00-2"),
+        (b"tracestate", b"a=2"),
+        (b"baggage", b"b=2"),
+        (b"x-request-id", b"r2"),
+    ]
+    assert [name for name, _ in second.headers] == [
+        *(b"Host", b"A", b"traceparent", b"TraceState", b"Authorization", b"B", b"baggage", b"X-Request-ID")
+    ]
+    assert [name for name, _ in second.head.fields] == [b"Host", b"A", b"B"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"traceparent: a",),  # of nobody who has proved who it is
+        (b"Authorization: x", b"traceparent:  "),
+        (b"Authorization: x", b"baggage: a\tb"),
+        (b"Authorization: x", b"x-request-id: \xe9"),
+        (b"Authorization: x", b"x-request-id: a", b"Connection: X-Request-ID"),
+    ],
+)
+def test_a_head_whose_context_cannot_be_cut_out_is_kept_by_nobody(lines: tuple[bytes, ...]) -> None:
+    heads = RequestHeads()
+    request = kept_request(get(*lines), heads)
+    assert not heads
+    assert request.context == []
+    assert request.headers == request.head.fields
+    assert len(request.headers) == 1 + len(lines)
+
+
+def test_answers_that_differ_in_their_request_id_only_share_a_head() -> None:
+    heads, read = ResponseHeads(), list[IncomingResponse]()
+    for n in (1, 2):
+        answer = IncomingResponse()
+        answer.heads = heads
+        answer.feed(b"HTTP/1.1 200 OK\r\nA: 1\r\ncontent-length: 0\r\nx-request-id: r%d\r\n\r\n" % n)
+        read.append(answer)
+    assert read[0].head is read[1].head
+    assert read[1].headers == [(b"A", b"1"), (b"content-length", b"0"), (b"x-request-id", b"r2")]
+    assert (read[1].request_id, read[1].complete) == (b"r2", True)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"X-Request-ID: a",
+        b"x-request-id: a\r\nA: 1",
+        b"x-request-id: a\r\nx-request-id: b",
+        b"x-request-id: a b",
+        b"x-request-id: ",
+    ],
+)
+def test_an_answer_whose_request_id_stands_elsewhere_is_read_as_it_is_and_not_kept(lines: bytes) -> None:
+    heads, answer = ResponseHeads(), IncomingResponse()
+    answer.heads = heads
+    answer.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n" + lines + b"\r\n\r\n")
+    assert not heads
+    assert answer.request_id == b""
+    assert len(answer.headers) == 2 + lines.count(b"\n")
+
+
 def test_a_head_that_nobody_has_kept_is_in_no_cache() -> None:
     heads = RequestHeads()
     for data in (get(b"X: 1", b"authorization: Bearer a"), get(b"X: 1")):

@@ -22,6 +22,7 @@ from cpg_trio.asgi import (
     note_proved,
     send_text,
 )
+from cpg_trio.call_context import current
 from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host.access import PERHAPS_DELIVERED, AccessCheck, Action, Peer, RefusedError
 from cpg_trio.host.capabilities.grants import Grant, Grants
@@ -57,7 +58,7 @@ class CapabilityCalls:
         try:
             path, grant = self._admitted(scope)
         except RefusedError as refused:
-            record = Call(CallKind.CAPABILITY, protocol=scope["http_version"])
+            record = Call(CallKind.CAPABILITY, protocol=scope["http_version"], context=current())
             record.status, record.code = refused.status, refused.code.value
             record.failure, record.undelivered = refused.message, True
             self._calls.refused.tell(record)
@@ -70,6 +71,7 @@ class CapabilityCalls:
             service=path.capability_type,
             method=one_line(path.rest[1:]),
             protocol=scope["http_version"],
+            context=current(),
         )
         self._calls.begun.tell(record)
         try:

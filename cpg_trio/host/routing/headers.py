@@ -1,25 +1,28 @@
 """Which header fields the router forwards, in requests and in responses. No I/O.
 
-A request field is forwarded if its name is on the allow list: `ALLOWED`, and what the operator adds. A
-response field is forwarded unless it is for one connection only, sets a cookie, or is the host's own. What a
-Connection field names is dropped in both directions (RFC 9110, section 7.6.1).
+A request field is forwarded if its name is on the allow list: `ALLOWED`, and what the operator adds. The
+fields of the call's context (`call_context.FIELDS`) are checked, and forwarded as far as they are valid. A
+response field is forwarded unless it is for one connection only, sets a cookie, is the host's own, or is the
+request's id, which the host writes itself. What a Connection field names is dropped in both directions
+(RFC 9110, section 7.6.1).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
+from typing import ClassVar, NamedTuple
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
+from cpg_trio.call_context import FIELDS as CONTEXT
 from cpg_trio.http.outgoing import USUAL_NAMES, spellings
 
 ALLOWED = (
     "accept",
     "accept-*",
     "b3",
-    "baggage",
     "cache-control",
     "connect-*",
     "content-*",
@@ -30,12 +33,9 @@ ALLOWED = (
     "pragma",
     "prefer",
     "range",
-    "traceparent",
-    "tracestate",
     "user-agent",
     "x-b3-*",
     "x-correlation-id",
-    "x-request-id",
 )
 """Request fields that are always forwarded; `x-b3-*` is all that begin so."""
 
@@ -56,7 +56,7 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-_NOT_IN_RESPONSES = _HOP_BY_HOP | {b"set-cookie"}
+_NOT_IN_RESPONSES = _HOP_BY_HOP | {b"set-cookie", b"x-request-id"}
 _HOSTS_OWN = b"x-plugin-"
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
@@ -72,18 +72,17 @@ class _Kind(IntEnum):
     """Dropped: it says who the caller is."""
     AUTHORIZATION = 4
     """Dropped: it proves who the caller is."""
+    CONTEXT = 5
+    """Not forwarded as it is: a part of the call's context."""
 
 
-_SPECIAL = {
-    b"connection": _Kind.CONNECTION,
-    wire.RUNTIME_ID_HEADER.lower().encode(): _Kind.RUNTIME_ID,
-    wire.AUTHORIZATION_HEADER.lower().encode(): _Kind.AUTHORIZATION,
-}
 _FORWARDED = _Kind.FORWARDED
 
 
 class _Rules(dict[bytes, _Kind]):
     """The kinds of fields by name. It keeps those of usual names only, so that nobody makes it grow."""
+
+    _special: ClassVar[Mapping[bytes, _Kind]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,13 +91,15 @@ class _Rules(dict[bytes, _Kind]):
     def __missing__(self, name: bytes) -> _Kind:
         lowered = name.lower()
         # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID, so both names are dropped.
-        return _SPECIAL.get(lowered) or self._kind(lowered.replace(b"_", b"-"))
+        return self._special.get(lowered) or self._kind(lowered.replace(b"_", b"-"))
 
     def _kind(self, name: bytes) -> _Kind:
         raise NotImplementedError
 
 
 class _ResponseHeaderRules(_Rules):
+    _special: ClassVar[Mapping[bytes, _Kind]] = {b"connection": _Kind.CONNECTION}
+
     def _kind(self, name: bytes) -> _Kind:
         dropped = name in _NOT_IN_RESPONSES or name.startswith(_HOSTS_OWN)
         return _Kind.DROPPED if dropped else _FORWARDED
@@ -106,6 +107,13 @@ class _ResponseHeaderRules(_Rules):
 
 class RequestHeaderRules(_Rules):
     """Which fields of a request are forwarded: those on the allow list."""
+
+    _special: ClassVar[Mapping[bytes, _Kind]] = {
+        b"connection": _Kind.CONNECTION,
+        wire.RUNTIME_ID_HEADER.lower().encode(): _Kind.RUNTIME_ID,
+        wire.AUTHORIZATION_HEADER.lower().encode(): _Kind.AUTHORIZATION,
+        **dict.fromkeys(CONTEXT, _Kind.CONTEXT),
+    }
 
     def __init__(self, added: Sequence[str] = ()) -> None:
         """Add names to the list; `x-app-*` is all that begin so. Raises: ValueError for a wrong one."""
@@ -137,14 +145,22 @@ def _check_added(name: str) -> None:
 _RESPONSE_RULES = _ResponseHeaderRules()
 
 
-def forwarded_in_request(
-    fields: Iterable[tuple[bytes, bytes]], rules: RequestHeaderRules
-) -> tuple[HeaderList, bytes, bytes]:
-    """Return the fields of a request that are forwarded, and its credentials, which are not.
+class RequestFields(NamedTuple):
+    """What the router takes from the fields of a request."""
 
-    The credentials are the first values of the runtime id's and the authorization's field, empty without one.
-    """
-    forwarded, runtime_id, authorization = [], b"", b""
+    forwarded: HeaderList
+    """Those that are forwarded as they are."""
+    context: HeaderList
+    """Those that are the call's context, not checked yet."""
+    runtime_id: bytes
+    """The first value of this field, which is not forwarded; empty without one."""
+    authorization: bytes
+    """The same of this one."""
+
+
+def forwarded_in_request(fields: Iterable[tuple[bytes, bytes]], rules: RequestHeaderRules) -> RequestFields:
+    """Return what of the fields of a request is forwarded, and its credentials, which are not."""
+    forwarded, context, runtime_id, authorization = HeaderList(), HeaderList(), b"", b""
     named: frozenset[bytes] = frozenset()
     for field in fields:
         kind = rules[field[0]]
@@ -154,9 +170,13 @@ def forwarded_in_request(
             runtime_id = runtime_id or field[1]
         elif kind is _Kind.AUTHORIZATION:
             authorization = authorization or field[1]
+        elif kind is _Kind.CONTEXT:
+            context.append(field)
         elif kind is _Kind.CONNECTION:
             named |= _named_by_connection(field[1])
-    return _without(forwarded, named) if named else forwarded, runtime_id, authorization
+    if named:
+        forwarded, context = _without(forwarded, named), _without(context, named)
+    return RequestFields(forwarded, context, runtime_id, authorization)
 
 
 def forwarded_in_response(fields: Iterable[tuple[bytes, bytes]]) -> HeaderList:

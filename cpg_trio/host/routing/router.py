@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
-from cpg_trio.asgi import HeaderList
+from cpg_trio.call_context import CallContext, received
 from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
 from cpg_trio.host.directory import Registry
@@ -22,6 +22,7 @@ from cpg_trio.host.routing.failures import (
     refusal_of,
 )
 from cpg_trio.host.routing.headers import (
+    RequestFields,
     RequestHeaderRules,
     forwarded_in_request,
     forwarded_in_response,
@@ -72,18 +73,24 @@ class Router:
 
     def admit(self, exchange: ServerExchange, /) -> RoutedCall:
         """See `relay.Gateway`."""
+        known = exchange.head.remembered
+        head = known if isinstance(known, _RequestHead) else self._read(exchange)
+        context = received(exchange.context or head.context)
+        exchange.request_id = context.request_id.encode()
         try:
-            return self._admit(exchange)
+            admitted = self._admit(exchange, head, context)
         except RefusedError as refused:
-            call = Call(CallKind.ROUTED, refused.caller)
+            call = Call(CallKind.ROUTED, refused.caller, context=context)
             call.status, call.code = refused.status, refused.code.value
             call.failure, call.undelivered = refused.log, True
             self.calls.refused.tell(call)
             raise RequestRefusedError(refused.status, refused.plain, refused.fields) from None
+        if known is None:
+            exchange.keep_head()
+        return admitted
 
-    def _admit(self, exchange: ServerExchange) -> RoutedCall:
-        connection, known = exchange.connection, exchange.head.remembered
-        head = known if isinstance(known, _RequestHead) else self._read(exchange)
+    def _admit(self, exchange: ServerExchange, head: _RequestHead, context: CallContext) -> RoutedCall:
+        connection = exchange.connection
         if head.no_page_at is None or head.no_page_at != connection.server:
             self._check_page(exchange)
             head.no_page_at = connection.server
@@ -97,9 +104,8 @@ class Router:
                 exchange.limit_body(self._max_body_bytes)
             except MalformedError as error:
                 raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
-        if known is None:
-            exchange.keep_head()
-        return RoutedCall(self, exchange, caller.runtime_id, route, query, head.lines + statement.lines)
+        forwarded = b"%b%b%b" % (head.lines, statement.lines, context.lines)
+        return RoutedCall(self, exchange, caller.runtime_id, route, query, forwarded, context)
 
     def route(
         self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -145,7 +151,7 @@ class Router:
 
     def _read(self, exchange: ServerExchange) -> _RequestHead:
         fields = forwarded_in_request(exchange.head.fields, self._rules)
-        head = exchange.head.remembered = _RequestHead(*fields)
+        head = exchange.head.remembered = _RequestHead(fields)
         return head
 
     def _check_page(self, exchange: ServerExchange) -> None:
@@ -173,21 +179,26 @@ def _log_line(refused: RefusedError, raw_path: bytes, runtime_id: bytes, authori
 class _RequestHead:
     """What the router reads in the head of a request. Requests with the same head share it."""
 
-    __slots__ = ("authorization", "lines", "no_page_at", "runtime_id")
+    __slots__ = ("authorization", "context", "lines", "no_page_at", "runtime_id")
 
-    def __init__(self, fields: HeaderList, runtime_id: bytes, authorization: bytes) -> None:
-        self.lines = lines(fields)
-        """The fields that are forwarded."""
+    def __init__(self, fields: RequestFields) -> None:
+        self.lines = lines(fields.forwarded)
+        """The fields that are forwarded as they are."""
+        self.context = fields.context
+        """Fields of the call's context; none in a head that is shared."""
         self.no_page_at: Address = None
         """The server address at which it was found that no web page sent this; None before."""
-        self.runtime_id = runtime_id
-        self.authorization = authorization
+        self.runtime_id = fields.runtime_id
+        self.authorization = fields.authorization
 
 
 class RoutedCall:
     """One call that the relay passes on. See `relay.Forward`."""
 
-    __slots__ = ("_exchange", "_lines", "_query", "_route", "_router", "call", "caller", "origin")
+    __slots__ = (
+        *("_context", "_exchange", "_lines", "_query", "_route", "_router"),
+        *("call", "caller", "origin"),
+    )
 
     call: Call
 
@@ -199,6 +210,7 @@ class RoutedCall:
         route: Route,
         query: bytes,
         forwarded: bytes,
+        context: CallContext,
     ) -> None:
         self.origin = route.origin
         self.caller = caller
@@ -207,6 +219,7 @@ class RoutedCall:
         self._route = route
         self._query = query
         self._lines = forwarded
+        self._context = context
 
     def head(self) -> bytes:
         """See `relay.Forward`."""
@@ -234,6 +247,7 @@ class RoutedCall:
             path.service_type,
             self._route.method,
             self._exchange.version,
+            self._context,
         )
         self._router.in_flight.begin(self.caller, path.provider_id, call)
         self._router.calls.begun.tell(record)

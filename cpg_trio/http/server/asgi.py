@@ -24,6 +24,7 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
 )
+from cpg_trio.call_context import received, serving
 from cpg_trio.http.heads import MalformedError
 from cpg_trio.http.outgoing import OutgoingHead, lower
 from cpg_trio.http.server.errors import logger
@@ -60,8 +61,11 @@ class AsgiCall:
         """Call the application, and see that the response ends in a way that the client understands."""
         failed = True
         scope = self._scope()
+        context = received(scope["headers"])
+        self._exchange.request_id = context.request_id.encode()
         try:
-            await self._exchange.connection.service.app(scope, self.receive, self.send)
+            with serving(context):
+                await self._exchange.connection.service.app(scope, self.receive, self.send)
             failed = False
         except* (ClientDisconnectedError, ResponseAbortedError):
             pass  # nobody's fault, and the application has logged the other
@@ -150,6 +154,8 @@ class AsgiCall:
                     self._exchange.close_after()
             elif lowered != b"transfer-encoding":  # the framing is the server's
                 fields.append((name, value))
+                if lowered == b"x-request-id":
+                    self._exchange.request_id = b""
         self._head = OutgoingHead(status, fields)
         self._exchange.respond(self._head)
         self._trailers = [] if message.get("trailers", False) else None

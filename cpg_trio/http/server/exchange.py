@@ -45,6 +45,8 @@ class ServerExchange(ABC):
     """That of the head; empty if the head is malformed."""
     authorization: bytes
     """The value of that field, which is not among the head's; empty without one."""
+    context: HeaderList
+    """The fields of the call's context that are not among the head's. Names are in lower case."""
     version: str
     framing: Framing
     remaining: int
@@ -62,6 +64,8 @@ class ServerExchange(ABC):
     """Whether the response has been sent to its end, or was broken off."""
     responded = False
     """Whether the response has begun."""
+    request_id = b""
+    """The id that the client is told in the response (`x-request-id`); none if it is empty."""
     _rate: BodyRate | None = None
     _leaving: trio.Event | None = None
     _has_left = False

@@ -321,14 +321,15 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         written = head.forms.get(form)
         if written is None:
             written = head.forms[form] = _written(head, chunked=self._chunked, close=close)
-        return written if head.has_date else b"%bdate: %b\r\n\r\n" % (written, date())
+        end = b"x-request-id: %b\r\n\r\n" % self.request_id if self.request_id else b"\r\n"
+        return written + end if head.has_date else b"%bdate: %b\r\n%b" % (written, date(), end)
 
 
 def _written(head: OutgoingHead, *, chunked: bool, close: bool) -> bytes:
-    """Return a head as bytes; one that has no date lacks the date and the empty line."""
+    """Return a head as bytes, without what differs from response to response: a date, a request id."""
     written = b"HTTP/1.1 %d %b\r\n%b" % (head.status, head.reason, head.lines)
     if chunked:
         written += b"transfer-encoding: chunked\r\n"
     if close:
         written += b"connection: close\r\n"
-    return written + b"\r\n" if head.has_date else written
+    return written

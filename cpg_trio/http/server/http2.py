@@ -493,6 +493,8 @@ class Http2Exchange(IncomingRequest, ServerExchange):
             fields = head.forms[_FORM] = _written(head)
         if not head.has_date:
             fields = [*fields, (b"date", date())]
+        if self.request_id:
+            fields = [*fields, (b"x-request-id", self.request_id)]
         self._connection.engine.send_headers(self.stream_id, fields, end_stream=is_last)
         return is_last
 

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from hpack import Decoder, Encoder, HeaderTuple
+from hpack.hpack import encode_integer
 from hpack.table import HeaderTable
 
 _MOST_BLOCKS = 8  # of one connection
 _LONGEST_BLOCK = 512  # bytes
 _MOST_FIELDS = 64
+_REQUEST_ID = b"x-request-id"  # last in a head, if it is there
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -89,12 +91,19 @@ class BlockEncoder(Encoder):
 
     def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:  # noqa: FBT001, FBT002 - hpack's
         """Return the block of fields that are given in bytes."""
-        fields = tuple(headers)
+        fields, rest = tuple(headers), b""
+        if fields and fields[-1][0] == _REQUEST_ID:
+            fields, rest = fields[:-1], _literal(*fields[-1])
         if self.header_table.resized:  # the block also tells the new size, once
-            return super().encode(fields, huffman)
+            return super().encode(fields, huffman) + rest
         block = self._blocks.get(fields)
         if block is None:
             block = super().encode(fields, huffman)
             if len(block) <= _LONGEST_BLOCK and len(fields) <= _MOST_FIELDS:
                 self._blocks.add(fields, block)
-        return block
+        return block + rest
+
+
+def _literal(name: bytes, value: bytes) -> bytes:
+    """Return a field that no table keeps, as its value never comes again (RFC 7541, section 6.2.2)."""
+    return b"".join([b"\0", encode_integer(len(name), 7), name, encode_integer(len(value), 7), value])

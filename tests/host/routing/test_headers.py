@@ -7,9 +7,15 @@ import pytest
 from cpg_trio.host import (
     HostConfig,
 )
-from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_request, forwarded_in_response
+from cpg_trio.host.routing.headers import (
+    RequestFields,
+    RequestHeaderRules,
+    forwarded_in_request,
+    forwarded_in_response,
+)
 from tests.host.routed import Recorder, routing
 
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRAILING = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"
 
 
@@ -27,7 +33,7 @@ async def test_headers_are_passed_on_if_they_are_known_and_not_credentials_hops_
                 "X-Application: 0",
                 "X-App-Tenant: 3",
                 "X-Request-ID: 4",
-                "Traceparent: 00-5",
+                f"Traceparent: {PARENT}",
                 "Accept-Encoding: gzip",
                 "Connect-Timeout-Ms: 500",
                 "Connection: keep-alive, X-Hop",
@@ -59,7 +65,7 @@ async def test_headers_are_passed_on_if_they_are_known_and_not_credentials_hops_
             (b"x-a", b"2"),
             (b"x-app-tenant", b"3"),
             (b"x-request-id", b"4"),
-            (b"traceparent", b"00-5"),
+            (b"traceparent", PARENT.encode()),
             (b"accept-encoding", b"gzip"),
             (b"connect-timeout-ms", b"500"),
             (b"content-length", b"7"),
@@ -77,7 +83,7 @@ async def test_the_answer_comes_back_as_it_was_but_for_hops_and_cookies() -> Non
     async with routing(Recorder(answer)) as s:
         response = await s.call(s.head())
     assert (response.status, response.body) == (299, b"\x1f\x8b")
-    assert sorted(h for h in response.headers if h[0] != b"connection") == [
+    assert sorted(h for h in response.headers if h[0] not in {b"connection", b"x-request-id"}) == [
         (b"content-encoding", b"gzip"),
         (b"content-length", b"2"),
         (b"date", b"Mon, 23 Nov 2026 04:37:58 GMT"),
@@ -110,11 +116,23 @@ def test_a_connection_field_drops_no_length(named: bytes) -> None:
     assert forwarded_in_response(fields) == fields[1:]
 
 
-@pytest.mark.parametrize("name", [b"X_Plugin_Undelivered", b"x-PLUGIN_anything", b"Transfer_Encoding"])
+@pytest.mark.parametrize(
+    "name", [b"X-Plugin-Runtime-ID", b"X_Plugin_Undelivered", b"x-PLUGIN_anything", b"Transfer_Encoding"]
+)
 def test_a_name_that_some_server_reads_as_a_dropped_one_is_dropped(name: bytes) -> None:
     assert forwarded_in_response([(name, b"x")]) == []
 
 
 def test_the_credentials_of_a_request_are_the_first_of_their_fields() -> None:
     fields = [(b"Authorization", b"a"), (b"x-plugin-runtime-id", b"p-1"), (b"authorization", b"b")]
-    assert forwarded_in_request(fields, RequestHeaderRules()) == ([], b"p-1", b"a")
+    assert forwarded_in_request(fields, RequestHeaderRules()) == RequestFields([], [], b"p-1", b"a")
+
+
+@pytest.mark.parametrize("name", [b"X_Request_Id", b"trace_parent", b"TraceParent-"])
+def test_no_name_but_its_own_is_that_of_the_context(name: bytes) -> None:
+    assert forwarded_in_request([(name, b"x")], RequestHeaderRules()) == RequestFields([], [], b"", b"")
+
+
+def test_the_context_that_a_connection_field_names_is_dropped() -> None:
+    fields = [(b"traceparent", b"1"), (b"Connection", b"TraceParent"), (b"baggage", b"a=1")]
+    assert forwarded_in_request(fields, RequestHeaderRules()).context == [(b"baggage", b"a=1")]

@@ -14,6 +14,7 @@ from tests.host.routed import Recorder, Setting, converse, routing
 from tests.http.peers import OK, Handler, Peer
 from tests.plugin.running import eventually
 
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRAILING = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"
 BEGUN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n"
 
@@ -31,14 +32,14 @@ async def test_a_call_passes_with_its_path_its_body_and_the_fields_that_pass() -
     async with routing(recorder) as s, dial_http2(s.url) as wire:
         calls = list[Call]()
         s.host.calls.ended.add(calls.append)
-        stream = await ask(s, wire, ("content-length", "4"), ("traceparent", "00-1"), ("cookie", "a=b"))
+        stream = await ask(s, wire, ("content-length", "4"), ("traceparent", PARENT), ("cookie", "a=b"))
         response = await wire.response(stream)
         await eventually(lambda: calls)
     assert (response.status, response.body) == (200, b"ok")
     assert recorder.line == b"POST /echo.v1.Echo/M?q=1 HTTP/1.1"
     names = [name for name, _ in recorder.headers]
     assert (b"content-length", b"4") in recorder.headers
-    assert (b"traceparent", b"00-1") in recorder.headers
+    assert (b"traceparent", PARENT.encode()) in recorder.headers
     assert not {b"cookie", b"authorization", b"x-plugin-runtime-id", b"transfer-encoding"} & set(names)
     assert (b"x-plugin-caller-id", s.caller.encode()) in recorder.headers
     (call,) = calls
