@@ -14,6 +14,7 @@ Its modules:
     tokens, sessions         secrets that let somebody in: of operators, and of their browsers
     browsers, login          which requests of web pages are taken, and the page that lets a browser in
     listener                 where it is served, and to whom
+    gate                     a port for browsers in an operator's own program
 
 Nothing here is on the way of a call.
 """
@@ -23,6 +24,7 @@ from cpg_trio.host.admin.actor import acting_as as acting_as, current_actor as c
 from cpg_trio.host.admin.admin import Admin as Admin
 from cpg_trio.host.admin.events import Event as Event, EventLog as EventLog
 from cpg_trio.host.admin.files import Files as Files
+from cpg_trio.host.admin.gate import AdminAddress as AdminAddress, Gate as Gate, open_gate as open_gate
 from cpg_trio.host.admin.listener import (
     AdminAccess as AdminAccess,
     AdminConfig as AdminConfig,

@@ -11,7 +11,11 @@ from cpg_trio.host.routing.direct_statistics import (
     DirectReports as DirectReports,
     DirectStatistics as DirectStatistics,
 )
-from cpg_trio.host.routing.headers import RequestHeaderRules as RequestHeaderRules
+from cpg_trio.host.routing.headers import (
+    RequestHeaderRules as RequestHeaderRules,
+    forwarded_in_request as forwarded_in_request,
+    forwarded_in_response as forwarded_in_response,
+)
 from cpg_trio.host.routing.router import Router as Router
 from cpg_trio.host.routing.routes import Routes as Routes
 from cpg_trio.host.routing.statistics import (
