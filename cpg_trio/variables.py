@@ -159,7 +159,15 @@ EXAMPLE: dict[str, str] = {
 }
 """Of the example."""
 
-KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **EXAMPLE})
+COMMANDS: dict[str, str] = {
+    "ADMIN_URL": (
+        "URL of a host's admin service, or unix: and its socket; its token is in ADMIN_TOKEN (default:"
+        " ADMIN_SOCKET, or the socket of the host on PORT)"
+    ),
+}
+"""Of the commands that see and steer a host."""
+
+KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **EXAMPLE, **COMMANDS})
 
 _PREFIXES = ("ADMIN_", "CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
 _SIMILAR = 0.85  # ratio of difflib, of 1; that of HOST_ULR and HOST_URL is 0.875

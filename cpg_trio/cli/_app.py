@@ -58,6 +58,13 @@ COMMANDS: Sequence[Command] = (
         RUN,
         ("check", "check --live"),
     ),
+    Command(
+        "status",
+        "_status:status",
+        "Whether all is well, and if not, what is wrong: status 0, or 3.",
+        SEE,
+        ("status", "status --json | jq .problems", "status --admin /run/host.sock"),
+    ),
 )
 
 

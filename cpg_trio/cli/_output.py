@@ -1,0 +1,233 @@
+"""How commands write: tables and lines for people, JSON for programs.
+
+On a terminal: sized to it, in colour unless NO_COLOR is set, ids shortened, times relative. Anywhere else:
+words only, whole ids, one row a line of any length.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import attrs
+from cyclopts import Parameter
+
+from cpg_trio._human import duration, rate, share, span
+from cpg_trio.states import State
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from cpg_trio._gen.cpgtrio.admin.v1.admin_pb2 import CallStatistics
+
+NOTHING = "-"
+_UNLIMITED = 100_000  # columns, where no terminal limits them
+_SHORT_ID = 4  # the least letters of the random part of a runtime id
+_GREY = "bright_black"
+
+JsonFlag = Annotated[bool, Parameter(help="One JSON document, for programs.")]
+
+
+@attrs.frozen
+class Column:
+    """A column of a table."""
+
+    title: str
+    right: bool = False
+    """Whether it is aligned to the right: numbers."""
+    prose: bool = False
+    """Whether it is broken into lines where the terminal is narrow. Others are not."""
+    optional: bool = False
+    """Whether it is left out where the terminal is narrow."""
+
+
+class Output:
+    """Where a command writes for people."""
+
+    def __init__(
+        self,
+        file: TextIO | None = None,
+        *,
+        terminal: bool | None = None,
+        width: int = 0,
+        plain: bool | None = None,
+    ) -> None:
+        """Take a file (stdout by default); the rest is for tests, and found out otherwise."""
+        from rich.console import Console  # noqa: PLC0415 - JSON needs none of it
+
+        out = sys.stdout if file is None else file
+        self.is_terminal = out.isatty() if terminal is None else terminal
+        no_colour = bool(os.environ.get("NO_COLOR")) if plain is None else plain
+        self._signs = self.is_terminal and not no_colour
+        self.is_ascii = not _has_letters(out)
+        self.console: Console = Console(
+            file=out,
+            force_terminal=self.is_terminal,
+            no_color=no_colour or not self.is_terminal,
+            color_system="auto" if plain is None else None if plain else "standard",
+            width=width or (None if self.is_terminal else _UNLIMITED),
+            highlight=False,
+            markup=False,
+            emoji=False,
+            safe_box=True,
+        )
+
+    def line(self, *parts: RenderableType) -> None:
+        """Write a line."""
+        self.console.print(*parts, soft_wrap=not self.is_terminal)
+
+    def state(self, number: int, text: str = "") -> Text:
+        """Return a state as its word (or another text), with its sign and colour where there are some."""
+        from rich.text import Text  # noqa: PLC0415 - see Output
+
+        try:
+            state = State.of(number)
+        except KeyError:
+            return Text(text or f"state {number}")
+        shown = text or state.word
+        if not self._signs:
+            return Text(shown)
+        sign = state.ascii_sign if self.is_ascii else state.sign
+        return Text(f"{sign} {shown}", style=_GREY if state.colour == "grey" else state.colour)
+
+    def word(self, number: int) -> str:
+        """Return the word of a state."""
+        return State.of(number).word if number in {state.number for state in State} else f"state {number}"
+
+    def label(self, text: str, width: int) -> Text:
+        """Return the name of something that follows it."""
+        from rich.text import Text  # noqa: PLC0415 - see Output
+
+        return Text(text.ljust(width), style="bold")
+
+    def joined(self, *groups: Iterable[str | Text]) -> Text:
+        """Return texts in one line."""
+        from rich.text import Text  # noqa: PLC0415 - see Output
+
+        parts = [Text(part) if isinstance(part, str) else part for group in groups for part in group]
+        return Text("   ").join(parts)
+
+    def sign(self, text: str, ascii_text: str) -> str:
+        """Return a sign that the encoding has."""
+        return ascii_text if self.is_ascii else text
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> None:
+        """Write a table."""
+        self.console.print(
+            self.as_table(columns, rows), soft_wrap=not self.is_terminal, crop=self.is_terminal
+        )
+
+    def as_table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> Table:
+        """Return a table that fits the terminal, without its optional columns if it has to."""
+        from rich.table import Table  # noqa: PLC0415 - see Output
+
+        lines = [list(row) for row in rows]
+        shown = _fitting(columns, lines, self.console.width)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for index in shown:
+            column = columns[index]
+            table.add_column(
+                column.title,
+                justify="right" if column.right else "left",
+                no_wrap=not column.prose,
+                overflow="fold" if column.prose else "ellipsis",
+            )
+        for line in lines:
+            table.add_row(*(line[index] for index in shown))
+        return table
+
+    def when(self, moment: Timestamp) -> str:
+        """Return a moment: for people as time of day, else as RFC 3339."""
+        if not moment.seconds:
+            return NOTHING
+        if self.is_terminal:
+            return time.strftime("%H:%M:%S", time.localtime(moment.seconds))
+        return moment.ToJsonString()
+
+    def ids(self, runtime_ids: Iterable[str]) -> dict[str, str]:
+        """Return how ids are shown: on a terminal as short as they are unique."""
+        every = list(runtime_ids)
+        return shortened(every) if self.is_terminal else {each: each for each in every}
+
+
+def show_json(message: Message) -> None:
+    """Write a message as one JSON document: protobuf's mapping, with all fields."""
+    print(as_json(message, indent=2))
+
+
+def as_json(message: Message, indent: int | None = None) -> str:
+    """Return a message in protobuf's JSON mapping, with all fields."""
+    from google.protobuf.json_format import MessageToJson  # noqa: PLC0415 - tables do not need it
+
+    return MessageToJson(
+        message, always_print_fields_with_no_presence=True, indent=indent, ensure_ascii=False
+    )
+
+
+def since(moment: Timestamp) -> str:
+    """Return for how long something has been so."""
+    return span(time.time() - moment.seconds - moment.nanos / 1e9) if moment.seconds else NOTHING
+
+
+def seconds(length: Duration) -> float:
+    """Return a duration in seconds."""
+    return length.seconds + length.nanos / 1e9
+
+
+def took(statistics: CallStatistics, quantile: str) -> str:
+    """Return a quantile of the durations of calls, such as `p95`."""
+    return duration(seconds(getattr(statistics, quantile))) if statistics.HasField(quantile) else NOTHING
+
+
+def call_cells(statistics: CallStatistics) -> tuple[str, str, str, str]:
+    """Return calls a second, p50, p95 and the share that failed."""
+    failed = share(statistics.failed, statistics.calls) if statistics.calls else NOTHING
+    return rate(statistics.calls_per_second), took(statistics, "p50"), took(statistics, "p95"), failed
+
+
+def shortened(runtime_ids: Sequence[str]) -> dict[str, str]:
+    """Return for each id its shortest beginning that no other one has, with four random letters at least."""
+    every = sorted(set(runtime_ids))
+    short: dict[str, str] = {}
+    for index, each in enumerate(every):
+        near = every[max(index - 1, 0) : index] + every[index + 1 : index + 2]
+        least = each.rfind("-") + 1 + _SHORT_ID
+        shared = max((_common(each, other) + 1 for other in near), default=0)
+        short[each] = each[: max(least, shared)]
+    return short
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many letters two texts begin with in common."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def _has_letters(file: TextIO) -> bool:
+    """Whether the encoding of a file has the signs of states."""
+    try:
+        "●◐○◌…↓✕─▶✓✗".encode(getattr(file, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int) -> list[int]:
+    """Return the indexes of the columns to show: all, or without optional ones, the last of them first."""
+    shown = list(range(len(columns)))
+    needs = [max([len(column.title), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
+    needs = [min(need, 24) if column.prose else need for need, column in zip(needs, columns, strict=True)]
+    for index in reversed([i for i, column in enumerate(columns) if column.optional]):
+        if sum(needs[i] + 2 for i in shown) - 2 <= width:
+            break
+        shown.remove(index)
+    return shown

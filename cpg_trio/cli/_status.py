@@ -1,0 +1,87 @@
+"""The command `status`: whether all is well, and if not, what is wrong, since when, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._human import duration, rate, share, size
+from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
+from cpg_trio.cli._output import JsonFlag, Output, seconds, show_json, since, took
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+NOT_WELL = 3
+"""The exit status if something is wrong."""
+_MOST_PROBLEMS = 10
+
+
+def status(*, json: JsonFlag = False, options: AdminOptions = HERE) -> int:
+    """Show whether all is well."""
+    answer = call_admin(options, lambda host: host.get_status(pb.GetStatusRequest()))
+    if json:
+        show_json(answer)
+    else:
+        show_status(answer, Output())
+    return 0 if answer.state == pb.PLUGIN_STATE_HEALTHY else NOT_WELL
+
+
+def show_status(answer: pb.GetStatusResponse, out: Output) -> None:
+    """Write the status of a host."""
+    out.line(headline(answer, out))
+    for problem in answer.problems[1:_MOST_PROBLEMS]:
+        out.line(_problem(problem, out))
+    if (more := len(answer.problems) - _MOST_PROBLEMS) > 0:
+        out.line(f"and {more} more: cpg-trio plugins")
+    out.line("")
+    for name, text in facts(answer, out):
+        out.line(out.label(f"  {name}", 11), text)
+    todo = list(dict.fromkeys(each.what_to_do for each in answer.problems if each.what_to_do))
+    if todo:
+        out.line("")
+    for number, each in enumerate(todo[:3]):
+        out.line(out.label("" if number else "  what to do", 13), each)
+
+
+def headline(answer: pb.GetStatusResponse, out: Output) -> Text:
+    """Return the line that answers whether all is well."""
+    if answer.problems:
+        return _problem(answer.problems[0], out)
+    count = sum(each.count for each in answer.plugins)
+    return out.state(answer.state) + f": {_number(count, 'plugin')}, {_number(answer.services, 'service')}"
+
+
+def facts(answer: pb.GetStatusResponse, out: Output) -> list[tuple[str, str | Text]]:
+    """Return what is known of a host, each with its name."""
+    host, calls = answer.host, answer.calls
+    up = f"up {since(host.started_at)}" if not host.stopping else "stopping"
+    lag = f"{duration(seconds(host.loop_lag))} loop lag"
+    counted = out.joined(
+        [str(sum(each.count for each in answer.plugins))],
+        (
+            out.state(each.state, f"{each.count} {out.word(each.state)}")
+            for each in answer.plugins
+            if each.count
+        ),
+    )
+    pace = f"{rate(calls.calls_per_second)}   p50 {took(calls, 'p50')}   p95 {took(calls, 'p95')}"
+    told: list[tuple[str, str | Text]] = [
+        ("host", "   ".join([host.urls[0] if host.urls else "-", up, lag, size(host.memory_bytes)])),
+        ("plugins", counted),
+        ("calls", f"{pace}   {share(calls.failed, calls.calls)} failed"),
+    ]
+    if answer.refused:
+        told.append(("refused", f"{answer.refused} in the last minute: cpg-trio events --kind refused"))
+    if host.unsaved:
+        told.append(("state", f"not saved: {host.unsaved}"))
+    return told
+
+
+def _problem(problem: pb.Problem, out: Output) -> Text:
+    lasting = f" for {since(problem.since)}" if problem.HasField("since") else ""
+    return out.state(problem.state) + f"{lasting}: {problem.summary}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
