@@ -64,6 +64,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         pass_headers=_pass_headers(environment),
         base_urls=_base_urls(environment),
         leases=_leases(environment),
+        log_calls=_log_calls(environment),
         rates=_rates(environment),
         limits=_limits(environment),
         selection=_selection(environment),
@@ -165,6 +166,17 @@ def _leases(environment: Mapping[str, str]) -> LeaseConfig:
         return LeaseConfig(lease_s=float(lease)) if lease else LeaseConfig()
     except ValueError:
         raise StartError(f"LEASE_S must be a number of seconds above 0, not {lease!r}") from None
+
+
+def _log_calls(environment: Mapping[str, str]) -> float:
+    value = environment.get("LOG_CALLS") or "all"
+    try:
+        share = {"all": 1.0, "off": 0.0}[value] if value in {"all", "off"} else float(value)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise StartError(f"LOG_CALLS must be 'all', 'off' or a share from 0 to 1, not {value!r}")
+    return share
 
 
 def _selection(environment: Mapping[str, str]) -> dict[str, Selection]:

@@ -1,82 +1,157 @@
 """The log of a process on standard error: one line for each event, newest last.
 
-Libraries only log; the program calls `configure_logging`. The prefix of a line is that of the other
-implementations, so that tools that read their logs read these.
-
-A thread writes the lines, so that nothing that logs waits for the reader of the log. It writes all lines that
-wait with one call: some 60 times a second at most, and at once for a warning or worse. If the reader is too
-slow, lines above `_MAX_WAITING` are dropped, and a line in their place has their number.
-
-The thread is a daemon, as a thread that is none keeps a program from ending. `logging` flushes and closes
-handlers at the end of a program, and that waits some seconds for the thread, but not for a reader that has
-stopped reading. The lines before a traceback are written before it. A process that is killed, or leaves by
-`os._exit`, loses the lines of the last moment. Processes that share a pipe write whole lines while the pipe
-has room.
-
-Tried before: a line takes `logging.StreamHandler` ten times as long, for its record, its lock and its write.
-`logging.handlers.QueueHandler` saves only the write.
+Libraries only log; the program calls `configure_logging`, which `process.run` does. What a line looks like is
+in `_log_formats`, and how it is written in `_log_writer`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import select
 import sys
-import threading
-import time
+from collections.abc import Iterable, Mapping, MutableMapping
+from difflib import get_close_matches
+from enum import Enum
 from types import TracebackType
-from typing import TextIO
-from weakref import WeakSet
+from typing import Any, TextIO
 
-from cpg_trio._lines import one_line
+import attrs
+import trio
 
-DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
+from cpg_trio import call_context
+from cpg_trio._log_formats import (
+    LONGEST_LINE,
+    Formatter,
+    JsonFormatter,
+    TextFormatter,
+    bounded,
+    identify,
+    log_source,
+)
+from cpg_trio._log_writer import LineHandler, dropped_lines
+from cpg_trio.call_context import CallContext
 
-LONGEST_LINE = 32 * 1024  # characters, also of a traceback
+__all__ = [
+    "LEVELS",
+    "LineLog",
+    "LogConfig",
+    "LogFormat",
+    "TemporaryLevels",
+    "add_call_context",
+    "configure_if_needed",
+    "configure_logging",
+    "dropped_lines",
+    "flush",
+    "identify",
+    "ids",
+    "log_source",
+    "parse_levels",
+    "report",
+    "use_handler",
+]
 
-
-class _BoundedFormatter(logging.Formatter):
-    """Formats a record as at most `LONGEST_LINE` characters.
-
-    A message of this project becomes one line, so that no text of a stranger in it can pass for another line.
-    Messages of other libraries, and tracebacks, may have several lines.
-    """
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
-        text = super().formatMessage(record)
-        if text.isprintable() or record.name.partition(".")[0] != "cpg_trio":
-            return text
-        return one_line(text, LONGEST_LINE)
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _bounded(super().format(record))
-
-
-def _bounded(text: str) -> str:
-    if len(text) <= LONGEST_LINE:
-        return text
-    return f"{text[:LONGEST_LINE]}… ({len(text) - LONGEST_LINE} more characters)"
-
+LEVELS: Mapping[str, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
 
 # Loggers of libraries that log each request, statement or frame at INFO.
 _LIBRARIES = (
     *("asyncio", "h2", "hpack", "httpcore", "httpx", "hypercorn", "psycopg", "sqlalchemy", "trio-websocket"),
 )
-_FORMATTER = _BoundedFormatter("%(asctime)s %(message)s", DATE_FORMAT)
-_MAX_WAITING = 8 * 1024 * 1024  # characters that wait to be written
-_GATHER_S = 0.015  # from the first line that waits until the lines are written
-_FLUSH_TIMEOUT_S = 3.0  # at the end of a process it passes at most twice
+_PROJECT = "cpg_trio"
+_MOST_CHANGED = 100  # loggers whose level is another for a while
 
 
-def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+class LogFormat(Enum):
+    """What a line of the log looks like."""
+
+    TEXT = "text"
+    JSON = "json"
+
+    def formatter(self) -> Formatter:
+        """Return a formatter of this format."""
+        return JsonFormatter() if self is LogFormat.JSON else TextFormatter()
+
+
+@attrs.frozen
+class LogConfig:
+    """The format of the log, and the levels from which loggers log."""
+
+    format: LogFormat = LogFormat.TEXT
+    levels: Mapping[str, int] = attrs.field(factory=dict)
+    """By logger; that of "" is for all others, and is INFO if it is not there."""
+
+
+def parse_levels(text: str) -> dict[str, int]:
+    """Return the levels that `info,cpg_trio.router=warning` says. Raises: ValueError."""
+    return dict(map(_parse_level, filter(None, map(str.strip, text.split(",")))))
+
+
+def _parse_level(part: str) -> tuple[str, int]:
+    logger, _, name = part.rpartition("=")
+    level = LEVELS.get(name.strip().lower())
+    if level is None or ("=" in part and not logger.strip()):
+        raise ValueError(
+            "must be like 'info' or 'info,cpg_trio.router=warning', a level and levels of loggers, where"
+            f" levels are {', '.join(LEVELS)}; not {part!r}"
+        )
+    return logger.strip(), level
+
+
+def configure_logging(
+    level: int = logging.INFO,
+    stream: TextIO | None = None,
+    *,
+    config: LogConfig | None = None,
+) -> None:
     """Write the log to `stream`, standard error by default, in place of all handlers that there were.
 
-    A stream without a file descriptor, such as `io.StringIO`, has the lines after `flush`.
+    The levels of `config` come before `level`. A stream without a file descriptor, such as `io.StringIO`, has
+    the lines after `flush`. With JSON, warnings of Python and tracebacks of exceptions that nothing has
+    caught are lines of the log, too.
     """
-    use_handler(LineHandler(sys.stderr if stream is None else stream), level)
+    config = config or LogConfig()
+    handler = LineHandler(sys.stderr if stream is None else stream, config.format.formatter())
+    use_handler(handler, level)
+    _set_levels(config.levels)
+    if config.format is LogFormat.JSON:
+        logging.captureWarnings(capture=True)
     if not isinstance(sys.excepthook, _FlushingExcepthook):
         sys.excepthook = _FlushingExcepthook()
+
+
+def configure_if_needed(config: LogConfig) -> None:
+    """Configure the log of a program, unless the program has done that itself.
+
+    Handlers of the program stay, with their format. But a program that has set no level, so that Python's
+    WARNING holds, logs from INFO up, and levels that `config` names hold in any case. The handler that
+    `logging` itself adds when somebody calls `logging.info(...)` before the log is configured is replaced.
+    """
+    root = logging.getLogger()
+    if all(map(_is_left_over, root.handlers)):
+        configure_logging(config=config)
+        return
+    if config.levels or root.level == logging.WARNING:
+        _apply_level(config.levels.get("", logging.INFO if root.level == logging.WARNING else root.level))
+        _set_levels(config.levels)
+    if config.format is not LogFormat.TEXT:
+        logging.getLogger(_PROJECT).warning(
+            "LOG_FORMAT is not used: the program has handlers of its own for its log"
+        )
+
+
+def _is_left_over(handler: logging.Handler) -> bool:
+    """Whether a handler is as `logging.basicConfig()` adds it, and nobody has set a level."""
+    record = logging.makeLogRecord({"levelname": "level", "name": "name", "msg": "message"})
+    return (
+        type(handler) is logging.StreamHandler
+        and handler.stream in (sys.stderr, sys.__stderr__)
+        and handler.format(record) == "level:name:message"  # logging.BASIC_FORMAT
+        and logging.getLogger().level == logging.WARNING
+    )
 
 
 def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
@@ -86,21 +161,60 @@ def use_handler(handler: logging.Handler, level: int = logging.INFO) -> None:
     """
     root = logging.getLogger()
     before, root.handlers[:] = root.handlers[:], [handler]
-    root.setLevel(level)
-    logging.getLogger("cpg_trio").setLevel(level)
-    for name in _LIBRARIES:
-        library = logging.getLogger(name)
-        if library.level == logging.NOTSET:
-            library.setLevel(max(level, logging.WARNING))
+    _apply_level(level)
     for replaced in before:
         if isinstance(replaced, LineHandler):
             replaced.close()
 
 
+def _apply_level(level: int) -> None:
+    logging.getLogger().setLevel(level)
+    logging.getLogger(_PROJECT).setLevel(level)
+    for name in _LIBRARIES:
+        library = logging.getLogger(name)
+        if library.level == logging.NOTSET:
+            library.setLevel(max(level, logging.WARNING))
+
+
+def _set_levels(levels: Mapping[str, int]) -> None:
+    if "" in levels:
+        _apply_level(levels[""])
+    for name, level in levels.items():
+        if name:
+            logging.getLogger(name).setLevel(level)
+
+
 def flush() -> None:
-    """Wait until the lines are written, for `_FLUSH_TIMEOUT_S` at most."""
+    """Wait until the lines are written, for some seconds at most."""
     for handler in logging.getLogger().handlers:
         handler.flush()
+
+
+def report(reasons: Iterable[str]) -> None:
+    """Write why a program ends: below the lines that wait, and as lines of the log if those are JSON."""
+    if _is_json():
+        for reason in reasons:
+            logging.getLogger(_PROJECT).critical("%s", reason)
+        flush()
+    else:
+        flush()
+        sys.stderr.writelines(f"{reason}\n" for reason in reasons)
+
+
+def _is_json() -> bool:
+    handlers = logging.getLogger().handlers
+    return any(
+        isinstance(each, LineHandler) and isinstance(each.formatter, JsonFormatter) for each in handlers
+    )
+
+
+def add_call_context(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the request id and the trace of the call that is served to an event: a processor for structlog."""
+    context = call_context.current()
+    for name in ("request_id", "trace_id", "span_id"):
+        if value := getattr(context, name):
+            event.setdefault(name, value)
+    return event
 
 
 class LineLog:
@@ -111,29 +225,30 @@ class LineLog:
     the cost.
     """
 
-    __slots__ = ("_logger", "_second")
+    __slots__ = ("_logger", "_name")
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._logger = logging.getLogger(name)
-        self._second = 0.0, 0.0, ""  # of the last line: its begin, its end, and the prefix that it gives
 
-    def info(self, text: str) -> None:
-        """Log one line. It is written as it is: the caller makes sure that all of `text` is printable."""
-        handler = self._only_handler()
+    def info(self, text: str, context: CallContext | None = None) -> None:
+        """Log one line, of the call with this context; by default of the call that is served.
+
+        It is written as it is: the caller makes sure that all of `text` is printable.
+        """
+        if context is None:
+            context = call_context.current()
         if len(text) > LONGEST_LINE:
-            text = _bounded(text)
-        if handler is None:
-            self._logger.info(text, stacklevel=2)
+            text = bounded(text)
+        form = self._only_formatter()
+        if form is None:
+            self._logger.info(text, stacklevel=2, extra=ids(context))
             return
-        now = time.time()
-        begin, end, prefix = self._second
-        if not begin <= now < end:
-            begin, prefix = now // 1, _prefix(now)
-            self._second = begin, begin + 1, prefix
-        handler.append(f"{prefix}{text}\n")
+        handler, formatter = form
+        handler.append(formatter.line(self._name, text, context))
 
-    def _only_handler(self) -> LineHandler | None:
-        """Return the handler if it is the only one that gets a line, and gets all of it; otherwise None."""
+    def _only_formatter(self) -> tuple[LineHandler, Formatter] | None:
+        """Return the handler and its formatter if it is the only one that gets a line, and gets all of it."""
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO) or logger.filters:
             return None
@@ -145,195 +260,90 @@ class LineLog:
         handler = at.handlers[0]
         if handler.__class__ is not LineHandler or handler.level > logging.INFO or handler.filters:
             return None
-        plain = handler.formatter is _FORMATTER and logger.__class__ is logging.Logger
-        return handler if plain and logging.getLogRecordFactory() is logging.LogRecord else None
+        formatter = handler.formatter
+        if formatter is not handler.own_formatter or logger.__class__ is not logging.Logger:
+            return None
+        plain = logging.getLogRecordFactory() is logging.LogRecord
+        return (handler, formatter) if plain else None
 
 
-class LineHandler(logging.Handler):
-    """Writes lines to a stream, in a thread that starts with the first line.
+def ids(context: CallContext) -> dict[str, str]:
+    """Return the `extra` of a record that belongs to a call that is not the current one."""
+    names = ("request_id", "trace_id", "span_id")
+    return {name: value for name in names if (value := getattr(context, name))}
 
-    To add a line takes no lock: that would double the cost. `_lines` is never replaced. Any thread appends to
-    it, and the writing thread deletes its front; both are atomic. No wake-up is lost: the writing thread sets
-    `_resting` and then looks for lines, and a thread that adds one looks at `_resting` afterwards. `_added`
-    may miss a line when two threads add at once.
-    """
 
-    def __init__(self, stream: TextIO | None) -> None:
-        super().__init__()
-        self.setFormatter(_FORMATTER)
-        self._sink = _Sink(stream)
-        self._begin()
-        _handlers.add(self)
+class TemporaryLevels:
+    """Levels of loggers that hold for a while. `run` restores what was there before."""
 
-    def _begin(self) -> None:
-        """Begin without lines: at first, and in a forked process, which has no other thread."""
-        self._lines: list[str] = []
-        self._added = self._gone = 0  # characters; only the writing thread changes `_gone`
-        self._dropped = 0  # lines
-        self._resting = True  # a thread that adds a line has to wake the writing one
-        self._urgent = self._closing = self._stuck = False
-        self._taken = self._written = 0  # batches
-        self._thread: threading.Thread | None = None
-        self._changed = threading.Condition(threading.RLock())  # a signal's handler may log, too
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._before: dict[str, int] = {}
+        self._changed = trio.Event()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written."""
+    def set(self, logger: str, level: str, for_s: float) -> None:
+        """Have a logger log from `level` up for some seconds; "" is all loggers without a level of their own.
+
+        A second call for the same logger takes the place of the first. Raises: ValueError for a logger or a
+        level that does not exist, for a time that is not above 0, and for too many loggers.
+        """
+        if level not in LEVELS:
+            raise ValueError(f"a level is one of {', '.join(LEVELS)}, not {level!r:.100}")
+        if not for_s > 0:
+            raise ValueError(f"a level holds for a time above 0 s, not {for_s:g} s")
+        names = _named(logger)
+        if len(self._until.keys() | set(names)) > _MOST_CHANGED:
+            raise ValueError(
+                f"not more than {_MOST_CHANGED} loggers can have another level: restore one first"
+            )
+        for name in names:
+            found = logging.getLogger(name)
+            self._before.setdefault(name, found.level)
+            self._until[name] = trio.current_time() + for_s
+            found.setLevel(LEVELS[level])
+        self._changed.set()
+
+    def restore(self, logger: str) -> None:
+        """Give a logger the level that it had; nothing happens if it has no other. Raises: ValueError."""
+        for name in _named(logger):
+            self._restore(name)
+
+    def _restore(self, name: str) -> None:
+        if self._until.pop(name, None) is not None:
+            logging.getLogger(name).setLevel(self._before.pop(name))
+
+    async def run(self) -> None:
+        """Restore each level when its time is over, and all of them when this is cancelled."""
         try:
-            self.append(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be formatted
-            self.handleError(record)
-        if record.levelno >= logging.WARNING:
-            self._urgent = True
-            self._wake()
-
-    def append(self, line: str) -> None:
-        """Have a whole line written, or several that belong together."""
-        size = len(line)
-        if self._added - self._gone + size > _MAX_WAITING:
-            self._dropped += 1
-            return
-        if self._dropped:
-            line = self._missing() + line
-            size = len(line)
-        self._added += size
-        self._lines.append(line)
-        if self._resting:
-            self._wake()
-
-    def _wake(self) -> None:
-        """Wake the writing thread, or write if there can be none."""
-        if self._thread is None and not self._start():
-            self._write()
-            return
-        with self._changed:
-            self._resting = False
-            self._changed.notify_all()
-
-    def _start(self) -> bool:
-        """Start the thread; return False at the end of a process, when none can be started."""
-        with self._changed:
-            if self._closing or self._thread is not None:
-                return not self._closing
-            thread = threading.Thread(target=self._run, name="cpg_trio log", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return False
-            self._thread = thread
-            return True
-
-    def _run(self) -> None:
-        while self._gather():
-            self._write()
-
-    def _gather(self) -> bool:
-        """Wait for lines, and then for more of them. Return False if there will be none any more."""
-        with self._changed:
-            self._resting = True
-            while not (self._lines or self._closing or (self._dropped and not self._stuck)):
-                self._changed.wait()
-                self._resting = True  # woken for a line that was written already
-            self._resting = False
-            self._changed.wait_for(lambda: self._urgent or self._closing, _GATHER_S)
-            return bool(self._lines) or not self._closing
-
-    def _write(self) -> None:
-        """Write the lines that wait."""
-        with self._changed:
-            self._urgent = False
-            self._taken += 1
-            count = len(self._lines)
-            lines = self._lines[:count]
-            del self._lines[:count]
-        text = "".join(lines)
-        written = self._sink.write(text + self._missing())
-        with self._changed:
-            self._gone += len(text)
-            self._stuck = not written
-            if not written:
-                self._dropped += count
-            self._written += 1
-            self._changed.notify_all()
-
-    def _missing(self) -> str:
-        """Return a line with the number of lines that were dropped, empty if none were."""
-        dropped, self._dropped = self._dropped, 0
-        if not dropped:
-            return ""
-        return f"{_prefix(time.time())}{dropped} lines are missing here: they were not read in time\n"
-
-    def flush(self) -> None:
-        """Wait until the lines that wait are written, for `_FLUSH_TIMEOUT_S` at most."""
-        if self._thread is None:
-            self._write()
-            return
-        with self._changed:
-            target = self._taken + bool(self._lines)
-            self._urgent = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._written >= target, _FLUSH_TIMEOUT_S)
-
-    def close(self) -> None:
-        """Write the lines that wait, and end the thread. A line that is logged later is written at once."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(_FLUSH_TIMEOUT_S)
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = None
-            self._resting = True
-            self._write()
-        super().close()
+            while True:
+                self._changed = trio.Event()
+                with trio.move_on_at(min(self._until.values(), default=float("inf"))):
+                    await self._changed.wait()
+                now = trio.current_time()
+                for name in [name for name, until in self._until.items() if until <= now]:
+                    self._restore(name)
+        finally:
+            for name in list(self._until):
+                self._restore(name)
 
 
-class _Sink:
-    """The target of the lines: the stream's file descriptor, or the stream if it has none.
-
-    The interpreter flushes its streams at its end, and dies with a fatal error if a daemon thread holds the
-    lock of one of them. So the thread does not use the stream where it can do without.
-    """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream  # None: the process was started without a standard error
-
-    def write(self, text: str) -> bool:
-        """Write all of `text`, however long it takes. Return False if that is not possible."""
-        try:
-            self._write(text)
-        except (OSError, ValueError):  # no reader, a full disk, a closed stream
-            return False
-        return True
-
-    def _write(self, text: str) -> None:
-        if self._stream is None or not text:
-            return
-        try:
-            descriptor = self._stream.fileno()
-        except OSError:  # it has none
-            self._stream.write(text)
-            self._stream.flush()
-        else:
-            _write_all(descriptor, text.encode(self._stream.encoding, "backslashreplace"))
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[os.write(descriptor, left) :]
-        except BlockingIOError:  # another process has set it to non-blocking
-            room = select.poll()
-            room.register(descriptor, select.POLLOUT)
-            room.poll()
-
-
-def _prefix(now: float) -> str:
-    return time.strftime(DATE_FORMAT, time.localtime(now)) + " "
+def _named(logger: str) -> tuple[str, ...]:
+    """Return the loggers that a level is set of. Raises: ValueError for one that does not exist."""
+    if not logger:
+        return "", _PROJECT
+    known = logging.root.manager.loggerDict
+    if logger not in known:
+        near = get_close_matches(logger[:200], sorted(known), n=1)
+        hint = f"; {near[0]} is: is that meant?" if near else ""
+        raise ValueError(f"{logger!r:.200} is not a logger of this process{hint}")
+    return (logger,)
 
 
 class _FlushingExcepthook:
-    """Writes the lines that wait before the traceback of an exception that nothing has caught."""
+    """Writes the lines that wait before the traceback of an exception that nothing has caught.
+
+    If the lines are JSON, the traceback is one of them.
+    """
 
     def __init__(self) -> None:
         self._show = sys.excepthook
@@ -341,16 +351,10 @@ class _FlushingExcepthook:
     def __call__(
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
+        if _is_json() and not issubclass(kind, KeyboardInterrupt):
+            text = f"{kind.__name__} ended the program"
+            logging.getLogger(_PROJECT).critical(text, exc_info=(kind, error, traceback))
+            flush()
+            return
         flush()
         self._show(kind, error, traceback)
-
-
-_handlers: WeakSet[LineHandler] = WeakSet()
-
-
-def _forget_all() -> None:
-    for handler in _handlers:
-        handler._begin()  # noqa: SLF001 - of this module
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from cpg_trio._reload import reason
 from cpg_trio.http import Http1Engine, Origin, ServeConfig, raise_descriptor_limit
 from cpg_trio.http.certificates import tls_from_environment
 from cpg_trio.http.server.errors import StartError, logger
+from cpg_trio.logs import LogConfig, LogFormat
 
 _MOST_DIGITS = 6  # of how many connections a server may have
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -43,11 +42,12 @@ async def stop_on_signals() -> AsyncIterator[trio.Event]:
         yield signals.stop
 
 
-def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
+def run(main: Callable[[trio.Event], Awaitable[None]], *, log: LogConfig | None = None) -> int:
     """Run `main` with an event that is set when it is to stop; return the exit status of the process.
 
-    The log goes to stderr, unless it has been configured. The soft limit of open files, of which
-    each connection is one, is raised to the hard one.
+    The log goes to stderr as `log` says, or else `LOG_FORMAT` and `LOG_LEVEL`, unless the program has
+    configured `logging`: see `logs.configure_if_needed`. The soft limit of open files, of which each
+    connection is one, is raised to the hard one.
 
     0 when `main` returns, after a signal or by itself; 1 when it raises `StartError`, whose message goes to
     stderr as one line; 128 and the signal's number when a second signal ended it. Any other exception
@@ -55,9 +55,8 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
     """
     _check_function(main)
     raise_descriptor_limit()
-    if not logging.getLogger().handlers:
-        logs.configure_logging()
     try:
+        logs.configure_if_needed(log or log_from_environment())
         return trio.run(_supervise, main)
     except KeyboardInterrupt:  # before the handlers stood, or after
         return 128 + signal.SIGINT
@@ -65,8 +64,7 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> int:
         reasons = list(_leaves(error))
         if not all(isinstance(reason, StartError) for reason in reasons):
             raise
-        logs.flush()
-        sys.stderr.writelines(f"{reason}\n" for reason in reasons)
+        logs.report(map(str, reasons))
         return 1
 
 
@@ -152,6 +150,21 @@ def _max_connections(environment: Mapping[str, str]) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text)):
         raise StartError(f"MAX_CONNECTIONS must be a number from 1 to {'9' * _MOST_DIGITS}, not {text!r}")
     return int(text)
+
+
+def log_from_environment(environment: Mapping[str, str] | None = None) -> LogConfig:
+    """Return the format and the levels of the log, as `LOG_FORMAT` and `LOG_LEVEL` say.
+
+    Raises: StartError for a format or a level that does not exist.
+    """
+    environment = os.environ if environment is None else environment
+    chosen = environment.get("LOG_FORMAT") or LogFormat.TEXT.value
+    if chosen not in [each.value for each in LogFormat]:
+        raise StartError(f"LOG_FORMAT must be 'text' or 'json', not {chosen!r}")
+    try:
+        return LogConfig(LogFormat(chosen), logs.parse_levels(environment.get("LOG_LEVEL", "")))
+    except ValueError as error:
+        raise StartError(f"LOG_LEVEL {error}") from None
 
 
 def secret_from_environment(name: str, environment: Mapping[str, str] | None = None) -> str:

@@ -52,6 +52,11 @@ SERVING: dict[str, str] = {
         "hypercorn: h11, the parser of Hypercorn, reads and writes each message as well, which is slower"
         " (default: the project's own engine only)"
     ),
+    "LOG_FORMAT": "text (for people) or json (one object a line, for programs) (default: text)",
+    "LOG_LEVEL": (
+        "least level of the lines of the log, and of single loggers, as in info,myplugin=debug: debug, info,"
+        " warning, error or critical (default: info)"
+    ),
 }
 """Of each program that listens: a host, a plugin."""
 
@@ -118,6 +123,10 @@ HOST: dict[str, str] = {
         " (default: none)"
     ),
     "ADMIN_TOKEN_FILE": ("file of that secret, one a line; read again when it changes (default: none)"),
+    "LOG_CALLS": (
+        "of which routed calls the log has lines: all, off, or a share of them, as in 0.01; those that fail"
+        " are logged always (default: all)"
+    ),
     "PASS_HEADERS": (
         "request headers that are passed on besides the usual ones, as in x-tenant,x-app-* (default: none)"
     ),

@@ -51,6 +51,7 @@ def _logging_as_it_was() -> Iterator[None]:
     root, own = logging.getLogger(), logging.getLogger("cpg_trio")
     before = root.handlers[:], root.level, own.level, sys.excepthook
     yield
+    logging.captureWarnings(capture=False)
     use_handler(logging.NullHandler())  # so that the thread of the one before it ends
     root.handlers[:], root.level, own.level, sys.excepthook = before
 

@@ -18,7 +18,9 @@ from typing import TextIO
 
 import pytest
 
-from cpg_trio.logs import LONGEST_LINE, LineHandler, LineLog, configure_logging, flush
+from cpg_trio._log_formats import LONGEST_LINE
+from cpg_trio._log_writer import LineHandler
+from cpg_trio.logs import LineLog, configure_logging, flush
 
 LOGGER = logging.getLogger("cpg_trio.router")
 LINES = LineLog(LOGGER.name)
@@ -85,7 +87,7 @@ def configured() -> StringIO:
 
 @pytest.fixture
 def nobody_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cpg_trio.logs._GATHER_S", 3600)
+    monkeypatch.setattr("cpg_trio._log_writer._GATHER_S", 3600)
 
 
 def test_log_lines_begin_with_date_and_time_and_other_libraries_only_warn() -> None:
@@ -167,7 +169,7 @@ def test_a_reader_that_stalls_holds_up_nobody_and_misses_nothing(pipe: Pipe, *, 
 def test_what_there_is_no_room_for_is_dropped_and_counted_where_it_is_missing(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpg_trio.logs._MAX_WAITING", 20_000)
+    monkeypatch.setattr("cpg_trio._log_writer._MAX_WAITING", 20_000)
     configure_logging(stream=pipe.stream)
     for index in range(1000):
         LINES.info(f"{index:04} {'x' * 200}")
@@ -310,12 +312,12 @@ def test_a_line_goes_where_logging_would_have_it_go_whatever_is_changed_meanwhil
     assert outcome(LINES.info) == ("text\n", [])
     handler = ours()
     with changed():
-        assert LINES._only_handler() is None
+        assert LINES._only_formatter() is None
         told = outcome(LINES.info)
         handler.flush()
         assert told == outcome(LOGGER.info)
         assert told != ("text\n", []) or not LOGGER.propagate
-    assert LINES._only_handler() is handler
+    assert LINES._only_formatter() == (handler, handler.formatter)
     assert outcome(LINES.info) == ("text\n", [])
 
 
@@ -354,10 +356,10 @@ def run(code: str) -> tuple[int, str]:
     """Run a program whose log gathers for an hour; return its status and what it wrote to standard error."""
     start = (
         "import os, sys, trio\n"
-        "from cpg_trio import logs\n"
+        "from cpg_trio import _log_writer, logs\n"
         "from cpg_trio.http import StartError\n"
         "from cpg_trio.process import run\n"
-        "logs._GATHER_S = 3600\n"
+        "_log_writer._GATHER_S = 3600\n"
         "log = logs.LineLog('cpg_trio.router')\n"
     )
     done = subprocess.run(
@@ -423,7 +425,8 @@ def test_all_is_written_when_a_signal_ends_a_process(signals: int, status: int) 
 def test_a_process_ends_although_nobody_reads_what_it_says() -> None:
     reader, writer = os.pipe()
     code = (
-        "from cpg_trio import logs; logs._FLUSH_TIMEOUT_S = 0.05; logs.configure_logging()\n"
+        "from cpg_trio import _log_writer, logs\n"
+        "_log_writer._FLUSH_TIMEOUT_S = 0.05; logs.configure_logging()\n"
         "for i in range(100_000): logs.LineLog('cpg_trio.router').info(str(i))"
     )
     ended = subprocess.run([sys.executable, "-c", code], stderr=writer, check=False, timeout=20)

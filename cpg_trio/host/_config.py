@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
+from attrs.validators import ge, le
 
 from cpg_trio.host.access import Enrolment, Fitted, Keys, Limits, Policy, RateLimits, fitted
 from cpg_trio.host.admin import AdminConfig, Files
@@ -90,6 +91,8 @@ class HostConfig:
     """The configuration of the server. Its `tls` also serves for calls to plugins."""
     allow_plaintext: bool = False
     """Whether the host may listen without TLS on an address that other machines reach."""
+    log_calls: float = attrs.field(default=1.0, validator=[ge(0), le(1)])
+    """The share of routed calls of which the log has lines, from 0 to 1. Failed ones are always logged."""
     probe_bind: str | Sequence[str] | None = None
     """Addresses on which it answers probes only, without TLS. Probes are answered on the others, too."""
     admin: AdminConfig | None = None

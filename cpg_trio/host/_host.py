@@ -76,6 +76,7 @@ from cpg_trio.http import (
     Relay,
     serve,
 )
+from cpg_trio.logs import log_source
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import application
 from cpg_trio.statistics import CallTable
@@ -167,7 +168,7 @@ class Host:
             lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why),  # noqa: PLW0108 - it is made below
         )
         # Routing and capabilities
-        self._call_log = CallLog(self.calls)
+        self._call_log = CallLog(self.calls, config.log_calls)
         self.call_table = CallTable(
             self.calls,
             name_of=self.identities.name_of,
@@ -318,26 +319,27 @@ class Host:
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         check_listening(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
         config, browsers, drained = self._config, self._browsers(binds), trio.Event()
-        async with (
-            self._application(browsers) as app,
-            probe_port(self._probes, config.probe_bind, config.serve),
-            open_plain_nursery() as admin,
-        ):
-            async with open_plain_nursery() as nursery:
-                relay = Relay(self._router(browsers), self._pool)
-                serve_app = partial(serve, app, bind=binds, config=config.serve, stop=stop, relay=relay)
-                bound = await nursery.start(serve_app)
-                _log.info("host listening on %s", ", ".join(bound))
-                self.admin.listening(bound)
-                self.admin_addresses = await admin.start(self._serve_admin, bound, drained)
-                task_status.started(bound)
-                await stop.wait()
-                _log.info("host stopping")
-                self.health.stop()
-                self.watches.close()
-                self.admin.stopping()
-            drained.set()
-        _log.info("host has stopped")
+        with log_source("host"):
+            async with (
+                self._application(browsers) as app,
+                probe_port(self._probes, config.probe_bind, config.serve),
+                open_plain_nursery() as admin,
+            ):
+                async with open_plain_nursery() as nursery:
+                    relay = Relay(self._router(browsers), self._pool)
+                    serve_app = partial(serve, app, bind=binds, config=config.serve, stop=stop, relay=relay)
+                    bound = await nursery.start(serve_app)
+                    _log.info("host listening on %s", ", ".join(bound))
+                    self.admin.listening(bound)
+                    self.admin_addresses = await admin.start(self._serve_admin, bound, drained)
+                    task_status.started(bound)
+                    await stop.wait()
+                    _log.info("host stopping")
+                    self.health.stop()
+                    self.watches.close()
+                    self.admin.stopping()
+                drained.set()
+            _log.info("host has stopped")
 
     async def _serve_admin(
         self, bound: Sequence[str], stop: trio.Event, *, task_status: trio.TaskStatus[tuple[str, ...]]

@@ -10,6 +10,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
+from cpg_trio.logs import log_source
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._runtime import run
@@ -113,7 +114,8 @@ class Plugin:
         config = config or PluginConfig.from_environment(self._default_port)
         self._served += 1
         try:
-            await run(self._declared, config, trio.Event() if stop is None else stop, task_status)
+            with log_source(self._declared.self_id):
+                await run(self._declared, config, trio.Event() if stop is None else stop, task_status)
         finally:
             self._served -= 1
 

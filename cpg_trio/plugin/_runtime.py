@@ -22,6 +22,7 @@ import trio
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import Pool, StartError, fitted_to_descriptors, fitted_to_memory, most_connections
+from cpg_trio.logs import identify
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._heartbeat import Heartbeat
@@ -121,6 +122,7 @@ async def _stay_registered(state: PluginState, addresses: Addresses, registratio
         session = await _open_session(state, addresses, session)
         backoff.opened()
         state.begin_session(session)
+        identify(session.runtime_id)
         if await registrations.register(session):
             await _keep(state, session, heartbeat)
         session.void.set()

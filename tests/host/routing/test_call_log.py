@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from io import StringIO
 
 import pytest
 
-from cpg_trio.host.routing.call_log import go_duration
+from cpg_trio.call_context import CallContext
+from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.host.routing.call_log import CallLog, go_duration
+from cpg_trio.logs import configure_logging, flush
 from tests.host.routed import Recorder, routing
 
 
@@ -66,3 +70,42 @@ async def test_refusals_of_strangers_are_logged_and_cannot_forge_a_line(
 )
 def test_durations_are_written_as_go_writes_them(seconds: float, written: str) -> None:
     assert go_duration(seconds) == written
+
+
+def logged(share: float, *calls: Call) -> list[str]:
+    """Return the request ids of the lines that the log has of calls, which begin and then end."""
+    events, stream = Calls(), StringIO()
+    configure_logging(stream=stream)
+    log = CallLog(events, share)
+    for call in calls:
+        events.begun.tell(call)
+        events.end(call)
+    flush()
+    del log
+    return re.findall(r" id=(\S+)\n", stream.getvalue())
+
+
+def made(request_id: str, status: int = 200, code: str = "ok") -> Call:
+    call = Call(CallKind.ROUTED, "a", "b", "echo", "Say", context=CallContext(request_id))
+    call.succeed(status, code)
+    return call
+
+
+def test_the_lines_of_a_call_end_with_its_request_id() -> None:
+    assert logged(1, made("one"), made("two")) == ["one", "one", "two", "two"]
+
+
+def test_both_lines_of_a_share_of_the_calls_are_logged() -> None:
+    names = [f"r-{index}" for index in range(4000)]
+    found = logged(0.1, *map(made, names))
+    assert found == [name for name in names if name in set(found) for _ in range(2)]
+    assert 300 < len(set(found)) < 500
+    assert set(found) == set(logged(0.1, *map(made, reversed(names))))
+    assert set(found) < set(logged(0.3, *map(made, names)))
+
+
+def test_a_call_that_fails_is_logged_though_others_are_not() -> None:
+    broken = made("broken")
+    broken.failure = "it broke"
+    refused, lacking = made("refused", 403, "permission_denied"), made("lacking", 200, "not_found")
+    assert logged(0, made("fine"), broken, refused, lacking) == ["broken", "refused", "lacking"]
