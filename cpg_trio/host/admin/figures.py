@@ -26,7 +26,7 @@ class Figures:
         self._window = table.window()
         self._in_flight = table.in_flight()
         self._name_of = name_of
-        self._counts: dict[str, Counter[str]] = {}
+        self._counts: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
 
     def all(self) -> pb.CallStatistics:
         """Return the figures of all calls."""
@@ -36,21 +36,12 @@ class Figures:
         """Return how many calls were refused."""
         return self._window.refused.total()
 
-    def of(self, field: str, value: str) -> pb.CallStatistics:
-        """Return the figures of the calls whose `field` (of `SeriesKey`) has a value."""
-        if field not in self._counts:
-            self._counts[field] = Counter(getattr(call, field) for call in self._in_flight)
-        return self._message(self._window.by(field).get((value,), _NOTHING), self._counts[field][value])
-
-    def calls(self, field: str, value: str) -> int:
-        """Return how many calls with a value in a field have ended."""
-        return self._window.by(field).get((value,), _NOTHING).calls
-
-    def of_provider(self, runtime_id: str, service_type: str) -> pb.CallStatistics:
-        """Return the figures of the calls to one provider of a service."""
-        tally = self._window.by("provider", "service").get((runtime_id, service_type), _NOTHING)
-        in_flight = sum((c.provider, c.service) == (runtime_id, service_type) for c in self._in_flight)
-        return self._message(tally, in_flight)
+    def of(self, **wanted: str) -> pb.CallStatistics:
+        """Return the figures of the calls that have some values in fields of `SeriesKey`."""
+        fields, values = tuple(wanted), tuple(wanted.values())
+        if (counts := self._counts.get(fields)) is None:
+            counts = self._counts[fields] = Counter(map(_values_of(fields), self._in_flight))
+        return self._message(self._window.by(*fields).get(values, _NOTHING), counts[values])
 
     def edges(self) -> Mapping[tuple[str, str, str], pb.CallStatistics]:
         """Return the figures of the calls by caller, provider and service; plugins by their names."""
@@ -142,22 +133,24 @@ class Figures:
         )
 
     def _message(self, tally: Tally, in_flight: int) -> pb.CallStatistics:
-        message = pb.CallStatistics(in_flight=in_flight)
-        if tally.calls:
-            p50, p95, p99 = map(messages.duration, tally.quantiles(*_QUANTILES))
-            message.MergeFrom(
-                pb.CallStatistics(
-                    calls=tally.calls,
-                    failed=tally.failed,
-                    calls_per_second=tally.calls / self._window.span_s,
-                    p50=p50,
-                    p95=p95,
-                    p99=p99,
-                    request_bytes=tally.request_bytes,
-                    response_bytes=tally.response_bytes,
-                )
-            )
-        return message
+        if not tally.calls:
+            return pb.CallStatistics(in_flight=in_flight)
+        p50, p95, p99 = map(messages.duration, tally.quantiles(*_QUANTILES))
+        return pb.CallStatistics(
+            calls=tally.calls,
+            failed=tally.failed,
+            calls_per_second=tally.calls / self._window.span_s,
+            p50=p50,
+            p95=p95,
+            p99=p99,
+            in_flight=in_flight,
+            request_bytes=tally.request_bytes,
+            response_bytes=tally.response_bytes,
+        )
+
+
+def _values_of(fields: Sequence[str]) -> Callable[[Call], tuple[str, ...]]:
+    return lambda call: tuple(getattr(call, field) for field in fields)
 
 
 def _call_in_flight(call: Call, since: float) -> pb.CallInFlight:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 
 import attrs
 
@@ -15,7 +14,6 @@ from cpg_trio.host.admin.plugins import Record
 from cpg_trio.host.admin.snapshot import Snapshot
 from cpg_trio.host.directory import Registration
 from cpg_trio.host.routing import DirectStatistics
-from cpg_trio.http import Origin
 from cpg_trio.states import State
 from cpg_trio.statistics import OTHER
 
@@ -34,8 +32,8 @@ def plugin(record: Record, of: Snapshot) -> pb.Plugin:
         reason=record.reason,
         identity_since=messages.timestamp_if_known(record.since),
         requires=_requires(record, of),
-        calls_in=of.figures.of("provider", record.runtime_id),
-        calls_out=of.figures.of("caller", record.runtime_id),
+        calls_in=of.figures.of(provider=record.runtime_id),
+        calls_out=of.figures.of(caller=record.runtime_id),
     )
     if record.state is not State.GONE:
         _add_registrations(message, record, of)
@@ -59,8 +57,7 @@ def _add_registrations(message: pb.Plugin, record: Record, of: Snapshot) -> None
     )
     if reachable := next((r for r in registrations if r.base_url), None):
         message.url = reachable.base_url
-        with suppress(ValueError):  # the URL is the plugin's
-            origin = Origin.parse(reachable.base_url)[0].at(reachable.addresses)
+        if (origin := record.provided[reachable.service_type].origin) is not None:
             message.connections = of.parts.pool.connections_to(origin)
 
 
@@ -105,21 +102,21 @@ def _service(service_type: str, required_by: Iterable[str], of: Snapshot) -> pb.
         for registration in registry.providers(service_type)
         if (record := of.plugins.get(registration.runtime_id)) is not None
     ]
+    calls = of.figures.of(service=service_type)
     best = min((record.state for _, record in providers), key=_ORDER.__getitem__, default=State.GONE)
     return pb.Service(
         service_type=service_type,
         selection=registry.selection_of(service_type).value,
         state=messages.state(best),
         reason=missing.reason if missing is not None else "",
-        providers=[_provider(registration, record, of) for registration, record in providers],
+        providers=[_provider(registration, record, calls.calls, of) for registration, record in providers],
         required_by=sorted(required_by),
-        calls=of.figures.of("service", service_type),
+        calls=calls,
     )
 
 
-def _provider(registration: Registration, record: Record, of: Snapshot) -> pb.ServiceProvider:
-    calls = of.figures.of_provider(registration.runtime_id, registration.service_type)
-    all_calls = of.figures.calls("service", registration.service_type)
+def _provider(registration: Registration, record: Record, all_calls: int, of: Snapshot) -> pb.ServiceProvider:
+    calls = of.figures.of(provider=registration.runtime_id, service=registration.service_type)
     return pb.ServiceProvider(
         runtime_id=record.runtime_id,
         name=record.name,

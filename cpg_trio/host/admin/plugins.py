@@ -18,7 +18,8 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.access import EXPIRED, Identities, Identity, Peer
 from cpg_trio.host.admin.events import Event, EventLog, cut
-from cpg_trio.host.directory import LEFT, Change, ChangeKind, Liveness, Registry
+from cpg_trio.host.directory import LEFT, Change, ChangeKind, Liveness, Registration, Registry
+from cpg_trio.http import Origin
 from cpg_trio.states import State
 
 _HISTORY = 32  # changes of one plugin
@@ -60,6 +61,8 @@ class Provided:
     service_type: str
     version: str
     since: float
+    origin: Origin | None
+    """Where the host connects to for it; None if it does not say."""
     until: float = 0.0
     """When it was unregistered; 0 while it is registered."""
 
@@ -132,7 +135,7 @@ class Plugins:
         for runtime_id in self._identities.kept():
             self._begin(runtime_id, since=0.0)
             for registration in self._registry.registrations(runtime_id):
-                self._registered(self._live[runtime_id], registration.service_type, registration.version)
+                self._registered(self._live[runtime_id], registration)
             self._look(runtime_id)
         with ExitStack() as stack:
             stack.enter_context(self._identities.watched(self._identity_changed))
@@ -178,8 +181,7 @@ class Plugins:
             return
         service_type, version = registration.service_type, registration.version
         if change.kind is ChangeKind.REGISTERED:
-            is_new = self._registered(record, service_type, version)
-            if is_new:
+            if self._registered(record, registration):
                 self._tell(
                     record, pb.EVENT_KIND_REGISTERED, f"provides {service_type} {version}", service_type
                 )
@@ -191,17 +193,19 @@ class Plugins:
             )
         self._look(registration.runtime_id)
 
-    def _registered(self, record: Record, service_type: str, version: str) -> bool:
+    def _registered(self, record: Record, registration: Registration) -> bool:
         """Note that a plugin provides a service; return whether it did not provide it as such before."""
-        before = record.provided.get(service_type)
+        service_type, version = registration.service_type, registration.version
+        before, origin = record.provided.get(service_type), _origin(registration)
         if before is not None and not before.until and before.version == version:
+            before.origin = origin
             return False
         record.provided = {
             name: provided
             for name, provided in record.provided.items()
             if not provided.until or len(record.provided) <= _HISTORY
         }
-        record.provided[service_type] = Provided(service_type, version, self._wall_clock())
+        record.provided[service_type] = Provided(service_type, version, self._wall_clock(), origin)
         return True
 
     def _begin(self, runtime_id: str, since: float) -> Record:
@@ -302,3 +306,10 @@ class Plugins:
             ),
             record.cause,
         )
+
+
+def _origin(registration: Registration) -> Origin | None:
+    try:
+        return Origin.parse(registration.base_url)[0].at(registration.addresses)
+    except ValueError:  # the URL is the plugin's
+        return None
