@@ -65,6 +65,13 @@ COMMANDS: Sequence[Command] = (
         SEE,
         ("status", "status --json | jq .problems", "status --admin /run/host.sock"),
     ),
+    Command(
+        "call",
+        "_call:call",
+        "Call any method of any plugin, as an identity of its own.",
+        STEER,
+        ("call greeter", """call greeter Greet '{"name": "Ada"}'""", "call greeter Greet @request.json -v"),
+    ),
 )
 
 

@@ -281,7 +281,14 @@ class Host:
             self._journal.saved,
         )
         reports = DirectReports(self.registry, self._access, self._direct)
-        lifecycle = Lifecycle(self._access, self.registry, self._liveness, reports, self._registration_policy)
+        lifecycle = Lifecycle(
+            self._access,
+            self.registry,
+            self._liveness,
+            reports,
+            self._registration_policy,
+            self.identities.forget,
+        )
         registry = RegistryService(
             self._access,
             self.registry,

@@ -23,11 +23,13 @@ Each module uses those above it:
     _registration    registers the services, and takes them back when the plugin leaves
     _heartbeat       reports health, which renews the lease
     _token_renewal   renews the token
+    _client_session  a session of a client that provides nothing
     _runtime         the nursery of all these tasks
     _plugin          the public declaration
 """
 
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
+from cpg_trio.plugin._client_session import ClientSession as ClientSession, client_session as client_session
 from cpg_trio.plugin._config import PluginConfig as PluginConfig
 from cpg_trio.plugin._plugin import Middleware as Middleware, Plugin as Plugin
 from cpg_trio.plugin._retry import RefusedError as RefusedError

@@ -1,4 +1,4 @@
-"""The Connect client: unary, server-streaming and client-streaming calls, and the base of typed clients.
+"""The Connect client: unary calls and streams of each kind, and the base of typed clients.
 
 Source of the protocol: https://connectrpc.com/docs/protocol. A call is bounded by its own `timeout_s`, by
 the client's, and by the enclosing cancel scopes; the nearest of the deadlines travels to the server in
@@ -153,6 +153,16 @@ class ServiceClient:
         self, method: str, request: Message, returns: type[_M], options: CallOptions
     ) -> AbstractAsyncContextManager[ResponseStream[_M]]:
         return self._stream(method, self._frame(request), returns, options)
+
+    @asynccontextmanager
+    async def _bidi_stream(
+        self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
+    ) -> AsyncIterator[ResponseStream[_M]]:
+        async with (
+            aclosing(self._frames(requests)) as frames,
+            self._stream(method, frames, returns, options) as stream,
+        ):
+            yield stream
 
     @asynccontextmanager
     async def _stream(

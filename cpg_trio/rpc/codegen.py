@@ -6,8 +6,6 @@ A protoc plugin. Beside `storage_pb2.py` (protoc) and `storage_connect.py` (prot
 - `StorageService`: the base class of an implementation, which knows how it is served (for a service that
   is called `StorageService` already, the same);
 - `StorageClient`: a typed client, one method for each RPC.
-
-Methods that stream both ways get no client method: HTTP/1.1 cannot carry them.
 """
 
 from __future__ import annotations
@@ -122,14 +120,11 @@ def _method(
 ) -> Iterator[str]:
     given, returned = _message(file, method.input_type), _message(file, method.output_type)
     argument = f"AsyncIterable[{given}]" if method.client_streaming else given
-    if method.client_streaming and method.server_streaming:
-        yield f"    # {method.name} streams both ways, which HTTP/1.1 cannot carry."
-        return
     kind = "client_stream" if method.client_streaming else "unary"
     result, asynchronous, call = returned, "async ", f"await self._{kind}"
     if method.server_streaming:
         result = f"AbstractAsyncContextManager[rpc.ResponseStream[{returned}]]"
-        asynchronous, call = "", "self._server_stream"
+        asynchronous, call = "", f"self._{'bidi' if method.client_streaming else 'server'}_stream"
     yield f"    {asynchronous}def {snake_case(method.name)}("
     yield f"        self, request: {argument}, **options: Unpack[rpc.CallOptions]"
     yield f"    ) -> {result}:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -29,12 +30,15 @@ class Lifecycle(PluginLifecycleService):
         liveness: Liveness,
         direct: DirectReports,
         policy: RegistrationPolicy,
+        forget: Callable[[str], object],
     ) -> None:
+        """Take what it works on. `forget` is called with the runtime id of a plugin that leaves."""
         self._access = access
         self._registry = registry
         self._liveness = liveness
         self._direct = direct
         self._policy = policy
+        self._forget = forget
 
     async def report_health(
         self, request: pb.ReportHealthRequest, ctx: Context, /
@@ -57,6 +61,9 @@ class Lifecycle(PluginLifecycleService):
             reason = f": {one_line(health.reason, _MAX_REASON_CHARACTERS)}" if health.reason else ""
             _log.info("%s reports %s%s", caller.runtime_id, name, reason)
         self._liveness.beat(caller.runtime_id)
+        if request.leaving and not self._registry.has_registered(caller.runtime_id):
+            _log.info("%s has taken its leave", caller.runtime_id)
+            self._forget(caller.runtime_id)
         ctx.response_headers[wire.HOST_ID_HEADER] = self._registry.id
         return pb.ReportHealthResponse()
 

@@ -66,3 +66,18 @@ async def test_no_plugin_forges_a_line_of_the_log_by_what_it_says_of_its_health(
     assert said.isprintable()
     assert "a\\r\\n[AUDIT]" in said
     assert len(said) < 1000
+
+
+async def test_the_identity_of_a_plugin_that_provides_nothing_ends_when_it_leaves() -> None:
+    async with running() as host:
+        caller = await host.plugin("caller")
+        assert (await host.post(REPORT, {"state": 3, "leaving": True}, caller))[0] == 200
+        assert host.host.identities.entry(runtime_id(caller)) is None
+
+
+async def test_a_plugin_that_provides_something_leaves_by_taking_that_back() -> None:
+    async with running() as host:
+        provider = await host.provider("logger")
+        assert (await host.post(REPORT, {"state": 1, "leaving": True}, provider))[0] == 200
+        assert host.host.registry.available("logger")
+        assert host.host.identities.entry(runtime_id(provider)) is not None

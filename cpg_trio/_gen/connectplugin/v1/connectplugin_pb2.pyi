@@ -188,16 +188,18 @@ class SetRuntimeIdentityResponse(_message.Message):
     def __init__(self, acknowledged: _Optional[bool] = ...) -> None: ...
 
 class ReportHealthRequest(_message.Message):
-    __slots__ = ("state", "reason", "unavailable_dependencies", "direct_calls")
+    __slots__ = ("state", "reason", "unavailable_dependencies", "direct_calls", "leaving")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_DEPENDENCIES_FIELD_NUMBER: _ClassVar[int]
     DIRECT_CALLS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     state: HealthState
     reason: str
     unavailable_dependencies: _containers.RepeatedScalarFieldContainer[str]
     direct_calls: _containers.RepeatedCompositeFieldContainer[DirectCalls]
-    def __init__(self, state: _Optional[_Union[HealthState, str]] = ..., reason: _Optional[str] = ..., unavailable_dependencies: _Optional[_Iterable[str]] = ..., direct_calls: _Optional[_Iterable[_Union[DirectCalls, _Mapping]]] = ...) -> None: ...
+    leaving: bool
+    def __init__(self, state: _Optional[_Union[HealthState, str]] = ..., reason: _Optional[str] = ..., unavailable_dependencies: _Optional[_Iterable[str]] = ..., direct_calls: _Optional[_Iterable[_Union[DirectCalls, _Mapping]]] = ..., leaving: _Optional[bool] = ...) -> None: ...
 
 class DirectCalls(_message.Message):
     __slots__ = ("service_type", "provider_id", "series", "calls", "failed", "in_flight")

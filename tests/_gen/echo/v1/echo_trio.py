@@ -74,4 +74,8 @@ class EchoServiceClient(rpc.ServiceClient):
         """Call echo.v1.EchoService/Sum."""
         return await self._client_stream("Sum", request, _pb2.SumResponse, options)
 
-    # HTTPChat streams both ways, which HTTP/1.1 cannot carry.
+    def http_chat(
+        self, request: AsyncIterable[_pb2.HTTPChatRequest], **options: Unpack[rpc.CallOptions]
+    ) -> AbstractAsyncContextManager[rpc.ResponseStream[_pb2.HTTPChatResponse]]:
+        """Call echo.v1.EchoService/HTTPChat."""
+        return self._bidi_stream("HTTPChat", request, _pb2.HTTPChatResponse, options)

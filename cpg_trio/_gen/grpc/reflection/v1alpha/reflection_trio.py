@@ -38,4 +38,8 @@ class ServerReflectionClient(rpc.ServiceClient):
 
     service_name: ClassVar[str] = "grpc.reflection.v1alpha.ServerReflection"
 
-    # ServerReflectionInfo streams both ways, which HTTP/1.1 cannot carry.
+    def server_reflection_info(
+        self, request: AsyncIterable[_pb2.ServerReflectionRequest], **options: Unpack[rpc.CallOptions]
+    ) -> AbstractAsyncContextManager[rpc.ResponseStream[_pb2.ServerReflectionResponse]]:
+        """Call grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo."""
+        return self._bidi_stream("ServerReflectionInfo", request, _pb2.ServerReflectionResponse, options)

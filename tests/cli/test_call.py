@@ -1,0 +1,275 @@
+"""`cpg-trio call`, as a process of its own: each kind of method, and bad input of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+from cpg_trio import cli
+from cpg_trio.cli._calling import call_of, perform
+from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._json_documents import InvalidJsonError
+from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
+from cpg_trio.http import StartError
+from cpg_trio.rpc import ConnectError
+from cpg_trio.rpc.dynamic import DescriptionError
+from tests._gen.echo.v1 import echo_pb2 as pb
+from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
+from tests.rpc.echo import Echo
+
+
+@attrs.frozen
+class Ended:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def command(host_url: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "cpg_trio", "call", *words, "--host", host_url]
+
+
+async def call(
+    host_url: str, *words: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None
+) -> Ended:
+    done = await trio.run_process(
+        command(host_url, *words),
+        stdin=stdin,
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@asynccontextmanager
+async def echoing(
+    config: HostConfig | None = None, *, reflection: bool = True, echo: Echo | None = None
+) -> AsyncIterator[tuple[Host, str]]:
+    async with (
+        hosting(config) as (host, url),
+        plugged(echo_plugin(service=echo), url, reflection=reflection),
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        yield host, url
+
+
+async def test_each_kind_of_method_prints_its_answers_as_json_and_nothing_else() -> None:
+    echo = Echo()
+    texts = b'{"text": "a"}\n{"text":\n "b"}'
+    cases: Mapping[tuple[str, ...], list[object]] = {
+        ("Echo", '{"text": "✓"}'): [{"text": "✓", "data": ""}],
+        ("echo.v1.EchoService/Count", '{"to": 3}'): [{"number": 0}, {"number": 1}, {"number": 2}],
+        ("EchoService.Sum", '{"number": 1}{"number": 41}'): [{"sum": 42}],
+        ("HTTPChat", "-"): [{"text": "a"}, {"text": "b"}],
+    }
+    async with echoing(echo=echo) as (host, url):
+
+        async def check(words: tuple[str, ...], answers: list[object]) -> None:
+            done = await call(url, "echo", *words, stdin=texts)
+            assert (done.status, done.err) == (0, "")
+            assert [json.loads(line) for line in done.out.splitlines()] == answers
+
+        async with trio.open_nursery() as nursery:
+            for words, answers in cases.items():
+                nursery.start_soon(check, words, answers)
+        assert {caller.name for ctx in echo.contexts if (caller := ctx.caller)} == {"cpg-trio-call"}
+        # The identities have ended with the commands.
+        assert not [name for name in host.identities.known() if name.startswith("cpg-trio-call")]
+
+
+async def test_what_it_calls_with_is_told_and_passed_on(tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    request.write_text('{"text": "from a file"}')
+    echo = Echo()
+    async with echoing(echo=echo) as (_, url):
+        words = ("Echo", f"@{request}", "-v", "--as", "ada", "-H", "x-request-id: by-hand", "--timeout", "10")
+        done = await call(url, "echo", *words)
+    assert json.loads(done.out)["text"] == "from a file"
+    [ctx] = echo.contexts
+    assert ctx.caller is not None
+    assert ctx.caller.name == "ada"
+    assert ctx.request_headers["x-request-id"] == "by-hand"
+    assert 0 < (ctx.timeout_ms or 0) <= 10_000
+    outcome, ids = done.err.splitlines()
+    assert outcome.startswith("ok in ")
+    assert " by echo-plugin-" in outcome
+    assert ids == f"request by-hand  trace {ctx.request_headers['traceparent'][3:35]}"
+
+
+async def test_methods_are_listed_and_described() -> None:
+    async with echoing() as (_, url):
+        listed = await call(url, "echo")
+        described = await call(url, "echo", "Count", "--describe")
+    assert listed.out.splitlines()[:5] == [
+        "echo.v1.EchoService",
+        "  Echo(EchoRequest) returns (EchoResponse)",
+        '      {"text": string, "data": bytes} -> {"text": string, "data": bytes}',
+        "  Count(CountRequest) returns (stream CountResponse)",
+        '      {"to": int32} -> {"number": int32}',
+    ]
+    assert described.out.startswith("Count(CountRequest) returns (stream CountResponse)\n\n")
+    assert "message echo.v1.CountRequest {\n  int32 to = 1;\n}" in described.out
+
+
+async def in_process(url: str, service: str, method: str, message: str | None, **options: Any) -> str:
+    """Do what the command does, in this process; return the line that it ends with."""
+    given: dict[str, Any] = {"self_id": "cpg-trio-call", **options}
+    try:
+        await perform(
+            call_of({}, host_url=url, service_type=service, method=method, message=message, **given)
+        )
+    except ConnectError as error:
+        return f"{error.code.value}: {error.message}"
+    except (CommandError, DescriptionError, InvalidJsonError, StartError) as error:
+        return str(error)
+    return ""
+
+
+async def test_what_does_not_fit_is_one_line_that_says_what_and_what_to_do(tmp_path: Path) -> None:
+    cases: Sequence[tuple[str, str, str | None, str]] = [
+        (
+            "echo",
+            "Echo",
+            '{"txt": "a"}',
+            'the message is no echo.v1.EchoRequest: .* has no field named "txt"',
+        ),
+        ("echo", "Echo", "[]", "it has to be an object"),
+        ("echo", "Echo", "{", "not JSON"),
+        ("echo", "Echo", "{}{}", "takes one message, and there are 2"),
+        ("echo", "Echo", f"@{tmp_path}/no", "cannot read .*/no: no such file"),
+        ("echo", "Zzz", None, "there is echo.v1.EchoService/Echo, "),
+        ("echo", "Sum", '{"number": 1}{"number": ""}', "number field"),
+        ("a/b", "Echo", None, 'service type "a/b"'),
+        ("nobody", "Echo", None, 'not_found: no providers for service "nobody"'),
+        ("echo", "Echo", '{"text": "fail"}', "already_exists: there it is"),
+        ("echo", "Count", '{"to": -1}', "internal: internal error"),
+    ]
+    async with echoing() as (_, url):
+        for service, method, message, expected in cases:
+            told = await in_process(url, service, method, message)
+            assert re.search(expected, told, re.IGNORECASE), told
+            assert "\n" not in told
+        told = await in_process(url, "echo", "Echo", '{"text": "hang"}', timeout_s=0.2)
+        assert told.startswith("deadline_exceeded: ")
+        told = await in_process(url, "echo", "Echo", None, descriptor_set=Path(__file__))
+        assert "is no FileDescriptorSet" in told
+        told = await in_process(url, "echo", "Echo", None, self_id="a b")
+        assert "self_id" in told
+
+
+async def test_bad_input_ends_the_command_with_a_status_of_its_own() -> None:
+    cases: Mapping[tuple[str, ...], tuple[int, str]] = {
+        ("echo", "Echo", '{"text": 5}'): (2, "text field: expected string"),
+        ("echo", "Eco"): (2, "did you mean echo.v1.EchoService/Echo?"),
+        ("echo", "Echo", '{"text": "fail"}'): (1, "already_exists: there it is"),
+    }
+    limit = trio.CapacityLimiter(3)
+    async with echoing() as (_, url):
+
+        async def check(words: tuple[str, ...], status: int, text: str) -> None:
+            async with limit:
+                done = await call(url, *words)
+            assert done.status == status, (words, done)
+            assert text in done.err
+            assert len(done.err.splitlines()) == 1, done.err
+            assert status == 1 or not done.out
+
+        async with trio.open_nursery() as nursery:
+            for words, (status, text) in cases.items():
+                nursery.start_soon(check, words, status, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--header", "nothing"], "--header is like 'name: value'"),
+        (["--header", "Authorization: Bearer x"], "authorization is set by the call itself"),
+        (["--timeout", "0"], "--timeout is a number of seconds above 0"),
+        (["--host", "localhost:80"], "the host's URL"),
+        (["--hots=http://localhost"], "there is no option --hots"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    options: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["call", "echo", "Echo", *options])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert expected in told
+    assert len(told.splitlines()) == 1
+
+
+async def test_a_host_that_is_not_there_is_named() -> None:
+    done = await call("http://127.0.0.1:1", "echo", "Echo")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("cpg-trio: no host: ")
+    assert "http://127.0.0.1:1" in done.err
+
+
+async def test_a_plugin_without_reflection_can_be_called_by_a_file_of_descriptors(tmp_path: Path) -> None:
+    file = FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(file)
+    path = tmp_path / "echo.binpb"
+    path.write_bytes(FileDescriptorSet(file=[file]).SerializeToString())
+    async with echoing(reflection=False) as (_, url):
+        without = await call(url, "echo", "Echo")
+        done = await call(url, "echo", "Echo", '{"text": "a"}', "--proto-descriptor", str(path))
+    assert (without.status, without.out) == (1, "")
+    assert without.err.startswith("unimplemented: ")
+    assert "REFLECTION=true" in without.err
+    assert json.loads(done.out)["text"] == "a"
+
+
+async def test_the_policy_of_the_host_holds() -> None:
+    policy = Policy(
+        Rules(plugins={"cpg-trio-call": PluginRules(calls=[]), "ada": PluginRules(calls=["echo"])})
+    )
+    async with echoing(HostConfig(policy=policy)) as (_, url):
+        refused = await call(url, "echo", "Echo")
+        assert (refused.status, refused.out) == (1, "")
+        assert refused.err.startswith("permission_denied: ")
+        assert (await call(url, "echo", "Echo", "--as", "ada")).status == 0
+
+
+async def test_answers_and_messages_of_a_stream_pass_as_they_come_and_ctrl_c_ends_it() -> None:
+    async with echoing() as (host, url):
+        process = await trio.lowlevel.open_process(
+            command(url, "echo", "HTTPChat", "-v"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        with trio.fail_after(20):
+            for text in ("one", "two"):
+                await process.stdin.send_all(b'{"text": "%b"}\n' % text.encode())
+                assert json.loads(await process.stdout.receive_some()) == {"text": text}
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+            told = (await process.stderr.receive_some()).decode()
+        await process.stdin.aclose()
+        await process.stdout.aclose()
+        await process.stderr.aclose()
+        assert told.startswith("canceled in ")
+        assert "Traceback" not in told
+        assert not [name for name in host.identities.known() if name.startswith("cpg-trio-call")]
