@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import trio
 
@@ -81,11 +81,12 @@ class Dashboard:
             await self._refuse(send, HTTPStatus.BAD_REQUEST, str(error))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method, segments = scope["method"], _segments(scope)
+        method, segments = scope["method"], _segments(_path(scope))
         if method == "POST":
             await self._act(segments, await _body(receive), send)
         elif method not in {"GET", "HEAD"}:
-            await self._refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, f"pages have no {method}")
+            why = f"pages have no {method}"
+            await self._refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, why, (b"allow", b"GET, HEAD, POST"))
         elif segments[:1] == ["static"]:
             await self._send_asset(scope, segments[1:], send)
         elif segments == ["live"]:
@@ -125,12 +126,18 @@ class Dashboard:
 
     # Answers
 
-    async def _send_page(self, send: Send, page: Page, status: HTTPStatus = HTTPStatus.OK) -> None:
-        await send_response(send, status, self._pages.render(page), [_HTML, _NOT_KEPT])
+    async def _send_page(
+        self,
+        send: Send,
+        page: Page,
+        status: HTTPStatus = HTTPStatus.OK,
+        *headers: tuple[bytes, bytes],
+    ) -> None:
+        await send_response(send, status, self._pages.render(page), [_HTML, _NOT_KEPT, *headers])
 
-    async def _refuse(self, send: Send, status: HTTPStatus, why: str) -> None:
+    async def _refuse(self, send: Send, status: HTTPStatus, why: str, *headers: tuple[bytes, bytes]) -> None:
         page = self._pages.about("error.html", status.phrase, why=why)
-        await self._send_page(send, page, status)
+        await self._send_page(send, page, status, *headers)
 
     async def _send_asset(self, scope: Scope, names: Sequence[str], send: Send) -> None:
         asset = self._assets.get("/".join(names))
@@ -148,9 +155,8 @@ class Dashboard:
 
     async def _stream(self, query: Query, receive: Receive, send: Send) -> None:
         """Send what changes on a page, one JSON object a line, until the client leaves or the host stops."""
-        target = urlsplit(query.get("page", "/"))
-        segments = [unquote(segment) for segment in target.path.split("/") if segment]
-        wanted = Query.parse(target.query)
+        path, _, rest = query.get("page", "/").partition("?")
+        segments, wanted = _segments(path), Query.parse(rest)
         self._page(segments, wanted)  # whether there is one, before the answer begins
         with self._events.reading(self._events.last) as reader:
             await send({"type": "http.response.start", "status": 200, "headers": [_LINES, _NOT_KEPT]})
@@ -184,10 +190,14 @@ async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _segments(scope: Scope) -> list[str]:
-    """Return the segments of the path. They are decoded one by one, as an id may hold any character."""
-    path = scope.get("raw_path") or scope["path"].encode()
-    return [unquote(part.decode("latin-1")) for part in path.partition(b"?")[0].split(b"/") if part]
+def _path(scope: Scope) -> str:
+    raw: bytes = scope["raw_path"]
+    return raw.partition(b"?")[0].decode("latin-1")
+
+
+def _segments(path: str) -> list[str]:
+    """Return the segments of a path. They are decoded one by one, as an id may hold any character."""
+    return [unquote(segment) for segment in path.split("/") if segment]
 
 
 async def _body(receive: Receive) -> bytes:
