@@ -6,6 +6,11 @@
 {{- include "cpg-trio.checkData" . -}}
 {{- include "cpg-trio.checkService" . -}}
 {{- $values := .Values -}}
+{{- range list "podMonitor" "serviceMonitor" "rules" "dashboard" -}}
+{{- if and (index $values.metrics .).enabled (not $values.metrics.enabled) -}}
+{{- fail (printf "\n\nmetrics.%s.enabled is for metrics, and metrics.enabled is false: set it to true.\n" .) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $values.autoscaling.enabled (gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
 {{- fail (printf "\n\nautoscaling.minReplicas is %d and autoscaling.maxReplicas %d: set minReplicas to at most maxReplicas.\n" (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
 {{- end -}}
@@ -30,7 +35,7 @@
 
 {{- /* Values of a release of an older chart lack the newer keys. */ -}}
 {{- define "cpg-trio.checkAge" -}}
-{{- range list "keys" "enrolment" "tls" "ingress" "gateway" "postgresql" "test" "host" -}}
+{{- range list "keys" "enrolment" "tls" "ingress" "gateway" "postgresql" "test" "host" "metrics" "tracing" "logs" -}}
 {{- if not (hasKey $.Values .) -}}
 {{- fail (printf "\n\nThere is no value %s: these are the values of an older version of this chart. Use --reset-then-reuse-values in place of --reuse-values.\n" .) -}}
 {{- end -}}
@@ -58,7 +63,7 @@
 {{- range concat ($values.extraContainers | default list) ($values.extraInitContainers | default list) -}}
 {{- $names = append $names .name -}}
 {{- end -}}
-{{- $ports := dict "8080" "the host" "9080" "the host's probes" -}}
+{{- $ports := dict "8080" "the host" "9080" "the host's probes" "11080" "the host's metrics" -}}
 {{- $images := .Values.images -}}
 {{- range $plugins -}}
 {{- if has .name $names -}}
@@ -73,11 +78,11 @@
 {{- if not (or (dig "repository" "" (.image | default dict)) (index $images .name)) -}}
 {{- fail (printf "\n\nThe plugin %s has no image: set image.repository in its entry, or images.%s.\n" .name .name) -}}
 {{- end -}}
-{{- $taken := dict (.port | int | toString) .name (add 1000 (int .port) | toString) (printf "%s's probes" .name) -}}
+{{- $taken := dict (.port | int | toString) .name (add 1000 (int .port) | toString) (printf "%s's probes" .name) (add 3000 (int .port) | toString) (printf "%s's metrics" .name) -}}
 {{- if .public }}{{- $_ := set $taken (add 2000 (int .port) | toString) (printf "%s's control services" .name) -}}{{- end -}}
 {{- range $port, $whose := $taken -}}
 {{- if hasKey $ports $port -}}
-{{- fail (printf "\n\nPort %s would be that of %s and of %s: give the plugin another port. Probes are at port + 1000, control services at port + 2000.\n" $port (index $ports $port) $whose) -}}
+{{- fail (printf "\n\nPort %s would be that of %s and of %s: give the plugin another port. Probes are at port + 1000, control services at port + 2000, metrics at port + 3000.\n" $port (index $ports $port) $whose) -}}
 {{- end -}}
 {{- $_ := set $ports $port $whose -}}
 {{- end -}}
@@ -98,8 +103,8 @@
 
 {{- define "cpg-trio.checkEnv" -}}
 {{- $values := .Values -}}
-{{- $ours := list "PORT" "BIND" "PROBE_PORT" "PROBE_BIND" "SOCKET_DIR" "TLS_CERT" "TLS_KEY" "TLS_CA" "TLS_CLIENTS" "STATE_PATH" "CPG_HOST_KEY" "CPG_HOST_KEY_FILE" "ENROLMENT_TOKENS" "ENROLMENT_TOKENS_FILE" "POLICY_FILE" "LIMITS" "RATE_LIMITS" "HOST_URL" "HOSTNAME" "CONTROL_PORT" "ENROLMENT_TOKEN" "ENROLMENT_TOKEN_FILE" "DIRECT_CALLS" -}}
-{{- $instead := dict "LIMITS" "limits" "RATE_LIMITS" "rates" "POLICY_FILE" "policy" "DIRECT_CALLS" "directCalls" -}}
+{{- $ours := list "PORT" "BIND" "PROBE_PORT" "PROBE_BIND" "SOCKET_DIR" "TLS_CERT" "TLS_KEY" "TLS_CA" "TLS_CLIENTS" "STATE_PATH" "CPG_HOST_KEY" "CPG_HOST_KEY_FILE" "ENROLMENT_TOKENS" "ENROLMENT_TOKENS_FILE" "POLICY_FILE" "LIMITS" "RATE_LIMITS" "HOST_URL" "HOSTNAME" "CONTROL_PORT" "ENROLMENT_TOKEN" "ENROLMENT_TOKEN_FILE" "DIRECT_CALLS" "METRICS_BIND" "LOG_FORMAT" "LOG_LEVEL" "LOG_CALLS" "ADMIN_SOCKET" -}}
+{{- $instead := dict "LIMITS" "limits" "RATE_LIMITS" "rates" "POLICY_FILE" "policy" "DIRECT_CALLS" "directCalls" "METRICS_BIND" "metrics.enabled" "LOG_FORMAT" "logs.format" "LOG_LEVEL" "logs.level" "LOG_CALLS" "logs.calls" -}}
 {{- $all := dict "host" (dict "env" (list)) -}}
 {{- range include "cpg-trio.plugins" . | fromJsonArray -}}
 {{- $data := .data | default dict -}}

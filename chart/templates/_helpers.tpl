@@ -23,6 +23,20 @@ app.kubernetes.io/name: {{ printf "%s-postgresql" (include "cpg-trio.name" .) | 
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{- /* Not the selector of the pods' own Service, whose ports are public. */ -}}
+{{- define "cpg-trio.metricsSelector" -}}
+app.kubernetes.io/name: {{ printf "%s-metrics" (include "cpg-trio.name" .) | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- /* Labels of an object that an operator or a sidecar selects. Given: root; own, labels of the values. */ -}}
+{{- define "cpg-trio.monitorLabels" -}}
+{{- include "cpg-trio.selector" .root }}
+{{- with .own }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- /* Given: root; version, that of the software. */ -}}
 {{- define "cpg-trio.labels" -}}
 app.kubernetes.io/version: {{ include "cpg-trio.labelValue" .version | quote }}
@@ -246,6 +260,10 @@ key: url
     - containerPort: {{ .port | int }}
     {{- end }}
     - containerPort: {{ add (int .port) 1000 }}
+    {{- if $values.metrics.enabled }}
+    - name: {{ include "cpg-trio.metricsPort" .port }}
+      containerPort: {{ add (int .port) 3000 }}
+    {{- end }}
   env:
     - name: PORT
       value: {{ .port | int | quote }}
@@ -267,6 +285,22 @@ key: url
       value: /tls/ca.crt
     - name: TLS_CLIENTS
       value: {{ $values.tls.clients }}
+    {{- end }}
+    {{- if $values.metrics.enabled }}
+    - name: METRICS_BIND
+      value: {{ printf "[::]:%d" (add (int .port) 3000) | quote }}
+    {{- end }}
+    - name: LOG_FORMAT
+      value: {{ $values.logs.format }}
+    - name: LOG_LEVEL
+      value: {{ $values.logs.level | quote }}
+    {{- with $values.tracing.endpoint }}
+    - name: OTEL_EXPORTER_OTLP_ENDPOINT
+      value: {{ . | quote }}
+    - name: OTEL_TRACES_SAMPLER
+      value: parentbased_traceidratio
+    - name: OTEL_TRACES_SAMPLER_ARG
+      value: {{ $values.tracing.share | toString | quote }}
     {{- end }}
     {{- if .plugin }}
     {{- include "cpg-trio.pluginEnv" . | nindent 4 }}
@@ -323,6 +357,11 @@ key: url
   value: /state/host.sqlite3
 - name: CPG_HOST_KEY_FILE
   value: /keys/host.key
+# For `kubectl exec … -c host -- cpg-trio status`. Only this container has the volume.
+- name: ADMIN_SOCKET
+  value: /state/admin/host.sock
+- name: LOG_CALLS
+  value: {{ .Values.logs.calls | toString | quote }}
 {{- if .Values.enrolment.enabled }}
 - name: ENROLMENT_TOKENS_FILE
   value: /enrolment/tokens
@@ -347,6 +386,20 @@ key: url
 {{- $pairs = append $pairs (printf "%s=%s" $name (include "cpg-trio.text" $value)) -}}
 {{- end -}}
 {{- join "," $pairs -}}
+{{- end -}}
+
+{{- /* The name of a container's port for metrics. Given: its port. A name of a port has 15 characters at most. */ -}}
+{{- define "cpg-trio.metricsPort" -}}
+metrics-{{ int . }}
+{{- end -}}
+
+{{- /* The names of all ports for metrics, as JSON. */ -}}
+{{- define "cpg-trio.metricsPorts" -}}
+{{- $names := list (include "cpg-trio.metricsPort" 8080) -}}
+{{- range include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- $names = append $names (include "cpg-trio.metricsPort" .port) -}}
+{{- end -}}
+{{- $names | toJson -}}
 {{- end -}}
 
 {{- define "cpg-trio.pluginEnv" -}}

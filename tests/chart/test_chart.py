@@ -39,7 +39,7 @@ FILES = sorted(path.stem for path in VALUES.glob("*.yaml"))
 ALL_VERSIONS = ["1.20.2", *(f"1.{number}.0" for number in range(25, 38))]
 VERSIONS = ["1.20.2", "1.28.9", "1.29.0", "1.37.0"]  # between which something differs
 OLDEST_SCHEMA = (1, 25)  # that is published
-OF_OTHERS = {"HTTPRoute"}  # kinds that are not Kubernetes' own
+OF_OTHERS = {"HTTPRoute", "PodMonitor", "ServiceMonitor", "PrometheusRule"}  # not Kubernetes' own
 THE_SHORTENERS = [name for name in FILES if name not in {"fourth-plugin", "only-ones-own"}]
 
 SNAPSHOT = Path(__file__).parent / "default.snapshot.yaml"
@@ -128,8 +128,13 @@ def test_only_public_plugins_and_probes_are_reached_from_outside_of_the_pod(valu
         assert environment.get("CONTROL_PORT") == (str(port + 2000) if name in public else None)
         assert "ALLOW_PLAINTEXT" not in environment
         listed = [entry["containerPort"] for entry in item["ports"]]
-        assert listed == [*([port] if name in public else []), port + 1000]
-    services = [item for item in of_kind("Service", values) if "postgresql" not in item["metadata"]["name"]]
+        metrics = [port + 3000] if values == "observed" else []
+        assert listed == [*([port] if name in public else []), port + 1000, *metrics]
+    services = [
+        item
+        for item in of_kind("Service", values)
+        if item["spec"].get("clusterIP") != "None" and "postgresql" not in item["metadata"]["name"]
+    ]
     led_to = [entry["targetPort"] for item in services for entry in item["spec"]["ports"]]
     assert led_to == list(public.values())
 
