@@ -1,8 +1,9 @@
 """`python -m cpg_trio.demo`: a host and three plugins in one process.
 
-It prints what happens, checks itself by shortening and resolving a URL, and serves until Ctrl-C. With
-`--once` it ends after the check; the exit status is 0 only if the check passed. `HTTP_SERVER` is the only
-environment variable that it reads.
+It prints what happens, checks itself by shortening and resolving a URL, and serves until Ctrl-C. It names the
+address of its dashboard, and `cpg-trio status` finds it. With `--once` it ends after the check; the exit
+status is 0 only if the check passed. `HTTP_SERVER` and `XDG_RUNTIME_DIR` are the only environment variables
+that it reads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import attrs
 import httpx
 import trio
 
+from cpg_trio._admin_socket import socket_path
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
@@ -25,14 +28,16 @@ from cpg_trio.demo._narrator import Narrator
 from cpg_trio.demo.api import api_plugin
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import DEFAULT_PATH, storage_plugin
-from cpg_trio.host import DEFAULT_PORT, Host, HostConfig
-from cpg_trio.http import BindError, ServeConfig
+from cpg_trio.host import DEFAULT_PORT, AdminConfig, Host, HostConfig
+from cpg_trio.host.admin import AdminAddress, open_gate
+from cpg_trio.http import UNIX, BindError, ServeConfig
 from cpg_trio.logs import use_handler
 from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.process import config_from_environment, run
 
 EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
 _READY_S = 30.0
+_DASHBOARD_S = 60 * 60.0  # for which the address of the dashboard is good
 _Serve = Callable[..., Awaitable[None]]  # with `bind` and `task_status`
 
 
@@ -51,7 +56,7 @@ class Demo:
         """Run until `stop` is set, or with `once` until the check is done. Raises: StartError."""
         self.serve = config_from_environment({"HTTP_SERVER": os.environ.get("HTTP_SERVER", "")})
         self.narrator.title("cpg_trio demo: a host and three plugins in one process")
-        host = Host(HostConfig(serve=self.serve))
+        host = Host(HostConfig(serve=self.serve, admin=self._admin()))
         host_stop, plugins_stop = trio.Event(), trio.Event()
         async with open_plain_nursery() as nursery, storage_plugin(self.storage_path) as storage:
             host_url = await self._start(nursery, "host", DEFAULT_PORT, partial(host.serve, host_stop))
@@ -61,9 +66,16 @@ class Demo:
                 api_url = await serve(api_plugin(), "api", 8083)
                 await serve(storage, "storage", 8082)
                 await serve(logger_plugin(), "logger", 8081)
-                await _unless(stop, partial(self._story, host, api_url, stop))
+                async with _dashboard(host) as dashboard:
+                    await _unless(stop, partial(self._story, host, api_url, dashboard, stop))
                 plugins_stop.set()
             host_stop.set()
+
+    def _admin(self) -> AdminConfig | None:
+        """Return where the host is seen and steered: by a socket that `cpg-trio status` finds."""
+        if self.once:
+            return None
+        return AdminConfig(socket=socket_path("{port}", os.environ), socket_is_required=False)
 
     async def _start_plugin(
         self, nursery: trio.Nursery, host_url: str, stop: trio.Event, plugin: Plugin, name: str, port: int
@@ -85,11 +97,14 @@ class Demo:
             self.narrator.say(f"          port {port} is taken: {name} is at {bound[0]}")
         return bound[0]
 
-    async def _story(self, host: Host, api_url: str, stop: trio.Event) -> None:
+    async def _story(self, host: Host, api_url: str, dashboard: str, stop: trio.Event) -> None:
+        waiting = ""
         with trio.move_on_after(_READY_S) as limit:
-            await _wait_healthy(host, ("logger", "storage", "api"))
+            async for waiting in _what_is_missing(host, ("logger", "storage", "api")):
+                self.narrator.progress(f"… waiting for {waiting}")
+        self.narrator.progress("")
         if limit.cancelled_caught:
-            self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s.")
+            self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s: waiting for {waiting}.")
             self.failed = True
             return
         self.narrator.title("All healthy. Shortening and resolving a URL, through the host's router:")
@@ -97,7 +112,7 @@ class Demo:
         if not code:
             self.failed = True
         elif not self.once:
-            self._invite(api_url, code)
+            self._invite(api_url, code, dashboard)
             await stop.wait()
 
     async def _check(self, api_url: str) -> str:
@@ -114,8 +129,12 @@ class Demo:
         self.narrator.title(f"✓ {EXAMPLE_URL} ⇄ {code}" if passed else f"✗ It resolved to {resolved}")
         return code if passed else ""
 
-    def _invite(self, api_url: str, code: str) -> None:
+    def _invite(self, api_url: str, code: str, dashboard: str) -> None:
         say = self.narrator.say
+        if dashboard:
+            say("Look at it: the dashboard (the address is good for one browser), or the terminal:\n")
+            say(f"  {dashboard}")
+            say("  cpg-trio status\n")
         say("Try it yourself:\n")
         say(f'  curl -X POST "{api_url}/api.v1.API/Shorten?url=https://example.com"')
         say(f'  curl "{api_url}/api.v1.API/Resolve?code={code}"')
@@ -132,14 +151,35 @@ def _good(response: httpx.Response) -> dict[str, str]:
     return dict(response.json())
 
 
-async def _wait_healthy(host: Host, service_types: Sequence[str]) -> None:
+@asynccontextmanager
+async def _dashboard(host: Host) -> AsyncIterator[str]:
+    """Yield an address that lets one browser in to the dashboard; empty if the host has no admin socket."""
+    sockets = [each.removeprefix(UNIX) for each in host.admin_addresses if each.startswith(UNIX)]
+    if not sockets:
+        yield ""
+        return
+    async with open_gate(AdminAddress.of_socket(sockets[0])) as gate:
+        yield gate.one_time_address(_DASHBOARD_S)
+
+
+async def _what_is_missing(host: Host, service_types: Sequence[str]) -> AsyncIterator[str]:
+    """Yield at each change which services are not healthy, and why; end when all are."""
     changes = Cell(0)
     host.registry.changes.add(lambda _: changes.set(changes.value + 1))
     async for _ in changes.reader():
-        providers = [host.registry.providers(service_type) for service_type in service_types]
-        states = [{host.registry.health(p.runtime_id).state for p in each} for each in providers]
-        if all(pb.HEALTH_STATE_HEALTHY in each for each in states):
+        missing = [why for each in service_types if (why := _why_not_healthy(host, each))]
+        if not missing:
             return
+        yield ", ".join(missing)
+
+
+def _why_not_healthy(host: Host, service_type: str) -> str:
+    """Return a service type, with what its provider reports; empty if a provider is healthy."""
+    reports = [host.registry.health(each.runtime_id) for each in host.registry.providers(service_type)]
+    if any(report.state == pb.HEALTH_STATE_HEALTHY for report in reports):
+        return ""
+    reasons = [report.reason for report in reports if report.reason]
+    return f"{service_type} ({reasons[0]})" if reasons else service_type
 
 
 async def _unless(stop: trio.Event, story: Callable[[], Awaitable[None]]) -> None:

@@ -19,6 +19,7 @@ _PARTS = {
     "cpg_trio.demo": ("demo", "36"),
     "cpg_trio.http": ("demo", "36"),
 }
+_ERASE = "\r\x1b[K"  # the line that the cursor is in
 _ID_TAIL = re.compile(r"(-[0-9a-f]{4})[0-9a-f]{12}\b")  # of a runtime id, which is shown with four digits
 
 
@@ -29,7 +30,9 @@ class Narrator(logging.Handler):
         super().__init__()
         self._stream = tolerant(stream or sys.stdout)
         self._start = time.perf_counter()
-        self._color = self._stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
+        self._on_terminal = self._stream.isatty()
+        self._color = self._on_terminal and not os.environ.get("NO_COLOR")  # https://no-color.org
+        self._progress = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -51,9 +54,20 @@ class Narrator(logging.Handler):
         self.say(f"{elapsed:8.3f}  {label} {text}")
 
     def say(self, line: str = "") -> None:
-        """Write a line of the demo's own. Once the reader has gone (`… | head`), output is discarded."""
+        """Write a line of the demo's own, above that of the progress."""
+        erase = _ERASE if self._progress else ""
+        self._print(f"{erase}{line}\n{self._progress}")
+
+    def progress(self, text: str) -> None:
+        """Show in the last line of a terminal what the demo waits for; with an empty text, nothing."""
+        if self._on_terminal and text != self._progress:
+            self._print((_ERASE if self._progress else "") + text)
+            self._progress = text
+
+    def _print(self, text: str) -> None:
+        """Write a text. Once the reader has gone (`… | head`), output is discarded."""
         try:
-            print(line, file=self._stream, flush=True)
+            print(text, file=self._stream, flush=True, end="")
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())  # the interpreter's last flush goes there as well

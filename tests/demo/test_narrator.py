@@ -40,3 +40,14 @@ def test_a_terminal_that_cannot_show_arrows_gets_question_marks() -> None:
     Narrator(terminal).title("a → b ✓")
     terminal.seek(0)
     assert terminal.read() == "\na ? b ?\n\n"
+
+
+def test_what_the_demo_waits_for_is_the_last_line_of_a_terminal_and_nowhere_else() -> None:
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        narrator = Narrator(stream)
+        narrator.progress("… waiting for storage")
+        narrator.say("a line")
+        narrator.progress("")
+    assert terminal.getvalue() == "… waiting for storage\r\x1b[Ka line\n… waiting for storage\r\x1b[K"
+    assert file.getvalue() == "a line\n"
