@@ -27,6 +27,10 @@ class Listeners(Generic[_E]):
         self._listeners: tuple[Callable[[_E], object], ...] = ()
         self._throttle = LogThrottle(clock=time.monotonic)  # also where Trio does not run
 
+    def __bool__(self) -> bool:
+        """Whether anybody listens, so that it is worth making an event."""
+        return bool(self._listeners)
+
     def add(self, listener: Callable[[_E], object]) -> None:
         """Call `listener` at each event from now on."""
         self._listeners = (*self._listeners, listener)

@@ -35,6 +35,7 @@ from cpg_trio.host.access import Kind, parse_tokens
 from cpg_trio.host.routing import RequestHeaderRules
 from cpg_trio.http import Origin, StartError
 from cpg_trio.process import (
+    addresses_from_environment,
     bind_from_environment,
     config_from_environment,
     flag_from_environment,
@@ -72,6 +73,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         socket_dir=_path(environment, "SOCKET_DIR"),
         serve=config_from_environment(environment),
         probe_bind=probe_bind_from_environment(environment),
+        metrics_bind=addresses_from_environment("METRICS_BIND", environment),
         admin=_admin(environment),
     )
 

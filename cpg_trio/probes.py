@@ -9,19 +9,13 @@ A 503 says why. `PORT` answers these paths; with `PROBE_PORT`, so does a port th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TypeAlias
 
-import attrs
-
-from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._side_port import side_port
 from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket, send_text
-from cpg_trio.http import ServeConfig, TlsConfig, serve
-
-_log = logging.getLogger("cpg_trio.http")
+from cpg_trio.http import ServeConfig
 
 PATHS = frozenset({"/health", "/healthz", "/readyz"})
 
@@ -58,12 +52,8 @@ async def probe_port(
     if bind is None:
         yield
         return
-    async with open_plain_nursery() as nursery:
-        plain = attrs.evolve(config, tls=TlsConfig())
-        bound = await nursery.start(partial(serve, _alone(probes), bind=bind, config=plain))
-        _log.info("probes are answered on %s", ", ".join(bound))
+    async with side_port(_alone(probes), bind, config, "probes are answered"):
         yield
-        nursery.cancel_scope.cancel()
 
 
 def _alone(probes: Probes) -> App:

@@ -122,6 +122,24 @@ def probe_bind_from_environment(environment: Mapping[str, str] | None = None) ->
     return bind_from_environment("::", 0, environment, prefix="PROBE_")
 
 
+def addresses_from_environment(name: str, environment: Mapping[str, str] | None = None) -> list[str] | None:
+    """Return the addresses with ports that a variable lists with commas between; None without it.
+
+    Raises: StartError for what is no such thing.
+    """
+    addresses = list_from_environment(name, environment)
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        try:
+            Origin("http", host.removeprefix("[").removesuffix("]"), 80)
+            is_good = port.isascii() and port.isdigit() and int(port) < 2**16
+        except ValueError:
+            is_good = False
+        if not is_good:
+            raise StartError(f"{name} must be an address with a port, as in 127.0.0.1:9464, not {address!r}")
+    return addresses or None
+
+
 def config_from_environment(environment: Mapping[str, str] | None = None) -> ServeConfig:
     """Return how to serve, as the environment says. Raises: StartError for nonsense.
 

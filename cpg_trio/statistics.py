@@ -24,6 +24,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from heapq import heappush, heapreplace
 from itertools import accumulate
 from operator import itemgetter
@@ -98,6 +99,14 @@ class Tally:
         """The durations of all calls together."""
         self.histogram = 0
         """See the module's docstring."""
+
+    def observe(self, seconds: float) -> int:
+        """Count a duration; return its bucket."""
+        bucket = bisect_left(BOUNDS_S, seconds)
+        self.calls += 1
+        self.seconds += seconds
+        self.histogram += _UNITS[bucket]
+        return bucket
 
     def add(self, other: Tally) -> None:
         """Add what another one has counted."""
@@ -354,7 +363,7 @@ class CallTable:
 
     def __init__(
         self,
-        calls: Calls,
+        calls: Calls | None = None,
         *,
         name_of: Callable[[str], str] = lambda _: "",
         share_of: Callable[[str], str] = lambda _: "",
@@ -377,9 +386,20 @@ class CallTable:
         self._failures = _Failures()
         self._refusals = _Failures()
         self._numbers = 0
-        calls.begun.add(self._in_flight.add)
-        calls.ended.add(self._count)
-        calls.refused.add(self._count_refused)
+        if calls is not None:
+            calls.begun.add(self._in_flight.add)
+            calls.ended.add(self._count)
+            calls.refused.add(self._count_refused)
+
+    @contextmanager
+    def listening(self, calls: Calls) -> Iterator[None]:
+        """Count other calls as well, within the block."""
+        with (
+            calls.begun.added(self._in_flight.add),
+            calls.ended.added(self._count),
+            calls.refused.added(self._count_refused),
+        ):
+            yield
 
     async def run(self) -> None:
         """Begin a new slot every ten seconds, until cancelled."""
@@ -457,10 +477,7 @@ class CallTable:
         entry = slot.entries.get((call.kind, call.caller, call.provider, call.service, call.method, code))
         if entry is None:
             entry = self._new_entry(call)
-        entry.calls += 1
-        entry.seconds += duration_s
-        bucket = bisect_left(BOUNDS_S, duration_s)
-        entry.histogram += _UNITS[bucket]
+        bucket = entry.observe(duration_s)
         entry.request_bytes += call.request_bytes
         entry.response_bytes += call.response_bytes
         if code != _OK:
@@ -505,8 +522,8 @@ class CallTable:
                 return _Entry(before.key, before.total)
         return None
 
-    def _named(self, runtime_id: str) -> str:
-        # The identity of a plugin may have ended before its call. Its name is the begin of its runtime id.
+    def named(self, runtime_id: str) -> str:
+        """Return the name of a plugin. If its identity has ended, that is the begin of its runtime id."""
         return self._name_of(runtime_id) or runtime_id.rpartition("-")[0] or runtime_id
 
     def _bounded_method(self, call: Call) -> str:
@@ -525,7 +542,7 @@ class CallTable:
 
     def _total(self, key: SeriesKey, share: str) -> Total:
         """Return the total of a series, by names; that of all others if there is no room for it."""
-        labels = key._replace(caller=self._named(key.caller), provider=self._named(key.provider))
+        labels = key._replace(caller=self.named(key.caller), provider=self.named(key.provider))
         if labels not in self._totals and not self._take_room(share):
             labels, share = SeriesKey(labels.kind, OTHER, OTHER, OTHER, OTHER, labels.code), ""
         if (total := self._totals.get(labels)) is None:

@@ -23,6 +23,10 @@ SERVING: dict[str, str] = {
         " PORT answers them as well)"
     ),
     "PROBE_BIND": "addresses of PROBE_PORT (default: ::)",
+    "METRICS_BIND": (
+        "addresses with ports that answer Prometheus at /metrics, and nothing else, without TLS, separated by"
+        " commas, as in 127.0.0.1:9464 (default: none)"
+    ),
     "TLS_CERT": (
         "file (PEM) of the own certificate; it may be replaced while the program runs (default: no TLS)"
     ),

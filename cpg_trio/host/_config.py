@@ -97,6 +97,8 @@ class HostConfig:
     """Addresses on which it answers probes only, without TLS. Probes are answered on the others, too."""
     admin: AdminConfig | None = None
     """Where operators see and steer it. None: nowhere."""
+    metrics_bind: str | Sequence[str] | None = None
+    """Addresses on which it answers Prometheus, and nothing else, without TLS. None: nowhere."""
     settings: Sequence[Setting] = ()
     """Where this configuration comes from, for operators to see. No secret is in it."""
 

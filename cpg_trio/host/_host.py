@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
 import trio
+from prometheus_client.registry import Collector
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
@@ -19,6 +20,7 @@ from cpg_trio.calls import Calls
 from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
 from cpg_trio.host._dispatch import Dispatch
 from cpg_trio.host._lifetimes import Lifetimes
+from cpg_trio.host._metrics import HostMetrics, Refusals
 from cpg_trio.host.access import (
     AccessCheck,
     Action,
@@ -77,6 +79,7 @@ from cpg_trio.http import (
     serve,
 )
 from cpg_trio.logs import log_source
+from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import application
 from cpg_trio.statistics import CallTable
@@ -206,6 +209,8 @@ class Host:
             self.audit,
             self,
         )
+        self.metrics_urls: tuple[str, ...] = ()
+        """Where its metrics are answered while it is served, without the path."""
         self.health = HostHealth(self._access, self.registry, limits)
         self._probes = Probes(lambda: "stopping" if self.health.stopping else self._journal.why_unsaved)
 
@@ -330,6 +335,7 @@ class Host:
             async with (
                 self._application(browsers) as app,
                 probe_port(self._probes, config.probe_bind, config.serve),
+                metrics_port(config.metrics_bind, config.serve, self._collectors) as self.metrics_urls,
                 open_plain_nursery() as admin,
             ):
                 async with open_plain_nursery() as nursery:
@@ -367,6 +373,14 @@ class Host:
             allow_plaintext=config.allow_plaintext,
             task_status=task_status,
         )
+
+    def _collectors(self) -> Iterable[Collector]:
+        """Return what is asked at each scrape of the metrics."""
+        return [
+            CallMetrics(self.call_table, Side.HOST),
+            HostMetrics(self.admin.parts, self.admin.plugins, self._direct, Refusals(self.audit)),
+            ProcessMetrics(self.admin.loop_lag, {"routing": self._pool, "control": self._control_pool}),
+        ]
 
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""

@@ -12,6 +12,7 @@ import attrs
 from cpg_trio._addresses import is_loopback
 from cpg_trio.http import Origin, ServeConfig, StartError
 from cpg_trio.process import (
+    addresses_from_environment,
     bind_from_environment,
     config_from_environment,
     flag_from_environment,
@@ -51,6 +52,8 @@ class PluginConfig:
     """The address of the control services alone. With None they are beside the other services."""
     probe_bind: str | Sequence[str] | None = None
     """An address for probes alone, without TLS. With None they are answered beside the services only."""
+    metrics_bind: str | Sequence[str] | None = None
+    """Addresses that answer Prometheus, and nothing else, without TLS. None: nowhere."""
     heartbeat_s: float | None = None
     """Seconds from one health report to the next. None is what the host asks for."""
     grace_s: float = 10.0
@@ -100,6 +103,7 @@ class PluginConfig:
                 accept_unsigned=flag_from_environment("ACCEPT_UNSIGNED", environment),
                 control_bind=_control_bind(environment),
                 probe_bind=probe_bind_from_environment(environment),
+                metrics_bind=addresses_from_environment("METRICS_BIND", environment),
                 direct_calls=flag_from_environment("DIRECT_CALLS", environment),
                 reflection=flag_from_environment("REFLECTION", environment),
                 serve=serve,

@@ -7,6 +7,7 @@ import attrs
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
+from cpg_trio.calls import Calls
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
 
@@ -34,6 +35,8 @@ class Declaration:
     provided: dict[str, Provided] = attrs.field(factory=dict)
     dependencies: dict[str, Dependency] = attrs.field(factory=dict)
     capabilities: list[Capability] = attrs.field(factory=list)
+    served: Calls = attrs.field(factory=Calls)
+    """The calls that the plugin answers. A call is recorded if somebody listens."""
     own_health: Cell[tuple[pb.HealthState, str]] = attrs.field(
         factory=lambda: Cell((pb.HEALTH_STATE_HEALTHY, ""))
     )

@@ -6,6 +6,7 @@ import logging
 import math
 import random
 
+import attrs
 import trio
 
 from cpg_trio import _clock, wire
@@ -21,13 +22,24 @@ _log = logging.getLogger("cpg_trio.plugin")
 _CLOCKS_AGREE_S = 10.0  # clocks that differ by less count as the same
 
 
+@attrs.define
+class HeartbeatCounts:
+    """How many reports were sent, and how many of them did not reach the host."""
+
+    sent: int = 0
+    failed: int = 0
+
+
 class Heartbeat:
     """Reports a plugin's health: when it changes, and at intervals. One for all sessions of a plugin.
 
     `interval_s` are the seconds between two reports; None is what the host asks for.
     """
 
-    def __init__(self, self_id: str, health: Health, interval_s: float | None) -> None:
+    def __init__(
+        self, self_id: str, health: Health, interval_s: float | None, counts: HeartbeatCounts | None = None
+    ) -> None:
+        self._counts = counts or HeartbeatCounts()
         self._health = health
         self._interval_s = interval_s
         self._changes = _ChangeLog(self_id)
@@ -42,10 +54,12 @@ class Heartbeat:
             interval_s = self._interval_s or session.heartbeat_s
             wait_s = interval_s * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
             self._changes.health(self._health.report.value)
+            self._counts.sent += 1
             try:
                 # Limited to the interval: one call that hangs must not be the only one within a lease.
                 await self._report(session, min(CALL_TIMEOUT_S, interval_s))
             except ConnectError as error:
+                self._counts.failed += 1
                 if error.code == Code.UNAUTHENTICATED:
                     session.void.set()
                     return

@@ -26,6 +26,7 @@ from cpg_trio.logs import identify
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._heartbeat import Heartbeat
+from cpg_trio.plugin._metrics import answering_metrics
 from cpg_trio.plugin._registration import Registrations
 from cpg_trio.plugin._retry import Backoff, retry_until_done
 from cpg_trio.plugin._serving import Addresses, serve_plugin
@@ -67,6 +68,7 @@ async def run(
         async with (
             pool,
             probe_port(probes, config.probe_bind, config.serve),
+            answering_metrics(state),
             open_plain_nursery() as background,
         ):
             background.start_soon(pool.sweep)
@@ -115,7 +117,7 @@ async def _set_with(first: trio.Event, second: trio.Event) -> None:
 
 async def _stay_registered(state: PluginState, addresses: Addresses, registrations: Registrations) -> None:
     """Shake hands, register and follow the host; from the beginning each time that it has lost the plugin."""
-    heartbeat = Heartbeat(state.declared.self_id, state.health, state.config.heartbeat_s)
+    heartbeat = Heartbeat(state.declared.self_id, state.health, state.config.heartbeat_s, state.heartbeats)
     session: Session | None = None
     backoff = Backoff()
     while True:

@@ -17,6 +17,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http import BrowserGuard, Origin, serve
 from cpg_trio.plugin._config import PluginConfig
+from cpg_trio.plugin._declaration import Provided
 from cpg_trio.plugin._session import own_socket
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin.control import Control, PluginInfo
@@ -96,13 +97,17 @@ def _provided(state: PluginState, guard: Guard) -> dict[str, App]:
     """Return what the author provides, by path, and what describes it, if that is switched on."""
     services = list(state.declared.provided.values())
     if not state.config.reflection:
-        return {p.path: guard.service(p.application, public=p.public) for p in services}
+        return {p.path: _guarded(guard, p, p.application) for p in services}
     from cpg_trio.plugin import _reflection  # noqa: PLC0415 - see the module
 
-    found = {p.path: guard.service(_reflection.described(p), public=p.public) for p in services}
+    found = {p.path: _guarded(guard, p, _reflection.described(p)) for p in services}
     anyone = services if state.config.accept_unsigned else [p for p in services if p.public]
     at_root = guard.service(_reflection.describing(anyone), public=any(p.public for p in services))
     return found | dict.fromkeys(_reflection.PATHS, at_root)
+
+
+def _guarded(guard: Guard, provided: Provided, app: App) -> App:
+    return guard.service(app, public=provided.public, service_type=provided.service_type)
 
 
 def _dispatching(config: PluginConfig, guard: Guard, probes: Probes, by_path: Mapping[str, App]) -> App:
@@ -129,6 +134,7 @@ def _guard(state: PluginState) -> Guard:
         lambda: state.last_session,
         Managers(state.declared.self_id, digest, lambda: state.waits_for_adoption),
         accept_unsigned=config.accept_unsigned,
+        calls=state.declared.served,
         wall_clock=state.host_time,
     )
 

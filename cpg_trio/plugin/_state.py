@@ -15,6 +15,7 @@ from cpg_trio.plugin._adoption import Adoption
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._health import Health
+from cpg_trio.plugin._heartbeat import HeartbeatCounts
 from cpg_trio.plugin._session import Introduction, Session
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -40,6 +41,7 @@ class PluginState:
         """The session with the host; None before the first handshake, after it is lost, and while leaving."""
         self.last_session: Session | None = None
         """The last session, which may have ended: calls of its host may still arrive."""
+        self.heartbeats = HeartbeatCounts()
         self.stopping = trio.Event()
         self.grace_s = config.grace_s
 

@@ -11,7 +11,9 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
+from cpg_trio.calls import Calls
 from cpg_trio.http import Pool
+from cpg_trio.plugin._recording import RecordedCalls
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.plugin.direct import Direct, NotDeliveredError
@@ -55,6 +57,8 @@ class Dependency:
         self.min_version = min_version
         self.required = required
         self._provider: Cell[Provider | None] = Cell(None)
+        self.calls = Calls()
+        """The calls through the host. A call is recorded if somebody listens."""
         self.direct = Direct(owner, service_type)
 
     @property
@@ -174,12 +178,16 @@ class _ToProvider(RedirectingClient):
             if self._http is None and (grant := self._dependency.direct.grant_for(provider)) is not None:
                 with _GOES_BY_HOST:
                     return await send(grant, request)
-            response = await send(self._http or provider.session.calls, _routed(request, provider))
+            response = await send(self._routed_calls(provider), _routed(request, provider))
             await _check_known(response, provider.session)
             if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                 break
             await discard()
         return response
+
+    def _routed_calls(self, provider: Provider) -> HttpClient:
+        http, calls = self._http or provider.session.calls, self._dependency.calls
+        return RecordedCalls(calls, http, provider, self._dependency.service_type) if calls.ended else http
 
     async def _is_tried_again(
         self,

@@ -29,6 +29,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.call_context import current
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
+from cpg_trio.plugin._recording import note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._retry import Backoff
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
@@ -41,7 +42,6 @@ from cpg_trio.rpc import (
     HttpResponseHead,
     PoolClient,
     WholeResponse,
-    code_of,
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -162,9 +162,9 @@ class _DirectCall(Call):
         self, calls: Calls, count: _Count, service_type: str, grant: Grant, request: HttpRequest
     ) -> None:
         caller = grant.provider.session.runtime_id
-        super().__init__(
-            CallKind.DIRECT, caller, count.provider_id, service_type, request.url, context=current()
-        )
+        method = request.url.rpartition("/")[2]
+        super().__init__(CallKind.DIRECT, caller, count.provider_id, service_type, method, context=current())
+        note_sent(self, request)
         self._calls = calls
         self._count = count
         self._grant = grant
@@ -183,6 +183,10 @@ class _DirectCall(Call):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(exc, ConnectError):
+            note_error(self, exc)
+        elif self._is_gone and self.failure:
+            note_error(self, _gone())
         self._count.in_flight.remove(self)
         self._count.failed += bool(self.failure)
         self._calls.end(self)
@@ -207,11 +211,9 @@ class _DirectCall(Call):
         """
         self._grant.check_accepted(self._request, response)
         if isinstance(response, WholeResponse):
-            self.succeed(response.status, code_of(response, response.body))
+            note_whole(self, response)
             return response
-        self.status = response.status
-        self.stage = Stage.RESPONSE
-        return attrs.evolve(response, body=_Body(self, response))
+        return note_begun(self, response, self.read)
 
     async def read(self, body: AsyncIterator[bytes]) -> bytes:
         """Return the next chunk of the response."""
@@ -224,25 +226,6 @@ class _DirectCall(Call):
             finally:
                 self._reading = None
         raise _gone()
-
-
-class _Body:
-    def __init__(self, call: _DirectCall, response: HttpResponse) -> None:
-        self._call = call
-        self._response = response
-        self._last = b""
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            chunk = await self._call.read(self._response.body)
-        except StopAsyncIteration:
-            self._call.succeed(self._response.status, code_of(self._response, self._last))
-            raise
-        self._last = chunk or self._last
-        return chunk
 
 
 def _gone() -> ConnectError:

@@ -45,7 +45,9 @@ from cpg_trio.assertions import (
     path_claim,
     verify,
 )
-from cpg_trio.rpc import Caller, Code
+from cpg_trio.call_context import current
+from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.rpc import Caller, Code, RecordedCall
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -153,8 +155,9 @@ class _VerifiedCache:
 class Guard:
     """Checks calls before applications. `identity` returns the plugin's own, None before the first one.
 
-    With `accept_unsigned`, services also accept calls without any proof, as a host sends them that signs
-    nothing. `clock` and `wall_clock` return seconds; the latter since 1970, by the host's clock.
+    `calls` is told of the calls of services, if anybody listens. With `accept_unsigned`, services also
+    accept calls without any proof, as a host sends them that signs nothing. `clock` and `wall_clock` return
+    seconds; the latter since 1970, by the host's clock.
     """
 
     def __init__(
@@ -163,30 +166,43 @@ class Guard:
         managers: Managers,
         *,
         accept_unsigned: bool = False,
+        calls: Calls | None = None,
         clock: Callable[[], float] = _clock.current_time,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._identity = identity
         self._managers = managers
         self._accept_unsigned = accept_unsigned
+        self._calls = calls or Calls()
         self._wall_clock = wall_clock
         self._callers = _VerifiedCache(clock)
         self._grants = _VerifiedCache(clock)
         self._throttle = LogThrottle()
 
-    def service(self, app: App, *, public: bool) -> App:
-        """Return the application behind the check of a service; a public one also answers strangers."""
+    def service(self, app: App, *, public: bool, service_type: str = "") -> App:
+        """Return the application behind the check of a service; a public one also answers strangers.
+
+        Without a `service_type` nothing is recorded of its calls.
+        """
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 headers, caller, connection_of = self._check_caller(scope, public=public)
             except RefusedCallError as refused:
+                if service_type:
+                    self._tell_refused(refused)
                 await self._refuse(refused, scope, receive, send)
                 return
             if connection_of:
                 note_proved(scope, connection_of)
             state = {**scope.get("state", {}), "caller": caller}
-            await app({**scope, "headers": headers, "state": state}, receive, send)
+            passed = {**scope, "headers": headers, "state": state}
+            if service_type and self._calls.ended and scope["type"] == "http":
+                kind = CallKind.ROUTED if connection_of == _HOST else CallKind.DIRECT
+                record = self._record(kind, scope, caller, service_type)
+                await self._recorded(record, app, passed, receive, send)
+            else:
+                await app(passed, receive, send)
 
         return guarded
 
@@ -203,6 +219,34 @@ class Guard:
             await app(scope, receive, send)
 
         return guarded
+
+    # Records
+
+    def _record(self, kind: CallKind, scope: Scope, caller: Caller | None, service_type: str) -> Call:
+        identity = self._identity()
+        return Call(
+            kind,
+            caller.id if caller is not None else "",
+            identity.runtime_id if identity is not None else "",
+            service_type,
+            one_line(scope["raw_path"].rpartition(b"/")[2]),
+            scope["http_version"],
+            current(),
+        )
+
+    async def _recorded(self, record: Call, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+        self._calls.begun.tell(record)
+        recorded = RecordedCall(record, receive, send)
+        try:
+            await app(scope, recorded.receive, recorded.send)
+        finally:
+            self._calls.end(record)
+
+    def _tell_refused(self, refused: RefusedCallError) -> None:
+        call = Call(CallKind.ROUTED)
+        call.status, call.code = _UNAUTHENTICATED, Code.UNAUTHENTICATED.value
+        call.failure, call.undelivered = str(refused), True
+        self._calls.refused.tell(call)
 
     # Services
 

@@ -30,6 +30,7 @@ from cpg_trio.host.admin.listener import (
     AdminConfig as AdminConfig,
     serve_admin as serve_admin,
 )
+from cpg_trio.host.admin.plugins import Plugins as Plugins, Record as Record
 from cpg_trio.host.admin.snapshot import Parts as Parts
 from cpg_trio.host.admin.tokens import AdminTokens as AdminTokens
 from cpg_trio.host.admin.view import View as View

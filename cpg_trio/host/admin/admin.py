@@ -47,6 +47,16 @@ class Admin:
         audit.subscribe(self._audited)
 
     @property
+    def parts(self) -> Parts:
+        """The parts of the host that are looked at."""
+        return self._parts
+
+    @property
+    def plugins(self) -> Plugins:
+        """The plugins that are there, and those that were."""
+        return self._plugins
+
+    @property
     def loop_lag(self) -> LoopLag:
         """The lag of the host's event loop."""
         return self._host.loop_lag

@@ -32,6 +32,16 @@ from cpg_trio.host.directory.selection import Selection, Selector
 _NOT_REPORTED = Health()
 
 
+@attrs.frozen
+class RegistryStatistics:
+    """Numbers of a registry: `plugins` and `registrations` now, `registered` and `lapses` since it began."""
+
+    plugins: int
+    registrations: int
+    registered: int
+    lapses: int
+
+
 @attrs.define
 class _Plugin:
     """What one plugin has registered."""
@@ -80,8 +90,10 @@ class Registry:
         self._report_bytes: dict[str, tuple[str, int]] = {}  # whose address holds how many bytes for a report
         self._health_bytes = Shares("bytes of health reports", self._limits.max_health_bytes)
         self._lapsed: dict[str, Health] = {}
+        self._lapses = 0
         self._drained: dict[str, str] = {}  # why, by runtime id
         self._sequence = 0
+        self._registered = 0
         self.revision = 0
         """Grows with each change."""
         self.id = secrets.token_hex(8)
@@ -143,6 +155,7 @@ class Registry:
             providers = self._by_type[service_type] = Providers(self.callable_ids)
         providers.add(registration, plugin.name)
         self._update(registration)
+        self._registered += 1
         self._tell(ChangeKind.REGISTERED, [registration])
 
     def unregister(self, runtime_id: str, registration_id: str) -> Registration:
@@ -206,6 +219,11 @@ class Registry:
         """Return the types that are registered."""
         return sorted(self._by_type)
 
+    def statistics(self) -> RegistryStatistics:
+        """Return the numbers of this moment."""
+        plugins, registrations = self._plugins.total, self._registrations.total
+        return RegistryStatistics(plugins, registrations, self._registered, self._lapses)
+
     # Health
 
     def report_health(self, runtime_id: str, health: Health) -> None:
@@ -238,6 +256,7 @@ class Registry:
         """Note why a plugin is not believed to be alive: UNHEALTHY, until `why` is empty."""
         before = self.health(runtime_id)
         if why:
+            self._lapses += runtime_id not in self._lapsed
             self._lapsed[runtime_id] = Health(pb.HEALTH_STATE_UNHEALTHY, why)
         else:
             self._lapsed.pop(runtime_id, None)
@@ -282,6 +301,10 @@ class Registry:
     def available(self, service_type: str) -> bool:
         """Whether a caller would be offered a provider. Asking takes no turn."""
         return bool(self._good(service_type))
+
+    def callable_count(self, service_type: str) -> int:
+        """Return how many providers of a type get calls."""
+        return len(self._good(service_type))
 
     def discover(self, service_type: str, min_version: str = "") -> tuple[Registration, bool]:
         """Choose a provider; return also whether it was the only one that could be chosen.

@@ -96,6 +96,7 @@ class Watch:
         self._unsent: dict[str, None] = {}  # types whose status is to be sent, the latest last
         self._told_of: dict[str, None] = {}  # providers, the latest last
         self._gone: list[str] = []
+        self._behind_since = 0.0  # of what is not sent yet, by `time.monotonic`
         self._changes = Cell(0)
         self._reader = self._changes.reader()
 
@@ -151,9 +152,18 @@ class Watch:
 
     def note_gone(self, runtime_id: str) -> None:
         """Note that a provider is gone that the watcher has been told of."""
+        self._note_behind()
         del self._told_of[runtime_id]
         self._gone.append(runtime_id)
         self._wake()
+
+    def _note_behind(self) -> None:
+        if not (self._unsent or self._gone):
+            self._behind_since = time.monotonic()
+
+    def lag_s(self, now: float) -> float:
+        """Return for how many seconds something has waited to be taken by the watcher; 0 if nothing has."""
+        return now - self._behind_since if self._unsent or self._gone else 0.0
 
     def close(self) -> None:
         """End the iteration, once the changes up to now have been read."""
@@ -243,6 +253,7 @@ class Watch:
         _discard(self._hub.told_of, runtime_id, self)
 
     def _add_news(self, service_type: str) -> None:
+        self._note_behind()
         self._unsent[service_type] = None
         self._wake()
 
@@ -323,6 +334,12 @@ class WatchHub:
     def count_of(self, watcher: str) -> int:
         """Return how many watches a plugin has."""
         return len(self._watches.get(watcher, ()))
+
+    def lags_s(self) -> Sequence[float]:
+        """Return for how many seconds changes have waited for watchers that have not taken them yet."""
+        now = time.monotonic()
+        lags = (watch.lag_s(now) for watches in self._watches.values() for watch in watches)
+        return [lag_s for lag_s in lags if lag_s]
 
     def has(self, watcher: str) -> bool:
         """Whether a plugin has a watch."""

@@ -1,0 +1,106 @@
+"""The metrics of a plugin: calls that it answers and makes, dependencies, its session with the host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+
+import attrs
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from cpg_trio import _clock
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._loop_lag import LoopLag
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, counters, gauges, metrics_port
+from cpg_trio.plugin._state import PluginState
+from cpg_trio.states import State
+from cpg_trio.statistics import CallTable
+
+_STATES = {
+    pb.HEALTH_STATE_HEALTHY: State.HEALTHY,
+    pb.HEALTH_STATE_DEGRADED: State.DEGRADED,
+    pb.HEALTH_STATE_UNHEALTHY: State.UNHEALTHY,
+}
+
+
+@asynccontextmanager
+async def answering_metrics(state: PluginState) -> AsyncIterator[None]:
+    """Answer the metrics of a plugin where its configuration says, until the end of the block.
+
+    Calls are counted only if that is somewhere. Raises: BindError.
+    """
+    config, declared = state.config, state.declared
+    if config.metrics_bind is None:
+        yield
+        return
+    served, made, lag = CallTable(), CallTable(), LoopLag()
+    collectors = [
+        CallMetrics(served, Side.SERVER),
+        CallMetrics(made, Side.CLIENT),
+        PluginMetrics(state),
+        ProcessMetrics(lag, {"plugin": state.pool}),
+    ]
+    with ExitStack() as stack:
+        stack.enter_context(served.listening(declared.served))
+        for dependency in declared.dependencies.values():
+            stack.enter_context(made.listening(dependency.calls))
+            stack.enter_context(made.listening(dependency.direct.calls))
+        async with (
+            metrics_port(config.metrics_bind, config.serve, lambda: collectors),
+            open_plain_nursery() as nursery,
+        ):
+            for task in (served.run, made.run, lag.run):
+                nursery.start_soon(task)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+@attrs.frozen(eq=False)
+class PluginMetrics(Collector):
+    """Reads a plugin at each scrape."""
+
+    state: PluginState
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of a plugin, without those of calls."""
+        state, session = self.state, self.state.session
+        yield from gauges(
+            "cpg_trio_dependency_available",
+            "Whether a required service has a provider.",
+            ("service", "required"),
+            [
+                ((each.service_type, str(each.required).lower()), each.available)
+                for each in state.declared.dependencies.values()
+            ],
+        )
+        health = _STATES.get(state.health.report.value.state, State.HEALTHY)
+        yield from gauges(
+            "cpg_trio_health",
+            "The state that the plugin reports: 1 for it, 0 for the others.",
+            ("state",),
+            [((each.word,), each is health) for each in _STATES.values()],
+        )
+        yield from gauges(
+            "cpg_trio_session",
+            "Whether the plugin has an identity on its host.",
+            (),
+            [((), session is not None and not session.void.is_set())],
+        )
+        left_s = 0.0 if session is None else max(0.0, session.lease_ends - _clock.current_time())
+        yield from gauges(
+            "cpg_trio_lease_remaining_seconds",
+            "What is left of the lease, as far as the plugin knows; 0 without a session.",
+            (),
+            [((), left_s)],
+        )
+        yield from counters(
+            "cpg_trio_heartbeats", "Health reports that were sent.", (), [((), state.heartbeats.sent)]
+        )
+        yield from counters(
+            "cpg_trio_heartbeat_failures",
+            "Health reports that the host has not accepted.",
+            (),
+            [((), state.heartbeats.failed)],
+        )
