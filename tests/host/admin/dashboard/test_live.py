@@ -151,8 +151,8 @@ async def test_a_stream_ends_with_the_host() -> None:
         await stream.start()
         await stream.line()
         browser.operator.host.admin.events.close()
-        await stream.line()
-        await stream.messages.receive()
+        last = await stream.messages.receive()
+        assert not last["more_body"]
         with trio.fail_after(5):
             await stream.ended.wait()
 
