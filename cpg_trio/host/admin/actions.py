@@ -8,16 +8,19 @@ from typing import Protocol
 import attrs
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._human import span
 from cpg_trio.host.access import Action, Audit
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.files import Files, FileState
 from cpg_trio.host.admin.plugins import Record
 from cpg_trio.host.directory import Registry
+from cpg_trio.logs import TemporaryLevels
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 
 _MOST_REASON = 256  # characters
 _LONGEST_GRACE_S = 24 * 60 * 60
+_LONGEST_LEVEL_S = 24 * 60 * 60.0
 
 
 class Steering(Protocol):
@@ -49,6 +52,7 @@ class Actions:
     audit: Audit
     events: EventLog
     host: Steering
+    levels: TemporaryLevels = attrs.field(factory=TemporaryLevels)
 
     async def drain(
         self, plugin: str, *, reason: str = "", undo: bool = False, actor: str
@@ -106,6 +110,25 @@ class Actions:
         self.host.enforce_policy()
         return list(self.files)
 
+    async def set_log_level(self, logger: str, level: str, *, for_s: float, actor: str) -> float:
+        """Change the level of a logger (empty: all) for some seconds; an empty level is what it was.
+
+        Return how long it holds, in seconds; 0 for a level that is restored.
+        """
+        try:
+            if level:
+                self.levels.set(logger, level, min(for_s, _LONGEST_LEVEL_S))
+            else:
+                self.levels.restore(logger)
+        except ValueError as error:
+            raise ConnectError(Code.INVALID_ARGUMENT, str(error)) from None
+        self.audit.allowed(Action.LOG_LEVEL, "host", logger, reason=level or "restored", actor=actor)
+        holds_s = min(for_s, _LONGEST_LEVEL_S) if level else 0.0
+        what = f"at {level} for {span(holds_s)}" if level else "at the level that it was configured for"
+        text = _done_by(f"{logger or 'the host'} logs {what}", actor)
+        self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=text))
+        return holds_s
+
     def _there(self, plugin: str) -> Record:
         """Return a plugin that is there."""
         record = self.find(plugin)
@@ -124,15 +147,18 @@ class Actions:
         *,
         kind: pb.EventKind = pb.EVENT_KIND_ACTION,
     ) -> None:
-        by = f", by {actor}" if actor else ""
         self.events.add(
             Event(
                 kind=kind,
-                text=_done(f"{record.name} {what}{by}", why),
+                text=_done(_done_by(f"{record.name} {what}", actor), why),
                 runtime_id=record.runtime_id,
                 name=record.name,
             )
         )
+
+
+def _done_by(what: str, actor: str) -> str:
+    return f"{what}, by {actor}" if actor else what
 
 
 def _done(what: str, why: str) -> str:

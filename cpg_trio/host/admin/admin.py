@@ -71,6 +71,7 @@ class Admin:
         self._host.started_at = self._wall_clock()
         async with open_plain_nursery() as nursery:
             nursery.start_soon(self.loop_lag.run)
+            nursery.start_soon(self.actions.levels.run)
             with self._plugins.following(), self._parts.files.told(self._file_changed):
                 yield
             nursery.cancel_scope.cancel()

@@ -17,6 +17,7 @@ from cpg_trio._version import __version__
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.problems import Problem
 from cpg_trio.host.admin.snapshot import Parts
+from cpg_trio.logs import dropped_lines
 from cpg_trio.states import State
 
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -51,6 +52,7 @@ class HostState:
             file_descriptor_limit=_most_descriptors(),
             pool_connections=pool.idle + pool.active,
             watches=len(parts.watches),
+            log_lines_dropped=dropped_lines(),
             unsaved=parts.journal.why_unsaved,
             registry_id=parts.registry.id,
             pid=os.getpid(),

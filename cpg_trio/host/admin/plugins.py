@@ -39,7 +39,7 @@ _KINDS = {
     State.DRAINING: pb.EVENT_KIND_DRAINING,
     State.GONE: pb.EVENT_KIND_GONE,
 }
-_IDLE = "it provided nothing, and has not called the host for a while"
+_LET_GO = "it provided nothing, and has left, or has not called the host for a while"
 _NOTHING_YET = "it has registered nothing yet"
 _LEAVING = "it is stopping"
 
@@ -265,7 +265,7 @@ class Plugins:
     def _end(self, record: Record) -> None:
         """Keep a plugin whose identity has ended, if it has ever been of use."""
         ended = self._identities.ended(record.runtime_id)
-        reason = cut(ended.why) if ended is not None else _IDLE
+        reason = cut(ended.why) if ended is not None else _LET_GO
         for provided in record.provided.values():
             provided.until = provided.until or self._wall_clock()
         was_of_use = record.state is not State.STARTING
@@ -274,9 +274,10 @@ class Plugins:
         if was_of_use:
             kind = pb.EVENT_KIND_EXPIRED if reason == EXPIRED else pb.EVENT_KIND_GONE
             self._tell(record, kind, reason if reason == LEFT else f"{State.GONE.word}: {reason}")
+        if was_of_use and ended is not None:
             self._gone[record.runtime_id] = record
             self._drop_old()
-        else:
+        else:  # there was nothing that could be missed
             self._changes -= len(record.history)
 
     def _drop_old(self) -> None:

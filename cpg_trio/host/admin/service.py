@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import attrs
@@ -16,6 +17,7 @@ from cpg_trio.host.admin.view import View
 from cpg_trio.rpc import Context
 
 _DEFAULT_GRACE_S = 30.0
+_DEFAULT_LEVEL_S = 10 * 60.0
 
 
 class Admin(AdminService):
@@ -112,3 +114,11 @@ class Admin(AdminService):
         """See `Actions.reload`."""
         files = await self._actions.reload(actor=current_actor())
         return pb.ReloadResponse(files=[pb.ReloadedFile(**attrs.asdict(file)) for file in files])
+
+    async def set_log_level(self, request: pb.SetLogLevelRequest, _ctx: Context, /) -> pb.SetLogLevelResponse:
+        """See `Actions.set_log_level`."""
+        for_s = messages.seconds(request.duration) if request.HasField("duration") else _DEFAULT_LEVEL_S
+        holds_s = await self._actions.set_log_level(
+            request.logger, request.level, for_s=for_s, actor=current_actor()
+        )
+        return pb.SetLogLevelResponse(until=messages.timestamp(time.time() + holds_s))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,26 @@ async def test_a_reload_names_each_file_and_what_is_wrong_in_it(tmp_path: Path) 
         anew, failed = operator.texts(pb.EVENT_KIND_RELOADED)
         assert anew.endswith("was read anew")
         assert "cannot be used, and what was there before goes on" in failed
+
+
+async def test_a_level_of_the_log_holds_for_a_while(autojump_clock: trio.abc.Clock) -> None:
+    router = logging.getLogger("cpg_trio.router")
+    before = router.level
+    async with operating() as operator:
+        events = audited(operator)
+        request = pb.SetLogLevelRequest(logger="cpg_trio.router", level="debug")
+        request.duration.FromSeconds(60)
+        answer = await operator.client.set_log_level(request)
+        assert 0 < answer.until.seconds - time.time() < 70
+        assert router.level == logging.DEBUG
+        assert (events[-1].action, events[-1].target) == (Action.LOG_LEVEL, "cpg_trio.router")
+        await trio.sleep(61)
+        assert router.level == before
+        await operator.client.set_log_level(request)
+        await operator.client.set_log_level(pb.SetLogLevelRequest(logger="cpg_trio.router"))
+        assert router.level == before
+        await operator.client.set_log_level(request)
+        with pytest.raises(ConnectError, match="a level is one of"):
+            await operator.client.set_log_level(pb.SetLogLevelRequest(level="loud"))
+    assert router.level == before  # also when the host ends
+    assert operator.texts(pb.EVENT_KIND_ACTION)[0] == "cpg_trio.router logs at debug for 1 min"
