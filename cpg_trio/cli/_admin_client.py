@@ -24,7 +24,7 @@ _MOST_BYTES = 64 * 1024 * 1024  # of the list of many plugins
 @asynccontextmanager
 async def admin_client(address: AdminAddress) -> AsyncIterator[AdminServiceClient]:
     """Open a client of an admin service. Errors of its calls leave the block as CommandError."""
-    token = _token(address, os.environ)
+    token = token_for(address, os.environ)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     config = ClientConfig(timeout_s=_TIMEOUT_S, headers=headers, max_message_bytes=_MOST_BYTES)
     with start_errors():
@@ -81,7 +81,7 @@ def explained(error: ConnectError, address: AdminAddress, *, token_shown: bool) 
     return " ".join(text.split())
 
 
-def _token(address: AdminAddress, environment: Mapping[str, str]) -> str:
+def token_for(address: AdminAddress, environment: Mapping[str, str]) -> str:
     """Return the token to show; empty for none. Raises: CommandError if others could read it on the way."""
     if address.socket is not None:
         return ""

@@ -66,6 +66,13 @@ COMMANDS: Sequence[Command] = (
         ("status", "status --json | jq .problems", "status --admin /run/host.sock"),
     ),
     Command(
+        "dashboard",
+        "_dashboard:dashboard",
+        "Open the dashboard of a host in a browser, until Ctrl-C.",
+        SEE,
+        ("dashboard", "dashboard --no-open --port 9000", "dashboard --admin https://host.example:9090"),
+    ),
+    Command(
         "call",
         "_call:call",
         "Call any method of any plugin, as an identity of its own.",

@@ -14,7 +14,7 @@ Its modules:
     tokens, sessions         secrets that let somebody in: of operators, and of their browsers
     browsers, login          which requests of web pages are taken, and the page that lets a browser in
     listener                 where it is served, and to whom
-    gate                     a port for browsers in an operator's own program
+    gate, loopback           a port for browsers in an operator's own program, and whose browsers those are
 
 Nothing here is on the way of a call.
 """

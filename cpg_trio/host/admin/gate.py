@@ -1,9 +1,10 @@
 """A port for browsers: on loopback, in the program of an operator, before the admin address of a host.
 
 A browser has no way to a Unix socket, and is not to have the admin token. So the program opens a port of its
-own, to which a one-time address lets one browser in, and passes on what that browser asks for. The address is
-good for two minutes and for one use; from then on the browser has a cookie, until the program ends or eight
-hours pass without a request. The host sees the program, and neither the browser nor its cookie.
+own, to which a one-time address lets one browser of the same user in, and passes on what that browser asks
+for. The address is good for two minutes and for one use; from then on the browser has a cookie, until the
+program ends or eight hours pass without a request. The host sees the program, and neither the browser nor its
+cookie.
 
     browser ── cookie ──▶ gate (127.0.0.1) ── Unix socket, or URL and token ──▶ host
 """
@@ -17,6 +18,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Self
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
@@ -29,6 +31,7 @@ from cpg_trio.calls import Call, CallKind
 from cpg_trio.host.admin.browsers import BrowserRequest, PageRules, secured
 from cpg_trio.host.admin.listener import LOGOUT_PATH, MAX_BODY_BYTES
 from cpg_trio.host.admin.login import STYLE, STYLE_PATH, entered_page, message_page
+from cpg_trio.host.admin.loopback import why_not_ours
 from cpg_trio.host.admin.sessions import Sessions
 from cpg_trio.host.routing import RequestHeaderRules, forwarded_in_request, forwarded_in_response
 from cpg_trio.http import (
@@ -41,6 +44,7 @@ from cpg_trio.http import (
     RelayCall,
     RequestRefusedError,
     ServeConfig,
+    ServerConnection,
     ServerExchange,
     UndeliveredError,
     UpstreamError,
@@ -140,7 +144,8 @@ class _OwnPages:
             await no_websocket(scope, receive, send)
             return
         request = BrowserRequest.of(scope["method"], scope["headers"])
-        if why := self._rules.why_not(request, scope["server"]):
+        why = why_not_ours(scope["client"], scope["server"]) or self._rules.why_not(request, scope["server"])
+        if why:
             await send_text(send, 403, f"{why}\n", _PLAIN_FIELDS)
         elif scope["path"] == STYLE_PATH:
             await send_response(send, 200, STYLE, secured([(b"content-type", b"text/css")]))
@@ -176,6 +181,7 @@ class _Gateway:
         self._address = address
         self._rules = rules
         self._sessions = sessions
+        self._whose = WeakKeyDictionary[ServerConnection, str]()
 
     def claims(self, target: bytes, /) -> bool:
         """See `relay.Gateway`."""
@@ -185,8 +191,9 @@ class _Gateway:
 
     def admit(self, exchange: ServerExchange, /) -> _Passed:
         """See `relay.Gateway`."""
+        connection = exchange.connection
         request = BrowserRequest.of(exchange.head.method.decode(), exchange.headers)
-        if why := self._rules.why_not(request, exchange.connection.server):
+        if why := self._why_not_ours(connection) or self._rules.why_not(request, connection.server):
             raise _refused(403, why)
         if self._sessions.find(request.host, request.cookies, secure=False) is None:
             raise _refused(401, _NOT_LET_IN)
@@ -198,6 +205,12 @@ class _Gateway:
             raise _refused(error.status, str(error)) from None
         exchange.prove("browser")
         return _Passed(exchange, self._address)
+
+    def _why_not_ours(self, connection: ServerConnection) -> str:
+        """Return why a connection is not taken, for as long as it lasts."""
+        if connection not in self._whose:
+            self._whose[connection] = why_not_ours(connection.client, connection.server)
+        return self._whose[connection]
 
 
 def _refused(status: int, why: str) -> RequestRefusedError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -220,3 +222,23 @@ async def test_websockets_are_refused(short_path: Path) -> None:
     async with gate(short_path) as behind:
         browser = await behind.browser()
         assert (await ask(behind.url, "/x", {**browser, **_wire.HANDSHAKE})).status == 404
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root")
+async def test_programs_of_other_users_get_nothing_even_with_the_cookie(
+    short_path: Path,
+) -> None:
+    async with gate(short_path) as behind:
+        browser = await behind.browser()
+        code = behind.gate.one_time_address().removeprefix(behind.url)
+        host, port = behind.url.removeprefix("http://").split(":")
+        for path in ("/plugins", code, "/login.css"):
+            sent = request("GET", path, {"cookie": browser["cookie"], "connection": "close"})
+            script = (
+                "import os, socket; os.setgid(65534); os.setuid(65534); s = socket.socket()\n"
+                f"s.connect(({host!r}, {port})); s.sendall({sent!r}); print(s.recv(9999))"
+            )
+            answered = await trio.run_process([sys.executable, "-c", script], capture_stdout=True)
+            assert b"HTTP/1.1 403" in answered.stdout, path
+            assert b"set-cookie" not in answered.stdout
+        assert (await behind.open(code)).status == 200  # it has not been used
