@@ -46,6 +46,7 @@ _LANE_BITS = 64
 _UNITS = [1 << (_LANE_BITS * i) for i in range(len(BOUNDS_S) + 1)]
 _UNPACK = struct.Struct(f"<{len(_UNITS)}Q")
 _OK = "ok"
+_NO_EXEMPLARS: Mapping[int, Exemplar] = {}
 _NOT_FAILED = frozenset({_OK, "canceled"})
 _UNPROVED = "unimplemented"
 
@@ -99,6 +100,11 @@ class Tally:
         """The durations of all calls together."""
         self.histogram = 0
         """See the module's docstring."""
+
+    @property
+    def exemplars(self) -> Mapping[int, Exemplar]:
+        """Calls that stand for the others, by buckets, if such are kept."""
+        return _NO_EXEMPLARS
 
     def observe(self, seconds: float) -> int:
         """Count a duration; return its bucket."""
@@ -162,29 +168,28 @@ class Exemplar:
 class Total(Tally):
     """What is counted of a series since the process began."""
 
-    __slots__ = ("exemplars", "labels", "share", "used_at")
+    __slots__ = ("_exemplars", "labels", "share", "used_at")
 
     def __init__(self, labels: SeriesKey, share: str) -> None:
         super().__init__()
         self.labels = labels
         self.share = share
         self.used_at = 0.0
-        self.exemplars: dict[int, Exemplar] = {}
+        self._exemplars: dict[int, Exemplar] | None = None
+
+    @property
+    def exemplars(self) -> Mapping[int, Exemplar]:
         """The last calls whose traces are sampled, one of a bucket."""
+        return self._exemplars or _NO_EXEMPLARS
 
     def keep(self, bucket: int, exemplar: Exemplar) -> None:
         """Keep a call as the exemplar of its bucket."""
-        self.exemplars.pop(bucket, None)
-        self.exemplars[bucket] = exemplar
-        if len(self.exemplars) > _MOST_EXEMPLARS:
-            del self.exemplars[next(iter(self.exemplars))]
-
-    def copy(self) -> Total:
-        """Return a total with the same counts, and the same exemplars."""
-        copied = Total(self.labels, self.share)
-        copied.add(self)
-        copied.exemplars = self.exemplars
-        return copied
+        if (kept := self._exemplars) is None:
+            kept = self._exemplars = {}
+        kept.pop(bucket, None)
+        kept[bucket] = exemplar
+        if len(kept) > _MOST_EXEMPLARS:
+            del kept[next(iter(kept))]
 
 
 class _Entry(Tally):
@@ -429,15 +434,11 @@ class CallTable:
         refused = sum((slot.refused for slot in self._slots()), Counter[tuple[str, str]]())
         return Window(max(1.0, self._clock() - began_at), sums, refused)
 
-    def totals(self) -> dict[SeriesKey, Total]:
-        """Return all that was counted since the process began, by names."""
-        totals = self._totals.copy()
+    def parts(self) -> Iterator[tuple[SeriesKey, Tally]]:
+        """Yield what was counted since the process began, by names: each series in one or several parts."""
+        yield from self._totals.items()
         for entry in self._slot.entries.values():
-            labels = entry.total.labels
-            if totals[labels] is entry.total:
-                totals[labels] = entry.total.copy()
-            totals[labels].add(entry)
-        return totals
+            yield entry.total.labels, entry
 
     def refused(self) -> Mapping[tuple[str, str], int]:
         """Return how many calls were refused since the process began, by kind and code."""

@@ -7,16 +7,16 @@ the counter of calls has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from cpg_trio.metrics.families import counters, gauges, histogram
-from cpg_trio.statistics import CallTable, Exemplar, SeriesKey, Tally, Total
+from cpg_trio.metrics.families import DurationsRow, counters, gauges, histogram
+from cpg_trio.statistics import CallTable, Exemplar, SeriesKey
 
 
 class Side(StrEnum):
@@ -30,24 +30,12 @@ class Side(StrEnum):
     """Those that a plugin makes."""
 
 
+_COARSE = (
+    ("_request_bytes", "Bytes of the bodies of requests that were sent.", "request_bytes"),
+    ("_response_bytes", "Bytes of the bodies of responses that came back.", "response_bytes"),
+    ("s_undelivered", "Calls that their provider has certainly not seen.", "undelivered"),
+)
 _OTHERS = {Side.HOST: ("caller", "provider"), Side.SERVER: ("caller",), Side.CLIENT: ("provider",)}
-
-
-class _Sum(Tally):
-    """Several series together."""
-
-    __slots__ = ("exemplars",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.exemplars: dict[int, Exemplar] = {}
-
-    def take(self, total: Total) -> None:
-        """Add a series, with its exemplars."""
-        self.add(total)
-        for bucket, exemplar in total.exemplars.items():
-            if bucket not in self.exemplars or self.exemplars[bucket].at < exemplar.at:
-                self.exemplars[bucket] = exemplar
 
 
 class CallMetrics(Collector):
@@ -64,21 +52,29 @@ class CallMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of calls."""
-        totals = self._table.totals()
         name = f"{self._prefix}call"
         yield from counters(
             f"{name}s",
             "Calls that have ended, by who called whom and how they ended.",
             self._full,
-            ((key, each.calls) for key, each in _summed(totals, self._full).items()),
+            self._sums(self._full, "calls").items(),
         )
         yield from histogram(
             f"{name}_duration_seconds",
             "How long calls took, from their begin to the end of the response.",
             self._timed,
-            ((key, each, each.exemplars) for key, each in _summed(totals, self._timed).items()),
+            self._durations(),
         )
-        yield from self._coarse_metrics(name, _summed(totals, self._coarse))
+        for what, documentation, field in _COARSE:
+            yield from counters(
+                name + what, documentation, self._coarse, self._sums(self._coarse, field).items()
+            )
+        yield from gauges(
+            f"{name}s_in_flight",
+            "Calls that have begun and not ended.",
+            self._coarse,
+            self._in_flight().items(),
+        )
         yield from counters(
             f"{name}s_refused",
             "Calls that were refused before they began, by the code of the refusal.",
@@ -86,36 +82,47 @@ class CallMetrics(Collector):
             self._table.refused().items(),
         )
 
-    def _coarse_metrics(self, name: str, sums: Mapping[tuple[str, ...], _Sum]) -> Iterator[Metric]:
-        for what, documentation, field in (
-            ("_request_bytes", "Bytes of the bodies of requests that were sent.", "request_bytes"),
-            ("_response_bytes", "Bytes of the bodies of responses that came back.", "response_bytes"),
-            ("s_undelivered", "Calls that their provider has certainly not seen.", "undelivered"),
-        ):
-            value = attrgetter(field)
-            yield from counters(
-                name + what, documentation, self._coarse, ((key, value(each)) for key, each in sums.items())
-            )
-        in_flight = dict.fromkeys(sums, 0)
+    def _sums(self, labels: Sequence[str], field: str) -> dict[tuple[str, ...], Any]:
+        """Return a number of all calls that have ended, by some labels.
+
+        These are numbers and not objects, as the garbage collector would look through thousands of those, and
+        then through all others of the process.
+        """
+        key_of, value_of, sums = _key_of(labels), attrgetter(field), dict[tuple[str, ...], Any]()
+        for series, part in self._table.parts():
+            key = key_of(series)
+            sums[key] = sums.get(key, 0) + value_of(part)
+        return sums
+
+    def _durations(self) -> Iterator[DurationsRow]:
+        histograms, seconds = self._sums(self._timed, "histogram"), self._sums(self._timed, "seconds")
+        exemplars = self._exemplars()
+        for key, summed in histograms.items():
+            yield key, summed, seconds[key], exemplars.get(key, {})
+
+    def _exemplars(self) -> Mapping[tuple[str, ...], Mapping[int, Exemplar]]:
+        """Return the newest exemplar of each bucket, by the labels of the histogram."""
+        key_of, newest = _key_of(self._timed), dict[tuple[str, ...], dict[int, Exemplar]]()
+        for series, part in self._table.parts():
+            for bucket, exemplar in part.exemplars.items():
+                known = newest.setdefault(key_of(series), {})
+                if bucket not in known or known[bucket].at < exemplar.at:
+                    known[bucket] = exemplar
+        return newest
+
+    def _in_flight(self) -> Mapping[tuple[str, ...], int]:
+        counts = dict.fromkeys(self._sums(self._coarse, "calls"), 0)
         for call in self._table.in_flight():
-            key = self._coarse_key(call)
-            in_flight[key] = in_flight.get(key, 0) + 1
-        yield from gauges(
-            f"{name}s_in_flight", "Calls that have begun and not ended.", self._coarse, in_flight.items()
-        )
+            values = {
+                "kind": call.kind,
+                "provider": self._table.named(call.provider),
+                "service": call.service,
+            }
+            key = tuple(values[label] for label in self._coarse)
+            counts[key] = counts.get(key, 0) + 1
+        return counts
 
-    def _coarse_key(self, call: Any) -> tuple[str, ...]:
-        values = {"kind": call.kind, "provider": self._table.named(call.provider), "service": call.service}
-        return tuple(values[label] for label in self._coarse)
 
-
-def _summed(totals: Mapping[SeriesKey, Total], labels: Sequence[str]) -> dict[tuple[str, ...], _Sum]:
-    """Return the series by some of their labels."""
-    places = [SeriesKey._fields.index(label) for label in labels]
-    sums: dict[tuple[str, ...], _Sum] = {}
-    for key, total in totals.items():
-        chosen = tuple(key[place] for place in places)
-        if (known := sums.get(chosen)) is None:
-            known = sums[chosen] = _Sum()
-        known.take(total)
-    return sums
+def _key_of(labels: Sequence[str]) -> Callable[[SeriesKey], tuple[str, ...]]:
+    """Return a function that chooses the values of some labels."""
+    return itemgetter(*(SeriesKey._fields.index(label) for label in labels))

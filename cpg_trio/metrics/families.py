@@ -13,12 +13,14 @@ from typing import TypeAlias
 from prometheus_client.core import Exemplar as ExemplarSample
 from prometheus_client.metrics_core import Metric
 
-from cpg_trio.statistics import BOUNDS_S, Exemplar, Tally
+from cpg_trio.statistics import BOUNDS_S, Exemplar, buckets
 
 Row: TypeAlias = tuple[Sequence[str], float]
 """The values of the labels, and the value of the sample."""
+DurationsRow: TypeAlias = tuple[Sequence[str], int, float, Mapping[int, Exemplar]]
+"""The values of the labels; of a `Tally`, its histogram, its seconds and its exemplars, by bucket."""
 
-_PIECE = 200  # samples
+_PIECE = 100  # samples: what is alive at a time is what the garbage collector has to look through
 # The buckets that are exposed, of all that are counted: each costs a line for each series.
 _LE = (
     "0.0005",
@@ -68,27 +70,27 @@ def histogram(
     name: str,
     documentation: str,
     labels: Sequence[str],
-    rows: Iterable[tuple[Sequence[str], Tally, Mapping[int, Exemplar]]],
+    rows: Iterable[DurationsRow],
 ) -> Iterator[Metric]:
-    """Yield a histogram of durations. The exemplars are by the buckets of `BOUNDS_S`."""
+    """Yield a histogram of durations."""
     metric = Metric(name, documentation, "histogram")
-    for values, tally, exemplars in rows:
-        _add(metric, dict(zip(labels, values, strict=True)), tally, exemplars)
+    for values, durations, seconds, exemplars in rows:
+        _add(metric, dict(zip(labels, values, strict=True)), durations, exemplars)
+        metric.add_sample(f"{name}_sum", dict(zip(labels, values, strict=True)), seconds)
         if len(metric.samples) >= _PIECE:
             yield metric
             metric = Metric(name, documentation, "histogram")
     yield metric
 
 
-def _add(metric: Metric, labels: dict[str, str], tally: Tally, exemplars: Mapping[int, Exemplar]) -> None:
-    sums = list(accumulate(tally.buckets()))
+def _add(metric: Metric, labels: dict[str, str], durations: int, exemplars: Mapping[int, Exemplar]) -> None:
+    sums = list(accumulate(buckets(durations)))
     found = _exposed_exemplars(exemplars) if exemplars else {}
     name = f"{metric.name}_bucket"
     for i, le in zip(_EXPOSED, _LE, strict=True):
         metric.add_sample(name, {**labels, "le": le}, sums[i], exemplar=found.get(i))
     metric.add_sample(name, {**labels, "le": _INFINITE}, sums[-1], exemplar=found.get(len(BOUNDS_S)))
     metric.add_sample(f"{metric.name}_count", labels, sums[-1])
-    metric.add_sample(f"{metric.name}_sum", labels, tally.seconds)
 
 
 def _exposed_exemplars(exemplars: Mapping[int, Exemplar]) -> dict[int, ExemplarSample]:

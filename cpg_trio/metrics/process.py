@@ -37,7 +37,7 @@ class ProcessMetrics(Collector):
             "cpg_trio_event_loop_lag_seconds",
             "How late the event loop runs a task that is due.",
             (),
-            [((), self._lag, {})],
+            [((), self._lag.histogram, self._lag.seconds, {})],
         )
         yield from counters(
             "cpg_trio_log_lines_dropped",

@@ -28,9 +28,9 @@ class RouterStatistics:
 def router_statistics(table: CallTable) -> RouterStatistics:
     """Return the numbers of this moment."""
     ended = Tally()
-    for labels, total in table.totals().items():
+    for labels, part in table.parts():
         if labels.kind == CallKind.ROUTED:
-            ended.add(total)
+            ended.add(part)
     in_flight = sum(call.kind is CallKind.ROUTED for call in table.in_flight())
     refused = sum(count for (kind, _), count in table.refused().items() if kind == CallKind.ROUTED)
     return RouterStatistics(ended.calls + in_flight, in_flight, ended.failed, refused, ended.buckets())

@@ -191,7 +191,7 @@ def call_series(_: ExitStack) -> tuple[Any, int]:
             call.duration_s = 99.0 - 10 * slot
             call.request_bytes, call.response_bytes = 2**40 + number, 2**50 + number
             calls.ended.tell(call)
-    assert len(table.totals()) == COUNT
+    assert len(table._totals) == COUNT
     return (table, calls), 0
 
 
