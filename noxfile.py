@@ -24,7 +24,7 @@ GENERATED = {Path("proto"): Path("cpg_trio/_gen"), Path("tests/proto"): Path("te
 
 
 def _install(session: nox.Session, *groups: str) -> None:
-    session.install("-e", ".[postgres]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session

@@ -46,6 +46,15 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key.lower() == name), None)
 
 
+def server_address(scope: Scope) -> str:
+    """Return the address that a request came to, with its port; empty for a Unix socket."""
+    server = scope.get("server")
+    if not server:
+        return ""
+    host = f"[{server[0]}]" if ":" in server[0] else server[0]
+    return f"{host}:{server[1]}"
+
+
 def accepts_trailers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Say whether a client keeps the trailers of a response (RFC 9110, section 10.1.4)."""
     return any(

@@ -12,10 +12,12 @@ An event without a listener costs one function call.
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from enum import Enum, StrEnum
+from typing import Protocol
 
 from cpg_trio._listeners import Listeners
-from cpg_trio.call_context import NO_CALL, CallContext
+from cpg_trio.call_context import NO_CALL, CallContext, serving
 
 
 class CallKind(StrEnum):
@@ -133,8 +135,28 @@ class Call:
         self.stage = Stage.RESPONSE
 
 
+class Tracer(Protocol):
+    """Makes spans of calls: it gives each its context before it begins, and hears of its end."""
+
+    def enter(self, context: CallContext, method: str, server: str) -> CallContext:
+        """Return the context of a call that belongs to `context`, and whose span has begun.
+
+        `method` is `package.Service/Method`, and `server` the address of whoever answers, with its port. The
+        calls that are made for this call belong to what is returned.
+        """
+
+    def serving(self, context: CallContext) -> AbstractContextManager[None]:
+        """Make a context the current one within the block, also for spans of the author's own code."""
+
+    def calling(self, context: CallContext) -> CallContext:
+        """Return what a call with `context` belongs to: to a span of the author, if one is current."""
+
+
 class Calls:
     """The events of all calls of a host, or of a plugin."""
+
+    tracer: Tracer | None = None
+    """Makes spans of these calls, if tracing is on."""
 
     def __init__(self) -> None:
         self.begun = Listeners[Call]("calls that begin")
@@ -143,6 +165,10 @@ class Calls:
         """A call that had begun has ended, however."""
         self.refused = Listeners[Call]("calls that are refused")
         """A call was refused before it began. Its `status` and `failure` are set, and what else is known."""
+
+    def serving(self, context: CallContext) -> AbstractContextManager[None]:
+        """Make a context the current one within the block, where a call is answered."""
+        return serving(context) if self.tracer is None else self.tracer.serving(context)
 
     def end(self, call: Call) -> None:
         """Note how long a call took, and tell of its end."""

@@ -162,6 +162,27 @@ PLUGIN: dict[str, str] = {
 }
 """Of a plugin."""
 
+TRACING: dict[str, str] = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": (
+        "URL to which traces are exported by OTLP over HTTP, as in http://collector:4318 (default: none;"
+        " no traces)"
+    ),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (
+        "the same with the path of traces, as in http://collector:4318/v1/traces (default: none)"
+    ),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "protocol of the export; there is one (default: http/protobuf)",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "the same for traces alone (default: http/protobuf)",
+    "OTEL_TRACES_EXPORTER": "otlp, or none for no traces (default: otlp)",
+    "OTEL_TRACES_SAMPLER": (
+        "which traces are recorded: always_on, always_off, traceidratio, or each of them with parentbased_"
+        " before, which has a trace that began elsewhere recorded if its caller records it (default:"
+        " parentbased_always_on)"
+    ),
+    "OTEL_TRACES_SAMPLER_ARG": "share of traceidratio, from 0 to 1 (default: 1)",
+    "OTEL_SDK_DISABLED": "true: no traces (default: false)",
+}
+"""Of a host and a plugin with the extra `otel`: OpenTelemetry's own, of which there are more."""
+
 EXAMPLE: dict[str, str] = {
     "DATABASE_URL": (
         "storage: PostgreSQL database, as in postgresql://user:password@host:5432/database (default:"
@@ -180,7 +201,7 @@ COMMANDS: dict[str, str] = {
 }
 """Of the commands that see and steer a host."""
 
-KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **EXAMPLE, **COMMANDS})
+KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **TRACING, **EXAMPLE, **COMMANDS})
 
 _PREFIXES = ("ADMIN_", "CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
 _SIMILAR = 0.85  # ratio of difflib, of 1; that of HOST_ULR and HOST_URL is 0.875

@@ -16,6 +16,7 @@ ROOMS = (
     "process",
     "rpc",
     "metrics",
+    "tracing",
     "host.access",
     "host.directory",
     "host.routing",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cpg_trio.check import check
-from cpg_trio.variables import COMMANDS, EXAMPLE, HOST, KNOWN, PLUGIN, SERVING, misspelt
+from cpg_trio.variables import COMMANDS, EXAMPLE, HOST, KNOWN, PLUGIN, SERVING, TRACING, misspelt
 from tests.processes import running
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +115,7 @@ def _constants(nodes: list[ast.expr]) -> Iterator[str]:
 def test_the_reference_page_has_each_variable_with_its_meaning_and_default() -> None:
     page = (ROOT / "docs/reference/variables.md").read_text()
     rows = []
-    for name, text in {**SERVING, **HOST, **PLUGIN, **EXAMPLE, **COMMANDS}.items():
+    for name, text in {**SERVING, **HOST, **PLUGIN, **TRACING, **EXAMPLE, **COMMANDS}.items():
         meaning, default = text.removesuffix(")").split(" (default: ")
         rows.append(f"| `{name}` | {meaning} | {default} |")
     assert re.findall(r"^\| `[A-Z].*", page, re.MULTILINE) == rows

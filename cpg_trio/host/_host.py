@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._version import __version__
 from cpg_trio.asgi import App
 from cpg_trio.calls import Calls
 from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
@@ -83,6 +85,7 @@ from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import application
 from cpg_trio.statistics import CallTable
+from cpg_trio.tracing import tracing
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -333,6 +336,7 @@ class Host:
         config, browsers, drained = self._config, self._browsers(binds), trio.Event()
         with log_source("host"):
             async with (
+                tracing("cpg-trio-host", __version__, os.environ, server=[self.calls]) as traces,
                 self._application(browsers) as app,
                 probe_port(self._probes, config.probe_bind, config.serve),
                 metrics_port(config.metrics_bind, config.serve, self._collectors) as self.metrics_urls,
@@ -343,6 +347,7 @@ class Host:
                     serve_app = partial(serve, app, bind=binds, config=config.serve, stop=stop, relay=relay)
                     bound = await nursery.start(serve_app)
                     _log.info("host listening on %s", ", ".join(bound))
+                    traces.identify(self.registry.id)
                     self.admin.listening(bound)
                     self.admin_addresses = await admin.start(self._serve_admin, bound, drained)
                     task_status.started(bound)

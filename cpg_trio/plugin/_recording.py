@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 
-from cpg_trio.call_context import current
+from cpg_trio.call_context import FIELDS, CallContext, current, received
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.plugin._session import Provider
 from cpg_trio.rpc import ConnectError, HttpClient, HttpRequest, HttpResponse, WholeResponse, code_of
+
+_NAMES = frozenset(name.decode() for name in FIELDS)
 
 Read = Callable[[AsyncIterator[bytes]], Awaitable[bytes]]
 
@@ -61,6 +63,19 @@ def note_error(call: Call, error: ConnectError) -> None:
     call.code, call.failure = error.code.value, error.message
 
 
+def entered(calls: Calls, request: HttpRequest, method: str, url: str) -> tuple[CallContext, HttpRequest]:
+    """Return the context of a call that is made now, and the request that carries it.
+
+    Without a tracer both are as they are. `method` is `/package.Service/Method`; `url` is where it goes.
+    """
+    if (tracer := calls.tracer) is None:
+        return current(), request
+    given = received([(name.encode(), value.encode()) for name, value in request.headers if name in _NAMES])
+    context = tracer.enter(tracer.calling(given), method.lstrip("/"), url.split("/", 3)[2])
+    others = [field for field in request.headers if field[0] not in _NAMES]
+    return context, attrs.evolve(request, headers=[*others, *context.fields()])
+
+
 @attrs.frozen
 class RecordedCalls:
     """An `HttpClient` that sends the calls to a provider through the host, and records them."""
@@ -69,32 +84,33 @@ class RecordedCalls:
     http: HttpClient
     provider: Provider
     service_type: str
+    method: str
+    """With its service: `/package.Service/Method`."""
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient.unary`."""
-        with self._call(request) as call:
-            response = await self.http.unary(request, max_bytes)
+        with self._call(request) as (call, sent):
+            response = await self.http.unary(sent, max_bytes)
             note_whole(call, response)
             return response
 
     @asynccontextmanager
     async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         """See `HttpClient.stream`."""
-        with self._call(request) as call:
-            async with self.http.stream(request) as response:
+        with self._call(request) as (call, sent):
+            async with self.http.stream(sent) as response:
                 yield note_begun(call, response)
 
     @contextmanager
-    def _call(self, request: HttpRequest) -> Iterator[Call]:
+    def _call(self, request: HttpRequest) -> Iterator[tuple[Call, HttpRequest]]:
+        context, sent = entered(self.calls, request, self.method, request.url)
         provider, method = self.provider, request.url.rpartition("/")[2]
         caller = provider.session.runtime_id
-        call = Call(
-            CallKind.ROUTED, caller, provider.runtime_id, self.service_type, method, context=current()
-        )
+        call = Call(CallKind.ROUTED, caller, provider.runtime_id, self.service_type, method, context=context)
         note_sent(call, request)
         self.calls.begun.tell(call)
         try:
-            yield call
+            yield call, sent
         except ConnectError as error:
             note_error(call, error)
             raise

@@ -14,7 +14,9 @@ opposite order: it takes its registrations back, then the calls in flight finish
 from __future__ import annotations
 
 import logging
+import os
 import random
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import attrs
@@ -36,6 +38,7 @@ from cpg_trio.plugin._token_renewal import keep_renewed, renew
 from cpg_trio.plugin.discovery import follow
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import ConnectError
+from cpg_trio.tracing import Tracing, tracing
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -66,6 +69,7 @@ async def run(
     probes = Probes(state.why_not_ready, state.why_not_started)
     try:
         async with (
+            _tracing(declared) as state.traces,
             pool,
             probe_port(probes, config.probe_bind, config.serve),
             answering_metrics(state),
@@ -86,6 +90,12 @@ async def run(
     finally:
         state.forget()
     _log.info("%s has stopped", declared.self_id)
+
+
+def _tracing(declared: Declaration) -> AbstractAsyncContextManager[Tracing]:
+    """Have spans made of the calls that a plugin answers and makes, if tracing is on."""
+    made = [calls for each in declared.dependencies.values() for calls in (each.calls, each.direct.calls)]
+    return tracing(declared.self_id, declared.version, os.environ, server=[declared.served], client=made)
 
 
 async def _shorten_grace(stop: trio.Event, grace_s: float, drained: trio.CancelScope) -> None:

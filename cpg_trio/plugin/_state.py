@@ -17,6 +17,7 @@ from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._heartbeat import HeartbeatCounts
 from cpg_trio.plugin._session import Introduction, Session
+from cpg_trio.tracing import Tracing
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -42,12 +43,15 @@ class PluginState:
         self.last_session: Session | None = None
         """The last session, which may have ended: calls of its host may still arrive."""
         self.heartbeats = HeartbeatCounts()
+        self.traces = Tracing()
+        """The traces of its calls. They have the runtime id of the last session."""
         self.stopping = trio.Event()
         self.grace_s = config.grace_s
 
     def begin_session(self, session: Session) -> None:
         """Take a session that a handshake or a managing host has given."""
         self.session = self.last_session = session
+        self.traces.identify(session.runtime_id)
         for capability in self.declared.capabilities:
             capability.begin(session)
 

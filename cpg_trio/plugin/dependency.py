@@ -178,16 +178,18 @@ class _ToProvider(RedirectingClient):
             if self._http is None and (grant := self._dependency.direct.grant_for(provider)) is not None:
                 with _GOES_BY_HOST:
                     return await send(grant, request)
-            response = await send(self._routed_calls(provider), _routed(request, provider))
+            response = await send(self._routed_calls(provider, request.url), _routed(request, provider))
             await _check_known(response, provider.session)
             if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
                 break
             await discard()
         return response
 
-    def _routed_calls(self, provider: Provider) -> HttpClient:
+    def _routed_calls(self, provider: Provider, method: str) -> HttpClient:
         http, calls = self._http or provider.session.calls, self._dependency.calls
-        return RecordedCalls(calls, http, provider, self._dependency.service_type) if calls.ended else http
+        if not calls.ended:
+            return http
+        return RecordedCalls(calls, http, provider, self._dependency.service_type, method)
 
     async def _is_tried_again(
         self,

@@ -26,10 +26,9 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.call_context import current
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
-from cpg_trio.plugin._recording import note_begun, note_error, note_sent, note_whole
+from cpg_trio.plugin._recording import entered, note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._retry import Backoff
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
@@ -84,14 +83,14 @@ class Grant:
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient.unary`. Raises: NotDeliveredError."""
         with self.direct.call(self, request) as call:
-            return call.answered(await self.http.unary(self._sent(request), max_bytes))
+            return call.answered(await self.http.unary(self._sent(call.request), max_bytes))
         raise AssertionError("a call that is cancelled has raised")  # pragma: no cover
 
     @asynccontextmanager
     async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
         """See `HttpClient.stream`. Raises: NotDeliveredError, before the block begins."""
         with self.direct.call(self, request) as call:
-            async with self.http.stream(self._sent(request)) as response:
+            async with self.http.stream(self._sent(call.request)) as response:
                 yield call.answered(response)
 
     def _sent(self, request: HttpRequest) -> HttpRequest:
@@ -156,19 +155,19 @@ class _DirectCall(Call):
     Raises, on leaving: NotDeliveredError; ConnectError `unavailable` if its provider is gone.
     """
 
-    __slots__ = ("_calls", "_count", "_grant", "_is_gone", "_reading", "_request", "_scope")
+    __slots__ = ("_calls", "_count", "_grant", "_is_gone", "_reading", "_scope", "request")
 
     def __init__(
         self, calls: Calls, count: _Count, service_type: str, grant: Grant, request: HttpRequest
     ) -> None:
         caller = grant.provider.session.runtime_id
         method = request.url.rpartition("/")[2]
-        super().__init__(CallKind.DIRECT, caller, count.provider_id, service_type, method, context=current())
+        context, self.request = entered(calls, request, request.url, grant.url)
+        super().__init__(CallKind.DIRECT, caller, count.provider_id, service_type, method, context=context)
         note_sent(self, request)
         self._calls = calls
         self._count = count
         self._grant = grant
-        self._request = request
         self._scope = trio.CancelScope()
         self._reading: trio.CancelScope | None = None
         self._is_gone = False
@@ -209,7 +208,7 @@ class _DirectCall(Call):
 
         Raises: NotDeliveredError.
         """
-        self._grant.check_accepted(self._request, response)
+        self._grant.check_accepted(self.request, response)
         if isinstance(response, WholeResponse):
             note_whole(self, response)
             return response

@@ -35,6 +35,7 @@ from cpg_trio.asgi import (
     note_proved,
     refuse_websocket,
     send_response,
+    server_address,
 )
 from cpg_trio.assertions import (
     LEEWAY_S,
@@ -223,7 +224,9 @@ class Guard:
     # Records
 
     def _record(self, kind: CallKind, scope: Scope, caller: Caller | None, service_type: str) -> Call:
-        identity = self._identity()
+        identity, context = self._identity(), current()
+        if (tracer := self._calls.tracer) is not None:
+            context = tracer.enter(context, one_line(scope["raw_path"][1:]), server_address(scope))
         return Call(
             kind,
             caller.id if caller is not None else "",
@@ -231,19 +234,20 @@ class Guard:
             service_type,
             one_line(scope["raw_path"].rpartition(b"/")[2]),
             scope["http_version"],
-            current(),
+            context,
         )
 
     async def _recorded(self, record: Call, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         self._calls.begun.tell(record)
         recorded = RecordedCall(record, receive, send)
         try:
-            await app(scope, recorded.receive, recorded.send)
+            with self._calls.serving(record.context):
+                await app(scope, recorded.receive, recorded.send)
         finally:
             self._calls.end(record)
 
     def _tell_refused(self, refused: RefusedCallError) -> None:
-        call = Call(CallKind.ROUTED)
+        call = Call(CallKind.ROUTED, context=current())
         call.status, call.code = _UNAUTHENTICATED, Code.UNAUTHENTICATED.value
         call.failure, call.undelivered = str(refused), True
         self._calls.refused.tell(call)

@@ -21,6 +21,7 @@ from cpg_trio.asgi import (
     Send,
     note_proved,
     send_text,
+    server_address,
 )
 from cpg_trio.call_context import current
 from cpg_trio.calls import Call, CallKind, Calls
@@ -65,17 +66,21 @@ class CapabilityCalls:
             await send_text(send, refused.status, f"{refused.plain}\n", refused.fields)
             return
         note_proved(scope, grant.owner.runtime_id)
+        context, method = current(), one_line(path.rest[1:])
+        if (tracer := self._calls.tracer) is not None:
+            context = tracer.enter(context, method, server_address(scope))
         record = Call(
             CallKind.CAPABILITY,
             caller=grant.owner.runtime_id,
             service=path.capability_type,
-            method=one_line(path.rest[1:]),
+            method=method,
             protocol=scope["http_version"],
-            context=current(),
+            context=context,
         )
         self._calls.begun.tell(record)
         try:
-            await self._pass_on(grant, record, _as_passed_on(scope, path, grant), receive, send)
+            with self._calls.serving(context):
+                await self._pass_on(grant, record, _as_passed_on(scope, path, grant), receive, send)
         finally:
             self._calls.end(record)
 

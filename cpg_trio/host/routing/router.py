@@ -104,6 +104,8 @@ class Router:
                 exchange.limit_body(self._max_body_bytes)
             except MalformedError as error:
                 raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
+        if (tracer := self.calls.tracer) is not None:
+            context = tracer.enter(context, route.rpc_method, route.host.decode())
         forwarded = b"%b%b%b" % (head.lines, statement.lines, context.lines)
         return RoutedCall(self, exchange, caller.runtime_id, route, query, forwarded, context)
 

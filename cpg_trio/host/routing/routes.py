@@ -86,6 +86,8 @@ class Route:
     provider: Registration
     method: str
     """As the log has it."""
+    rpc_method: str
+    """With its service: `package.Service/Method`."""
     origin: Origin
     """Where to connect."""
     host: bytes
@@ -160,6 +162,7 @@ def _route(path: ServicePath, provider: Registration, *, kept: bool) -> Route:
         path,
         provider,
         one_line(method),
+        one_line(b"%b/%b" % (service, method) if service else method),
         origin.at(provider.addresses),
         origin.host_header,
         prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
