@@ -368,7 +368,7 @@ class Host:
             task_status.started(())
             return
         await serve_admin(
-            self.admin.service(),
+            self.admin.application(),
             config.admin,
             access=self._access,
             audit=self.audit,

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import App
+from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.host.access import Audit, AuditEvent, Identities
 from cpg_trio.host.admin.actions import Actions, Steering
+from cpg_trio.host.admin.dashboard import Dashboard
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.host_state import HostState
 from cpg_trio.host.admin.plugins import Plugins
@@ -19,6 +20,8 @@ from cpg_trio.host.admin.service import Admin as Service
 from cpg_trio.host.admin.snapshot import Parts
 from cpg_trio.host.admin.view import View
 from cpg_trio.rpc import application
+
+_SERVICE_PATH = f"/{pb.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
 
 
 class Admin:
@@ -64,6 +67,16 @@ class Admin:
     def service(self) -> App:
         """Return the admin service as an ASGI application. It does not check who asks."""
         return application([Service(self.view, self.events, self.actions)])
+
+    def application(self) -> App:
+        """Return what operators are served: the admin service, and the dashboard at all other paths."""
+        service, dashboard = self.service(), Dashboard(self.view, self.events, self.actions, self._wall_clock)
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            of_service = scope["path"].startswith(_SERVICE_PATH)
+            await (service if of_service else dashboard)(scope, receive, send)
+
+        return serve
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
