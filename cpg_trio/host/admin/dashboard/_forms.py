@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import quote
 
 import attrs
 
+from cpg_trio._human import span
 from cpg_trio.host.admin.actions import Actions
 from cpg_trio.host.admin.dashboard._query import Query
 from cpg_trio.rpc import Code, ConnectError
 
-_LONGEST_GRACE_S = 24 * 60 * 60
+_MOST_DIGITS = 9
 
 
 @attrs.frozen
@@ -26,12 +27,14 @@ class Form:
     """Returns what was done, in a sentence."""
     severe: bool = False
     """It cannot be undone."""
-    asks_grace: bool = False
-    of_plugin: bool = True
+    asks: Sequence[str] = ("reason",)
+    """The fields of the form: reason, grace, level."""
+    page: str = ""
+    """Where one comes from. Empty: the page of a plugin, which it is about."""
 
     def back(self, subject: str) -> str:
-        """Return the address of what it is about."""
-        return f"/plugins/{quote(subject, safe='')}" if self.of_plugin else "/capabilities"
+        """Return the address of the page that it is about."""
+        return self.page or f"/plugins/{quote(subject, safe='')}"
 
 
 class Forms:
@@ -53,7 +56,7 @@ class Forms:
                 " Whatever started it may start it again.",
                 self._shut_down,
                 severe=True,
-                asks_grace=True,
+                asks=("reason", "grace"),
             ),
             "revoke": Form(
                 "Revoke",
@@ -68,8 +71,25 @@ class Forms:
             "The grant ends at once, and so do the calls that use it.",
             self._revoke_grant,
             severe=True,
-            of_plugin=False,
+            page="/capabilities",
         )
+        self.of_host: Mapping[str, Form] = {
+            "reload": Form(
+                "Reload files",
+                "The policy, enrolment tokens, keys and certificates are read from their files now."
+                " A file that cannot be used changes nothing.",
+                self._reload,
+                asks=(),
+                page="/configuration",
+            ),
+            "log-level": Form(
+                "Set log level",
+                "The level holds for a while, and then is what it was.",
+                self._set_log_level,
+                asks=("level",),
+                page="/configuration",
+            ),
+        }
 
     async def _drain(self, plugin: str, form: Query, actor: str) -> str:
         record, in_flight = await self._actions.drain(plugin, reason=form.get("reason"), actor=actor)
@@ -81,13 +101,9 @@ class Forms:
         return f"{record.runtime_id} gets calls again."
 
     async def _shut_down(self, plugin: str, form: Query, actor: str) -> str:
-        grace_s = form.get("grace", "30")
-        if not (grace_s.isascii() and grace_s.isdigit() and int(grace_s[:7]) <= _LONGEST_GRACE_S):
-            raise ConnectError(
-                Code.INVALID_ARGUMENT, f"the grace period must be 0 to {_LONGEST_GRACE_S} seconds"
-            )
+        grace_s = _number(form.get("grace", "30"), "the grace period")
         record = await self._actions.shut_down(
-            plugin, grace_s=float(grace_s), reason=form.get("reason"), actor=actor
+            plugin, grace_s=grace_s, reason=form.get("reason"), actor=actor
         )
         return f"{record.runtime_id} was asked to stop, and has {grace_s} s for its calls in flight."
 
@@ -98,3 +114,25 @@ class Forms:
     async def _revoke_grant(self, grant_id: str, form: Query, actor: str) -> str:
         await self._actions.revoke_grant(grant_id, reason=form.get("reason"), actor=actor)
         return f"The grant {grant_id} has ended."
+
+    async def _reload(self, _host: str, _form: Query, actor: str) -> str:
+        files = await self._actions.reload(actor=actor)
+        bad = [f"{file.name} ({file.path}) cannot be used: {file.error}" for file in files if file.error]
+        if bad:
+            raise ConnectError(Code.FAILED_PRECONDITION, "; ".join(bad))
+        names = ", ".join(file.name for file in files)
+        return f"Read: {names}." if names else "This host has no files that are read anew."
+
+    async def _set_log_level(self, _host: str, form: Query, actor: str) -> str:
+        logger, level = form.get("logger"), form.get("level")
+        minutes = _number(form.get("minutes", "10"), "the number of minutes")
+        holds_s = await self._actions.set_log_level(logger, level, for_s=60.0 * minutes, actor=actor)
+        which = f"The level of {logger}" if logger else "The level of all loggers"
+        return f"{which} is {level} for {span(holds_s)}." if level else f"{which} is what it was."
+
+
+def _number(text: str, what: str) -> int:
+    """Return a whole number. Raises: ConnectError `invalid_argument`; the action checks its range."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        raise ConnectError(Code.INVALID_ARGUMENT, f"{what} must be a whole number")
+    return int(text)

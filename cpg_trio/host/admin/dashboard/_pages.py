@@ -273,7 +273,7 @@ class Pages:
     def confirmation(self, form: Form, subject: str) -> Page:
         """Return the page that asks whether an action is meant. Raises: ConnectError `not_found`."""
         plugin, services = None, []
-        if form.of_plugin:
+        if not form.page:
             plugin = self._view.plugin(pb.GetPluginRequest(plugin=subject)).plugin
             types = {each.service_type for each in plugin.provides}
             listed = self._view.services(pb.ListServicesRequest()).services

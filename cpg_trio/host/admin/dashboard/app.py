@@ -116,6 +116,8 @@ class Dashboard:
                 return self._forms.of_plugin[action], plugin
             case ["capabilities", grant_id, "revoke"]:
                 return self._forms.revoke_grant, grant_id
+            case ["configuration", action] if action in self._forms.of_host:
+                return self._forms.of_host[action], ""
             case _:
                 raise ConnectError(Code.NOT_FOUND, "there is no such page")
 

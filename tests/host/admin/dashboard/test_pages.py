@@ -285,7 +285,7 @@ async def test_an_action_that_cannot_be_done_says_why() -> None:
         page = await browser.post(f"/plugins/{runtime_id}/undrain", 409)
         assert "is not drained" in page.one(class_="dialog").text
         page = await browser.post(f"/plugins/{runtime_id}/shutdown", 400, grace="-1")
-        assert "the grace period must be 0 to 86400 seconds" in page.one(class_="dialog").text
+        assert "the grace period must be a whole number" in page.one(class_="dialog").text
         assert "no grant" in (await browser.post("/capabilities/x/revoke", 404)).one(class_="dialog").text
         await browser.post("/plugins", 404)
         await browser.post("/plugins/nobody/drain", 404)
@@ -298,3 +298,19 @@ async def test_an_id_may_hold_any_character() -> None:
         page = await browser.get("/plugins")
         link = page.one("a", title=identity.runtime_id)
         assert (await browser.get(str(link.attributes["href"]))).one("h1").text == "a/b?c#d%20"
+
+
+async def test_files_are_reloaded_and_log_levels_set_on_pages() -> None:
+    async with browsing() as browser:
+        assert "Reload files" in (await browser.get("/configuration")).one("main").text
+        await browser.get("/configuration/reload")
+        assert "no files" in (await browser.post("/configuration/reload")).one(class_="dialog").text
+        await browser.get("/configuration/log-level")
+        done = await browser.post(
+            "/configuration/log-level", logger="cpg_trio.router", level="debug", minutes="5"
+        )
+        assert "The level of cpg_trio.router is debug for 5 min." in done.one(class_="dialog").text
+        done = await browser.post("/configuration/log-level", logger="cpg_trio.router", level="")
+        assert "The level of cpg_trio.router is what it was." in done.one(class_="dialog").text
+        await browser.post("/configuration/log-level", 400, level="loud")
+        await browser.post("/configuration/log-level", 400, level="debug", minutes="x")
