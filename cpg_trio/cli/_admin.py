@@ -25,7 +25,7 @@ class AdminOptions:
     admin: Annotated[
         str,
         Parameter(
-            help="Socket or URL of the host's admin service (default: see cpg-trio --help).",
+            help="Socket or URL of the host's admin service (default: ADMIN_URL or ADMIN_SOCKET).",
             metavar="PLACE",
         ),
     ] = ""

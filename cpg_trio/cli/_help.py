@@ -41,7 +41,7 @@ class HelpFormatter:
 
 def _label(entry: HelpEntry) -> str:
     names = ", ".join(entry.display_labels)
-    return f"{names} {entry.metavar}" if entry.metavar else names
+    return f"{names} {entry.metavar}" if entry.metavar and names.startswith("-") else names
 
 
 def _meaning(entry: HelpEntry, console: Console) -> str:

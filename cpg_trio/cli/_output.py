@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NOTHING = "-"
 _UNLIMITED = 100_000  # columns, where no terminal limits them
 _SHORT_ID = 4  # the least letters of the random part of a runtime id
+_LEAST_PROSE = 30  # columns; optional ones are left out for it
 _GREY = "bright_black"
 
 JsonFlag = Annotated[bool, Parameter(help="One JSON document, for programs.")]
@@ -96,7 +97,7 @@ class Output:
         if not self._signs:
             return Text(shown)
         sign = state.ascii_sign if self.is_ascii else state.sign
-        return Text(f"{sign} {shown}", style=_GREY if state.colour == "grey" else state.colour)
+        return Text.assemble((f"{sign} {shown}", _GREY if state.colour == "grey" else state.colour))
 
     def word(self, number: int) -> str:
         """Return the word of a state."""
@@ -106,24 +107,31 @@ class Output:
         """Return the name of something that follows it."""
         from rich.text import Text  # noqa: PLC0415 - see Output
 
-        return Text(text.ljust(width), style="bold")
+        return Text.assemble((text.ljust(width), "bold"))
 
-    def joined(self, *groups: Iterable[str | Text]) -> Text:
+    def joined(self, *groups: Iterable[str | Text], between: str = "   ") -> Text:
         """Return texts in one line."""
         from rich.text import Text  # noqa: PLC0415 - see Output
 
         parts = [Text(part) if isinstance(part, str) else part for group in groups for part in group]
-        return Text("   ").join(parts)
+        return Text(between).join(parts)
 
     def sign(self, text: str, ascii_text: str) -> str:
         """Return a sign that the encoding has."""
         return ascii_text if self.is_ascii else text
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> None:
-        """Write a table."""
-        self.console.print(
-            self.as_table(columns, rows), soft_wrap=not self.is_terminal, crop=self.is_terminal
-        )
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]], empty: str = "") -> None:
+        """Write a table; on a terminal `empty` in place of one without rows."""
+        lines = list(rows)
+        table = self.as_table(columns, lines)
+        if not self.is_terminal:
+            with self.console.capture() as written:
+                self.console.print(table, crop=False)
+            self.console.file.writelines(f"{line.rstrip()}\n" for line in written.get().splitlines())
+        elif lines or not empty:
+            self.console.print(table)
+        else:
+            self.line(empty)
 
     def as_table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> Table:
         """Return a table that fits the terminal, without its optional columns if it has to."""
@@ -177,6 +185,11 @@ def since(moment: Timestamp) -> str:
     return span(time.time() - moment.seconds - moment.nanos / 1e9) if moment.seconds else NOTHING
 
 
+def until(moment: Timestamp) -> str:
+    """Return how long it takes until a moment."""
+    return span(moment.seconds - time.time()) if moment.seconds else NOTHING
+
+
 def seconds(length: Duration) -> float:
     """Return a duration in seconds."""
     return length.seconds + length.nanos / 1e9
@@ -225,7 +238,9 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], wi
     """Return the indexes of the columns to show: all, or without optional ones, the last of them first."""
     shown = list(range(len(columns)))
     needs = [max([len(column.title), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
-    needs = [min(need, 24) if column.prose else need for need, column in zip(needs, columns, strict=True)]
+    needs = [
+        min(need, _LEAST_PROSE) if column.prose else need for need, column in zip(needs, columns, strict=True)
+    ]
     for index in reversed([i for i, column in enumerate(columns) if column.optional]):
         if sum(needs[i] + 2 for i in shown) - 2 <= width:
             break
