@@ -66,7 +66,7 @@ class Actions:
         else:
             self.registry.drain(record.runtime_id, _done(f"drained by {actor or 'an operator'}", why))
         self.audit.allowed(Action.DRAIN, record.runtime_id, "undo" if undo else "", reason=why, actor=actor)
-        self._tell(record, "gets calls again" if undo else "is drained", why, actor)
+        self._tell(record, "gets calls again" if undo else "drained", why, actor)
         return record, len(self.registry.calls.of_provider(record.runtime_id))
 
     async def shut_down(self, plugin: str, *, grace_s: float = 30.0, reason: str = "", actor: str) -> Record:
@@ -81,7 +81,7 @@ class Actions:
                 f"{record.runtime_id} has registered nothing, so the host cannot reach it: stop its process",
             )
         await self.host.shut_down_plugin(record.runtime_id, grace_s=round(grace_s), reason=why, actor=actor)
-        self._tell(record, "was told to stop", why, actor)
+        self._tell(record, "told to stop", why, actor)
         return record
 
     async def revoke(self, plugin: str, *, reason: str = "", actor: str) -> Record:
@@ -91,7 +91,7 @@ class Actions:
         ended = self.host.revoke_identity(
             record.runtime_id, _done(f"revoked by {actor or 'an operator'}", why), actor=actor
         )
-        self._tell(record, "is revoked", why, actor, kind=pb.EVENT_KIND_REVOKED)
+        self._tell(record, "revoked", why, actor, kind=pb.EVENT_KIND_REVOKED)
         await ended
         return record
 
@@ -150,7 +150,7 @@ class Actions:
         self.events.add(
             Event(
                 kind=kind,
-                text=_done(_done_by(f"{record.name} {what}", actor), why),
+                text=_done(_done_by(what, actor), why),
                 runtime_id=record.runtime_id,
                 name=record.name,
             )

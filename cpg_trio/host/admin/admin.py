@@ -114,7 +114,7 @@ class Admin:
         self.events.add(
             Event(
                 kind=pb.EVENT_KIND_REFUSED,
-                text=f"{decision.action.value} refused: {decision.reason}",
+                text=f"{decision.action.value}: {decision.reason}",
                 runtime_id=decision.subject if name else "",
                 name=name or decision.subject,
                 service_type=decision.target,

@@ -18,7 +18,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.access import EXPIRED, Identities, Identity, Peer
 from cpg_trio.host.admin.events import Event, EventLog, cut
-from cpg_trio.host.directory import LEFT, Change, ChangeKind, Liveness, Registration, Registry
+from cpg_trio.host.directory import Change, ChangeKind, Liveness, Registration, Registry
 from cpg_trio.http import Origin
 from cpg_trio.states import State
 
@@ -172,7 +172,7 @@ class Plugins:
             known.identity = entry.identity
         else:
             record = self._begin(runtime_id, since=self._wall_clock())
-            self._tell(record, pb.EVENT_KIND_ADMITTED, f"{record.name} has an identity")
+            self._tell(record, pb.EVENT_KIND_ADMITTED, "has an identity")
 
     def _registration_changed(self, change: Change) -> None:
         registration = change.registration
@@ -230,10 +230,11 @@ class Plugins:
         self._enter(record, state, reason)
         if state is State.HEALTHY and before is State.STARTING:
             return  # that it has registered is an event already
-        kind = _KINDS[state]
-        if before is State.LAPSED and state is not State.GONE:
-            kind = pb.EVENT_KIND_RETURNED
-        self._tell(record, kind, f"{state.word}: {reason}" if reason else state.word)
+        if before is State.LAPSED:
+            said = f"{state.word}: {reason}" if reason else state.word
+            self._tell(record, pb.EVENT_KIND_RETURNED, f"it is {said}")
+        else:
+            self._tell(record, _KINDS[state], reason or f"no longer {before.word}")
 
     def _now(self, record: Record) -> tuple[State, str]:
         """Return the state of a plugin that has an identity, and why it is in it."""
@@ -273,7 +274,7 @@ class Plugins:
         self._enter(record, State.GONE, reason)
         if was_of_use:
             kind = pb.EVENT_KIND_EXPIRED if reason == EXPIRED else pb.EVENT_KIND_GONE
-            self._tell(record, kind, reason if reason == LEFT else f"{State.GONE.word}: {reason}")
+            self._tell(record, kind, reason)
         if was_of_use and ended is not None:
             self._gone[record.runtime_id] = record
             self._drop_old()

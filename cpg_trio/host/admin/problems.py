@@ -20,7 +20,7 @@ _RANKS = (State.UNHEALTHY, State.DEGRADED, State.LAPSED, State.GONE)
 
 @attrs.frozen
 class Problem:
-    """Something that is wrong."""
+    """Something that is wrong. The summary is read after the state."""
 
     state: State
     summary: str
@@ -55,14 +55,10 @@ def problems_of(
 
 def _of(record: Record, dependencies: Dependencies) -> Iterator[Problem]:
     lacking = dependencies.lacking(record)
-    if record.state is State.LAPSED:
-        yield _about(record, f"{record.name} has lapsed: {record.reason}")
-    elif lacking and record.state in (State.HEALTHY, State.DEGRADED, State.UNHEALTHY):
+    if lacking and record.state in (State.HEALTHY, State.DEGRADED, State.UNHEALTHY):
         yield _waiting(record, lacking, dependencies)
-    elif record.state in (State.DEGRADED, State.UNHEALTHY):
-        yield _about(
-            record, f"{record.name} is {record.state.word}: {record.reason or 'it does not say why'}"
-        )
+    elif record.state in (State.LAPSED, State.DEGRADED, State.UNHEALTHY):
+        yield _about(record)
 
 
 def _waiting(record: Record, lacking: Sequence[str], dependencies: Dependencies) -> Problem:
@@ -90,10 +86,11 @@ def _lost(plugins: Plugins, live_names: set[str]) -> Iterator[Problem]:
     lost = {record.name: record for record in plugins.gone() if record.was_lost}
     for name, record in lost.items():
         if name not in live_names:
-            yield _about(record, f"{name} is gone: {record.reason}")
+            yield _about(record)
 
 
-def _about(record: Record, summary: str) -> Problem:
+def _about(record: Record) -> Problem:
+    summary = f"{record.name} ({record.reason or 'it does not say why'})"
     what_to_do = _look_at(record.runtime_id)
     return Problem(record.state, summary, record.state_since, record.runtime_id, what_to_do=what_to_do)
 

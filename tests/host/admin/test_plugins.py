@@ -88,7 +88,7 @@ async def test_an_identity_that_expires_is_told_as_such() -> None:
         operator.plugin("storage")
         operator.host.identities.issue("next")
         assert operator.get("storage-plugin").plugin.reason == "it has expired"
-        assert operator.texts(pb.EVENT_KIND_EXPIRED) == ["gone: it has expired"]
+        assert operator.texts(pb.EVENT_KIND_EXPIRED) == ["it has expired"]
 
 
 async def test_what_the_state_file_has_put_back_has_lapsed(tmp_path: Path) -> None:

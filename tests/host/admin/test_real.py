@@ -73,6 +73,6 @@ async def test_a_plugin_that_is_told_to_stop_stops_and_is_draining(short_path: P
         story = await admin.get_plugin(pb.GetPluginRequest(plugin="echo-plugin"))
         assert (story.plugin.state, story.plugin.reason) == (pb.PLUGIN_STATE_DRAINING, "it is stopping")
         texts = [event.text for event in story.events]
-        assert any("was told to stop, by uid" in text and text.endswith(": update") for text in texts)
+        assert any(text.startswith("told to stop, by uid ") and text.endswith(": update") for text in texts)
         (told,) = [event for event in events if event.target == "Shutdown"]
         assert told.actor.startswith("uid ")

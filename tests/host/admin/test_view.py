@@ -57,7 +57,7 @@ async def test_a_plugin_that_is_gone_can_be_asked_for_by_name(autojump_clock: tr
         ]
         waiting, gone = operator.status().problems
         assert "nobody provides it; the last one, logger-plugin, lapsed" in waiting.summary
-        assert gone.summary.startswith("logger-plugin is gone: no sign of life")
+        assert gone.summary.startswith("logger-plugin (no sign of life")
         assert names(operator, pb.ListPluginsRequest()) == ["storage-plugin"]
         assert names(operator, pb.ListPluginsRequest(include_gone=True)) == [
             "logger-plugin",
