@@ -16,7 +16,7 @@ import trio
 from cpg_trio._cell import Cell
 
 _STOP_S, _WORK_S = 20, 120
-_ADDRESS = re.compile(r"listening on (http://[^\s,]+)")
+_ADDRESS = re.compile(r'listening on (http://[^\s,"]+)')
 
 
 class Running:

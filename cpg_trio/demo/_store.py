@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
+from opentelemetry.trace import SpanKind, get_tracer
 
 from cpg_trio.demo._batching import Answer, Batcher, Item
 from cpg_trio.http import StartError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cpg_trio.demo._database import Database
 
 _log = logging.getLogger("cpg_trio.demo.storage")
+_tracer = get_tracer("cpg_trio.demo.storage")
 
 MAX_CODE_BYTES = 1024  # PostgreSQL keeps no key longer than about 2,700 bytes
 
@@ -77,12 +79,26 @@ class Store:
             raise InvalidPairError(
                 f"code and url cannot contain NUL, nor code more than {MAX_CODE_BYTES} bytes"
             )
-        if not await self._call(self._writer, (code, url)):
+        with self._span("INSERT"):
+            is_kept = await self._call(self._writer, (code, url))
+        if not is_kept:
             raise CodeTakenError(code)
 
     async def get(self, code: str) -> str | None:
         """Return the URL of a code, or None. Raises: DatabaseAwayError."""
-        return await self._call(self._reader, code) if _can_be_code(code) else None
+        if not _can_be_code(code):
+            return None
+        with self._span("SELECT"):
+            return await self._call(self._reader, code)
+
+    def _span(self, operation: str) -> AbstractContextManager[object]:
+        """Make a span of what a call does to the database, with its wait for the batch, if tracing is on."""
+        attributes = {
+            "db.system.name": self._database.system,
+            "db.operation.name": operation,
+            "db.collection.name": "urls",
+        }
+        return _tracer.start_as_current_span(f"{operation} urls", kind=SpanKind.CLIENT, attributes=attributes)
 
     async def prepare(self) -> None:
         """Create the table, if there is none, and check that it can be written. Raises: DatabaseAwayError."""

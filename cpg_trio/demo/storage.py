@@ -20,15 +20,19 @@ from cpg_trio._gen.logger.v1.logger_pb2 import LogRequest
 from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
 from cpg_trio._gen.storage.v1 import storage_pb2 as pb
 from cpg_trio._gen.storage.v1.storage_trio import StorageService
+from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.demo._command import run_plugin
 from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.demo._store import CodeTakenError, DatabaseAwayError, InvalidPairError, Store, open_store
+from cpg_trio.logs import LineLog
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.demo.storage")
+_lines = LineLog("cpg_trio.demo.storage")
 
 DEFAULT_PATH = Path("url-shortener.sqlite3")
+_LONGEST_LINE = 1024  # characters
 _LOG_TIMEOUT_S = 1.0  # the most that a slow logger costs a caller
 
 FORMS = {
@@ -71,7 +75,8 @@ class Storage(StorageService):
         return pb.GetResponse(url=url)
 
     async def _log_call(self, message: str) -> None:
-        """Log a line with the logger plugin. Storing goes on without it."""
+        """Log a line here, and with the logger plugin. Storing goes on without that."""
+        _lines.info(f"[STORAGE] {one_line(message, _LONGEST_LINE)}")
         try:
             await self._logger.log(LogRequest(message=message), timeout_s=_LOG_TIMEOUT_S)
         except ConnectError as error:
