@@ -116,7 +116,7 @@ async def test_in_a_directory_that_they_share_the_parts_call_each_other_by_unix_
     code = await system.shorten("https://example.com/")
     await system.parts["logger"].until(f"STORE {code}")
     for name in ("logger", "storage", "api"):
-        registered = rf"Registered service: {name} v1.0.0 of \S+ through unix:(\S+)\n"
+        registered = rf"Registered service: {name} v1.0.0 of \S+ through unix:(\S+) id=\S+\n"
         assert await trio.Path((await system.parts["host"].until(registered))[1]).is_socket()
         await system.parts[name].until(rf" through unix:{re.escape(str(folder))}/host\.sock\n")
     before = system.parts["storage"]

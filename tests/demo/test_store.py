@@ -374,6 +374,7 @@ async def test_storage_starts_before_its_database_and_is_healthy_once_that_is_th
     assert caplog.messages == [
         "the database postgres on 127.0.0.1 is away: nothing listens there",
         "the database postgres on 127.0.0.1 is there",
+        "[STORAGE] STORE c → u",
     ]
 
 
