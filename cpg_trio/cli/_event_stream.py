@@ -15,7 +15,7 @@ from cpg_trio.cli._admin_address import find_admin
 from cpg_trio.cli._admin_client import admin_client
 from cpg_trio.cli._errors import CommandError
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 5.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 2.0
 
 
 def show_events(

@@ -72,8 +72,7 @@ class Output:
         self.console: Console = Console(
             file=out,
             force_terminal=self.is_terminal,
-            no_color=no_colour or not self.is_terminal,
-            color_system="auto" if plain is None else None if plain else "standard",
+            color_system=("auto" if plain is None else "standard") if self._signs else None,
             width=width or (None if self.is_terminal else _UNLIMITED),
             highlight=False,
             markup=False,
@@ -212,7 +211,8 @@ def shortened(runtime_ids: Sequence[str]) -> dict[str, str]:
     short: dict[str, str] = {}
     for index, each in enumerate(every):
         near = every[max(index - 1, 0) : index] + every[index + 1 : index + 2]
-        least = each.rfind("-") + 1 + _SHORT_ID
+        name, _, _ = each.rpartition("-")
+        least = len(name) + 1 + _SHORT_ID if name else len(each)
         shared = max((_common(each, other) + 1 for other in near), default=0)
         short[each] = each[: max(least, shared)]
     return short
