@@ -17,7 +17,7 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._terminal import tolerant
 
-from . import directory, discovery, latency, machine, memory, router, shortener, watchers
+from . import directory, discovery, latency, machine, memory, observability, router, shortener, watchers
 from .bench import Bench, Report
 from .load import LoadError
 from .peers import PEERS, Peer
@@ -35,6 +35,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "discovery": discovery.measure,
     "directory": directory.measure,
     "watchers": watchers.measure,
+    "observability": observability.measure,
 }
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -19,6 +19,7 @@ from cpg_trio.asgi import Receive, Scope, Send, header, no_websocket, send_text
 PATH = "/metrics"
 
 _END = b"# EOF\n"  # of OpenMetrics
+_LEAST_SENT = 16 * 1024  # bytes: most metrics have a few samples, and a write costs more than they do
 _OPEN_METRICS = "application/openmetrics-text"
 
 
@@ -56,9 +57,13 @@ class Exposition:
         fields = [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": fields})
         is_open_metrics = content_type.startswith(_OPEN_METRICS)
+        body = b""
         for piece in _pieces(self._registry, encode):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": _END if is_open_metrics else b""})
+            body += piece
+            if len(body) >= _LEAST_SENT:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                body = b""
+        await send({"type": "http.response.body", "body": body + _END if is_open_metrics else body})
 
 
 def _encoder(accept: bytes) -> tuple[Callable[[Collector], bytes], str]:
