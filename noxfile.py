@@ -14,7 +14,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # an interpreter that is not there is not tested on
-nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo", "e2e", "chart"]
+nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo", "browser", "e2e", "chart"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -144,6 +144,33 @@ def demo(session: nox.Session) -> None:
     session.install(".[demo]")
     with session.chdir(session.create_tmp()):
         session.run("python", "-m", "cpg_trio.demo", "--once", env={"PYTHONPATH": os.devnull})
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Look at the dashboard in a real Chromium: `chromium` on PATH, or CHROMIUM. Arguments go to pytest.
+
+    Where there is none it is skipped as a part of everything, and an error if it was asked for.
+    """
+    _in_browser(session, "tests/browser", *session.posargs)
+
+
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """Make the pictures of the dashboard that the documentation shows."""
+    _in_browser(session, "tests/browser/screenshots.py", *session.posargs)
+
+
+def _in_browser(session: nox.Session, *arguments: str) -> None:
+    """Run tests with a browser."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        asked_for = any(session.name in word for word in sys.argv[1:])
+        why_not = "there is no Chromium: install the package `chromium`, or name the program in CHROMIUM"
+        (session.error if asked_for else session.skip)(why_not)
+    _install(session, "test", "browser")
+    # Its own driver comes with Playwright; the browser is the one that is there.
+    session.run("pytest", *arguments, env={"CHROMIUM": str(found)})
 
 
 @nox.session

@@ -88,7 +88,9 @@ class Dashboard:
             why = f"pages have no {method}"
             await self._refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, why, (b"allow", b"GET, HEAD, POST"))
         elif segments[:1] == ["static"]:
-            await self._send_asset(scope, segments[1:], send)
+            await self._send_asset(scope, "/".join(segments[1:]), send)
+        elif segments == ["favicon.ico"]:  # what browsers ask for on pages that name no icon
+            await self._send_asset(scope, "icon.svg", send)
         elif segments == ["live"]:
             await self._stream(Query.parse(scope["query_string"].decode("latin-1")), receive, send)
         else:
@@ -141,8 +143,8 @@ class Dashboard:
         page = self._pages.about("error.html", status.phrase, why=why)
         await self._send_page(send, page, status, *headers)
 
-    async def _send_asset(self, scope: Scope, names: Sequence[str], send: Send) -> None:
-        asset = self._assets.get("/".join(names))
+    async def _send_asset(self, scope: Scope, name: str, send: Send) -> None:
+        asset = self._assets.get(name)
         if asset is None:
             raise ConnectError(Code.NOT_FOUND, "there is no such file")
         headers: HeaderList = [(b"etag", asset.etag), (b"cache-control", b"no-cache")]

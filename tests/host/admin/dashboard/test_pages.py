@@ -246,7 +246,7 @@ async def test_a_file_has_a_type_and_a_validator() -> None:
     async with browsing() as browser:
         page = await browser.get("/")
         linked = [link.attributes["href"] for link in page.all("link")]
-        for path in [*linked, *(script.attributes["src"] for script in page.all("script"))]:
+        for path in ["/favicon.ico", *linked, *(script.attributes["src"] for script in page.all("script"))]:
             answer = await browser.http.get(str(path))
             assert answer.status_code == 200
             assert answer.headers["content-type"].split(";")[0] in {
