@@ -99,14 +99,14 @@ async def _run(arguments: tuple[str, ...], task_status: trio.TaskStatus[Running]
 
 
 @contextmanager
-def shortener(folder: Path) -> Iterator[Shortener]:
-    """Run what a test starts in a thread with Trio, and end it with the block."""
+def shortener(folder: Path, **options: Any) -> Iterator[Shortener]:
+    """Run what a test starts in a thread with Trio, and end it with the block. `options` are of `System`."""
     begun: Future[Shortener] = Future()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             token = trio.lowlevel.current_trio_token()
-            begun.set_result(Shortener(System(nursery, folder), folder, token, nursery))
+            begun.set_result(Shortener(System(nursery, folder, **options), folder, token, nursery))
             await trio.sleep_forever()
 
     def run() -> None:
@@ -141,10 +141,6 @@ class Window:
         expect(self.page.locator("#live-word")).to_have_text("live")
 
 
-def _fault(said: ConsoleMessage) -> str:
-    return f"{said.text} {said.location.get('url', '')}"
-
-
 @contextmanager
 def window(browser: Browser, address: str, **options: Any) -> Iterator[Window]:
     """Open a window at a one-time address; at the end, nothing may have gone wrong on it."""
@@ -158,8 +154,12 @@ def window(browser: Browser, address: str, **options: Any) -> Iterator[Window]:
         if not request.url.startswith(f"{opened.origin}/"):
             opened.faults.append(f"a request to {request.url}")
 
+    def note_message(said: ConsoleMessage) -> None:
+        if said.type == "error":
+            opened.faults.append(f"{said.text} {said.location['url']}")
+
     page.on("pageerror", lambda error: opened.faults.append(f"{error}"))
-    page.on("console", lambda said: said.type == "error" and opened.faults.append(_fault(said)))
+    page.on("console", note_message)
     page.on("request", note_elsewhere)
     page.goto(address)
     page.wait_for_url(f"{opened.origin}/")
