@@ -1,8 +1,26 @@
-"""The settings of a program, as an operator is shown them."""
+"""The settings of a program: from flags, the environment and a file, in this order, and then the defaults.
+
+All have one name, that of the environment: `LEASE_S` is the flag `--lease-s`, and `lease_s` in the file. All
+become the text that the environment would have, so that there is one reader for them. An empty text is the
+same as none.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
 import attrs
+
+from cpg_trio._reload import reason
+from cpg_trio.variables import SECRETS, default_of, flag_of, meaning_of
+
+_SECRET = "(secret)"  # noqa: S105 - what is shown in place of one
+_OTHERS = 0o007
 
 
 @attrs.frozen
@@ -16,3 +34,108 @@ class Setting:
     source: str
     """`flag`, `environment`, `file` or `default`."""
     meaning: str
+
+
+@attrs.frozen
+class Settings:
+    """What a program reads in place of its environment, and where each value comes from."""
+
+    environment: Mapping[str, str] = attrs.field(repr=False)
+    """The environment, with the values of flags and of the file in it."""
+    listed: Sequence[Setting] = ()
+    file: str = ""
+    """The path of the file; empty without one."""
+
+    def origin(self, name: str) -> str:
+        """Return where the value of a setting is written, for a message; empty for the environment."""
+        source = next((each.source for each in self.listed if each.name == name), "")
+        return {"flag": flag_of(name), "file": f"{name.lower()} in {self.file}"}.get(source, "")
+
+    def named_in(self, message: str) -> list[str]:
+        """Return the settings with a value that a message names."""
+        names = {each.name for each in self.listed if each.source != "default"}
+        return [name for name in dict.fromkeys(re.findall(r"\b[A-Z][A-Z0-9_]+\b", message)) if name in names]
+
+    def explained(self, message: str) -> str:
+        """Return a message with the places where the settings that it names are written."""
+        origins = [f"{name} is {origin}" for name in self.named_in(message) if (origin := self.origin(name))]
+        return f"{message} ({', '.join(origins)})" if origins else message
+
+    def without(self, names: Sequence[str]) -> Settings:
+        """Return these settings with the default for some."""
+        kept = {name: value for name, value in self.environment.items() if name not in names}
+        return attrs.evolve(self, environment=kept)
+
+
+def settle(
+    table: Mapping[str, str],
+    flags: Mapping[str, str],
+    environment: Mapping[str, str],
+    file: Path | None = None,
+) -> Settings:
+    """Return the settings of a program; `table` has the meaning of each.
+
+    Raises: ValueError for a file that cannot be read, or has something in it that is not a setting.
+    """
+    sources = {"flag": flags, "environment": environment, "file": _read(file, table) if file else {}}
+    values, listed = dict(environment), []
+    for name, text in table.items():
+        found = ((source, given[name]) for source, given in sources.items() if given.get(name))
+        source, value = next(found, ("default", ""))
+        values[name] = value
+        shown = (_SECRET if name in SECRETS else value) if value else default_of(text)
+        listed.append(Setting(name, shown, source, meaning_of(text)))
+    return Settings(values, listed, str(file or ""))
+
+
+def _read(path: Path, table: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings in a file. Raises: ValueError."""
+    try:
+        with path.open("rb") as opened:
+            public = os.fstat(opened.fileno()).st_mode & _OTHERS
+            content = tomllib.load(opened)
+        values = {_name(key, table): _text(key, value) for key, value in content.items()}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
+    if public and (secret := next(iter(SECRETS & values.keys()), "")):
+        raise ValueError(f"{path}: everybody may read {secret.lower()} in it: take that away (chmod o= …)")
+    return values
+
+
+def _name(key: str, table: Mapping[str, str]) -> str:
+    """Return the setting that a key names. Raises: ValueError for none."""
+    known = {name.lower(): name for name in table}
+    if key in known:
+        return known[key]
+    near = get_close_matches(key.lower().replace("-", "_"), known, n=1)
+    hint = f"; {near[0]} is: is that meant?" if near else ""
+    raise ValueError(f"{key!r:.100} is not a setting{hint}")
+
+
+def _text(key: str, value: object) -> str:
+    """Return a value of TOML as the environment has it. Raises: ValueError for one that it cannot have."""
+    match value:
+        case list():
+            return ",".join(_item(key, item) for item in value)
+        case dict():
+            return ",".join(f"{name}={_item(key, item)}" for name, item in value.items())
+        case _:
+            return _scalar(key, value)
+
+
+def _item(key: str, value: object) -> str:
+    text = _scalar(key, value)
+    if "," in text:
+        raise ValueError(f"{key}: one of its values has a comma in it, which separates values")
+    return text
+
+
+def _scalar(key: str, value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str() | int() | float():
+            return str(value)
+        case _:
+            kind = type(value).__name__
+            raise ValueError(f"{key}: a value is a text, a number, true or false, or several; not a {kind}")

@@ -201,6 +201,9 @@ COMMANDS: dict[str, str] = {
 }
 """Of the commands that see and steer a host."""
 
+SECRETS = frozenset({"ADMIN_TOKEN", "CPG_HOST_KEY", "ENROLMENT_TOKEN", "ENROLMENT_TOKENS"})
+"""Of all: those whose value is a secret. They have no flag, as other users see command lines."""
+
 KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **TRACING, **EXAMPLE, **COMMANDS})
 
 _PREFIXES = ("ADMIN_", "CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
@@ -208,17 +211,36 @@ _SIMILAR = 0.85  # ratio of difflib, of 1; that of HOST_ULR and HOST_URL is 0.87
 _SHORT = 6  # shorter names are similar only if they have the same letters in another order
 
 
-def help_text(*groups: dict[str, str]) -> str:
-    """Return the variables of some groups as `--help` prints them."""
+def meaning_of(text: str) -> str:
+    """Return the meaning of a variable, without its default."""
+    return text.partition(" (default: ")[0]
+
+
+def default_of(text: str) -> str:
+    """Return the default of a variable."""
+    return text.partition(" (default: ")[2].removesuffix(")")
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of the command line for a variable."""
+    return f"--{name.lower().replace('_', '-')}"
+
+
+def help_text(*groups: dict[str, str], flags: bool = False) -> str:
+    """Return the variables of some groups as `--help` prints them; with `flags`, their flags, too."""
     from textwrap import fill  # noqa: PLC0415 - `check` does not need it
 
     indent = " " * 4
     paragraphs = [
-        f"  {name}\n{fill(text, 79, initial_indent=indent, subsequent_indent=indent)}"
+        f"  {_label(name, flags=flags)}\n{fill(text, 79, initial_indent=indent, subsequent_indent=indent)}"
         for group in groups
         for name, text in group.items()
     ]
-    return "\n".join(["environment variables:", *paragraphs])
+    return "\n".join(["flags and environment variables:" if flags else "environment variables:", *paragraphs])
+
+
+def _label(name: str, *, flags: bool) -> str:
+    return f"{flag_of(name)}, {name}" if flags and name not in SECRETS else name
 
 
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 
 import cpg_trio
 from cpg_trio import Limits, PluginConfig, Rate, RateLimits, Selection, cli
-from cpg_trio.host_command import host_config
+from cpg_trio.cli._host_config import host_config
 from cpg_trio.http import StartError
 from cpg_trio.process import config_from_environment
 from cpg_trio.variables import HOST, SERVING
@@ -26,7 +26,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["host", "--help"])
+        cli.main(["host", "--help-all"])
     told = capsys.readouterr().out
     assert not [name for name in SERVING | HOST if not re.search(rf"\b{name}\b", told)]
 

@@ -16,12 +16,14 @@ import pytest
 import trio
 
 from cpg_trio import Plugin, run
+from cpg_trio.cli._host import TABLE
+from cpg_trio.cli._host_config import serve_host
 from cpg_trio.demo.storage import main as storage
 from cpg_trio.host import Capability
-from cpg_trio.host_command import host
 from cpg_trio.http import StartError
 from cpg_trio.plugin import HealthState
 from cpg_trio.rpc import Context, application
+from cpg_trio.settings import settle
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.demo.shortener import shortener
@@ -32,6 +34,10 @@ from tests.rpc.echo import Echo
 CLASS: Any = Echo
 NOBODY: Any = object()
 ROOT = Path(__file__).parents[1]
+
+
+async def host(stop: trio.Event) -> None:
+    await serve_host(settle(TABLE, {}, os.environ), stop)
 
 
 @pytest.fixture

@@ -89,7 +89,11 @@ def test_a_line_outside_a_call_has_no_ids() -> None:
     assert "id=" not in written(lambda: AUTHOR.info("x"), LogFormat.TEXT)
 
 
-def test_a_thread_of_an_author_s_logs_as_the_only_plugin_and_as_none_of_several() -> None:
+def test_a_thread_of_an_author_s_logs_as_the_only_plugin_and_as_none_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cpg_trio._log_formats._sources", [])  # other tests leave hosts behind
+
     def in_a_thread() -> None:
         thread = threading.Thread(target=AUTHOR.info, args=("x",))
         thread.start()

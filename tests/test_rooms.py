@@ -37,7 +37,6 @@ ELSEWHERE = {
     "__main__": "commands",
     "check": "commands",
     "cli": "commands",
-    "host_command": "commands",
 }
 
 

@@ -90,7 +90,7 @@ from cpg_trio.http.server.connection_limit import Activity as Activity
 from cpg_trio.http.server.errors import BindError as BindError, StartError as StartError
 from cpg_trio.http.server.exchange import ServerExchange as ServerExchange
 from cpg_trio.http.server.http1 import Http1Connection as Http1Connection
-from cpg_trio.http.server.listen import is_private as is_private
+from cpg_trio.http.server.listen import is_private as is_private, listening as listening
 from cpg_trio.http.server.serve import serve as serve
 from cpg_trio.http.tls import (
     TlsChannel as TlsChannel,

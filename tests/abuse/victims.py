@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-import cpg_trio.host_command
+from cpg_trio.cli import main
 from cpg_trio.plugin import Plugin
 from cpg_trio.process import run
 from cpg_trio.rpc import Context
@@ -57,4 +57,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "plugin":
         sys.exit(run(public_plugin().serve))
     resolve_slowly()
-    sys.exit(run(cpg_trio.host_command.host))
+    main(["host"])

@@ -20,8 +20,8 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from cpg_trio.cli._host_config import host_config
 from cpg_trio.host.access.limits import Limits
-from cpg_trio.host_command import host_config
 from tests.chart.helm import (
     CHART,
     HELM,

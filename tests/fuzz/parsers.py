@@ -21,6 +21,7 @@ from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, sign, verify
 from cpg_trio.calls import Calls
+from cpg_trio.cli._host_config import host_config
 from cpg_trio.host import Enrolment
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities
@@ -34,7 +35,6 @@ from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_reque
 from cpg_trio.host.routing.router import Router
 from cpg_trio.host.routing.routes import PREFIX, Routes
 from cpg_trio.host.services.websocket import CODECS, UnreadableError
-from cpg_trio.host_command import host_config
 from cpg_trio.http import BrowserGuard, Origin, ServeConfig, StartError
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.plugin._retry import retry_after_s

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 import jwt
 
+from cpg_trio._files import check_writable
 from cpg_trio._reload import Reloaded, ReloadedFiles, reason
 from cpg_trio.assertions import ALGORITHM, is_time, signed_claims
 from cpg_trio.http import StartError
@@ -79,9 +80,22 @@ class Keys:
         """
         if self._path is None or self._file is not None:
             return
-        try:
+        with self._start_errors():
             _make(self._path)
             self._file = Reloaded([self._path], partial(_read, self._path))
+
+    def check(self) -> None:
+        """Read the file of keys if it is there, and make nothing. Raises: StartError."""
+        with self._start_errors():
+            if self._path is not None and self._path.exists():
+                _read(self._path)
+            elif self._path is not None:
+                check_writable(self._path.parent)
+
+    @contextmanager
+    def _start_errors(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, ValueError) as error:
             raise StartError(
                 f"cannot keep the host's key in {self._path}: {reason(error)}; mend it, or choose"

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cpg_trio._files import check_writable
 from cpg_trio._reload import reason
 from cpg_trio.host.directory.store import Rows, StoreError
 from cpg_trio.http import StartError
@@ -55,6 +56,8 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: "move it away, and plugins will register anew, or ",
 }
 
+_MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html
+
 
 class SqliteStore:
     """A `Store`. While it is open no other process can open the file."""
@@ -62,7 +65,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         """Open a file, made if there is none. Raises: StartError, which says what to do."""
         self._path = path = path.resolve()
-        with self._start_errors():
+        with _start_errors(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             with suppress(FileExistsError):  # SQLite would let others read it
@@ -74,13 +77,25 @@ class SqliteStore:
                 self.connection.close()
                 raise
 
+    @classmethod
+    def check(cls, path: Path) -> None:
+        """Check that a file can be used, or made if there is none; change nothing. Raises: StartError."""
+        path = path.resolve()
+        with _start_errors(path):
+            if not path.exists():
+                check_writable(path.parent)
+                return
+            with path.open("r+b") as file:
+                if (begin := file.read(len(_MAGIC))) and begin != _MAGIC:
+                    raise ValueError("it is not a state file, or that of another version")
+
     def __str__(self) -> str:
         """Return where it is."""
         return str(self._path)
 
     def load(self, now: float) -> tuple[str, Rows]:
         """See `Store`."""
-        with self._start_errors(), self.connection as connection:
+        with _start_errors(self._path), self.connection as connection:
             connection.execute("DELETE FROM identities WHERE expires_at <= ?", (now,))
             connection.execute("DELETE FROM ended WHERE until <= ?", (now,))
             host = connection.execute("SELECT id, not_before FROM host").fetchone()
@@ -124,17 +139,18 @@ class SqliteStore:
         """See `Store`."""
         self.connection.close()
 
-    @contextmanager
-    def _start_errors(self) -> Iterator[None]:
-        """Raise what goes wrong with the file as a StartError."""
-        try:
-            yield
-        except (OSError, sqlite3.Error, ValueError) as error:
-            advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0), "")
-            raise StartError(
-                f"cannot keep the host's state in {self._path}: {reason(error)};"
-                f" {advice}choose another file with STATE_PATH"
-            ) from error
+
+@contextmanager
+def _start_errors(path: Path) -> Iterator[None]:
+    """Raise what goes wrong with the file as a StartError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, ValueError) as error:
+        advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0), "")
+        raise StartError(
+            f"cannot keep the host's state in {path}: {reason(error)};"
+            f" {advice}choose another file with STATE_PATH"
+        ) from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command `host`: a host that is configured by environment variables."""
+"""The configuration of the host of the command line, which is read from its settings."""
 
 from __future__ import annotations
 
@@ -42,16 +42,27 @@ from cpg_trio.process import (
     list_from_environment,
     probe_bind_from_environment,
 )
+from cpg_trio.settings import Settings
 from cpg_trio.variables import misspelt
 
 _log = logging.getLogger("cpg_trio.host")
 
 
-async def host(stop: trio.Event) -> None:
-    """Run a host until `stop` is set."""
+async def serve_host(settings: Settings, stop: trio.Event) -> None:
+    """Run a host until `stop` is set. Raises: StartError."""
     for sentence in misspelt(os.environ):
         _log.warning("%s", sentence)
-    await Host(host_config(os.environ)).serve(stop, bind=bind_from_environment("127.0.0.1", DEFAULT_PORT))
+    try:
+        config = attrs.evolve(host_config(settings.environment), settings=settings.listed)
+        binds = binds_of(settings.environment)
+    except StartError as error:
+        raise StartError(settings.explained(str(error))) from None
+    await Host(config).serve(stop, bind=binds)
+
+
+def binds_of(environment: Mapping[str, str]) -> list[str]:
+    """Return the addresses that a host listens on. Raises: StartError."""
+    return bind_from_environment("127.0.0.1", DEFAULT_PORT, environment)
 
 
 def host_config(environment: Mapping[str, str]) -> HostConfig:

@@ -1,0 +1,127 @@
+"""`host --check`: what a host would use, and what is wrong with it. It starts nothing and makes nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import attrs
+import trio
+
+from cpg_trio.cli._host_config import binds_of, host_config
+from cpg_trio.host import HostConfig
+from cpg_trio.host.access import check_listening
+from cpg_trio.host.directory import SqliteStore
+from cpg_trio.http import BindError, StartError, listening
+from cpg_trio.process import log_from_environment
+from cpg_trio.settings import Settings
+from cpg_trio.variables import misspelt
+
+
+@attrs.frozen
+class Findings:
+    """What is wrong, and what may be."""
+
+    errors: Sequence[str]
+    """A host with these settings does not start."""
+    warnings: Sequence[str]
+
+
+def check_host(settings: Settings, *, json: bool) -> int:
+    """Print the settings of a host and what is wrong with them; return 1 if something is, otherwise 0."""
+    findings = trio.run(find, settings)
+    print(_as_json(settings, findings) if json else _as_text(settings, findings))
+    return 1 if findings.errors else 0
+
+
+async def find(settings: Settings) -> Findings:
+    """Return what is wrong with the settings of a host."""
+    errors: list[str] = []
+    warnings = list(misspelt(os.environ))
+    tries, binds = settings, list[str]()
+    config = HostConfig()
+
+    def read() -> None:
+        nonlocal config, binds
+        log_from_environment(tries.environment)
+        config, binds = host_config(tries.environment), binds_of(tries.environment)
+
+    # An error is about the settings that it names: what is wrong with the others is found without them.
+    while error := _error_of(read):
+        errors.append(settings.explained(error))
+        if not (wrong := tries.named_in(error)) or not any(tries.environment.get(name) for name in wrong):
+            return Findings(errors, warnings)
+        tries = tries.without(wrong)
+    errors += filter(None, map(_error_of, _steps(config, binds)))
+    for bind in _all_binds(config, binds):
+        if why := await _why_not_free(bind):
+            (warnings if why.is_in_use else errors).append(why.text)
+    return Findings(list(dict.fromkeys(errors)), warnings)
+
+
+def _error_of(step: Callable[[], object]) -> str:
+    try:
+        step()
+    except StartError as error:
+        return str(error)
+    return ""
+
+
+def _steps(config: HostConfig, binds: Sequence[str]) -> list[Callable[[], object]]:
+    """Return what a host does with its files before it listens."""
+    tls = config.serve.tls
+    steps: list[Callable[[], object]] = [
+        lambda: check_listening(binds, encrypted=tls.serves or config.allow_plaintext),
+        tls.client_contexts().check,
+        config.keys.check,
+    ]
+    if config.state_path is not None:
+        path = config.state_path
+        steps.append(lambda: SqliteStore.check(path))
+    if tls.serves:
+        steps.append(tls.server_contexts().check)
+    return steps
+
+
+def _all_binds(config: HostConfig, binds: Sequence[str]) -> list[str]:
+    others = [config.probe_bind, config.metrics_bind, config.admin and config.admin.bind]
+    each = [[bind] if isinstance(bind, str) else bind or [] for bind in [binds, *others]]
+    return list(chain.from_iterable(each))
+
+
+@attrs.frozen
+class _NotFree:
+    text: str
+    is_in_use: bool
+
+
+async def _why_not_free(bind: str) -> _NotFree | None:
+    """Listen on an address for a moment; return why that is not possible."""
+    try:
+        async with listening([bind], backlog=1, mode=0o600):
+            return None
+    except BindError as error:
+        in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+        return _NotFree(str(error), in_use)
+
+
+def _as_json(settings: Settings, findings: Findings) -> str:
+    listed = [attrs.asdict(setting) for setting in settings.listed]
+    return json.dumps(
+        {"ok": not findings.errors, **attrs.asdict(findings), "settings": listed},
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def _as_text(settings: Settings, findings: Findings) -> str:
+    rows = [("SETTING", "SOURCE", "VALUE")]
+    rows += ((setting.name, setting.source, setting.value) for setting in settings.listed)
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{name:<{widths[0]}}  {source:<{widths[1]}}  {value}" for name, source, value in rows]
+    first = "a host does not start with this" if findings.errors else "a host would use this"
+    told = [f"error: {text}" for text in findings.errors] + [f"warning: {text}" for text in findings.warnings]
+    return "\n".join([first, *told, "", *lines])
