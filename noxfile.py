@@ -242,7 +242,7 @@ def lock(session: nox.Session) -> None:
     options += ["--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host"]
     env = {"CUSTOM_COMPILE_COMMAND": "nox -s lock"}
     for name, what in (
-        ("requirements", ["--extra=postgres"]),
+        ("requirements", ["--extra=postgres", "--extra=otel"]),
         ("build", ["--build-deps-for=wheel", "--only-build-deps"]),
     ):
         target = f"containers/{name}.lock"
