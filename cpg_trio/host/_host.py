@@ -211,6 +211,7 @@ class Host:
             ),
             self.audit,
             self,
+            limits,
         )
         self.metrics_urls: tuple[str, ...] = ()
         """Where its metrics are answered while it is served, without the path."""

@@ -22,13 +22,13 @@ from cpg_trio.rpc import Room, room_of_process
 _log = logging.getLogger("cpg_trio.host")
 
 PRICES: Mapping[str, int] = {
-    "max_identities": 2_600,
+    "max_identities": 3_600,  # with what operators see of it, and events
     "max_declared_bytes": 1,
     "max_ended_identities": 900,
     "max_plugins": 12_000,  # two tasks each, and their deadlines
-    "max_registrations": 2_200,
+    "max_registrations": 2_500,  # likewise
     "max_metadata_bytes": 1,
-    "max_health_bytes": 1,
+    "max_health_bytes": 2,  # the last reason is shown to operators, too
     "max_watches": 40_000,  # with its stream, and one update that is being sent
     "max_all_subscriptions": 1_900,
     "max_health_watches": 20_000,  # likewise
@@ -38,8 +38,8 @@ PRICES: Mapping[str, int] = {
     "max_rate_keys": 420 * len(Kind),
 }
 """Bytes that one entry takes at most, by the name of its limit."""
-OTHER_BYTES = 54 * 1024 * 1024
-"""What has bounds of its own: caches, the queue of the log, large updates of watches."""
+OTHER_BYTES = 55 * 1024 * 1024
+"""What has bounds of its own: caches, the queue of the log, large updates of watches, events."""
 _PART = 0.75  # of the memory that the process may have
 _PART_OF_MESSAGES = 8  # an eighth is for the messages of the host's own services
 _LEAST = 0.001  # of the limits

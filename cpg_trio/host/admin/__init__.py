@@ -2,7 +2,7 @@
 
 Its modules:
 
-    plugins, events          what is kept: states and their histories, and what has happened
+    plugins, events, kept    states and their histories, what has happened, and how much is kept
     figures                  calls, as the one table counts them
     dependencies, problems   what is missing, and what is wrong, in sentences
     host_state, files        the host itself, its process, and its files

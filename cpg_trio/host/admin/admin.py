@@ -10,11 +10,12 @@ from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
-from cpg_trio.host.access import Audit, AuditEvent, Identities
+from cpg_trio.host.access import Audit, AuditEvent, Identities, Limits
 from cpg_trio.host.admin.actions import Actions, Steering
 from cpg_trio.host.admin.dashboard import Dashboard
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.host_state import HostState
+from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.admin.plugins import Plugins
 from cpg_trio.host.admin.service import Admin as Service
 from cpg_trio.host.admin.snapshot import Parts
@@ -28,14 +29,22 @@ class Admin:
     """What an operator sees of a host, and does with it."""
 
     def __init__(
-        self, parts: Parts, audit: Audit, host: Steering, wall_clock: Callable[[], float] = time.time
+        self,
+        parts: Parts,
+        audit: Audit,
+        host: Steering,
+        limits: Limits,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._parts = parts
         self._host = HostState(parts, wall_clock())
         self._wall_clock = wall_clock
-        self.events = EventLog(wall_clock=wall_clock)
+        kept = Kept.within(limits)
+        self.events = EventLog(most=kept.events, wall_clock=wall_clock)
         """What has happened."""
-        self._plugins = Plugins(parts.identities, parts.registry, parts.liveness, self.events, wall_clock)
+        self._plugins = Plugins(
+            parts.identities, parts.registry, parts.liveness, self.events, kept, wall_clock
+        )
         self.view = View(parts, self._plugins, self.events, self._host, wall_clock)
         """Answers what only reads."""
         self.actions = Actions(

@@ -33,7 +33,6 @@ class Dependencies:
         self._registry = registry
         self._now = now
         self._found: dict[str, Missing | None] = {}
-        self._former: dict[str, tuple[float, Record]] | None = None
 
     def missing(self, service_type: str) -> Missing | None:
         """Return why nobody provides a service who gets calls; None if somebody does."""
@@ -75,21 +74,14 @@ class Dependencies:
         return Missing(reason, record.state_since, record.runtime_id)
 
     def _of_nobody(self, service_type: str) -> Missing:
-        if self._former is None:
-            self._former = self._last_providers()
-        if service_type not in self._former:
+        former = self._plugins.former(service_type)
+        if former is None:
             return Missing("nobody provides it, and nobody has since the host began")
-        until, record = self._former[service_type]
-        verb = "lapsed" if record.was_lost else "left" if record.state in _LEFT else "stopped providing it"
-        since = record.history[-2].at if record.was_lost and len(record.history) > 1 else until
-        reason = f"nobody provides it; the last one, {record.name}, {verb} {span(self._now - since)} ago"
-        return Missing(reason, since, record.runtime_id)
-
-    def _last_providers(self) -> dict[str, tuple[float, Record]]:
-        """Return who provided each service last that is not provided any more, and until when."""
-        former: dict[str, tuple[float, Record]] = {}
-        for record in (*self._plugins.gone(), *self._plugins.live()):
-            for provided in record.provided.values():
-                if provided.until and provided.until >= former.get(provided.service_type, (0.0,))[0]:
-                    former[provided.service_type] = provided.until, record
-        return former
+        record, since, verb = self._plugins.get(former.runtime_id), former.until, "left"
+        if record is not None and record.was_lost:
+            since, verb = record.lapsed_at, "lapsed"
+        elif record is not None and record.state not in _LEFT:
+            verb = "stopped providing it"
+        ago = span(self._now - since)
+        reason = f"nobody provides it; the last one, {former.name}, {verb} {ago} ago"
+        return Missing(reason, since, former.runtime_id)

@@ -10,7 +10,6 @@ stranger's flood pushes out what others have caused. A refusal that is repeated 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,11 +18,13 @@ import attrs
 from cpg_trio._cell import Cell
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._lines import one_line
+from cpg_trio.host.admin.fair_table import FairTable
+from cpg_trio.host.admin.kept import Kept
 from cpg_trio.rpc import Code, ConnectError
 
-MAX_TEXT = 256  # characters of a text in an event
+MAX_TEXT = 200  # characters of a text in an event
+_MAX_NAME = 145  # characters of a runtime id, a name, or what it is about
 
-_MOST = 2000  # events
 _MOST_READERS = 32
 _BATCH = 100  # events that a reader gets at once
 _REPEATED_S = 60.0  # within which an equal refusal is counted with the former one
@@ -34,16 +35,20 @@ def cut(text: str) -> str:
     return one_line(text, MAX_TEXT)
 
 
+def _cut_name(name: str) -> str:
+    return one_line(name, _MAX_NAME)
+
+
 @attrs.frozen(kw_only=True)
 class Event:
     """Something that has happened."""
 
     kind: pb.EventKind
     text: str = attrs.field(converter=cut)
-    runtime_id: str = attrs.field(default="", converter=cut)
-    name: str = attrs.field(default="", converter=cut)
+    runtime_id: str = attrs.field(default="", converter=_cut_name)
+    name: str = attrs.field(default="", converter=_cut_name)
     """The plugin's own name."""
-    service_type: str = attrs.field(default="", converter=cut)
+    service_type: str = attrs.field(default="", converter=_cut_name)
     address: str = ""
     at: float = 0.0
     """In seconds since 1970."""
@@ -64,11 +69,9 @@ class Event:
 class EventLog:
     """The events that are kept, the oldest first. `wall_clock` gives seconds since 1970."""
 
-    def __init__(self, *, most: int = _MOST, wall_clock: Callable[[], float] = time.time) -> None:
-        self._most = most
+    def __init__(self, *, most: int = Kept().events, wall_clock: Callable[[], float] = time.time) -> None:
         self._wall_clock = wall_clock
-        self._events: OrderedDict[int, tuple[str, Event]] = OrderedDict()  # by sequence
-        self._of_cause: dict[str, OrderedDict[int, None]] = {}
+        self._events: FairTable[int, Event] = FairTable(most)  # by sequence
         self._refusals: dict[tuple[object, ...], int] = {}  # what was refused, and the sequence
         self._readers: set[EventReader] = set()
         self._changes = Cell(0)
@@ -77,7 +80,7 @@ class EventLog:
 
     def __iter__(self) -> Iterator[Event]:
         """Yield the events that are kept, the oldest first."""
-        return (event for _, event in self._events.values())
+        return iter(self._events)
 
     def add(self, event: Event, cause: str = "") -> None:
         """Keep an event of now. `cause` is who has caused it: the address that a plugin comes from, say."""
@@ -86,10 +89,10 @@ class EventLog:
             event = self._with_former(event)
             self._refusals[event.what] = event.sequence
         self.last = event.sequence
-        self._events[event.sequence] = cause, event
-        self._of_cause.setdefault(cause, OrderedDict())[event.sequence] = None
-        if len(self._events) > self._most:
-            self._drop_one()
+        if (dropped := self._events.put(event.sequence, event, cause)) is not None:
+            self._forget_refusal(dropped)
+            for reader in self._readers:
+                reader.note_dropped(dropped)
         if self._readers:
             self._changes.set(event.sequence)
 
@@ -119,7 +122,7 @@ class EventLog:
     def after(self, sequence: int) -> Sequence[Event]:
         """Return the events after a sequence, the oldest first."""
         found: list[Event] = []
-        for _, event in reversed(self._events.values()):
+        for event in reversed(self._events):
             if event.sequence <= sequence:
                 break
             found.append(event)
@@ -135,27 +138,15 @@ class EventLog:
 
     def _with_former(self, event: Event) -> Event:
         """Return an event that also stands for the former one that it repeats, which it replaces."""
-        sequence = self._refusals.get(event.what)
-        if sequence is None or event.at - self._events[sequence][1].at >= _REPEATED_S:
+        former = self._events.get(self._refusals.get(event.what, 0))
+        if former is None or event.at - former.at >= _REPEATED_S:
             return event
-        return attrs.evolve(event, count=self._forget(sequence).count + 1)
+        self._events.pop(former.sequence)
+        return attrs.evolve(event, count=former.count + 1)
 
-    def _drop_one(self) -> None:
-        most = max(self._of_cause.values(), key=len)
-        sequence = next(iter(most))
-        event = self._forget(sequence)
-        for reader in self._readers:
-            reader.note_dropped(event)
-
-    def _forget(self, sequence: int) -> Event:
-        cause, event = self._events.pop(sequence)
-        of_cause = self._of_cause[cause]
-        del of_cause[sequence]
-        if self._refusals.get(event.what) == sequence:
-            del self._refusals[event.what]
-        if not of_cause:
-            del self._of_cause[cause]
-        return event
+    def _forget_refusal(self, dropped: Event) -> None:
+        if self._refusals.get(dropped.what) == dropped.sequence:
+            del self._refusals[dropped.what]
 
 
 class EventReader:

@@ -10,7 +10,7 @@ from cpg_trio import _clock
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.dependencies import Missing
-from cpg_trio.host.admin.plugins import Record
+from cpg_trio.host.admin.plugins import Provided, Record
 from cpg_trio.host.admin.snapshot import Snapshot
 from cpg_trio.host.directory import Registration
 from cpg_trio.host.routing import DirectStatistics
@@ -35,7 +35,11 @@ def plugin(record: Record, of: Snapshot) -> pb.Plugin:
         calls_in=of.figures.of(provider=record.runtime_id),
         calls_out=of.figures.of(caller=record.runtime_id),
     )
-    if record.state is not State.GONE:
+    if record.state is State.GONE:
+        message.provides.extend(map(_formerly_provided, record.provided.values()))
+        if record.last_heard:
+            message.last_heard_at.CopyFrom(messages.timestamp(record.last_heard))
+    else:
         _add_registrations(message, record, of)
         _add_times(message, record, of)
         message.watches = of.parts.watches.count_of(record.runtime_id)
@@ -59,6 +63,14 @@ def _add_registrations(message: pb.Plugin, record: Record, of: Snapshot) -> None
         message.url = reachable.base_url
         if (origin := record.provided[reachable.service_type].origin) is not None:
             message.connections = of.parts.pool.connections_to(origin)
+
+
+def _formerly_provided(provided: Provided) -> pb.ProvidedService:
+    return pb.ProvidedService(
+        service_type=provided.service_type,
+        version=provided.version,
+        registered_at=messages.timestamp(provided.since),
+    )
 
 
 def _add_times(message: pb.Plugin, record: Record, of: Snapshot) -> None:
@@ -132,7 +144,7 @@ def nodes(edges: Sequence[pb.Edge], of: Snapshot) -> Iterator[pb.GraphNode]:
     """Yield the plugins by their names, and the services that edges lead to and nobody provides."""
     for name, records in of.by_name().items():
         worst = max(records, key=lambda record: _ORDER[record.state])
-        provided = {p.service_type for record in records for p in record.provided.values() if not p.until}
+        provided = {p.service_type for record in records for p in record.provided.values()}
         yield pb.GraphNode(
             name=name,
             state=messages.state(worst.state),

@@ -8,23 +8,25 @@ the histories.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import attrs
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio.host.access import EXPIRED, Identities, Identity, Peer
+from cpg_trio.host.access import EXPIRED, Identities, Identity, Peer, held_bytes
 from cpg_trio.host.admin.events import Event, EventLog, cut
+from cpg_trio.host.admin.fair_table import FairTable
+from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.directory import Change, ChangeKind, Liveness, Registration, Registry
 from cpg_trio.http import Origin
 from cpg_trio.states import State
 
 _HISTORY = 32  # changes of one plugin
-_ALL_HISTORY = 20_000  # changes of all plugins together; each keeps its last one
-_MOST_GONE = 500
+_CHANGE_BYTES = 200  # beside its reason
+_MOST_FORMER = 100  # services
+_MOST_LAST = 10  # services that are known of a plugin that is gone
 _GONE_S = 60 * 60.0  # for which a plugin that is gone is kept
 
 _REPORTED = {
@@ -53,18 +55,30 @@ class StateChange:
     state: State
     reason: str
 
+    @property
+    def size(self) -> int:
+        """How many bytes it takes in memory."""
+        return _CHANGE_BYTES + held_bytes(self.reason)
+
+
+@attrs.frozen
+class Former:
+    """The plugin that provided a service until somebody else does."""
+
+    runtime_id: str
+    name: str
+    until: float
+
 
 @attrs.define
 class Provided:
-    """A service that a plugin provides, or has provided."""
+    """A service that a plugin provides; the last ones of a plugin that is gone."""
 
     service_type: str
     version: str
     since: float
     origin: Origin | None
     """Where the host connects to for it; None if it does not say."""
-    until: float = 0.0
-    """When it was unregistered; 0 while it is registered."""
 
 
 @attrs.define(eq=False)
@@ -77,8 +91,15 @@ class Record:
     state: State = State.STARTING
     state_since: float = 0.0
     reason: str = ""
-    history: deque[StateChange] = attrs.field(factory=lambda: deque[StateChange](maxlen=_HISTORY))
+    history: list[StateChange] = attrs.field(factory=list)
+    """The states that it has been in, the oldest first."""
     provided: dict[str, Provided] = attrs.field(factory=dict)
+    version: str = ""
+    """The version of what it has registered first; empty if it has registered nothing."""
+    last_heard: float = 0.0
+    """The last sign of life before it lapsed; 0 if it has not lapsed."""
+    was_lost: bool = False
+    """Whether it has gone since nothing was heard of it."""
 
     @property
     def runtime_id(self) -> str:
@@ -91,22 +112,15 @@ class Record:
         return self.identity.self_id
 
     @property
-    def version(self) -> str:
-        """The version of what it provides; empty if it has provided nothing."""
-        return next((p.version for p in self.provided.values()), "")
+    def lapsed_at(self) -> float:
+        """When it lapsed last; when it came into its state, if that is not known."""
+        lapses = (change.at for change in reversed(self.history) if change.state is State.LAPSED)
+        return next(lapses, self.state_since)
 
     @property
     def cause(self) -> str:
         """The address that its events count for."""
         return Peer(self.identity.address).key
-
-    @property
-    def has_left(self) -> bool:
-        """Whether it has gone of its own accord, or since somebody wanted it to."""
-        return self.state is State.GONE and not self.was_lost
-
-    was_lost: bool = False
-    """Whether it has gone since nothing was heard of it."""
 
 
 class Plugins:
@@ -118,16 +132,19 @@ class Plugins:
         registry: Registry,
         liveness: Liveness,
         events: EventLog,
+        kept: Kept | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._identities = identities
         self._registry = registry
         self._liveness = liveness
         self._events = events
+        self._kept = kept = kept or Kept()
         self._wall_clock = wall_clock
         self._live: dict[str, Record] = {}
-        self._gone: dict[str, Record] = {}  # the oldest first
-        self._changes = 0  # in all histories
+        self._gone: FairTable[str, Record] = FairTable(kept.gone)  # by runtime id
+        self._former: FairTable[str, Former] = FairTable(_MOST_FORMER)  # by service type
+        self._bytes = 0  # of all histories
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -150,7 +167,11 @@ class Plugins:
     def gone(self) -> Sequence[Record]:
         """Return those that had one, the oldest first."""
         self._drop_old()
-        return list(self._gone.values())
+        return list(self._gone)
+
+    def former(self, service_type: str) -> Former | None:
+        """Return who stopped to provide a service last, None if that is not known."""
+        return self._former.get(service_type)
 
     def name_of(self, runtime_id: str) -> str:
         """Return a plugin's own name; of one that is not kept any more, the beginning of its runtime id."""
@@ -186,8 +207,8 @@ class Plugins:
                     record, pb.EVENT_KIND_REGISTERED, f"provides {service_type} {version}", service_type
                 )
         elif self._registry.provider(service_type, registration.runtime_id) is None:
-            if (provided := record.provided.get(service_type)) is not None:
-                provided.until = self._wall_clock()
+            record.provided.pop(service_type, None)
+            self._note_former(record, service_type)
             self._tell(
                 record, pb.EVENT_KIND_UNREGISTERED, f"does not provide {service_type} any more", service_type
             )
@@ -197,14 +218,10 @@ class Plugins:
         """Note that a plugin provides a service; return whether it did not provide it as such before."""
         service_type, version = registration.service_type, registration.version
         before, origin = record.provided.get(service_type), _origin(registration)
-        if before is not None and not before.until and before.version == version:
+        if before is not None and before.version == version:
             before.origin = origin
             return False
-        record.provided = {
-            name: provided
-            for name, provided in record.provided.items()
-            if not provided.until or len(record.provided) <= _HISTORY
-        }
+        record.version = record.version or version
         record.provided[service_type] = Provided(service_type, version, self._wall_clock(), origin)
         return True
 
@@ -213,7 +230,7 @@ class Plugins:
         entry = self._identities.entry(runtime_id)
         if entry is None:
             raise KeyError(runtime_id)
-        self._gone.pop(runtime_id, None)
+        self._gone.pop(runtime_id)
         record = self._live[runtime_id] = Record(entry.identity, since)
         self._enter(record, State.STARTING, _NOTHING_YET)
         return record
@@ -246,7 +263,7 @@ class Plugins:
             return State.DRAINING, cut(registry.why_drained(runtime_id))
         if self._liveness.is_leaving(runtime_id):
             return State.DRAINING, _LEAVING
-        if registry.last_report(runtime_id) is None and not record.provided:
+        if registry.last_report(runtime_id) is None and not record.version:
             return State.STARTING, _NOTHING_YET
         if (state := _REPORTED.get(health.state)) is not None:
             return state, cut(health.reason)
@@ -257,18 +274,22 @@ class Plugins:
         if state is not record.state or not record.history:
             record.state_since = at
         record.state, record.reason = state, reason
-        self._changes -= len(record.history)
-        if self._changes >= _ALL_HISTORY and record.history:
-            record.history.popleft()
-        record.history.append(StateChange(at, state, reason))
-        self._changes += len(record.history)
+        if state is State.LAPSED and (lease := self._liveness.lease(record.runtime_id)) is not None:
+            record.last_heard = at - lease.silent_s
+        history, change = record.history, StateChange(at, state, reason)
+        history.append(change)
+        self._bytes += change.size
+        while len(history) > 1 and (len(history) > _HISTORY or self._bytes > self._kept.history_bytes):
+            self._bytes -= history.pop(0).size
 
     def _end(self, record: Record) -> None:
         """Keep a plugin whose identity has ended, if it has ever been of use."""
         ended = self._identities.ended(record.runtime_id)
         reason = cut(ended.why) if ended is not None else _LET_GO
-        for provided in record.provided.values():
-            provided.until = provided.until or self._wall_clock()
+        for service_type in record.provided:
+            self._note_former(record, service_type)
+        record.provided = {p.service_type: attrs.evolve(p, origin=None) for p in _last(record.provided)}
+        record.identity = attrs.evolve(record.identity, provides=None, requires=None)  # others may be many
         was_of_use = record.state is not State.STARTING
         record.was_lost = record.state is State.LAPSED
         self._enter(record, State.GONE, reason)
@@ -276,25 +297,25 @@ class Plugins:
             kind = pb.EVENT_KIND_EXPIRED if reason == EXPIRED else pb.EVENT_KIND_GONE
             self._tell(record, kind, reason)
         if was_of_use and ended is not None:
-            self._gone[record.runtime_id] = record
+            self._forget(self._gone.put(record.runtime_id, record, record.cause))
             self._drop_old()
         else:  # there was nothing that could be missed
-            self._changes -= len(record.history)
+            self._forget(record)
 
     def _drop_old(self) -> None:
-        """Drop what has been kept for long enough; and of too many, the oldest of the address with most."""
+        """Drop what has been kept for long enough."""
         since = self._wall_clock() - _GONE_S
-        while self._gone and (oldest := next(iter(self._gone.values()))).state_since < since:
-            self._forget(oldest)
-        while len(self._gone) > _MOST_GONE:
-            by_cause: dict[str, list[Record]] = {}
-            for record in self._gone.values():
-                by_cause.setdefault(record.cause, []).append(record)
-            self._forget(max(by_cause.values(), key=len)[0])
+        for record in [record for record in self._gone if record.state_since < since]:
+            self._forget(self._gone.pop(record.runtime_id))
 
-    def _forget(self, record: Record) -> None:
-        del self._gone[record.runtime_id]
-        self._changes -= len(record.history)
+    def _forget(self, record: Record | None) -> None:
+        if record is not None:
+            self._bytes -= sum(change.size for change in record.history)
+
+    def _note_former(self, record: Record, service_type: str) -> None:
+        self._former.put(
+            service_type, Former(record.runtime_id, record.name, self._wall_clock()), record.cause
+        )
 
     def _tell(self, record: Record, kind: pb.EventKind, text: str, service_type: str = "") -> None:
         self._events.add(
@@ -308,6 +329,10 @@ class Plugins:
             ),
             record.cause,
         )
+
+
+def _last(provided: Mapping[str, Provided]) -> Sequence[Provided]:
+    return list(provided.values())[:_MOST_LAST]
 
 
 def _origin(registration: Registration) -> Origin | None:

@@ -27,6 +27,8 @@ from cpg_trio.host import Audit, Host, HostConfig, LeaseConfig, Limits, Rate, Ra
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.memory import OTHER_BYTES, PRICES, estimate, fitted
 from cpg_trio.host.access.rate_limiting import Kind, RateLimiter
+from cpg_trio.host.admin import EventLog
+from cpg_trio.host.admin.plugins import Plugins
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.leases import Liveness
@@ -73,8 +75,19 @@ def measured() -> Iterator[Callable[[], int]]:
 # What each limit comes to: each structure with the longest names, and how many bytes it says that it holds.
 
 
-def identities(_: ExitStack) -> tuple[Any, int]:
+def follow(stack: ExitStack, held: Identities, registry: Registry) -> None:
+    """Have what operators see of plugins kept as well."""
+    liveness = Liveness(registry, LeaseConfig(), _no_probe, lambda _, __: None)
+    stack.enter_context(Plugins(held, registry, liveness, EventLog(most=1)).following())
+
+
+async def _no_probe(_: str) -> bool:
+    return True
+
+
+def identities(stack: ExitStack) -> tuple[Any, int]:
     held, registry = Identities(), Registry()
+    follow(stack, held, registry)
     for number in range(COUNT):
         identity, _token = held.issue(long("p", number), address=f"2001:db8:{number:x}:f:f:f:f:ffff")
         registry.report_health(identity.runtime_id, Health(DEGRADED))
@@ -98,12 +111,15 @@ def ended(_: ExitStack) -> tuple[Any, int]:
     return held, 0
 
 
-def registrations(_: ExitStack) -> tuple[Any, int]:
-    registry = Registry()
+def registrations(stack: ExitStack) -> tuple[Any, int]:
+    held, registry = Identities(), Registry()
+    follow(stack, held, registry)
     for number in range(COUNT):
+        if not number % 50:
+            owner, _token = held.issue("p")
         version, path = f"1.0.0-{number}".ljust(64, "a"), long("/", number, 256)
         registry.register(
-            f"p-{number // 50}", long("t", number), version, path, {}, addresses=(f"::{number:x}",)
+            owner.runtime_id, long("t", number), version, path, {}, addresses=(f"::{number:x}",)
         )
     return registry, 0
 
@@ -235,6 +251,7 @@ async def test_what_a_limit_lets_in_takes_no_more_than_its_price(
         # each of these has a plugin or an identity as well, which have prices of their own
         background_task = {
             "metadata": 500 * COUNT,
+            "registrations": COUNT // 50 * PRICES["max_identities"],
             "health": 0,
             "grants": COUNT // 10 * PRICES["max_identities"],
         }

@@ -11,6 +11,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from cpg_trio.host.admin import plugins
+from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.directory import LEFT
 from cpg_trio.states import State
 from tests.host.admin.operating import HEALTHY, LEASE_S, Operator, operating
@@ -116,7 +117,7 @@ async def test_the_history_of_a_plugin_is_bounded() -> None:
 
 
 async def test_all_histories_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "_ALL_HISTORY", 20)
+    monkeypatch.setattr(Kept, "within", lambda _: Kept(history_bytes=8000))
     async with operating() as operator:
         ids = [operator.plugin(f"s{i}") for i in range(10)]
         for _ in range(5):
@@ -140,7 +141,7 @@ async def test_plugins_that_are_gone_are_kept_for_a_time(monkeypatch: pytest.Mon
 
 
 async def test_those_that_one_address_loses_do_not_push_out_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "_MOST_GONE", 10)
+    monkeypatch.setattr(Kept, "within", lambda _: Kept(gone=10))
     async with operating() as operator:
 
         async def lose(name: str, address: str) -> None:
