@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import attrs
+import trio
+
+PROCESSOR_SHARE = 0.2
+"""How much of a core all open pages together may cost."""
+
+_T = TypeVar("_T")
 
 _COUNTING = re.compile(r"(<time [^>]*data-since>)[^<]*")
 
@@ -47,3 +56,21 @@ class Changes:
     def _is_new(self, sent: Mapping[str, int], key: str, html: str) -> bool:
         self._sent[key] = hash(_COUNTING.sub(r"\1", html))
         return self._sent[key] != sent.get(key)
+
+
+class Pace:
+    """Bounds what all open pages together cost. Where that is much, each is told of changes less often."""
+
+    def __init__(self) -> None:
+        self._turn = trio.Lock()
+        self._free_at = -math.inf
+
+    async def look(self, look: Callable[[], _T]) -> _T:
+        """Call a function that takes a while, once it is its turn."""
+        async with self._turn:
+            await trio.sleep_until(self._free_at)
+            began = time.perf_counter()
+            try:
+                return look()
+            finally:
+                self._free_at = trio.current_time() + (time.perf_counter() - began) / PROCESSOR_SHARE

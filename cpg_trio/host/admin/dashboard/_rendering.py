@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -20,37 +21,41 @@ from cpg_trio.states import State
 _SHORT_ID = 4  # characters of the random part of a runtime id
 
 
+@lru_cache(maxsize=2)
+def _environment(wall_clock: Callable[[], float]) -> Environment:
+    """Return the templates, which are compiled once in a process."""
+    environment = Environment(
+        loader=PackageLoader(__name__.rpartition(".")[0]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "clock_time": _clock_time,
+        "duration": _duration,
+        "kind": kind_word,
+        "part": getattr,
+        "rate": _human.rate,
+        "segment": lambda text: quote(text, safe=""),
+        "short_id": short_id,
+        "since": lambda at: _since(at, wall_clock()),
+        "size": _human.size,
+        "span": lambda message: _human.span(_seconds(message)),
+        "stamp": lambda since_1970: f"{datetime.fromtimestamp(since_1970, UTC):%H:%M:%S}",
+        "state": lambda number: State.of(number) if number else None,
+    }
+    environment.globals |= {"share": _human.share, "states": tuple(State), "now": wall_clock}
+    environment.globals["ui"] = environment.get_template("ui.html").module
+    return environment
+
+
 class Renderer:
     """Renders pages, and parts of them. `wall_clock` gives seconds since 1970."""
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
-        self._environment = Environment(
-            loader=PackageLoader(__name__.rpartition(".")[0]),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.filters |= {
-            "clock_time": _clock_time,
-            "part": getattr,
-            "stamp": lambda since_1970: f"{datetime.fromtimestamp(since_1970, UTC):%H:%M:%S}",
-            "duration": _duration,
-            "rate": _human.rate,
-            "segment": lambda text: quote(text, safe=""),
-            "short_id": short_id,
-            "size": _human.size,
-            "span": lambda message: _human.span(_seconds(message)),
-            "state": lambda number: State.of(number) if number else None,
-            "since": lambda at: _since(at, wall_clock()),
-            "kind": kind_word,
-        }
-        self._environment.globals |= {"share": _human.share, "states": tuple(State), "now": wall_clock}
-        self._environment.globals["ui"] = self._module("ui.html")
-        self._rows = self._module("rows.html")
-
-    def _module(self, name: str) -> Any:
-        return self._environment.get_template(name).module
+        self._environment = _environment(wall_clock)
+        self._rows: Any = self._environment.get_template("rows.html").module
 
     def render(self, template: str, context: Mapping[str, object]) -> Markup:
         """Render a template."""

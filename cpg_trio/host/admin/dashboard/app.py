@@ -21,7 +21,7 @@ from cpg_trio.host.admin.actions import Actions
 from cpg_trio.host.admin.actor import current_actor
 from cpg_trio.host.admin.dashboard._assets import load_assets
 from cpg_trio.host.admin.dashboard._forms import Form, Forms
-from cpg_trio.host.admin.dashboard._live import Changes
+from cpg_trio.host.admin.dashboard._live import Changes, Pace
 from cpg_trio.host.admin.dashboard._pages import Page, Pages
 from cpg_trio.host.admin.dashboard._query import Query
 from cpg_trio.host.admin.dashboard._rendering import Renderer
@@ -62,6 +62,7 @@ class Dashboard:
         self._pages = Pages(view, events, Renderer(wall_clock))
         self._forms = Forms(actions)
         self._assets = load_assets()
+        self._pace = Pace()
         self._tables: Mapping[str, Callable[[Query], Page]] = {
             "plugins": self._pages.plugins,
             "services": self._pages.services,
@@ -173,7 +174,7 @@ class Dashboard:
         changes, following = Changes(), True
         while True:
             try:
-                news = changes.of(self._pages.parts(page()))
+                news = changes.of(await self._pace.look(lambda: self._pages.parts(page())))
             except ConnectError as error:  # the plugin is not remembered any more
                 news = {"error": error.message}
                 following = False

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
 
 import attrs
-import pytest
 import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio.asgi import Message
 from cpg_trio.host import Health
 from cpg_trio.host.admin.dashboard import Dashboard
-from cpg_trio.host.admin.dashboard._live import Changes, Parts
+from cpg_trio.host.admin.dashboard._live import PROCESSOR_SHARE, Changes, Pace, Parts
 from tests.host.admin.dashboard.pages import Browser, browsing
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 @attrs.define
@@ -77,7 +75,9 @@ async def following(browser: Browser, page: str) -> AsyncIterator[Stream]:
             await stream.ended.wait()
 
 
-async def test_the_first_line_is_all_that_is_live_and_the_next_only_what_is_new() -> None:
+async def test_the_first_line_is_all_that_is_live_and_the_next_only_what_is_new(
+    autojump_clock: trio.abc.Clock,
+) -> None:
     async with browsing() as browser:
         logger = browser.operator.plugin("logger")
         async with following(browser, "/plugins?sort=name") as stream:
@@ -97,7 +97,7 @@ async def test_the_first_line_is_all_that_is_live_and_the_next_only_what_is_new(
             assert list(news["lists"]["rows"]["rows"]) == [storage]
 
 
-async def test_a_change_is_told_within_half_a_second() -> None:
+async def test_a_change_is_told_within_half_a_second(autojump_clock: trio.abc.Clock) -> None:
     async with browsing() as browser:
         storage = browser.operator.plugin("storage")
         async with following(browser, "/") as stream:
@@ -113,7 +113,7 @@ async def test_a_change_is_told_within_half_a_second() -> None:
             assert "disk full" in news["lists"]["plugin-rows"]["rows"][storage]
 
 
-async def test_time_that_passes_is_no_news() -> None:
+async def test_time_that_passes_is_no_news(autojump_clock: trio.abc.Clock) -> None:
     async with browsing() as browser:
         browser.operator.plugin("storage", "logger")
         async with following(browser, "/plugins") as stream:
@@ -123,7 +123,7 @@ async def test_time_that_passes_is_no_news() -> None:
                 assert not (await stream.line())["lists"]
 
 
-async def test_readers_are_bounded_and_leave_nothing_behind() -> None:
+async def test_readers_are_bounded_and_leave_nothing_behind(autojump_clock: trio.abc.Clock) -> None:
     async with browsing() as browser:
         async with trio.open_nursery() as nursery:
             leave = trio.Event()
@@ -139,14 +139,14 @@ async def test_readers_are_bounded_and_leave_nothing_behind() -> None:
         assert not browser.operator.host.admin.events._readers
 
 
-async def test_a_page_that_there_is_not_has_no_stream() -> None:
+async def test_a_page_that_there_is_not_has_no_stream(autojump_clock: trio.abc.Clock) -> None:
     async with browsing() as browser:
         for page in ("/plugins/nobody", "/nothing", "//[", "http://elsewhere.example/"):
             answer = await browser.http.get("/live", params={"page": page})
             assert answer.status_code in {400, 404}, page
 
 
-async def test_a_stream_ends_with_the_host() -> None:
+async def test_a_stream_ends_with_the_host(autojump_clock: trio.abc.Clock) -> None:
     async with browsing() as browser, following(browser, "/") as stream:
         await stream.start()
         await stream.line()
@@ -170,3 +170,18 @@ def test_a_list_that_is_only_sorted_anew_sends_no_row() -> None:
     changes.of(Parts({}, {"rows": rows}))
     news = changes.of(Parts({}, {"rows": dict(reversed(rows.items()))}))
     assert news["lists"] == {"rows": {"rows": {}, "order": ["b", "a"]}}
+
+
+async def test_looks_at_open_pages_cost_a_bounded_share_of_the_processor(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    pace = Pace()
+    then = trio.current_time()
+
+    def look() -> None:
+        time.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(pace.look, look)
+    assert trio.current_time() - then >= 19 * 0.01 / PROCESSOR_SHARE

@@ -2,7 +2,7 @@
 // leaves alone what has not changed, so that focus, selection and scrolling stay where they are.
 "use strict";
 
-const RETRY_MS = 1000, RETRY_MOST_MS = 8000, SILENT_MS = 6000;
+const RETRY_MS = 1000, RETRY_MOST_MS = 8000, SILENT_MS = 15000;
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
 const byId = (id) => document.getElementById(id);
