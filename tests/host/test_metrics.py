@@ -94,6 +94,7 @@ async def test_the_page_has_each_metric_of_a_host_with_its_type_and_labels() -> 
         types = (await scraped(s.host)).types
     exposed = {name: shown for name, shown in types.items() if name.startswith("cpg_trio_")}
     assert exposed == page_of("Of a host", "Of both")
+    assert types.keys() - exposed.keys() == set(re.findall(r"`((?:process|python)_\w+)`", PAGE))
 
 
 async def test_a_call_is_counted_with_its_caller_provider_method_and_code() -> None:
