@@ -67,6 +67,8 @@ def event_line(event: pb.Event, out: Output) -> Text:
     line.append(word.ljust(_WIDEST_KIND), style=_COLOURS.get(word, ""))
     who = event.name if out.is_terminal else event.runtime_id or event.name
     text = f"  {who}: {event.text}" if who else f"  {event.text}"
+    if event.kind == pb.EVENT_KIND_REFUSED and event.address:
+        text += f" (from {event.address})"
     if event.count > 1:
         text += f" ({event.count} times)"
     return line.append(text)

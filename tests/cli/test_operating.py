@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -288,6 +289,52 @@ def test_top_fits_the_terminal_and_leaves_it_as_it_was(platform: Platform, key: 
     assert "storage-plugin" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"), [(b"n\n", 1, "nothing was done"), (b"y\n", 0, "are in flight")]
+)
+def test_on_a_terminal_it_is_asked_before_a_plugin_is_drained(
+    platform: Platform, terminal: Terminal, answer: bytes, status: int, said: str
+) -> None:
+    main, tty = pty.openpty()
+    command, environment = _command(platform, "drain", "api-plugin")
+    with subprocess.Popen(command, stdin=tty, stdout=tty, stderr=tty, env=environment) as child:
+        shown = b""
+        while b"[y/N] " not in shown:
+            shown += os.read(main, 65536)
+        os.write(main, answer)
+        while said.encode() not in shown:
+            shown += os.read(main, 65536)
+        assert child.wait(60) == status
+    os.close(main)
+    os.close(tty)
+    assert re.search(r"drain api-plugin-\w{16} \(healthy for .*, .*/s calls to it\)\?", shown.decode())
+    terminal.run("drain", "api-plugin", "--undo")
+
+
+def test_a_shell_completes_commands_and_the_names_of_plugins(platform: Platform, tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    command, environment = _command(platform, "completion", "bash")
+    script = tmp_path / "completion.bash"
+    script.write_bytes(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    complete = """
+        source "$1"; cpg-trio() { "$PYTHON" -m cpg_trio "$@"; }
+        ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+                $(complete -p cpg-trio | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo "${COMPREPLY[@]}"; }
+        ask cpg-trio plu; ask cpg-trio plugins stor; ask cpg-trio log-level d
+    """
+    done = subprocess.run(
+        [bash, "--norc", "-c", complete, "bash", str(script)],
+        env={**environment, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["plugins", "storage-plugin", "debug"]
 
 
 def test_a_reader_that_leaves_ends_a_command_quietly(platform: Platform) -> None:
