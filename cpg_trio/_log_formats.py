@@ -126,14 +126,15 @@ class Formatter(logging.Formatter):
     def _format(self, record: logging.LogRecord) -> str:
         raise NotImplementedError
 
-    def _text_of_second(self, now: float) -> str:
+    def _begin(self, now: float) -> str:
+        """Return what each line of a second begins with."""
         begin, end, text = self._second
         if not begin <= now < end:
-            begin, text = now // 1, self._second_text(now)
+            begin, text = now // 1, self._begin_anew(now)
             self._second = begin, begin + 1, text
         return text
 
-    def _second_text(self, now: float) -> str:
+    def _begin_anew(self, now: float) -> str:
         raise NotImplementedError
 
 
@@ -146,7 +147,7 @@ class TextFormatter(Formatter):
 
     def line(self, logger: str, text: str, context: CallContext, level: str = "info") -> str:  # noqa: ARG002
         """See `Formatter.line`."""
-        prefix = self._text_of_second(time.time())
+        prefix = self._begin(time.time())
         request_id = context.request_id
         return f"{prefix}{text} id={request_id}\n" if request_id else f"{prefix}{text}\n"
 
@@ -162,7 +163,7 @@ class TextFormatter(Formatter):
         request_id = record.__dict__.get("request_id", call_context.current().request_id)
         return f"{text}{fields} id={_word(_text(request_id))}" if request_id else f"{text}{fields}"
 
-    def _second_text(self, now: float) -> str:
+    def _begin_anew(self, now: float) -> str:
         return time.strftime(DATE_FORMAT, time.localtime(now)) + " "
 
 
@@ -173,19 +174,18 @@ class JsonFormatter(Formatter):
 
     def line(self, logger: str, text: str, context: CallContext, level: str = "info") -> str:
         """See `Formatter.line`."""
-        ids = ""
+        now, ids = time.time(), ""
         if context.request_id:
             ids = f',"request_id":"{context.request_id}"'
         if context.traceparent:
             ids += f',"trace_id":"{context.trace_id}","span_id":"{context.span_id}"'
-        return (
-            f'{self._begin(time.time())},"level":"{level}","logger":"{logger}","message":{quoted(text)}'
-            f"{_who()}{ids}}}\n"
-        )
+        begin = f'{self._begin(now)}{int(now % 1 * 1e6):06d}Z","level":"{level}","logger":"{logger}"'
+        return f'{begin},"message":{quoted(text)}{_who()}{ids}}}\n'
 
     def _format(self, record: logging.LogRecord) -> str:
+        now = record.created
         parts = [
-            f'{self._begin(record.created)},"level":{quoted(record.levelname.lower())}',
+            f'{self._begin(now)}{int(now % 1 * 1e6):06d}Z","level":{quoted(record.levelname.lower())}',
             f'"logger":{quoted(record.name)}',
             f'"message":{quoted(bounded(record.getMessage()))}{_who()}',
         ]
@@ -201,10 +201,7 @@ class JsonFormatter(Formatter):
         line = ",".join(parts) + "}"
         return line if line.isprintable() else "".join(map(_escaped, line))
 
-    def _begin(self, now: float) -> str:
-        return f'{self._text_of_second(now)}{int(now % 1 * 1e6):06d}Z"'
-
-    def _second_text(self, now: float) -> str:
+    def _begin_anew(self, now: float) -> str:
         return f'{{"time":"{time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))}.'
 
 

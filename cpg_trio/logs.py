@@ -240,15 +240,14 @@ class LineLog:
             context = call_context.current()
         if len(text) > LONGEST_LINE:
             text = bounded(text)
-        form = self._only_formatter()
-        if form is None:
+        handler = self._only_handler()
+        if handler is None:
             self._logger.info(text, stacklevel=2, extra=ids(context))
-            return
-        handler, formatter = form
-        handler.append(formatter.line(self._name, text, context))
+        else:
+            handler.append(handler.own_formatter.line(self._name, text, context))
 
-    def _only_formatter(self) -> tuple[LineHandler, Formatter] | None:
-        """Return the handler and its formatter if it is the only one that gets a line, and gets all of it."""
+    def _only_handler(self) -> LineHandler | None:
+        """Return the handler if it is the only one that gets a line, and gets all of it; otherwise None."""
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO) or logger.filters:
             return None
@@ -260,11 +259,8 @@ class LineLog:
         handler = at.handlers[0]
         if handler.__class__ is not LineHandler or handler.level > logging.INFO or handler.filters:
             return None
-        formatter = handler.formatter
-        if formatter is not handler.own_formatter or logger.__class__ is not logging.Logger:
-            return None
-        plain = logging.getLogRecordFactory() is logging.LogRecord
-        return (handler, formatter) if plain else None
+        plain = handler.formatter is handler.own_formatter and logger.__class__ is logging.Logger
+        return handler if plain and logging.getLogRecordFactory() is logging.LogRecord else None
 
 
 def ids(context: CallContext) -> dict[str, str]:

@@ -312,12 +312,12 @@ def test_a_line_goes_where_logging_would_have_it_go_whatever_is_changed_meanwhil
     assert outcome(LINES.info) == ("text\n", [])
     handler = ours()
     with changed():
-        assert LINES._only_formatter() is None
+        assert LINES._only_handler() is None
         told = outcome(LINES.info)
         handler.flush()
         assert told == outcome(LOGGER.info)
         assert told != ("text\n", []) or not LOGGER.propagate
-    assert LINES._only_formatter() == (handler, handler.formatter)
+    assert LINES._only_handler() is handler
     assert outcome(LINES.info) == ("text\n", [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -268,3 +269,33 @@ async def _upload_and_count(url: str, path: str, headers: dict[str, str], size: 
 async def _send(stream: trio.abc.Stream, size: int) -> None:
     for _ in range(size // MEBIBYTE):
         await stream.send_all(bytes(MEBIBYTE))
+
+
+async def test_the_lines_of_a_request_are_found_by_its_id_in_the_logs_of_all_that_it_passed(
+    tmp_path: Path,
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            system = System(nursery, tmp_path, environment={"LOG_FORMAT": "json"})
+            for name in ORDER:
+                await system.start(name)
+            await system.healthy("logger", "storage", "api")
+            trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+            headers = {"x-request-id": "order-7", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+            async with httpx.AsyncClient(trust_env=False) as http:
+                url = f"{await system.parts['api'].url()}/api.v1.API/Shorten"
+                answer = await http.post(url, params={"url": "https://example.com"}, headers=headers)
+            assert answer.headers["x-request-id"] == "order-7"
+            for name in ("logger", "storage", "host"):
+                await system.parts[name].until("order-7")
+            await assert_all_end_with_status_0(system)
+            for name, lines in (("logger", 1), ("storage", 1), ("host", 4)):
+                entries = [json.loads(line) for line in system.parts[name].output.splitlines()]
+                found = [each for each in entries if each.get("request_id") == "order-7"]
+                assert len(found) == lines
+                assert {each["trace_id"] for each in found} == {trace}
+                assert {each["plugin"] for each in found} == {name if name == "host" else f"{name}-plugin"}
+                assert all(
+                    each["runtime_id"].startswith(f"{name}-plugin-") for each in found if name != "host"
+                )
+            nursery.cancel_scope.cancel()
