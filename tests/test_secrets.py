@@ -21,6 +21,7 @@ from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.rpc import ClientConfig, HttpRequest
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests._wire import dial_http2
 from tests.host.calls import COOKIE, HANDSHAKE, REGISTER, VERSIONS, WireCaller
 from tests.plugin.running import echo_plugin, eventually, hosting, plugged
 from tests.processes import running
@@ -181,3 +182,13 @@ async def test_what_makes_no_sense_is_refused_without_a_word_of_it(variable: str
         output = await host.whole_output()
     assert output.startswith(variable)
     assert "planted" not in output
+
+
+async def test_no_level_of_a_log_shows_the_fields_of_http2(caplog: pytest.LogCaptureFixture) -> None:
+    secret = SECRET.format("token")
+    for logger in ("", "h2", "hpack", "hpack.hpack", "hpack.table", "hypercorn"):
+        caplog.set_level(logging.DEBUG, logger=logger)
+    async with hosting() as (_, url), dial_http2(url) as wire_:
+        stream = await wire_.request("/services/a/b/c", ("authorization", f"Bearer {secret}"))
+        assert (await wire_.response(stream)).status == 401
+    search("the log", caplog.text, [secret])

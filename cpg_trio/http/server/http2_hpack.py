@@ -8,6 +8,7 @@ forgotten as soon as the table changes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,15 @@ _MOST_BLOCKS = 8  # of one connection
 _LONGEST_BLOCK = 512  # bytes
 _MOST_FIELDS = 64
 _REQUEST_ID = b"x-request-id"  # last in a head, if it is there
+
+
+def _is_no_field(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
+# The library logs each field at DEBUG, and fields have tokens: whoever sets that level is not to have them.
+for _name in ("hpack.hpack", "hpack.table"):
+    logging.getLogger(_name).addFilter(_is_no_field)
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
