@@ -75,6 +75,7 @@ from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.http import (
     UNIX,
     BrowserGuard,
+    ConnectionLimit,
     Origin,
     PoolStatistics,
     Relay,
@@ -138,7 +139,8 @@ class Host:
         self._token_lifetimes = TokenLifetimes(
             renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s
         )
-        # Connections to plugins
+        # Connections of clients, and to plugins
+        self._connections = ConnectionLimit(config.serve.max_connections)
         self._contexts = config.serve.tls.client_contexts()
         self._pool = routing_pool(self._contexts)
         self._control_pool = control_pool(self._contexts)
@@ -203,6 +205,7 @@ class Host:
                 grants=self._grants,
                 journal=self._journal,
                 pool=self._pool,
+                connections=self._connections,
                 capabilities=config.capabilities,
                 settings=config.settings,
                 files=reloaded_files(config, self._contexts),
@@ -345,7 +348,15 @@ class Host:
             ):
                 async with open_plain_nursery() as nursery:
                     relay = Relay(self._router(browsers), self._pool)
-                    serve_app = partial(serve, app, bind=binds, config=config.serve, stop=stop, relay=relay)
+                    serve_app = partial(
+                        serve,
+                        app,
+                        bind=binds,
+                        config=config.serve,
+                        stop=stop,
+                        relay=relay,
+                        connections=self._connections,
+                    )
                     bound = await nursery.start(serve_app)
                     _log.info("host listening on %s", ", ".join(bound))
                     traces.identify(self.registry.id)

@@ -86,7 +86,10 @@ from cpg_trio.http.server.capacity import (
 )
 from cpg_trio.http.server.config import Http1Engine as Http1Engine, ServeConfig as ServeConfig
 from cpg_trio.http.server.connection import ServerConnection as ServerConnection
-from cpg_trio.http.server.connection_limit import Activity as Activity
+from cpg_trio.http.server.connection_limit import (
+    Activity as Activity,
+    ConnectionLimit as ConnectionLimit,
+)
 from cpg_trio.http.server.errors import BindError as BindError, StartError as StartError
 from cpg_trio.http.server.exchange import ServerExchange as ServerExchange
 from cpg_trio.http.server.http1 import Http1Connection as Http1Connection

@@ -50,6 +50,7 @@ class HostState:
             memory_bytes=resident_bytes(),
             file_descriptors=_descriptors(),
             file_descriptor_limit=_most_descriptors(),
+            connections=len(parts.connections),
             pool_connections=pool.idle + pool.active,
             watches=len(parts.watches),
             log_lines_dropped=dropped_lines(),

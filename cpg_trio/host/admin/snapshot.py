@@ -15,7 +15,7 @@ from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory import Journal, Liveness, Registry, WatchHub
 from cpg_trio.host.routing import DirectCounter, DirectStatistics
-from cpg_trio.http import Pool
+from cpg_trio.http import ConnectionLimit, Pool
 from cpg_trio.settings import Setting
 from cpg_trio.statistics import CallTable
 
@@ -31,6 +31,8 @@ class Parts:
     grants: Grants
     journal: Journal
     pool: Pool
+    connections: ConnectionLimit
+    """Those of clients."""
     call_table: CallTable
     direct: DirectCounter
     capabilities: Sequence[Capability]

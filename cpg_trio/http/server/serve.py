@@ -48,6 +48,7 @@ async def serve(
     config: ServeConfig = _DEFAULTS,
     stop: trio.Event | None = None,
     relay: RequestRelay | None = None,
+    connections: ConnectionLimit | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until `stop` is set, and then until what was in flight is done.
@@ -61,13 +62,16 @@ async def serve(
     1001, and calls in flight have `config.grace_s` to finish; then they are cancelled, and `serve` returns.
     Cancelling `serve` ends everything at once.
 
-    Requests that `relay` claims are its to answer, the others the application's.
+    Requests that `relay` claims are its to answer, the others the application's. `connections` limits and
+    counts the connections in place of `config.max_connections`.
 
     Raises: `BindError` when it cannot listen; `StartError` for a certificate that is of no use. Nothing that
     a client or the application does raises here.
     """
     binds = [bind] if isinstance(bind, str) else bind
-    await _Server(app, config, relay).run(binds, trio.Event() if stop is None else stop, task_status)
+    await _Server(app, config, relay, connections).run(
+        binds, trio.Event() if stop is None else stop, task_status
+    )
 
 
 class _Client(Client, Protocol):
@@ -84,14 +88,22 @@ class _Client(Client, Protocol):
 
 
 class _Server:
-    def __init__(self, app: App, settings: ServeConfig, relay: RequestRelay | None) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: ServeConfig,
+        relay: RequestRelay | None,
+        connections: ConnectionLimit | None,
+    ) -> None:
         self._settings = settings = fitted_to_descriptors(settings)
         self._wrong_schemes = WrongSchemes()
         self._service = Service(app, settings, relay, wrong_schemes=self._wrong_schemes)
         self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()
-        self._limit = ConnectionLimit(settings.max_connections)
+        if connections is None:
+            connections = ConnectionLimit(settings.max_connections)
+        self._limit = connections
         self._overload = Overload(settings)
 
     async def run(

@@ -98,3 +98,13 @@ async def test_who_was_refused_is_told_with_the_code() -> None:
         (refused,) = calls_of(setting).failures
         assert (refused.caller_id, refused.code, refused.refused) == (setting.caller, "unavailable", True)
         assert setting.host.admin.view.status(pb.GetStatusRequest()).refused == 1
+
+
+async def test_the_host_counts_its_connections() -> None:
+    async with routing(answer_or_fail) as setting, dial(setting.url) as wire:
+        await wire.send(setting.head("GET"))
+        await wire.response()
+        host = setting.host.admin.view.status(pb.GetStatusRequest()).host
+        assert (host.connections, host.pool_connections) == (1, 1)
+        assert host.memory_bytes > 10 * 2**20
+        assert host.file_descriptors > 3
