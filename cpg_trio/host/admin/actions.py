@@ -102,10 +102,13 @@ class Actions:
             grant_id, _done(f"revoked by {actor or 'an operator'}", why), actor=actor
         ):
             raise ConnectError(Code.NOT_FOUND, f"there is no grant {grant_id!r}")
+        text = _done(_done_by(f"the grant {grant_id} is revoked", actor), why)
+        self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=text))
 
     async def reload(self, *, actor: str) -> Sequence[FileState]:
         """Read the files anew that have changed, and apply the policy; return all files with their errors."""
         self.audit.allowed(Action.RELOAD, "host", actor=actor)
+        self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=_done_by("files are reloaded", actor)))
         self.files.look()
         self.host.enforce_policy()
         return list(self.files)

@@ -42,9 +42,14 @@ class Dependencies:
         return self._found[service_type]
 
     def lacking(self, record: Record) -> Sequence[str]:
-        """Return the services that a plugin requires, and that are missing or that it says it lacks."""
-        reported = self.reported(record)
-        return [t for t in self.required(record) if t in reported or self.missing(t) is not None]
+        """Return the services that a plugin waits for.
+
+        A plugin that reports knows best: it may do without some that it has declared. Of others, those that
+        are missing.
+        """
+        if self._registry.last_report(record.runtime_id) is not None:
+            return self.reported(record)
+        return [t for t in self.required(record) if self.missing(t) is not None]
 
     def required(self, record: Record) -> Sequence[str]:
         """Return the services that a plugin requires: those that it has declared, or says it lacks."""

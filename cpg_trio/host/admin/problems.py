@@ -17,6 +17,12 @@ _MOST = 100
 _RANKS = (State.UNHEALTHY, State.DEGRADED, State.LAPSED, State.GONE)
 """From the worst to what need harm nobody: a plugin that waits for one that has lapsed comes before that."""
 
+_WAITING = {
+    State.HEALTHY: State.DEGRADED,  # it reports nothing, and cannot work as it should
+    State.DEGRADED: State.DEGRADED,
+    State.UNHEALTHY: State.UNHEALTHY,
+}
+
 
 @attrs.frozen
 class Problem:
@@ -47,38 +53,34 @@ def problems_of(
     """Return the worst problems of plugins and of the host, and not more than a hundred."""
     live = plugins.live()
     found = [*of_host, *_lost(plugins, {record.name for record in live})]
+    waiting: dict[tuple[State, str], list[Record]] = {}
     for record in live:
-        found += _of(record, dependencies)
+        lacking = dependencies.lacking(record)
+        if lacking and record.state in _WAITING:
+            waiting.setdefault((_WAITING[record.state], lacking[0]), []).append(record)
+        elif record.state in (State.LAPSED, State.DEGRADED, State.UNHEALTHY):
+            found.append(_about(record))
+    found += [_waiting(*of, records, dependencies) for of, records in waiting.items()]
     found.sort(key=lambda problem: (_RANKS.index(problem.state), problem.since))
     return found[:_MOST]
 
 
-def _of(record: Record, dependencies: Dependencies) -> Iterator[Problem]:
-    lacking = dependencies.lacking(record)
-    if lacking and record.state in (State.HEALTHY, State.DEGRADED, State.UNHEALTHY):
-        yield _waiting(record, lacking, dependencies)
-    elif record.state in (State.LAPSED, State.DEGRADED, State.UNHEALTHY):
-        yield _about(record)
-
-
-def _waiting(record: Record, lacking: Sequence[str], dependencies: Dependencies) -> Problem:
-    """Return that a plugin waits for services. It may have noticed or not."""
-    first, missing = lacking[0], dependencies.missing(lacking[0])
-    others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-    state, since = record.state, record.state_since
-    if state is State.HEALTHY:
-        state = State.DEGRADED
-        since = max(since, missing.since if missing is not None else 0.0)
-    why = missing.reason if missing is not None else record.reason or "it says that it lacks it"
-    culprit = missing.runtime_id if missing is not None else ""
-    return Problem(
-        state,
-        f"{record.name} waits for {first}{others} ({why})",
-        since,
-        record.runtime_id,
-        first,
-        _look_at(culprit or record.runtime_id),
-    )
+def _waiting(
+    state: State, service_type: str, records: Sequence[Record], dependencies: Dependencies
+) -> Problem:
+    """Return that plugins wait for a service. They may have noticed or not."""
+    missing, first = dependencies.missing(service_type), records[0]
+    names = list(dict.fromkeys(record.name for record in records))
+    who = f"{first.name} waits" if len(names) == 1 else f"{first.name} and {len(names) - 1} more wait"
+    others = len(dependencies.lacking(first)) - 1 if len(names) == 1 else 0
+    what = f"{service_type} and {others} more" if others else service_type
+    since, culprit = min(record.state_since for record in records), ""
+    if missing is None:
+        why = first.reason or "it does not say why"
+    else:
+        why, since, culprit = missing.reason, max(since, missing.since), missing.runtime_id
+    what_to_do = _look_at(culprit or first.runtime_id)
+    return Problem(state, f"{who} for {what} ({why})", since, first.runtime_id, service_type, what_to_do)
 
 
 def _lost(plugins: Plugins, live_names: set[str]) -> Iterator[Problem]:

@@ -11,6 +11,8 @@ from cpg_trio.host import Health
 from cpg_trio.rpc import Code, ConnectError
 from tests.host.admin.operating import HEALTHY, Operator, operating
 
+WAITING = Health(wire_pb.HEALTH_STATE_DEGRADED, "waiting for logger", ("logger",))
+
 
 def names(operator: Operator, request: pb.ListPluginsRequest) -> list[str]:
     return [plugin.name for plugin in operator.host.admin.view.plugins(request).plugins]
@@ -32,6 +34,7 @@ async def test_a_plugin_that_lapses_is_named_with_who_waits_for_it(autojump_cloc
         logger = operator.plugin("logger")
         storage = operator.plugin("storage", "logger")
         await operator.wait(1.1, storage)
+        operator.report(storage, WAITING)
         waiting, lapsed = operator.status().problems
         assert waiting.state == pb.PLUGIN_STATE_DEGRADED
         assert waiting.summary.startswith(
@@ -48,6 +51,7 @@ async def test_a_plugin_that_is_gone_can_be_asked_for_by_name(autojump_clock: tr
         operator.plugin("logger")
         storage = operator.plugin("storage", "logger")
         await operator.wait(2.2, storage)
+        operator.report(storage, WAITING)
         story = operator.get("logger-plugin")
         assert story.plugin.state == pb.PLUGIN_STATE_GONE
         assert "no sign of life" in story.plugin.reason
@@ -151,3 +155,27 @@ async def test_direct_calls_are_edges_with_what_their_callers_report() -> None:
         operator.host._direct.report(api, [report])
         (edge,) = operator.host.admin.view.graph(pb.GetGraphRequest()).edges
         assert (edge.direct.calls, edge.direct.failed, edge.direct.in_flight) == (5, 1, 2)
+
+
+async def test_a_plugin_that_does_without_a_service_is_no_problem() -> None:
+    async with operating() as operator:
+        storage = operator.plugin("storage", "logger")  # and reports that it is healthy
+        assert operator.status().state == pb.PLUGIN_STATE_HEALTHY
+        (required,) = operator.get(storage).plugin.requires
+        assert (required.available, required.reported_missing) == (False, False)
+
+
+async def test_a_plugin_that_reports_nothing_waits_for_what_it_has_declared() -> None:
+    async with operating() as operator:
+        identity, _ = operator.host.identities.issue("plain", provides=("plain",), requires=("logger",))
+        operator.host.registry.register(identity.runtime_id, "plain", "1.0.0", "/", {})
+        (problem,) = operator.status().problems
+        assert problem.summary.startswith("plain waits for logger (nobody provides it")
+
+
+async def test_those_that_wait_for_one_service_are_one_problem() -> None:
+    async with operating() as operator:
+        for i in range(500):
+            operator.report(operator.plugin(f"s{i}", "logger"), WAITING)
+        (problem,) = operator.status().problems
+        assert problem.summary.startswith("s0-plugin and 499 more wait for logger (nobody provides it")
