@@ -11,8 +11,9 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
-from cpg_trio._log_formats import LONGEST_LINE
+from cpg_trio._log_formats import LONGEST_LINE, JsonFormatter
 from cpg_trio.call_context import CallContext, serving
 from cpg_trio.logs import (
     LineLog,
@@ -152,6 +153,25 @@ def test_each_line_is_one_object_whatever_is_in_it(value: object) -> None:
 def test_a_message_that_its_arguments_do_not_fit_is_a_line_that_says_so(form: LogFormat) -> None:
     text = written(lambda: AUTHOR.info("%d sold", "three"), form)
     assert "'%d sold' (its arguments do not fit: TypeError(" in text
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.text(), st.text(), st.text(), st.dictionaries(st.text(min_size=1), ANYTHING, max_size=5))
+def test_any_record_is_one_line_and_one_object(
+    message: str, name: str, level: str, fields: dict[str, Any]
+) -> None:
+    record = logging.makeLogRecord({"msg": message, "name": name, "levelname": level, "created": 0.0})
+    record.__dict__.update({f"x{key}": value for key, value in fields.items()})
+    line = JsonFormatter().format(record)
+    assert line.isprintable()
+    told = json.loads(line, parse_constant=pytest.fail)
+    assert told["message"].encode("utf-8") == message.encode("utf-8", "surrogatepass")  # none is drawn
+    assert len(told) >= 4 + len(fields)
 
 
 def test_an_exception_is_a_field_and_so_is_a_stack() -> None:
