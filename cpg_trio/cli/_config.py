@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, show_json
+
+if TYPE_CHECKING:
+    from cpg_trio.settings import Setting
 
 _COLUMNS = (
     Column("SETTING"),
@@ -30,6 +34,11 @@ def config(
     if json:
         show_json(pb.GetConfigurationResponse(settings=shown))
     else:
-        rows = ((each.name, each.value or NOTHING, each.source, each.meaning) for each in shown)
-        Output().table(_COLUMNS, rows)
+        show_settings(shown)
     return 0
+
+
+def show_settings(settings: Iterable[pb.Setting | Setting]) -> None:
+    """Print settings as a table."""
+    rows = ((each.name, each.value or NOTHING, each.source, each.meaning) for each in settings)
+    Output().table(_COLUMNS, rows)

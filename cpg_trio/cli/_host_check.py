@@ -11,6 +11,7 @@ from itertools import chain
 import attrs
 import trio
 
+from cpg_trio.cli._config import show_settings
 from cpg_trio.cli._host_config import binds_of, host_config
 from cpg_trio.host import HostConfig
 from cpg_trio.host.access import check_listening
@@ -33,7 +34,10 @@ class Findings:
 def check_host(settings: Settings, *, json: bool) -> int:
     """Print the settings of a host and what is wrong with them; return 1 if something is, otherwise 0."""
     findings = trio.run(find, settings)
-    print(_as_json(settings, findings) if json else _as_text(settings, findings))
+    if json:
+        print(_as_json(settings, findings))
+    else:
+        _show(settings, findings)
     return 1 if findings.errors else 0
 
 
@@ -117,11 +121,11 @@ def _as_json(settings: Settings, findings: Findings) -> str:
     )
 
 
-def _as_text(settings: Settings, findings: Findings) -> str:
-    rows = [("SETTING", "SOURCE", "VALUE")]
-    rows += ((setting.name, setting.source, setting.value) for setting in settings.listed)
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"{name:<{widths[0]}}  {source:<{widths[1]}}  {value}" for name, source, value in rows]
-    first = "a host does not start with this" if findings.errors else "a host would use this"
-    told = [f"error: {text}" for text in findings.errors] + [f"warning: {text}" for text in findings.warnings]
-    return "\n".join([first, *told, "", *lines])
+def _show(settings: Settings, findings: Findings) -> None:
+    print("a host does not start with this" if findings.errors else "a host would use this")
+    for text in findings.errors:
+        print(f"error: {text}")
+    for text in findings.warnings:
+        print(f"warning: {text}")
+    print()
+    show_settings(settings.listed)

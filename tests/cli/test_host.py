@@ -108,7 +108,7 @@ def test_a_check_tells_each_setting_with_its_value_and_source(
     assert told["warnings"][0].startswith("PROT in the environment")
     status, out, _ = ran(capsys, "--check", "--config", file)
     assert (status, out.splitlines()[0]) == (0, "a host would use this")
-    assert re.search(r"^LEASE_S +file +7$", out, re.MULTILINE)
+    assert re.search(r"^LEASE_S +7 +file ", out, re.MULTILINE)
     assert SECRET not in out
 
 
