@@ -152,6 +152,14 @@ async def test_the_table_begins_a_slot_every_ten_seconds(autojump_clock: MockClo
     assert table.window().span_s == 65
 
 
+def test_calls_of_others_are_counted_within_a_block() -> None:
+    table, calls = CallTable(), Calls()
+    with table.listening(calls):
+        calls.end(Call(CallKind.DIRECT, "a-1", "b-1", "b", "M"))
+    calls.end(Call(CallKind.DIRECT, "a-1", "b-1", "b", "M"))
+    assert table.window().total.calls == 1
+
+
 # Durations
 
 
