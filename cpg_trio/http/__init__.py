@@ -54,6 +54,7 @@ from cpg_trio.http.client.errors import (
     NotSentError as NotSentError,
     PoolFullError as PoolFullError,
     ProtocolError as ProtocolError,
+    StreamResetError as StreamResetError,
     UndeliveredError as UndeliveredError,
     UpstreamError as UpstreamError,
 )
@@ -63,6 +64,7 @@ from cpg_trio.http.client.exchange import (
     Response as Response,
     Whole as Whole,
 )
+from cpg_trio.http.client.http2 import Http2Exchange as Http2Exchange
 from cpg_trio.http.client.origin import UNIX as UNIX, Origin as Origin
 from cpg_trio.http.client.pool import Pool as Pool, PoolStatistics as PoolStatistics
 from cpg_trio.http.client.request import Request as Request

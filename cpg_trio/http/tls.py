@@ -109,6 +109,11 @@ class TlsChannel(Channel):
 
     # What it says of the other side
 
+    @property
+    def protocol(self) -> str | None:
+        """The protocol that both sides have agreed on; None if they have not."""
+        return self._tls.selected_alpn_protocol()
+
     @cached_property
     def peer_names(self) -> tuple[str, ...]:
         """The URIs and DNS names of the certificate that was verified; none without one.

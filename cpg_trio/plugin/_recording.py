@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import attrs
 
 from cpg_trio.call_context import FIELDS, CallContext, current, received
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.plugin._session import Provider
-from cpg_trio.rpc import ConnectError, HttpClient, HttpRequest, HttpResponse, WholeResponse, code_of
+from cpg_trio.rpc import (
+    ConnectError,
+    Duplex,
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    WholeResponse,
+    code_of,
+    send_duplex,
+)
 
 _NAMES = frozenset(name.decode() for name in FIELDS)
 
@@ -77,6 +87,18 @@ def entered(calls: Calls, request: HttpRequest, method: str, url: str) -> tuple[
 
 
 @attrs.frozen
+class AnsweredDuplex:
+    """A request that is being sent, whose response is noted when it begins."""
+
+    duplex: Duplex
+    answered: Callable[[HttpResponse], HttpResponse]
+
+    async def response(self) -> HttpResponse:
+        """See `Duplex`."""
+        return self.answered(await self.duplex.response())
+
+
+@attrs.frozen
 class RecordedCalls:
     """An `HttpClient` that sends the calls to a provider through the host, and records them."""
 
@@ -100,6 +122,13 @@ class RecordedCalls:
         with self._call(request) as (call, sent):
             async with self.http.stream(sent) as response:
                 yield note_begun(call, response)
+
+    @asynccontextmanager
+    async def duplex(self, request: HttpRequest) -> AsyncIterator[Duplex]:
+        """See `DuplexClient.duplex`."""
+        with self._call(request) as (call, sent):
+            async with send_duplex(self.http, sent) as duplex:
+                yield AnsweredDuplex(duplex, partial(note_begun, call))
 
     @contextmanager
     def _call(self, request: HttpRequest) -> Iterator[tuple[Call, HttpRequest]]:

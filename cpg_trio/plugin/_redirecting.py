@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
-from cpg_trio.rpc import HttpClient, HttpRequest, HttpResponse, WholeResponse
+from cpg_trio.rpc import Duplex, HttpClient, HttpRequest, HttpResponse, WholeResponse
 
 ResponseT = TypeVar("ResponseT", HttpResponse, WholeResponse)
 Send: TypeAlias = Callable[[HttpClient, HttpRequest], Awaitable[ResponseT]]
@@ -29,6 +29,10 @@ class RedirectingClient(ABC):
             yield await self._send(
                 request, lambda http, sent: stack.enter_async_context(http.stream(sent)), stack.aclose
             )
+
+    @abstractmethod
+    def duplex(self, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
+        """See `DuplexClient.duplex`. The request is sent once."""
 
     @abstractmethod
     async def _send(self, request: HttpRequest, send: Send[ResponseT], discard: Discard) -> ResponseT:

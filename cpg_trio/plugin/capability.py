@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import attrs
@@ -17,12 +18,14 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
+    Duplex,
     HttpClient,
     HttpRequest,
     HttpResponseHead,
     PoolClient,
     ServiceClient,
     check_client_class,
+    send_duplex,
 )
 
 _C = TypeVar("_C", bound=ServiceClient)
@@ -134,6 +137,13 @@ class _ToCapability(RedirectingClient):
 
     def __init__(self, capability: Capability) -> None:
         self._capability = capability
+
+    @asynccontextmanager
+    async def duplex(self, request: HttpRequest) -> AsyncIterator[Duplex]:
+        """See `DuplexClient.duplex`."""
+        grant = await self._capability.granted()
+        async with send_duplex(grant.http, grant.request(request)) as duplex:
+            yield duplex
 
     async def _send(self, request: HttpRequest, send: Send[ResponseT], discard: Discard) -> ResponseT:
         grant = await self._capability.granted()

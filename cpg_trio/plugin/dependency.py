@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeVar
 
+import attrs
 import httpx
 import trio
 
@@ -21,12 +23,15 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
+    Duplex,
     HttpClient,
     HttpRequest,
+    HttpResponse,
     HttpResponseHead,
     ServiceClient,
     check_client_class,
     http_client_of,
+    send_duplex,
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -191,6 +196,19 @@ class _ToProvider(RedirectingClient):
             return http
         return RecordedCalls(calls, http, provider, self._dependency.service_type, method)
 
+    @asynccontextmanager
+    async def duplex(self, request: HttpRequest) -> AsyncIterator[Duplex]:
+        """See `DuplexClient.duplex`."""
+        provider = self._dependency.callable_provider()
+        async with AsyncExitStack() as stack:
+            if self._http is None and (grant := self._dependency.direct.grant_for(provider)) is not None:
+                with _GOES_BY_HOST:
+                    yield await stack.enter_async_context(grant.duplex(request))
+                    return
+            http = self._routed_calls(provider, request.url)
+            duplex = await stack.enter_async_context(send_duplex(http, _routed(request, provider)))
+            yield _CheckedDuplex(duplex, provider.session)
+
     async def _is_tried_again(
         self,
         request: HttpRequest,
@@ -209,6 +227,20 @@ class _ToProvider(RedirectingClient):
             return True
         is_first = tries_left >= _MAX_TRIES - _MAX_TRIES_AT_ONE
         return is_first and response.status == _BAD_GATEWAY and self._dependency.provider == provider
+
+
+@attrs.frozen
+class _CheckedDuplex:
+    """A request whose response may be the host's, which does not know this plugin any more."""
+
+    duplex: Duplex
+    session: Session
+
+    async def response(self) -> HttpResponse:
+        """See `Duplex`."""
+        response = await self.duplex.response()
+        await _check_known(response, self.session)
+        return response
 
 
 def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:

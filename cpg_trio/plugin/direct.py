@@ -28,19 +28,21 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.calls import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
-from cpg_trio.plugin._recording import entered, note_begun, note_error, note_sent, note_whole
+from cpg_trio.plugin._recording import AnsweredDuplex, entered, note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._retry import Backoff
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.rpc import (
     Code,
     ConnectError,
+    Duplex,
     HttpClient,
     HttpRequest,
     HttpResponse,
     HttpResponseHead,
     PoolClient,
     WholeResponse,
+    send_duplex,
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -92,6 +94,13 @@ class Grant:
         with self.direct.call(self, request) as call:
             async with self.http.stream(self._sent(call.request)) as response:
                 yield call.answered(response)
+
+    @asynccontextmanager
+    async def duplex(self, request: HttpRequest) -> AsyncIterator[Duplex]:
+        """See `DuplexClient.duplex`. Raises: NotDeliveredError, before the block begins."""
+        with self.direct.call(self, request) as call:
+            async with send_duplex(self.http, self._sent(call.request)) as duplex:
+                yield AnsweredDuplex(duplex, call.answered)
 
     def _sent(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the provider."""

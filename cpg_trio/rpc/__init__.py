@@ -38,6 +38,7 @@ from cpg_trio.rpc.client import (
 from cpg_trio.rpc.context import Caller as Caller, Context as Context
 from cpg_trio.rpc.errors import pack_detail as pack_detail, unpack_detail as unpack_detail
 from cpg_trio.rpc.http_client import (
+    Duplex as Duplex,
     HttpClient as HttpClient,
     HttpRequest as HttpRequest,
     HttpResponse as HttpResponse,
@@ -47,6 +48,7 @@ from cpg_trio.rpc.http_client import (
     WholeResponse as WholeResponse,
     code_of as code_of,
     http_client_of as http_client_of,
+    send_duplex as send_duplex,
 )
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
 from cpg_trio.rpc.recording import RecordedCall as RecordedCall

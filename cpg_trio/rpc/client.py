@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Literal, TypedDict, TypeVar, cast
@@ -31,6 +31,7 @@ from cpg_trio.rpc.codecs import CODECS
 from cpg_trio.rpc.envelope import decompress, unwrap, wrap
 from cpg_trio.rpc.errors import error_from_http, error_from_json
 from cpg_trio.rpc.http_client import (
+    Duplex,
     HttpClient,
     HttpRequest,
     HttpResponse,
@@ -38,6 +39,7 @@ from cpg_trio.rpc.http_client import (
     WholeResponse,
     http_client_of,
     read_body,
+    send_duplex,
 )
 
 _M = TypeVar("_M", bound=Message)
@@ -85,9 +87,10 @@ class ClientConfig:
 
 
 class ResponseStream(Generic[_M]):
-    """The responses of a server-streaming call, in order.
+    """The responses of a call with a stream of them, in order.
 
-    `metadata.headers` are there from the start, `metadata.trailers` when the stream has ended. Iterating
+    `metadata.headers` are there from the start (of a call that streams both ways, from the first response),
+    `metadata.trailers` when the stream has ended. Iterating
     raises ConnectError with the server's error, or `internal` for a stream that broke off before its end.
     """
 
@@ -158,29 +161,52 @@ class ServiceClient:
     async def _bidi_stream(
         self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
     ) -> AsyncIterator[ResponseStream[_M]]:
+        """Begin at once: the first response may be an answer to a request that the block causes."""
+        metadata = options.get("metadata", ResponseMetadata())
         async with (
+            self._deadline(options) as timeout,
             aclosing(self._frames(requests)) as frames,
-            self._stream(method, frames, returns, options) as stream,
+            send_duplex(self._http, self._stream_request(method, frames, timeout, options)) as duplex,
+            aclosing(self._duplex_messages(duplex, returns, metadata)) as messages,
         ):
-            yield stream
+            yield ResponseStream(messages, metadata)
 
     @asynccontextmanager
     async def _stream(
         self, method: str, body: bytes | AsyncIterable[bytes], returns: type[_M], options: CallOptions
     ) -> AsyncIterator[ResponseStream[_M]]:
         metadata = options.get("metadata", ResponseMetadata())
-        async with self._deadline(options) as timeout:
-            headers = [*self._headers_with(options.get("headers", {}), self._stream_type), *timeout]
-            headers += self._context(options)
-            # httpx would offer encodings of the whole body by default; a stream compresses each message.
-            headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
-            if self._config.gzip_from_bytes is not None:
-                headers.append(("connect-content-encoding", "gzip"))
-            sent = HttpRequest("POST", self._base_url + method, headers, body)
-            async with self._http.stream(sent) as response:
-                await self._check_stream(response, metadata)
-                async with aclosing(self._messages(response, returns, metadata)) as messages:
-                    yield ResponseStream(messages, metadata)
+        async with (
+            self._deadline(options) as timeout,
+            self._http.stream(self._stream_request(method, body, timeout, options)) as response,
+        ):
+            await self._check_stream(response, metadata)
+            async with aclosing(self._messages(response, returns, metadata)) as messages:
+                yield ResponseStream(messages, metadata)
+
+    def _stream_request(
+        self,
+        method: str,
+        body: bytes | AsyncIterable[bytes],
+        timeout: Sequence[tuple[str, str]],
+        options: CallOptions,
+    ) -> HttpRequest:
+        headers = [*self._headers_with(options.get("headers", {}), self._stream_type), *timeout]
+        headers += self._context(options)
+        # httpx would offer encodings of the whole body by default; a stream compresses each message.
+        headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
+        if self._config.gzip_from_bytes is not None:
+            headers.append(("connect-content-encoding", "gzip"))
+        return HttpRequest("POST", self._base_url + method, headers, body)
+
+    async def _duplex_messages(
+        self, duplex: Duplex, returns: type[_M], metadata: ResponseMetadata
+    ) -> AsyncGenerator[_M, None]:
+        response = await duplex.response()
+        await self._check_stream(response, metadata)
+        async with aclosing(self._messages(response, returns, metadata)) as messages:
+            async for message in messages:
+                yield message
 
     def _deadline(self, options: CallOptions) -> _Deadline:
         return _Deadline(options.get("timeout_s", self._config.timeout_s))

@@ -9,31 +9,39 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import lru_cache
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 import attrs
 import httpx
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
+from h2.errors import ErrorCodes
 
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http import (
     BodyTooLargeError,
+    Http2Exchange,
     InvalidRequestError,
     Origin,
     Pool,
     PoolFullError,
     Request,
     Response,
+    StreamResetError,
     UpstreamError,
 )
 from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 _LONGEST_KEPT_URL = 512  # characters
+_CODE_OF_RESET: Mapping[int, Code] = {
+    ErrorCodes.CANCEL: Code.CANCELED,
+    ErrorCodes.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
+    ErrorCodes.INADEQUATE_SECURITY: Code.PERMISSION_DENIED,
+}
 
 
 @attrs.frozen
@@ -75,6 +83,14 @@ class WholeResponse(HttpResponseHead):
     body: bytes
 
 
+class Duplex(Protocol):
+    """A request that is being sent, whose response may come meanwhile."""
+
+    async def response(self) -> HttpResponse:
+        """Return the response when its head has arrived. Called once. Raises: ConnectError."""
+        ...
+
+
 class HttpClient(Protocol):
     """Sends requests."""
 
@@ -98,6 +114,43 @@ def code_of(response: HttpResponseHead, last: bytes) -> str:
     """Return the code of a response of Connect that has ended; `last` is the last piece of its body."""
     fields = [(b"content-type", response.header("content-type").encode("latin-1", "replace"))]
     return code_of_head(response.status, fields) or code_of_end(response.status, fields, [], last)
+
+
+@runtime_checkable
+class DuplexClient(Protocol):
+    """Sends requests whose body goes on while the response comes."""
+
+    def duplex(self, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
+        """Send a request; the block, which sends its body, begins before there is a response.
+
+        Raises: ConnectError `unavailable` for what the network does, on entering or while the body is read.
+        """
+        ...
+
+
+def send_duplex(http: HttpClient, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
+    """Send a request with a `DuplexClient`, as that does it.
+
+    With any other client, the request is sent when its response is asked for; most transports of httpx then
+    send all of it before they read the response.
+    """
+    return http.duplex(request) if isinstance(http, DuplexClient) else _half_duplex(http, request)
+
+
+@asynccontextmanager
+async def _half_duplex(http: HttpClient, request: HttpRequest) -> AsyncIterator[Duplex]:
+    async with AsyncExitStack() as stack:
+        yield _HalfDuplex(http, request, stack)
+
+
+@attrs.frozen
+class _HalfDuplex:
+    http: HttpClient
+    request: HttpRequest
+    block: AsyncExitStack
+
+    async def response(self) -> HttpResponse:
+        return await self.block.enter_async_context(self.http.stream(self.request))
 
 
 async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:
@@ -207,6 +260,12 @@ class PoolClient:
             sent = _as_sent(request, place)
             return _PoolBlock(self._pool.request(place.origin, sent, caller=self._caller))
 
+    def duplex(self, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
+        """See `DuplexClient`. It is sent over HTTP/2, on a connection that the calls to an origin share."""
+        with _MAPPED_ERRORS:
+            place = _place(request.url, self._addresses)
+            return _DuplexBlock(self._pool.duplex(place.origin, _as_sent(request, place)))
+
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient`."""
         limit = sys.maxsize if max_bytes is None else max_bytes
@@ -278,10 +337,33 @@ class _PoolBlock:
         return await self._block.__aexit__(exc_type, exc, traceback)
 
 
+class _DuplexBlock:
+    """The block of a request over HTTP/2. Errors of the network are raised by entering it and by reading."""
+
+    def __init__(self, exchange: Http2Exchange) -> None:
+        self._exchange = exchange
+
+    async def __aenter__(self) -> Self:
+        with _MAPPED_ERRORS:
+            await self._exchange.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._exchange.__aexit__(exc_type, exc, traceback)
+
+    async def response(self) -> HttpResponse:
+        """See `Duplex`."""
+        with _MAPPED_ERRORS:
+            status, headers = await self._exchange.response()
+        return HttpResponse(status, _as_text(headers), _PoolBody(self._exchange))
+
+
 class _PoolBody:
     """A response's body, with the errors of an `HttpClient`."""
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response | Http2Exchange) -> None:
         self._response = response
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -314,10 +396,12 @@ def _mapped(error: BaseException) -> ConnectError | None:
             return ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}")
         case BodyTooLargeError() | PoolFullError():
             return ConnectError(Code.RESOURCE_EXHAUSTED, str(error))
-        case InvalidRequestError():
-            return ConnectError(Code.INVALID_ARGUMENT, str(error))
-        case UnicodeEncodeError():
-            return ConnectError(Code.INVALID_ARGUMENT, "a URL or a header is not ASCII")
+        case StreamResetError(code=code) if code in _CODE_OF_RESET:
+            return ConnectError(_CODE_OF_RESET[code], str(error))
+        case InvalidRequestError() | UnicodeEncodeError():
+            not_ascii = "a URL or a header is not ASCII"
+            text = not_ascii if isinstance(error, UnicodeEncodeError) else str(error)
+            return ConnectError(Code.INVALID_ARGUMENT, text)
         case UpstreamError() | httpx.HTTPError() | httpx.StreamError() | OSError() | ssl.SSLError():
             return _no_answer(error)
         case _:

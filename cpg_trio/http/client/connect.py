@@ -24,6 +24,7 @@ from cpg_trio.http.client.origin import UNIX, Origin
 from cpg_trio.http.client.resolver import LookUpError, Resolver
 from cpg_trio.http.tls import TlsChannel, client_context
 
+_HTTP1, _H2 = "http/1.1", "h2"  # in TLS
 _NEXT_S = 0.25  # after which the next address is tried beside one that is silent (RFC 8305, section 8)
 
 # Errors of the system that are about this machine, and not about the peer.
@@ -92,21 +93,23 @@ async def connect(
     *,
     timeout_s: float = 5.0,
     resolver: Resolver | None = None,
+    http2: bool = False,
 ) -> Channel:
     """Return a connection, which the caller closes: with TLS for https, except through a Unix socket.
 
     The addresses of the origin are tried in turn. `ssl_context` is asked for TLS alone; `timeout_s` is for
-    all of it together; `resolver` looks names up.
+    all of it together; `resolver` looks names up. With TLS, the protocol is agreed on; without, the peer is
+    known to speak it.
     Raises: ConnectFailedError; LocalFailureError; for the last address.
     """
     deadline = trio.current_time() + timeout_s
     resolver = resolver or Resolver()
     for address in origin.addresses[:-1]:
         try:
-            return await _connect_to(address, origin, ssl_context, deadline, resolver)
+            return await _connect_to(address, origin, ssl_context, deadline, resolver, http2=http2)
         except NotSentError:
             continue
-    return await _connect_to(origin.addresses[-1], origin, ssl_context, deadline, resolver)
+    return await _connect_to(origin.addresses[-1], origin, ssl_context, deadline, resolver, http2=http2)
 
 
 async def _connect_to(
@@ -115,6 +118,8 @@ async def _connect_to(
     ssl_context: Callable[[], ssl.SSLContext],
     deadline: float,
     resolver: Resolver,
+    *,
+    http2: bool,
 ) -> Channel:
     place = where(origin, address)
     if address.startswith(UNIX):
@@ -125,7 +130,7 @@ async def _connect_to(
     found = await _look_up(place, address or origin.host, origin.port, deadline, resolver)
     with _errors_of(place), trio.fail_at(deadline):
         channel = await _connect_tcp(found, origin.port)
-        return channel if context is None else await _with_tls(channel, context, origin.tls_name)
+        return channel if context is None else await _with_tls(channel, context, origin.tls_name, http2=http2)
 
 
 def _context(place: str, origin: Origin, ssl_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext | None:
@@ -214,14 +219,28 @@ def _close(streams: Sequence[trio.SocketStream]) -> None:
         stream.socket.close()
 
 
-async def _with_tls(channel: SocketChannel, context: ssl.SSLContext, host: str) -> TlsChannel:
+async def _with_tls(channel: SocketChannel, context: ssl.SSLContext, host: str, *, http2: bool) -> TlsChannel:
     try:
-        tls = TlsChannel(channel, context, server_hostname=host)
+        tls = _tls_channel(channel, context, host, _H2 if http2 else _HTTP1)
         await tls.shake_hands()
+        _check_protocol(tls, http2=http2)
     except BaseException:
         channel.close()
         raise
     return tls
+
+
+def _tls_channel(channel: SocketChannel, context: ssl.SSLContext, host: str, protocol: str) -> TlsChannel:
+    context.set_alpn_protocols([protocol])  # of the channels that are made with it until it is set again
+    try:
+        return TlsChannel(channel, context, server_hostname=host)
+    finally:
+        context.set_alpn_protocols([_HTTP1])
+
+
+def _check_protocol(tls: TlsChannel, *, http2: bool) -> None:
+    if http2 and tls.protocol != _H2:
+        raise ConnectionError("it does not speak HTTP/2")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ be secret.
 
 from __future__ import annotations
 
+from h2.errors import ErrorCodes
+
 
 class UpstreamError(Exception):
     """A request was not answered. You do not get this for the caller's own mistakes."""
@@ -50,6 +52,18 @@ class ConnectionBrokenError(UpstreamError):
     The peer may have acted on the request. You do not get this if the peer stops reading the request but
     answers it.
     """
+
+
+class StreamResetError(UpstreamError):
+    """The peer has ended a stream of HTTP/2 before its answer ended. `code` is HTTP/2's, and says why.
+
+    With REFUSED_STREAM, the peer has not acted on the request; otherwise it may have.
+    """
+
+    def __init__(self, code: ErrorCodes | int) -> None:
+        name = code.name if isinstance(code, ErrorCodes) else str(code)
+        super().__init__(f"the peer has ended the stream ({name})")
+        self.code = code
 
 
 class BodyTooLargeError(UpstreamError):

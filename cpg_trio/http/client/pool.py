@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import cache
+from functools import cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +23,8 @@ import trio
 from cpg_trio.http.client.connect import connect, where
 from cpg_trio.http.client.errors import ConnectFailedError, PoolFullError
 from cpg_trio.http.client.exchange import ClientExchange, Connection, Response, Whole
+from cpg_trio.http.client.http2 import Http2Exchange
+from cpg_trio.http.client.http2_pool import Http2Pool
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.request import PreparedRequest, Request
 from cpg_trio.http.client.resolver import Resolver
@@ -117,16 +119,19 @@ class Pool:
         self._active = 0
         self._opened = 0
         self._reused = 0
+        self._http2 = Http2Pool(
+            partial(self.open, http2=True), partial(self.give_back, reusable=False), max_head_bytes
+        )
 
     async def __aenter__(self) -> Self:
-        self._entered = True
+        self._entered = self._http2.keeps = True
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the idle connections. One in use is closed when it is given back."""
-        self._entered = False
+        self._entered = self._http2.keeps = False
         self._close_idle(not_used_since=math.inf)
 
     def statistics(self) -> PoolStatistics:
@@ -178,6 +183,16 @@ class Pool:
             body = await response.read(max_body_bytes)
         return Whole(response.status, response.headers, response.trailers, body)
 
+    def duplex(self, origin: Origin, request: Request) -> Http2Exchange:
+        """Send a request over HTTP/2; the block, which sends its body, begins before there is a response.
+
+        Requests to an origin share a connection, which counts as active as long as it is open. The origin is
+        known to speak HTTP/2 without TLS, or agrees to it in TLS. Raises: InvalidRequestError; entering the
+        block raises NotSentError.
+        """
+        PreparedRequest.of(request, origin.host_header)
+        return Http2Exchange(partial(self._http2.get, origin), request, origin)
+
     # Connections
 
     def take(self, origin: Origin, caller: str = "") -> Connection | None:
@@ -202,11 +217,13 @@ class Pool:
                 self._close_dead(state)
         return None
 
-    async def open(self, origin: Origin, caller: str = "", *, timeout_s: float | None = None) -> Connection:
+    async def open(
+        self, origin: Origin, caller: str = "", *, timeout_s: float | None = None, http2: bool = False
+    ) -> Connection:
         """Return a new connection, or one that became free while there was no room for a new one.
 
-        `timeout_s`: in place of the pool's own. Raises: NotSentError; trio.ClosedResourceError outside
-        of the pool's block.
+        `timeout_s`: in place of the pool's own. With `http2` it is a new one in any case.
+        Raises: NotSentError; trio.ClosedResourceError outside of the pool's block.
         """
         if not self._entered:
             raise _not_entered()
@@ -223,9 +240,9 @@ class Pool:
             else:
                 state.idle.pop(0).channel.close()  # and its place is ours
             self._occupy(state, caller)
-        elif (kept := await self._wait_for_room(origin, state, caller, timeout_s)) is not None:
+        elif (kept := await self._wait_for_room(origin, state, caller, timeout_s, http2=http2)) is not None:
             return kept
-        return await self._open(origin, state, caller, timeout_s)
+        return await self._open(origin, state, caller, timeout_s, http2=http2)
 
     def give_back(self, connection: Connection, *, reusable: bool) -> None:
         """Keep a connection for the next exchange if it is `reusable` and there is room; else close it."""
@@ -295,10 +312,14 @@ class Pool:
         self._reused += 1
         return connection
 
-    async def _open(self, origin: Origin, state: _OriginState, caller: str, timeout_s: float) -> Connection:
+    async def _open(
+        self, origin: Origin, state: _OriginState, caller: str, timeout_s: float, *, http2: bool
+    ) -> Connection:
         """Open a connection that is counted already."""
         try:
-            channel = await connect(origin, self.ssl_context, timeout_s=timeout_s, resolver=self.resolver)
+            channel = await connect(
+                origin, self.ssl_context, timeout_s=timeout_s, resolver=self.resolver, http2=http2
+            )
         except BaseException as error:
             self._leave(state, caller)
             self._release(origin, state)
@@ -312,7 +333,7 @@ class Pool:
         return connection
 
     async def _wait_for_room(
-        self, origin: Origin, state: _OriginState, caller: str, timeout_s: float
+        self, origin: Origin, state: _OriginState, caller: str, timeout_s: float, *, http2: bool
     ) -> Connection | None:
         """Return a connection that became free, or None for the right to open one. Raises: PoolFullError."""
         waiter = _Waiter(trio.lowlevel.current_task())
@@ -329,7 +350,7 @@ class Pool:
         if scope.cancelled_caught:
             raise self._full(origin, state, caller)
         kept = waiter.given
-        if kept is not None and kept.channel.is_readable():
+        if kept is not None and (http2 or kept.channel.is_readable()):
             kept.channel.close()  # and its place is ours
             return None
         return None if kept is None else self._lent(kept, caller)
@@ -377,6 +398,7 @@ class Pool:
                 state.idle.append(connection)
 
     def _close_idle(self, *, not_used_since: float) -> None:
+        self._http2.close_idle(not_used_since)
         for state in list(self._origins.values()):
             while state.idle and state.idle[0].idle_since <= not_used_since:
                 self._discard(state.idle.pop(0))

@@ -63,7 +63,7 @@ class Upload:
             return
         await self._wait_for_go_ahead()
         self.rest_is_touched = True
-        async with _chunks_of(self._rest) as chunks:
+        async with chunks_of(self._rest) as chunks:
             self.complete = await self._send_chunks(chunks)
 
     async def _send_chunks(self, chunks: AsyncIterator[bytes]) -> bool:
@@ -105,7 +105,7 @@ class Upload:
 
 
 @asynccontextmanager
-async def _chunks_of(body: AsyncIterable[bytes] | bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+async def chunks_of(body: AsyncIterable[bytes] | bytes) -> AsyncIterator[AsyncIterator[bytes]]:
     """Iterate over a body. Close it if it is a generator: only the upload knows that it is left early."""
     chunks = aiter(_once(body) if isinstance(body, bytes) else body)
     try:
