@@ -99,8 +99,10 @@ class CallContext:
 
     @property
     def lines(self) -> bytes:
-        """The same header fields as lines of a head."""
-        text = f"{REQUEST_ID}: {self.request_id}\r\n" if self.request_id else ""
+        """The same header fields as lines of a head. Of a call, so that there is a request id."""
+        if not (self.traceparent or self.baggage):
+            return b"x-request-id: %b\r\n" % self.request_id.encode()
+        text = f"{REQUEST_ID}: {self.request_id}\r\n"
         if self.traceparent:
             text += f"{TRACEPARENT}: {self.traceparent}\r\n"
             if self.tracestate:
@@ -142,8 +144,8 @@ def new_request_id() -> str:
 
 def received(fields: HeaderList) -> CallContext:
     """Return the context of a call with these header fields, whose names may be in any case."""
-    if not fields:
-        return CallContext(new_request_id())
+    if not fields:  # as most calls of the router are: no function more than needed
+        return CallContext(_random(128).to_bytes(16, "big").hex())
     values: dict[bytes, bytes] = {}
     for name, value in fields:
         known = name.lower()
