@@ -100,14 +100,14 @@ class CallContext:
     @property
     def lines(self) -> bytes:
         """The same header fields as lines of a head. Of a call, so that there is a request id."""
-        if not (self.traceparent or self.baggage):
-            return b"x-request-id: %b\r\n" % self.request_id.encode()
-        text = f"{REQUEST_ID}: {self.request_id}\r\n"
+        text = f"x-request-id: {self.request_id}\r\n"
         if self.traceparent:
-            text += f"{TRACEPARENT}: {self.traceparent}\r\n"
+            text += f"traceparent: {self.traceparent}\r\n"
             if self.tracestate:
-                text += f"{TRACESTATE}: {self.tracestate}\r\n"
-        return (f"{text}{BAGGAGE}: {self.baggage}\r\n" if self.baggage else text).encode()
+                text += f"tracestate: {self.tracestate}\r\n"
+        if self.baggage:
+            text += f"baggage: {self.baggage}\r\n"
+        return text.encode()
 
 
 _random = random.getrandbits  # twice as fast as `randbytes`

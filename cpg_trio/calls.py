@@ -141,6 +141,8 @@ class Tracer(Protocol):
     def enter(self, context: CallContext, method: str, server: str) -> CallContext:
         """Return the context of a call that belongs to `context`, and whose span has begun.
 
+        It may be `context` itself, which has a trace then.
+
         `method` is `package.Service/Method`, and `server` the address of whoever answers, with its port. The
         calls that are made for this call belong to what is returned.
         """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import Resource
@@ -53,6 +53,7 @@ _ODD = frozenset("13579bdf")  # the last digit of the flags of a trace that is s
 _LONGEST = 256  # characters of an attribute
 
 _bits = random.getrandbits
+_LOW_BITS = 2**64 - 1  # of a trace id, by which samplers decide
 
 
 class Entered(CallContext):
@@ -76,6 +77,7 @@ class Recorder:
     ) -> None:
         """Take what decides, what says who makes the spans by instance id, and what exports them."""
         self._sampler = sampler
+        self._parent_based = sampler.parent_based
         self._resource_of = resource_of
         self._processor = processor
         self._ids = _Ids()
@@ -99,9 +101,13 @@ class Recorder:
     def recording(self, calls: Calls, kind: SpanKind) -> Iterator[None]:
         """Make a span of each sampled call, within the block."""
         calls.tracer = self
-        ended, refused = partial(self._end, kind), partial(self._refuse, kind)
+
+        def end(call: Call) -> None:
+            if call.context.__class__ is Entered:
+                self._record(kind, call)
+
         try:
-            with calls.ended.added(ended), calls.refused.added(refused):
+            with calls.ended.added(end), calls.refused.added(partial(self._refuse, kind)):
                 yield
         finally:
             calls.tracer = None
@@ -110,20 +116,23 @@ class Recorder:
 
     def enter(self, context: CallContext, method: str, server: str) -> CallContext:
         """Return the context of a call that belongs to `context`; see `calls.Tracer`."""
-        sampler, before = self._sampler, context.traceparent
-        if not before:
-            trace_id, flags = f"{_bits(128) or 1:032x}", "00"
-            sampled = sampler.takes(trace_id)
-        elif sampler.parent_based:
-            sampled = before[-1] in _ODD
-            if not sampled:
+        parent = context.traceparent
+        if not parent:
+            # One draw of random bits, for the trace and the span: as most calls come here, that matters.
+            bits = _bits(192)
+            ids = bits.to_bytes(24).hex()
+            if bits >> 64 & _LOW_BITS < self._sampler.bound:
+                return Entered(context, f"00-{ids[:32]}-{ids[32:]}-01", method, server)
+            context.traceparent = f"00-{ids[:32]}-{ids[32:]}-00"  # so that nobody behind it decides anew
+            return context
+        if self._parent_based:
+            if parent[-1] not in _ODD:
                 return context
-            trace_id, flags = before[3:35], before[53:]
+            sampled = True
         else:
-            trace_id, flags = before[3:35], before[53:]
-            sampled = sampler.takes(trace_id)
-        flags = f"{int(flags, 16) & ~_SAMPLED | sampled:02x}"
-        traceparent = f"00-{trace_id}-{_bits(64) or 1:016x}-{flags}"
+            sampled = self._sampler.takes(parent[3:35])
+        flags = int(parent[53:], 16) & ~_SAMPLED | sampled
+        traceparent = f"{parent[:36]}{_bits(64).to_bytes(8).hex()}-{flags:02x}"
         if sampled:
             return Entered(context, traceparent, method, server)
         return CallContext(context.request_id, traceparent, context.tracestate, context.baggage)
@@ -151,28 +160,22 @@ class Recorder:
 
     # Spans
 
-    def _end(self, kind: SpanKind, call: Call) -> None:
-        context = call.context
-        if isinstance(context, Entered):
-            self._ids.use(context)
-            self._record(kind, call, context.parent, context.method, context.server)
-
     def _refuse(self, kind: SpanKind, call: Call) -> None:
         """Make the span of a call that was refused before it was entered."""
-        context = call.context
-        entered = context if isinstance(context, Entered) else self.enter(context, "", "")
-        if isinstance(entered, Entered):
-            self._ids.use(entered)
-            self._record(kind, call, entered.parent, entered.method, entered.server)
+        call.context = self.enter(call.context, "", "")
+        if call.context.__class__ is Entered:
+            self._record(kind, call)
 
-    def _record(self, kind: SpanKind, call: Call, parent: CallContext, method: str, server: str) -> None:
+    def _record(self, kind: SpanKind, call: Call) -> None:
         """Make the span of a call that has ended just now."""
+        context = cast("Entered", call.context)
+        self._ids.use(context)
         end = time.time_ns()
         span = self._tracer.start_span(
-            method or "_OTHER",
-            _as_parent(parent),
+            context.method or "_OTHER",
+            _as_parent(context.parent),
             kind,
-            _attributes(call, method, server),
+            _attributes(call, context.method, context.server),
             start_time=end - int(call.duration_s * 1e9),
         )
         if call.code != _OK and (kind is SpanKind.CLIENT or call.code in _FAULTS_OF_SERVERS):
@@ -187,9 +190,6 @@ def _attributes(call: Call, method: str, server: str) -> Mapping[str, str | int]
         "rpc.system.name": "connectrpc",
         "rpc.method": method or "_OTHER",
         "rpc.response.status_code": call.code,
-        "network.protocol.name": "http",
-        "network.protocol.version": call.protocol,
-        "http.response.status_code": call.status,
         "server.address": (address or server).strip("[]"),
         "cpg_trio.kind": call.kind.value,
         "cpg_trio.service": call.service,
