@@ -10,6 +10,7 @@ from cyclopts import Parameter, validators
 
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._admin_address import find_admin
+from cpg_trio.variables import SECRETS
 
 if TYPE_CHECKING:
     import trio
@@ -51,9 +52,7 @@ def dashboard(
 
 
 async def _serve(place: AdminAddress, port: int, stop: trio.Event, *, browser: bool) -> None:
-    import webbrowser  # noqa: PLC0415 - as above
-
-    import trio  # noqa: PLC0415
+    import trio  # noqa: PLC0415 - as above
 
     from cpg_trio.cli._admin_client import token_for  # noqa: PLC0415
     from cpg_trio.host import admin  # noqa: PLC0415
@@ -64,13 +63,29 @@ async def _serve(place: AdminAddress, port: int, stop: trio.Event, *, browser: b
     else:
         address = admin.AdminAddress.of_socket(place.socket)
     contexts = tls_from_environment(os.environ).client_contexts()
-    async with admin.open_gate(address, port=port, ssl_context=contexts) as gate:
+    async with (
+        admin.open_gate(address, port=port, ssl_context=contexts) as gate,
+        trio.open_nursery() as nursery,
+    ):
         url = gate.one_time_address()
         print(url, flush=True)
         print("good for one use, within 2 minutes; Ctrl-C ends the dashboard", file=sys.stderr, flush=True)
-        if browser and not await trio.to_thread.run_sync(webbrowser.open, url, abandon_on_cancel=True):
-            print("no browser was found: open this address in one", file=sys.stderr)
+        if browser:
+            nursery.start_soon(_open_browser, url)
         await stop.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _open_browser(url: str) -> None:
+    """Open a browser. Some commands return only when the browser ends."""
+    import webbrowser  # noqa: PLC0415 - as above
+
+    import trio  # noqa: PLC0415
+
+    for name in SECRETS:
+        os.environ.pop(name, None)  # which the browser would inherit
+    if not await trio.to_thread.run_sync(webbrowser.open, url, abandon_on_cancel=True):
+        print("no browser was found: open this address in one", file=sys.stderr)
 
 
 def _has_display() -> bool:

@@ -122,7 +122,7 @@ class Database:
         self.name = name
         """The name for messages."""
         self._engine = _engine(url)
-        self.system = self._engine.dialect.name
+        self.system_name = self._engine.dialect.name
         """Which kind it is: `sqlite` or `postgresql`."""
         self._driver = self._engine.dialect.loaded_dbapi
         self._sql = _SQL[self._engine.dialect.name]

@@ -94,7 +94,7 @@ class Store:
     def _span(self, operation: str) -> AbstractContextManager[object]:
         """Make a span of what a call does to the database, with its wait for the batch, if tracing is on."""
         attributes = {
-            "db.system.name": self._database.system,
+            "db.system.name": self._database.system_name,
             "db.operation.name": operation,
             "db.collection.name": "urls",
         }

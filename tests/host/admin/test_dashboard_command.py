@@ -54,14 +54,20 @@ async def test_without_a_host_it_says_so_in_one_line(short_path: Path) -> None:
 
 async def test_it_opens_a_browser_where_there_is_a_display(short_path: Path) -> None:
     browser = short_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > {short_path}/opened\n')
+    browser.write_text(f'#!/bin/sh\necho "$1 $ADMIN_TOKEN" > {short_path}/opened\nexec sleep 60\n')
     browser.chmod(0o700)
     host = {"PORT": "0", "ADMIN_SOCKET": str(short_path / "a" / "s")}
     async with running("cpg_trio", "host", environment=host) as process:
         await process.until("admin service on")
-        reach = {"ADMIN_SOCKET": host["ADMIN_SOCKET"], "BROWSER": f"{browser} %s", "PATH": os.environ["PATH"]}
+        reach = {
+            "ADMIN_SOCKET": host["ADMIN_SOCKET"],
+            "BROWSER": f"{browser} %s",
+            "PATH": os.environ["PATH"],
+            "ADMIN_TOKEN": TOKEN,
+        }
         async with running("cpg_trio", "dashboard", environment=reach) as dashboard:
             address = (await dashboard.until(r"(http://\S+\?once=\S+)"))[1]
             seen = short_path / "opened"
             await eventually(lambda: seen.exists() and seen.read_text())
             assert seen.read_text().strip() == address
+            assert await dashboard.end(signal.SIGINT) == 0  # whether or not the browser runs on
