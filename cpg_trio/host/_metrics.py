@@ -47,7 +47,8 @@ class HostMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of a host, without those of calls."""
-        known = [record for record in chain(self.plugins.live(), self.plugins.gone()) if record.provided]
+        every = chain(self.plugins.live(), self.plugins.gone())
+        known = [r for r in every if r.provided and (r.state is not State.GONE or r.was_lost)]
         yield from self._states(known)
         yield from self._services([record for record in known if record.state is not State.GONE])
         yield from self._directory()
@@ -80,7 +81,7 @@ class HostMetrics(Collector):
             since[key] = min(since.get(key, record.state_since), record.state_since)
         yield from gauges(
             "cpg_trio_plugin_runs",
-            "Runs of a plugin that has registered a service, by state; those that are gone for an hour.",
+            "Runs of a plugin that has registered a service, by state; a lost one is gone for an hour.",
             ("plugin", "state"),
             runs.items(),
         )

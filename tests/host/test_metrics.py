@@ -155,6 +155,19 @@ async def test_states_are_told_with_since_when_and_what_is_missing() -> None:
         }
 
 
+async def test_a_plugin_that_was_lost_is_gone_and_one_that_has_left_is_not_there() -> None:
+    async with metered() as s:
+        lost, left = (s.host.identities.issue(name)[0].runtime_id for name in ("lost", "left"))
+        for runtime_id in (lost, left):
+            s.host.registry.register(runtime_id, "other", "1.0.0", "/", {})
+        s.host.registry.set_lapsed(lost, "no sign of life")
+        for runtime_id in (lost, left):
+            await s.host.revoke_identity(runtime_id)
+        found = await scraped(s.host)
+    assert [runs for runs in found["cpg_trio_plugin_runs"] if "left" in runs] == []
+    assert found["cpg_trio_plugin_runs"]["plugin=lost,state=gone"] == 1
+
+
 async def test_services_that_are_only_required_are_bounded() -> None:
     async with metered() as s:
         for number in range(60):
