@@ -52,7 +52,7 @@ _UNPROVED = "unimplemented"
 
 _SLOT_S = 10.0
 _SLOTS = 6  # of the last minute, without the one that is being filled
-_MOST_SERIES = 10_000
+_MOST_SERIES = 2_000
 _MOST_METHODS = 100  # of a service
 _MOST_SERVICES = 10_000  # whose methods are known
 _IDLE_S = 15 * 60.0  # without a call, until the series of a name is dropped if room is short
