@@ -54,7 +54,7 @@ async def test_without_a_host_it_says_so_in_one_line(short_path: Path) -> None:
 
 async def test_it_opens_a_browser_where_there_is_a_display(short_path: Path) -> None:
     browser = short_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1 $ADMIN_TOKEN" > {short_path}/opened\nexec sleep 60\n')
+    browser.write_text(f'#!/bin/sh\necho "$1 $ADMIN_TOKEN" > {short_path}/opened\nexec sleep 5\n')
     browser.chmod(0o700)
     host = {"PORT": "0", "ADMIN_SOCKET": str(short_path / "a" / "s")}
     async with running("cpg_trio", "host", environment=host) as process:
