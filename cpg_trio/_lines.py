@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 def one_line(text: str | bytes, most: int = 256) -> str:
     """Return what a stranger says as a log may have it: `most` characters, what does not print escaped."""
@@ -11,3 +13,10 @@ def one_line(text: str | bytes, most: int = 256) -> str:
         return text
     cut = text[:most] + "…" * (len(text) > most)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def printable_json(text: str) -> str:
+    """Return JSON on one line with what does not print escaped: a terminal would obey some of it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)

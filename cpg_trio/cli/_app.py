@@ -23,12 +23,14 @@ from typing import Any
 import attrs
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
+from cpg_trio._lines import one_line
 from cpg_trio._terminal import tolerant
 from cpg_trio._version import __version__
 from cpg_trio.cli._errors import CommandError
 from cpg_trio.cli._help import HelpFormatter
 
 USAGE_STATUS = 2
+_MOST_OF_ERROR = 4096  # characters; a host or a plugin may have said some of them
 _INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # as of a process that SIGINT or SIGPIPE has ended
 
 RUN = Group("Run", sort_key=1)
@@ -230,7 +232,7 @@ def _ended(error: BaseException) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _BROKEN_PIPE
         case CommandError():
-            print(f"cpg-trio: {error}", file=sys.stderr)
+            print(f"cpg-trio: {one_line(str(error), _MOST_OF_ERROR)}", file=sys.stderr)
             return error.status
         case CycloptsError():
             print(_usage(error), file=sys.stderr)

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError, Message
 
 from cpg_trio import wire
 from cpg_trio._human import duration
+from cpg_trio._lines import one_line, printable_json
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._reload import reason
 from cpg_trio.call_context import REQUEST_ID, TRACEPARENT, new_request_id
@@ -42,6 +43,7 @@ from cpg_trio.rpc.reflection_client import descriptors_of
 _STDIN = "-"
 _READ_BYTES = 64 * 1024
 _MOST_ANSWER_BYTES = 256 * 1024 * 1024
+_MOST_OF_ERROR = 4096  # characters
 _BAD_INPUT = 2
 _SAMPLED = "01"  # a call by hand is worth a trace
 
@@ -91,7 +93,8 @@ def run(command: CallCommand) -> int:
     try:
         return trio.run(_run, command)
     except ConnectError as error:
-        print(f"{error.code.value}: {' '.join(error.message.split())}", file=sys.stderr)
+        said = " ".join(error.message.split())  # by the plugin, perhaps
+        print(f"{error.code.value}: {one_line(said, _MOST_OF_ERROR)}", file=sys.stderr)
         return 1
     except NoHostError as error:
         raise CommandError(f"no host: {error} (--host or HOST_URL says where it is)") from None
@@ -220,7 +223,7 @@ class _Call:
                 client.call(method, requests) as responses,
             ):
                 async for response in responses:
-                    print(described.json(response), flush=True)
+                    print(printable_json(described.json(response)), flush=True)
             code = "ok"
         except (ConnectError, trio.Cancelled) as error:
             code = error.code.value if isinstance(error, ConnectError) else Code.CANCELED.value

@@ -24,7 +24,7 @@ from cpg_trio.cli._errors import CommandError
 from cpg_trio.cli._json_documents import InvalidJsonError
 from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
 from cpg_trio.http import StartError
-from cpg_trio.rpc import ConnectError
+from cpg_trio.rpc import Code, ConnectError, Context
 from cpg_trio.rpc.dynamic import DescriptionError
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
@@ -273,3 +273,22 @@ async def test_answers_and_messages_of_a_stream_pass_as_they_come_and_ctrl_c_end
         assert told.startswith("canceled in ")
         assert "Traceback" not in told
         assert not [name for name in host.identities.known() if name.startswith("cpg-trio-call")]
+
+
+class Hostile(Echo):
+    async def echo(self, request: pb.EchoRequest, _ctx: Context, /) -> pb.EchoResponse:
+        text = "\x1b]0;owned\x07\x9b31m\u202e\r\nforged"
+        if request.text:
+            raise ConnectError(Code.ABORTED, text)
+        return pb.EchoResponse(text=text)
+
+
+async def test_a_terminal_is_told_nothing_by_a_plugin() -> None:
+    async with echoing(echo=Hostile()) as (_, url):
+        answered = await call(url, "echo", "Echo")
+        failed = await call(url, "echo", "Echo", '{"text": "x"}')
+    assert json.loads(answered.out)["text"].startswith("\x1b]0;owned")
+    for said in (answered.out, failed.err):
+        assert said.count("\n") == 1
+        assert said[:-1].isprintable(), said
+    assert failed.err.startswith("aborted: \\x1b]0;owned")
