@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -18,6 +19,10 @@ def node(page: Page, name: str) -> Locator:
     return page.locator("a.node").filter(has_text=f"{name}")
 
 
+def problem(page: Page, text: str) -> Locator:
+    return page.locator(".problem").filter(has=page.get_by_text(re.compile(f"^{re.escape(text)}")))
+
+
 def test_a_plugin_that_dies_is_seen_and_so_is_its_return(browser: Browser, example: Shortener) -> None:
     with window(browser, example.open_dashboard()) as seen:
         page = seen.page
@@ -29,7 +34,7 @@ def test_a_plugin_that_dies_is_seen_and_so_is_its_return(browser: Browser, examp
         expect(page.locator("#sentence")).to_contain_text("storage-plugin waits for logger")
         expect(page.locator("#sentence")).to_contain_text("degraded")
         expect(page).to_have_title(re.compile("^◐ "))
-        expect(page.locator("#problems")).to_contain_text("logger-plugin has lapsed")
+        expect(problem(page, "logger-plugin (")).to_contain_text("lapsed")
         expect(node(page, "storage-plugin")).to_contain_text("degraded")
         expect(page.locator("#event-rows")).to_contain_text("lapsed")
         expect(page.locator("#announced")).to_contain_text("degraded: storage-plugin")
@@ -38,6 +43,37 @@ def test_a_plugin_that_dies_is_seen_and_so_is_its_return(browser: Browser, examp
         expect(node(page, "storage-plugin")).to_contain_text("healthy")
         expect(page.locator("#problems")).to_be_empty()
         assert page.evaluate("window.same")
+
+
+def test_what_an_operator_asks_first_is_answered(browser: Browser, example: Shortener) -> None:
+    example.call()
+    with window(browser, example.open_dashboard()) as seen:
+        page = seen.page
+        expect(page.locator("#graph .label").nth(1)).to_contain_text("/s")  # the logger is called as well
+        example.kill("logger")
+        # Which plugin is down, and since when?
+        down = problem(page, "logger-plugin (").locator(".since")
+        expect(down).to_contain_text(re.compile(r"for \d+ s"))
+        # How many are degraded?
+        expect(page.locator("#tiles")).to_contain_text("1 degraded")
+        # Who calls whom?
+        expect(page.locator("#graph-list")).to_contain_text("api-plugin → storage-plugin")
+        # Which calls fail, and with what?
+        seen.go("/calls?q=logger")
+        expect(page.locator("#failure-rows")).to_contain_text("unavailable")
+        expect(page.locator("#rows tr").filter(has_text="logger/Log").first).to_contain_text("storage-plugin")
+        # What is slow?
+        seen.go("/calls")
+        expect(page.locator("#slow-rows tr").first).to_contain_text(re.compile(r"\d (ms|s)"))
+        # Why is it degraded?
+        seen.go("/plugins/storage-plugin")
+        expect(page.locator("#plugin_state")).to_contain_text("waiting for logger")
+        expect(page.locator("#plugin_dependencies")).to_contain_text("logger ✗ missing")
+        # Who was refused?
+        assert httpx.post(f"{example.system.host_url}/services/storage/x/Store").status_code == 401
+        seen.go("/events?kind=refused")
+        expect(page.locator("#event-rows")).to_contain_text("refused")
+        expect(page.locator("#event-rows")).to_contain_text("127.0.0.1")
 
 
 def test_calls_are_on_the_edges_and_in_the_tables(browser: Browser, shared: Shortener) -> None:

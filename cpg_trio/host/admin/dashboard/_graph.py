@@ -120,7 +120,7 @@ def _target(edge: pb.Edge) -> str:
 def _shown(
     nodes: dict[str, pb.GraphNode], between: dict[tuple[str, str], list[pb.Edge]], about: str
 ) -> set[str]:
-    """Return the keys of what is drawn: what is wrong and what is beside it, then the most connected."""
+    """Return what is drawn: of many, what is wrong and what is beside it, or else the most connected."""
     beside: dict[str, set[str]] = {key: set() for key in nodes}
     for a, b in between:
         beside[a].add(b)
@@ -131,7 +131,9 @@ def _shown(
         return set([*sorted(found), *sorted(nearby)][:MAX_NODES])
     wrong = {key for key, node in nodes.items() if node.missing or node.state not in _QUIET}
     near = set().union(*(beside[key] for key in wrong))
-    ranked = sorted(nodes, key=lambda key: (key not in wrong, key not in near, -len(beside[key]), key))
+    if wrong and len(nodes) > MAX_NODES:
+        nodes = {key: nodes[key] for key in wrong | near}
+    ranked = sorted(nodes, key=lambda key: (key not in wrong, -len(beside[key]), key))
     return set(ranked[:MAX_NODES])
 
 

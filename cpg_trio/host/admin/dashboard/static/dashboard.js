@@ -170,6 +170,17 @@ function pause() {
   own?.abort();
 }
 
+// A large graph is shown where something is wrong. Only when the page is opened: later, nothing moves by itself.
+function showTrouble() {
+  const canvas = document.querySelector(".canvas");
+  const node = canvas?.querySelector(".n-unhealthy, .n-lapsed, .n-missing, .n-degraded");
+  if (!node) return;
+  const [outer, inner] = [canvas.getBoundingClientRect(), node.getBoundingClientRect()];
+  canvas.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2;
+  canvas.scrollTop += inner.top + inner.height / 2 - outer.top - outer.height / 2;
+}
+
+showTrouble();
 if (document.body.hasAttribute("data-live")) {
   setInterval(() => {
     count(document);
