@@ -58,6 +58,6 @@ async def client_session(
             yield ClientSession(session)
         finally:
             nursery.cancel_scope.cancel()
-            leaving = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, leaving=True)
+            leaving = pb.ReportHealthRequest(leaving=True)
             with trio.move_on_after(_LEAVE_S, shield=True), suppress(ConnectError):
                 await session.lifecycle.report_health(leaving)

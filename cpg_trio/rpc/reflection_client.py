@@ -47,11 +47,13 @@ async def descriptors_of(
 async def _asked(client: ServerReflectionClient) -> Sequence[FileDescriptorProto]:
     questions, waiting = trio.open_memory_channel[pb.ServerReflectionRequest](1)
     with questions, waiting:
-        questions.send_nowait(
-            pb.ServerReflectionRequest(list_services="*")
-        )  # a server may begin with an answer
+        questions.send_nowait(pb.ServerReflectionRequest(list_services="*"))
         async with client.server_reflection_info(waiting) as answers:
-            return await _Conversation(questions, answers).files()
+            files = await _Conversation(questions, answers).files()
+            questions.close()
+            async for _ in answers:  # to its end, or the call would count as broken off
+                pass
+            return files
 
 
 class _Conversation:
