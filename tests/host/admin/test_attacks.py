@@ -6,6 +6,8 @@ The host is a real one. The methods are those of the protocol, so one that is ad
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -173,7 +175,24 @@ async def test_each_refusal_is_in_the_audit_trail_without_the_token() -> None:
 # Through other ports
 
 
-async def test_the_port_of_the_plugins_and_that_of_probes_have_nothing_of_it() -> None:
+async def test_the_ports_of_probes_and_of_metrics_have_nothing_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with setting(metrics_bind="127.0.0.1:0") as s:
+        probes = re.findall(r"probes are answered on (\S+)", caplog.text)
+        for url in (*probes, *s.host.metrics_urls):
+            for path in PATHS:
+                for method in ("GET", "POST"):
+                    body = revocation(s.runtime_id) if method == "POST" else b""
+                    response = await ask(url, path, {**BEARER, **JSON}, method=method, body=body)
+                    assert response.status == 404, (url, path, method)
+                    assert not tells(response)
+        assert len(probes) == 1
+        assert s.is_whole()
+
+
+async def test_the_port_of_the_plugins_has_nothing_of_it() -> None:
     async with setting() as s:
         body = revocation(s.runtime_id)
         for headers in ({}, BEARER, s.plugin, {**s.plugin, "cookie": "cpg-trio-admin=x"}):
