@@ -34,7 +34,8 @@ async def test_each_page_renders_for_a_host_without_plugins() -> None:
 
 async def test_the_header_says_what_is_wrong_on_each_page() -> None:
     async with browsing() as browser:
-        browser.operator.plugin("storage", "logger")
+        storage = browser.operator.plugin("storage", "logger")
+        browser.operator.report(storage, Health(wire_pb.HEALTH_STATE_DEGRADED, "no logger", ("logger",)))
         for path in PATHS:
             page = await browser.get(path)
             assert "degraded" in page.one(id="sentence").text
