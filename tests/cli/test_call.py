@@ -260,7 +260,7 @@ async def test_answers_and_messages_of_a_stream_pass_as_they_come_and_ctrl_c_end
         assert process.stdin
         assert process.stdout
         assert process.stderr
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             for text in ("one", "two"):
                 await process.stdin.send_all(b'{"text": "%b"}\n' % text.encode())
                 assert json.loads(await process.stdout.receive_some()) == {"text": text}
