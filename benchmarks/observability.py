@@ -11,6 +11,8 @@ import httpx
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.asgi import Receive, Scope, Send, send_response
+from cpg_trio.http import ServeConfig, serve
 
 from .bench import Bench, Report, median
 from .load import Load, wrk
@@ -44,6 +46,22 @@ async def _scraping(env: Mapping[str, str]) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def _collecting(env: Mapping[str, str]) -> AsyncIterator[None]:
+    """Take the spans that are exported, as a collector does."""
+    bind = env["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://")
+
+    async def take(_scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send_response(send, 200)
+
+    async with open_plain_nursery() as nursery:
+        await nursery.start(partial(serve, take, bind=bind, config=ServeConfig(), stop=trio.Event()))
+        yield
+        nursery.cancel_scope.cancel()
+
+
 @attrs.frozen(eq=False)
 class Subject:
     """A host that is watched in some way."""
@@ -67,12 +85,23 @@ class Subject:
 def subjects() -> list[Subject]:
     """Return what is compared; the first is what the others are compared with."""
     return [
-        Subject.of("unwatched", "no metrics", {}),
+        Subject.of("unwatched", "no metrics, no traces", {}),
         Subject.of(
             "metrics",
             "metrics, scraped once a second",
             {"METRICS_BIND": f"127.0.0.1:{free_port()}"},
             _scraping,
+        ),
+        Subject.of(
+            "traces",
+            "traces of 1 % of the calls",
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+                "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+                "OTEL_TRACES_SAMPLER_ARG": "0.01",
+                "OTEL_BSP_SCHEDULE_DELAY": "500",  # so that a run has its own spans exported
+            },
+            _collecting,
         ),
     ]
 

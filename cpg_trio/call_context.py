@@ -110,6 +110,12 @@ class CallContext:
         return text.encode()
 
 
+class NewRequest(CallContext):
+    """The context of a call whose request id was made here, as random as a trace id has to be."""
+
+    __slots__ = ()
+
+
 _random = random.getrandbits  # twice as fast as `randbytes`
 
 NO_CALL = CallContext()
@@ -145,7 +151,7 @@ def new_request_id() -> str:
 def received(fields: HeaderList) -> CallContext:
     """Return the context of a call with these header fields, whose names may be in any case."""
     if not fields:  # as most calls of the router are: no function more than needed
-        return CallContext(_random(128).to_bytes(16, "big").hex())
+        return NewRequest(_random(128).to_bytes(16, "big").hex())
     values: dict[bytes, bytes] = {}
     for name, value in fields:
         known = name.lower()
@@ -154,8 +160,9 @@ def received(fields: HeaderList) -> CallContext:
             values[known] = b"%b,%b" % (values[known], value) if known in values else value
     get = values.get
     request_id, traceparent = get(b"x-request-id", b""), get(b"traceparent", b"")
-    return CallContext(
-        request_id.decode() if _REQUEST_ID.fullmatch(request_id) else new_request_id(),
+    is_known = _REQUEST_ID.fullmatch(request_id)
+    return (CallContext if is_known else NewRequest)(
+        request_id.decode() if is_known else new_request_id(),
         parent := _traceparent(traceparent) if traceparent else "",
         _tracestate(state) if parent and (state := get(b"tracestate")) else "",
         _baggage(baggage) if (baggage := get(b"baggage")) else "",

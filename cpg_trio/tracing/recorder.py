@@ -38,7 +38,7 @@ from opentelemetry.trace import (
 )
 
 from cpg_trio._version import __version__
-from cpg_trio.call_context import CallContext, current, serving
+from cpg_trio.call_context import CallContext, NewRequest, current, serving
 from cpg_trio.calls import Call, Calls
 from cpg_trio.tracing.sampling import Sampler
 
@@ -53,7 +53,7 @@ _ODD = frozenset("13579bdf")  # the last digit of the flags of a trace that is s
 _LONGEST = 256  # characters of an attribute
 
 _bits = random.getrandbits
-_LOW_BITS = 2**64 - 1  # of a trace id, by which samplers decide
+_NO_SPAN = f"-{_bits(64) or 1:016x}-00"  # the end of the traceparent of calls that begin a trace unsampled
 
 
 class Entered(CallContext):
@@ -77,7 +77,7 @@ class Recorder:
     ) -> None:
         """Take what decides, what says who makes the spans by instance id, and what exports them."""
         self._sampler = sampler
-        self._parent_based = sampler.parent_based
+        self._parent_based, self._bound = sampler.parent_based, sampler.bound
         self._resource_of = resource_of
         self._processor = processor
         self._ids = _Ids()
@@ -118,19 +118,19 @@ class Recorder:
         """Return the context of a call that belongs to `context`; see `calls.Tracer`."""
         parent = context.traceparent
         if not parent:
-            # One draw of random bits, for the trace and the span: as most calls come here, that matters.
-            bits = _bits(192)
-            ids = bits.to_bytes(24).hex()
-            if bits >> 64 & _LOW_BITS < self._sampler.bound:
-                return Entered(context, f"00-{ids[:32]}-{ids[32:]}-01", method, server)
-            context.traceparent = f"00-{ids[:32]}-{ids[32:]}-00"  # so that nobody behind it decides anew
+            # Most calls of a host come here: a call has one random id, and one that is not sampled no more.
+            is_new = context.__class__ is NewRequest
+            trace_id = context.request_id if is_new else _bits(128).to_bytes(16).hex()
+            if trace_id[16:] < self._bound:
+                return Entered(context, f"00-{trace_id}-{_bits(64).to_bytes(8).hex()}-01", method, server)
+            context.traceparent = f"00-{trace_id}{_NO_SPAN}"  # so that nobody behind it decides anew
             return context
         if self._parent_based:
             if parent[-1] not in _ODD:
                 return context
             sampled = True
         else:
-            sampled = self._sampler.takes(parent[3:35])
+            sampled = parent[19:35] < self._bound
         flags = int(parent[53:], 16) & ~_SAMPLED | sampled
         traceparent = f"{parent[:36]}{_bits(64).to_bytes(8).hex()}-{flags:02x}"
         if sampled:

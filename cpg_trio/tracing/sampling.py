@@ -18,20 +18,21 @@ _LIMIT = 2**64
 
 @attrs.frozen
 class Sampler:
-    """Samples a part of all traces: of `_LIMIT` trace ids, those below `bound`."""
+    """Samples the traces with an id whose last 16 digits are below `bound`, compared as texts."""
 
     ratio: float = 1.0
     parent_based: bool = True
     """Whether a call of a trace that has begun elsewhere is sampled if its caller's is."""
-    bound: int = attrs.field(init=False)
+    bound: str = attrs.field(init=False)
 
     @bound.default
-    def _bound(self) -> int:
-        return round(self.ratio * _LIMIT)
+    def _bound(self) -> str:
+        bound = round(self.ratio * _LIMIT)
+        return f"{bound:016x}" if bound < _LIMIT else "g"  # which is above all digits
 
     def takes(self, trace_id: str) -> bool:
-        """Whether to sample a trace that begins here."""
-        return int(trace_id[16:], 16) < self.bound
+        """Whether to sample a trace of this id."""
+        return trace_id[16:] < self.bound
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Sampler:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cpg_trio.tracing")
 
 _HTTP = "http/protobuf"
-_FLUSH_S = 5.0  # at the end, for what has not been exported
+_FLUSH_S = 2.0  # at the end, for what has not been exported
 
 
 class Tracing:

@@ -70,6 +70,15 @@ async def test_a_call_without_a_trace_begins_one(receiver: Receiver) -> None:
         (got,) = await receiver.until(lambda spans: spans)
     assert sent_on(recorder) == f"00-{got.trace_id}-{got.id}-01"
     assert got.parent == ""
+    assert got.attributes["cpg_trio.request_id"] == got.trace_id
+
+
+async def test_a_request_id_of_a_stranger_is_no_trace_id(receiver: Receiver) -> None:
+    async with routing() as s:
+        await s.call(s.head("GET", None, f"x-request-id: {TRACE}"))
+        (got,) = await receiver.until(lambda spans: spans)
+    assert got.attributes["cpg_trio.request_id"] == TRACE
+    assert got.trace_id != TRACE
 
 
 async def test_an_unsampled_trace_stays_so_and_passes_as_it_is(receiver: Receiver) -> None:
