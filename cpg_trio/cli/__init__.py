@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from cpg_trio.check import check  # noqa: PLC0415 - each command imports what it needs
 
         sys.exit(check(probe))
-    from cpg_trio.cli._app import run  # noqa: PLC0415 - the parser takes longer than a check
+    try:
+        from cpg_trio.cli._app import run  # noqa: PLC0415 - the parser takes longer than a check
 
-    sys.exit(run(words))
+        status = run(words)
+    except KeyboardInterrupt:  # before the parser was there
+        status = 130
+    sys.exit(status)

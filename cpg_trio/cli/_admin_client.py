@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from cpg_trio._addresses import is_loopback
 from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+from cpg_trio._lines import one_line
 from cpg_trio._version import __version__
 from cpg_trio.cli._admin_address import AdminAddress, why_not
 from cpg_trio.cli._errors import CommandError
@@ -18,6 +19,7 @@ from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from cpg_trio.rpc.http_client import PoolClient
 
 _TIMEOUT_S = 15.0
+_LONGEST_ERROR = 1000
 _MOST_BYTES = 64 * 1024 * 1024  # of the list of many plugins
 
 
@@ -78,7 +80,7 @@ def explained(error: ConnectError, address: AdminAddress, *, token_shown: bool) 
             text = f"the host at {address} has not answered within {_TIMEOUT_S:g} s: is its process stopped?"
         case _:
             text = error.message
-    return " ".join(text.split())
+    return one_line(" ".join(text.split()), _LONGEST_ERROR)
 
 
 def token_for(address: AdminAddress, environment: Mapping[str, str]) -> str:

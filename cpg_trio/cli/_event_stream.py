@@ -19,22 +19,22 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 2.0
 
 
 def show_events(
-    options: AdminOptions, request: pb.WatchEventsRequest, line: Callable[[pb.Event], object]
+    options: AdminOptions, request: pb.WatchEventsRequest, show: Callable[[pb.Event], None]
 ) -> None:
-    """Print the line of each event. With `follow` it goes on after a restart of the host, until Ctrl-C.
+    """Have each event shown. With `follow` it goes on after a restart of the host, until Ctrl-C.
 
     Raises: CommandError if there is no host at the beginning.
     """
-    trio.run(_EventStream(options, request, line).run)
+    trio.run(_EventStream(options, request, show).run)
 
 
 class _EventStream:
     def __init__(
-        self, options: AdminOptions, request: pb.WatchEventsRequest, line: Callable[[pb.Event], object]
+        self, options: AdminOptions, request: pb.WatchEventsRequest, show: Callable[[pb.Event], None]
     ) -> None:
         self._options = options
         self._request = request
-        self._line = line
+        self._show_event = show
         self._run: tuple[str, int] | None = None  # which process of which host has been read last
         self._connected = False
 
@@ -51,7 +51,7 @@ class _EventStream:
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
     async def _read_to_end(self) -> str:
-        """Print events until the stream ends; return why it has. Raises: CommandError at the beginning."""
+        """Show events until the stream ends; return why it has. Raises: CommandError at the beginning."""
         try:
             async with admin_client(find_admin(self._options.admin, os.environ)) as host:
                 self._begin((await host.get_status(pb.GetStatusRequest())).host)
@@ -78,7 +78,7 @@ class _EventStream:
         if message.missed:
             _say(f"{message.missed} events were missed, since this reader is slow")
         for event in message.events:
-            print(self._line(event))
+            self._show_event(event)
             self._request.after = event.sequence
         sys.stdout.flush()
 

@@ -54,8 +54,16 @@ def events(
     from cpg_trio.cli._event_stream import show_events  # noqa: PLC0415 - help and completion need none of it
 
     request = pb.WatchEventsRequest(follow=follow, plugin=plugin, kinds=map(_kind, kind))
-    show_events(options, request, as_json if json else partial(event_line, out=Output()))
+    show_events(options, request, _json_line if json else partial(_line, out=Output()))
     return 0
+
+
+def _json_line(event: pb.Event) -> None:
+    print(as_json(event))
+
+
+def _line(event: pb.Event, out: Output) -> None:
+    out.line(event_line(event, out))
 
 
 def event_line(event: pb.Event, out: Output) -> Text:

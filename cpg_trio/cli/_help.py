@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts.help import HelpEntry, HelpPanel
-from rich.console import Console, ConsoleOptions
+if TYPE_CHECKING:  # a third of the time in which a command starts
+    from cyclopts.help import HelpEntry, HelpPanel
+    from rich.console import Console, ConsoleOptions
 
 _WIDEST_LABEL = 26  # a wider one has a line of its own
 _GAP = "  "

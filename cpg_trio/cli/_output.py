@@ -16,13 +16,14 @@ import attrs
 from cyclopts import Parameter
 
 from cpg_trio._human import duration, rate, share, span
+from cpg_trio._lines import one_line
 from cpg_trio.states import State
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -80,9 +81,9 @@ class Output:
             safe_box=True,
         )
 
-    def line(self, *parts: RenderableType) -> None:
+    def line(self, *parts: str | Text) -> None:
         """Write a line."""
-        self.console.print(*parts, soft_wrap=not self.is_terminal)
+        self.console.print(*map(printable, parts), soft_wrap=not self.is_terminal)
 
     def state(self, number: int, text: str = "") -> Text:
         """Return a state as its word (or another text), with its sign and colour where there are some."""
@@ -136,7 +137,7 @@ class Output:
         """Return a table that fits the terminal, without its optional columns if it has to."""
         from rich.table import Table  # noqa: PLC0415 - see Output
 
-        lines = [list(row) for row in rows]
+        lines = [list(map(printable, row)) for row in rows]
         shown = _fitting(columns, lines, self.console.width)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for index in shown:
@@ -163,6 +164,12 @@ class Output:
         """Return how ids are shown: on a terminal as short as they are unique."""
         every = list(runtime_ids)
         return shortened(every) if self.is_terminal else {each: each for each in every}
+
+
+def printable(text: str | Text) -> str | Text:
+    """Return a text as a terminal may have it. Names and reasons are what plugins say of themselves."""
+    plain = text if isinstance(text, str) else text.plain
+    return text if plain.isprintable() else one_line(plain, len(plain))
 
 
 def show_json(message: Message) -> None:

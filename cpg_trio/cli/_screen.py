@@ -19,7 +19,7 @@ from cpg_trio.cli._admin import AdminOptions
 from cpg_trio.cli._admin_address import find_admin
 from cpg_trio.cli._admin_client import admin_client
 from cpg_trio.cli._errors import CommandError
-from cpg_trio.cli._output import Output
+from cpg_trio.cli._output import Output, printable
 from cpg_trio.cli._plugins import COLUMNS, plugin_rows
 from cpg_trio.cli._status import facts, headline
 from cpg_trio.states import State
@@ -54,7 +54,7 @@ async def _next_picture(options: AdminOptions, out: Output) -> RenderableType:
             status = await host.get_status(pb.GetStatusRequest())
             plugins = await host.list_plugins(pb.ListPluginsRequest())
     except CommandError as error:
-        return Text(str(error), style="red")
+        return Group(Text(str(error), style="red"), Text("q ends", style="bright_black"))
     return picture(status, list(plugins.plugins), out)
 
 
@@ -62,6 +62,7 @@ def picture(status: pb.GetStatusResponse, plugins: list[pb.Plugin], out: Output)
     """Return a screen: the status, and as many plugins as there is room for, the worst first."""
     head = [headline(status, out), Text("")]
     head += [out.label(f"  {name}", 11) + text for name, text in facts(status, out)]
+    head = [Text() + printable(line) for line in head]
     for line in head:
         line.truncate(out.console.width, overflow="ellipsis")
     worst_first = sorted(plugins, key=lambda each: _rank(each.state))

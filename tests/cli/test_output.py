@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.cli._events import event_line
 from cpg_trio.cli._graph import show_graph
 from cpg_trio.cli._output import Output, shortened
 from cpg_trio.cli._plugins import show_plugins
@@ -172,6 +173,24 @@ def test_the_screen_of_top_has_the_worst_of_many_plugins_first_and_fits() -> Non
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[7:10]] == ["logger-f739", "storage-8a1b", "worker-0000"]
     assert lines[-1] == "and 187 more; q ends"
+
+
+def test_what_plugins_say_of_themselves_does_nothing_to_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\nhost  all is well"
+    plugins = [_plugin("storage", 1, pb.PLUGIN_STATE_DEGRADED, hostile)]
+    status = pb.GetStatusResponse(problems=[pb.Problem(state=pb.PLUGIN_STATE_DEGRADED, summary=hostile)])
+    event = pb.Event(kind=pb.EVENT_KIND_DEGRADED, text=hostile)
+
+    def show(out: Output) -> None:
+        show_plugins(plugins, out)
+        show_status(status, out)
+        out.line(event_line(event, out))
+        out.console.print(picture(status, plugins, out))
+
+    shown = _COLOUR.sub("", _shown(show, width=200, terminal=True))
+    assert "\\x1b]0;owned" in shown
+    assert not set("\x1b\x07\r") & set(shown)
+    assert "\nhost  all is well" not in shown
 
 
 def test_ids_are_as_short_as_they_are_unique() -> None:
