@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 NOTHING = "-"
 _UNLIMITED = 100_000  # columns, where no terminal limits them
 _SHORT_ID = 4  # the least letters of the random part of a runtime id
+_NEAR_S = 12 * 3600.0
 _LEAST_PROSE = 30  # columns; optional ones are left out for it
 _GREY = "bright_black"
 
@@ -153,12 +154,13 @@ class Output:
         return table
 
     def when(self, moment: Timestamp) -> str:
-        """Return a moment: for people as time of day, else as RFC 3339."""
+        """Return a moment: for people its local time, with the date if it is long ago; else RFC 3339."""
         if not moment.seconds:
             return NOTHING
-        if self.is_terminal:
-            return time.strftime("%H:%M:%S", time.localtime(moment.seconds))
-        return moment.ToJsonString()
+        if not self.is_terminal:
+            return moment.ToJsonString()
+        is_near = abs(time.time() - moment.seconds) < _NEAR_S
+        return time.strftime("%H:%M:%S" if is_near else "%Y-%m-%d %H:%M:%S", time.localtime(moment.seconds))
 
     def ids(self, runtime_ids: Iterable[str]) -> dict[str, str]:
         """Return how ids are shown: on a terminal as short as they are unique."""

@@ -48,8 +48,10 @@ def headline(answer: pb.GetStatusResponse, out: Output) -> Text:
     """Return the line that answers whether all is well."""
     if answer.problems:
         return _problem(answer.problems[0], out)
-    count = sum(each.count for each in answer.plugins)
-    return out.state(answer.state) + f": {_number(count, 'plugin')}, {_number(answer.services, 'service')}"
+    return (
+        out.state(answer.state)
+        + f": {_number(_present(answer), 'plugin')}, {_number(answer.services, 'service')}"
+    )
 
 
 def facts(answer: pb.GetStatusResponse, out: Output) -> list[tuple[str, str | Text]]:
@@ -58,7 +60,7 @@ def facts(answer: pb.GetStatusResponse, out: Output) -> list[tuple[str, str | Te
     up = f"up {since(host.started_at)}" if not host.stopping else "stopping"
     lag = f"{duration(seconds(host.loop_lag))} loop lag"
     counted = out.joined(
-        [str(sum(each.count for each in answer.plugins))],
+        [str(_present(answer))],
         (
             out.state(each.state, f"{each.count} {out.word(each.state)}")
             for each in answer.plugins
@@ -81,6 +83,11 @@ def facts(answer: pb.GetStatusResponse, out: Output) -> list[tuple[str, str | Te
 def _problem(problem: pb.Problem, out: Output) -> Text:
     lasting = f" for {since(problem.since)}" if problem.HasField("since") else ""
     return out.state(problem.state) + f"{lasting}: {problem.summary}"
+
+
+def _present(answer: pb.GetStatusResponse) -> int:
+    """Return how many plugins there are, without those that are gone."""
+    return sum(each.count for each in answer.plugins if each.state != pb.PLUGIN_STATE_GONE)
 
 
 def _number(count: int, what: str) -> str:

@@ -114,6 +114,24 @@ def test_the_first_line_says_what_is_wrong_since_when_and_why() -> None:
     )
 
 
+def test_plugins_that_are_gone_are_not_counted_among_those_that_are_there() -> None:
+    counts = [
+        pb.StateCount(state=pb.PLUGIN_STATE_HEALTHY, count=3),
+        pb.StateCount(state=pb.PLUGIN_STATE_GONE, count=2),
+    ]
+    answer = pb.GetStatusResponse(state=pb.PLUGIN_STATE_HEALTHY, plugins=counts, services=1)
+    shown = _shown(lambda out: show_status(answer, out))
+    assert shown.startswith("healthy: 3 plugins, 1 service\n")
+    assert "plugins   3   3 healthy   2 gone\n" in shown
+
+
+def test_people_see_the_time_of_day_and_the_date_of_what_is_long_ago() -> None:
+    out = Output(io.StringIO(), terminal=True, width=80)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", out.when(_ago(60)))
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", out.when(_ago(100_000)))
+    assert Output(io.StringIO()).when(_ago(60)) == "2027-01-15T07:59:00Z"
+
+
 def test_a_state_has_a_sign_and_a_colour_on_a_terminal_and_words_alone_without_colours() -> None:
     coloured = _shown(_status, width=200, terminal=True)
     assert coloured.startswith("\x1b[33m◐ degraded\x1b[0m for 12 s")
