@@ -16,6 +16,7 @@ StreamResetError `REFUSED_STREAM`: it was not acted on.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
@@ -44,6 +45,10 @@ from cpg_trio.http.client.upload import BROKEN, chunks_of
 _STREAM_WINDOW_BYTES = 2**18  # what a peer may send ahead on one stream
 _CONNECTION_WINDOW_BYTES = 2**20  # and on all together
 _LAST_STREAM = 2**31 - 1
+_MOST_STREAMS = 100  # on one connection
+_FRAME_BYTES = 2**14
+_MOST_UNSENT_BYTES = 2 * _MOST_STREAMS * _FRAME_BYTES  # each stream has one frame at most that is not sent
+_STATUS = re.compile(rb"[1-9][0-9]{2}")
 _FRAME_HEAD_BYTES = 9
 _NOT_FIELDS = frozenset({b"connection", b"host", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"})
 
@@ -117,7 +122,7 @@ class Http2Connection:
         """Whether another stream may be opened."""
         most = self._engine.remote_settings.max_concurrent_streams
         is_last = self._engine.highest_outbound_stream_id + 2 >= _LAST_STREAM
-        return not (self.is_over or is_last) and len(self._streams) < most
+        return not (self.is_over or is_last) and len(self._streams) < min(most, _MOST_STREAMS)
 
     @property
     def is_idle(self) -> bool:
@@ -185,7 +190,7 @@ class Http2Connection:
     def window(self, stream_id: int) -> int:
         """Return how many bytes can be sent on a stream now, in one frame."""
         window = self._engine.local_flow_control_window(stream_id)
-        return min(window, self._engine.max_outbound_frame_size)
+        return min(window, self._engine.max_outbound_frame_size, _FRAME_BYTES)
 
     def send(self, stream_id: int, data: bytes, *, is_last: bool) -> None:
         """Have a part of a body sent by the next flush. Raises: h2's ProtocolError if it has ended."""
@@ -264,6 +269,8 @@ class Http2Connection:
             return
         for event in events:
             self._happened(event)
+        if len(self._unsent) > _MOST_UNSENT_BYTES:
+            self._break(ProtocolError("the peer asks for answers, and does not read them"))
 
     def _happened(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
@@ -373,8 +380,8 @@ class Http2Exchange:
         """Return the status and the header fields of the final response, when they have come."""
         while self._head is None:
             await self._more()
-        status = dict(self._head).get(b":status", b"")
-        return int(status), [field for field in self._head if not field[0].startswith(b":")]
+        fields = [field for field in self._head if not field[0].startswith(b":")]
+        return int(dict(self._head)[b":status"]), fields
 
     def __aiter__(self) -> Self:
         return self
@@ -409,6 +416,9 @@ class Http2Exchange:
 
     def begin(self, head: HeaderList) -> None:
         """Take the head of the response."""
+        if not _STATUS.fullmatch(dict(head).get(b":status", b"")):
+            self.fail(ProtocolError("the peer's answer has no status"))
+            return
         self._head = list(head)
         self._arrived.unpark_all()
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import h2.config
 import h2.connection
@@ -16,11 +17,13 @@ import trio
 import trio.testing
 import trustme
 from h2.errors import ErrorCodes
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import GoAwayFrame, PingFrame
 
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.http import (
+    Channel,
     ConnectFailedError,
+    Connection,
     ConnectionBrokenError,
     Http2Exchange,
     InvalidRequestError,
@@ -31,6 +34,8 @@ from cpg_trio.http import (
     ServeConfig,
     StreamResetError,
 )
+from cpg_trio.http.client import http2
+from cpg_trio.http.client.http2 import Http2Connection
 from tests.certificates import LOCAL, Files
 from tests.http.apps import served
 from tests.plugin.running import eventually
@@ -177,8 +182,8 @@ Script = Callable[[Peer], Awaitable[None]]
 
 
 @asynccontextmanager
-async def scripted(*scripts: Script) -> AsyncIterator[Origin]:
-    """Serve one connection for each script."""
+async def scripted(*scripts: Script, closed: trio.Semaphore | None = None) -> AsyncIterator[Origin]:
+    """Serve one connection for each script. `closed` is released when one has been closed."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
 
@@ -187,9 +192,11 @@ async def scripted(*scripts: Script) -> AsyncIterator[Origin]:
             stream = await listener.accept()
             async with stream:
                 await script(Peer(stream))
+            if closed is not None:
+                closed.release()
 
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery, listener:
+        async with listener, trio.open_nursery() as nursery:
             nursery.start_soon(serve_all)
             yield Origin("http", "127.0.0.1", port)
             nursery.cancel_scope.cancel()
@@ -311,16 +318,55 @@ async def test_a_connection_that_the_peer_has_closed_while_it_was_idle_is_not_us
         await peer.flush()
         await peer.until(h2.events.StreamEnded)
 
-    async with scripted(script, script) as origin, Pool() as pool:
+    closed = trio.Semaphore(0)
+    async with scripted(script, script, closed=closed) as origin, Pool() as pool:
         for _ in range(2):
             talk = Talk()
             async with pool.duplex(origin, request(talk.body())) as exchange:
                 await talk.say.aclose()
                 await exchange.response()
                 assert await rest(exchange) == b""
-            with trio.move_on_after(0.05):
-                await trio.sleep_forever()
+            await closed.acquire()
         assert pool.statistics().opened == 2
+
+
+async def test_an_answer_without_a_status_is_none() -> None:
+    async def script(peer: Peer) -> None:
+        event = await peer.until(h2.events.RequestReceived)
+        assert isinstance(event, h2.events.RequestReceived)
+        peer.h2.config.validate_outbound_headers = False
+        peer.h2.send_headers(event.stream_id, [(":status", "ok")])
+        await peer.flush()
+        await trio.sleep_forever()
+
+    async with (
+        scripted(script) as origin,
+        Pool() as pool,
+        pool.duplex(origin, request(b"whole")) as exchange,
+    ):
+        with pytest.raises(ProtocolError, match="has no status"):
+            await exchange.response()
+
+
+class Stuck:
+    """A channel whose peer reads nothing."""
+
+    def send_nowait(self, _data: bytes) -> int:
+        return 0
+
+
+async def test_a_peer_that_asks_without_end_and_reads_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http2, "_MOST_UNSENT_BYTES", 2**14)
+    used = Connection(Origin("http", "127.0.0.1", 1), cast("Channel", Stuck()))
+    connection = Http2Connection(used, 2**16, lambda _: None)
+    pings = PingFrame(0, opaque_data=bytes(8)).serialize() * 100
+    for _ in range(12):
+        connection._received(pings)
+        connection.flush_nowait()
+    assert connection.is_broken
+    assert len(connection._unsent) < 2**16
 
 
 async def test_trailers_come_behind_the_body() -> None:
