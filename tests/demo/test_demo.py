@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
@@ -60,6 +61,14 @@ async def test_a_demo_that_cannot_keep_urls_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in run.output
 
 
+async def _entered(address: str) -> httpx.Response:
+    """Open a one-time address as a browser does, and then the page that it leads to."""
+    async with httpx.AsyncClient(trust_env=False) as browser:
+        let_in = await browser.get(address)
+        assert "set-cookie" in let_in.headers
+        return await browser.get(httpx.URL(address).copy_with(query=None))
+
+
 async def test_two_demos_at_once_each_serve_where_they_say_until_they_are_interrupted(
     tmp_path: Path,
 ) -> None:
@@ -71,7 +80,9 @@ async def test_two_demos_at_once_each_serve_where_they_say_until_they_are_interr
             for run in (first, second):
                 api = (await run.until(r"api-plugin listening on (http://\S+)"))[1]
                 code = (await run.until(r'curl "\S+/Resolve\?code=([0-9a-f]{8})"'))[1]
+                dashboard = (await run.until(r"(http://127\.0\.0\.1:\d+/\?once=\S+)"))[1]
                 await run.until("Ctrl-C stops")
+                assert (await _entered(dashboard)).status_code == 200
                 assert (await client.resolve(api, code)).endswith(f"URL: {demo.EXAMPLE_URL}")
         assert re.search(r"port \d+ is taken: \w+ is at http://127.0.0.1:\d+", first.output + second.output)
         assert [await first.end(signal.SIGINT), await second.end(signal.SIGTERM)] == [0, 0]
