@@ -119,6 +119,7 @@ class Admin:
         """Keep a refusal. Other decisions are told by what they change."""
         if decision.allowed:
             return
+        self._host.refusals.add()
         name = self._parts.identities.name_of(decision.subject)
         self.events.add(
             Event(

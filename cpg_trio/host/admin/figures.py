@@ -16,6 +16,7 @@ _MOST_SERIES = 1000
 _MOST_IN_FLIGHT = 1000
 _MOST_CALLS = 100
 _NOTHING = Tally()
+_DECIDED = ("unauthenticated", "permission_denied")  # by the access check, and audited
 
 
 class Figures:
@@ -32,9 +33,9 @@ class Figures:
         """Return the figures of all calls."""
         return self._message(self._window.total, len(self._in_flight))
 
-    def refused(self) -> int:
-        """Return how many calls were refused."""
-        return self._window.refused.total()
+    def refused_later(self) -> int:
+        """Return how many calls were refused that the access check had let through."""
+        return sum(count for (_, code), count in self._window.refused.items() if code not in _DECIDED)
 
     def of(self, **wanted: str) -> pb.CallStatistics:
         """Return the figures of the calls that have some values in fields of `SeriesKey`."""

@@ -16,6 +16,7 @@ from cpg_trio._memory import resident_bytes
 from cpg_trio._version import __version__
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.problems import Problem
+from cpg_trio.host.admin.recent import RecentCount
 from cpg_trio.host.admin.snapshot import Parts
 from cpg_trio.logs import dropped_lines
 from cpg_trio.states import State
@@ -36,6 +37,8 @@ class HostState:
     """Where plugins reach it."""
     stopping: bool = False
     loop_lag: LoopLag = attrs.field(factory=LoopLag)
+    refusals: RecentCount = attrs.field(factory=RecentCount)
+    """Those in the audit trail."""
 
     def message(self) -> pb.HostInfo:
         """Return it as a message."""

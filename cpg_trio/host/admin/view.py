@@ -59,7 +59,7 @@ class View:
             ],
             services=len(self._parts.registry.service_types()),
             calls=snapshot.figures.all(),
-            refused=snapshot.figures.refused(),
+            refused=self._host.refusals.total() + snapshot.figures.refused_later(),
         )
 
     def plugins(self, request: pb.ListPluginsRequest) -> pb.ListPluginsResponse:

@@ -173,3 +173,4 @@ async def test_whoever_is_refused_is_an_event_with_the_address() -> None:
         (event,) = [event for event in operator.host.admin.events if event.kind == REFUSED]
         assert (event.name, event.address) == ("thumbs-plugin", "192.0.2.2")
         assert event.text == "handshake: the enrolment token is wrong"
+        assert operator.status().refused == 1

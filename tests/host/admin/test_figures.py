@@ -6,6 +6,7 @@ import trio
 import trio.testing
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host.admin.recent import RecentCount
 from tests._wire import dial
 from tests.host.routed import Setting, routing
 from tests.http.peers import OK, Peer
@@ -108,3 +109,20 @@ async def test_the_host_counts_its_connections() -> None:
         assert (host.connections, host.pool_connections) == (1, 1)
         assert host.memory_bytes > 10 * 2**20
         assert host.file_descriptors > 3
+
+
+def test_what_is_more_than_a_minute_old_is_not_recent() -> None:
+    now = [0.0]
+    recent = RecentCount(lambda: now[0])
+    for _ in range(100):
+        recent.add()
+        now[0] += 1
+    assert 55 <= recent.total() <= 60
+    now[0] += 61
+    assert recent.total() == 0
+
+
+async def test_a_caller_that_proves_nothing_is_refused_once() -> None:
+    async with routing(answer_or_fail) as setting:
+        await setting.call(setting.head("GET").replace(setting.token.encode(), b"x"))
+        assert setting.host.admin.view.status(pb.GetStatusRequest()).refused == 1
