@@ -19,6 +19,12 @@ def node(page: Page, name: str) -> Locator:
     return page.locator("a.node").filter(has_text=f"{name}")
 
 
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    serious = [each for each in found if each["impact"] in {"serious", "critical"}]
+    assert not serious, (page.url, [(each["id"], each["nodes"][0]["html"]) for each in serious])
+
+
 def problem(page: Page, text: str) -> Locator:
     return page.locator(".problem").filter(has=page.get_by_text(re.compile(f"^{re.escape(text)}")))
 
@@ -38,6 +44,9 @@ def test_a_plugin_that_dies_is_seen_and_so_is_its_return(browser: Browser, examp
         expect(node(page, "storage-plugin")).to_contain_text("degraded")
         expect(page.locator("#event-rows")).to_contain_text("lapsed")
         expect(page.locator("#announced")).to_contain_text("degraded: storage-plugin")
+        assert_accessible(page)
+        page.emulate_media(color_scheme="dark")
+        assert_accessible(page)
         example.start("logger")
         expect(page.locator("#sentence")).to_contain_text("nothing is wrong")
         expect(node(page, "storage-plugin")).to_contain_text("healthy")
@@ -146,9 +155,7 @@ def test_axe_finds_nothing_serious(browser: Browser, shared: Shortener, scheme: 
             seen.go(path)
             if path != "/nothing" and not path.endswith("shutdown"):
                 seen.live()
-            found = Axe().run(seen.page).response["violations"]
-            serious = [each for each in found if each["impact"] in {"serious", "critical"}]
-            assert not serious, (path, [(each["id"], each["nodes"][0]["html"]) for each in serious])
+            assert_accessible(seen.page)
             wide = seen.page.evaluate(
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )

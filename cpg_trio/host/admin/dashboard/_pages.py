@@ -157,7 +157,8 @@ class Pages:
 
     def _context(self, page: Page) -> dict[str, Any]:
         status = self._view.status(pb.GetStatusRequest())
-        return {"status": status, "page": page, "query": page.query, **page.context}
+        there = sum(each.count for each in status.plugins if each.state != pb.PLUGIN_STATE_GONE)
+        return {"status": status, "there": there, "page": page, "query": page.query, **page.context}
 
     def _rows(self, kind: str, items: Iterable[Any], key: Callable[[Any], object]) -> dict[str, Markup]:
         keyed = {str(key(item)): item for item in items}

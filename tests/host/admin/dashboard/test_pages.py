@@ -315,3 +315,25 @@ async def test_files_are_reloaded_and_log_levels_set_on_pages() -> None:
         assert "The level of cpg_trio.router is what it was." in done.one(class_="dialog").text
         await browser.post("/configuration/log-level", 400, level="loud")
         await browser.post("/configuration/log-level", 400, level="debug", minutes="x")
+
+
+async def test_plugins_that_are_gone_are_not_among_those_that_are_there() -> None:
+    async with browsing() as browser:
+        browser.operator.plugin("logger")
+        await browser.post(f"/plugins/{browser.operator.plugin('storage')}/revoke")
+        page = await browser.get("/")
+        assert page.one(id="sentence").text == "healthy 1 plugin, 1 service, nothing is wrong"
+        assert page.one(id="tiles").one("a", href="/plugins").text == "1"
+        assert page.one(id="tiles").one("a", href="/plugins?state=gone").text == "1 gone"
+
+
+async def test_a_plugin_that_calls_itself_and_one_that_is_called_back_are_drawn() -> None:
+    async with browsing() as browser:
+        browser.operator.plugin("one", "two", "one")
+        browser.operator.plugin("two", "one")
+        graph = (await browser.get("/")).one(id="graph")
+        paths = [
+            str(path.attributes["d"]) for path in graph.all("path") if "line" in str(path.attributes["class"])
+        ]
+        assert len(set(paths)) == 3
+        assert len(graph.one("ul", class_="edges").children) >= 3
