@@ -32,16 +32,27 @@ def batches() -> BatchSpanProcessor:
     return BatchSpanProcessor(_TellingExporter(trace_exporter.OTLPSpanExporter()))
 
 
+_throttle = LogThrottle(_TELL_S, time.monotonic)  # of all exporters of a process
+
+
+def _tell(text: str) -> None:
+    if (more := _throttle.suffix()) is not None:
+        _log.warning("%s%s", text, more)
+
+
 class _Why(logging.Filter):
-    """Keeps the last messages of loggers, and lets nothing pass: each attempt to export would be a line."""
+    """Takes the messages of OpenTelemetry's loggers, which would be a line for each attempt to export."""
 
     text = ""
+    """Why an export has failed."""
     _before = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep a message: that of the last attempt, and what came of it."""
+        """Keep a message: that of the last attempt, and what came of it. Let none pass."""
         message = record.getMessage()
-        if record.levelno < logging.ERROR:
+        if message.startswith("Queue full"):
+            _tell("spans are dropped: there are more than are exported")
+        elif record.levelno < logging.ERROR:
             self._before = f" ({message})"
         else:
             self.text, self._before = message + self._before, ""
@@ -49,7 +60,7 @@ class _Why(logging.Filter):
 
 
 _why = _Why()
-for _name in (trace_exporter.__name__, BatchSpanProcessor.__module__):
+for _name in (trace_exporter.__name__, BatchSpanProcessor.__module__, "opentelemetry.sdk._shared_internal"):
     logging.getLogger(_name).addFilter(_why)
 
 
@@ -58,13 +69,12 @@ class _TellingExporter(SpanExporter):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._throttle = LogThrottle(_TELL_S, time.monotonic)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export spans, in the thread."""
         result = self._exporter.export(spans)
-        if result is not SpanExportResult.SUCCESS and (more := self._throttle.suffix()) is not None:
-            _log.warning("%d spans were not exported: %s%s", len(spans), one_line(_why.text), more)
+        if result is not SpanExportResult.SUCCESS:
+            _tell(f"{len(spans)} spans were not exported: {one_line(_why.text)}")
         return result
 
     def shutdown(self) -> None:

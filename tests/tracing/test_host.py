@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
-from cpg_trio.tracing import switch
+from cpg_trio._throttle import LogThrottle
+from cpg_trio.tracing import export, switch
 from tests.host.routed import Recorder, routing
 from tests.plugin.running import eventually
 from tests.shortener_processes import nobody
@@ -150,6 +152,7 @@ async def test_what_is_not_exported_yet_is_exported_at_the_stop(
 async def test_an_exporter_that_does_not_work_costs_a_line_and_no_call(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(export, "_throttle", LogThrottle(60.0, time.monotonic))
     receiver.status = 400
     async with routing() as s:
         for count in (1, 2):
@@ -169,3 +172,19 @@ async def test_an_exporter_that_is_away_holds_up_neither_calls_nor_the_stop(
     async with routing() as s:
         assert (await s.call(s.head("GET", None, SAMPLED))).status == 200
     assert [r for r in caplog.records if "export" in r.getMessage() and r.name != "cpg_trio.tracing"] == []
+
+
+async def test_spans_that_are_too_many_are_dropped_with_a_line(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(export, "_throttle", LogThrottle(60.0, time.monotonic))
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    receiver.status = 503
+    async with routing() as s:
+        monkeypatch.setattr(switch, "_FLUSH_S", 0.1)
+        for _ in range(6):
+            await s.call(s.head("GET", None, SAMPLED))
+    lines = [r.getMessage() for r in caplog.records if "spans are" in r.getMessage()]
+    assert lines == ["spans are dropped: there are more than are exported"]
