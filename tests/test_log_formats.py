@@ -11,7 +11,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from cpg_trio._log_formats import LONGEST_LINE, JsonFormatter
 from cpg_trio.call_context import CallContext, serving
@@ -161,6 +161,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.text(), st.text(), st.text(), st.dictionaries(st.text(min_size=1), ANYTHING, max_size=5))
 def test_any_record_is_one_line_and_one_object(
     message: str, name: str, level: str, fields: dict[str, Any]
