@@ -16,17 +16,19 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trustme
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from cpg_trio import cli
-from cpg_trio.cli._calling import call_of, perform
+from cpg_trio.cli._calling import NoHostError, call_of, perform
 from cpg_trio.cli._errors import CommandError
 from cpg_trio.cli._json_documents import InvalidJsonError
-from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
-from cpg_trio.http import StartError
+from cpg_trio.host import Enrolment, Host, HostConfig, PluginRules, Policy, Rules
+from cpg_trio.http import ServeConfig, StartError, TlsConfig
 from cpg_trio.rpc import Code, ConnectError, Context
 from cpg_trio.rpc.dynamic import DescriptionError
 from tests._gen.echo.v1 import echo_pb2 as pb
+from tests.certificates import LOCAL, Files
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
 from tests.rpc.echo import Echo
 
@@ -247,6 +249,30 @@ async def test_the_policy_of_the_host_holds() -> None:
         assert (refused.status, refused.out) == (1, "")
         assert refused.err.startswith("permission_denied: ")
         assert (await call(url, "echo", "Echo", "--as", "ada")).status == 0
+
+
+async def test_a_host_with_enrolment_and_tls_lets_it_in_with_a_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = Files.write(tmp_path, trustme.CA(), *LOCAL)
+    enrolment = Enrolment({"cpg-trio-call": "t" * 32, "echo-plugin": "e" * 32})
+    config = HostConfig(enrolment=enrolment, serve=ServeConfig(tls=files.config()))
+    trusting_plugin = ServeConfig(tls=TlsConfig(ca_file=files.ca))
+    async with (
+        hosting(config) as (host, url),
+        plugged(echo_plugin(), url, reflection=True, enrolment_token="e" * 32, serve=trusting_plugin),
+    ):
+        await until(host, lambda: is_healthy(host, "echo"))
+        given: dict[str, Any] = {"host_url": url, "service_type": "echo", "method": "HTTPChat"}
+        given |= {"message": '{"text": "a"}', "self_id": "cpg-trio-call"}
+        trusting = {"TLS_CA": str(files.ca)}
+        await perform(call_of({**trusting, "ENROLMENT_TOKEN": "t" * 32}, **given))
+        assert json.loads(capsys.readouterr().out) == {"text": "a"}
+        with pytest.raises(ConnectError) as caught:
+            await perform(call_of(trusting, **given))
+        assert caught.value.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}
+        with pytest.raises(NoHostError, match="certificate is not accepted"):
+            await perform(call_of({}, **given))
 
 
 async def test_answers_and_messages_of_a_stream_pass_as_they_come_and_ctrl_c_ends_it() -> None:
