@@ -64,14 +64,14 @@ class Output:
         plain: bool | None = None,
     ) -> None:
         """Take a file (stdout by default); the rest is for tests, and found out otherwise."""
-        from rich.console import Console  # noqa: PLC0415 - JSON needs none of it
+        from cpg_trio.cli._console import CommandConsole  # noqa: PLC0415 - JSON needs none of it
 
         out = sys.stdout if file is None else file
         self.is_terminal = out.isatty() if terminal is None else terminal
         no_colour = bool(os.environ.get("NO_COLOR")) if plain is None else plain
         self._signs = self.is_terminal and not no_colour
         self.is_ascii = not _has_letters(out)
-        self.console: Console = Console(
+        self.console: Console = CommandConsole(
             file=out,
             force_terminal=self.is_terminal,
             color_system=("auto" if plain is None else "standard") if self._signs else None,

@@ -332,8 +332,9 @@ def test_a_shell_completes_commands_and_the_names_of_plugins(platform: Platform,
     assert done.stdout.split() == ["plugins", "storage-plugin", "debug"]
 
 
-def test_a_reader_that_leaves_ends_a_command_quietly(platform: Platform) -> None:
-    command, environment = _command(platform, "plugins", "--all")
+@pytest.mark.parametrize("words", [("plugins", "--all"), ("events", "--follow"), ("status", "--json")])
+def test_a_reader_that_leaves_ends_a_command_quietly(platform: Platform, words: tuple[str, ...]) -> None:
+    command, environment = _command(platform, *words)
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
