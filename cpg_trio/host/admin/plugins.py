@@ -230,7 +230,7 @@ class Plugins:
         entry = self._identities.entry(runtime_id)
         if entry is None:
             raise KeyError(runtime_id)
-        self._gone.pop(runtime_id)
+        self._forget(self._gone.pop(runtime_id))
         record = self._live[runtime_id] = Record(entry.identity, since)
         self._enter(record, State.STARTING, _NOTHING_YET)
         return record

@@ -138,3 +138,33 @@ async def test_a_level_of_the_log_holds_for_a_while(autojump_clock: trio.abc.Clo
             await operator.client.set_log_level(pb.SetLogLevelRequest(level="loud"))
     assert router.level == before  # also when the host ends
     assert operator.texts(pb.EVENT_KIND_ACTION)[0] == "cpg_trio.router logs at debug for 1 min"
+
+
+async def test_what_cannot_be_done_is_refused_with_the_reason() -> None:
+    async with operating() as operator:
+        operator.host.identities.issue("api-plugin")
+        logger = operator.plugin("logger")
+        too_long = pb.ShutDownPluginRequest(plugin=logger)
+        too_long.grace.FromSeconds(10**6)
+        for call, code, text in (
+            (
+                operator.client.shut_down_plugin(pb.ShutDownPluginRequest(plugin="api-plugin")),
+                Code.FAILED_PRECONDITION,
+                "registered nothing",
+            ),
+            (operator.client.shut_down_plugin(too_long), Code.INVALID_ARGUMENT, "grace must be"),
+            (
+                operator.client.drain_plugin(pb.DrainPluginRequest(plugin=logger, undo=True)),
+                Code.FAILED_PRECONDITION,
+                "is not drained",
+            ),
+            (
+                operator.client.drain_plugin(pb.DrainPluginRequest(plugin=logger, reason="x" * 1000)),
+                Code.INVALID_ARGUMENT,
+                "too long",
+            ),
+        ):
+            with pytest.raises(ConnectError, match=text) as caught:
+                await call
+            assert caught.value.code == code
+        assert operator.host.registry.available("logger")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio.host import Health
+from cpg_trio._loop_lag import LoopLag
+from cpg_trio.host import Health, HostConfig, host_logger
+from cpg_trio.host.admin import host_state
 from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.settings import Setting
 from tests.host.admin.operating import HEALTHY, Operator, operating
 
 WAITING = Health(wire_pb.HEALTH_STATE_DEGRADED, "waiting for logger", ("logger",))
@@ -179,3 +183,77 @@ async def test_those_that_wait_for_one_service_are_one_problem() -> None:
             operator.report(operator.plugin(f"s{i}", "logger"), WAITING)
         (problem,) = operator.status().problems
         assert problem.summary.startswith("s0-plugin and 499 more wait for logger (nobody provides it")
+
+
+async def test_why_nobody_provides_a_service_is_told_of_each_case(autojump_clock: trio.abc.Clock) -> None:
+    async with operating() as operator:
+        operator.report(operator.plugin("storage", "logger"), WAITING)
+
+        def why() -> str:
+            (service,) = operator.host.admin.view.services(pb.ListServicesRequest(filter="logger")).services
+            return service.reason
+
+        first, second = operator.plugin("logger"), operator.plugin("logger")
+        assert why() == ""
+        operator.report(first, Health(wire_pb.HEALTH_STATE_UNHEALTHY, "the disk is full"))
+        operator.host.registry.drain(second, "update")
+        assert why() == "none of its 2 providers gets calls: 1 unhealthy, 1 draining"
+        await operator.host.revoke_identity(second)
+        assert why() == "its only provider, logger-plugin, is unhealthy for 0 s: the disk is full"
+        operator.report(first, HEALTHY)
+        (registration,) = operator.host.registry.registrations(first)
+        operator.host.registry.unregister(first, registration.id)
+        assert why() == "nobody provides it; the last one, logger-plugin, stopped providing it 0 s ago"
+        await operator.host.revoke_identity(first)
+        assert why() == "nobody provides it; the last one, logger-plugin, left 0 s ago"
+
+
+async def test_capabilities_and_grants_are_listed_with_their_owner() -> None:
+    async with operating() as operator:
+        runtime_id = operator.plugin("storage")
+        entry = operator.host.identities.entry(runtime_id)
+        assert entry
+        operator.host._grants.issue(entry.identity, host_logger())
+        answer = operator.host.admin.view.capabilities(pb.ListCapabilitiesRequest())
+        assert [capability.capability_type for capability in answer.capabilities] == ["logger"]
+        (grant,) = answer.grants
+        assert (grant.runtime_id, grant.capability_type) == (runtime_id, "logger")
+        assert [each.grant_id for each in operator.get(runtime_id).grants] == [grant.grant_id]
+        assert operator.get(runtime_id).plugin.grants == 1
+        await operator.client.revoke_grant(pb.RevokeGrantRequest(grant_id=grant.grant_id, reason="leaked"))
+        assert not operator.get(runtime_id).grants
+        assert operator.texts(pb.EVENT_KIND_ACTION) == [f"the grant {grant.grant_id} is revoked: leaked"]
+
+
+async def test_the_configuration_is_told_with_its_sources() -> None:
+    setting = Setting("LEASE_S", "15", "default", "seconds")
+    async with operating(HostConfig(settings=[setting])) as operator:
+        (told,) = (await operator.client.get_configuration(pb.GetConfigurationRequest())).settings
+        assert (told.name, told.value, told.source) == ("LEASE_S", "15", "default")
+
+
+async def test_what_is_wrong_with_the_host_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with operating() as operator:
+        monkeypatch.setattr(host_state, "_most_descriptors", lambda: 10)
+        monkeypatch.setattr(LoopLag, "median_s", 0.5)
+        operator.host._journal.why_unsaved = "the disk is full"
+        summaries = [problem.summary for problem in operator.status().problems]
+        assert len(summaries) == 3
+        assert "the host is not ready: the disk is full" in summaries
+        assert any("of 10 file descriptors" in summary for summary in summaries)
+        assert any("runs 500 ms late" in summary for summary in summaries)
+
+
+async def test_the_lag_of_the_loop_is_measured(mock_clock: trio.testing.MockClock) -> None:
+    lag = LoopLag()
+    told: list[float] = []
+    lag.measured.add(told.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lag.run)
+        for passes_s in (0.5, 2.5, 0.5):  # two seconds of which a task did not yield
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(passes_s)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert told == pytest.approx([0, 2, 0])
+    assert (lag.median_s, lag.most_s) == pytest.approx((0, 2))
