@@ -110,13 +110,22 @@ class CallContext:
         return text.encode()
 
 
+_random = random.getrandbits  # twice as fast as `randbytes`
+
+
 class NewRequest(CallContext):
-    """The context of a call whose request id was made here, as random as a trace id has to be."""
+    """The context of a call that came without one: its request id is as random as a trace id has to be.
+
+    Most calls of a host are such. Nothing is called here that need not be.
+    """
 
     __slots__ = ()
 
+    def __init__(self) -> None:
+        """Make the request id."""
+        self.request_id = _random(128).to_bytes(16, "big").hex()
+        self.traceparent = self.tracestate = self.baggage = ""
 
-_random = random.getrandbits  # twice as fast as `randbytes`
 
 NO_CALL = CallContext()
 """The context where no call is served."""
@@ -145,28 +154,27 @@ class serving:  # noqa: N801 - a context manager; a generator would cost more th
 
 def new_request_id() -> str:
     """Return a request id that nobody else has. It is no secret."""
-    return _random(128).to_bytes(16, "big").hex()
+    return NewRequest().request_id
 
 
 def received(fields: HeaderList) -> CallContext:
     """Return the context of a call with these header fields, whose names may be in any case."""
-    if not fields:  # as most calls of the router are: no function more than needed
-        return NewRequest(_random(128).to_bytes(16, "big").hex())
     values: dict[bytes, bytes] = {}
     for name, value in fields:
         known = name.lower()
         if known in FIELDS:
             # Fields of one name are one list (RFC 9110, section 5.2). No list is a traceparent or an id.
             values[known] = b"%b,%b" % (values[known], value) if known in values else value
-    get = values.get
-    request_id, traceparent = get(b"x-request-id", b""), get(b"traceparent", b"")
+    request_id = values.get(b"x-request-id", b"")
     is_known = _REQUEST_ID.fullmatch(request_id)
-    return (CallContext if is_known else NewRequest)(
-        request_id.decode() if is_known else new_request_id(),
-        parent := _traceparent(traceparent) if traceparent else "",
-        _tracestate(state) if parent and (state := get(b"tracestate")) else "",
-        _baggage(baggage) if (baggage := get(b"baggage")) else "",
-    )
+    context = CallContext(request_id.decode()) if is_known else NewRequest()
+    if parent := values.get(b"traceparent"):
+        context.traceparent = _traceparent(parent)
+        if context.traceparent and (state := values.get(b"tracestate")):
+            context.tracestate = _tracestate(state)
+    if baggage := values.get(b"baggage"):
+        context.baggage = _baggage(baggage)
+    return context
 
 
 def _traceparent(value: bytes) -> str:

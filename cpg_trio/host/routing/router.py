@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
-from cpg_trio.call_context import CallContext, received
+from cpg_trio.call_context import CallContext, NewRequest, received
 from cpg_trio.calls import Call, CallKind, Calls
 from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
 from cpg_trio.host.directory import Registry
@@ -75,7 +75,8 @@ class Router:
         """See `relay.Gateway`."""
         known = exchange.head.remembered
         head = known if isinstance(known, _RequestHead) else self._read(exchange)
-        context = received(exchange.context or head.context)
+        fields = exchange.context or head.context
+        context = received(fields) if fields else NewRequest()
         exchange.request_id = context.request_id.encode()
         try:
             admitted = self._admit(exchange, head, context)
