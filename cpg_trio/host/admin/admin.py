@@ -17,7 +17,7 @@ from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.host_state import HostState
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.admin.plugins import Plugins
-from cpg_trio.host.admin.service import Admin as Service
+from cpg_trio.host.admin.service import AdminRpcs
 from cpg_trio.host.admin.snapshot import Parts
 from cpg_trio.host.admin.view import View
 from cpg_trio.rpc import application
@@ -75,7 +75,7 @@ class Admin:
 
     def service(self) -> App:
         """Return the admin service as an ASGI application. It does not check who asks."""
-        return application([Service(self.view, self.events, self.actions)])
+        return application([AdminRpcs(self.view, self.events, self.actions)])
 
     def application(self) -> App:
         """Return what operators are served: the admin service, and the dashboard at all other paths."""

@@ -20,7 +20,7 @@ _DEFAULT_GRACE_S = 30.0
 _DEFAULT_LEVEL_S = 10 * 60.0
 
 
-class Admin(AdminService):
+class AdminRpcs(AdminService):
     """`cpgtrio.admin.v1.AdminService`."""
 
     def __init__(self, view: View, events: EventLog, actions: Actions) -> None:
