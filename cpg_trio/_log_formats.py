@@ -29,12 +29,16 @@ LONGEST_LINE = 32 * 1024  # characters of a message, also of a traceback
 _MOST_FIELDS = 32  # of a record's own
 _LONGEST_FIELD = 1024  # characters
 
+JSON_FIELDS = "json_fields"
+"""The `extra` of fields for JSON alone: in text, the message has them already."""
+
 _IDS = ("request_id", "trace_id", "span_id")
 # What a line of JSON has of its own. A field of a record with such a name gets a "_" behind it.
 _NAMES = frozenset(
     {"time", "level", "logger", "message", "plugin", "runtime_id", "exception", "stack", *_IDS}
 )
-_NOT_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", *_IDS})
+_OF_EACH = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_NOT_FIELDS = frozenset({*_OF_EACH, JSON_FIELDS, *_IDS})
 
 
 class LogSource:
@@ -192,7 +196,7 @@ class JsonFormatter(Formatter):
         context, own = call_context.current(), record.__dict__
         ids = {name: own.get(name, getattr(context, name)) for name in _IDS}
         parts += (f'"{name}":{quoted(_text(value))}' for name, value in ids.items() if value)
-        fields = _fields(record)
+        fields = [*_fields(record), *own.get(JSON_FIELDS, {}).items()]
         parts += (f"{quoted(name + '_' * (name in _NAMES))}:{_json(value)}" for name, value in fields)
         if record.exc_info:
             parts.append(f'"exception":{quoted(bounded(self.formatException(record.exc_info)))}')

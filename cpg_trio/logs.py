@@ -19,6 +19,7 @@ import trio
 
 from cpg_trio import call_context
 from cpg_trio._log_formats import (
+    JSON_FIELDS,
     LONGEST_LINE,
     Formatter,
     JsonFormatter,
@@ -31,6 +32,7 @@ from cpg_trio._log_writer import LineHandler, dropped_lines
 from cpg_trio.call_context import CallContext
 
 __all__ = [
+    "JSON_FIELDS",
     "LEVELS",
     "LineLog",
     "LogConfig",

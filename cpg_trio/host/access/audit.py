@@ -15,6 +15,7 @@ from enum import Enum
 import attrs
 
 from cpg_trio._listeners import Listeners
+from cpg_trio.logs import JSON_FIELDS
 
 _log = logging.getLogger("cpg_trio.audit")
 
@@ -83,8 +84,12 @@ class AuditEvent:
 
     def as_json(self) -> str:
         """Return the event as one line, without empty texts."""
+        return _to_json(self.fields())
+
+    def fields(self) -> dict[str, str | bool]:
+        """Return the event without empty texts."""
         texts = {name: text for name in _TEXTS if (text := getattr(self, name))}
-        return _to_json({"action": self.action.value, "allowed": self.allowed, **texts})
+        return {"action": self.action.value, "allowed": self.allowed, **texts}
 
 
 class Audit:
@@ -134,4 +139,4 @@ class Audit:
         self._listeners.tell(event)
         level = logging.INFO if event.allowed else logging.WARNING
         if _log.isEnabledFor(level):
-            _log.log(level, "[AUDIT] %s", event.as_json())
+            _log.log(level, "[AUDIT] %s", event.as_json(), extra={JSON_FIELDS: event.fields()})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from cpg_trio.host import Action, Audit, AuditEvent, Enrolment, Host, HostConfig, PluginRules, Policy, Rules
+from cpg_trio.logs import LogConfig, LogFormat, configure_logging, flush
 from tests.host.calls import (
     COOKIE,
     DISCOVER,
@@ -165,3 +167,17 @@ def test_an_event_is_one_line_of_json_whatever_a_stranger_sends(caplog: pytest.L
     assert said["subject"] == nasty[:256]
     assert record.levelname == "WARNING"
     assert set(said) == {"action", "allowed", "subject", "target", "reason", "address"}
+
+
+def test_in_a_log_of_json_an_event_is_fields_and_in_text_it_is_told_once() -> None:
+    lines = []
+    for form in LogFormat:
+        stream = StringIO()
+        configure_logging(stream=stream, config=LogConfig(form))
+        Audit().denied(Action.CALL, "api", "storage", reason="no")
+        flush()
+        lines.append(stream.getvalue())
+    text, line = lines
+    expected = {"action": "call", "allowed": False, "subject": "api", "target": "storage", "reason": "no"}
+    assert json.loads(line).items() >= expected.items()
+    assert text.endswith(f" [AUDIT] {json.dumps(expected)}\n")
