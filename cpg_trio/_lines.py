@@ -16,7 +16,7 @@ def one_line(text: str | bytes, most: int = 256) -> str:
 
 
 def printable_json(text: str) -> str:
-    """Return JSON on one line with what does not print escaped: a terminal would obey some of it."""
+    """Return JSON with what does not print escaped, but for line ends: a terminal would obey it."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

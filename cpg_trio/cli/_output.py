@@ -16,7 +16,7 @@ import attrs
 from cyclopts import Parameter
 
 from cpg_trio._human import duration, rate, share, span
-from cpg_trio._lines import one_line
+from cpg_trio._lines import one_line, printable_json
 from cpg_trio.states import State
 
 if TYPE_CHECKING:
@@ -180,11 +180,11 @@ def show_json(message: Message) -> None:
 
 
 def as_json(message: Message, indent: int | None = None) -> str:
-    """Return a message in protobuf's JSON mapping, with all fields."""
+    """Return a message in protobuf's JSON mapping, with all fields, and all of it printable."""
     from google.protobuf.json_format import MessageToJson  # noqa: PLC0415 - tables do not need it
 
-    return MessageToJson(
-        message, always_print_fields_with_no_presence=True, indent=indent, ensure_ascii=False
+    return printable_json(
+        MessageToJson(message, always_print_fields_with_no_presence=True, indent=indent, ensure_ascii=False)
     )
 
 

@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import trio
@@ -249,7 +250,7 @@ class AdminAccess:
             self._seen.popitem(last=False)
         self._audit.allowed(Action.ADMIN, actor, call.path, address=call.peer.address)
 
-    def _refuse(self, call: _Call, refused: RefusedError, subject: str = "") -> None:
+    def _refuse(self, call: _Call, refused: RefusedError, subject: str = "") -> NoReturn:
         """Raise a refusal, once it is counted for the address that it comes from, and in the audit trail."""
         self._access.refuse(refused, call.peer, Action.ADMIN, subject, call.path)
 
@@ -269,7 +270,6 @@ class AdminAccess:
         proof = self._proof(token)
         if proof is None or host is None:
             self._refuse(call, RefusedError(Code.UNAUTHENTICATED, "the admin token is wrong"))
-            return
         self._audit.allowed(
             Action.ADMIN, f"browser from {call.peer.address}", LOGIN_PATH, address=call.peer.address
         )
