@@ -36,7 +36,7 @@ _STATUS = {
     Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     Code.FAILED_PRECONDITION: HTTPStatus.CONFLICT,
-    Code.RESOURCE_EXHAUSTED: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _MOST_BODY = 64 * 1024  # bytes of a form
@@ -92,7 +92,7 @@ class Dashboard:
             await self._send_asset(scope, "/".join(segments[1:]), send)
         elif segments == ["favicon.ico"]:  # what browsers ask for on pages that name no icon
             await self._send_asset(scope, "icon.svg", send)
-        elif segments == ["live"]:
+        elif segments == ["live"] and method == "GET":
             await self._stream(Query.parse(scope["query_string"].decode("latin-1")), receive, send)
         else:
             query = Query.parse(scope["query_string"].decode("latin-1"))

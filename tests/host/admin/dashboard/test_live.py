@@ -134,7 +134,7 @@ async def test_readers_are_bounded_and_leave_nothing_behind(autojump_clock: trio
                     await leave.wait()
 
             assert {await nursery.start(stay) for _ in range(32)} == {200}
-            assert await nursery.start(stay) == 503
+            assert await nursery.start(stay) == 429
             leave.set()
         assert not browser.operator.host.admin.events._readers
 
@@ -185,3 +185,8 @@ async def test_looks_at_open_pages_cost_a_bounded_share_of_the_processor(
         for _ in range(20):
             nursery.start_soon(pace.look, look)
     assert trio.current_time() - then >= 19 * 0.01 / PROCESSOR_SHARE
+
+
+async def test_a_stream_is_never_begun_for_who_wants_its_head_alone() -> None:
+    async with browsing() as browser:
+        assert (await browser.http.head("/live")).status_code == 404

@@ -138,6 +138,7 @@ async function follow() {
     const answer = await fetch(`/live?page=${encodeURIComponent(page)}`, { signal: own.signal, redirect: "error" });
     if (answer.status === 401 || answer.status === 403) final = "This session has ended. Open the dashboard anew, with “cpg-trio dashboard” for example.";
     else if (answer.status === 404) final = "What this page was about is not known to the host any more.";
+    else if (answer.status === 429) final = "This page is not live: as many pages of this host are open as it has room for. It tries again.";
     if (!answer.ok) throw new Error(answer.statusText);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
