@@ -137,6 +137,18 @@ async def test_every_call_between_plugins_passes_the_host(project: Project) -> N
         await project.until("logger", re.escape(f"[LOG] {verb} {code} → {URL}"), after=logs["logger"])
 
 
+async def test_an_operator_sees_the_system_from_the_container_of_the_host(project: Project) -> None:
+    await project.compose("up", "--detach", "--wait")
+    seen = await project.compose("exec", "-T", "host", "cpg-trio", "plugins", "--json")
+    found = {each["name"]: each["state"] for each in json.loads(seen)["plugins"]}
+    assert found == dict.fromkeys((f"{name}-plugin" for name in PLUGINS), "PLUGIN_STATE_HEALTHY")
+    status = await project.run("docker", "compose", "exec", "-T", "host", "cpg-trio", "status")
+    assert status.stdout.startswith("healthy: ")
+    for name in SERVICES:
+        read = f"import urllib.request as r; print(r.urlopen('http://{name}:9464/metrics').read().decode())"
+        assert "cpg_trio_build_info{" in await project.python("host", read)
+
+
 async def test_the_scripts_say_whether_the_system_works(project: Project) -> None:
     ready = await project.run("./run.sh")
     assert ready.stdout.count("(healthy)") == len(SERVICES)
