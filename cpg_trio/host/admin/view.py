@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._lines import one_line
 from cpg_trio.host.admin import messages, plugin_messages
 from cpg_trio.host.admin.events import EventLog
 from cpg_trio.host.admin.host_state import HostState
@@ -23,6 +24,7 @@ from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 
 _MOST_EVENTS = 200  # of one plugin, in an answer
+_WHOLE_REASON = 4096  # characters: as long as a plugin may report
 _MOST_NAMED = 5  # plugins, in an error
 
 
@@ -77,8 +79,11 @@ class View:
     def plugin(self, request: pb.GetPluginRequest) -> pb.GetPluginResponse:
         """Tell all that is known of one plugin. Raises: as `find`."""
         record, snapshot = self.find(request.plugin), self._snapshot()
+        plugin = plugin_messages.plugin(record, snapshot)
+        if record.state in (State.DEGRADED, State.UNHEALTHY):  # lists and histories have the beginning of it
+            plugin.reason = one_line(self._parts.registry.health(record.runtime_id).reason, _WHOLE_REASON)
         return pb.GetPluginResponse(
-            plugin=plugin_messages.plugin(record, snapshot),
+            plugin=plugin,
             history=[
                 pb.HealthChange(
                     at=messages.timestamp(change.at), state=messages.state(change.state), reason=change.reason

@@ -114,6 +114,7 @@ async def test_the_history_of_a_plugin_is_bounded() -> None:
         assert len(history) == 32
         assert history[-1].reason.startswith("999 behind")
         assert max(len(change.reason) for change in history) < 300
+        assert len(operator.get(storage).plugin.reason) > 4000  # the one of now is told whole
 
 
 async def test_all_histories_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
