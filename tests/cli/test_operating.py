@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from cpg_trio import cli
+from cpg_trio.cli._app import COMMANDS, Command
 from tests.cli.processes import ADMIN_TOKEN, ROOT, Platform, eventually, process, status_of
 
 LEASE_S = 3.0
@@ -61,6 +62,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "ADMIN_BIND": "127.0.0.1:0",
         "ADMIN_TOKEN": ADMIN_TOKEN,
         "LEASE_S": str(LEASE_S),
+        "CPG_HOST_KEY_FILE": str(folder / "host.key"),
     }
     with ExitStack() as stack:
         host = stack.enter_context(process(folder, "host", "cpg_trio", "host", environment=environment))
@@ -161,6 +163,8 @@ def test_a_plugin_is_drained_and_gets_calls_again(terminal: Terminal) -> None:
     assert [row for row in terminal.rows("plugins", "--state", "draining") if "a test" in row]
     assert terminal.run("drain", "api-plugin", "--undo")[1].endswith(" gets calls again\n")
     assert not terminal.rows("plugins", "--state", "draining")
+    assert set(terminal.json("drain", "api-plugin", "--yes")) == {"plugin", "callsInFlight"}
+    assert terminal.run("drain", "api-plugin", "--undo")[0] == 0
 
 
 def test_what_the_host_logs_is_changed_for_a_while(terminal: Terminal) -> None:
@@ -168,7 +172,38 @@ def test_what_the_host_logs_is_changed_for_a_while(terminal: Terminal) -> None:
     assert status == 0
     assert re.fullmatch(r"cpg_trio\.router: debug until \S+\n", out)
     assert terminal.run("log-level", "reset", "cpg_trio.router")[1] == "cpg_trio.router: as before\n"
-    assert terminal.run("reload")[0] == 0
+
+
+def test_each_file_that_is_read_again_is_told(terminal: Terminal, platform: Platform) -> None:
+    rows = terminal.rows("reload")
+    assert [row.split() for row in rows if "host.key" in row] == [
+        ["CPG_HOST_KEY_FILE", str(platform.folder / "host.key"), "read"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        (("plugins",), {"plugins"}),
+        (("plugins", "storage-plugin"), {"plugin", "history", "edges", "events", "grants", "calls"}),
+        (("services",), {"services"}),
+        (("graph",), {"nodes", "edges"}),
+        (("calls", "storage"), {"series", "inFlight", "failures", "slowest"}),
+        (("capabilities",), {"capabilities", "grants"}),
+        (("config",), {"settings"}),
+        (("reload",), {"files"}),
+        (("log-level", "reset"), set()),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_programs_get_one_document_with_all_fields(
+    terminal: Terminal, words: tuple[str, ...], fields: set[str]
+) -> None:
+    assert fields <= set(terminal.json(*words))
+
+
+def test_the_calls_in_flight_are_a_table_of_their_own(terminal: Terminal) -> None:
+    assert terminal.run("calls", "--in-flight")[1].startswith("FOR  CALLER  PROVIDER  METHOD")
 
 
 @pytest.mark.parametrize("command", [("drain", "api"), ("shutdown", "api"), ("revoke", "api")])
@@ -178,6 +213,18 @@ def test_nothing_is_done_without_a_terminal_to_confirm_it_or_yes(
     status, _, err = terminal.run(*command)
     assert (status, err.count("\n")) == (2, 1)
     assert "say --yes" in err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_help_of_each_command_fits_a_screen_and_has_examples(
+    terminal: Terminal, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = terminal.run(command.name, "--help")
+    assert (status, len(out.splitlines()) <= 40) == (0, True)
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.startswith(f"usage: cpg-trio {command.name}")
+    assert "\nExamples:\n  cpg-trio " in out
 
 
 @pytest.mark.parametrize(
