@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NOT_WELL = 3
 """The exit status if something is wrong."""
 _MOST_PROBLEMS = 10
+_MUCH_LAG_S = 0.1
 
 
 def status(*, json: JsonFlag = False, options: AdminOptions = HERE) -> int:
@@ -59,6 +60,8 @@ def facts(answer: pb.GetStatusResponse, out: Output) -> list[tuple[str, str | Te
     host, calls = answer.host, answer.calls
     up = f"up {since(host.started_at)}" if not host.stopping else "stopping"
     lag = f"{duration(seconds(host.loop_lag))} loop lag"
+    if (most := seconds(host.loop_lag_most)) >= _MUCH_LAG_S:
+        lag += f", at most {duration(most)}"
     counted = out.joined(
         [str(_present(answer))],
         (

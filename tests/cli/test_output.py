@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
@@ -123,6 +124,12 @@ def test_plugins_that_are_gone_are_not_counted_among_those_that_are_there() -> N
     shown = _shown(lambda out: show_status(answer, out))
     assert shown.startswith("healthy: 3 plugins, 1 service\n")
     assert "plugins   3   3 healthy   2 gone\n" in shown
+
+
+def test_a_loop_that_was_late_is_told() -> None:
+    host = pb.HostInfo(loop_lag=Duration(nanos=1_100_000), loop_lag_most=Duration(nanos=503_000_000))
+    shown = _shown(lambda out: show_status(pb.GetStatusResponse(host=host), out))
+    assert "   1.1 ms loop lag, at most 503 ms   " in shown
 
 
 def test_people_see_the_time_of_day_and_the_date_of_what_is_long_ago() -> None:
