@@ -41,6 +41,7 @@ def find_admin(given: str, environment: Mapping[str, str]) -> AdminAddress:
     if path and path != OFF:
         return AdminAddress(socket=Path(path.replace("{port}", port or DEFAULT_PORT)))
     usual = socket_path(port or DEFAULT_PORT, environment)
+    _check_folder(usual.parent)
     if port or not why_not(usual):
         return AdminAddress(socket=usual)
     return AdminAddress(socket=_only_socket(usual, environment))
@@ -71,14 +72,20 @@ def _named(address: str) -> AdminAddress:
     return AdminAddress(socket=Path(address.removeprefix("unix:")).expanduser())
 
 
+def _check_folder(folder: Path) -> None:
+    """Check that the sockets in a directory are those of the user's hosts. Raises: CommandError."""
+    try:
+        check_directory(folder)
+    except FileNotFoundError:
+        pass  # no host has made it yet
+    except OSError as error:
+        raise CommandError(f"the admin sockets in {folder} are not trusted: {error}; {_HOW}") from None
+
+
 def _only_socket(usual: Path, environment: Mapping[str, str]) -> Path:
     """Return the socket of the only host that runs. Raises: CommandError if it is not one."""
     folder = socket_directory(environment)
-    try:
-        check_directory(folder)
-        found = [path for path in sorted(folder.glob("*.sock")) if not why_not(path)]
-    except OSError:
-        found = []
+    found = [path for path in sorted(folder.glob("*.sock")) if not why_not(path)]
     if len(found) == 1:
         return found[0]
     if not found:

@@ -70,11 +70,14 @@ def test_several_hosts_are_listed(folder: Path, listening: ExitStack) -> None:
     assert f"{first}, {second}; name the host with --admin" in str(refused.value)
 
 
-def test_a_directory_in_which_others_may_write_is_not_searched(folder: Path, listening: ExitStack) -> None:
-    _listen(listening, folder / "81.sock")
+@pytest.mark.parametrize("port", [{}, {"PORT": "8080"}])
+def test_sockets_where_others_may_write_are_not_trusted(
+    folder: Path, listening: ExitStack, port: dict[str, str]
+) -> None:
+    _listen(listening, folder / "8080.sock")
     folder.chmod(0o777)
-    with pytest.raises(CommandError, match="no host answers: tried "):
-        find_admin("", {"XDG_RUNTIME_DIR": str(folder.parent)})
+    with pytest.raises(CommandError, match="are not trusted: others may write in"):
+        find_admin("", {"XDG_RUNTIME_DIR": str(folder.parent), **port})
 
 
 def _error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
