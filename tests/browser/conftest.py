@@ -39,6 +39,7 @@ def example() -> Iterator[Shortener]:
 def shared() -> Iterator[Shortener]:
     """The example with calls, which nobody breaks."""
     with tempfile.TemporaryDirectory() as folder, shortener(Path(folder)) as running:
+        running.lease_s = 60  # nothing lapses here, however busy the machine is
         running.start_all()
         running.call()
         yield running

@@ -35,7 +35,8 @@ class Shortener:
     folder: Path
     _token: trio.lowlevel.TrioToken
     _nursery: trio.Nursery
-    _calls: trio.CancelScope | None = None
+    lease_s: int = 5
+    """Short, so that what was killed is missed soon."""
 
     def do(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run something in the thread of the processes, and wait for it."""
@@ -55,10 +56,13 @@ class Shortener:
 
     def start_all(self) -> None:
         """Start the host and its plugins, and wait until all is well."""
-        self.start("host", ADMIN_SOCKET=str(self.socket), LEASE_S="3")
+        self.start_host()
         self.do(self.system.parts["host"].url)
         self.start(*PLUGINS)
         self.do(self.system.healthy, *PLUGINS)
+
+    def start_host(self) -> None:
+        self.start("host", ADMIN_SOCKET=str(self.socket), LEASE_S=str(self.lease_s))
 
     @property
     def socket(self) -> Path:

@@ -139,7 +139,7 @@ def test_a_host_that_is_lost_is_a_banner_until_it_is_back(browser: Browser, exam
         expect(page.locator("#lost")).to_contain_text("The connection to the host is lost")
         expect(page.locator("#live-word")).to_have_text("not live")
         expect(page.locator("#plugin-rows")).to_contain_text("api-plugin")  # what was then is still there
-        example.start("host", ADMIN_SOCKET=str(example.socket), LEASE_S="3")
+        example.start_host()
         expect(page.locator("#lost")).to_be_hidden()
         seen.live()
         expect(page.locator("#sentence")).to_contain_text("3 plugins, 3 services, nothing is wrong")
