@@ -337,3 +337,16 @@ async def test_a_plugin_that_calls_itself_and_one_that_is_called_back_are_drawn(
         ]
         assert len(set(paths)) == 3
         assert len(graph.one("ul", class_="edges").children) >= 3
+
+
+async def test_a_plugin_that_all_others_call_has_pages_of_bounded_weight() -> None:
+    async with browsing() as browser:
+        hub = browser.operator.plugin("hub")
+        for number in range(500):
+            browser.operator.plugin(f"p{number:03}", "hub")
+        wide, _ = browser.operator.host.identities.issue("wide", requires=tuple(f"s{n}" for n in range(300)))
+        for path in ("/", "/plugins", "/services", f"/plugins/{hub}", f"/plugins/{wide.runtime_id}"):
+            assert len((await browser.http.get(path)).content) < 150_000, path
+        assert "and 400 more" in (await browser.get(f"/plugins/{hub}")).one(id="plugin_callers").text
+        page = await browser.get(f"/plugins/{wide.runtime_id}")
+        assert "and 200 more" in page.one(id="plugin_dependencies").text
