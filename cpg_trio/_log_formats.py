@@ -32,13 +32,12 @@ _LONGEST_FIELD = 1024  # characters
 JSON_FIELDS = "json_fields"
 """The `extra` of fields for JSON alone: in text, the message has them already."""
 
-_IDS = ("request_id", "trace_id", "span_id")
+IDS = ("request_id", "trace_id", "span_id")
+"""What a line has of the context of its call, as `CallContext` names it."""
 # What a line of JSON has of its own. A field of a record with such a name gets a "_" behind it.
-_NAMES = frozenset(
-    {"time", "level", "logger", "message", "plugin", "runtime_id", "exception", "stack", *_IDS}
-)
+_NAMES = frozenset({"time", "level", "logger", "message", "plugin", "runtime_id", "exception", "stack", *IDS})
 _OF_EACH = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-_NOT_FIELDS = frozenset({*_OF_EACH, JSON_FIELDS, *_IDS})
+_NOT_FIELDS = frozenset({*_OF_EACH, JSON_FIELDS, *IDS})
 
 
 class LogSource:
@@ -194,7 +193,7 @@ class JsonFormatter(Formatter):
             f'"message":{quoted(bounded(record.getMessage()))}{_who()}',
         ]
         context, own = call_context.current(), record.__dict__
-        ids = {name: own.get(name, getattr(context, name)) for name in _IDS}
+        ids = {name: own.get(name, getattr(context, name)) for name in IDS}
         parts += (f'"{name}":{quoted(_text(value))}' for name, value in ids.items() if value)
         fields = [*_fields(record), *own.get(JSON_FIELDS, {}).items()]
         parts += (f"{quoted(name + '_' * (name in _NAMES))}:{_json(value)}" for name, value in fields)

@@ -19,6 +19,7 @@ import trio
 
 from cpg_trio import call_context
 from cpg_trio._log_formats import (
+    IDS,
     JSON_FIELDS,
     LONGEST_LINE,
     Formatter,
@@ -212,10 +213,8 @@ def _is_json() -> bool:
 
 def add_call_context(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the request id and the trace of the call that is served to an event: a processor for structlog."""
-    context = call_context.current()
-    for name in ("request_id", "trace_id", "span_id"):
-        if value := getattr(context, name):
-            event.setdefault(name, value)
+    for name, value in ids(call_context.current()).items():
+        event.setdefault(name, value)
     return event
 
 
@@ -266,9 +265,8 @@ class LineLog:
 
 
 def ids(context: CallContext) -> dict[str, str]:
-    """Return the `extra` of a record that belongs to a call that is not the current one."""
-    names = ("request_id", "trace_id", "span_id")
-    return {name: value for name in names if (value := getattr(context, name))}
+    """Return the ids of a call, which are the `extra` of a record of a call that is not the current one."""
+    return {name: value for name in IDS if (value := getattr(context, name))}
 
 
 class TemporaryLevels:

@@ -30,10 +30,6 @@ class Sampler:
         bound = round(self.ratio * _LIMIT)
         return f"{bound:016x}" if bound < _LIMIT else "g"  # which is above all digits
 
-    def takes(self, trace_id: str) -> bool:
-        """Whether to sample a trace of this id."""
-        return trace_id[16:] < self.bound
-
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Sampler:
         """Return what `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` set. Raises: ValueError."""
