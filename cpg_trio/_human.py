@@ -6,10 +6,19 @@ The command line, the dashboard and the log use the same words. Programs get pla
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
+
+
+def seconds_of(length: Duration) -> float:
+    """Return a span of time of a message in seconds, which the others take."""
+    return length.seconds + length.nanos / 1e9
 
 
 def span(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.cli._output import Output, call_cells, since
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def confirmed_plugin(host: AdminServiceClient, name: str, action: str, *, 
 def confirm(question: str) -> None:
     """Ask on the terminal. Raises: CommandError without one, or if the answer is not yes."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise CommandError("this needs to be confirmed, and there is no terminal: say --yes", status=2)
+        raise UsageError("this needs to be confirmed, and there is no terminal: say --yes")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CommandError("nothing was done")

@@ -11,7 +11,7 @@ from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio._lines import one_line
 from cpg_trio._version import __version__
 from cpg_trio.cli._admin_address import AdminAddress, why_not
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.http import Origin, Pool, StartError
 from cpg_trio.http.certificates import tls_from_environment
 from cpg_trio.process import secret_from_environment
@@ -90,7 +90,7 @@ def token_for(address: AdminAddress, environment: Mapping[str, str]) -> str:
     try:
         origin, _ = Origin.parse(address.url)
     except ValueError as error:
-        raise CommandError(f"the address of the admin service is not valid: {error}", status=2) from None
+        raise UsageError(f"the address of the admin service is not valid: {error}") from None
     with start_errors():
         secrets = secret_from_environment("ADMIN_TOKEN", environment)
     lines = (line.strip() for line in secrets.replace(",", "\n").splitlines())

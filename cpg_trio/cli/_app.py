@@ -26,10 +26,9 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from cpg_trio._lines import one_line
 from cpg_trio._terminal import tolerant
 from cpg_trio._version import __version__
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import USAGE_STATUS, CommandError
 from cpg_trio.cli._help import HelpFormatter
 
-USAGE_STATUS = 2
 _MOST_OF_ERROR = 4096  # characters; a host or a plugin may have said some of them
 _INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # as of a process that SIGINT or SIGPIPE has ended
 

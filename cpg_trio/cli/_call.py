@@ -9,9 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import UsageError
 
-_USAGE = 2
 _HOST_URL = "http://127.0.0.1:8080"
 # What proves the identity of the call, or is made anew on the way.
 _NOT_GIVEN = frozenset({"authorization", "content-length", "content-type", "host", "x-plugin-runtime-id"})
@@ -63,12 +62,10 @@ def call(
     The status is 1 if the call fails, with a line `code: message` on standard error.
     """
     if message is not None and message.startswith("-") and message != "-":
-        raise CommandError(
-            f"there is no option {message.partition('=')[0]} (see cpg-trio call --help)", status=_USAGE
-        )
+        raise UsageError(f"there is no option {message.partition('=')[0]} (see cpg-trio call --help)")
     headers = dict(_field(each) for each in header)
     if timeout is not None and not timeout > 0:
-        raise CommandError(f"--timeout is a number of seconds above 0, not {timeout:g}", status=_USAGE)
+        raise UsageError(f"--timeout is a number of seconds above 0, not {timeout:g}")
     from cpg_trio.cli._calling import call_of, run  # noqa: PLC0415 - slow to import
 
     command = call_of(
@@ -92,7 +89,7 @@ def _field(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     name = name.strip().lower()
     if not (colon and name and text.isascii() and text.isprintable()):
-        raise CommandError(f"--header is like 'name: value', in ASCII, not {text!r}", status=_USAGE)
+        raise UsageError(f"--header is like 'name: value', in ASCII, not {text!r}")
     if name in _NOT_GIVEN:
-        raise CommandError(f"--header: {name} is set by the call itself", status=_USAGE)
+        raise UsageError(f"--header: {name} is set by the call itself")
     return name, value.strip()

@@ -29,7 +29,7 @@ from cpg_trio._lines import one_line, printable_json
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._reload import reason
 from cpg_trio.call_context import REQUEST_ID, TRACEPARENT, new_request_id
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.cli._json_documents import InvalidJsonError, documents_in
 from cpg_trio.http import Origin, StartError, TlsConfig
 from cpg_trio.http.certificates import tls_from_environment
@@ -44,7 +44,6 @@ _STDIN = "-"
 _READ_BYTES = 64 * 1024
 _MOST_ANSWER_BYTES = 256 * 1024 * 1024
 _MOST_OF_ERROR = 4096  # characters
-_BAD_INPUT = 2
 _SAMPLED = "01"  # a call by hand is worth a trace
 
 
@@ -74,7 +73,7 @@ def call_of(environment: Mapping[str, str], *, host_url: str, **options: Any) ->
     try:
         Origin.parse(host_url)
     except ValueError as error:
-        raise CommandError(f"the host's URL (--host, HOST_URL): {error}", status=_BAD_INPUT) from None
+        raise UsageError(f"the host's URL (--host, HOST_URL): {error}") from None
     try:
         wire.validate_self_id(options["self_id"])
         wire.validate_service_type(options["service_type"])
@@ -85,7 +84,7 @@ def call_of(environment: Mapping[str, str], *, host_url: str, **options: Any) ->
             **options,
         )
     except (StartError, wire.InvalidError) as error:
-        raise CommandError(str(error), status=_BAD_INPUT) from None
+        raise UsageError(str(error)) from None
 
 
 def run(command: CallCommand) -> int:
@@ -99,7 +98,7 @@ def run(command: CallCommand) -> int:
     except NoHostError as error:
         raise CommandError(f"no host: {error} (--host or HOST_URL says where it is)") from None
     except (DescriptionError, InvalidJsonError, StartError) as error:
-        raise CommandError(str(error), status=_BAD_INPUT) from None
+        raise UsageError(str(error)) from None
 
 
 async def perform(command: CallCommand) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio._human import duration, size
+from cpg_trio._human import duration, seconds_of, size
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
-from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, call_cells, seconds, show_json, since
+from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, call_cells, show_json, since
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -120,7 +120,7 @@ def failure_rows(failures: Iterable[pb.FailedCall], out: Output) -> list[list[st
             ids[each.provider_id],
             each.method or each.service_type or NOTHING,
             each.code,
-            duration(seconds(each.duration)),
+            duration(seconds_of(each.duration)),
             f"refused: {each.reason}" if each.refused else each.reason,
             each.request_id,
         ]
@@ -133,7 +133,7 @@ def _slow_rows(slowest: Iterable[pb.SlowCall], out: Output) -> list[list[str | T
     ids = _ids(every, out)
     return [
         [
-            duration(seconds(each.duration)),
+            duration(seconds_of(each.duration)),
             out.when(each.at),
             ids[each.caller_id],
             ids[each.provider_id],

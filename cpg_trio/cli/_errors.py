@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+USAGE_STATUS = 2
+"""The exit status of a command line that is wrong."""
+
 
 class CommandError(Exception):
     """A command cannot do what it is asked to.
 
-    The message is one line that says what is wrong and what to do. The exit status is 1, or 2 for a usage
-    error, which a parser alone could not find.
+    The message is one line that says what is wrong and what to do.
     """
 
-    def __init__(self, message: str, *, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
+    status = 1
+    """The exit status."""
+
+
+class UsageError(CommandError):
+    """A command line is wrong in a way that its parser does not see."""
+
+    status = USAGE_STATUS

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import HERE, AdminOptions
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import UsageError
 from cpg_trio.cli._names import PluginName
 from cpg_trio.cli._output import Output, as_json
 
@@ -84,5 +84,5 @@ def event_line(event: pb.Event, out: Output) -> Text:
 
 def _kind(word: str) -> str:
     if word.lower() not in KINDS:
-        raise CommandError(f"there is no kind of event {word!r}: it is one of {', '.join(KINDS)}", status=2)
+        raise UsageError(f"there is no kind of event {word!r}: it is one of {', '.join(KINDS)}")
     return f"{_PREFIX}{word.upper()}"

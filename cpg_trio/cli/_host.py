@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.cli._output import JsonFlag
 from cpg_trio.variables import HOST, SECRETS, SERVING, TRACING, help_text, meaning_of
 
@@ -70,7 +70,7 @@ def host(
         print(help_text(SERVING, HOST, flags=True), help_text(TRACING), sep="\n\n")
         return 0
     if json and not check:
-        raise CommandError("--json is for --check: for a log in JSON it is --log-format json", status=2)
+        raise UsageError("--json is for --check: for a log in JSON it is --log-format json")
     settings = _settings(flags, config)
     if check:
         from cpg_trio.cli._host_check import check_host  # noqa: PLC0415 - help needs no host

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import attrs
 from cyclopts import Parameter
 
-from cpg_trio._human import duration, rate, share, span
+from cpg_trio._human import duration, rate, seconds_of, share, span
 from cpg_trio._lines import one_line, printable_json
 from cpg_trio.states import State
 
 if TYPE_CHECKING:
-    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
     from rich.console import Console
@@ -198,14 +197,9 @@ def until(moment: Timestamp) -> str:
     return span(moment.seconds - time.time()) if moment.seconds else NOTHING
 
 
-def seconds(length: Duration) -> float:
-    """Return a duration in seconds."""
-    return length.seconds + length.nanos / 1e9
-
-
 def took(statistics: CallStatistics, quantile: str) -> str:
     """Return a quantile of the durations of calls, such as `p95`."""
-    return duration(seconds(getattr(statistics, quantile))) if statistics.HasField(quantile) else NOTHING
+    return duration(seconds_of(getattr(statistics, quantile))) if statistics.HasField(quantile) else NOTHING
 
 
 def call_cells(statistics: CallStatistics) -> tuple[str, str, str, str]:

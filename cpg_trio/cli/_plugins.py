@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio._human import rate, span
+from cpg_trio._human import rate, seconds_of, span
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._calls import SERIES, series_rows
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import UsageError
 from cpg_trio.cli._events import event_line
 from cpg_trio.cli._graph import EDGES, edge_rows
 from cpg_trio.cli._names import PluginName
-from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, call_cells, seconds, show_json, since
+from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, call_cells, show_json, since
 from cpg_trio.states import State
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def show_plugin(story: pb.GetPluginResponse, out: Output) -> None:
 
 def _facts(plugin: pb.Plugin) -> list[tuple[str, str]]:
     calls_in, calls_out = call_cells(plugin.calls_in), call_cells(plugin.calls_out)
-    lease = f"{span(seconds(plugin.lease_left))} left" if plugin.HasField("lease_left") else "none"
+    lease = f"{span(seconds_of(plugin.lease_left))} left" if plugin.HasField("lease_left") else "none"
     provides = ", ".join(f"{each.service_type} {each.version}" for each in plugin.provides) or "nothing"
     return [
         ("id", plugin.runtime_id),
@@ -157,5 +157,5 @@ def _requirement(required: pb.RequiredService, out: Output) -> str:
 def _state(word: str) -> str:
     if word.lower() not in (state.word for state in State):
         known = ", ".join(state.word for state in State)
-        raise CommandError(f"there is no state {word!r}: it is one of {known}", status=2)
+        raise UsageError(f"there is no state {word!r}: it is one of {known}")
     return f"PLUGIN_STATE_{word.upper()}"

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import ReasonOption, YesFlag, confirm, confirmed_plugin
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import UsageError
 from cpg_trio.cli._names import PluginName
 from cpg_trio.cli._output import JsonFlag, show_json
 
@@ -31,7 +31,7 @@ def revoke(
 ) -> int:
     """Revoke a plugin or a grant."""
     if bool(plugin) == bool(grant):
-        raise CommandError("name a plugin, or a grant with --grant, and not both", status=2)
+        raise UsageError("name a plugin, or a grant with --grant, and not both")
     if grant:
         return _revoke_grant(grant, options, reason=reason, yes=yes, json=json)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio._human import duration, rate, share, size
+from cpg_trio._human import duration, rate, seconds_of, share, size
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
-from cpg_trio.cli._output import JsonFlag, Output, seconds, show_json, since, took
+from cpg_trio.cli._output import JsonFlag, Output, show_json, since, took
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -59,8 +59,8 @@ def facts(answer: pb.GetStatusResponse, out: Output) -> list[tuple[str, str | Te
     """Return what is known of a host, each with its name."""
     host, calls = answer.host, answer.calls
     up = f"up {since(host.started_at)}" if not host.stopping else "stopping"
-    lag = f"{duration(seconds(host.loop_lag))} loop lag"
-    if (most := seconds(host.loop_lag_most)) >= _MUCH_LAG_S:
+    lag = f"{duration(seconds_of(host.loop_lag))} loop lag"
+    if (most := seconds_of(host.loop_lag_most)) >= _MUCH_LAG_S:
         lag += f", at most {duration(most)}"
     counted = out.joined(
         [str(_present(answer))],

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cpg_trio.cli._admin import HERE, AdminOptions
-from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._errors import UsageError
 
 _SHORTEST_S = 0.2
 
@@ -22,9 +22,9 @@ def top(
 ) -> int:
     """Show the status and the plugins until q or Ctrl-C."""
     if not every >= _SHORTEST_S:
-        raise CommandError(f"--every must be {_SHORTEST_S:g} or more, not {every:g}", status=2)
+        raise UsageError(f"--every must be {_SHORTEST_S:g} or more, not {every:g}")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise CommandError("top needs a terminal; use cpg-trio status or cpg-trio plugins", status=2)
+        raise UsageError("top needs a terminal; use cpg-trio status or cpg-trio plugins")
     from cpg_trio.cli._screen import show_screen  # noqa: PLC0415 - help and completion need none of it
 
     show_screen(options, every)

@@ -50,8 +50,3 @@ def event(happened: Event) -> pb.Event:
         address=happened.address,
         count=happened.count,
     )
-
-
-def seconds(of: Duration) -> float:
-    """Return a span of time in seconds."""
-    return of.seconds + of.nanos / _NANOS

@@ -9,6 +9,7 @@ import attrs
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminService
+from cpg_trio._human import seconds_of
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.actions import Actions
 from cpg_trio.host.admin.actor import current_actor
@@ -92,7 +93,7 @@ class AdminRpcs(AdminService):
         self, request: pb.ShutDownPluginRequest, _ctx: Context, /
     ) -> pb.ShutDownPluginResponse:
         """See `Actions.shut_down`."""
-        grace_s = messages.seconds(request.grace) if request.HasField("grace") else _DEFAULT_GRACE_S
+        grace_s = seconds_of(request.grace) if request.HasField("grace") else _DEFAULT_GRACE_S
         plugin = await self._actions.shut_down(
             request.plugin, grace_s=grace_s, reason=request.reason, actor=current_actor()
         )
@@ -117,7 +118,7 @@ class AdminRpcs(AdminService):
 
     async def set_log_level(self, request: pb.SetLogLevelRequest, _ctx: Context, /) -> pb.SetLogLevelResponse:
         """See `Actions.set_log_level`."""
-        for_s = messages.seconds(request.duration) if request.HasField("duration") else _DEFAULT_LEVEL_S
+        for_s = seconds_of(request.duration) if request.HasField("duration") else _DEFAULT_LEVEL_S
         holds_s = await self._actions.set_log_level(
             request.logger, request.level, for_s=for_s, actor=current_actor()
         )

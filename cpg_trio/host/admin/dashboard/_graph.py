@@ -64,7 +64,7 @@ class Line:
     def p95(self) -> float | None:
         """That of the slowest of its services, in seconds; None without calls."""
         known = [edge.calls.p95 for edge in self.edges if edge.calls.HasField("p95")]
-        return max((each.seconds + each.nanos / 1e9 for each in known), default=None)
+        return max(map(_human.seconds_of, known), default=None)
 
     @property
     def weight(self) -> int:

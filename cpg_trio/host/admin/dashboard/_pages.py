@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from google.protobuf.duration_pb2 import Duration
 from markupsafe import Markup
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio._human import seconds_of
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.dashboard._forms import Form
 from cpg_trio.host.admin.dashboard._graph import MAX_NODES, drawing
@@ -45,10 +45,6 @@ class Page:
     lists: Mapping[str, Mapping[str, Markup]] = attrs.field(factory=dict)
 
 
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
-
-
 def _requires(plugin: pb.Plugin) -> tuple[bool, list[str]]:
     return all(each.available for each in plugin.requires), [each.service_type for each in plugin.requires]
 
@@ -71,7 +67,7 @@ PLUGINS: Table[pb.Plugin] = Table(
         Column(
             "out", "out", lambda p: p.calls_out.calls_per_second, numeric=True, title="calls of it, a second"
         ),
-        Column("p95", "p95", lambda p: _seconds(p.calls_in.p95), numeric=True, title="of calls to it"),
+        Column("p95", "p95", lambda p: seconds_of(p.calls_in.p95), numeric=True, title="of calls to it"),
         Column(
             "failed",
             "failed",
@@ -90,7 +86,7 @@ SERVICES: Table[pb.Service] = Table(
         Column("selection", "selection", lambda s: (s.selection, s.service_type)),
         Column("required", "required by", lambda s: (len(s.required_by), s.service_type)),
         Column("rate", "calls/s", lambda s: s.calls.calls_per_second, numeric=True),
-        Column("p95", "p95", lambda s: _seconds(s.calls.p95), numeric=True),
+        Column("p95", "p95", lambda s: seconds_of(s.calls.p95), numeric=True),
         Column("failed", "failed", lambda s: s.calls.failed / max(1, s.calls.calls), numeric=True),
     ]
 )
@@ -101,9 +97,9 @@ SERIES: Table[pb.CallSeries] = Table(
         Column("method", "method", lambda s: (s.service_type, s.method)),
         Column("code", "outcome", lambda s: (s.code == "ok", s.code)),
         Column("rate", "calls/s", lambda s: s.calls.calls_per_second, numeric=True),
-        Column("p50", "p50", lambda s: _seconds(s.calls.p50), numeric=True),
-        Column("p95", "p95", lambda s: _seconds(s.calls.p95), numeric=True),
-        Column("p99", "p99", lambda s: _seconds(s.calls.p99), numeric=True),
+        Column("p50", "p50", lambda s: seconds_of(s.calls.p50), numeric=True),
+        Column("p95", "p95", lambda s: seconds_of(s.calls.p95), numeric=True),
+        Column("p99", "p99", lambda s: seconds_of(s.calls.p99), numeric=True),
         Column("flight", "in flight", lambda s: s.calls.in_flight, numeric=True),
         Column("sent", "sent", lambda s: s.calls.request_bytes, numeric=True, title="in requests"),
         Column("received", "received", lambda s: s.calls.response_bytes, numeric=True, title="in responses"),

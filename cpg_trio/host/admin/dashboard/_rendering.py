@@ -27,6 +27,7 @@ def _environment(wall_clock: Callable[[], float]) -> Environment:
     environment = Environment(
         loader=PackageLoader(__name__.rpartition(".")[0]),
         autoescape=True,
+        auto_reload=False,  # no page waits for the disk to say that templates are as they were
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -41,7 +42,7 @@ def _environment(wall_clock: Callable[[], float]) -> Environment:
         "short_id": short_id,
         "since": lambda at: _since(at, wall_clock()),
         "size": _human.size,
-        "span": lambda message: _human.span(_seconds(message)),
+        "span": lambda message: _human.span(_human.seconds_of(message)),
         "stamp": lambda since_1970: f"{datetime.fromtimestamp(since_1970, UTC):%H:%M:%S}",
         "state": lambda number: State.of(number) if number else None,
     }
@@ -77,12 +78,8 @@ def kind_word(kind: pb.EventKind) -> str:
     return pb.EventKind.Name(kind).removeprefix("EVENT_KIND_").lower()
 
 
-def _seconds(message: Duration) -> float:
-    return message.seconds + message.nanos / 1e9
-
-
 def _duration(message: Duration | float) -> str:
-    return _human.duration(_seconds(message) if isinstance(message, Duration) else message)
+    return _human.duration(_human.seconds_of(message) if isinstance(message, Duration) else message)
 
 
 def _utc(at: Timestamp) -> datetime:
