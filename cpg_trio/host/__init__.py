@@ -7,8 +7,9 @@ Its rooms, each of which imports only from those above it:
     routing       calls from plugin to plugin
     services      the RPC services, and the websocket `/watch`
     capabilities  what the host itself offers
+    admin         what an operator sees of the host, and does with it
 
-    _config, _pools, _lifetimes, _host    the host that is made of them
+    _config, _dispatch, _lifetimes, _metrics, _host    the host that is made of them
 """
 
 from cpg_trio.calls import Call as Call, CallKind as CallKind, Calls as Calls, Stage as Stage

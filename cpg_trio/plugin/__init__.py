@@ -5,6 +5,7 @@ Each module uses those above it:
     _host_time       the time by the host's clock
     _session         the handshake, the addresses of the host, and the calls that prove an identity
     _redirecting     the base of clients that decide where a request goes
+    _recording       the records of the calls that the plugin makes
     direct           calls without the host in between
     dependency       a service that is required, and its provider now
     capability       what the plugin's host offers, and the grant to use it
@@ -17,6 +18,7 @@ Each module uses those above it:
     _retry           calls to the host that are tried again
     _adoption        identities from a managing host
     _state           what the tasks share
+    _metrics         metrics of the plugin, where they are asked for
     control          the services for the host
     _reflection      describes the services, where that is switched on
     _serving         the servers, and their addresses

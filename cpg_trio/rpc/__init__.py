@@ -17,7 +17,10 @@ for the calls that are most of them. Nothing in this package knows about plugins
     hardening   what is set right about connectrpc's application
     unary       plain unary calls, answered without connectrpc's application
     server      services served as one ASGI application
+    dynamic     services and messages that are known by their descriptors alone
+    proto_text  descriptors as text for people
     reflection  what services there are, for gRPC tools (imported where it is switched on)
+    reflection_client what services another server has
     codegen     the protoc plugin that writes the typed stubs (imported by nobody)
 """
 

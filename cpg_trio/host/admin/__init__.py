@@ -2,14 +2,16 @@
 
 Its modules:
 
-    plugins, events, kept    states and their histories, what has happened, and how much is kept
-    figures                  calls, as the one table counts them
+    plugins, events          states and their histories, and what has happened
+    fair_table, kept         in what that is kept, and how much of it
+    figures, recent          calls, as the one table counts them, and refusals of the last minute
     dependencies, problems   what is missing, and what is wrong, in sentences
     host_state, files        the host itself, its process, and its files
     snapshot                 what one answer is made of
     view                     the answers to all requests that only read
+    messages                 what stands in them, with plugin_messages
     actions, actor           what an operator does, and who that is
-    service                  the admin service over these
+    service, dashboard       the admin service over these, and the pages
     admin                    all of it, wired
     tokens, sessions         secrets that let somebody in: of operators, and of their browsers
     browsers, login          which requests of web pages are taken, and the page that lets a browser in
