@@ -1,8 +1,8 @@
 """A plugin platform on Trio: identity, directory, liveness and an authenticated streaming router.
 
 Public are the names here and those in the `__init__` of the rooms `host`, `plugin`, `rpc` and `http`, the
-modules `process`, `logs`, `call_context`, `capabilities` and `http.client.httpx_transport`. Everything else
-is private.
+modules `process`, `logs`, `call_context`, `statistics`, `capabilities` and `http.client.httpx_transport`.
+Everything else is private.
 
     http             servers, a pool of connections, and the relay between the two
     rpc              Connect calls and services on Trio

@@ -393,19 +393,20 @@ _MAPPED_ERRORS = _MappedErrors()
 def _mapped(error: BaseException) -> ConnectError | None:
     match error:
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
-            return ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}")
+            code, text = Code.INVALID_ARGUMENT, f"invalid URL: {error}"
         case BodyTooLargeError() | PoolFullError():
-            return ConnectError(Code.RESOURCE_EXHAUSTED, str(error))
-        case StreamResetError(code=code) if code in _CODE_OF_RESET:
-            return ConnectError(_CODE_OF_RESET[code], str(error))
-        case InvalidRequestError() | UnicodeEncodeError():
-            not_ascii = "a URL or a header is not ASCII"
-            text = not_ascii if isinstance(error, UnicodeEncodeError) else str(error)
-            return ConnectError(Code.INVALID_ARGUMENT, text)
+            code, text = Code.RESOURCE_EXHAUSTED, str(error)
+        case StreamResetError(code=reset) if reset in _CODE_OF_RESET:
+            code, text = _CODE_OF_RESET[reset], str(error)
+        case InvalidRequestError():
+            code, text = Code.INVALID_ARGUMENT, str(error)
+        case UnicodeEncodeError():
+            code, text = Code.INVALID_ARGUMENT, "a URL or a header is not ASCII"
         case UpstreamError() | httpx.HTTPError() | httpx.StreamError() | OSError() | ssl.SSLError():
             return _no_answer(error)
         case _:
             return None
+    return ConnectError(code, text)
 
 
 def _no_answer(error: BaseException) -> ConnectError:
