@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,11 +18,12 @@ from tests.plugin.running import unused_port
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The directory of admin sockets of a user whose runtime directory is `tmp_path`."""
-    folder = tmp_path / "cpg-trio"
-    folder.mkdir(0o700)
-    return folder
+def folder() -> Iterator[Path]:
+    """The directory of admin sockets of a user: its path is short, as that of a Unix socket has to be."""
+    with TemporaryDirectory(prefix="cpg-") as runtime:
+        folder = Path(runtime) / "cpg-trio"
+        folder.mkdir(0o700)
+        yield folder
 
 
 @pytest.fixture
