@@ -126,24 +126,24 @@ def test_each_command_says_where_it_looked_for_a_host(
 
 
 @pytest.mark.usefixtures("no_host")
-def test_what_is_wrong_with_an_address_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ended = tmp_path / "ended.sock"
+def test_what_is_wrong_with_an_address_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = folder / "ended.sock"
     with ExitStack() as stack:
         _listen(stack, ended)
     assert "the host that made this socket has ended" in _error(capsys, "status", "--admin", str(ended))
-    assert "there is no such socket" in _error(capsys, "status", "--admin", str(tmp_path / "none.sock"))
-    assert "it is not a socket" in _error(capsys, "status", "--admin", str(tmp_path))
+    assert "there is no such socket" in _error(capsys, "status", "--admin", str(folder / "none.sock"))
+    assert "it is not a socket" in _error(capsys, "status", "--admin", str(folder))
     closed = f"http://127.0.0.1:{unused_port()}"
     assert f"no host answers at {closed}: " in _error(capsys, "status", "--admin", closed)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may use every socket")
 @pytest.mark.usefixtures("no_host")
-def test_another_users_socket_is_denied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_users_socket_is_denied(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ExitStack() as stack:
-        _listen(stack, tmp_path / "a.sock").chmod(0)
+        _listen(stack, folder / "a.sock").chmod(0)
         assert "permission denied; only the user of the host" in _error(
-            capsys, "status", "--admin", str(tmp_path / "a.sock")
+            capsys, "status", "--admin", str(folder / "a.sock")
         )
 
 
