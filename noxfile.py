@@ -95,8 +95,8 @@ def tests(session: nox.Session) -> None:
     _install(session, "test")
     env = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
     session.run("coverage", "erase", env=env)
-    # As many at once as there are cores, up to where more would be for nothing.
-    options = ["-n", "auto", "--maxprocesses", "4"]
+    # One more at once than there are cores, as many tests wait; up to where more would be for nothing.
+    options = ["-n", str(min(4, (os.cpu_count() or 1) + 1))]
     # A test that hangs ends its process after two minutes, which names it, and not the whole run.
     options += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
     session.run("coverage", "run", "-m", "pytest", *options, *session.posargs, env=env)
@@ -132,7 +132,10 @@ def abuse(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Run the fault suite: real processes, killed, stopped, cut off and starved. Arguments go to pytest."""
+    """Run the fault suite: real processes, killed, stopped, cut off and starved, and what an operator sees.
+
+    Arguments go to pytest.
+    """
     _install(session, "test")
     # Each of its tests waits more than it works.
     session.run("pytest", "tests/chaos", "-n", "3", *session.posargs)
