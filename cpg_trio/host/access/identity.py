@@ -306,10 +306,6 @@ class Identities:
         """Return an identity that has ended, None if it has not or is not remembered."""
         return self._ended.get(runtime_id)
 
-    def kept(self) -> Iterator[str]:
-        """Yield the runtime ids of all identities that are kept."""
-        yield from self._entries
-
     def known(self) -> Iterator[str]:
         """Yield the runtime ids of all identities that are kept, and of ended ones that are remembered."""
         yield from self._entries

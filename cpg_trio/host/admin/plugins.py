@@ -148,11 +148,15 @@ class Plugins:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Follow the plugins within the block, those that are there already included."""
-        for runtime_id in self._identities.kept():
-            self._begin(runtime_id, since=0.0)
+        """Follow the plugins within the block, those that have registered something already included.
+
+        Another identity that is kept from before may be that of a run that is no more. It is followed once
+        something is heard of it.
+        """
+        for runtime_id in self._registry.plugins():
+            record = self._begin(runtime_id, since=0.0)
             for registration in self._registry.registrations(runtime_id):
-                self._registered(self._live[runtime_id], registration)
+                self._registered(record, registration)
             self._look(runtime_id)
         with ExitStack() as stack:
             stack.enter_context(self._identities.watched(self._identity_changed))
@@ -197,8 +201,8 @@ class Plugins:
 
     def _registration_changed(self, change: Change) -> None:
         registration = change.registration
-        record = self._live.get(registration.runtime_id)
-        if record is None or not change.of_registration:
+        record = self._followed(registration.runtime_id) if change.of_registration else None
+        if record is None:
             return
         service_type, version = registration.service_type, registration.version
         if change.kind is ChangeKind.REGISTERED:
@@ -225,6 +229,12 @@ class Plugins:
         record.provided[service_type] = Provided(service_type, version, self._wall_clock(), origin)
         return True
 
+    def _followed(self, runtime_id: str) -> Record | None:
+        """Return the record of a plugin that something is heard of; None if it has no identity."""
+        if runtime_id not in self._live and self._identities.entry(runtime_id) is not None:
+            return self._begin(runtime_id, since=0.0)
+        return self._live.get(runtime_id)
+
     def _begin(self, runtime_id: str, since: float) -> Record:
         """Keep a plugin that has an identity."""
         entry = self._identities.entry(runtime_id)
@@ -237,7 +247,7 @@ class Plugins:
 
     def _look(self, runtime_id: str) -> None:
         """Note the state that a plugin is in now."""
-        record = self._live.get(runtime_id)
+        record = self._followed(runtime_id)
         if record is None:
             return
         state, reason = self._now(record)

@@ -105,6 +105,25 @@ async def test_what_the_state_file_has_put_back_has_lapsed(tmp_path: Path) -> No
         assert [provided.service_type for provided in plugin.provides] == ["storage"]
 
 
+async def test_an_identity_from_before_that_provides_nothing_is_shown_once_it_is_heard_of(
+    tmp_path: Path,
+) -> None:
+    config = HostConfig(state_path=tmp_path / "state")
+    async with operating(config) as operator:
+        identity, _ = operator.host.identities.issue("client-plugin")
+        operator.report(identity.runtime_id, HEALTHY)
+        operator.host.identities.issue("former-plugin")
+    async with operating(config) as operator:
+        assert operator.host.identities.entry(identity.runtime_id) is not None
+        assert not operator.status().plugins
+        operator.report(identity.runtime_id, HEALTHY)
+        plugin = operator.get("client-plugin").plugin
+        assert plugin.state == pb.PLUGIN_STATE_HEALTHY
+        assert [(count.state, count.count) for count in operator.status().plugins] == [
+            (pb.PLUGIN_STATE_HEALTHY, 1)
+        ]
+
+
 async def test_the_history_of_a_plugin_is_bounded() -> None:
     async with operating() as operator:
         storage = operator.plugin("storage")
