@@ -41,7 +41,7 @@ _NEXT_CHUNK, _NEXT_CHUNK_BEGUN = re.compile(rb"\r\n" + _SIZE), re.compile(rb"\r|
 # The lines that differ from call to call. Each is a line of printable letters, so that a head without it is
 # read as it is with it.
 _VARYING = re.compile(
-    rb"\r\n((?i:authorization|%b)):[ \t]*+([\x21-\x7e]++(?: [\x21-\x7e]++)*+)(?=\r\n)"
+    rb"\r\n((?i:authorization|%b)):[ \t]*+([\x21-\x7e]++(?: [\x21-\x7e]++)*)(?=\r\n)"
     % b"|".join(sorted(FIELDS))
 )
 _AUTHORIZATION = b"authorization"

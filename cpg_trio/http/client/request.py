@@ -24,8 +24,9 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _TARGET = rb"[\x21-\x7e]++"
 _VALUE = rb"(?:(?![ \t])[\t\x20-\x7e\x80-\xff]++(?<![ \t]))?"
+# Atomic, not possessive: Python before 3.11.4 goes on in the middle of a possessive group that has failed.
 _HEAD = re.compile(
-    rb"%b %b HTTP/1\.1\r\n(?:%b: %b\r\n)*+\r\n" % (_TOKEN, _TARGET, _TOKEN, _VALUE),
+    rb"%b %b HTTP/1\.1\r\n(?>(?:%b: %b\r\n)*)\r\n" % (_TOKEN, _TARGET, _TOKEN, _VALUE),
 )
 _A_TOKEN = re.compile(_TOKEN)
 _A_TARGET = re.compile(_TARGET)
