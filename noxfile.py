@@ -95,8 +95,8 @@ def tests(session: nox.Session) -> None:
     _install(session, "test")
     env = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
     session.run("coverage", "erase", env=env)
-    # One more at once than there are cores, as many tests wait; up to where more would be for nothing.
-    options = ["-n", str(min(4, (os.cpu_count() or 1) + 1))]
+    # More at once than there are cores, as many tests wait; up to where more would be for nothing.
+    options = ["-n", str(min(4, 2 * (os.cpu_count() or 1)))]
     # A test that hangs ends its process after two minutes, which names it, and not the whole run.
     options += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
     session.run("coverage", "run", "-m", "pytest", *options, *session.posargs, env=env)
