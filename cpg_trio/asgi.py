@@ -80,6 +80,23 @@ def note_message(scope: Scope) -> None:
         extension["message"]()
 
 
+async def read_body(receive: Receive, most_bytes: int) -> bytes:
+    """Return the body of a request when it has come whole.
+
+    Raises: ValueError for more than `most_bytes`; ClientDisconnectedError if the client leaves before.
+    """
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnectedError("the client left before the end of its request")
+        body += message.get("body", b"")
+        if len(body) > most_bytes:
+            raise ValueError(f"a request has {most_bytes} bytes at most")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
 async def send_response(
     send: Send, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()
 ) -> None:

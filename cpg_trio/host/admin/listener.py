@@ -32,7 +32,6 @@ from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import (
     App,
-    ClientDisconnectedError,
     HeaderList,
     Message,
     Receive,
@@ -41,6 +40,7 @@ from cpg_trio.asgi import (
     no_websocket,
     note_message,
     note_proved,
+    read_body,
     send_response,
 )
 from cpg_trio.host.access import AccessCheck, Action, Audit, Peer, RefusedError, check_listening, retry_fields
@@ -315,17 +315,10 @@ class _Call:
     async def body(self) -> bytes:
         """Return the body when it has come whole. Raises: RefusedError for one that is too large."""
         note_message(self.scope)
-        body = bytearray()
-        while True:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                raise ClientDisconnectedError("the client left before the end of its request")
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY_BYTES:
-                too_large = f"a request has {MAX_BODY_BYTES} bytes at most"
-                raise RefusedError(Code.RESOURCE_EXHAUSTED, too_large, status=413)
-            if not message.get("more_body", False):
-                return bytes(body)
+        try:
+            return await read_body(self.receive, MAX_BODY_BYTES)
+        except ValueError as error:
+            raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=413) from error
 
     async def send_whole(self, status: int, body: bytes, fields: HeaderList) -> None:
         await send_response(self.send, status, body, fields)

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import ClientDisconnectedError, HeaderList, Receive, Scope, Send, header, send_response
+from cpg_trio.asgi import HeaderList, Receive, Scope, Send, header, read_body, send_response
 from cpg_trio.host.admin.actions import Actions
 from cpg_trio.host.admin.actor import current_actor
 from cpg_trio.host.admin.dashboard._assets import load_assets
@@ -39,7 +39,7 @@ _STATUS = {
     Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_MOST_BODY = 64 * 1024  # bytes of a form
+_MOST_FORM_BYTES = 64 * 1024
 
 _HTML = (b"content-type", b"text/html; charset=utf-8")
 _LINES = (b"content-type", b"application/x-ndjson")
@@ -84,7 +84,7 @@ class Dashboard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, segments = scope["method"], _segments(_path(scope))
         if method == "POST":
-            await self._act(segments, await _body(receive), send)
+            await self._act(segments, await read_body(receive, _MOST_FORM_BYTES), send)
         elif method not in {"GET", "HEAD"}:
             why = f"pages have no {method}"
             await self._refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, why, (b"allow", b"GET, HEAD, POST"))
@@ -203,17 +203,3 @@ def _path(scope: Scope) -> str:
 def _segments(path: str) -> list[str]:
     """Return the segments of a path. They are decoded one by one, as an id may hold any character."""
     return [unquote(segment) for segment in path.split("/") if segment]
-
-
-async def _body(receive: Receive) -> bytes:
-    """Return the body of a form. Raises: ValueError if it is longer than any of ours."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnectedError
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > _MOST_BODY:
-            raise ValueError("the form is too large")
-    return body
