@@ -33,7 +33,7 @@ from typing import NamedTuple, Protocol
 import attrs
 import trio
 
-from cpg_trio.calls import Call, Calls
+from cpg_trio.call_record import Call, Calls
 
 OTHER = "_other"
 """Stands for names and methods that have no series of their own. No plugin and no service has this name."""

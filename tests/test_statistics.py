@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from trio.testing import MockClock
 
 from cpg_trio.call_context import CallContext
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.statistics import BOUNDS_S, OTHER, CallTable, PlainRoom, SeriesKey, Tally
 
 FAST = BOUNDS_S[0] / 2

@@ -12,7 +12,7 @@ Its rooms, each of which imports only from those above it:
     _config, _dispatch, _lifetimes, _metrics, _host    the host that is made of them
 """
 
-from cpg_trio.calls import Call as Call, CallKind as CallKind, Calls as Calls, Stage as Stage
+from cpg_trio.call_record import Call as Call, CallKind as CallKind, Calls as Calls, Stage as Stage
 from cpg_trio.host._config import HostConfig as HostConfig
 from cpg_trio.host._host import DEFAULT_PORT as DEFAULT_PORT, Host as Host, HostStatistics as HostStatistics
 from cpg_trio.host.access import (

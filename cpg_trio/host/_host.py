@@ -18,7 +18,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClien
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._version import __version__
 from cpg_trio.asgi import App
-from cpg_trio.calls import Calls
+from cpg_trio.call_record import Calls
 from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
 from cpg_trio.host._dispatch import Dispatch
 from cpg_trio.host._lifetimes import Lifetimes

@@ -25,7 +25,7 @@ from typing import Protocol
 import attrs
 
 from cpg_trio.asgi import ClientDisconnectedError, HeaderList
-from cpg_trio.calls import Call, Stage
+from cpg_trio.call_record import Call, Stage
 from cpg_trio.http.client.errors import UndeliveredError, UpstreamError
 from cpg_trio.http.client.exchange import ClientExchange
 from cpg_trio.http.client.origin import Origin

@@ -9,7 +9,7 @@ from functools import partial
 import attrs
 
 from cpg_trio.call_context import FIELDS, CallContext, current, received
-from cpg_trio.calls import Call, CallKind, Calls, Stage
+from cpg_trio.call_record import Call, CallKind, Calls, Stage
 from cpg_trio.plugin._session import Provider
 from cpg_trio.rpc import (
     ConnectError,

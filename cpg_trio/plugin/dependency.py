@@ -13,7 +13,7 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
-from cpg_trio.calls import Calls
+from cpg_trio.call_record import Calls
 from cpg_trio.http import Pool
 from cpg_trio.plugin._recording import RecordedCalls
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected

@@ -26,7 +26,7 @@ import trio
 from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.calls import Call, CallKind, Calls, Stage
+from cpg_trio.call_record import Call, CallKind, Calls, Stage
 from cpg_trio.http import NotSentError, PoolFullError
 from cpg_trio.plugin._recording import AnsweredDuplex, entered, note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected

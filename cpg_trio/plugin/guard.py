@@ -47,7 +47,7 @@ from cpg_trio.assertions import (
     verify,
 )
 from cpg_trio.call_context import current
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.rpc import Caller, Code, RecordedCall
 
 _log = logging.getLogger("cpg_trio.plugin")

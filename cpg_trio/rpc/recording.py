@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cpg_trio.asgi import HeaderList, Message, Receive, Send
-from cpg_trio.calls import Call, Stage
+from cpg_trio.call_record import Call, Stage
 from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 

@@ -39,7 +39,7 @@ from opentelemetry.trace import (
 
 from cpg_trio._version import __version__
 from cpg_trio.call_context import CallContext, NewRequest, current, serving
-from cpg_trio.calls import Call, Calls
+from cpg_trio.call_record import Call, Calls
 from cpg_trio.tracing.sampling import Sampler
 
 _SCOPE = "cpg_trio"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cpg_trio.calls import Calls
+from cpg_trio.call_record import Calls
 from cpg_trio.http import StartError
 from cpg_trio.tracing.sampling import Sampler
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 
 from cpg_trio.call_context import CallContext
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.metrics import CallMetrics, Side
 from cpg_trio.statistics import CallTable
 

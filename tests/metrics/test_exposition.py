@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.http import ServeConfig, StartError
 from cpg_trio.metrics import CallMetrics, Side, counters, gauges, metrics_port
 from cpg_trio.metrics.exposition import _encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from cpg_trio.calls import Call
+from cpg_trio.call_record import Call
 from cpg_trio.host import Capability, HostConfig
 from cpg_trio.http import Pool
 from cpg_trio.plugin import Plugin

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.plugin._recording import RecordedCalls
 from cpg_trio.rpc import Code, ConnectError, HttpRequest, HttpResponse, WholeResponse
 

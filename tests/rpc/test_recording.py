@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cpg_trio.asgi import Message
-from cpg_trio.calls import Call, CallKind, Stage
+from cpg_trio.call_record import Call, CallKind, Stage
 from cpg_trio.rpc import RecordedCall
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cpg_trio.calls import Calls
+from cpg_trio.call_record import Calls
 from cpg_trio.http import StartError
 from cpg_trio.tracing import tracing
 

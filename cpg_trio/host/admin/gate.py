@@ -27,7 +27,7 @@ from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send, no_websocket, send_response, send_text
-from cpg_trio.calls import Call, CallKind
+from cpg_trio.call_record import Call, CallKind
 from cpg_trio.host.admin.browsers import BrowserRequest, PageRules, secured
 from cpg_trio.host.admin.listener import LOGOUT_PATH, MAX_BODY_BYTES
 from cpg_trio.host.admin.login import STYLE, STYLE_PATH, entered_page, message_page

@@ -24,7 +24,7 @@ from cpg_trio.asgi import (
     server_address,
 )
 from cpg_trio.call_context import current
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.host.access import PERHAPS_DELIVERED, AccessCheck, Action, Peer, RefusedError
 from cpg_trio.host.capabilities.grants import Grant, Grants
 from cpg_trio.host.services.edges import credentials_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from zlib import crc32
 
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.logs import LineLog, ids
 
 _log = logging.getLogger("cpg_trio.router")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio.call_context import CallContext, NewRequest, received
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
 from cpg_trio.host.directory import Registry
 from cpg_trio.host.routing.failures import (

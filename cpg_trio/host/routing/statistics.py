@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from cpg_trio.calls import CallKind
+from cpg_trio.call_record import CallKind
 from cpg_trio.host.access import LimitError, Shares
 from cpg_trio.statistics import CallTable, Tally
 

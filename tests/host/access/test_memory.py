@@ -22,7 +22,7 @@ from trio.testing import wait_all_tasks_blocked
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.call_context import CallContext
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.host import Audit, Host, HostConfig, LeaseConfig, Limits, Rate, RateLimits
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.memory import OTHER_BYTES, PRICES, estimate, fitted

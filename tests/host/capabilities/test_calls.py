@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cpg_trio.calls import Call, CallKind, Stage
+from cpg_trio.call_record import Call, CallKind, Stage
 from cpg_trio.rpc import ConnectError
 from tests._gen.echo.v1 import echo_pb2
 from tests.host.calls import runtime_id

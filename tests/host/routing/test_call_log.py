@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 
 from cpg_trio.call_context import CallContext
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.host.routing.call_log import CallLog, go_duration
 from cpg_trio.logs import configure_logging, flush
 from tests.host.routed import Recorder, routing

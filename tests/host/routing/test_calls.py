@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio.testing
 
-from cpg_trio.calls import Call, CallKind, Stage
+from cpg_trio.call_record import Call, CallKind, Stage
 from tests._wire import dial
 from tests.host.routed import Recorder, Setting, routing
 from tests.http.peers import OK, Handler, Peer

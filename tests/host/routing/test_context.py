@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cpg_trio.calls import Call
+from cpg_trio.call_record import Call
 from cpg_trio.http import messages
 from cpg_trio.http.heads import RequestHead
 from tests._wire import dial, dial_http2

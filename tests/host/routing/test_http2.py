@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from h2.settings import SettingCodes
 
-from cpg_trio.calls import Call
+from cpg_trio.call_record import Call
 from tests._wire import Http2Wire, dial_http2
 from tests.host.routed import Recorder, Setting, converse, routing
 from tests.http.peers import OK, Handler, Peer

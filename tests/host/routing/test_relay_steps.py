@@ -21,7 +21,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from cpg_trio.calls import Call
+from cpg_trio.call_record import Call
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.routing.router import Router
 from cpg_trio.http import ClientExchange, Http1Connection, RelayCall, ServeConfig, SocketChannel

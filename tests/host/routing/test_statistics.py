@@ -6,7 +6,7 @@ from collections import Counter
 
 import trio
 
-from cpg_trio.calls import Call, CallKind, Calls
+from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.host import HostConfig
 from cpg_trio.host.routing import SharedRoom
 from cpg_trio.statistics import OTHER, CallTable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cpg_trio.call_context import CallContext
-from cpg_trio.calls import Call, CallKind, Calls, Stage
+from cpg_trio.call_record import Call, CallKind, Calls, Stage
 
 
 def test_a_listener_gets_the_same_record_at_the_begin_and_at_the_end() -> None:
