@@ -17,6 +17,7 @@ ROOMS = (
     "rpc",
     "metrics",
     "tracing",
+    "calls",
     "host.access",
     "host.directory",
     "host.routing",

@@ -285,12 +285,14 @@ class UnregisterServiceResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class DiscoverServiceRequest(_message.Message):
-    __slots__ = ("service_type", "min_version")
+    __slots__ = ("service_type", "min_version", "version_range")
     SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_RANGE_FIELD_NUMBER: _ClassVar[int]
     service_type: str
     min_version: str
-    def __init__(self, service_type: _Optional[str] = ..., min_version: _Optional[str] = ...) -> None: ...
+    version_range: str
+    def __init__(self, service_type: _Optional[str] = ..., min_version: _Optional[str] = ..., version_range: _Optional[str] = ...) -> None: ...
 
 class DiscoverServiceResponse(_message.Message):
     __slots__ = ("endpoint", "single_provider")
@@ -307,14 +309,16 @@ class WatchServiceRequest(_message.Message):
     def __init__(self, service_type: _Optional[str] = ...) -> None: ...
 
 class WatchServiceEvent(_message.Message):
-    __slots__ = ("service_type", "state", "endpoint")
+    __slots__ = ("service_type", "state", "endpoint", "reason")
     SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     service_type: str
     state: ServiceState
     endpoint: ServiceEndpoint
-    def __init__(self, service_type: _Optional[str] = ..., state: _Optional[_Union[ServiceState, str]] = ..., endpoint: _Optional[_Union[ServiceEndpoint, _Mapping]] = ...) -> None: ...
+    reason: str
+    def __init__(self, service_type: _Optional[str] = ..., state: _Optional[_Union[ServiceState, str]] = ..., endpoint: _Optional[_Union[ServiceEndpoint, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RequestCapabilityRequest(_message.Message):
     __slots__ = ("capability_type", "min_version", "reason", "provider_id")
@@ -361,24 +365,52 @@ class WatchRequest(_message.Message):
     def __init__(self, subscribe: _Optional[_Iterable[_Union[WatchSubscription, _Mapping]]] = ..., unsubscribe: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchSubscription(_message.Message):
-    __slots__ = ("service_type", "min_version")
+    __slots__ = ("service_type", "min_version", "version_range", "max_providers")
     SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_RANGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PROVIDERS_FIELD_NUMBER: _ClassVar[int]
     service_type: str
     min_version: str
-    def __init__(self, service_type: _Optional[str] = ..., min_version: _Optional[str] = ...) -> None: ...
+    version_range: str
+    max_providers: int
+    def __init__(self, service_type: _Optional[str] = ..., min_version: _Optional[str] = ..., version_range: _Optional[str] = ..., max_providers: _Optional[int] = ...) -> None: ...
 
 class WatchUpdate(_message.Message):
-    __slots__ = ("revision", "events", "refusals", "gone")
+    __slots__ = ("revision", "events", "refusals", "gone", "providers")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     GONE_FIELD_NUMBER: _ClassVar[int]
+    PROVIDERS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     events: _containers.RepeatedCompositeFieldContainer[WatchServiceEvent]
     refusals: _containers.RepeatedCompositeFieldContainer[WatchRefusal]
     gone: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[WatchServiceEvent, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[WatchRefusal, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ...) -> None: ...
+    providers: _containers.RepeatedCompositeFieldContainer[ProviderChanges]
+    def __init__(self, revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[WatchServiceEvent, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[WatchRefusal, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., providers: _Optional[_Iterable[_Union[ProviderChanges, _Mapping]]] = ...) -> None: ...
+
+class ProviderChanges(_message.Message):
+    __slots__ = ("service_type", "complete", "changed", "removed", "reason")
+    SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    service_type: str
+    complete: bool
+    changed: _containers.RepeatedCompositeFieldContainer[ProviderStatus]
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    reason: str
+    def __init__(self, service_type: _Optional[str] = ..., complete: _Optional[bool] = ..., changed: _Optional[_Iterable[_Union[ProviderStatus, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ProviderStatus(_message.Message):
+    __slots__ = ("endpoint", "degraded")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    endpoint: ServiceEndpoint
+    degraded: bool
+    def __init__(self, endpoint: _Optional[_Union[ServiceEndpoint, _Mapping]] = ..., degraded: _Optional[bool] = ...) -> None: ...
 
 class WatchRefusal(_message.Message):
     __slots__ = ("service_type", "message")
