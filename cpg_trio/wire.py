@@ -19,6 +19,8 @@ CALLER_HEADER = "X-Plugin-Caller"  # set by the router: the same, signed for tha
 # Set by a host on its own answers to calls, and on no answer that it passes on: "true" if the call has been
 # seen by nobody, "false" if it may have been. A plugin's guard sets it on its refusals.
 UNDELIVERED_HEADER = "X-Plugin-Undelivered"
+# Set by a host beside it: whose failure it is (`rpc.Fault`): caller, host, provider, or the provider's guard.
+FAULT_HEADER = "X-Plugin-Fault"
 CLOCK_HEADER = "X-Plugin-Clock"  # set by a guard that refuses a call for its time: the plugin's, since 1970
 HOST_ID_HEADER = "X-Plugin-Host-ID"  # set by the host on its answers to reports: which host it is
 ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in

@@ -95,8 +95,8 @@ class Forward(Protocol):
     def end(self, call: RelayCall) -> None:
         """Note that the call has ended as its record says."""
 
-    def failure(self, error: UpstreamError | None) -> Failure:
-        """Return what a provider's failure means; None is a call that was cancelled."""
+    def failure(self, error: UpstreamError | MalformedError | None) -> Failure:
+        """Return what a failure means, of the provider or of the request's body; None is a cancelled call."""
 
 
 class Gateway(Protocol):
@@ -209,10 +209,7 @@ class RelayCall:
         except UpstreamError as error:
             await self._fail(self._forward.failure(None if self._cancelled else error))
         except MalformedError as error:  # of the request's body
-            failure = self._forward.failure(None)
-            await self._fail(
-                Failure(error.status, str(error), str(error), "invalid_argument", failure.fields)
-            )
+            await self._fail(self._forward.failure(error))
         finally:
             self._end()
 

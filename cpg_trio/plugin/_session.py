@@ -28,7 +28,15 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
 from cpg_trio._version import __version__
 from cpg_trio.http import UNIX, Pool
 from cpg_trio.plugin._host_time import HostTime
-from cpg_trio.rpc import ClientConfig, ConnectError, HttpClient, HttpRequest, PoolClient, ResponseMetadata
+from cpg_trio.rpc import (
+    ClientConfig,
+    ConnectError,
+    Fault,
+    HttpClient,
+    HttpRequest,
+    PoolClient,
+    ResponseMetadata,
+)
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -177,8 +185,8 @@ class Session:
     """The digests of its tokens, the newest first. The host signs with one of them."""
 
     def __attrs_post_init__(self) -> None:
-        self.http = PoolClient(self.pool, self.addresses)
-        self.calls = PoolClient(self.pool, self.addresses, _CALLS)
+        self.http = PoolClient(self.pool, self.addresses, peer=Fault.HOST)
+        self.calls = PoolClient(self.pool, self.addresses, _CALLS, peer=Fault.HOST)
         self.take_token(self.token)
 
     @property

@@ -36,6 +36,7 @@ from cpg_trio.rpc import (
     Code,
     ConnectError,
     Duplex,
+    Fault,
     HttpClient,
     HttpRequest,
     HttpResponse,
@@ -343,7 +344,7 @@ class Direct:
         asked_at = _clock.current_time()
         answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
         url, lifetime_s = answer.grant.endpoint_url, answer.grant.expires_in_ms / 1000
-        http = PoolClient(session.pool)
+        http = PoolClient(session.pool, peer=Fault.PROVIDER)
         await _check_reachable(http, url)
         headers = {
             wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,

@@ -4,6 +4,7 @@ The client side is ours (the connectrpc library's is bound to asyncio); the serv
 application, which runs on Trio, behind one interceptor and a few edges of our own, with a short way past it
 for the calls that are most of them. Nothing in this package knows about plugins. What stands on what:
 
+    faults      whose failure it is that a call has failed
     errors      the one error, its codes, and what an HTTP status means
     response_code the code that a response ends with, for those that pass it on
     recording   the record of a call that an application answers
@@ -40,6 +41,7 @@ from cpg_trio.rpc.client import (
 )
 from cpg_trio.rpc.context import Caller as Caller, Context as Context
 from cpg_trio.rpc.errors import pack_detail as pack_detail, unpack_detail as unpack_detail
+from cpg_trio.rpc.faults import CallError as CallError, Fault as Fault, fault_of as fault_of
 from cpg_trio.rpc.http_client import (
     Duplex as Duplex,
     HttpClient as HttpClient,

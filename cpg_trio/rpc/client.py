@@ -29,7 +29,8 @@ from cpg_trio.call_context import NO_CALL, current
 from cpg_trio.http import Pool
 from cpg_trio.rpc.codecs import CODECS
 from cpg_trio.rpc.envelope import decompress, unwrap, wrap
-from cpg_trio.rpc.errors import error_from_http, error_from_json
+from cpg_trio.rpc.errors import error_from_http, error_from_json, protocol_error
+from cpg_trio.rpc.faults import CallError, Fault, fault_of_answer
 from cpg_trio.rpc.http_client import (
     Duplex,
     HttpClient,
@@ -149,7 +150,8 @@ class ServiceClient:
         ):
             messages = [message async for message in stream]
         if len(messages) != 1:
-            raise ConnectError(Code.UNIMPLEMENTED, f"{len(messages)} responses instead of one")
+            text = f"{len(messages)} responses instead of one"
+            raise CallError(Code.UNIMPLEMENTED, text, fault=Fault.HANDLER)
         return messages[0]
 
     def _server_stream(
@@ -252,7 +254,7 @@ class ServiceClient:
         body = self._unpacked(response, response.body)
         content_type = _media_type(response)
         if response.status != _OK:
-            raise _error(response.status, content_type, body)
+            raise _error(response, content_type, body)
         if content_type != self._content_type:
             raise _another_type(content_type, self._content_type, "application/")
         return body
@@ -262,7 +264,7 @@ class ServiceClient:
         content_type = _media_type(response)
         if response.status != _OK:
             body = await read_body(response, self._config.max_message_bytes)
-            raise _error(response.status, content_type, self._unpacked(response, body))
+            raise _error(response, content_type, self._unpacked(response, body))
         if content_type != self._stream_type:
             raise _another_type(content_type, self._stream_type, "application/connect+")
 
@@ -273,7 +275,7 @@ class ServiceClient:
             case "gzip":
                 return decompress(body, self._config.max_message_bytes)
             case other:
-                raise ConnectError(Code.INTERNAL, f"protocol error: unknown content encoding {other!r}")
+                raise protocol_error(f"unknown content encoding {other!r}")
 
     async def _messages(
         self, response: HttpResponse, returns: type[_M], metadata: ResponseMetadata
@@ -285,14 +287,14 @@ class ServiceClient:
                     _end_stream(envelope.content, metadata)
                     return
                 yield self._decode(envelope.content, returns)
-        raise ConnectError(Code.INTERNAL, "protocol error: the stream broke off before its end")
+        raise protocol_error("the stream broke off before its end")
 
     def _decode(self, content: bytes, returns: type[_M]) -> _M:
         try:
             return cast("_M", self._codec.decode(content, returns))
         except Exception as error:
             name = returns.DESCRIPTOR.full_name
-            raise ConnectError(Code.INTERNAL, f"protocol error: the answer is no {name}") from error
+            raise protocol_error(f"the answer is no {name}") from error
 
 
 class _Deadline:
@@ -327,7 +329,7 @@ class _Deadline:
             self._scope.__exit__(exc_type, error, traceback)
             if self._scope.cancelled_caught:
                 message = f"no complete answer within {self._timeout_s:g} s"
-                raise ConnectError(Code.DEADLINE_EXCEEDED, message) from None
+                raise CallError(Code.DEADLINE_EXCEEDED, message, fault=Fault.WAY) from None
         if isinstance(error, ConnectError) and error.code is Code.DEADLINE_EXCEEDED:
             await self._leave_to_enclosing()
 
@@ -345,22 +347,24 @@ def _media_type(response: HttpResponseHead) -> str:
     return response.header("content-type").partition(";")[0].strip().lower()
 
 
-def _error(status: int, content_type: str, body: bytes) -> ConnectError:
+def _error(response: HttpResponseHead, content_type: str, body: bytes) -> CallError:
+    fault = fault_of_answer(response, content_type)
     if content_type == "application/json":
         try:
-            return error_from_json(json.loads(body), status)
+            return error_from_json(json.loads(body), response.status, fault)
         except (ValueError, RecursionError):
             pass
-    return error_from_http(status, content_type, body)
+    return error_from_http(response.status, content_type, body, fault)
 
 
-def _another_type(content_type: str, expected: str, ours: str) -> ConnectError:
+def _another_type(content_type: str, expected: str, ours: str) -> CallError:
     """Return the error for an answer of another type than the expected one.
 
     If the type begins with `ours`, as Connect's types do, the server speaks Connect with a wrong codec.
     """
     code = Code.INTERNAL if content_type.startswith(ours) else Code.UNKNOWN
-    return ConnectError(code, f"the answer is {content_type or 'of no type'}, not {expected}")
+    text = f"the answer is {content_type or 'of no type'}, not {expected}"
+    return CallError(code, text, fault=Fault.HANDLER)
 
 
 def _sort_metadata(response: WholeResponse, metadata: ResponseMetadata) -> None:
@@ -385,7 +389,7 @@ def _end_stream(content: bytes, metadata: ResponseMetadata) -> None:
         end = json.loads(content)
         trailers = [(name, value) for name, values in end.get("metadata", {}).items() for value in values]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ConnectError(Code.INTERNAL, "protocol error: the end of the stream is not JSON") from error
+        raise protocol_error("the end of the stream is not JSON") from error
     metadata.trailers = Headers(trailers)
     if end.get("error") is not None:
         raise error_from_json(end["error"], _OK)

@@ -13,6 +13,9 @@ from connectrpc.code import Code
 from connectrpc.compression.gzip import GzipCompression
 from connectrpc.errors import ConnectError
 
+from cpg_trio.rpc.errors import protocol_error
+from cpg_trio.rpc.faults import CallError, Fault
+
 COMPRESSED = 0b01
 END_OF_STREAM = 0b10
 
@@ -52,7 +55,7 @@ async def unwrap(chunks: AsyncIterator[bytes], max_bytes: int | None) -> AsyncGe
         while (frame := _take(buffer, max_bytes)) is not None:
             yield frame
     if buffer:
-        raise ConnectError(Code.INTERNAL, "protocol error: the stream ends in the middle of a message")
+        raise protocol_error("the stream ends in the middle of a message")
 
 
 def _take(buffer: bytearray, max_bytes: int | None) -> Envelope | None:
@@ -60,9 +63,10 @@ def _take(buffer: bytearray, max_bytes: int | None) -> Envelope | None:
         return None
     flags, length = _PREFIX.unpack_from(buffer)
     if flags & ~(COMPRESSED | END_OF_STREAM):
-        raise ConnectError(Code.INTERNAL, f"protocol error: unknown envelope flags {flags:#04x}")
+        raise protocol_error(f"unknown envelope flags {flags:#04x}")
     if max_bytes is not None and length > max_bytes:
-        raise ConnectError(Code.RESOURCE_EXHAUSTED, f"message of {length} bytes is larger than {max_bytes}")
+        text = f"message of {length} bytes is larger than {max_bytes}"
+        raise CallError(Code.RESOURCE_EXHAUSTED, text, fault=Fault.CALLER)
     end = _PREFIX.size + length
     if len(buffer) < end:
         return None
@@ -80,7 +84,7 @@ def decompress(content: bytes, max_bytes: int | None) -> bytes:
     """
     try:
         return _GZIP.decompress(content, max_bytes)
-    except ConnectError:
-        raise
+    except ConnectError as error:
+        raise CallError(error.code, error.message, fault=Fault.CALLER) from None
     except Exception as error:
-        raise ConnectError(Code.INTERNAL, "protocol error: the content is not valid gzip") from error
+        raise protocol_error("the content is not valid gzip") from error

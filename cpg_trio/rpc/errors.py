@@ -1,8 +1,9 @@
 """The error of an RPC, its codes, and the meaning of an answer that is not Connect.
 
-The error is connectrpc's `ConnectError`, on both sides. The mapping from HTTP statuses is the one that
-Connect clients share (https://connectrpc.com/docs/protocol/#http-to-error-code), so a plain-text answer of
-a router or a proxy means the same to a plugin in Go and to one in Python.
+The error is connectrpc's `ConnectError`, on both sides; a client's also tells whose failure it is (`faults`).
+The mapping from HTTP statuses is the one that Connect clients share
+(https://connectrpc.com/docs/protocol/#http-to-error-code), so a plain-text answer of a router or a proxy
+means the same to a plugin in Go and to one in Python.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 from connectrpc.code import Code
-from connectrpc.errors import ConnectError, ErrorDetail
+from connectrpc.errors import ErrorDetail
 from google.protobuf.message import Message
 from protobuf.wkt import Any as PackedAny
+
+from cpg_trio.rpc.faults import CallError, Fault
 
 _M = TypeVar("_M", bound=Message)
 
@@ -33,16 +36,16 @@ _TYPE_URL = "type.googleapis.com/"
 _LONGEST_TEXT = 200  # of a plain-text answer, in characters, that is worth repeating in a message
 
 
-def error_from_http(status: int, content_type: str, body: bytes) -> ConnectError:
+def error_from_http(status: int, content_type: str, body: bytes, fault: Fault = Fault.WAY) -> CallError:
     """Return the error for an answer that does not speak Connect (a router, a proxy, another server)."""
     code = _CODE_OF_STATUS.get(status, Code.UNKNOWN)
     text = ""
     if content_type.startswith("text/plain"):
         text = body.decode("utf-8", "replace").strip().partition("\n")[0][:_LONGEST_TEXT]
-    return ConnectError(code, text or _phrase(status))
+    return CallError(code, text or _phrase(status), fault=fault)
 
 
-def error_from_json(data: object, status: int) -> ConnectError:
+def error_from_json(data: object, status: int, fault: Fault = Fault.HANDLER) -> CallError:
     """Return the error that a Connect error body (or end-of-stream message) carries.
 
     A body without a usable code falls back on the HTTP status; details that do not decode are dropped.
@@ -52,7 +55,13 @@ def error_from_json(data: object, status: int) -> ConnectError:
         code = Code(fields.get("code"))
     except ValueError:
         code = _CODE_OF_STATUS.get(status, Code.UNKNOWN)
-    return ConnectError(code, str(fields.get("message", "")), details=_details(fields.get("details")))
+    message, details = str(fields.get("message", "")), _details(fields.get("details"))
+    return CallError(code, message, details, fault=fault)
+
+
+def protocol_error(text: str) -> CallError:
+    """Return the error for an answer that breaks the protocol."""
+    return CallError(Code.INTERNAL, f"protocol error: {text}", fault=Fault.HANDLER)
 
 
 def pack_detail(message: Message) -> ErrorDetail:

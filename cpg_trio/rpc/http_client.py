@@ -24,8 +24,10 @@ from h2.errors import ErrorCodes
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http import (
     BodyTooLargeError,
+    ConnectFailedError,
     Http2Exchange,
     InvalidRequestError,
+    LocalFailureError,
     Origin,
     Pool,
     PoolFullError,
@@ -34,6 +36,7 @@ from cpg_trio.http import (
     StreamResetError,
     UpstreamError,
 )
+from cpg_trio.rpc.faults import CallError, Fault
 from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 _LONGEST_KEPT_URL = 512  # characters
@@ -159,7 +162,8 @@ async def read_body(response: HttpResponse, max_bytes: int | None) -> bytes:
     async for chunk in response.body:
         body += chunk
         if max_bytes is not None and len(body) > max_bytes:
-            raise ConnectError(Code.RESOURCE_EXHAUSTED, f"the answer is larger than {max_bytes} bytes")
+            text = f"the answer is larger than {max_bytes} bytes"
+            raise CallError(Code.RESOURCE_EXHAUSTED, text, fault=Fault.CALLER)
     return bytes(body)
 
 
@@ -245,31 +249,35 @@ class PoolClient:
     """Sends requests on the connections of a pool, which stays the caller's to open and to close.
 
     `addresses` are where to connect, if not to the URL's host (see `Origin`). `caller` is the caller that the
-    pool counts the requests for.
+    pool counts the requests for. `peer` is whose failure it is that it cannot be connected to; a provider is
+    also at fault for what goes wrong later, as nobody else stands in between.
     """
 
-    def __init__(self, pool: Pool, addresses: tuple[str, ...] = ("",), caller: str = "") -> None:
+    def __init__(
+        self, pool: Pool, addresses: tuple[str, ...] = ("",), caller: str = "", peer: Fault = Fault.WAY
+    ) -> None:
         self._pool = pool
         self._addresses = addresses
         self._caller = caller
+        self._errors = _MappedErrors(peer, peer if peer is Fault.PROVIDER else Fault.WAY)
 
     def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """See `HttpClient`."""
-        with _MAPPED_ERRORS:
+        with self._errors:
             place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
-            return _PoolBlock(self._pool.request(place.origin, sent, caller=self._caller))
+            return _PoolBlock(self._pool.request(place.origin, sent, caller=self._caller), self._errors)
 
     def duplex(self, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
         """See `DuplexClient`. It is sent over HTTP/2, on a connection that the calls to an origin share."""
-        with _MAPPED_ERRORS:
+        with self._errors:
             place = _place(request.url, self._addresses)
-            return _DuplexBlock(self._pool.duplex(place.origin, _as_sent(request, place)))
+            return _DuplexBlock(self._pool.duplex(place.origin, _as_sent(request, place)), self._errors)
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient`."""
         limit = sys.maxsize if max_bytes is None else max_bytes
-        with _MAPPED_ERRORS:
+        with self._errors:
             place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
             whole = await self._pool.fetch(place.origin, sent, max_body_bytes=limit, caller=self._caller)
@@ -297,7 +305,7 @@ def _found_place(url: str, addresses: tuple[str, ...]) -> _Place:
         origin, _ = Origin.parse(f"{scheme}://{authority}")
         connect_to = origin.at(addresses)
     except ValueError as error:
-        raise ConnectError(Code.INVALID_ARGUMENT, f"invalid URL: {error}") from error
+        raise CallError(Code.INVALID_ARGUMENT, f"invalid URL: {error}", fault=Fault.CALLER) from error
     return _Place(connect_to, origin.host_header, (slash + path).encode("ascii") or b"/")
 
 
@@ -323,13 +331,14 @@ def _as_text(headers: HeaderList) -> list[tuple[str, str]]:
 class _PoolBlock:
     """The block of a request. Errors of the network are raised by entering it and by reading the body."""
 
-    def __init__(self, block: AbstractAsyncContextManager[Response]) -> None:
+    def __init__(self, block: AbstractAsyncContextManager[Response], errors: _MappedErrors) -> None:
         self._block = block
+        self._errors = errors
 
     async def __aenter__(self) -> HttpResponse:
-        with _MAPPED_ERRORS:
+        with self._errors:
             response = await self._block.__aenter__()
-        return HttpResponse(response.status, _as_text(response.headers), _PoolBody(response))
+        return HttpResponse(response.status, _as_text(response.headers), _PoolBody(response, self._errors))
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -340,11 +349,12 @@ class _PoolBlock:
 class _DuplexBlock:
     """The block of a request over HTTP/2. Errors of the network are raised by entering it and by reading."""
 
-    def __init__(self, exchange: Http2Exchange) -> None:
+    def __init__(self, exchange: Http2Exchange, errors: _MappedErrors) -> None:
         self._exchange = exchange
+        self._errors = errors
 
     async def __aenter__(self) -> Self:
-        with _MAPPED_ERRORS:
+        with self._errors:
             await self._exchange.__aenter__()
         return self
 
@@ -355,27 +365,35 @@ class _DuplexBlock:
 
     async def response(self) -> HttpResponse:
         """See `Duplex`."""
-        with _MAPPED_ERRORS:
+        with self._errors:
             status, headers = await self._exchange.response()
-        return HttpResponse(status, _as_text(headers), _PoolBody(self._exchange))
+        return HttpResponse(status, _as_text(headers), _PoolBody(self._exchange, self._errors))
 
 
 class _PoolBody:
     """A response's body, with the errors of an `HttpClient`."""
 
-    def __init__(self, response: Response | Http2Exchange) -> None:
+    def __init__(self, response: Response | Http2Exchange, errors: _MappedErrors) -> None:
         self._response = response
+        self._errors = errors
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        with _MAPPED_ERRORS:
+        with self._errors:
             return await anext(self._response)
 
 
 class _MappedErrors:
-    """Raises known errors as a ConnectError. A class: a generator would cost too much for each read."""
+    """Raises known errors as a CallError. A class: a generator would cost too much for each read.
+
+    `unconnected` is whose failure it is that there is no connection, `broken` what goes wrong on one.
+    """
+
+    def __init__(self, unconnected: Fault = Fault.WAY, broken: Fault = Fault.WAY) -> None:
+        self._unconnected = unconnected
+        self._broken = broken
 
     def __enter__(self) -> None:
         pass
@@ -383,31 +401,35 @@ class _MappedErrors:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if exc is not None and (mapped := _mapped(exc)) is not None:
+        if exc is not None and (mapped := _mapped(exc, self._unconnected, self._broken)) is not None:
             raise mapped from exc
 
 
-_MAPPED_ERRORS = _MappedErrors()
-
-
-def _mapped(error: BaseException) -> ConnectError | None:
+def _mapped(
+    error: BaseException, unconnected: Fault = Fault.WAY, broken: Fault = Fault.WAY
+) -> CallError | None:
+    fault = Fault.CALLER
     match error:
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
             code, text = Code.INVALID_ARGUMENT, f"invalid URL: {error}"
         case BodyTooLargeError() | PoolFullError():
             code, text = Code.RESOURCE_EXHAUSTED, str(error)
         case StreamResetError(code=reset) if reset in _CODE_OF_RESET:
-            code, text = _CODE_OF_RESET[reset], str(error)
+            code, text, fault = _CODE_OF_RESET[reset], str(error), broken
         case InvalidRequestError():
             code, text = Code.INVALID_ARGUMENT, str(error)
         case UnicodeEncodeError():
             code, text = Code.INVALID_ARGUMENT, "a URL or a header is not ASCII"
+        case LocalFailureError() | httpx.PoolTimeout() | httpx.LocalProtocolError():
+            return _no_answer(error, Fault.CALLER)
+        case ConnectFailedError():
+            return _no_answer(error, unconnected)
         case UpstreamError() | httpx.HTTPError() | httpx.StreamError() | OSError() | ssl.SSLError():
-            return _no_answer(error)
+            return _no_answer(error, broken)
         case _:
             return None
-    return ConnectError(code, text)
+    return CallError(code, text, fault=fault)
 
 
-def _no_answer(error: BaseException) -> ConnectError:
-    return ConnectError(Code.UNAVAILABLE, f"no answer: {str(error) or type(error).__name__}")
+def _no_answer(error: BaseException, fault: Fault = Fault.WAY) -> CallError:
+    return CallError(Code.UNAVAILABLE, f"no answer: {str(error) or type(error).__name__}", fault=fault)

@@ -56,9 +56,8 @@ from cpg_trio.host.access.rate_limiting import (
     RateLimits as RateLimits,
 )
 from cpg_trio.host.access.refusal import (
-    PERHAPS_DELIVERED as PERHAPS_DELIVERED,
-    UNDELIVERED as UNDELIVERED,
     RefusedError as RefusedError,
+    marks as marks,
     retry_fields as retry_fields,
 )
 from cpg_trio.host.access.shares import Budget as Budget, Shares as Shares

@@ -261,7 +261,9 @@ class _Passed:
     def end(self, _call: RelayCall) -> None:
         """See `relay.Forward`."""
 
-    def failure(self, error: UpstreamError | None) -> Failure:
+    def failure(self, error: UpstreamError | MalformedError | None) -> Failure:
         """See `relay.Forward`."""
+        if isinstance(error, MalformedError):
+            return Failure(error.status, str(error), str(error), "invalid_argument", _PLAIN_FIELDS)
         why = f"the host is not there: {one_line(str(error))}"
         return Failure(502, why, why, "unavailable", _PLAIN_FIELDS)

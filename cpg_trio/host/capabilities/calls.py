@@ -25,10 +25,10 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.call_context import current
 from cpg_trio.call_record import Call, CallKind, Calls
-from cpg_trio.host.access import PERHAPS_DELIVERED, AccessCheck, Action, Peer, RefusedError
+from cpg_trio.host.access import AccessCheck, Action, Peer, RefusedError, marks
 from cpg_trio.host.capabilities.grants import Grant, Grants
 from cpg_trio.host.services.edges import credentials_of
-from cpg_trio.rpc import Caller, Code, RecordedCall
+from cpg_trio.rpc import Caller, Code, Fault, RecordedCall
 
 PREFIX = b"/capabilities/"
 
@@ -126,7 +126,7 @@ async def _end_early(send: Send, record: Call) -> None:
     if record.status:
         raise ResponseAbortedError(record.failure)
     record.status = 401
-    await send_text(send, record.status, "grant expired\n", PERHAPS_DELIVERED)
+    await send_text(send, record.status, "grant expired\n", marks(Fault.CALLER, undelivered=False))
 
 
 def _split(raw_path: bytes) -> _Path:

@@ -23,6 +23,7 @@ from cpg_trio.rpc import (
     ClientConfig,
     Code,
     ConnectError,
+    Fault,
     HttpClient,
     HttpRequest,
     HttpResponse,
@@ -105,7 +106,7 @@ def client_at(
     client_class: type[_C], url: str, addresses: tuple[str, ...], pool: Pool, proof: Proof | None
 ) -> _C:
     """Return a client of the control services at a URL; without a `proof` its calls prove nothing."""
-    http: HttpClient = PoolClient(pool, addresses)
+    http: HttpClient = PoolClient(pool, addresses, peer=Fault.PROVIDER)
     if proof is not None:
         http = SignedClient(http, proof)
     return client_class(url, http, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))

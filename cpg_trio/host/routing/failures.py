@@ -1,8 +1,8 @@
-"""What a failed call means: the answer to its caller, and whether it counts against the provider.
+"""What a failed call means: the answer to its caller, whose failure it is, and who is suspected.
 
-The table is "Whose fault a failed call is" in `docs/design/routing.md`. A failure counts against a provider
-only if the provider caused it: nothing listens there, what listens takes no connection or shows no
-certificate that is accepted, or another plugin answers there.
+The table is "Whose fault a failed call is" in `docs/design/routing.md`. A provider is suspected only if it
+caused the failure, and the next call would fail as well: nothing listens there, what listens takes no
+connection or shows no certificate that is accepted, or another plugin answers there.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
-from cpg_trio.host.access import PERHAPS_DELIVERED, UNDELIVERED, retry_fields
+from cpg_trio.host.access import marks, retry_fields
 from cpg_trio.http import (
     ConnectFailedError,
     Failure,
+    LocalFailureError,
+    MalformedError,
     NotSentError,
     PoolFullError,
     UndeliveredError,
     UpstreamError,
 )
-from cpg_trio.rpc import Code
+from cpg_trio.rpc import Code, Fault
 
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode()
@@ -37,7 +39,7 @@ class CallFailure(Failure):
     undelivered: bool = False
     """Whether the provider has certainly not seen it."""
     suspected: bool = False
-    """Whether it counts against the provider."""
+    """Whether its provider gets no calls until its next sign of life."""
 
 
 IDENTITY_ENDED = CallFailure(
@@ -45,14 +47,14 @@ IDENTITY_ENDED = CallFailure(
     "invalid token",
     "the caller's identity has ended",
     Code.UNAUTHENTICATED.value,
-    PERHAPS_DELIVERED,
+    marks(Fault.CALLER, undelivered=False),
 )
 PROVIDER_GONE = CallFailure(
     503,
     "service unavailable (provider unhealthy)",
     "the provider is gone",
     Code.UNAVAILABLE.value,
-    PERHAPS_DELIVERED,
+    marks(Fault.PROVIDER, undelivered=False),
 )
 
 
@@ -60,11 +62,14 @@ class ClocksDifferError(UndeliveredError):
     """The provider refuses what this host has signed, as the provider's clock shows another time."""
 
 
-def failure_of(error: UpstreamError) -> CallFailure:
-    """Return what an error on the way to the provider means."""
+def failure_of(error: UpstreamError | MalformedError) -> CallFailure:
+    """Return what an error on the way to the provider, or of the request's body, means."""
+    if isinstance(error, MalformedError):
+        fields = marks(Fault.CALLER, undelivered=False)
+        return CallFailure(error.status, str(error), str(error), Code.INVALID_ARGUMENT.value, fields)
     if isinstance(error, PoolFullError):
-        status, text, code = _NO_ROOM[error.own_share]
-        fields = [*UNDELIVERED, *retry_fields(1)]
+        status, text, code, fault = _NO_ROOM[error.own_share]
+        fields = [*marks(fault, undelivered=True), *retry_fields(1)]
         return CallFailure(status, text, str(error), code.value, fields, undelivered=True)
     undelivered = isinstance(error, NotSentError | UndeliveredError)
     return CallFailure(
@@ -72,16 +77,23 @@ def failure_of(error: UpstreamError) -> CallFailure:
         "failed to proxy request",
         str(error),
         Code.UNAVAILABLE.value,
-        UNDELIVERED if undelivered else PERHAPS_DELIVERED,
+        marks(_fault_of(error), undelivered=undelivered),
         undelivered=undelivered,
         suspected=isinstance(error, ConnectFailedError | UndeliveredError)
         and not isinstance(error, ClocksDifferError),
     )
 
 
+def _fault_of(error: UpstreamError) -> Fault:
+    if isinstance(error, LocalFailureError):
+        return Fault.HOST
+    return Fault.GUARD if isinstance(error, ClocksDifferError) else Fault.PROVIDER
+
+
+_IN_USE = "service unavailable (all connections to providers are in use)"
 _NO_ROOM = {  # by whether the caller has its share of the connections in use
-    True: (429, "too many calls in flight to this provider", Code.RESOURCE_EXHAUSTED),
-    False: (503, "service unavailable (all connections to providers are in use)", Code.UNAVAILABLE),
+    True: (429, "too many calls in flight to this provider", Code.RESOURCE_EXHAUSTED, Fault.CALLER),
+    False: (503, _IN_USE, Code.UNAVAILABLE, Fault.HOST),
 }
 
 

@@ -134,7 +134,7 @@ class Router:
                 raise
         return caller, route, self._routes.statement(caller, route)
 
-    def failure(self, call: Call, error: UpstreamError | None) -> CallFailure:
+    def failure(self, call: Call, error: UpstreamError | MalformedError | None) -> CallFailure:
         """Return what a failure means; None is a call that was cancelled."""
         if error is None:
             return PROVIDER_GONE if self._access.is_valid(call.caller) else IDENTITY_ENDED
@@ -261,6 +261,6 @@ class RoutedCall:
         self._router.in_flight.end(self.caller, self.call.provider, call)
         self._router.calls.end(self.call)
 
-    def failure(self, error: UpstreamError | None) -> CallFailure:
+    def failure(self, error: UpstreamError | MalformedError | None) -> CallFailure:
         """See `relay.Forward`."""
         return self._router.failure(self.call, error)

@@ -23,7 +23,7 @@ from cpg_trio.host.access import Identities, Identity, RefusedError
 from cpg_trio.host.directory import Registration, Registry
 from cpg_trio.host.routing.headers import lines
 from cpg_trio.http import Origin
-from cpg_trio.rpc import Code
+from cpg_trio.rpc import Code, Fault
 
 PREFIX = b"/services/"
 
@@ -127,13 +127,15 @@ class Routes:
         if not provider.base_url:
             raise RefusedError(Code.NOT_FOUND, f"provider endpoint not registered: {path.provider_id}")
         if provider.id not in self._registry.callable_ids:
-            raise RefusedError(Code.UNAVAILABLE, "service unavailable (provider unhealthy)")
+            text = "service unavailable (provider unhealthy)"
+            raise RefusedError(Code.UNAVAILABLE, text, fault=Fault.PROVIDER)
         kept = len(raw_path) <= _LONGEST_KEPT_PATH
         try:
             route = _route(path, provider, kept=kept)
         except ValueError as error:
             log = f"{caller} → {provider.runtime_id} FAILED: {error}"
-            raise RefusedError(Code.INTERNAL, "failed to create proxy request", log=log) from error
+            text = "failed to create proxy request"
+            raise RefusedError(Code.INTERNAL, text, log=log, fault=Fault.PROVIDER) from error
         if kept:
             self._kept.keep(raw_path, route, 4 * len(raw_path) + _ROUTE_BYTES)
         return route

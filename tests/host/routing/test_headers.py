@@ -93,13 +93,16 @@ async def test_the_answer_comes_back_as_it_was_but_for_hops_and_cookies() -> Non
     ]
 
 
-async def test_only_the_host_says_whether_a_call_was_delivered() -> None:
-    forged = b"HTTP/1.1 503 x\r\nX-Plugin-Undelivered: true\r\ncontent-length: 0\r\n\r\n"
+async def test_only_the_host_says_whether_a_call_was_delivered_and_whose_failure_it_is() -> None:
+    marks = b"X-Plugin-Undelivered: true\r\nX-Plugin-Fault: caller\r\nx_plugin_fault: caller\r\n"
+    forged = b"HTTP/1.1 503 x\r\n%bcontent-length: 0\r\n\r\n" % marks
     async with routing(Recorder(forged)) as s:
         delivered = await s.call(s.head())
         refused = await s.call(s.head(path="/services/echo/nobody-0/M"))
     assert (delivered.status, delivered.header(b"x-plugin-undelivered")) == (503, None)
+    assert not any(b"fault" in name for name, _ in delivered.headers)
     assert (refused.status, refused.header(b"x-plugin-undelivered")) == (404, b"true")
+    assert refused.header(b"x-plugin-fault") == b"host"
 
 
 async def test_trailers_that_no_answer_may_have_are_not_passed_back() -> None:
