@@ -1,4 +1,4 @@
-"""The names and rules of the wire protocol: headers, cookie, metadata keys, limits, validation, versions.
+"""The names and rules of the wire protocol: headers, cookie, metadata keys, limits, validation.
 
 Pure functions and constants; no I/O. Both sides stand on it. Each message that a rule answers with is part
 of the protocol: implementations in other languages answer with the same words.
@@ -6,12 +6,9 @@ of the protocol: implementations in other languages answer with the same words.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-
-import attrs
 
 RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
 CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
@@ -56,6 +53,7 @@ RUNTIME_ID_KEY = "runtime_id"  # metadata of GetPluginInfo: as whom the plugin's
 MAX_NAME_BYTES = 128  # of a self_id, of a service type, and of a socket
 MAX_RUNTIME_ID_BYTES = MAX_NAME_BYTES + 17  # a self_id, a dash, and 16 hex digits
 MAX_VERSION_BYTES = 64
+MAX_VERSION_RANGE_BYTES = 256
 MAX_PATH_BYTES = 256
 MAX_REQUESTED_PLUGINS = 100
 MAX_METADATA_ENTRIES = 100
@@ -121,7 +119,7 @@ def validate_version(version: str) -> None:
         raise InvalidError("version cannot be empty")
     _validate_length(version, "version", MAX_VERSION_BYTES)
     if not _VERSION.match(version):
-        raise InvalidError(f"version {_quote(version)} must be semantic version (e.g., 1.0.0, 2.1.3-beta)")
+        raise InvalidError(f"version {quote(version)} must be semantic version (e.g., 1.0.0, 2.1.3-beta)")
 
 
 def validate_endpoint_path(path: str) -> None:
@@ -179,7 +177,7 @@ def _validate_metadata_entry(key: str, value: str) -> None:
         raise InvalidError("metadata key cannot be empty")
     _validate_length(key, "metadata key", MAX_METADATA_KEY_BYTES)
     _validate_characters(key, "metadata key")
-    _validate_length(value, f"metadata value for key {_quote(key)}", MAX_METADATA_VALUE_BYTES)
+    _validate_length(value, f"metadata value for key {quote(key)}", MAX_METADATA_VALUE_BYTES)
     if "\0" in value:
         raise InvalidError("metadata contains null bytes (potential injection)")
 
@@ -191,52 +189,10 @@ def _validate_length(text: str, what: str, most: int) -> None:
 
 def _validate_characters(text: str, what: str) -> None:
     if not _NAME.match(text):
-        raise InvalidError(f"{what} {_quote(text)} contains invalid characters (must match: {_NAME_PATTERN})")
+        raise InvalidError(f"{what} {quote(text)} contains invalid characters (must match: {_NAME_PATTERN})")
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     """Quote a value as the protocol's messages do: in double quotes, with control characters escaped."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped) + '"'
-
-
-@functools.total_ordering
-@attrs.frozen(order=False)
-class Version:
-    """A version, ordered as https://semver.org/#spec-item-11 says."""
-
-    numbers: tuple[int, int, int]
-    prerelease: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Version:
-        """Return a version from its text. Raises: InvalidError."""
-        validate_version(text)
-        core, _, prerelease = text.partition("-")
-        major, minor, patch = map(int, core.split("."))
-        return cls((major, minor, patch), tuple(prerelease.split(".")) if prerelease else ())
-
-    def __lt__(self, other: Version) -> bool:
-        """Whether this version comes before another."""
-        return self.precedence < other.precedence
-
-    @property
-    def precedence(self) -> tuple[object, ...]:
-        """What versions are compared by."""
-        # A pre-release comes before its release; numeric identifiers compare as numbers and come before
-        # others; of two that agree as far as they go, the shorter comes first.
-        identifiers = tuple((0, int(i), "") if i.isdigit() else (1, 0, i) for i in self.prerelease)
-        return (*self.numbers, not self.prerelease, identifiers)
-
-
-def satisfies(version: str, min_version: str) -> bool:
-    """Whether a provider's version is good enough. An empty minimum accepts any.
-
-    The protocol knows no upper bound: 2.0.0 satisfies a minimum of 1.0.0.
-    """
-    return not min_version or _precedence(version) >= _precedence(min_version)
-
-
-@functools.lru_cache(maxsize=1024)  # of at most 64 bytes each: longer ones are no versions
-def _precedence(version: str) -> tuple[object, ...]:
-    return Version.parse(version).precedence

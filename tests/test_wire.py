@@ -126,58 +126,6 @@ def test_a_registration_is_checked_type_first_then_version_path_and_metadata() -
     ]
 
 
-def test_versions_are_ordered_as_semantic_versioning_says() -> None:
-    ascending = [
-        "0.9.9",
-        "1.0.0-alpha",
-        "1.0.0-alpha.1",
-        "1.0.0-alpha.beta",
-        "1.0.0-beta",
-        "1.0.0-beta.2",
-        "1.0.0-beta.11",
-        "1.0.0-rc.1",
-        "1.0.0",
-        "1.2.0",
-        "1.9.0",
-        "1.10.0",
-        "2.0.0",
-        "10.0.0",
-    ]
-    parsed = [wire.Version.parse(text) for text in ascending]
-    mixed = parsed[::2] + parsed[1::2]
-    assert sorted(mixed) == parsed
-    assert len(set(parsed)) == len(parsed)
-
-
-def test_a_larger_number_satisfies_a_minimum_whose_text_sorts_after_it() -> None:
-    assert wire.satisfies("1.10.0", "1.2.0")
-    assert wire.satisfies("1.10.0", "1.9.0")
-    assert not wire.satisfies("1.9.0", "1.10.0")
-    assert not wire.satisfies("1.2.0", "10.0.0")
-
-
-def test_a_prerelease_does_not_satisfy_its_release() -> None:
-    assert not wire.satisfies("1.0.0-rc.1", "1.0.0")
-    assert wire.satisfies("1.0.0", "1.0.0-rc.1")
-
-
-def test_no_minimum_is_satisfied_by_anything_and_there_is_no_maximum() -> None:
-    assert wire.satisfies("0.0.0-a", "")
-    assert wire.satisfies("99.0.0", "1.0.0")
-
-
-_versions = st.from_regex(r"\A[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(-[a-z0-9.\-]{1,8})?\Z").map(
-    wire.Version.parse
-)
-
-
-@given(_versions, _versions, _versions)
-def test_the_order_of_versions_is_total(a: wire.Version, b: wire.Version, c: wire.Version) -> None:
-    assert (a < b) + (b < a) + (a.precedence == b.precedence) == 1
-    if a <= b <= c:
-        assert a <= c
-
-
 @given(st.text())
 def test_any_text_is_a_good_name_or_refused_with_the_one_error(text: str) -> None:
     try:

@@ -24,6 +24,7 @@ from cpg_trio.rpc import (
     check_client_class,
     http_client_of,
 )
+from cpg_trio.versions import satisfies
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -120,7 +121,7 @@ class Dependency:
     def suits(self, provider: Provider) -> bool:
         """Whether a provider is new enough."""
         try:
-            return wire.satisfies(provider.version, self.min_version)
+            return satisfies(provider.version, self.min_version)
         except wire.InvalidError:
             return False
 

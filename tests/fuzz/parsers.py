@@ -43,6 +43,7 @@ from cpg_trio.process import bind_from_environment
 from cpg_trio.rpc import ConnectError
 from cpg_trio.rpc.envelope import unwrap, wrap
 from cpg_trio.rpc.errors import error_from_http, error_from_json
+from cpg_trio.versions import Version, VersionRange, satisfies
 
 _KEYS = Keys(["k" * 32])
 _DIGEST = wire.token_digest("a token")
@@ -178,16 +179,23 @@ def check_names(data: bytes) -> None:
         wire.validate_socket,
         wire.validate_endpoint_path,
         wire.parse_service_types,
-        wire.Version.parse,
+        Version.parse,
+        VersionRange.parse,
         lambda value: wire.validate_metadata({value: value}),
     ):
         _refused_or_taken(rule, text)
     with suppress(wire.InvalidError):
         assert ",".join(wire.parse_service_types(text)) == text
     with suppress(wire.InvalidError):
-        version = wire.Version.parse(text)
+        version = Version.parse(text)
         assert not version < version  # noqa: PLR0124 - that is what is asked
-        assert wire.satisfies(text, text)
+        assert satisfies(text, text)
+        assert text in VersionRange.parse(f"=={text}")
+    with suppress(wire.InvalidError):
+        accepted = VersionRange.parse(text)
+        assert VersionRange.parse(str(accepted)) == accepted
+        for version_text in ("0.0.0", "1.2.3", "1.2.3-rc.1"):
+            assert (version_text in accepted) in {True, False}
 
 
 def _refused_or_taken(rule: Callable[[str], object], text: str) -> None:

@@ -82,7 +82,10 @@ TARGETS = {
     "origin": Target(
         (b"http://h:1/p", b"https://[::1]:8443", b"http://u:p@h", b"HTTP://H"), parsers.check_origin
     ),
-    "names": Target((b"storage", b"a,b", b"1.2.3-rc.1", b"/x/", b"a..b", b"a\n"), parsers.check_names),
+    "names": Target(
+        (b"storage", b"a,b", b"1.2.3-rc.1", b">=1.2,<2", b"~=1.2.3-a", b"==1.*", b"/x/", b"a..b", b"a\n"),
+        parsers.check_names,
+    ),
     "envelopes": Target(parsers.FRAMES, parsers.check_envelopes),
     "error": Target(
         (b'{"code": "not_found", "details": [{"type": "t", "value": "eA"}]}',), parsers.check_error

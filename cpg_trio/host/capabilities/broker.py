@@ -18,6 +18,7 @@ from cpg_trio.host.directory import base_url
 from cpg_trio.host.routing import GRANT_S, DirectGrants, NotDirectlyError
 from cpg_trio.host.services.edges import answering, authenticate
 from cpg_trio.rpc import Code, ConnectError, Context
+from cpg_trio.versions import satisfies
 
 _MAX_REASON_BYTES = 4096
 _MAX_TYPE_BYTES = wire.MAX_NAME_BYTES + len(wire.DIRECT_PREFIX)
@@ -111,7 +112,7 @@ class Broker(CapabilityBrokerService):
         capability = self._capabilities.get(wanted)
         if capability is None:
             raise RefusedError(Code.NOT_FOUND, f'capability "{wanted}" not available')
-        if not wire.satisfies(capability.version, min_version):
+        if not satisfies(capability.version, min_version):
             has = f"this host has version {capability.version}, older than {min_version}"
             raise RefusedError(Code.NOT_FOUND, f'capability "{wanted}" not available: {has}')
         return capability

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from operator import attrgetter
 
-from cpg_trio import wire
 from cpg_trio.host.directory.registration import Registration
+from cpg_trio.versions import satisfies
 
 _MAX_MINIMA = 8  # minimum versions for which the callable providers are kept
 _by_sequence = attrgetter("sequence")
@@ -55,7 +55,7 @@ class Providers:
         """Bring up to date whether a registration gets calls."""
         is_callable = registration.id in self._callable_ids
         for min_version, good in self._callable.items():
-            is_in = is_callable and wire.satisfies(registration.version, min_version)
+            is_in = is_callable and satisfies(registration.version, min_version)
             _put(good, registration, is_in=is_in)
 
     def at(self, place: tuple[str, str, str]) -> Collection[Registration]:
@@ -68,7 +68,7 @@ class Providers:
 
     def are_compatible(self, min_version: str) -> bool:
         """Whether one of them is new enough, whether it gets calls or not."""
-        return any(wire.satisfies(r.version, min_version) for r in self.by_plugin.values())
+        return any(satisfies(r.version, min_version) for r in self.by_plugin.values())
 
     def callable(self, min_version: str) -> Sequence[Registration]:
         """Return those that get calls and are new enough, in the order of registration. Not to be changed."""
@@ -77,9 +77,7 @@ class Providers:
             if len(self._callable) >= _MAX_MINIMA:
                 del self._callable[next(iter(self._callable))]
             good = self._callable[min_version] = [
-                r
-                for r in self.in_order()
-                if wire.satisfies(r.version, min_version) and r.id in self._callable_ids
+                r for r in self.in_order() if satisfies(r.version, min_version) and r.id in self._callable_ids
             ]
         return good
 

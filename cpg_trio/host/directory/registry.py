@@ -28,6 +28,7 @@ from cpg_trio.host.directory.registration import (
     UnknownRegistrationError,
 )
 from cpg_trio.host.directory.selection import Selection, Selector
+from cpg_trio.versions import satisfies
 
 _NOT_REPORTED = Health()
 
@@ -350,7 +351,7 @@ class Registry:
 
     def _is_good(self, registration: Registration, min_version: str) -> bool:
         """Whether a registration is still there, gets calls, and is new enough."""
-        return registration.id in self.callable_ids and wire.satisfies(registration.version, min_version)
+        return registration.id in self.callable_ids and satisfies(registration.version, min_version)
 
     def _why_none(self, service_type: str, min_version: str) -> str:
         providers = self._by_type.get(service_type)

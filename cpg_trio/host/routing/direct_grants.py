@@ -18,6 +18,7 @@ from cpg_trio.host.access import Identities, Identity
 from cpg_trio.host.directory import NoProviderError, Registration, Registry
 from cpg_trio.host.routing.routes import encoded_endpoint
 from cpg_trio.http import Origin
+from cpg_trio.versions import satisfies
 
 GRANT_S = LONGEST_S
 """How long a caller may call a provider directly before it has to ask again, in seconds."""
@@ -74,7 +75,7 @@ class DirectGrants:
             except NoProviderError as error:
                 raise NotDirectlyError(str(error)) from None
         provider = self._registry.provider(service_type, provider_id)
-        if provider is None or not wire.satisfies(provider.version, min_version):
+        if provider is None or not satisfies(provider.version, min_version):
             raise NotDirectlyError(f"{provider_id} does not provide {service_type} {min_version}".rstrip())
         if provider.id not in self._registry.callable_ids:
             raise NotDirectlyError(f"{provider_id} gets no calls now")

@@ -15,12 +15,12 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.leases import LeaseConfig, Liveness
 from cpg_trio.host.directory.registration import Health, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
+from cpg_trio.versions import satisfies
 
 LEASE = 15.0
 PLUGINS, TYPES, VERSIONS = "abc", "tu", ("1.0.0", "1.10.0", "2.0.0")
@@ -58,7 +58,7 @@ class Model:
             if self.health.get(plugin) == pb.HEALTH_STATE_DEGRADED
             else pb.SERVICE_STATE_AVAILABLE
             for (plugin, provided), version in self.versions.items()
-            if provided == service_type and wire.satisfies(version, min_version) and self.callable(plugin)
+            if provided == service_type and satisfies(version, min_version) and self.callable(plugin)
         }
 
 
