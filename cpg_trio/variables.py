@@ -132,7 +132,8 @@ HOST: dict[str, str] = {
         " are logged always (default: all)"
     ),
     "PASS_HEADERS": (
-        "request headers that are passed on besides the usual ones, as in x-tenant,x-app-* (default: none)"
+        "the only request headers that are passed on besides the usual ones, as in x-tenant,x-app-*"
+        " (default: all but credentials and what proxies write)"
     ),
 }
 """Of a host."""

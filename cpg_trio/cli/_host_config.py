@@ -113,8 +113,8 @@ def _policy(environment: Mapping[str, str]) -> Policy:
         return Policy.from_file(path) if path else Policy()
 
 
-def _pass_headers(environment: Mapping[str, str]) -> list[str]:
-    names = list_from_environment("PASS_HEADERS", environment)
+def _pass_headers(environment: Mapping[str, str]) -> list[str] | None:
+    names = list_from_environment("PASS_HEADERS", environment) or None
     with _start_errors("PASS_HEADERS"):
         RequestHeaderRules(names)
     return names

@@ -59,9 +59,9 @@ class HostConfig:
     """Which plugins get an identity; by default all."""
     policy: Policy = attrs.field(factory=Policy)
     """What plugins may provide and call."""
-    pass_headers: Sequence[str] = ()
-    """Names of request headers that the router forwards besides `routing.headers.ALLOWED`; `x-app-*` is all
-    that begin so."""
+    pass_headers: Sequence[str] | None = None
+    """Names of request headers that the router forwards besides `routing.headers.ALLOWED`, and no others;
+    `x-app-*` is all that begin so. None: it forwards all that are metadata (`cpg_trio.metadata`)."""
     selection: Mapping[str, Selection] = attrs.field(factory=dict)
     """The strategy that selects one of the providers, by service type."""
     default_selection: Selection = Selection.FIRST

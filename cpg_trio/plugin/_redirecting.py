@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
+from cpg_trio.http.outgoing import USUAL_NAMES
+from cpg_trio.metadata import is_claim
 from cpg_trio.rpc import Duplex, HttpClient, HttpRequest, HttpResponse, WholeResponse
 
 ResponseT = TypeVar("ResponseT", HttpResponse, WholeResponse)
@@ -46,8 +48,22 @@ async def _nothing_to_discard() -> None:
     """Discard a response that has arrived whole."""
 
 
+class _Claims(dict[str, bool]):
+    """Which fields are not for a caller to send, by name. It keeps usual names only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update({name.decode(): is_claim(name) for name in USUAL_NAMES})
+
+    def __missing__(self, name: str) -> bool:
+        return is_claim(name.encode("latin-1", "replace"))
+
+
+_CLAIMS = _Claims()
+
+
 def redirected(request: HttpRequest, url: str, proof: Mapping[str, str]) -> HttpRequest:
-    """Return a request for another URL. The fields of `proof` replace those of the same names."""
-    headers = [field for field in request.headers if field[0] not in proof]
+    """Return a request for another URL, with the fields of `proof` instead of what the request claims."""
+    headers = [field for field in request.headers if not _CLAIMS[field[0]]]
     headers += proof.items()
     return HttpRequest(request.method, url, headers, request.body)

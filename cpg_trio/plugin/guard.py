@@ -48,6 +48,8 @@ from cpg_trio.assertions import (
 )
 from cpg_trio.call_context import current
 from cpg_trio.call_record import Call, CallKind, Calls
+from cpg_trio.http.outgoing import USUAL_NAMES, spellings
+from cpg_trio.metadata import folded, is_claim
 from cpg_trio.rpc import Caller, Code, RecordedCall
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -65,24 +67,35 @@ _BEARER = wire.bearer("").encode()
 _CLOCK = wire.CLOCK_HEADER.lower().encode()
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode(), b"true"
 _HOST = "the host"  # the identity of the host's connections; no runtime id is the same
-_HIDDEN = frozenset({_CALLER, _RUNTIME_ID})
-_HIDDEN_OF_GRANT = _HIDDEN | {_AUTHORIZATION}
 _IDENTITY = "/connectplugin.v1.PluginIdentity/"
 _OPEN_TO_MANAGERS = frozenset({f"{_IDENTITY}GetPluginInfo", f"{_IDENTITY}SetRuntimeIdentity"})
 
 _CHECKED = frozenset({_CALLER, _CALLER_ID, _RUNTIME_ID, _AUTHORIZATION})
-_LENGTHS_OF_CHECKED = frozenset(len(name) for name in _CHECKED)
+_OF_THE_PLATFORM, _CLAIM = b"x-plugin-", b"a claim"
 
 
-def _checked_name(name: bytes) -> bytes:
-    """Return the name of a field that the guard checks, in lower case; empty for any other field.
+class _Checked(dict[bytes, bytes]):
+    """The name under which the guard checks a field: `_CLAIM` for other claims, empty for what is none.
 
-    Some applications read X_Plugin_Caller_Id as X-Plugin-Caller-ID, so the guard does.
+    Some applications read X_Plugin_Caller_Id as X-Plugin-Caller-ID, so the guard does. Only usual names are
+    kept, so that nobody makes it grow.
     """
-    if len(name) not in _LENGTHS_OF_CHECKED:
-        return b""
-    known = name.lower().replace(b"_", b"-")
-    return known if known in _CHECKED else b""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update({name: self[name] for name in spellings(USUAL_NAMES)})
+
+    def __missing__(self, name: bytes) -> bytes:
+        if not is_claim(name):
+            return b""
+        plain = folded(name)
+        return plain if plain in _CHECKED or plain.startswith(_OF_THE_PLATFORM) else _CLAIM
+
+
+_CHECKED_NAMES = _Checked()
+# What of these names the application gets. Claims of a stranger's proxy are the author's to judge.
+_PASSED = frozenset({b"", _CLAIM, _CALLER_ID, _AUTHORIZATION})
+_PASSED_OF_GRANT = frozenset({b"", _CALLER_ID})
 
 
 class RefusedCallError(Exception):
@@ -263,8 +276,8 @@ class Guard:
         headers: HeaderList = scope["headers"]
         fields: dict[bytes, bytes] = {}
         for name, value in headers:
-            if known := _checked_name(name):
-                if known in fields:
+            if (known := _CHECKED_NAMES[name]) and known is not _CLAIM:
+                if known in fields and known in _CHECKED:
                     raise RefusedCallError(f"there are two fields {known.decode()}")
                 fields[known] = value
         caller = self._verified_caller(scope["raw_path"], fields) if fields else None
@@ -275,8 +288,8 @@ class Guard:
         else:
             connection_of = caller.id if _RUNTIME_ID in fields else _HOST
         if fields:
-            hidden = _HIDDEN_OF_GRANT if _RUNTIME_ID in fields else _HIDDEN
-            headers = [field for field in headers if _checked_name(field[0]) not in hidden]
+            passed = _PASSED_OF_GRANT if _RUNTIME_ID in fields else _PASSED
+            headers = [field for field in headers if _CHECKED_NAMES[field[0]] in passed]
         return headers, caller, connection_of
 
     def _verified_caller(self, raw_path: bytes, fields: Mapping[bytes, bytes]) -> Caller | None:

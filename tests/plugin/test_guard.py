@@ -21,6 +21,7 @@ from cpg_trio.asgi import App, Message, Receive, Scope, Send, send_text
 from cpg_trio.assertions import LEEWAY_S, Purpose
 from cpg_trio.host import Host
 from cpg_trio.http import Pool, ServeConfig
+from cpg_trio.metadata import folded, is_claim
 from cpg_trio.plugin import Plugin, guard as guard_module
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.plugin.guard import Guard, Managers
@@ -28,6 +29,7 @@ from cpg_trio.rpc import Caller, Code, ConnectError, Context, PoolClient
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests._wire import Wire, dial, request
+from tests.metadata import CLAIMS, spelled
 from tests.plugin.controlling import SET_IDENTITY, SHUTDOWN
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
 from tests.plugin.signing import CALLER_ID, CALLER_NAME, ECHO, digest_of, from_caller, granted
@@ -255,6 +257,38 @@ async def test_what_is_for_the_guard_does_not_get_to_the_service() -> None:
     for ctx in plugin.echo.contexts:
         assert not ours & set(ctx.request_headers)
     assert plugin.echo.contexts[0].request_headers["x-plugin-caller-id"] == CALLER_ID
+
+
+async def test_what_a_direct_caller_claims_does_not_get_to_the_service_and_its_metadata_does() -> None:
+    claims = {spelling: "x" for name in CLAIMS for spelling in spelled(name)}
+    checked = {"x-plugin-caller", "x-plugin-caller-id", "x-plugin-runtime-id"}  # not to be claimed at all
+    claims = {name: value for name, value in claims.items() if folded(name.encode()).decode() not in checked}
+    async with around() as plugin:
+        grant = granted(plugin.digest, plugin.runtime_id, "/")
+        assert (
+            await plugin.call({**grant, **claims, "cookie": "a=b", "my_key": "1", "x-tenant": "t"}) == SERVED
+        )
+    received = plugin.echo.contexts[0].request_headers
+    assert not [name for name in received if is_claim(name.encode())]
+    assert (received["my_key"], received["x-tenant"]) == ("1", "t")
+    assert received["host"]  # of this connection
+
+
+async def test_nobody_but_the_host_sends_fields_of_the_platform() -> None:
+    async with around(public=True) as plugin:
+        for proof in ({}, from_caller(plugin.digest, plugin.runtime_id)):
+            sent = {
+                **proof,
+                "X-Plugin-Undelivered": "true",
+                "x_plugin_new": "1",
+                "x-forwarded-for": "192.0.2.1",
+            }
+            assert await plugin.call(sent) == SERVED
+    for ctx in plugin.echo.contexts:
+        assert not [name for name in ctx.request_headers if "plugin" in name]
+        assert (
+            ctx.request_headers["x-forwarded-for"] == "192.0.2.1"
+        )  # of the proxy in front of a public service
 
 
 class Naming(Echo):

@@ -1,7 +1,8 @@
 """Calls of the host's capabilities: `/capabilities/{type}/{grant}/package.Service/Method`.
 
-A call with a valid grant reaches the capability's application. The application learns whose grant it is, and
-gets no credentials. A call ends with its grant. Refusals have the texts of other implementations.
+A call with a valid grant reaches the capability's application, which learns whose grant it is, and gets no
+credentials and no claims (`cpg_trio.metadata`). A call ends with its grant. Refusals have the texts of other
+implementations.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from cpg_trio.call_context import current
 from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.host.access import AccessCheck, Action, Peer, RefusedError, marks
 from cpg_trio.host.capabilities.grants import Grant, Grants
+from cpg_trio.host.routing import forwarded_in_response
 from cpg_trio.host.services.edges import credentials_of
+from cpg_trio.metadata import is_claim
 from cpg_trio.rpc import Caller, Code, Fault, RecordedCall
 
 PREFIX = b"/capabilities/"
 
-_HOST_FIELDS = b"x-plugin-"
-_CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+_WITH_FIELDS = frozenset({"http.response.start", "http.response.trailers"})
 
 
 @attrs.frozen
@@ -99,10 +101,10 @@ class CapabilityCalls:
         return path, grant
 
     async def _pass_on(self, grant: Grant, record: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_without_host_fields(message: Message) -> None:
-            await send(_without_host_fields(message))
+        async def send_metadata(message: Message) -> None:
+            await send(_as_passed_back(message))
 
-        recorded = RecordedCall(record, receive, send_without_host_fields)
+        recorded = RecordedCall(record, receive, send_metadata)
         with self._grants.call(grant) as call:
             await grant.capability.application(scope, recorded.receive, recorded.send)
         if call.cancelled_caught:
@@ -113,12 +115,11 @@ class CapabilityCalls:
                 await _end_early(send, record)
 
 
-def _without_host_fields(message: Message) -> Message:
-    """Return a message of the application without header fields that only the host may set."""
-    if message["type"] != "http.response.start":
+def _as_passed_back(message: Message) -> Message:
+    """Return a message of the application with what the router, too, passes back of the header fields."""
+    if message["type"] not in _WITH_FIELDS:
         return message
-    fields = [field for field in message.get("headers", ()) if not field[0].lower().startswith(_HOST_FIELDS)]
-    return {**message, "headers": fields}
+    return {**message, "headers": forwarded_in_response(message.get("headers", ()))}
 
 
 async def _end_early(send: Send, record: Call) -> None:
@@ -145,12 +146,6 @@ def _as_passed_on(scope: Scope, path: _Path, grant: Grant) -> Scope:
         **scope,
         "raw_path": path.rest,
         "path": unquote(path.rest.decode("ascii")),
-        "headers": [field for field in scope["headers"] if not _is_credential(field[0])],
+        "headers": [field for field in scope["headers"] if not is_claim(field[0])],
         "state": {**(scope.get("state") or {}), "caller": caller},
     }
-
-
-def _is_credential(name: bytes) -> bool:
-    # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID, and so on.
-    normal = name.lower().replace(b"_", b"-")
-    return normal in _CREDENTIALS or normal.startswith(_HOST_FIELDS)

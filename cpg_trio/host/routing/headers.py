@@ -1,10 +1,10 @@
 """Which header fields the router forwards, in requests and in responses. No I/O.
 
-A request field is forwarded if its name is on the allow list: `ALLOWED`, and what the operator adds. The
-fields of the call's context (`call_context.FIELDS`) are checked, and forwarded as far as they are valid. A
-response field is forwarded unless it is for one connection only, sets a cookie, is the host's own, or is the
-request's id, which the host writes itself. What a Connection field names is dropped in both directions
-(RFC 9110, section 7.6.1).
+By default all that is metadata of the call (`cpg_trio.metadata`) is forwarded in both directions, byte for
+byte and in its order. With a strict list, of a request only what is on it: `ALLOWED`, and what the operator
+adds. The fields of the call's context (`call_context.FIELDS`) are checked, and forwarded as far as they are
+valid; the request's id in a response is the host's to write. What a Connection field names is dropped in both
+directions (RFC 9110, section 7.6.1).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cpg_trio import wire
 from cpg_trio.asgi import HeaderList
 from cpg_trio.call_context import FIELDS as CONTEXT
 from cpg_trio.http.outgoing import USUAL_NAMES, spellings
+from cpg_trio.metadata import CREDENTIALS, OF_CONNECTION, folded, is_metadata
 
 ALLOWED = (
     "accept",
@@ -37,27 +38,16 @@ ALLOWED = (
     "x-b3-*",
     "x-correlation-id",
 )
-"""Request fields that are always forwarded; `x-b3-*` is all that begin so."""
+"""Request fields that a strict list always forwards; `x-b3-*` is all that begin so."""
 
-# Fields that name the caller or its origin are never forwarded: a caller could forge them.
-_NEVER_ALLOWED = ("cookie", "forwarded", "host", "x-forwarded-*", "x-plugin-*", "x-real-ip")
-# RFC 9110, section 7.6.1, and older names for the same.
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+# No operator can add these. Other claims can be added by their full name: then the operator vouches for them.
+_NEVER_ADDED = (
+    *OF_CONNECTION,
+    *CREDENTIALS,
+    *("forwarded", "proxy", "x-forwarded-*", "x-plugin-*", "x-real-ip"),
 )
-_NOT_IN_RESPONSES = _HOP_BY_HOP | {b"set-cookie", b"x-request-id"}
-_HOSTS_OWN = b"x-plugin-"
+_REQUEST_ID = b"x-request-id"
+_HOP_BY_HOP = frozenset(name.encode() for name in OF_CONNECTION)
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\*?")
 
 
@@ -74,6 +64,8 @@ class _Kind(IntEnum):
     """Dropped: it proves who the caller is."""
     CONTEXT = 5
     """Not forwarded as it is: a part of the call's context."""
+    UNLISTED = 6
+    """Dropped, as the operator's list does not have it."""
 
 
 _FORWARDED = _Kind.FORWARDED
@@ -90,8 +82,7 @@ class _Rules(dict[bytes, _Kind]):
 
     def __missing__(self, name: bytes) -> _Kind:
         lowered = name.lower()
-        # Some servers read X_Plugin_Caller_Id as X-Plugin-Caller-ID, so both names are dropped.
-        return self._special.get(lowered) or self._kind(lowered.replace(b"_", b"-"))
+        return self._special.get(lowered) or self._kind(lowered)
 
     def _kind(self, name: bytes) -> _Kind:
         raise NotImplementedError
@@ -101,12 +92,12 @@ class _ResponseHeaderRules(_Rules):
     _special: ClassVar[Mapping[bytes, _Kind]] = {b"connection": _Kind.CONNECTION}
 
     def _kind(self, name: bytes) -> _Kind:
-        dropped = name in _NOT_IN_RESPONSES or name.startswith(_HOSTS_OWN)
-        return _Kind.DROPPED if dropped else _FORWARDED
+        is_forwarded = is_metadata(name) and folded(name) != _REQUEST_ID
+        return _FORWARDED if is_forwarded else _Kind.DROPPED
 
 
 class RequestHeaderRules(_Rules):
-    """Which fields of a request are forwarded: those on the allow list."""
+    """Which fields of a request are forwarded: all that are metadata, or those of a strict list."""
 
     _special: ClassVar[Mapping[bytes, _Kind]] = {
         b"connection": _Kind.CONNECTION,
@@ -115,18 +106,27 @@ class RequestHeaderRules(_Rules):
         **dict.fromkeys(CONTEXT, _Kind.CONTEXT),
     }
 
-    def __init__(self, added: Sequence[str] = ()) -> None:
-        """Add names to the list; `x-app-*` is all that begin so. Raises: ValueError for a wrong one."""
-        names = [name.lower().encode() for name in (*ALLOWED, *added)]
-        self._names = frozenset(names)
-        self._prefixes = tuple(name[:-1] for name in names if name.endswith(b"*"))
-        for name in added:
+    def __init__(self, added: Sequence[str] | None = None) -> None:
+        """Make the list strict: `ALLOWED`, and these names, where `x-app-*` is all that begin so.
+
+        None forwards all metadata. Raises: ValueError for a name that nobody may add.
+        """
+        for name in added or ():
             _check_added(name)
+        self._is_strict = added is not None
+        self._names = frozenset(name.lower().encode() for name in (*ALLOWED, *(added or ())))
+        self._beginnings = tuple(name[:-1] for name in self._names if name.endswith(b"*"))
         super().__init__()
 
     def _kind(self, name: bytes) -> _Kind:
-        allowed = name in self._names or name.startswith(self._prefixes)
-        return _FORWARDED if allowed and name not in _HOP_BY_HOP else _Kind.DROPPED
+        if not self._is_strict:
+            return _FORWARDED if is_metadata(name) else _Kind.DROPPED
+        listed = name.replace(b"_", b"-")
+        if listed in self._names:
+            return _FORWARDED if is_metadata(name) or listed == name else _Kind.DROPPED
+        if not is_metadata(name):
+            return _Kind.DROPPED
+        return _FORWARDED if listed.startswith(self._beginnings) else _Kind.UNLISTED
 
 
 def _check_added(name: str) -> None:
@@ -135,7 +135,7 @@ def _check_added(name: str) -> None:
     if not _FIELD_NAME.fullmatch(lowered):
         raise ValueError(f"{name!r} is not the name of a header, nor the beginning of one and a *")
     begins = lowered.removesuffix("*")
-    for never in (*_NEVER_ALLOWED, *(each.decode() for each in _HOP_BY_HOP), "authorization"):
+    for never in _NEVER_ADDED:
         stem = never.removesuffix("*")
         clash = stem.startswith(begins) if "*" in lowered else lowered == never
         if clash or (never.endswith("*") and lowered.startswith(stem)):
@@ -156,11 +156,14 @@ class RequestFields(NamedTuple):
     """The first value of this field, which is not forwarded; empty without one."""
     authorization: bytes
     """The same of this one."""
+    unlisted: Sequence[bytes]
+    """The names of those that only a strict list drops."""
 
 
 def forwarded_in_request(fields: Iterable[tuple[bytes, bytes]], rules: RequestHeaderRules) -> RequestFields:
     """Return what of the fields of a request is forwarded, and its credentials, which are not."""
     forwarded, context, runtime_id, authorization = HeaderList(), HeaderList(), b"", b""
+    unlisted: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     for field in fields:
         kind = rules[field[0]]
@@ -174,9 +177,11 @@ def forwarded_in_request(fields: Iterable[tuple[bytes, bytes]], rules: RequestHe
             context.append(field)
         elif kind is _Kind.CONNECTION:
             named |= _named_by_connection(field[1])
+        elif kind is _Kind.UNLISTED:
+            unlisted.append(field[0])
     if named:
         forwarded, context = _without(forwarded, named), _without(context, named)
-    return RequestFields(forwarded, context, runtime_id, authorization)
+    return RequestFields(forwarded, context, runtime_id, authorization, unlisted)
 
 
 def forwarded_in_response(fields: Iterable[tuple[bytes, bytes]]) -> HeaderList:

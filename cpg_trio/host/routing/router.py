@@ -6,7 +6,8 @@ call on byte for byte, in both directions at once; it holds no body, and adds no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
@@ -40,6 +41,8 @@ from cpg_trio.http import (
 )
 from cpg_trio.rpc import Code, code_of_end, code_of_head
 
+_log = logging.getLogger("cpg_trio.router")
+
 
 class Router:
     """The gateway of the relay (see `relay.Gateway`).
@@ -64,6 +67,7 @@ class Router:
         self._browsers = browsers
         self._rules = rules
         self._max_body_bytes = max_body_bytes
+        self._unlisted = _Unlisted()
         self.calls = calls
         self.in_flight = registry.calls
 
@@ -88,6 +92,8 @@ class Router:
             raise RequestRefusedError(refused.status, refused.plain, refused.fields) from None
         if known is None:
             exchange.keep_head()
+            if head.unlisted:
+                self._unlisted.tell(head.unlisted, admitted.caller)
         return admitted
 
     def _admit(self, exchange: ServerExchange, head: _RequestHead, context: CallContext) -> RoutedCall:
@@ -182,7 +188,7 @@ def _log_line(refused: RefusedError, raw_path: bytes, runtime_id: bytes, authori
 class _RequestHead:
     """What the router reads in the head of a request. Requests with the same head share it."""
 
-    __slots__ = ("authorization", "context", "lines", "no_page_at", "runtime_id")
+    __slots__ = ("authorization", "context", "lines", "no_page_at", "runtime_id", "unlisted")
 
     def __init__(self, fields: RequestFields) -> None:
         self.lines = lines(fields.forwarded)
@@ -193,6 +199,31 @@ class _RequestHead:
         """The server address at which it was found that no web page sent this; None before."""
         self.runtime_id = fields.runtime_id
         self.authorization = fields.authorization
+        self.unlisted = fields.unlisted
+        """The names of fields that the operator's strict list drops."""
+
+
+_MOST_NAMED = 100
+_LONGEST_NAME = 64  # characters
+
+
+class _Unlisted:
+    """Names each header that a strict list drops once in the log, until there are too many."""
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+
+    def tell(self, names: Iterable[bytes], caller: str) -> None:
+        """Name those that were not named before. `caller` has proved its identity."""
+        for name in {one_line(name.lower(), _LONGEST_NAME) for name in names} - self._named:
+            if len(self._named) == _MOST_NAMED:
+                return
+            self._named.add(name)
+            more = "" if len(self._named) < _MOST_NAMED else "; no more headers are named"
+            _log.warning(
+                "header %s of a call by %s is not passed on: PASS_HEADERS does not list it%s",
+                *(name, caller, more),
+            )
 
 
 class RoutedCall:

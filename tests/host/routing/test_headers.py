@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import logging
+from collections.abc import Iterable
+from typing import Any, cast
 
+import pytest
+from hypothesis import given, strategies as st
+
+from cpg_trio.call_context import FIELDS as CONTEXT
 from cpg_trio.host import (
     HostConfig,
 )
@@ -13,13 +19,16 @@ from cpg_trio.host.routing.headers import (
     forwarded_in_request,
     forwarded_in_response,
 )
+from cpg_trio.metadata import is_claim, is_metadata
+from tests._wire import dial_http2
 from tests.host.routed import Recorder, routing
+from tests.metadata import METADATA, NEVER, spelled
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRAILING = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"
 
 
-async def test_headers_are_passed_on_if_they_are_known_and_not_credentials_hops_or_claims_of_origin() -> None:
+async def test_of_a_strict_list_what_is_listed_passes_and_is_no_credential_hop_or_claim_of_origin() -> None:
     recorder = Recorder(body_end=b'{"x":1}')
     async with routing(recorder, config=HostConfig(pass_headers=["X-A", "x-app-*"])) as s:
         await s.call(
@@ -128,12 +137,128 @@ def test_a_name_that_some_server_reads_as_a_dropped_one_is_dropped(name: bytes) 
 
 def test_the_credentials_of_a_request_are_the_first_of_their_fields() -> None:
     fields = [(b"Authorization", b"a"), (b"x-plugin-runtime-id", b"p-1"), (b"authorization", b"b")]
-    assert forwarded_in_request(fields, RequestHeaderRules()) == RequestFields([], [], b"p-1", b"a")
+    assert forwarded_in_request(fields, RequestHeaderRules()) == RequestFields([], [], b"p-1", b"a", [])
 
 
-@pytest.mark.parametrize("name", [b"X_Request_Id", b"trace_parent", b"TraceParent-"])
+@pytest.mark.parametrize("name", [b"X_Request_Id", b"Trace.Parent", b"TraceParent-"])
 def test_no_name_but_its_own_is_that_of_the_context(name: bytes) -> None:
-    assert forwarded_in_request([(name, b"x")], RequestHeaderRules()) == RequestFields([], [], b"", b"")
+    found = forwarded_in_request([(name, b"x")], RequestHeaderRules([]))
+    assert found._replace(unlisted=[]) == RequestFields([], [], b"", b"", [])
+
+
+@pytest.mark.parametrize("protocol", ["h1", "h2"])
+async def test_metadata_of_any_name_arrives_in_its_order_and_bytes_unchanged_and_nothing_else_does(
+    protocol: str,
+) -> None:
+    recorder = Recorder()
+    sent = _mixed(METADATA, NEVER)
+    async with routing(recorder) as s:
+        if protocol == "h1":
+            head = s.head().removesuffix(b"\r\n")
+            await s.call(head + b"".join(b"%b: %b\r\n" % field for field in sent) + b"\r\n")
+        else:
+            sent = [(name.lower(), value) for name, value in sent]
+            async with dial_http2(s.url) as wire:
+                proof = [(name.lower(), value) for name, value in s.credentials.items()]
+                stream = await wire.request(s.path(), *proof, *cast("Any", sent), method="POST")
+                assert (await wire.response(stream)).status == 200
+    own = {b"host", b"content-length", b"x-request-id", b"x-plugin-caller", b"x-plugin-caller-id"}
+    arrived = [field for field in recorder.headers if field[0] not in own]
+    assert arrived == [(name.lower(), value) for name, value in sent if value.startswith(b"kept")]
+    assert [value for name, value in recorder.headers if name == b"x-plugin-caller-id"] == [s.caller.encode()]
+
+
+@pytest.mark.parametrize("protocol", ["h1", "h2"])
+async def test_metadata_of_an_answer_and_of_its_trailers_arrives_and_nothing_else_does(protocol: str) -> None:
+    fields = _mixed(METADATA, NEVER)
+    lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+    as_trailers = b"".join(b"Trailer-%b: %b\r\n" % field for field in fields)
+    start = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
+    answer = b"%b%b%b\r\n2\r\nhi\r\n0\r\n%b\r\n" % (start, lines, as_trailers, lines)
+    async with routing(Recorder(answer)) as s:
+        if protocol == "h1":
+            response = await s.call(s.head("POST", None, "TE: trailers"))
+        else:
+            async with dial_http2(s.url) as wire:
+                proof = [(name.lower(), value) for name, value in s.credentials.items()]
+                stream = await wire.request(s.path(), *proof, ("te", "trailers"), method="POST")
+                response = await wire.response(stream)
+    kept = [(name.lower(), value) for name, value in fields if value.startswith(b"kept")]
+    own = {b"transfer-encoding", b"connection", b"date", b"x-request-id", b":status"}
+    arrived = [field for field in response.headers if field[0] not in own]
+    assert arrived == [*kept, *((b"trailer-" + name, value) for name, value in kept)]
+    assert [(name.lower(), value) for name, value in response.trailers] == kept
+
+
+def _mixed(passing: Iterable[str], never: Iterable[str]) -> list[tuple[bytes, bytes]]:
+    """Return fields of both, each twice, with values of any bytes."""
+    fields = [(name, b"kept \xe9 %d" % n) for n in range(2) for name in passing]
+    fields += [(spelling, b"lost") for name in never for spelling in spelled(name)[:: 1 + (len(name) % 2)]]
+    return [
+        (name.encode(), value) for name, value in sorted(fields, key=lambda field: (field[0][::-1], field[1]))
+    ]
+
+
+NAMES = st.one_of(
+    st.sampled_from(METADATA).map(str.encode),
+    st.sampled_from(NEVER).flatmap(lambda name: st.sampled_from(spelled(name))).map(str.encode),
+    st.from_regex(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True),
+)
+FIELDS = st.lists(st.tuples(NAMES, st.binary(max_size=20)), max_size=20)
+
+
+@given(FIELDS)
+def test_what_passes_is_the_same_and_in_the_same_order_and_no_claim(
+    fields: list[tuple[bytes, bytes]],
+) -> None:
+    for passed in (
+        forwarded_in_request(fields, RequestHeaderRules()).forwarded,
+        forwarded_in_response(fields),
+    ):
+        rest = iter(fields)
+        assert all(any(field is other for other in rest) for field in passed)
+        assert not [name for name, _ in passed if is_claim(name)]
+    named = any(name.lower() == b"connection" for name, _ in fields)
+    apart = {b"connection", *CONTEXT}
+    all_of_them = [field for field in fields if is_metadata(field[0]) and field[0].lower() not in apart]
+    if not named:
+        assert forwarded_in_request(fields, RequestHeaderRules()).forwarded == all_of_them
+
+
+async def test_what_a_strict_list_drops_is_named_once_and_only_for_callers_that_are_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = HostConfig(pass_headers=["x-tenant"])
+    caplog.set_level(logging.WARNING, "cpg_trio.router")
+    async with routing(config=config) as s:
+        stranger = s.head("POST", None, "X-Stranger: 1").replace(s.token.encode(), b"wrong")
+        assert (await s.call(stranger)).status == 401
+        for n in range(3):
+            await s.call(
+                s.head("POST", None, "X-Tenant: a", "X-Other: secret", f"X-{n}: secret", "Via: 1.1 me")
+            )
+    said = [record.getMessage() for record in caplog.records if "is not passed on" in record.getMessage()]
+    names = [message.split()[1] for message in said]
+    assert sorted(names) == ["x-0", "x-1", "x-2", "x-other"]
+    assert all(s.caller in message and "secret" not in message for message in said)
+
+
+async def test_how_many_names_a_strict_list_logs_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "cpg_trio.router")
+    async with routing(config=HostConfig(pass_headers=["accept"])) as s:
+        for begin in (0, 80):
+            await s.call(s.head("POST", None, *(f"X-{'n' * 90}{begin + n}: 1" for n in range(3))))
+            await s.call(s.head("POST", None, *(f"X-{begin + n}: 1" for n in range(80))))
+    said = [record.getMessage() for record in caplog.records if "is not passed on" in record.getMessage()]
+    assert len(said) == 100
+    assert max(map(len, said)) < 300
+    assert said[-1].endswith("no more headers are named")
+
+
+def test_an_operator_may_vouch_for_a_claim_by_its_full_name_only() -> None:
+    fields = [(b"X-Client-IP", b"1"), (b"x_client_ip", b"2"), (b"true-client-ip", b"3")]
+    rules = RequestHeaderRules(["x-client-ip", "true-*"])
+    assert forwarded_in_request(fields, rules).forwarded == fields[:1]
 
 
 def test_the_context_that_a_connection_field_names_is_dropped() -> None:
