@@ -9,10 +9,9 @@ import trio
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._declaration import Declaration
+from cpg_trio.plugin.direct import report_of
 
 _T = TypeVar("_T")
-
-_MAX_DIRECT_CALLS = 100  # entries of one report: a host takes no more
 
 
 class Health:
@@ -33,9 +32,7 @@ class Health:
         """Return the report, with the counts of calls that did not go through the host."""
         report = pb.ReportHealthRequest()
         report.CopyFrom(self.report.value)
-        for dependency in self._declared.dependencies.values():
-            report.direct_calls.extend(dependency.direct.report())
-        del report.direct_calls[_MAX_DIRECT_CALLS:]
+        report.direct_calls.extend(report_of(each.direct for each in self._declared.dependencies.values()))
         return report
 
     async def _follow(self, cell: Cell[_T]) -> None:

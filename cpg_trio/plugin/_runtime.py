@@ -35,6 +35,7 @@ from cpg_trio.plugin._serving import Addresses, serve_plugin
 from cpg_trio.plugin._session import BY_URL, Session, handshake
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin._token_renewal import keep_renewed, renew
+from cpg_trio.plugin.direct import RequestPace
 from cpg_trio.plugin.discovery import follow
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import ConnectError
@@ -179,8 +180,9 @@ async def _keep(state: PluginState, session: Session, heartbeat: Heartbeat) -> N
         nursery.start_soon(keep_renewed, session, state.introduction)
         nursery.start_soon(follow, session, dependencies)
         if state.config.direct_calls:
+            pace = RequestPace()
             for dependency in dependencies:
-                nursery.start_soon(dependency.direct.keep_granted, session, dependency.changes)
+                nursery.start_soon(dependency.direct.keep_granted, session, dependency.providers, pace)
         if state.adoption is not None:
             nursery.start_soon(state.adoption.end_when_replaced, session)
         await session.void.wait()

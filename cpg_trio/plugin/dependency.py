@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TypeVar
 
 import httpx
@@ -47,6 +48,8 @@ class Dependency:
         self.min_version = min_version
         self.required = required
         self._provider: Cell[Provider | None] = Cell(None)
+        self.providers: Cell[Mapping[str, Provider]] = Cell({})
+        """The providers that the host tells of, by runtime id."""
         self.calls = Calls()
         """The calls through the host. A call is recorded if somebody listens."""
         self.direct = Direct(owner, service_type)
@@ -146,6 +149,7 @@ class Dependency:
         before = self.provider
         if not self._provider.set(provider):
             return
+        self.providers.set({} if provider is None else {provider.runtime_id: provider})
         if provider is None:
             _log.info("%s: %s is not available", self._owner, self.service_type)
         elif before is None or before.runtime_id != provider.runtime_id:

@@ -5,16 +5,20 @@
                                   └─── before the grant expires, or after a while ◀─────┘
                                        when a call has not reached the provider
 
-Calls go through the host while there is no grant. So does a call that has not reached the provider's code:
-nothing listened, or the provider's guard, which comes before everything else, has refused it. No other call
-is sent twice. Direct calls are counted, and the counts are reported to the host.
+Each provider of a service has its own grant. Which provider is called is decided before, in the same way for
+direct and for routed calls; a grant decides the way to it. Calls go through the host while there is no grant.
+So does a call that has not reached the provider's code: nothing listened, this plugin could not connect, or
+the provider's guard, which comes before everything else, has refused it. No other call is sent twice. Direct
+calls are counted, and the counts are reported to the host.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import random
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -27,10 +31,10 @@ from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.call_record import Call, CallKind, Calls, Stage
-from cpg_trio.http import NotSentError, PoolFullError
+from cpg_trio.http import ConnectFailedError, NotSentError
 from cpg_trio.plugin._recording import AnsweredDuplex, entered, note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected
-from cpg_trio.plugin._retry import Backoff
+from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.rpc import (
     Code,
@@ -42,13 +46,16 @@ from cpg_trio.rpc import (
     HttpResponse,
     HttpResponseHead,
     PoolClient,
+    ResponseMetadata,
     WholeResponse,
     send_duplex,
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
 
-_RENEWED_AT = 0.5  # of the lifetime of a grant
+_RENEWED_AT = 0.5  # of the lifetime of a grant, at most
+_RENEWAL_SPREAD = 0.2  # of that: grants that were requested together are not renewed together
+_FEW = 4  # providers have their grants at once, and keep them; more get them when they are called
 _REACH_S = 2.0  # in which a provider has to answer a probe before it gets calls
 _REFUSED_S = 60.0  # before a host that has refused a grant is asked again
 _PERMANENT_ERRORS = frozenset(
@@ -60,7 +67,11 @@ _PERMANENT_ERRORS = frozenset(
         Code.UNIMPLEMENTED,
     }
 )
-_MAX_COUNTED = 16  # providers of one dependency, the latest
+_MAX_COUNTED = 64  # providers of one dependency, with those that are gone
+_MAX_REPORTED = 100  # entries of one report: a host takes no more
+# Requests for grants: half of what a host takes by default from one plugin, which may use capabilities, too.
+_REQUEST_INTERVAL_S = 0.2
+_REQUESTS_AT_ONCE = 10
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
 
@@ -74,6 +85,7 @@ class Grant:
     """The permission to call a provider directly. It is an `HttpClient` that does so."""
 
     direct: Direct = attrs.field(repr=False)
+    count: _Count = attrs.field(repr=False)
     provider: Provider
     url: str
     """The provider's own URL with the path of the service, ending with a slash."""
@@ -111,12 +123,14 @@ class Grant:
         return redirected(request, self.url + method, self.headers)
 
     def check_sent(self, error: ConnectError) -> None:
-        """Raise NotDeliveredError if nothing was sent: nothing listens, or there is no connection for it."""
-        if isinstance(error.__cause__, NotSentError):
+        """Raise NotDeliveredError if nothing was sent.
+
+        The grant is kept if this plugin is short of connections or descriptors: the provider may be well.
+        """
+        if isinstance(error.__cause__, ConnectFailedError):
             self._give_up(error.message)
-        elif not isinstance(error.__cause__, PoolFullError):
-            return
-        raise NotDeliveredError from error
+        if isinstance(error.__cause__, NotSentError):
+            raise NotDeliveredError from error
 
     def check_accepted(self, request: HttpRequest, response: HttpResponseHead) -> None:
         """Raise NotDeliveredError if the provider's guard has refused a request that can be sent again."""
@@ -136,11 +150,14 @@ class Grant:
 class _Count:
     """The direct calls to one provider since the counting began."""
 
+    service_type: str
     provider_id: str
     in_flight: set[_DirectCall] = attrs.field(factory=set)
-    series: int = 0
+    series: int = attrs.field(factory=lambda: secrets.randbits(64))
     calls: int = 0
     failed: int = 0
+    reported: int = 0
+    """When it was last in a report: the later, the higher."""
 
     def restart(self) -> None:
         """Count anew, beginning with the calls in flight."""
@@ -148,9 +165,9 @@ class _Count:
         self.calls = len(self.in_flight)
         self.failed = 0
 
-    def report(self, service_type: str) -> pb.DirectCalls:
+    def report(self) -> pb.DirectCalls:
         return pb.DirectCalls(
-            service_type=service_type,
+            service_type=self.service_type,
             provider_id=self.provider_id,
             series=self.series,
             calls=self.calls,
@@ -167,13 +184,12 @@ class _DirectCall(Call):
 
     __slots__ = ("_calls", "_count", "_grant", "_is_gone", "_reading", "_scope", "request")
 
-    def __init__(
-        self, calls: Calls, count: _Count, service_type: str, grant: Grant, request: HttpRequest
-    ) -> None:
-        caller = grant.provider.session.runtime_id
+    def __init__(self, calls: Calls, grant: Grant, request: HttpRequest) -> None:
+        count, caller = grant.count, grant.provider.session.runtime_id
         method = request.url.rpartition("/")[2]
         context, self.request = entered(calls, request, request.url, grant.url)
-        super().__init__(CallKind.DIRECT, caller, count.provider_id, service_type, method, context=context)
+        called = count.provider_id, count.service_type, method
+        super().__init__(CallKind.DIRECT, caller, *called, context=context)
         note_sent(self, request)
         self._calls = calls
         self._count = count
@@ -241,27 +257,56 @@ def _gone() -> ConnectError:
     return ConnectError(Code.UNAVAILABLE, "the provider is gone")
 
 
+class RequestPace:
+    """When to request grants, so that the host does not refuse them: some at once, then one at a time.
+
+    One for all dependencies of a plugin.
+    """
+
+    def __init__(self) -> None:
+        self._last_at = -math.inf
+
+    async def turn(self) -> None:
+        """Wait for the turn of the next request."""
+        now = trio.current_time()
+        earliest = now - _REQUESTS_AT_ONCE * _REQUEST_INTERVAL_S
+        self._last_at = max(self._last_at, earliest) + _REQUEST_INTERVAL_S
+        await trio.sleep_until(self._last_at)
+
+
+@attrs.define(eq=False)
+class _Provider:
+    """A provider that may be called directly."""
+
+    provider: Provider
+    scope: trio.CancelScope
+    """Of the task that keeps its grant."""
+    wanted: trio.Event = attrs.field(factory=trio.Event)
+    """Set when it is called, or need not be called to have a grant."""
+    grant: Grant | None = None
+
+
 class Direct:
     """The direct calls of one dependency. `calls` tells of each that begins and ends."""
 
     def __init__(self, owner: str, service_type: str) -> None:
         self._owner = owner
         self._service_type = service_type
-        self._grant: Grant | None = None
-        self._counts: dict[str, _Count] = {}  # by provider, the latest last
+        self._providers: dict[str, _Provider] = {}
+        self._counts: dict[str, _Count] = {}  # by provider
         self.calls = Calls()
 
     # Calls
 
     def grant_for(self, provider: Provider) -> Grant | None:
         """Return the grant to call a provider directly, None if there is none."""
-        grant = self._grant
-        if (
-            grant is None
-            or _clock.current_time() >= grant.expires_at
-            or grant.provider.runtime_id != provider.runtime_id
-            or grant.provider.session is not provider.session
-        ):
+        known = self._providers.get(provider.runtime_id)
+        if known is None:
+            return None
+        if (grant := known.grant) is None:
+            known.wanted.set()
+            return None
+        if _clock.current_time() >= grant.expires_at or grant.provider.session is not provider.session:
             return None
         return grant
 
@@ -271,78 +316,99 @@ class Direct:
             for call in list(count.in_flight):
                 call.cancel()
 
-    def report(self) -> Sequence[pb.DirectCalls]:
-        """Return the counts for the host."""
-        return [count.report(self._service_type) for count in self._counts.values()]
+    def counts(self) -> Iterable[_Count]:
+        """Return what was counted."""
+        return self._counts.values()
 
     def call(self, grant: Grant, request: HttpRequest) -> _DirectCall:
         """Return a call that is not in flight yet."""
-        provider_id = grant.provider.runtime_id
-        if (count := self._counts.get(provider_id)) is None:
-            count = self._counts[provider_id] = _Count(provider_id)
-            count.restart()
-            if len(self._counts) > _MAX_COUNTED:
-                del self._counts[next(iter(self._counts))]
-        return _DirectCall(self.calls, count, self._service_type, grant, request)
+        return _DirectCall(self.calls, grant, request)
 
     def drop(self, grant: Grant, why: str) -> None:
         """Use a grant no more."""
-        if self._grant is grant:
-            self._grant = None
-            _log.info("%s: %s is called through the host: %s", self._owner, self._service_type, why)
+        known = self._providers.get(grant.provider.runtime_id)
+        if known is not None and known.grant is grant:
+            known.grant = None
+            _log.info("%s: %s is called through the host: %s", self._owner, known.provider.runtime_id, why)
 
     # Grants
 
-    async def keep_granted(self, session: Session, provider: Cell[Provider | None]) -> None:
-        """Have a grant for the provider of the dependency, until cancelled. Run by the plugin."""
+    async def keep_granted(
+        self, session: Session, providers: Cell[Mapping[str, Provider]], pace: RequestPace
+    ) -> None:
+        """Have grants for the providers of the dependency, until cancelled. Run by the plugin."""
         self._counts = {name: count for name, count in self._counts.items() if count.in_flight}
         for count in self._counts.values():
             count.restart()  # the host may have started anew, too
         try:
             async with trio.open_nursery() as nursery:
-                followed, scope = "", trio.CancelScope()
-                async for now in provider.reader():
-                    runtime_id = now.runtime_id if now is not None and now.session is session else ""
-                    if runtime_id == followed:
-                        continue
-                    scope.cancel()
-                    self._grant, followed, scope = None, runtime_id, trio.CancelScope()
-                    if now is not None and followed:
-                        nursery.start_soon(self._keep_granted_for, now, scope)
+                async for told in providers.reader():
+                    now = {name: each for name, each in told.items() if each.session is session}
+                    for runtime_id in self._providers.keys() - now.keys():
+                        self._providers.pop(runtime_id).scope.cancel()
+                    for runtime_id in [name for name in now if name not in self._providers]:
+                        known = self._providers[runtime_id] = _Provider(now[runtime_id], trio.CancelScope())
+                        nursery.start_soon(self._keep_granted_for, known, pace)
+                    if self._are_few:
+                        for known in self._providers.values():
+                            known.wanted.set()
         finally:
-            self._grant = None
+            self._providers.clear()
 
-    async def _keep_granted_for(self, provider: Provider, scope: trio.CancelScope) -> None:
-        backoff = Backoff()
-        with scope:
+    @property
+    def _are_few(self) -> bool:
+        return len(self._providers) <= _FEW
+
+    async def _keep_granted_for(self, known: _Provider, pace: RequestPace) -> None:
+        runtime_id, backoff = known.provider.runtime_id, Backoff()
+        with known.scope:
             while True:
+                await known.wanted.wait()
+                await pace.turn()
+                answer = ResponseMetadata()
                 try:
-                    grant, renew_s = await self._request_grant(provider)
+                    grant, renew_s = await self._request_grant(known.provider, answer)
                 except ConnectError as error:
-                    _log.debug("%s: no grant for %s: %s", self._owner, self._service_type, error.message)
-                    await trio.sleep(_REFUSED_S if error.code in _PERMANENT_ERRORS else backoff.next_s())
+                    _log.debug("%s: no grant for %s: %s", self._owner, runtime_id, error.message)
+                    wait_s = _REFUSED_S if error.code in _PERMANENT_ERRORS else backoff.next_s()
+                    await trio.sleep(max(wait_s, retry_after_s(answer.headers)))
                     continue
-                if self._grant is None:
+                if known.grant is None:
                     _log.info("%s: %s is called directly, at %s", self._owner, self._service_type, grant.url)
-                self._grant = grant
+                known.grant, calls_before = grant, grant.count.calls
                 with trio.move_on_after(renew_s) as valid:
                     await grant.failed.wait()
-                if valid.cancelled_caught:
-                    backoff.reset()
-                else:
+                if not valid.cancelled_caught:
                     await trio.sleep(backoff.next_s())
+                    continue
+                backoff.reset()
+                if not self._are_few and grant.count.calls == calls_before:
+                    known.wanted, known.grant = (
+                        trio.Event(),
+                        None,
+                    )  # it is not called, and need not be renewed
 
-    async def _request_grant(self, provider: Provider) -> tuple[Grant, float]:
+    def _count_of(self, runtime_id: str) -> _Count:
+        """Return the count of the calls to a provider."""
+        if (count := self._counts.get(runtime_id)) is None:
+            if len(self._counts) >= _MAX_COUNTED:
+                old = (name for name, each in self._counts.items() if not each.in_flight)
+                unused = next((name for name in old if name not in self._providers), next(iter(self._counts)))
+                del self._counts[unused]
+            count = self._counts[runtime_id] = _Count(self._service_type, runtime_id)
+        return count
+
+    async def _request_grant(self, provider: Provider, metadata: ResponseMetadata) -> tuple[Grant, float]:
         """Request a grant, and check that the provider answers; return in how many seconds to renew it.
 
-        Raises: ConnectError.
+        `metadata` receives the headers of the host's answer. Raises: ConnectError.
         """
         session = provider.session
         request = pb.RequestCapabilityRequest(
             capability_type=wire.DIRECT_PREFIX + self._service_type, provider_id=provider.runtime_id
         )
         asked_at = _clock.current_time()
-        answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S)
+        answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S, metadata=metadata)
         url, lifetime_s = answer.grant.endpoint_url, answer.grant.expires_in_ms / 1000
         http = PoolClient(session.pool, peer=Fault.PROVIDER)
         await _check_reachable(http, url)
@@ -350,8 +416,23 @@ class Direct:
             wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,
             wire.AUTHORIZATION_HEADER.lower(): wire.bearer(answer.grant.bearer_token),
         }
-        grant = Grant(self, provider, f"{url.rstrip('/')}/", headers, http, asked_at + lifetime_s)
-        return grant, _RENEWED_AT * lifetime_s
+        count = self._count_of(provider.runtime_id)
+        grant = Grant(self, count, provider, f"{url.rstrip('/')}/", headers, http, asked_at + lifetime_s)
+        spread = 1 - _RENEWAL_SPREAD * random.random()  # noqa: S311 - spreads load, no secret
+        return grant, _RENEWED_AT * lifetime_s * spread
+
+
+def report_of(dependencies: Iterable[Direct]) -> list[pb.DirectCalls]:
+    """Return the counts for the host: of so many that it takes, those that it has had the longest ago.
+
+    The counts are sums, so that a later report makes up for one that is lost, or has not all.
+    """
+    counts = [count for each in dependencies for count in each.counts() if count.calls]
+    latest = max((count.reported for count in counts), default=0)
+    chosen = sorted(counts, key=lambda count: count.reported)[:_MAX_REPORTED]
+    for count in chosen:
+        count.reported = latest + 1
+    return [count.report() for count in chosen]
 
 
 async def _check_reachable(http: HttpClient, url: str) -> None:

@@ -18,7 +18,8 @@ from cpg_trio._cell import Cell
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send, no_websocket, refuse_websocket, send_response
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.http import Relay
-from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.plugin import Dependency, Plugin, PluginConfig
+from cpg_trio.plugin.direct import Grant
 from tests.host.calls import WATCH
 from tests.http.apps import read_body, served
 from tests.plain_host import PlainHost
@@ -119,6 +120,16 @@ async def eventually(condition: Callable[[], object]) -> None:
         while not condition():
             await trio.sleep(wait_s)
             wait_s = min(1.2 * wait_s, 0.2)
+
+
+def grant_of(dependency: Dependency) -> Grant | None:
+    """Return what a dependency's provider can be called directly with."""
+    return None if dependency.provider is None else dependency.direct.grant_for(dependency.provider)
+
+
+async def goes_directly(dependency: Dependency) -> None:
+    """Wait until the calls of a dependency go directly to its provider."""
+    await eventually(lambda: grant_of(dependency) is not None)
 
 
 def state_of(host: Host, service_type: str) -> int | None:

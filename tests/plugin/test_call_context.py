@@ -12,7 +12,7 @@ from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import ConnectError, ResponseMetadata
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.plugin.running import eventually, hosting, plugged
+from tests.plugin.running import eventually, goes_directly, hosting, plugged
 from tests.rpc.echo import Echo
 from tests.rpc.test_call_context import FIELDS, Passing, context_of
 
@@ -34,7 +34,7 @@ async def test_a_context_goes_on_from_plugin_to_plugin(direct: bool) -> None:  #
         with trio.fail_after(10):
             await dependency.wait_available()
         if direct:
-            await eventually(lambda: dependency.direct._grant is not None)
+            await goes_directly(dependency)
             dependency.direct.calls.ended.add(calls.append)
         client = EchoServiceClient(front, pool)
         await client.echo(pb.EchoRequest(text="x"), headers=FIELDS, metadata=metadata)

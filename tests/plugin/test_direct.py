@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
+from cpg_trio.host.access import Rate
+from cpg_trio.host.access.rate_limiting import TokenBuckets
+from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
-from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.plugin._session import Provider
+from cpg_trio.plugin.direct import Direct, RequestPace, report_of
+from cpg_trio.rpc import Code, ConnectError, Fault, PoolClient
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.plugin.running import eventually, hosting, plugged
+from tests.descriptors import none_left
+from tests.plugin.running import echo_plugin, eventually, goes_directly, grant_of, hosting, plugged
 from tests.rpc.echo import Echo
 
 BROKER = "/connectplugin.v1.CapabilityBroker/RequestCapability"
@@ -46,7 +55,12 @@ class Setting:
         return self.dependency.provider.runtime_id
 
     async def goes_directly(self) -> None:
-        await eventually(lambda: self.dependency.direct._grant is not None)
+        await goes_directly(self.dependency)
+
+    def change_grant(self, **changes: Any) -> None:
+        known = self.dependency.direct._providers[self.runtime_id]
+        assert known.grant is not None
+        known.grant = attrs.evolve(known.grant, **changes)
 
 
 @asynccontextmanager
@@ -108,7 +122,7 @@ async def test_calls_go_through_the_host_where_the_policy_gives_no_leave() -> No
     async with calling(HostConfig(policy=policy)) as setting:
         await setting.client.echo(EchoRequest(text="x"))
         assert setting.routed == 1
-        assert setting.dependency.direct._grant is None
+        assert grant_of(setting.dependency) is None
 
 
 async def test_the_host_counts_what_its_plugins_call_directly() -> None:
@@ -134,9 +148,7 @@ async def _hang(client: EchoServiceClient) -> None:
 async def test_a_call_that_cannot_connect_goes_through_the_host() -> None:
     async with calling() as setting:
         await setting.goes_directly()
-        grant = setting.dependency.direct._grant
-        assert grant is not None
-        setting.dependency.direct._grant = attrs.evolve(grant, url="http://127.0.0.1:1/echo.v1.EchoService/")
+        setting.change_grant(url="http://127.0.0.1:1/echo.v1.EchoService/")
         assert (await setting.client.echo(EchoRequest(text="✓"))).text == "✓"
         assert setting.routed == 1
         assert len(setting.echo.contexts) == 1
@@ -146,16 +158,15 @@ async def test_a_call_that_the_guard_refuses_goes_through_the_host_and_is_made_o
     async with calling() as setting:
         for request in (setting.client.echo, partial(_first_number, setting.client)):
             await setting.goes_directly()
-            grant = setting.dependency.direct._grant
+            grant = grant_of(setting.dependency)
             assert grant is not None
-            forged = {**grant.headers, "authorization": "Bearer forged"}
-            setting.dependency.direct._grant = attrs.evolve(grant, headers=forged)
+            setting.change_grant(headers={**grant.headers, "authorization": "Bearer forged"})
             setting.echo.contexts.clear()
             before = setting.routed
             await request(EchoRequest(text="x"))
             assert len(setting.echo.contexts) == 1
             assert setting.routed == before + 1
-            assert setting.dependency.direct._grant is not grant
+            assert grant_of(setting.dependency) is None
             grant.failed.set()
 
 
@@ -198,13 +209,13 @@ async def test_calls_move_to_another_provider_without_a_failure() -> None:
         stop = trio.Event()
         async with plugged(provider(), url, stop=stop):
             first = await echo.wait_available()
-            await eventually(lambda: echo.direct._grant is not None)
+            await goes_directly(echo)
             nursery.start_soon(load)
             async with plugged(provider(), url):
                 await eventually(lambda: len(host.registry.providers("echo")) == 2)
                 stop.set()
                 await eventually(lambda: echo.provider and echo.provider.runtime_id != first.runtime_id)
-                await eventually(lambda: echo.direct._grant and echo.direct._grant.provider is echo.provider)
+                await goes_directly(echo)
                 before = answered.value
                 await eventually(lambda: answered.value > before + 10)
                 nursery.cancel_scope.cancel()
@@ -237,3 +248,94 @@ async def test_a_stream_breaks_off_when_the_host_says_that_its_provider_is_gone(
 async def _when_called(echo: Echo, do: Callable[[], Awaitable[None]]) -> None:
     await eventually(lambda: echo.contexts)
     await do()
+
+
+@asynccontextmanager
+async def several(number: int) -> AsyncIterator[tuple[Dependency, Cell[Mapping[str, Provider]]]]:
+    """Run providers, and a plugin that may call all of them directly."""
+    caller = Plugin("caller", version="1.0.0")
+    dependency = caller.require("echo")
+    async with hosting() as (host, url), AsyncExitStack() as stack:
+        for _ in range(number):
+            await stack.enter_async_context(plugged(echo_plugin(), url))
+        await stack.enter_async_context(plugged(caller, url, direct_calls=True))
+        session = (await dependency.wait_available()).session
+        told = [
+            Provider.at(session, pb.ServiceEndpoint(provider_id=each.runtime_id, endpoint_url="/x"))
+            for each in host.registry.providers("echo")
+        ]
+        dependency.providers.set({each.runtime_id: each for each in told})
+        yield dependency, dependency.providers
+
+
+async def test_each_provider_has_a_grant_of_its_own_until_it_leaves() -> None:
+    async with several(3) as (dependency, providers):
+        first, *others = providers.value.values()
+        await eventually(lambda: all(dependency.direct.grant_for(each) for each in (first, *others)))
+        urls = {grant.url for each in (first, *others) if (grant := dependency.direct.grant_for(each))}
+        assert len(urls) == 3
+        kept = dependency.direct.grant_for(others[0])
+        providers.set({each.runtime_id: each for each in others})
+        await eventually(lambda: dependency.direct.grant_for(first) is None)
+        assert dependency.direct.grant_for(others[0]) is kept
+
+
+async def test_of_many_providers_those_have_a_grant_that_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpg_trio.host.capabilities.broker.GRANT_S", 0.5)
+    monkeypatch.setattr("cpg_trio.plugin.direct._FEW", 1)
+    async with several(3) as (dependency, providers):
+        called, other, _ = providers.value.values()
+        for _ in range(2):
+            await eventually(lambda: dependency.direct.grant_for(called) is not None)
+            assert dependency.direct._providers[other.runtime_id].grant is None
+            # Nothing calls it: the grant is not renewed.
+            await eventually(lambda: dependency.direct._providers[called.runtime_id].grant is None)
+
+
+async def test_a_grant_is_kept_when_the_caller_cannot_connect_for_a_reason_of_its_own() -> None:
+    async with calling() as setting, Pool() as fresh:
+        await setting.client.echo(EchoRequest(text="x"))
+        await setting.goes_directly()
+        before = setting.routed
+        setting.change_grant(http=PoolClient(fresh, peer=Fault.PROVIDER))
+        grant = grant_of(setting.dependency)
+        with none_left():
+            assert (await setting.client.echo(EchoRequest(text="x"))).text == "x"
+        assert setting.routed == before + 1
+        assert grant_of(setting.dependency) is grant
+
+
+async def test_grants_are_not_requested_faster_than_a_host_allows(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    pace, limit = RequestPace(), TokenBuckets(Rate(10, 20))
+    for idle_s in (0.0, 100.0, 1.0):
+        await trio.sleep(idle_s)
+        began = trio.current_time()
+        for _ in range(60):
+            await pace.turn()
+            assert limit.take("plugin") == 0
+        assert trio.current_time() - began < 60 / 5
+
+
+def test_every_count_is_reported_in_turn_within_the_bound_of_a_report() -> None:
+    dependencies = [Direct("caller", f"service-{number}") for number in range(6)]
+    for each in dependencies:
+        for number in range(20):
+            each._count_of(f"provider-{number}").calls = 1
+        each._count_of("never called")
+    before = report_of(dependencies)
+    for _ in range(5):
+        now = report_of(dependencies)
+        assert len(now) == 100
+        assert len({(each.service_type, each.provider_id) for each in (*before, *now)}) == 120
+        before = now
+
+
+def test_counts_are_bounded_and_those_of_calls_in_flight_are_kept_longest() -> None:
+    direct = Direct("caller", "echo")
+    busy = direct._count_of("busy")
+    busy.in_flight.add(cast("Any", object()))
+    for number in range(200):
+        direct._count_of(f"provider-{number}")
+    assert len(list(direct.counts())) == 64
+    assert direct._count_of("busy") is busy

@@ -16,7 +16,7 @@ from cpg_trio.rpc import ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.host.test_metrics import Scraped, page_of, scrape
-from tests.plugin.running import eventually, hosting, plugged, unused_port
+from tests.plugin.running import eventually, goes_directly, hosting, plugged, unused_port
 from tests.rpc.echo import Echo
 
 
@@ -51,7 +51,7 @@ async def calling(*, direct_calls: bool = False, public: bool = False) -> AsyncI
     ):
         await dependency.wait_available()
         if direct_calls:
-            await eventually(lambda: dependency.direct._grant is not None)
+            await goes_directly(dependency)
         client = dependency.client(EchoServiceClient)
         metrics = f"http://{provider_bind}", f"http://{caller_bind}"
         yield Setting(host, provider_url, *metrics, dependency, client)

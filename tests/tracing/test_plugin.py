@@ -15,7 +15,7 @@ from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.plugin.running import eventually, hosting, plugged
+from tests.plugin.running import goes_directly, hosting, plugged
 from tests.rpc.echo import Echo
 from tests.rpc.test_call_context import Passing
 from tests.tracing.receiver import Received, Receiver, receiving
@@ -56,7 +56,7 @@ async def calling(*, direct: bool = False) -> AsyncIterator[EchoServiceClient]:
         with trio.fail_after(10):
             await dependency.wait_available()
         if direct:
-            await eventually(lambda: dependency.direct._grant is not None)
+            await goes_directly(dependency)
         yield EchoServiceClient(front, pool)
 
 
