@@ -5,12 +5,29 @@ an id, and something that sends requests to it. What stands on what:
 
     policy      what the author says of the calls of a dependency
     outcome     what the end of a call says of its provider
+    breaker     whether a provider gets calls, and how many may be without at once
+    budget      how many calls may be sent again
+    concurrency how many calls may be in flight
+    statistics  what all of that comes to, for people
 """
 
+from cpg_trio.calls.breaker import (
+    Breaker as Breaker,
+    BreakerChange as BreakerChange,
+    BreakerState as BreakerState,
+    Ejections as Ejections,
+)
+from cpg_trio.calls.budget import RetryBudget as RetryBudget
+from cpg_trio.calls.concurrency import InFlight as InFlight
 from cpg_trio.calls.outcome import Outcome as Outcome
 from cpg_trio.calls.policy import (
     Breaking as Breaking,
     CallPolicy as CallPolicy,
     Concurrency as Concurrency,
     Retry as Retry,
+)
+from cpg_trio.calls.statistics import (
+    CallCounts as CallCounts,
+    DependencyStatistics as DependencyStatistics,
+    ProviderStatistics as ProviderStatistics,
 )

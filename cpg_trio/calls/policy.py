@@ -6,6 +6,7 @@ The words are those of stamina (attempts, waits) and of Envoy (retry budget, out
 from __future__ import annotations
 
 import attrs
+from attrs.validators import ge, gt, le
 
 
 @attrs.frozen(kw_only=True)
@@ -23,33 +24,46 @@ class Retry:
     """The wait before another attempt is random, of at most so long, doubled for each one."""
     wait_max_s: float = 2.0
     """The longest wait."""
-    budget: float = 0.2
-    """The retries of what a provider may have seen, as a share of the calls."""
+    budget: float = attrs.field(default=0.2, validator=[ge(0.0), le(1.0)])
+    """The retries of what a provider may have seen, as a share of the calls. 0 is none; the share of Finagle
+    and of Envoy is this."""
 
 
 @attrs.frozen(kw_only=True)
 class Breaking:
-    """When a provider gets no calls for a while, though its host tells that it is there."""
+    """When a provider gets no calls for a while, though its host tells that it is there.
 
-    consecutive_failures: int = 3
-    """So many failures in a row open it."""
-    base_ejection_s: float = 5.0
-    """For how long at first; doubled each time."""
-    max_ejection_s: float = 120.0
+    Envoy's words and numbers differ, as it sees the calls of many, and a plugin its own: 5 failures in a row,
+    100 calls to compare by, 30 s at first and 10 % of the providers at most.
+    """
+
+    consecutive_failures: int = attrs.field(default=3, validator=ge(1))
+    """So many failures in a row open it. One that has never answered is out at its first, if not alone."""
+    failure_rate_above_peers: float = attrs.field(default=0.2, validator=ge(0.0))
+    """It is out as well if it fails more often than its peers by so much, and by 1.9 standard deviations of
+    theirs."""
+    min_calls: float = attrs.field(default=20, validator=ge(1))
+    """So many calls, in about the last 20 s, are needed to compare a provider with others."""
+    base_ejection_s: float = attrs.field(default=10.0, validator=gt(0.0))
+    """For how long it gets no calls at first; doubled each time. A time is forgotten when the provider has
+    been well for as long as it lasted."""
+    max_ejection_s: float = attrs.field(default=300.0, validator=gt(0.0))
     """The longest."""
-    max_ejected: float = 0.5
-    """The share of the providers that may be out at the same time. A provider that is alone stays in."""
+    max_ejected: float = attrs.field(default=0.5, validator=[ge(0.0), le(1.0)])
+    """The share of the providers that may be out at the same time. 0 turns all of this off."""
+    alone_ejection_s: float = attrs.field(default=1.0, validator=gt(0.0))
+    """The longest for a provider that is alone. Nobody answers in its place."""
 
 
 @attrs.frozen(kw_only=True)
 class Concurrency:
     """How many calls may be in flight, and wait. What is beyond is refused: `resource_exhausted`."""
 
-    max_in_flight: int = 1000
+    max_in_flight: int = attrs.field(default=1000, validator=ge(1))
     """Calls that have been sent and have not ended."""
-    max_waiting: int = 1000
+    max_waiting: int = attrs.field(default=1000, validator=ge(0))
     """Calls that wait for one of those to end."""
-    max_wait_s: float = 1.0
+    max_wait_s: float = attrs.field(default=1.0, validator=ge(0.0))
     """For how long each waits at most."""
 
 
