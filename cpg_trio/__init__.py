@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         RefusedError as RefusedError,
     )
     from .process import run as run
-    from .rpc import Code as Code, ConnectError as ConnectError
+    from .rpc import Code as Code, ConnectError as ConnectError, Interceptor as Interceptor
 
 _ROOMS = {
     "host": {
@@ -63,7 +63,7 @@ _ROOMS = {
         "Selection",
     },
     "plugin": {"Dependency", "HealthState", "Plugin", "PluginConfig", "Provider", "RefusedError"},
-    "rpc": {"Code", "ConnectError"},
+    "rpc": {"Code", "ConnectError", "Interceptor"},
     "http": {"BindError", "ServeConfig", "StartError", "TlsConfig"},
     "process": {"run"},
 }

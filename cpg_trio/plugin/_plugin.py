@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import trio
@@ -16,7 +16,7 @@ from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.rpc import MAX_MESSAGE_BYTES, Service, application
+from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application, checked_interceptors
 
 Middleware: TypeAlias = Callable[[App], App]
 
@@ -26,12 +26,24 @@ class Plugin:
 
     `self_id` is its name, which its replicas share. `version` is that of the plugin, and of its services
     unless `provide` gives another. `default_port` is the port if the environment sets none.
+    `interceptors` see the calls of all its services, outside of those of a service (see `rpc.interceptors`).
+
+    Raises: wire.InvalidError for a name or version that is not valid; TypeError for what is no interceptor.
     """
 
-    def __init__(self, self_id: str, *, version: str, name: str | None = None, default_port: int = 0) -> None:
+    def __init__(
+        self,
+        self_id: str,
+        *,
+        version: str,
+        name: str | None = None,
+        default_port: int = 0,
+        interceptors: Iterable[Interceptor] = (),
+    ) -> None:
         wire.validate_self_id(self_id)
         wire.validate_version(version)
         self._default_port = default_port
+        self._interceptors = checked_interceptors(interceptors)
         self._served = 0
         self._declared = Declaration(self_id, version, name or self_id)
 
@@ -43,16 +55,20 @@ class Plugin:
         version: str | None = None,
         max_message_bytes: int | None = MAX_MESSAGE_BYTES,
         middleware: Middleware = lambda app: app,
+        interceptors: Iterable[Interceptor] = (),
         public: bool = False,
     ) -> None:
         """Provide a service. `middleware` wraps the ASGI application that serves it.
+
+        `interceptors` see its calls, inside of the plugin's; the first of them is the outermost.
 
         The service answers other plugins, which call through the host. A `public` one answers every client.
         Its methods find the caller, if it is known, in `Context.caller`. Messages of more than
         `max_message_bytes` are refused; None is no limit.
 
         Raises: wire.InvalidError for a type or version that is not valid; ValueError for a type that is
-        provided already; TypeError for a class instead of an instance; RuntimeError while the plugin runs.
+        provided already; TypeError for a class instead of an instance, or for what is no interceptor;
+        RuntimeError while the plugin runs.
         """
         self._check_open("provide")
         version = version or self._declared.version
@@ -60,7 +76,8 @@ class Plugin:
         wire.validate_version(version)
         if service_type in self._declared.provided:
             raise ValueError(f"{service_type} is provided already")
-        app = middleware(application([service], max_message_bytes=max_message_bytes))
+        chain = (*self._interceptors, *interceptors)
+        app = middleware(application([service], chain, max_message_bytes=max_message_bytes))
         if not callable(app):
             raise TypeError(f"the middleware of {service_type} returned {app!r}, and not an application")
         path = f"/{service.service_name}/"

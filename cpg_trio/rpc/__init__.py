@@ -11,6 +11,7 @@ for the calls that are most of them. Nothing in this package knows about plugins
     http_client what requests are sent with: httpx, or a pool of connections
     codecs      messages as bytes
     envelope    the framing of streams
+    interceptors code around calls, on both sides
     client      calls, and the base class of generated typed clients
     inprocess   an httpx transport that calls an ASGI application, streaming, without a socket
     context     what a method is given beside its request
@@ -27,7 +28,14 @@ for the calls that are most of them. Nothing in this package knows about plugins
 
 from connectrpc.code import Code as Code
 from connectrpc.errors import ConnectError as ConnectError, ErrorDetail as ErrorDetail
-from connectrpc.interceptor import Interceptor as Interceptor
+from connectrpc.interceptor import (
+    BidiStreamInterceptor as BidiStreamInterceptor,
+    ClientStreamInterceptor as ClientStreamInterceptor,
+    Interceptor as Interceptor,
+    MetadataInterceptor as MetadataInterceptor,
+    ServerStreamInterceptor as ServerStreamInterceptor,
+    UnaryInterceptor as UnaryInterceptor,
+)
 from connectrpc.request import Headers as Headers
 
 from cpg_trio.asgi import App as App
@@ -56,6 +64,7 @@ from cpg_trio.rpc.http_client import (
     send_duplex as send_duplex,
 )
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
+from cpg_trio.rpc.interceptors import checked_interceptors as checked_interceptors
 from cpg_trio.rpc.recording import RecordedCall as RecordedCall
 from cpg_trio.rpc.response_code import code_of_end as code_of_end, code_of_head as code_of_head
 from cpg_trio.rpc.room import Room as Room, room_of_process as room_of_process

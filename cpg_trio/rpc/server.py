@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import trio
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from connectrpc.interceptor import Interceptor
+from connectrpc.interceptor import Interceptor, MetadataInterceptor
 from connectrpc.request import RequestContext
 
 from cpg_trio._lines import one_line
@@ -37,6 +37,7 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.rpc.context import own_context, scope_of
 from cpg_trio.rpc.hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
+from cpg_trio.rpc.interceptors import around, checked_interceptors, closing
 from cpg_trio.rpc.room import Place, Room, room_of_process
 from cpg_trio.rpc.unary import UnaryMethod, paths_of_messages, unary_methods
 
@@ -75,11 +76,12 @@ def application(
     A message that is larger than `max_message_bytes`, also when it is decompressed, is refused with
     `resource_exhausted`; None is no limit. An exception of a method that is not a ConnectError is logged, and
     the client gets `internal` and nothing else. Interceptors run outside of that, the first one outermost.
+    What they raise is treated likewise. Those of metadata at the front are asked before the body is read.
     All messages share `room`, by default that of the process. `on_unreadable` is called for each message that
     cannot be read, and may raise another ConnectError.
     """
     room = room_of_process() if room is None else room
-    chain = (Forgetting(on_unreadable), *interceptors, _Concealing())
+    chain = _chain(Forgetting(on_unreadable), checked_interceptors(interceptors))
     routes: dict[str, App] = {}
     messages: set[str] = set()  # the paths of methods that are called with one
     unary: dict[str, UnaryMethod] = {}
@@ -111,6 +113,31 @@ def application(
                 await _run(app, scope, receive, send, place)
 
     return dispatch
+
+
+def _chain(outermost: Interceptor, interceptors: Sequence[Interceptor]) -> Sequence[Interceptor]:
+    """Return all interceptors of an application. What the author's raise is concealed, as of methods."""
+    early = [*takewhile(lambda each: isinstance(each, MetadataInterceptor), interceptors)]
+    others = [around(each) for each in interceptors[len(early) :]]
+    shown = [_Concealing(), *others] if others else []
+    return (outermost, *map(_Early, early), *shown, _Concealing())
+
+
+class _Early:
+    """An interceptor of metadata that is asked before the body is read. It is given our context."""
+
+    def __init__(self, interceptor: Interceptor) -> None:
+        self._interceptor: Any = interceptor
+
+    async def on_start(self, ctx: _Given) -> Any:
+        """See `MetadataInterceptor`."""
+        with _Concealed(ctx):
+            return await self._interceptor.on_start(own_context(ctx))
+
+    async def on_end(self, token: Any, ctx: _Given, error: Exception | None, /) -> None:
+        """See `MetadataInterceptor`."""
+        with _Concealed(ctx):
+            await self._interceptor.on_end(token, own_context(ctx), error)
 
 
 def _check_service(service: object) -> None:
@@ -191,7 +218,7 @@ class _Concealing:
         self, call_next: Callable[[_Q, _Given], AsyncIterator[_R]], request: _Q, ctx: _Given
     ) -> AsyncIterator[_R]:
         with _Concealed(ctx):
-            async with _closing(call_next(request, own_context(ctx))) as responses:
+            async with closing(call_next(request, own_context(ctx))) as responses:
                 async for response in responses:
                     yield _checked(response, ctx)
 
@@ -202,7 +229,7 @@ class _Concealing:
         ctx: _Given,
     ) -> AsyncIterator[_R]:
         with _Concealed(ctx):
-            async with _closing(call_next(request, own_context(ctx))) as responses:
+            async with closing(call_next(request, own_context(ctx))) as responses:
                 async for response in responses:
                     yield _checked(response, ctx)
 
@@ -245,13 +272,3 @@ def _checked(response: _R, ctx: _Given) -> _R:
             f"{ctx.method.name} returned {type(response).__name__}, not {ctx.method.output.__name__}"
         )
     return response
-
-
-@asynccontextmanager
-async def _closing(stream: AsyncIterator[_R]) -> AsyncIterator[AsyncIterator[_R]]:
-    """Close a generator when it is left, so that its clean-up runs here and now. Others need none."""
-    try:
-        yield stream
-    finally:
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()

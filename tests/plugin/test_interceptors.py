@@ -1,0 +1,42 @@
+"""Interceptors that a plugin declares: those of its services, and those of its calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cpg_trio.plugin import Plugin
+from cpg_trio.rpc import ConnectError
+from tests._gen.echo.v1 import echo_pb2 as pb
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.plugin.running import hosting, plugged
+from tests.rpc.echo import Echo
+from tests.rpc.intercepting import Noting
+
+
+async def test_those_of_a_plugin_are_outside_of_those_of_a_service_and_see_who_calls() -> None:
+    notes: list[str] = []
+    of_plugin, of_service = Noting("plugin", notes), Noting("service", notes)
+    provider = Plugin("provider", version="1.0.0", interceptors=[of_plugin])
+    provider.provide("echo", Echo(), interceptors=[of_service])
+    consumer = Plugin("consumer", version="1.0.0")
+    dependency = consumer.require("echo")
+    async with hosting() as (_, host_url), plugged(provider, host_url), plugged(consumer, host_url):
+        await dependency.wait_available()
+        await dependency.client(EchoServiceClient).echo(pb.EchoRequest(text="a"))
+        with pytest.raises(ConnectError, match="there it is"):
+            await dependency.client(EchoServiceClient).echo(pb.EchoRequest(text="fail"))
+    once = ["plugin Echo", "service Echo", "service end", "plugin end"]
+    failed = ["plugin Echo", "service Echo", "service already_exists", "plugin already_exists"]
+    assert notes == [*once, *failed]
+    assert {ctx.caller.name for ctx in of_plugin.contexts} == {"consumer"}
+
+
+@pytest.mark.parametrize("wrong", [Noting, None, "audit"])
+def test_what_is_no_interceptor_is_refused_when_it_is_declared(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="intercept"):
+        Plugin("p", version="1.0.0", interceptors=[wrong])
+    plugin = Plugin("p", version="1.0.0")
+    with pytest.raises(TypeError, match="intercept"):
+        plugin.provide("echo", Echo(), interceptors=[wrong])
