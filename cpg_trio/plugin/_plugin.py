@@ -83,16 +83,27 @@ class Plugin:
         path = f"/{service.service_name}/"
         self._declared.provided[service_type] = Provided(service_type, version, path, app, public)
 
-    def require(self, service_type: str, *, min_version: str = "", required: bool = True) -> Dependency:
+    def require(
+        self,
+        service_type: str,
+        *,
+        min_version: str = "",
+        required: bool = True,
+        interceptors: Iterable[Interceptor] = (),
+    ) -> Dependency:
         """Require a service. Unless `required` is false, the plugin is DEGRADED while there is no provider.
 
+        The calls of its clients pass the `interceptors`, the first one first.
+
         Raises: wire.InvalidError for a type or version that is not valid; ValueError for a type that is
-        required already; RuntimeError while the plugin runs.
+        required already; TypeError for what is no interceptor; RuntimeError while the plugin runs.
         """
         self._check_open("require")
         if service_type in self._declared.dependencies:
             raise ValueError(f"{service_type} is required already")
-        dependency = Dependency(self._declared.self_id, service_type, min_version, required=required)
+        dependency = Dependency(
+            self._declared.self_id, service_type, min_version, required=required, interceptors=interceptors
+        )
         self._declared.dependencies[service_type] = dependency
         return dependency
 

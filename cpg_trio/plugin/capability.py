@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from cpg_trio.rpc import (
     HttpClient,
     HttpRequest,
     HttpResponseHead,
+    Interceptor,
     PoolClient,
     ServiceClient,
     check_client_class,
@@ -73,14 +74,20 @@ class Capability:
         self._grant: _Grant | None = None
         self._asking = trio.Lock()
 
-    def client(self, client_class: type[_C], config: ClientConfig | None = None) -> _C:
-        """Return a typed client of the capability.
+    def client(
+        self,
+        client_class: type[_C],
+        config: ClientConfig | None = None,
+        *,
+        interceptors: Iterable[Interceptor] = (),
+    ) -> _C:
+        """Return a typed client of the capability. Its calls pass the interceptors, the first one first.
 
         Its calls raise ConnectError `unavailable` while the plugin has no host, and the host's error if it
         gives no grant: `not_found` for what it does not offer, `permission_denied`.
         """
         check_client_class(client_class)
-        return client_class("", _ToCapability(self), config)
+        return client_class("", _ToCapability(self), config, interceptors=interceptors)
 
     def begin(self, session: Session | None) -> None:
         """Use another session with the host, or None if there is none. Called by the plugin."""

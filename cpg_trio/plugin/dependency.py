@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import httpx
@@ -21,8 +21,10 @@ from cpg_trio.rpc import (
     Code,
     ConnectError,
     HttpClient,
+    Interceptor,
     ServiceClient,
     check_client_class,
+    checked_interceptors,
     http_client_of,
 )
 from cpg_trio.versions import satisfies
@@ -39,7 +41,15 @@ class Dependency:
     It has what the host has told last, and keeps that while the host cannot be reached.
     """
 
-    def __init__(self, owner: str, service_type: str, min_version: str, *, required: bool) -> None:
+    def __init__(
+        self,
+        owner: str,
+        service_type: str,
+        min_version: str,
+        *,
+        required: bool,
+        interceptors: Iterable[Interceptor] = (),
+    ) -> None:
         wire.validate_service_type(service_type)
         if min_version:
             wire.validate_version(min_version)
@@ -47,6 +57,8 @@ class Dependency:
         self.service_type = service_type
         self.min_version = min_version
         self.required = required
+        self.interceptors = checked_interceptors(interceptors)
+        """Those of all its clients, outside of each client's own."""
         self._provider: Cell[Provider | None] = Cell(None)
         self.providers: Cell[Mapping[str, Provider]] = Cell({})
         """The providers that the host tells of, by runtime id."""
@@ -90,15 +102,19 @@ class Dependency:
         config: ClientConfig | None = None,
         *,
         http: httpx.AsyncClient | Pool | HttpClient | None = None,
+        interceptors: Iterable[Interceptor] = (),
     ) -> _C:
         """Return a typed client that calls the provider at the time of each call.
+
+        Its calls pass the dependency's interceptors and then these, before a provider is chosen.
 
         Its calls go through the host, or directly if the plugin's configuration allows that and the host
         grants it. They raise ConnectError `unavailable` at once while there is no provider. With `http`, that
         sends the calls, always through the host, in place of the plugin's own connections.
         """
         check_client_class(client_class)
-        return client_class("", ToProvider(self, None if http is None else http_client_of(http)), config)
+        calling = ToProvider(self, None if http is None else http_client_of(http))
+        return client_class("", calling, config, interceptors=(*self.interceptors, *interceptors))
 
     def callable_provider(self) -> Provider:
         """Return the provider to call now. Raises: ConnectError `unavailable` if there is none."""

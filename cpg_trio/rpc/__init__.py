@@ -12,6 +12,8 @@ for the calls that are most of them. Nothing in this package knows about plugins
     codecs      messages as bytes
     envelope    the framing of streams
     interceptors code around calls, on both sides
+    response    what a call gets
+    intercepted the interceptors of a client
     client      calls, and the base class of generated typed clients
     inprocess   an httpx transport that calls an ASGI application, streaming, without a socket
     context     what a method is given beside its request
@@ -42,8 +44,6 @@ from cpg_trio.asgi import App as App
 from cpg_trio.rpc.client import (
     CallOptions as CallOptions,
     ClientConfig as ClientConfig,
-    ResponseMetadata as ResponseMetadata,
-    ResponseStream as ResponseStream,
     ServiceClient as ServiceClient,
     check_client_class as check_client_class,
 )
@@ -66,6 +66,10 @@ from cpg_trio.rpc.http_client import (
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
 from cpg_trio.rpc.interceptors import checked_interceptors as checked_interceptors
 from cpg_trio.rpc.recording import RecordedCall as RecordedCall
+from cpg_trio.rpc.response import (
+    ResponseMetadata as ResponseMetadata,
+    ResponseStream as ResponseStream,
+)
 from cpg_trio.rpc.response_code import code_of_end as code_of_end, code_of_head as code_of_head
 from cpg_trio.rpc.room import Room as Room, room_of_process as room_of_process
 from cpg_trio.rpc.server import (

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
+from copy import copy
 from types import TracebackType
-from typing import ClassVar, Generic, Literal, TypedDict, TypeVar, cast
+from typing import ClassVar, Literal, TypedDict, TypeVar, cast
 
 import attrs
 import httpx
@@ -21,6 +22,7 @@ import trio
 from connectrpc.code import Code
 from connectrpc.compression.gzip import GzipCompression
 from connectrpc.errors import ConnectError
+from connectrpc.interceptor import Interceptor
 from connectrpc.request import Headers
 from google.protobuf.message import Message
 
@@ -42,6 +44,9 @@ from cpg_trio.rpc.http_client import (
     read_body,
     send_duplex,
 )
+from cpg_trio.rpc.intercepted import Intercepted, Sending
+from cpg_trio.rpc.interceptors import checked_interceptors
+from cpg_trio.rpc.response import ResponseMetadata, ResponseStream
 
 _M = TypeVar("_M", bound=Message)
 
@@ -53,21 +58,13 @@ _GZIP = GzipCompression()
 _ACCEPT_GZIP = ("accept-encoding", "gzip")
 
 
-@attrs.define
-class ResponseMetadata:
-    """The headers and trailers of a response. The call that it is given to fills it in."""
-
-    headers: Headers = attrs.field(factory=Headers)
-    trailers: Headers = attrs.field(factory=Headers)
-
-
 class CallOptions(TypedDict, total=False):
     """Keyword options of a single call."""
 
     timeout_s: float
     """Seconds until the call fails with `deadline_exceeded`."""
     headers: Mapping[str, str]
-    """Request headers, in addition to the client's."""
+    """Request headers, in addition to the client's. `Headers` may have several values for a name."""
     metadata: ResponseMetadata
     """Receives the response's headers and trailers, also when the call fails."""
 
@@ -87,23 +84,6 @@ class ClientConfig:
     """Requests of at least this many bytes are sent compressed; None compresses none."""
 
 
-class ResponseStream(Generic[_M]):
-    """The responses of a call with a stream of them, in order.
-
-    `metadata.headers` are there from the start (of a call that streams both ways, from the first response),
-    `metadata.trailers` when the stream has ended. Iterating
-    raises ConnectError with the server's error, or `internal` for a stream that broke off before its end.
-    """
-
-    def __init__(self, messages: AsyncIterator[_M], metadata: ResponseMetadata) -> None:
-        self._messages = messages
-        self.metadata = metadata
-
-    def __aiter__(self) -> AsyncIterator[_M]:
-        """Return the iterator, of which there is one."""
-        return self._messages
-
-
 def check_client_class(client_class: object) -> None:
     """Raise TypeError for anything but a class, such as an instance of a client."""
     if not isinstance(client_class, type):
@@ -116,12 +96,19 @@ class ServiceClient:
 
     `address` is the URL before `/package.Service/Method`; with a path, that path comes first. `http` is any
     `httpx.AsyncClient`, a `Pool`, or another `HttpClient`; the client neither opens nor closes it.
+    Its calls pass the `interceptors` (see the module of that name), the first one first.
     """
 
     service_name: ClassVar[str]
+    _intercepted: Intercepted | None = None
 
     def __init__(
-        self, address: str, http: httpx.AsyncClient | Pool | HttpClient, config: ClientConfig | None = None
+        self,
+        address: str,
+        http: httpx.AsyncClient | Pool | HttpClient,
+        config: ClientConfig | None = None,
+        *,
+        interceptors: Iterable[Interceptor] = (),
     ) -> None:
         self._base_url = f"{address.rstrip('/')}/{self.service_name}/"
         self._http = http_client_of(http)
@@ -131,8 +118,21 @@ class ServiceClient:
         self._stream_type = f"application/connect+{self._config.codec}"
         self._own_headers = {"user-agent": f"cpg-trio/{__version__}", **_lower(self._config.headers)}
         self._usual_headers = self._headers_with({}, self._content_type)
+        if chain := checked_interceptors(interceptors):
+            sending = copy(self)._sending()  # noqa: SLF001 - this class's own
+            self._intercepted = Intercepted(chain, self._own_headers, sending)
+
+    def _sending(self) -> Sending:
+        """Return the calls of a client that gets all of their headers from its interceptors."""
+        self._own_headers = {}
+        self._usual_headers = self._headers_with({}, self._content_type)
+        calls = (self._unary, self._client_stream, self._server_stream, self._bidi_stream)
+        return Sending(self.service_name, self._config.timeout_s, *calls)
 
     async def _unary(self, method: str, request: Message, returns: type[_M], options: CallOptions) -> _M:
+        if self._intercepted is not None:
+            async with self._deadline(options):
+                return await self._intercepted.unary(method, request, returns, options)
         async with self._deadline(options) as timeout:
             content, encoding = self._compress(self._codec.encode(request))
             headers = [*self._headers(options), *timeout, *encoding, _ACCEPT_GZIP, *self._context(options)]
@@ -144,6 +144,8 @@ class ServiceClient:
     async def _client_stream(
         self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
     ) -> _M:
+        if self._intercepted is not None:
+            return await self._intercepted.client_stream(method, requests, returns, options)
         async with (
             aclosing(self._frames(requests)) as frames,
             self._stream(method, frames, returns, options) as stream,
@@ -157,10 +159,19 @@ class ServiceClient:
     def _server_stream(
         self, method: str, request: Message, returns: type[_M], options: CallOptions
     ) -> AbstractAsyncContextManager[ResponseStream[_M]]:
+        if self._intercepted is not None:
+            return self._intercepted.server_stream(method, request, returns, options)
         return self._stream(method, self._frame(request), returns, options)
 
+    def _bidi_stream(
+        self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
+    ) -> AbstractAsyncContextManager[ResponseStream[_M]]:
+        if self._intercepted is not None:
+            return self._intercepted.bidi_stream(method, requests, returns, options)
+        return self._both_streams(method, requests, returns, options)
+
     @asynccontextmanager
-    async def _bidi_stream(
+    async def _both_streams(
         self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
     ) -> AsyncIterator[ResponseStream[_M]]:
         """Begin at once: the first response may be an answer to a request that the block causes."""
@@ -219,7 +230,11 @@ class ServiceClient:
 
     def _headers_with(self, given: Mapping[str, str], content_type: str) -> list[tuple[str, str]]:
         fixed = {"connect-protocol-version": "1", "content-type": content_type}
-        return [*{**self._own_headers, **_lower(given), **fixed}.items()]
+        named = {**self._own_headers, **_lower(given), **fixed}
+        if not isinstance(given, Headers):
+            return [*named.items()]
+        repeated = {name: given.getall(name) for name in given if name not in fixed}
+        return [(name, each) for name, value in named.items() for each in repeated.get(name, (value,))]
 
     def _context(self, options: CallOptions) -> list[tuple[str, str]]:
         """Return the fields by which a call belongs to the one that is served here; its own ones win."""

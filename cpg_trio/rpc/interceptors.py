@@ -11,7 +11,7 @@ outermost. One object can serve on both sides.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -68,12 +68,12 @@ def chained(interceptors: Iterable[Around], kind: str, last: Callable[..., Any])
 
 @asynccontextmanager
 async def closing(stream: AsyncIterator[_R]) -> AsyncIterator[AsyncIterator[_R]]:
-    """Close a generator when it is left, so that its clean-up runs here and now. Others need none."""
+    """Close a stream when it is left, so that its clean-up runs here and now, if it can be closed."""
     try:
         yield stream
     finally:
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()
+        if (aclose := getattr(stream, "aclose", None)) is not None:
+            await aclose()
 
 
 class AroundMetadata:

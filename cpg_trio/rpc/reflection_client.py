@@ -16,8 +16,9 @@ from cpg_trio._gen.grpc.reflection.v1 import reflection_pb2 as pb
 from cpg_trio._gen.grpc.reflection.v1.reflection_trio import ServerReflectionClient
 from cpg_trio._lines import one_line
 from cpg_trio.http import Pool
-from cpg_trio.rpc.client import ClientConfig, ResponseStream
+from cpg_trio.rpc.client import ClientConfig
 from cpg_trio.rpc.http_client import HttpClient
+from cpg_trio.rpc.response import ResponseStream
 
 _NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _MOST_FILES = 10_000

@@ -10,7 +10,7 @@ from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import ConnectError
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
-from tests.plugin.running import hosting, plugged
+from tests.plugin.running import echo_plugin, hosting, plugged
 from tests.rpc.echo import Echo
 from tests.rpc.intercepting import Noting
 
@@ -40,3 +40,35 @@ def test_what_is_no_interceptor_is_refused_when_it_is_declared(wrong: Any) -> No
     plugin = Plugin("p", version="1.0.0")
     with pytest.raises(TypeError, match="intercept"):
         plugin.provide("echo", Echo(), interceptors=[wrong])
+
+
+@pytest.mark.parametrize("direct_calls", [False, True])
+async def test_those_of_a_dependency_are_outside_of_those_of_its_client_and_see_one_call(
+    direct_calls: bool,  # noqa: FBT001
+) -> None:
+    notes: list[str] = []
+    consumer = Plugin("consumer", version="1.0.0")
+    dependency = consumer.require("echo", interceptors=[Noting("dependency", notes)])
+    client = dependency.client(EchoServiceClient, interceptors=[Noting("client", notes)])
+    async with (
+        hosting() as (_, host_url),
+        plugged(echo_plugin(), host_url),
+        plugged(consumer, host_url, direct_calls=direct_calls),
+    ):
+        with pytest.raises(ConnectError):
+            await client.echo(pb.EchoRequest(text="a"))  # there is no provider yet
+        assert notes.pop() == "dependency unavailable"
+        notes.clear()
+        await dependency.wait_available()
+        await client.echo(pb.EchoRequest(text="a"))
+        async with client.count(pb.CountRequest(to=1)) as counted:
+            assert [message.number async for message in counted] == [0]
+    once = ["dependency Echo", "client Echo", "client end", "dependency end"]
+    assert notes[:4] == once
+    assert notes[4:6] == ["dependency Count", "client Count"]
+
+
+def test_what_is_no_interceptor_of_a_dependency_is_refused() -> None:
+    wrong: Any = Noting
+    with pytest.raises(TypeError, match="is a class"):
+        Plugin("p", version="1.0.0").require("echo", interceptors=[wrong])
