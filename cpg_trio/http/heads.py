@@ -190,8 +190,10 @@ class RequestHead(Head):
     """The origin of the web page that sends it (RFC 6454, section 7); several are joined by commas."""
     expects_continue = False
     accepts_trailers = False
+    is_kept = False
+    """Whether it was kept for other requests (`IncomingRequest.keep_head`), if it is worth that."""
     remembered: object = None
-    """What the router has derived from it, for all requests that share it (`IncomingRequest.keep_head`)."""
+    """What the router has derived from it, for all requests that share it."""
     _hosts = 0
     _upgrade = b""
 

@@ -20,7 +20,8 @@ from cpg_trio import wire
 from cpg_trio.asgi import App, Message, Receive, Scope, Send, send_text
 from cpg_trio.assertions import LEEWAY_S, Purpose
 from cpg_trio.host import Host
-from cpg_trio.http import Pool, ServeConfig
+from cpg_trio.http import Pool, ServeConfig, messages
+from cpg_trio.http.heads import RequestHead
 from cpg_trio.metadata import folded, is_claim
 from cpg_trio.plugin import Plugin, guard as guard_module
 from cpg_trio.plugin._websocket import open_websocket
@@ -627,3 +628,23 @@ async def test_one_message_has_its_time_also_from_the_host(virtual_time: MockClo
         await wire.send(request("POST", ECHO, {**framing, **proof}))
         with trio.fail_after(5):
             assert (await wire.rest()).removesuffix(b"<reset>") == b""
+
+
+async def test_only_heads_of_callers_that_have_proved_themselves_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[bytes] = []
+
+    def counted(head: bytes) -> RequestHead:
+        read.append(head)
+        return RequestHead(head)
+
+    async with around() as plugin:
+        grant = granted(plugin.digest, plugin.runtime_id, "/echo.v1.EchoService")
+        stranger = {"authorization": "Bearer forged", wire.RUNTIME_ID_HEADER: "stranger-1"}
+        monkeypatch.setattr(messages, "RequestHead", counted)
+        for headers, answer, times in ((stranger, REFUSED, 3), (grant, SERVED, 1)):
+            read.clear()
+            for _ in range(3):
+                assert await plugin.call(headers) == answer
+            assert len([head for head in read if head.startswith(b"POST /echo")]) == times

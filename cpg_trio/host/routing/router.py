@@ -90,10 +90,8 @@ class Router:
             call.failure, call.undelivered = refused.log, True
             self.calls.refused.tell(call)
             raise RequestRefusedError(refused.status, refused.plain, refused.fields) from None
-        if known is None:
-            exchange.keep_head()
-            if head.unlisted:
-                self._unlisted.tell(head.unlisted, admitted.caller)
+        if known is None and head.unlisted:
+            self._unlisted.tell(head.unlisted, admitted.caller)
         return admitted
 
     def _admit(self, exchange: ServerExchange, head: _RequestHead, context: CallContext) -> RoutedCall:

@@ -136,10 +136,13 @@ class ServerExchange(ABC):
     # The client
 
     def prove(self, identity: str) -> None:
-        """Note which identity the client has proved by this request."""
+        """Note which identity the client has proved by this request, and keep its head for others like it."""
         connection = self.connection
         if identity != connection.identity:
             connection.prove(identity)
+        if not (head := self.head).is_kept:
+            head.is_kept = True
+            self.keep_head()
         if not self.complete:
             self.rate.is_proved = True
 
