@@ -75,6 +75,8 @@ class Head:
     """Whether a field declares the framing of the body, which may be a length of 0."""
     varies = False
     """Whether it has a field that differs from call to call: its next message has another head."""
+    names_others = False
+    """Whether a `connection` field names others than those of a connection: they are to be seen with it."""
     _declared: bytes | None = None  # the length, as it is written
     _coding: bytes | None = None
     _asks_to_close = False
@@ -108,6 +110,8 @@ class Head:
             if _NAMES_VITAL.search(value):
                 raise MalformedError("a connection header names what the message depends on")
             self.varies = self.varies or bool(_NAMES_VARYING.search(value))
+            named = {name.strip(b" \t").lower() for name in value.split(b",")}
+            self.names_others = self.names_others or not named <= _OF_CONNECTION
         elif name in _VARYING:
             self.varies = True
 
@@ -128,6 +132,7 @@ class Head:
         self.declares_body = coding is not None or declared is not None
 
 
+_OF_CONNECTION = frozenset({b"", b"close", b"http2-settings", b"keep-alive", b"te", b"trailer", b"upgrade"})
 # Fields that differ from call to call. One that `connection` names is to be seen with the others.
 _VARYING = FIELDS | {b"authorization"}
 _NAMES_VARYING = re.compile(rb"(?i)(?:^|,)[ \t]*(?:%b)[ \t]*(?:,|$)" % b"|".join(sorted(_VARYING)))
@@ -145,6 +150,8 @@ _HEEDED = _VARYING | frozenset(
     }
 )
 _PLAIN = spellings(USUAL_NAMES - _HEEDED)
+KNOWN_NAMES = (USUAL_NAMES | _HEEDED | {b"proxy-connection"}) - _VARYING
+"""The names of fields that stay in a head. All others are metadata, whose values may be anything."""
 
 
 class _Trailers:
@@ -341,8 +348,8 @@ class RequestHeads(BoundedCache[bytes, RequestHead]):
         super().__init__(_MOST_KEPT_HEADS, _MOST_KEPT_BYTES)
 
     def remember(self, key: bytes, head: RequestHead) -> None:
-        """Keep a head if it is short and shows no secret."""
-        if _worth_keeping(key, head):
+        """Keep a head if it is short and has no metadata, which may be a secret."""
+        if _worth_keeping(key, head) and all(name.lower() in KNOWN_NAMES for name, _ in head.fields):
             self.keep(key, head, _kept_bytes(key, head))
 
 

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 from cpg_trio.asgi import HeaderList
 from cpg_trio.call_context import FIELDS
 from cpg_trio.http.heads import (
+    KNOWN_NAMES,
     Framing,
     Head,
     MalformedError,
@@ -44,7 +45,13 @@ _VARYING = re.compile(
     rb"\r\n((?i:authorization|%b)):[ \t]*+([\x21-\x7e]++(?: [\x21-\x7e]++)*)(?=\r\n)"
     % b"|".join(sorted(FIELDS))
 )
+# The same lines, and those of metadata, which may differ as well.
+_APART = re.compile(
+    rb"\r\n((?!(?i:%b):)[A-Za-z0-9_.-]++):[ \t]*+([\x21-\x7e]++(?: [\x21-\x7e]++)*)(?=\r\n)"
+    % b"|".join(sorted(KNOWN_NAMES))
+)
 _AUTHORIZATION = b"authorization"
+_NO_METADATA = FIELDS | {_AUTHORIZATION}
 _ONE_LINE = 4  # parts of a head that has one such line
 _REQUEST_ID_LINE = b"\r\nx-request-id: "  # as servers of this project write it, last in a response's head
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]++")
@@ -64,7 +71,8 @@ class Incoming(Generic[_H]):
     has_head = False
     head: _H
     """The head, once `has_head`. Messages that have the same head share it, if it is kept. It is without the
-    lines that differ from call to call: `authorization` and `context`, and `request_id` of a response."""
+    lines that differ from call to call: `authorization`, `context` and `metadata`, and `request_id` of a
+    response."""
     complete = False
     framing = Framing.NONE
     remaining = 0
@@ -254,6 +262,8 @@ class IncomingRequest(Incoming[RequestHead]):
     """The value of that line; empty if there is none, or if it is among the head's other fields."""
     context: HeaderList = []  # noqa: RUF012 - not to be changed
     """The fields of `call_context.FIELDS`; none if there are none, or if they are among the head's others."""
+    metadata: HeaderList = []  # noqa: RUF012 - not to be changed
+    """The application's own fields; none if there are none, or if they are among the head's others."""
 
     _parts_of_head: list[bytes] | None = None  # in turns: what the cache has, a name, and its value
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
@@ -290,15 +300,24 @@ class IncomingRequest(Incoming[RequestHead]):
         else:
             key, (authorization, context) = b"".join(parts[::3]), _varying(parts)
         if authorization:
-            known = None if self.heads is None else self.heads.get(key)
-            head = known or RequestHead(key)
-            if not head.varies:
+            metadata = HeaderList()
+            head = None if self.heads is None else self.heads.get(key)
+            if head is None:
+                parts, metadata = _apart(self.head_bytes)
+                head = self._head_of(b"".join(parts[::3]))
+            if not (head.varies or (metadata and head.names_others)):
                 self.authorization = authorization
                 if context:
                     self.context = context
+                if metadata:
+                    self.metadata = metadata
                 self._parts_of_head = parts
                 return head
         return RequestHead(self.head_bytes)
+
+    def _head_of(self, key: bytes) -> RequestHead:
+        """Return what was kept, or read the head, which has no metadata."""
+        return (None if self.heads is None else self.heads.get(key)) or RequestHead(key)
 
     @property
     def headers(self) -> HeaderList:
@@ -312,6 +331,13 @@ class IncomingRequest(Incoming[RequestHead]):
             merged += [*fields[at : at + count], (name, value)]
             at += count
         return merged + fields[at:]
+
+
+def _apart(head: bytes) -> tuple[list[bytes], HeaderList]:
+    """Return a head in turns: what stays, a name, and its value; and the fields of metadata of those."""
+    parts = _APART.split(head)
+    fields = zip(parts[1::3], parts[2::3], strict=True)
+    return parts, [field for field in fields if field[0].lower() not in _NO_METADATA]
 
 
 def _varying(parts: list[bytes]) -> tuple[bytes, HeaderList]:

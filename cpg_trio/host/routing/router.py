@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
+from cpg_trio.asgi import HeaderList
 from cpg_trio.call_context import CallContext, NewRequest, received
 from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
@@ -112,6 +113,8 @@ class Router:
         if (tracer := self.calls.tracer) is not None:
             context = tracer.enter(context, route.rpc_method, route.host.decode())
         forwarded = b"%b%b%b" % (head.lines, statement.lines, context.lines)
+        if exchange.metadata:
+            forwarded += self._metadata(exchange.metadata, caller.runtime_id)
         return RoutedCall(self, exchange, caller.runtime_id, route, query, forwarded, context)
 
     def route(
@@ -160,6 +163,13 @@ class Router:
         fields = forwarded_in_request(exchange.head.fields, self._rules)
         head = exchange.head.remembered = _RequestHead(fields)
         return head
+
+    def _metadata(self, fields: HeaderList, caller: str) -> bytes:
+        """Return what is forwarded of fields that are not in the head which requests share."""
+        passed = forwarded_in_request(fields, self._rules)
+        if passed.unlisted:
+            self._unlisted.tell(passed.unlisted, caller)
+        return lines(passed.forwarded)
 
     def _check_page(self, exchange: ServerExchange) -> None:
         head = exchange.head

@@ -47,6 +47,8 @@ class ServerExchange(ABC):
     """The value of that field, which is not among the head's; empty without one."""
     context: HeaderList
     """The fields of the call's context that are not among the head's. Names are in lower case."""
+    metadata: HeaderList
+    """The application's own fields that are not among the head's."""
     version: str
     framing: Framing
     remaining: int
