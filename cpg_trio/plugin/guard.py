@@ -28,6 +28,7 @@ from cpg_trio._throttle import LogThrottle
 from cpg_trio.asgi import (
     App,
     HeaderList,
+    Message,
     Receive,
     Scope,
     Send,
@@ -67,6 +68,7 @@ _BEARER = wire.bearer("").encode()
 _CLOCK = wire.CLOCK_HEADER.lower().encode()
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower().encode(), b"true"
 _HOST = "the host"  # the identity of the host's connections; no runtime id is the same
+_NO_CALLER = frozenset({"", _HOST})  # identities of connections of no direct caller
 _IDENTITY = "/connectplugin.v1.PluginIdentity/"
 _OPEN_TO_MANAGERS = frozenset({f"{_IDENTITY}GetPluginInfo", f"{_IDENTITY}SetRuntimeIdentity"})
 
@@ -96,6 +98,21 @@ _CHECKED_NAMES = _Checked()
 # What of these names the application gets. Claims of a stranger's proxy are the author's to judge.
 _PASSED = frozenset({b"", _CLAIM, _CALLER_ID, _AUTHORIZATION})
 _PASSED_OF_GRANT = frozenset({b"", _CALLER_ID})
+
+
+def _without_claims(send: Send) -> Send:
+    """Return what sends an answer to a direct caller without the fields that the host drops from answers.
+
+    The caller believes `X-Plugin-Undelivered`, as only the guard sends it.
+    """
+
+    async def send_metadata(message: Message) -> None:
+        fields = message.get("headers")
+        if fields and any(_CHECKED_NAMES[name] for name, _ in fields):
+            message = {**message, "headers": [field for field in fields if not _CHECKED_NAMES[field[0]]]}
+        await send(message)
+
+    return send_metadata
 
 
 class RefusedCallError(Exception):
@@ -211,6 +228,8 @@ class Guard:
                 note_proved(scope, connection_of)
             state = {**scope.get("state", {}), "caller": caller}
             passed = {**scope, "headers": headers, "state": state}
+            if connection_of not in _NO_CALLER:
+                send = _without_claims(send)
             if service_type and self._calls.ended and scope["type"] == "http":
                 kind = CallKind.ROUTED if connection_of == _HOST else CallKind.DIRECT
                 record = self._record(kind, scope, caller, service_type)

@@ -275,6 +275,24 @@ async def test_what_a_direct_caller_claims_does_not_get_to_the_service_and_its_m
     assert received["host"]  # of this connection
 
 
+@pytest.mark.parametrize("text", ["a", "fail"])
+async def test_an_answer_to_a_direct_caller_has_metadata_and_no_claims(text: str) -> None:
+    class Claiming(Echo):
+        async def echo(self, request: pb.EchoRequest, ctx: Context, /) -> pb.EchoResponse:
+            for headers in (ctx.response_headers, ctx.response_trailers):
+                headers.update({"X-Plugin-Undelivered": "true", "set-cookie": "a=b", "x-kept": "1"})
+            return await super().echo(request, ctx)
+
+    plugin = echo_plugin(service=Claiming())
+    async with hosting() as (host, host_url), plugged(plugin, host_url) as url, httpx.AsyncClient() as http:
+        await until(host, lambda: is_healthy(host, "echo"))
+        runtime_id = host.registry.discover("echo")[0].runtime_id
+        grant = granted(digest_of(host, runtime_id), runtime_id, "/")
+        response = await http.post(url + ECHO, json={"text": text}, headers=grant)
+    assert {"x-kept", "trailer-x-kept"} <= set(response.headers)
+    assert not [name for name in response.headers if is_claim(name.encode())]
+
+
 async def test_nobody_but_the_host_sends_fields_of_the_platform() -> None:
     async with around(public=True) as plugin:
         for proof in ({}, from_caller(plugin.digest, plugin.runtime_id)):
