@@ -37,6 +37,7 @@ from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.rpc import (
+    CallError,
     Code,
     ConnectError,
     Duplex,
@@ -138,7 +139,8 @@ class Grant:
             return
         self._give_up("the provider does not accept the host's grant")
         if not isinstance(request.body, bytes):
-            raise ConnectError(Code.UNAVAILABLE, "the provider has refused a call that is not sent twice")
+            text = "the provider has refused a call that is not sent twice"
+            raise CallError(Code.UNAVAILABLE, text, fault=Fault.GUARD)
         raise NotDeliveredError
 
     def _give_up(self, why: str) -> None:
@@ -253,8 +255,8 @@ class _DirectCall(Call):
         raise _gone()
 
 
-def _gone() -> ConnectError:
-    return ConnectError(Code.UNAVAILABLE, "the provider is gone")
+def _gone() -> CallError:
+    return CallError(Code.UNAVAILABLE, "the provider is gone", fault=Fault.PROVIDER)
 
 
 class RequestPace:
@@ -442,4 +444,4 @@ async def _check_reachable(http: HttpClient, url: str) -> None:
     with trio.move_on_after(_REACH_S):
         await http.unary(request, 1024)
         return
-    raise ConnectError(Code.UNAVAILABLE, "the provider does not answer")
+    raise CallError(Code.UNAVAILABLE, "the provider does not answer", fault=Fault.PROVIDER)

@@ -23,7 +23,7 @@ from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
 from cpg_trio.plugin._session import Provider
 from cpg_trio.plugin.direct import Direct, RequestPace, report_of
-from cpg_trio.rpc import Code, ConnectError, Fault, PoolClient
+from cpg_trio.rpc import Code, ConnectError, Fault, PoolClient, fault_of
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.descriptors import none_left
@@ -229,7 +229,7 @@ async def test_a_call_in_flight_ends_when_the_host_says_that_its_provider_is_gon
             nursery.start_soon(_when_called, setting.echo, gone)
             with trio.fail_after(10), pytest.raises(ConnectError, match="the provider is gone") as caught:
                 await setting.client.echo(EchoRequest(text="hang"))
-        assert caught.value.code == Code.UNAVAILABLE
+        assert (caught.value.code, fault_of(caught.value)) == (Code.UNAVAILABLE, Fault.PROVIDER)
 
 
 async def test_a_stream_breaks_off_when_the_host_says_that_its_provider_is_gone() -> None:
