@@ -5,12 +5,20 @@ an id, and something that sends requests to it. What stands on what:
 
     policy      what the author says of the calls of a dependency
     outcome     what the end of a call says of its provider
+    load        how busy, slow and reliable a provider is
+    balancing   who of several gets a call
     breaker     whether a provider gets calls, and how many may be without at once
+    group       the providers of a service: who is there, and who is called next
     budget      how many calls may be sent again
     concurrency how many calls may be in flight
     statistics  what all of that comes to, for people
 """
 
+from cpg_trio.calls.balancing import (
+    BALANCERS as BALANCERS,
+    Balancer as Balancer,
+    balancer as balancer,
+)
 from cpg_trio.calls.breaker import (
     Breaker as Breaker,
     BreakerChange as BreakerChange,
@@ -19,6 +27,8 @@ from cpg_trio.calls.breaker import (
 )
 from cpg_trio.calls.budget import RetryBudget as RetryBudget
 from cpg_trio.calls.concurrency import InFlight as InFlight
+from cpg_trio.calls.group import Group as Group, Member as Member
+from cpg_trio.calls.load import Load as Load
 from cpg_trio.calls.outcome import Outcome as Outcome
 from cpg_trio.calls.policy import (
     Breaking as Breaking,

@@ -5,8 +5,13 @@ The words are those of stamina (attempts, waits) and of Envoy (retry budget, out
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 from attrs.validators import ge, gt, le
+
+from cpg_trio.calls.balancing import BALANCERS
+from cpg_trio.rpc import HttpRequest
 
 
 @attrs.frozen(kw_only=True)
@@ -73,8 +78,24 @@ class CallPolicy:
 
     timeout_s: float | None = 10.0
     """Seconds that a call may take; a stream, until its first message. None leaves it to cancel scopes."""
-    balance: str = "least-loaded"
+    balance: str = attrs.field(default="least-loaded", validator=attrs.validators.in_(BALANCERS))
     """How a provider is chosen: `least-loaded`, `first`, `round-robin`, `random` or `consistent-hash`."""
+    balance_key: str | Callable[[HttpRequest], str] = attrs.field(default="")
+    """What a consistent hash goes by: the value of a header `x-...`, or what a function returns for the
+    request. A call without a key goes to the least loaded provider."""
     retry: Retry = attrs.field(factory=Retry)
     breaking: Breaking = attrs.field(factory=Breaking)
     concurrency: Concurrency = attrs.field(factory=Concurrency)
+
+    @balance_key.validator
+    def _check_balance_key(self, _attribute: object, value: object) -> None:
+        if isinstance(value, str) and value and not value.lower().startswith("x-"):
+            raise ValueError(f"balance_key names a header that begins with x-, or is a function: {value!r}")
+
+    def key_of(self, request: HttpRequest) -> str:
+        """Return what a consistent hash goes by for a request; empty if it has no key."""
+        if not isinstance(self.balance_key, str):
+            return self.balance_key(request)
+        if not (name := self.balance_key.lower()):
+            return ""
+        return next((value for field, value in request.headers if field.lower() == name), "")
