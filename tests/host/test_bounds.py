@@ -7,12 +7,14 @@ import logging
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import pytest
 import trio.testing
 
 from cpg_trio.host import HostConfig, Keys
 from cpg_trio.http import ServeConfig
+from cpg_trio.http.heads import RequestHeads
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Context
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -212,3 +214,16 @@ async def test_what_one_host_passes_on_another_in_the_same_process_does_not() ->
         for place in (setting.url, setting.url, url, setting.url):
             await answered(place, setting.head("GET", None, "X-Tenant: a"))
     assert [b"x-tenant: a" in head for head in seen] == [True, True, False, True]
+
+
+async def test_requests_that_differ_in_metadata_share_one_head_and_nothing_of_it_is_kept() -> None:
+    async with routing() as setting:
+        for number in range(3):
+            head = setting.head("GET", None, f"X-Pin: hush-{number}", "my_word: hush", "X-Pin: hush")
+            await answered(setting.url, head)
+        caches = [each for each in gc.get_objects() if isinstance(each, RequestHeads)]
+        path = setting.path().encode()
+        kept = {key: head for cache in caches for key, head in cache.items() if path in key}
+    (shared,) = kept.values()
+    remembered: Any = shared.remembered
+    assert b"hush" not in b"".join([*kept, *(value for _, value in shared.fields), remembered.lines])
