@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,15 @@ from trio.testing import MockClock
 from cpg_trio.logs import use_handler
 from tests.certificates import LOCAL, WORKLOAD, Files
 from tests.names import Names, names_of
+
+
+def pytest_collection_finish() -> None:
+    """Keep the tests themselves out of the sight of the garbage collector.
+
+    They are there until the end. Tests about memory collect often, and would look through all of them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
