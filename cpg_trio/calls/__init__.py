@@ -22,6 +22,7 @@ from cpg_trio.calls.balancing import (
 from cpg_trio.calls.breaker import (
     Breaker as Breaker,
     BreakerChange as BreakerChange,
+    BreakerLog as BreakerLog,
     BreakerState as BreakerState,
     Ejections as Ejections,
 )
@@ -40,4 +41,5 @@ from cpg_trio.calls.statistics import (
     CallCounts as CallCounts,
     DependencyStatistics as DependencyStatistics,
     ProviderStatistics as ProviderStatistics,
+    statistics_of as statistics_of,
 )

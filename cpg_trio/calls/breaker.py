@@ -19,6 +19,7 @@ began before the breaker opened, and ends after it, says nothing new.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from enum import Enum
@@ -29,9 +30,12 @@ import trio
 
 from cpg_trio import _human
 from cpg_trio._listeners import Listeners
+from cpg_trio._throttle import LogThrottle
 from cpg_trio.calls._decay import DecayingCount
 from cpg_trio.calls.outcome import Outcome
 from cpg_trio.calls.policy import Breaking
+
+_log = logging.getLogger("cpg_trio.calls")
 
 _KEPT = 0.95  # each second, of the calls that are compared: those of the last 20 s. Envoy compares over 10 s
 _DEVIATIONS = 1.9  # Envoy's `success_rate_stdev_factor`
@@ -60,6 +64,8 @@ class BreakerChange:
     why: str
     for_s: float = 0.0
     """For how many seconds it is open."""
+    is_again: bool = attrs.field(default=False, kw_only=True)
+    """Whether it was half-open before."""
 
     def describe(self, caller: str, service: str) -> str:
         """Return a line for the log of the caller."""
@@ -71,6 +77,28 @@ class BreakerChange:
                 return f"{caller}: {service} is tried at {self.provider} with one call"
             case BreakerState.CLOSED:
                 return f"{caller}: {service} is called at {self.provider} again: {self.why}"
+
+
+class BreakerLog:
+    """Writes the changes of breakers to the log of the caller: `ejections.changes.add(BreakerLog(...))`.
+
+    A provider that is alone, and stays away, is tried every second. That is told once in a while.
+    """
+
+    def __init__(self, caller: str, service: str) -> None:
+        self._caller = caller
+        self._service = service
+        self._throttle = LogThrottle()
+
+    def __call__(self, change: BreakerChange) -> None:
+        """Write a line."""
+        line = change.describe(self._caller, self._service)
+        if change.state is BreakerState.HALF_OPEN:
+            _log.debug("%s", line)
+        elif change.state is BreakerState.CLOSED or not change.is_again:
+            _log.info("%s", line)
+        elif (more := self._throttle.suffix()) is not None:
+            _log.info("%s%s", line, more)
 
 
 class Breaker:
@@ -243,6 +271,9 @@ class Breaker:
         self._change(BreakerState.CLOSED, why)
 
     def _change(self, state: BreakerState, why: str, for_s: float = 0.0) -> None:
+        change = BreakerChange(
+            self.provider, state, why, for_s, is_again=self._state is BreakerState.HALF_OPEN
+        )
         self._state = state
         self.since = self._clock()
         if state is not BreakerState.HALF_OPEN:  # that begins with the token of the one call
@@ -252,7 +283,7 @@ class Breaker:
             self._failures.clear()
         if state is BreakerState.OPEN:
             self.why = why
-        self._ejections.note(BreakerChange(self.provider, state, why, for_s))
+        self._ejections.note(change)
 
 
 class Ejections:

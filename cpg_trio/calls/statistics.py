@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import attrs
+import trio
 
 from cpg_trio.calls.breaker import BreakerState
+from cpg_trio.calls.budget import RetryBudget
+from cpg_trio.calls.concurrency import InFlight
+from cpg_trio.calls.group import Group, Member
 
 
 @attrs.define(slots=True)
@@ -33,7 +40,7 @@ class ProviderStatistics:
     """Its mean latency of late, in seconds; None if no call has ended."""
     state: BreakerState
     state_for_s: float
-    """For how many seconds its breaker has been in its state."""
+    """For how many seconds its breaker has been in its state; half-open counts from its call."""
     why: str
     """Why its breaker is open; empty if it is not."""
 
@@ -59,3 +66,40 @@ class DependencyStatistics:
     ejections: int
     """How often a breaker has opened."""
     providers: tuple[ProviderStatistics, ...]
+
+
+def statistics_of(
+    group: Group[Any],
+    counts: CallCounts,
+    budget: RetryBudget,
+    in_flight: InFlight,
+    clock: Callable[[], float] = trio.current_time,
+) -> DependencyStatistics:
+    """Return what the parts of a dependency tell."""
+    now = clock()
+    return DependencyStatistics(
+        service_type=group.service_type,
+        calls=counts.calls,
+        failures=counts.failures,
+        retries=counts.retries,
+        retries_refused=budget.refused,
+        refused=in_flight.refused,
+        in_flight=in_flight.in_flight,
+        waiting=in_flight.waiting,
+        ejections=group.ejections.openings,
+        providers=tuple(_of_member(member, now) for member in group.members),
+    )
+
+
+def _of_member(member: Member[Any], now: float) -> ProviderStatistics:
+    breaker = member.breaker
+    return ProviderStatistics(
+        runtime_id=member.id,
+        calls=member.calls,
+        failures=member.failures,
+        in_flight=member.in_flight,
+        latency_s=member.load.latency_s or None,
+        state=breaker.state,
+        state_for_s=now - breaker.since,
+        why=breaker.why if breaker.is_out else "",
+    )

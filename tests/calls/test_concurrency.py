@@ -28,6 +28,7 @@ async def test_those_that_wait_get_a_place_in_the_order_of_their_arrival() -> No
     async def wait(name: str) -> None:
         async with in_flight:
             order.append(name)
+            await trio.sleep_forever()
 
     await in_flight.take()
     await in_flight.take()
@@ -38,8 +39,12 @@ async def test_those_that_wait_get_a_place_in_the_order_of_their_arrival() -> No
         assert (in_flight.in_flight, in_flight.waiting) == (2, 2)
         in_flight.give_back()
         assert in_flight.full, "a place that is given back is not for a call that has just come"
+        await wait_all_tasks_blocked()
+        assert order == ["first"]
         in_flight.give_back()
-    assert order == ["first", "second"]
+        await wait_all_tasks_blocked()
+        assert order == ["first", "second"]
+        nursery.cancel_scope.cancel()
     assert (in_flight.in_flight, in_flight.waiting) == (0, 0)
 
 
