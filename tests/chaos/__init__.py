@@ -6,6 +6,8 @@ What stands on what:
     writer       a client that shortens URLs all the time, and keeps what was acknowledged
     trial        the URL shortener, both of them, and the check that follows each fault
     proxy        a way to the host that can go dead
+    cutter       a way to a server that cuts connections
+    worker       a replica whose executions outlive it
     blocker      a plugin whose handler holds up its event loop
     crowd        many plugins in one process
     glass_host   a host that tells what it holds
