@@ -51,6 +51,7 @@ from cpg_trio.rpc.context import Caller as Caller, Context as Context
 from cpg_trio.rpc.errors import pack_detail as pack_detail, unpack_detail as unpack_detail
 from cpg_trio.rpc.faults import CallError as CallError, Fault as Fault, fault_of as fault_of
 from cpg_trio.rpc.http_client import (
+    CallTraits as CallTraits,
     Duplex as Duplex,
     HttpClient as HttpClient,
     HttpRequest as HttpRequest,

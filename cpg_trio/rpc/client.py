@@ -8,13 +8,14 @@ the client's, and by the enclosing cancel scopes; the nearest of the deadlines t
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from copy import copy
 from types import TracebackType
-from typing import ClassVar, Literal, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypedDict, TypeVar, cast
 
 import attrs
 import httpx
@@ -34,6 +35,8 @@ from cpg_trio.rpc.envelope import decompress, unwrap, wrap
 from cpg_trio.rpc.errors import error_from_http, error_from_json, protocol_error
 from cpg_trio.rpc.faults import CallError, Fault, fault_of_answer
 from cpg_trio.rpc.http_client import (
+    NO_TRAITS,
+    CallTraits,
     Duplex,
     HttpClient,
     HttpRequest,
@@ -48,6 +51,9 @@ from cpg_trio.rpc.intercepted import Intercepted, Sending
 from cpg_trio.rpc.interceptors import checked_interceptors
 from cpg_trio.rpc.response import ResponseMetadata, ResponseStream
 
+if TYPE_CHECKING:
+    from cpg_trio.calls import Retry
+
 _M = TypeVar("_M", bound=Message)
 
 _OK = 200
@@ -59,14 +65,23 @@ _ACCEPT_GZIP = ("accept-encoding", "gzip")
 
 
 class CallOptions(TypedDict, total=False):
-    """Keyword options of a single call."""
+    """Keyword options of a single call. Another keyword is a TypeError."""
 
-    timeout_s: float
-    """Seconds until the call fails with `deadline_exceeded`."""
+    timeout_s: float | None
+    """Seconds until the call fails with `deadline_exceeded`. None leaves it to the cancel scopes."""
     headers: Mapping[str, str]
     """Request headers, in addition to the client's. `Headers` may have several values for a name."""
     metadata: ResponseMetadata
     """Receives the response's headers and trailers, also when the call fails."""
+    retry: bool | Retry
+    """Of a dependency's call: whether it may run several times, whatever its method says; False has it sent
+    once, come what may. Or another policy than the dependency's."""
+    key: str
+    """Of a dependency's call: calls with the same key go to the same provider, if its policy is so."""
+
+
+_OPTIONS = frozenset(CallOptions.__annotations__)
+_IDEMPOTENT = CallTraits(idempotent=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +91,10 @@ class ClientConfig:
     codec: Literal["proto", "json"] = "proto"
     timeout_s: float | None = None
     """Seconds that a call may take by default; None leaves it to the cancel scopes."""
+    answer_timeout_s: float | None = None
+    """Without a `timeout_s`: seconds until the answer, or until the first message of a stream of them, which
+    may go on then. If requests are streamed, they count from the first request; if the answer is one message,
+    from the last. A client of a dependency has that of its policy."""
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """Sent with every call."""
     max_message_bytes: int | None = 4 * 1024 * 1024
@@ -118,6 +137,8 @@ class ServiceClient:
         self._stream_type = f"application/connect+{self._config.codec}"
         self._own_headers = {"user-agent": f"cpg-trio/{__version__}", **_lower(self._config.headers)}
         self._usual_headers = self._headers_with({}, self._content_type)
+        usual, until_answer = self._config.timeout_s, self._config.answer_timeout_s
+        self._unary_timeout_s = until_answer if usual is None else usual
         if chain := checked_interceptors(interceptors):
             sending = copy(self)._sending()  # noqa: SLF001 - this class's own
             self._intercepted = Intercepted(chain, self._own_headers, sending)
@@ -129,26 +150,45 @@ class ServiceClient:
         calls = (self._unary, self._client_stream, self._server_stream, self._bidi_stream)
         return Sending(self.service_name, self._config.timeout_s, *calls)
 
-    async def _unary(self, method: str, request: Message, returns: type[_M], options: CallOptions) -> _M:
-        if self._intercepted is not None:
-            async with self._deadline(options):
-                return await self._intercepted.unary(method, request, returns, options)
-        async with self._deadline(options) as timeout:
+    async def _unary(
+        self,
+        method: str,
+        request: Message,
+        returns: type[_M],
+        options: CallOptions,
+        *,
+        idempotent: bool = False,
+    ) -> _M:
+        traits = _traits(options, idempotent=idempotent)
+        async with _Deadline(options.get("timeout_s", self._unary_timeout_s)) as deadline:
+            if self._intercepted is not None:
+                return await self._intercepted.unary(method, request, returns, options, idempotent=idempotent)
             content, encoding = self._compress(self._codec.encode(request))
-            headers = [*self._headers(options), *timeout, *encoding, _ACCEPT_GZIP, *self._context(options)]
-            sent = HttpRequest("POST", self._base_url + method, headers, content)
+            headers = [*self._headers(options), *deadline.header, *encoding]
+            headers += [_ACCEPT_GZIP, *self._context(options)]
+            sent = HttpRequest("POST", self._base_url + method, headers, content, traits)
             response = await self._http.unary(sent, self._config.max_message_bytes)
             body = self._read_unary(response, options.get("metadata"))
         return self._decode(body, returns)
 
     async def _client_stream(
-        self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        returns: type[_M],
+        options: CallOptions,
+        *,
+        idempotent: bool = False,
     ) -> _M:
+        traits = _traits(options, idempotent=idempotent)
         if self._intercepted is not None:
-            return await self._intercepted.client_stream(method, requests, returns, options)
+            return await self._intercepted.client_stream(
+                method, requests, returns, options, idempotent=idempotent
+            )
+        deadline = self._stream_deadline(options, begun=False)
         async with (
-            aclosing(self._frames(requests)) as frames,
-            self._stream(method, frames, returns, options) as stream,
+            aclosing(self._frames(requests, None, deadline.begin)) as frames,
+            self._stream(method, frames, returns, options, traits, deadline) as stream,
         ):
             messages = [message async for message in stream]
         if len(messages) != 1:
@@ -157,43 +197,72 @@ class ServiceClient:
         return messages[0]
 
     def _server_stream(
-        self, method: str, request: Message, returns: type[_M], options: CallOptions
+        self,
+        method: str,
+        request: Message,
+        returns: type[_M],
+        options: CallOptions,
+        *,
+        idempotent: bool = False,
     ) -> AbstractAsyncContextManager[ResponseStream[_M]]:
+        traits = _traits(options, idempotent=idempotent)
         if self._intercepted is not None:
-            return self._intercepted.server_stream(method, request, returns, options)
-        return self._stream(method, self._frame(request), returns, options)
+            return self._intercepted.server_stream(method, request, returns, options, idempotent=idempotent)
+        deadline = self._stream_deadline(options, begun=True)
+        return self._stream(method, self._frame(request), returns, options, traits, deadline)
 
     def _bidi_stream(
-        self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        returns: type[_M],
+        options: CallOptions,
+        *,
+        idempotent: bool = False,
     ) -> AbstractAsyncContextManager[ResponseStream[_M]]:
+        traits = _traits(options, idempotent=idempotent)
         if self._intercepted is not None:
-            return self._intercepted.bidi_stream(method, requests, returns, options)
-        return self._both_streams(method, requests, returns, options)
+            return self._intercepted.bidi_stream(method, requests, returns, options, idempotent=idempotent)
+        return self._both_streams(method, requests, returns, options, traits)
 
     @asynccontextmanager
     async def _both_streams(
-        self, method: str, requests: AsyncIterable[Message], returns: type[_M], options: CallOptions
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        returns: type[_M],
+        options: CallOptions,
+        traits: CallTraits,
     ) -> AsyncIterator[ResponseStream[_M]]:
         """Begin at once: the first response may be an answer to a request that the block causes."""
         metadata = options.get("metadata", ResponseMetadata())
         async with (
-            self._deadline(options) as timeout,
-            aclosing(self._frames(requests)) as frames,
-            send_duplex(self._http, self._stream_request(method, frames, timeout, options)) as duplex,
-            aclosing(self._duplex_messages(duplex, returns, metadata)) as messages,
+            self._stream_deadline(options, begun=False) as deadline,
+            aclosing(self._frames(requests, deadline.begin, deadline.begin)) as frames,
+            send_duplex(
+                self._http, self._stream_request(method, frames, options, traits, deadline)
+            ) as duplex,
+            aclosing(self._duplex_messages(duplex, returns, metadata, deadline)) as messages,
         ):
             yield ResponseStream(messages, metadata)
 
     @asynccontextmanager
     async def _stream(
-        self, method: str, body: bytes | AsyncIterable[bytes], returns: type[_M], options: CallOptions
+        self,
+        method: str,
+        body: bytes | AsyncIterable[bytes],
+        returns: type[_M],
+        options: CallOptions,
+        traits: CallTraits,
+        deadline: _Deadline,
     ) -> AsyncIterator[ResponseStream[_M]]:
         metadata = options.get("metadata", ResponseMetadata())
         async with (
-            self._deadline(options) as timeout,
-            self._http.stream(self._stream_request(method, body, timeout, options)) as response,
+            deadline,
+            self._http.stream(self._stream_request(method, body, options, traits, deadline)) as response,
         ):
             await self._check_stream(response, metadata)
+            deadline.lift()
             async with aclosing(self._messages(response, returns, metadata)) as messages:
                 yield ResponseStream(messages, metadata)
 
@@ -201,28 +270,33 @@ class ServiceClient:
         self,
         method: str,
         body: bytes | AsyncIterable[bytes],
-        timeout: Sequence[tuple[str, str]],
         options: CallOptions,
+        traits: CallTraits,
+        deadline: _Deadline,
     ) -> HttpRequest:
-        headers = [*self._headers_with(options.get("headers", {}), self._stream_type), *timeout]
+        headers = [*self._headers_with(options.get("headers", {}), self._stream_type), *deadline.header]
         headers += self._context(options)
         # httpx would offer encodings of the whole body by default; a stream compresses each message.
         headers += [("connect-accept-encoding", "gzip"), ("accept-encoding", "identity")]
         if self._config.gzip_from_bytes is not None:
             headers.append(("connect-content-encoding", "gzip"))
-        return HttpRequest("POST", self._base_url + method, headers, body)
+        return HttpRequest("POST", self._base_url + method, headers, body, traits, deadline.lift)
 
     async def _duplex_messages(
-        self, duplex: Duplex, returns: type[_M], metadata: ResponseMetadata
+        self, duplex: Duplex, returns: type[_M], metadata: ResponseMetadata, deadline: _Deadline
     ) -> AsyncGenerator[_M, None]:
         response = await duplex.response()
+        deadline.lift()
         await self._check_stream(response, metadata)
         async with aclosing(self._messages(response, returns, metadata)) as messages:
             async for message in messages:
                 yield message
 
-    def _deadline(self, options: CallOptions) -> _Deadline:
-        return _Deadline(options.get("timeout_s", self._config.timeout_s))
+    def _stream_deadline(self, options: CallOptions, *, begun: bool) -> _Deadline:
+        own = options.get("timeout_s", self._config.timeout_s)
+        if own is not None or "timeout_s" in options:
+            return _Deadline(own)
+        return _Deadline(self._config.answer_timeout_s, of_first_message=True, begun=begun)
 
     def _headers(self, options: CallOptions) -> list[tuple[str, str]]:
         given = options.get("headers")
@@ -256,12 +330,20 @@ class ServiceClient:
         content = self._codec.encode(request)
         return wrap(content, compress=self._worth_compressing(content))
 
-    async def _frames(self, requests: AsyncIterable[Message]) -> AsyncGenerator[bytes, None]:
+    async def _frames(
+        self,
+        requests: AsyncIterable[Message],
+        on_each: Callable[[], None] | None,
+        on_end: Callable[[], None],
+    ) -> AsyncGenerator[bytes, None]:
         async with AsyncExitStack() as stack:
             if isinstance(requests, AsyncGenerator):  # it is not iterated to its end if the answer is early
                 await stack.enter_async_context(aclosing(requests))
             async for request in requests:
+                if on_each is not None:
+                    on_each()
                 yield self._frame(request)
+        on_end()
 
     def _read_unary(self, response: WholeResponse, metadata: ResponseMetadata | None) -> bytes:
         if metadata is not None:
@@ -313,26 +395,49 @@ class ServiceClient:
 
 
 class _Deadline:
-    """Bounds the block by a call's own deadline; yields the header with the nearest deadline, if any.
+    """Bounds the block by a call's own deadline; `header` has the nearest deadline then, if there is any.
 
+    That of the first message of a stream counts from `begin`, until `lift`, and is not told to the server.
     A class, because a generator would cost more than all that it does.
     """
 
-    def __init__(self, timeout_s: float | None) -> None:
+    def __init__(
+        self, timeout_s: float | None, *, of_first_message: bool = False, begun: bool = True
+    ) -> None:
         self._timeout_s = timeout_s
+        self._of_first_message = of_first_message
+        self._begun = begun
         self._scope: trio.CancelScope | None = None
         self._enclosing = math.inf
+        self.header: list[tuple[str, str]] = []
 
-    async def __aenter__(self) -> list[tuple[str, str]]:
+    async def __aenter__(self) -> Self:
         now = trio.current_time()
         nearest = self._enclosing = trio.current_effective_deadline()
         if self._timeout_s is not None:
-            self._scope = trio.CancelScope(deadline=now + max(self._timeout_s, 0.0))
+            self._scope = trio.CancelScope()
+            if self._begun:
+                self._scope.deadline = now + max(self._timeout_s, 0.0)
             self._scope.__enter__()
-            nearest = min(nearest, self._scope.deadline)
+            if not self._of_first_message:
+                nearest = min(nearest, self._scope.deadline)
         # The deadline of a scope that is cancelled already is minus infinity.
         milliseconds = max(nearest - now, 0.0) * 1000
-        return [] if milliseconds > _LONGEST_TIMEOUT_MS else [("connect-timeout-ms", str(int(milliseconds)))]
+        if milliseconds <= _LONGEST_TIMEOUT_MS:
+            self.header = [("connect-timeout-ms", str(int(milliseconds)))]
+        return self
+
+    def begin(self) -> None:
+        """Let the time of the first message run, if it does not yet."""
+        if self._scope is not None and self._timeout_s is not None and not self._begun:
+            self._begun = True
+            self._scope.deadline = trio.current_time() + self._timeout_s
+
+    def lift(self) -> None:
+        """Note that the first message is there: its time is over."""
+        if self._of_first_message and self._scope is not None:
+            self._begun = True
+            self._scope.deadline = math.inf
 
     async def __aexit__(
         self,
@@ -343,7 +448,8 @@ class _Deadline:
         if self._scope is not None:
             self._scope.__exit__(exc_type, error, traceback)
             if self._scope.cancelled_caught:
-                message = f"no complete answer within {self._timeout_s:g} s"
+                what = "message" if self._of_first_message else "complete answer"
+                message = f"no {what} within {self._timeout_s:g} s"
                 raise CallError(Code.DEADLINE_EXCEEDED, message, fault=Fault.WAY) from None
         if isinstance(error, ConnectError) and error.code is Code.DEADLINE_EXCEEDED:
             await self._leave_to_enclosing()
@@ -352,6 +458,23 @@ class _Deadline:
         """Let the enclosing scope cancel, if the server kept the same deadline and was a moment faster."""
         if self._enclosing - trio.current_time() < _SAME_DEADLINE_S:
             await trio.sleep_until(self._enclosing)
+
+
+def _traits(options: CallOptions, *, idempotent: bool) -> CallTraits:
+    """Return the traits of a call. Raises: TypeError for an option that there is not."""
+    if not options:
+        return _IDEMPOTENT if idempotent else NO_TRAITS
+    if not options.keys() <= _OPTIONS:
+        raise _unknown_option(next(name for name in options if name not in _OPTIONS))
+    if "retry" in options or "key" in options:
+        return CallTraits(idempotent, options.get("retry"), options.get("key", ""))
+    return _IDEMPOTENT if idempotent else NO_TRAITS
+
+
+def _unknown_option(name: str) -> TypeError:
+    near = difflib.get_close_matches(name, _OPTIONS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(sorted(_OPTIONS))}"
+    return TypeError(f"a call has no option {name}: {hint}")
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

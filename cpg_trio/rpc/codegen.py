@@ -129,7 +129,8 @@ def _method(
     yield f"        self, request: {argument}, **options: Unpack[rpc.CallOptions]"
     yield f"    ) -> {result}:"
     yield f'        """Call {file.package}.{service.name}/{method.name}."""'
-    yield f'        return {call}("{method.name}", request, {returned}, options)'
+    traits = ", idempotent=True" if method.options.idempotency_level else ""
+    yield f'        return {call}("{method.name}", request, {returned}, options{traits})'
 
 
 def _message(file: FileDescriptorProto, type_name: str) -> str:

@@ -131,16 +131,21 @@ class DynamicClient(ServiceClient):
         Raises: ConnectError, on entering and by the responses; what `requests` raises.
         """
         name, returns = method.name, _class(method.output_type)
+        idempotent = bool(method.GetOptions().idempotency_level)
         if method.client_streaming and method.server_streaming:
-            async with self._bidi_stream(name, requests, returns, options) as stream:
+            both = self._bidi_stream(name, requests, returns, options, idempotent=idempotent)
+            async with both as stream:
                 yield stream
         elif method.server_streaming:
-            async with self._server_stream(name, await _first(requests), returns, options) as stream:
+            request = await _first(requests)
+            many = self._server_stream(name, request, returns, options, idempotent=idempotent)
+            async with many as stream:
                 yield stream
         elif method.client_streaming:
-            yield _one(await self._client_stream(name, requests, returns, options))
+            yield _one(await self._client_stream(name, requests, returns, options, idempotent=idempotent))
         else:
-            yield _one(await self._unary(name, await _first(requests), returns, options))
+            request = await _first(requests)
+            yield _one(await self._unary(name, request, returns, options, idempotent=idempotent))
 
 
 def _class(message: Any) -> type[Message]:

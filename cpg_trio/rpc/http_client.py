@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import lru_cache
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import attrs
 import httpx
@@ -39,12 +39,34 @@ from cpg_trio.http import (
 from cpg_trio.rpc.faults import CallError, Fault
 from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
+if TYPE_CHECKING:
+    from cpg_trio.calls import Retry
+
 _LONGEST_KEPT_URL = 512  # characters
 _CODE_OF_RESET: Mapping[int, Code] = {
     ErrorCodes.CANCEL: Code.CANCELED,
     ErrorCodes.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
     ErrorCodes.INADEQUATE_SECURITY: Code.PERMISSION_DENIED,
 }
+
+
+@attrs.frozen
+class CallTraits:
+    """What is known of a call to whoever chooses its provider, and may send it again."""
+
+    idempotent: bool = False
+    """Whether it may run several times, as its method says (`idempotency_level`)."""
+    retry: bool | Retry | None = None
+    """What the caller says of that; see `CallOptions`. None if nothing."""
+    key: str = ""
+    """What the provider is chosen by, if it is chosen by a key."""
+
+
+NO_TRAITS = CallTraits()
+
+
+def _do_nothing() -> None:
+    """Do nothing about a stream that has begun."""
 
 
 @attrs.frozen
@@ -55,6 +77,10 @@ class HttpRequest:
     url: str
     headers: list[tuple[str, str]] = attrs.field(repr=False)
     body: bytes | AsyncIterable[bytes]
+    call: CallTraits = NO_TRAITS
+    """Is not sent."""
+    on_begun: Callable[[], None] = attrs.field(default=_do_nothing, repr=False)
+    """Called when the first message of a stream has come, by a client that waits for that."""
 
 
 @attrs.frozen

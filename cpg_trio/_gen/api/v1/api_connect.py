@@ -75,7 +75,7 @@ class APIASGIApplication(ConnectASGIApplication[API]):
                         service_name="api.v1.API",
                         input=ResolveRequest,
                         output=ResolveResponse,
-                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        idempotency_level=IdempotencyLevel.NO_SIDE_EFFECTS,
                         stream_type=StreamType.UNARY,
                     ),
                     function=svc.resolve,
@@ -144,6 +144,7 @@ class APIClient(ConnectClient):
         *,
         headers: Headers | Mapping[str, str] | None = None, 
         timeout_ms: int | None = None,
+        use_get: bool = False,
     ) -> ResolveResponse:
         return await self.execute_unary(
             request=request,
@@ -152,9 +153,10 @@ class APIClient(ConnectClient):
                 service_name="api.v1.API",
                 input=ResolveRequest,
                 output=ResolveResponse,
-                idempotency_level=IdempotencyLevel.UNKNOWN,
+                idempotency_level=IdempotencyLevel.NO_SIDE_EFFECTS,
                 stream_type=StreamType.UNARY,
             ),
             headers=headers,
             timeout_ms=timeout_ms,
+            use_get=use_get,
         )

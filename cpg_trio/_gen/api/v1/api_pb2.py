@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x61pi/v1/api.proto\x12\x06\x61pi.v1\"\x1d\n\x0eShortenRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\"2\n\x0fShortenResponse\x12\x12\n\nshort_code\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\"\x1e\n\x0eResolveRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\"\x1e\n\x0fResolveResponse\x12\x0b\n\x03url\x18\x01 \x01(\t2}\n\x03\x41PI\x12:\n\x07Shorten\x12\x16.api.v1.ShortenRequest\x1a\x17.api.v1.ShortenResponse\x12:\n\x07Resolve\x12\x16.api.v1.ResolveRequest\x1a\x17.api.v1.ResolveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x61pi/v1/api.proto\x12\x06\x61pi.v1\"\x1d\n\x0eShortenRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\"2\n\x0fShortenResponse\x12\x12\n\nshort_code\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\"\x1e\n\x0eResolveRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\"\x1e\n\x0fResolveResponse\x12\x0b\n\x03url\x18\x01 \x01(\t2\x82\x01\n\x03\x41PI\x12:\n\x07Shorten\x12\x16.api.v1.ShortenRequest\x1a\x17.api.v1.ShortenResponse\x12?\n\x07Resolve\x12\x16.api.v1.ResolveRequest\x1a\x17.api.v1.ResolveResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'api.v1.api_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_API'].methods_by_name['Resolve']._loaded_options = None
+  _globals['_API'].methods_by_name['Resolve']._serialized_options = b'\220\002\001'
   _globals['_SHORTENREQUEST']._serialized_start=28
   _globals['_SHORTENREQUEST']._serialized_end=57
   _globals['_SHORTENRESPONSE']._serialized_start=59
@@ -39,6 +41,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVEREQUEST']._serialized_end=141
   _globals['_RESOLVERESPONSE']._serialized_start=143
   _globals['_RESOLVERESPONSE']._serialized_end=173
-  _globals['_API']._serialized_start=175
-  _globals['_API']._serialized_end=300
+  _globals['_API']._serialized_start=176
+  _globals['_API']._serialized_end=306
 # @@protoc_insertion_point(module_scope)

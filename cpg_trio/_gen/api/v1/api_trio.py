@@ -54,4 +54,4 @@ class APIClient(rpc.ServiceClient):
         self, request: _pb2.ResolveRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.ResolveResponse:
         """Call api.v1.API/Resolve."""
-        return await self._unary("Resolve", request, _pb2.ResolveResponse, options)
+        return await self._unary("Resolve", request, _pb2.ResolveResponse, options, idempotent=True)

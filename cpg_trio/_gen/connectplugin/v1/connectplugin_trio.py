@@ -81,7 +81,7 @@ class PluginIdentityClient(rpc.ServiceClient):
         self, request: _pb2.GetPluginInfoRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.GetPluginInfoResponse:
         """Call connectplugin.v1.PluginIdentity/GetPluginInfo."""
-        return await self._unary("GetPluginInfo", request, _pb2.GetPluginInfoResponse, options)
+        return await self._unary("GetPluginInfo", request, _pb2.GetPluginInfoResponse, options, idempotent=True)
 
     async def set_runtime_identity(
         self, request: _pb2.SetRuntimeIdentityRequest, **options: Unpack[rpc.CallOptions]
@@ -120,7 +120,7 @@ class PluginLifecycleClient(rpc.ServiceClient):
         self, request: _pb2.ReportHealthRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.ReportHealthResponse:
         """Call connectplugin.v1.PluginLifecycle/ReportHealth."""
-        return await self._unary("ReportHealth", request, _pb2.ReportHealthResponse, options)
+        return await self._unary("ReportHealth", request, _pb2.ReportHealthResponse, options, idempotent=True)
 
 
 class PluginControlService(rpc.Service):
@@ -159,7 +159,7 @@ class PluginControlClient(rpc.ServiceClient):
         self, request: _pb2.GetHealthRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.GetHealthResponse:
         """Call connectplugin.v1.PluginControl/GetHealth."""
-        return await self._unary("GetHealth", request, _pb2.GetHealthResponse, options)
+        return await self._unary("GetHealth", request, _pb2.GetHealthResponse, options, idempotent=True)
 
     async def shutdown(
         self, request: _pb2.ShutdownRequest, **options: Unpack[rpc.CallOptions]
@@ -228,13 +228,13 @@ class ServiceRegistryClient(rpc.ServiceClient):
         self, request: _pb2.DiscoverServiceRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.DiscoverServiceResponse:
         """Call connectplugin.v1.ServiceRegistry/DiscoverService."""
-        return await self._unary("DiscoverService", request, _pb2.DiscoverServiceResponse, options)
+        return await self._unary("DiscoverService", request, _pb2.DiscoverServiceResponse, options, idempotent=True)
 
     def watch_service(
         self, request: _pb2.WatchServiceRequest, **options: Unpack[rpc.CallOptions]
     ) -> AbstractAsyncContextManager[rpc.ResponseStream[_pb2.WatchServiceEvent]]:
         """Call connectplugin.v1.ServiceRegistry/WatchService."""
-        return self._server_stream("WatchService", request, _pb2.WatchServiceEvent, options)
+        return self._server_stream("WatchService", request, _pb2.WatchServiceEvent, options, idempotent=True)
 
 
 class CapabilityBrokerService(rpc.Service):

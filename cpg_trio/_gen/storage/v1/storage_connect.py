@@ -78,7 +78,7 @@ class StorageASGIApplication(ConnectASGIApplication[Storage]):
                         service_name="storage.v1.Storage",
                         input=GetRequest,
                         output=GetResponse,
-                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        idempotency_level=IdempotencyLevel.NO_SIDE_EFFECTS,
                         stream_type=StreamType.UNARY,
                     ),
                     function=svc.get,
@@ -150,6 +150,7 @@ class StorageClient(ConnectClient):
         *,
         headers: Headers | Mapping[str, str] | None = None, 
         timeout_ms: int | None = None,
+        use_get: bool = False,
     ) -> GetResponse:
         return await self.execute_unary(
             request=request,
@@ -158,9 +159,10 @@ class StorageClient(ConnectClient):
                 service_name="storage.v1.Storage",
                 input=GetRequest,
                 output=GetResponse,
-                idempotency_level=IdempotencyLevel.UNKNOWN,
+                idempotency_level=IdempotencyLevel.NO_SIDE_EFFECTS,
                 stream_type=StreamType.UNARY,
             ),
             headers=headers,
             timeout_ms=timeout_ms,
+            use_get=use_get,
         )

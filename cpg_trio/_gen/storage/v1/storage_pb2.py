@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18storage/v1/storage.proto\x12\nstorage.v1\")\n\x0cStoreRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\" \n\rStoreResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"\x1a\n\nGetRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\"\x1a\n\x0bGetResponse\x12\x0b\n\x03url\x18\x01 \x01(\t2\x7f\n\x07Storage\x12<\n\x05Store\x12\x18.storage.v1.StoreRequest\x1a\x19.storage.v1.StoreResponse\x12\x36\n\x03Get\x12\x16.storage.v1.GetRequest\x1a\x17.storage.v1.GetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18storage/v1/storage.proto\x12\nstorage.v1\")\n\x0cStoreRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\" \n\rStoreResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"\x1a\n\nGetRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\"\x1a\n\x0bGetResponse\x12\x0b\n\x03url\x18\x01 \x01(\t2\x84\x01\n\x07Storage\x12<\n\x05Store\x12\x18.storage.v1.StoreRequest\x1a\x19.storage.v1.StoreResponse\x12;\n\x03Get\x12\x16.storage.v1.GetRequest\x1a\x17.storage.v1.GetResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storage.v1.storage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_STORAGE'].methods_by_name['Get']._loaded_options = None
+  _globals['_STORAGE'].methods_by_name['Get']._serialized_options = b'\220\002\001'
   _globals['_STOREREQUEST']._serialized_start=40
   _globals['_STOREREQUEST']._serialized_end=81
   _globals['_STORERESPONSE']._serialized_start=83
@@ -39,6 +41,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREQUEST']._serialized_end=143
   _globals['_GETRESPONSE']._serialized_start=145
   _globals['_GETRESPONSE']._serialized_end=171
-  _globals['_STORAGE']._serialized_start=173
-  _globals['_STORAGE']._serialized_end=300
+  _globals['_STORAGE']._serialized_start=174
+  _globals['_STORAGE']._serialized_end=306
 # @@protoc_insertion_point(module_scope)

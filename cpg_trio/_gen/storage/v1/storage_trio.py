@@ -54,4 +54,4 @@ class StorageClient(rpc.ServiceClient):
         self, request: _pb2.GetRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.GetResponse:
         """Call storage.v1.Storage/Get."""
-        return await self._unary("Get", request, _pb2.GetResponse, options)
+        return await self._unary("Get", request, _pb2.GetResponse, options, idempotent=True)

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x65\x63ho/v1/echo.proto\x12\x07\x65\x63ho.v1\")\n\x0b\x45\x63hoRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"*\n\x0c\x45\x63hoResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x1a\n\x0c\x43ountRequest\x12\n\n\x02to\x18\x01 \x01(\x05\"\x1f\n\rCountResponse\x12\x0e\n\x06number\x18\x01 \x01(\x05\"\x1c\n\nSumRequest\x12\x0e\n\x06number\x18\x01 \x01(\x05\"\x1a\n\x0bSumResponse\x12\x0b\n\x03sum\x18\x01 \x01(\x05\"\x1f\n\x0fHTTPChatRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\" \n\x10HTTPChatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xf5\x01\n\x0b\x45\x63hoService\x12\x33\n\x04\x45\x63ho\x12\x14.echo.v1.EchoRequest\x1a\x15.echo.v1.EchoResponse\x12\x38\n\x05\x43ount\x12\x15.echo.v1.CountRequest\x1a\x16.echo.v1.CountResponse0\x01\x12\x32\n\x03Sum\x12\x13.echo.v1.SumRequest\x1a\x14.echo.v1.SumResponse(\x01\x12\x43\n\x08HTTPChat\x12\x18.echo.v1.HTTPChatRequest\x1a\x19.echo.v1.HTTPChatResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x65\x63ho/v1/echo.proto\x12\x07\x65\x63ho.v1\")\n\x0b\x45\x63hoRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"*\n\x0c\x45\x63hoResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x1a\n\x0c\x43ountRequest\x12\n\n\x02to\x18\x01 \x01(\x05\"\x1f\n\rCountResponse\x12\x0e\n\x06number\x18\x01 \x01(\x05\"\x1c\n\nSumRequest\x12\x0e\n\x06number\x18\x01 \x01(\x05\"\x1a\n\x0bSumResponse\x12\x0b\n\x03sum\x18\x01 \x01(\x05\"\x1f\n\x0fHTTPChatRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\" \n\x10HTTPChatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xfa\x01\n\x0b\x45\x63hoService\x12\x33\n\x04\x45\x63ho\x12\x14.echo.v1.EchoRequest\x1a\x15.echo.v1.EchoResponse\x12=\n\x05\x43ount\x12\x15.echo.v1.CountRequest\x1a\x16.echo.v1.CountResponse\"\x03\x90\x02\x02\x30\x01\x12\x32\n\x03Sum\x12\x13.echo.v1.SumRequest\x1a\x14.echo.v1.SumResponse(\x01\x12\x43\n\x08HTTPChat\x12\x18.echo.v1.HTTPChatRequest\x1a\x19.echo.v1.HTTPChatResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'echo.v1.echo_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ECHOSERVICE'].methods_by_name['Count']._loaded_options = None
+  _globals['_ECHOSERVICE'].methods_by_name['Count']._serialized_options = b'\220\002\002'
   _globals['_ECHOREQUEST']._serialized_start=31
   _globals['_ECHOREQUEST']._serialized_end=72
   _globals['_ECHORESPONSE']._serialized_start=74
@@ -48,5 +50,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HTTPCHATRESPONSE']._serialized_start=270
   _globals['_HTTPCHATRESPONSE']._serialized_end=302
   _globals['_ECHOSERVICE']._serialized_start=305
-  _globals['_ECHOSERVICE']._serialized_end=550
+  _globals['_ECHOSERVICE']._serialized_end=555
 # @@protoc_insertion_point(module_scope)

@@ -66,7 +66,7 @@ class EchoServiceClient(rpc.ServiceClient):
         self, request: _pb2.CountRequest, **options: Unpack[rpc.CallOptions]
     ) -> AbstractAsyncContextManager[rpc.ResponseStream[_pb2.CountResponse]]:
         """Call echo.v1.EchoService/Count."""
-        return self._server_stream("Count", request, _pb2.CountResponse, options)
+        return self._server_stream("Count", request, _pb2.CountResponse, options, idempotent=True)
 
     async def sum(
         self, request: AsyncIterable[_pb2.SumRequest], **options: Unpack[rpc.CallOptions]

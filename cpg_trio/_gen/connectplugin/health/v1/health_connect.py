@@ -67,7 +67,7 @@ class HealthServiceASGIApplication(ConnectASGIApplication[HealthService]):
                         service_name="connectplugin.health.v1.HealthService",
                         input=HealthCheckRequest,
                         output=HealthCheckResponse,
-                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        idempotency_level=IdempotencyLevel.NO_SIDE_EFFECTS,
                         stream_type=StreamType.UNARY,
                     ),
                     function=svc.check,
@@ -78,7 +78,7 @@ class HealthServiceASGIApplication(ConnectASGIApplication[HealthService]):
                         service_name="connectplugin.health.v1.HealthService",
                         input=HealthCheckRequest,
                         output=HealthCheckResponse,
-                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        idempotency_level=IdempotencyLevel.IDEMPOTENT,
                         stream_type=StreamType.SERVER_STREAM,
                     ),
                     function=svc.watch,
@@ -127,6 +127,7 @@ class HealthServiceClient(ConnectClient):
         *,
         headers: Headers | Mapping[str, str] | None = None, 
         timeout_ms: int | None = None,
+        use_get: bool = False,
     ) -> HealthCheckResponse:
         return await self.execute_unary(
             request=request,
@@ -135,11 +136,12 @@ class HealthServiceClient(ConnectClient):
                 service_name="connectplugin.health.v1.HealthService",
                 input=HealthCheckRequest,
                 output=HealthCheckResponse,
-                idempotency_level=IdempotencyLevel.UNKNOWN,
+                idempotency_level=IdempotencyLevel.NO_SIDE_EFFECTS,
                 stream_type=StreamType.UNARY,
             ),
             headers=headers,
             timeout_ms=timeout_ms,
+            use_get=use_get,
         )
     def watch(
         self,
@@ -158,7 +160,7 @@ class HealthServiceClient(ConnectClient):
                 service_name="connectplugin.health.v1.HealthService",
                 input=HealthCheckRequest,
                 output=HealthCheckResponse,
-                idempotency_level=IdempotencyLevel.UNKNOWN,
+                idempotency_level=IdempotencyLevel.IDEMPOTENT,
                 stream_type=StreamType.SERVER_STREAM,
             ),
             headers=headers,

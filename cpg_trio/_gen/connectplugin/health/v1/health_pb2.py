@@ -24,13 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$connectplugin/health/v1/health.proto\x12\x17\x63onnectplugin.health.v1\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"M\n\x13HealthCheckResponse\x12\x36\n\x06status\x18\x01 \x01(\x0e\x32&.connectplugin.health.v1.ServingStatus*\x8f\x01\n\rServingStatus\x12\x1e\n\x1aSERVING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATUS_SERVING\x10\x01\x12\x1e\n\x1aSERVING_STATUS_NOT_SERVING\x10\x02\x12\"\n\x1eSERVING_STATUS_SERVICE_UNKNOWN\x10\x03\x32\xd9\x01\n\rHealthService\x12\x62\n\x05\x43heck\x12+.connectplugin.health.v1.HealthCheckRequest\x1a,.connectplugin.health.v1.HealthCheckResponse\x12\x64\n\x05Watch\x12+.connectplugin.health.v1.HealthCheckRequest\x1a,.connectplugin.health.v1.HealthCheckResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$connectplugin/health/v1/health.proto\x12\x17\x63onnectplugin.health.v1\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"M\n\x13HealthCheckResponse\x12\x36\n\x06status\x18\x01 \x01(\x0e\x32&.connectplugin.health.v1.ServingStatus*\x8f\x01\n\rServingStatus\x12\x1e\n\x1aSERVING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATUS_SERVING\x10\x01\x12\x1e\n\x1aSERVING_STATUS_NOT_SERVING\x10\x02\x12\"\n\x1eSERVING_STATUS_SERVICE_UNKNOWN\x10\x03\x32\xe3\x01\n\rHealthService\x12g\n\x05\x43heck\x12+.connectplugin.health.v1.HealthCheckRequest\x1a,.connectplugin.health.v1.HealthCheckResponse\"\x03\x90\x02\x01\x12i\n\x05Watch\x12+.connectplugin.health.v1.HealthCheckRequest\x1a,.connectplugin.health.v1.HealthCheckResponse\"\x03\x90\x02\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'connectplugin.health.v1.health_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_HEALTHSERVICE'].methods_by_name['Check']._loaded_options = None
+  _globals['_HEALTHSERVICE'].methods_by_name['Check']._serialized_options = b'\220\002\001'
+  _globals['_HEALTHSERVICE'].methods_by_name['Watch']._loaded_options = None
+  _globals['_HEALTHSERVICE'].methods_by_name['Watch']._serialized_options = b'\220\002\002'
   _globals['_SERVINGSTATUS']._serialized_start=184
   _globals['_SERVINGSTATUS']._serialized_end=327
   _globals['_HEALTHCHECKREQUEST']._serialized_start=65
@@ -38,5 +42,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEALTHCHECKRESPONSE']._serialized_start=104
   _globals['_HEALTHCHECKRESPONSE']._serialized_end=181
   _globals['_HEALTHSERVICE']._serialized_start=330
-  _globals['_HEALTHSERVICE']._serialized_end=547
+  _globals['_HEALTHSERVICE']._serialized_end=557
 # @@protoc_insertion_point(module_scope)

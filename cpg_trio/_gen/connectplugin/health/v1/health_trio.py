@@ -48,10 +48,10 @@ class HealthServiceClient(rpc.ServiceClient):
         self, request: _pb2.HealthCheckRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.HealthCheckResponse:
         """Call connectplugin.health.v1.HealthService/Check."""
-        return await self._unary("Check", request, _pb2.HealthCheckResponse, options)
+        return await self._unary("Check", request, _pb2.HealthCheckResponse, options, idempotent=True)
 
     def watch(
         self, request: _pb2.HealthCheckRequest, **options: Unpack[rpc.CallOptions]
     ) -> AbstractAsyncContextManager[rpc.ResponseStream[_pb2.HealthCheckResponse]]:
         """Call connectplugin.health.v1.HealthService/Watch."""
-        return self._server_stream("Watch", request, _pb2.HealthCheckResponse, options)
+        return self._server_stream("Watch", request, _pb2.HealthCheckResponse, options, idempotent=True)
