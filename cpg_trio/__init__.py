@@ -20,6 +20,12 @@ from ._version import __version__ as __version__
 TYPE_CHECKING = False  # to import typing would be a tenth of the time of `check`
 
 if TYPE_CHECKING:
+    from .calls import (
+        Breaking as Breaking,
+        CallPolicy as CallPolicy,
+        Concurrency as Concurrency,
+        Retry as Retry,
+    )
     from .host import (
         Enrolment as Enrolment,
         Host as Host,
@@ -40,14 +46,21 @@ if TYPE_CHECKING:
     )
     from .plugin import (
         Dependency as Dependency,
+        DependencyState as DependencyState,
         HealthState as HealthState,
         Plugin as Plugin,
         PluginConfig as PluginConfig,
+        PluginStoppedError as PluginStoppedError,
         Provider as Provider,
         RefusedError as RefusedError,
     )
     from .process import run as run
-    from .rpc import Code as Code, ConnectError as ConnectError, Interceptor as Interceptor
+    from .rpc import (
+        Code as Code,
+        ConnectError as ConnectError,
+        Fault as Fault,
+        Interceptor as Interceptor,
+    )
 
 _ROOMS = {
     "host": {
@@ -62,8 +75,18 @@ _ROOMS = {
         "RateLimits",
         "Selection",
     },
-    "plugin": {"Dependency", "HealthState", "Plugin", "PluginConfig", "Provider", "RefusedError"},
-    "rpc": {"Code", "ConnectError", "Interceptor"},
+    "plugin": {
+        "Dependency",
+        "DependencyState",
+        "HealthState",
+        "Plugin",
+        "PluginConfig",
+        "PluginStoppedError",
+        "Provider",
+        "RefusedError",
+    },
+    "calls": {"Breaking", "CallPolicy", "Concurrency", "Retry"},
+    "rpc": {"Code", "ConnectError", "Fault", "Interceptor"},
     "http": {"BindError", "ServeConfig", "StartError", "TlsConfig"},
     "process": {"run"},
 }

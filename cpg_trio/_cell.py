@@ -36,6 +36,11 @@ class Cell(Generic[T]):
         self._wake()
         return True
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
     def close(self) -> None:
         """End every reader, once it has had the newest value."""
         self._closed = True

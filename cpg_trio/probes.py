@@ -24,11 +24,20 @@ WhyNot: TypeAlias = Callable[[], str]
 
 
 class Probes:
-    """The ASGI application on `PATHS`. Each probe calls `not_ready` or `not_started`."""
+    """The ASGI application on `PATHS`. Each probe calls `not_ready` or `not_started`.
 
-    def __init__(self, not_ready: WhyNot, not_started: WhyNot | None = None) -> None:
+    `ready` returns the text of a readiness probe that succeeds.
+    """
+
+    def __init__(
+        self,
+        not_ready: WhyNot,
+        not_started: WhyNot | None = None,
+        ready: Callable[[], str] = lambda: "ready",
+    ) -> None:
         self._not_ready = not_ready
         self._not_started = not_started or not_ready
+        self._ready = ready
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer one probe."""
@@ -36,7 +45,7 @@ class Probes:
             case "/healthz":
                 await send_text(send, 200, "ok")
             case "/readyz":
-                await _answer(send, "ready", self._not_ready())
+                await _answer(send, self._ready(), self._not_ready())
             case _:
                 await _answer(send, "OK", self._not_started())
 

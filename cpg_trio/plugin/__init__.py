@@ -2,12 +2,16 @@
 
 Each module uses those above it:
 
+    _host_link       whether the host can be reached
     _host_time       the time by the host's clock
     _session         the handshake, the addresses of the host, and the calls that prove an identity
     _redirecting     the base of clients that decide where a request goes
     _recording       the records of the calls that the plugin makes
     direct           calls without the host in between
-    dependency       a service that is required, and its provider now
+    _pace            the wait after calls that have failed
+    _reason_log      what the log says of a dependency
+    _calling         the calls of a dependency
+    dependency       a service that is required: its providers, its state, its clients
     capability       what the plugin's host offers, and the grant to use it
     _websocket       a websocket whose connection is closed with its block
     discovery        learns of providers: by websocket, by stream, or by asking
@@ -37,4 +41,9 @@ from cpg_trio.plugin._plugin import Middleware as Middleware, Plugin as Plugin
 from cpg_trio.plugin._retry import RefusedError as RefusedError
 from cpg_trio.plugin._session import Provider as Provider
 from cpg_trio.plugin.capability import Capability as Capability
-from cpg_trio.plugin.dependency import Dependency as Dependency
+from cpg_trio.plugin.dependency import (
+    Dependency as Dependency,
+    DependencyState as DependencyState,
+    PluginStoppedError as PluginStoppedError,
+    ProviderState as ProviderState,
+)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.call_record import Calls
+from cpg_trio.plugin._host_link import HostLink
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
 
@@ -35,9 +38,21 @@ class Declaration:
     provided: dict[str, Provided] = attrs.field(factory=dict)
     dependencies: dict[str, Dependency] = attrs.field(factory=dict)
     capabilities: list[Capability] = attrs.field(factory=list)
+    link: HostLink = attrs.field(factory=HostLink)
+    """The plugin's link to its host, of which its dependencies know."""
     served: Calls = attrs.field(factory=Calls)
     """The calls that the plugin answers. A call is recorded if somebody listens."""
     own_health: Cell[tuple[pb.HealthState, str]] = attrs.field(
         factory=lambda: Cell((pb.HEALTH_STATE_HEALTHY, ""))
     )
     """State and reason, without regard to the dependencies."""
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """The required services that have no provider, each with words for it."""
+        required = [each for each in self.dependencies.values() if each.required]
+        return {
+            each.service_type: f"waiting for {each.service_type}" + (f": {why}" if why else "")
+            for each in required
+            if (why := each.missing) is not None
+        }

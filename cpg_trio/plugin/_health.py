@@ -13,6 +13,8 @@ from cpg_trio.plugin.direct import report_of
 
 _T = TypeVar("_T")
 
+_MAX_REASON = 500  # characters, of which a host takes at least twice as many bytes
+
 
 class Health:
     """The health of a plugin. `report` is what its host is told, and changes while `follow` runs."""
@@ -26,7 +28,7 @@ class Health:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow, self._declared.own_health)
             for dependency in self._declared.dependencies.values():
-                nursery.start_soon(self._follow, dependency.changes)
+                nursery.start_soon(self._follow, dependency.states)
 
     def with_direct_calls(self) -> pb.ReportHealthRequest:
         """Return the report, with the counts of calls that did not go through the host."""
@@ -41,10 +43,8 @@ class Health:
 
     def _current(self) -> pb.ReportHealthRequest:
         state, reason = self._declared.own_health.value
-        missing = [
-            d.service_type for d in self._declared.dependencies.values() if d.required and not d.available
-        ]
+        missing = self._declared.missing
         if missing and state != pb.HEALTH_STATE_UNHEALTHY:
             state = pb.HEALTH_STATE_DEGRADED
-            reason = "; ".join(filter(None, [reason, f"waiting for {', '.join(missing)}"]))
+            reason = "; ".join(filter(None, [reason, *missing.values()]))[:_MAX_REASON]
         return pb.ReportHealthRequest(state=state, reason=reason, unavailable_dependencies=missing)

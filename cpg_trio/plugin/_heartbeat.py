@@ -11,6 +11,7 @@ import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.http import ConnectFailedError
 from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._host_time import HostTime
 from cpg_trio.plugin._retry import LOG_AGAIN_S, Backoff
@@ -63,6 +64,8 @@ class Heartbeat:
                 if error.code == Code.UNAUTHENTICATED:
                     session.void.set()
                     return
+                if isinstance(error.__cause__, ConnectFailedError):
+                    session.link.unreachable(error.message)
                 self._changes.host_lost(session.host_url, error.message)
                 wait_s = min(wait_s, backoff.next_s())
             else:
@@ -74,6 +77,7 @@ class Heartbeat:
         began, answer = _clock.current_time(), ResponseMetadata()
         report = self._health.with_direct_calls()
         await session.lifecycle.report_health(report, timeout_s=timeout_s, metadata=answer)
+        session.link.heard()
         session.lease_ends = began + session.lease_s
         session.check_host(answer.headers.get(wire.HOST_ID_HEADER, ""))
         session.time.update(answer.headers.get("date", ""), began)

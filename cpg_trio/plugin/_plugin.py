@@ -10,6 +10,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
+from cpg_trio.calls import CallPolicy
 from cpg_trio.logs import log_source
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration, Provided
@@ -17,6 +18,7 @@ from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application, checked_interceptors
+from cpg_trio.versions import Requirement
 
 Middleware: TypeAlias = Callable[[App], App]
 
@@ -87,13 +89,17 @@ class Plugin:
         self,
         service_type: str,
         *,
+        version: str = "",
         min_version: str = "",
         required: bool = True,
+        policy: CallPolicy | None = None,
         interceptors: Iterable[Interceptor] = (),
     ) -> Dependency:
         """Require a service. Unless `required` is false, the plugin is DEGRADED while there is no provider.
 
-        The calls of its clients pass the `interceptors`, the first one first.
+        `version` is a range of versions that count, in the comparisons of PEP 440 (`>=1.2,<2`, see
+        `versions`); those before `min_version` do not count either. `policy` says how its calls are balanced,
+        bounded, and treated when they fail. `interceptors` see the calls of all its clients.
 
         Raises: wire.InvalidError for a type or version that is not valid; ValueError for a type that is
         required already; TypeError for what is no interceptor; RuntimeError while the plugin runs.
@@ -101,8 +107,15 @@ class Plugin:
         self._check_open("require")
         if service_type in self._declared.dependencies:
             raise ValueError(f"{service_type} is required already")
+        requirement = Requirement.parse(min_version, version)
         dependency = Dependency(
-            self._declared.self_id, service_type, min_version, required=required, interceptors=interceptors
+            self._declared.self_id,
+            service_type,
+            requirement,
+            required=required,
+            interceptors=interceptors,
+            policy=policy,
+            link=self._declared.link,
         )
         self._declared.dependencies[service_type] = dependency
         return dependency

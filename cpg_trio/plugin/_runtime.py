@@ -38,7 +38,7 @@ from cpg_trio.plugin._token_renewal import keep_renewed, renew
 from cpg_trio.plugin.direct import RequestPace
 from cpg_trio.plugin.discovery import follow
 from cpg_trio.probes import Probes, probe_port
-from cpg_trio.rpc import ConnectError
+from cpg_trio.rpc import ConnectError, ResponseMetadata
 from cpg_trio.tracing import Tracing, tracing
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -67,7 +67,7 @@ async def run(
         max_total=most_connections(),
     )
     state = PluginState(declared, config, pool)
-    probes = Probes(state.why_not_ready, state.why_not_started)
+    probes = Probes(state.why_not_ready, state.why_not_started, state.how_ready)
     try:
         async with (
             _tracing(declared) as state.traces,
@@ -112,10 +112,14 @@ async def _stay_until_stopped(state: PluginState, addresses: Addresses, stop: tr
         async with open_plain_nursery() as nursery:
             nursery.start_soon(_set_with, stop, state.stopping)
             nursery.start_soon(state.health.follow)
+            for dependency in state.declared.dependencies.values():
+                nursery.start_soon(dependency.keep)
             nursery.start_soon(_stay_registered, state, addresses, registrations)
             await state.stopping.wait()
+            state.declared.link.stop()
             nursery.cancel_scope.cancel()
     except StartError:
+        state.declared.link.stop()
         await registrations.leave(state.end_session())
         raise
     await registrations.leave(state.end_session())
@@ -141,6 +145,7 @@ async def _stay_registered(state: PluginState, addresses: Addresses, registratio
         session.void.set()
         _log.warning("%s: the host does not know %s any more", state.declared.self_id, session.runtime_id)
         state.end_session()
+        state.declared.link.lose()
         registrations.forget(session)
         # A host that has lost one plugin has lost all, and they should not return at the same moment.
         await backoff.wait(random.uniform(0, session.heartbeat_s * _RETURN_SPREAD))  # noqa: S311
@@ -157,11 +162,24 @@ async def _open_session(state: PluginState, addresses: Addresses, before: Sessio
     session = await retry_until_done(
         self_id,
         f"reach the host at {host_url}",
-        partial(handshake, host_url, state.pool, state.introduction, before, state.config.socket_dir),
+        partial(_shake_hands, state, host_url, before),
     )
     through = "" if session.addresses == BY_URL else f" through {session.addresses[0]}"
     _log.info("%s is %s on %s%s", self_id, session.runtime_id, host_url, through)
     return session
+
+
+async def _shake_hands(
+    state: PluginState, host_url: str, before: Session | None, metadata: ResponseMetadata
+) -> Session:
+    """Return a session of a new handshake. Raises: ConnectError."""
+    try:
+        return await handshake(
+            host_url, state.pool, state.introduction, before, state.config.socket_dir, metadata
+        )
+    except ConnectError as error:
+        state.declared.link.unreachable(error.message)
+        raise
 
 
 async def _learn_intervals(state: PluginState, session: Session) -> None:

@@ -27,6 +27,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
 )
 from cpg_trio._version import __version__
 from cpg_trio.http import UNIX, Pool
+from cpg_trio.plugin._host_link import HostLink
 from cpg_trio.plugin._host_time import HostTime
 from cpg_trio.rpc import (
     ClientConfig,
@@ -173,6 +174,8 @@ class Session:
     """Until when the last report to reach the host keeps the plugin registered, on `_clock.current_time`."""
     time: HostTime = attrs.field(factory=HostTime, repr=False)
     """The time by the clock of the host, which dates what it signs."""
+    link: HostLink = attrs.field(factory=HostLink, repr=False)
+    """What is known of the way to the host: the plugin's, from when it uses the session."""
     void: trio.Event = attrs.field(factory=trio.Event, repr=False)
     """Set when it turns out that the host does not know the identity any more."""
     headers: Mapping[str, str] = attrs.field(init=False, repr=False)
@@ -263,6 +266,21 @@ class Provider:
     def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool = False) -> Provider:
         """Return the provider at an endpoint."""
         return cls(endpoint.provider_id, endpoint.version, degraded, session, endpoint.endpoint_url)
+
+
+@attrs.frozen
+class ProviderSet:
+    """The providers of a service that get calls, as the host tells of them in a session."""
+
+    providers: Mapping[str, Provider] = attrs.field(factory=dict)
+    """By runtime id, in the host's order."""
+    reason: str = ""
+    """Why there is none, in the host's words; empty if it does not say."""
+
+    @classmethod
+    def of(cls, *providers: Provider) -> ProviderSet:
+        """Return the set of these providers."""
+        return cls({provider.runtime_id: provider for provider in providers})
 
 
 async def handshake(

@@ -27,6 +27,7 @@ class PluginState:
 
     def __init__(self, declared: Declaration, config: PluginConfig, pool: Pool) -> None:
         self.declared = declared
+        declared.link.start()
         self.config = config
         self.pool = pool
         self.introduction = Introduction(
@@ -51,6 +52,7 @@ class PluginState:
     def begin_session(self, session: Session) -> None:
         """Take a session that a handshake or a managing host has given."""
         self.session = self.last_session = session
+        self.declared.link.begin(session)
         self.traces.identify(session.runtime_id)
         for capability in self.declared.capabilities:
             capability.begin(session)
@@ -68,6 +70,7 @@ class PluginState:
 
     def forget(self) -> None:
         """Leave nothing of this run in the declaration, which may be served again."""
+        self.declared.link.end()
         for dependency in self.declared.dependencies.values():
             dependency.forget()
         for capability in self.declared.capabilities:
@@ -86,6 +89,10 @@ class PluginState:
     def why_not_started(self) -> str:
         """Return why the startup probe fails; empty if it succeeds."""
         return "no handshake with a host yet" if self.last_session is None else ""
+
+    def how_ready(self) -> str:
+        """Return what the readiness probe says while it succeeds."""
+        return ", ".join(["ready", *self.declared.missing.values()])
 
     def why_not_ready(self) -> str:
         """Return why the readiness probe fails; empty if it succeeds."""

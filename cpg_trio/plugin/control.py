@@ -94,7 +94,7 @@ class PluginInfo(PluginIdentityService):
 def _required(dependency: Dependency) -> pb.ServiceDependency:
     return pb.ServiceDependency(
         type=dependency.service_type,
-        min_version=dependency.min_version,
+        min_version=dependency.requirement.min_version,
         required_for_startup=dependency.required,
         watch_for_changes=True,
     )

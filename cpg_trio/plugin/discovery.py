@@ -21,9 +21,9 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http import NotSentError
+from cpg_trio.http import ConnectFailedError, NotSentError
 from cpg_trio.plugin._retry import Backoff, retry_after_s
-from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
@@ -97,6 +97,8 @@ class _Socket:
             except _BROKEN as error:
                 _log.debug("the websocket broke: %r", error)
                 tries_left -= not isinstance(error, NotSentError)
+                if isinstance(error, ConnectFailedError):
+                    self._session.link.unreachable(str(error))
             await self._backoff.wait(asked_s)
 
     async def _connect(self) -> None:
@@ -112,6 +114,7 @@ class _Socket:
         )
         async with opening as socket, open_plain_nursery() as nursery:
             self._was_open = True
+            session.link.heard()
             session.check_host(_texts(socket.handshake_headers).get(wire.HOST_ID_HEADER.lower(), ""))
             await socket.send_message(self._request())
             nursery.start_soon(self._ping, socket)
@@ -120,7 +123,11 @@ class _Socket:
 
     def _request(self) -> bytes:
         subscriptions = [
-            pb.WatchSubscription(service_type=d.service_type, min_version=d.min_version)
+            pb.WatchSubscription(
+                service_type=d.service_type,
+                min_version=d.requirement.min_version,
+                version_range=d.requirement.version_range.text,
+            )
             for d in self._dependencies.values()
         ]
         return pb.WatchRequest(subscribe=subscriptions).SerializeToString()
@@ -132,6 +139,7 @@ class _Socket:
                 await trio.sleep(self._session.heartbeat_s)
                 with trio.fail_after(self._session.heartbeat_s):
                     await socket.ping()
+                self._session.link.heard()
 
     def _take(self, update: pb.WatchUpdate) -> None:
         for runtime_id in update.gone:
@@ -139,7 +147,10 @@ class _Socket:
                 dependency.direct.gone(runtime_id)
         for event in update.events:
             if (followed := self._dependencies.get(event.service_type)) is not None:
-                followed.update(self._session, _provider(self._session, event))
+                followed.update(self._session, _providers(self._session, event))
+        for refusal in update.refusals:
+            if (refused := self._dependencies.get(refusal.service_type)) is not None:
+                refused.update(self._session, ProviderSet(reason=refusal.message))
 
 
 def _texts(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
@@ -198,22 +209,22 @@ class _Stream:
                 raise
 
     async def _take_event(self, event: pb.WatchServiceEvent) -> None:
-        provider = _provider(self._session, event)
+        told = _providers(self._session, event)
         # A stream tells of one provider, of any version. If that is too old, there may be another one.
-        self._polling = provider is not None and not self._dependency.suits(provider)
+        self._polling = not all(map(self._dependency.suits, told.providers.values()))
         if self._polling:
             await self._discover()
         else:
-            self._take(self._next(), provider)
+            self._take(self._next(), told)
 
     def _next(self) -> int:
         self._last_number += 1
         return self._last_number
 
-    def _take(self, number: int, provider: Provider | None) -> None:
+    def _take(self, number: int, told: ProviderSet) -> None:
         if number > self._taken_number:
             self._taken_number = number
-            self._dependency.update(self._session, provider)
+            self._dependency.update(self._session, told)
 
     async def _poll(self) -> None:
         while True:
@@ -224,20 +235,23 @@ class _Stream:
     async def _discover(self) -> None:
         """Request a provider that is new enough."""
         request = pb.DiscoverServiceRequest(
-            service_type=self._dependency.service_type, min_version=self._dependency.min_version
+            service_type=self._dependency.service_type,
+            min_version=self._dependency.requirement.min_version,
+            version_range=self._dependency.requirement.version_range.text,
         )
         number = self._next()
         try:
             found = await self._session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
         except ConnectError as error:
             if error.code == Code.NOT_FOUND:
-                self._take(number, None)
+                self._take(number, ProviderSet(reason=error.message))
         else:
-            self._take(number, Provider.at(self._session, found.endpoint))
+            self._take(number, ProviderSet.of(Provider.at(self._session, found.endpoint)))
 
 
-def _provider(session: Session, event: pb.WatchServiceEvent) -> Provider | None:
-    """Return the provider that an event tells of, None if the service is unavailable."""
+def _providers(session: Session, event: pb.WatchServiceEvent) -> ProviderSet:
+    """Return what an event tells: one provider, or none."""
     if event.state == pb.SERVICE_STATE_UNAVAILABLE:
-        return None
-    return Provider.at(session, event.endpoint, degraded=event.state == pb.SERVICE_STATE_DEGRADED)
+        return ProviderSet(reason=event.reason)
+    degraded = event.state == pb.SERVICE_STATE_DEGRADED
+    return ProviderSet.of(Provider.at(session, event.endpoint, degraded=degraded))

@@ -33,8 +33,8 @@ async def main(stop: trio.Event) -> None:
 
 async def _tell_losses(name: str, logger: Dependency, stop: trio.Event) -> None:
     await logger.wait_available()
-    async for provider in logger.changes.reader():
-        if provider is None and not stop.is_set():
+    async for state in logger.changes():
+        if not state.providers and not stop.is_set():
             _log.info("%s has lost logger", name)
 
 

@@ -17,7 +17,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
 from cpg_trio.plugin import Plugin, PluginConfig, Provider
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._session import ProviderSet, Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -120,8 +120,8 @@ async def test_calls_move_to_another_provider_when_theirs_goes() -> None:
             await echo.wait_available()
             await client.echo(EchoRequest())
         with trio.fail_after(10):
-            async for provider in echo.changes.reader():
-                if provider and provider.runtime_id.startswith("second"):
+            async for state in echo.changes():
+                if state.available and state.providers[0].id.startswith("second"):
                     break
         assert (await client.echo(EchoRequest(text="still"))).text == "still"
 
@@ -277,8 +277,8 @@ async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(vir
                     provider = await echo.wait_available()
                 assert provider.version == "2.0.0"
             with trio.fail_after(10):
-                async for found in echo.changes.reader():
-                    if found is None:
+                async for state in echo.changes():
+                    if not state.available:
                         break
 
 
@@ -289,10 +289,11 @@ async def test_a_provider_that_is_degraded_is_known_to_be() -> None:
         with trio.fail_after(10):
             await echo.wait_available()
             provider.set_health(pb.HEALTH_STATE_DEGRADED, "slow disk")
-            async for _ in echo.changes.reader():
-                if echo.degraded:
+            async for state in echo.changes():
+                if state.degraded:
                     break
-        assert echo.available
+        assert state.available
+        assert echo.degraded
 
 
 async def test_a_dependency_is_followed_across_a_restart_of_the_host(virtual_time: MockClock) -> None:
@@ -323,8 +324,11 @@ async def test_a_dependency_is_not_available_while_the_plugin_has_lost_its_host(
     echo = Plugin("caller", version="1.0.0").require("echo")
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
-    echo.update(old, Provider.at(old, endpoint, degraded=False))
+    echo.link.begin(old)
+    echo.update(old, ProviderSet.of(Provider.at(old, endpoint)))
+    assert echo.states.value.available
     old.void.set()
+    assert not echo.available
     with pytest.raises(ConnectError, match="registering with its host anew"):
         echo.callable_provider()
     found: list[Provider] = []
@@ -336,7 +340,9 @@ async def test_a_dependency_is_not_available_while_the_plugin_has_lost_its_host(
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         assert not found
-        echo.update(new, Provider.at(new, endpoint, degraded=False))
+        echo.link.begin(new)
+        assert not found
+        echo.update(new, ProviderSet.of(Provider.at(new, endpoint)))
     assert found == [echo.provider]
 
 
@@ -354,8 +360,8 @@ async def test_a_call_with_an_identity_that_has_ended_is_unavailable_and_gets_th
                 await client.echo(EchoRequest())
             assert caught.value.code == Code.UNAVAILABLE
             with trio.fail_after(10):
-                async for now in echo.changes.reader():
-                    if now is not None and now.session != provider.session:
+                async for told in echo.providers.reader():
+                    if any(now.session != provider.session for now in told.values()):
                         break
             assert (await client.echo(EchoRequest(text="again"))).text == "again"
         assert not echo.available

@@ -27,7 +27,7 @@ from cpg_trio.asgi import (
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
-from cpg_trio.plugin._session import Session
+from cpg_trio.plugin._session import ProviderSet, Session
 from cpg_trio.plugin.discovery import _settle, follow
 from tests.host.calls import WATCH
 from tests.http.apps import served
@@ -57,7 +57,7 @@ def needy(*service_types: str, min_version: str = "") -> tuple[Plugin, list[Depe
 
 async def heard(dependency: Dependency, condition: Callable[[Dependency], object]) -> None:
     with trio.fail_after(20):
-        async for _ in dependency.changes.reader():
+        async for _ in dependency.changes():
             if condition(dependency):
                 return
 
@@ -369,8 +369,8 @@ async def test_no_plugin_sees_its_dependency_go_while_a_host_is_replaced_that_re
     providers: list[str | None] = []
 
     async def look() -> None:
-        async for provider in echo.changes.reader():
-            providers.append(provider.runtime_id if provider else None)
+        async for told in echo.providers.reader():
+            providers.append(next(iter(told), None))
 
     async with plugged(plugin, url), plugged(echo_plugin(), url), trio.open_nursery() as nursery:
         async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
@@ -393,16 +393,16 @@ async def test_a_provider_that_does_not_return_to_a_new_host_is_dropped_after_a_
     _, (echo,) = needy("echo")
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
-    echo.update(old, Provider.at(old, endpoint, degraded=False))
+    echo.update(old, ProviderSet.of(Provider.at(old, endpoint)))
     old.void.set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_settle, new, [echo])
         await wait_all_tasks_blocked()
-        echo.update(new, None)  # the new host does not know it yet
-        assert echo.available
+        echo.update(new, ProviderSet(reason="nobody is there"))  # the new host does not know it yet
+        assert echo.missing is None
         await trio.sleep(2 * new.heartbeat_s - 0.1)
-        assert echo.available
-    assert not echo.available
+        assert echo.missing is None
+    assert echo.missing == "nobody is there"
 
 
 async def test_what_a_new_host_tells_of_a_provider_counts_at_once() -> None:
@@ -410,11 +410,11 @@ async def test_what_a_new_host_tells_of_a_provider_counts_at_once() -> None:
     old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
     for session, provider_id in ((old, "echo-1"), (new, "echo-2")):
         endpoint = pb.ServiceEndpoint(provider_id=provider_id, version="1.0.0", endpoint_url="/")
-        echo.update(session, Provider.at(session, endpoint, degraded=False))
+        echo.update(session, ProviderSet.of(Provider.at(session, endpoint)))
         assert echo.provider
         assert echo.provider.runtime_id == provider_id
-    echo.update(new, None)
-    assert not echo.available
+    echo.update(new, ProviderSet())
+    assert echo.provider is None
 
 
 def frames(*messages: tuple[int, bytes]) -> bytes:

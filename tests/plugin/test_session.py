@@ -95,7 +95,7 @@ async def test_a_plugin_comes_back_to_a_host_that_has_restarted_and_takes_any_he
             before = await echo.wait_available()
             host.forget()
             await eventually(lambda: provides(host, "echo"))
-            async for now in echo.changes.reader():
-                if now is not None and now.runtime_id != before.runtime_id:
+            async for state in echo.changes():
+                if state.available and state.providers[0].id != before.runtime_id:
                     break
         assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
