@@ -14,7 +14,17 @@ from cpg_trio import wire
 from cpg_trio._cell import Cell
 from cpg_trio._lines import one_line
 from cpg_trio.call_record import Calls
-from cpg_trio.calls import BreakerState, CallPolicy, Group, InFlight
+from cpg_trio.calls import (
+    BreakerLog,
+    BreakerState,
+    CallCounts,
+    CallPolicy,
+    DependencyStatistics,
+    Group,
+    InFlight,
+    RetryBudget,
+    statistics_of,
+)
 from cpg_trio.http import Pool
 from cpg_trio.plugin._calling import ToProvider
 from cpg_trio.plugin._host_link import HostLink
@@ -107,6 +117,8 @@ class Dependency:
         self.group: Group[Provider] = Group(service_type, self.policy)
         """The providers, and how calls to them have ended."""
         self.in_flight = InFlight(service_type, self.policy.concurrency)
+        self.budget = RetryBudget(self.policy.retry.budget)
+        self.counts = CallCounts()
         self.providers: Cell[Mapping[str, Provider]] = Cell({})
         """The providers that the host tells of, by runtime id, for tasks to wait on."""
         self.calls = Calls()
@@ -120,6 +132,7 @@ class Dependency:
         self.states: Cell[DependencyState] = Cell(self._state())
         """Its states, for tasks to wait on. Closed when the plugin stops; another one when it runs again."""
         self.link.changes.add(self._look)
+        self.group.ejections.changes.add(BreakerLog(owner, service_type))
         self.group.ejections.changes.add(self._look)
 
     # What is known
@@ -191,6 +204,10 @@ class Dependency:
         """
         self._look()
         return self.states.reader()
+
+    def statistics(self) -> DependencyStatistics:
+        """Return what its calls have come to, in all and by provider."""
+        return statistics_of(self.group, self.counts, self.budget, self.in_flight)
 
     # Calls
 
