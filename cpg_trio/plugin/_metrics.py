@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from operator import attrgetter
 
 import attrs
 from prometheus_client.metrics_core import Metric
@@ -13,6 +15,7 @@ from cpg_trio import _clock
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.calls import BreakerState, DependencyStatistics
 from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, counters, gauges, metrics_port
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.states import State
@@ -23,6 +26,17 @@ _STATES = {
     pb.HEALTH_STATE_DEGRADED: State.DEGRADED,
     pb.HEALTH_STATE_UNHEALTHY: State.UNHEALTHY,
 }
+
+_COUNTED = (
+    ("ejections", "How often the breaker of a provider has opened.", attrgetter("ejections")),
+    ("retries", "How often a call was sent again.", attrgetter("retries")),
+    (
+        "retries_refused",
+        "How often it was not, as the retry budget was spent.",
+        attrgetter("retries_refused"),
+    ),
+    ("calls_refused", "Calls that were refused, as too many were in flight.", attrgetter("refused")),
+)
 
 
 @asynccontextmanager
@@ -75,6 +89,7 @@ class PluginMetrics(Collector):
                 for each in state.declared.dependencies.values()
             ],
         )
+        yield from _of_calls([each.statistics() for each in state.declared.dependencies.values()])
         health = _STATES.get(state.health.report.value.state, State.HEALTHY)
         yield from gauges(
             "cpg_trio_health",
@@ -103,4 +118,32 @@ class PluginMetrics(Collector):
             "Health reports that the host has not accepted.",
             (),
             [((), state.heartbeats.failed)],
+        )
+
+
+def _of_calls(dependencies: Sequence[DependencyStatistics]) -> Iterator[Metric]:
+    """Yield what dependencies tell of their calls: by service, as runtime ids are without a bound."""
+    states = {each.service_type: Counter(p.state for p in each.providers) for each in dependencies}
+    yield from gauges(
+        "cpg_trio_dependency_providers",
+        "Providers of a required service, by the state of their breaker.",
+        ("service", "breaker"),
+        [
+            ((service, state.value), counts[state])
+            for service, counts in states.items()
+            for state in BreakerState
+        ],
+    )
+    yield from gauges(
+        "cpg_trio_dependency_calls_waiting",
+        "Calls that wait for one of those in flight to end.",
+        ("service",),
+        [((each.service_type,), each.waiting) for each in dependencies],
+    )
+    for name, documentation, field in _COUNTED:
+        yield from counters(
+            f"cpg_trio_dependency_{name}",
+            documentation,
+            ("service",),
+            [((each.service_type,), field(each)) for each in dependencies],
         )

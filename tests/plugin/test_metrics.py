@@ -10,6 +10,7 @@ import httpx
 import pytest
 import trio
 
+from cpg_trio.calls import Outcome
 from cpg_trio.host import Host
 from cpg_trio.plugin import Dependency, Plugin
 from cpg_trio.rpc import ConnectError
@@ -186,3 +187,22 @@ async def test_what_a_run_has_counted_does_not_outlive_it() -> None:
         assert s.dependency.calls.ended
     assert not s.dependency.calls.ended
     assert not s.dependency.direct.calls.ended
+
+
+async def test_the_states_of_breakers_are_counted_by_service_and_not_by_provider() -> None:
+    async with calling() as s:
+        (member,) = s.dependency.group.members
+        before = await s.made()
+        for _ in range(3):
+            member.end(member.begin(), Outcome.FAILURE, 0.1, "unavailable")
+        after = await s.made()
+    assert before["cpg_trio_dependency_providers"] == {
+        "breaker=closed,service=echo": 1,
+        "breaker=half-open,service=echo": 0,
+        "breaker=open,service=echo": 0,
+    }
+    assert after["cpg_trio_dependency_providers"]["breaker=open,service=echo"] == 1
+    assert after["cpg_trio_dependency_providers"]["breaker=closed,service=echo"] == 0
+    assert after["cpg_trio_dependency_ejections_total"] == {"service=echo": 1}
+    for name in ("retries_total", "retries_refused_total", "calls_refused_total", "calls_waiting"):
+        assert after[f"cpg_trio_dependency_{name}"] == {"service=echo": 0}
