@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import httpx
@@ -15,6 +15,7 @@ from cpg_trio.rpc import (
     Code,
     ConnectError,
     Context,
+    Interceptor,
     application,
     pack_detail,
 )
@@ -97,16 +98,18 @@ async def in_process(app: App) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def client_of(app: App, config: ClientConfig | None = None) -> AsyncIterator[EchoServiceClient]:
+async def client_of(
+    app: App, config: ClientConfig | None = None, interceptors: Iterable[Interceptor] = ()
+) -> AsyncIterator[EchoServiceClient]:
     async with in_process(app) as http:
-        yield EchoServiceClient(ADDRESS, http, config)
+        yield EchoServiceClient(ADDRESS, http, config, interceptors=interceptors)
 
 
 @asynccontextmanager
 async def echo_client(
-    config: ClientConfig | None = None, echo: Echo | None = None
+    config: ClientConfig | None = None, echo: Echo | None = None, interceptors: Iterable[Interceptor] = ()
 ) -> AsyncIterator[EchoServiceClient]:
-    async with client_of(application([echo or Echo()]), config) as client:
+    async with client_of(application([echo or Echo()]), config, interceptors) as client:
         yield client
 
 

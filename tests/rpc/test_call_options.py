@@ -20,12 +20,14 @@ from cpg_trio.rpc import (
     Context,
     HttpRequest,
     HttpResponse,
+    Interceptor,
     WholeResponse,
     application,
 )
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.rpc.echo import Echo, echo_client, in_process
+from tests.rpc.intercepting import Noting
 
 
 async def numbers(count: int, pause_s: float = 0.0) -> AsyncIterator[pb.SumRequest]:
@@ -98,10 +100,15 @@ def test_an_unknown_option_of_a_stream_is_an_error_before_its_block(call: Callab
         call(EchoServiceClient("http://echo", Recording()), pb.CountRequest(), timeout=1)
 
 
+@pytest.fixture(params=["without interceptors", "with one"])
+def chain(request: pytest.FixtureRequest) -> list[Interceptor]:
+    return [Noting("n", [])] if request.param == "with one" else []
+
+
 @KINDS
-async def test_the_traits_of_a_call_go_with_its_request(kind: str) -> None:
+async def test_the_traits_of_a_call_go_with_its_request(kind: str, chain: list[Interceptor]) -> None:
     http = Recording()
-    client = EchoServiceClient("http://echo", http)
+    client = EchoServiceClient("http://echo", http, interceptors=chain)
     policy = Retry(attempts=5)
     for options in ({}, {"retry": True, "key": "k"}, {"retry": policy}, {"headers": {"x-a": "b"}}):
         with pytest.raises(ConnectError):
@@ -119,8 +126,8 @@ async def test_the_traits_of_a_call_go_with_its_request(kind: str) -> None:
 # The time until the answer
 
 
-async def test_a_unary_call_has_its_answer_in_time() -> None:
-    async with echo_client(ClientConfig(answer_timeout_s=0.05)) as client:
+async def test_a_unary_call_has_its_answer_in_time(chain: list[Interceptor]) -> None:
+    async with echo_client(ClientConfig(answer_timeout_s=0.05), interceptors=chain) as client:
         await client.echo(pb.EchoRequest())
         with pytest.raises(ConnectError) as caught:
             await client.echo(pb.EchoRequest(text="hang"))
@@ -129,19 +136,19 @@ async def test_a_unary_call_has_its_answer_in_time() -> None:
 
 @pytest.mark.parametrize("options", [{"timeout_s": 9.0}, {"timeout_s": None}])
 async def test_a_calls_own_time_replaces_that_of_the_answer(
-    options: dict[str, Any], autojump_clock: object
+    options: dict[str, Any], chain: list[Interceptor], autojump_clock: object
 ) -> None:
     echo = Echo()
-    async with echo_client(ClientConfig(answer_timeout_s=1), echo) as client:
+    async with echo_client(ClientConfig(answer_timeout_s=1), echo, chain) as client:
         with trio.move_on_after(5) as scope:
             await client.echo(pb.EchoRequest(text="hang"), **options)
     assert scope.cancelled_caught
 
 
-async def test_a_stream_that_has_begun_may_go_on(autojump_clock: object) -> None:
+async def test_a_stream_that_has_begun_may_go_on(chain: list[Interceptor], autojump_clock: object) -> None:
     echo = Echo()
     seen = []
-    async with echo_client(ClientConfig(answer_timeout_s=1), echo) as client:
+    async with echo_client(ClientConfig(answer_timeout_s=1), echo, chain) as client:
         with trio.move_on_after(60) as scope:
             async with client.count(pb.CountRequest(to=99)) as stream:
                 async for message in stream:
@@ -152,17 +159,24 @@ async def test_a_stream_that_has_begun_may_go_on(autojump_clock: object) -> None
     assert int(echo.contexts[0].request_headers["connect-timeout-ms"]) > 1000
 
 
-async def test_the_time_of_an_answer_begins_with_the_last_request(autojump_clock: object) -> None:
-    async with echo_client(ClientConfig(answer_timeout_s=1)) as client:
+async def test_the_time_of_an_answer_begins_with_the_last_request(
+    chain: list[Interceptor], autojump_clock: object
+) -> None:
+    async with echo_client(ClientConfig(answer_timeout_s=1), interceptors=chain) as client:
         assert (await client.sum(numbers(4, pause_s=0.9))).sum == 6
 
 
-async def test_a_stream_both_ways_has_to_answer_its_first_request(autojump_clock: object) -> None:
+async def test_a_stream_both_ways_has_to_answer_its_first_request(
+    chain: list[Interceptor], autojump_clock: object
+) -> None:
     async def late() -> AsyncIterator[pb.HTTPChatRequest]:
         await trio.sleep(5)
         yield pb.HTTPChatRequest(text="hi")
 
-    async with echo_client(ClientConfig(answer_timeout_s=1)) as client, client.http_chat(late()) as chat:
+    async with (
+        echo_client(ClientConfig(answer_timeout_s=1), interceptors=chain) as client,
+        client.http_chat(late()) as chat,
+    ):
         await trio.sleep(2)
         assert [each.text async for each in chat] == ["hi"]
         await trio.sleep(2)
