@@ -25,7 +25,8 @@ import attrs
 from cpg_trio import wire
 from cpg_trio.wire import InvalidError
 
-_MAX_COMPARISONS = 16
+_MAX_COMPARISONS = 8
+_COMPARISON_BYTES = 500  # that one takes in memory
 _COMPARISON = re.compile(
     r"[ \t]*(==|!=|>=|<=|>|<|~=)[ \t]*([0-9]+(?:\.[0-9]+){0,2})(?:(\.\*)|-([a-zA-Z0-9.\-]+))?[ \t]*"
 )
@@ -115,6 +116,11 @@ class VersionRange:
             raise InvalidError(f"too many comparisons in a version range (max: {_MAX_COMPARISONS})")
         comparisons = tuple(comparison for part in parts for comparison in _read(text, part))
         return cls(re.sub(r"[ \t]", "", text), comparisons)
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes it takes in memory, or some more."""
+        return len(self.text) + _COMPARISON_BYTES * len(self._comparisons)
 
     def __contains__(self, version: str) -> bool:
         """Whether a version is in the range. Raises: InvalidError for a text that is no version."""

@@ -126,9 +126,9 @@ def test_a_range_that_nobody_can_read_is_refused_with_what_to_write(text: str) -
 
 
 def test_a_range_is_bounded_in_bytes_and_in_comparisons() -> None:
-    VersionRange.parse(",".join(["!=1.0.0"] * 16))
+    VersionRange.parse(",".join(["!=1.0.0"] * 8))
     with pytest.raises(InvalidError, match="too many comparisons"):
-        VersionRange.parse(",".join(["!=1.0.0"] * 17))
+        VersionRange.parse(",".join(["!=1.0.0"] * 9))
     VersionRange.parse(">=" + "0" * (MAX_VERSION_RANGE_BYTES - 2))
     for text in (">=" + "0" * (MAX_VERSION_RANGE_BYTES - 1), "\u00e9" * 2**20):
         with pytest.raises(InvalidError, match="too long") as caught:

@@ -64,6 +64,10 @@ class Limits:
     """Service types that one websocket follows."""
     max_all_subscriptions: int = attrs.field(default=50_000, validator=_POSITIVE)
     """Service types that all watches follow, each as often as it is followed."""
+    max_watched_providers: int = attrs.field(default=30_000, validator=_POSITIVE)
+    """Places for providers in the subscriptions that ask for several: one without them has one provider."""
+    max_version_range_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=_POSITIVE)
+    """The version ranges of all subscriptions, each as often as it is used, in bytes of memory."""
     max_health_watches: int = attrs.field(default=1000, validator=_POSITIVE)
     """Watches of health, which any client may open."""
     max_grants: int = attrs.field(default=20_000, validator=_POSITIVE)

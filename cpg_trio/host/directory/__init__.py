@@ -37,3 +37,4 @@ from cpg_trio.host.directory.store import Journal as Journal, Saved as Saved
 from cpg_trio.host.directory.succession import Succession as Succession
 from cpg_trio.host.directory.unix_sockets import Sockets as Sockets
 from cpg_trio.host.directory.watch_hub import Update as Update, Watch as Watch, WatchHub as WatchHub
+from cpg_trio.host.directory.watched_service import ProviderNews as ProviderNews

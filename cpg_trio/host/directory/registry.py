@@ -17,7 +17,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._listeners import Listeners
 from cpg_trio.host.access import LimitError, Limits, Shares, held_bytes
 from cpg_trio.host.directory.calls_in_flight import CallsInFlight
-from cpg_trio.host.directory.providers import Providers
+from cpg_trio.host.directory.providers import Providers, why_incompatible
 from cpg_trio.host.directory.registration import (
     Change,
     ChangeKind,
@@ -28,7 +28,7 @@ from cpg_trio.host.directory.registration import (
     UnknownRegistrationError,
 )
 from cpg_trio.host.directory.selection import Selection, Selector
-from cpg_trio.versions import satisfies
+from cpg_trio.versions import ANY_VERSION, Requirement
 
 _NOT_REPORTED = Health()
 
@@ -307,29 +307,32 @@ class Registry:
         """Return how many providers of a type get calls."""
         return len(self._good(service_type))
 
-    def discover(self, service_type: str, min_version: str = "") -> tuple[Registration, bool]:
+    def discover(
+        self, service_type: str, requirement: Requirement = ANY_VERSION
+    ) -> tuple[Registration, bool]:
         """Choose a provider; return also whether it was the only one that could be chosen.
 
-        Raises: NoProviderError; wire.InvalidError for a minimum that is no version.
+        Raises: NoProviderError.
         """
-        if min_version:
-            wire.validate_version(min_version)
-        good = self._good(service_type, min_version)
+        good = self._good(service_type, requirement)
         if not good:
-            raise NoProviderError(self._why_none(service_type, min_version))
+            raise NoProviderError(self._why_none(service_type, requirement))
         return self._selector.choose("discover", service_type, good), len(good) == 1
 
     def status(
-        self, service_type: str, current: Registration | None = None, min_version: str = ""
+        self,
+        service_type: str,
+        current: Registration | None = None,
+        requirement: Requirement = ANY_VERSION,
     ) -> ServiceStatus:
         """Return the status of a type for one watcher. Watchers have turns of their own.
 
         It keeps its `current` provider for as long as that gets calls, so that a change elsewhere does not
-        move it. Raises: wire.InvalidError for a minimum that is no version.
+        move it.
         """
         provider = current
-        if provider is None or not self._is_good(provider, min_version):
-            good = self._good(service_type, min_version)
+        if provider is None or not self._is_good(provider, requirement):
+            good = self._good(service_type, requirement)
             if not good:
                 return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
             provider = self._selector.choose("watch", service_type, good)
@@ -344,21 +347,29 @@ class Registry:
         self.calls.cancel_of_provider(runtime_id)
         self.gone.tell(runtime_id)
 
-    def _good(self, service_type: str, min_version: str = "") -> Sequence[Registration]:
-        """Return the providers of a type that get calls and are new enough. Not to be changed."""
+    def versions(self, service_type: str) -> dict[str, int]:
+        """Return how many providers of a type there are of each version, the latest version last."""
         providers = self._by_type.get(service_type)
-        return providers.callable(min_version) if providers is not None else ()
+        return providers.versions if providers is not None else {}
 
-    def _is_good(self, registration: Registration, min_version: str) -> bool:
-        """Whether a registration is still there, gets calls, and is new enough."""
-        return registration.id in self.callable_ids and satisfies(registration.version, min_version)
+    def _good(self, service_type: str, requirement: Requirement = ANY_VERSION) -> Sequence[Registration]:
+        """Return the providers of a type that get calls and satisfy a requirement. Not to be changed."""
+        providers = self._by_type.get(service_type)
+        return providers.callable(requirement) if providers is not None else ()
 
-    def _why_none(self, service_type: str, min_version: str) -> str:
+    def _is_good(self, registration: Registration, requirement: Requirement) -> bool:
+        """Whether a registration is still there, gets calls, and satisfies a requirement."""
+        return registration.id in self.callable_ids and requirement.admits(registration.version)
+
+    def _why_none(self, service_type: str, requirement: Requirement) -> str:
         providers = self._by_type.get(service_type)
         if providers is None:
             return f'no providers for service "{service_type}"'
-        if not providers.are_compatible(min_version):
-            return f'no compatible providers for service "{service_type}" (min version: {min_version})'
+        if not providers.are_compatible(requirement):
+            why = f"min version: {requirement.min_version}"  # in the words of the protocol
+            if requirement.version_range.text:
+                why = why_incompatible(providers.versions, requirement)
+            return f'no compatible providers for service "{service_type}" ({why})'
         return f'no available providers for service "{service_type}" (all unhealthy)'
 
     # Limits

@@ -3,9 +3,10 @@
 A watch follows any number of service types. It is a conflating cell: it holds what its watcher has not read
 yet, one status for each type, however many changes there have been.
 
-The hub knows which watches have been given which provider, and which have none. A change of a provider
-concerns the watches that have it; one that begins to get calls concerns also those that have none. So a
-change costs constant time for each watch that it concerns, and nothing for the others.
+A watch follows one provider of a type, or several (`watched_service`). Of one it is told whenever that is
+another. The hub knows which watches have been given which provider, and which have none. A change of a
+provider concerns the watches that have it; one that begins to get calls concerns also those that have none.
+So a change costs constant time for each watch that it concerns, and nothing for the others.
 
 A few watches are brought up to date while a change is told. Many are left to a task of the hub, which pauses
 every few milliseconds, so that one change holds nobody up. A watcher that reads meanwhile brings its own
@@ -22,7 +23,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -33,6 +34,14 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access import Budget, LimitError, Limits, Shares
 from cpg_trio.host.directory.registration import Change, ChangeKind, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.directory.watched_service import (
+    MAX_PROVIDERS,
+    ProviderNews,
+    ProviderView,
+    WatchedService,
+    weight_of,
+)
+from cpg_trio.versions import Requirement
 
 _K = TypeVar("_K")
 
@@ -46,14 +55,18 @@ _MAX_AT_ONCE = 32  # watches that are brought up to date while a change is told
 _SLICE_S = 0.002  # for which the hub's task works at a time
 
 
-@attrs.define
-class _Followed:
-    """A service type that a watch follows."""
+@attrs.frozen
+class Update:
+    """What has changed for a watcher: the current status of each service type that differs."""
 
-    min_version: str
-    now: ServiceStatus
-    told: tuple[pb.ServiceState, str] | None = None
-    """What its watcher has read last: a state and the id of a registration, not the registration itself."""
+    revision: int
+    """That of the registry."""
+    statuses: Mapping[str, ServiceStatus]
+    """Of the types of which the watcher follows one provider."""
+    gone: Sequence[str] = ()
+    """Providers that the watcher has been told of, and that are gone for good."""
+    providers: Mapping[str, ProviderNews] = {}
+    """Of the types of which the watcher follows several."""
 
 
 def _size(status: ServiceStatus) -> int:
@@ -66,19 +79,51 @@ def _in_short(status: ServiceStatus) -> tuple[pb.ServiceState, str]:
     return status.state, status.provider.id if status.provider is not None else ""
 
 
-@attrs.frozen
-class Update:
-    """What has changed for a watcher: the current status of each service type that differs."""
-
-    revision: int
-    """That of the registry."""
-    statuses: Mapping[str, ServiceStatus]
-    gone: Sequence[str] = ()
-    """Providers that the watcher has been told of, and that are gone for good."""
-
-
 def _provider_id(status: ServiceStatus) -> str:
     return status.provider.runtime_id if status.provider is not None else ""
+
+
+class _OneProvider:
+    """The status of a service type, for a watch that follows one provider of it."""
+
+    __slots__ = ("_hub", "_now", "_service_type", "_told", "_watch", "requirement")
+
+    def __init__(self, hub: WatchHub, watch: Watch, service_type: str, requirement: Requirement) -> None:
+        self._hub = hub
+        self._watch = watch
+        self._service_type = service_type
+        self.requirement = requirement
+        self._now = hub.registry.status(service_type, None, requirement)
+        self._told: tuple[pb.ServiceState, str] | None = None
+        # A state and the id of a registration, not the registration itself, which may be gone.
+        hub.move(watch, service_type, None, self._now)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the watcher has been told of another status."""
+        return _in_short(self._now) != self._told
+
+    def look(self) -> None:
+        """Take the status of now."""
+        before = self._now
+        self._now = self._hub.registry.status(self._service_type, before.provider, self.requirement)
+        self._hub.move(self._watch, self._service_type, before, self._now)
+
+    def size(self, _room: int) -> int:
+        """Return the bytes, or some more, that the status takes."""
+        return _size(self._now)
+
+    def take(self) -> ServiceStatus:
+        """Return the status, of which the watcher is told."""
+        self._told = _in_short(self._now)
+        return self._now
+
+    def leave(self) -> None:
+        """Follow it no more."""
+        self._hub.move(self._watch, self._service_type, self._now, None)
+
+
+_Followed: TypeAlias = _OneProvider | ProviderView
 
 
 class Watch:
@@ -87,11 +132,13 @@ class Watch:
     Yields updates: at first all that is followed, then what changes, until the hub closes.
     """
 
-    def __init__(self, hub: WatchHub, share: str) -> None:
+    def __init__(self, hub: WatchHub, watcher: str, share: str) -> None:
         self._hub = hub
+        self._watcher = watcher
         self._share = share
         self._held = 0  # bytes of the budget, for the update that was taken last
         self._followed: dict[str, _Followed] = {}
+        self._several = 0  # providers that it knows of the types of which it follows several
         self._changed: dict[str, None] = {}  # types to look at
         self._unsent: dict[str, None] = {}  # types whose status is to be sent, the latest last
         self._told_of: dict[str, None] = {}  # providers, the latest last
@@ -104,22 +151,29 @@ class Watch:
         """Return how many types are followed."""
         return len(self._followed)
 
-    def subscribe(self, service_type: str, min_version: str = "") -> None:
-        """Follow a type, of which providers older than `min_version` do not count; send its status.
+    def subscribe(
+        self, service_type: str, min_version: str = "", version_range: str = "", max_providers: int = 0
+    ) -> None:
+        """Follow a type, of which only the versions that are required count; send its status.
 
-        Raises: wire.InvalidError for a type or version that is none, LimitError for one too many; and then
-        nothing has changed.
+        With `max_providers` follow so many of its providers, but no more than the hub allows, each by itself.
+        Raises: wire.InvalidError for a type, version or range that is none, LimitError for one too many; and
+        then nothing has changed.
         """
         wire.validate_service_type(service_type)
-        if min_version:
-            wire.validate_version(min_version)
-        before = self._followed.get(service_type)
+        requirement = Requirement.parse(min_version, version_range)
+        hub, before = self._hub, self._followed.get(service_type)
         if before is None:
-            self._hub.subscriptions.check(self._share)
-            self._hub.subscriptions.add(self._share)
-        status = self._hub.registry.status(service_type, min_version=min_version)
-        self._hub.move(self, service_type, before.now if before is not None else None, status)
-        self._followed[service_type] = _Followed(min_version, status)
+            hub.subscriptions.check(self._share)
+        hub.range_bytes.check(self._share, requirement.version_range.held_bytes)
+        if before is not None:
+            self.unsubscribe(service_type)
+        hub.subscriptions.add(self._share)
+        hub.range_bytes.add(self._share, requirement.version_range.held_bytes)
+        if max_providers:
+            self._followed[service_type] = hub.follow_several(self, service_type, requirement, max_providers)
+        else:
+            self._followed[service_type] = _OneProvider(hub, self, service_type, requirement)
         self._add_news(service_type)
 
     def unsubscribe(self, service_type: str) -> None:
@@ -130,7 +184,28 @@ class Watch:
         self._changed.pop(service_type, None)
         self._unsent.pop(service_type, None)
         self._hub.subscriptions.remove(self._share)
-        self._hub.move(self, service_type, followed.now, None)
+        self._hub.range_bytes.remove(self._share, followed.requirement.version_range.held_bytes)
+        if isinstance(followed, ProviderView):
+            self._several -= len(followed.told)
+            self._hub.leave_several(self, followed)
+        else:
+            followed.leave()
+
+    def forget_told(self, service_type: str) -> None:
+        """Tell of all providers of a type anew when there is news of it: the watcher was told of none."""
+        if isinstance(followed := self._followed.get(service_type), ProviderView):
+            self._several -= len(followed.told)
+            followed.forget_told()
+
+    @property
+    def watcher(self) -> str:
+        """The runtime id of who watches."""
+        return self._watcher
+
+    @property
+    def share(self) -> str:
+        """The address that the watcher counts for."""
+        return self._share
 
     def note_changed(self, service_type: str) -> None:
         """Note that a type has to be looked at."""
@@ -141,14 +216,11 @@ class Watch:
         while self._changed:
             service_type, _ = self._changed.popitem()
             followed = self._followed[service_type]
-            before = followed.now
-            now = self._hub.registry.status(service_type, before.provider, followed.min_version)
-            followed.now = now
-            self._hub.move(self, service_type, before, now)
-            if _in_short(now) == followed.told:
-                self._unsent.pop(service_type, None)
-            elif now != before:
+            followed.look()
+            if followed.has_news:
                 self._add_news(service_type)
+            else:
+                self._unsent.pop(service_type, None)
 
     def note_gone(self, runtime_id: str) -> None:
         """Note that a provider is gone that the watcher has been told of."""
@@ -198,12 +270,12 @@ class Watch:
         budget = self._hub.budget
         while True:
             self.look()
-            names, size = self._next()
+            rooms, size = self._next()
             if size <= _UPDATE_BYTES:
-                return self._take(names)
+                return self._take(rooms)
             if budget.take(self._share, size):
                 self._held = size
-                return self._take(names)
+                return self._take(rooms)
             try:
                 await budget.wait(self._share)
             except trio.Cancelled:
@@ -215,38 +287,60 @@ class Watch:
             self._hub.budget.give_back(self._share, self._held)
             self._held = 0
 
-    def _next(self) -> tuple[list[str], int]:
-        """Return the types in the next update, and its size in bytes."""
-        names: list[str] = []
+    def _next(self) -> tuple[Mapping[str, int], int]:
+        """Return the types in the next update, with the room that each finds, and the update's bytes."""
+        rooms: dict[str, int] = {}
         size = _GONE_BYTES * len(self._gone)
         for name in self._unsent:
-            more = _size(self._followed[name].now)
-            if names and size + more > _UPDATE_BYTES:
+            room = _UPDATE_BYTES - size
+            more = self._followed[name].size(room)
+            if rooms and more > room:
                 self._wake()  # the rest is another update
                 break
-            names.append(name)
+            rooms[name] = room
             size += more
-        return names, size
+        return rooms, size
 
-    def _take(self, names: Sequence[str]) -> Update | None:
+    def _take(self, rooms: Mapping[str, int]) -> Update | None:
         statuses: dict[str, ServiceStatus] = {}
-        for name in names:
+        providers: dict[str, ProviderNews] = {}
+        for name, room in rooms.items():
             del self._unsent[name]
             followed = self._followed[name]
-            statuses[name] = followed.now
-            followed.told = _in_short(followed.now)
-            if (provider := followed.now.provider) is not None:
-                self._tell_of(provider.runtime_id)
+            if isinstance(followed, ProviderView):
+                self._several -= len(followed.told)
+                providers[name] = news = followed.take(room)
+                self._several += len(followed.told)
+                for registration, _ in news.changed:
+                    self._tell_of(registration.runtime_id)
+                if followed.has_news:
+                    self._add_news(name)
+            else:
+                statuses[name] = status = followed.take()
+                if status.provider is not None:
+                    self._tell_of(status.provider.runtime_id)
         gone, self._gone = self._gone, []
-        return Update(self._hub.registry.revision, statuses, gone) if statuses or gone else None
+        if not (statuses or gone or providers):
+            return None
+        return Update(self._hub.registry.revision, statuses, gone, providers)
 
     def _tell_of(self, runtime_id: str) -> None:
-        """Note that the watcher is told of a provider; forget the one that it was told of longest ago."""
+        """Note that the watcher is told of a provider; forget the one that it was told of longest ago.
+
+        Of the types of which it follows several, those that get calls are not forgotten.
+        """
         self._told_of.pop(runtime_id, None)
         self._told_of[runtime_id] = None
         self._hub.told_of.setdefault(runtime_id, {})[self] = None
-        while len(self._told_of) > max(_MAX_TOLD_OF, len(self._followed)):
-            self._forget_told_of(next(iter(self._told_of)))
+        while len(self._told_of) > max(_MAX_TOLD_OF, len(self._followed)) + self._several:
+            oldest = next(iter(self._told_of))
+            if self._several and self._may_call(oldest):
+                self._told_of[oldest] = self._told_of.pop(oldest)
+            else:
+                self._forget_told_of(oldest)
+
+    def _may_call(self, runtime_id: str) -> bool:
+        return any(runtime_id in f.told for f in self._followed.values() if isinstance(f, ProviderView))
 
     def _forget_told_of(self, runtime_id: str) -> None:
         del self._told_of[runtime_id]
@@ -278,6 +372,8 @@ class WatchHub:
         self._share_of = share_of
         self._shares = Shares("watches", limits.max_watches)
         self.subscriptions = Shares("subscriptions of all watches", limits.max_all_subscriptions)
+        self.range_bytes = Shares("bytes of version ranges of all watches", limits.max_version_range_bytes)
+        self._places = Shares("providers of all watches", limits.max_watched_providers)
         self.budget = Budget(_LARGE_BYTES)
         """Bytes of large updates that are being sent."""
         self.turns = trio.Semaphore(_TURNS)
@@ -288,6 +384,7 @@ class WatchHub:
         self._watches: dict[str, dict[Watch, None]] = {}  # by watcher
         self._given: dict[tuple[str, str], dict[Watch, None]] = {}
         """The watches that follow a service type, by that and the provider that they have; "" is none."""
+        self._services: dict[str, WatchedService] = {}  # those of which several providers are followed
         self._to_look: OrderedDict[Watch, None] = OrderedDict()  # filled only while the task runs
         self._has_work = trio.Event()
         self._running = False
@@ -305,7 +402,7 @@ class WatchHub:
         if len(self._watches.get(watcher, ())) >= each:
             raise LimitError("watches of one plugin", each)
         with self._shares.held(share):
-            watch = Watch(self, share)
+            watch = Watch(self, watcher, share)
             if self._closed:
                 watch.close()
             self._watches.setdefault(watcher, {})[watch] = None
@@ -347,7 +444,11 @@ class WatchHub:
 
     def watchers(self, service_type: str) -> int:
         """Return how many watches follow a type. Looks at all of them: for tests and for people who debug."""
-        return sum(len(watches) for (name, _), watches in self._given.items() if name == service_type)
+        service = self._services.get(service_type)
+        several = service.by_requirement.values() if service is not None else ()
+        return sum(len(watches) for (name, _), watches in self._given.items() if name == service_type) + sum(
+            len(candidates.watches) for candidates in several
+        )
 
     def move(
         self, watch: Watch, service_type: str, before: ServiceStatus | None, now: ServiceStatus | None
@@ -357,6 +458,33 @@ class WatchHub:
             _discard(self._given, (service_type, _provider_id(before)), watch)
         if now is not None:
             self._given.setdefault((service_type, _provider_id(now)), {})[watch] = None
+
+    def follow_several(
+        self, watch: Watch, service_type: str, requirement: Requirement, wanted: int
+    ) -> ProviderView:
+        """Have a watch follow several providers of a type; one, where there are no places for more."""
+        most = places = min(wanted, MAX_PROVIDERS)
+        try:
+            self._places.check(watch.share, places)
+        except LimitError:
+            most, places = 1, 0
+        self._places.add(watch.share, places)
+        service = self._services.get(service_type)
+        if service is None:
+            service = self._services[service_type] = WatchedService(self.registry, service_type)
+        candidates = service.candidates(requirement)
+        candidates.watches[watch] = None
+        return ProviderView(candidates, weight_of(watch.watcher) | 1, most, places)
+
+    def leave_several(self, watch: Watch, view: ProviderView) -> None:
+        """Have a watch follow the providers of a type no more."""
+        candidates, service = view.candidates, view.candidates.service
+        self._places.remove(watch.share, view.places)
+        del candidates.watches[watch]
+        if not candidates.watches:
+            del service.by_requirement[candidates.requirement]
+        if not service.by_requirement:
+            del self._services[service.service_type]
 
     async def run(self) -> None:
         """Bring watches up to date until cancelled. Without it that is done while a change is told."""
@@ -385,6 +513,8 @@ class WatchHub:
         concerned = [*self._given.get((service_type, provider_id), ())]
         if change.registration.id in self.registry.callable_ids:
             concerned += self._given.get((service_type, ""), ())
+        if (service := self._services.get(service_type)) is not None:
+            concerned += service.change(provider_id)
         for watch in concerned:
             watch.note_changed(service_type)
         if self._running and len(concerned) > _MAX_AT_ONCE:

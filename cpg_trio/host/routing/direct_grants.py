@@ -18,7 +18,7 @@ from cpg_trio.host.access import Identities, Identity
 from cpg_trio.host.directory import NoProviderError, Registration, Registry
 from cpg_trio.host.routing.routes import encoded_endpoint
 from cpg_trio.http import Origin
-from cpg_trio.versions import satisfies
+from cpg_trio.versions import Requirement, satisfies
 
 GRANT_S = LONGEST_S
 """How long a caller may call a provider directly before it has to ask again, in seconds."""
@@ -71,7 +71,7 @@ class DirectGrants:
     def _provider(self, service_type: str, min_version: str, provider_id: str) -> Registration:
         if not provider_id:
             try:
-                return self._registry.discover(service_type, min_version)[0]
+                return self._registry.discover(service_type, Requirement.parse(min_version))[0]
             except NoProviderError as error:
                 raise NotDirectlyError(str(error)) from None
         provider = self._registry.provider(service_type, provider_id)

@@ -15,6 +15,7 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistrySer
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identity, Kind, check_held_request
 from cpg_trio.host.directory import (
     EndpointValidator,
+    ProviderNews,
     Registration,
     RegistrationPolicy,
     Registry,
@@ -25,6 +26,7 @@ from cpg_trio.host.directory import (
 )
 from cpg_trio.host.services.edges import answering, authenticate
 from cpg_trio.rpc import ConnectError, Context
+from cpg_trio.versions import Requirement
 
 _log = logging.getLogger("cpg_trio.host")
 
@@ -150,7 +152,8 @@ class RegistryService(ServiceRegistryService):
             caller = authenticate(self._access, ctx, Kind.DISCOVER)
             wire.validate_service_type(request.service_type)
             self._access.check_may_call(caller, request.service_type, Action.DISCOVER)
-            registration, single = self._registry.discover(request.service_type, request.min_version)
+            requirement = Requirement.parse(request.min_version, request.version_range)
+            registration, single = self._registry.discover(request.service_type, requirement)
         return pb.DiscoverServiceResponse(endpoint=_endpoint(registration), single_provider=single)
 
     async def watch_service(
@@ -192,6 +195,20 @@ def _endpoint(registration: Registration) -> pb.ServiceEndpoint:
         version=registration.version,
         endpoint_url=registration.endpoint_url,
         metadata={k: v for k, v in registration.metadata.items() if k not in _HOST_ONLY_KEYS},
+    )
+
+
+def provider_changes(service_type: str, news: ProviderNews) -> pb.ProviderChanges:
+    """Return what tells a watcher of the providers of a service type."""
+    return pb.ProviderChanges(
+        service_type=service_type,
+        complete=news.complete,
+        changed=[
+            pb.ProviderStatus(endpoint=_endpoint(registration), degraded=is_degraded)
+            for registration, is_degraded in news.changed
+        ],
+        removed=news.removed,
+        reason=news.reason,
     )
 
 

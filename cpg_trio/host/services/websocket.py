@@ -35,7 +35,7 @@ from cpg_trio.host.access import (
 )
 from cpg_trio.host.directory import ServiceStatus, Update, Watch, WatchHub
 from cpg_trio.host.services.edges import credentials_of, state_errors
-from cpg_trio.host.services.service_registry import watch_event
+from cpg_trio.host.services.service_registry import provider_changes, watch_event
 from cpg_trio.rpc import Code
 
 # RFC 6455, section 7.4.1
@@ -214,7 +214,12 @@ class _Connection:
                     raise LimitError("subscriptions", self._max_subscriptions)
                 wire.validate_service_type(service_type)
                 self._access.check_may_call(self._caller, service_type, Action.DISCOVER)
-                self._watch.subscribe(service_type, subscription.min_version)
+                self._watch.subscribe(
+                    service_type,
+                    subscription.min_version,
+                    subscription.version_range,
+                    subscription.max_providers,
+                )
         except RefusedError as refused:
             return pb.WatchRefusal(service_type=service_type, message=refused.message)
         return None
@@ -230,6 +235,14 @@ class _Connection:
                 message.events.append(watch_event(service_type, ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)))
             else:
                 message.events.append(watch_event(service_type, status))
+        for service_type, news in update.providers.items():
+            try:
+                self._access.check_may_call(self._caller, service_type, Action.DISCOVER)
+            except RefusedError as refused:
+                message.refusals.add(service_type=service_type, message=refused.message)
+                self._watch.forget_told(service_type)
+            else:
+                message.providers.append(provider_changes(service_type, news))
         return message
 
 

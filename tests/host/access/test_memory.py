@@ -19,6 +19,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from cpg_trio import versions
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.call_context import CallContext
@@ -166,7 +167,38 @@ def subscriptions(stack: ExitStack) -> tuple[Any, int]:
         read(watch)
         registry.remove_plugin(provider)
         read(watch)
+    versions._parsed.cache_clear()  # which has bounds of its own
     return (hub, registry), 0
+
+
+def watched_providers(stack: ExitStack) -> tuple[Any, int]:
+    registry = Registry()
+    hub = WatchHub(registry)
+    watch = stack.enter_context(hub.watch("p"))
+    subscribed = COUNT // 20
+    for number in range(subscribed):
+        service_type = long("t", number)
+        watch.subscribe(service_type, max_providers=20)
+        for each in range(40):  # of which it is told, and which go one after the other
+            registry.register(long(f"q{number}-", each, 145), service_type, "1.0.0", "/", {})
+            read(watch)
+            if each >= 20:
+                registry.remove_plugin(long(f"q{number}-", each - 20, 145))
+                read(watch)
+    for number in range(subscribed):
+        for each in range(20, 40):
+            registry.remove_plugin(long(f"q{number}-", each, 145))
+    return (hub, registry), subscribed * PRICES["max_all_subscriptions"]
+
+
+def version_ranges(stack: ExitStack) -> tuple[Any, int]:
+    hub = WatchHub(Registry())
+    for number in range(COUNT):
+        if not number % 100:
+            watch = stack.enter_context(hub.watch(f"p-{number}"))
+        text = ",".join(f"!={number}.{part}.0-{number}ab" for part in range(8))
+        watch.subscribe(long("t", number), "", text)
+    return hub, hub.range_bytes.total + COUNT * PRICES["max_all_subscriptions"]
 
 
 def grants(_: ExitStack) -> tuple[Any, int]:
@@ -231,6 +263,8 @@ def rate_keys(_: ExitStack) -> tuple[Any, int]:
         ("max_health_bytes", health),
         ("max_watches", watches),
         ("max_all_subscriptions", subscriptions),
+        ("max_watched_providers", watched_providers),
+        ("max_version_range_bytes", version_ranges),
         ("max_grants", grants),
         ("max_direct_reports", direct_reports),
         ("max_call_series", call_series),
@@ -244,10 +278,11 @@ async def test_what_a_limit_lets_in_takes_no_more_than_its_price(
         "max_declared_bytes": "max_identities",
         "max_metadata_bytes": "max_registrations",
         "max_health_bytes": "max_identities",
+        "max_version_range_bytes": "",
     }
     with ExitStack() as stack, measured() as taken:
         kept, held_bytes = fill(stack)
-        price = COUNT * PRICES[counts.get(limit, limit)] + held_bytes
+        price = COUNT * PRICES.get(counts.get(limit, limit), 0) + held_bytes
         # each of these has a plugin or an identity as well, which have prices of their own
         background_task = {
             "metadata": 500 * COUNT,
@@ -330,7 +365,7 @@ def test_a_host_of_192_mib_has_room_for_a_fleet_of_fifty_plugins_at_one_address(
         ("max_registrations", 150),
         ("max_watches", 50),
         ("max_all_subscriptions", 200),
-        ("max_metadata_bytes", 50 * 10_000),
+        ("max_metadata_bytes", 50 * 9_500),
     ):
         assert getattr(small.limits, name) * 0.75 >= needed
     assert small.max_connections >= 150

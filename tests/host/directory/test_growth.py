@@ -20,6 +20,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Limits, Selection
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.versions import Requirement
 
 FEW, MANY = 30, 500
 PACKAGE = str(Path(cpg_trio.__file__).parent)
@@ -54,7 +55,7 @@ class Directory:
         self.registry = host.registry
         self.plugins = [self.add(number) for number in range(plugins)]
         self.registry.discover("t")
-        self.registry.discover("t", "1.0.0")
+        self.registry.discover("t", Requirement("1.0.0"))
 
     def add(self, number: int) -> str:
         plugin = self.host.identities.issue("p", address="127.0.0.1")[0].runtime_id
@@ -85,7 +86,7 @@ class Directory:
     def _discover_after(self, operate: Callable[[], object]) -> None:
         operate()
         self.registry.discover("t")
-        self.registry.discover("t", "1.0.0")
+        self.registry.discover("t", Requirement("1.0.0"))
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from cpg_trio.host.directory.registration import (
 )
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.selection import Selection
+from cpg_trio.versions import Requirement
 from tests.host.directory.held_call import HeldCall
 
 UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY)
@@ -40,7 +41,7 @@ def changes_of(registry: Registry) -> list[tuple[ChangeKind, str]]:
 
 
 def discovered(registry: Registry, times: int = 1, min_version: str = "") -> list[str]:
-    return [registry.discover("t", min_version)[0].runtime_id for _ in range(times)]
+    return [registry.discover("t", Requirement.parse(min_version))[0].runtime_id for _ in range(times)]
 
 
 def test_a_registration_id_is_reg_and_16_hex_digits() -> None:
@@ -75,7 +76,7 @@ def test_nobody_is_offered_in_the_protocols_words() -> None:
     with pytest.raises(
         NoProviderError, match=re.escape('no compatible providers for service "t" (min version: 9.0.0)')
     ):
-        registry.discover("t", "9.0.0")
+        registry.discover("t", Requirement("9.0.0"))
     registry.report_health("a", UNHEALTHY)
     with pytest.raises(
         NoProviderError, match=re.escape('no available providers for service "t" (all unhealthy)')
@@ -83,9 +84,41 @@ def test_nobody_is_offered_in_the_protocols_words() -> None:
         registry.discover("t")
 
 
-def test_a_minimum_that_is_no_version_is_refused() -> None:
-    with pytest.raises(wire.InvalidError, match="must be semantic version"):
-        Registry().discover("t", "latest")
+def test_of_several_major_versions_that_are_there_a_range_gets_its_own() -> None:
+    registry = Registry()
+    for version in ("1.0.0", "1.5.0", "2.0.0", "3.0.0-rc.1"):
+        add(registry, f"p-{version}", version=version)
+    for version_range, found in (("<1.2", "p-1.0.0"), (">=1.2,<2", "p-1.5.0"), ("~=2.0", "p-2.0.0")):
+        requirement = Requirement.parse("", version_range)
+        assert registry.discover("t", requirement)[0].runtime_id == found
+        assert registry.status("t", None, requirement).provider is registry.provider("t", found)
+
+
+def test_who_requires_a_range_that_nobody_is_in_is_told_which_versions_there_are() -> None:
+    registry = Registry()
+    for number in range(5):
+        add(registry, f"p-{number}", version=f"1.{number}.0")
+    there = "(1.4.0, 1.3.0, 1.2.0 and 2 more are there and >=3.0.0,<4 is required)"
+    with pytest.raises(NoProviderError, match=re.escape(there)):
+        registry.discover("t", Requirement.parse("3.0.0", "<4"))
+    for number in range(1, 5):
+        registry.remove_plugin(f"p-{number}")
+    with pytest.raises(NoProviderError, match=re.escape("(1.0.0 is there and >=3 is required)")):
+        registry.discover("t", Requirement.parse("", ">=3"))
+
+
+def test_what_is_kept_for_requirements_is_bounded_and_stays_right() -> None:
+    registry = Registry()
+    for number in range(20):
+        add(registry, f"p-{number}", version=f"1.{number}.0")
+    ranges = [Requirement.parse("", f"==1.{number}") for number in range(20)]
+    for _ in range(2):
+        for number, requirement in enumerate(ranges):
+            assert registry.discover("t", requirement)[0].runtime_id == f"p-{number}"
+    assert len(registry._by_type["t"]._callable) <= 8
+    registry.report_health("p-19", UNHEALTHY)
+    with pytest.raises(NoProviderError):
+        registry.discover("t", ranges[19])
 
 
 def test_versions_are_compared_as_numbers() -> None:
@@ -117,7 +150,7 @@ def test_single_provider_counts_those_that_could_have_been_chosen() -> None:
     add(registry, "sick", version="2.0.0")
     registry.report_health("sick", UNHEALTHY)
     assert registry.discover("t")[1] is False
-    assert registry.discover("t", "2.0.0")[1] is True
+    assert registry.discover("t", Requirement("2.0.0"))[1] is True
 
 
 def test_several_services_of_a_plugin_are_told_apart() -> None:
@@ -207,6 +240,8 @@ def test_what_is_at_a_place_is_what_is_registered_there_now() -> None:
 def test_the_callable_providers_are_kept_for_a_few_minimum_versions() -> None:
     registry = Registry()
     add(registry, "a", version="5.0.0")
+    for number in range(15):  # where there are few providers, nothing is kept
+        add(registry, f"b-{number}", version="5.0.0")
     for number in range(50):
         assert discovered(registry, min_version=f"{number % 5}.{number}.0") == ["a"]
         assert len(registry._by_type["t"]._callable) == min(8, number + 1)

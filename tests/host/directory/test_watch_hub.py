@@ -19,6 +19,7 @@ from cpg_trio.host.directory.registration import Health, Registration, ServiceSt
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import Watch, WatchHub
 from cpg_trio.rpc import ClientConfig
+from cpg_trio.versions import ANY_VERSION, Requirement
 from tests.host.calls import running
 
 AVAILABLE, UNAVAILABLE, DEGRADED = (
@@ -412,10 +413,13 @@ class Counting(Registry):
     asked = 0
 
     def status(
-        self, service_type: str, current: Registration | None = None, min_version: str = ""
+        self,
+        service_type: str,
+        current: Registration | None = None,
+        requirement: Requirement = ANY_VERSION,
     ) -> ServiceStatus:
         self.asked += 1
-        return super().status(service_type, current, min_version)
+        return super().status(service_type, current, requirement)
 
 
 def following(hub: WatchHub, stack: ExitStack, count: int, min_version: str = "") -> list[Watch]:
