@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
+from cpg_trio.http import Pool
 from cpg_trio.plugin import Plugin
-from cpg_trio.rpc import ConnectError
+from cpg_trio.rpc import ConnectError, HttpRequest, HttpResponse, PoolClient, WholeResponse
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plugin.running import echo_plugin, hosting, plugged
@@ -72,3 +74,39 @@ def test_what_is_no_interceptor_of_a_dependency_is_refused() -> None:
     wrong: Any = Noting
     with pytest.raises(TypeError, match="is a class"):
         Plugin("p", version="1.0.0").require("echo", interceptors=[wrong])
+
+
+async def test_an_interceptor_sees_one_call_however_many_attempts_it_takes() -> None:
+    notes: list[str] = []
+    consumer = Plugin("consumer", version="1.0.0")
+    dependency = consumer.require("echo", interceptors=[Noting("n", notes)])
+    async with (
+        hosting() as (_, host_url),
+        plugged(echo_plugin(), host_url),
+        plugged(consumer, host_url),
+        Pool() as pool,
+    ):
+        http = Unlucky(PoolClient(pool))
+        client = dependency.client(EchoServiceClient, http=http)
+        await dependency.wait_available()
+        assert (await client.echo(pb.EchoRequest(text="a"))).text == "a"
+    assert http.attempts == 2
+    assert notes == ["n Echo", "n end"]
+
+
+class Unlucky:
+    """Sends requests with another client, except the first one, which no provider has received."""
+
+    def __init__(self, http: PoolClient) -> None:
+        self.http = http
+        self.attempts = 0
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        self.attempts += 1
+        if self.attempts == 1:
+            fields = [("x-plugin-undelivered", "true"), ("content-type", "text/plain")]
+            return WholeResponse(502, fields, b"the provider is not there\n")
+        return await self.http.unary(request, max_bytes)
+
+    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        return self.http.stream(request)
