@@ -12,15 +12,15 @@ an id, and something that sends requests to it. What stands on what:
     budget      how many calls may be sent again
     concurrency how many calls may be in flight
     statistics  what all of that comes to, for people
+    backoff     how long to wait before a call is sent again
+    verdict     what a failed attempt means
+    replay      requests that are streamed, so that they can be sent again
+    client      sends each call to one of the providers, and again if it may
 """
 
 from cpg_trio.calls.balancing import (
     BALANCERS as BALANCERS,
     Balancer as Balancer,
-    First as First,
-    LeastLoaded as LeastLoaded,
-    Random as Random,
-    RoundRobin as RoundRobin,
     balancer as balancer,
 )
 from cpg_trio.calls.breaker import (
@@ -31,6 +31,7 @@ from cpg_trio.calls.breaker import (
     Ejections as Ejections,
 )
 from cpg_trio.calls.budget import RetryBudget as RetryBudget
+from cpg_trio.calls.client import BalancedClient as BalancedClient, Service as Service
 from cpg_trio.calls.concurrency import InFlight as InFlight
 from cpg_trio.calls.group import Group as Group, Member as Member
 from cpg_trio.calls.load import Load as Load
@@ -47,3 +48,4 @@ from cpg_trio.calls.statistics import (
     ProviderStatistics as ProviderStatistics,
     statistics_of as statistics_of,
 )
+from cpg_trio.calls.verdict import UndeliveredError as UndeliveredError, Verdict as Verdict

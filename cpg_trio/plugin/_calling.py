@@ -10,6 +10,8 @@ import attrs
 import trio
 
 from cpg_trio import wire
+from cpg_trio.calls import UndeliveredError
+from cpg_trio.http import ConnectFailedError
 from cpg_trio.plugin._recording import RecordedCalls
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
@@ -18,6 +20,7 @@ from cpg_trio.rpc import (
     Code,
     ConnectError,
     Duplex,
+    Fault,
     HttpClient,
     HttpRequest,
     HttpResponse,
@@ -28,75 +31,68 @@ from cpg_trio.rpc import (
 if TYPE_CHECKING:
     from cpg_trio.plugin.dependency import Dependency
 
-_MAX_TRIES = 10  # of a call that no provider has seen: several providers may be killed in quick succession
-_MAX_TRIES_AT_ONE = 2  # while the host does not tell that the provider has changed
-_BAD_GATEWAY = 502
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
-_PROVIDER_IS_AWAY = frozenset({404, 502, 503})
 _GOES_BY_HOST = suppress(NotDeliveredError)  # one for all calls, as it is reentrant
 
 
+@attrs.frozen
 class ToProvider(RedirectingClient):
-    """An `HttpClient` of a dependency. A call that its provider has not seen is sent to the next provider.
+    """An `HttpClient` that calls one provider of a dependency: directly if that is granted, or by the host.
 
-    Nothing is requested for a call: the dependency knows the provider already.
+    `http` sends the calls through the host; None is the plugin's own connections.
     """
 
-    def __init__(self, dependency: Dependency, http: HttpClient | None) -> None:
-        self._dependency = dependency
-        self._http = http
+    dependency: Dependency
+    http: HttpClient | None
+    provider: Provider
 
-    async def _send(self, request: HttpRequest, send: Send[ResponseT], discard: Discard) -> ResponseT:
-        for tries_left in reversed(range(_MAX_TRIES)):
-            provider = self._dependency.callable_provider()
-            if self._http is None and (grant := self._dependency.direct.grant_for(provider)) is not None:
-                with _GOES_BY_HOST:
-                    return await send(grant, request)
-            response = await send(self._routed_calls(provider, request.url), _routed(request, provider))
+    async def _send(
+        self,
+        request: HttpRequest,
+        send: Send[ResponseT],
+        discard: Discard,  # noqa: ARG002 - each response counts
+    ) -> ResponseT:
+        provider = self.provider
+        if self.http is None and (grant := self.dependency.direct.grant_for(provider)) is not None:
+            with _GOES_BY_HOST:
+                return await send(grant, request)
+        try:
+            response = await send(self._routed_calls(request.url), _routed(request, provider))
+        except ConnectError as error:
+            self._note_host(error)
+            raise
+        if response.status == _UNAUTHORIZED:
             await _check_known(response, provider.session)
-            if not (tries_left and await self._is_tried_again(request, response, provider, tries_left)):
-                break
-            await discard()
         return response
-
-    def _routed_calls(self, provider: Provider, method: str) -> HttpClient:
-        http, calls = self._http or provider.session.calls, self._dependency.calls
-        if not calls.ended:
-            return http
-        return RecordedCalls(calls, http, provider, self._dependency.service_type, method)
 
     @asynccontextmanager
     async def duplex(self, request: HttpRequest) -> AsyncIterator[Duplex]:
         """See `DuplexClient.duplex`."""
-        provider = self._dependency.callable_provider()
+        provider = self.provider
         async with AsyncExitStack() as stack:
-            if self._http is None and (grant := self._dependency.direct.grant_for(provider)) is not None:
+            if self.http is None and (grant := self.dependency.direct.grant_for(provider)) is not None:
                 with _GOES_BY_HOST:
                     yield await stack.enter_async_context(grant.duplex(request))
                     return
-            http = self._routed_calls(provider, request.url)
-            duplex = await stack.enter_async_context(send_duplex(http, _routed(request, provider)))
+            try:
+                sending = send_duplex(self._routed_calls(request.url), _routed(request, provider))
+                duplex = await stack.enter_async_context(sending)
+            except ConnectError as error:
+                self._note_host(error)
+                raise
             yield _CheckedDuplex(duplex, provider.session)
 
-    async def _is_tried_again(
-        self,
-        request: HttpRequest,
-        response: HttpResponseHead,
-        provider: Provider,
-        tries_left: int,
-    ) -> bool:
-        """Whether to send a request again: no provider has seen it, and there may be another provider.
+    def _routed_calls(self, method: str) -> HttpClient:
+        provider, calls = self.provider, self.dependency.calls
+        http = self.http or provider.session.calls
+        if not calls.ended:
+            return http
+        return RecordedCalls(calls, http, provider, self.dependency.service_type, method)
 
-        If the host does not tell of another one, it may be slow, or it may keep the provider because it was
-        overloaded itself. So a few tries go to the same provider.
-        """
-        if not _is_undelivered(request, response):
-            return False
-        if await self._dependency.wait_changed(provider):
-            return True
-        is_first = tries_left >= _MAX_TRIES - _MAX_TRIES_AT_ONE
-        return is_first and response.status == _BAD_GATEWAY and self._dependency.provider == provider
+    def _note_host(self, error: ConnectError) -> None:
+        if isinstance(error.__cause__, ConnectFailedError):
+            self.dependency.note_host_unreachable(error.message)
 
 
 @attrs.frozen
@@ -109,7 +105,8 @@ class _CheckedDuplex:
     async def response(self) -> HttpResponse:
         """See `Duplex`."""
         response = await self.duplex.response()
-        await _check_known(response, self.session)
+        if response.status == _UNAUTHORIZED:
+            await _check_known(response, self.session)
         return response
 
 
@@ -123,10 +120,8 @@ def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
 async def _check_known(response: HttpResponseHead, session: Session) -> None:
     """Check whether a 401 is the host's, because it does not know this plugin any more.
 
-    A provider may answer 401, too. Raises: ConnectError `unavailable` if it is the host's.
+    A provider may answer 401, too. Raises: UndeliveredError if it is the host's.
     """
-    if response.status != _UNAUTHORIZED:
-        return
     if session.host_id:
         if response.header(_UNDELIVERED):
             session.void.set()
@@ -135,13 +130,5 @@ async def _check_known(response: HttpResponseHead, session: Session) -> None:
         with trio.move_on_after(CALL_TIMEOUT_S), suppress(ConnectError):
             await session.check_token()
     if session.void.is_set():
-        raise ConnectError(Code.UNAVAILABLE, "the host does not know this plugin any more")
-
-
-def _is_undelivered(request: HttpRequest, response: HttpResponseHead) -> bool:
-    """Whether no provider has seen a request, as the host says, and it can be sent again as it is."""
-    return (
-        response.status in _PROVIDER_IS_AWAY
-        and response.header(_UNDELIVERED) == "true"
-        and isinstance(request.body, bytes)
-    )
+        text = "the host does not know this plugin any more"
+        raise UndeliveredError(Code.UNAVAILABLE, text, fault=Fault.HOST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -15,6 +16,7 @@ from cpg_trio._cell import Cell
 from cpg_trio._lines import one_line
 from cpg_trio.call_record import Calls
 from cpg_trio.calls import (
+    BalancedClient,
     BreakerLog,
     BreakerState,
     CallCounts,
@@ -49,7 +51,6 @@ _C = TypeVar("_C", bound=ServiceClient)
 _NOBODY = "the host knows no provider that gets calls"  # what it has meant if it does not say why
 _ONE_FAILS = "calls to its only provider fail"
 _FULL_S = 0.05  # between two looks whether there is room for another call
-_CHANGE_S = 1.0  # how long to wait for the provider to change
 _LEAST_S = 0.01  # between two looks at what time changes
 _LOOK_S = 60.0  # between two looks at what does not seem to change, for the log
 
@@ -228,15 +229,12 @@ class Dependency:
         sends the calls, always through the host, in place of the plugin's own connections.
         """
         check_client_class(client_class)
-        calling = ToProvider(self, None if http is None else http_client_of(http))
+        send_to = partial(ToProvider, self, None if http is None else http_client_of(http))
+        config = config or ClientConfig()
+        if config.answer_timeout_s is None:
+            config = attrs.evolve(config, answer_timeout_s=self.policy.timeout_s)
+        calling = BalancedClient(self, send_to)
         return client_class("", calling, config, interceptors=(*self.interceptors, *interceptors))
-
-    def callable_provider(self) -> Provider:
-        """Return the provider to call now. Raises: ConnectError `unavailable` if there is none."""
-        self.check_callable()
-        provider = self.provider
-        assert provider is not None  # noqa: S101 - it has just been checked
-        return provider
 
     def check_callable(self) -> None:
         """Raise ConnectError `unavailable` if no call can be sent: nobody is known to whom.
@@ -265,13 +263,9 @@ class Dependency:
         """Note that a provider has answered a call."""
         self._pace.answered()
 
-    async def wait_changed(self, provider: Provider) -> bool:
-        """Wait a while for the provider to change; return whether there is another one."""
-        with trio.move_on_after(_CHANGE_S):
-            async for _ in self.providers.reader():
-                if (now := self.provider) != provider:
-                    return now is not None
-        return False
+    async def wait_changed(self) -> None:
+        """Wait until something is otherwise: the providers, the host, or a breaker."""
+        await self._looked.wait()
 
     # What the plugin tells it
 
