@@ -4,6 +4,9 @@
     a `WatchService` stream     one for each dependency, where the host has no websocket
     `DiscoverService`           asked at intervals, where the streams tell nothing
 
+The websocket tells of up to 20 providers of each service; a host that cannot do that, and the other two ways,
+of one.
+
 A connection may die without a sign, so none is used for ever: the websocket has to answer pings, and a stream
 is opened again every minute. Neither is a refusal final: the websocket is tried again every minute, too.
 """
@@ -14,6 +17,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+import attrs
 import trio
 from google.protobuf.message import DecodeError
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection as WebSocket
@@ -30,6 +34,7 @@ from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")
 
+_MAX_PROVIDERS = 20  # of a service that a plugin knows; of more, its host chooses so many for it
 _POLL_S = 2.0
 _STREAM_S = 60.0  # after which a stream is opened again, and the websocket tried again
 _MAX_TRIES = 3  # to open a websocket, before streams are followed
@@ -73,6 +78,7 @@ class _Socket:
         self._dependencies = {d.service_type: d for d in dependencies}
         self._backoff = Backoff(session.heartbeat_s)
         self._was_open = False
+        self._told: dict[str, _Told] = {}  # on this connection, by service type
 
     async def follow(self) -> None:
         """Follow until the host refuses the websocket.
@@ -114,6 +120,7 @@ class _Socket:
         )
         async with opening as socket, open_plain_nursery() as nursery:
             self._was_open = True
+            self._told = {}
             session.link.heard()
             session.check_host(_texts(socket.handshake_headers).get(wire.HOST_ID_HEADER.lower(), ""))
             await socket.send_message(self._request())
@@ -127,6 +134,7 @@ class _Socket:
                 service_type=d.service_type,
                 min_version=d.requirement.min_version,
                 version_range=d.requirement.version_range.text,
+                max_providers=_MAX_PROVIDERS,
             )
             for d in self._dependencies.values()
         ]
@@ -147,10 +155,33 @@ class _Socket:
                 dependency.direct.gone(runtime_id)
         for event in update.events:
             if (followed := self._dependencies.get(event.service_type)) is not None:
-                followed.update(self._session, _providers(self._session, event))
+                followed.update(self._session, _suitable(followed, _providers(self._session, event)))
+        for changes in update.providers:
+            if (changed := self._dependencies.get(changes.service_type)) is not None:
+                self._take_changes(changed, changes)
         for refusal in update.refusals:
             if (refused := self._dependencies.get(refusal.service_type)) is not None:
+                self._told.pop(refusal.service_type, None)
                 refused.update(self._session, ProviderSet(reason=refusal.message))
+
+    def _take_changes(self, dependency: Dependency, changes: pb.ProviderChanges) -> None:
+        told = self._told.setdefault(dependency.service_type, _Told())
+        for runtime_id in changes.removed:
+            told.providers.pop(runtime_id, None)
+        for status in changes.changed:
+            provider = Provider.at(self._session, status.endpoint, degraded=status.degraded)
+            told.providers[provider.runtime_id] = provider
+        told.is_complete |= changes.complete
+        if told.is_complete:
+            dependency.update(self._session, ProviderSet(dict(told.providers), changes.reason))
+
+
+@attrs.define
+class _Told:
+    """What a connection has told of the providers of a service. It counts once all have been told of."""
+
+    providers: dict[str, Provider] = attrs.field(factory=dict)
+    is_complete: bool = False
 
 
 def _texts(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
@@ -246,7 +277,16 @@ class _Stream:
             if error.code == Code.NOT_FOUND:
                 self._take(number, ProviderSet(reason=error.message))
         else:
-            self._take(number, ProviderSet.of(Provider.at(self._session, found.endpoint)))
+            told = ProviderSet.of(Provider.at(self._session, found.endpoint))
+            self._take(number, _suitable(self._dependency, told))
+
+
+def _suitable(dependency: Dependency, told: ProviderSet) -> ProviderSet:
+    """Return what counts of what is told: a host that knows no version ranges may tell of other versions."""
+    for provider in told.providers.values():
+        if not dependency.suits(provider):
+            return ProviderSet(reason=f"{provider.version} is there and {dependency.requirement} is required")
+    return told
 
 
 def _providers(session: Session, event: pb.WatchServiceEvent) -> ProviderSet:

@@ -125,6 +125,8 @@ class ServiceStatus:
 
     state: pb.ServiceState
     provider: Registration | None = None
+    reason: str = attrs.field(default="", eq=False)
+    """Why there is none, for who requires a version range."""
 
 
 class ChangeKind(Enum):

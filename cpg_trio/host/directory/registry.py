@@ -334,7 +334,9 @@ class Registry:
         if provider is None or not self._is_good(provider, requirement):
             good = self._good(service_type, requirement)
             if not good:
-                return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
+                has_range = bool(requirement.version_range.text)
+                reason = self._why_none(service_type, requirement) if has_range else ""
+                return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE, None, reason)
             provider = self._selector.choose("watch", service_type, good)
         return ServiceStatus(self.health(provider.runtime_id).service_state, provider)
 

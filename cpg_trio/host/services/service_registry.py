@@ -215,4 +215,6 @@ def provider_changes(service_type: str, news: ProviderNews) -> pb.ProviderChange
 def watch_event(service_type: str, status: ServiceStatus) -> pb.WatchServiceEvent:
     """Return the event that tells a watcher the status of a service type."""
     endpoint = _endpoint(status.provider) if status.provider else None
-    return pb.WatchServiceEvent(service_type=service_type, state=status.state, endpoint=endpoint)
+    return pb.WatchServiceEvent(
+        service_type=service_type, state=status.state, endpoint=endpoint, reason=status.reason
+    )
