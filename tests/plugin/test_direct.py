@@ -339,3 +339,34 @@ def test_counts_are_bounded_and_those_of_calls_in_flight_are_kept_longest() -> N
         direct._count_of(f"provider-{number}")
     assert len(list(direct.counts())) == 64
     assert direct._count_of("busy") is busy
+
+
+@pytest.mark.parametrize("direct_calls", [True, False])
+async def test_direct_calls_are_balanced_as_routed_ones_are(*, direct_calls: bool) -> None:
+    services = [Echo() for _ in range(3)]
+    callers = [Plugin("caller", version="1.0.0") for _ in range(30)]
+    dependencies = [caller.require("echo") for caller in callers]
+    async with hosting() as (host, url), AsyncExitStack() as stack:
+        for service in services:
+            await stack.enter_async_context(plugged(echo_plugin(service=service), url))
+        for caller in callers:
+            await stack.enter_async_context(plugged(caller, url, direct_calls=direct_calls))
+        await eventually(lambda: all(len(each.providers.value) == 3 for each in dependencies))
+        if direct_calls:
+            await eventually(lambda: all(map(_calls_all_directly, dependencies)))
+        async with trio.open_nursery() as nursery:
+            for dependency in dependencies:
+                nursery.start_soon(_call_often, dependency.client(EchoServiceClient))
+        shares = [len(service.contexts) / (30 * 20) for service in services]
+        assert sum(shares) == pytest.approx(1.0)
+        assert all(0.2 < share < 0.5 for share in shares)
+        assert host.statistics().router.calls == (0 if direct_calls else 30 * 20)
+
+
+def _calls_all_directly(dependency: Dependency) -> bool:
+    return all(dependency.direct.grant_for(each) for each in dependency.providers.value.values())
+
+
+async def _call_often(client: EchoServiceClient) -> None:
+    for _ in range(20):
+        assert (await client.echo(EchoRequest(text="x"))).text == "x"
