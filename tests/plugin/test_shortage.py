@@ -7,6 +7,7 @@ import math
 import pytest
 import trio
 
+from cpg_trio.calls import BreakerState
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import ClientConfig, Code, ConnectError, Fault, fault_of
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
@@ -43,6 +44,7 @@ async def test_a_host_without_descriptors_is_at_fault_and_its_providers_stay_cal
                 assert host.registry.health(provider.runtime_id).callable
                 assert dependency.available
                 assert not answered.is_set()
+                assert [each.breaker.state for each in dependency.group.members] == [BreakerState.CLOSED]
             with trio.fail_after(10):
                 await answered.wait()
         assert dependency.provider is not None
