@@ -140,7 +140,10 @@ class BalancedClient(Generic[P]):
         async with self._streaming(request, _open_duplex) as (call, nursery):
             duplex = _BalancedDuplex(call)
             await nursery.start(duplex.run)
-            yield duplex
+            try:
+                yield duplex
+            finally:
+                duplex.left.set()
 
     @asynccontextmanager
     async def _streaming(
@@ -240,11 +243,11 @@ class _Tries(Generic[P]):
     async def again(self, attempt: _Attempt[P]) -> bool:
         """Wait for the next attempt, after one that has failed; return whether there is one."""
         verdict = attempt.verdict
+        if verdict.full and verdict.asked_s:
+            self._service.group.hold_off(attempt.member, verdict.asked_s)
         if not self.may_again(verdict):
             self.end(verdict, failed=verdict is not SUCCEEDED)
             return False
-        if verdict.full and verdict.asked_s:
-            self._service.group.hold_off(attempt.member, verdict.asked_s)
         count = self._undelivered if verdict.undelivered else self._sent
         self._tried.add(attempt.member.id)
         others = any(
@@ -445,10 +448,12 @@ class _BalancedDuplex(Generic[P]):
     """A request that is being sent, maybe for the second time.
 
     Attempts are made by a task of its own: the response is waited for within blocks of the caller, which may
-    end before the attempt.
+    end before the attempt. It ends the one that is answered after the caller's block (`left`), even if both
+    are cancelled: the caller may be reading the body.
     """
 
     def __init__(self, call: _StreamCall[P]) -> None:
+        self.left = trio.Event()
         self._call = call
         self._answered = trio.Event()
         self._response: HttpResponse | None = None
@@ -463,7 +468,7 @@ class _BalancedDuplex(Generic[P]):
         return self._response
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Make the attempts, and hold the one that is answered until cancelled."""
+        """Make the attempts, and hold the one that is answered until the caller has left."""
         async with self._call as call:
             await call.begin()
             task_status.started()
@@ -472,7 +477,8 @@ class _BalancedDuplex(Generic[P]):
             except Exception as error:  # noqa: BLE001 - it is raised to whoever waits for the response
                 self._error = error
             self._answered.set()
-            await trio.sleep_forever()
+            with trio.CancelScope(shield=True):
+                await self.left.wait()
 
 
 class _Body(Generic[P]):
