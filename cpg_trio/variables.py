@@ -86,7 +86,7 @@ HOST: dict[str, str] = {
     ),
     "SELECTION": (
         "which of several providers a caller gets, by service type, as in"
-        " storage=round-robin,logger=random: first, round-robin, random or weighted (default: first)"
+        " storage=round-robin,logger=random: first, round-robin, random or least-loaded (default: first)"
     ),
     "RATE_LIMITS": (
         "calls a second and at once by kind of call, as in handshake=10/20,discover=off (default: the"

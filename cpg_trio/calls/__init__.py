@@ -21,6 +21,10 @@ an id, and something that sends requests to it. What stands on what:
 from cpg_trio.calls.balancing import (
     BALANCERS as BALANCERS,
     Balancer as Balancer,
+    First as First,
+    LeastLoaded as LeastLoaded,
+    Random as Random,
+    RoundRobin as RoundRobin,
     balancer as balancer,
 )
 from cpg_trio.calls.breaker import (

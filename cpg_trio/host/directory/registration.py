@@ -9,6 +9,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.calls import Load
 from cpg_trio.http import Origin
 
 _MAX_REASON_BYTES = 4096
@@ -43,6 +44,8 @@ class Registration:
     """Where the host connects for `base_url`, tried in order: `unix:` and the path of a socket; last an IP
     address, or an empty string for where the URL leads. What was checked is used: a name may lead elsewhere
     by now."""
+    load: Load = attrs.field(factory=Load, init=False, repr=False)
+    """What routed calls have shown of it, where a choice goes by that. No part of what is stored."""
 
     @property
     def base_url(self) -> str:

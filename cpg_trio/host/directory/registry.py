@@ -133,6 +133,8 @@ class Registry:
             sequence=self._sequence + 1,
             addresses=addresses,
         )
+        if self.provides(service_type):
+            self._selector.note_new(registration)
         self.restore(registration)
         return registration
 
@@ -339,6 +341,24 @@ class Registry:
                 return ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE, None, reason)
             provider = self._selector.choose("watch", service_type, good)
         return ServiceStatus(self.health(provider.runtime_id).service_state, provider)
+
+    def choose(self, service_type: str) -> Registration | None:
+        """Choose a provider for one call: a degraded one only while no other is there. None if there is none.
+
+        Calls have turns of their own.
+        """
+        good = self._good(service_type)
+        if not good:
+            return None
+        chosen = self._selector.choose("call", service_type, good)
+        if chosen.base_url and not self._is_degraded(chosen):
+            return chosen
+        reachable = [provider for provider in good if provider.base_url]
+        well = [provider for provider in reachable if not self._is_degraded(provider)]
+        return self._selector.choose("call", service_type, well or reachable) if reachable else None
+
+    def _is_degraded(self, registration: Registration) -> bool:
+        return self.health(registration.runtime_id).state == pb.HEALTH_STATE_DEGRADED
 
     def selection_of(self, service_type: str) -> Selection:
         """Return the strategy that selects a provider of a type."""

@@ -1,17 +1,16 @@
-"""Which of the callable providers of a service a caller gets."""
+"""Which of the callable providers of a service a caller gets, or a call that names no provider."""
 
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
+import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from operator import attrgetter
 
+from cpg_trio.calls import Balancer, First, LeastLoaded, Random, RoundRobin
 from cpg_trio.host.directory.registration import Registration
 
-_DRAWS = 20  # of a weighted choice, before all providers are weighed
-_by_sequence = attrgetter("sequence")
+_ASKERS = ("discover", "watch", "call")
 
 
 class Selection(Enum):
@@ -23,15 +22,21 @@ class Selection(Enum):
     """Each in turn, in the order of registration."""
     RANDOM = "random"
     """Any, with equal chances."""
-    WEIGHTED = "weighted"
-    """Any, with chances that fall with the number of calls it is busy with."""
+    LEAST_LOADED = "least-loaded"
+    """The less loaded of two that are drawn, by calls in flight, latency and failures: see `Load.weight`."""
+    WEIGHTED = LEAST_LOADED
+    """The former name, `weighted`."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Selection | None:
+        return cls.LEAST_LOADED if value == "weighted" else None
 
 
 class Selector:
     """Chooses by a strategy for each service type.
 
     `selection` is the strategy by type; others get `default`. `calls_in_flight` returns by a runtime id how
-    many calls a provider is busy with. `rng` decides where chance does.
+    many calls a provider is busy with. `rng` decides where chance does. `clock` is that of the loads.
     """
 
     def __init__(
@@ -40,12 +45,17 @@ class Selector:
         default: Selection,
         calls_in_flight: Callable[[str], int],
         rng: random.Random,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._selection = dict(selection)
         self._default = default
-        self._calls_in_flight = calls_in_flight
-        self._rng = rng
-        self._last_turn: dict[tuple[str, str], int] = {}  # sequence number, by asker and service type
+        self._clock = clock
+        self._balancers: Mapping[Selection, Balancer[Registration]] = {
+            Selection.FIRST: First(),
+            Selection.RANDOM: Random(rng),
+            Selection.LEAST_LOADED: LeastLoaded(rng, lambda provider: calls_in_flight(provider.runtime_id)),
+        }
+        self._turns: dict[tuple[str, str], RoundRobin[Registration]] = {}  # by asker and service type
 
     def strategy(self, service_type: str) -> Selection:
         """Return the strategy for a service type."""
@@ -54,39 +64,23 @@ class Selector:
     def choose(self, asker: str, service_type: str, good: Sequence[Registration]) -> Registration:
         """Choose one of some providers, which are in the order of registration.
 
-        Each kind of `asker` has turns of its own.
+        Each kind of `asker` has turns of its own. A call (`call`) goes to the least loaded where the type has
+        no strategy of its own: the default one is for callers, which then stay with their provider.
         """
-        match self.strategy(service_type):
-            case Selection.FIRST:
-                return good[0]
-            case Selection.ROUND_ROBIN:
-                return self._next_turn((asker, service_type), good)
-            case Selection.RANDOM:
-                return self._rng.choice(good)
-            case Selection.WEIGHTED:
-                return self._weighted(good)
+        default = Selection.LEAST_LOADED if asker == "call" else self._default
+        strategy = self._selection.get(service_type, default)
+        if strategy is Selection.ROUND_ROBIN:
+            balancer = self._turns.get((asker, service_type))
+            if balancer is None:
+                balancer = self._turns[asker, service_type] = RoundRobin()
+            return balancer.choose(good, "", 0.0)
+        return self._balancers[strategy].choose(good, "", self._clock())
+
+    def note_new(self, registration: Registration) -> None:
+        """Have the share of a provider grow that joins others."""
+        registration.load.joined_at = self._clock()
 
     def forget(self, service_type: str) -> None:
         """Forget whose turn it is."""
-        for asker in ("discover", "watch"):
-            self._last_turn.pop((asker, service_type), None)
-
-    def _next_turn(self, turn: tuple[str, str], good: Sequence[Registration]) -> Registration:
-        # By sequence number and not by index: providers come and go, and none is skipped.
-        after = bisect_right(good, self._last_turn.get(turn, 0), key=_by_sequence)
-        chosen = good[after] if after < len(good) else good[0]
-        self._last_turn[turn] = chosen.sequence
-        return chosen
-
-    def _weighted(self, good: Sequence[Registration]) -> Registration:
-        """Choose with a chance of 1 / (1 + calls in flight).
-
-        Draw one, and accept it with its chance: that gives the same choice as to weigh all of them, and does
-        not grow with their number. Where all are so busy that hardly one is accepted, weigh all.
-        """
-        for _ in range(_DRAWS):
-            drawn = self._rng.choice(good)
-            if self._rng.random() * (1 + self._calls_in_flight(drawn.runtime_id)) < 1:
-                return drawn
-        weights = [1 / (1 + self._calls_in_flight(r.runtime_id)) for r in good]
-        return self._rng.choices(good, weights)[0]
+        for asker in _ASKERS:
+            self._turns.pop((asker, service_type), None)

@@ -254,7 +254,7 @@ class Journal:
             identities=[_identity_row(entry, since_1970) for entry in entries],
             ended=[{**attrs.asdict(e), "until": e.until + since_1970} for e in ends],
             registrations=[
-                {**attrs.asdict(r, recurse=False), "address": r.address}
+                {**attrs.asdict(r, recurse=False, filter=lambda field, _: field.init), "address": r.address}
                 for entry in entries
                 for r in self._registry.registrations(entry.identity.runtime_id)
             ],

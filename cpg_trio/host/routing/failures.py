@@ -77,14 +77,19 @@ def failure_of(error: UpstreamError | MalformedError) -> CallFailure:
         "failed to proxy request",
         str(error),
         Code.UNAVAILABLE.value,
-        marks(_fault_of(error), undelivered=undelivered),
+        marks(fault_on_way(error), undelivered=undelivered),
         undelivered=undelivered,
         suspected=isinstance(error, ConnectFailedError | UndeliveredError)
         and not isinstance(error, ClocksDifferError),
     )
 
 
-def _fault_of(error: UpstreamError) -> Fault:
+def fault_on_way(error: UpstreamError | MalformedError) -> Fault:
+    """Return whose fault an error on the way to the provider is."""
+    if isinstance(error, MalformedError):
+        return Fault.CALLER
+    if isinstance(error, PoolFullError):
+        return _NO_ROOM[error.own_share][-1]
     if isinstance(error, LocalFailureError):
         return Fault.HOST
     return Fault.GUARD if isinstance(error, ClocksDifferError) else Fault.PROVIDER

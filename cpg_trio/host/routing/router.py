@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from time import perf_counter
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio.asgi import HeaderList
 from cpg_trio.call_context import CallContext, NewRequest, received
 from cpg_trio.call_record import Call, CallKind, Calls
+from cpg_trio.calls import Outcome
 from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
 from cpg_trio.host.directory import Registry
 from cpg_trio.host.routing.failures import (
@@ -21,6 +23,7 @@ from cpg_trio.host.routing.failures import (
     PROVIDER_GONE,
     CallFailure,
     failure_of,
+    fault_on_way,
     refusal_of,
 )
 from cpg_trio.host.routing.headers import (
@@ -38,9 +41,10 @@ from cpg_trio.http import (
     RelayCall,
     RequestRefusedError,
     ServerExchange,
+    UndeliveredError,
     UpstreamError,
 )
-from cpg_trio.rpc import Code, code_of_end, code_of_head
+from cpg_trio.rpc import Code, Fault, code_of_end, code_of_head
 
 _log = logging.getLogger("cpg_trio.router")
 
@@ -115,7 +119,8 @@ class Router:
         forwarded = b"%b%b%b" % (head.lines, statement.lines, context.lines)
         if exchange.metadata:
             forwarded += self._metadata(exchange.metadata, caller.runtime_id)
-        return RoutedCall(self, exchange, caller.runtime_id, route, query, forwarded, context)
+        kind = ObservedCall if route.by_load else RoutedCall
+        return kind(self, exchange, caller.runtime_id, route, query, forwarded, context)
 
     def route(
         self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -303,3 +308,46 @@ class RoutedCall:
     def failure(self, error: UpstreamError | MalformedError | None) -> CallFailure:
         """See `relay.Forward`."""
         return self._router.failure(self.call, error)
+
+
+class ObservedCall(RoutedCall):
+    """A call that shows its provider's load, where choices go by that."""
+
+    __slots__ = ("_has_answered", "_outcome")
+
+    def begin(self, call: RelayCall) -> Call:
+        """See `relay.Forward`."""
+        record = super().begin(call)
+        self._has_answered = False
+        self._outcome: Outcome | None = None
+        self._route.provider.load.begin(record.began_at)
+        return record
+
+    def refusal(self, status: int, fields: HeaderList) -> UndeliveredError | None:
+        """See `relay.Forward`. The first that comes of an answer: its end may be hours from now."""
+        refusal = refusal_of(status, fields)
+        if refusal is None and not self._has_answered:
+            self._has_answered = True
+            now = perf_counter()
+            self._route.provider.load.answered(now - self.call.began_at, now)
+        return refusal
+
+    def failure(self, error: UpstreamError | MalformedError | None) -> CallFailure:
+        """See `relay.Forward`."""
+        is_providers = error is not None and fault_on_way(error) is Fault.PROVIDER
+        self._outcome = Outcome.FAILURE if is_providers else Outcome.NOTHING
+        return super().failure(error)
+
+    def end(self, call: RelayCall) -> None:
+        """See `relay.Forward`."""
+        super().end(call)
+        record = self.call
+        outcome = self._outcome or (Outcome.NOTHING if record.failure else _OUTCOMES.get(record.code))
+        latency_s = None if self._has_answered else record.duration_s
+        self._route.provider.load.end(outcome or Outcome.SUCCESS, latency_s, perf_counter())
+
+
+_OUTCOMES = {  # of answers of a provider; others are its successes
+    **dict.fromkeys(("unavailable", "internal", "unknown", "data_loss"), Outcome.FAILURE),
+    **dict.fromkeys(("canceled", "resource_exhausted"), Outcome.NOTHING),
+}

@@ -1,6 +1,7 @@
 """Where a path under `/services/` leads, and the statement that tells a provider who calls it. No I/O.
 
     /services/{type}/{provider}/{method}  ──▶  a registration  ──▶  origin, Host field and target
+    /services/{type}/-/{method}           ──▶  the one that is chosen for this call
 
 The usual call is to a path that was called before. Its route is kept, together with the statements about its
 callers, for as long as the provider's registration stays as it is.
@@ -20,12 +21,14 @@ from cpg_trio._lines import one_line
 from cpg_trio._paths import has_traversal
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access import Identities, Identity, RefusedError
-from cpg_trio.host.directory import Registration, Registry
+from cpg_trio.host.directory import Registration, Registry, Selection
 from cpg_trio.host.routing.headers import lines
 from cpg_trio.http import Origin
 from cpg_trio.rpc import Code, Fault
 
 PREFIX = b"/services/"
+ANY_PROVIDER = "-"
+"""In place of a provider's id: the router chooses. `/services/-/-/...` leads nowhere: plugins ask for it."""
 
 _MOST_ROUTES = 10_000
 _MOST_ROUTE_BYTES = 16 * 1024 * 1024
@@ -96,6 +99,8 @@ class Route:
     """For the request line, without a query."""
     kept: bool
     """Whether it is found again at the next call; its statements are kept with it."""
+    by_load: bool = False
+    """Whether calls to its provider are chosen, or may be chosen, by what they show of it."""
     statements: dict[str, Statement] = attrs.field(factory=dict, repr=False)
     """By the runtime ids of the callers."""
 
@@ -121,6 +126,8 @@ class Routes:
 
     def find(self, raw_path: bytes, path: ServicePath, caller: str) -> Route:
         """Return the route of a path, and keep it. Raises: RefusedError 404, 500 or 503."""
+        if path.provider_id == ANY_PROVIDER != path.service_type:
+            return self._chosen(raw_path, path, caller)
         provider = self._registry.provider(path.service_type, path.provider_id)
         if provider is None:
             raise RefusedError(Code.NOT_FOUND, f"provider not found: {path.provider_id}")
@@ -129,15 +136,35 @@ class Routes:
         if provider.id not in self._registry.callable_ids:
             text = "service unavailable (provider unhealthy)"
             raise RefusedError(Code.UNAVAILABLE, text, fault=Fault.PROVIDER)
-        kept = len(raw_path) <= _LONGEST_KEPT_PATH
+        by_load = self._registry.selection_of(path.service_type) is Selection.LEAST_LOADED
+        return self._made(raw_path, path, provider, caller, by_load=by_load)
+
+    def _chosen(self, raw_path: bytes, path: ServicePath, caller: str) -> Route:
+        """Return the route of one call to a provider that is chosen now."""
+        provider = self._registry.choose(path.service_type)
+        if provider is None:
+            if not self._registry.provides(path.service_type):
+                raise RefusedError(Code.NOT_FOUND, f"provider not found: no {path.service_type}")
+            text = "service unavailable (no provider is healthy)"
+            raise RefusedError(Code.UNAVAILABLE, text, fault=Fault.PROVIDER)
+        key = b"%b %b" % (raw_path, provider.runtime_id.encode())  # no path has a space
+        if (route := self.get(key)) is not None:
+            return route
+        path = attrs.evolve(path, provider_id=provider.runtime_id)
+        return self._made(key, path, provider, caller, by_load=True)
+
+    def _made(
+        self, key: bytes, path: ServicePath, provider: Registration, caller: str, *, by_load: bool
+    ) -> Route:
+        kept = len(key) <= _LONGEST_KEPT_PATH
         try:
-            route = _route(path, provider, kept=kept)
+            route = _route(path, provider, kept=kept, by_load=by_load)
         except ValueError as error:
             log = f"{caller} → {provider.runtime_id} FAILED: {error}"
             text = "failed to create proxy request"
             raise RefusedError(Code.INTERNAL, text, log=log, fault=Fault.PROVIDER) from error
         if kept:
-            self._kept.keep(raw_path, route, 4 * len(raw_path) + _ROUTE_BYTES)
+            self._kept.keep(key, route, 4 * len(key) + _ROUTE_BYTES)
         return route
 
     def statement(self, caller: Identity, route: Route) -> Statement:
@@ -153,7 +180,7 @@ class Routes:
         return known
 
 
-def _route(path: ServicePath, provider: Registration, *, kept: bool) -> Route:
+def _route(path: ServicePath, provider: Registration, *, kept: bool, by_load: bool) -> Route:
     """Return where a path leads. Raises: ValueError for a base URL that is none."""
     origin, prefix = Origin.parse(provider.base_url)
     endpoint = encoded_endpoint(provider).encode()
@@ -169,6 +196,7 @@ def _route(path: ServicePath, provider: Registration, *, kept: bool) -> Route:
         origin.host_header,
         prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
         kept,
+        by_load,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
@@ -333,10 +334,10 @@ def test_random_offers_everybody() -> None:
     assert set(discovered(registry, 100)) == {"a", "b", "c"}
 
 
-def test_weighted_offers_the_busy_less_often() -> None:
-    registry = Registry(default_selection=Selection.WEIGHTED, rng=random.Random(1))
+def test_least_loaded_offers_the_busy_less_often() -> None:
+    registry = Registry(default_selection=Selection.LEAST_LOADED, rng=random.Random(1))
     add(registry, "idle")
-    add(registry, "busy")
+    add(registry, "busy").load.joined_at = -math.inf  # not new any more
     calls = [HeldCall() for _ in range(3)]
     for call in calls:
         registry.calls.begin("caller", "busy", call)
@@ -344,7 +345,7 @@ def test_weighted_offers_the_busy_less_often() -> None:
     shares = Counter(discovered(registry, 1000))
     for call in calls:
         registry.calls.end("caller", "busy", call)
-    assert 700 < shares["idle"] < 900  # four chances to one
+    assert 900 < shares["idle"] < 980  # sixteen chances to one
     assert registry.calls.count("busy") == 0
 
 
