@@ -79,7 +79,7 @@ def _pass_on(error: ConnectError) -> NoReturn:
 def api_plugin() -> Plugin:
     """Return the plugin."""
     plugin = Plugin("api-plugin", version="1.0.0", name="API Plugin", default_port=8083)
-    storage = plugin.require("storage", min_version="1.0.0").client(StorageClient)
+    storage = plugin.require("storage", version=">=1.0,<2").client(StorageClient)
     plugin.provide(
         "api",
         API(storage),

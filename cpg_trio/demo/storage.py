@@ -91,7 +91,7 @@ async def storage_plugin(where: Path | str) -> AsyncIterator[Plugin]:
     """
     async with open_store(where) as store, open_plain_nursery() as nursery:
         plugin = Plugin("storage-plugin", version="1.0.0", name="Storage Plugin", default_port=8082)
-        logger = plugin.require("logger", min_version="1.0.0").client(LoggerClient)
+        logger = plugin.require("logger", version=">=1.0,<2").client(LoggerClient)
         plugin.provide(
             "storage",
             Storage(store, logger),

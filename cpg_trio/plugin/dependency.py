@@ -177,6 +177,11 @@ class Dependency:
             return None
         return f"calls to all {len(members)} providers fail" if len(members) > 1 else _ONE_FAILS
 
+    @property
+    def unexplained(self) -> bool:
+        """Whether the host has told that there is no provider, and not why."""
+        return self._told_in is self.link.session is not None and not (self.providers.value or self._reason)
+
     async def wait_available(self) -> Provider:
         """Wait until the service can be called; return a provider of it.
 

@@ -39,6 +39,7 @@ _POLL_S = 2.0
 _STREAM_S = 60.0  # after which a stream is opened again, and the websocket tried again
 _MAX_TRIES = 3  # to open a websocket, before streams are followed
 _SETTLE_HEARTBEATS = 2
+_EXPLAINS = frozenset({Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT})
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
 _SERVER_ERROR = 500
@@ -53,6 +54,8 @@ async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
     """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_settle, session, dependencies)
+        for dependency in dependencies:
+            nursery.start_soon(_ask_why, session, dependency)
         socket = _Socket(session, dependencies)
         while True:
             await socket.follow()
@@ -68,6 +71,27 @@ async def _settle(session: Session, dependencies: Sequence[Dependency]) -> None:
     await trio.sleep(_SETTLE_HEARTBEATS * session.heartbeat_s)
     for dependency in dependencies:
         dependency.settle(session)
+
+
+async def _ask_why(session: Session, dependency: Dependency) -> None:
+    """Ask a host that tells of no provider, and not why, once each time: the error of a request says it."""
+    async for _ in dependency.states.reader():
+        if not dependency.unexplained:
+            continue
+        try:
+            await session.registry.discover_service(_discovery(dependency), timeout_s=CALL_TIMEOUT_S)
+        except ConnectError as error:
+            if error.code in _EXPLAINS and dependency.unexplained:
+                dependency.update(session, ProviderSet(reason=error.message))
+
+
+def _discovery(dependency: Dependency) -> pb.DiscoverServiceRequest:
+    requirement = dependency.requirement
+    return pb.DiscoverServiceRequest(
+        service_type=dependency.service_type,
+        min_version=requirement.min_version,
+        version_range=requirement.version_range.text,
+    )
 
 
 class _Socket:
@@ -265,12 +289,7 @@ class _Stream:
 
     async def _discover(self) -> None:
         """Request a provider that is new enough."""
-        request = pb.DiscoverServiceRequest(
-            service_type=self._dependency.service_type,
-            min_version=self._dependency.requirement.min_version,
-            version_range=self._dependency.requirement.version_range.text,
-        )
-        number = self._next()
+        request, number = _discovery(self._dependency), self._next()
         try:
             found = await self._session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
         except ConnectError as error:
