@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
+from cpg_trio.calls import CallPolicy
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
 from cpg_trio.plugin import Plugin, PluginConfig, Provider
 from cpg_trio.plugin._session import ProviderSet, Session
@@ -201,7 +202,7 @@ async def test_a_call_that_was_not_delivered_goes_to_another_provider(
     virtual_time: MockClock, kind: str
 ) -> None:
     caller = Plugin("caller", version="1.0.0")
-    echo = caller.require("echo")
+    echo = caller.require("echo", policy=CallPolicy(balance="first"))
     client = echo.client(EchoServiceClient)
     async with hosting() as (host, url):
         away = {"base_url": f"http://127.0.0.1:{unused_port()}"}
