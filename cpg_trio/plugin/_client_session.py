@@ -30,9 +30,12 @@ class ClientSession:
         """The name under which the host knows the client."""
         return self._session.runtime_id
 
-    async def discover(self, service_type: str) -> Provider:
-        """Return the provider of a service that the host chooses. Raises: ConnectError."""
-        request = pb.DiscoverServiceRequest(service_type=service_type)
+    async def discover(self, service_type: str, version: str = "") -> Provider:
+        """Return the provider of a service that the host chooses, of a version range if one is given.
+
+        Raises: ConnectError.
+        """
+        request = pb.DiscoverServiceRequest(service_type=service_type, version_range=version)
         answer = await self._session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
         return Provider.at(self._session, answer.endpoint)
 

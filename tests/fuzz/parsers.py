@@ -23,6 +23,7 @@ from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, sign,
 from cpg_trio.call_record import Calls
 from cpg_trio.cli._host_config import host_config
 from cpg_trio.host import Enrolment
+from cpg_trio.host.access import LimitError
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.keys import Claims, Keys
@@ -31,6 +32,7 @@ from cpg_trio.host.access.policy import Policy, read_rules
 from cpg_trio.host.access.rate_limiting import RateLimiter, RateLimits
 from cpg_trio.host.access.refusal import RefusedError
 from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_request, forwarded_in_response
 from cpg_trio.host.routing.router import Router
 from cpg_trio.host.routing.routes import PREFIX, Routes
@@ -241,7 +243,20 @@ def check_watch_frame(data: bytes) -> None:
     for codec in CODECS.values():
         for frame in ({"bytes": data}, {"text": data.decode("utf-8", "replace")}):
             with suppress(UnreadableError):
-                assert isinstance(codec.read(frame), WatchRequest)
+                request = codec.read(frame)
+                assert isinstance(request, WatchRequest)
+                _subscribe(request)
+
+
+def _subscribe(request: WatchRequest) -> None:
+    """Take the subscriptions of a request, or refuse each with one of the two errors."""
+    hub = WatchHub(Registry())
+    with hub.watch("fuzzed") as watch:
+        for one in request.subscribe:
+            with suppress(wire.InvalidError, LimitError):
+                watch.subscribe(one.service_type, one.min_version, one.version_range, one.max_providers)
+    assert not hub.subscriptions.total
+    assert not hub.range_bytes.total
 
 
 def check_peer(data: bytes) -> None:

@@ -90,7 +90,15 @@ TARGETS = {
     "error": Target(
         (b'{"code": "not_found", "details": [{"type": "t", "value": "eA"}]}',), parsers.check_error
     ),
-    "watch": Target((b'{"subscribe": [{"serviceType": "t"}]}', b"\n\3\n\1t"), parsers.check_watch_frame),
+    "watch": Target(
+        (
+            b'{"subscribe": [{"serviceType": "t"}]}',
+            b'{"subscribe": [{"serviceType": "t", "versionRange": ">=1,<2", "maxProviders": 4294967295}]}',
+            b"\n\3\n\1t",
+            b"\n\16\n\1t\x1a\3>=1 \xff\xff\xff\xff\x0f",
+        ),
+        parsers.check_watch_frame,
+    ),
     "times": Target(
         (b"1", b"0", b"9" * 19, b"9" * 5000, b"-1", b"1.5", "\u0661".encode()), parsers.check_times
     ),

@@ -23,6 +23,9 @@ async def test_it_calls_a_service_and_its_identity_ends_with_the_block() -> None
             assert (await client.echo(pb.EchoRequest(text="a"))).text == "a"
             files = await descriptors_of(provider.base_url, provider.session.calls, config)
             assert [file.name for file in files] == ["echo/v1/echo.proto"]
+            assert (await session.discover("echo", "~=1.0")).version == "1.0.0"
+            with pytest.raises(ConnectError, match=r"1\.0\.0 is there and >=3 is required"):
+                await session.discover("echo", ">=3")
             with pytest.raises(ConnectError) as caught:
                 await session.discover("other")
             assert caught.value.code in {Code.NOT_FOUND, Code.PERMISSION_DENIED}

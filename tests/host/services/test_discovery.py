@@ -32,7 +32,14 @@ def streaming(headers: Headers) -> Headers:
 
 
 @pytest.mark.parametrize(
-    "body", [{"serviceType": ""}, {"serviceType": "a/b"}, {"serviceType": "t", "minVersion": "x"}]
+    "body",
+    [
+        {"serviceType": ""},
+        {"serviceType": "a/b"},
+        {"serviceType": "t", "minVersion": "x"},
+        {"serviceType": "t", "versionRange": "^1"},
+        {"serviceType": "t", "versionRange": ">=" + "1" * 2**17},
+    ],
 )
 async def test_a_discovery_that_makes_no_sense_is_an_invalid_argument(body: dict[str, Any]) -> None:
     async with running() as host:

@@ -433,3 +433,87 @@ async def test_one_subscription_more_than_there_may_be_is_refused() -> None:
     refusals = [json.loads(each["text"]).get("refusals", []) for each in socket.sent if "text" in each]
     (refusal,) = [each for some in refusals for each in some]
     assert refusal == {"serviceType": "c", "message": "too many subscriptions (max: 2)"}
+
+
+# Several providers
+
+
+def several(service_type: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"serviceType": service_type, "maxProviders": 2**32 - 1, **more}]
+
+
+async def test_who_asks_for_several_providers_is_told_of_each_by_itself_and_in_no_event() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        add(host, "a", version="1.2.0")
+        add(host, "b", version="2.0.0")
+        await say(socket, subscribe=several("t"))
+        snapshot = await hear(socket)
+        assert snapshot["providers"] == [
+            {
+                "serviceType": "t",
+                "complete": True,
+                "changed": [
+                    {"endpoint": {"providerId": "a", "version": "1.2.0", "endpointUrl": "/services/t/a"}},
+                    {"endpoint": {"providerId": "b", "version": "2.0.0", "endpointUrl": "/services/t/b"}},
+                ],
+            }
+        ]
+        assert "events" not in snapshot
+        host.registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+        (changes,) = (await hear(socket))["providers"]
+        assert [(s["endpoint"]["providerId"], s["degraded"]) for s in changes["changed"]] == [("a", True)]
+        host.registry.remove_plugin("b")
+        assert (await hear(socket))["providers"] == [{"serviceType": "t", "removed": ["b"]}]
+        host.registry.cancel_calls("b")
+        assert (await hear(socket))["gone"] == ["b"]
+        host.registry.drain("a", "an upgrade")
+        assert (await hear(socket))["providers"] == [
+            {"serviceType": "t", "removed": ["a"], "reason": "it is drained"}
+        ]
+
+
+async def test_a_range_counts_for_one_provider_as_for_several_and_a_bad_one_is_refused() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        add(host, "old", "t")
+        add(host, "old", "u")
+        one = {"serviceType": "u", "versionRange": ">=2"}
+        bad = {"serviceType": "v", "versionRange": "latest"}
+        await say(socket, subscribe=[*several("t", versionRange=">=2"), one, bad])
+        answers = [await hear(socket), await hear(socket)]
+        (refusal,) = next(a["refusals"] for a in answers if "refusals" in a)
+        assert refusal["serviceType"] == "v"
+        assert "cannot be read" in refusal["message"]
+        update = next(a for a in answers if "providers" in a)
+        assert update["providers"][0]["reason"] == "1.0.0 is there and >=2 is required"
+        assert "1.0.0 is there and >=2 is required" in update["events"][0]["reason"]
+        add(host, "new", "t", "2.1.0")
+        (changes,) = (await hear(socket))["providers"]
+        assert [s["endpoint"]["version"] for s in changes["changed"]] == ["2.1.0"]
+
+
+async def test_who_may_call_a_service_again_is_told_of_all_its_providers_anew() -> None:
+    policy = Changing()
+    async with hosting(HostConfig(policy=policy)) as (host, url), watching(url, proof(host), JSON) as socket:
+        add(host, "a")
+        await say(socket, subscribe=several("t"))
+        await hear(socket)
+        policy.permits = False
+        add(host, "b")
+        update = await hear(socket)
+        assert "may not call t" in update["refusals"][0]["message"]
+        assert "providers" not in update
+        policy.permits = True
+        add(host, "c")
+        (changes,) = (await hear(socket))["providers"]
+        assert sorted(s["endpoint"]["providerId"] for s in changes["changed"]) == ["a", "b", "c"]
+        assert changes["complete"]
+
+
+async def test_a_range_of_a_megabyte_ends_the_connection_as_any_frame_of_that_size() -> None:
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        await say(socket, subscribe=several("t", versionRange=">=" + "1" * 2**17))
+        assert "version range too long" in (await hear(socket))["refusals"][0]["message"]
+        await say(socket, subscribe=several("t", versionRange=">=" + "1" * 2**20))
+        with pytest.raises(ConnectionClosed):
+            await socket.get_message()
+        assert not host.watches._services
