@@ -344,8 +344,11 @@ class Ejections:
         return fmean(rates) + max(self.policy.failure_rate_above_peers, _DEVIATIONS * pstdev(rates))
 
     def why_none(self) -> str:
-        """Return in words why no provider may be called now, and until when."""
-        soonest = min((each for each in self._breakers if each.is_out), key=lambda each: each.admits_at)
+        """Return in words why no provider may be called now, and until when. Empty if none is out."""
+        out = [each for each in self._breakers if each.is_out]
+        if not out:
+            return ""
+        soonest = min(out, key=lambda each: each.admits_at)
         left_s = max(0.0, soonest.admits_at - self.clock())
         return f"{soonest.provider} is not called for {_human.duration(left_s)}: {soonest.why}"
 

@@ -102,6 +102,7 @@ def test_the_time_grows_to_a_bound_and_shrinks_by_steps() -> None:
 def test_an_open_breaker_admits_nothing_and_tells_from_when_on() -> None:
     providers = Providers(2).prove()
     assert providers[0].admits_at < providers.now
+    assert not providers.ejections.why_none()
     providers.play(providers[0], [FAILURE, FAILURE, FAILURE, 4.0])
     assert not providers[0].admits()
     assert providers[0].admits_at == providers.now + 6
