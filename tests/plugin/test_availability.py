@@ -100,6 +100,36 @@ async def test_a_provider_that_fails_each_call_is_called_less_and_less_often() -
         assert await tries_in(echo, 2.0) <= 12
 
 
+async def test_who_waits_while_the_plugin_registers_anew_does_not_spin(virtual_time: MockClock) -> None:
+    caller = Plugin("caller", version="1.0.0")
+    echo = caller.require("echo")
+    async with hosting() as (host, url), plugged(echo_plugin(), url), plugged(caller, url):
+        session = (await echo.wait_available()).session
+        await host.revoke_identity(session.runtime_id)
+        session.void.set()
+        assert not echo.available
+        assert echo.changes() is not None  # which looks at once
+        assert echo.states.value.reason == "the plugin is not registered with its host"
+        with trio.fail_after(20):
+            assert (await echo.wait_available()).session is not session
+
+
+async def test_calls_that_all_fail_are_the_reason_until_one_is_answered() -> None:
+    caller, bad = Plugin("caller", version="1.0.0"), Plugin("bad-plugin", version="1.0.0")
+    bad.provide("echo", Echo(), middleware=answering(500))
+    echo = caller.require("echo")
+    client = echo.client(EchoServiceClient)
+    async with hosting() as (_, url), plugged(bad, url), plugged(caller, url):
+        with trio.fail_after(10):
+            while echo.missing is None:
+                await echo.wait_available()
+                with pytest.raises(ConnectError):
+                    await client.echo(EchoRequest(text="x"))
+        assert echo.missing == "calls to its only provider fail"
+        assert not echo.available
+        assert echo.statistics().calls >= 3
+
+
 async def test_a_dependency_with_no_room_for_another_call_is_not_available(virtual_time: MockClock) -> None:
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")

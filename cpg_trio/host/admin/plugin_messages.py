@@ -89,11 +89,12 @@ def _add_times(message: pb.Plugin, record: Record, of: Snapshot) -> None:
 def _requires(record: Record, of: Snapshot) -> Iterator[pb.RequiredService]:
     reported = of.dependencies.reported(record)
     for service_type in of.dependencies.required(record):
-        missing = of.dependencies.missing(service_type)
+        missing, its_own = of.dependencies.missing(service_type), record.reason * (service_type in reported)
         yield pb.RequiredService(
             service_type=service_type,
             available=missing is None,
-            reason=missing.reason if missing is not None else "",
+            # A plugin may lack what others call: it requires another version, or its calls fail.
+            reason=missing.reason if missing is not None else its_own,
             since=messages.timestamp_if_known(missing.since) if missing is not None else None,
             reported_missing=service_type in reported,
         )
