@@ -227,7 +227,7 @@ class _Tries(Generic[P]):
         except ConnectError:
             self._fail()
             raise
-        key = request.call.key or service.policy.key_of(request)
+        key = request.call.key or (service.policy.key_of(request) if service.policy.balance_key else "")
         member = service.group.choose(key, self._tried)
         if member is None:
             self._fail()

@@ -150,6 +150,9 @@ class Group(Generic[P]):
         `key` is what a consistent hash goes by. Members with ids in `tried` are avoided while another is
         there, and so are those that are held off, and those that are degraded.
         """
+        if len(self._by_id) == 1:  # the usual case, so the short way
+            (only,) = self._by_id.values()
+            return only if only.breaker.admits() else None
         now = self._clock()
         candidates = [member for member in self._by_id.values() if member.breaker.admits()]
         if not candidates:

@@ -246,7 +246,8 @@ class Dependency:
 
         A host that cannot be reached is no such case: a call is how it may turn out that it is back.
         """
-        if (provider := self.provider) is None:
+        # All are of one session, so that any of them tells.
+        if (provider := next(iter(self.providers.value.values()), None)) is None:
             why = f": {missing}" if (missing := self.missing) else ""
             raise ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available{why}")
         if provider.session.void.is_set():
