@@ -26,7 +26,7 @@ import attrs
 
 from cpg_trio.asgi import ClientDisconnectedError, HeaderList
 from cpg_trio.call_record import Call, Stage
-from cpg_trio.http.client.errors import UndeliveredError, UpstreamError
+from cpg_trio.http.client.errors import NotSentError, UndeliveredError, UpstreamError
 from cpg_trio.http.client.exchange import ClientExchange
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.pool import Pool
@@ -73,6 +73,13 @@ class Forward(Protocol):
     @property
     def caller(self) -> str:
         """Whom the pool counts it for."""
+
+    @property
+    def may_move(self) -> bool:
+        """Whether it may go elsewhere, if where it goes has not received it."""
+
+    def move(self, call: RelayCall, error: UpstreamError, /) -> bool:
+        """Go elsewhere after an error, if there is another place; return whether there is."""
 
     def head(self) -> bytes:
         """Return the head that goes on, without the empty line; of framing, a content-length at most."""
@@ -146,7 +153,10 @@ class RelayCall:
         self._caller = caller
         self._forward = forward
         body = caller.take()
-        self._exchange = ClientExchange(pool, forward.origin, self._prepared(body), forward.caller)
+        self._pool = pool
+        self._body = body if forward.may_move else b""
+        self._request = self._prepared(body)
+        self._exchange = ClientExchange(pool, forward.origin, self._request, forward.caller)
         caller.cancel_when_lost()
         self._record = forward.begin(self)
         self._record.request_bytes = len(body)
@@ -202,8 +212,14 @@ class RelayCall:
         """Relay the call, from where it is."""
         self._caller.in_hand = None
         try:
-            async with self._exchange:
-                await self._pass_back()
+            while True:
+                try:
+                    async with self._exchange:
+                        await self._pass_back()
+                    break
+                except (NotSentError, UndeliveredError) as error:
+                    if not self._moves(error):
+                        raise
         except ClientDisconnectedError:
             pass  # within its request
         except UpstreamError as error:
@@ -212,6 +228,15 @@ class RelayCall:
             await self._fail(self._forward.failure(error))
         finally:
             self._end()
+
+    def _moves(self, error: UpstreamError) -> bool:
+        """Whether the call goes elsewhere: where it went has not received it, and all of it is here."""
+        forward, is_whole = self._forward, self._request.rest is None
+        if self._cancelled or not (forward.may_move and is_whole) or not forward.move(self, error):
+            return False
+        self._request = self._prepared(self._body)
+        self._exchange = ClientExchange(self._pool, forward.origin, self._request, forward.caller)
+        return True
 
     def note_progress(self) -> None:
         """Bring the record up to date, which the exchange itself does not do."""

@@ -221,6 +221,7 @@ class _Passed:
     """A request that is passed on. See `relay.Forward`."""
 
     caller = ""
+    may_move = False
 
     def __init__(self, exchange: ServerExchange, address: AdminAddress) -> None:
         self._exchange = exchange
@@ -235,6 +236,10 @@ class _Passed:
             fields.append((b"authorization", wire.bearer(self._address.token).encode()))
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, head.target, self.origin.host_header)
         return first + b"".join([b"%b: %b\r\n" % field for field in fields])
+
+    def move(self, _call: RelayCall, _error: UpstreamError, /) -> bool:
+        """See `relay.Forward`."""
+        return False
 
     def refusal(self, status: int, _fields: HeaderList) -> UndeliveredError | None:
         """See `relay.Forward`. A browser is not to log in at the host: this program has the token."""

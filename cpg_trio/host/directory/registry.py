@@ -342,12 +342,14 @@ class Registry:
             provider = self._selector.choose("watch", service_type, good)
         return ServiceStatus(self.health(provider.runtime_id).service_state, provider)
 
-    def choose(self, service_type: str) -> Registration | None:
+    def choose(self, service_type: str, tried: Collection[str] = ()) -> Registration | None:
         """Choose a provider for one call: a degraded one only while no other is there. None if there is none.
 
-        Calls have turns of their own.
+        Calls have turns of their own. `tried` has the runtime ids of plugins that are not chosen.
         """
         good = self._good(service_type)
+        if tried:
+            good = [provider for provider in good if provider.runtime_id not in tried]
         if not good:
             return None
         chosen = self._selector.choose("call", service_type, good)

@@ -33,7 +33,7 @@ from cpg_trio.host.routing.headers import (
     forwarded_in_response,
     lines,
 )
-from cpg_trio.host.routing.routes import PREFIX, Route, Routes, ServicePath, Statement
+from cpg_trio.host.routing.routes import CALLER_FIELDS, PREFIX, Route, Routes, ServicePath, Statement
 from cpg_trio.http import (
     Address,
     BrowserGuard,
@@ -44,6 +44,7 @@ from cpg_trio.http import (
     UndeliveredError,
     UpstreamError,
 )
+from cpg_trio.logs import ids
 from cpg_trio.rpc import Code, Fault, code_of_end, code_of_head
 
 _log = logging.getLogger("cpg_trio.router")
@@ -67,7 +68,7 @@ class Router:
         max_body_bytes: int | None = None,
     ) -> None:
         self._access = access
-        self._routes = routes
+        self.routes = routes
         self._suspect = suspect
         self._browsers = browsers
         self._rules = rules
@@ -119,7 +120,9 @@ class Router:
         forwarded = b"%b%b%b" % (head.lines, statement.lines, context.lines)
         if exchange.metadata:
             forwarded += self._metadata(exchange.metadata, caller.runtime_id)
-        kind = ObservedCall if route.by_load else RoutedCall
+        kind: type[RoutedCall] = RoutedCall
+        if route.by_load:
+            kind = ChosenCall if route.is_chosen else ObservedCall
         return kind(self, exchange, caller.runtime_id, route, query, forwarded, context)
 
     def route(
@@ -129,7 +132,7 @@ class Router:
 
         Return who calls, where the call goes, and what its provider is told of the caller.
         """
-        route = self._routes.get(raw_path)
+        route = self.routes.get(raw_path)
         path = self._parse(raw_path, peer) if route is None else route.path
         try:
             caller = self._access.admit_routed(
@@ -140,11 +143,11 @@ class Router:
             raise
         if route is None:
             try:
-                route = self._routes.find(raw_path, path, caller.runtime_id)
+                route = self.routes.find(raw_path, path, caller.runtime_id)
             except RefusedError as refused:
                 refused.caller = caller.runtime_id
                 raise
-        return caller, route, self._routes.statement(caller, route)
+        return caller, route, self.routes.statement(caller, route)
 
     def failure(self, call: Call, error: UpstreamError | MalformedError | None) -> CallFailure:
         """Return what a failure means; None is a call that was cancelled."""
@@ -275,6 +278,13 @@ class RoutedCall:
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, route.host)
         return first + (b"te: trailers\r\n" if head.accepts_trailers else b"") + self._lines
 
+    may_move = False
+    """See `relay.Forward`."""
+
+    def move(self, _call: RelayCall, _error: UpstreamError, /) -> bool:
+        """See `relay.Forward`."""
+        return False
+
     refusal = staticmethod(refusal_of)
     """See `relay.Forward`."""
     fields_back = staticmethod(forwarded_in_response)
@@ -345,6 +355,54 @@ class ObservedCall(RoutedCall):
         outcome = self._outcome or (Outcome.NOTHING if record.failure else _OUTCOMES.get(record.code))
         latency_s = None if self._has_answered else record.duration_s
         self._route.provider.load.end(outcome or Outcome.SUCCESS, latency_s, perf_counter())
+
+
+_MOST_PROVIDERS = 3  # that a call goes to: each may take as long as connecting takes
+
+
+class ChosenCall(ObservedCall):
+    """A call whose provider the router has chosen. It goes to another one if that has not received it."""
+
+    __slots__ = ("_tried",)
+
+    may_move = True
+
+    def begin(self, call: RelayCall) -> Call:
+        """See `relay.Forward`."""
+        self._tried: tuple[str, ...] = ()
+        return super().begin(call)
+
+    def move(self, call: RelayCall, error: UpstreamError, /) -> bool:
+        """See `relay.Forward`."""
+        router, record, route = self._router, self.call, self._route
+        tried = self._tried = (*self._tried, record.provider)
+        raw_path = self._exchange.head.target.partition(b"?")[0]
+        if len(tried) == _MOST_PROVIDERS or fault_on_way(error) is not Fault.PROVIDER:
+            return False
+        if (found := router.routes.other(raw_path, route, tried, self.caller)) is None:
+            return False
+        router.in_flight.end(
+            self.caller, record.provider, call
+        )  # first: what ends its calls is not for this one
+        failure, now = self.failure(error), perf_counter()
+        _log.warning(
+            "[ROUTER] %s → %s /%s FAILED: %s; the call goes to %s",
+            *(record.caller, record.provider, record.method, failure.why, found[0].provider.runtime_id),
+            extra=ids(record.context),
+        )
+        route.provider.load.end(Outcome.FAILURE, now - record.began_at, now)
+        self._go_to(*found)
+        router.in_flight.begin(self.caller, record.provider, call)
+        self._route.provider.load.begin(now)
+        return True
+
+    def _go_to(self, route: Route, statement: Statement) -> None:
+        record = self.call
+        record.provider, record.undelivered = route.provider.runtime_id, False
+        self._route, self.origin, self._outcome = route, route.origin, None
+        # No field of these names passes from a caller, so they are the statement for the other provider.
+        kept = [line for line in self._lines.splitlines(keepends=True) if not line.startswith(CALLER_FIELDS)]
+        self._lines = statement.lines + b"".join(kept)
 
 
 _OUTCOMES = {  # of answers of a provider; others are its successes

@@ -10,7 +10,7 @@ callers, for as long as the provider's registration stays as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import quote
 
 import attrs
@@ -39,6 +39,8 @@ _SIGNED_ANEW_S = LONGEST_S / 2  # the age at which a statement is replaced
 
 _CALLER = wire.CALLER_HEADER.lower().encode()
 _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
+CALLER_FIELDS = (_CALLER, _CALLER_ID)
+"""How the lines of a statement begin."""
 
 
 @attrs.frozen
@@ -100,7 +102,9 @@ class Route:
     kept: bool
     """Whether it is found again at the next call; its statements are kept with it."""
     by_load: bool = False
-    """Whether calls to its provider are chosen, or may be chosen, by what they show of it."""
+    """Whether providers are chosen by what their calls show of them."""
+    is_chosen: bool = False
+    """Whether its provider was chosen by the router, and not named by the caller."""
     statements: dict[str, Statement] = attrs.field(factory=dict, repr=False)
     """By the runtime ids of the callers."""
 
@@ -136,8 +140,21 @@ class Routes:
         if provider.id not in self._registry.callable_ids:
             text = "service unavailable (provider unhealthy)"
             raise RefusedError(Code.UNAVAILABLE, text, fault=Fault.PROVIDER)
-        by_load = self._registry.selection_of(path.service_type) is Selection.LEAST_LOADED
-        return self._made(raw_path, path, provider, caller, by_load=by_load)
+        return self._made(raw_path, path, provider, caller, is_chosen=False)
+
+    def other(
+        self, raw_path: bytes, route: Route, tried: Collection[str], caller: str
+    ) -> tuple[Route, Statement] | None:
+        """Return a route of the same path to another provider, and what that is told of the caller.
+
+        None if there is none, or if the caller's identity has ended.
+        """
+        provider = self._registry.choose(route.path.service_type, tried)
+        entry = self._identities.entry(caller)
+        if provider is None or entry is None:
+            return None
+        other = self._to_chosen(raw_path, route.path, provider, caller)
+        return other, self.statement(entry.identity, other)
 
     def _chosen(self, raw_path: bytes, path: ServicePath, caller: str) -> Route:
         """Return the route of one call to a provider that is chosen now."""
@@ -147,18 +164,22 @@ class Routes:
                 raise RefusedError(Code.NOT_FOUND, f"provider not found: no {path.service_type}")
             text = "service unavailable (no provider is healthy)"
             raise RefusedError(Code.UNAVAILABLE, text, fault=Fault.PROVIDER)
+        return self._to_chosen(raw_path, path, provider, caller)
+
+    def _to_chosen(self, raw_path: bytes, path: ServicePath, provider: Registration, caller: str) -> Route:
         key = b"%b %b" % (raw_path, provider.runtime_id.encode())  # no path has a space
         if (route := self.get(key)) is not None:
             return route
         path = attrs.evolve(path, provider_id=provider.runtime_id)
-        return self._made(key, path, provider, caller, by_load=True)
+        return self._made(key, path, provider, caller, is_chosen=True)
 
     def _made(
-        self, key: bytes, path: ServicePath, provider: Registration, caller: str, *, by_load: bool
+        self, key: bytes, path: ServicePath, provider: Registration, caller: str, *, is_chosen: bool
     ) -> Route:
+        by_load = is_chosen or self._registry.selection_of(path.service_type) is Selection.LEAST_LOADED
         kept = len(key) <= _LONGEST_KEPT_PATH
         try:
-            route = _route(path, provider, kept=kept, by_load=by_load)
+            route = _route(path, provider, kept=kept, by_load=by_load, is_chosen=is_chosen)
         except ValueError as error:
             log = f"{caller} → {provider.runtime_id} FAILED: {error}"
             text = "failed to create proxy request"
@@ -180,7 +201,7 @@ class Routes:
         return known
 
 
-def _route(path: ServicePath, provider: Registration, *, kept: bool, by_load: bool) -> Route:
+def _route(path: ServicePath, provider: Registration, *, kept: bool, by_load: bool, is_chosen: bool) -> Route:
     """Return where a path leads. Raises: ValueError for a base URL that is none."""
     origin, prefix = Origin.parse(provider.base_url)
     endpoint = encoded_endpoint(provider).encode()
@@ -197,6 +218,7 @@ def _route(path: ServicePath, provider: Registration, *, kept: bool, by_load: bo
         prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
         kept,
         by_load,
+        is_chosen,
     )
 
 

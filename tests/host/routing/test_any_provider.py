@@ -18,8 +18,9 @@ from cpg_trio.call_record import Call
 from cpg_trio.host import Health, HostConfig, Identity, PluginRules, Policy, Rules, Selection
 from cpg_trio.host.directory import Registration
 from tests._wire import dial
-from tests.host.routed import Recorder, Setting, routing, text
+from tests.host.routed import Recorder, Setting, hosting, routing, text
 from tests.http.peers import OK, Peer, serving, url_of
+from tests.plugin.running import unused_port
 
 ANY = "/services/echo/-/M"
 
@@ -140,6 +141,52 @@ async def test_the_policy_decides_as_for_a_named_provider() -> None:
     async with two(HostConfig(policy=policy)) as t:
         assert await t.call() == [403]
         assert t.seen() == (0, 0)
+
+
+async def test_a_call_goes_to_another_provider_if_nobody_has_received_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = HostConfig(selection={"echo": Selection.ROUND_ROBIN})
+    async with two(config) as t:
+        ended: list[Call] = []
+        t.s.host.calls.ended.add(ended.append)
+        away, _ = t.s.host.identities.issue("away")
+        base_url = f"http://127.0.0.1:{unused_port()}"
+        gone = t.s.host.registry.register(away.runtime_id, "echo", "1.0.0", "/", {"base_url": base_url})
+        assert await t.call(3, "/services/echo/-/M?q=1", "X-Tenant: blue") == [200] * 3
+        assert t.seen() in {(2, 1), (1, 2)}
+        assert gone.id not in t.s.host.registry.callable_ids  # suspected
+        assert f"→ {away.runtime_id} /M FAILED" in caplog.text
+        assert "; the call goes to" in caplog.text
+        assert Counter(call.provider for call in ended) == Counter(
+            {identity.runtime_id: seen for identity, seen in zip(t.identities, t.seen(), strict=True)}
+        )
+        for recorder, identity in zip((t.first, t.second), t.identities, strict=True):
+            entry = t.s.host.identities.entry(identity.runtime_id)
+            assert entry
+            for head in recorder.seen:
+                assert head.startswith(b"POST /echo.v1.Echo/M?q=1 HTTP/1.1\r\n")
+                assert head.count(b"x-plugin-caller:") == head.count(b"x-plugin-caller-id:") == 1
+                assert b"blue" in head
+                shown = head.partition(b"x-plugin-caller: ")[2].partition(b"\r\n")[0].decode()
+                verify(shown, [entry.digest], Purpose.CALLER, identity.runtime_id, time.time())
+        assert all(registration.load.in_flight == 0 for registration in (*t.registrations, gone))
+        assert not t.s.host.registry.calls.has_called(t.s.caller)
+
+
+async def test_a_call_that_no_provider_has_received_fails_with_the_mark() -> None:
+    async with hosting() as (host, url):
+        caller, token = host.identities.issue("caller")
+        for name in ("a", "b"):
+            base_url = f"http://127.0.0.1:{unused_port()}"
+            host.registry.register(name, "echo", "1.0.0", "/", {"base_url": base_url})
+        s = Setting(host, url, caller.runtime_id, token, "a")
+        refused = await s.call(s.head(path=ANY))
+        assert text(refused) == (502, "failed to proxy request\n")
+        assert refused.header(b"x-plugin-undelivered") == b"true"
+        assert not host.registry.callable_ids
+        refused = await s.call(s.head(path=ANY))
+        assert refused.status == 503
 
 
 async def test_a_provider_that_cannot_be_reached_or_fails_gets_few_calls() -> None:
