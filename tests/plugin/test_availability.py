@@ -121,6 +121,7 @@ async def test_calls_that_all_fail_are_the_reason_until_one_is_answered() -> Non
     client = echo.client(EchoServiceClient)
     async with hosting() as (_, url), plugged(bad, url), plugged(caller, url):
         with trio.fail_after(10):
+            await echo.wait_available()
             while echo.missing is None:
                 await echo.wait_available()
                 with pytest.raises(ConnectError):
