@@ -20,6 +20,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -118,10 +119,7 @@ class Grant:
 
     def _sent(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the provider."""
-        # A generated client asks for /package.Service/Method, and the URL has the service already.
-        service, _, method = request.url[1:].partition("/")
-        method = method if self.url.endswith(f"/{service}/") else f"{service}/{method}"
-        return redirected(request, self.url + method, self.headers)
+        return redirected(request, _url_of(self.url, request.url), self.headers)
 
     def check_sent(self, error: ConnectError) -> None:
         """Raise NotDeliveredError if nothing was sent.
@@ -146,6 +144,13 @@ class Grant:
     def _give_up(self, why: str) -> None:
         self.direct.drop(self, why)
         self.failed.set()
+
+
+@lru_cache(maxsize=256)  # a plugin calls the same few methods again and again
+def _url_of(provider_url: str, path: str) -> str:
+    """Return the URL of a method. A generated client asks for /package.Service/Method."""
+    service, _, method = path[1:].partition("/")
+    return provider_url + (method if provider_url.endswith(f"/{service}/") else f"{service}/{method}")
 
 
 @attrs.define(eq=False)
