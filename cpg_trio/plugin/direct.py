@@ -18,11 +18,11 @@ import logging
 import math
 import random
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -33,7 +33,7 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.call_record import Call, CallKind, Calls, Stage
 from cpg_trio.http import ConnectFailedError, NotSentError
-from cpg_trio.plugin._recording import AnsweredDuplex, entered, note_begun, note_error, note_sent, note_whole
+from cpg_trio.plugin._recording import entered, note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
@@ -54,6 +54,8 @@ from cpg_trio.rpc import (
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
+
+T = TypeVar("T")
 
 _RENEWED_AT = 0.5  # of the lifetime of a grant, at most
 _RENEWAL_SPREAD = 0.2  # of that: grants that were requested together are not renewed together
@@ -115,7 +117,7 @@ class Grant:
         """See `DuplexClient.duplex`. Raises: NotDeliveredError, before the block begins."""
         with self.direct.call(self, request) as call:
             async with send_duplex(self.http, self._sent(call.request)) as duplex:
-                yield AnsweredDuplex(duplex, call.answered)
+                yield _DirectDuplex(duplex, call)
 
     def _sent(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the provider."""
@@ -249,15 +251,34 @@ class _DirectCall(Call):
 
     async def read(self, body: AsyncIterator[bytes]) -> bytes:
         """Return the next chunk of the response."""
+        return await self.while_there(lambda: anext(body))
+
+    async def while_there(self, receive: Callable[[], Awaitable[T]]) -> T:
+        """Return what is received. Raises: ConnectError `unavailable` when the provider is gone."""
         if self._is_gone:
             raise _gone()
         with trio.CancelScope() as reading:
             self._reading = reading
             try:
-                return await anext(body)
+                return await receive()
             finally:
                 self._reading = None
         raise _gone()
+
+
+@attrs.frozen
+class _DirectDuplex:
+    """A request that is being sent. Its response is waited for as it is read: until the provider is gone.
+
+    To cancel the block instead would be no error that whoever waits can answer with another attempt.
+    """
+
+    duplex: Duplex
+    call: _DirectCall
+
+    async def response(self) -> HttpResponse:
+        """See `Duplex`."""
+        return self.call.answered(await self.call.while_there(self.duplex.response))
 
 
 def _gone() -> CallError:
