@@ -6,6 +6,7 @@ What stands on what:
     writer       a client that shortens URLs all the time, and keeps what was acknowledged
     trial        the URL shortener, both of them, and the check that follows each fault
     proxy        a way to the host that can go dead
+    fleet        replicas of a service and its consumers, in one process
     cutter       a way to a server that cuts connections
     worker       a replica whose executions outlive it
     blocker      a plugin whose handler holds up its event loop

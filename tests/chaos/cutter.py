@@ -77,7 +77,8 @@ class _Link:
     def cut(self) -> None:
         self.cutter.cuts += 1
         for stream in (self.client, self.server):
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+            with suppress(OSError):  # it has closed already
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
         self.scope.cancel()
 
     async def to_server(self) -> None:

@@ -44,7 +44,7 @@ async def test_a_host_without_descriptors_blames_no_plugin_and_is_well_when_it_h
     environment = {"CONFINED_FILES": str(FILES)}
     async with trial(tmp_path, modules=modules, environment=environment) as t:
         before = [t.runtime_id(name) for name in PLUGINS]
-        async with _crowd(t.system.port):
+        async with crowd(t.system.port):
             await trio.sleep(2 * t.lease_s)
             assert [t.runtime_id(name) for name in PLUGINS] == before
         await t.all_is_well()
@@ -53,7 +53,7 @@ async def test_a_host_without_descriptors_blames_no_plugin_and_is_well_when_it_h
 
 
 @asynccontextmanager
-async def _crowd(port: int) -> AsyncIterator[None]:
+async def crowd(port: int) -> AsyncIterator[None]:
     """Open more connections than a host has descriptors for, and open anew what it closes."""
 
     async def hold() -> None:

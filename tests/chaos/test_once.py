@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -98,10 +99,20 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    folder: Path, workers: tuple[str, ...], callers: int, *, direct: bool
+    folder: Path,
+    workers: tuple[str, ...],
+    callers: int,
+    *,
+    direct: bool,
+    host: tuple[str, ...] = MODULES["host"],
+    files: int | None = None,
+    **requirement: Any,
 ) -> AsyncIterator[Stage]:
-    modules = {"host": MODULES["host"], **dict.fromkeys(WORKERS, ("tests.chaos.worker",))}
+    """Run a stage for a block. `files`: the descriptors of the host. `requirement` is of the dependencies."""
+    modules = {"host": host, **dict.fromkeys(WORKERS, ("tests.chaos.worker",))}
     environment = {"LEASE_S": str(LEASE_S), "RATE_LIMITS": RATES}
+    if files is not None:
+        environment["CONFINED_FILES"] = str(files)
     ports = {name: unused_port() for name in WORKERS}
     with trio.fail_after(WHOLE_S):
         async with cutting(ports["first"]) as cutter, open_plain_nursery() as nursery:
@@ -114,7 +125,7 @@ async def stage(
             stop = trio.Event()
             for number in range(callers):
                 plugin = Plugin(f"consumer-{number}", version="1.0.0")
-                dependency = plugin.require("echo")
+                dependency = plugin.require("echo", **requirement)
                 config = PluginConfig(host_url=system.host_url, hostname="127.0.0.1", direct_calls=direct)
                 await nursery.start(partial(plugin.serve, stop, config=config))
                 it.callers.append(Caller(dependency, dependency.client(EchoServiceClient)))
