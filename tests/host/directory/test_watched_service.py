@@ -206,6 +206,28 @@ async def test_a_watcher_is_told_of_the_end_of_each_provider_however_many_came_a
     assert not hub.range_bytes.total
 
 
+async def test_who_stops_waiting_for_room_for_a_large_provider_is_told_when_it_reads_again() -> None:
+    registry = Registry(limits=Limits(max_metadata_bytes_per_plugin=2**21))
+    add(registry, "large", **{f"k{number}": "v" * 4000 for number in range(100)})
+    hub = WatchHub(registry)
+    with ExitStack() as stack:
+        holding = [stack.enter_context(hub.watch(f"holding-{number}")) for number in range(4)]
+        for watch in holding:
+            watch.subscribe("t", max_providers=20)
+            await anext(watch)
+        waiting = stack.enter_context(hub.watch("waiting"))
+        waiting.subscribe("t", max_providers=20)
+        with trio.move_on_after(0.01) as stopped:
+            await anext(waiting)
+        assert stopped.cancelled_caught
+        registry.report_health("large", DEGRADED)
+        for watch in holding:
+            watch.end()
+        ((registration, is_degraded),) = (await anext(waiting)).providers["t"].changed
+        assert (registration.runtime_id, is_degraded) == ("large", True)
+    assert not hub.budget._shares.total
+
+
 # Many providers and many watchers
 
 
