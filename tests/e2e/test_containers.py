@@ -218,7 +218,7 @@ async def test_without_a_logger_storage_is_degraded_and_goes_on_storing(project:
     await project.until_storage_is_healthy()
     log = await project.log("host")
     await project.compose("stop", "logger")
-    await project.until("host", r"storage-plugin-\w+ reports DEGRADED: waiting for logger\s", after=log)
+    await project.until("host", r"storage-plugin-\w+ reports DEGRADED: waiting for logger\b", after=log)
     async with project.http() as http:
         code = await shorten(http, URL)
         assert await resolve(http, code) == URL
