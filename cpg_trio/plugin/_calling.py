@@ -17,6 +17,7 @@ from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, 
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
 from cpg_trio.plugin.direct import NotDeliveredError
 from cpg_trio.rpc import (
+    CallError,
     Code,
     ConnectError,
     Duplex,
@@ -136,15 +137,23 @@ def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
 async def _check_known(response: HttpResponseHead, session: Session) -> None:
     """Check whether a 401 is the host's, because it does not know this plugin any more.
 
-    A provider may answer 401, too. Raises: UndeliveredError if it is the host's.
+    A provider may answer 401, too. Raises: ConnectError `unavailable` if it is the host's; that is an
+    UndeliveredError if no provider has seen the call.
     """
     if session.host_id:
-        if response.header(_UNDELIVERED):
-            session.void.set()
+        mark = response.header(_UNDELIVERED)
+        if not mark:
+            return
+        session.void.set()
+        undelivered = mark == "true"  # not of a call in flight whose caller has lost its identity
     elif response.header("content-type").startswith("text/plain"):
         # The answer of such a host does not tell whose it is, so the host itself is asked.
         with trio.move_on_after(CALL_TIMEOUT_S), suppress(ConnectError):
             await session.check_token()
-    if session.void.is_set():
-        text = "the host does not know this plugin any more"
-        raise UndeliveredError(Code.UNAVAILABLE, text, fault=Fault.HOST)
+        undelivered = session.void.is_set()
+        if not undelivered:
+            return
+    else:
+        return
+    error = UndeliveredError if undelivered else CallError
+    raise error(Code.UNAVAILABLE, "the host does not know this plugin any more", fault=Fault.HOST)

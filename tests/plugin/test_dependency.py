@@ -25,6 +25,7 @@ from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plain_host import plain_host
 from tests.plugin.running import (
     echo_plugin,
+    eventually,
     hosting,
     is_healthy,
     meddled,
@@ -450,6 +451,27 @@ async def test_a_401_of_the_host_itself_ends_the_session_at_once() -> None:
         await host.revoke_identity(session.runtime_id)
         assert (await good.echo(EchoRequest(text="y"))).text == "y"
         assert session.void.is_set()
+
+
+async def test_a_call_in_flight_while_its_callers_identity_ends_is_not_made_again() -> None:
+    echo = Echo()
+    provider, caller = echo_plugin(service=echo), Plugin("caller", version="1.0.0")
+    dependency = caller.require("echo")
+    client = dependency.client(EchoServiceClient)
+    async with hosting() as (host, url), plugged(provider, url), plugged(caller, url):
+        with trio.fail_after(20):
+            session = (await dependency.wait_available()).session
+            async with trio.open_nursery() as nursery:
+
+                async def call() -> None:
+                    with pytest.raises(ConnectError) as caught:
+                        await client.echo(EchoRequest(text="hang"))
+                    assert caught.value.code == Code.UNAVAILABLE
+
+                nursery.start_soon(call)
+                await eventually(lambda: echo.contexts)
+                await host.revoke_identity(session.runtime_id)
+            assert len(echo.contexts) == 1
 
 
 async def test_calls_reach_a_provider_through_a_host_that_knows_only_bare_methods() -> None:
