@@ -415,12 +415,12 @@ class _Deadline:
         now = trio.current_time()
         nearest = self._enclosing = trio.current_effective_deadline()
         if self._timeout_s is not None:
-            self._scope = trio.CancelScope()
-            if self._begun:
-                self._scope.deadline = now + max(self._timeout_s, 0.0)
+            # Setting the deadline of a scope costs as much as making one, so it is given at once.
+            deadline = now + max(self._timeout_s, 0.0) if self._begun else math.inf
+            self._scope = trio.CancelScope(deadline=deadline)
             self._scope.__enter__()
             if not self._of_first_message:
-                nearest = min(nearest, self._scope.deadline)
+                nearest = min(nearest, deadline)
         # The deadline of a scope that is cancelled already is minus infinity.
         milliseconds = max(nearest - now, 0.0) * 1000
         if milliseconds <= _LONGEST_TIMEOUT_MS:
