@@ -56,6 +56,10 @@ _OK = 200
 _TIMEOUT = "connect-timeout-ms"
 _LONGEST_S = 10.0  # for which a call without a deadline is tried that no provider has seen
 _LOOK_S = 0.25  # between two looks at whether somebody can be called
+_SAME_DEADLINE_S = (
+    0.05  # a provider that keeps the same deadline may be a moment faster to tell that it is over
+)
+_LONGEST_HELD_S = 60.0  # for which a provider without room is avoided, whatever it asks for
 _LEAST_S = 0.01  # the failure is told, and not that the deadline is over
 _END_OF_STREAM = 0x02
 _PREFIX = 5  # bytes of an envelope: flags and length
@@ -183,7 +187,8 @@ class _Attempt(Generic[P]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         took_s = trio.current_time() - self._began_at
-        if isinstance(error, trio.Cancelled) and not self.was_answered and took_s >= self._usual_s:
+        is_late = isinstance(error, trio.Cancelled) or self.verdict.why == TIMED_OUT.why
+        if is_late and not self.was_answered and took_s >= self._usual_s - _SAME_DEADLINE_S:
             self.verdict = TIMED_OUT
         verdict = self.verdict
         latency_s = None if self.was_answered else took_s
@@ -244,7 +249,7 @@ class _Tries(Generic[P]):
         """Wait for the next attempt, after one that has failed; return whether there is one."""
         verdict = attempt.verdict
         if verdict.full and verdict.asked_s:
-            self._service.group.hold_off(attempt.member, verdict.asked_s)
+            self._service.group.hold_off(attempt.member, min(verdict.asked_s, _LONGEST_HELD_S))
         if not self.may_again(verdict):
             self.end(verdict, failed=verdict is not SUCCEEDED)
             return False

@@ -403,6 +403,25 @@ async def test_only_a_providers_own_failure_counts_against_it(failure: Step, *, 
     assert member.failures == counts
 
 
+@pytest.mark.parametrize(("wait_s", "counts"), [(3.0, False), (9.98, True)])
+async def test_a_deadline_that_a_provider_tells_counts_like_silence(
+    wait_s: float, *, counts: bool, autojump_clock: object
+) -> None:
+    service = Service(one=Peer(wait_s, error("deadline_exceeded", 504)))
+    assert (await service.unary()).status == 504
+    (member,) = service.group.members
+    assert member.failures == counts
+
+
+async def test_no_provider_is_avoided_for_years(autojump_clock: object) -> None:
+    full = Peer(error("resource_exhausted", 429, retry_after="999999999"), OK)
+    service = Service(full=full, other=Peer(OK))
+    await service.unary()
+    await trio.sleep(61)
+    await service.unary()
+    assert full.ran == 2
+
+
 @pytest.mark.parametrize(("wait_s", "counts"), [(9.9, False), (10.0, True)])
 async def test_silence_counts_against_a_provider_that_had_the_usual_time(
     wait_s: float, *, counts: bool, autojump_clock: object
