@@ -30,8 +30,8 @@ PRICES: Mapping[str, int] = {
     "max_metadata_bytes": 1,
     "max_health_bytes": 2,  # the last reason is shown to operators, too
     "max_watches": 40_000,  # with its stream, and one update that is being sent
-    "max_all_subscriptions": 1_900,
-    "max_watched_providers": 1_200,
+    "max_all_subscriptions": 2_400,
+    "max_watched_providers": 1_400,
     "max_version_range_bytes": 1,
     "max_health_watches": 20_000,  # likewise
     "max_grants": 900,
