@@ -108,10 +108,10 @@ class _Link:
 
 
 @asynccontextmanager
-async def cutting(port: int, listen_port: int | None = None) -> AsyncIterator[Cutter]:
-    """Run a cutter in front of a port of 127.0.0.1 for a block; at the same port of `BEHIND`."""
-    (listener,) = await trio.open_tcp_listeners(port if listen_port is None else listen_port, host=BEHIND)
-    cutter = Cutter(port)
+async def cutting() -> AsyncIterator[Cutter]:
+    """Run a cutter for a block, at a free port of `BEHIND`, in front of the same port of 127.0.0.1."""
+    (listener,) = await trio.open_tcp_listeners(0, host=BEHIND)
+    cutter = Cutter(listener.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, cutter.pass_on, [listener])
         yield cutter

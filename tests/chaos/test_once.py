@@ -113,9 +113,9 @@ async def stage(
     environment = {"LEASE_S": str(LEASE_S), "RATE_LIMITS": RATES}
     if files is not None:
         environment["CONFINED_FILES"] = str(files)
-    ports = {name: unused_port() for name in WORKERS}
     with trio.fail_after(WHOLE_S):
-        async with cutting(ports["first"]) as cutter, open_plain_nursery() as nursery:
+        async with cutting() as cutter, open_plain_nursery() as nursery:
+            ports = {name: unused_port() for name in WORKERS} | {"first": cutter.port}
             system = System(nursery, folder, environment=environment, modules=modules)
             it = Stage(system, cutter, folder / "journal", ports)
             it.journal.touch()
