@@ -56,9 +56,7 @@ _OK = 200
 _TIMEOUT = "connect-timeout-ms"
 _LONGEST_S = 10.0  # for which a call without a deadline is tried that no provider has seen
 _LOOK_S = 0.25  # between two looks at whether somebody can be called
-_SAME_DEADLINE_S = (
-    0.05  # a provider that keeps the same deadline may be a moment faster to tell that it is over
-)
+_SAME_DEADLINE_S = 0.05  # by which a provider that keeps the same deadline may be faster to tell of it
 _LONGEST_HELD_S = 60.0  # for which a provider without room is avoided, whatever it asks for
 _LEAST_S = 0.01  # the failure is told, and not that the deadline is over
 _END_OF_STREAM = 0x02

@@ -257,10 +257,6 @@ class Dependency:
         """Note that a call could not be sent to the host."""
         self.link.unreachable(why)
 
-    def note_host_reached(self) -> None:
-        """Note that the host has answered. Needed only after `note_host_unreachable`."""
-        self.link.heard()
-
     def note_failed(self) -> None:
         """Note that a call has ended without an answer of its provider, or with a failure of that."""
         self._pace.failed()

@@ -411,10 +411,8 @@ class Direct:
                     continue
                 backoff.reset()
                 if not self._are_few and grant.count.calls == calls_before:
-                    known.wanted, known.grant = (
-                        trio.Event(),
-                        None,
-                    )  # it is not called, and need not be renewed
+                    # It is not called, and need not be renewed.
+                    known.wanted, known.grant = trio.Event(), None
 
     def _count_of(self, runtime_id: str) -> _Count:
         """Return the count of the calls to a provider."""

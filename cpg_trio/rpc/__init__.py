@@ -49,7 +49,12 @@ from cpg_trio.rpc.client import (
 )
 from cpg_trio.rpc.context import Caller as Caller, Context as Context
 from cpg_trio.rpc.errors import pack_detail as pack_detail, unpack_detail as unpack_detail
-from cpg_trio.rpc.faults import CallError as CallError, Fault as Fault, fault_of as fault_of
+from cpg_trio.rpc.faults import (
+    CallError as CallError,
+    Fault as Fault,
+    fault_of as fault_of,
+    fault_of_answer as fault_of_answer,
+)
 from cpg_trio.rpc.http_client import (
     CallTraits as CallTraits,
     Duplex as Duplex,
