@@ -18,6 +18,7 @@ an id, and something that sends requests to it. What stands on what:
     client      sends each call to one of the providers, and again if it may
 """
 
+from cpg_trio.calls.backoff import asked_by_field as asked_by_field
 from cpg_trio.calls.balancing import (
     BALANCERS as BALANCERS,
     Balancer as Balancer,

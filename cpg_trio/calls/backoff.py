@@ -22,7 +22,8 @@ from cpg_trio.rpc import HttpResponseHead
 
 _RETRY_INFO = "google.rpc.RetryInfo"
 _RETRY_DELAY = b"\x0a"  # its only field: a message, which is shorter than 128 bytes
-_DIGITS = re.compile(r"[0-9]{1,9}")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_LONGEST_ASKED_S = 3600
 _MOST_BYTES = 16 * 1024  # of an error that is read
 
 
@@ -32,10 +33,14 @@ def wait_s(retry: Retry, attempt: int, asked_s: float = 0.0) -> float:
     return asked_s + random.uniform(0.0, longest_s)  # noqa: S311 - spreads load, no secret
 
 
+def asked_by_field(value: str) -> float:
+    """Return the seconds that a value of `Retry-After` asks for, at most an hour; 0 if it has none."""
+    return float(min(int(value), _LONGEST_ASKED_S)) if _DIGITS.fullmatch(value) else 0.0
+
+
 def asked_by_head(response: HttpResponseHead) -> float:
-    """Return the seconds that a `Retry-After` asks for; 0 without one, or for a date."""
-    value = response.header("retry-after")
-    return float(value) if _DIGITS.fullmatch(value) else 0.0
+    """Return the seconds that the `Retry-After` of a response asks for; 0 without one, or for a date."""
+    return asked_by_field(response.header("retry-after"))
 
 
 def asked_by_body(body: bytes) -> float:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import math
 import random
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import trio
 
+from cpg_trio.calls import asked_by_field
 from cpg_trio.http import StartError
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
@@ -27,8 +27,6 @@ LONGEST_S = 5.0
 PERMANENT_ERRORS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
 LOG_AGAIN_S = 30.0  # between two lines of the log about a host that cannot be reached
 
-_LONGEST_ASKED_S = 3600
-_DIGITS = re.compile(r"[0-9]{1,18}")
 
 _FEW = 3
 
@@ -72,8 +70,7 @@ class Backoff:
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
     """Return the seconds of a `Retry-After` header, at most an hour; 0 if there is none."""
-    value = headers.get("retry-after", "")
-    return float(min(int(value), _LONGEST_ASKED_S)) if _DIGITS.fullmatch(value) else 0.0
+    return asked_by_field(headers.get("retry-after", ""))
 
 
 class RefusedError(StartError):
