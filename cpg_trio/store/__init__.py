@@ -1,0 +1,15 @@
+"""Stores of a directory: what one has to do, and those that there are."""
+
+from cpg_trio.store._store import (
+    Changed as Changed,
+    Commit as Commit,
+    CompactedError as CompactedError,
+    ConflictError as ConflictError,
+    Entry as Entry,
+    Presence as Presence,
+    ReplacedError as ReplacedError,
+    Snapshot as Snapshot,
+    Store as Store,
+    StoreError as StoreError,
+)
+from cpg_trio.store.memory import MemoryStore as MemoryStore
