@@ -115,7 +115,7 @@ class Store(Protocol):
         """Return the revision of the last commit of anybody that has been answered. Raises: StoreError."""
 
     def changes(self, after: int) -> AbstractAsyncContextManager[AsyncIterator[Changed]]:
-        """Follow what is changed after a revision, in order and without a gap, for as long as the block lasts.
+        """Follow what is changed after a revision, in order and without a gap, within the block.
 
         A store that is silent for long yields its revision, or raises. Raises: StoreError, also from the
         iterator.
