@@ -24,7 +24,7 @@ GENERATED = {Path("proto"): Path("cpg_trio/_gen"), Path("tests/proto"): Path("te
 
 
 def _install(session: nox.Session, *groups: str) -> None:
-    session.install("-e", ".[otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[etcd,otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -258,7 +258,7 @@ def lock(session: nox.Session) -> None:
     options += ["--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host"]
     env = {"CUSTOM_COMPILE_COMMAND": "nox -s lock"}
     for name, what in (
-        ("requirements", ["--extra=postgres", "--extra=otel"]),
+        ("requirements", ["--extra=postgres", "--extra=otel", "--extra=etcd"]),
         ("build", ["--build-deps-for=wheel", "--only-build-deps"]),
     ):
         target = f"containers/{name}.lock"

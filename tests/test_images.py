@@ -24,6 +24,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
     ("name", "requirements"),
     [
         ("requirements", PYPROJECT["project"]["dependencies"]),
+        ("requirements", PYPROJECT["project"]["optional-dependencies"]["etcd"]),
         ("requirements", PYPROJECT["project"]["optional-dependencies"]["postgres"]),
         ("build", PYPROJECT["build-system"]["requires"]),
     ],

@@ -13,3 +13,4 @@ from cpg_trio.store._store import (
     StoreError as StoreError,
 )
 from cpg_trio.store.memory import MemoryStore as MemoryStore
+from cpg_trio.store.sealing import Sealer as Sealer, UnsealError as UnsealError

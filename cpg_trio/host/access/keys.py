@@ -69,6 +69,8 @@ class Keys:
 
     def __init__(self, keys: Sequence[str] = (), path: Path | None = None) -> None:
         """Take `keys`, or the file at `path`. Raises: ValueError for keys that cannot be used."""
+        self.given = bool(keys) or path is not None
+        """Whether other hosts can have them, too. A key that is made here is of this process alone."""
         self._path = path
         self._file: Reloaded[tuple[bytes, ...]] | None = None
         self._keys = _checked(keys) if keys else (_new_key(),)
@@ -121,19 +123,20 @@ class Keys:
         for name, types in (("prv", claims.provides), ("req", claims.requires)):
             if types is not None:
                 payload[name] = list(types)
-        return jwt.encode(payload, self._all[0], ALGORITHM)
+        return jwt.encode(payload, self.all[0], ALGORITHM)
 
     def verify(self, token: str) -> Claims | None:
         """Return the content of a token, None if no key has signed it. Its times are not checked."""
         if len(token) > _MAX_LENGTH:
             return None
-        for key in self._all:
+        for key in self.all:
             with suppress(jwt.InvalidTokenError):
                 return _claims(signed_claims(token, key, ("sub", "name", "adr")))
         return None
 
     @property
-    def _all(self) -> tuple[bytes, ...]:
+    def all(self) -> tuple[bytes, ...]:
+        """The keys of now, that which signs first. The same object for as long as they are the same."""
         return self._keys if self._file is None else self._file.value
 
 
