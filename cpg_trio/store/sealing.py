@@ -92,6 +92,10 @@ class Sealer:
                 " sealed for another entry or in another directory"
             ) from None
 
+    def sealed_by_first(self, text: str) -> bool:
+        """Whether a sealed text is by the key that seals now."""
+        return text.startswith(f"{_VERSION}.{self.key_id}.")
+
     def _ciphers(self) -> _Ciphers:
         if (keys := self._keys()) is not self._derived.keys:
             self._derived = _derived(keys)
