@@ -13,6 +13,13 @@ from typing import Protocol, Self
 import attrs
 import trio
 
+#: The most entries that a commit puts and deletes, and the most that it expects something of.
+MAX_OPERATIONS = 127  # etcd's 128, of which its store needs one
+#: Bytes. The largest value.
+MAX_VALUE_BYTES = 1024 * 1024
+#: Bytes. The most that the keys and values of a commit have together.
+MAX_COMMIT_BYTES = MAX_VALUE_BYTES + 256 * 1024  # etcd takes 1.5 MiB
+
 
 class StoreError(Exception):
     """A store cannot be reached, read or written; the message says why. A commit may have been done."""
@@ -52,7 +59,10 @@ class Snapshot:
 
 @attrs.frozen(kw_only=True)
 class Commit:
-    """What is changed together, and what has to be true for that."""
+    """What is changed together, and what has to be true for that.
+
+    Raises: ValueError for more than every store can do at once (`MAX_OPERATIONS` and so on), or without keys.
+    """
 
     puts: Mapping[str, bytes] = attrs.field(factory=dict, repr=lambda puts: str(sorted(puts)))
     deletes: Collection[str] = ()
@@ -61,6 +71,17 @@ class Commit:
     """The revisions of entries, by key; 0 for one that is not there."""
     uniform: Mapping[str, bytes] = attrs.field(factory=dict)
     """By prefix: each entry whose key begins with it has this value. True also if there is none."""
+
+    def __attrs_post_init__(self) -> None:
+        if max(len(self.puts) + len(self.deletes), len(self.expected) + len(self.uniform)) > MAX_OPERATIONS:
+            raise ValueError(f"a commit changes and expects at most {MAX_OPERATIONS} entries")
+        if any(len(value) > MAX_VALUE_BYTES for value in self.puts.values()):
+            raise ValueError(f"a value has at most {MAX_VALUE_BYTES} bytes")
+        pairs = (*self.puts.items(), *self.uniform.items())
+        if sum(len(key) + len(value) for key, value in pairs) > MAX_COMMIT_BYTES:
+            raise ValueError(f"the entries of a commit have at most {MAX_COMMIT_BYTES} bytes")
+        if not all((*self.puts, *self.deletes, *self.expected, *self.uniform)):
+            raise ValueError("a key is not empty")
 
 
 @attrs.frozen

@@ -1,0 +1,163 @@
+"""The keys of one directory in one cluster, and whether it is still the one that was opened.
+
+The directory has a key of its own, the *stamp*. Its value is the random id of the store, and each commit puts
+it again. That does three things:
+
+- Each commit compares its value. So nothing is changed in another cluster, or where all was deleted.
+- Its revision is that of the last commit below the prefix. The revision of the cluster also grows by what
+  others do in it, which those who follow this prefix never see.
+- To put it when nothing happens (`touch`) shows that a watch is alive, and how far it has come. A watch of
+  the whole cluster would need more permission, and etcd's notices of progress come once in ten minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from hashlib import sha256
+
+import attrs
+
+from cpg_trio.http import StartError
+from cpg_trio.store._store import ReplacedError
+from cpg_trio.store.etcd import _operations as op
+from cpg_trio.store.etcd._gateway import ATTEMPT_S, Gateway, Json
+
+_LEAST_VERSION = (3, 4)  # whose gateway has these paths and names
+_KIND, _FORMAT = "cpg_trio directory", 1
+_STAMP = "store"
+
+
+@attrs.frozen
+class Reading:
+    """What a read of the stamp says."""
+
+    committed: int
+    """The revision of the last commit of the directory."""
+    revision: int
+    """That of the last change of anybody in the cluster."""
+
+
+class Keyspace:
+    """The keys below a prefix. Once it is open, each answer is checked to come from the same store."""
+
+    def __init__(self, gateway: Gateway, prefix: str) -> None:
+        self.gateway = gateway
+        self.prefix = prefix
+        self.id = ""
+        """Which store this is, in this cluster: another one after it was restored as a new cluster."""
+        self.stamp = prefix + _STAMP
+        self._value = b""
+        self._cluster = ""
+        self._seen = 0
+        self._replaced: ReplacedError | None = None
+
+    async def open(self) -> None:
+        """Find the store, or begin one where nothing is. Raises: StoreError; StartError."""
+        await self._check_version()
+        new = json.dumps({"kind": _KIND, "format": _FORMAT, "id": secrets.token_hex(8)}).encode()
+        begin: Json = {
+            "compare": [op.none_is_there(self.prefix)],
+            "success": [op.put(self.stamp, new)],
+            "failure": [op.read(self.stamp)],
+        }
+        answer = (await self.gateway.call("/v3/kv/txn", begin)).body
+        found = op.entries(op.reads(answer)[0]) if not answer.get("succeeded") else None
+        if found == []:
+            raise StartError(f"below {self.prefix} there is something that is no directory: use another path")
+        self._value = new if found is None else op.value_of(found[0])
+        store_id = self._id_of(self._value)
+        self._cluster = answer["header"]["cluster_id"]
+        self._seen = int(answer["header"]["revision"])
+        self.id = sha256(f"{store_id} {self._cluster}".encode()).hexdigest()[:16]
+
+    async def _check_version(self) -> None:
+        version = str((await self.gateway.call("/version", None)).body.get("etcdcluster", ""))
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        if numbers < _LEAST_VERSION:
+            raise StartError(f"etcd 3.4 or newer is needed; the cluster's version is {version or 'unknown'}")
+
+    def _id_of(self, value: bytes) -> str:
+        try:
+            stamp = json.loads(value)
+            kind, number, store_id = stamp["kind"], stamp["format"], stamp["id"]
+        except (ValueError, TypeError, KeyError):
+            kind = number = store_id = None
+        if kind != _KIND or not isinstance(store_id, str):
+            raise StartError(f"{self.stamp} is not that of a directory: use another path")
+        if number != _FORMAT:
+            raise StartError(f"the directory below {self.prefix} needs a newer version of this software")
+        return store_id
+
+    # Asking
+
+    async def ask(
+        self, path: str, body: Json, *, may_repeat: bool = True, attempt_s: float = ATTEMPT_S
+    ) -> Json:
+        """Call a method whose answer is as new as all that was answered before it was called.
+
+        Raises: RefusedError; ReplacedError; StoreError.
+        """
+        if self._replaced is not None:
+            raise self._replaced
+        at_least = self._seen
+        answer = (await self.gateway.call(path, body, may_repeat=may_repeat, attempt_s=attempt_s)).body
+        revision = self.check(answer)
+        if revision < at_least:
+            raise self.replaced(f"its revision went back from {at_least} to {revision}")
+        self._seen = max(self._seen, revision)
+        return answer
+
+    async def transact(
+        self, compare: list[Json], success: list[Json], failure: list[Json]
+    ) -> tuple[int, list[Json] | None]:
+        """Do `success` if all comparisons are true.
+
+        Return the revision, and what the reads of `failure` have found if it was not done, otherwise None.
+        Raises: ReplacedError, where nothing was done; StoreError, where it may have been done.
+        """
+        body: Json = {
+            "compare": [op.has_value(self.stamp, self._value), *compare],
+            "success": success,
+            "failure": [op.read(self.stamp), *failure],
+        }
+        answer = await self.ask("/v3/kv/txn", body, may_repeat=False)
+        if answer.get("succeeded"):
+            return int(answer["header"]["revision"]), None
+        stamp, *found = op.reads(answer)
+        self.check_stamp(stamp)
+        return int(answer["header"]["revision"]), found
+
+    def restamp(self) -> Json:
+        """Return the operation that is part of each commit."""
+        return op.put(self.stamp, self._value)
+
+    async def read(self) -> Reading:
+        """Read the stamp. Raises: StoreError."""
+        answer = await self.ask("/v3/kv/range", {"key": op.text(self.stamp)})
+        return Reading(self.check_stamp(answer), int(answer["header"]["revision"]))
+
+    async def touch(self) -> None:
+        """Have every watch of the directory get a change that changes nothing. Raises: StoreError."""
+        await self.transact([], [self.restamp()], [])
+
+    # Checking
+
+    def check(self, answer: Json) -> int:
+        """Check which cluster answers; return its revision. Raises: ReplacedError."""
+        header: Json = answer.get("header", {})
+        if header.get("cluster_id") != self._cluster:
+            raise self.replaced("another cluster answers")
+        return int(header.get("revision", 0))
+
+    def check_stamp(self, answer: Json) -> int:
+        """Check what a read of the stamp has found; return its revision. Raises: ReplacedError."""
+        found = op.entries(answer)
+        if not found or op.value_of(found[0]) != self._value:
+            raise self.replaced(f"{self.stamp} is gone" if not found else f"{self.stamp} is another one")
+        return op.revision_of(found[0])
+
+    def replaced(self, how: str) -> ReplacedError:
+        """Return the error that everything ends with from now on."""
+        self._replaced = ReplacedError(f"the store was replaced while it was open: {how}")
+        return self._replaced
