@@ -42,6 +42,8 @@ class Purpose(Enum):
     """A plugin calls through the host."""
     DIRECT = "direct"
     """A grant: a plugin may call any method below a path without the host in between."""
+    GRANT = "grant"
+    """A grant of a capability; a key that hosts sign tokens with makes the key."""
     ENROL = "enrol"
     """A managing host calls a plugin that has no identity yet; its enrolment token makes the key."""
 
@@ -71,7 +73,7 @@ class Assertion:
 
 
 def shared_key(digest: bytes, purpose: Purpose) -> bytes:
-    """Return the key of a purpose, from the digest of a token (see `wire.token_digest`)."""
+    """Return the key of a purpose, from another secret: the digest of a token, say."""
     return hmac.new(digest, f"cpg_trio {purpose.value}".encode(), hashlib.sha256).digest()
 
 

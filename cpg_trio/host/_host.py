@@ -185,7 +185,14 @@ class Host:
         )
         open_store = partial(SqliteStore, config.state_path) if config.state_path else None
         self._journal = Journal(open_store, self.identities, self.registry)
-        self._grants = Grants(self.identities, self.audit, config.grant_ttl_s, limits.max_grants)
+        self._grants = Grants(
+            config.keys,
+            self.identities,
+            self.audit,
+            by_type(config.capabilities),
+            config.grant_ttl_s,
+            limits.max_grants,
+        )
         self._lifetimes = Lifetimes(
             identities=self.identities,
             registry=self.registry,

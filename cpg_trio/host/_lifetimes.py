@@ -68,7 +68,7 @@ class Lifetimes:
     def identity_changed(self, runtime_id: str) -> None:
         """End what a plugin has, if its identity has ended."""
         if self.identities.entry(runtime_id) is None:
-            self.grants.revoke_all(runtime_id, "the identity of its owner has ended")
+            self.grants.owner_ended(runtime_id, "the identity of its owner has ended")
             self.registry.calls.cancel_of_caller(runtime_id)
             self.watches.close_of(runtime_id)
             self.direct.forget(runtime_id)

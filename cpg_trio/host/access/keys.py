@@ -23,7 +23,7 @@ import jwt
 
 from cpg_trio._files import check_writable
 from cpg_trio._reload import Reloaded, ReloadedFiles, reason
-from cpg_trio.assertions import ALGORITHM, is_time, signed_claims
+from cpg_trio.assertions import ALGORITHM, Purpose, is_time, shared_key, signed_claims
 from cpg_trio.http import StartError
 
 _OTHERS = 0o007
@@ -138,6 +138,10 @@ class Keys:
     def all(self) -> tuple[bytes, ...]:
         """The keys of now, that which signs first. The same object for as long as they are the same."""
         return self._keys if self._file is None else self._file.value
+
+    def derived(self, purpose: Purpose) -> tuple[bytes, ...]:
+        """Return a key of a purpose for each of the keys, in their order. It tells nothing of them."""
+        return tuple(shared_key(key, purpose) for key in self.all)
 
 
 def _claims(payload: dict[str, Any]) -> Claims:

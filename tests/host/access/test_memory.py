@@ -24,7 +24,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.call_context import CallContext
 from cpg_trio.call_record import Call, CallKind, Calls
-from cpg_trio.host import Audit, Host, HostConfig, LeaseConfig, Limits, Rate, RateLimits
+from cpg_trio.host import Audit, Host, HostConfig, Keys, LeaseConfig, Limits, Rate, RateLimits
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.access.memory import OTHER_BYTES, PRICES, estimate, fitted
 from cpg_trio.host.access.rate_limiting import Kind, RateLimiter
@@ -203,7 +203,7 @@ def version_ranges(stack: ExitStack) -> tuple[Any, int]:
 
 def grants(_: ExitStack) -> tuple[Any, int]:
     held, capability = Identities(), host_logger()
-    given = Grants(held, Audit(), 600)
+    given = Grants(Keys(), held, Audit(), {capability.type: capability}, 600)
     for number in range(COUNT // 10):
         owner, _token = held.issue(long("p", number))
         for _grant in range(10):
