@@ -17,6 +17,8 @@ from cpg_trio._cell import Cell
 
 _STOP_S, _WORK_S = 20, 120
 _ADDRESS = re.compile(r'listening on (http://[^\s,"]+)')
+_LOG_LINE = re.compile(r"\d{4}/\d\d/\d\d |\{")  # where a traceback is over
+_MOST_TRACEBACKS, _MOST_LINES, _MOST_CHARACTERS = 3, 50, 300
 
 
 class Running:
@@ -80,6 +82,28 @@ class Running:
         match = re.search(rf"{which}:\s+(\d+) kB", status)
         assert match
         return int(match[1]) * 1024
+
+
+def assert_no_traceback(output: str, name: str = "it") -> None:
+    """Check that a process has written no traceback. If it fails, it shows the first ones, cut to a bound."""
+    lines = output.splitlines()
+    found = [number for number, line in enumerate(lines) if "Traceback" in line]
+    shown: list[str] = []
+    end = 0
+    for number in found:
+        if number < end:  # a part of the one before: a cause, or one of a group
+            continue
+        end = next((n for n in range(number, len(lines)) if _LOG_LINE.match(lines[n])), len(lines))
+        shown.append(_excerpt(lines[max(0, number - 2) : end]))
+    more = f"\nand {len(shown) - _MOST_TRACEBACKS} more" if len(shown) > _MOST_TRACEBACKS else ""
+    assert not shown, f"{name} has written a traceback:\n" + "\n".join(shown[:_MOST_TRACEBACKS]) + more
+
+
+def _excerpt(lines: list[str]) -> str:
+    """Return the first and the last ones of some lines, and of each its beginning."""
+    half = _MOST_LINES // 2
+    kept = lines if len(lines) <= _MOST_LINES else [*lines[:half], "[...]", *lines[-half:]]
+    return "\n".join(line[:_MOST_CHARACTERS] for line in kept)
 
 
 @asynccontextmanager

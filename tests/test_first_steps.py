@@ -28,7 +28,7 @@ from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.demo.shortener import shortener
 from tests.plugin.running import echo_plugin, hosting, plugged, until, unused_port
-from tests.processes import running
+from tests.processes import assert_no_traceback, running
 from tests.rpc.echo import Echo
 
 CLASS: Any = Echo
@@ -268,7 +268,7 @@ async def test_a_terminal_without_a_letter_gets_another_for_it(tmp_path: Path) -
         ) as client:
             assert await client.end() == 0
             await client.until(r"\? Shortened URL")
-    assert "Traceback" not in client.output
+    assert_no_traceback(client.output)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests._wire import connect
 from tests.host.calls import Provider, WireCaller, runtime_id
 from tests.http.peers import Peer, serving
 from tests.plugin.running import unused_port
-from tests.processes import running
+from tests.processes import assert_no_traceback, running
 from tests.shortener_processes import MODULES, System, nobody
 
 MEBIBYTE = 1024 * 1024
@@ -39,7 +39,8 @@ ORDER = ("host", "logger", "storage", "api")
 async def assert_all_end_with_status_0(system: System) -> None:
     for name in reversed(ORDER):
         assert await system.parts[name].end(signal.SIGTERM) == 0
-    assert "Traceback" not in "".join(part.output for _, part in system.started)
+    for name, part in system.started:
+        assert_no_traceback(part.output, name)
 
 
 async def test_started_one_after_the_other_in_the_reverse_order_the_parts_work_together(
@@ -146,7 +147,7 @@ async def test_what_makes_no_sense_ends_a_part_with_status_1_and_the_reason() ->
             assert await part.end() == 1, (name, environment)
             output = await part.whole_output()
             assert message in output
-            assert "Traceback" not in output
+            assert_no_traceback(output, name)
 
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
@@ -299,3 +300,17 @@ async def test_the_lines_of_a_request_are_found_by_its_id_in_the_logs_of_all_tha
                     each["runtime_id"].startswith(f"{name}-plugin-") for each in found if name != "host"
                 )
             nursery.cancel_scope.cancel()
+
+
+def test_a_traceback_in_a_log_is_shown_with_its_line_and_cut_to_a_bound() -> None:
+    line, other = "2026/01/02 03:04:05 an error", "2026/01/02 03:04:06 another line"
+    traceback = ["Traceback (most recent call last):", *["  a frame"] * 1000, "ValueError: " + "x" * 1000]
+    with pytest.raises(AssertionError) as caught:
+        assert_no_traceback("\n".join([other] * 100 + [line, *traceback, other] * 10), "a host")
+    said = str(caught.value).splitlines()
+    assert said[:4] == ["a host has written a traceback:", other, line, traceback[0]]
+    assert "ValueError: xxx" in "".join(said)
+    assert said[-1] == "and 7 more"
+    assert len(said) < 160
+    assert max(map(len, said)) < 400
+    assert_no_traceback(f"{line}\n{other}")

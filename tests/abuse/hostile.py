@@ -212,20 +212,14 @@ async def besiege(hostile: Hostile, attacks: Iterable[Attack], seconds: float) -
     async def repeat(attack: Attack) -> None:
         await trio.sleep(hostile.chance.uniform(0, _GATHERING_S))
         while True:
+            how = "steps"
             try:
                 await attack.step(hostile)
-            except _USUAL as error:
-                hostile.counts[type(error).__name__] += 1
-                await trio.sleep(attack.pause_s)
-            except ExceptionGroup as group:
-                others = group.split(_USUAL)[1]
-                if others is not None:
-                    raise others from None
-                hostile.counts["group"] += 1
-                await trio.sleep(attack.pause_s)
-            else:
-                hostile.counts["steps"] += 1
-            await trio.lowlevel.checkpoint()
+            except* _USUAL as group:  # also if a part of the step is cancelled at that moment
+                alone = group.exceptions[0] if len(group.exceptions) == 1 else group
+                how = "group" if isinstance(alone, BaseExceptionGroup) else type(alone).__name__
+            hostile.counts[how] += 1
+            await trio.sleep(0 if how == "steps" else attack.pause_s)
 
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:

@@ -15,7 +15,7 @@ import trio
 from tests.abuse.confinement import Confinement, confinement
 from tests.abuse.customer import Customer, customer
 from tests.plugin.running import unused_port
-from tests.processes import Running, running
+from tests.processes import Running, assert_no_traceback, running
 
 MEBIBYTE = 1024 * 1024
 SECONDS = float(os.environ.get("ABUSE_SECONDS", "5"))
@@ -43,7 +43,7 @@ class Victim:
         peak, now = self.process.peak_memory_bytes(), self.process.memory_bytes()
         tell(f"{self.name}: at most {peak // MEBIBYTE} MiB, now {now // MEBIBYTE} MiB, {self._cpu_s():.1f} s")
         assert memory_bytes is None or peak <= memory_bytes
-        assert "Traceback" not in self.process.output
+        assert_no_traceback(self.process.output, self.name)
         assert max(map(len, self.process.output.splitlines())) <= _LONGEST_LINE
 
     def _cpu_s(self) -> float:

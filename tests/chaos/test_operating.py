@@ -23,6 +23,7 @@ import pytest
 from cpg_trio import cli
 from cpg_trio.cli._app import COMMANDS, Command
 from tests.cli.processes import ADMIN_TOKEN, ROOT, Platform, eventually, process, status_of
+from tests.processes import assert_no_traceback
 
 LEASE_S = 3.0
 
@@ -333,7 +334,7 @@ def test_top_fits_the_terminal_and_leaves_it_as_it_was(platform: Platform, key: 
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode().replace("\x1b[H", "\n"))
     assert "storage-plugin" in text
     assert max(map(len, text.splitlines())) <= 80
-    assert "Traceback" not in text
+    assert_no_traceback(text, "top")
 
 
 @pytest.mark.parametrize(
@@ -406,7 +407,7 @@ def test_events_are_followed_across_a_restart_of_the_host(tmp_path: Path) -> Non
         follow.until("the host is there again")
         follow.until(re.escape(second.url()))
         assert follow.end(signal.SIGINT) == 130
-        assert "Traceback" not in follow.log.read_text()
+        assert_no_traceback(follow.log.read_text(), "events")
 
 
 # Last, since plugins come and go

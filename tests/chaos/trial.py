@@ -19,7 +19,7 @@ from cpg_trio.http import Pool
 from cpg_trio.rpc import ConnectError
 from tests.chaos.observer import Observer
 from tests.chaos.writer import Writer
-from tests.processes import Running
+from tests.processes import Running, assert_no_traceback
 from tests.shortener_processes import MODULES, System
 
 Question: TypeAlias = Callable[..., Awaitable[object]]
@@ -129,7 +129,7 @@ class Trial:
         for name in [*(name for name in self.system.parts if name != "host"), "host"]:
             await self.stop(name)
         for name, part in self.system.started:
-            assert "Traceback" not in await part.whole_output(), f"a traceback in the log of {name}"
+            assert_no_traceback(await part.whole_output(), name)
 
 
 async def _answer(ask: Question, *arguments: object) -> object:

@@ -43,7 +43,7 @@ from tests.plugin.running import (
     until,
     unused_port,
 )
-from tests.processes import running
+from tests.processes import assert_no_traceback, running
 
 RETRY_S = 0.05
 
@@ -687,7 +687,7 @@ async def test_storage_with_an_invalid_url_does_not_start_and_says_why(tmp_path:
         assert await run.end() == 1
         await run.until("DATABASE_URL must be like postgresql://user:password@host:5432/database")
     assert "hunter2" not in run.output
-    assert "Traceback" not in run.output
+    assert_no_traceback(run.output)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.e2e.project import PLUGINS, SERVICES, Project, load, resolve, shorten
+from tests.processes import assert_no_traceback
 
 URL = 'https://example.com/?a=1&b="two"#3'
 
@@ -31,7 +32,7 @@ async def test_a_stop_takes_a_few_seconds_and_every_container_ends_with_status_0
     ended = {c.service: c.exit_status for c in await project.containers()}
     assert ended == dict.fromkeys(SERVICES, 0)
     for name in SERVICES:
-        assert "Traceback" not in await project.log(name)
+        assert_no_traceback(await project.log(name), name)
 
 
 CONFINEMENT = """
