@@ -6,6 +6,7 @@ waiters of a queue have the same limit, so the oldest expires first, and one tas
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Protocol
 
@@ -13,6 +14,8 @@ import trio
 
 _HELD_UP_S = 1.0  # a wake-up that is later than this means that the process itself was held up
 _MOMENT_S = 1.0  # what waiters get then
+
+_log = logging.getLogger("cpg_trio.http")
 
 
 class Late(Protocol):
@@ -65,7 +68,10 @@ class TimeoutQueue:
                     self._wait_a_moment_more()
             else:
                 del self._since[who]
-                who.give_up()
+                try:
+                    who.give_up()
+                except Exception:  # noqa: BLE001 - the barrier between one waiter and the others
+                    _log.exception("an error in giving up somebody whose time is over")
 
     def _wait_a_moment_more(self) -> None:
         """Give every waiter time in which what it has sent is read: this process was late, not its peer."""

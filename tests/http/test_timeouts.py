@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -37,6 +38,23 @@ async def test_who_is_late_is_given_up_and_nobody_else(autojump_clock: MockClock
         patience.end(third)
         await trio.sleep(20)
     assert (first.given_up_at, second.given_up_at, third.given_up_at) == (10, 15, None)
+
+
+async def test_who_fails_to_give_up_fails_alone(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Waited):
+        def give_up(self) -> None:
+            raise RuntimeError("a bug in giving up")
+
+    patience, other = TimeoutQueue(10), Waited()
+    async with kept(patience):
+        patience.begin(Failing())
+        patience.begin(other)
+        await trio.sleep(20)
+    assert other.given_up_at == 10
+    assert caplog.messages == ["an error in giving up somebody whose time is over"]
+    assert "a bug in giving up" in caplog.text
 
 
 async def test_a_process_that_was_held_up_reads_before_it_gives_anybody_up(mock_clock: MockClock) -> None:

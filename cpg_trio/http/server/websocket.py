@@ -86,9 +86,12 @@ class WebSocketCall(WSStream):
             state=ConnectionState({"peer_names": connection.peer_names}),
         )
         async with open_plain_nursery() as self._nursery:
-            await self.handle(request)
-            if self.app_put is not None:  # it is a handshake
-                await self._read()
+            try:
+                await self.handle(request)
+                if self.app_put is not None:  # it is a handshake
+                    await self._read()
+            finally:
+                self._disconnect()
 
     # The client
 
@@ -107,11 +110,10 @@ class WebSocketCall(WSStream):
                     self._pings.end(self)
                 if not data:
                     break
-        await self._disconnect()
 
     def _expect_frame(self) -> None:
-        """Give an open WebSocket's client time to send something."""
-        if self.state is ASGIWebsocketState.CONNECTED:
+        """Give an open WebSocket's client time to send something, as long as somebody reads."""
+        if self.state is ASGIWebsocketState.CONNECTED and not self.closed:
             self._pings.begin(self)
 
     def give_up(self) -> None:
@@ -201,7 +203,7 @@ class WebSocketCall(WSStream):
         await self._end()
 
     async def _end(self) -> None:
-        await self._disconnect()
+        self._disconnect()
         self._reading.cancel()
 
     # The application
@@ -242,9 +244,13 @@ class WebSocketCall(WSStream):
         self._received.append(message)
         self._movement.unpark_all()
 
-    async def _disconnect(self) -> None:
-        """Have the application receive the end, behind what it has not received yet."""
+    def _disconnect(self) -> None:
+        """Have the application receive the end, behind what it has not received yet.
+
+        Nothing is expected of the client any more: there may be no nursery soon for what would follow.
+        """
         self.closed = True
+        self._pings.end(self)
         if self._last is None:
             self._last = {"type": "websocket.disconnect", "code": self._code, "reason": self._reason}
         self._movement.unpark_all()
