@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -50,6 +51,7 @@ from cpg_trio.process import stop_on_signals
 from tests._wire import (
     HANDSHAKE,
     WebSocketWire,
+    Wire,
     connect,
     dial,
     dial_http2,
@@ -242,6 +244,26 @@ async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
         await up.assert_answers()
     assert log.messages == ["an error ended a connection"]
     assert "a bug in the protocol" in log.text
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize("number", [errno.EPROTO, errno.EPERM, errno.ECONNABORTED])
+async def test_a_connection_that_was_gone_before_it_was_accepted_harms_no_other(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([OSError(number, os.strerror(number))])
+    accept = socket.socket.accept
+
+    def gone(self: socket.socket) -> tuple[socket.socket, Any]:
+        for error in errors:
+            raise error
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", gone)
+    async with server(hello) as up:
+        for _ in range(3):
+            await up.assert_answers()
+    assert list(errors) == []
 
 
 # Framing that the next hop might read differently
@@ -729,6 +751,21 @@ async def test_a_client_that_closes_its_sending_side_has_left() -> None:
 
 
 @pytest.mark.usefixtures("engine", "silence")
+async def test_a_client_that_leaves_as_its_head_ends_is_no_error() -> None:
+    head = request(headers={"x-long": "x" * 1000})
+    async with server(hello) as up:
+        for _ in range(20):  # whichever of the two is noticed first
+            async with dial(up.url) as wire:
+                await wire.send(head[:50])
+                await trio.testing.wait_all_tasks_blocked()
+                with socket.socket(fileno=os.dup(socket_of(wire.stream).fileno())) as same:
+                    assert same.send(head[50:]) == len(head) - 50
+                    same.shutdown(socket.SHUT_WR)
+                await wire.rest()
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("engine", "silence")
 async def test_an_early_answer_waits_for_a_client_that_sends_before_it_reads() -> None:
     """Closing under what the client sends would be a reset, which takes the answer with it."""
     answered = trio.Event()
@@ -1207,6 +1244,28 @@ async def test_a_websocket_that_is_being_closed_sends_no_ping(
         assert await ws.wire.rest() == b""
 
 
+@pytest.mark.usefixtures("silence")
+async def test_a_websocket_client_that_leaves_as_it_is_accepted_is_sent_no_ping() -> None:
+    left = trio.Event()
+
+    async def greeting(_receive: Receive, send: Send) -> None:
+        same.shutdown(socket.SHUT_RDWR)
+        try:
+            await send({"type": "websocket.accept"})
+        finally:
+            left.set()
+
+    async with server(websocket_app(greeting), websocket_ping_s=MOMENT) as up:
+        for _ in range(20):  # whichever of the two is noticed first
+            left = trio.Event()
+            async with dial(up.url) as wire:
+                with socket.socket(fileno=os.dup(socket_of(wire.stream).fileno())) as same:
+                    await wire.send(request(headers=HANDSHAKE))
+                    await left.wait()
+        await trio.sleep(3 * MOMENT)
+        await up.assert_answers()
+
+
 # WebSocket with another's client
 
 
@@ -1535,6 +1594,23 @@ async def test_a_stop_on_http2_says_goodaway_finishes_what_is_in_flight_and_refu
         assert b"released" in raw
         ends = b"\x00\x00\x08\x00\x01%brelease" % in_flight.to_bytes(4, "big")  # with END_STREAM
         assert raw.endswith(ends + b"d")
+        await up.stopped.wait()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_client_that_says_goodaway_behind_a_stream_that_is_refused_is_no_error() -> None:
+    held = Held()
+    async with server(routed(held=held)) as up, dial_http2(up.url) as wire:
+        await wire.request("/held")
+        await held.begun.wait()
+        up.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        pseudo = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/")]
+        wire.h2.send_headers(wire.h2.get_next_available_stream_id(), pseudo, end_stream=True)
+        wire.h2.close_connection()
+        await wire.flush()
+        held.release.set()
+        await Wire(wire.stream).rest()
         await up.stopped.wait()
 
 

@@ -156,7 +156,10 @@ class Http1Connection(ServerConnection):
         await (WebSocketCall(exchange).run() if exchange.wants_websocket else self._answer(exchange))
 
     async def _read_head(self, exchange: Http1Exchange, data: bytes) -> bool:
-        """Read to the end of a head; return False if the client leaves, or speaks another protocol."""
+        """Read to the end of a head; return False if the client leaves, or speaks another protocol.
+
+        Also if it has left behind a head that came whole, or was let go meanwhile.
+        """
         timed = not self._served
         if data:
             self._feed(exchange, data)
@@ -168,7 +171,7 @@ class Http1Connection(ServerConnection):
             if not data:
                 return False
             self._feed(exchange, data)
-        return not self.read_of_another_protocol
+        return self.state is State.HEAD and not self.read_of_another_protocol
 
     def _feed(self, exchange: Http1Exchange, data: bytes) -> None:
         before = exchange.head_bytes

@@ -175,7 +175,7 @@ class Http2Connection(ServerConnection):
             self.engine.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
             self._terminate()
         elif not self.requests_follow or not self._slot.open_streams(len(self._exchanges) + 1):
-            self.engine.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            self._reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
         else:
             self._begun += 1
             exchange = Http2Exchange(self, stream_id)
@@ -290,19 +290,19 @@ class Http2Connection(ServerConnection):
     def end(self, exchange: Http2Exchange) -> None:
         """End an exchange whose response has been sent."""
         if not exchange.complete:  # an early response: the rest of the request is not wanted
-            self._reset_stream(exchange, ErrorCodes.NO_ERROR)
+            self._reset_stream(exchange.stream_id, ErrorCodes.NO_ERROR)
         self._drop(exchange)
         self.flush()
 
     def reset(self, exchange: Http2Exchange, code: ErrorCodes) -> None:
         """Break an exchange off."""
-        self._reset_stream(exchange, code)
+        self._reset_stream(exchange.stream_id, code)
         self._drop(exchange)
         self.flush()
 
-    def _reset_stream(self, exchange: Http2Exchange, code: ErrorCodes) -> None:
+    def _reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
         with suppress(h2.exceptions.ProtocolError):  # it may have closed meanwhile, or the connection
-            self.engine.reset_stream(exchange.stream_id, code)
+            self.engine.reset_stream(stream_id, code)
 
     def _drop(self, exchange: Http2Exchange) -> None:
         """Forget an exchange that has ended, on whichever side."""

@@ -277,8 +277,10 @@ def _waiting(listener: trio.SocketListener) -> Iterator[Callable[[], Iterator[tr
             for _ in range(_ACCEPTED_AT_ONCE):
                 try:
                     client, _ = same.accept()
-                except (BlockingIOError, ConnectionAbortedError):
-                    return
+                except OSError as error:
+                    if error.errno in _NO_ROOM:
+                        raise
+                    return  # nobody waits, or the client was gone before: Trio knows all that says so
                 yield trio.SocketStream(trio.socket.from_stdlib_socket(client))
 
         yield accepted
