@@ -91,7 +91,6 @@ async def join(store: Store, keys: Keys) -> Joined:
 
     Raises: StartError for a store that this host does not fit, and then nothing has changed.
     """
-    _check_given(keys)
     keys.open()
     while True:
         snapshot = await _loaded(store)
@@ -108,11 +107,11 @@ async def join(store: Store, keys: Keys) -> Joined:
 
 async def check_fit(store: Store, keys: Keys) -> None:
     """Check that a host fits a store, with its keys, which are open; change nothing. Raises: StartError."""
-    _check_given(keys)
     _examined(await _loaded(store), keys)
 
 
-def _check_given(keys: Keys) -> None:
+def check_given(keys: Keys) -> None:
+    """Check that other hosts can have the keys, before a store is opened. Raises: StartError."""
     if not keys.given:
         raise StartError(
             "a store that several hosts share needs the key that they share: set CPG_HOST_KEY or"

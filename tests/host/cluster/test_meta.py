@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from cpg_trio.host import Keys
-from cpg_trio.host.cluster import META, Joined, check_fit, join
+from cpg_trio.host.cluster import META, Joined, check_fit, check_given, join
 from cpg_trio.http import StartError
 from cpg_trio.store import Commit, ConflictError, Entry, MemoryStore, StoreError
 
@@ -86,8 +86,11 @@ async def test_a_host_whose_key_does_not_fit_is_refused() -> None:
     assert why.endswith("End STATE_URL with a prefix that nothing else uses")
 
 
-async def test_a_host_without_a_key_that_others_can_have_is_refused() -> None:
-    assert "set CPG_HOST_KEY or CPG_HOST_KEY_FILE, the same for all of them" in await refused(MemoryStore())
+def test_a_host_without_a_key_that_others_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="set CPG_HOST_KEY or CPG_HOST_KEY_FILE, the same for all of them"):
+        check_given(Keys())
+    check_given(Keys([A]))
+    check_given(Keys(path=tmp_path / "keys"))
 
 
 @pytest.mark.parametrize("key", ["registry/pods/x", "zzz", "metal"])
