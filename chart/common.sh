@@ -28,16 +28,25 @@ image() { printf '%s%s:%s\n' "${REGISTRY:+${REGISTRY%/}/}" "$1" "$TAG"; }
 namespace() { local own; own=${NAMESPACE:-$(kubectl config view --minify -o jsonpath='{..namespace}')}; echo "${own:-default}"; }
 
 # The names of objects depend on the release's values, so they are looked up. A release may have Deployments of other
-# charts; this chart's Deployment is the one with a container `host`.
+# charts; this chart's are the one with a container `host`, and, in topology separate, those beside it.
+with_container() { awk -v name="$1" '{ for (i = 2; i <= NF; i++) if ($i == name && !found) { print $1; found = 1 } } END { exit !found }'; }
+# What the Deployment with a container has at a path.
 deployments() {
   kubectl get deployment -l "$INSTANCE" \
-    -o "jsonpath={range .items[*]}{$1}{' '}{.spec.template.spec.initContainers[*].name}{' '}{.spec.template.spec.containers[*].name}{'\n'}{end}" |
-    awk '/ host( |$)/ && !found { print $1; found = 1 } END { exit !found }'
+    -o "jsonpath={range .items[*]}{$2}{' '}{.spec.template.spec.initContainers[*].name}{' '}{.spec.template.spec.containers[*].name}{'\n'}{end}" |
+    with_container "$1"
 }
-deployment() { deployments .metadata.name; }
+deployment() { deployments "${1:-host}" .metadata.name; }
 selector() {
   local name
-  name=$(deployments '.spec.selector.matchLabels.app\.kubernetes\.io/name')
+  name=$(deployments host '.spec.selector.matchLabels.app\.kubernetes\.io/name')
   echo "app.kubernetes.io/name=$name,$INSTANCE"
 }
-service() { kubectl get service -l "$(selector)" -o jsonpath='{.items[0].metadata.name}'; }
+# The running pods that have a container.
+pods() {
+  kubectl get pods -l "$(selector)" --field-selector=status.phase=Running \
+    -o "jsonpath={range .items[*]}{.metadata.name}{' '}{.spec.initContainers[*].name}{' '}{.spec.containers[*].name}{'\n'}{end}" |
+    awk -v name="$1" '{ for (i = 2; i <= NF; i++) if ($i == name) { print $1; next } }'
+}
+# The Service of the first public plugin: the first that has an address.
+service() { kubectl get service -l "$(selector)" -o jsonpath='{range .items[*]}{.spec.clusterIP}{" "}{.metadata.name}{"\n"}{end}' | awk '$1 != "None" { print $2; exit }'; }

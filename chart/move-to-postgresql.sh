@@ -6,21 +6,20 @@
 need "$HELM" "${KUBECTL:-kubectl}"
 
 step="find the one pod of $RELEASE: is it installed?"
-deployment=$(deployment)
+deployment=$(deployment storage)
 about() { kubectl get deployment "$deployment" -o "jsonpath={$1}"; }
 [ "$(about .spec.replicas)" = 1 ] || fail "$deployment is not to have one pod, and each has a file of its own"
-pod=$(kubectl get pods -l "$(selector)" --field-selector=status.phase=Running -o jsonpath='{.items[*].metadata.name}')
+pod=$(pods storage | xargs)
 [[ -n $pod && $pod != *" "* ]] || fail "$deployment has not one pod that runs, but: ${pod:-none}"
 kubectl wait --for=condition=Ready --timeout=60s "pod/$pod" >/dev/null
 
 step="set PostgreSQL up"
-database=${deployment:0:41}
-database=${database%-}-postgresql
 rendered() {
   helm get values "$RELEASE" -o yaml |
     helm template "$RELEASE" "$CHART" --values - --set postgresql.enabled=true --show-only templates/postgresql.yaml "$@"
 }
 manifests=$(rendered "$@")
+database=$(sed -n '/^kind: StatefulSet$/,/^spec:/s/^  name: "\(.*\)"$/\1/p' <<<"$manifests")
 # The database has been created with the password of an existing Secret, so that Secret is kept.
 there=$(kubectl get secret "$database" --ignore-not-found -o name)
 if [ -n "$there" ] && grep -q '^kind: Secret$' <<<"$manifests"; then

@@ -5,12 +5,16 @@
 need "${KUBECTL:-kubectl}" curl
 
 step="find a ready pod of $RELEASE: is it installed?"
-pod=$(kubectl get pods -l "$(selector)" --field-selector=status.phase=Running -o jsonpath='{.items[0].metadata.name}')
+there=$(pods host)
+[ -n "$there" ] || fail "could not $step"
+pod=$(pods api | head -1)
+[ -n "$pod" ] || fail "$RELEASE has no container api: this script tries the URL shortener"
 kubectl wait --for=condition=Ready --timeout=60s "pod/$pod" >/dev/null
 # A variable of the api container.
 told() { kubectl get pod "$pod" -o jsonpath="{.spec.containers[?(@.name=='api')].env[?(@.name=='$1')].value}"; }
 api_port=$(told PORT)
-[ -n "$api_port" ] || fail "$pod has no container api: this script tries the URL shortener"
+# What the containers of a name have written, in all pods.
+logs() { for each in $(pods "$1"); do kubectl logs "$each" -c "$1" --since=2m; done; }
 
 folder=$(mktemp -d)
 forward=
@@ -50,10 +54,10 @@ API_URL=$scheme://localhost:$port "$CHART/test-api.sh" "$marked"
 if [ "$(told DIRECT_CALLS)" != true ]; then
   step="see the calls in the host's log"
   for route in ".* → .* /Store (service: storage)" ".* → .* /Log (service: logger)"; do
-    kubectl logs "$pod" -c host --since=2m | grep "\[ROUTER\] $route" | tail -1 | grep . || fail "the host has not routed: $route"
+    logs host | grep "\[ROUTER\] $route" | tail -1 | grep . || fail "the host has not routed: $route"
   done
   through=", and its plugins talk through the host"
 fi
 step="see the line in the logger's log"
-kubectl logs "$pod" -c logger --since=2m | grep "\[LOG\] STORE .* → $marked" || fail "the log of the logger does not have $marked"
+logs logger | grep "\[LOG\] STORE .* → $marked" || fail "the log of the logger does not have $marked"
 echo "✅ $pod works${through:-}"

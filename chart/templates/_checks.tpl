@@ -1,6 +1,7 @@
 {{- /* Checks that the schema cannot make, or not with a message that says what to write. */ -}}
 {{- define "cpg-trio.check" -}}
 {{- include "cpg-trio.checkNames" . -}}
+{{- include "cpg-trio.checkTopology" . -}}
 {{- include "cpg-trio.checkPlugins" . -}}
 {{- include "cpg-trio.checkEnv" . -}}
 {{- include "cpg-trio.checkData" . -}}
@@ -11,12 +12,26 @@
 {{- fail (printf "\n\nmetrics.%s.enabled is for metrics, and metrics.enabled is false: set it to true.\n" .) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $values.autoscaling.enabled (gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
-{{- fail (printf "\n\nautoscaling.minReplicas is %d and autoscaling.maxReplicas %d: set minReplicas to at most maxReplicas.\n" (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
+{{- include "cpg-trio.checkAutoscaling" . -}}
+{{- if and (eq (toString $values.nativeSidecars) "true") (semverCompare "<1.28.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "\n\nnativeSidecars is true, but Kubernetes %s has no native sidecars: set it to auto or false.\n" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
-{{- if $values.autoscaling.enabled -}}
-{{- $all := dict "host" (index ($values.resources | default dict) "host" | default dict) -}}
-{{- range include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- end -}}
+
+{{- define "cpg-trio.checkAutoscaling" -}}
+{{- $values := .Values -}}
+{{- range $unit := include "cpg-trio.units" . | fromJsonArray -}}
+{{- $where := "" -}}
+{{- if $unit.component }}{{- $where = ternary "host." (printf "%s's " $unit.component) $unit.host }}{{- end -}}
+{{- with $unit.autoscaling -}}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
+{{- fail (printf "\n\n%sautoscaling.minReplicas is %d and autoscaling.maxReplicas %d: set minReplicas to at most maxReplicas.\n" $where (int .minReplicas) (int .maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- if $unit.autoscaling.enabled -}}
+{{- $all := dict -}}
+{{- if $unit.host }}{{- $_ := set $all "host" (index ($values.resources | default dict) "host" | default dict) }}{{- end -}}
+{{- range $unit.plugins -}}
 {{- $_ := set $all .name (mergeOverwrite (deepCopy (.resources | default dict)) (deepCopy (index ($values.resources | default dict) .name | default dict))) -}}
 {{- end -}}
 {{- range $values.extraContainers -}}
@@ -28,14 +43,70 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (eq (toString $values.nativeSidecars) "true") (semverCompare "<1.28.0-0" .Capabilities.KubeVersion.Version) -}}
-{{- fail (printf "\n\nnativeSidecars is true, but Kubernetes %s has no native sidecars: set it to auto or false.\n" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What only one of the topologies has. */ -}}
+{{- define "cpg-trio.checkTopology" -}}
+{{- $etcd := .Values.etcd -}}
+{{- $separate := include "cpg-trio.isSeparate" . -}}
+{{- $plugins := include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- if and $etcd.enabled $etcd.endpoints -}}
+{{- fail "\n\netcd.enabled sets an etcd up, and etcd.endpoints names another: set one of them.\n" -}}
+{{- end -}}
+{{- if not $separate -}}
+{{- if include "cpg-trio.hasEtcd" . -}}
+{{- fail "\n\nThe addresses in a pod of topology sidecar mean nothing to other hosts, so its host keeps its directory for itself and uses no etcd: take etcd.enabled and etcd.endpoints out, or set topology to separate.\n" -}}
+{{- end -}}
+{{- if .Values.host.autoscaling.enabled -}}
+{{- fail "\n\nhost.autoscaling is for topology separate, and topology is sidecar: set autoscaling, or topology to separate.\n" -}}
+{{- end -}}
+{{- if .Values.host.tls.existingSecret -}}
+{{- fail "\n\nhost.tls is for topology separate, and the containers of one pod share a certificate: set tls.existingSecret.\n" -}}
+{{- end -}}
+{{- range $plugin := $plugins -}}
+{{- range list "replicas" "autoscaling" "tls" -}}
+{{- if hasKey $plugin . -}}
+{{- fail (printf "\n\nThe plugin %s has %s, which is for topology separate: take it out, or set topology to separate.\n" $plugin.name .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- else -}}
+{{- if and (not (include "cpg-trio.hasEtcd" .)) (gt (include "cpg-trio.mostPods" .Values.host | int) 1) -}}
+{{- fail "\n\nThere is to be more than one host, and each would keep a directory of its own in a file: set etcd.enabled or etcd.endpoints, or host.replicas to 1.\n" -}}
+{{- end -}}
+{{- if and (not .Values.tls.existingSecret) (not .Values.allowPlaintext) -}}
+{{- fail "\n\nWith topology separate, tokens and calls cross the cluster's network: set tls.existingSecret, or allowPlaintext=true if nobody else reads it.\n" -}}
+{{- end -}}
+{{- if and .Values.tls.existingSecret .Values.directCalls -}}
+{{- fail "\n\ndirectCalls connect to the name in a plugin's certificate, which leads to any of its pods in topology separate: set directCalls to false, or leave tls.existingSecret out.\n" -}}
+{{- end -}}
+{{- range $plugins -}}
+{{- if or (has .name (list "etcd" "postgresql" "metrics" "test" "identity" "dashboard")) (hasSuffix "-pods" .name) -}}
+{{- fail (printf "\n\nThe plugin %s would have the name of another object of the release: give it another name.\n" .name) -}}
+{{- end -}}
+{{- if and (dig "existingSecret" "" (.tls | default dict)) (not $.Values.tls.existingSecret) -}}
+{{- fail (printf "\n\nThe plugin %s has a certificate, and the others have none: set tls.existingSecret.\n" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $etcd.enabled $etcd.existingSecret -}}
+{{- fail "\n\netcd.existingSecret is a user of the etcd of etcd.endpoints, and the chart's own has no users: take it out.\n" -}}
+{{- end -}}
+{{- if and .Values.host.tls.existingSecret (not .Values.tls.existingSecret) -}}
+{{- fail "\n\nThe host has a certificate, and the plugins have none: set tls.existingSecret.\n" -}}
+{{- end -}}
+{{- if $etcd.enabled -}}
+{{- $there := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "cpg-trio.etcd" .) -}}
+{{- if and $there (ne (int $there.spec.replicas) (int $etcd.replicas)) -}}
+{{- fail (printf "\n\netcd.replicas is %d, and the release has an etcd of %d: members join and leave by etcdctl only. Leave it as it was.\n" (int $etcd.replicas) (int $there.spec.replicas)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- /* Values of a release of an older chart lack the newer keys. */ -}}
 {{- define "cpg-trio.checkAge" -}}
-{{- range list "keys" "enrolment" "tls" "ingress" "gateway" "postgresql" "test" "host" "metrics" "tracing" "logs" -}}
+{{- range list "topology" "etcd" "keys" "enrolment" "tls" "ingress" "gateway" "postgresql" "test" "host" "metrics" "tracing" "logs" -}}
 {{- if not (hasKey $.Values .) -}}
 {{- fail (printf "\n\nThere is no value %s: these are the values of an older version of this chart. Use --reset-then-reuse-values in place of --reuse-values.\n" .) -}}
 {{- end -}}
@@ -78,6 +149,7 @@
 {{- if not (or (dig "repository" "" (.image | default dict)) (index $images .name)) -}}
 {{- fail (printf "\n\nThe plugin %s has no image: set image.repository in its entry, or images.%s.\n" .name .name) -}}
 {{- end -}}
+{{- if include "cpg-trio.isSeparate" $ }}{{- $ports = dict }}{{- end -}}
 {{- $taken := dict (.port | int | toString) .name (add 1000 (int .port) | toString) (printf "%s's probes" .name) (add 3000 (int .port) | toString) (printf "%s's metrics" .name) -}}
 {{- if .public }}{{- $_ := set $taken (add 2000 (int .port) | toString) (printf "%s's control services" .name) -}}{{- end -}}
 {{- range $port, $whose := $taken -}}
@@ -103,8 +175,9 @@
 
 {{- define "cpg-trio.checkEnv" -}}
 {{- $values := .Values -}}
-{{- $ours := list "PORT" "BIND" "PROBE_PORT" "PROBE_BIND" "SOCKET_DIR" "TLS_CERT" "TLS_KEY" "TLS_CA" "TLS_CLIENTS" "STATE_PATH" "CPG_HOST_KEY" "CPG_HOST_KEY_FILE" "ENROLMENT_TOKENS" "ENROLMENT_TOKENS_FILE" "POLICY_FILE" "LIMITS" "RATE_LIMITS" "HOST_URL" "HOSTNAME" "CONTROL_PORT" "ENROLMENT_TOKEN" "ENROLMENT_TOKEN_FILE" "DIRECT_CALLS" "METRICS_BIND" "LOG_FORMAT" "LOG_LEVEL" "LOG_CALLS" "ADMIN_SOCKET" -}}
-{{- $instead := dict "LIMITS" "limits" "RATE_LIMITS" "rates" "POLICY_FILE" "policy" "DIRECT_CALLS" "directCalls" "METRICS_BIND" "metrics.enabled" "LOG_FORMAT" "logs.format" "LOG_LEVEL" "logs.level" "LOG_CALLS" "logs.calls" -}}
+{{- $ours := list "PORT" "BIND" "PROBE_PORT" "PROBE_BIND" "SOCKET_DIR" "TLS_CERT" "TLS_KEY" "TLS_CA" "TLS_CLIENTS" "STATE_PATH" "STATE_URL" "STATE_PASSWORD" "STATE_PASSWORD_FILE" "ETCD_USER" "PEER_URL" "PEER_ADDRESS" "CPG_HOST_KEY" "CPG_HOST_KEY_FILE" "ENROLMENT_TOKENS" "ENROLMENT_TOKENS_FILE" "POLICY_FILE" "LIMITS" "RATE_LIMITS" "HOST_URL" "HOSTNAME" "CONTROL_PORT" "ENROLMENT_TOKEN" "ENROLMENT_TOKEN_FILE" "DIRECT_CALLS" "METRICS_BIND" "LOG_FORMAT" "LOG_LEVEL" "LOG_CALLS" "ADMIN_SOCKET" -}}
+{{- $instead := dict "LIMITS" "limits" "RATE_LIMITS" "rates" "POLICY_FILE" "policy" "DIRECT_CALLS" "directCalls" "METRICS_BIND" "metrics.enabled" "LOG_FORMAT" "logs.format" "LOG_LEVEL" "logs.level" "LOG_CALLS" "logs.calls" "STATE_URL" "etcd" "ALLOW_PLAINTEXT" "allowPlaintext" -}}
+{{- if include "cpg-trio.isSeparate" . }}{{- $ours = concat $ours (list "ALLOW_PLAINTEXT" "CONTROL_BIND") }}{{- end -}}
 {{- $all := dict "host" (dict "env" (list)) -}}
 {{- range include "cpg-trio.plugins" . | fromJsonArray -}}
 {{- $data := .data | default dict -}}
@@ -158,7 +231,8 @@
 {{- end -}}
 {{- fail "\n\nThere is to be more than one pod, and postgresql.enabled is false: each pod would keep its data in a file of its own. Set postgresql.enabled to auto, or storage.databaseUrl or storage.databaseUrlSecret.name, or have one pod.\n" -}}
 {{- end -}}
-{{- $most := ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled | int -}}
+{{- $most := 0 -}}
+{{- with include "cpg-trio.dataUnit" . | fromJson }}{{- $most = include "cpg-trio.mostPods" . | int }}{{- end -}}
 {{- if and (gt $most 30) (include "cpg-trio.hasOwnPostgresql" .) (not .Values.postgresql.args) -}}
 {{- fail (printf "\n\nThere are to be up to %d pods, and each takes up to 3 connections of the 100 that PostgreSQL has: set postgresql.args, as in [-c, max_connections=%d].\n" $most (add 20 (mul 4 $most))) -}}
 {{- end -}}
@@ -172,7 +246,11 @@
 {{- $root := .root -}}
 {{- $data := .plugin.data -}}
 {{- $release := $root.Release -}}
-{{- $there := include "cpg-trio.there" $root | fromJson -}}
+{{- /* The topology may be another one now. */ -}}
+{{- $there := dict -}}
+{{- range list (include "cpg-trio.fullname" $root) (include "cpg-trio.componentName" (dict "root" $root "component" .plugin.name)) -}}
+{{- with lookup "apps/v1" "Deployment" $release.Namespace . }}{{- $there = . }}{{- end -}}
+{{- end -}}
 {{- $had := dict -}}
 {{- range dig "spec" "template" "spec" "containers" list $there -}}
 {{- if eq .name $.plugin.name -}}
@@ -231,7 +309,7 @@
 {{- if and (eq .name "http") (ne .name (first $public).name) -}}
 {{- fail "\n\nThe Service's first port is named http: give the public plugin http another name, or put it before the others.\n" -}}
 {{- end -}}
-{{- if hasKey $ports $port -}}
+{{- if and (hasKey $ports $port) (not (include "cpg-trio.isSeparate" $)) -}}
 {{- fail (printf "\n\nThe Service would have port %s for %s and for %s: set servicePort in one of them.\n" $port (index $ports $port) .name) -}}
 {{- end -}}
 {{- $_ := set $ports $port .name -}}

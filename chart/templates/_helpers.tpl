@@ -18,8 +18,21 @@ app.kubernetes.io/name: {{ include "cpg-trio.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{- /* The selector of a Deployment's pods. Given: root; component, "" for all that there are. */ -}}
+{{- define "cpg-trio.unitSelector" -}}
+{{- include "cpg-trio.selector" .root }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
 {{- define "cpg-trio.postgresqlSelector" -}}
 app.kubernetes.io/name: {{ printf "%s-postgresql" (include "cpg-trio.name" .) | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "cpg-trio.etcdSelector" -}}
+app.kubernetes.io/name: {{ printf "%s-etcd" (include "cpg-trio.name" .) | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
@@ -50,11 +63,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{- /* The metadata of an object, without its name. Given: root; optional: labels (YAML) instead of the selector,
-       version of the software, annotations (a dictionary). */ -}}
+       component, version of the software, annotations (a dictionary). */ -}}
 {{- define "cpg-trio.metadata" -}}
 namespace: {{ .root.Release.Namespace | quote }}
 labels:
-  {{- .labels | default (include "cpg-trio.selector" .root) | nindent 2 }}
+  {{- .labels | default (include "cpg-trio.unitSelector" .) | nindent 2 }}
   {{- include "cpg-trio.labels" (dict "root" .root "version" (.version | default (include "cpg-trio.tag" .root))) | nindent 2 }}
 {{- with merge (dict) (.annotations | default dict) (.root.Values.annotations | default dict) }}
 annotations:
@@ -141,9 +154,100 @@ annotations:
 {{- else if .Values.nativeSidecars -}}true{{- end -}}
 {{- end -}}
 
-{{- /* The Deployment in the cluster, as JSON; {} if there is none, or Helm has no access. */ -}}
-{{- define "cpg-trio.there" -}}
-{{- lookup "apps/v1" "Deployment" .Release.Namespace (include "cpg-trio.fullname" .) | default dict | toJson -}}
+{{- define "cpg-trio.isSeparate" -}}
+{{- if eq .Values.topology "separate" -}}true{{- end -}}
+{{- end -}}
+
+{{- define "cpg-trio.unixSockets" -}}
+{{- if and .Values.unixSockets (not (include "cpg-trio.isSeparate" .)) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The name of an object of one component. It has 63 characters at most. Given: root, component. */ -}}
+{{- define "cpg-trio.componentName" -}}
+{{- include "cpg-trio.fullname" .root | trunc (sub 62 (len .component) | int) | trimSuffix "-" -}}-{{ .component }}
+{{- end -}}
+
+{{- /* The Deployments, as JSON: one with everything, or one for the host and one for each plugin. Each has: name;
+       component, "" for the one with everything; host, whether it has the host; plugins; replicas; autoscaling. */ -}}
+{{- define "cpg-trio.units" -}}
+{{- $plugins := include "cpg-trio.plugins" . | fromJsonArray -}}
+{{- $units := list -}}
+{{- if include "cpg-trio.isSeparate" . -}}
+{{- $units = append $units (dict "name" (include "cpg-trio.hosts" .) "component" "host" "host" true "plugins" list "replicas" .Values.host.replicas "autoscaling" .Values.host.autoscaling) -}}
+{{- range $plugins -}}
+{{- $replicas := ternary $.Values.replicaCount .replicas (kindIs "invalid" .replicas) -}}
+{{- $autoscaling := mergeOverwrite (deepCopy $.Values.autoscaling) (.autoscaling | default dict) -}}
+{{- $units = append $units (dict "name" (include "cpg-trio.componentName" (dict "root" $ "component" .name)) "component" .name "host" false "plugins" (list .) "replicas" $replicas "autoscaling" $autoscaling) -}}
+{{- end -}}
+{{- else -}}
+{{- $units = append $units (dict "name" (include "cpg-trio.fullname" .) "component" "" "host" true "plugins" ($plugins | default list) "replicas" .Values.replicaCount "autoscaling" .Values.autoscaling) -}}
+{{- end -}}
+{{- $units | toJson -}}
+{{- end -}}
+
+{{- /* The unit with the plugin that has data, as JSON; {} if none has. */ -}}
+{{- define "cpg-trio.dataUnit" -}}
+{{- $found := dict -}}
+{{- range $unit := include "cpg-trio.units" . | fromJsonArray -}}
+{{- range .plugins -}}
+{{- if .data }}{{- $found = $unit -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $found | toJson -}}
+{{- end -}}
+
+{{- /* The most pods that a unit may have. */ -}}
+{{- define "cpg-trio.mostPods" -}}
+{{- ternary .autoscaling.maxReplicas .replicas .autoscaling.enabled | int -}}
+{{- end -}}
+
+{{- /* The hosts: the name of their Deployment, and of the Service whose look-up has the address of each. */ -}}
+{{- define "cpg-trio.hosts" -}}
+{{- include "cpg-trio.componentName" (dict "root" . "component" "host") -}}
+{{- end -}}
+
+{{- /* The Service whose look-up has the address of each pod of a plugin, for certificates. Given: root, component. */ -}}
+{{- define "cpg-trio.pods" -}}
+{{- include "cpg-trio.componentName" (dict "root" .root "component" (printf "%s-pods" .component)) -}}
+{{- end -}}
+
+{{- define "cpg-trio.scheme" -}}
+{{- ternary "https" "http" (ne .Values.tls.existingSecret "") -}}
+{{- end -}}
+
+{{- /* The Secret with the certificate of a pod. Given: root, unit. */ -}}
+{{- define "cpg-trio.tlsSecret" -}}
+{{- $own := "" -}}
+{{- if .unit.component -}}
+{{- $own = (ternary .root.Values.host.tls ((first (append .unit.plugins dict)).tls | default dict) .unit.host).existingSecret -}}
+{{- end -}}
+{{- $own | default .root.Values.tls.existingSecret -}}
+{{- end -}}
+
+{{- define "cpg-trio.budgetVersion" -}}
+{{- ternary "policy/v1" "policy/v1beta1" (semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+
+{{- /* The store that several hosts share. */ -}}
+
+{{- define "cpg-trio.hasEtcd" -}}
+{{- if or .Values.etcd.enabled .Values.etcd.endpoints -}}true{{- end -}}
+{{- end -}}
+
+{{- define "cpg-trio.etcd" -}}
+{{- include "cpg-trio.componentName" (dict "root" . "component" "etcd") -}}
+{{- end -}}
+
+{{- /* Hosts and ports, separated by commas. */ -}}
+{{- define "cpg-trio.etcdEndpoints" -}}
+{{- $endpoints := .Values.etcd.endpoints | default list -}}
+{{- if .Values.etcd.enabled -}}
+{{- $name := include "cpg-trio.etcd" . -}}
+{{- range until (int .Values.etcd.replicas) -}}
+{{- $endpoints = append $endpoints (printf "%s-%d.%s:2379" $name . $name) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $endpoints -}}
 {{- end -}}
 
 {{- /* Where the data is. Each is "true" or "". */ -}}
@@ -152,8 +256,10 @@ annotations:
 {{- if or .Values.storage.databaseUrl .Values.storage.databaseUrlSecret.name -}}true{{- end -}}
 {{- end -}}
 
+{{- /* Whether there may be more than one pod of the plugin with data. */ -}}
 {{- define "cpg-trio.hasSeveralPods" -}}
-{{- if gt (int (ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled)) 1 -}}true{{- end -}}
+{{- $unit := include "cpg-trio.dataUnit" . | fromJson -}}
+{{- if and $unit (gt (include "cpg-trio.mostPods" $unit | int) 1) -}}true{{- end -}}
 {{- end -}}
 
 {{- /* auto: yes for more than one pod, and from then on, since the data is in it. */ -}}
@@ -219,6 +325,15 @@ key: url
 {{- index ($there.data | default dict) .key | default (randAlphaNum 48 | b64enc) -}}
 {{- end -}}
 
+{{- define "cpg-trio.stateUrl" -}}
+{{- $etcd := .Values.etcd -}}
+{{- ternary "etcds://" "etcd://" (ne $etcd.tls.existingSecret "") -}}
+{{- if $etcd.existingSecret -}}$(ETCD_USER)@{{- end -}}
+{{- include "cpg-trio.etcdEndpoints" . -}}
+{{- $etcd.prefix | default (printf "/%s/%s" .Release.Namespace (include "cpg-trio.fullname" .)) -}}
+{{- if $etcd.tls.existingSecret -}}?ca=/etcd/tls/ca.crt&cert=/etcd/tls/tls.crt&key=/etcd/tls/tls.key{{- end -}}
+{{- end -}}
+
 {{- /* Security. */ -}}
 
 {{- /* Given: all, settings of all containers; own, settings of this one. */ -}}
@@ -241,6 +356,8 @@ key: url
 {{- define "cpg-trio.container" -}}
 {{- $values := .root.Values -}}
 {{- $plugin := .plugin | default dict -}}
+{{- $separate := include "cpg-trio.isSeparate" .root -}}
+{{- $open := or $separate $plugin.public -}}
 - name: {{ .name | quote }}
   image: {{ include "cpg-trio.image" (dict "root" .root "name" .name "image" (ternary $plugin.image .root.Values.host.image (hasKey . "plugin"))) | quote }}
   imagePullPolicy: {{ $values.image.pullPolicy }}
@@ -256,8 +373,11 @@ key: url
   restartPolicy: Always
   {{- end }}
   ports:
-    {{- if $plugin.public }}
+    {{- if $open }}
     - containerPort: {{ .port | int }}
+    {{- end }}
+    {{- if and $separate $plugin.public }}
+    - containerPort: {{ add (int .port) 2000 }}
     {{- end }}
     - containerPort: {{ add (int .port) 1000 }}
     {{- if $values.metrics.enabled }}
@@ -269,10 +389,10 @@ key: url
       value: {{ .port | int | quote }}
     - name: BIND
       # "::" is all addresses, of IPv4 as well.
-      value: {{ ternary "::" "localhost" ($plugin.public | default false) | quote }}
+      value: {{ ternary "::" "localhost" (not (not $open)) | quote }}
     - name: PROBE_PORT
       value: {{ add (int .port) 1000 | quote }}
-    {{- if $values.unixSockets }}
+    {{- if include "cpg-trio.unixSockets" .root }}
     - name: SOCKET_DIR
       value: /sockets
     {{- end }}
@@ -333,7 +453,7 @@ key: url
   lifecycle:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- else if not .sidecar }}
+  {{- else if not (or .sidecar (and $separate .plugin (not $plugin.public))) }}
   lifecycle:
     preStop:
       exec:
@@ -353,8 +473,28 @@ key: url
 {{- end -}}
 
 {{- define "cpg-trio.hostEnv" -}}
+{{- if include "cpg-trio.hasEtcd" . -}}
+{{- with .Values.etcd.existingSecret -}}
+- name: ETCD_USER
+  valueFrom: { secretKeyRef: { name: {{ . | quote }}, key: username } }
+- name: STATE_PASSWORD_FILE
+  value: /etcd/user/password
+{{ end -}}
+- name: STATE_URL
+  value: {{ include "cpg-trio.stateUrl" . | quote }}
+# Where the other hosts reach this one: at its address, by the name that is in its certificate.
+- name: PEER_ADDRESS
+  valueFrom: { fieldRef: { fieldPath: status.podIP } }
+- name: PEER_URL
+  value: {{ printf "%s://%s:8080" (include "cpg-trio.scheme" .) (include "cpg-trio.hosts" .) }}
+{{- else -}}
 - name: STATE_PATH
   value: /state/host.sqlite3
+{{- end }}
+{{- if and (include "cpg-trio.isSeparate" .) (not .Values.tls.existingSecret) }}
+- name: ALLOW_PLAINTEXT
+  value: "true"
+{{- end }}
 - name: CPG_HOST_KEY_FILE
   value: /keys/host.key
 # For `kubectl exec … -c host -- cpg-trio status`. Only this container has the volume.
@@ -399,20 +539,32 @@ metrics-{{ int . }}
 {{- range include "cpg-trio.plugins" . | fromJsonArray -}}
 {{- $names = append $names (include "cpg-trio.metricsPort" .port) -}}
 {{- end -}}
-{{- $names | toJson -}}
+{{- uniq $names | toJson -}}
 {{- end -}}
 
 {{- define "cpg-trio.pluginEnv" -}}
 {{- $values := .root.Values -}}
+{{- $separate := include "cpg-trio.isSeparate" .root -}}
 - name: HOST_URL
-  value: {{ ternary "https" "http" (ne $values.tls.existingSecret "") }}://localhost:8080
+  value: {{ include "cpg-trio.scheme" .root }}://{{ ternary (include "cpg-trio.hosts" .root) "localhost" (ne $separate "") }}:8080
 # Where the host finds it; the runtime would say the pod's name, which the host may not use.
 - name: HOSTNAME
+  {{- if not $separate }}
   value: localhost
+  {{- else if $values.tls.existingSecret }}
+  # The name in its certificate. Its look-up has all pods of the plugin; the host takes the one that it hears from.
+  value: {{ include "cpg-trio.pods" (dict "root" .root "component" .name) | quote }}
+  {{- else }}
+  valueFrom: { fieldRef: { fieldPath: status.podIP } }
+  {{- end }}
 {{- if .plugin.public }}
-# On localhost, where only the host is: its other port is the one that the Service leads to.
+# {{ if $separate }}Where only hosts may connect{{ else }}On localhost, where only the host is{{ end }}: its other port is the one that the Service leads to.
 - name: CONTROL_PORT
   value: {{ add (int .port) 2000 | quote }}
+{{- if $separate }}
+- name: CONTROL_BIND
+  value: "::"
+{{- end }}
 {{- end }}
 {{- if $values.enrolment.enabled }}
 - name: ENROLMENT_TOKEN_FILE
@@ -443,11 +595,17 @@ metrics-{{ int . }}
 {{- if $values.policy }}
 - { name: policy, mountPath: /policy, readOnly: true }
 {{- end }}
+{{- if $values.etcd.existingSecret }}
+- { name: etcd-user, mountPath: /etcd/user, readOnly: true }
+{{- end }}
+{{- if $values.etcd.tls.existingSecret }}
+- { name: etcd-tls, mountPath: /etcd/tls, readOnly: true }
+{{- end }}
 {{- end }}
 {{- if $values.enrolment.enabled }}
 - { name: "{{ .name }}-enrolment", mountPath: /enrolment, readOnly: true }
 {{- end }}
-{{- if $values.unixSockets }}
+{{- if include "cpg-trio.unixSockets" .root }}
 - { name: sockets, mountPath: /sockets }
 {{- end }}
 {{- if $values.tls.existingSecret }}

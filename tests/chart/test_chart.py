@@ -530,7 +530,7 @@ def _leaves(values: Object, prefix: str = "") -> list[str]:
         deeper = (
             isinstance(value, dict)
             and value
-            and not f"{prefix}{key}".startswith(("resources.", "postgresql.resources"))
+            and not f"{prefix}{key}".startswith(("resources.", "postgresql.resources", "etcd.resources"))
         )
         found += _leaves(value, f"{prefix}{key}.") if deeper else [prefix + key]
     return found
@@ -668,10 +668,10 @@ A_CLUSTER = r"""#!/bin/bash
 echo "$*" >>"$LOG"
 case $* in
   *"get deployment -l"*matchLabels*) echo "url-shortener host" ;;
-  *"get deployment -l"*) echo "links host logger" ;;
+  *"get deployment -l"*) echo "links host logger storage" ;;
   *"get deployment links"*replicas*) echo "$REPLICAS" ;;
   *"get deployment links"*) echo 7 ;;
-  *"get pods"*) echo "$PODS" ;;
+  *"get pods"*) for pod in $PODS; do echo "$pod host storage"; done ;;
   *"config view"*) echo default ;;
   *"get secret links-postgresql --ignore-not-found"*) [ "$SECRET" != fails ] || exit 1; echo "$SECRET" ;;
   *"get statefulset"*) echo links-postgresql ;;
