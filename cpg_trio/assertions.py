@@ -46,6 +46,8 @@ class Purpose(Enum):
     """A grant of a capability; a key that hosts sign tokens with makes the key."""
     ENROL = "enrol"
     """A managing host calls a plugin that has no identity yet; its enrolment token makes the key."""
+    HOST = "host"
+    """A host calls another host of its directory; the key that both sign tokens with makes the key."""
 
 
 class InvalidAssertionError(Exception):

@@ -74,8 +74,8 @@ HOST: dict[str, str] = {
         " call)"
     ),
     "BASE_URLS": (
-        "where plugins may have the host send traffic: caller (to the address that they call from) or any"
-        " (default: caller)"
+        "where plugins may have the host send traffic: caller (to the address that they call from), proved"
+        " (also to where they answer the host) or any (default: caller; proved with STATE_URL)"
     ),
     "LEASE_S": (
         "seconds that a plugin may be silent before it gets no more calls; after the same time again its"

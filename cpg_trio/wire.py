@@ -20,6 +20,11 @@ UNDELIVERED_HEADER = "X-Plugin-Undelivered"
 FAULT_HEADER = "X-Plugin-Fault"
 CLOCK_HEADER = "X-Plugin-Clock"  # set by a guard that refuses a call for its time: the plugin's, since 1970
 HOST_ID_HEADER = "X-Plugin-Host-ID"  # set by the host on its answers to reports: which host it is
+# Between the hosts of one directory: on a call of a plugin that one of them forwards to the plugin's owner,
+# what it signs (`host.cluster.statements`); on an answer, why it was not taken: `refused`, or `not-owner`.
+FORWARDED_BY_HOST_HEADER = "X-Plugin-Forwarded"
+# Set by a host on its answers to reports: "true" if the plugin is to call another one.
+ELSEWHERE_HEADER = "X-Plugin-Elsewhere"
 ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in
 AUTHORIZATION_HEADER = "Authorization"
 
@@ -29,6 +34,7 @@ DIRECT_PREFIX = "service:"  # before the type of a service that is asked for as 
 WATCH_PATH = "/watch"  # the websocket on which a host tells of services
 WATCH_PROTO = "cpg-trio.watch.v1.proto"  # its subprotocols: how its frames are written
 WATCH_JSON = "cpg-trio.watch.v1.json"
+WATCH_BEHIND_CODE = 1013  # closes one whose watcher has been told of later changes than this host knows
 
 COOKIE_KEY = "CONNECT_PLUGIN"
 COOKIE_VALUE = "d3f40b3c2e1a5f8b9c4d7e6a1b2c3d4e"  # tells programs apart; it is public and protects nothing

@@ -157,7 +157,7 @@ async def test_what_makes_no_sense_ends_a_part_with_status_1_and_the_reason() ->
         async with trio.open_nursery() as nursery:
             for name, environment, message in [
                 ("host", {"PORT": "eighty"}, "PORT must be a number from 0 to 65535, not 'eighty'"),
-                ("host", {"BASE_URLS": "some"}, "BASE_URLS must be one of caller, any, not 'some'"),
+                ("host", {"BASE_URLS": "some"}, "BASE_URLS must be one of caller, proved, any, not 'some'"),
                 (
                     "host",
                     {"STATE_PATH": "/no/such/folder/state"},

@@ -151,10 +151,10 @@ def _public_url(environment: Mapping[str, str]) -> str:
     return url
 
 
-def _base_urls(environment: Mapping[str, str]) -> BaseUrls:
-    value = environment.get("BASE_URLS") or BaseUrls.CALLER.value
+def _base_urls(environment: Mapping[str, str]) -> BaseUrls | None:
+    value = environment.get("BASE_URLS", "")
     try:
-        return BaseUrls(value)
+        return BaseUrls(value) if value else None
     except ValueError:
         known = ", ".join(policy.value for policy in BaseUrls)
         raise StartError(f"BASE_URLS must be one of {known}, not {value!r}") from None

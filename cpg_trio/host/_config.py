@@ -68,8 +68,8 @@ class HostConfig:
     """The strategy for every other type."""
     leases: LeaseConfig = attrs.field(factory=LeaseConfig)
     """After which time of silence a plugin counts as gone."""
-    base_urls: BaseUrls = BaseUrls.CALLER
-    """Which base URLs plugins may register."""
+    base_urls: BaseUrls | None = None
+    """Which base URLs plugins may register. None: `PROVED` with a store that hosts share, else `CALLER`."""
     state_path: Path | None = None
     """The file that keeps identities and registrations over a restart. None: they are not kept."""
     socket_dir: Path | None = None

@@ -37,7 +37,10 @@ from cpg_trio.host.admin import Admin, Parts, serve_admin
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
+from cpg_trio.host.cluster import Forwarding, HostCalls, Owners, Suspicions
 from cpg_trio.host.directory import (
+    AddressProof,
+    BaseUrls,
     CallsInFlight,
     ControlClients,
     EndpointValidator,
@@ -175,6 +178,11 @@ class Host:
             self._prober.probe,
             lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why),  # noqa: PLW0108 - it is made below
         )
+        # Other hosts with the same directory
+        self.owners = Owners()
+        self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
+        self._forwarding = Forwarding(self.owners, self._hosts)
+        self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
         # Routing and capabilities
         self._call_log = CallLog(self.calls, config.log_calls)
         self.call_table = CallTable(
@@ -280,7 +288,7 @@ class Host:
             Routes(self.identities, self.registry),
             self.registry,
             self.calls,
-            self._liveness.suspect,
+            self._suspicions.suspect,
             browsers,
             RequestHeaderRules(self._config.pass_headers),
             self._config.limits.max_routed_body_bytes,
@@ -298,6 +306,7 @@ class Host:
             announcement(config.leases, self.registry, self._sockets),
             partial(announced, capabilities),
             self._journal.saved,
+            self._forwarding,
         )
         reports = DirectReports(self.registry, self._access, self._direct)
         lifecycle = Lifecycle(
@@ -307,16 +316,18 @@ class Host:
             reports,
             self._registration_policy,
             self.identities.forget,
+            self._forwarding,
         )
         registry = RegistryService(
             self._access,
             self.registry,
             self.watches,
             self._registration_policy,
-            EndpointValidator(config.base_urls),
+            EndpointValidator(config.base_urls or BaseUrls.CALLER, AddressProof(self._control)),
             self._sockets,
             self.audit,
             self._journal.saved,
+            self._forwarding,
         )
         direct = DirectGrants(self.identities, self.registry)
         broker = Broker(self._access, self.audit, capabilities, self._grants, direct)
@@ -443,6 +454,7 @@ class Host:
             audit=self.audit,
             pool=self._control_pool,
             lifetimes=self._token_lifetimes,
+            saved=self._journal.saved,
             end=self._lifetimes.end,
         )
         return await adoption.add(url, host_url, self_id)

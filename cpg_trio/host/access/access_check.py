@@ -114,8 +114,8 @@ class AccessCheck:
         It counts for that identity; else for its name, if an enrolment token or a certificate proves that; or
         else for the address that it comes from. So no stranger at an address keeps plugins there out.
         """
-        identity = self.identify(runtime_id, authorization, peer)
-        if identity is not None and identity.self_id == self_id:
+        identity = self.held(self_id, runtime_id, authorization, peer)
+        if identity is not None:
             self.count(Kind.HANDSHAKE, identity.runtime_id)
             return identity
         proves_name = self_id and not self._why_not_enrolled(self_id, enrolment_token, peer)
@@ -145,6 +145,11 @@ class AccessCheck:
         if identity is None or self._why_not_certified(identity.self_id, peer):
             return None
         return identity
+
+    def held(self, self_id: str, runtime_id: str, authorization: str, peer: Peer) -> Identity | None:
+        """Return the identity of a name that a handshake proves, None if it proves none."""
+        identity = self.identify(runtime_id, authorization, peer)
+        return identity if identity is not None and identity.self_id == self_id else None
 
     def count(self, kind: Kind, key: str) -> None:
         """Count a call of a kind for a runtime id, or for the key of a `Peer`."""

@@ -1,5 +1,8 @@
 """Several hosts with one directory."""
 
+from cpg_trio.host.cluster.barrier import Barrier as Barrier, BehindError as BehindError
+from cpg_trio.host.cluster.forwarding import Arrival as Arrival, Forwarding as Forwarding
+from cpg_trio.host.cluster.host_calls import HostCalls as HostCalls
 from cpg_trio.host.cluster.meta import (
     META as META,
     Joined as Joined,
@@ -7,4 +10,6 @@ from cpg_trio.host.cluster.meta import (
     check_given as check_given,
     join as join,
 )
+from cpg_trio.host.cluster.others import ALONE as ALONE, Alone as Alone, Others as Others
 from cpg_trio.host.cluster.owners import Member as Member, Owners as Owners
+from cpg_trio.host.cluster.suspicions import Suspicions as Suspicions

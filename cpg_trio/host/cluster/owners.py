@@ -23,6 +23,8 @@ class Member:
     """At which the other hosts reach it."""
     version: str
     """Of its software."""
+    address: str = ""
+    """Where to connect to for that URL; empty for where the URL leads."""
 
 
 class Owners:

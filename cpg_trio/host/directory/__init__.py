@@ -1,5 +1,6 @@
 """Which plugins there are: registrations, leases, the store behind them, and watches."""
 
+from cpg_trio.host.directory.address_proof import AddressProof as AddressProof
 from cpg_trio.host.directory.base_url import base_url as base_url, knowing_base_url as knowing_base_url
 from cpg_trio.host.directory.calls_in_flight import CallsInFlight as CallsInFlight
 from cpg_trio.host.directory.endpoint_validation import (

@@ -18,6 +18,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._addresses import Address, address_key, is_loopback, parse_address
 from cpg_trio.host.access import Identity, RefusedError
+from cpg_trio.host.directory.address_proof import AddressProof
 from cpg_trio.host.directory.own_addresses import is_own
 from cpg_trio.host.directory.registration import same_host
 from cpg_trio.http import LookUpError, Origin, Resolver
@@ -27,6 +28,7 @@ _RESOLVE_S = 3.0
 _RETRY_AFTER_S = 1  # a name may lead elsewhere by then
 _MAX_LOOKUPS_PER_PLUGIN = 2  # at once; more wait
 _MAX_LOOKUPS_PER_ADDRESS = 8  # of all plugins there: half of the threads for look-ups
+_MAX_ASKED = 8  # addresses of a name at which the host asks
 
 
 class BaseUrls(Enum):
@@ -35,25 +37,47 @@ class BaseUrls(Enum):
     CALLER = "caller"
     """Those at the address that the plugin's handshake came from. A plugin on the host's own machine (its
     handshake came from loopback or through the host's Unix socket) may register any of its addresses."""
+    PROVED = "proved"
+    """Those, and others at which the plugin answers the host: for plugins that come through a balancer."""
     ANY = "any"
     """All: for networks where plugins call from another address than they listen on."""
 
 
 class EndpointValidator:
-    """Checks the URLs that plugins register, by a policy."""
+    """Checks the URLs that plugins register, by a policy.
 
-    def __init__(self, policy: BaseUrls) -> None:
+    `proof` asks at a URL which plugin is there. In a directory that is `shared` with other hosts, an address
+    that means something on one machine only is refused, unless the policy takes any.
+    """
+
+    def __init__(self, policy: BaseUrls, proof: AddressProof | None = None, *, shared: bool = False) -> None:
         self._policy = policy
+        self._proof = proof if policy is BaseUrls.PROVED else None
+        self._refuses_local = shared and policy is not BaseUrls.ANY
         self._resolver = Resolver()
 
-    async def check_base_url(self, base_url: str, caller: Identity, key: str = wire.BASE_URL_KEY) -> str:
+    async def check(self, base_url: str, control_url: str, caller: Identity) -> str:
+        """Check the URLs of a registration, of which either may be empty.
+
+        Return the address to connect to. Raises: as `check_base_url` and `check_control_url`.
+        """
+        asked_at = control_url if same_host(control_url, base_url) else base_url
+        address = await self.check_base_url(base_url, caller, asked_at=asked_at)
+        if control_url:
+            await self.check_control_url(control_url, base_url, caller)
+        return address
+
+    async def check_base_url(
+        self, base_url: str, caller: Identity, key: str = wire.BASE_URL_KEY, *, asked_at: str = ""
+    ) -> str:
         """Check a base URL that a plugin wants to register.
 
         Return the address to connect to, which was found for the URL's name; empty if there is no name to
         look up. A text that is no URL passes, as nothing can be sent there. `key` is what the errors call the
-        URL. Raises: RefusedError `permission_denied` for a URL that is not the plugin's own, with the time
-        after which to try again if its name may lead elsewhere by then; ConnectError `unavailable` for a name
-        that cannot be looked up.
+        URL. `asked_at` is a URL of the same name at which the plugin answers the host, if not at this one.
+        Raises: RefusedError `permission_denied` for a URL that is not the plugin's own, with the time after
+        which to try again if that may change by itself; ConnectError `unavailable` for a name that cannot be
+        looked up.
         """
         if not base_url:
             return ""
@@ -66,7 +90,11 @@ class EndpointValidator:
             address_key(caller.address): _MAX_LOOKUPS_PER_ADDRESS,
         }
         found = await resolve(self._resolver, origin, key, shares)
+        if self._refuses_local and not (found := [each for each in found if not _is_of_one_machine(each)]):
+            raise _of_one_machine(key, base_url)
         good = [address for address in found if self._may_be_at(caller, address)]
+        if not good and self._proof is not None:
+            good = [await self._proved(self._proof, key, asked_at or base_url, found, caller)]
         if not good:
             raise _not_its_own(key, base_url, origin, caller)
         if origin.host == "localhost" or parse_address(origin.host):
@@ -78,6 +106,20 @@ class EndpointValidator:
             return True
         is_local = not caller.address or is_loopback(caller.address)
         return address == parse_address(caller.address) or (is_local and is_own(address))
+
+    async def _proved(
+        self, proof: AddressProof, key: str, url: str, found: list[Address], caller: Identity
+    ) -> Address:
+        """Return the address of a URL at which a plugin answers. Raises: RefusedError `permission_denied`."""
+        address, why_not = await proof.find(caller, url, found[:_MAX_ASKED])
+        if address is None:
+            why = (
+                f"{key} {url} is not at the address that this plugin's handshake came from, and the plugin"
+                f" has not answered this host there ({why_not}): let it answer GetPluginInfo with its"
+                " runtime_id there, or have the host take any base_url (BASE_URLS=any)"
+            )
+            raise RefusedError(Code.PERMISSION_DENIED, why, retry_after_s=_RETRY_AFTER_S)
+        return address
 
     async def check_control_url(self, control_url: str, base_url: str, caller: Identity) -> None:
         """Check the URL at which a plugin wants the host's own calls.
@@ -97,10 +139,24 @@ class EndpointValidator:
             )
 
 
+def _is_of_one_machine(address: Address) -> bool:
+    return address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast
+
+
+def _of_one_machine(key: str, base_url: str) -> RefusedError:
+    return RefusedError(
+        Code.PERMISSION_DENIED,
+        f"{key} {base_url} is an address that only one machine reaches, and this host shares its directory"
+        " with others: the plugin has to listen at an address that all hosts reach (BIND, HOSTNAME), or all"
+        " hosts are on this machine (BASE_URLS=any)",
+    )
+
+
 def _not_its_own(key: str, base_url: str, origin: Origin, caller: Identity) -> RefusedError:
     why = (
         f"{key} {base_url} is not at the address that this plugin's handshake came from:"
-        f" {caller.address or 'this machine'} (a host with BASE_URLS=any takes any)"
+        f" {caller.address or 'this machine'} (a host with BASE_URLS=proved asks there, and one with"
+        " BASE_URLS=any takes any)"
     )
     retry_after_s = 0 if parse_address(origin.host) else _RETRY_AFTER_S
     return RefusedError(Code.PERMISSION_DENIED, why, retry_after_s=retry_after_s)

@@ -162,6 +162,9 @@ class Liveness:
         self._probe = probe
         self._forget = forget
         self._leases: dict[str, _Lease] = {}
+        self._asked: set[str] = (
+            set()
+        )  # plugins that other hosts could not reach, for as long as they are asked
         self._probing = trio.CapacityLimiter(_PROBES_AT_ONCE)
         self._throttle = LogThrottle(_QUIET_S)
 
@@ -199,6 +202,20 @@ class Liveness:
         self._stalls.total_s()
         if trio.current_time() >= self._stalls.last_end + self._config.probe_timeout_s:
             self.lapse(runtime_id, _UNREACHABLE)
+
+    async def ask(self, runtime_id: str) -> None:
+        """Ask a plugin at once that could not be reached from elsewhere. It lapses if it does not answer."""
+        lease = self._leases.get(runtime_id)
+        if lease is None or lease.state is not State.ALIVE or runtime_id in self._asked:
+            return
+        last_sign = lease.last_sign
+        self._asked.add(runtime_id)
+        try:
+            was_silent = await self._probe_once(runtime_id, lease)
+        finally:
+            self._asked.remove(runtime_id)
+        if was_silent and lease.last_sign == last_sign and self._leases.get(runtime_id) is lease:
+            self.suspect(runtime_id)
 
     def lapse(self, runtime_id: str, why: str) -> None:
         """Send a plugin no calls until it gives a sign of life."""
@@ -275,17 +292,21 @@ class Liveness:
             if self._stalls.total_s() == stalled_s:  # else the host had no time for the answer
                 await trio.sleep(self._config.heartbeat_s)
 
-    async def _probe_once(self, runtime_id: str, lease: _Lease) -> None:
+    async def _probe_once(self, runtime_id: str, lease: _Lease) -> bool:
+        """Ask a plugin; return whether it has been asked and has not answered."""
         async with self._probing:
             with trio.move_on_after(self._config.probe_timeout_s):
                 try:
                     if await self._probe(runtime_id):
                         lease.happened(Event.SIGN)
+                        return False
                 except CannotAskError as error:
                     lease.hold_until_next_probe()
                     self._tell(error)
+                    return False
                 except Exception:  # noqa: BLE001 - the plugin has set where to ask, and what comes back
                     _log.exception("the probe of %s failed, which counts as no answer", runtime_id)
+        return True
 
     def _tell(self, error: CannotAskError) -> None:
         """Log that plugins cannot be asked, once in a while."""

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from cpg_trio import wire
 from cpg_trio.asgi import Scope, header
-from cpg_trio.host.access import AccessCheck, Identity, Kind, LimitError, Peer, RefusedError
+from cpg_trio.host.access import AccessCheck, Action, Identity, Kind, LimitError, Peer, RefusedError
+from cpg_trio.host.cluster import Arrival, Forwarding
 from cpg_trio.host.directory import NoProviderError, UnknownRegistrationError
 from cpg_trio.rpc import Code, Context
 
@@ -29,6 +30,8 @@ def state_errors() -> Iterator[None]:
 def answering(ctx: Context) -> Iterator[None]:
     """Within the block, raise errors of the state as RefusedError, and send `Retry-After` with each refusal.
 
+    The answer also says of a host that cannot take a call now that the call has done nothing.
+
     RefusedError is a ConnectError, so the server of the services writes its code and its message.
     """
     try:
@@ -37,6 +40,9 @@ def answering(ctx: Context) -> Iterator[None]:
     except RefusedError as refused:
         if refused.retry_after_s:
             ctx.response_headers["retry-after"] = str(refused.retry_after_s)
+        if refused.code is Code.UNAVAILABLE:  # of this host: another one may answer
+            ctx.response_headers[wire.UNDELIVERED_HEADER.lower()] = "true"
+            ctx.response_headers[wire.FAULT_HEADER.lower()] = refused.fault
         raise
 
 
@@ -45,6 +51,34 @@ def authenticate(access: AccessCheck, ctx: Context, kind: Kind) -> Identity:
     identity = access.admit(*credentials(ctx), peer_of(ctx), kind)
     ctx.note_proved(identity.runtime_id)
     return identity
+
+
+def arrival_of(access: AccessCheck, forwarding: Forwarding, ctx: Context) -> Arrival:
+    """Return how a call has come: from its caller, or from another host, which has counted it.
+
+    Raises: RefusedError for a caller that passes itself off as a host.
+    """
+    runtime_id, peer = credentials(ctx)[0], peer_of(ctx)
+    try:
+        arrival = forwarding.arrival(ctx, runtime_id, peer)
+    except RefusedError as refused:
+        access.refuse(refused, peer, Action.AUTHENTICATE, runtime_id)
+    if arrival.forwarded_by:
+        ctx.note_proved(f"host {arrival.forwarded_by}")
+    return arrival
+
+
+def authenticate_arrival(
+    access: AccessCheck, forwarding: Forwarding, ctx: Context, kind: Kind
+) -> tuple[Identity, Arrival]:
+    """Return who makes a call, and how it has come; count it if it comes from its caller.
+
+    Raises: RefusedError.
+    """
+    arrival = arrival_of(access, forwarding, ctx)
+    if arrival.forwarded_by:
+        return access.authenticate(*credentials(ctx), arrival.peer), arrival
+    return authenticate(access, ctx, kind), arrival
 
 
 def count_unreadable(access: AccessCheck, ctx: Context) -> None:

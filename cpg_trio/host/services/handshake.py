@@ -8,11 +8,12 @@ from typing import TypeAlias
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeService
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeService, HandshakeServiceClient
 from cpg_trio._version import __version__
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identities, Identity, TokenLifetimes
+from cpg_trio.host.cluster import Arrival, Forwarding
 from cpg_trio.host.directory import LeaseConfig, Registry, Saved, Sockets
-from cpg_trio.host.services.edges import answering, credentials, peer_of
+from cpg_trio.host.services.edges import answering, arrival_of, credentials
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.host")
@@ -35,6 +36,7 @@ class Handshake(HandshakeService):
         announced: Mapping[str, str],
         offers: Callable[[], Sequence[pb.Capability]],
         saved: Saved,
+        forwarding: Forwarding,
     ) -> None:
         self._access = access
         self._identities = identities
@@ -43,6 +45,7 @@ class Handshake(HandshakeService):
         self._announced = announced
         self._offers = offers
         self._saved = saved
+        self._forwarding = forwarding
 
     async def handshake(self, request: pb.HandshakeRequest, ctx: Context, /) -> pb.HandshakeResponse:
         """See the class. A handshake is counted before all else, also if it is refused.
@@ -51,11 +54,19 @@ class Handshake(HandshakeService):
         `failed_precondition` for another version; `permission_denied` for a plugin that is not let in.
         """
         enrolment_token = ctx.request_headers.get(wire.ENROLMENT_HEADER, "")
-        peer = peer_of(ctx)
         with answering(ctx):
-            held = self._access.count_handshake(request.self_id, *credentials(ctx), enrolment_token, peer)
+            arrival = arrival_of(self._access, self._forwarding, ctx)
+            peer, proof = arrival.peer, credentials(ctx)
+            if arrival.forwarded_by:
+                held = self._access.held(request.self_id, *proof, peer)
+            else:
+                held = self._access.count_handshake(request.self_id, *proof, enrolment_token, peer)
             _check_versions(request)
             wire.validate_handshake(request.self_version, request.requested_plugins, request.client_metadata)
+            if held is not None:
+                renewed = await self._renewed_elsewhere(held, request, arrival, ctx)
+                if renewed is not None:
+                    return renewed
             response = pb.HandshakeResponse(
                 core_protocol_version=wire.CORE_VERSION,
                 app_protocol_version=wire.APP_VERSION,
@@ -86,6 +97,21 @@ class Handshake(HandshakeService):
                 response.runtime_id, response.runtime_token = identity.runtime_id, token
                 response.server_metadata[wire.TOKEN_TTL_KEY] = _milliseconds(ttl_s)
         return response
+
+    async def _renewed_elsewhere(
+        self, held: Identity, request: pb.HandshakeRequest, arrival: Arrival, ctx: Context
+    ) -> pb.HandshakeResponse | None:
+        """Return the answer of the host that owns the plugin, None if this one does. Raises: ConnectError."""
+        forwarded = await self._forwarding.send(
+            *(ctx, arrival, held.runtime_id, HandshakeServiceClient),
+            lambda owner, options: owner.handshake(request, **options),
+        )
+        if forwarded is None:
+            self._access.check_still_valid(held)
+            return None
+        del forwarded.host_capabilities[:]  # they are at the URL of the host that is called
+        forwarded.host_capabilities.extend(self._offers())
+        return forwarded
 
     async def _save(self, identity: Identity) -> None:
         """Wait until a new identity is in the state file. Raises: ConnectError `unavailable`."""

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleService
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleClient, PluginLifecycleService
 from cpg_trio._lines import one_line
 from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
+from cpg_trio.host.cluster import Forwarding
 from cpg_trio.host.directory import Liveness, RegistrationPolicy, Registry, health_of
 from cpg_trio.host.routing import DirectReports
-from cpg_trio.host.services.edges import answering, authenticate, peer_of
+from cpg_trio.host.services.edges import answering, authenticate_arrival
 from cpg_trio.rpc import Code, Context
 
 _log = logging.getLogger("cpg_trio.host")
@@ -31,6 +32,7 @@ class Lifecycle(PluginLifecycleService):
         direct: DirectReports,
         policy: RegistrationPolicy,
         forget: Callable[[str], object],
+        forwarding: Forwarding,
     ) -> None:
         """Take what it works on. `forget` is called with the runtime id of a plugin that leaves."""
         self._access = access
@@ -39,6 +41,7 @@ class Lifecycle(PluginLifecycleService):
         self._direct = direct
         self._policy = policy
         self._forget = forget
+        self._forwarding = forwarding
 
     async def report_health(
         self, request: pb.ReportHealthRequest, ctx: Context, /
@@ -49,8 +52,17 @@ class Lifecycle(PluginLifecycleService):
         moved.
         """
         with answering(ctx):
-            caller = authenticate(self._access, ctx, Kind.HEALTH_REPORT)
-            self._check_place(caller, peer_of(ctx))
+            caller, arrival = authenticate_arrival(self._access, self._forwarding, ctx, Kind.HEALTH_REPORT)
+            if self._forwarding.sends_elsewhere:
+                ctx.response_headers[wire.ELSEWHERE_HEADER] = "true"
+            forwarded = await self._forwarding.send(
+                *(ctx, arrival, caller.runtime_id, PluginLifecycleClient),
+                lambda owner, options: owner.report_health(request, **options),
+            )
+            if forwarded is not None:
+                return forwarded
+            self._access.check_still_valid(caller)
+            self._check_place(caller, arrival.peer)
             self._policy.enforce()  # for all plugins: some plugin reports every moment
             health = health_of(request)
             self._direct.take(caller, request.direct_calls)
@@ -70,13 +82,14 @@ class Lifecycle(PluginLifecycleService):
     def _check_place(self, caller: Identity, peer: Peer) -> None:
         """Check that a plugin that does not answer probes is still where the host looks for it.
 
-        If it calls from another address, its name leads there by now, and it has to register to be found.
+        If it was found at the address that it called from, and calls from another one, its name leads there
+        by now, and it has to register to be found. One that comes through a balancer was found elsewhere.
         Raises: RefusedError `unauthenticated`, upon which the plugin shakes hands, and keeps its identity.
         """
         runtime_id = caller.runtime_id
         if not self._registry.has_lapsed(runtime_id) or peer.address in ("", caller.address):
             return
-        if any(registration.address for registration in self._registry.registrations(runtime_id)):
+        if any(each.address == caller.address for each in self._registry.registrations(runtime_id)):
             raise RefusedError(
                 Code.UNAUTHENTICATED,
                 f"{runtime_id} does not answer at {caller.address}, and calls from {peer.address}:"

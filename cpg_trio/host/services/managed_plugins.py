@@ -17,7 +17,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.assertions import Purpose
 from cpg_trio.host.access import Action, Audit, Enrolment, Identities, Identity, TokenLifetimes
-from cpg_trio.host.directory import Proof, Registry, client_at, resolve
+from cpg_trio.host.directory import Proof, Registry, Saved, client_at, resolve
 from cpg_trio.http import Origin, Pool
 from cpg_trio.rpc import Code, ConnectError
 
@@ -36,6 +36,7 @@ class Adoption:
     audit: Audit
     pool: Pool
     lifetimes: TokenLifetimes
+    saved: Saved
     end: Callable[[str, str], object]
     """Ends an identity at once, with all that it has; called with its runtime id, and why."""
 
@@ -51,6 +52,7 @@ class Adoption:
             raise ConnectError(Code.ABORTED, f"the enrolment token of {self_id} has changed: try again")
         identity, token = self._issue(info, self_id, str(address))
         try:
+            await self.saved(lambda: None)  # first: its next call may reach another host
             await client.set_runtime_identity(
                 pb.SetRuntimeIdentityRequest(
                     runtime_id=identity.runtime_id, runtime_token=token, host_url=host_url

@@ -11,8 +11,9 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryService
-from cpg_trio.host.access import AccessCheck, Action, Audit, Identity, Kind, check_held_request
+from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient, ServiceRegistryService
+from cpg_trio.host.access import AccessCheck, Action, Audit, Identity, Kind, Peer, check_held_request
+from cpg_trio.host.cluster import ALONE, Forwarding, Others
 from cpg_trio.host.directory import (
     EndpointValidator,
     ProviderNews,
@@ -24,7 +25,7 @@ from cpg_trio.host.directory import (
     Sockets,
     WatchHub,
 )
-from cpg_trio.host.services.edges import answering, authenticate
+from cpg_trio.host.services.edges import answering, authenticate, authenticate_arrival
 from cpg_trio.rpc import ConnectError, Context
 from cpg_trio.versions import Requirement
 
@@ -48,6 +49,8 @@ class RegistryService(ServiceRegistryService):
         sockets: Sockets,
         audit: Audit,
         saved: Saved,
+        forwarding: Forwarding,
+        others: Others = ALONE,
     ) -> None:
         self._access = access
         self._registry = registry
@@ -57,6 +60,8 @@ class RegistryService(ServiceRegistryService):
         self._sockets = sockets
         self._audit = audit
         self._saved = saved
+        self._forwarding = forwarding
+        self._others = others
 
     async def register_service(
         self, request: pb.RegisterServiceRequest, ctx: Context, /
@@ -67,11 +72,18 @@ class RegistryService(ServiceRegistryService):
         that is not its own; with `Retry-After` if that may change by itself.
         """
         with answering(ctx):
-            caller = authenticate(self._access, ctx, Kind.REGISTER)
+            caller, arrival = authenticate_arrival(self._access, self._forwarding, ctx, Kind.REGISTER)
+            forwarded = await self._forwarding.send(
+                *(ctx, arrival, caller.runtime_id, ServiceRegistryClient),
+                lambda owner, options: owner.register_service(request, **options),
+            )
+            if forwarded is not None:
+                return forwarded
+            self._access.check_still_valid(caller)
             wire.validate_registration(
                 request.service_type, request.version, request.endpoint_path, request.metadata
             )
-            registration = await self._register(caller, request, ctx.client_address)
+            registration = await self._register(caller, request, arrival.peer)
         self._audit.allowed(Action.REGISTER, caller.runtime_id, request.service_type)
         through = "".join(f" through {socket}" for socket in registration.addresses[:-1])
         service = f"{request.service_type} v{request.version}"
@@ -79,13 +91,13 @@ class RegistryService(ServiceRegistryService):
         return pb.RegisterServiceResponse(registration_id=registration.id)
 
     async def _register(
-        self, caller: Identity, request: pb.RegisterServiceRequest, client: str | None
+        self, caller: Identity, request: pb.RegisterServiceRequest, peer: Peer
     ) -> Registration:
         """Register a service. After each wait, check again that the caller is valid and may provide it."""
         service_type, runtime_id, metadata = request.service_type, caller.runtime_id, dict(request.metadata)
         self._policy.check(caller, service_type)
         address = await self._checked_address(caller, metadata)
-        sockets = await self._sockets.accept(runtime_id, metadata, client)
+        sockets = await self._sockets.accept(runtime_id, metadata, peer.address or None)
         self._access.check_still_valid(caller)
         self._policy.check(caller, service_type)
         replaced = self._registry.provider(service_type, runtime_id)
@@ -111,7 +123,14 @@ class RegistryService(ServiceRegistryService):
         Raises: ConnectError `not_found` for one that is not the caller's, whether it exists or not.
         """
         with answering(ctx):
-            caller = authenticate(self._access, ctx, Kind.UNREGISTER)
+            caller, arrival = authenticate_arrival(self._access, self._forwarding, ctx, Kind.UNREGISTER)
+            forwarded = await self._forwarding.send(
+                *(ctx, arrival, caller.runtime_id, ServiceRegistryClient),
+                lambda owner, options: owner.unregister_service(request, **options),
+            )
+            if forwarded is not None:
+                return forwarded
+            self._access.check_still_valid(caller)
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
             await self._saved(lambda: self._put_back(caller, registration))
         self._audit.allowed(Action.UNREGISTER, caller.runtime_id, registration.service_type)
@@ -121,9 +140,7 @@ class RegistryService(ServiceRegistryService):
     async def _checked_address(self, caller: Identity, metadata: Mapping[str, str]) -> str:
         base_url, control_url = (metadata.get(key, "") for key in (wire.BASE_URL_KEY, wire.CONTROL_URL_KEY))
         try:
-            address = await self._endpoints.check_base_url(base_url, caller)
-            if control_url:
-                await self._endpoints.check_control_url(control_url, base_url, caller)
+            address = await self._endpoints.check(base_url, control_url, caller)
         except ConnectError as error:
             self._audit.denied(Action.REGISTER, caller.runtime_id, base_url, reason=error.message)
             raise
@@ -167,6 +184,8 @@ class RegistryService(ServiceRegistryService):
             caller = authenticate(self._access, ctx, Kind.WATCH)
             own_end = _end_of_time(ctx)
             check_held_request(request)
+            await self._others.known()
+            self._access.check_still_valid(caller)
             watch = stack.enter_context(self._hub.watch(caller.runtime_id))
             watch.subscribe(request.service_type)
             while True:

@@ -33,6 +33,7 @@ from cpg_trio.host.access import (
     RefusedError,
     retry_fields,
 )
+from cpg_trio.host.cluster import ALONE, BehindError, Others
 from cpg_trio.host.directory import ServiceStatus, Update, Watch, WatchHub
 from cpg_trio.host.services.edges import credentials_of, state_errors
 from cpg_trio.host.services.service_registry import provider_changes, watch_event
@@ -91,10 +92,18 @@ CODECS: Mapping[str, _Codec] = {
 class WatchSocket:
     """The ASGI application at `/watch`."""
 
-    def __init__(self, access: AccessCheck, hub: WatchHub, max_subscriptions: int, host_id: str) -> None:
+    def __init__(
+        self,
+        access: AccessCheck,
+        hub: WatchHub,
+        max_subscriptions: int,
+        host_id: str,
+        others: Others = ALONE,
+    ) -> None:
         self._access = access
         self._hub = hub
         self._max_subscriptions = max_subscriptions
+        self._others = others
         self._accepted = [(wire.HOST_ID_HEADER.lower().encode(), host_id.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,7 +123,8 @@ class WatchSocket:
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
             codec = CODECS[chosen or wire.WATCH_JSON]
             turns, most = self._hub.turns, self._max_subscriptions
-            await _Connection(self._access, caller, watch, turns, most, codec, receive, send).run()
+            others = self._others
+            await _Connection(self._access, caller, watch, turns, most, codec, receive, send, others).run()
 
 
 class _Connection:
@@ -130,7 +140,9 @@ class _Connection:
         codec: _Codec,
         receive: Receive,
         send: Send,
+        others: Others,
     ) -> None:
+        self._others = others
         self._access = access
         self._caller = caller
         self._watch = watch
@@ -160,6 +172,8 @@ class _Connection:
             end = _INVALID_PAYLOAD, str(error)
         except RefusedError as refused:
             end = _POLICY_VIOLATION, refused.message
+        except BehindError as error:
+            end = wire.WATCH_BEHIND_CODE, str(error)
         self._end = self._end or end
         both.cancel()
 
@@ -181,7 +195,8 @@ class _Connection:
             await self._send(message)
 
     async def _receive_requests(self) -> None:
-        """Carry out requests until the client leaves. Raises: RefusedError; UnreadableError."""
+        """Carry out requests until the client leaves. Raises: RefusedError; UnreadableError; BehindError."""
+        is_first = True
         while (frame := await self._receive())["type"] != "websocket.disconnect":
             size = len(frame.get("bytes") or frame.get("text") or b"")
             for wait_s in iter(partial(self._access.subscribe_wait_s, self._caller, size // 1024), 0):
@@ -191,6 +206,9 @@ class _Connection:
                     raise UnreadableError(f"a request of {size} bytes (max: {_MOST_FRAME_BYTES})")
                 async with self._turns:
                     request = self._codec.read(frame)
+                if is_first:
+                    is_first = False
+                    await self._others.known(request.seen_revision)
                 await self._carry_out(request)
 
     async def _carry_out(self, request: pb.WatchRequest) -> None:

@@ -52,6 +52,7 @@ from tests.host.calls import (
     running,
     runtime_id,
 )
+from tests.host.cluster.alone import no_forwarding
 from tests.processes import Running, assert_no_traceback, running as process
 
 DAY_S = 86_400.0
@@ -650,6 +651,7 @@ class Undoing:
             no_sockets,
             Audit(),
             self.fail,
+            no_forwarding(),
         )
         transport = AsgiTransport(application([service]))
         async with httpx.AsyncClient(transport=transport, base_url="http://host") as http:

@@ -25,6 +25,7 @@ from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.http import Pool
 from cpg_trio.rpc import AsgiTransport, application
 from tests.host.calls import REGISTER, UNREGISTER, WireCaller
+from tests.host.cluster.alone import no_forwarding
 
 BODY = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/t/"}
 
@@ -52,13 +53,16 @@ class Registering(EndpointValidator):
             Sockets(None, ControlClients(self.identities, self.registry, Pool())),
             self.audit,
             self._saved,
+            no_forwarding(),
         )
         self._app = application([service])
 
-    async def check_base_url(self, base_url: str, caller: Identity, key: str = "") -> str:
+    async def check_base_url(
+        self, base_url: str, caller: Identity, key: str = "", *, asked_at: str = ""
+    ) -> str:
         await trio.lowlevel.checkpoint()
         self.while_checked(self)
-        return await super().check_base_url(base_url, caller, key)
+        return await super().check_base_url(base_url, caller, key, asked_at=asked_at)
 
     async def _saved(self, _undo: Undo) -> None:
         await trio.lowlevel.checkpoint()

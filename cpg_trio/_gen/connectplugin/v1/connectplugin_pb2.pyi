@@ -357,12 +357,14 @@ class CapabilityGrant(_message.Message):
     def __init__(self, grant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., bearer_token: _Optional[str] = ..., capability_type: _Optional[str] = ..., version: _Optional[str] = ..., expires_in_ms: _Optional[int] = ..., provider_id: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("subscribe", "unsubscribe")
+    __slots__ = ("subscribe", "unsubscribe", "seen_revision")
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     UNSUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    SEEN_REVISION_FIELD_NUMBER: _ClassVar[int]
     subscribe: _containers.RepeatedCompositeFieldContainer[WatchSubscription]
     unsubscribe: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, subscribe: _Optional[_Iterable[_Union[WatchSubscription, _Mapping]]] = ..., unsubscribe: _Optional[_Iterable[str]] = ...) -> None: ...
+    seen_revision: int
+    def __init__(self, subscribe: _Optional[_Iterable[_Union[WatchSubscription, _Mapping]]] = ..., unsubscribe: _Optional[_Iterable[str]] = ..., seen_revision: _Optional[int] = ...) -> None: ...
 
 class WatchSubscription(_message.Message):
     __slots__ = ("service_type", "min_version", "version_range", "max_providers")

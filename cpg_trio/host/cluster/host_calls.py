@@ -1,0 +1,111 @@
+"""Calls from host to host: each states which host it comes from, and who has called that host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+
+from cpg_trio import wire
+from cpg_trio.host.access import Keys, Peer, RefusedError
+from cpg_trio.host.cluster.owners import Member, Owners
+from cpg_trio.host.cluster.statements import (
+    NOBODY,
+    HostStatement,
+    InvalidStatementError,
+    sign_statement,
+    verify_statement,
+)
+from cpg_trio.http import Pool
+from cpg_trio.rpc import (
+    ClientConfig,
+    Code,
+    Context,
+    Fault,
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    PoolClient,
+    ServiceClient,
+    WholeResponse,
+)
+
+_C = TypeVar("_C", bound=ServiceClient)
+
+_MAX_ANSWER_BYTES = 256 * 1024
+REFUSED, NOT_OWNER = "refused", "not-owner"
+"""Why a host has not taken a call of another one, in the header of its answer."""
+
+
+@attrs.frozen
+class _StatingClient:
+    """An `HttpClient` whose requests state what `sign` returns for their paths."""
+
+    _inner: HttpClient
+    _sign: Callable[[str], str]
+
+    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request. See `rpc.HttpClient`."""
+        return self._inner.stream(self._signed(request))
+
+    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
+        """Send a request for an answer that is wanted whole. See `rpc.HttpClient`."""
+        return await self._inner.unary(self._signed(request), max_bytes)
+
+    def _signed(self, request: HttpRequest) -> HttpRequest:
+        method = "/".join(urlsplit(request.url).path.split("/")[-2:])
+        header = wire.FORWARDED_BY_HOST_HEADER.lower(), self._sign(f"/{method}")
+        return attrs.evolve(request, headers=[*request.headers, header])
+
+
+class HostCalls:
+    """Makes clients of other hosts, and checks what these state. `wall_clock` gives seconds since 1970."""
+
+    def __init__(
+        self, owners: Owners, keys: Keys, pool: Pool, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._owners = owners
+        self._keys = keys
+        self._pool = pool
+        self._wall_clock = wall_clock
+
+    def client(
+        self,
+        client_class: type[_C],
+        host: Member,
+        plugin: str,
+        peer: Peer = NOBODY,
+        headers: Mapping[str, str] | None = None,
+    ) -> _C:
+        """Return a client of a host, for calls of, or about, a plugin. `peer` is who has called this host."""
+
+        def sign(path: str) -> str:
+            statement = HostStatement(
+                issuer=self._owners.own_id, audience=host.id, path=path, plugin=plugin, peer=peer
+            )
+            return sign_statement(self._keys.all, statement, self._wall_clock())
+
+        http = _StatingClient(PoolClient(self._pool, (host.address,), peer=Fault.HOST), sign)
+        config = ClientConfig(headers=headers or {}, max_message_bytes=_MAX_ANSWER_BYTES)
+        return client_class(host.url, http, config)
+
+    def stated(self, ctx: Context, plugin: str) -> HostStatement | None:
+        """Return what another host states of a call of, or about, a plugin; None if nothing is stated.
+
+        Raises: RefusedError `permission_denied` for what no other host states of this very call.
+        """
+        token = ctx.request_headers.get(wire.FORWARDED_BY_HOST_HEADER)
+        if token is None:
+            return None
+        path = f"/{ctx.method.service_name}/{ctx.method.name}"
+        expected = self._owners.own_id, path, plugin
+        try:
+            return verify_statement(token, self._keys.all, expected, self._wall_clock())
+        except InvalidStatementError as error:
+            ctx.response_headers[wire.FORWARDED_BY_HOST_HEADER] = REFUSED
+            why = f"{wire.FORWARDED_BY_HOST_HEADER} is for the hosts of this directory alone: {error}"
+            raise RefusedError(Code.PERMISSION_DENIED, why) from error
