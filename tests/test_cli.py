@@ -38,7 +38,7 @@ def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_host_keeps_its_state_where_it_is_told_to_and_nowhere_else(
     environment: dict[str, str], path: Path | None
 ) -> None:
-    assert host_config(environment).state_path == path
+    assert str(host_config(environment).store) == str(path and path.resolve())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cpg_trio.http import Request
 from cpg_trio.http.client.request import PreparedRequest
 from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.rpc import ClientConfig, HttpRequest
+from cpg_trio.store import SqliteStore
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests._wire import dial_http2
@@ -56,7 +57,7 @@ async def test_nothing_that_host_and_plugins_log_has_a_secret_in_it_whatever_goe
     config = HostConfig(
         keys=keys,
         enrolment=Enrolment({"caller": enrolment, "echo-plugin": enrolment}),
-        state_path=tmp_path / "state",
+        store=SqliteStore(tmp_path / "state"),
         token_ttl_s=0.5,
     )
     caller = Plugin("caller", version="1.0.0")

@@ -15,7 +15,6 @@ from cpg_trio.cli._config import show_settings
 from cpg_trio.cli._host_config import binds_of, host_config
 from cpg_trio.host import HostConfig
 from cpg_trio.host.access import check_listening
-from cpg_trio.host.directory import SqliteStore
 from cpg_trio.http import BindError, StartError, listening
 from cpg_trio.process import log_from_environment
 from cpg_trio.settings import Settings
@@ -60,6 +59,11 @@ async def find(settings: Settings) -> Findings:
             return Findings(errors, warnings)
         tries = tries.without(wrong)
     errors += filter(None, map(_error_of, _steps(config, binds)))
+    if config.store is not None:
+        try:
+            await config.store.check()
+        except StartError as error:
+            errors.append(str(error))
     for bind in _all_binds(config, binds):
         if why := await _why_not_free(bind):
             (warnings if why.is_in_use else errors).append(why.text)
@@ -82,9 +86,6 @@ def _steps(config: HostConfig, binds: Sequence[str]) -> list[Callable[[], object
         tls.client_contexts().check,
         config.keys.check,
     ]
-    if config.state_path is not None:
-        path = config.state_path
-        steps.append(lambda: SqliteStore.check(path))
     if tls.serves:
         steps.append(tls.server_contexts().check)
     return steps

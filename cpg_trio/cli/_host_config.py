@@ -43,6 +43,7 @@ from cpg_trio.process import (
     probe_bind_from_environment,
 )
 from cpg_trio.settings import Settings
+from cpg_trio.store import SqliteStore, Store
 from cpg_trio.variables import misspelt
 
 _log = logging.getLogger("cpg_trio.host")
@@ -80,7 +81,7 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         rates=_rates(environment),
         limits=_limits(environment),
         selection=_selection(environment),
-        state_path=_path(environment, "STATE_PATH"),
+        store=_store(environment),
         socket_dir=_path(environment, "SOCKET_DIR"),
         serve=config_from_environment(environment),
         probe_bind=probe_bind_from_environment(environment),
@@ -96,6 +97,12 @@ def _keys(environment: Mapping[str, str]) -> Keys:
             return Keys(keys)
     path, state = _path(environment, "CPG_HOST_KEY_FILE"), _path(environment, "STATE_PATH")
     return Keys(path=path or (state and state.with_name(f"{state.name}.key")))
+
+
+def _store(environment: Mapping[str, str]) -> Store | None:
+    """Return what the state is kept in: the file of `STATE_PATH`, if it is set."""
+    path = _path(environment, "STATE_PATH")
+    return SqliteStore(path) if path is not None else None
 
 
 def _enrolment(environment: Mapping[str, str]) -> Enrolment:

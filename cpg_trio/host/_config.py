@@ -27,6 +27,7 @@ from cpg_trio.http import (
     most_connections,
 )
 from cpg_trio.settings import Setting
+from cpg_trio.store import Store
 
 _KEEP_S = 4.0  # an idle connection to a plugin: servers keep theirs for 5 s or more
 _MAX_PER_PROVIDER = 2000  # connections of the router, of which a caller alone has half
@@ -70,8 +71,8 @@ class HostConfig:
     """After which time of silence a plugin counts as gone."""
     base_urls: BaseUrls | None = None
     """Which base URLs plugins may register. None: `PROVED` with a store that hosts share, else `CALLER`."""
-    state_path: Path | None = None
-    """The file that keeps identities and registrations over a restart. None: they are not kept."""
+    store: Store | None = None
+    """Where identities and registrations are kept over a restart. None: they are not kept."""
     socket_dir: Path | None = None
     """A directory that the host shares with plugins, for Unix sockets."""
     capabilities: Sequence[Capability] = attrs.field(

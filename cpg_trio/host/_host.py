@@ -50,7 +50,6 @@ from cpg_trio.host.directory import (
     RegistrationPolicy,
     Registry,
     Sockets,
-    SqliteStore,
     Succession,
     WatchHub,
     knowing_base_url,
@@ -191,8 +190,7 @@ class Host:
             share_of=self.identities.share_of,
             room=partial(SharedRoom, limits.max_call_series),
         )
-        open_store = partial(SqliteStore, config.state_path) if config.state_path else None
-        self._journal = Journal(open_store, self.identities, self.registry)
+        self._journal = Journal(config.store, self.identities, self.registry, self._registration_policy)
         self._grants = Grants(
             config.keys,
             self.identities,
@@ -240,7 +238,7 @@ class Host:
     async def application(self) -> AsyncIterator[App]:
         """Yield the host as an ASGI application, for as long as the block lasts. It routes no calls.
 
-        Raises: http.StartError if the state file or the files for TLS cannot be used.
+        Raises: http.StartError if the store or the files for TLS cannot be used.
         """
         async with self._application(self._browsers()) as app:
             yield app

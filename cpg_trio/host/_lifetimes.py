@@ -57,7 +57,7 @@ class Lifetimes:
     async def written(self, runtime_id: str) -> None:
         """Wait until the end of an identity is in the state file. Raises: ConnectError `unavailable`."""
         try:
-            await self.journal.saved(lambda: None)
+            await self.journal.saved(runtime_id, lambda: None)
         except ConnectError as error:
             raise ConnectError(
                 Code.UNAVAILABLE,

@@ -18,3 +18,4 @@ from cpg_trio.store._store import (
 from cpg_trio.store.etcd import EtcdStore as EtcdStore, EtcdUrl as EtcdUrl
 from cpg_trio.store.memory import MemoryStore as MemoryStore
 from cpg_trio.store.sealing import Sealer as Sealer, UnsealError as UnsealError
+from cpg_trio.store.sqlite import SqliteStore as SqliteStore

@@ -59,8 +59,9 @@ class Snapshot:
 
 @attrs.frozen(kw_only=True)
 class Commit:
-    """What is changed together, and what has to be true for that.
+    """What is changed together, and what has to be true for that: all as it was before.
 
+    One that changes nothing asks whether that is true, and the revision does not grow.
     Raises: ValueError for more than every store can do at once (`MAX_OPERATIONS` and so on), or without keys.
     """
 
@@ -114,11 +115,16 @@ class Store(Protocol):
     """Where a directory is kept.
 
     It is opened and closed by `async with`. To enter raises http.StartError, with what to do, for a store
-    that cannot be used. Its methods may be called by several tasks at once, and be cancelled.
+    that cannot be used. Its methods may be called by several tasks at once, and be cancelled. They return or
+    raise within seconds.
     """
 
     shared: bool
-    """Whether several hosts may have it open, each of which follows the changes of the others."""
+    """Whether several hosts may have it open, each of which follows the changes of the others. Where they
+    may not, nothing is followed, and nobody is present."""
+
+    async def check(self) -> None:
+        """Check that it could be opened, as far as can be told; change nothing. Raises: http.StartError."""
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -126,11 +132,14 @@ class Store(Protocol):
     async def __aexit__(self, *_: object) -> None:
         """Close it."""
 
-    async def load(self) -> Snapshot:
-        """Return all that is kept, as of now. Raises: StoreError."""
+    async def load(self, prefix: str = "") -> Snapshot:
+        """Return all that is kept, or all whose key begins so, by key, as of now. Raises: StoreError."""
 
     async def commit(self, commit: Commit) -> int:
-        """Change entries; return the revision. Raises: ConflictError; StoreError."""
+        """Change entries; return the revision. Raises: ConflictError; StoreError.
+
+        After a StoreError, or if it is cancelled, it may have been done. It is not done later.
+        """
 
     async def revision(self) -> int:
         """Return the revision of the last commit of anybody that has been answered. Raises: StoreError."""

@@ -43,10 +43,15 @@ class MemoryStore:
     async def __aexit__(self, *_: object) -> None:
         """Do nothing."""
 
-    async def load(self) -> Snapshot:
+    async def check(self) -> None:
+        """Do nothing: it can always be opened."""
+        await trio.lowlevel.checkpoint()
+
+    async def load(self, prefix: str = "") -> Snapshot:
         """See `Store`."""
         await trio.lowlevel.checkpoint()
-        return Snapshot(self.id, self._revision, sorted(self._entries.values(), key=lambda entry: entry.key))
+        found = [self._entries[key] for key in sorted(self._entries) if key.startswith(prefix)]
+        return Snapshot(self.id, self._revision, found)
 
     async def commit(self, commit: Commit) -> int:
         """See `Store`."""

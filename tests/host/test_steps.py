@@ -29,6 +29,7 @@ from cpg_trio.host import Host, HostConfig, Identity, Policy, RateLimits
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.http import Relay, SocketChannel, serve
 from cpg_trio.rpc import AsgiTransport, ConnectError
+from cpg_trio.store import SqliteStore
 from tests._wire import dial, request
 from tests.host.calls import (
     COOKIE,
@@ -390,9 +391,9 @@ class Forbidden(Happening):
 
 def kept(host: Host, plugin: str) -> tuple[list[Any], list[Any]]:
     """Return what is in the state file of a plugin: the identity, and its registrations."""
-    queries = (f"SELECT * FROM {table} WHERE runtime_id = ?" for table in ("identities", "registrations"))
-    identities, registrations = (list(state_of(host).execute(query, (plugin,))) for query in queries)
-    return identities, registrations
+    query = "SELECT value FROM entries WHERE key = ?"
+    found = [json.loads(value) for (value,) in state_of(host).execute(query, (f"plugins/{plugin}",))]
+    return found, [registration for each in found for registration in each["registrations"]]
 
 
 def state_of(host: Host) -> sqlite3.Connection:
@@ -401,7 +402,7 @@ def state_of(host: Host) -> sqlite3.Connection:
 
 @asynccontextmanager
 async def hosted(state: Path) -> AsyncIterator[tuple[Caller, App, str, str]]:
-    host = Host(HostConfig(state_path=state, rates=_UNLIMITED, policy=Policy()))
+    host = Host(HostConfig(store=SqliteStore(state), rates=_UNLIMITED, policy=Policy()))
     async with (
         serving(Provider()) as origin,
         host.application() as app,
@@ -448,8 +449,8 @@ async def answer_of(call: Call, s: Subject) -> int:
 async def settled(host: Host) -> None:
     """Wait until all that has happened is done with, and on the disk."""
     with suppress(ConnectError):  # of an attempt to write that is under way
-        await host._journal.saved(lambda: None)
-    await host._journal.saved(lambda: None)
+        await host._journal.saved("", lambda: None)
+    await host._journal.saved("", lambda: None)
     await wait_all_tasks_blocked()
 
 

@@ -16,6 +16,7 @@ from cpg_trio.http import Relay, serve
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.plugin import Dependency, Plugin
 from cpg_trio.plugin._session import own_socket
+from cpg_trio.store import SqliteStore
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.plugin.running import (
@@ -158,8 +159,8 @@ async def test_a_host_that_is_restarted_is_called_at_its_socket_again_and_by_tcp
 ) -> None:
     shared = short_path / "shared"
     shared.mkdir()
-    with_socket = HostConfig(socket_dir=shared, state_path=short_path / "state")
-    without = HostConfig(state_path=short_path / "state")
+    with_socket = HostConfig(socket_dir=shared, store=SqliteStore(short_path / "state"))
+    without = HostConfig(store=SqliteStore(short_path / "state"))
     bind = f"127.0.0.1:{unused_port()}"
     stop, found = trio.Event(), []
     needy, echo = needy_plugin()

@@ -197,7 +197,7 @@ class AccessCheck:
         """
         if not self.may_provide(plugin, service_type):
             refused = RefusedError(Code.PERMISSION_DENIED, f"{plugin.self_id} may not provide {service_type}")
-        elif not self._ask(plugin.runtime_id, self._policy.may_join, plugin, service_type, holders):
+        elif not self.may_join(plugin, service_type, holders):
             others = ", ".join(sorted(set(holders) - {plugin.self_id}))
             refused = RefusedError(
                 Code.PERMISSION_DENIED,
@@ -212,6 +212,10 @@ class AccessCheck:
     def may_provide(self, plugin: Identity, service_type: str) -> bool:
         """Whether the rules let a plugin provide a service type, whoever else does."""
         return self._ask(plugin.runtime_id, self._policy.may_provide, plugin, service_type)
+
+    def may_join(self, plugin: Identity, service_type: str, holders: Collection[str]) -> bool:
+        """Whether the rules let a plugin provide a service type that plugins of some names provide."""
+        return self._ask(plugin.runtime_id, self._policy.may_join, plugin, service_type, holders)
 
     def is_valid(self, runtime_id: str) -> bool:
         """Whether an identity that was proved has not ended."""

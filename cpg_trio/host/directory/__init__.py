@@ -8,6 +8,7 @@ from cpg_trio.host.directory.endpoint_validation import (
     EndpointValidator as EndpointValidator,
     resolve as resolve,
 )
+from cpg_trio.host.directory.journal import Journal as Journal
 from cpg_trio.host.directory.leases import (
     LEFT as LEFT,
     LeaseConfig as LeaseConfig,
@@ -32,9 +33,8 @@ from cpg_trio.host.directory.registration import (
 )
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy as RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry as Registry
+from cpg_trio.host.directory.saving import Saved as Saved, Undo as Undo
 from cpg_trio.host.directory.selection import Selection as Selection
-from cpg_trio.host.directory.sqlite_store import SqliteStore as SqliteStore
-from cpg_trio.host.directory.store import Journal as Journal, Saved as Saved
 from cpg_trio.host.directory.succession import Succession as Succession
 from cpg_trio.host.directory.unix_sockets import Sockets as Sockets
 from cpg_trio.host.directory.watch_hub import Update as Update, Watch as Watch, WatchHub as WatchHub

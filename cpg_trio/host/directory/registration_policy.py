@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identities, Identity, Policy, RefusedError, Rules
@@ -27,6 +28,17 @@ class RegistrationPolicy:
     def check(self, plugin: Identity, service_type: str) -> None:
         """Check that a plugin may register a service type. Raises: RefusedError `permission_denied`."""
         self._access.check_may_provide(plugin, service_type, self._registry.provider_names(service_type))
+
+    def check_among(self, plugin: Identity, service_type: str, names: Collection[str]) -> None:
+        """Check that a plugin may provide what plugins of some names provide. Raises: see `check`."""
+        self._access.check_may_provide(plugin, service_type, names)
+
+    def may_join(self, plugin: Identity, service_type: str) -> bool:
+        """Whether a plugin may provide a service whatever the names of the others are that provide it."""
+        try:
+            return self._access.may_join(plugin, service_type, [""])
+        except RefusedError:
+            return False
 
     def may_keep(self, plugin: Identity, service_type: str) -> bool:
         """Whether a plugin may still provide what it has provided. A policy that fails permits nothing."""

@@ -115,7 +115,7 @@ class Handshake(HandshakeService):
 
     async def _save(self, identity: Identity) -> None:
         """Wait until a new identity is in the state file. Raises: ConnectError `unavailable`."""
-        await self._saved(lambda: self._identities.forget(identity.runtime_id))
+        await self._saved(identity.runtime_id, lambda: self._identities.forget(identity.runtime_id))
         if self._identities.entry(identity.runtime_id) is None:
             why = self._identities.why_ended(identity)
             raise ConnectError(Code.UNAVAILABLE, f"the new identity has ended already ({why}): try again")

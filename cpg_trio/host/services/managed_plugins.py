@@ -52,7 +52,7 @@ class Adoption:
             raise ConnectError(Code.ABORTED, f"the enrolment token of {self_id} has changed: try again")
         identity, token = self._issue(info, self_id, str(address))
         try:
-            await self.saved(lambda: None)  # first: its next call may reach another host
+            await self.saved(identity.runtime_id, lambda: None)  # first: its next call may reach another host
             await client.set_runtime_identity(
                 pb.SetRuntimeIdentityRequest(
                     runtime_id=identity.runtime_id, runtime_token=token, host_url=host_url

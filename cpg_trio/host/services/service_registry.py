@@ -109,7 +109,7 @@ class RegistryService(ServiceRegistryService):
             metadata,
             addresses=(*sockets, address),
         )
-        await self._saved(lambda: self._take_back(registration, replaced))
+        await self._saved(runtime_id, lambda: self._take_back(registration, replaced))
         self._access.check_still_valid(caller)
         if self._registry.provider(service_type, runtime_id) is None:
             self._policy.check(caller, service_type)
@@ -132,7 +132,7 @@ class RegistryService(ServiceRegistryService):
                 return forwarded
             self._access.check_still_valid(caller)
             registration = self._registry.unregister(caller.runtime_id, request.registration_id)
-            await self._saved(lambda: self._put_back(caller, registration))
+            await self._saved(caller.runtime_id, lambda: self._put_back(caller, registration))
         self._audit.allowed(Action.UNREGISTER, caller.runtime_id, registration.service_type)
         _log.info("Unregistered service: %s of %s", registration.service_type, caller.runtime_id)
         return pb.UnregisterServiceResponse()

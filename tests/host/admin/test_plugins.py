@@ -14,6 +14,7 @@ from cpg_trio.host.admin import plugins
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.directory import LEFT
 from cpg_trio.states import State
+from cpg_trio.store import SqliteStore
 from tests.host.admin.operating import HEALTHY, LEASE_S, Operator, operating
 
 UNHEALTHY = Health(wire_pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
@@ -94,7 +95,7 @@ async def test_an_identity_that_expires_is_told_as_such() -> None:
 
 async def test_what_the_state_file_has_put_back_has_lapsed(tmp_path: Path) -> None:
     config = HostConfig(
-        state_path=tmp_path / "state", leases=LeaseConfig(lease_s=LEASE_S, probe_timeout_s=0.01)
+        store=SqliteStore(tmp_path / "state"), leases=LeaseConfig(lease_s=LEASE_S, probe_timeout_s=0.01)
     )
     async with operating(config) as operator:
         storage = operator.plugin("storage")
@@ -108,7 +109,7 @@ async def test_what_the_state_file_has_put_back_has_lapsed(tmp_path: Path) -> No
 async def test_an_identity_from_before_that_provides_nothing_is_shown_once_it_is_heard_of(
     tmp_path: Path,
 ) -> None:
-    config = HostConfig(state_path=tmp_path / "state")
+    config = HostConfig(store=SqliteStore(tmp_path / "state"))
     async with operating(config) as operator:
         identity, _ = operator.host.identities.issue("client-plugin")
         operator.report(identity.runtime_id, HEALTHY)

@@ -15,6 +15,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Purpose, verify
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from cpg_trio.host.directory.leases import CannotAskError
+from cpg_trio.store import SqliteStore
 from tests.descriptors import none_left
 from tests.host.calls import Provider, in_proto
 from tests.host.routed import hosting, routing
@@ -108,7 +109,7 @@ async def test_one_that_only_says_who_it_is_is_alive_for_as_long_as_it_says_so()
 
 @pytest.fixture
 def kept(tmp_path: Path) -> HostConfig:
-    return attrs.evolve(PROBING, state_path=tmp_path / "state", leases=LeaseConfig(lease_s=0.3))
+    return attrs.evolve(PROBING, store=SqliteStore(tmp_path / "state"), leases=LeaseConfig(lease_s=0.3))
 
 
 async def assert_goes(config: HostConfig, port: int) -> None:

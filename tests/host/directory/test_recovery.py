@@ -16,6 +16,7 @@ from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.host.directory.registration import Health
+from cpg_trio.store import SqliteStore
 from tests.host.calls import REGISTER, REPORT, Provider, in_proto, running, runtime_id
 from tests.http.peers import Peer, serving
 from tests.plugin.running import (
@@ -33,7 +34,7 @@ NOT_HEARD_OF = Health(pb.HEALTH_STATE_UNHEALTHY, "not heard of since the host be
 
 @pytest.fixture
 def config(tmp_path: Path) -> HostConfig:
-    return HostConfig(state_path=tmp_path / "host.sqlite3", leases=LEASES)
+    return HostConfig(store=SqliteStore(tmp_path / "host.sqlite3"), leases=LEASES)
 
 
 async def test_a_plugin_that_answers_is_offered_from_the_first_moment_on_and_its_token_still_works(

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from cpg_trio.host import HostConfig, Identity, Keys, LeaseConfig, Policy
 from cpg_trio.host.access.audit import Action, AuditEvent
 from cpg_trio.host.access.policy import Rules, ServiceRules
+from cpg_trio.store import SqliteStore
 from tests.host.calls import (
     REGISTER,
     REPORT,
@@ -92,11 +93,11 @@ async def test_where_no_plugin_reports_the_next_probe_takes_out_what_the_policy_
 
 async def test_a_host_that_begins_anew_offers_nothing_that_its_policy_denies(tmp_path: Path) -> None:
     state, keys = tmp_path / "state", Keys(["k" * 32])
-    async with running(HostConfig(state_path=state, keys=keys)) as host:
+    async with running(HostConfig(store=SqliteStore(state), keys=keys)) as host:
         await host.provider("t")
         caller = await host.plugin("c")
     policy = Policy(Rules(services={"t": ServiceRules(providers=["another"])}))
-    async with running(HostConfig(state_path=state, keys=keys, policy=policy)) as host:
+    async with running(HostConfig(store=SqliteStore(state), keys=keys, policy=policy)) as host:
         assert await host.discover("t", caller) == 'no providers for service "t"'
 
 

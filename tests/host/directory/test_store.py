@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import resource
 import shutil
 import signal
@@ -27,17 +28,18 @@ from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.host.directory.journal import Journal
 from cpg_trio.host.directory.plugin_control import ControlClients
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.sqlite_store import SqliteStore
-from cpg_trio.host.directory.store import Journal, Undo
+from cpg_trio.host.directory.saving import Undo
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.http import Pool, StartError
 from cpg_trio.rpc import AsgiTransport, Code, ConnectError, application
+from cpg_trio.store import SqliteStore
 from cpg_trio.wire import token_digest
 from tests.host.calls import (
     COOKIE,
@@ -89,7 +91,7 @@ class Kept:
             on_expired=lambda i: self.registry.remove_plugin(i.runtime_id),
         )
         self.registry = Registry()
-        self.journal = Journal(partial(SqliteStore, path), self.identities, self.registry, wall)
+        self.journal = Journal(SqliteStore(path), self.identities, self.registry, wall_clock=wall)
         self.saved = self.journal.saved
 
     @property
@@ -102,7 +104,7 @@ class Kept:
         return self.registry.register(identity.runtime_id, service_type, "1.0.0", "/x/", {}), token
 
     async def save(self) -> None:
-        await self.saved(lambda: None)
+        await self.saved("", lambda: None)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         entries = [(name, self.identities.entry(name)) for name in self.identities._entries]
@@ -256,7 +258,7 @@ async def test_what_was_saved_by_a_clock_that_was_ahead_has_no_more_time_than_it
 
 
 async def test_no_token_is_in_the_file_and_nobody_else_may_read_it(path: Path) -> None:
-    async with running(HostConfig(state_path=path)) as host:
+    async with running(HostConfig(store=SqliteStore(path))) as host:
         headers = await host.provider("t")
         modes, contents = modes_and_contents(path)
     assert len(modes) > 1  # the file, and what SQLite keeps beside it
@@ -266,7 +268,7 @@ async def test_no_token_is_in_the_file_and_nobody_else_may_read_it(path: Path) -
     contents += after
     token = headers["Authorization"].removeprefix("Bearer ")
     assert runtime_id(headers).encode() in contents
-    assert token_digest(token) in contents
+    assert token_digest(token).hex().encode() in contents
     assert token.rstrip("=").encode() not in contents
 
 
@@ -385,46 +387,99 @@ async def test_that_a_revocation_was_forgotten_for_want_of_room_is_kept_and_shut
         for identity, _ in revoked:
             s.identities.revoke(identity.runtime_id)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM ended").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM entries WHERE key GLOB 'ended/*'").fetchone() == (1,)
     async with kept(path, wall) as s:
         for identity, token in revoked:
             assert s.identities.authenticate(identity.runtime_id, token) is None
 
 
-TO_VERSION_3 = "ALTER TABLE identities DROP COLUMN answers; PRAGMA user_version = 3;"
-TO_VERSION_2 = f"""
-{TO_VERSION_3}
-ALTER TABLE identities DROP COLUMN saved_at; ALTER TABLE host DROP COLUMN not_before; PRAGMA user_version = 2;
-"""
+# What each later version has added, as the releases of then did it.
+OLD_VERSIONS = (
+    VERSION_1,
+    """
+BEGIN;
+ALTER TABLE identities ADD COLUMN provides TEXT;
+ALTER TABLE identities ADD COLUMN requires TEXT;
+ALTER TABLE identities ADD COLUMN address TEXT NOT NULL DEFAULT 'unknown';
+CREATE TABLE ended (
+    runtime_id TEXT PRIMARY KEY, self_id TEXT NOT NULL, why TEXT NOT NULL, until REAL NOT NULL
+) STRICT;
+CREATE TABLE host (id TEXT NOT NULL) STRICT;
+INSERT INTO host VALUES ('0123456789abcdef');
+UPDATE identities SET provides = '["t", "u"]', requires = '[]', address = '192.0.2.7';
+PRAGMA user_version = 2;
+COMMIT;
+""",
+    """
+BEGIN;
+ALTER TABLE identities ADD COLUMN saved_at REAL NOT NULL DEFAULT 0;
+ALTER TABLE host ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
+UPDATE host SET not_before = 1799999999.125;
+PRAGMA user_version = 3;
+COMMIT;
+""",
+    """
+BEGIN;
+ALTER TABLE identities ADD COLUMN answers INTEGER NOT NULL DEFAULT 0;
+UPDATE identities SET answers = 1;
+PRAGMA user_version = 4;
+COMMIT;
+""",
+)
 
 
-@pytest.mark.parametrize("script", [TO_VERSION_3, TO_VERSION_2], ids=["3", "2"])
-async def test_a_file_of_an_older_version_is_taken_over(path: Path, script: str) -> None:
-    wall = Wall()
-    async with kept(path, wall) as s:
-        registration, token = s.plugin()
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(script)
-    for _ in range(2):
-        async with kept(path, wall) as s:
-            assert s.identities.authenticate(registration.runtime_id, token)
-            assert [r.id for r in s.registry.providers("t")] == [registration.id]
+def old_file(path: Path, version: int, now: float, token: str) -> dict[str, str]:
+    """Make a file of an old version, with a plugin and one that has ended; return what it had registered."""
+    metadata = {"base_url": "http://h:1", "note": 'ä "quoted" \n 🎈'}
+    with closing(sqlite3.connect(path)) as connection:
+        for number, script in enumerate(OLD_VERSIONS[:version], 1):
+            connection.executescript(script)
+            if number == 1:
+                identity = ("p-0123", "p", now + 60.125, token_digest(token))
+                connection.execute("INSERT INTO identities VALUES (?, ?, ?, ?)", identity)
+                registration = ("reg-1", "p-0123", "t", "1.0.0", "/", json.dumps(metadata), 7, "::1")
+                connection.execute("INSERT INTO registrations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", registration)
+                connection.commit()
+        if version > 1:
+            ended = ("q-0123", "q", "of a reason", now + 4000)
+            connection.execute("INSERT INTO ended VALUES (?, ?, ?, ?)", ended)
+            connection.commit()
+    return metadata
 
 
-async def test_a_file_of_version_1_is_taken_over_with_the_tokens_of_then(path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+async def test_a_file_of_an_older_version_is_taken_over_with_all_that_is_in_it(
+    path: Path, version: int
+) -> None:
     token, wall = "t" * 43 + "=", Wall()
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(VERSION_1)
-        identity = ("p-0123", "p", wall.now + 60, token_digest(token))
-        connection.execute("INSERT INTO identities VALUES (?, ?, ?, ?)", identity)
-        registration = ("reg-1", "p-0123", "t", "1.0.0", "/", "{}", 1, "")
-        connection.execute("INSERT INTO registrations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", registration)
+    metadata = old_file(path, version, wall.now, token)
     for _ in range(2):
         async with kept(path, wall) as s:
             known = s.identities.authenticate("p-0123", token)
             assert known
-            assert (known.self_id, known.provides, known.address) == ("p", None, "unknown")
-            assert [r.id for r in s.registry.providers("t")] == ["reg-1"]
+            declared, address = (("t", "u"), "192.0.2.7") if version > 1 else (None, "unknown")
+            assert (known.self_id, known.provides, known.address) == ("p", declared, address)
+            assert (known.requires, known.answers) == (() if version > 1 else None, version > 3)
+            assert s.identities.left_s(known) == pytest.approx(60.125, abs=0.1)
+            (registration,) = s.registry.providers("t")
+            assert registration == s.registry.provider("t", "p-0123")
+            assert (registration.id, registration.sequence, registration.addresses) == ("reg-1", 7, ("::1",))
+            assert registration.metadata == metadata
+            assert s.identities.why_ended(Identity("q-0123", "q")) == ("of a reason" if version > 1 else "")
+            assert s.identities.not_before == (1799999999.125 if version > 2 else 0)
+            assert s.registry.id == "0123456789abcdef" or version == 1
+
+
+async def test_a_file_that_cannot_be_taken_over_is_left_as_it_is(path: Path) -> None:
+    old_file(path, 4, Wall.now, "t")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE registrations SET metadata = '{'")
+    with pytest.raises(StartError, match="malformed JSON; choose another file with STATE_PATH"):
+        async with kept(path):
+            raise AssertionError
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+        assert connection.execute("SELECT runtime_id FROM identities").fetchall() == [("p-0123",)]
 
 
 # How it is written
@@ -514,7 +569,7 @@ async def test_what_cannot_be_written_is_undone_in_the_opposite_order_and_told(p
     async def change(s: Kept, number: int) -> None:
         s.plugin()
         with pytest.raises(ConnectError) as caught:
-            await s.saved(lambda: undone.append(number))
+            await s.saved("", lambda: undone.append(number))
         assert caught.value.code == Code.UNAVAILABLE
         told.append(caught.value.message)
 
@@ -536,7 +591,7 @@ async def test_who_has_left_before_the_disk_failed_leaves_no_change_behind(path:
         gate = HeldThread(s.connection)
         registration, _ = s.plugin()
         with trio.move_on_after(0):
-            await s.saved(lambda: s.registry.remove_plugin(registration.runtime_id))
+            await s.saved("", lambda: s.registry.remove_plugin(registration.runtime_id))
         gate.open()
         with pytest.raises(ConnectError):
             await s.save()
@@ -576,16 +631,16 @@ async def test_a_failure_is_logged_once_and_what_it_held_up_is_written_when_it_i
 async def test_what_changes_while_nothing_can_be_written_is_written_then_however_much_it_is(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpg_trio.host.directory.store._MAX_CHANGED", 20)
-    monkeypatch.setattr("cpg_trio.host.directory.store._MAX_AT_ONCE", 7)
+    monkeypatch.setattr("cpg_trio.host.directory.journal._MAX_CHANGED", 20)
+    monkeypatch.setattr("cpg_trio.host.directory.journal._MAX_AT_ONCE", 7)
     async with kept(path) as s:
         stays, gone = s.plugin("stays"), s.plugin("gone")
         await s.save()
         s.connection.execute("PRAGMA query_only = ON")
         for number in range(100):
-            s.identities.forget(s.identities.issue(f"p-{number}")[0].runtime_id)
+            identity, _ = s.identities.issue(f"p-{number}")
             with pytest.raises(ConnectError):
-                await s.save()
+                await s.saved("", partial(s.identities.forget, identity.runtime_id))
         assert len(s.journal._changed) <= 20
         s.identities.forget(gone[0].runtime_id)
         s.registry.remove_plugin(gone[0].runtime_id)
@@ -631,7 +686,7 @@ class Undoing:
         self.rules = Rules()
         self.happens: Callable[[Undoing], object] = lambda _: None
 
-    async def fail(self, undo: Undo) -> None:
+    async def fail(self, _: str, undo: Undo) -> None:
         self.happens(self)
         undo()
         raise ConnectError(Code.UNAVAILABLE, "")
@@ -707,7 +762,7 @@ async def test_a_registration_that_could_not_be_removed_is_there_as_before() -> 
 
 @asynccontextmanager
 async def with_state(path: Path) -> AsyncIterator[tuple[Host, sqlite3.Connection]]:
-    host = Host(HostConfig(keys=KEYS, state_path=path))
+    host = Host(HostConfig(keys=KEYS, store=SqliteStore(path)))
     async with host.application():
         yield host, connection_of(host._journal)
 
@@ -770,7 +825,7 @@ async def test_who_waits_for_the_disk_while_the_host_ends_is_told(path: Path) ->
 async def test_what_is_forbidden_while_it_is_written_is_not_acknowledged(path: Path) -> None:
     answers: list[int] = []
     policy = Policy()
-    config = HostConfig(keys=KEYS, state_path=path, policy=policy)
+    config = HostConfig(keys=KEYS, store=SqliteStore(path), policy=policy)
     async with running(config) as host, trio.open_nursery() as nursery:
         plugin, other = await host.plugin("p"), await host.plugin("q")
         gate = HeldThread(connection_of(host.host._journal))
@@ -790,7 +845,10 @@ async def test_what_is_forbidden_while_it_is_written_is_not_acknowledged(path: P
 @pytest.mark.parametrize("what", ["handshake", "registration"])
 async def test_what_is_revoked_while_it_is_written_is_not_acknowledged(path: Path, what: str) -> None:
     answers: list[int] = []
-    async with running(HostConfig(keys=KEYS, state_path=path)) as host, trio.open_nursery() as nursery:
+    async with (
+        running(HostConfig(keys=KEYS, store=SqliteStore(path))) as host,
+        trio.open_nursery() as nursery,
+    ):
         plugin = await host.plugin("p")
         gate = HeldThread(connection_of(host.host._journal))
 
@@ -929,8 +987,8 @@ def later_version(path: Path) -> None:
     [
         (lambda path: path.mkdir(), "is a directory; choose"),
         (lambda path: path.write_text("a letter to my aunt" * 100), "file is not a database; choose"),
-        (foreign_database, "it is not a state file, or that of another version; choose"),
-        (later_version, "it is not a state file, or that of another version; choose"),
+        (foreign_database, "it is not a state file; choose"),
+        (later_version, "it is of a later release (version 99), and this one reads versions 1 to 5; choose"),
     ],
 )
 async def test_what_is_not_a_state_file_ends_the_start_and_is_left_as_it_is(
@@ -939,7 +997,7 @@ async def test_what_is_not_a_state_file_ends_the_start_and_is_left_as_it_is(
     make(path)
     before = contents(path)
     with pytest.raises(StartError) as caught:
-        async with Host(HostConfig(state_path=path)).application():
+        async with Host(HostConfig(store=SqliteStore(path))).application():
             raise AssertionError
     assert str(caught.value) == (
         f"cannot keep the host's state in {path}: {reason} another file with STATE_PATH"
@@ -965,7 +1023,7 @@ def overwrite(path: Path) -> None:
 
 def meddle(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE registrations SET metadata = 'x'")
+        connection.execute("UPDATE entries SET value = x'78' WHERE key GLOB 'plugins/*'")
 
 
 @pytest.mark.parametrize(
@@ -975,7 +1033,7 @@ def meddle(path: Path) -> None:
             overwrite,
             "disk image is malformed; move it away, and plugins will register anew, or choose another",
         ),
-        (meddle, "Expecting value: line 1 column 1 (char 0); choose another file"),
+        (meddle, " is not valid: Expecting value: line 1 column 1 (char 0)"),
     ],
 )
 async def test_a_damaged_file_ends_the_start_with_what_to_do(

@@ -16,6 +16,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import BindError
 from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.store import SqliteStore
 from tests.descriptors import none_left
 from tests.host.calls import COOKIE, HANDSHAKE, REGISTER, VERSIONS, Headers, WireCaller, runtime_id
 from tests.http.peers import OK, Peer, answer_ok, at_socket
@@ -249,7 +250,7 @@ async def test_a_host_that_begins_anew_looks_at_each_socket_again(
     folder = short_path / "shared"
     folder.mkdir()
     config = HostConfig(
-        socket_dir=folder, state_path=short_path / "state", leases=LeaseConfig(probe_timeout_s=1.0)
+        socket_dir=folder, store=SqliteStore(short_path / "state"), leases=LeaseConfig(probe_timeout_s=1.0)
     )
     plugins = {name: Plugin() for name in ("t", "gone", "taken")}
     async with trio.open_nursery() as nursery:

@@ -18,7 +18,7 @@ from cpg_trio.host.directory.endpoint_validation import BaseUrls, EndpointValida
 from cpg_trio.host.directory.plugin_control import ControlClients
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.store import Undo
+from cpg_trio.host.directory.saving import Undo
 from cpg_trio.host.directory.unix_sockets import Sockets
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.services.service_registry import RegistryService
@@ -64,7 +64,7 @@ class Registering(EndpointValidator):
         self.while_checked(self)
         return await super().check_base_url(base_url, caller, key, asked_at=asked_at)
 
-    async def _saved(self, _undo: Undo) -> None:
+    async def _saved(self, _: str, _undo: Undo) -> None:
         await trio.lowlevel.checkpoint()
         self.while_saved(self)
 

@@ -1,0 +1,309 @@
+"""The journal in a store that hosts share: who writes what, what conflicts, what follows a failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.host.access import AccessCheck, Audit, Identities, Identity, Keys, Policy, RefusedError
+from cpg_trio.host.access.policy import Rules, ServiceRules
+from cpg_trio.host.directory import Health, Journal, RegistrationPolicy, Registry
+from cpg_trio.host.directory.documents import decode, decode_ended
+from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.store import Commit, MemoryStore, StoreError
+
+KEYS = Keys(["k" * 32])
+
+
+class UnsteadyStore(MemoryStore):
+    """Fails when it is told to: before a commit is done, or after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = ""
+        self.commits = 0
+
+    async def commit(self, commit: Commit) -> int:
+        self.commits += 1
+        if self.fails == "before":
+            raise StoreError("no answer")
+        revision = await super().commit(commit)
+        if self.fails == "after":
+            raise StoreError("no answer")
+        return revision
+
+    async def value(self, key: str) -> Any:
+        found = await self.load(key)
+        return json.loads(found.entries[0].value) if found.entries else None
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        return [entry.key for entry in (await self.load(prefix)).entries]
+
+
+class Member:
+    """A host of a directory, as far as its journal is concerned."""
+
+    def __init__(self, store: MemoryStore, name: str, rules: Rules | None = None) -> None:
+        self.identities, self.registry = Identities(KEYS), Registry()
+        self.registry._name_of = self.identities.name_of
+        self.others: set[str] = set()
+        self.away = ""
+        self.expects: dict[str, int] = {}
+        policy = Policy(rules or Rules())
+        access = AccessCheck(self.identities, policy=policy)
+        self.journal = Journal(
+            store,
+            self.identities,
+            self.registry,
+            RegistrationPolicy(access, self.identities, self.registry, policy, Audit()),
+            owner=name,
+            owns=lambda runtime_id: runtime_id not in self.others,
+            fence=self._fence,
+        )
+
+    def _fence(self) -> Mapping[str, int]:
+        if self.away:
+            raise StoreError(self.away)
+        return self.expects
+
+    async def plugin(self, self_id: str = "p") -> Identity:
+        identity, _ = self.identities.issue(self_id)
+        await self.journal.saved(identity.runtime_id, lambda: self.identities.forget(identity.runtime_id))
+        return identity
+
+    async def register(self, plugin: Identity, service_type: str) -> None:
+        registration = self.registry.register(plugin.runtime_id, service_type, "1.0.0", "/", {})
+
+        def undo() -> None:
+            self.registry.unregister(plugin.runtime_id, registration.id)
+
+        await self.journal.saved(plugin.runtime_id, undo)
+
+    async def saved(self, plugin: Identity) -> None:
+        await self.journal.saved(plugin.runtime_id, lambda: None)
+
+
+@asynccontextmanager
+async def member(store: MemoryStore, name: str = "a", rules: Rules | None = None) -> AsyncIterator[Member]:
+    made = Member(store, name, rules)
+    async with made.journal.opened():
+        yield made
+
+
+async def test_a_document_has_all_of_its_plugin_and_its_services_are_known_by_name() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        plugin = await a.plugin("P")
+        await a.register(plugin, "t")
+        a.registry.report_health(plugin.runtime_id, Health(pb.HEALTH_STATE_DEGRADED, "of a reason", ("u",)))
+        a.registry.set_lapsed(plugin.runtime_id, "silent")
+        a.registry.drain(plugin.runtime_id, "of an update")
+        await a.saved(plugin)
+        (entry,) = (await store.load("plugins/")).entries
+        document = decode(plugin.runtime_id, entry.value, a.journal.seals)
+        assert (document.owner, document.identity, document.lapsed) == ("a", plugin, "silent")
+        assert document.health == Health(pb.HEALTH_STATE_DEGRADED, "of a reason", ("u",))
+        assert [each.service_type for each in document.registrations] == ["t"]
+        assert await store.value(f"drained/{plugin.runtime_id}") == {"why": "of an update"}
+        (service,) = (await store.load("services/")).entries
+        assert (service.key, service.value) == (f"services/t/{plugin.runtime_id}", b"P")
+        assert a.journal.known(plugin.runtime_id) == entry.revision
+        a.registry.undrain(plugin.runtime_id)
+        a.registry.remove_plugin(plugin.runtime_id)
+        await a.saved(plugin)
+        assert await store.keys() == [f"plugins/{plugin.runtime_id}"]
+        a.identities.revoke(plugin.runtime_id, "of a test")
+        await a.saved(plugin)
+        (ended,) = (await store.load()).entries
+        assert ended.key == f"ended/{plugin.runtime_id}"
+        assert decode_ended(plugin.runtime_id, ended.value).why == "of a test"
+
+
+async def test_a_service_belongs_to_one_name_and_only_its_registration_is_refused() -> None:
+    store = UnsteadyStore()
+    async with member(store, "a") as a, member(store, "b") as b:
+        await a.register(await a.plugin("one"), "t")
+        again, other, third = await b.plugin("one"), await b.plugin("two"), await b.plugin("three")
+        refused: list[RefusedError] = []
+
+        async def try_it() -> None:
+            with pytest.raises(RefusedError) as caught:
+                await b.register(other, "t")
+            refused.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.register, again, "t")
+            nursery.start_soon(try_it)
+            nursery.start_soon(b.register, third, "u")
+        (error,) = refused
+        assert error.code == Code.PERMISSION_DENIED
+        assert error.message == "t is provided by one, and no policy says that two may, too"
+        assert error.retry_after_s
+        assert [r.runtime_id for r in b.registry.providers("t")] == [again.runtime_id]
+        assert len(await store.keys("services/t/")) == 2
+        assert await store.keys("services/u/") == [f"services/u/{third.runtime_id}"]
+
+
+async def test_a_policy_lets_several_names_provide_a_service() -> None:
+    store, rules = UnsteadyStore(), Rules(services={"t": ServiceRules(providers=["one", "two"])})
+    async with member(store, "a", rules) as a, member(store, "b", rules) as b:
+        await a.register(await a.plugin("one"), "t")
+        await b.register(await b.plugin("two"), "t")
+    assert len(await store.keys("services/t/")) == 2
+
+
+async def test_what_another_host_has_changed_is_not_overwritten_and_the_rest_of_the_commit_is_written() -> (
+    None
+):
+    store = UnsteadyStore()
+    async with member(store) as a:
+        taken, gone, mine = await a.plugin(), await a.plugin(), await a.plugin()
+        document = await store.value(f"plugins/{taken.runtime_id}")
+        adopted = json.dumps({**document, "owner": "b"}).encode()
+        await store.commit(
+            Commit(puts={f"plugins/{taken.runtime_id}": adopted}, deletes=[f"plugins/{gone.runtime_id}"])
+        )
+        refused: list[Code] = []
+
+        async def try_it(plugin: Identity) -> None:
+            with pytest.raises(ConnectError) as caught:
+                await a.register(plugin, "t")
+            refused.append(caught.value.code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(try_it, taken)
+            nursery.start_soon(try_it, gone)
+            nursery.start_soon(a.register, mine, "t")
+        assert refused == [Code.UNAVAILABLE] * 2
+        assert await store.value(f"plugins/{taken.runtime_id}") == json.loads(adopted)
+        assert await store.keys("services/") == [f"services/t/{mine.runtime_id}"]
+        assert [r.runtime_id for r in a.registry.providers("t")] == [mine.runtime_id]
+        assert not a.journal.why_unsaved
+
+
+@pytest.mark.parametrize("fails", ["before", "after"])
+async def test_a_commit_that_may_have_been_done_is_looked_at_before_the_next(
+    fails: str, mock_clock: MockClock
+) -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        plugin = await a.plugin()
+        store.fails = fails
+        with pytest.raises(ConnectError):
+            await a.register(plugin, "t")
+        assert not a.registry.provides("t")
+        assert a.journal.why_unsaved
+        commits = store.commits
+        with pytest.raises(ConnectError):  # at once: nothing is tried
+            await a.register(plugin, "t")
+        assert store.commits == commits
+        store.fails = ""
+        await wait_all_tasks_blocked()
+        mock_clock.jump(1.1)
+        await wait_all_tasks_blocked(0.01)
+        assert not a.journal.why_unsaved
+        assert await store.keys("services/") == []
+        assert (await store.value(f"plugins/{plugin.runtime_id}"))["registrations"] == []
+        await a.register(plugin, "t")
+        assert await store.keys("services/") == [f"services/t/{plugin.runtime_id}"]
+        assert a.journal.known(plugin.runtime_id) == (await store.load("plugins/")).entries[0].revision
+
+
+async def test_a_host_that_may_not_write_refuses_at_once_and_one_that_was_away_writes_nothing() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        plugin = await a.plugin()
+        a.away, commits = "cut off", store.commits
+        with pytest.raises(ConnectError, match="nothing has changed"):
+            await a.register(plugin, "t")
+        assert store.commits == commits
+        a.away, a.expects = "", {"hosts/a": 7}
+        with pytest.raises(ConnectError, match="nothing has changed"):
+            await a.register(plugin, "t")
+        assert await store.keys("services/") == []
+
+
+async def test_any_host_revokes_and_drains_and_a_plugin_that_has_ended_leaves_nothing_behind() -> None:
+    store = UnsteadyStore()
+    async with member(store, "a") as a, member(store, "b") as b:
+        plugin = await a.plugin()
+        b.others.add(plugin.runtime_id)
+        entry = a.identities.entry(plugin.runtime_id)
+        assert entry
+        with b.journal.applying(plugin.runtime_id):
+            b.identities.restore(entry)
+        (found,) = (await store.load("plugins/")).entries
+        assert b.journal.applied(found.key, found.revision, found.value)
+        b.registry.drain(plugin.runtime_id, "of b")
+        await b.saved(plugin)
+        assert await store.keys("drained/") == [f"drained/{plugin.runtime_id}"]
+        await a.register(plugin, "t")  # b has not heard of it
+        b.identities.revoke(plugin.runtime_id)
+        await b.saved(plugin)
+        assert await store.keys() == [f"ended/{plugin.runtime_id}"]
+        with pytest.raises(ConnectError):
+            await a.register(plugin, "u")
+        assert await store.keys() == [f"ended/{plugin.runtime_id}"]
+
+
+async def test_what_another_host_owns_is_neither_written_nor_deleted_when_it_expires(
+    mock_clock: MockClock,
+) -> None:
+    store = UnsteadyStore()
+    async with member(store, "a") as a, member(store, "b") as b:
+        plugin = await a.plugin()
+        entry = a.identities.entry(plugin.runtime_id)
+        assert entry
+        b.others.add(plugin.runtime_id)
+        b.identities.restore(entry)
+        commits = store.commits
+        b.identities.renew(plugin)
+        await b.saved(plugin)
+        mock_clock.jump(2 * 86400)
+        assert not b.identities.holds(plugin)
+        await b.saved(plugin)
+        assert store.commits == commits
+        assert await store.keys() == [f"plugins/{plugin.runtime_id}"]
+
+
+async def test_what_is_followed_is_news_unless_this_host_has_written_it_or_has_written_since() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        plugin = await a.plugin()
+        key = f"drained/{plugin.runtime_id}"
+        a.registry.drain(plugin.runtime_id, "x")
+        await a.saved(plugin)
+        drained = await store.revision()
+        a.registry.undrain(plugin.runtime_id)
+        await a.saved(plugin)
+        undrained = await store.revision()
+        assert not a.journal.applied(key, drained, b"{}")
+        assert not a.journal.applied(key, undrained, None)
+        assert a.journal.applied(key, undrained + 1, b"{}")
+        assert not a.journal.applied(key, undrained + 1, b"{}")
+        assert a.journal.applied(key, undrained + 2, None)
+        assert not a.journal.applied(f"plugins/{plugin.runtime_id}", 2, b"{}")
+
+
+async def test_an_entry_of_no_plugin_is_written_and_tried_until_it_is(mock_clock: MockClock) -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        store.fails = "before"
+        a.journal.put_entry("grants-ended/x", b"1")
+        with pytest.raises(ConnectError):
+            await a.journal.saved("grants-ended/x", lambda: None)
+        store.fails = ""
+        await wait_all_tasks_blocked()
+        mock_clock.jump(1.1)
+        await wait_all_tasks_blocked(0.01)
+        assert await store.keys("grants-ended/") == ["grants-ended/x"]
+        a.journal.put_entry("grants-ended/x", None)
+        await a.journal.saved("grants-ended/x", lambda: None)
+        assert await store.keys("grants-ended/") == []
