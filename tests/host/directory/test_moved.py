@@ -9,7 +9,7 @@ import httpx
 import pytest
 from trio.testing import wait_all_tasks_blocked
 
-from cpg_trio.host import Host
+from cpg_trio.host import BaseUrls, Host, HostConfig
 from cpg_trio.rpc import AsgiTransport
 from tests.host.calls import COOKIE, HANDSHAKE, REGISTER, REPORT, VERSIONS, Headers, WireCaller, runtime_id
 from tests.names import names_of
@@ -84,5 +84,24 @@ async def test_one_that_has_lapsed_and_calls_from_where_it_was_is_back_with_its_
             await wait_all_tasks_blocked()
             assert not host.registry.available("t")
             assert (await caller.post(REPORT, HEALTHY, me))[0] == 200
+            await wait_all_tasks_blocked()
+            assert host.registry.available("t")
+
+
+async def test_one_that_comes_through_balancers_is_not_asked_to_shake_hands_for_coming_through_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with names_of(monkeypatch) as names:
+        names.known = {"plugin.test": [OLD]}
+        host = Host(HostConfig(base_urls=BaseUrls.ANY))
+        async with host.application() as app, AsyncExitStack() as stack:
+            transports = [AsgiTransport(app, (address, 5)) for address in ("192.0.2.1", "192.0.2.2")]
+            clients = [httpx.AsyncClient(transport=each, base_url="http://host") for each in transports]
+            one, other = [WireCaller(await stack.enter_async_context(client)) for client in clients]
+            me = await one.plugin("p")
+            await one.register(me, "t", NAMED)
+            host._liveness.lapse(runtime_id(me), "it could not be reached")
+            await wait_all_tasks_blocked()
+            assert (await other.post(REPORT, HEALTHY, me))[0] == 200
             await wait_all_tasks_blocked()
             assert host.registry.available("t")
