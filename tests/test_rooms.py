@@ -28,6 +28,7 @@ ROOMS = (
     "host.admin",
     "host",
     "plugin",
+    "testing",
     "demo",
     "commands",
 )

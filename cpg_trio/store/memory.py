@@ -1,10 +1,15 @@
-"""A store in the memory of this process. Several hosts in one process may share it."""
+"""A store in the memory of this process. Several hosts in one process may share it.
+
+It behaves as one that is far away does, but for what cannot happen to it: it always answers.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from itertools import takewhile
 from typing import Self
 
 import attrs
@@ -14,9 +19,10 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.store._store import Changed, Commit, CompactedError, ConflictError, Entry, Snapshot
 
 _KEPT = 10_000  # changes, for those that follow
+_SILENT_S = 4.0  # until those that follow are told that nothing has changed
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Presence:
     revision: int
     valid_until: float
@@ -24,7 +30,7 @@ class _Presence:
 
 
 class MemoryStore:
-    """See `Store`."""
+    """A `Store` that lasts as long as this object. It may be entered several times."""
 
     shared = True
 
@@ -32,12 +38,18 @@ class MemoryStore:
         self.id = secrets.token_hex(8)
         self._entries: dict[str, Entry] = {}
         self._revision = 1
-        self._log: list[tuple[int, str, Entry | None]] = []
+        self._log: deque[tuple[int, str, Entry | None]] = deque()
         self._compacted = 0
         self._changed = trio.Event()
+        self._present: dict[str, _Presence] = {}
+
+    def __str__(self) -> str:
+        """Return what it is."""
+        return "memory"
 
     async def __aenter__(self) -> Self:
-        """Do nothing: it lasts as long as this object."""
+        """Do nothing."""
+        await trio.lowlevel.checkpoint()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -56,7 +68,8 @@ class MemoryStore:
     async def commit(self, commit: Commit) -> int:
         """See `Store`."""
         await trio.lowlevel.checkpoint()
-        return self._commit(commit)
+        self._expect(commit)
+        return self._change(commit)
 
     async def revision(self) -> int:
         """See `Store`."""
@@ -67,32 +80,33 @@ class MemoryStore:
     async def changes(self, after: int) -> AsyncIterator[AsyncIterator[Changed]]:
         """See `Store`."""
         await trio.lowlevel.checkpoint()
-        if after < self._compacted:
-            raise CompactedError(f"what was changed before revision {self._compacted} is not there any more")
-        yield self._follow(after)
+        self._check_kept(after)
+        async with aclosing(self._follow(after)) as changes:
+            yield changes
 
     @asynccontextmanager
     async def present(self, key: str, value: bytes, ttl_s: float) -> AsyncIterator[_Presence]:
         """See `Store`."""
         await trio.lowlevel.checkpoint()
-        revision = self._commit(Commit(puts={key: value}))
-        presence = _Presence(revision, trio.current_time() + ttl_s)
+        revision = self._change(Commit(puts={key: value}))
+        presence = self._present[key] = _Presence(revision, trio.current_time() + ttl_s)
         async with open_plain_nursery() as nursery:
-            nursery.start_soon(self._keep, key, presence, ttl_s)
+            nursery.start_soon(self._renew, presence, ttl_s)
             try:
                 yield presence
             finally:
                 nursery.cancel_scope.cancel()
-                if (entry := self._entries.get(key)) is not None and entry.revision == revision:
-                    self._commit(Commit(deletes=[key]))
+                if not presence.lost.is_set():
+                    del self._present[key]
+                    self._change(Commit(deletes=[key]))
 
-    async def _keep(self, key: str, presence: _Presence, ttl_s: float) -> None:
-        while (entry := self._entries.get(key)) is not None and entry.revision == presence.revision:
+    async def _renew(self, presence: _Presence, ttl_s: float) -> None:
+        while not presence.lost.is_set():
             presence.valid_until = trio.current_time() + ttl_s
-            await trio.sleep(ttl_s / 3)
-        presence.lost.set()
+            with trio.move_on_after(ttl_s / 3):
+                await presence.lost.wait()
 
-    def _commit(self, commit: Commit) -> int:
+    def _expect(self, commit: Commit) -> None:
         for key, revision in commit.expected.items():
             entry = self._entries.get(key)
             if (entry.revision if entry is not None else 0) != revision:
@@ -101,7 +115,9 @@ class MemoryStore:
             for key, entry in self._entries.items():
                 if key.startswith(prefix) and entry.value != value:
                     raise ConflictError(f"{key} has another value")
-        deletes = [key for key in commit.deletes if key in self._entries]
+
+    def _change(self, commit: Commit) -> int:
+        deletes = {key for key in commit.deletes if key in self._entries} - commit.puts.keys()
         if not (deletes or commit.puts):
             return self._revision
         self._revision += 1
@@ -111,21 +127,29 @@ class MemoryStore:
         for key, value in commit.puts.items():
             entry = self._entries[key] = Entry(key, value, self._revision)
             self._log.append((self._revision, key, entry))
-        for number, _, _ in self._log[: max(0, len(self._log) - _KEPT)]:
-            self._compacted = number
-        del self._log[: max(0, len(self._log) - _KEPT)]
+        while len(self._log) > _KEPT:
+            self._compacted, _, _ = self._log.popleft()
+        for key in self._present.keys() & {*deletes, *commit.puts}:
+            self._present.pop(key).lost.set()
         self._changed.set()
         self._changed = trio.Event()
         return self._revision
 
-    async def _follow(self, after: int) -> AsyncIterator[Changed]:
+    async def _follow(self, after: int) -> AsyncGenerator[Changed, None]:
         while True:
-            while self._revision <= after:
-                await self._changed.wait()
-            if after < self._compacted:
-                raise CompactedError(
-                    f"what was changed before revision {self._compacted} is not there any more"
-                )
-            values = {key: entry for revision, key, entry in self._log if revision > after}
+            with trio.move_on_after(_SILENT_S):
+                while self._revision <= after:
+                    await self._changed.wait()
+            self._check_kept(after)
+            values = self._since(after)
             after = self._revision
             yield Changed(after, values)
+
+    def _since(self, revision: int) -> dict[str, Entry | None]:
+        """Return what has changed after a revision; a look at the last changes, however many are kept."""
+        latest = takewhile(lambda change: change[0] > revision, reversed(self._log))
+        return {key: entry for _, key, entry in reversed(list(latest))}
+
+    def _check_kept(self, after: int) -> None:
+        if after < self._compacted:
+            raise CompactedError(f"what was changed before revision {self._compacted} is not there any more")

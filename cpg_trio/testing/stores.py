@@ -1,0 +1,53 @@
+"""Checks of a `Store`: whatever keeps a directory has to pass them."""
+
+from __future__ import annotations
+
+import secrets
+
+import trio
+
+from cpg_trio.store import MAX_OPERATIONS, Commit
+from cpg_trio.testing import _shared_store_checks, _store_checks
+from cpg_trio.testing._store_check import Check, OpenStore, Tested, checks_of
+
+_TIMEOUT_S = 30.0  # of one check, real time
+
+
+async def check_store(open_store: OpenStore) -> None:
+    """Put a store through its paces, in a Trio task.
+
+    `open_store` returns the store, not opened yet: each time the same data, and where several hosts may have
+    it open, several at once. The checks use keys of their own, below `check/`, and leave none behind. Those
+    of changes and of presence concern stores that hosts share.
+
+    Raises: AssertionError, which says which check has failed, and why. What a store raises that it may not
+    raise is the cause of one.
+    """
+    async with open_store() as store:
+        shared = store.shared
+    for check in [*checks_of(_store_checks), *(checks_of(_shared_store_checks) if shared else ())]:
+        await _run(check, open_store)
+
+
+async def _run(check: Check, open_store: OpenStore) -> None:
+    name = check.__name__.replace("_", " ")
+    tested = Tested(open_store, f"check/{secrets.token_hex(8)}/")
+    try:
+        with trio.fail_after(_TIMEOUT_S):
+            await check(tested)
+    except trio.TooSlowError as error:
+        raise AssertionError(f"{name}: no end of it within {_TIMEOUT_S:g} s") from error
+    except Exception as error:
+        reason = str(error) if isinstance(error, AssertionError) else repr(error)
+        raise AssertionError(f"{name}: {reason}") from error
+    finally:
+        with trio.CancelScope(shield=True):
+            await _clear(tested)
+
+
+async def _clear(tested: Tested) -> None:
+    """Delete what a check has left behind."""
+    async with tested.open_store() as store:
+        keys = [entry.key for entry in (await store.load(tested.prefix)).entries]
+        for begin in range(0, len(keys), MAX_OPERATIONS):
+            await store.commit(Commit(deletes=keys[begin : begin + MAX_OPERATIONS]))
