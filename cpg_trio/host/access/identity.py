@@ -107,7 +107,8 @@ class Identities:
     No token is valid for longer than `longest_s` seconds, whatever it or a state file says. `on_expired` is
     called with each identity that has expired, when the next call is authenticated. `on_accepted` is called
     when an unknown token is accepted for its signature. `in_use` tells by a runtime id whether something
-    needs the identity to be kept. `clock` gives seconds, `wall_clock` seconds since 1970.
+    needs the identity to be kept. `owns` tells whether this host decides when an identity ends or is dropped;
+    others are kept until their owner says so. `clock` gives seconds, `wall_clock` seconds since 1970.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Identities:
         on_expired: Callable[[Identity], object] = lambda _: None,
         on_accepted: Callable[[Identity], object] = lambda _: None,
         in_use: Callable[[str], bool] = lambda _: False,
+        owns: Callable[[str], bool] = lambda _: True,
         clock: Callable[[], float] = _clock.current_time,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -127,6 +129,7 @@ class Identities:
         self._on_expired = on_expired
         self._on_accepted = on_accepted
         self._in_use = in_use
+        self._owns = owns
         self._clock = clock
         self._wall_clock = wall_clock
         self._entries: dict[str, Entry] = {}
@@ -222,6 +225,34 @@ class Identities:
         self._of_share.setdefault(entry.share, OrderedDict())[runtime_id] = None
         self._look_later(entry, now)
         self._announce(runtime_id)
+
+    def follow(self, identity: Identity, digest: bytes, expires_at: float) -> None:
+        """Keep an identity as another host tells it, with its newest token; other tokens stay valid."""
+        runtime_id = identity.runtime_id
+        if (entry := self._entries.get(runtime_id)) is None:
+            self.restore(Entry(identity, digest, expires_at))
+            return
+        expires_at = min(expires_at, self._clock() + self._longest_s)
+        if digest in entry.tokens and entry.identity == identity:
+            entry.tokens[digest] = max(entry.tokens[digest], expires_at)
+            entry.expires_at = max(entry.expires_at, expires_at)
+            return
+        entry.identity = identity
+        entry.digest = digest
+        self._add_token(entry, digest, expires_at)
+        self._announce(runtime_id)
+
+    def adopt(self, runtime_id: str) -> None:
+        """Decide from now on when an identity ends: this host has come to own it."""
+        if (entry := self._entries.get(runtime_id)) is not None:
+            self._look_later(entry, self._clock())
+
+    def end(self, ended: Ended) -> None:
+        """End an identity as another host tells it. One that has ended is no error."""
+        if self._ended.get(ended.runtime_id) is None:
+            self._drop(ended.runtime_id)
+            self.restore_ended(ended)
+            self._announce(ended.runtime_id)
 
     def restore_ended(self, ended: Ended) -> None:
         """Remember that an identity has ended."""
@@ -406,7 +437,7 @@ class Identities:
         mine = self._of_share.get(share, OrderedDict[str, None]())
         for _ in range(min(len(mine), _MOST_LOOKED_AT)):
             runtime_id = next(iter(mine))
-            if self._entries[runtime_id].used_at <= fresh_since and not self._in_use(runtime_id):
+            if self._entries[runtime_id].used_at <= fresh_since and not self._is_needed(runtime_id):
                 self.forget(runtime_id)
                 return True
             mine.move_to_end(runtime_id)
@@ -438,19 +469,24 @@ class Identities:
             for runtime_id in self._ended.drop_old(now):
                 self._announce(runtime_id)
 
+    def _is_needed(self, runtime_id: str) -> bool:
+        return self._in_use(runtime_id) or not self._owns(runtime_id)
+
     def _look_at(self, entry: Entry, now: float) -> None:
         runtime_id = entry.identity.runtime_id
-        if entry.expires_at <= now:
+        if entry.expires_at <= now and self._owns(runtime_id):
             self._end(runtime_id, EXPIRED, entry.expires_at)
             self._on_expired(entry.identity)
-        elif entry.used_at + _IDLE_S > now or self._in_use(runtime_id):
+        elif entry.used_at + _IDLE_S > now or self._is_needed(runtime_id):
             self._look_later(entry, now)
         else:
             self.forget(runtime_id)
 
     def _look_later(self, entry: Entry, now: float) -> None:
         idle_at = entry.used_at + _IDLE_S
-        look_at = min(entry.expires_at, idle_at if idle_at > now else now + _IDLE_S)
+        look_at = idle_at if idle_at > now else now + _IDLE_S
+        if entry.expires_at > now or self._owns(entry.identity.runtime_id):
+            look_at = min(look_at, entry.expires_at)
         heappush(self._looks, (look_at, entry.identity.runtime_id))
 
     def _end(self, runtime_id: str, why: str, last_token_ends: float) -> None:

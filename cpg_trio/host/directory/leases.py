@@ -10,7 +10,9 @@ hands anew. One that leaves (it reports that it is unhealthy, and unregisters al
 once; its identity ends two leases later, as it may still have calls to finish.
 
 A plugin that was registered before the host began has lapsed until it gives a sign of life. It is asked at
-once.
+once. In a directory that several hosts share, each host holds the leases of the plugins that it owns. One
+whose owner is gone is adopted: its lease goes on as the former owner is believed to have left it, and does
+not end before the plugin has been asked once.
 
 What happens to the host does not count against a plugin. For as long as the host was held up (see `stalls`)
 every lease is longer, and after it there is time to read what has come meanwhile, and to ask. While the host
@@ -53,7 +55,8 @@ class State(Enum):
     GONE = auto()
     LEFT = auto()
     ENDED = auto()
-    """It has unregistered all without leaving, or has come back: then another lease begins."""
+    """It has unregistered all without leaving, or has come back: then another lease begins. Or another host
+    owns the plugin."""
 
 
 class Event(Enum):
@@ -67,6 +70,8 @@ class Event(Enum):
     """The deadline of the state has passed."""
     LEAVE = auto()
     UNREGISTERED = auto()
+    RELEASED = auto()
+    """The host does not own the plugin any more."""
 
 
 # Other events mean nothing in a state.
@@ -77,16 +82,19 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
         Event.DEADLINE: State.LAPSED,
         Event.LEAVE: State.LEAVING,
         Event.UNREGISTERED: State.ENDED,
+        Event.RELEASED: State.ENDED,
     },
     State.LAPSED: {
         Event.SIGN: State.ALIVE,
         Event.DEADLINE: State.GONE,
         Event.LEAVE: State.LEAVING,
         Event.UNREGISTERED: State.ENDED,
+        Event.RELEASED: State.ENDED,
     },
     State.LEAVING: {
         Event.DEADLINE: State.LEFT,
         Event.UNREGISTERED: State.ENDED,
+        Event.RELEASED: State.ENDED,
     },
     State.GONE: {},
     State.LEFT: {},
@@ -151,16 +159,24 @@ class Liveness:
     """Supervises the plugins of a registry, each with a task in one nursery.
 
     `forget` is called with the runtime id of a plugin that is gone, and with the reason. Then the plugin
-    leaves the registry.
+    leaves the registry. `owns` tells by a runtime id whether this host supervises a plugin.
     """
 
+    _nursery: trio.Nursery
+
     def __init__(
-        self, registry: Registry, config: LeaseConfig, probe: Probe, forget: Callable[[str, str], object]
+        self,
+        registry: Registry,
+        config: LeaseConfig,
+        probe: Probe,
+        forget: Callable[[str, str], object],
+        owns: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._registry = registry
         self._config = config
         self._probe = probe
         self._forget = forget
+        self._owns = owns
         self._leases: dict[str, _Lease] = {}
         self._asked: set[str] = (
             set()
@@ -178,11 +194,12 @@ class Liveness:
         self._stalls = Stalls(max(config.lease_s / _TICKS, _SHORTEST_TICK_S), config.heartbeat_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stalls.run)
-            with self._registry.changes.added(partial(self._changed, nursery)):
+            self._nursery = nursery
+            with self._registry.changes.added(self._changed):
                 with trio.move_on_after(self._config.probe_timeout_s):
                     async with trio.open_nursery() as probes:
-                        for plugin in self._registry.plugins():
-                            self._plugin_changed(nursery, plugin)
+                        for plugin in filter(self._owns, self._registry.plugins()):
+                            self._plugin_changed(plugin)
                             probes.start_soon(self._probe_once, plugin, self._leases[plugin])
                 for plugin, lease in self._leases.items():
                     if lease.state is State.LAPSED:
@@ -222,6 +239,23 @@ class Liveness:
         if (lease := self._leases.get(runtime_id)) is not None:
             lease.suspected(why)
 
+    def adopt(self, runtime_id: str, last_sign: float) -> None:
+        """Supervise a plugin that another host has supervised, if it has registered something.
+
+        `last_sign` is the last sign of life that may be assumed, on Trio's clock. The plugin is asked at
+        once, and does not lapse before that.
+        """
+        if not self._registry.has_registered(runtime_id) or runtime_id in self._leases:
+            return
+        lease = self._begin(runtime_id)
+        lease.adopted(last_sign)
+        self._nursery.start_soon(self._supervise, runtime_id, lease)
+        self._nursery.start_soon(self._probe_adopted, runtime_id, lease)
+
+    def release(self, runtime_id: str) -> None:
+        """Supervise a plugin no more, as this host does not own it. Nothing else follows from that."""
+        self._happened(runtime_id, Event.RELEASED)
+
     def is_leaving(self, runtime_id: str) -> bool:
         """Whether a plugin has left, and its identity is about to end."""
         lease = self._leases.get(runtime_id)
@@ -236,11 +270,12 @@ class Liveness:
         if (lease := self._leases.get(runtime_id)) is not None:
             lease.happened(event)
 
-    def _changed(self, nursery: trio.Nursery, change: Change) -> None:
-        if change.of_registration:
-            self._plugin_changed(nursery, change.registration.runtime_id)
+    def _changed(self, change: Change) -> None:
+        runtime_id = change.registration.runtime_id
+        if change.of_registration and self._owns(runtime_id):
+            self._plugin_changed(runtime_id)
 
-    def _plugin_changed(self, nursery: trio.Nursery, runtime_id: str) -> None:
+    def _plugin_changed(self, runtime_id: str) -> None:
         """Begin the lease of a plugin that has registered its first service, or end that of the last one."""
         lease = self._leases.get(runtime_id)
         if not self._registry.has_registered(runtime_id):
@@ -248,10 +283,13 @@ class Liveness:
             self._happened(runtime_id, Event.LEAVE if is_leaving else Event.UNREGISTERED)
         elif lease is None or lease.state is State.LEAVING:
             self._happened(runtime_id, Event.UNREGISTERED)  # it has come back, and gets another lease
-            state = State.LAPSED if self._registry.has_lapsed(runtime_id) else State.ALIVE
-            entered = partial(self._entered, runtime_id)
-            lease = self._leases[runtime_id] = _Lease(self._config, self._stalls, state, entered)
-            nursery.start_soon(self._supervise, runtime_id, lease)
+            self._nursery.start_soon(self._supervise, runtime_id, self._begin(runtime_id))
+
+    def _begin(self, runtime_id: str) -> _Lease:
+        state = State.LAPSED if self._registry.has_lapsed(runtime_id) else State.ALIVE
+        entered = partial(self._entered, runtime_id)
+        lease = self._leases[runtime_id] = _Lease(self._config, self._stalls, state, entered)
+        return lease
 
     def _entered(self, runtime_id: str, state: State) -> None:
         """Do what follows from the state that a lease has entered."""
@@ -291,6 +329,10 @@ class Liveness:
             await self._probe_once(runtime_id, lease)
             if self._stalls.total_s() == stalled_s:  # else the host had no time for the answer
                 await trio.sleep(self._config.heartbeat_s)
+
+    async def _probe_adopted(self, runtime_id: str, lease: _Lease) -> None:
+        await self._probe_once(runtime_id, lease)
+        lease.asked()
 
     async def _probe_once(self, runtime_id: str, lease: _Lease) -> bool:
         """Ask a plugin; return whether it has been asked and has not answered."""
@@ -368,6 +410,17 @@ class _Lease:
                 await trio.sleep_forever()
             if self.state in states and trio.current_time() >= self._deadline():
                 self.happened(Event.DEADLINE)
+
+    def adopted(self, last_sign: float) -> None:
+        """Go on from a lease of another host's: until `asked`, no deadline passes."""
+        self.last_sign = last_sign
+        self._not_before = math.inf
+
+    def asked(self) -> None:
+        """Note that the plugin has been asked, and has answered or not."""
+        if self._not_before == math.inf:
+            self._not_before = -math.inf
+        self._wait.deadline = self._deadline()
 
     def hold_until_next_probe(self) -> None:
         """Let the lease stand still: the plugin could not be asked."""

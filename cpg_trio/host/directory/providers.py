@@ -18,7 +18,7 @@ from cpg_trio.versions import ANY_VERSION, Requirement
 _MAX_KEPT = 8  # requirements for which the callable providers are kept
 _MANY = 16  # providers, for which that is worth the memory
 _MAX_VERSIONS = 3  # that a message names
-_by_sequence = attrgetter("sequence")
+_in_order = attrgetter("sequence", "id")  # two hosts may give the same sequence
 
 
 class Providers:
@@ -69,7 +69,7 @@ class Providers:
 
     def in_order(self) -> Sequence[Registration]:
         """Return all, in the order of registration."""
-        return sorted(self.by_plugin.values(), key=_by_sequence)
+        return sorted(self.by_plugin.values(), key=_in_order)
 
     def are_compatible(self, requirement: Requirement) -> bool:
         """Whether one of them satisfies a requirement, whether it gets calls or not."""
@@ -109,7 +109,7 @@ def _count_down(counts: dict[str, int], key: str) -> None:
 
 def _put(good: list[Registration], registration: Registration, *, is_in: bool) -> None:
     """Have a registration in a list or not, in its order."""
-    index = bisect_left(good, registration.sequence, key=_by_sequence)
+    index = bisect_left(good, _in_order(registration), key=_in_order)
     was_in = index < len(good) and good[index] is registration
     if is_in and not was_in:
         good.insert(index, registration)

@@ -39,13 +39,17 @@ class Registration:
     endpoint_path: str
     metadata: Mapping[str, str]
     sequence: int
-    """Grows with each registration; the order of the providers of a type."""
+    """Grows with each registration; with the id, the order of the providers of a type."""
     addresses: tuple[str, ...] = ("",)
     """Where the host connects for `base_url`, tried in order: `unix:` and the path of a socket; last an IP
     address, or an empty string for where the URL leads. What was checked is used: a name may lead elsewhere
     by now."""
     load: Load = attrs.field(factory=Load, init=False, repr=False)
     """What routed calls have shown of it, where a choice goes by that. No part of what is stored."""
+
+    def is_older_than(self, other: Registration) -> bool:
+        """Whether it was made before another one. Two hosts may give the same sequence."""
+        return (self.sequence, self.id) < (other.sequence, other.id)
 
     @property
     def base_url(self) -> str:

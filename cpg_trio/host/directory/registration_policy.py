@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identities, Identity, Policy, RefusedError, Rules
@@ -16,13 +16,21 @@ class RegistrationPolicy:
     """Checks registrations, those that are asked for and those that there are."""
 
     def __init__(
-        self, access: AccessCheck, identities: Identities, registry: Registry, policy: Policy, audit: Audit
+        self,
+        access: AccessCheck,
+        identities: Identities,
+        registry: Registry,
+        policy: Policy,
+        audit: Audit,
+        owns: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """Take what it works on. `owns` tells by a runtime id whose registrations this host changes."""
         self._access = access
         self._identities = identities
         self._registry = registry
         self._policy = policy
         self._audit = audit
+        self._owns = owns
         self._enforced: Rules | None = None
 
     def check(self, plugin: Identity, service_type: str) -> None:
@@ -52,12 +60,16 @@ class RegistrationPolicy:
         if self._enforced is (rules := self._policy.rules):
             return
         with suppress(RefusedError):
-            for runtime_id in self._registry.plugins():
-                if (entry := self._identities.entry(runtime_id)) is not None:
-                    self._enforce_for(entry.identity)
+            for runtime_id in filter(self._owns, self._registry.plugins()):
+                self.enforce_for(runtime_id)
             self._enforced = rules
 
-    def _enforce_for(self, plugin: Identity) -> None:
+    def enforce_for(self, runtime_id: str) -> None:
+        """Remove what the rules deny a plugin. Raises: RefusedError if the policy fails."""
+        if (entry := self._identities.entry(runtime_id)) is not None:
+            self._enforce(entry.identity)
+
+    def _enforce(self, plugin: Identity) -> None:
         for registration in self._registry.registrations(plugin.runtime_id):
             if self._access.may_provide(plugin, registration.service_type):
                 continue

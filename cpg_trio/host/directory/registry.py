@@ -96,9 +96,11 @@ class Registry:
         self._sequence = 0
         self._registered = 0
         self.revision = 0
-        """Grows with each change."""
+        """Grows with each change; in a shared directory it is that of the store, up to which all is known."""
+        self.counts_changes = True
+        """Whether `revision` grows with each change that is made here."""
         self.id = secrets.token_hex(8)
-        """Random id of this registry. A new one means that the state was lost."""
+        """Random id of the directory. A new one means that the state was lost."""
         self.changes = Listeners[Change]("the registry")
         self.gone = Listeners[str]("plugins that are gone")
         """Told the runtime id of each plugin whose calls are cancelled."""
@@ -133,10 +135,14 @@ class Registry:
             sequence=self._sequence + 1,
             addresses=addresses,
         )
-        if self.provides(service_type):
+        self.add(registration)
+        return registration
+
+    def add(self, registration: Registration) -> None:
+        """Take a registration that is new, as `restore` does."""
+        if self.provides(registration.service_type):
             self._selector.note_new(registration)
         self.restore(registration)
-        return registration
 
     def restore(self, registration: Registration) -> None:
         """Take a registration (back) as it is, in place of what its plugin has registered for its type."""
@@ -475,7 +481,7 @@ class Registry:
 
     def _tell(self, kind: ChangeKind, registrations: Iterable[Registration]) -> None:
         for registration in registrations:
-            self.revision += 1
+            self.revision += self.counts_changes
             self.changes.tell(Change(kind, registration))
 
 

@@ -46,13 +46,13 @@ class Succession:
             older.runtime_id
             for mine in self._registry.registrations(runtime_id)
             for older in self._at_the_same_place(mine)
-            if older.sequence < mine.sequence
+            if older.is_older_than(mine)
         }
 
     def is_succeeded(self, runtime_id: str) -> bool:
         """Whether another plugin has taken the place of this one."""
         return any(
-            newer.sequence > mine.sequence
+            mine.is_older_than(newer)
             for mine in self._registry.registrations(runtime_id)
             for newer in self._at_the_same_place(mine)
         )
