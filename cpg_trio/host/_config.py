@@ -38,7 +38,7 @@ def _check_capabilities(_: HostConfig, __: object, capabilities: Sequence[Capabi
     by_type(capabilities)
 
 
-def _check_public_url(_: HostConfig, __: object, url: str) -> None:
+def _check_url(_: HostConfig, __: object, url: str) -> None:
     if url:
         Origin.parse(url)
 
@@ -47,7 +47,7 @@ def _check_public_url(_: HostConfig, __: object, url: str) -> None:
 class HostConfig:
     """The configuration of a host.
 
-    Raises: ValueError for two capabilities of one type, or a `public_url` that is no URL.
+    Raises: ValueError for two capabilities of one type, or a URL that is none.
     """
 
     keys: Keys = attrs.field(factory=Keys)
@@ -81,8 +81,12 @@ class HostConfig:
     """The capabilities that the host offers, one of each type."""
     grant_ttl_s: float = 10 * 60.0
     """Seconds that a grant of a capability is valid."""
-    public_url: str = attrs.field(default="", validator=_check_public_url)
+    public_url: str = attrs.field(default="", validator=_check_url)
     """The URL of the host for plugins. Empty: the one that a plugin has called."""
+    peer_url: str = attrs.field(default="", validator=_check_url)
+    """The URL of this host for the other hosts of its directory. Empty: the first that it listens on."""
+    peer_address: str = ""
+    """The IP address that leads to, where its name leads to several hosts. Empty: where the name leads."""
     rates: RateLimits = attrs.field(factory=RateLimits)
     """Rate limits, by kind of call."""
     limits: Limits = attrs.field(factory=Limits)

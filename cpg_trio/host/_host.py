@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 
 import attrs
@@ -37,7 +37,15 @@ from cpg_trio.host.admin import Admin, Parts, serve_admin
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
-from cpg_trio.host.cluster import Forwarding, HostCalls, Owners, Suspicions
+from cpg_trio.host.cluster import (
+    Cluster,
+    Forwarding,
+    HostCalls,
+    Local,
+    Suspicions,
+    membership,
+    peer_url,
+)
 from cpg_trio.host.directory import (
     AddressProof,
     BaseUrls,
@@ -122,12 +130,14 @@ class Host:
         self.admin_addresses: tuple[str, ...] = ()
         """Where operators see and steer it: URLs, and `unix:` with a path. None before it serves."""
         self.calls = Calls()
+        self.owners, self.standing = membership(config.store)
         # Access: identities, and what they may do
         self.identities = Identities(
             config.keys,
             longest_s=max(config.token_ttl_s, config.unrenewed_token_ttl_s),
             limits=limits,
             in_use=lambda runtime_id: self._lifetimes.is_in_use(runtime_id),  # noqa: PLW0108 - it is made below
+            owns=self.owners.owns,
             on_expired=lambda identity: self._lifetimes.expired(identity),  # noqa: PLW0108 - it is made below
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
@@ -158,7 +168,7 @@ class Host:
         )
         self.watches = WatchHub(self.registry, limits, self.identities.share_of)
         self._registration_policy = RegistrationPolicy(
-            self._access, self.identities, self.registry, policy, self.audit
+            self._access, self.identities, self.registry, policy, self.audit, self.owners.owns
         )
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
         self._sockets = Sockets(config.socket_dir, self._control)
@@ -176,9 +186,9 @@ class Host:
             config.leases,
             self._prober.probe,
             lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why),  # noqa: PLW0108 - it is made below
+            self.owners.owns,
         )
         # Other hosts with the same directory
-        self.owners = Owners()
         self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
         self._forwarding = Forwarding(self.owners, self._hosts)
         self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
@@ -190,7 +200,15 @@ class Host:
             share_of=self.identities.share_of,
             room=partial(SharedRoom, limits.max_call_series),
         )
-        self._journal = Journal(config.store, self.identities, self.registry, self._registration_policy)
+        self._journal = Journal(
+            config.store,
+            self.identities,
+            self.registry,
+            self._registration_policy,
+            owner=self.owners.own_id,
+            owns=self.owners.owns,
+            fence=self.standing.fence,
+        )
         self._grants = Grants(
             config.keys,
             self.identities,
@@ -209,6 +227,7 @@ class Host:
             journal=self._journal,
             audit=self.audit,
         )
+        self.cluster = self._cluster()
         self.admin = Admin(
             Parts(
                 identities=self.identities,
@@ -232,16 +251,55 @@ class Host:
         self.metrics_urls: tuple[str, ...] = ()
         """Where its metrics are answered while it is served, without the path."""
         self.health = HostHealth(self._access, self.registry, limits)
-        self._probes = Probes(lambda: "stopping" if self.health.stopping else self._journal.why_unsaved)
+        self._probes = Probes(self._why_not_ready)
+
+    def _cluster(self) -> Cluster | None:
+        """Return this host as one of several; None for one that shares its directory with nobody."""
+        store = self._config.store
+        if store is None or not store.shared:
+            return None
+        return Cluster(
+            store,
+            self.owners,
+            self.standing,
+            Local(
+                keys=self._config.keys,
+                identities=self.identities,
+                registry=self.registry,
+                liveness=self._liveness,
+                journal=self._journal,
+                policy=self._registration_policy,
+                end=self._lifetimes.ended_elsewhere,
+                in_use=self._lifetimes.is_in_use,
+            ),
+            lease_s=self._config.leases.lease_s,
+        )
+
+    def _why_not_ready(self) -> str:
+        if self.health.stopping:
+            return "stopping"
+        why = self.standing.why_not_ready if self.cluster is not None else ""
+        return why or self._journal.why_unsaved
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[App]:
         """Yield the host as an ASGI application, for as long as the block lasts. It routes no calls.
 
+        Of a directory that hosts share it is one, which the others reach at `peer_url`, if that is given.
         Raises: http.StartError if the store or the files for TLS cannot be used.
         """
-        async with self._application(self._browsers()) as app:
+        async with self._application(self._browsers()) as app, self._joined(self._config.peer_url):
             yield app
+
+    def _opened(self) -> AbstractAsyncContextManager[None]:
+        """Return a block in which the directory is kept in the store."""
+        return self.cluster.opened() if self.cluster is not None else self._journal.opened()
+
+    def _joined(self, url: str) -> AbstractAsyncContextManager[None]:
+        """Return a block in which this is one of the hosts of its directory, which others reach at `url`."""
+        if self.cluster is None:
+            return nullcontext()
+        return self.cluster.joined(url, self._config.peer_address)
 
     @asynccontextmanager
     async def _application(self, browsers: BrowserGuard) -> AsyncIterator[App]:
@@ -250,7 +308,7 @@ class Host:
         async with (
             self._pool,
             self._control_pool,
-            self._journal.opened(),
+            self._opened(),
             open_plain_nursery() as nursery,
         ):
             self._config.keys.open()
@@ -378,14 +436,18 @@ class Host:
                     traces.identify(self.registry.id)
                     self.admin.listening(bound)
                     self.admin_addresses = await admin.start(self._serve_admin, bound, drained)
-                    task_status.started(bound)
-                    await stop.wait()
-                    _log.info("host stopping")
-                    self.health.stop()
-                    self.watches.close()
-                    self.admin.stopping()
+                    async with self._joined(self._peer_url(bound)):
+                        task_status.started(bound)
+                        await stop.wait()
+                        _log.info("host stopping")
+                        self.health.stop()
+                        self.watches.close()
+                        self.admin.stopping()
                 drained.set()
             _log.info("host has stopped")
+
+    def _peer_url(self, bound: Sequence[str]) -> str:
+        return peer_url(self._config.peer_url, bound) if self.cluster is not None else ""
 
     async def _serve_admin(
         self, bound: Sequence[str], stop: trio.Event, *, task_status: trio.TaskStatus[tuple[str, ...]]

@@ -10,13 +10,15 @@ import logging
 
 import attrs
 
-from cpg_trio.host.access import Action, Audit, Identities, Identity
+from cpg_trio.host.access import EXPIRED, Action, Audit, Ended, Identities, Identity
 from cpg_trio.host.capabilities.grants import Grants
-from cpg_trio.host.directory import Journal, Liveness, Registry, WatchHub
+from cpg_trio.host.directory import LEFT, Journal, Liveness, Registry, WatchHub
 from cpg_trio.host.routing import DirectCounter
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
+
+_WITH_ITS_CALLS = (EXPIRED, LEFT)  # why an identity ends whose plugin may finish the calls to it
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +55,14 @@ class Lifetimes:
         """End an identity. `identity_changed` ends what the plugin has."""
         if self.identities.revoke(runtime_id, why):
             self.audit.allowed(Action.REVOKE, runtime_id, reason=why, actor=actor)
+
+    def ended_elsewhere(self, ended: Ended) -> None:
+        """End what a plugin has whose identity another host has ended."""
+        runtime_id = ended.runtime_id
+        self.identities.end(ended)
+        self.registry.remove_plugin(runtime_id)
+        if ended.why not in _WITH_ITS_CALLS:
+            self.registry.cancel_calls(runtime_id)
 
     async def written(self, runtime_id: str) -> None:
         """Wait until the end of an identity is in the state file. Raises: ConnectError `unavailable`."""

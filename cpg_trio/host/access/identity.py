@@ -226,13 +226,13 @@ class Identities:
         self._look_later(entry, now)
         self._announce(runtime_id)
 
-    def follow(self, identity: Identity, digest: bytes, expires_at: float) -> None:
+    def follow(self, told: Entry) -> None:
         """Keep an identity as another host tells it, with its newest token; other tokens stay valid."""
-        runtime_id = identity.runtime_id
+        identity, digest, runtime_id = told.identity, told.digest, told.identity.runtime_id
         if (entry := self._entries.get(runtime_id)) is None:
-            self.restore(Entry(identity, digest, expires_at))
+            self.restore(told)
             return
-        expires_at = min(expires_at, self._clock() + self._longest_s)
+        expires_at = min(told.expires_at, self._clock() + self._longest_s)
         if digest in entry.tokens and entry.identity == identity:
             entry.tokens[digest] = max(entry.tokens[digest], expires_at)
             entry.expires_at = max(entry.expires_at, expires_at)

@@ -177,6 +177,7 @@ class Liveness:
         self._probe = probe
         self._forget = forget
         self._owns = owns
+        self._late_s = config.heartbeat_s * _LATE
         self._leases: dict[str, _Lease] = {}
         self._asked: set[str] = (
             set()
@@ -248,9 +249,8 @@ class Liveness:
         if not self._registry.has_registered(runtime_id) or runtime_id in self._leases:
             return
         lease = self._begin(runtime_id)
-        lease.adopted(last_sign)
+        lease.adopted(min(last_sign, trio.current_time() - self._late_s))
         self._nursery.start_soon(self._supervise, runtime_id, lease)
-        self._nursery.start_soon(self._probe_adopted, runtime_id, lease)
 
     def release(self, runtime_id: str) -> None:
         """Supervise a plugin no more, as this host does not own it. Nothing else follows from that."""
@@ -320,19 +320,15 @@ class Liveness:
         await lease.hold({State.LEAVING})
 
     async def _probe_when_silent(self, runtime_id: str, lease: _Lease) -> None:
-        late_s = self._config.heartbeat_s * _LATE
         while True:
-            await trio.sleep_until(lease.last_sign + late_s)
-            if trio.current_time() < lease.last_sign + late_s:
+            await trio.sleep_until(lease.last_sign + self._late_s)
+            if trio.current_time() < lease.last_sign + self._late_s:
                 continue  # there has been one meanwhile
             stalled_s = self._stalls.total_s()
             await self._probe_once(runtime_id, lease)
+            lease.asked()
             if self._stalls.total_s() == stalled_s:  # else the host had no time for the answer
                 await trio.sleep(self._config.heartbeat_s)
-
-    async def _probe_adopted(self, runtime_id: str, lease: _Lease) -> None:
-        await self._probe_once(runtime_id, lease)
-        lease.asked()
 
     async def _probe_once(self, runtime_id: str, lease: _Lease) -> bool:
         """Ask a plugin; return whether it has been asked and has not answered."""
@@ -414,13 +410,13 @@ class _Lease:
     def adopted(self, last_sign: float) -> None:
         """Go on from a lease of another host's: until `asked`, no deadline passes."""
         self.last_sign = last_sign
-        self._not_before = math.inf
+        self._is_asked = False
 
     def asked(self) -> None:
         """Note that the plugin has been asked, and has answered or not."""
-        if self._not_before == math.inf:
-            self._not_before = -math.inf
-        self._wait.deadline = self._deadline()
+        is_first, self._is_asked = not self._is_asked, True
+        if is_first and self.state in _LEASES:
+            self._wait.deadline = self._deadline()
 
     def hold_until_next_probe(self) -> None:
         """Let the lease stand still: the plugin could not be asked."""
@@ -434,6 +430,7 @@ class _Lease:
 
     def _restart(self) -> None:
         self.why = _SILENT  # if it lapses
+        self._is_asked = True
         self.last_sign = trio.current_time()
         self._stalled_s = self._stalls.total_s()
 
@@ -446,4 +443,6 @@ class _Lease:
         deadline = self.last_sign + _LEASES[self.state] * self._config.lease_s + stalled_s
         if stalled_s:
             deadline = max(deadline, self._stalls.last_end + self._config.probe_timeout_s)
+        if not self._is_asked:
+            deadline = max(deadline, trio.current_time() + self._config.probe_timeout_s)
         return max(deadline, self._not_before)

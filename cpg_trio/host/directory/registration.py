@@ -47,6 +47,10 @@ class Registration:
     load: Load = attrs.field(factory=Load, init=False, repr=False)
     """What routed calls have shown of it, where a choice goes by that. No part of what is stored."""
 
+    def is_same_as(self, other: Registration) -> bool:
+        """Whether all that is kept of it is the same."""
+        return all(getattr(self, name) == getattr(other, name) for name in _KEPT)
+
     def is_older_than(self, other: Registration) -> bool:
         """Whether it was made before another one. Two hosts may give the same sequence."""
         return (self.sequence, self.id) < (other.sequence, other.id)
@@ -92,6 +96,9 @@ def same_host(url: str, other: str) -> bool:
         return Origin.parse(url)[0].host == Origin.parse(other)[0].host
     except ValueError:
         return False
+
+
+_KEPT = [field.name for field in attrs.fields(Registration) if field.init]
 
 
 @attrs.frozen

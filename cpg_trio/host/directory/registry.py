@@ -271,6 +271,11 @@ class Registry:
             self._lapsed.pop(runtime_id, None)
         self._health_changed(runtime_id, before)
 
+    def why_lapsed(self, runtime_id: str) -> str:
+        """Return why a plugin is not believed to be alive; empty if it is."""
+        lapsed = self._lapsed.get(runtime_id)
+        return lapsed.reason if lapsed is not None else ""
+
     def has_lapsed(self, runtime_id: str) -> bool:
         """Whether a plugin is not believed to be alive."""
         return runtime_id in self._lapsed
@@ -296,6 +301,10 @@ class Registry:
     def forget_drain(self, runtime_id: str) -> None:
         """Forget the drain of a plugin whose identity has ended. What it has registered is removed next."""
         self._drained.pop(runtime_id, None)
+
+    def drained(self) -> Collection[str]:
+        """Return the runtime ids of the plugins that are drained."""
+        return list(self._drained)
 
     def is_drained(self, runtime_id: str) -> bool:
         """Whether a plugin is drained."""

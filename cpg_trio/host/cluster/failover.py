@@ -1,0 +1,113 @@
+"""What becomes of the plugins of a host that is gone: the hosts that are left adopt them.
+
+Each plugin has an order of hosts (`Member.rank`). The first of those that are there adopts it at once; the
+second one a few seconds later, if it is still without an owner, and so on. To adopt is to commit the plugin's
+document with another owner, expecting it as it is known: of two hosts one does it. A host owns the plugin
+when it follows that commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+
+import trio
+
+from cpg_trio.host.cluster.follower import Follower
+from cpg_trio.host.cluster.owners import Owners
+from cpg_trio.host.cluster.standing import Stand, Standing
+from cpg_trio.host.directory import Journal
+from cpg_trio.host.directory.documents import plugin_key, runtime_id_of
+from cpg_trio.store import Commit, ConflictError, Store, StoreError
+
+_log = logging.getLogger("cpg_trio.host")
+
+_TURN_S = 3.0  # for a host to adopt, until it is the next one's turn
+_RETRY_S = 0.5
+_AT_ONCE = 50  # plugins in a commit
+
+
+class Failover:
+    """Adopts plugins. `ttl_s` is for how long the entry of a host that has died is there."""
+
+    def __init__(
+        self,
+        store: Store,
+        owners: Owners,
+        journal: Journal,
+        standing: Standing,
+        follower: Follower,
+        ttl_s: float,
+    ) -> None:
+        self._store = store
+        self._owners = owners
+        self._journal = journal
+        self._standing = standing
+        self._follower = follower
+        self._ttl_s = ttl_s
+        self._gone_at: dict[str, float] = {}  # when each owner that is gone was first missed, on Trio's clock
+        self._wake = trio.Event()
+
+    def look(self) -> None:
+        """Look which owners are gone: hosts have come or gone."""
+        gone, now = set(self._owners.gone()), trio.current_time()
+        self._gone_at = {host_id: self._gone_at.get(host_id, now) for host_id in gone}
+        self.wake()
+
+    def wake(self) -> None:
+        """Look what is to be adopted: something has changed."""
+        self._wake.set()
+
+    def last_sign(self, host_id: str) -> float:
+        """Return when a host that is gone was there for sure, or some time before, on Trio's clock."""
+        return self._gone_at.get(host_id, trio.current_time()) - self._ttl_s
+
+    async def run(self) -> None:
+        """Adopt what is without an owner, when it is this host's turn, until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            due_at = await self.adopt_due() if self._standing.stand is Stand.READY else math.inf
+            with trio.move_on_at(due_at):
+                await self._wake.wait()
+
+    async def adopt_due(self) -> float:
+        """Adopt what it is this host's turn to adopt; return when more may be due, on Trio's clock."""
+        now, orphans = trio.current_time(), dict(self._orphans())
+        if due := [runtime_id for runtime_id, at in orphans.items() if at <= now]:
+            await self.adopt(due)
+            return trio.current_time() + _RETRY_S  # another host may have been first, or the store is away
+        return min(orphans.values(), default=math.inf)
+
+    async def adopt(self, runtime_ids: Sequence[str]) -> None:
+        """Try to adopt plugins; return when this host owns those that it has got."""
+        try:
+            for begin in range(0, len(runtime_ids), _AT_ONCE):
+                await self._adopt(runtime_ids[begin : begin + _AT_ONCE])
+        except StoreError as error:
+            _log.warning("plugins without a host cannot be adopted yet: %s", error)
+
+    async def _adopt(self, runtime_ids: Sequence[str]) -> None:
+        """Adopt plugins by one commit; each by itself if another host has been first with one of them."""
+        documents = {plugin_key(each): d for each in runtime_ids if (d := self._journal.document(each))}
+        expected = {key: self._journal.known(runtime_id_of(key)) for key in documents}
+        puts = {key: self._journal.records.encoded(document) for key, document in documents.items()}
+        try:
+            commit = Commit(puts=puts, expected={**expected, **self._standing.own_fence()})
+            await self._follower.reached(await self._store.commit(commit))
+        except ConflictError:
+            for runtime_id in runtime_ids if len(runtime_ids) > 1 else ():
+                await self._adopt([runtime_id])
+
+    def _orphans(self) -> Iterator[tuple[str, float]]:
+        """Yield the plugins whose owner is gone, and when it is this host's turn."""
+        own = self._owners.members.get(self._owners.own_id)
+        if own is None:
+            return
+        others = [member for member in self._owners.members.values() if member is not own]
+        for host_id in self._owners.gone():
+            since = self._gone_at.setdefault(host_id, trio.current_time())
+            for runtime_id in self._owners.of(host_id):
+                rank = own.rank(runtime_id)
+                before = sum(member.rank(runtime_id) < rank for member in others)
+                yield runtime_id, since + before * _TURN_S
