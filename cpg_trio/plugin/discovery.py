@@ -193,7 +193,9 @@ class _Socket:
             )
             for d in self._dependencies.values()
         ]
-        return pb.WatchRequest(subscribe=subscriptions).SerializeToString()
+        return pb.WatchRequest(
+            subscribe=subscriptions, seen_revision=self._session.seen_revision
+        ).SerializeToString()
 
     async def _ping(self, at: HostAddress, socket: WebSocket) -> None:
         """Raise trio.TooSlowError when the host does not answer any more."""
