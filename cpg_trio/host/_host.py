@@ -44,6 +44,7 @@ from cpg_trio.host.cluster import (
     Local,
     Suspicions,
     membership,
+    others_of,
     peer_url,
 )
 from cpg_trio.host.directory import (
@@ -78,6 +79,7 @@ from cpg_trio.host.routing import (
 from cpg_trio.host.services.edges import count_unreadable
 from cpg_trio.host.services.handshake import Handshake, announcement
 from cpg_trio.host.services.health import HostHealth
+from cpg_trio.host.services.hosts import HostsOfDirectory
 from cpg_trio.host.services.lifecycle import Lifecycle
 from cpg_trio.host.services.managed_plugins import Adoption
 from cpg_trio.host.services.service_registry import RegistryService
@@ -188,10 +190,6 @@ class Host:
             lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why),  # noqa: PLW0108 - it is made below
             self.owners.owns,
         )
-        # Other hosts with the same directory
-        self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
-        self._forwarding = Forwarding(self.owners, self._hosts)
-        self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
         # Routing and capabilities
         self._call_log = CallLog(self.calls, config.log_calls)
         self.call_table = CallTable(
@@ -227,7 +225,12 @@ class Host:
             journal=self._journal,
             audit=self.audit,
         )
+        # Other hosts with the same directory
         self.cluster = self._cluster()
+        self._others = others_of(self.cluster, config.store)
+        self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
+        self._forwarding = Forwarding(self.owners, self._hosts, self._others)
+        self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
         self.admin = Admin(
             Parts(
                 identities=self.identities,
@@ -316,6 +319,8 @@ class Host:
             nursery.start_soon(self._control_pool.sweep)
             nursery.start_soon(self.watches.run)
             nursery.start_soon(self.call_table.run)
+            if self.cluster is not None:
+                nursery.start_soon(self._suspicions.run)
             with self.identities.watched(self._lifetimes.identity_changed):
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
@@ -332,7 +337,7 @@ class Host:
     def _dispatch(self) -> App:
         most = self._config.limits.max_subscriptions
         return Dispatch(
-            watch=WatchSocket(self._access, self.watches, most, self.registry.id),
+            watch=WatchSocket(self._access, self.watches, most, self.registry.id, self._others),
             capabilities=CapabilityCalls(self._grants, self._access, self.calls),
             probes=self._probes,
             services=self._services(),
@@ -379,21 +384,29 @@ class Host:
             self.registry,
             self.watches,
             self._registration_policy,
-            EndpointValidator(config.base_urls or BaseUrls.CALLER, AddressProof(self._control)),
+            self._endpoints(),
             self._sockets,
             self.audit,
             self._journal.saved,
             self._forwarding,
+            self._others,
         )
+        hosts = [HostsOfDirectory(self._access, self._hosts, self._liveness.ask)] if self.cluster else []
         direct = DirectGrants(self.identities, self.registry)
         broker = Broker(self._access, self.audit, capabilities, self._grants, direct)
         services = application(
-            [handshake, lifecycle, registry, broker, self.health],
+            [handshake, lifecycle, registry, broker, self.health, *hosts],
             max_message_bytes=config.limits.max_message_bytes,
             room=room_for_messages(),
             on_unreadable=partial(count_unreadable, self._access),
         )
         return knowing_base_url(below(wire.BROKER_PATH, services), config.public_url)
+
+    def _endpoints(self) -> EndpointValidator:
+        """Return what checks the URLs that plugins register."""
+        is_shared = self.cluster is not None
+        policy = self._config.base_urls or (BaseUrls.PROVED if is_shared else BaseUrls.CALLER)
+        return EndpointValidator(policy, AddressProof(self._control), shared=is_shared)
 
     async def serve(
         self,

@@ -11,7 +11,7 @@ from cpg_trio.host.cluster.meta import (
     check_given as check_given,
     join as join,
 )
-from cpg_trio.host.cluster.others import ALONE as ALONE, Alone as Alone, Others as Others
+from cpg_trio.host.cluster.others import ALONE as ALONE, Others as Others, others_of as others_of
 from cpg_trio.host.cluster.owners import HOSTS as HOSTS, Member as Member, Owners as Owners
 from cpg_trio.host.cluster.standing import (
     Stand as Stand,

@@ -104,6 +104,8 @@ class HostCalls:
         path = f"/{ctx.method.service_name}/{ctx.method.name}"
         expected = self._owners.own_id, path, plugin
         try:
+            if not self._owners.own_id:
+                raise InvalidStatementError("this host shares its directory with nobody")  # noqa: TRY301
             return verify_statement(token, self._keys.all, expected, self._wall_clock())
         except InvalidStatementError as error:
             ctx.response_headers[wire.FORWARDED_BY_HOST_HEADER] = REFUSED

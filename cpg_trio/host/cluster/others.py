@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
+
+from cpg_trio.host.cluster.barrier import Barrier
+from cpg_trio.host.cluster.cluster import Cluster
+from cpg_trio.store import Store, StoreError
 
 
 class Others(Protocol):
@@ -13,7 +18,7 @@ class Others(Protocol):
         """Whether plugins are to call another host, as this one is cut off."""
 
     def knows(self, runtime_id: str) -> bool:
-        """Whether what the store has of a plugin has come here."""
+        """Whether what is in the store of a plugin has come here."""
 
     async def caught_up(self) -> None:
         """Wait until all is known that the store has now. Raises: StoreError."""
@@ -50,3 +55,41 @@ class Alone:
 
 
 ALONE = Alone()
+
+
+def others_of(cluster: Cluster | None, store: Store | None) -> Others:
+    """Return the `Others` of a host, which keeps its directory in a store."""
+    return ALONE if cluster is None or store is None else Among(cluster, store)
+
+
+class Among:
+    """The `Others` of a host that is one of several."""
+
+    def __init__(self, cluster: Cluster, store: Store) -> None:
+        self._cluster = cluster
+        self._barrier = Barrier(store.revision, cluster.follower.reached)
+
+    @property
+    def sends_elsewhere(self) -> bool:
+        """See `Others`."""
+        return bool(self._cluster.why_cut_off)
+
+    def knows(self, runtime_id: str) -> bool:
+        """See `Others`."""
+        return self._cluster.knows(runtime_id)
+
+    async def caught_up(self) -> None:
+        """See `Others`."""
+        if why := self._cluster.why_cut_off:
+            raise StoreError(why)
+        await self._barrier.caught_up()
+
+    async def known(self, seen_revision: int = 0) -> None:
+        """See `Others`."""
+        with suppress(StoreError):
+            await self.caught_up()
+        await self._barrier.passed(seen_revision)
+
+    async def adopt(self, runtime_id: str) -> bool:
+        """See `Others`."""
+        return await self._cluster.adopt(runtime_id)

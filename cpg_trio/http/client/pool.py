@@ -63,8 +63,6 @@ class _OriginState:
     """
 
     size: int = 0
-    open: set[Connection] = attrs.field(factory=set)
-    """Those that are idle or in use."""
     idle: list[Connection] = attrs.field(factory=list)
     in_use: dict[str, int] = attrs.field(factory=dict)
     """The connections that each named caller uses or opens."""
@@ -156,58 +154,32 @@ class Pool:
             await trio.sleep(self._idle_expiry_s)
             self._close_idle(not_used_since=trio.current_time() - self._idle_expiry_s)
 
-    def close_idle(self, origin: Origin) -> None:
-        """Close the idle connections to an origin, so that the next request opens one."""
-        if (state := self._origins.get(origin.key)) is not None:
-            for connection in [state.idle.pop() for _ in range(len(state.idle))]:
-                self._discard(connection)
-
-    def break_off(self, origin: Origin) -> None:
-        """End the connections to an origin that is dead: exchanges on them get ConnectionBrokenError."""
-        if (state := self._origins.get(origin.key)) is not None:
-            for connection in state.open:
-                connection.channel.shut_down()
-            self._close_dead(state)
-
     # Whole exchanges
 
     def request(
-        self,
-        origin: Origin,
-        request: Request,
-        *,
-        caller: str = "",
-        connect_timeout_s: float | None = None,
+        self, origin: Origin, request: Request, *, caller: str = ""
     ) -> AbstractAsyncContextManager[Response]:
         """Send a request; the block has the response, from when its head has arrived.
 
         Leaving the block before the body has arrived closes the connection, as does an error before the body
-        has been read. `connect_timeout_s` is for this request, in place of the pool's own. An idempotent
-        request whose body is still whole is sent once more if a kept connection turns out to be dead before
-        it answered anything.
+        has been read. An idempotent request whose body is still whole is sent once more if a kept connection
+        turns out to be dead before it answered anything.
 
         Raises: InvalidRequestError before anything is done, or if the body belies its content-length;
         ConnectFailedError; PoolFullError; ProtocolError; ConnectionBrokenError; and whatever the body's
         iterator raises, as itself, in place of the cancellation that it causes in the block.
         """
         prepared = PreparedRequest.of(request, origin.host_header)
-        return ClientExchange(self, origin, prepared, caller, connect_timeout_s=connect_timeout_s)
+        return ClientExchange(self, origin, prepared, caller)
 
     async def fetch(
-        self,
-        origin: Origin,
-        request: Request,
-        *,
-        max_body_bytes: int = MAX_BODY_BYTES,
-        caller: str = "",
-        connect_timeout_s: float | None = None,
+        self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES, caller: str = ""
     ) -> Whole:
         """Send a request and return its response when it has been read to its end.
 
         Raises: BodyTooLargeError, and what `request` raises.
         """
-        block = self.request(origin, request, caller=caller, connect_timeout_s=connect_timeout_s)
-        async with block as response:
+        async with self.request(origin, request, caller=caller) as response:
             body = await response.read(max_body_bytes)
         return Whole(response.status, response.headers, response.trailers, body)
 
@@ -266,7 +238,7 @@ class Pool:
                 self._make_room(origin, state)
                 self._resize(state, 1)
             else:
-                self._close(state.idle.pop(0), state)  # and its place is ours
+                state.idle.pop(0).channel.close()  # and its place is ours
             self._occupy(state, caller)
         elif (kept := await self._wait_for_room(origin, state, caller, timeout_s, http2=http2)) is not None:
             return kept
@@ -358,7 +330,6 @@ class Pool:
         self._active += 1
         connection = Connection(origin, channel)
         connection.caller = caller
-        state.open.add(connection)
         return connection
 
     async def _wait_for_room(
@@ -380,7 +351,7 @@ class Pool:
             raise self._full(origin, state, caller)
         kept = waiter.given
         if kept is not None and (http2 or kept.channel.is_readable()):
-            self._close(kept, state)  # and its place is ours
+            kept.channel.close()  # and its place is ours
             return None
         return None if kept is None else self._lent(kept, caller)
 
@@ -406,14 +377,8 @@ class Pool:
             trio.lowlevel.reschedule(waiter.task)
 
     def _discard(self, connection: Connection) -> None:
-        state = self._origins[connection.origin.key]
-        self._close(connection, state)
-        self._release(connection.origin, state)
-
-    @staticmethod
-    def _close(connection: Connection, state: _OriginState) -> None:
         connection.channel.close()
-        state.open.discard(connection)
+        self._release(connection.origin, self._origins[connection.origin.key])
 
     def _release(self, origin: Origin, state: _OriginState) -> None:
         """Count one connection less; a waiting task may open one in its place."""
