@@ -30,6 +30,8 @@ class Proxy:
 
     url: str
     port: int = 0
+    mute: bool = False
+    """Whether what the port answers is swallowed."""
     _links: list[_Link] = attrs.field(factory=list)
     _methods: Cell[frozenset[bytes]] = attrs.field(factory=lambda: Cell(frozenset()))
 
@@ -79,7 +81,7 @@ class Proxy:
     async def _to_client(self, link: _Link) -> None:
         with suppress(trio.BrokenResourceError):
             async for data in link.server:
-                if not link.dead:
+                if not (link.dead or self.mute):
                     await link.client.send_all(data)
 
 

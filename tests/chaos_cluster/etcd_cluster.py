@@ -61,13 +61,13 @@ class Member:
 class EtcdCluster:
     """Members of one cluster, all of which run at first."""
 
-    def __init__(
-        self, folder: Path, members: list[Member], tls: Files | None, timing_ms: tuple[int, int]
-    ) -> None:
+    def __init__(self, folder: Path, members: list[Member], timing_ms: tuple[int, int]) -> None:
         self.folder = folder
         self.members = members
-        self.tls = tls
+        self.tls: Files | None = None
         """The certificate of all members, which is the one that clients have to show as well."""
+        self.authority = trustme.CA()
+        """Who has signed it."""
         self.with_users = False
         self.token = "tests"
         self._timing_ms = timing_ms
@@ -97,7 +97,8 @@ class EtcdCluster:
         peers = [f"{each.name}=http://{each.address}:{each.peer_port}" for each in self.members]
         if member.namespace:
             command = ["ip", "netns", "exec", member.namespace, *command]
-        command += [f"--name={member.name}", f"--data-dir={self.folder / member.name}", "--log-output=stderr"]
+        command += [f"--name={member.name}", f"--data-dir={self.folder / member.name}"]
+        command += ["--logger=zap", "--log-outputs=stderr"]
         command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
         peer = f"http://{member.address}:{member.peer_port}"
         command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
@@ -190,6 +191,28 @@ class EtcdCluster:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def snapshot(self, file: Path) -> None:
+        """Write a backup, of one member, as all have the same."""
+        self.etcdctl("snapshot", "save", str(file), i=0)
+
+    def restore(self, file: Path, *, token: str) -> None:
+        """Put a backup in the place of what all members have; none of them runs. `start` begins with it."""
+        self.token = token
+        peers = ",".join(f"{each.name}=http://{each.address}:{each.peer_port}" for each in self.members)
+        for member in self.members:
+            shutil.rmtree(self.folder / member.name, ignore_errors=True)
+            command = ["etcdctl", "snapshot", "restore", str(file), f"--name={member.name}"]
+            command += [f"--data-dir={self.folder / member.name}", f"--initial-cluster={peers}"]
+            command += [f"--initial-advertise-peer-urls=http://{member.address}:{member.peer_port}"]
+            command += [f"--initial-cluster-token={token}"]
+            env = {**os.environ, "ETCDCTL_API": "3"}
+            subprocess.run(command, env=env, check=True, capture_output=True)
+
+    def forget(self) -> None:
+        """Delete what all members have; none of them runs."""
+        for member in self.members:
+            shutil.rmtree(self.folder / member.name, ignore_errors=True)
+
     def leader(self) -> int:
         """Return which member leads; the others have to agree."""
         for i, member in enumerate(self.members):
@@ -268,8 +291,9 @@ def etcd_members(
         where = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cpg-etcd-", dir=where)))
         found = stack.enter_context(_namespaces(members)) if namespaces else list(_on_this_machine(members))
-        files = Files.write(folder, trustme.CA(), *{each.address for each in found}) if tls else None
-        cluster = EtcdCluster(folder, found, files, timing_ms)
+        cluster = EtcdCluster(folder, found, timing_ms)
+        if tls:
+            cluster.tls = Files.write(folder, cluster.authority, *{each.address for each in found})
         stack.callback(cluster.close)
         for i in range(members):
             cluster.start(i)

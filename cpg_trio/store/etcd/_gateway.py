@@ -40,7 +40,13 @@ _MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of a stream
 _UNCERTAIN = frozenset({1, 2, 4, 10, 13, 14})
 _UNKNOWN = 2
 # Messages of a member that has not acted on the request, where another one may, or this one a moment later.
-_NOT_NOW = frozenset({"etcdserver: no leader", "etcdserver: too many requests"})
+_NOT_NOW = frozenset(
+    {
+        "etcdserver: no leader",
+        "etcdserver: too many requests",
+        "etcdserver: rpc not supported for learner",
+    }
+)
 _BAD_TOKEN = frozenset({"etcdserver: invalid auth token", "etcdserver: revision of auth store is old"})
 _WHAT_TO_DO = {
     "etcdserver: authentication is not enabled": (
@@ -49,11 +55,23 @@ _WHAT_TO_DO = {
     "etcdserver: authentication failed, invalid user ID or password": "etcd knows no such user and password",
     "etcdserver: user name is empty": "etcd asks for a user: name one in the URL, and give its password",
     "etcdserver: permission denied": (
-        "etcd does not permit it: the user needs a role with readwrite on the whole prefix"
+        "etcd does not permit it: the URL must name a user with a role that has readwrite on the whole prefix"
     ),
     "etcdserver: mvcc: database space exceeded": (
         "etcd's database is full: compact and defragment it, then disarm the alarm"
     ),
+}
+_HINT = {
+    "http": " (if it speaks TLS, the URL must begin with etcds)",
+    "https": " (it may ask for another certificate, or not speak TLS: then the URL must begin with etcd)",
+}
+# What is in answers that are text, and what it means.
+_PLAIN = {
+    b"HTTPS server": "it speaks TLS: the URL must begin with etcds",
+    b"CommonName": (
+        "etcd takes no client certificate with a common name where it asks for users: use one without"
+    ),
+    b"host-whitelist": "etcd does not answer to this name: add it to its --host-whitelist",
 }
 
 
@@ -132,6 +150,8 @@ class Gateway:
         self._current = 0
         self._token = ""
         self._authenticating = trio.Lock()
+        self._streams: dict[trio.CancelScope, Origin] = {}
+        self._has_answered = False  # an endpoint
         self._pool = Pool(connect_timeout_s=_CONNECT_S, ssl_context=url.tls.client_contexts())
 
     async def __aenter__(self) -> Self:
@@ -149,17 +169,20 @@ class Gateway:
         return self._endpoints[self._current]
 
     def leave(self, endpoint: Origin) -> None:
-        """Use the next endpoint, if it is still this one that is used."""
+        """Use the next endpoint, if it is still this one that is used. Streams from this one end."""
         if endpoint == self.endpoint:
             self._current = (self._current + 1) % len(self._endpoints)
+            for scope, origin in self._streams.items():
+                if origin == endpoint:
+                    scope.cancel()
 
     async def call(
-        self, path: str, body: Json | None, *, may_repeat: bool = True, attempt_s: float = ATTEMPT_S
+        self, path: str, body: Json | None, *, may_repeat: bool = True, attempt_s: float | None = None
     ) -> Answer:
         """Return the first endpoint's answer that there is. A `body` of None is a GET.
 
         `may_repeat`: whether the request may be sent again although it may have been acted on.
-        `attempt_s`: how long each endpoint has.
+        `attempt_s`: how long each endpoint has, in seconds; by default `ATTEMPT_S`.
         Raises: RefusedError; TooLargeError; StoreError.
         """
         data = None if body is None else json.dumps(body).encode()
@@ -171,7 +194,7 @@ class Gateway:
                 for _ in self._endpoints:
                     endpoint = self.endpoint
                     try:
-                        return await self._attempt(endpoint, path, data, attempt_s)
+                        return await self._attempt(endpoint, path, data, attempt_s or ATTEMPT_S)
                     except AttemptError as error:
                         self.leave(endpoint)
                         failures[endpoint] = str(error)
@@ -191,17 +214,26 @@ class Gateway:
             nursery.cancel_scope.cancel()
 
     async def _read(self, endpoint: Origin, path: str, data: bytes, stream: Stream) -> None:
-        token = ""
+        with trio.CancelScope() as scope:
+            self._streams[scope] = endpoint
+            try:
+                await self._read_to_its_end(endpoint, path, data, stream)
+            except (AttemptError, StoreError) as error:
+                stream.end(error)
+            finally:
+                del self._streams[scope]
+        if scope.cancelled_caught:  # it may be silent for ever
+            stream.end(AttemptError(f"{_name(endpoint)} has not answered other calls", may_be_done=True))
+
+    async def _read_to_its_end(self, endpoint: Origin, path: str, data: bytes, stream: Stream) -> None:
+        token = await self._token_for(endpoint)
         try:
-            token = await self._token_for(endpoint)
             with _errors(endpoint):
                 async with self._pool.request(endpoint, _request(path, data, token)) as response:
                     await _read_messages(endpoint, response, stream)
-        except _TokenError:
+        except _TokenError as error:
             self.forget_token(token)
-            stream.end(AttemptError("the token was not valid any more", may_be_done=False, answered=True))
-        except (AttemptError, StoreError) as error:
-            stream.end(error)
+            raise AttemptError(str(error), may_be_done=False, answered=True) from error
 
     # One endpoint
 
@@ -224,10 +256,11 @@ class Gateway:
         self, endpoint: Origin, path: str, data: bytes | None, token: str, limit_s: float
     ) -> Answer:
         sent_at = trio.current_time()
-        with _errors(endpoint, limit_s), trio.fail_after(limit_s):
+        with _errors(endpoint, limit_s, first=not self._has_answered), trio.fail_after(limit_s):
             whole = await self._pool.fetch(
                 endpoint, _request(path, data, token), max_body_bytes=_MAX_BODY_BYTES
             )
+        self._has_answered = True
         return Answer(_checked(endpoint, whole.status, whole.body), sent_at)
 
     # Users
@@ -282,19 +315,24 @@ def _request(path: str, data: bytes | None, token: str) -> Request:
 
 
 @contextmanager
-def _errors(endpoint: Origin, limit_s: float = math.inf) -> Iterator[None]:
-    """Raise what goes wrong between an endpoint and us as AttemptError or TooLargeError."""
+def _errors(endpoint: Origin, limit_s: float = math.inf, *, first: bool = False) -> Iterator[None]:
+    """Raise what goes wrong between an endpoint and us as AttemptError or TooLargeError.
+
+    The message about the `first` call says what may be wrong with the URL.
+    """
     try:
         yield
     except BodyTooLargeError as error:
         raise TooLargeError(f"{_name(endpoint)}: {error}") from error
     except NotSentError as error:
-        raise AttemptError(str(error), may_be_done=False) from error
+        hint = _HINT[endpoint.scheme] if first and "TLS" in str(error) else ""
+        raise AttemptError(f"{error}{hint}", may_be_done=False) from error
     except trio.TooSlowError as error:
         why = f"{_name(endpoint)}: no answer within {limit_s:g} s"
         raise AttemptError(why, may_be_done=True) from error
     except UpstreamError as error:
-        raise AttemptError(f"{_name(endpoint)}: {error}", may_be_done=True) from error
+        hint = _HINT[endpoint.scheme] if first else ""
+        raise AttemptError(f"{_name(endpoint)}: {error}{hint}", may_be_done=True) from error
 
 
 async def _read_messages(endpoint: Origin, response: Response, stream: Stream) -> None:
@@ -322,7 +360,9 @@ def _checked(endpoint: Origin, status: int, body: bytes) -> Json:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        why = "it speaks TLS" if b"HTTPS server" in body else f"it answers {status}, and not as etcd 3.4 does"
+        why = next(
+            (why for text, why in _PLAIN.items() if text in body), f"it answers {status}, and not as etcd"
+        )
         raise AttemptError(f"{_name(endpoint)}: {why}", may_be_done=not 400 <= status < 500)  # noqa: PLR2004
     if "error" in answer or "code" in answer:
         raise error_of(endpoint, answer)

@@ -21,11 +21,13 @@ import attrs
 from cpg_trio.http import StartError
 from cpg_trio.store._store import ReplacedError
 from cpg_trio.store.etcd import _operations as op
-from cpg_trio.store.etcd._gateway import ATTEMPT_S, Gateway, Json
+from cpg_trio.store.etcd._gateway import Gateway, Json
 
 _LEAST_VERSION = (3, 4)  # whose gateway has these paths and names
 _KIND, _FORMAT = "cpg_trio directory", 1
-_STAMP = "store"
+
+#: The key of the stamp, which nobody else uses.
+STAMP = "store"
 
 
 @attrs.frozen
@@ -46,7 +48,7 @@ class Keyspace:
         self.prefix = prefix
         self.id = ""
         """Which store this is, in this cluster: another one after it was restored as a new cluster."""
-        self.stamp = prefix + _STAMP
+        self.stamp = prefix + STAMP
         self._value = b""
         self._cluster = ""
         self._seen = 0
@@ -67,6 +69,7 @@ class Keyspace:
             raise StartError(f"below {self.prefix} there is something that is no directory: use another path")
         self._value = new if found is None else op.value_of(found[0])
         store_id = self._id_of(self._value)
+        self._replaced = None
         self._cluster = answer["header"]["cluster_id"]
         self._seen = int(answer["header"]["revision"])
         self.id = sha256(f"{store_id} {self._cluster}".encode()).hexdigest()[:16]
@@ -92,7 +95,7 @@ class Keyspace:
     # Asking
 
     async def ask(
-        self, path: str, body: Json, *, may_repeat: bool = True, attempt_s: float = ATTEMPT_S
+        self, path: str, body: Json, *, may_repeat: bool = True, attempt_s: float | None = None
     ) -> Json:
         """Call a method whose answer is as new as all that was answered before it was called.
 
@@ -132,9 +135,9 @@ class Keyspace:
         """Return the operation that is part of each commit."""
         return op.put(self.stamp, self._value)
 
-    async def read(self) -> Reading:
+    async def read(self, attempt_s: float | None = None) -> Reading:
         """Read the stamp. Raises: StoreError."""
-        answer = await self.ask("/v3/kv/range", {"key": op.text(self.stamp)})
+        answer = await self.ask("/v3/kv/range", {"key": op.text(self.stamp)}, attempt_s=attempt_s)
         return Reading(self.check_stamp(answer), int(answer["header"]["revision"]))
 
     async def touch(self) -> None:

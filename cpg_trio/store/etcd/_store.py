@@ -11,7 +11,7 @@ from cpg_trio.http import StartError
 from cpg_trio.store._store import Changed, Commit, ConflictError, Entry, Snapshot, StoreError
 from cpg_trio.store.etcd import _operations as op
 from cpg_trio.store.etcd._gateway import Gateway, Json, RefusedError, TooLargeError
-from cpg_trio.store.etcd._keyspace import Keyspace
+from cpg_trio.store.etcd._keyspace import STAMP, Keyspace
 from cpg_trio.store.etcd._lease import Lease
 from cpg_trio.store.etcd._url import EtcdUrl
 from cpg_trio.store.etcd._watch import Changes, Watch
@@ -96,6 +96,8 @@ class EtcdStore:
         different comparison. So one of them is made, and what is read if it fails says whether it was the
         wrong one. Nothing has been done then, and the other one is made.
         """
+        if STAMP in commit.puts or STAMP in commit.deletes:
+            raise ValueError(f"the key {STAMP!r} is the store's own")
         empty = dict.fromkeys(commit.uniform, False)
         for _ in range(_TRIES):
             revision, found = await self._transact(commit, empty)

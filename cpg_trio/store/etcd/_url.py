@@ -75,7 +75,7 @@ def _endpoint(scheme: str, text: str) -> Origin:
     try:
         return Origin(scheme, match["host"].strip("[]").lower(), int(match["port"] or _PORT))
     except ValueError as error:
-        raise ValueError(f"the host {text!r}: {error}") from error
+        raise ValueError(f"the host {match['host']}: {error}") from error
 
 
 def _prefix(path: str) -> str:
@@ -86,6 +86,8 @@ def _prefix(path: str) -> str:
         )
     if "//" in prefix or not prefix.isprintable():
         raise ValueError("its path must have no empty part and no control characters")
+    if "@" in path:  # a part of the password would be in the path
+        raise ValueError("its path must have no @: a / in a user or password is written %2F, and an @ %40")
     return f"{prefix}/"
 
 

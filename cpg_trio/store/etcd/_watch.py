@@ -17,8 +17,8 @@ from cpg_trio.store.etcd import _operations as op
 from cpg_trio.store.etcd._gateway import AttemptError, Json, RefusedError, Stream
 from cpg_trio.store.etcd._keyspace import Keyspace
 
-_SILENCE_S = 3.0
-_ANSWER_S = 1.5  # after which a watch that tells nothing of a change is taken for dead
+_SILENCE_S = 1.5
+_ANSWER_S = 1.0  # for a member, and for a watch to tell a change: then they are taken for dead
 _PAUSE_S = 0.1
 _MOST_FAILURES = 20  # of watches, one after another, though the store answers
 
@@ -97,7 +97,7 @@ class Watch:
 
     async def _look(self) -> None:
         """See whether something has changed meanwhile; if so, have the watch tell how far it has come."""
-        reading = await self._space.read()
+        reading = await self._space.read(_ANSWER_S)
         if reading.revision > self._after:
             self._touched = True
             await self._space.touch()
