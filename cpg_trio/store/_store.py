@@ -14,7 +14,7 @@ import attrs
 import trio
 
 #: The most entries that a commit puts and deletes, and the most that it expects something of.
-MAX_OPERATIONS = 127  # etcd's 128, of which its store needs one
+MAX_OPERATIONS = 126  # etcd's 128, of which its store needs two
 #: Bytes. The largest value.
 MAX_VALUE_BYTES = 1024 * 1024
 #: Bytes. The most that the keys and values of a commit have together.

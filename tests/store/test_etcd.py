@@ -24,6 +24,7 @@ from cpg_trio.store import (
 from tests.chaos.proxy import proxying
 from tests.chaos_cluster.etcd_cluster import EtcdCluster
 from tests.store.answering import answering
+from tests.store.delaying import delaying
 
 
 @pytest.fixture
@@ -36,10 +37,10 @@ async def values_of(store: EtcdStore) -> dict[str, bytes]:
     return {entry.key: entry.value for entry in (await store.load()).entries}
 
 
-def use(store: EtcdStore, url: str) -> None:
+def use(store: EtcdStore, port: int) -> None:
     """Have a store use one of its endpoints; which of them it begins with is random."""
     gateway = store._space.gateway
-    (endpoint,) = [each for each in gateway._endpoints if str(each.port) == url.rpartition(":")[2]]
+    (endpoint,) = [each for each in gateway._endpoints if each.port == port]
     while gateway.endpoint != endpoint:
         gateway.leave(gateway.endpoint)
 
@@ -61,8 +62,8 @@ async def test_a_key_that_is_put_and_deleted_is_put(store: EtcdStore) -> None:
 
 
 async def test_the_key_of_the_store_is_its_own(store: EtcdStore) -> None:
-    for commit in (Commit(puts={"store": b""}), Commit(deletes=["store"])):
-        with pytest.raises(ValueError, match="the key 'store' is the store's own"):
+    for commit in (Commit(puts={"store": b""}), Commit(deletes=["store/fences/1"])):
+        with pytest.raises(ValueError, match="the key 'store', and what is below it, is the store's own"):
             await store.commit(commit)
 
 
@@ -140,17 +141,56 @@ async def test_a_commit_whose_answer_is_lost_may_have_been_done_and_is_not_repea
         proxy.port = etcd.members[0].client_port
         url = EtcdUrl.parse(etcd_url.replace("etcd://", f"etcd://{proxy.url.partition('//')[2]},"))
         async with EtcdStore(url) as store:
-            use(store, proxy.url)
+            use(store, int(proxy.url.rpartition(":")[2]))
             revision = await store.revision()
             proxy.mute = True
             with pytest.raises(StoreError, match=r"no answer within 0.3 s; it may have been done"):
                 await store.commit(Commit(puts={"a": b"1"}))
-            assert await store.revision() == revision + 1  # another endpoint answers
+            assert await store.revision() == revision + 1  # it was done; another endpoint answers
             with pytest.raises(ConflictError):
                 await store.commit(Commit(puts={"a": b"1"}, expected={"a": 0}))
 
 
+@pytest.mark.parametrize("how", ["lost", "cancelled"])
+async def test_a_commit_in_doubt_is_not_done_after_somebody_has_looked(
+    etcd: EtcdCluster, etcd_url: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The commit is still on its way when what is there is read; what is committed then is done."""
+    monkeypatch.setattr("cpg_trio.store.etcd._gateway.ATTEMPT_S", 0.3)
+    async with delaying(etcd.members[0].client_port) as slow:
+        url = EtcdUrl.parse(etcd_url.replace("etcd://", f"etcd://127.0.0.1:{slow.port},"))
+        async with EtcdStore(url) as store:
+            use(store, slow.port)
+            slow.delaying = True
+            if how == "lost":
+                with pytest.raises(StoreError, match=r"it may have been done"):
+                    await store.commit(Commit(puts={"late": b""}))
+            else:
+                with trio.move_on_after(0.1):
+                    await store.commit(Commit(puts={"late": b""}))
+            use(store, etcd.members[0].client_port)
+            assert not await values_of(store)
+            assert slow.kept
+            await slow.deliver()
+            await store.commit(Commit(puts={"next": b""}))
+            assert await values_of(store) == {"next": b""}
+
+
+async def test_a_commit_that_changes_nothing_asks_what_is_true(store: EtcdStore) -> None:
+    revision = await store.commit(Commit(puts={"a": b"1"}))
+    assert await store.commit(Commit(expected={"a": revision}, uniform={"a": b"1", "b": b""})) == revision
+    assert await store.revision() == revision
+    with pytest.raises(ConflictError):
+        await store.commit(Commit(expected={"a": revision + 1}))
+
+
 # All that there is
+
+
+async def test_a_part_can_be_read(store: EtcdStore) -> None:
+    await store.commit(Commit(puts={"a/1": b"", "a/2": b"", "ab": b"", "b": b""}))
+    assert [entry.key for entry in (await store.load("a/")).entries] == ["a/1", "a/2"]
+    assert [entry.key for entry in (await store.load("none/")).entries] == []
 
 
 async def test_a_snapshot_is_of_one_revision_though_it_is_read_in_pages(
@@ -297,8 +337,7 @@ async def test_an_entry_is_there_for_as_long_as_its_host_is(store: EtcdStore) ->
 async def test_a_host_is_told_that_its_entry_is_gone(etcd: EtcdCluster, store: EtcdStore, how: str) -> None:
     async with store.present("hosts/1", b"me", 1) as presence:
         if how == "revoked":
-            (lease,) = etcd.etcdctl("lease", "list").split()[3:]
-            etcd.etcdctl("lease", "revoke", lease)
+            etcd.etcdctl("lease", "revoke", f"{int(presence.id):x}")
         elif how == "deleted":
             await store.commit(Commit(deletes=["hosts/1"]))
         else:
@@ -347,6 +386,6 @@ async def test_a_commit_that_a_member_refuses_for_now_is_made_by_another(
         both = EtcdUrl.parse(etcd_url.replace("etcd://", f"etcd://127.0.0.1:{port},"))
         async with EtcdStore(both) as store:
             for number in (b"1", b"2"):
-                use(store, f":{port}")
+                use(store, port)
                 await store.commit(Commit(puts={"a": number}))
                 assert await values_of(direct) == {"a": number}

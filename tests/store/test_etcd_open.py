@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ async def refused(url: str, password: str = "") -> str:
     store = EtcdStore(EtcdUrl.parse(url), lambda: password)
     with trio.fail_after(10), pytest.raises(StartError) as error:
         await store.__aenter__()
+    with trio.fail_after(10), pytest.raises(StartError, match=re.escape(str(error.value))):
+        await store.check()
     assert str(error.value).startswith(f"the store at {store} cannot be used: ")
     assert not password or password not in str(error.value)
     return str(error.value)
@@ -147,6 +150,15 @@ async def test_the_stamp_is_not_one_that_we_know(
     assert reason in await refused(etcd_url)
 
 
+async def test_a_check_changes_nothing(etcd: EtcdCluster, etcd_url: str) -> None:
+    store = EtcdStore(EtcdUrl.parse(etcd_url))
+    await store.check()
+    assert not etcd.etcdctl("get", "--prefix", EtcdUrl.parse(etcd_url).prefix)
+    async with store:
+        pass
+    await store.check()
+
+
 async def test_all_that_open_it_find_the_same_store(etcd_url: str) -> None:
     ids = set[str]()
 
@@ -179,14 +191,13 @@ async def test_users_tls_and_certificates(guarded: EtcdCluster, caplog: pytest.L
 async def test_a_member_that_restarts_has_forgotten_tokens(guarded: EtcdCluster) -> None:
     async with EtcdStore(EtcdUrl.parse(guarded.url()), lambda: PASSWORD) as store:
         begin = (await store.load()).revision
-        async with store.changes(begin) as changes:
-            guarded.terminate(0)
-            guarded.start(0)
-            await trio.to_thread.run_sync(guarded.wait_ready)
-            async with trio.open_nursery() as nursery:  # one of them authenticates, for all
-                for i in range(5):
-                    nursery.start_soon(store.commit, Commit(puts={f"b/{i}": b"1"}))
-            seen = set[str]()
+        guarded.terminate(0)
+        guarded.start(0)
+        await trio.to_thread.run_sync(guarded.wait_ready)
+        seen = set[str]()
+        async with store.changes(begin) as changes, trio.open_nursery() as nursery:
+            for i in range(5):  # one of them authenticates, for all
+                nursery.start_soon(store.commit, Commit(puts={f"b/{i}": b"1"}))
             with trio.fail_after(5):
                 while len(seen) < 5:
                     seen.update((await anext(changes)).values)

@@ -85,6 +85,10 @@ class RefusedError(StoreError):
         """As etcd says it."""
 
 
+class UncertainError(StoreError):
+    """A request that may not be repeated may have been acted on, or may still be."""
+
+
 class TooLargeError(StoreError):
     """An answer is larger than is read at once."""
 
@@ -183,7 +187,7 @@ class Gateway:
 
         `may_repeat`: whether the request may be sent again although it may have been acted on.
         `attempt_s`: how long each endpoint has, in seconds; by default `ATTEMPT_S`.
-        Raises: RefusedError; TooLargeError; StoreError.
+        Raises: RefusedError; UncertainError; TooLargeError; StoreError.
         """
         data = None if body is None else json.dumps(body).encode()
         failures: dict[Origin, str] = {}
@@ -200,9 +204,10 @@ class Gateway:
                         failures[endpoint] = str(error)
                         answered |= error.answered
                         if error.may_be_done and not may_repeat:
-                            raise StoreError(f"{error}; it may have been done") from error
+                            raise UncertainError(f"{error}; it may have been done") from error
                 await trio.sleep(_PAUSE_S if answered else 0)
-        raise StoreError("; ".join(failures.values()) or f"no answer within {_CALL_S:g} s")
+        why = "; ".join(failures.values()) or f"no answer within {_CALL_S:g} s"
+        raise StoreError(why) if may_repeat else UncertainError(why)
 
     @asynccontextmanager
     async def stream(self, path: str, body: Json) -> AsyncIterator[Stream]:

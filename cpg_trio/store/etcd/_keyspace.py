@@ -8,25 +8,32 @@ it again. That does three things:
   others do in it, which those who follow this prefix never see.
 - To put it when nothing happens (`touch`) shows that a watch is alive, and how far it has come. A watch of
   the whole cluster would need more permission, and etcd's notices of progress come once in ten minutes.
+
+A commit whose answer is lost may be done later: it may wait in the buffer of a member that is stopped. So
+each commit expects that a key, its *fence*, is not there. After one that is in doubt, the fence is put before
+anything else is asked, and commits have a new one. What is read from then on is all that was done.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+from contextlib import suppress
 from hashlib import sha256
 
 import attrs
+import trio
 
 from cpg_trio.http import StartError
 from cpg_trio.store._store import ReplacedError
 from cpg_trio.store.etcd import _operations as op
-from cpg_trio.store.etcd._gateway import Gateway, Json
+from cpg_trio.store.etcd._gateway import Gateway, Json, RefusedError, UncertainError
 
 _LEAST_VERSION = (3, 4)  # whose gateway has these paths and names
+_FENCE_S = "3600"
 _KIND, _FORMAT = "cpg_trio directory", 1
 
-#: The key of the stamp, which nobody else uses.
+#: The key of the stamp, below which are the fences.
 STAMP = "store"
 
 
@@ -53,44 +60,48 @@ class Keyspace:
         self._cluster = ""
         self._seen = 0
         self._replaced: ReplacedError | None = None
+        self._fence = self._new_fence()
+        self._in_doubt: list[str] = []  # the fences of commits that may still be done
+        self._settling = trio.Lock()
 
     async def open(self) -> None:
         """Find the store, or begin one where nothing is. Raises: StoreError; StartError."""
-        await self._check_version()
         new = json.dumps({"kind": _KIND, "format": _FORMAT, "id": secrets.token_hex(8)}).encode()
-        begin: Json = {
-            "compare": [op.none_is_there(self.prefix)],
-            "success": [op.put(self.stamp, new)],
-            "failure": [op.read(self.stamp)],
-        }
-        answer = (await self.gateway.call("/v3/kv/txn", begin)).body
-        found = op.entries(op.reads(answer)[0]) if not answer.get("succeeded") else None
-        if found == []:
-            raise StartError(f"below {self.prefix} there is something that is no directory: use another path")
-        self._value = new if found is None else op.value_of(found[0])
-        store_id = self._id_of(self._value)
+        answer, found = await self._find([op.put(self.stamp, new)])
+        self._value = new if found is None else found
+        store_id = _id_of(self._value, self.stamp)
         self._replaced = None
         self._cluster = answer["header"]["cluster_id"]
         self._seen = int(answer["header"]["revision"])
         self.id = sha256(f"{store_id} {self._cluster}".encode()).hexdigest()[:16]
+
+    async def look(self) -> None:
+        """Check that it could be opened; change nothing. Raises: StoreError; StartError."""
+        _, found = await self._find([])
+        if found is not None:
+            _id_of(found, self.stamp)
+
+    async def _find(self, begin: list[Json]) -> tuple[Json, bytes | None]:
+        """Return the value of the stamp. Where nothing is, do `begin`, and return None."""
+        await self._check_version()
+        body: Json = {
+            "compare": [op.none_is_there(self.prefix)],
+            "success": begin,
+            "failure": [op.read(self.stamp)],
+        }
+        answer = (await self.gateway.call("/v3/kv/txn", body)).body
+        if answer.get("succeeded"):
+            return answer, None
+        found = op.entries(op.reads(answer)[0])
+        if not found:
+            raise StartError(f"below {self.prefix} there is something that is no directory: use another path")
+        return answer, op.value_of(found[0])
 
     async def _check_version(self) -> None:
         version = str((await self.gateway.call("/version", None)).body.get("etcdcluster", ""))
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         if numbers < _LEAST_VERSION:
             raise StartError(f"etcd 3.4 or newer is needed; the cluster's version is {version or 'unknown'}")
-
-    def _id_of(self, value: bytes) -> str:
-        try:
-            stamp = json.loads(value)
-            kind, number, store_id = stamp["kind"], stamp["format"], stamp["id"]
-        except (ValueError, TypeError, KeyError):
-            kind = number = store_id = None
-        if kind != _KIND or not isinstance(store_id, str):
-            raise StartError(f"{self.stamp} is not that of a directory: use another path")
-        if number != _FORMAT:
-            raise StartError(f"the directory below {self.prefix} needs a newer version of this software")
-        return store_id
 
     # Asking
 
@@ -103,6 +114,8 @@ class Keyspace:
         """
         if self._replaced is not None:
             raise self._replaced
+        if self._in_doubt:
+            await self._settle()
         at_least = self._seen
         answer = (await self.gateway.call(path, body, may_repeat=may_repeat, attempt_s=attempt_s)).body
         revision = self.check(answer)
@@ -113,23 +126,54 @@ class Keyspace:
 
     async def transact(
         self, compare: list[Json], success: list[Json], failure: list[Json]
-    ) -> tuple[int, list[Json] | None]:
+    ) -> tuple[Json, list[Json] | None]:
         """Do `success` if all comparisons are true.
 
-        Return the revision, and what the reads of `failure` have found if it was not done, otherwise None.
-        Raises: ReplacedError, where nothing was done; StoreError, where it may have been done.
+        Return the answer, and what the reads of `failure` have found if it was not done, otherwise None.
+        Raises: ReplacedError; RefusedError; StoreError.
         """
-        body: Json = {
-            "compare": [op.has_value(self.stamp, self._value), *compare],
-            "success": success,
-            "failure": [op.read(self.stamp), *failure],
-        }
-        answer = await self.ask("/v3/kv/txn", body, may_repeat=False)
-        if answer.get("succeeded"):
-            return int(answer["header"]["revision"]), None
-        stamp, *found = op.reads(answer)
-        self.check_stamp(stamp)
-        return int(answer["header"]["revision"]), found
+        while True:
+            fence = self._fence
+            body: Json = {
+                "compare": [op.has_value(self.stamp, self._value), op.has_revision(fence, 0), *compare],
+                "success": success,
+                "failure": [op.read(self.stamp), op.read(fence), *failure],
+            }
+            try:
+                answer = await self.ask("/v3/kv/txn", body, may_repeat=False)
+            except (UncertainError, trio.Cancelled):
+                self._doubt(fence)
+                raise
+            if answer.get("succeeded"):
+                return answer, None
+            stamp, fenced, *found = op.reads(answer)
+            self.check_stamp(stamp)
+            if not op.entries(fenced):
+                return answer, found
+
+    def _doubt(self, fence: str) -> None:
+        """Have the commits with this fence fail that have not been done yet, and others have a new one."""
+        if fence == self._fence:
+            self._in_doubt.append(fence)
+            self._fence = self._new_fence()
+
+    async def _settle(self) -> None:
+        """Put the fences of commits that are in doubt. They lapse long after any of those can come."""
+        async with self._settling:
+            while self._in_doubt:
+                # What is refused now (the database is full, say) is refused of a commit as well.
+                with suppress(RefusedError):
+                    lease = (await self.gateway.call("/v3/lease/grant", {"TTL": _FENCE_S})).body["ID"]
+                    put: Json = {"success": [op.put(self._in_doubt[0], b"", lease)]}
+                    self.check((await self.gateway.call("/v3/kv/txn", put)).body)
+                self._in_doubt.pop(0)
+
+    def _new_fence(self) -> str:
+        return f"{self.stamp}/fences/{secrets.token_hex(8)}"
+
+    def is_own(self, key: str) -> bool:
+        """Whether a key is the stamp or a fence, and no entry."""
+        return key == self.stamp or key.startswith(f"{self.stamp}/")
 
     def restamp(self) -> Json:
         """Return the operation that is part of each commit."""
@@ -142,7 +186,11 @@ class Keyspace:
 
     async def touch(self) -> None:
         """Have every watch of the directory get a change that changes nothing. Raises: StoreError."""
-        await self.transact([], [self.restamp()], [])
+        compare = [op.has_value(self.stamp, self._value)]
+        body: Json = {"compare": compare, "success": [self.restamp()], "failure": [op.read(self.stamp)]}
+        answer = await self.ask("/v3/kv/txn", body)
+        if not answer.get("succeeded"):
+            self.check_stamp(op.reads(answer)[0])
 
     # Checking
 
@@ -164,3 +212,17 @@ class Keyspace:
         """Return the error that everything ends with from now on."""
         self._replaced = ReplacedError(f"the store was replaced while it was open: {how}")
         return self._replaced
+
+
+def _id_of(value: bytes, stamp: str) -> str:
+    """Return the id in the value of a stamp. Raises: StartError."""
+    try:
+        found = json.loads(value)
+        kind, number, store_id = found["kind"], found["format"], found["id"]
+    except (ValueError, TypeError, KeyError):
+        kind = number = store_id = None
+    if kind != _KIND or not isinstance(store_id, str):
+        raise StartError(f"{stamp} is not that of a directory: use another path")
+    if number != _FORMAT:
+        raise StartError(f"the directory of {stamp} needs a newer version of this software")
+    return store_id

@@ -43,7 +43,8 @@ class Lease:
     async def attach(self, space: Keyspace, value: bytes) -> None:
         """Put the entry, in the place of one that is there. Raises: StoreError."""
         operations = [op.put(self.key, value, self.id), space.restamp()]
-        self.revision, _ = await space.transact([], operations, [])
+        answer, _ = await space.transact([], operations, [])
+        self.revision = int(answer["header"]["revision"])
 
     async def keep(self, space: Keyspace) -> None:
         """Renew it until it is lost. What fails is tried again soon."""

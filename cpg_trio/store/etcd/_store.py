@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self
 
 from cpg_trio._nursery import open_plain_nursery
@@ -39,38 +39,49 @@ class EtcdStore:
         """Return where it is, without secrets."""
         return str(self._url)
 
+    async def check(self) -> None:
+        """See `Store`."""
+        with self._refusing():
+            async with self._space.gateway:
+                await self._space.look()
+
     async def __aenter__(self) -> Self:
-        """Open it. Raises: StartError; nothing has changed."""
-        await self._stack.enter_async_context(self._space.gateway)
-        try:
-            await self._space.open()
-        except BaseException as error:
-            await self._stack.aclose()
-            if isinstance(error, StoreError | StartError):
-                raise StartError(f"the store at {self} cannot be used: {error}") from error
-            raise
+        """Open it. Raises: StartError; nothing has changed then."""
+        with self._refusing():
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self._space.gateway)
+                await self._space.open()
+                self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close it."""
         await self._stack.aclose()
 
-    async def load(self) -> Snapshot:
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except (StoreError, StartError) as error:
+            raise StartError(f"the store at {self} cannot be used: {error}") from error
+
+    async def load(self, prefix: str = "") -> Snapshot:
         """See `Store`."""
         for _ in range(_TRIES):
             try:
-                return await self._load()
+                return await self._load(prefix)
             except RefusedError as error:
                 if error.message != _COMPACTED:
                     raise
         raise StoreError("the store is compacted faster than it can be read")
 
-    async def _load(self) -> Snapshot:
+    async def _load(self, prefix: str) -> Snapshot:
         """Read page after page, all as of the revision of the first one."""
-        space, entries, stamp = self._space, list[Entry](), None
-        begin, limit, revision, more = space.prefix, _PAGE, 0, True
+        space, entries = self._space, list[Entry]()
+        under = begin = space.prefix + prefix
+        limit, revision, more = _PAGE, 0, True
         while more:
-            page = {**op.below(space.prefix, begin), "limit": str(limit), "revision": str(revision)}
+            page = {**op.below(under, begin), "limit": str(limit), "revision": str(revision)}
             try:
                 answer = await space.ask("/v3/kv/range", page)
             except TooLargeError:
@@ -80,13 +91,9 @@ class EtcdStore:
                 continue
             revision = revision or int(answer["header"]["revision"])
             more = answer.get("more", False)
-            for kv in op.entries(answer):
-                begin = op.key_of(kv) + "\0"
-                if begin == space.stamp + "\0":
-                    stamp = kv
-                else:
-                    entries.append(op.entry_of(kv, space.prefix))
-        space.check_stamp({"kvs": [stamp] if stamp else []})
+            found = op.entries(answer)
+            entries += [op.entry_of(kv, space.prefix) for kv in found if not space.is_own(op.key_of(kv))]
+            begin = op.key_of(found[-1]) + "\0" if found else under
         return Snapshot(space.id, revision, entries)
 
     async def commit(self, commit: Commit) -> int:
@@ -96,13 +103,13 @@ class EtcdStore:
         different comparison. So one of them is made, and what is read if it fails says whether it was the
         wrong one. Nothing has been done then, and the other one is made.
         """
-        if STAMP in commit.puts or STAMP in commit.deletes:
-            raise ValueError(f"the key {STAMP!r} is the store's own")
+        if any(self._space.is_own(self._space.prefix + key) for key in (*commit.puts, *commit.deletes)):
+            raise ValueError(f"the key {STAMP!r}, and what is below it, is the store's own")
         empty = dict.fromkeys(commit.uniform, False)
         for _ in range(_TRIES):
-            revision, found = await self._transact(commit, empty)
+            answer, found = await self._transact(commit, empty)
             if found is None:
-                return revision
+                return self._revision_after(commit, answer)
             by_key, by_prefix = found[: len(commit.expected)], found[len(commit.expected) :]
             for (key, expected), each in zip(commit.expected.items(), by_key, strict=True):
                 if _revision_of(each) != expected:
@@ -113,7 +120,7 @@ class EtcdStore:
             empty = is_empty
         raise ConflictError(f"the entries of {' or '.join(empty)} come and go")
 
-    async def _transact(self, commit: Commit, empty: dict[str, bool]) -> tuple[int, list[Json] | None]:
+    async def _transact(self, commit: Commit, empty: dict[str, bool]) -> tuple[Json, list[Json] | None]:
         space, prefix = self._space, self._space.prefix
         deletes = sorted(set(commit.deletes).difference(commit.puts))
         compare = [op.has_revision(prefix + key, revision) for key, revision in commit.expected.items()]
@@ -123,9 +130,16 @@ class EtcdStore:
         ]
         success = [op.delete(prefix + key) for key in deletes]
         success += [op.put(prefix + key, value) for key, value in commit.puts.items()]
+        success.append(space.restamp() if success else op.read(space.stamp))
         failure = [op.read(prefix + key) for key in commit.expected]
         failure += [op.read_first(prefix + under) for under in commit.uniform]
-        return await space.transact(compare, [*success, space.restamp()], failure)
+        return await space.transact(compare, success, failure)
+
+    def _revision_after(self, commit: Commit, answer: Json) -> int:
+        """Return the revision of a commit; of one that changes nothing, that of the last one."""
+        if commit.puts or commit.deletes:
+            return int(answer["header"]["revision"])
+        return self._space.check_stamp(op.reads(answer)[-1])
 
     async def revision(self) -> int:
         """See `Store`."""

@@ -125,8 +125,9 @@ class Watch:
         space, values = self._space, dict[str, Entry | None]()
         for event in events:
             deleted = event.get("type") == "DELETE"
-            if op.key_of(event["kv"]) == space.stamp:
+            if (key := op.key_of(event["kv"])) == space.stamp:
                 space.check_stamp({"kvs": [] if deleted else [event["kv"]]})
+            if space.is_own(key):
                 continue
             entry = op.entry_of(event["kv"], space.prefix)
             values[entry.key] = None if deleted else entry
