@@ -25,6 +25,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Limits, Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.http import Pool
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
 
 from .bench import Bench, Report
@@ -141,7 +142,7 @@ async def _join(port: int, pool: Pool, watchers: Watchers) -> None:
 
 
 async def _registered(port: int, pool: Pool) -> Session:
-    session = await handshake(f"http://127.0.0.1:{port}", pool, Introduction("replica", "1.0.0"))
+    session = await handshake(Hosts([f"http://127.0.0.1:{port}"], pool), Introduction("replica", "1.0.0"))
     await session.registry.register_service(
         pb.RegisterServiceRequest(service_type=_TYPE, version="1.0.0", endpoint_path="/x/")
     )

@@ -22,6 +22,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
 
 from . import load
@@ -121,9 +122,10 @@ async def _ours(env: Mapping[str, str], provider: int, folder: Path, core: int) 
 async def introduce(port: int, base_url: str) -> Identity:
     """Register the provider with a host, and get a caller its identity."""
     async with Pool() as http:
-        provider = await handshake(f"http://127.0.0.1:{port}", http, Introduction("provider", "1.0.0"))
+        hosts = Hosts([f"http://127.0.0.1:{port}"], http)
+        provider = await handshake(hosts, Introduction("provider", "1.0.0"))
         await _register(provider, base_url)
-        caller = await handshake(f"http://127.0.0.1:{port}", http, Introduction("caller", "1.0.0"))
+        caller = await handshake(hosts, Introduction("caller", "1.0.0"))
     return Identity(caller.runtime_id, caller.token, provider.runtime_id)
 
 

@@ -29,6 +29,7 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Limits
 from cpg_trio.http import Pool
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
 
 from .bench import Bench, Report
@@ -145,7 +146,7 @@ class Watchers:
 
 async def register(url: str, pool: Pool) -> Session:
     """Register the provider whose health changes."""
-    session = await handshake(url, pool, Introduction("provider", "1.0.0"))
+    session = await handshake(Hosts([url], pool), Introduction("provider", "1.0.0"))
     await session.registry.register_service(
         pb.RegisterServiceRequest(service_type=SERVICE_TYPE, version="1.0.0", endpoint_path="/x/")
     )
@@ -192,7 +193,7 @@ async def _watching(port: int, pool: Pool, watchers: int) -> list[Watcher]:
     """Return so many watchers; several have one identity, as far as the host lets them."""
     each, crowd = Limits().max_watches_per_plugin, list[Watcher]()
     for _ in range(0, watchers, each):
-        session = await handshake(f"http://127.0.0.1:{port}", pool, Introduction("watcher", "1.0.0"))
+        session = await handshake(Hosts([f"http://127.0.0.1:{port}"], pool), Introduction("watcher", "1.0.0"))
         headers = {**session.headers, "Sec-WebSocket-Protocol": wire.WATCH_PROTO}
         for _ in range(min(each, watchers - len(crowd))):
             crowd.append(await Watcher.open(port, wire.WATCH_PATH, headers))

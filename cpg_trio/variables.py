@@ -139,7 +139,10 @@ HOST: dict[str, str] = {
 """Of a host."""
 
 PLUGIN: dict[str, str] = {
-    "HOST_URL": "URL of the host (default: none; the plugin waits for a managing host to call)",
+    "HOST_URL": (
+        "URL of the host, or several, separated by commas, of hosts that share a directory (default: none;"
+        " the plugin waits for a managing host to call)"
+    ),
     "HOSTNAME": (
         "name or address at which the host reaches the plugin; unused by a plugin that listens on this"
         " machine only (default: localhost)"

@@ -31,9 +31,9 @@ from cpg_trio._reload import reason
 from cpg_trio.call_context import REQUEST_ID, TRACEPARENT, new_request_id
 from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.cli._json_documents import InvalidJsonError, documents_in
-from cpg_trio.http import Origin, StartError, TlsConfig
+from cpg_trio.http import StartError, TlsConfig
 from cpg_trio.http.certificates import tls_from_environment
-from cpg_trio.plugin import ClientSession, Provider, client_session
+from cpg_trio.plugin import ClientSession, Provider, client_session, parse_host_urls
 from cpg_trio.process import secret_from_environment
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from cpg_trio.rpc.dynamic import DescriptionError, Descriptions, DynamicClient
@@ -71,7 +71,7 @@ class CallCommand:
 def call_of(environment: Mapping[str, str], *, host_url: str, **options: Any) -> CallCommand:
     """Return a command with TLS and the enrolment token from the environment. Raises: CommandError."""
     try:
-        Origin.parse(host_url)
+        parse_host_urls(host_url)
     except ValueError as error:
         raise UsageError(f"the host's URL (--host, HOST_URL): {error}") from None
     try:

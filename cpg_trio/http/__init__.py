@@ -56,6 +56,7 @@ from cpg_trio.http.client.errors import (
     ProtocolError as ProtocolError,
     StreamResetError as StreamResetError,
     UndeliveredError as UndeliveredError,
+    UnknownNameError as UnknownNameError,
     UpstreamError as UpstreamError,
 )
 from cpg_trio.http.client.exchange import (

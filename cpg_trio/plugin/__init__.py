@@ -4,8 +4,9 @@ Each module uses those above it:
 
     _host_link       whether the host can be reached
     _host_time       the time by the host's clock
-    _session         the handshake, the addresses of the host, and the calls that prove an identity
     _redirecting     the base of clients that decide where a request goes
+    _hosts           which host is used, and when the plugin moves to another one
+    _session         the handshake, and the calls that prove an identity
     _recording       the records of the calls that the plugin makes
     direct           calls without the host in between
     _pace            the wait after calls that have failed
@@ -37,6 +38,7 @@ Each module uses those above it:
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
 from cpg_trio.plugin._client_session import ClientSession as ClientSession, client_session as client_session
 from cpg_trio.plugin._config import PluginConfig as PluginConfig
+from cpg_trio.plugin._hosts import parse_host_urls as parse_host_urls
 from cpg_trio.plugin._plugin import Middleware as Middleware, Plugin as Plugin
 from cpg_trio.plugin._retry import RefusedError as RefusedError
 from cpg_trio.plugin._session import Provider as Provider

@@ -9,6 +9,8 @@ import trio
 
 from cpg_trio._cell import Cell
 from cpg_trio.http import Pool
+from cpg_trio.plugin._host_link import HostLink
+from cpg_trio.plugin._hosts import Hosts, parse_host_urls
 from cpg_trio.plugin._retry import LOG_AGAIN_S
 from cpg_trio.plugin._session import Session
 
@@ -20,13 +22,17 @@ DEFAULT_HOST_URL = "http://localhost:8080"  # of a managing host that does not g
 class Adoption:
     """The identities that managing hosts have given to a plugin; the newest counts."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, link: HostLink, owner: str) -> None:
         self._pool = pool
+        self._link = link
+        self._owner = owner
         self._newest: Cell[Session | None] = Cell(None)
 
     def offer(self, runtime_id: str, token: str, host_url: str) -> None:
         """Take an identity from a managing host."""
-        self._newest.set(Session(host_url or DEFAULT_HOST_URL, runtime_id, token, self._pool, managed=True))
+        urls = parse_host_urls(host_url or DEFAULT_HOST_URL)
+        hosts = Hosts(urls, self._pool, self._link, self._owner)
+        self._newest.set(Session(hosts, runtime_id, token, managed=True))
 
     async def wait(self, self_id: str, bound: Sequence[str]) -> Session:
         """Return the next identity that is valid, however long that takes.

@@ -12,6 +12,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio.calls import UndeliveredError
 from cpg_trio.http import ConnectFailedError
+from cpg_trio.plugin._hosts import HostAddress
 from cpg_trio.plugin._recording import RecordedCalls
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
@@ -55,10 +56,12 @@ class ToProvider(RedirectingClient):
         if self.http is None and (grant := self.dependency.direct.grant_for(provider)) is not None:
             with _GOES_BY_HOST:
                 return await grant.unary(request, max_bytes)
+        at = provider.session.hosts.current
         try:
-            response = await self._routed_calls(request.url).unary(_routed(request, provider), max_bytes)
+            http = self._routed_calls(at, request.url)
+            response = await http.unary(_routed(request, provider, at), max_bytes)
         except ConnectError as error:
-            self._note_host(error)
+            self._note_host(at, error)
             raise
         if response.status == _UNAUTHORIZED:
             await _check_known(response, provider.session)
@@ -74,10 +77,11 @@ class ToProvider(RedirectingClient):
         if self.http is None and (grant := self.dependency.direct.grant_for(provider)) is not None:
             with _GOES_BY_HOST:
                 return await send(grant, request)
+        at = provider.session.hosts.current
         try:
-            response = await send(self._routed_calls(request.url), _routed(request, provider))
+            response = await send(self._routed_calls(at, request.url), _routed(request, provider, at))
         except ConnectError as error:
-            self._note_host(error)
+            self._note_host(at, error)
             raise
         if response.status == _UNAUTHORIZED:
             await _check_known(response, provider.session)
@@ -92,24 +96,25 @@ class ToProvider(RedirectingClient):
                 with _GOES_BY_HOST:
                     yield await stack.enter_async_context(grant.duplex(request))
                     return
+            at = provider.session.hosts.current
             try:
-                sending = send_duplex(self._routed_calls(request.url), _routed(request, provider))
-                duplex = await stack.enter_async_context(sending)
+                http = self._routed_calls(at, request.url)
+                duplex = await stack.enter_async_context(send_duplex(http, _routed(request, provider, at)))
             except ConnectError as error:
-                self._note_host(error)
+                self._note_host(at, error)
                 raise
             yield _CheckedDuplex(duplex, provider.session)
 
-    def _routed_calls(self, method: str) -> HttpClient:
-        provider, calls = self.provider, self.dependency.calls
-        http = self.http or provider.session.calls
+    def _routed_calls(self, at: HostAddress, method: str) -> HttpClient:
+        calls, http = self.dependency.calls, self.http or at.calls
         if not calls.ended:
             return http
-        return RecordedCalls(calls, http, provider, self.dependency.service_type, method)
+        return RecordedCalls(calls, http, self.provider, self.dependency.service_type, method)
 
-    def _note_host(self, error: ConnectError) -> None:
-        if isinstance(error.__cause__, ConnectFailedError):
-            self.dependency.note_host_unreachable(error.message)
+    def _note_host(self, at: HostAddress, error: ConnectError) -> None:
+        """Note that a client of the author's own could not connect to the host."""
+        if self.http is not None and isinstance(error.__cause__, ConnectFailedError):
+            at.failed(error.message)
 
 
 @attrs.frozen
@@ -127,11 +132,11 @@ class _CheckedDuplex:
         return response
 
 
-def _routed(request: HttpRequest, provider: Provider) -> HttpRequest:
-    """Return a request as it is sent through the host to a provider."""
+def _routed(request: HttpRequest, provider: Provider, at: HostAddress) -> HttpRequest:
+    """Return a request as it is sent through a host to a provider."""
     # The host adds the path of the service, and some hosts put all of the called path behind it.
     method = request.url[request.url.rindex("/") :]
-    return redirected(request, provider.base_url + method, provider.session.headers)
+    return redirected(request, f"{at.url}{provider.endpoint_url}{method}", provider.session.headers)
 
 
 async def _check_known(response: HttpResponseHead, session: Session) -> None:

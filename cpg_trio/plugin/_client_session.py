@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from ssl import SSLContext
 
 import trio
@@ -12,6 +13,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._version import __version__
 from cpg_trio.http import Pool
+from cpg_trio.plugin._hosts import Hosts, parse_host_urls
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Introduction, Provider, Session, handshake
 from cpg_trio.plugin._token_renewal import keep_renewed
 from cpg_trio.rpc import ConnectError
@@ -51,11 +53,15 @@ async def client_session(
 ) -> AsyncIterator[ClientSession]:
     """Be a client of a host within the block, which may call the service types in `requires`.
 
+    `host_url` may be several with commas between, of hosts that share a directory: one that answers is used.
     At the end the host forgets the identity. Raises: ConnectError.
     """
     introduction = Introduction(self_id, __version__, (), requires, enrolment_token)
     async with Pool(ssl_context=ssl_context) as pool, open_plain_nursery() as nursery:
-        session = await handshake(host_url, pool, introduction)
+        hosts = Hosts(parse_host_urls(host_url), pool, owner=self_id)
+        await hosts.look_up()
+        session = await hosts.ask(partial(handshake, hosts, introduction))
+        nursery.start_soon(hosts.keep)
         nursery.start_soon(keep_renewed, session, introduction)
         try:
             yield ClientSession(session)

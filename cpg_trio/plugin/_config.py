@@ -11,6 +11,7 @@ import attrs
 
 from cpg_trio._addresses import is_loopback
 from cpg_trio.http import Origin, ServeConfig, StartError
+from cpg_trio.plugin._hosts import parse_host_urls
 from cpg_trio.process import (
     addresses_from_environment,
     bind_from_environment,
@@ -29,7 +30,7 @@ _LOOPBACK = frozenset({_LOCALHOST, "127.0.0.1", "::1"})
 
 def _check_host_url(_: object, __: object, url: str | None) -> None:
     if url is not None:
-        Origin.parse(url)
+        parse_host_urls(url)
 
 
 @attrs.frozen(kw_only=True)
@@ -39,7 +40,8 @@ class PluginConfig:
     bind: str | Sequence[str] = "127.0.0.1:0"
     """The address that it listens on, or several."""
     host_url: str | None = attrs.field(default=None, validator=_check_host_url)
-    """The URL of its host. With None it waits for a managing host to call."""
+    """The URL of its host, or several with commas between, of hosts that share a directory: it uses one of
+    them at a time. With None it waits for a managing host to call."""
     hostname: str = "localhost"
     """Its own name, which the host can resolve."""
     socket_dir: Path | None = None
@@ -64,6 +66,11 @@ class PluginConfig:
     """Whether it describes its services to those who may call them, by gRPC server reflection."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
     """How it serves. Its `tls` is also for the calls to the host."""
+
+    @property
+    def host_urls(self) -> tuple[str, ...]:
+        """The URLs of its hosts."""
+        return () if self.host_url is None else parse_host_urls(self.host_url)
 
     @classmethod
     def from_environment(
@@ -113,12 +120,12 @@ class PluginConfig:
 
 
 def _is_local(host_url: str) -> bool:
-    """Whether the URL of a host is that of this machine."""
+    """Whether the URLs of the hosts are all those of this machine."""
     try:
-        host = Origin.parse(host_url)[0].host.removesuffix(".")
+        hosts = [Origin.parse(url)[0].host.removesuffix(".") for url in parse_host_urls(host_url)]
     except ValueError:
         return False
-    return host == _LOCALHOST or host.endswith(f".{_LOCALHOST}") or is_loopback(host)
+    return all(host == _LOCALHOST or host.endswith(f".{_LOCALHOST}") or is_loopback(host) for host in hosts)
 
 
 def _control_bind(environment: Mapping[str, str]) -> Sequence[str] | None:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import math
 import random
+from functools import partial
 
 import attrs
 import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.http import ConnectFailedError
 from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._host_time import HostTime
+from cpg_trio.plugin._hosts import HostAddress, Hosts
 from cpg_trio.plugin._retry import LOG_AGAIN_S, Backoff
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Session
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")
 
+_IN_TIME = 0.6  # of what is left of a lease when a report is due
 _CLOCKS_AGREE_S = 10.0  # clocks that differ by less count as the same
 
 
@@ -47,44 +49,73 @@ class Heartbeat:
 
     async def keep(self, session: Session) -> None:
         """Report, until cancelled or until the host does not know the session; then set `session.void`."""
-        reports, backoff = self._health.report.reader(), Backoff()
+        reports, backoff, hosts = self._health.report.reader(), Backoff(), session.hosts
         wait_s = math.inf  # the first report is there at once
         while not session.void.is_set():
-            with trio.move_on_after(wait_s):
+            interval_s = self._interval_s or session.heartbeat_s
+            with (
+                trio.move_on_after(wait_s) as until_due,
+                hosts.moves.added(partial(_arrive, hosts, interval_s, until_due)),
+            ):
                 await anext(reports)
             interval_s = self._interval_s or session.heartbeat_s
             wait_s = interval_s * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, no secret
+            at = hosts.current
             self._changes.health(self._health.report.value)
             self._counts.sent += 1
             try:
-                # Limited to the interval: one call that hangs must not be the only one within a lease.
-                await self._report(session, min(CALL_TIMEOUT_S, interval_s))
+                await self._report(session, at, _timeout_s(session, interval_s))
             except ConnectError as error:
                 self._counts.failed += 1
                 if error.code == Code.UNAUTHENTICATED:
                     session.void.set()
                     return
-                if isinstance(error.__cause__, ConnectFailedError):
-                    session.link.unreachable(error.message)
-                self._changes.host_lost(session.host_url, error.message)
-                wait_s = min(wait_s, backoff.next_s())
+                if hosts.current is at or not hosts.promising:
+                    self._changes.host_lost(at.url, error.message)
+                    wait_s = min(wait_s, backoff.next_s())
             else:
                 backoff.reset()
                 self._changes.host_found()
+            if hosts.current is not at and hosts.promising:
+                wait_s = min(wait_s, hosts.arrival_s(interval_s))
 
-    async def _report(self, session: Session, timeout_s: float) -> None:
+    async def _report(self, session: Session, at: HostAddress, timeout_s: float) -> None:
         """Send one report. Raises: ConnectError."""
         began, answer = _clock.current_time(), ResponseMetadata()
         report = self._health.with_direct_calls()
-        await session.lifecycle.report_health(report, timeout_s=timeout_s, metadata=answer)
-        session.link.heard()
+        try:
+            call = session.lifecycle_at(at).report_health
+            await call(report, timeout_s=timeout_s, metadata=answer)
+        except ConnectError as error:
+            if error.code == Code.DEADLINE_EXCEEDED and not answer.headers:
+                at.silent(f"no answer to a report within {timeout_s:.1f} s")
+            raise
+        is_sent_elsewhere = answer.headers.get(wire.ELSEWHERE_HEADER.lower()) == "true"
+        session.heard(at, welcome=not is_sent_elsewhere)
         session.lease_ends = began + session.lease_s
         session.check_host(answer.headers.get(wire.HOST_ID_HEADER, ""))
         session.time.update(answer.headers.get("date", ""), began)
         self._changes.clock(session.time)
+        if is_sent_elsewhere:
+            at.dismissed("it sends its plugins elsewhere")
         if not session.host_id and not session.managed:
             with trio.move_on_after(timeout_s):
                 await session.check_token()
+
+
+def _timeout_s(session: Session, interval_s: float) -> float:
+    """Return how long to wait for the answer to a report.
+
+    Limited to the interval: one call that hangs must not be the only one within a lease. With several hosts
+    all of them are asked, if need be, in time for the lease that the report before has renewed.
+    """
+    usual_s = min(CALL_TIMEOUT_S, interval_s)
+    return session.hosts.patience_s(usual_s, _IN_TIME * (session.lease_s - interval_s))
+
+
+def _arrive(hosts: Hosts, interval_s: float, until_due: trio.CancelScope, _: HostAddress) -> None:
+    """Have another host get a report soon."""
+    until_due.deadline = min(until_due.deadline, trio.current_time() + hosts.arrival_s(interval_s))
 
 
 class _ChangeLog:

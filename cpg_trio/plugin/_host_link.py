@@ -41,7 +41,7 @@ class HostLink:
 
     def begin(self, session: Session) -> None:
         """Note that there is a session now: the host has just given it."""
-        self.session, session.link = session, self
+        self.session, session.hosts.link = session, self
         self._trouble = ""
         self._heard_at = _clock.current_time()
         self._change()

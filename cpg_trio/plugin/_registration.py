@@ -14,8 +14,8 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._retry import RefusedError, retry_until_done, try_a_few_times
 from cpg_trio.plugin._serving import Addresses
-from cpg_trio.plugin._session import BY_URL, REGISTER_TIMEOUT_S, Session
-from cpg_trio.rpc import ConnectError, ResponseMetadata
+from cpg_trio.plugin._session import REGISTER_TIMEOUT_S, Session
+from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -96,8 +96,13 @@ class Registrations:
         async with open_plain_nursery() as nursery:
             with trio.CancelScope(shield=True) as shielded:
                 nursery.start_soon(_limit_when_cancelled, shielded)
-                call = session.registry.register_service
-                response = await call(request, timeout_s=REGISTER_TIMEOUT_S, metadata=metadata)
+                at, call = session.hosts.current, session.registry.register_service
+                try:
+                    response = await call(request, timeout_s=REGISTER_TIMEOUT_S, metadata=metadata)
+                except ConnectError as error:
+                    if error.code == Code.UNAVAILABLE:
+                        at.dismissed(error.message)
+                    raise
                 self._ids.append(response.registration_id)
             nursery.cancel_scope.cancel()
 
@@ -114,7 +119,7 @@ def _metadata(addresses: Addresses, session: Session) -> Mapping[str, str]:
     metadata = {wire.BASE_URL_KEY: addresses.base_url, wire.DIRECT_KEY: "true"}
     if addresses.control_url:
         metadata[wire.CONTROL_URL_KEY] = addresses.control_url
-    if session.addresses != BY_URL:  # host and plugin share a directory
+    if session.hosts.current.has_socket:  # host and plugin share a directory
         metadata[wire.SOCKET_KEY] = addresses.socket
     return metadata
 

@@ -28,11 +28,12 @@ from cpg_trio.logs import identify
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._heartbeat import Heartbeat
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._metrics import answering_metrics
 from cpg_trio.plugin._registration import Registrations
 from cpg_trio.plugin._retry import Backoff, retry_until_done
 from cpg_trio.plugin._serving import Addresses, serve_plugin
-from cpg_trio.plugin._session import BY_URL, Session, handshake
+from cpg_trio.plugin._session import Session, handshake
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin._token_renewal import keep_renewed, renew
 from cpg_trio.plugin.direct import RequestPace
@@ -77,6 +78,8 @@ async def run(
             open_plain_nursery() as background,
         ):
             background.start_soon(pool.sweep)
+            if state.hosts is not None:
+                background.start_soon(state.hosts.keep)
             async with open_plain_nursery() as until_drained:
                 drain = trio.Event()
                 addresses = await until_drained.start(serve_plugin, state, probes, drain)
@@ -153,30 +156,29 @@ async def _stay_registered(state: PluginState, addresses: Addresses, registratio
 
 async def _open_session(state: PluginState, addresses: Addresses, before: Session | None) -> Session:
     """Return a session with a host, however long that takes; a host may accept the one before."""
-    self_id, host_url = state.declared.self_id, state.config.host_url
+    self_id, hosts = state.declared.self_id, state.hosts
     if state.adoption is not None:
         session = await state.adoption.wait(self_id, addresses.bound)
         await _learn_intervals(state, session)
         return session
-    assert host_url is not None  # noqa: S101 - without one there is an adoption
+    assert hosts is not None  # noqa: S101 - without one there is an adoption
     session = await retry_until_done(
         self_id,
-        f"reach the host at {host_url}",
-        partial(_shake_hands, state, host_url, before),
+        f"reach the host at {' or '.join(hosts.urls)}",
+        partial(_shake_hands, state, hosts, before),
     )
-    through = "" if session.addresses == BY_URL else f" through {session.addresses[0]}"
-    _log.info("%s is %s on %s%s", self_id, session.runtime_id, host_url, through)
+    _log.info("%s is %s on %s", self_id, session.runtime_id, hosts.current)
     return session
 
 
 async def _shake_hands(
-    state: PluginState, host_url: str, before: Session | None, metadata: ResponseMetadata
+    state: PluginState, hosts: Hosts, before: Session | None, metadata: ResponseMetadata
 ) -> Session:
-    """Return a session of a new handshake. Raises: ConnectError."""
+    """Return a session of a new handshake, with the first host that answers. Raises: ConnectError."""
+    await hosts.look_up()
+    shaking = partial(handshake, hosts, state.introduction, before, state.config.socket_dir, metadata)
     try:
-        return await handshake(
-            host_url, state.pool, state.introduction, before, state.config.socket_dir, metadata
-        )
+        return await hosts.ask(shaking)
     except ConnectError as error:
         state.declared.link.unreachable(error.message)
         raise

@@ -11,7 +11,6 @@ import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import attrs
@@ -26,13 +25,12 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
     ServiceRegistryClient,
 )
 from cpg_trio._version import __version__
-from cpg_trio.http import UNIX, Pool
-from cpg_trio.plugin._host_link import HostLink
+from cpg_trio.http import UNIX
 from cpg_trio.plugin._host_time import HostTime
+from cpg_trio.plugin._hosts import HostAddress, Hosts
 from cpg_trio.rpc import (
     ClientConfig,
     ConnectError,
-    Fault,
     HttpClient,
     HttpRequest,
     PoolClient,
@@ -40,8 +38,6 @@ from cpg_trio.rpc import (
 )
 
 _log = logging.getLogger("cpg_trio.plugin")
-
-BY_URL = ("",)  # the addresses of a host that is called where its URL says
 
 CALL_TIMEOUT_S = 5.0  # of one call to the host
 # Of a registration: the host may resolve two names (3 s each), ask at a socket (1 s), and write a file.
@@ -54,7 +50,6 @@ _MAX_SELF_ID = 32  # characters: the path of a socket has room for 107 bytes
 
 _NO_METHOD = "/services/-/-/-"  # a routed path of no service and no provider
 _MILLISECONDS = re.compile(r"[0-9]{1,18}")
-_CALLS = "calls"  # the share of the pool for calls to other plugins: half, beside the plugin's own
 _SHORT = 1024  # bytes: a router's refusal is shorter
 _UNAUTHORIZED = 401
 _TOKENS_KEPT = 4  # more than are valid at the same time
@@ -70,26 +65,26 @@ def own_socket(self_id: str, hostname: str, binds: Sequence[str]) -> str:
     return f"{self_id[:_MAX_SELF_ID]}-{hashlib.sha256(place).hexdigest()[:8]}.sock"
 
 
-async def host_addresses(
-    folder: Path | None, server_metadata: Mapping[str, str], host_url: str, pool: Pool
-) -> tuple[str, ...]:
-    """Return where to connect to a host: at its socket, if that is in this directory, and by its URL.
+async def _socket_of(
+    folder: Path | None, server_metadata: Mapping[str, str], at: HostAddress, hosts: Hosts
+) -> str | None:
+    """Return the address of a host's socket, if that is in this directory.
 
     `server_metadata` is that of the handshake. A socket that is not the host's is named in the log.
     """
     name, host_id = server_metadata.get(wire.SOCKET_KEY, ""), server_metadata.get(wire.HOST_ID_KEY, "")
     if folder is None or not (name and host_id):
-        return BY_URL
+        return None
     address, why = f"{UNIX}{folder / name}", "another host answers there"
     try:
         wire.validate_socket(name)
-        answer = await shake_hands(host_url, PoolClient(pool, (address,)))
+        answer = await shake_hands(at.url, PoolClient(hosts.pool, (address,)))
         if answer.server_metadata.get(wire.HOST_ID_KEY) == host_id:
-            return address, *BY_URL
+            return address
     except (ConnectError, wire.InvalidError) as error:
         why = str(error)
     _log.warning("the host is called by TCP, not at its socket %.256r: %s", str(folder / name), why)
-    return BY_URL
+    return None
 
 
 @attrs.frozen
@@ -125,6 +120,7 @@ async def shake_hands(
     introduction: Introduction = NOBODY,
     proof: Mapping[str, str] | None = None,
     metadata: ResponseMetadata | None = None,
+    timeout_s: float = CALL_TIMEOUT_S,
 ) -> pb.HandshakeResponse:
     """Request an identity, or another token for the identity that `proof` proves, if it is still valid.
 
@@ -145,19 +141,21 @@ async def shake_hands(
             self_version=introduction.version,
         ),
         headers=headers,
-        timeout_s=CALL_TIMEOUT_S,
+        timeout_s=timeout_s,
         metadata=metadata or ResponseMetadata(),
     )
 
 
 @attrs.define(eq=False)
 class Session:
-    """An identity on a host. It lasts until the host forgets it; its token changes before it expires."""
+    """An identity on a host, or on all that share its directory.
 
-    host_url: str
+    It lasts until the host forgets it; its token changes before it expires.
+    """
+
+    hosts: Hosts = attrs.field(repr=False)
     runtime_id: str
     token: str = attrs.field(repr=False)
-    pool: Pool = attrs.field(repr=False)
     heartbeat_s: float = DEFAULT_HEARTBEAT_S
     """Seconds between the health reports that the host asks for."""
     lease_s: float = DEFAULT_LEASE_S
@@ -165,47 +163,58 @@ class Session:
     token_ttl_s: float = math.inf
     """Seconds for which a token is good; without end if the host does not say."""
     host_id: str = ""
-    """Which registry it is registered in; empty if the host does not say."""
-    addresses: tuple[str, ...] = BY_URL
-    """Where to connect to the host, in the order in which they are tried. See `Origin.addresses`."""
+    """Which directory it is registered in; empty if the host does not say."""
+    seen_revision: int = 0
+    """The highest revision of that which a watch has told of."""
     managed: bool = False
     """Whether the host has given the identity by itself, to a plugin without a `HOST_URL`."""
     lease_ends: float = -math.inf
     """Until when the last report to reach the host keeps the plugin registered, on `_clock.current_time`."""
     time: HostTime = attrs.field(factory=HostTime, repr=False)
     """The time by the clock of the host, which dates what it signs."""
-    link: HostLink = attrs.field(factory=HostLink, repr=False)
-    """What is known of the way to the host: the plugin's, from when it uses the session."""
     void: trio.Event = attrs.field(factory=trio.Event, repr=False)
     """Set when it turns out that the host does not know the identity any more."""
     headers: Mapping[str, str] = attrs.field(init=False, repr=False)
     """The header fields that prove the identity to the host, in lower case. A new object for each token."""
-    http: HttpClient = attrs.field(init=False, repr=False)
-    """For the plugin's own calls to the host; at the host's Unix socket, if there is one here."""
-    calls: HttpClient = attrs.field(init=False, repr=False)
-    """For calls to other plugins through the host. They never take all connections to it."""
     digests: Sequence[bytes] = attrs.field(init=False, repr=False, default=())
     """The digests of its tokens, the newest first. The host signs with one of them."""
 
     def __attrs_post_init__(self) -> None:
-        self.http = PoolClient(self.pool, self.addresses, peer=Fault.HOST)
-        self.calls = PoolClient(self.pool, self.addresses, _CALLS, peer=Fault.HOST)
         self.take_token(self.token)
+
+    @property
+    def host_url(self) -> str:
+        """The URL of the host that is used now."""
+        return self.hosts.current.url
+
+    @property
+    def calls(self) -> HttpClient:
+        """For calls to other plugins through the host."""
+        return self.hosts.calls
 
     @property
     def registry(self) -> ServiceRegistryClient:
         """The host's registry, called as this plugin."""
-        return ServiceRegistryClient(self.host_url, self.http, ClientConfig(headers=self.headers))
+        return ServiceRegistryClient("", self.hosts.http, ClientConfig(headers=self.headers))
 
     @property
     def lifecycle(self) -> PluginLifecycleClient:
         """The host's lifecycle service, called as this plugin."""
-        return PluginLifecycleClient(self.host_url, self.http, ClientConfig(headers=self.headers))
+        return PluginLifecycleClient("", self.hosts.http, ClientConfig(headers=self.headers))
+
+    def lifecycle_at(self, at: HostAddress) -> PluginLifecycleClient:
+        """Return the lifecycle service of one host, called as this plugin."""
+        return PluginLifecycleClient(at.url, at.http, ClientConfig(headers=self.headers))
 
     @property
     def broker(self) -> CapabilityBrokerClient:
         """The host's capability broker, called as this plugin."""
-        return CapabilityBrokerClient(self.host_url, self.http, ClientConfig(headers=self.headers))
+        return CapabilityBrokerClient("", self.hosts.http, ClientConfig(headers=self.headers))
+
+    def heard(self, at: HostAddress, *, welcome: bool = False) -> None:
+        """Note that something has come from a host. See `HostAddress.answered`."""
+        at.answered(welcome=welcome)
+        self.hosts.link.heard()
 
     def take_token(self, token: str) -> None:
         """Use a new token. What was sent with the one before stays valid."""
@@ -241,8 +250,8 @@ class Session:
         Its router checks the token, so this calls a provider that cannot exist: only the host itself can
         answer. Raises: ConnectError.
         """
-        request = HttpRequest("GET", self.host_url + _NO_METHOD, list(self.headers.items()), b"")
-        answer = await self.http.unary(request, _SHORT)
+        request = HttpRequest("GET", _NO_METHOD, list(self.headers.items()), b"")
+        answer = await self.hosts.http.unary(request, _SHORT)
         if answer.status == _UNAUTHORIZED and answer.header("content-type").startswith("text/plain"):
             self.void.set()
 
@@ -257,9 +266,9 @@ class Provider:
     session: Session = attrs.field(repr=False)
     endpoint_url: str
 
-    @cached_property
+    @property
     def base_url(self) -> str:
-        """The URL at which the host takes calls to it."""
+        """The URL at which the host takes calls to it now."""
         return f"{self.session.host_url}{self.endpoint_url}"
 
     @classmethod
@@ -284,14 +293,13 @@ class ProviderSet:
 
 
 async def handshake(
-    host_url: str,
-    pool: Pool,
+    hosts: Hosts,
     introduction: Introduction,
     before: Session | None = None,
     socket_dir: Path | None = None,
     metadata: ResponseMetadata | None = None,
 ) -> Session:
-    """Shake hands with a host, and find out how to connect to it. Raises: ConnectError.
+    """Shake hands with the current host, and find out how to connect to it. Raises: ConnectError.
 
     A host that still accepts the token of the session `before` gives the same identity again. `socket_dir` is
     the directory in which its Unix socket would be. `metadata` receives the headers of its answer.
@@ -299,18 +307,18 @@ async def handshake(
     proof = before.headers if before is not None else None
     metadata = metadata or ResponseMetadata()
     asked_at = _clock.current_time()
-    response = await shake_hands(host_url, PoolClient(pool), introduction, proof, metadata)
+    hosts.use_socket(None)  # the host looks where a handshake comes from
+    at = hosts.current
+    timeout_s = hosts.patience_s(CALL_TIMEOUT_S)
+    response = await shake_hands(at.url, at.http, introduction, proof, metadata, timeout_s)
     host_time = HostTime()
     host_time.update(metadata.headers.get("date", ""), asked_at)
     server_metadata = response.server_metadata
-    session = Session(
-        host_url,
-        response.runtime_id,
-        response.runtime_token,
-        pool,
-        addresses=await host_addresses(socket_dir, server_metadata, host_url, pool),
-        time=host_time,
-    )
+    socket = await _socket_of(socket_dir, server_metadata, at, hosts)
+    if hosts.current is at:
+        hosts.use_socket(socket)
+        hosts.current.answered()
+    session = Session(hosts, response.runtime_id, response.runtime_token, time=host_time)
     session.apply(server_metadata)
     if before is not None:
         session.take_digests(before)

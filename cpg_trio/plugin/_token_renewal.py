@@ -41,7 +41,7 @@ async def keep_renewed(session: Session, introduction: Introduction) -> None:
 async def renew(session: Session, introduction: Introduction) -> bool:
     """Shake hands as the session; return whether its host still knows it. Raises: ConnectError."""
     asked_at, metadata = _clock.current_time(), ResponseMetadata()
-    answer = await shake_hands(session.host_url, session.http, introduction, session.headers, metadata)
+    answer = await shake_hands("", session.hosts.http, introduction, session.headers, metadata)
     session.time.update(metadata.headers.get("date", ""), asked_at)
     session.apply(answer.server_metadata)
     if answer.runtime_id == session.runtime_id:

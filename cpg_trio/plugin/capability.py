@@ -48,9 +48,10 @@ class _Grant:
 
     @property
     def http(self) -> HttpClient:
-        """The client for calls; the session's, if they go to the host's own URL."""
-        is_at_host = self.url.startswith(f"{self.session.host_url}/")
-        return self.session.calls if is_at_host else PoolClient(self.session.pool)
+        """The client for calls; the one that moves with the plugin, if they go to a host's own URL."""
+        hosts = self.session.hosts
+        is_at_host = any(self.url.startswith(f"{url}/") for url in hosts.urls)
+        return hosts.calls if is_at_host else PoolClient(hosts.pool)
 
     def request(self, request: HttpRequest) -> HttpRequest:
         """Return a request as it is sent to the capability."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
-from cpg_trio.http import Origin
+from cpg_trio.plugin._hosts import parse_host_urls
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import Code, ConnectError, Context
@@ -21,7 +21,7 @@ def _check_identity(request: pb.SetRuntimeIdentityRequest) -> None:
     if not request.host_url:
         return
     try:
-        Origin.parse(request.host_url)
+        parse_host_urls(request.host_url)
     except ValueError as error:
         raise ConnectError(Code.INVALID_ARGUMENT, f"host_url is none: {error}") from error
 

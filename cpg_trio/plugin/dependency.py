@@ -253,10 +253,6 @@ class Dependency:
         if provider.session.void.is_set():
             raise ConnectError(Code.UNAVAILABLE, "the plugin is registering with its host anew")
 
-    def note_host_unreachable(self, why: str) -> None:
-        """Note that a call could not be sent to the host."""
-        self.link.unreachable(why)
-
     def note_failed(self) -> None:
         """Note that a call has ended without an answer of its provider, or with a failure of that."""
         self._pace.failed()

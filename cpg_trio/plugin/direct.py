@@ -436,7 +436,7 @@ class Direct:
         asked_at = _clock.current_time()
         answer = await session.broker.request_capability(request, timeout_s=CALL_TIMEOUT_S, metadata=metadata)
         url, lifetime_s = answer.grant.endpoint_url, answer.grant.expires_in_ms / 1000
-        http = PoolClient(session.pool, peer=Fault.PROVIDER)
+        http = PoolClient(session.hosts.pool, peer=Fault.PROVIDER)
         await _check_reachable(http, url)
         headers = {
             wire.RUNTIME_ID_HEADER.lower(): session.runtime_id,

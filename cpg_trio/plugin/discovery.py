@@ -24,8 +24,10 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http import ConnectFailedError, NotSentError
+from cpg_trio.http import ConnectFailedError, NotSentError, UnknownNameError
+from cpg_trio.plugin._hosts import HostAddress
 from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
@@ -43,6 +45,9 @@ _EXPLAINS = frozenset({Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.INVALID_ARGU
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
 _SERVER_ERROR = 500
+_UNAVAILABLE = 503
+# Codes of RFC 6455, section 7.4.1, and of its registry: going away, service restart, try again later.
+_ELSEWHERE = frozenset({1001, 1012, 1013})
 _BROKEN = (NotSentError, ConnectionClosed, DecodeError, GarbledError, trio.TooSlowError)
 
 
@@ -103,6 +108,9 @@ class _Socket:
         self._backoff = Backoff(session.heartbeat_s)
         self._was_open = False
         self._told: dict[str, _Told] = {}  # on this connection, by service type
+        self._told_at: HostAddress | None = None  # the host of the last connection
+        self._least_revision = 0  # from which on this connection counts
+        self._news: dict[str, ProviderSet] = {}  # of this connection, that does not count yet
 
     async def follow(self) -> None:
         """Follow until the host refuses the websocket.
@@ -112,10 +120,10 @@ class _Socket:
         """
         tries_left = _MAX_TRIES
         while self._was_open or tries_left:
-            asked_s = 0.0
+            asked_s, at = 0.0, self._session.hosts.current
             self._backoff.opened()
             try:
-                await self._connect()
+                await self._connect(at)
             except ConnectionRejected as rejected:
                 _log.debug("the host refuses the websocket: %d", rejected.status_code)
                 if rejected.status_code < _SERVER_ERROR and rejected.status_code != _TOO_MANY:
@@ -123,34 +131,57 @@ class _Socket:
                         self._session.void.set()
                     return
                 asked_s = retry_after_s(_texts(rejected.headers))
+                if rejected.status_code == _UNAVAILABLE:
+                    at.dismissed("it refuses the websocket")
                 tries_left -= rejected.status_code != _TOO_MANY
             except _BROKEN as error:
                 _log.debug("the websocket broke: %r", error)
                 tries_left -= not isinstance(error, NotSentError)
-                if isinstance(error, ConnectFailedError):
-                    self._session.link.unreachable(str(error))
+                _note_broken(at, error)
+            await self._wait(at, asked_s)
+
+    async def _wait(self, at: HostAddress, asked_s: float) -> None:
+        """Wait before the next try: a moment before one at another host."""
+        session = self._session
+        if session.hosts.current is not at and session.hosts.promising:
+            await trio.sleep(session.hosts.arrival_s(session.heartbeat_s))
+        else:
             await self._backoff.wait(asked_s)
 
-    async def _connect(self) -> None:
-        session = self._session
+    async def _connect(self, at: HostAddress) -> None:
+        """Follow one connection until it breaks, or the plugin has left the host."""
+        session, pool = self._session, self._session.hosts.pool
         opening = open_websocket(
-            session.host_url + wire.WATCH_PATH,
+            at.url + wire.WATCH_PATH,
             session.headers,
             [wire.WATCH_PROTO],
-            addresses=session.addresses,
-            ssl_context=session.pool.ssl_context,
-            resolver=session.pool.resolver,
-            timeout_s=min(CALL_TIMEOUT_S, session.heartbeat_s),
+            addresses=at.addresses,
+            ssl_context=pool.ssl_context,
+            resolver=pool.resolver,
+            timeout_s=session.hosts.patience_s(min(CALL_TIMEOUT_S, session.heartbeat_s)),
         )
         async with opening as socket, open_plain_nursery() as nursery:
-            self._was_open = True
-            self._told = {}
-            session.link.heard()
+            self._begin(at)
+            session.heard(at)
             session.check_host(_texts(socket.handshake_headers).get(wire.HOST_ID_HEADER.lower(), ""))
             await socket.send_message(self._request())
-            nursery.start_soon(self._ping, socket)
-            while True:
-                self._take(await _next_update(socket))
+            nursery.start_soon(self._ping, at, socket)
+            nursery.start_soon(self._read, socket)
+            await session.hosts.wait_left(at)
+            nursery.cancel_scope.cancel()
+
+    def _begin(self, at: HostAddress) -> None:
+        """Begin to be told of all anew."""
+        self._was_open = True
+        self._told, self._news = {}, {}
+        # Of hosts of one directory, one may be behind the other. The revisions of a host that is alone begin
+        # anew when it does.
+        self._least_revision = 0 if at is self._told_at else self._session.seen_revision
+        self._told_at = at
+
+    async def _read(self, socket: WebSocket) -> None:
+        while True:
+            self._take(await _next_update(socket))
 
     def _request(self) -> bytes:
         subscriptions = [
@@ -162,16 +193,18 @@ class _Socket:
             )
             for d in self._dependencies.values()
         ]
-        return pb.WatchRequest(subscribe=subscriptions).SerializeToString()
+        return pb.WatchRequest(
+            subscribe=subscriptions, seen_revision=self._session.seen_revision
+        ).SerializeToString()
 
-    async def _ping(self, socket: WebSocket) -> None:
+    async def _ping(self, at: HostAddress, socket: WebSocket) -> None:
         """Raise trio.TooSlowError when the host does not answer any more."""
         with suppress(ConnectionClosed):  # reading raises it, too
             while True:
                 await trio.sleep(self._session.heartbeat_s)
                 with trio.fail_after(self._session.heartbeat_s):
                     await socket.ping()
-                self._session.link.heard()
+                self._session.heard(at)
 
     def _take(self, update: pb.WatchUpdate) -> None:
         for runtime_id in update.gone:
@@ -179,14 +212,25 @@ class _Socket:
                 dependency.direct.gone(runtime_id)
         for event in update.events:
             if (followed := self._dependencies.get(event.service_type)) is not None:
-                followed.update(self._session, _suitable(followed, _providers(self._session, event)))
+                self._news[event.service_type] = _suitable(followed, _providers(self._session, event))
         for changes in update.providers:
             if (changed := self._dependencies.get(changes.service_type)) is not None:
                 self._take_changes(changed, changes)
         for refusal in update.refusals:
             if (refused := self._dependencies.get(refusal.service_type)) is not None:
                 self._told.pop(refusal.service_type, None)
+                self._news.pop(refusal.service_type, None)
                 refused.update(self._session, ProviderSet(reason=refusal.message))
+        if update.revision >= self._least_revision:
+            self._publish(update.revision)
+
+    def _publish(self, revision: int) -> None:
+        """Have count what this connection has told."""
+        if revision:
+            self._session.seen_revision = self._least_revision = revision
+        news, self._news = self._news, {}
+        for service_type, told in news.items():
+            self._dependencies[service_type].update(self._session, told)
 
     def _take_changes(self, dependency: Dependency, changes: pb.ProviderChanges) -> None:
         told = self._told.setdefault(dependency.service_type, _Told())
@@ -197,7 +241,19 @@ class _Socket:
             told.providers[provider.runtime_id] = provider
         told.is_complete |= changes.complete
         if told.is_complete:
-            dependency.update(self._session, ProviderSet(dict(told.providers), changes.reason))
+            news = ProviderSet(dict(told.providers), changes.reason)
+            self._news[dependency.service_type] = news
+
+
+def _note_broken(at: HostAddress, error: BaseException) -> None:
+    """Note what it says of a host that a websocket to it broke, or could not be opened."""
+    match error:
+        case ConnectFailedError() | UnknownNameError():
+            at.failed(str(error))
+        case trio.TooSlowError():
+            at.silent("its websocket is silent")
+        case ConnectionClosed(reason=reason) if reason is not None and reason.code in _ELSEWHERE:
+            at.dismissed(one_line(reason.reason or "") or "it is stopping")
 
 
 @attrs.define

@@ -34,6 +34,7 @@ from cpg_trio.http import (
     Request,
     Response,
     StreamResetError,
+    UnknownNameError,
     UpstreamError,
 )
 from cpg_trio.rpc.faults import CallError, Fault
@@ -271,28 +272,43 @@ class _HttpxErrors:
             raise (_mapped(exc) or _no_answer(exc)) from exc
 
 
+def _ignore(_: str) -> None:
+    """Note nothing."""
+
+
 class PoolClient:
     """Sends requests on the connections of a pool, which stays the caller's to open and to close.
 
     `addresses` are where to connect, if not to the URL's host (see `Origin`). `caller` is the caller that the
     pool counts the requests for. `peer` is whose failure it is that it cannot be connected to; a provider is
-    also at fault for what goes wrong later, as nobody else stands in between.
+    also at fault for what goes wrong later, as nobody else stands in between. `connect_timeout_s` is the
+    pool's, or less. `unreachable` is told why if nothing can be sent, each time.
     """
 
     def __init__(
-        self, pool: Pool, addresses: tuple[str, ...] = ("",), caller: str = "", peer: Fault = Fault.WAY
+        self,
+        pool: Pool,
+        addresses: tuple[str, ...] = ("",),
+        caller: str = "",
+        peer: Fault = Fault.WAY,
+        connect_timeout_s: float | None = None,
+        unreachable: Callable[[str], object] = _ignore,
     ) -> None:
         self._pool = pool
         self._addresses = addresses
         self._caller = caller
-        self._errors = _MappedErrors(peer, peer if peer is Fault.PROVIDER else Fault.WAY)
+        self._connect_timeout_s = connect_timeout_s
+        self._errors = _MappedErrors(peer, peer if peer is Fault.PROVIDER else Fault.WAY, unreachable)
 
     def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """See `HttpClient`."""
         with self._errors:
             place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
-            return _PoolBlock(self._pool.request(place.origin, sent, caller=self._caller), self._errors)
+            block = self._pool.request(
+                place.origin, sent, caller=self._caller, connect_timeout_s=self._connect_timeout_s
+            )
+            return _PoolBlock(block, self._errors)
 
     def duplex(self, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
         """See `DuplexClient`. It is sent over HTTP/2, on a connection that the calls to an origin share."""
@@ -306,7 +322,13 @@ class PoolClient:
         with self._errors:
             place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
-            whole = await self._pool.fetch(place.origin, sent, max_body_bytes=limit, caller=self._caller)
+            whole = await self._pool.fetch(
+                place.origin,
+                sent,
+                max_body_bytes=limit,
+                caller=self._caller,
+                connect_timeout_s=self._connect_timeout_s,
+            )
         return WholeResponse(whole.status, _as_text(whole.headers), whole.body)
 
 
@@ -415,11 +437,13 @@ class _MappedErrors:
     """Raises known errors as a CallError. A class: a generator would cost too much for each read.
 
     `unconnected` is whose failure it is that there is no connection, `broken` what goes wrong on one.
+    `unreachable` is told if there is none.
     """
 
-    def __init__(self, unconnected: Fault = Fault.WAY, broken: Fault = Fault.WAY) -> None:
+    def __init__(self, unconnected: Fault, broken: Fault, unreachable: Callable[[str], object]) -> None:
         self._unconnected = unconnected
         self._broken = broken
+        self._unreachable = unreachable
 
     def __enter__(self) -> None:
         pass
@@ -428,6 +452,8 @@ class _MappedErrors:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if exc is not None and (mapped := _mapped(exc, self._unconnected, self._broken)) is not None:
+            if isinstance(exc, (ConnectFailedError, UnknownNameError)):
+                self._unreachable(mapped.message)
             raise mapped from exc
 
 

@@ -74,9 +74,7 @@ class Customer:
 
     async def renew(self) -> None:
         introduction = Introduction(SELF_ID, "1.0.0", provides=["customer"], requires=["echo"])
-        answer = await shake_hands(
-            self.session.host_url, self.session.http, introduction, self.session.headers
-        )
+        answer = await shake_hands("", self.session.hosts.http, introduction, self.session.headers)
         assert answer.runtime_id == self.session.runtime_id
         self.session.take_token(answer.runtime_token)
 

@@ -9,6 +9,7 @@ from cpg_trio._gen.connectplugin.health.v1.health_pb2 import HealthCheckRequest
 from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthServiceClient
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -31,7 +32,9 @@ class Observer:
     async def session(self) -> Session:
         """Return its standing with the host; a new one if the host has forgotten it."""
         if self._session is None or self._session.void.is_set():
-            self._session = await handshake(self.host_url, self.pool, Introduction("observer", "1.0.0"))
+            self._session = await handshake(
+                Hosts([self.host_url], self.pool), Introduction("observer", "1.0.0")
+            )
         return self._session
 
     async def picture(self, *service_types: str) -> dict[str, str]:

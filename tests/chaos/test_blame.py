@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -17,6 +13,7 @@ from tests.chaos.fleet import fleet
 from tests.chaos.test_host_starved import FILES, crowd
 from tests.chaos.test_once import Stage, stage
 from tests.chaos.trial import tell
+from tests.descriptors import none_left
 from tests.shortener_processes import MODULES
 
 WAYS = ["routed", "direct"]
@@ -46,28 +43,17 @@ async def test_a_host_without_descriptors_opens_no_breaker(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_caller_without_descriptors_opens_no_breaker(tmp_path: Path, way: str) -> None:
-    async with stage(tmp_path, ("first", "third"), CALLERS, direct=way == "direct") as it:
+    # None behind the cutter, which is in this process, and would hold up and cut calls without descriptors.
+    async with stage(tmp_path, ("second", "third"), CALLERS, direct=way == "direct") as it:
         numbers = count()
         for _ in range(3):
-            with _no_more_files():
+            with none_left():
                 async with trio.open_nursery() as nursery:
                     for caller in it.callers * 5:
                         nursery.start_soon(caller.call, next(numbers))
         assert _ejections(it) == [0] * CALLERS
         ended = [how for caller in it.callers for how in caller.ended.values()]
         assert set(ended) <= {"ok", "unavailable", "resource_exhausted", "deadline_exceeded"}
-
-
-@contextmanager
-def _no_more_files() -> Iterator[None]:
-    """Allow this process no descriptors but those that it has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 - names, and no paths
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("way", WAYS)

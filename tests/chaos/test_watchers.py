@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
 from tests._wire import Wire, dial, request
 from tests.chaos.glass_host import GLASS_HOST
@@ -26,7 +27,7 @@ async def test_a_watcher_that_never_reads_holds_up_nobody_and_hears_the_last_sta
     environment = {"SERVE": json.dumps({"send_timeout_s": 600.0})}  # it is not to be thrown out
     async with trial(tmp_path, lease_s=60.0, modules=GLASS_HOST, environment=environment, writers=0) as t:
         provider = await handshake(
-            t.system.host_url, t.observer.pool, Introduction("watched-plugin", "1.0.0")
+            Hosts([t.system.host_url], t.observer.pool), Introduction("watched-plugin", "1.0.0")
         )
         usual_s = await _latency_during_changes(t, provider, range(-WARM_UP, 0))
         async with dial(t.system.host_url, receive_buffer=2048) as wire:

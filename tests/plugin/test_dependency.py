@@ -17,7 +17,9 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.calls import CallPolicy
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
+from cpg_trio.http import Pool
 from cpg_trio.plugin import Plugin, PluginConfig, Provider
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import ProviderSet, Session
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
@@ -318,13 +320,13 @@ async def test_a_dependency_is_followed_across_a_restart_of_the_host(virtual_tim
 
 
 def test_a_token_is_in_no_representation() -> None:
-    session = Session("http://host", "x-0", "planted-secret", None)  # type: ignore[arg-type]
+    session = Session(Hosts(["http://host"], Pool()), "x-0", "planted-secret")
     assert "planted-secret" not in repr(session)
 
 
 async def test_a_dependency_is_not_available_while_the_plugin_has_lost_its_host() -> None:
     echo = Plugin("caller", version="1.0.0").require("echo")
-    old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
+    old, new = (Session(Hosts(["http://host.test"], Pool()), name, "token") for name in ("a-1", "a-2"))
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
     echo.link.begin(old)
     echo.update(old, ProviderSet.of(Provider.at(old, endpoint)))

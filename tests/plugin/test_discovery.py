@@ -28,6 +28,7 @@ from cpg_trio.asgi import (
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import ProviderSet, Session
 from cpg_trio.plugin.discovery import _settle, _suitable, follow
 from tests.host.calls import WATCH
@@ -329,7 +330,7 @@ async def following(url: str, *, heartbeat_s: float = 0.05) -> AsyncIterator[Dep
     """Follow a dependency at a host that is only pretended."""
     _, (dependency,) = needy("echo")
     async with Pool() as pool, trio.open_nursery() as nursery:
-        session = Session(url, "needy-0", "token", pool, heartbeat_s)
+        session = Session(Hosts([url], pool), "needy-0", "token", heartbeat_s)
         nursery.start_soon(follow, session, [dependency])
         yield dependency
         nursery.cancel_scope.cancel()
@@ -452,7 +453,7 @@ async def test_a_provider_that_does_not_return_to_a_new_host_is_dropped_after_a_
     autojump_clock: MockClock,
 ) -> None:
     _, (echo,) = needy("echo")
-    old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
+    old, new = (Session(Hosts(["http://host.test"], Pool()), name, "token") for name in ("a-1", "a-2"))
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
     echo.update(old, ProviderSet.of(Provider.at(old, endpoint)))
     old.void.set()
@@ -468,7 +469,7 @@ async def test_a_provider_that_does_not_return_to_a_new_host_is_dropped_after_a_
 
 async def test_what_a_new_host_tells_of_a_provider_counts_at_once() -> None:
     _, (echo,) = needy("echo")
-    old, new = (Session("http://host.test", name, "token", None) for name in ("a-1", "a-2"))  # type: ignore[arg-type]
+    old, new = (Session(Hosts(["http://host.test"], Pool()), name, "token") for name in ("a-1", "a-2"))
     for session, provider_id in ((old, "echo-1"), (new, "echo-2")):
         endpoint = pb.ServiceEndpoint(provider_id=provider_id, version="1.0.0", endpoint_url="/")
         echo.update(session, ProviderSet.of(Provider.at(session, endpoint)))

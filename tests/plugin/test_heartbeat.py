@@ -102,7 +102,7 @@ async def test_a_plugin_logs_its_own_health_and_the_reason_when_they_change(
     plugin.require("echo")
     plugin.provide("needy", Echo())
     async with hosting() as (host, url), plugged(plugin, url, heartbeat_s=0.05):
-        await until(host, lambda: state_of(host, "needy") == HealthState.HEALTH_STATE_DEGRADED)
+        await eventually(lambda: "reports DEGRADED: waiting for echo: nobody provides echo" in caplog.text)
         async with plugged(echo_plugin(), url):
             await until(host, lambda: state_of(host, "needy") == HealthState.HEALTH_STATE_HEALTHY)
             plugin.set_health(UNHEALTHY, "the disk is full")
@@ -110,6 +110,7 @@ async def test_a_plugin_logs_its_own_health_and_the_reason_when_they_change(
     found = [line for line in lines(caplog, "cpg_trio.plugin") if line.startswith("needy-plugin is ")]
     assert [line for line in found if "healthy" in line or "degraded" in line] == [
         "needy-plugin is degraded: waiting for echo",
+        "needy-plugin is degraded: waiting for echo: nobody provides echo",
         "needy-plugin is healthy",
         "needy-plugin is unhealthy: the disk is full",
     ]

@@ -11,7 +11,9 @@ import trio.testing
 from trio.testing import MockClock
 
 from cpg_trio.host import HostConfig, Keys
+from cpg_trio.http import Pool
 from cpg_trio.plugin import Plugin, _session
+from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Session
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -32,7 +34,7 @@ from tests.plugin.running import (
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "x", "²", "٣", "9" * 5000])
 def test_a_time_that_makes_no_sense_is_the_usual_one(value: str) -> None:
-    session = Session("http://host.test", "a-1", "token", None)  # type: ignore[arg-type]
+    session = Session(Hosts(["http://host.test"], Pool()), "a-1", "token")
     session.apply({"heartbeat_interval_ms": value, "lease_ms": value, "token_ttl_ms": value})
     assert (session.heartbeat_s, session.lease_s, session.token_ttl_s) == (5.0, 15.0, math.inf)
 

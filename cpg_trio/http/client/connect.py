@@ -19,7 +19,12 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.http.channel import Channel, SocketChannel
-from cpg_trio.http.client.errors import ConnectFailedError, LocalFailureError, NotSentError
+from cpg_trio.http.client.errors import (
+    ConnectFailedError,
+    LocalFailureError,
+    NotSentError,
+    UnknownNameError,
+)
 from cpg_trio.http.client.origin import UNIX, Origin
 from cpg_trio.http.client.resolver import LookUpError, Resolver
 from cpg_trio.http.tls import TlsChannel, client_context
@@ -144,16 +149,16 @@ def _context(place: str, origin: Origin, ssl_context: Callable[[], ssl.SSLContex
 
 
 async def _look_up(place: str, host: str, port: int, deadline: float, resolver: Resolver) -> list[str]:
-    """Return the IP addresses of a name. Raises: LocalFailureError."""
+    """Return the IP addresses of a name. Raises: UnknownNameError."""
     try:
         with trio.fail_at(deadline):
             return await resolver.addresses(host, port)
     except LookUpError as error:
         why = f"its name cannot be looked up: {error}"
-        raise LocalFailureError(f"cannot connect to {place}: {why}") from error
+        raise UnknownNameError(f"cannot connect to {place}: {why}") from error
     except trio.TooSlowError as error:
         why = "its name was not looked up within the time allowed"
-        raise LocalFailureError(f"cannot connect to {place}: {why}") from error
+        raise UnknownNameError(f"cannot connect to {place}: {why}") from error
 
 
 async def _connect_tcp(addresses: Sequence[str], port: int) -> SocketChannel:

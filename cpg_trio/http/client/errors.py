@@ -25,6 +25,10 @@ class LocalFailureError(NotSentError):
     """
 
 
+class UnknownNameError(LocalFailureError):
+    """The peer's name could not be looked up: it is none, or the name servers do not answer."""
+
+
 class ConnectFailedError(NotSentError):
     """The peer could not be connected to: it refused, was silent, or its certificate was not accepted."""
 

@@ -63,6 +63,8 @@ class _OriginState:
     """
 
     size: int = 0
+    open: set[Connection] = attrs.field(factory=set)
+    """Those that are idle or in use."""
     idle: list[Connection] = attrs.field(factory=list)
     in_use: dict[str, int] = attrs.field(factory=dict)
     """The connections that each named caller uses or opens."""
@@ -154,32 +156,58 @@ class Pool:
             await trio.sleep(self._idle_expiry_s)
             self._close_idle(not_used_since=trio.current_time() - self._idle_expiry_s)
 
+    def close_idle(self, origin: Origin) -> None:
+        """Close the idle connections to an origin, so that the next request opens one."""
+        if (state := self._origins.get(origin.key)) is not None:
+            for connection in [state.idle.pop() for _ in range(len(state.idle))]:
+                self._discard(connection)
+
+    def break_off(self, origin: Origin) -> None:
+        """End the connections to an origin that is dead: exchanges on them get ConnectionBrokenError."""
+        if (state := self._origins.get(origin.key)) is not None:
+            for connection in state.open:
+                connection.channel.shut_down()
+            self._close_dead(state)
+
     # Whole exchanges
 
     def request(
-        self, origin: Origin, request: Request, *, caller: str = ""
+        self,
+        origin: Origin,
+        request: Request,
+        *,
+        caller: str = "",
+        connect_timeout_s: float | None = None,
     ) -> AbstractAsyncContextManager[Response]:
         """Send a request; the block has the response, from when its head has arrived.
 
         Leaving the block before the body has arrived closes the connection, as does an error before the body
-        has been read. An idempotent request whose body is still whole is sent once more if a kept connection
-        turns out to be dead before it answered anything.
+        has been read. `connect_timeout_s` is for this request, in place of the pool's own. An idempotent
+        request whose body is still whole is sent once more if a kept connection turns out to be dead before
+        it answered anything.
 
         Raises: InvalidRequestError before anything is done, or if the body belies its content-length;
         ConnectFailedError; PoolFullError; ProtocolError; ConnectionBrokenError; and whatever the body's
         iterator raises, as itself, in place of the cancellation that it causes in the block.
         """
         prepared = PreparedRequest.of(request, origin.host_header)
-        return ClientExchange(self, origin, prepared, caller)
+        return ClientExchange(self, origin, prepared, caller, connect_timeout_s=connect_timeout_s)
 
     async def fetch(
-        self, origin: Origin, request: Request, *, max_body_bytes: int = MAX_BODY_BYTES, caller: str = ""
+        self,
+        origin: Origin,
+        request: Request,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        caller: str = "",
+        connect_timeout_s: float | None = None,
     ) -> Whole:
         """Send a request and return its response when it has been read to its end.
 
         Raises: BodyTooLargeError, and what `request` raises.
         """
-        async with self.request(origin, request, caller=caller) as response:
+        block = self.request(origin, request, caller=caller, connect_timeout_s=connect_timeout_s)
+        async with block as response:
             body = await response.read(max_body_bytes)
         return Whole(response.status, response.headers, response.trailers, body)
 
@@ -238,7 +266,7 @@ class Pool:
                 self._make_room(origin, state)
                 self._resize(state, 1)
             else:
-                state.idle.pop(0).channel.close()  # and its place is ours
+                self._close(state.idle.pop(0), state)  # and its place is ours
             self._occupy(state, caller)
         elif (kept := await self._wait_for_room(origin, state, caller, timeout_s, http2=http2)) is not None:
             return kept
@@ -330,6 +358,7 @@ class Pool:
         self._active += 1
         connection = Connection(origin, channel)
         connection.caller = caller
+        state.open.add(connection)
         return connection
 
     async def _wait_for_room(
@@ -351,7 +380,7 @@ class Pool:
             raise self._full(origin, state, caller)
         kept = waiter.given
         if kept is not None and (http2 or kept.channel.is_readable()):
-            kept.channel.close()  # and its place is ours
+            self._close(kept, state)  # and its place is ours
             return None
         return None if kept is None else self._lent(kept, caller)
 
@@ -377,8 +406,14 @@ class Pool:
             trio.lowlevel.reschedule(waiter.task)
 
     def _discard(self, connection: Connection) -> None:
+        state = self._origins[connection.origin.key]
+        self._close(connection, state)
+        self._release(connection.origin, state)
+
+    @staticmethod
+    def _close(connection: Connection, state: _OriginState) -> None:
         connection.channel.close()
-        self._release(connection.origin, self._origins[connection.origin.key])
+        state.open.discard(connection)
 
     def _release(self, origin: Origin, state: _OriginState) -> None:
         """Count one connection less; a waiting task may open one in its place."""

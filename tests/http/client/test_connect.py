@@ -16,6 +16,7 @@ from cpg_trio.http import (
     Origin,
     Resolver,
     StartError,
+    UnknownNameError,
     connect,
 )
 from tests.descriptors import none_left
@@ -76,13 +77,13 @@ def test_a_network_to_which_there_is_no_route_is_this_machines() -> None:
 async def test_a_name_that_is_not_known_is_this_machines(names: Names, error: Exception) -> None:
     names.fails = error
     said = await error_of(Origin("http", "peer.test", 80))
-    assert type(said) is LocalFailureError
+    assert type(said) is UnknownNameError
     assert str(said) == "cannot connect to http://peer.test: its name cannot be looked up: not known"
 
 
 async def test_a_name_server_that_is_silent_is_this_machines(names: Names, autojump_clock: MockClock) -> None:
     said = await error_of(Origin("http", "peer.test", 80))
-    assert type(said) is LocalFailureError
+    assert type(said) is UnknownNameError
     assert "its name was not looked up within the time allowed" in str(said)
 
 
