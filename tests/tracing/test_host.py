@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -17,6 +18,17 @@ from tests.tracing.receiver import PATH, Receiver, receiving
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"traceparent: 00-{TRACE}-{SPAN}-01", f"traceparent: 00-{TRACE}-{SPAN}-00"
+
+
+@pytest.fixture(autouse=True)
+def _exporters_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wait for the threads of exporters, which a stop does not: what they log is of this test."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1.5")  # seconds, with all attempts
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "OtelBatchSpanRecordProcessor":
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 @pytest.fixture
