@@ -46,11 +46,16 @@ class Project:
     """One compose project: a name, images and ports of its own, so that it meets nobody else's."""
 
     name: str = attrs.field(factory=lambda: f"cpg-e2e-{secrets.token_hex(4)}")
+    tag: str = attrs.field(default=attrs.Factory(lambda self: self.name, takes_self=True))
+    """The tag of its images."""
+    settings: Mapping[str, str] = attrs.field(factory=dict)
+    """More variables for compose."""
 
     @property
     def environment(self) -> Mapping[str, str]:
         """What compose and the scripts are told. Port 0 is any that is free."""
-        return {**os.environ, "COMPOSE_PROJECT_NAME": self.name, "CPG_TAG": self.name, "API_PORT": "0"}
+        ours = {"COMPOSE_PROJECT_NAME": self.name, "CPG_TAG": self.tag, "API_PORT": "0"}
+        return {**os.environ, **ours, **self.settings}
 
     async def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command; return what it printed. Raises: AssertionError with that, if it failed."""

@@ -70,19 +70,21 @@ class Cluster:
         items: list[dict[str, Any]] = json.loads(done.stdout)["items"]
         return items
 
-    async def pods(self) -> Sequence[dict[str, Any]]:
+    async def pods(self, selector: str = PODS) -> Sequence[dict[str, Any]]:
         """Return the pods that are not about to end."""
-        return [pod for pod in await self.objects("pods") if "deletionTimestamp" not in pod["metadata"]]
+        return [
+            pod for pod in await self.objects("pods", selector) if "deletionTimestamp" not in pod["metadata"]
+        ]
 
     async def pod_name(self) -> str:
         (pod,) = await self.pods()
         return str(pod["metadata"]["name"])
 
-    async def until_ready(self, count: int) -> None:
+    async def until_ready(self, count: int, selector: str = PODS) -> None:
         """Wait until there are so many pods, and all are ready."""
         with trio.fail_after(PATIENCE_S):
             while True:
-                pods = await self.pods()
+                pods = await self.pods(selector)
                 if len(pods) == count and all(is_ready(pod) for pod in pods):
                     return
                 await trio.sleep(0.2)
@@ -94,7 +96,8 @@ class Cluster:
 
     async def api(self) -> str:
         """Return where the api is, for what is not in the cluster: its Service's port on a node."""
-        (service,) = await self.objects("services")
+        services = await self.objects("services")
+        (service,) = [item for item in services if item["spec"]["type"] == "NodePort"]
         return f"http://{node_address()}:{service['spec']['ports'][0]['nodePort']}"
 
 

@@ -62,16 +62,18 @@ def postgresql() -> tuple[str, ...]:
     what is built from that.
     """
     base = os.environ.get("K8S_POSTGRESQL_BASE")
-    if not base:
-        return ()
-    folder = Path(__file__).parent / "postgresql"
-    build = [
-        DOCKER,
-        "build",
-        "--quiet",
-        "--tag=stand-in/postgresql:1",
-        f"--build-arg=BASE={base}",
-        str(folder),
-    ]
+    return _stand_in("postgresql", base) if base else ()
+
+
+@pytest.fixture(scope="session")
+def etcd() -> tuple[str, ...]:
+    """What the chart is told of the image of its own etcd: the official one, or one of `ETCD_BASE`, likewise."""
+    base = os.environ.get("ETCD_BASE")
+    return _stand_in("etcd", base) if base else ()
+
+
+def _stand_in(name: str, base: str) -> tuple[str, ...]:
+    image, folder = f"stand-in/{name}", Path(__file__).parent / name
+    build = [DOCKER, "build", "--quiet", f"--tag={image}:1", f"--build-arg=BASE={base}", str(folder)]
     subprocess.run(build, check=True)
-    return "--set=postgresql.image.repository=stand-in/postgresql", "--set-string=postgresql.image.tag=1"
+    return f"--set={name}.image.repository={image}", f"--set-string={name}.image.tag=1"

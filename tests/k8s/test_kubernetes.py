@@ -229,7 +229,11 @@ async def test_a_container_can_write_nothing_and_is_nobody(cluster: Cluster) -> 
         assert "No such file" in no_token
 
 
-@pytest.mark.parametrize("values", sorted(VALUES.glob("*.yaml")), ids=lambda path: Path(path).stem)
+@pytest.mark.parametrize(
+    "values",
+    sorted(VALUES.rglob("*.yaml")),
+    ids=lambda path: str(Path(path).relative_to(VALUES).with_suffix("")),
+)
 async def test_the_cluster_would_take_every_object(cluster: Cluster, values: Path) -> None:
     version = re.search(r"Server Version: .*?v(\d+\.\d+\.\d+)", await cluster.kubectl("version"), re.DOTALL)
     version = version or re.search(r"Server.*GitVersion:\"v(\d+\.\d+\.\d+)", await cluster.kubectl("version"))

@@ -23,9 +23,7 @@ CODES = 1000
 REPLICAS = 3
 
 
-async def _shorten(
-    load: Load, count: int, until: Callable[[], bool] = lambda: True, clients: int = 8
-) -> None:
+async def shorten(load: Load, count: int, until: Callable[[], bool] = lambda: True, clients: int = 8) -> None:
     """Shorten so many URLs, some at once, and on until something holds."""
 
     async def client(first: int) -> None:
@@ -63,7 +61,7 @@ async def test_three_replicas_alone_fail_no_request_while_pods_are_deleted(
     await cluster.install(NODE_PORT, "--set=replicaCount=3", *postgresql)
     load, deleted = Load(await cluster.api()), list[str]()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_shorten, load, CODES, lambda: len(deleted) == REPLICAS)
+        nursery.start_soon(shorten, load, CODES, lambda: len(deleted) == REPLICAS)
         for pod in await cluster.pods():
             await cluster.kubectl("delete", "pod", pod["metadata"]["name"])
             await cluster.until_ready(REPLICAS)
@@ -81,7 +79,7 @@ async def test_from_one_pod_on_sqlite_to_three_no_code_is_lost(
     kept = ("--set=storage.persistence.enabled=true",) if volume else ()
     await cluster.install(NODE_PORT, *kept)
     load = Load(await cluster.api())
-    await _shorten(load, CODES)
+    await shorten(load, CODES)
     await _move(cluster, load, *kept, *postgresql)
 
 
@@ -90,7 +88,7 @@ async def test_from_three_pods_to_one_or_none_no_code_is_lost(
 ) -> None:
     await cluster.install(NODE_PORT, "--set=replicaCount=3", *postgresql)
     load = Load(await cluster.api())
-    await _shorten(load, 100)
+    await shorten(load, 100)
     for count in (1, 0, 1):
         await cluster.install(NODE_PORT, f"--set=replicaCount={count}", *postgresql)
         await cluster.until_ready(count)
@@ -106,11 +104,11 @@ async def test_what_has_come_after_a_move_is_to_be_moved_too(
 ) -> None:
     await cluster.install(NODE_PORT)
     load = Load(await cluster.api())
-    await _shorten(load, 10)
+    await shorten(load, 10)
     await cluster.run("./move-to-postgresql.sh", *postgresql)
     await cluster.kubectl("delete", "pod", await cluster.pod_name())  # and its file with it
     await cluster.until_ready(1)
-    await _shorten(load, 20)
+    await shorten(load, 20)
     for settings in (("--set=replicaCount=3",), ()):
         refused = await cluster.run("./install.sh", NODE_PORT, *settings, *postgresql, check=False)
         assert "The data of storage is in a file" in refused
@@ -128,7 +126,7 @@ async def test_from_the_chart_before_this_one_no_code_is_lost(
     kept = "--set=storage.persistence.enabled=true"
     await cluster.helm("install", RELEASE, str(before), NODE_PORT, tag, kept, "--wait", "--timeout=5m")
     load = Load(await cluster.api())
-    await _shorten(load, 100)
+    await shorten(load, 100)
     await cluster.install(NODE_PORT, kept)
     await cluster.until_ready(1)
     await _all_resolve_from_every_pod(cluster, load.codes)
