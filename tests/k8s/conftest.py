@@ -67,7 +67,7 @@ def postgresql() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def etcd() -> tuple[str, ...]:
-    """What the chart is told of the image of its own etcd: the official one, or one of `ETCD_BASE`, likewise."""
+    """What the chart is told of the image of its own etcd: likewise, with `ETCD_BASE`."""
     base = os.environ.get("ETCD_BASE")
     return _stand_in("etcd", base) if base else ()
 
