@@ -1,4 +1,4 @@
-"""Three hosts and three members of etcd as containers: whichever of them ends, no call fails that may be retried."""
+"""Three hosts and three members of etcd as containers: whichever ends, calls go on."""
 
 from __future__ import annotations
 
