@@ -33,7 +33,7 @@ _log = logging.getLogger("cpg_trio.host")
 _C = TypeVar("_C", bound=ServiceClient)
 _R = TypeVar("_R", bound=Message)
 
-_FORWARD_S = 15.0  # longer than a plugin waits for its longest call, a registration
+_LONGEST_S = 12.0  # as long as a plugin waits for a registration
 _TRIES = 2
 _SENT = (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER, wire.ENROLMENT_HEADER)
 _RETURNED = (wire.HOST_ID_HEADER, wire.UNDELIVERED_HEADER, wire.FAULT_HEADER, "Retry-After")
@@ -80,11 +80,13 @@ class Forwarding:
         plugin: str,
         client_class: type[_C],
         call: Callable[[_C, CallOptions], Awaitable[_R]],
+        timeout_s: float = _LONGEST_S,
     ) -> _R | None:
         """Forward a call of a plugin to its owner; return the answer, None if this host is to answer it.
 
         The plugin is authenticated before. It may have ended meanwhile. The headers of the answer are set in
-        the context. Raises: ConnectError, that of the owner, or `unavailable` if there is none.
+        the context. After `timeout_s`, or half of the time that the plugin has left, the owner counts as out
+        of reach. Raises: ConnectError, that of the owner, or `unavailable` if there is none.
         """
         for tries_left in reversed(range(_TRIES)):
             if (owner := await self._owner(ctx, arrival, plugin)) is None:
@@ -94,7 +96,7 @@ class Forwarding:
             client = self._hosts.client(client_class, owner, plugin, arrival.peer, _credentials(ctx))
             answer = ResponseMetadata()
             try:
-                response = await call(client, {"timeout_s": _FORWARD_S, "metadata": answer})
+                response = await call(client, {"timeout_s": _bounded(timeout_s, ctx), "metadata": answer})
             except ConnectError as error:
                 if tries_left and answer.headers.get(wire.FORWARDED_BY_HOST_HEADER) == NOT_OWNER:
                     await self._caught_up()
@@ -144,6 +146,11 @@ class Forwarding:
         if not headers.get("content-type", "").startswith(_CONNECT_ERROR):  # nobody's answer to a plugin
             text = f"no answer of the host that owns the plugin: {error.message}"
             raise ConnectError(Code.UNAVAILABLE, text) from error
+
+
+def _bounded(timeout_s: float, ctx: Context) -> float:
+    """Return a time that leaves the plugin enough of its own for another host."""
+    return timeout_s if ctx.timeout_ms is None else min(timeout_s, ctx.timeout_ms / 2000)
 
 
 def _credentials(ctx: Context) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from cpg_trio.rpc import Code, Context
 _log = logging.getLogger("cpg_trio.host")
 
 _MAX_REASON_CHARACTERS = 256  # in the log
+_FORWARD_S = 1.0  # for the answer of a plugin's owner: another report follows
 
 
 class Lifecycle(PluginLifecycleService):
@@ -58,6 +59,7 @@ class Lifecycle(PluginLifecycleService):
             forwarded = await self._forwarding.send(
                 *(ctx, arrival, caller.runtime_id, PluginLifecycleClient),
                 lambda owner, options: owner.report_health(request, **options),
+                timeout_s=_FORWARD_S,
             )
             if forwarded is not None:
                 return forwarded

@@ -293,6 +293,26 @@ async def test_an_owner_that_breaks_off_leaves_open_whether_it_has_seen_the_call
                 assert "x-plugin-undelivered" not in response.headers
 
 
+async def test_an_owner_that_is_silent_costs_a_plugin_no_more_than_half_of_its_time() -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.receive_head()
+        await trio.sleep_forever()
+
+    async with peers(silent) as origin, serving_hosts() as (a, b):
+        me = await a.calls.provider("t")
+        await until(lambda: b.is_callable(me))
+        b.host.owners.members[a.id] = attrs.evolve(b.host.owners.members[a.id], url=url_of(origin))
+        for path, body, timeout_ms in (
+            (REPORT, HEALTHY, 30_000),
+            (REPORT, HEALTHY, 600),
+            (REGISTER, SERVICE, 600),
+        ):
+            began = trio.current_time()
+            response = await b.send(path, body, {**me, "connect-timeout-ms": str(timeout_ms)})
+            assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+            assert trio.current_time() - began < 2
+
+
 async def test_hosts_with_different_keys_say_so_and_blame_no_plugin(caplog: pytest.LogCaptureFixture) -> None:
     async with serving_hosts() as (a, b):
         me = await a.calls.provider("t")
