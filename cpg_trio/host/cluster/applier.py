@@ -108,23 +108,25 @@ class Applier:
             self._changed(decode(runtime_id, entry.value, self.journal.seals))
 
     def _changed(self, document: Document) -> None:
-        runtime_id, owner, own_id = document.identity.runtime_id, document.owner, self.owners.own_id
-        if owner == own_id and self.owners.owns(runtime_id):
-            self.journal.note(runtime_id)
+        runtime_id = document.identity.runtime_id
+        if document.owner == self.owners.own_id:
+            self._own(runtime_id)
             return
-        if owner != own_id:
-            self.owners.set(
-                runtime_id, owner
-            )  # before all else, so that nothing of it is seen as this host's
-            self.liveness.release(runtime_id)
+        self.owners.set(runtime_id, document.owner)  # first, so that nothing of it is seen as this host's
+        self.liveness.release(runtime_id)
         with self.journal.applying(runtime_id):
             self.identities.follow(self.journal.records.entry(document))
             self._health(runtime_id, document.health, document.lapsed)
             self._registrations(runtime_id, document.registrations)
-        if owner == own_id:
-            former = self.owners.owner(runtime_id)
-            self.owners.set(runtime_id, owner)
+
+    def _own(self, runtime_id: str) -> None:
+        """Own a plugin, as the store says. Nobody else has changed it since this host has: memory holds."""
+        owned, former = self.owners.owns(runtime_id), self.owners.owner(runtime_id)
+        if not owned:
+            self.owners.set(runtime_id, self.owners.own_id)
             self.adopted(runtime_id, former)
+        if owned or former == NOBODY:
+            self.journal.note(runtime_id)
 
     def _health(self, runtime_id: str, health: Health | None, lapsed: str) -> None:
         registry = self.registry

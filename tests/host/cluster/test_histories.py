@@ -102,7 +102,7 @@ class History:
         if status == 200:
             plugin.registered[service_type] = answer["registrationId"]
             plugin.unsure.discard(service_type)
-        elif service_type not in plugin.registered:
+        else:  # it may have been done, and its owner be gone before it was undone
             plugin.unsure.add(service_type)
 
     async def unregister(self, number: int) -> None:
