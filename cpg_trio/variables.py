@@ -73,6 +73,13 @@ HOST: dict[str, str] = {
         "URL at which plugins reach the host, where a proxy is in front of it (default: the URL that they"
         " call)"
     ),
+    "PEER_URL": (
+        "URL at which the other hosts with the same STATE_URL reach this one (default: the first address that"
+        " it listens on)"
+    ),
+    "PEER_ADDRESS": (
+        "IP address for that, where the name in PEER_URL leads to several hosts (default: where it leads)"
+    ),
     "BASE_URLS": (
         "where plugins may have the host send traffic: caller (to the address that they call from), proved"
         " (also to where they answer the host) or any (default: caller; proved with STATE_URL)"

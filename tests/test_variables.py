@@ -93,7 +93,8 @@ def _read(tree: ast.Module) -> Iterator[str]:
             isinstance(node.func, ast.Attribute) and _is_environment(node.func.value)
         ):
             yield from _constants(values)
-        prefix = [keyword.value for keyword in node.keywords if keyword.arg == "prefix"]
+        named = [keyword.value for keyword in node.keywords if keyword.arg == "prefix"]
+        prefix = [value for value in named if isinstance(value, ast.Constant)]
         for each in map(ast.literal_eval, prefix):
             yield from (f"{each}PORT", f"{each}BIND")
         if isinstance(node.func, ast.Name) and node.func.id == "secret_from_environment":

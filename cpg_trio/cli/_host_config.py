@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
     """Return the configuration of the environment variables. Raises: StartError for an invalid value."""
     return HostConfig(
         allow_plaintext=flag_from_environment("ALLOW_PLAINTEXT", environment),
-        public_url=_public_url(environment),
+        public_url=_url(environment, "PUBLIC_URL"),
+        peer_url=_url(environment, "PEER_URL"),
+        peer_address=_peer_address(environment),
         keys=_keys(environment),
         enrolment=_enrolment(environment),
         policy=_policy(environment),
@@ -150,12 +153,18 @@ def _admin_tokens(environment: Mapping[str, str]) -> AdminTokens | None:
         return AdminTokens(path) if path else None
 
 
-def _public_url(environment: Mapping[str, str]) -> str:
-    url = environment.get("PUBLIC_URL", "")
-    with _start_errors("PUBLIC_URL"):
+def _url(environment: Mapping[str, str], name: str) -> str:
+    url = environment.get(name, "")
+    with _start_errors(name):
         if url:
             Origin.parse(url)
     return url
+
+
+def _peer_address(environment: Mapping[str, str]) -> str:
+    address = environment.get("PEER_ADDRESS", "")
+    with _start_errors("PEER_ADDRESS"):
+        return str(ip_address(address)) if address else ""
 
 
 def _base_urls(environment: Mapping[str, str]) -> BaseUrls | None:
