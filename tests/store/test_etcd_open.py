@@ -183,7 +183,7 @@ async def test_users_tls_and_certificates(guarded: EtcdCluster, caplog: pytest.L
             await store.commit(Commit(puts={"a": b"1"}))
             assert set((await anext(changes)).values) == {"a"}
         assert [entry.key for entry in (await store.load()).entries] == ["a"]
-    for secret in (PASSWORD, "s3cret"):
+    for secret in (PASSWORD, "s3cret", store._space.gateway.token):
         assert secret not in caplog.text
         assert secret not in f"{store} {store!r} {url!r}"
 

@@ -115,10 +115,11 @@ class Watch:
         events, self._events = self._events, []
         values = self._values(events)
         self._after = max(op.revision_of(event["kv"]) for event in events)
-        self._failures, self._touched = 0, False
+        self._touched = False
         await self._tell(values)
 
     async def _tell(self, values: dict[str, Entry | None]) -> None:
+        self._failures = 0
         await self._changes.put(Changed(self._after, values))
 
     def _values(self, events: list[Json]) -> dict[str, Entry | None]:
