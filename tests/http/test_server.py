@@ -897,6 +897,35 @@ async def test_a_message_that_is_too_large_closes_with_1009() -> None:
 
 
 @pytest.mark.usefixtures("silence")
+async def test_an_application_that_sends_while_a_close_waits_to_be_sent_is_told_that_it_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = trio.Event()
+    write = Http1Connection.write
+
+    async def full(self: Http1Connection, data: bytes) -> None:
+        if data.startswith(b"\x88"):  # the client reads again when the application has gone on
+            await told.wait()
+        await write(self, data)
+
+    async def ticking(_receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "tick"})
+                await trio.sleep(MOMENT / 10)
+        finally:
+            told.set()
+
+    monkeypatch.setattr(Http1Connection, "write", full)
+    async with server(websocket_app(ticking), websocket_max_message_bytes=1000) as up:
+        async with dial_websocket(up.url) as ws:
+            await ws.send(BytesMessage(b"x" * 2000))
+            assert (await ws.wire.rest()).endswith(b"\x88\x02\x03\xf1")  # the close, 1009
+        await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
 async def test_frames_that_cannot_be_parsed_close_with_1002() -> None:
     app = Socket()
     async with server(app) as up, dial_websocket(up.url) as ws:

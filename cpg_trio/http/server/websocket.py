@@ -228,7 +228,7 @@ class WebSocketCall(WSStream):
             pass  # nobody's fault, and the application has logged the other
         except* Exception as error:  # noqa: BLE001 - the barrier between applications and the server
             logger.error("the application failed on %s", name, exc_info=unwrapped(error))
-        if self.closed:
+        if self.closed or self.state is ASGIWebsocketState.CLOSED:
             return
         if self.state is ASGIWebsocketState.CONNECTED:
             await self._close(CloseReason.INTERNAL_ERROR if failed else CloseReason.NORMAL_CLOSURE)
@@ -269,12 +269,17 @@ class WebSocketCall(WSStream):
 
     async def app_send(self, message: Any) -> None:
         await trio.lowlevel.checkpoint()
-        self._check_client()
+        self._check_open()
         await super().app_send(message)
         self._check_client()
         if self.idle:  # closed or refused by the application just now
             self._code = int(message.get("code", CloseReason.NORMAL_CLOSURE))
             await self._end()
+
+    def _check_open(self) -> None:
+        self._check_client()
+        if self.idle:  # we are closing, and our goodbye may still wait for its turn
+            raise ClientDisconnectedError("the WebSocket is being closed")
 
     def _check_client(self) -> None:
         if self.closed:
