@@ -121,6 +121,10 @@ class EtcdCluster:
     def stop(self, i: int) -> None:
         """Stop a member: it is there, and silent."""
         self._signal(i, signal.SIGSTOP)
+        process = self.members[i].process
+        assert process
+        while "State:\tT" not in Path(f"/proc/{process.pid}/status").read_text():
+            time.sleep(0.001)  # each of its threads stops by itself
 
     def cont(self, i: int) -> None:
         """Let a stopped member go on."""

@@ -91,3 +91,15 @@ async def test_etcd_asks_for_users_and_none_is_named() -> None:
         store = EtcdStore(EtcdUrl.parse(cluster.url().replace(f"{USER}@", "")))
         with pytest.raises(StartError, match="etcd asks for a user: name one in the URL"):
             await store.__aenter__()
+
+
+async def test_to_follow_begins_once_a_member_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it begins is a sign that the store is reached."""
+    monkeypatch.setattr("cpg_trio.store.etcd._gateway.ATTEMPT_S", 0.3)
+    with etcd_members() as cluster:
+        async with EtcdStore(EtcdUrl.parse(cluster.url())) as store:
+            for away in (cluster.stop, cluster.kill):
+                away(0)
+                with pytest.raises(StoreError), trio.fail_after(5):
+                    async with store.changes(2):
+                        raise AssertionError

@@ -150,7 +150,7 @@ class EtcdStore:
         """See `Store`."""
         changes = Changes()
         async with open_plain_nursery() as nursery:
-            nursery.start_soon(Watch(self._space, after, changes).run)
+            await nursery.start(Watch(self._space, after, changes).run)
             yield changes
             nursery.cancel_scope.cancel()
 

@@ -8,6 +8,7 @@ elsewhere in the cluster: the stamp is put, and a watch that is alive tells it, 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import trio
 
@@ -53,17 +54,22 @@ class Watch:
         self._space = space
         self._after = after
         self._changes = changes
+        self._begun: Callable[[], None] = trio.TASK_STATUS_IGNORED.started
+        self._has_begun = False
         self._failures = 0
         self._events: list[Json] = []
         self._touched = False
         self._silence_s = _SILENCE_S * (1 + random.random() / 2)  # noqa: S311 - so that one host is the first
 
-    async def run(self) -> None:
-        """Follow. An error is the last thing that is told."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow. Started when a member follows; raises StoreError before. Later, an error is told last."""
+        self._begun = task_status.started
         try:
             while True:
                 await self._begin()
         except StoreError as error:
+            if not self._has_begun:
+                raise
             await self._changes.put(error)
 
     async def _begin(self) -> None:
@@ -109,6 +115,9 @@ class Watch:
         self._space.check(message)
         if message.get("canceled"):
             raise self._cancelled(message)
+        if not self._has_begun:
+            self._has_begun = True
+            self._begun()
         self._events += message.get("events", ())
         if message.get("fragment") or not self._events:
             return
