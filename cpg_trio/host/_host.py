@@ -173,7 +173,8 @@ class Host:
             self._access, self.identities, self.registry, policy, self.audit, self.owners.owns
         )
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
-        self._sockets = Sockets(config.socket_dir, self._control)
+        is_shared = config.store is not None and config.store.shared
+        self._sockets = Sockets(config.socket_dir, self._control, shared=is_shared)
         self._succession = Succession(self.identities, self.registry)
         self._prober = Prober(
             self.identities,

@@ -10,7 +10,8 @@ A plugin registers the name of its socket in that directory. The host connects t
   user, and do not see each other's processes.
 
 Otherwise the name is logged and dropped, and the plugin is called by TCP; so it is at each call for which the
-socket cannot be connected to.
+socket cannot be connected to. Where several hosts share the registrations, the name is dropped: other hosts
+may be on other machines.
 
 Processes that may write in the directory are not protected from each other: each of them can take over the
 name of another one. The directory is for processes that trust each other.
@@ -44,8 +45,10 @@ class _UnusableSocketError(Exception):
 class Sockets:
     """The sockets of a host and its plugins. Without a directory there are none."""
 
-    def __init__(self, folder: Path | None, clients: ControlClients) -> None:
+    def __init__(self, folder: Path | None, clients: ControlClients, *, shared: bool = False) -> None:
+        """Take the directory. To other hosts, which have `shared` registrations, a socket means nothing."""
         self._folder = folder
+        self._shared = shared
         self._clients = clients
         self.binds: Sequence[str] = [f"{UNIX}{folder / _NAME}"] if folder else []
         """What the host listens on."""
@@ -61,6 +64,9 @@ class Sockets:
         """
         name = metadata.get(wire.SOCKET_KEY, "")
         if not name:
+            return ()
+        if self._shared:
+            del metadata[wire.SOCKET_KEY]
             return ()
         try:
             address = self._address(name, client)

@@ -80,7 +80,7 @@ async def serving_host(
     async def serve(*, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
         await host.serve(stop, bind="127.0.0.1:0", task_status=task_status)
 
-    (url,) = await nursery.start(serve)
+    url, *_ = await nursery.start(serve)
     http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
     return Served(host, url, WireCaller(http), stop)
 
