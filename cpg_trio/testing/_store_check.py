@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ import trio
 
 from cpg_trio.store import Commit, ConflictError, Store
 
-OpenStore: TypeAlias = Callable[[], AbstractAsyncContextManager[Store]]
+MakeStore: TypeAlias = Callable[[], Store]
 
 _MOST_STEPS = 500
 
@@ -21,7 +21,7 @@ _MOST_STEPS = 500
 class Tested:
     """A store, and the prefix of the keys that a check may use."""
 
-    open_store: OpenStore
+    open_store: MakeStore
     prefix: str
 
     def key(self, name: str) -> str:

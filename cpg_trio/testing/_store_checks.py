@@ -211,8 +211,8 @@ async def what_hosts_do_not_share_opens_once_at_a_time(tested: Tested) -> None:
 async def a_check_changes_nothing(tested: Tested) -> None:
     async with tested.open_store() as store:
         before = await store.load()
+    await tested.open_store().check()
     async with tested.open_store() as store:
-        await store.check()
         after = await store.load()
         expect(
             (after.id, list(after.entries)) == (before.id, list(before.entries)), "it has changed something"

@@ -8,30 +8,30 @@ import trio
 
 from cpg_trio.store import MAX_OPERATIONS, Commit
 from cpg_trio.testing import _shared_store_checks, _store_checks
-from cpg_trio.testing._store_check import Check, OpenStore, Tested, checks_of
+from cpg_trio.testing._store_check import Check, MakeStore, Tested, checks_of
 
 _TIMEOUT_S = 30.0  # of one check, real time
 
 
-async def check_store(open_store: OpenStore) -> None:
+async def check_store(make_store: MakeStore) -> None:
     """Put a store through its paces, in a Trio task.
 
-    `open_store` returns the store, not opened yet: each time the same data, and where several hosts may have
+    `make_store` returns the store, not opened yet: each time the same data, and where several hosts may have
     it open, several at once. The checks use keys of their own, below `check/`, and leave none behind. Those
     of changes and of presence concern stores that hosts share.
 
     Raises: AssertionError, which says which check has failed, and why. What a store raises that it may not
     raise is the cause of one.
     """
-    async with open_store() as store:
+    async with make_store() as store:
         shared = store.shared
     for check in [*checks_of(_store_checks), *(checks_of(_shared_store_checks) if shared else ())]:
-        await _run(check, open_store)
+        await _run(check, make_store)
 
 
-async def _run(check: Check, open_store: OpenStore) -> None:
+async def _run(check: Check, make_store: MakeStore) -> None:
     name = check.__name__.replace("_", " ")
-    tested = Tested(open_store, f"check/{secrets.token_hex(8)}/")
+    tested = Tested(make_store, f"check/{secrets.token_hex(8)}/")
     try:
         with trio.fail_after(_TIMEOUT_S):
             await check(tested)

@@ -101,10 +101,15 @@ def runtime_id_of(key: str) -> str:
 
 def encode(document: Document, sealed_digest: str) -> bytes:
     """Return the value of a plugin's entry; its digest has been sealed for that entry."""
+    identity = document.identity
     return _dumped(
         {
             "owner": document.owner,
-            **attrs.asdict(document.identity, filter=lambda field, _: field.name != "runtime_id"),
+            "self_id": identity.self_id,
+            "provides": identity.provides,
+            "requires": identity.requires,
+            "address": identity.address,
+            "answers": identity.answers,
             "digest": sealed_digest,
             "expires_at": document.expires_at,
             "saved_at": document.saved_at,
@@ -173,12 +178,15 @@ def decode_not_before(value: bytes) -> float:
 
 
 def _registration_fields(registration: Registration) -> Mapping[str, object]:
-    fields = attrs.asdict(
-        registration,
-        recurse=False,
-        filter=lambda field, _: bool(field.init) and field.name not in ("runtime_id", "addresses"),
-    )
-    return {**fields, "address": registration.address}
+    return {
+        "id": registration.id,
+        "service_type": registration.service_type,
+        "version": registration.version,
+        "endpoint_path": registration.endpoint_path,
+        "metadata": registration.metadata,
+        "sequence": registration.sequence,
+        "address": registration.address,
+    }
 
 
 def _registration(runtime_id: str, value: object) -> Registration:
