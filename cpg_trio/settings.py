@@ -21,6 +21,7 @@ from cpg_trio.variables import SECRETS, default_of, flag_of, meaning_of
 
 _SECRET = "(secret)"  # noqa: S105 - what is shown in place of one
 _OTHERS = 0o007
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
 
 
 @attrs.frozen
@@ -30,7 +31,7 @@ class Setting:
     name: str
     """As the environment names it."""
     value: str
-    """`(secret)` in place of a secret that is set."""
+    """`(secret)` in place of a secret that is set, and of a password in a URL."""
     source: str
     """`flag`, `environment`, `file` or `default`."""
     meaning: str
@@ -83,9 +84,14 @@ def settle(
         found = ((source, given[name]) for source, given in sources.items() if given.get(name))
         source, value = next(found, ("default", ""))
         values[name] = value
-        shown = (_SECRET if name in SECRETS else value) if value else default_of(text)
+        shown = (_SECRET if name in SECRETS else _without_password(value)) if value else default_of(text)
         listed.append(Setting(name, shown, source, meaning_of(text)))
     return Settings(values, listed, str(file or ""))
+
+
+def _without_password(value: str) -> str:
+    """Return a value with `(secret)` in place of the password of a URL in it."""
+    return _PASSWORD.sub(rf"\1{_SECRET}@", value)
 
 
 def _read(path: Path, table: Mapping[str, str]) -> dict[str, str]:

@@ -91,6 +91,13 @@ HOST: dict[str, str] = {
     "STATE_PATH": (
         "file (SQLite) in which registrations outlive a restart (default: none; plugins register again)"
     ),
+    "STATE_URL": (
+        "store that several hosts share, in place of STATE_PATH, as in etcd://etcd-0:2379,etcd-1:2379/prefix;"
+        " with TLS etcds:// and ?ca=FILE&cert=FILE&key=FILE; with a user etcd://user@…; it needs CPG_HOST_KEY"
+        " or CPG_HOST_KEY_FILE, the same for all hosts (default: none; the directory is this host's alone)"
+    ),
+    "STATE_PASSWORD": "password of the user of STATE_URL (default: none)",
+    "STATE_PASSWORD_FILE": "file of that password; read again each time that it is needed (default: none)",
     "SELECTION": (
         "which of several providers a caller gets, by service type, as in"
         " storage=round-robin,logger=random: first, round-robin, random or least-loaded (default: first)"
@@ -212,7 +219,7 @@ COMMANDS: dict[str, str] = {
 }
 """Of the commands that see and steer a host."""
 
-SECRETS = frozenset({"ADMIN_TOKEN", "CPG_HOST_KEY", "ENROLMENT_TOKEN", "ENROLMENT_TOKENS"})
+SECRETS = frozenset({"ADMIN_TOKEN", "CPG_HOST_KEY", "ENROLMENT_TOKEN", "ENROLMENT_TOKENS", "STATE_PASSWORD"})
 """Of all: those whose value is a secret. They have no flag, as other users see command lines."""
 
 KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **TRACING, **EXAMPLE, **COMMANDS})

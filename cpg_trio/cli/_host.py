@@ -61,6 +61,7 @@ def host(
     check: Annotated[
         bool, Parameter(help="Print the settings and what is wrong, start nothing: status 0 or 1.")
     ] = False,
+    reach: Annotated[bool, Parameter(help="With --check: ask the store of STATE_URL, too.")] = False,
     json: JsonFlag = False,
     help_all: Annotated[bool, Parameter(help="Print all settings with their flags.")] = False,
     flags: Flags = _NO_FLAGS,
@@ -71,11 +72,13 @@ def host(
         return 0
     if json and not check:
         raise UsageError("--json is for --check: for a log in JSON it is --log-format json")
+    if reach and not check:
+        raise UsageError("--reach is for --check: a host asks its store anyway")
     settings = _settings(flags, config)
     if check:
         from cpg_trio.cli._host_check import check_host  # noqa: PLC0415 - help needs no host
 
-        return check_host(settings, json=json)
+        return check_host(settings, json=json, reach=reach)
     return _run(settings)
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 
 import attrs
@@ -13,6 +14,7 @@ import trio
 
 from cpg_trio.cli._config import show_settings
 from cpg_trio.cli._host_config import binds_of, host_config
+from cpg_trio.cli._state import check_store
 from cpg_trio.host import HostConfig
 from cpg_trio.host.access import check_listening
 from cpg_trio.http import BindError, StartError, listening
@@ -30,9 +32,12 @@ class Findings:
     warnings: Sequence[str]
 
 
-def check_host(settings: Settings, *, json: bool) -> int:
-    """Print the settings of a host and what is wrong with them; return 1 if something is, otherwise 0."""
-    findings = trio.run(find, settings)
+def check_host(settings: Settings, *, json: bool, reach: bool = False) -> int:
+    """Print the settings of a host and what is wrong with them; return 1 if something is, otherwise 0.
+
+    `reach`: whether to ask a store that hosts share whether this host fits it.
+    """
+    findings = trio.run(partial(find, reach=reach), settings)
     if json:
         print(_as_json(settings, findings))
     else:
@@ -40,8 +45,8 @@ def check_host(settings: Settings, *, json: bool) -> int:
     return 1 if findings.errors else 0
 
 
-async def find(settings: Settings) -> Findings:
-    """Return what is wrong with the settings of a host."""
+async def find(settings: Settings, *, reach: bool = False) -> Findings:
+    """Return what is wrong with the settings of a host, also with what it has to `reach`, if that is set."""
     errors: list[str] = []
     warnings = list(misspelt(os.environ))
     tries, binds = settings, list[str]()
@@ -59,11 +64,11 @@ async def find(settings: Settings) -> Findings:
             return Findings(errors, warnings)
         tries = tries.without(wrong)
     errors += filter(None, map(_error_of, _steps(config, binds)))
-    if config.store is not None:
+    if config.store is not None and (reach or not config.store.shared):
         try:
-            await config.store.check()
+            await check_store(config.store, config.keys)
         except StartError as error:
-            errors.append(str(error))
+            errors.append(settings.explained(str(error)))
     for bind in _all_binds(config, binds):
         if why := await _why_not_free(bind):
             (warnings if why.is_in_use else errors).append(why.text)

@@ -16,6 +16,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._admin_socket import OFF, socket_path
 from cpg_trio._reload import reason
+from cpg_trio.cli._state import keys_of, store_of
 from cpg_trio.host import (
     DEFAULT_PORT,
     AdminConfig,
@@ -24,7 +25,6 @@ from cpg_trio.host import (
     Enrolment,
     Host,
     HostConfig,
-    Keys,
     LeaseConfig,
     Limits,
     Policy,
@@ -44,7 +44,6 @@ from cpg_trio.process import (
     probe_bind_from_environment,
 )
 from cpg_trio.settings import Settings
-from cpg_trio.store import SqliteStore, Store
 from cpg_trio.variables import misspelt
 
 _log = logging.getLogger("cpg_trio.host")
@@ -69,12 +68,13 @@ def binds_of(environment: Mapping[str, str]) -> list[str]:
 
 def host_config(environment: Mapping[str, str]) -> HostConfig:
     """Return the configuration of the environment variables. Raises: StartError for an invalid value."""
+    keys = keys_of(environment)
     return HostConfig(
         allow_plaintext=flag_from_environment("ALLOW_PLAINTEXT", environment),
         public_url=_url(environment, "PUBLIC_URL"),
         peer_url=_url(environment, "PEER_URL"),
         peer_address=_peer_address(environment),
-        keys=_keys(environment),
+        keys=keys,
         enrolment=_enrolment(environment),
         policy=_policy(environment),
         pass_headers=_pass_headers(environment),
@@ -84,28 +84,13 @@ def host_config(environment: Mapping[str, str]) -> HostConfig:
         rates=_rates(environment),
         limits=_limits(environment),
         selection=_selection(environment),
-        store=_store(environment),
+        store=store_of(environment, keys),
         socket_dir=_path(environment, "SOCKET_DIR"),
         serve=config_from_environment(environment),
         probe_bind=probe_bind_from_environment(environment),
         metrics_bind=addresses_from_environment("METRICS_BIND", environment),
         admin=_admin(environment),
     )
-
-
-def _keys(environment: Mapping[str, str]) -> Keys:
-    """Return the keys: in `CPG_HOST_KEY`, in `CPG_HOST_KEY_FILE`, or in the file beside the state file."""
-    with _start_errors("CPG_HOST_KEY"):
-        if keys := list_from_environment("CPG_HOST_KEY", environment):
-            return Keys(keys)
-    path, state = _path(environment, "CPG_HOST_KEY_FILE"), _path(environment, "STATE_PATH")
-    return Keys(path=path or (state and state.with_name(f"{state.name}.key")))
-
-
-def _store(environment: Mapping[str, str]) -> Store | None:
-    """Return what the state is kept in: the file of `STATE_PATH`, if it is set."""
-    path = _path(environment, "STATE_PATH")
-    return SqliteStore(path) if path is not None else None
 
 
 def _enrolment(environment: Mapping[str, str]) -> Enrolment:

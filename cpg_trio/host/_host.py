@@ -37,6 +37,7 @@ from cpg_trio.host.admin import Admin, Parts, serve_admin
 from cpg_trio.host.capabilities.broker import Broker, announced, below, by_type
 from cpg_trio.host.capabilities.calls import CapabilityCalls
 from cpg_trio.host.capabilities.grants import Grants
+from cpg_trio.host.capabilities.shared_ends import PREFIXES as ENDED_PREFIXES, SharedEnds
 from cpg_trio.host.cluster import (
     Cluster,
     Forwarding,
@@ -216,6 +217,7 @@ class Host:
             config.grant_ttl_s,
             limits.max_grants,
         )
+        self._ends = SharedEnds(self._grants)
         self._lifetimes = Lifetimes(
             identities=self.identities,
             registry=self.registry,
@@ -228,6 +230,7 @@ class Host:
         )
         # Other hosts with the same directory
         self.cluster = self._cluster()
+        """The other hosts of the directory; None for one that shares it with nobody."""
         self._others = others_of(self.cluster, config.store)
         self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
         self._forwarding = Forwarding(self.owners, self._hosts, self._others)
@@ -262,7 +265,7 @@ class Host:
         store = self._config.store
         if store is None or not store.shared:
             return None
-        return Cluster(
+        cluster = Cluster(
             store,
             self.owners,
             self.standing,
@@ -278,6 +281,9 @@ class Host:
             ),
             lease_s=self._config.leases.lease_s,
         )
+        for prefix in ENDED_PREFIXES:
+            cluster.on(prefix, partial(self._ends.apply, prefix))
+        return cluster
 
     def _why_not_ready(self) -> str:
         if self.health.stopping:
@@ -321,6 +327,8 @@ class Host:
             nursery.start_soon(self.watches.run)
             nursery.start_soon(self.call_table.run)
             if self.cluster is not None:
+                self._grants.share(self.registry.id)
+                nursery.start_soon(self._ends.run, self.cluster.store)
                 nursery.start_soon(self._suspicions.run)
             with self.identities.watched(self._lifetimes.identity_changed):
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
@@ -500,13 +508,23 @@ class Host:
     def revoke_grant(self, grant_id: str, why: str = "it has been revoked", *, actor: str = "") -> bool:
         """End a grant of a capability, and the calls that use it; return whether there was one.
 
+        Where hosts share a directory it ends at all of them, within a second at those that reach the store.
+        One that this host has not seen may be another's, so any that can be one ends.
         `actor` is who has done it, for the audit trail, here and below.
         """
         return self._grants.revoke(grant_id, why, actor)
 
     def revoke_grants(self, runtime_id: str, why: str = "they have been revoked") -> int:
-        """End all grants that a plugin has, until it asks again; return how many there were."""
+        """End all grants that a plugin has, until it asks again; return how many this host has held."""
         return self._grants.revoke_all(runtime_id, why)
+
+    async def grants_ended(self) -> None:
+        """Wait until the other hosts of the directory can know which grants have been revoked here.
+
+        Raises: ConnectError `unavailable` while the store cannot be written. They have ended here, and the
+        host goes on trying to write that.
+        """
+        await self._ends.written()
 
     def enforce_policy(self) -> None:
         """Remove the registrations that the rules of now do not permit."""

@@ -123,8 +123,11 @@ class Store(Protocol):
     """Whether several hosts may have it open, each of which follows the changes of the others. Where they
     may not, nothing is followed, and nobody is present."""
 
-    async def check(self) -> None:
-        """Check that it could be opened, as far as can be told; change nothing. Raises: http.StartError."""
+    async def check(self) -> bool:
+        """Check that it could be opened, as far as can be told; change nothing. Raises: http.StartError.
+
+        Return whether it has been begun: one that is not is made when it is opened.
+        """
 
     async def __aenter__(self) -> Self:
         """Open it."""

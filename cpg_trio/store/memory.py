@@ -55,9 +55,10 @@ class MemoryStore:
     async def __aexit__(self, *_: object) -> None:
         """Do nothing."""
 
-    async def check(self) -> None:
-        """Do nothing: it can always be opened."""
+    async def check(self) -> bool:
+        """See `Store`. It can always be opened."""
         await trio.lowlevel.checkpoint()
+        return bool(self._entries)
 
     async def load(self, prefix: str = "") -> Snapshot:
         """See `Store`."""

@@ -59,9 +59,9 @@ class SqliteStore:
         with trio.CancelScope(shield=True):
             await self._in_thread(self.connection.close)
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """See `Store`."""
-        await self._in_thread(self._check)
+        return await self._in_thread(self._check)
 
     async def load(self, prefix: str = "") -> Snapshot:
         """See `Store`."""
@@ -102,14 +102,15 @@ class SqliteStore:
                 raise
             self.connection = connection
 
-    def _check(self) -> None:
+    def _check(self) -> bool:
         with self._start_errors():
             if not self._path.exists():
                 check_writable(self._path.parent)
-                return
+                return False
             with self._path.open("r+b") as file:
                 if (begin := file.read(len(_MAGIC))) and begin != _MAGIC:
                     raise ValueError(_FOREIGN)
+        return bool(begin)
 
     def _load(self, prefix: str) -> Snapshot:
         try:

@@ -201,6 +201,7 @@ def test_each_value_of_the_example_file_can_be_used(tmp_path: Path, monkeypatch:
         file = tmp_path / "host.toml"
         needs = {"tls_key": 'tls_cert = "x"\n', "tls_clients": 'tls_cert = "x"\ntls_ca = "x"\n'}
         needs["admin_bind"] = f'admin_token = "{SECRET}"\n'
+        needs["state_url"] = f'cpg_host_key = "{SECRET}"\n'
         file.write_text(f"{needs.get(key, '')}{key} = {value}")
         file.chmod(0o600)
         environment = settle(TABLE, {}, {}, file).environment

@@ -75,15 +75,16 @@ class Keys:
         self._file: Reloaded[tuple[bytes, ...]] | None = None
         self._keys = _checked(keys) if keys else (_new_key(),)
 
-    def open(self) -> None:
-        """Read the file of keys if there is a path; make it if it is missing. To be called first.
+    def open(self, *, make: bool = True) -> None:
+        """Read the file of keys if there is a path; `make` it if it is missing. To be called first.
 
         Raises: StartError for a file that cannot be used.
         """
         if self._path is None or self._file is not None:
             return
         with self._start_errors():
-            _make(self._path)
+            if make:
+                _make(self._path)
             self._file = Reloaded([self._path], partial(_read, self._path))
 
     def check(self) -> None:

@@ -35,6 +35,9 @@ class Steering(Protocol):
     def revoke_grant(self, grant_id: str, why: str, *, actor: str) -> bool:
         """End a grant; return whether there was one."""
 
+    async def grants_ended(self) -> None:
+        """Wait until that is written for other hosts. Raises: ConnectError `unavailable`."""
+
     def enforce_policy(self) -> None:
         """Remove what the rules of now do not permit."""
 
@@ -104,6 +107,7 @@ class Actions:
             raise ConnectError(Code.NOT_FOUND, f"there is no grant {grant_id!r}")
         text = _done(_done_by(f"the grant {grant_id} is revoked", actor), why)
         self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=text))
+        await self.host.grants_ended()
 
     async def reload(self, *, actor: str) -> Sequence[FileState]:
         """Read the files anew that have changed, and apply the policy; return all files with their errors."""

@@ -45,8 +45,9 @@ class SharedEnds:
         self._round = _Round()
         self._noted = trio.Event()
 
-    def apply(self, key: str, value: bytes | None) -> None:
+    def apply(self, prefix: str, rest: str, value: bytes | None) -> None:
         """Apply what the store has under a key, None if it has nothing. Calls by what has ended end."""
+        key = prefix + rest
         if value is None:
             self._grants.ended.forget(key)
             return

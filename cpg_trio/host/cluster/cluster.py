@@ -66,7 +66,8 @@ class Cluster:
     def __init__(
         self, store: Store, owners: Owners, standing: Standing, local: Local, lease_s: float
     ) -> None:
-        self._store = store
+        self.store = store
+        """What they share."""
         self._local = local
         self.owners = owners
         self.standing = standing
@@ -120,8 +121,8 @@ class Cluster:
         """
         local = self._local
         check_given(local.keys)
-        async with self._store, open_plain_nursery() as nursery:
-            joined = await join(self._store, local.keys)
+        async with self.store, open_plain_nursery() as nursery:
+            joined = await join(self.store, local.keys)
             local.registry.id, local.registry.counts_changes = joined.id, False
             local.journal.seals = joined.sealer
             async with local.journal.opened():
@@ -160,7 +161,7 @@ class Cluster:
         joined = False
         while True:
             try:
-                async with self._store.present(member.key, member.value, self._ttl_s) as presence:
+                async with self.store.present(member.key, member.value, self._ttl_s) as presence:
                     await self._be_there(presence, member, None if joined else task_status)
             except ReplacedError as error:
                 raise _start_error(error) from error
@@ -201,11 +202,11 @@ class Cluster:
         if former:
             _log.info("%d former runs of this host are gone", len(former))
             with suppress(ConflictError):
-                await self._store.commit(Commit(deletes=former, expected=self.standing.own_fence()))
+                await self.store.commit(Commit(deletes=former, expected=self.standing.own_fence()))
 
     async def _catch_up(self, revision: int = 0) -> None:
         """Wait until all that is in the store is known here. Raises: StoreError."""
-        await self.follower.reached(max(revision, await self._store.revision()))
+        await self.follower.reached(max(revision, await self.store.revision()))
 
     async def _until_lapsed(self, presence: Presence, scope: trio.CancelScope) -> None:
         while trio.current_time() < presence.valid_until and not presence.lost.is_set():

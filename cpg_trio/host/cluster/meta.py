@@ -76,7 +76,7 @@ class Joined:
     async def _reseal(self) -> bool:
         """Return whether the canary is sealed by the key of now; it is tried again if not."""
         try:
-            snapshot = await self.store.load()
+            snapshot = await self.store.load(META)
             meta = _read(next(entry for entry in snapshot.entries if entry.key == META))
             await _write(self.store, snapshot, _sealed(meta, self.sealer))
         except (StartError, StoreError, ConflictError, StopIteration) as error:

@@ -75,11 +75,12 @@ class Keyspace:
         self._seen = int(answer["header"]["revision"])
         self.id = sha256(f"{store_id} {self._cluster}".encode()).hexdigest()[:16]
 
-    async def look(self) -> None:
-        """Check that it could be opened; change nothing. Raises: StoreError; StartError."""
+    async def look(self) -> bool:
+        """Return whether there is a store, which could be opened; change nothing. Raises: as `open`."""
         _, found = await self._find([])
         if found is not None:
             _id_of(found, self.stamp)
+        return found is not None
 
     async def _find(self, begin: list[Json]) -> tuple[Json, bytes | None]:
         """Return the value of the stamp. Where nothing is, do `begin`, and return None."""

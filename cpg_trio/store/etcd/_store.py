@@ -39,11 +39,11 @@ class EtcdStore:
         """Return where it is, without secrets."""
         return str(self._url)
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """See `Store`."""
         with self._refusing():
             async with self._space.gateway:
-                await self._space.look()
+                return await self._space.look()
 
     async def __aenter__(self) -> Self:
         """Open it. Raises: StartError; nothing has changed then."""

@@ -198,8 +198,9 @@ async def directory(*places: Place, store: MemoryStore | None = None) -> AsyncIt
         async with store.changes(1) as changes:
             async for changed in changes:
                 for key, entry in changed.values.items():
-                    if key.startswith(PREFIXES):
-                        place.ends.apply(key, entry.value if entry is not None else None)
+                    prefix = next(prefix for prefix in PREFIXES if key.startswith(prefix))
+                    value = entry.value if entry is not None else None
+                    place.ends.apply(prefix, key.removeprefix(prefix), value)
 
     async with trio.open_nursery() as nursery:
         for place in places:
@@ -326,6 +327,6 @@ async def test_an_entry_that_cannot_be_read_is_told_and_changes_nothing(
 ) -> None:
     place = Place()
     grant, token = place.issue()
-    place.ends.apply(ENDED_GRANTS + grant.id, value)
+    place.ends.apply(ENDED_GRANTS, grant.id, value)
     assert not place.why_refused(grant, token)
     assert f"the entry {ENDED_GRANTS}{grant.id} of the store is not used" in caplog.text

@@ -56,8 +56,9 @@ class Reached:
         if self.cut:
             raise StoreError("it is cut off")
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         self._check()
+        return True
 
     async def __aenter__(self) -> Self:
         return self
