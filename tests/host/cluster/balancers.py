@@ -75,19 +75,26 @@ async def haproxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def round_robin(_folder: Path, ports: Sequence[int]) -> AsyncIterator[str]:
-    """Pass each connection on to the next host, byte for byte; yield the URL."""
-    turns = itertools.cycle(ports)
+async def by_connection(_folder: Path, ports: Sequence[int]) -> AsyncIterator[str]:
+    """Pass each connection on to the next host of this machine; yield the URL."""
+    async with round_robin([("127.0.0.1", port) for port in ports], "127.0.0.1") as url:
+        yield url
 
-    async def pass_on(client: trio.SocketStream) -> None:
-        host = await trio.open_tcp_stream("127.0.0.1", next(turns))
-        async with client, host, trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, client, host)
-            nursery.start_soon(_copy, host, client)
+
+@asynccontextmanager
+async def round_robin(hosts: Sequence[tuple[str, int]], address: str) -> AsyncIterator[str]:
+    """Pass each connection on to the next host, byte for byte, from an address; yield the URL."""
+    turns = itertools.cycle(hosts)
+
+    async def pass_on(plugin: trio.SocketStream) -> None:
+        host = await trio.open_tcp_stream(*next(turns), local_address=address)
+        async with plugin, host, trio.open_nursery() as nursery:
+            nursery.start_soon(_copy, plugin, host)
+            nursery.start_soon(_copy, host, plugin)
 
     async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(partial(trio.serve_tcp, pass_on, 0, host="127.0.0.1"))
-        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        (listener,) = await nursery.start(partial(trio.serve_tcp, pass_on, 0, host=address))
+        yield f"http://{address}:{listener.socket.getsockname()[1]}"
         nursery.cancel_scope.cancel()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -14,8 +16,10 @@ from cpg_trio.demo import client
 from cpg_trio.demo.api import api_plugin
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
-from tests.host.cluster.balancers import haproxy, nginx, program, round_robin
+from tests.host.cluster.balancers import by_connection, haproxy, nginx, program
+from tests.host.cluster.behind_balancer import ADDRESSES, BALANCER, PROVIDER
 from tests.host.cluster.serving import Served, serving_hosts, until
+from tests.namespaces import in_namespace
 from tests.plugin.running import is_healthy, plugged
 
 Balancer = Callable[[Path, Sequence[int]], AbstractAsyncContextManager[str]]
@@ -23,7 +27,7 @@ Balancer = Callable[[Path, Sequence[int]], AbstractAsyncContextManager[str]]
 BALANCERS = pytest.mark.parametrize(
     "balancer",
     [
-        round_robin,
+        by_connection,
         pytest.param(nginx, marks=pytest.mark.skipif(not program("nginx"), reason="nginx is not installed")),
         pytest.param(
             haproxy, marks=pytest.mark.skipif(not program("haproxy"), reason="HAProxy is not installed")
@@ -66,3 +70,19 @@ async def test_nobody_is_called_but_by_the_name_of_a_host() -> None:
     async with serving_hosts() as (a, _):
         response = await a.calls.http.get("/readyz", headers={"host": "hosts"})
         assert response.status_code == 403
+
+
+async def test_plugins_that_come_through_a_balancer_prove_where_they_are() -> None:
+    addresses = [f"ip address add {address}/24 dev lo" for address in ADDRESSES]
+    done = in_namespace(
+        ["ip link set lo up", *addresses],
+        partial(
+            subprocess.run,
+            [sys.executable, "-m", "tests.host.cluster.behind_balancer"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        ),
+    )
+    assert done.stdout.splitlines() == [f"{BALANCER} http://{PROVIDER}"] * 2, done.stderr
