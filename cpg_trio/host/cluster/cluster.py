@@ -98,6 +98,11 @@ class Cluster:
         return self.standing.why_cut_off
 
     @property
+    def sends_elsewhere(self) -> bool:
+        """Whether plugins are to call another host: this one does not reach the store, or is stopping."""
+        return self.standing.stand in {Stand.CUT_OFF, Stand.LOST, Stand.LEFT}
+
+    @property
     def revision(self) -> int:
         """The revision of the store until which all changes are known here."""
         return self.follower.revision

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import trio
@@ -94,10 +95,14 @@ class Failover:
         puts = {key: self._journal.records.encoded(document) for key, document in documents.items()}
         try:
             commit = Commit(puts=puts, expected={**expected, **self._standing.own_fence()})
+            former = Counter(map(self._owners.owner, runtime_ids))
             await self._follower.reached(await self._store.commit(commit))
         except ConflictError:
             for runtime_id in runtime_ids if len(runtime_ids) > 1 else ():
                 await self._adopt([runtime_id])
+        else:
+            for host_id, count in former.items():
+                _log.warning("the host %s is gone; %d of its plugins are this host's now", host_id, count)
 
     def _orphans(self) -> Iterator[tuple[str, float]]:
         """Yield the plugins whose owner is gone, and when it is this host's turn."""

@@ -15,7 +15,7 @@ class Others(Protocol):
 
     @property
     def sends_elsewhere(self) -> bool:
-        """Whether plugins are to call another host, as this one is cut off."""
+        """Whether plugins are to call another host, as this one is cut off, or stops."""
 
     def knows(self, runtime_id: str) -> bool:
         """Whether what is in the store of a plugin has come here."""
@@ -72,7 +72,7 @@ class Among:
     @property
     def sends_elsewhere(self) -> bool:
         """See `Others`."""
-        return bool(self._cluster.why_cut_off)
+        return self._cluster.sends_elsewhere
 
     def knows(self, runtime_id: str) -> bool:
         """See `Others`."""

@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host, HostConfig, Keys, LeaseConfig, RateLimits
-from cpg_trio.host.cluster import Stand
+from cpg_trio.host.cluster import Cluster, Member as Entered, Stand
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.store import Changed, Commit, MemoryStore, Snapshot, StoreError
 from tests.host.calls import REPORT, UNREGISTER, Headers, WireCaller, calling
@@ -38,6 +38,8 @@ class Reached:
         self.store = store
         self._lapses = lapses
         self._cut = trio.Event()
+        self.is_absent = False
+        """Whether nobody can be present."""
         self.done_though_failed = False
         """Whether the next commit is done, and then fails as if it may not have been."""
 
@@ -106,6 +108,8 @@ class Reached:
     @asynccontextmanager
     async def present(self, key: str, value: bytes, ttl_s: float) -> AsyncIterator[_Presence]:
         self._check()
+        if self.is_absent:
+            raise StoreError("it is cut off")
         revision = await self.store.commit(Commit(puts={key: value}))
         presence = _Presence(revision, trio.current_time() + ttl_s)
         self._lapses.start_soon(self._lapse, key, presence)
@@ -151,6 +155,15 @@ class Member:
     @property
     def id(self) -> str:
         return self.host.owners.own_id
+
+    @property
+    def cluster(self) -> Cluster:
+        assert self.host.cluster is not None
+        return self.host.cluster
+
+    @property
+    def member(self) -> Entered:
+        return self.host.owners.members[self.id]
 
     def stands(self, stand: Stand) -> bool:
         return self.host.standing.stand is stand
@@ -202,13 +215,20 @@ class Hosts:
         self.store = MemoryStore()
         self._config = config
 
-    async def start(self, **config: Any) -> Member:
-        """Start a host; return when it has joined."""
-        member: Member = await self._nursery.start(self._run, {**self._config, **config})
+    async def start(self, *, cut: bool = False, **config: Any) -> Member:
+        """Start a host; return when it has joined. `cut`: it is cut off once it has loaded the store."""
+        member: Member = await self._nursery.start(self._run, {**self._config, **config}, cut)
         return member
 
-    async def _run(self, config: dict[str, Any], *, task_status: trio.TaskStatus[Member]) -> None:
+    async def _run(
+        self,
+        config: dict[str, Any],
+        cut: bool,
+        *,
+        task_status: trio.TaskStatus[Member],
+    ) -> None:
         store = Reached(self.store, self._lapses)
+        store.is_absent = cut
         defaults = {"keys": Keys(["k" * 32]), "leases": LEASES, "rates": UNLIMITED}
         host = Host(HostConfig(store=store, **{**defaults, **config}))
         member: Member | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.host.cluster import Stand, Standing
-from tests.host.calls import REGISTER
+from cpg_trio.host.cluster import Stand, Standing, peer_url
+from cpg_trio.http import StartError
+from cpg_trio.store import Commit, ReplacedError, Snapshot
+from tests.host.calls import REGISTER, Headers
 from tests.host.cluster.hosts import TTL_S, Hosts, Member, hosts, id_of, settled
 
 LEASE_S = 15.0
@@ -17,6 +20,14 @@ async def changed(standing: Standing) -> None:
     event = trio.Event()
     with standing.changes.added(lambda _: event.set()):
         await event.wait()
+
+
+async def departed(member: Member, other: Member) -> None:
+    """Wait until a host knows that another one is gone."""
+    event = trio.Event()
+    with member.host.owners.departures.added(lambda _: event.set()):
+        await event.wait()
+    assert other.id not in member.host.owners.members
 
 
 async def two(group: Hosts) -> tuple[Member, Member]:
@@ -160,3 +171,211 @@ async def test_a_host_that_is_back_before_another_one_adopts_owns_its_plugins_ag
         await trio.sleep(TTL_S)
         assert a.owns(plugin)
         assert a.host._liveness.lease(id_of(plugin)) is not None
+
+
+# Races, and what is wrong in a store
+
+
+async def test_a_new_run_at_the_same_url_takes_over_from_the_former_one_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosts() as group:
+        a = await group.start(peer_url="http://192.0.2.1:8080")
+        b = await group.start(peer_url="http://192.0.2.2:8080")
+        plugin = await a.calls.provider("t")
+        await settled()
+        began = trio.current_time()
+        await group.kill(a)
+        again = await group.start(peer_url="http://192.0.2.1:8080")
+        await settled()
+        assert trio.current_time() - began < TTL_S / 2
+        assert a.id not in b.host.owners.members
+        assert again.owns(plugin) is not b.owns(plugin)
+        assert again.is_callable(plugin)
+
+
+async def test_two_hosts_that_adopt_the_same_plugin_at_the_same_time_do_not_both_own_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosts() as group:
+        a, b, c = await group.start(), await group.start(), await group.start()
+        plugins = [await a.calls.provider("t") for _ in range(10)]
+        await settled()
+        await group.kill(a)
+        await departed(b, a)
+        async with trio.open_nursery() as nursery:
+            for member in (b, c):
+                for plugin in plugins:
+                    nursery.start_soon(member.cluster.adopt, id_of(plugin))
+        await settled()
+        for plugin in plugins:
+            assert b.owns(plugin) is not c.owns(plugin)
+
+
+async def test_an_orphan_that_calls_a_host_is_adopted_by_that_host(autojump_clock: MockClock) -> None:
+    async with hosts() as group:
+        a, b, c = await group.start(), await group.start(), await group.start()
+        plugin = await a.calls.provider("t")
+        await settled()
+        await group.kill(a)
+        second = max((b, c), key=lambda member: member.member.rank(id_of(plugin)))
+        await departed(second, a)
+        assert not second.owns(plugin)
+        await second.cluster.adopt(id_of(plugin))
+        await settled()
+        assert b.owns(plugin) is not c.owns(plugin)
+
+
+async def test_a_commit_of_which_nothing_is_known_does_not_bring_back_what_was_refused(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosts() as group:
+        a, b = await two(group)
+        plugin = await a.calls.plugin("p")
+        a.store.done_though_failed = True
+        body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/x/"}
+        assert (await a.calls.post(REGISTER, body, plugin))[0] == 503
+        assert a.registration(plugin) is None
+        await trio.sleep(3)
+        assert a.registration(plugin) is None
+        assert b.registration(plugin) is None
+
+
+async def test_a_service_name_belongs_to_one_plugin_name_at_all_hosts(autojump_clock: MockClock) -> None:
+    async with hosts() as group:
+        a, b = await two(group)
+        first, second = await a.calls.plugin("first"), await b.calls.plugin("second")
+        body = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/x/"}
+        statuses: list[int] = []
+
+        async def register(member: Member, plugin: Headers) -> None:
+            statuses.append((await member.calls.post(REGISTER, body, plugin))[0])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(register, a, first)
+            nursery.start_soon(register, b, second)
+        await settled()
+        assert sorted(statuses) == [200, 403]
+        assert a.host.registry.provider_names("t") == b.host.registry.provider_names("t")
+
+
+async def test_a_drain_at_any_host_holds_at_each_and_outlives_the_owner(autojump_clock: MockClock) -> None:
+    async with hosts() as group:
+        a, b = await two(group)
+        plugin = await a.calls.provider("t")
+        await settled()
+        b.host.registry.drain(id_of(plugin), "maintenance")
+        await settled()
+        assert a.host.registry.why_drained(id_of(plugin)) == "maintenance"
+        assert not a.is_callable(plugin)
+        await group.shut_down(a)
+        await settled()
+        c = await group.start()
+        for member in (b, c):
+            assert not member.is_callable(plugin)
+        c.host.registry.undrain(id_of(plugin))
+        await settled()
+        assert b.is_callable(plugin)
+
+
+async def test_an_identity_that_is_dropped_as_idle_stays_where_it_is_in_use(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosts() as group:
+        a, b = await two(group)
+        plugin, idle = await a.calls.plugin("watcher"), await a.calls.plugin("idle")
+        await settled()
+        with b.host.watches.watch(id_of(plugin)):
+            for each in (plugin, idle):
+                a.host.identities.forget(id_of(each))
+            await settled()
+            assert b.owns(plugin)
+            assert b.host.identities.entry(id_of(plugin)) is not None
+            assert b.host.identities.entry(id_of(idle)) is None
+            assert a.host.owners.owner(id_of(plugin)) == b.id
+            assert a.host.identities.entry(id_of(plugin)) is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("plugins/x-1", b"\xff"),
+        ("plugins/x-1", b"[" * 100_000),
+        ("plugins/x-1", b'{"owner": 3}'),
+        ("plugins/x-1", b'{"owner": "h", "digest": "AA", "expires_at": "soon"}'),
+        ("ended/x-1", b"7"),
+        ("drained/x-1", b"nothing"),
+        ("hosts/x", b"{}}"),
+        ("hosts/x", b'{"since": "long ago"}'),
+        ("not_before", b"{}"),
+        ("of-a-later-release/x", b"?"),
+    ],
+)
+async def test_an_entry_that_cannot_be_read_is_left_out_and_nothing_else(
+    autojump_clock: MockClock, key: str, value: bytes
+) -> None:
+    async with hosts() as group:
+        a = await group.start()
+        await group.store.commit(Commit(puts={key: value}))
+        plugin = await a.calls.provider("t")
+        b = await group.start()
+        await settled()
+        for member in (a, b):
+            assert member.is_callable(plugin)
+            assert member.stands(Stand.READY)
+
+
+async def test_what_was_changed_while_too_much_was_changed_is_loaded(autojump_clock: MockClock) -> None:
+    async with hosts() as group:
+        a, b = await two(group)
+        plugin, gone = await a.calls.provider("t"), await a.calls.provider("u")
+        await settled()
+        b.store.cut = True
+        await a.report(plugin, "DEGRADED")
+        await a.host.revoke_identity(id_of(gone), "bad")
+        group.store._compacted = await group.store.revision()
+        b.store.cut = False
+        await trio.sleep(TTL_S)
+        assert b.stands(Stand.READY)
+        assert b.directory() == a.directory()
+        assert b.registration(gone, "u") is None
+
+
+async def test_a_host_ends_that_finds_another_store_than_it_began_with(autojump_clock: MockClock) -> None:
+    async def replaced(_: str = "") -> Snapshot:
+        raise ReplacedError("it was restored")
+
+    with pytest.raises(StartError, match="it was restored"):
+        async with hosts() as group:
+            a = await group.start()
+            a.store.load = replaced  # type: ignore[method-assign] - what a store does then
+            await a.cluster.follower.compared()
+
+
+async def test_a_host_whose_entry_is_removed_comes_back_and_owns_its_plugins(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosts() as group:
+        a = await group.start()
+        plugin = await a.calls.provider("t")
+        await group.store.commit(Commit(deletes=[f"hosts/{a.id}"]))
+        await settled()
+        assert a.stands(Stand.LOST)
+        assert not a.owns(plugin)
+        await trio.sleep(1)
+        assert a.stands(Stand.READY)
+        assert a.owns(plugin)
+
+
+@pytest.mark.parametrize("bound", ["http://0.0.0.0:8080", "http://[::]:8080", "unix:/run/host.sock"])
+def test_a_host_has_to_say_where_others_reach_it(bound: str) -> None:
+    with pytest.raises(StartError, match="set PEER_URL"):
+        peer_url("", [bound])
+    assert peer_url("http://host-0:8080", [bound]) == "http://host-0:8080"
+    assert peer_url("", [bound, "http://192.0.2.7:8080"]) == "http://192.0.2.7:8080"
+
+
+async def test_a_host_that_cannot_enter_the_store_does_not_start(autojump_clock: MockClock) -> None:
+    with pytest.raises(StartError, match="the store cannot be used: it is cut off"):
+        async with hosts() as group:
+            await group.start(cut=True)

@@ -36,7 +36,10 @@ class Setting:
         self.answering: set[str] = set()
         self.probed: list[str] = []
         self.why_gone: dict[str, str] = {}
-        self.liveness = Liveness(self.registry, LEASES, self.probe, self.forget)
+        self.others = set[str]()  # that another host owns
+        self.liveness = Liveness(
+            self.registry, LEASES, self.probe, self.forget, lambda runtime_id: runtime_id not in self.others
+        )
 
     async def probe(self, runtime_id: str) -> bool:
         self.probed.append(runtime_id)
@@ -60,6 +63,53 @@ async def supervising() -> AsyncIterator[Setting]:
         await nursery.start(setting.liveness.run)
         yield setting
         nursery.cancel_scope.cancel()
+
+
+async def test_a_plugin_that_is_adopted_is_asked_at_once_and_lapses_only_if_it_does_not_answer(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervising() as s:
+        for name in ("here", "gone"):
+            s.others.add(name)
+            s.add(name)
+        s.answering.add("here")
+        await trio.sleep(100)
+        assert s.registry.available("t")  # what another host owns does not lapse here
+        assert not s.probed
+        for name in ("here", "gone"):
+            s.others.discard(name)
+            s.liveness.adopt(name, trio.current_time() - 100)
+        assert not s.registry.has_lapsed("gone")
+        await wait_all_tasks_blocked()
+        assert sorted(s.probed) == ["gone", "here"]
+        assert s.registry.has_lapsed("gone")
+        await trio.sleep(40)
+        assert not s.registry.has_lapsed("here")
+        assert s.gone == ["gone"]
+
+
+async def test_a_plugin_that_reports_to_its_new_host_needs_no_answer(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.others.add("p")
+        s.add()
+        s.others.discard("p")
+        s.liveness.adopt("p", trio.current_time() - 100)
+        s.liveness.beat("p")
+        await trio.sleep(14)
+        assert not s.registry.has_lapsed("p")
+        await trio.sleep(2)
+        assert s.registry.has_lapsed("p")
+
+
+async def test_nothing_follows_from_the_end_of_a_lease_that_is_released(autojump_clock: MockClock) -> None:
+    async with supervising() as s:
+        s.add()
+        s.others.add("p")
+        s.liveness.release("p")
+        await trio.sleep(100)
+        assert s.offered()
+        assert not s.gone
+        assert s.liveness.lease("p") is None
 
 
 async def test_a_silent_plugin_lapses_after_one_lease_and_is_gone_after_two(
