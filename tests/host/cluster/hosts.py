@@ -216,19 +216,15 @@ class Hosts:
         self._config = config
 
     async def start(self, *, cut: bool = False, **config: Any) -> Member:
-        """Start a host; return when it has joined. `cut`: it is cut off once it has loaded the store."""
-        member: Member = await self._nursery.start(self._run, {**self._config, **config}, cut)
+        """Start a host; return when it has joined. `cut`: it cannot enter the store."""
+        store = Reached(self.store, self._lapses)
+        store.is_absent = cut
+        member: Member = await self._nursery.start(self._run, {**self._config, **config}, store)
         return member
 
     async def _run(
-        self,
-        config: dict[str, Any],
-        cut: bool,
-        *,
-        task_status: trio.TaskStatus[Member],
+        self, config: dict[str, Any], store: Reached, *, task_status: trio.TaskStatus[Member]
     ) -> None:
-        store = Reached(self.store, self._lapses)
-        store.is_absent = cut
         defaults = {"keys": Keys(["k" * 32]), "leases": LEASES, "rates": UNLIMITED}
         host = Host(HostConfig(store=store, **{**defaults, **config}))
         member: Member | None = None
