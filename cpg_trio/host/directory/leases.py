@@ -243,13 +243,14 @@ class Liveness:
     def adopt(self, runtime_id: str, last_sign: float) -> None:
         """Supervise a plugin that another host has supervised, if it has registered something.
 
-        `last_sign` is the last sign of life that may be assumed, on Trio's clock. The plugin is asked at
-        once, and does not lapse before that.
+        `last_sign` is the last sign of life that may be assumed, on Trio's clock; not longer ago than a
+        lease. The plugin is asked at once, and does not lapse before that.
         """
         if not self._registry.has_registered(runtime_id) or runtime_id in self._leases:
             return
         lease = self._begin(runtime_id)
-        lease.adopted(min(last_sign, trio.current_time() - self._late_s))
+        now = trio.current_time()
+        lease.adopted(max(now - self._config.lease_s, min(last_sign, now - self._late_s)))
         self._nursery.start_soon(self._supervise, runtime_id, lease)
 
     def release(self, runtime_id: str) -> None:

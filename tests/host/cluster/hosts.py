@@ -14,7 +14,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host, HostConfig, Keys, LeaseConfig, RateLimits
 from cpg_trio.host.cluster import Cluster, Member as Entered, Stand
 from cpg_trio.host.directory.registration import Registration
-from cpg_trio.store import Changed, Commit, MemoryStore, Snapshot, StoreError
+from cpg_trio.store import Changed, Commit, MemoryStore, ReplacedError, Snapshot, StoreError
 from tests.host.calls import REPORT, UNREGISTER, Headers, WireCaller, calling
 
 LEASES = LeaseConfig(lease_s=15.0)
@@ -38,6 +38,7 @@ class Reached:
         self.store = store
         self._lapses = lapses
         self._cut = trio.Event()
+        self.is_replaced = False
         self.is_absent = False
         """Whether nobody can be present."""
         self.done_though_failed = False
@@ -69,6 +70,8 @@ class Reached:
 
     async def load(self, prefix: str = "") -> Snapshot:
         self._check()
+        if self.is_replaced:
+            raise ReplacedError("it was restored")
         return await self.store.load(prefix)
 
     async def revision(self) -> int:
