@@ -340,8 +340,9 @@ class Host:
 
     def _browsers(self, binds: Sequence[str] = ()) -> BrowserGuard:
         """Return the guard against web pages for a host that listens on `binds`."""
-        url = self._config.public_url
-        return BrowserGuard(self._config.serve, binds=binds, names=[Origin.parse(url)[0].host] if url else [])
+        urls = filter(None, (self._config.public_url, self._config.peer_url))
+        names = [Origin.parse(url)[0].host for url in urls]
+        return BrowserGuard(self._config.serve, binds=binds, names=names)
 
     def _dispatch(self) -> App:
         most = self._config.limits.max_subscriptions

@@ -13,7 +13,7 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import BaseUrls, Host, HostConfig, Keys, LeaseConfig
 from cpg_trio.host.access import Peer
-from cpg_trio.host.cluster.statements import HostStatement, sign_statement
+from cpg_trio.host.cluster.statements import NOBODY, HostStatement, sign_statement
 from cpg_trio.store import MemoryStore, Store
 from tests.host.calls import Headers, WireCaller, runtime_id
 
@@ -53,11 +53,9 @@ class Served:
         async with httpx.AsyncClient(transport=transport, base_url=self.url, timeout=20) as http:
             return await http.post(path, json=body, headers=headers)
 
-    def stated(self, to: Served, path: str, plugin: str, now: float, address: str = "") -> Headers:
+    def stated(self, to: Served, path: str, plugin: str, now: float, peer: Peer = NOBODY) -> Headers:
         """Return the header by which this host states that it forwards a call."""
-        statement = HostStatement(
-            issuer=self.id, audience=to.id, path=path, plugin=plugin, peer=Peer(address)
-        )
+        statement = HostStatement(issuer=self.id, audience=to.id, path=path, plugin=plugin, peer=peer)
         return {"X-Plugin-Forwarded": sign_statement(Keys(KEYS).all, statement, now)}
 
 
@@ -72,13 +70,17 @@ async def serving_hosts(*stores: Store | None, **config: Any) -> AsyncIterator[l
 
 
 async def serving_host(
-    nursery: trio.Nursery, stack: AsyncExitStack, store: Store | None, **config: Any
+    nursery: trio.Nursery,
+    stack: AsyncExitStack,
+    store: Store | None,
+    bind: str = "127.0.0.1:0",
+    **config: Any,
 ) -> Served:
     defaults = {"keys": Keys(KEYS), "base_urls": BaseUrls.ANY, "leases": LeaseConfig(lease_s=15.0)}
     host, stop = Host(HostConfig(store=store, **{**defaults, **config})), trio.Event()
 
     async def serve(*, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
-        await host.serve(stop, bind="127.0.0.1:0", task_status=task_status)
+        await host.serve(stop, bind=bind, task_status=task_status)
 
     url, *_ = await nursery.start(serve)
     http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import attrs
+import grpc
 import httpx
 import pytest
 import trio
 
+from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Assertion, Purpose, sign
-from cpg_trio.host import AuditEvent, Keys, Rate, RateLimits
+from cpg_trio.host import AuditEvent, Keys, Peer, Rate, RateLimits
 from cpg_trio.store import Commit, MemoryStore
 from cpg_trio.wire import token_digest
 from tests.host.calls import COOKIE, HANDSHAKE, REGISTER, REPORT, UNREGISTER, VERSIONS, Headers, runtime_id
 from tests.host.cluster.late import Late
 from tests.host.cluster.serving import Served, serving_hosts, until
 from tests.host.rpcs import renewed
-from tests.http.peers import Peer, serving as peers, url_of
+from tests.http.peers import Peer as RawPeer, serving as peers, url_of
 from tests.plugin.running import unused_port
 
 SERVICE = {"serviceType": "t", "version": "1.0.0", "endpointPath": "/t/"}
@@ -85,6 +87,57 @@ async def test_the_owner_sees_the_plugin_and_not_the_host_in_between() -> None:
         entry = a.host.identities.entry(runtime_id(me))
         assert entry is not None
         assert entry.identity.address == "127.0.0.7"
+
+
+async def test_the_owner_asks_for_the_certificate_that_the_plugin_has_shown_to_the_other_host() -> None:
+    async with serving_hosts() as (a, b):
+        me = await a.calls.plugin("p")
+        for names, status in ((("p",), 200), ((), 200), (("other",), 401)):
+            stated = b.stated(a, REPORT, runtime_id(me), time.time(), Peer("192.0.2.7", names))
+            assert (await a.send(REPORT, HEALTHY, {**me, **stated})).status_code == status
+
+
+async def test_a_plugin_that_speaks_grpc_may_call_any_host() -> None:
+    def report(host: Served, state: int) -> None:
+        with grpc.insecure_channel(host.url.removeprefix("http://")) as channel:
+            channel.unary_unary(
+                REPORT,
+                request_serializer=pb.ReportHealthRequest.SerializeToString,
+                response_deserializer=pb.ReportHealthResponse.FromString,
+            )(
+                pb.ReportHealthRequest(state=state),  # type: ignore[arg-type] # it may be one that there is not
+                metadata=tuple((name.lower(), value) for name, value in me.items()),
+                timeout=10,
+            )
+
+    async with serving_hosts() as (a, b):
+        me = await a.calls.provider("t")
+        await trio.to_thread.run_sync(report, b, pb.HEALTH_STATE_DEGRADED)
+        assert a.host.registry.health(runtime_id(me)).state == pb.HEALTH_STATE_DEGRADED
+        with pytest.raises(grpc.RpcError) as caught:
+            await trio.to_thread.run_sync(report, b, 77)
+        error = cast("grpc.Call", caught.value)
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "unknown health state: 77",
+        )
+
+
+async def test_a_host_is_called_by_the_name_in_its_peer_url() -> None:
+    store = MemoryStore()
+    for named, status in ((True, 200), (False, 503)):
+        port = unused_port()
+        url = f"http://a.hosts.example:{port}"
+        peer = {"peer_url": url} if named else {}
+        async with (
+            serving_hosts(store, bind=f"127.0.0.1:{port}", **peer) as (a,),
+            serving_hosts(store) as (b,),
+        ):
+            me = await a.calls.plugin("p")
+            await until(lambda host=b, plugin=me: host.knows(plugin))
+            member = b.host.owners.members[a.id]
+            b.host.owners.members[a.id] = attrs.evolve(member, url=url, address="127.0.0.1")
+            assert (await b.send(REPORT, HEALTHY, me)).status_code == status
 
 
 async def test_a_refusal_comes_back_as_the_owner_has_made_it() -> None:
@@ -181,7 +234,7 @@ async def test_a_statement_that_is_seen_is_of_no_use_for_another_call() -> None:
     store = MemoryStore()
     async with serving_hosts(store, store, store) as (a, b, c):
         me, other = await a.calls.plugin("p"), await a.calls.plugin("other")
-        seen = b.stated(a, REPORT, runtime_id(me), time.time(), "192.0.2.9")
+        seen = b.stated(a, REPORT, runtime_id(me), time.time(), Peer("192.0.2.9"))
         assert (await a.send(REPORT, HEALTHY, {**me, **seen})).status_code == 200
         handshake = {**COOKIE, **VERSIONS, "selfId": "p"}
         attempts: list[tuple[Served, str, dict[str, Any], Headers]] = [
@@ -274,10 +327,10 @@ async def test_an_owner_that_cannot_be_reached_makes_a_call_one_that_nobody_has_
 
 
 async def test_an_owner_that_breaks_off_leaves_open_whether_it_has_seen_the_call() -> None:
-    async def breaking_off(peer: Peer) -> None:
+    async def breaking_off(peer: RawPeer) -> None:
         await peer.receive_head()
 
-    async def another_server(peer: Peer) -> None:
+    async def another_server(peer: RawPeer) -> None:
         while await peer.receive_head():
             await peer.send(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
 
@@ -294,7 +347,7 @@ async def test_an_owner_that_breaks_off_leaves_open_whether_it_has_seen_the_call
 
 
 async def test_an_owner_that_is_silent_costs_a_plugin_no_more_than_half_of_its_time() -> None:
-    async def silent(peer: Peer) -> None:
+    async def silent(peer: RawPeer) -> None:
         await peer.receive_head()
         await trio.sleep_forever()
 
