@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 from cpg_trio.http import StartError
 from cpg_trio.store import Commit, EtcdStore, EtcdUrl, ReplacedError, StoreError
+from tests.certificates import Files
 from tests.chaos_cluster.etcd_cluster import USER, etcd_members
 from tests.store.test_etcd import check_replaced, values_of
 
@@ -103,3 +106,22 @@ async def test_to_follow_begins_once_a_member_follows(monkeypatch: pytest.Monkey
                 with pytest.raises(StoreError), trio.fail_after(5):
                     async with store.changes(2):
                         raise AssertionError
+
+
+async def test_a_certificate_is_read_again_when_its_files_change(tmp_path: Path) -> None:
+    with etcd_members(tls=True) as cluster:
+        assert cluster.tls
+        own = Files.write(tmp_path, trustme.CA(), "client.example")
+        url = f"{cluster.url().partition('?')[0]}?ca={cluster.tls.ca}&cert={own.cert}&key={own.key}"
+        store = EtcdStore(EtcdUrl.parse(url))
+        with pytest.raises(StartError, match="it may ask for another certificate"):
+            await store.__aenter__()
+        own.key.write_bytes(cluster.tls.key.read_bytes())
+        own.cert.write_bytes(cluster.tls.cert.read_bytes())
+        with trio.fail_after(10):
+            while True:  # files are looked at once in a while
+                with suppress(StartError):
+                    async with store:
+                        await store.load()
+                        return
+                await trio.sleep(0.1)

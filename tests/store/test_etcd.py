@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -23,6 +24,7 @@ from cpg_trio.store import (
 )
 from tests.chaos.proxy import proxying
 from tests.chaos_cluster.etcd_cluster import EtcdCluster
+from tests.plugin.running import unused_port
 from tests.store.answering import answering
 from tests.store.delaying import delaying
 
@@ -214,9 +216,9 @@ async def test_a_snapshot_is_of_one_revision_though_it_is_read_in_pages(
 
 
 async def test_pages_of_large_entries_are_small(store: EtcdStore) -> None:
-    for i in range(8):
+    for i in range(5):
         await store.commit(Commit(puts={f"k/{i}": bytes([i]) * MAX_VALUE_BYTES}))
-    assert await values_of(store) == {f"k/{i}": bytes([i]) * MAX_VALUE_BYTES for i in range(8)}
+    assert await values_of(store) == {f"k/{i}": bytes([i]) * MAX_VALUE_BYTES for i in range(5)}
 
 
 async def test_a_snapshot_begins_again_when_it_is_compacted_away(
@@ -374,6 +376,56 @@ async def test_a_store_that_was_deleted_is_not_written_to(etcd: EtcdCluster, sto
 
 
 # Members that fail
+
+
+async def test_another_member_that_is_used_is_in_the_log(
+    etcd: EtcdCluster, etcd_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with proxying() as proxy:
+        proxy.port = etcd.members[0].client_port
+        way = proxy.url.partition("//")[2]
+        async with EtcdStore(EtcdUrl.parse(etcd_url.replace("etcd://", f"etcd://{way},"))) as store:
+            use(store, int(way.rpartition(":")[2]))
+            await store.load()
+            caplog.clear()
+            proxy.port = unused_port()
+            proxy.go_dead()
+            for _ in range(3):
+                await store.load()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "cpg_trio.store"]
+    assert line.startswith(
+        f"etcd at http://127.0.0.1:{etcd.members[0].client_port} is used instead of {proxy.url}: "
+    )
+
+
+async def test_whatever_is_cancelled_leaves_no_connection_behind(store: EtcdStore) -> None:
+    """Each call is cancelled at many moments: while it connects, sends, waits, reads, or has just ended."""
+
+    async def follow() -> None:
+        async with store.changes(begin) as changes:
+            await anext(changes)
+
+    async def be_there() -> None:
+        async with store.present("hosts/1", b"", 2):
+            await trio.sleep(0.001)
+
+    await store.commit(Commit(puts=dict.fromkeys("abc", b"1")))
+    begin = (await store.load()).revision - 1
+    pool = store._space.gateway._pool
+    for call in (
+        store.load,
+        store.revision,
+        lambda: store.commit(Commit(puts={"a": b"2"})),
+        follow,
+        be_there,
+    ):
+        for moment in range(20):
+            if moment % 4 == 0:
+                pool._close_idle(not_used_since=math.inf)
+            with trio.move_on_after(moment * 0.0002):
+                await call()
+            assert pool.statistics().active == 0
+    assert set(await values_of(store)) <= {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("refusal", ["etcdserver: no leader", "etcdserver: too many requests"])

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import trio
-import trustme
 
 from cpg_trio.http import StartError
 from cpg_trio.store import Commit, EtcdStore, EtcdUrl
-from tests.certificates import Files
 from tests.chaos_cluster.etcd_cluster import PASSWORD, USER, EtcdCluster, etcd_members
 from tests.plugin.running import unused_port
 from tests.store.answering import answering
@@ -201,23 +199,3 @@ async def test_a_member_that_restarts_has_forgotten_tokens(guarded: EtcdCluster)
             with trio.fail_after(5):
                 while len(seen) < 5:
                     seen.update((await anext(changes)).values)
-
-
-async def test_a_certificate_is_read_again_when_its_files_change(
-    guarded: EtcdCluster, tmp_path: Path
-) -> None:
-    assert guarded.tls
-    own = Files.write(tmp_path, trustme.CA(), "client.example")
-    url = f"{guarded.url().partition('?')[0]}?ca={guarded.tls.ca}&cert={own.cert}&key={own.key}"
-    store = EtcdStore(EtcdUrl.parse(url), lambda: PASSWORD)
-    with pytest.raises(StartError, match="it may ask for another certificate"):
-        await store.__aenter__()
-    own.key.write_bytes(guarded.tls.key.read_bytes())
-    own.cert.write_bytes(guarded.tls.cert.read_bytes())
-    with trio.fail_after(10):
-        while True:  # files are looked at once in a while
-            with suppress(StartError):
-                async with store:
-                    await store.load()
-                    return
-            await trio.sleep(0.1)

@@ -11,6 +11,7 @@ https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/, and on the same page of l
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,8 @@ from cpg_trio.store._store import StoreError
 from cpg_trio.store.etcd._url import EtcdUrl
 
 Json: TypeAlias = dict[str, Any]
+
+_log = logging.getLogger("cpg_trio.store")
 
 #: Seconds that one member has for an answer.
 ATTEMPT_S = 2.0
@@ -155,7 +158,7 @@ class Gateway:
         self._token = ""
         self._authenticating = trio.Lock()
         self._streams: dict[trio.CancelScope, Origin] = {}
-        self._has_answered = False  # an endpoint
+        self._used: Origin | None = None  # which has answered last
         self._pool = Pool(connect_timeout_s=_CONNECT_S, ssl_context=url.tls.client_contexts())
 
     async def __aenter__(self) -> Self:
@@ -198,16 +201,27 @@ class Gateway:
                 for _ in self._endpoints:
                     endpoint = self.endpoint
                     try:
-                        return await self._attempt(endpoint, path, data, attempt_s or ATTEMPT_S)
+                        answer = await self._attempt(endpoint, path, data, attempt_s or ATTEMPT_S)
                     except AttemptError as error:
                         self.leave(endpoint)
                         failures[endpoint] = str(error)
                         answered |= error.answered
                         if error.may_be_done and not may_repeat:
                             raise UncertainError(f"{error}; it may have been done") from error
+                    else:
+                        self._note_use(endpoint, failures)
+                        return answer
                 await trio.sleep(_PAUSE_S if answered else 0)
         why = "; ".join(failures.values()) or f"no answer within {_CALL_S:g} s"
         raise StoreError(why) if may_repeat else UncertainError(why)
+
+    def _note_use(self, endpoint: Origin, failures: dict[Origin, str]) -> None:
+        """Log that another endpoint is used than before."""
+        if endpoint != self._used:
+            before, self._used = self._used, endpoint
+            if before is not None:
+                why = failures.get(before, "it has not answered other calls")
+                _log.warning("etcd at %s is used instead of %s: %s", _name(endpoint), _name(before), why)
 
     @asynccontextmanager
     async def stream(self, path: str, body: Json) -> AsyncIterator[Stream]:
@@ -261,11 +275,10 @@ class Gateway:
         self, endpoint: Origin, path: str, data: bytes | None, token: str, limit_s: float
     ) -> Answer:
         sent_at = trio.current_time()
-        with _errors(endpoint, limit_s, first=not self._has_answered), trio.fail_after(limit_s):
+        with _errors(endpoint, limit_s, first=self._used is None), trio.fail_after(limit_s):
             whole = await self._pool.fetch(
                 endpoint, _request(path, data, token), max_body_bytes=_MAX_BODY_BYTES
             )
-        self._has_answered = True
         return Answer(_checked(endpoint, whole.status, whole.body), sent_at)
 
     # Users
@@ -330,7 +343,8 @@ def _errors(endpoint: Origin, limit_s: float = math.inf, *, first: bool = False)
     except BodyTooLargeError as error:
         raise TooLargeError(f"{_name(endpoint)}: {error}") from error
     except NotSentError as error:
-        hint = _HINT[endpoint.scheme] if first and "TLS" in str(error) else ""
+        in_handshake = any(word in str(error) for word in ("TLS", "reset"))
+        hint = _HINT[endpoint.scheme] if first and in_handshake else ""
         raise AttemptError(f"{error}{hint}", may_be_done=False) from error
     except trio.TooSlowError as error:
         why = f"{_name(endpoint)}: no answer within {limit_s:g} s"
