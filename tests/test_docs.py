@@ -18,6 +18,7 @@ from cpg_trio import Plugin, wire
 from cpg_trio.host import Limits, Rate, RateLimits
 from cpg_trio.host.access.memory import OTHER_BYTES, estimate
 from cpg_trio.host.access.rate_limiting import Kind
+from cpg_trio.host.cluster import Stand
 from cpg_trio.host.directory import leases
 from cpg_trio.http import ServeConfig
 from tests.rpc.echo import Echo
@@ -149,6 +150,11 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     commands = re.findall(r"^\$ (python3 -m venv .+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 2
     assert commands[1] in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_table_of_the_standing_of_a_host_has_each_state() -> None:
+    page = (ROOT / "docs/design/cluster.md").read_text()
+    assert re.findall(r"^\| ([A-Z_]{4,}) \|", page, re.MULTILINE) == [stand.name for stand in Stand]
 
 
 def test_the_table_of_a_lease_has_the_transitions_of_the_code() -> None:
