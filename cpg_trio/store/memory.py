@@ -92,20 +92,21 @@ class MemoryStore:
         revision = self._change(Commit(puts={key: value}))
         presence = self._present[key] = _Presence(revision, trio.current_time() + ttl_s)
         async with open_plain_nursery() as nursery:
-            nursery.start_soon(self._renew, presence, ttl_s)
+            nursery.start_soon(self._renew, key, presence, ttl_s)
             try:
                 yield presence
             finally:
                 nursery.cancel_scope.cancel()
                 if not presence.lost.is_set():
-                    del self._present[key]
                     self._change(Commit(deletes=[key]))
 
-    async def _renew(self, presence: _Presence, ttl_s: float) -> None:
-        while not presence.lost.is_set():
-            presence.valid_until = trio.current_time() + ttl_s
+    async def _renew(self, key: str, presence: _Presence, ttl_s: float) -> None:
+        while not presence.lost.is_set() and (now := trio.current_time()) <= presence.valid_until:
+            presence.valid_until = now + ttl_s
             with trio.move_on_after(ttl_s / 3):
                 await presence.lost.wait()
+        if not presence.lost.is_set():
+            self._change(Commit(deletes=[key]))
 
     def _expect(self, commit: Commit) -> None:
         for key, revision in commit.expected.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import trio
@@ -194,6 +195,18 @@ async def who_is_deleted_or_replaced_is_told_and_leaves_the_other_alone(tested: 
             await second.lost.wait()
             await tested.put(one, me=b"third")
         expect(await tested.values(one) == {"me": b"third"}, "the end of one that is lost deletes another's")
+
+
+async def who_is_held_up_for_too_long_is_not_present_any_more(tested: Tested) -> None:
+    async with tested.open_store() as store, store.present(tested.key("me"), b"here", _TTL_S) as presence:
+        time.sleep(2 * _TTL_S)  # noqa: ASYNC251 - nothing is renewed meanwhile
+        if trio.current_time() < presence.valid_until:
+            return  # by a clock that does not go by itself
+        await presence.lost.wait()
+        expect(await tested.values(store) == {}, "who counts as lost has an entry")
+        with conflict("who is lost passes for present"):
+            expected = {tested.key("me"): presence.revision}
+            await store.commit(Commit(puts={tested.key("a"): b"1"}, expected=expected))
 
 
 async def who_is_cancelled_while_present_is_gone(tested: Tested) -> None:

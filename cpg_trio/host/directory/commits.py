@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from cpg_trio.host.directory.documents import (
+    NOT_BEFORE,
     SERVICES,
     Document,
     Unsealed,
     decode,
+    decode_not_before,
     drained_key,
     plugin_key,
 )
@@ -96,11 +98,14 @@ class Commits:
     async def _try(self, changes: list[Change], fence: Mapping[str, int]) -> None:
         commit = merged(changes, fence)
         try:
-            revision = await self._store.commit(commit)
+            with self._known.committing(commit):
+                revision = await self._store.commit(commit)
         except StoreError:
             self._uncertain.update((change.about, None) for change in changes)
             raise
         self._known.committed(commit, revision)
+        if (not_before := commit.puts.get(NOT_BEFORE)) is not None:
+            self._changes.not_before = decode_not_before(not_before)
 
     async def _holds(self, commit: Commit) -> bool:
         try:
@@ -137,23 +142,31 @@ class Commits:
 
         It may not if the plugin has another owner by now, or is not there any more.
         """
-        if (entry := await self._found(drained_key(about))) is not None or drained_key(about) in self._known:
-            self._known.take_over(drained_key(about), entry.revision if entry is not None else 0)
-        key = plugin_key(about)
-        entry = await self._found(key)
+        if about == NOT_BEFORE:
+            entry = await self._look_at(NOT_BEFORE)
+            self._changes.not_before = decode_not_before(entry.value) if entry is not None else 0.0
+            return True
+        if self._records.shared:
+            await self._look_at(drained_key(about))
+        entry = await self._found(plugin_key(about))
         document = _read(about, entry)
-        if self._records.identities.entry(about) is not None and not self._is_own(key, entry, document):
+        if self._records.identities.entry(about) is not None and not self._is_own(about, entry, document):
             return False
         revision = entry.revision if entry is not None else 0
-        self._known.take_over(key, revision)
+        self._known.take_over(plugin_key(about), revision)
         if self._records.shared and document is not None:
             types = {registration.service_type for registration in document.registrations}
             self._known.take_over_types(about, types, revision)
         return True
 
-    def _is_own(self, key: str, entry: Entry | None, document: Document | None) -> bool:
+    async def _look_at(self, key: str) -> Entry | None:
+        entry = await self._found(key)
+        self._known.take_over(key, entry.revision if entry is not None else 0)
+        return entry
+
+    def _is_own(self, about: str, entry: Entry | None, document: Document | None) -> bool:
         if entry is None:
-            return key not in self._known
+            return plugin_key(about) not in self._known
         return document is not None and document.owner == self._records.owner
 
     async def _found(self, key: str) -> Entry | None:

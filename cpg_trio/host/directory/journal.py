@@ -29,7 +29,7 @@ from cpg_trio.host.directory import documents
 from cpg_trio.host.directory.commits import Commits
 from cpg_trio.host.directory.documents import ENDED, NOT_BEFORE, PLUGINS, Document, Seals
 from cpg_trio.host.directory.known_entries import KnownEntries
-from cpg_trio.host.directory.plugin_changes import Change, PluginChanges
+from cpg_trio.host.directory.plugin_changes import PluginChanges
 from cpg_trio.host.directory.plugin_records import PluginRecords
 from cpg_trio.host.directory.registration import Change as RegistryChange
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
@@ -81,7 +81,6 @@ class Journal:
         self._changes = PluginChanges(self.records, self._known, owns, may_join)
         self._is_open = False
         self._changed: dict[str, None] = {}  # runtime ids
-        self._entries: dict[str, bytes | None] = {}  # of no plugin, by key
         self._compare = False  # with the whole store, as there were too many of them
         self._applying = ""
         self._batch = self._writing = Batch()
@@ -118,18 +117,18 @@ class Journal:
                 async with self._running(self.store):
                     yield
 
-    async def saved(self, about: str, undo: Undo) -> None:
-        """See `Saved`. `about` may also be the key of an entry that was put."""
+    async def saved(self, runtime_id: str, undo: Undo) -> None:
+        """See `Saved`."""
         if not self._is_open:
             return
         if self._is_shared and self._may_not_write():
             undo()
             raise _unavailable()
         batch = self._batch
-        batch.undos.append((about, undo))
+        batch.undos.append((runtime_id, undo))
         batch.begun.set()
         await batch.done.wait()
-        if (error := batch.error_of(about)) is not None:
+        if (error := batch.error_of(runtime_id)) is not None:
             raise error
 
     async def flushed(self) -> None:
@@ -145,14 +144,6 @@ class Journal:
             self._add([runtime_id])
             self._batch.begun.set()
 
-    def put_entry(self, key: str, value: bytes | None) -> None:
-        """Put an entry that is of no plugin, or delete it (None); it is tried until it is done."""
-        self._entries.pop(key, None)
-        self._entries[key] = value
-        if len(self._entries) > _MAX_CHANGED:
-            del self._entries[next(iter(self._entries))]
-        self._batch.begun.set()
-
     # What is followed
 
     @contextmanager
@@ -167,9 +158,10 @@ class Journal:
     def applied(self, key: str, revision: int, value: bytes | None) -> bool:
         """Note what the store has under a key (None: nothing); return whether it is to be applied.
 
-        Not so for what this host has written itself, or has written since.
+        Not so for what this host has written itself, or has written since. Raises: ValueError for what cannot
+        be read.
         """
-        is_news = self._known.applied(key, revision, is_there=value is not None)
+        is_news = self._known.applied(key, revision, value)
         if key == NOT_BEFORE:
             self._apply_not_before(value)
         elif self._known.leaves_something(runtime_id := documents.runtime_id_of(key)):
@@ -197,7 +189,7 @@ class Journal:
         try:
             for entry in snapshot.entries:
                 key, runtime_id = entry.key, documents.runtime_id_of(entry.key)
-                self._known.applied(key, entry.revision, is_there=True)
+                self._known.applied(key, entry.revision, entry.value)
                 if key.startswith(PLUGINS):
                     plugins.append(documents.decode(runtime_id, entry.value, self.records.seals))
                 elif key.startswith(ENDED):
@@ -234,7 +226,7 @@ class Journal:
                     nursery.cancel_scope.cancel()
         finally:
             self._is_open = False
-            if self._changed or self._compare or self._entries or self._batch.undos:  # a caller may wait
+            if self._changed or self._compare or self._batch.undos:  # a caller may wait
                 await self._write(commits)
 
     def _note_change(self, change: RegistryChange) -> None:
@@ -266,7 +258,6 @@ class Journal:
     async def _write(self, commits: Commits) -> None:
         """Write all that has changed. A commit that has begun is waited for, even if cancelled."""
         changed, self._changed = self._changed, {}
-        entries, self._entries = self._entries, {}
         compare, self._compare = self._compare, False
         batch, self._batch = self._batch, Batch()
         self._writing = batch
@@ -276,11 +267,9 @@ class Journal:
                 if compare:
                     changed.update(dict.fromkeys([*self._identities.known(), *self._known.plugins()]))
                 await self._write_plugins(commits, list(changed))
-                await commits.write([_of_entry(key, value) for key, value in entries.items()])
             except StoreError as error:
                 self._compare = self._compare or compare
                 self._add(changed)
-                self._entries = {**entries, **self._entries}
                 self._undo(batch, _unavailable())
                 self._tell(error)
             else:
@@ -289,11 +278,10 @@ class Journal:
 
     async def _write_plugins(self, commits: Commits, plugins: list[str]) -> None:
         for begin in range(0, max(1, len(plugins)), _MAX_AT_ONCE):
-            some, not_before = plugins[begin : begin + _MAX_AT_ONCE], self._identities.not_before
+            some = plugins[begin : begin + _MAX_AT_ONCE]
             changes = [change for runtime_id in some for change in self._changes.of(runtime_id)]
             is_try = bool(self.why_unsaved)  # something has to be written, to know that it is possible
             await commits.write([*self._changes.of_not_before(always=is_try), *changes])
-            self._changes.not_before = max(not_before, self._changes.not_before)
 
     def _undo(self, batch: Batch, error: Exception) -> None:
         """Undo what could not be written; before it, what has come since."""
@@ -335,10 +323,6 @@ class Journal:
         elif error is None and self.why_unsaved:
             _log.warning("the host's state is written to %s again", self.store)
         self.why_unsaved = f"its state cannot be written: {error}" if error is not None else ""
-
-
-def _of_entry(key: str, value: bytes | None) -> Change:
-    return Change(about=key, deletes=[key]) if value is None else Change(about=key, puts={key: value})
 
 
 def _unavailable() -> ConnectError:

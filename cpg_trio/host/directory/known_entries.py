@@ -7,6 +7,7 @@ Own commits are known before they are followed, so that what is followed may be 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 from cpg_trio.host.directory.documents import (
     SERVICES,
@@ -29,6 +30,7 @@ class KnownEntries:
             str, int
         ] = {}  # by this host, until that has been followed; in the order of revisions
         self._types: dict[str, list[str]] = {}  # of services/, by runtime id
+        self._committing: dict[str, bytes | None] = {}
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry."""
@@ -56,19 +58,29 @@ class KnownEntries:
         """Whether a plugin has ended, and something of it is there yet."""
         return ended_key(runtime_id) in self._revisions and bool(self.keys(runtime_id))
 
-    def applied(self, key: str, revision: int, *, is_there: bool) -> bool:
-        """Note what has been read; return whether it is news."""
-        while self._deleted and (first := next(iter(self._deleted))) and self._deleted[first] < revision:
+    def applied(self, key: str, revision: int, value: bytes | None) -> bool:
+        """Note what has been read under a key, None for nothing; return whether it is news."""
+        while self._deleted and self._deleted[first := next(iter(self._deleted))] < revision:
             del self._deleted[first]
-        if not is_there:
+        is_own = key in self._committing and self._committing[key] == value
+        if value is None:
             if self._revisions.get(key, revision + 1) > revision:
                 return False
             self._remove(key)
-            return True
+            return not is_own
         if revision <= max(self._revisions.get(key, 0), self._deleted.get(key, 0)):
             return False
         self._set(key, revision)
-        return True
+        return not is_own
+
+    @contextmanager
+    def committing(self, commit: Commit) -> Iterator[None]:
+        """Commit within the block: what is read of it before its answer has come is no news."""
+        self._committing = {**dict.fromkeys(commit.deletes), **commit.puts}
+        try:
+            yield
+        finally:
+            self._committing = {}
 
     def committed(self, commit: Commit, revision: int) -> None:
         """Note what this host has changed."""

@@ -33,7 +33,7 @@ class Change:
     """What is to be committed of one plugin; see `Commit`."""
 
     about: str
-    """The runtime id of the plugin; or the key of an entry that is of no plugin."""
+    """The runtime id of the plugin; or `not_before`, which is of all."""
     puts: Mapping[str, bytes] = attrs.field(factory=dict)
     deletes: Sequence[str] = ()
     expected: Mapping[str, int] = attrs.field(factory=dict)
@@ -90,8 +90,11 @@ class PluginChanges:
         self.not_before = 0.0
         """What the store is known to have."""
 
-    def of(self, runtime_id: str) -> Iterator[Change]:
-        """Yield what has to be changed for a plugin."""
+    def of(self, about: str) -> Iterator[Change]:
+        """Yield what has to be changed for a plugin, or of `not_before`."""
+        return self.of_not_before() if about == NOT_BEFORE else self._of_plugin(about)
+
+    def _of_plugin(self, runtime_id: str) -> Iterator[Change]:
         identities, known = self._records.identities, self._known
         ended, owns = identities.ended(runtime_id), self._owns(runtime_id)
         has_ended = ended is not None and (owns or ended.why != EXPIRED)
@@ -119,10 +122,12 @@ class PluginChanges:
         elif deletes or known.leaves_something(runtime_id):
             yield Change(about=runtime_id, deletes=[*deletes, *known.keys(runtime_id)])
 
-    def of_not_before(self, *, always: bool) -> Iterator[Change]:
+    def of_not_before(self, *, always: bool = False) -> Iterator[Change]:
         """Yield what makes known that tokens have to be newer, if it is not known yet."""
         if (not_before := self._records.identities.not_before) > self.not_before or always:
-            yield Change(about=NOT_BEFORE, puts={NOT_BEFORE: encode_not_before(not_before)})
+            expected = {NOT_BEFORE: self._known.revision(NOT_BEFORE)}
+            puts = {NOT_BEFORE: encode_not_before(not_before)}
+            yield Change(about=NOT_BEFORE, puts=puts, expected=expected)
 
     def _kept(self, runtime_id: str, puts: dict[str, bytes], deletes: list[str]) -> Change:
         """Return what writes the document of a plugin, and which services it provides."""

@@ -292,18 +292,40 @@ async def test_what_is_followed_is_news_unless_this_host_has_written_it_or_has_w
         assert not a.journal.applied(f"plugins/{plugin.runtime_id}", 2, b"{}")
 
 
-async def test_an_entry_of_no_plugin_is_written_and_tried_until_it_is(mock_clock: MockClock) -> None:
-    store = UnsteadyStore()
+async def test_what_is_followed_before_its_commit_is_answered_is_no_news() -> None:
+    class Follows(UnsteadyStore):
+        told: list[bool]
+
+        async def commit(self, commit: Commit) -> int:
+            revision = await super().commit(commit)
+            self.told = [a.journal.applied(key, revision, value) for key, value in commit.puts.items()]
+            self.told += [a.journal.applied(key, revision, None) for key in commit.deletes]
+            return revision
+
+    store = Follows()
     async with member(store) as a:
-        store.fails = "before"
-        a.journal.put_entry("grants-ended/x", b"1")
-        with pytest.raises(ConnectError):
-            await a.journal.saved("grants-ended/x", lambda: None)
-        store.fails = ""
-        await wait_all_tasks_blocked()
-        mock_clock.jump(1.1)
-        await wait_all_tasks_blocked(0.01)
-        assert await store.keys("grants-ended/") == ["grants-ended/x"]
-        a.journal.put_entry("grants-ended/x", None)
-        await a.journal.saved("grants-ended/x", lambda: None)
-        assert await store.keys("grants-ended/") == []
+        plugin = await a.plugin()
+        await a.register(plugin, "t")
+        assert store.told == [False, False]
+        a.registry.remove_plugin(plugin.runtime_id)
+        await a.saved(plugin)
+        assert store.told == [False, False]
+        assert a.journal.known(plugin.runtime_id) == await store.revision()
+        commits = store.commits
+        await a.journal.flushed()
+        assert store.commits == commits
+
+
+async def test_of_two_times_from_which_tokens_count_the_later_one_is_kept() -> None:
+    store = UnsteadyStore()
+    async with member(store, "a") as a, member(store, "b") as b:
+        a.identities.not_before, b.identities.not_before = 1000.5, 2000.5
+        await b.plugin()
+        await a.plugin()
+        assert await store.value("not_before") == 2000.5
+        (entry,) = (await store.load("not_before")).entries
+        a.journal.applied(entry.key, entry.revision, entry.value)
+        assert a.identities.not_before == 2000.5
+        b.journal.applied(entry.key, entry.revision + 1, b"7.5")
+        await b.journal.flushed()
+        assert await store.value("not_before") == 2000.5
