@@ -44,7 +44,7 @@ def use(store: EtcdStore, port: int) -> None:
     gateway = store._space.gateway
     (endpoint,) = [each for each in gateway._endpoints if each.port == port]
     while gateway.endpoint != endpoint:
-        gateway.leave(gateway.endpoint)
+        gateway.leave(gateway.endpoint, "another is to be used")
 
 
 # Commits

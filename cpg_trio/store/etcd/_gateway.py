@@ -159,6 +159,7 @@ class Gateway:
         self._authenticating = trio.Lock()
         self._streams: dict[trio.CancelScope, Origin] = {}
         self._used: Origin | None = None  # which has answered last
+        self._why_left: dict[Origin, str] = {}
         self._pool = Pool(connect_timeout_s=_CONNECT_S, ssl_context=url.tls.client_contexts())
 
     async def __aenter__(self) -> Self:
@@ -175,9 +176,10 @@ class Gateway:
         """The endpoint that is used."""
         return self._endpoints[self._current]
 
-    def leave(self, endpoint: Origin) -> None:
+    def leave(self, endpoint: Origin, why: str) -> None:
         """Use the next endpoint, if it is still this one that is used. Streams from this one end."""
         if endpoint == self.endpoint:
+            self._why_left[endpoint] = why
             self._current = (self._current + 1) % len(self._endpoints)
             for scope, origin in self._streams.items():
                 if origin == endpoint:
@@ -194,7 +196,7 @@ class Gateway:
         """
         data = None if body is None else json.dumps(body).encode()
         failures: dict[Origin, str] = {}
-        with trio.move_on_after(_CALL_S):
+        with trio.move_on_after(_CALL_S) as limit:
             answered = True
             while answered:
                 answered = False
@@ -203,24 +205,24 @@ class Gateway:
                     try:
                         answer = await self._attempt(endpoint, path, data, attempt_s or ATTEMPT_S)
                     except AttemptError as error:
-                        self.leave(endpoint)
+                        self.leave(endpoint, str(error))
                         failures[endpoint] = str(error)
                         answered |= error.answered
                         if error.may_be_done and not may_repeat:
                             raise UncertainError(f"{error}; it may have been done") from error
                     else:
-                        self._note_use(endpoint, failures)
+                        self._note_use(endpoint)
                         return answer
                 await trio.sleep(_PAUSE_S if answered else 0)
         why = "; ".join(failures.values()) or f"no answer within {_CALL_S:g} s"
-        raise StoreError(why) if may_repeat else UncertainError(why)
+        raise UncertainError(why) if limit.cancelled_caught and not may_repeat else StoreError(why)
 
-    def _note_use(self, endpoint: Origin, failures: dict[Origin, str]) -> None:
+    def _note_use(self, endpoint: Origin) -> None:
         """Log that another endpoint is used than before."""
         if endpoint != self._used:
             before, self._used = self._used, endpoint
             if before is not None:
-                why = failures.get(before, "it has not answered other calls")
+                why = self._why_left[before]
                 _log.warning("etcd at %s is used instead of %s: %s", _name(endpoint), _name(before), why)
 
     @asynccontextmanager

@@ -81,7 +81,7 @@ class Watch:
             async with gateway.stream("/v3/watch", {"create_request": create}) as stream:
                 await self._follow(stream, endpoint)
         except AttemptError as error:
-            gateway.leave(endpoint)
+            gateway.leave(endpoint, str(error))
             self._failures += 1
             if self._failures > _MOST_FAILURES:
                 raise StoreError(str(error)) from error
