@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+import trio.testing
 
 from cpg_trio.store import (
     MAX_COMMIT_BYTES,
@@ -441,3 +442,16 @@ async def test_a_commit_that_a_member_refuses_for_now_is_made_by_another(
                 use(store, port)
                 await store.commit(Commit(puts={"a": number}))
                 assert await values_of(direct) == {"a": number}
+
+
+async def test_a_late_answer_of_a_member_that_was_left_is_taken(etcd: EtcdCluster, etcd_url: str) -> None:
+    async with delaying(etcd.members[0].client_port) as slow:
+        url = EtcdUrl.parse(etcd_url.replace("etcd://", f"etcd://127.0.0.1:{slow.port},"))
+        async with EtcdStore(url) as store, trio.open_nursery() as nursery:
+            use(store, slow.port)
+            slow.delaying = True
+            nursery.start_soon(store.load)
+            await trio.testing.wait_all_tasks_blocked()
+            use(store, etcd.members[0].client_port)
+            await store.load()
+            await slow.deliver()

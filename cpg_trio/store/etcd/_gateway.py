@@ -219,7 +219,7 @@ class Gateway:
 
     def _note_use(self, endpoint: Origin) -> None:
         """Log that another endpoint is used than before."""
-        if endpoint != self._used:
+        if self._used != endpoint == self.endpoint:  # a late answer of one that was left is none
             before, self._used = self._used, endpoint
             if before is not None:
                 why = self._why_left[before]
