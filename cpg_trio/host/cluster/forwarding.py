@@ -64,13 +64,12 @@ class Forwarding:
         """Whether plugins are to call another host."""
         return self._others.sends_elsewhere
 
-    def arrival(self, ctx: Context, plugin: str, peer: Peer) -> Arrival:
-        """Return how a call of a plugin has come, on a connection from `peer`.
+    def arrival(self, ctx: Context, plugin: str) -> Arrival:
+        """Return how a call of a plugin has come that another host says it has forwarded.
 
         Raises: RefusedError `permission_denied` for a statement that no other host has made of this call.
         """
-        if (stated := self._hosts.stated(ctx, plugin)) is None:
-            return Arrival(peer)
+        stated = self._hosts.stated(ctx, plugin)
         return Arrival(stated.peer, stated.issuer)
 
     async def send(
@@ -88,6 +87,8 @@ class Forwarding:
         the context. After `timeout_s`, or half of the time that the plugin has left, the owner counts as out
         of reach. Raises: ConnectError, that of the owner, or `unavailable` if there is none.
         """
+        if self._others is ALONE:
+            return None
         for tries_left in reversed(range(_TRIES)):
             if (owner := await self._owner(ctx, arrival, plugin)) is None:
                 return None

@@ -93,16 +93,13 @@ class HostCalls:
         config = ClientConfig(headers=headers or {}, max_message_bytes=_MAX_ANSWER_BYTES)
         return client_class(host.url, http, config)
 
-    def stated(self, ctx: Context, plugin: str) -> HostStatement | None:
-        """Return what another host states of a call of, or about, a plugin; None if nothing is stated.
+    def stated(self, ctx: Context, plugin: str) -> HostStatement:
+        """Return what another host states of a call of, or about, a plugin.
 
-        Raises: RefusedError `permission_denied` for what no other host states of this very call.
+        Raises: RefusedError `permission_denied` if no other host states anything of this very call.
         """
-        token = ctx.request_headers.get(wire.FORWARDED_BY_HOST_HEADER)
-        if token is None:
-            return None
-        path = f"/{ctx.method.service_name}/{ctx.method.name}"
-        expected = self._owners.own_id, path, plugin
+        token = ctx.request_headers.get(wire.FORWARDED_BY_HOST_HEADER, "")
+        expected = self._owners.own_id, f"/{ctx.method.service_name}/{ctx.method.name}", plugin
         try:
             if not self._owners.own_id:
                 raise InvalidStatementError("this host shares its directory with nobody")  # noqa: TRY301

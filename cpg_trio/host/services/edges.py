@@ -58,13 +58,15 @@ def arrival_of(access: AccessCheck, forwarding: Forwarding, ctx: Context) -> Arr
 
     Raises: RefusedError for a caller that passes itself off as a host.
     """
-    runtime_id, peer = credentials(ctx)[0], peer_of(ctx)
+    peer = peer_of(ctx)
+    if ctx.request_headers.get(wire.FORWARDED_BY_HOST_HEADER) is None:
+        return Arrival(peer)
+    plugin, _ = credentials(ctx)
     try:
-        arrival = forwarding.arrival(ctx, runtime_id, peer)
+        arrival = forwarding.arrival(ctx, plugin)
     except RefusedError as refused:
-        access.refuse(refused, peer, Action.AUTHENTICATE, runtime_id)
-    if arrival.forwarded_by:
-        ctx.note_proved(f"host {arrival.forwarded_by}")
+        access.refuse(refused, peer, Action.AUTHENTICATE, plugin)
+    ctx.note_proved(f"host {arrival.forwarded_by}")
     return arrival
 
 
@@ -78,7 +80,9 @@ def authenticate_arrival(
     arrival = arrival_of(access, forwarding, ctx)
     if arrival.forwarded_by:
         return access.authenticate(*credentials(ctx), arrival.peer), arrival
-    return authenticate(access, ctx, kind), arrival
+    identity = access.admit(*credentials(ctx), arrival.peer, kind)
+    ctx.note_proved(identity.runtime_id)
+    return identity, arrival
 
 
 def count_unreadable(access: AccessCheck, ctx: Context) -> None:
