@@ -154,6 +154,17 @@ def chaos(session: nox.Session) -> None:
     session.run("pytest", *alone)
 
 
+@nox.session(name="chaos-cluster")
+def chaos_cluster(session: nox.Session) -> None:
+    """Run several hosts on a real etcd, with faults, and behind balancers. Arguments go to pytest.
+
+    CLUSTER_SECONDS says for how long the random faults come: ten minutes by default.
+    """
+    _install(session, "test")
+    env = {"CLUSTER_SECONDS": os.environ.get("CLUSTER_SECONDS", "600")}
+    session.run("pytest", "tests/chaos_cluster", *session.posargs, env=env)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Build the package, install it as a user does, and run the demo once, outside the source."""

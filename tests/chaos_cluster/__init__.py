@@ -1,0 +1,1 @@
+"""Several hosts with one directory in etcd, all of them real processes, and faults of each tier."""
