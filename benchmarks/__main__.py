@@ -17,7 +17,18 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._terminal import tolerant
 
-from . import directory, discovery, latency, machine, memory, observability, router, shortener, watchers
+from . import (
+    directory,
+    discovery,
+    latency,
+    machine,
+    memory,
+    observability,
+    router,
+    scale,
+    shortener,
+    watchers,
+)
 from .bench import Bench, Report
 from .load import LoadError
 from .peers import PEERS, Peer
@@ -36,7 +47,10 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "directory": directory.measure,
     "watchers": watchers.measure,
     "observability": observability.measure,
+    "scale": scale.measure,
 }
+_BY_NAME = {"scale"}
+"""The parts that are measured only if they are named: they take many minutes."""
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CHART = DOCS / "images" / "router.svg"
@@ -77,7 +91,9 @@ async def _run(bench: Bench, options: argparse.Namespace) -> int:
     status = _ENDED
     async with open_plain_nursery() as nursery:
         nursery.start_soon(_end_on_signals, nursery.cancel_scope)
-        _keep(await _measured(bench, options.parts or list(PARTS)), options)
+        _keep(
+            await _measured(bench, options.parts or [part for part in PARTS if part not in _BY_NAME]), options
+        )
         status = 0
         nursery.cancel_scope.cancel()
     return status
@@ -132,6 +148,7 @@ def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) ->
         idle_connections=1_000 if options.quick else 10_000,
         idle_s=1 if options.quick else 10,
         watchers=options.watchers or (100 if options.quick else 1_000),
+        plugins=options.plugins,
         changes=(500 if options.quick else 10_000) if options.changes is None else options.changes,
     )
 
@@ -178,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=_positive, default=1, help="seconds of each load (default: 1)")
     add("--watchers", type=_positive, help="number of watchers (default: 1000)")
     add("--changes", type=int, help="changes during the measurement of memory (default: 10000)")
+    add("--plugins", type=_positive, default=0, help="plugins at several hosts at most (default: 10000)")
     add("--quick", action="store_true", help="one round of everything: a smoke test")
     add("--write", action="store_true", help="write tables and chart into the documentation")
     add("--folder", type=Path, help="folder for logs and databases (default: a temporary one)")

@@ -34,6 +34,8 @@ class Bench:
     idle_s: float
     watchers: int
     changes: int
+    plugins: int
+    """The most that are simulated at several hosts; 0: as many as the part has."""
 
     @property
     def proxy_core(self) -> int:
