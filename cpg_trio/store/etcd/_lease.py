@@ -1,6 +1,7 @@
 """An entry that is there for as long as it is renewed: it is attached to a lease of etcd.
 
-A member answers the renewal of a lease that is dead with 200 and without a TTL.
+A member answers the renewal of a lease that is dead with 200 and without a TTL. So does one that has not
+heard of the lease yet. Which of them it is, the entry says: it is gone with its lease.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cpg_trio.store.etcd._gateway import ATTEMPT_S, Json
 from cpg_trio.store.etcd._keyspace import Keyspace
 
 _RENEWALS = 3  # in the time to live
+_RETRIES = 10  # in the time to live, while renewals fail
 _REVOKE_S = 2.0
 
 
@@ -48,30 +50,30 @@ class Lease:
 
     async def keep(self, space: Keyspace) -> None:
         """Renew it until it is lost. What fails is tried again soon."""
-        wait_s = self.ttl_s / _RENEWALS
+        renewed = True
         while not self.lost.is_set():
-            await trio.sleep(wait_s)
+            await trio.sleep(self.ttl_s / (_RENEWALS if renewed else _RETRIES))
             try:
-                await self._renew(space)
-                wait_s = self.ttl_s / _RENEWALS
+                renewed = await self._renew(space)
             except ReplacedError:
                 self.lost.set()
             except StoreError:
-                wait_s = self.ttl_s / 10
+                renewed = False
 
-    async def _renew(self, space: Keyspace) -> None:
+    async def _renew(self, space: Keyspace) -> bool:
+        """Return whether it was renewed, and see whether the entry is there: it may have been replaced."""
         # A member that is silent must leave time for another one.
         attempt_s = min(ATTEMPT_S, self.ttl_s / 4)
         answer = await space.gateway.call("/v3/lease/keepalive", {"ID": self.id}, attempt_s=attempt_s)
         result: Json = answer.body.get("result", {})
         space.check(result)
-        if not int(result.get("TTL", 0)):
-            self.lost.set()
-            return
-        self.valid_until = answer.sent_at + float(result["TTL"])
+        ttl_s = float(result.get("TTL", 0))
+        if ttl_s:
+            self.valid_until = answer.sent_at + ttl_s
         found = op.entries(await space.ask("/v3/kv/range", {"key": op.text(self.key), "keys_only": True}))
         if not found or op.revision_of(found[0]) != self.revision:
-            self.lost.set()  # it was deleted, or another one has its place
+            self.lost.set()
+        return ttl_s > 0
 
     async def revoke(self, space: Keyspace) -> None:
         """End it, and the entry with it, if that can be done soon; otherwise it lapses."""

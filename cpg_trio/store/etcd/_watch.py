@@ -104,6 +104,8 @@ class Watch:
     async def _look(self) -> None:
         """See whether something has changed meanwhile; if so, have the watch tell how far it has come."""
         reading = await self._space.read(_ANSWER_S)
+        if reading.revision < self._after:
+            raise self._space.replaced(f"its revision went back from {self._after} to {reading.revision}")
         if reading.revision > self._after:
             self._touched = True
             await self._space.touch()
