@@ -53,7 +53,7 @@ async def test_the_example_runs_behind_a_balancer_over_two_hosts(tmp_path: Path,
         for host in (a, b):
             await until(partial(all_healthy, host), 15)
         with trio.fail_after(30):
-            for _ in range(20):
+            for _ in range(6):
                 await client.check(api)
         ids = {host.host.registry.id for host in (a, b)}
         assert len(ids) == 1
