@@ -33,6 +33,7 @@ COLUMNS = (
     Column("OUT/S", right=True, optional=True),
     Column("WHY", prose=True),
 )
+_HOST = Column("HOST", optional=True)  # where several share a directory
 _LAST_EVENTS = 10
 
 
@@ -65,7 +66,12 @@ def show_plugins(plugins: Sequence[pb.Plugin], out: Output) -> None:
     """Write a table of plugins; on a terminal after a line that counts their states."""
     if out.is_terminal:
         out.line(states_line(plugins, out))
-    out.table(COLUMNS, plugin_rows(plugins, out))
+    rows = plugin_rows(plugins, out)
+    if any(each.host_id for each in plugins):
+        rows = [[*row, _host_of(each)] for row, each in zip(rows, plugins, strict=True)]
+        out.table((*COLUMNS, _HOST), rows)
+    else:
+        out.table(COLUMNS, rows)
 
 
 def states_line(plugins: Sequence[pb.Plugin], out: Output) -> Text:
@@ -123,17 +129,25 @@ def _facts(plugin: pb.Plugin) -> list[tuple[str, str]]:
     calls_in, calls_out = call_cells(plugin.calls_in), call_cells(plugin.calls_out)
     lease = f"{span(seconds_of(plugin.lease_left))} left" if plugin.HasField("lease_left") else "none"
     provides = ", ".join(f"{each.service_type} {each.version}" for each in plugin.provides) or "nothing"
+    of_host = [("host", _host_of(plugin))] if plugin.host_id else []
+    heard = f", heard of {since(plugin.last_heard_at)} ago" if plugin.HasField("last_heard_at") else ""
     return [
         ("id", plugin.runtime_id),
+        *of_host,
         ("version", plugin.version or NOTHING),
         ("url", plugin.url or NOTHING),
         ("from", f"{plugin.address or NOTHING}, {since(plugin.identity_since)} ago"),
-        ("lease", f"{lease}, heard of {since(plugin.last_heard_at)} ago"),
+        ("lease", f"{lease}{heard}"),
         ("provides", provides),
         ("calls in", f"{calls_in[0]}   p50 {calls_in[1]}   p95 {calls_in[2]}   failed {calls_in[3]}"),
         ("calls out", f"{calls_out[0]}   p50 {calls_out[1]}   p95 {calls_out[2]}   failed {calls_out[3]}"),
         ("holds", f"{plugin.connections} connections, {plugin.watches} watches, {plugin.grants} grants"),
     ]
+
+
+def _host_of(plugin: pb.Plugin) -> str:
+    """Return which host owns a plugin."""
+    return plugin.host_url or (f"none ({plugin.host_id} is gone)" if plugin.host_id else NOTHING)
 
 
 def _history(changes: Sequence[pb.HealthChange], out: Output) -> None:

@@ -10,12 +10,15 @@ from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._output import JsonFlag, Output, show_json, since, took
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.text import Text
 
 NOT_WELL = 3
 """The exit status if something is wrong."""
 _MOST_PROBLEMS = 10
 _MUCH_LAG_S = 0.1
+_MOST_HOSTS = 10
 
 
 def status(*, json: JsonFlag = False, options: AdminOptions = HERE) -> int:
@@ -78,9 +81,32 @@ def facts(answer: pb.GetStatusResponse, out: Output) -> list[tuple[str, str | Te
     ]
     if answer.refused:
         told.append(("refused", f"{answer.refused} in the last minute: cpg-trio events --kind refused"))
-    if host.unsaved:
+    if answer.HasField("directory"):
+        told += _directory(answer.directory)
+    elif host.unsaved:
         told.append(("state", f"not saved: {host.unsaved}"))
     return told
+
+
+def _directory(directory: pb.SharedDirectory) -> Iterator[tuple[str, str | Text]]:
+    """Yield the hosts that share a directory, and how the one that answers stands with its store."""
+    for number, host in enumerate(directory.hosts[:_MOST_HOSTS]):
+        told = [host.url or host.host_id, host.version, _number(host.plugins, "plugin")]
+        told += [f"for {since(host.since)}"] if host.HasField("since") else []
+        told += ["answers"] if host.answers else []
+        yield "" if number else "hosts", "   ".join(told)
+    if (more := len(directory.hosts) - _MOST_HOSTS) > 0:
+        yield "", f"and {more} more"
+    if directory.orphans:
+        yield "", f"{_number(directory.orphans, 'plugin')} without a host"
+    store = directory.store
+    in_touch = f"in touch, revision {store.revision}"
+    yield "store", f"{store.store}   {in_touch if store.in_touch else _out_of_touch(store)}"
+
+
+def _out_of_touch(store: pb.StoreStanding) -> str:
+    lasting = f" for {since(store.since)}" if store.HasField("since") else ""
+    return f"not in touch{lasting}{f': {store.reason}' if store.reason else ''}"
 
 
 def _problem(problem: pb.Problem, out: Output) -> Text:

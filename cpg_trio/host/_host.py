@@ -19,6 +19,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._version import __version__
 from cpg_trio.asgi import App
 from cpg_trio.call_record import Calls
+from cpg_trio.host._cluster_metrics import ClusterMetrics
 from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
 from cpg_trio.host._dispatch import Dispatch
 from cpg_trio.host._lifetimes import Lifetimes
@@ -99,6 +100,7 @@ from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.rpc import application
 from cpg_trio.statistics import CallTable
+from cpg_trio.store import CountedStore
 from cpg_trio.tracing import tracing
 
 _log = logging.getLogger("cpg_trio.host")
@@ -133,7 +135,8 @@ class Host:
         self.admin_addresses: tuple[str, ...] = ()
         """Where operators see and steer it: URLs, and `unix:` with a path. None before it serves."""
         self.calls = Calls()
-        self.owners, self.standing = membership(config.store)
+        self._store = CountedStore(config.store) if config.store is not None else None
+        self.owners, self.standing = membership(self._store)
         # Access: identities, and what they may do
         self.identities = Identities(
             config.keys,
@@ -174,7 +177,7 @@ class Host:
             self._access, self.identities, self.registry, policy, self.audit, self.owners.owns
         )
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
-        is_shared = config.store is not None and config.store.shared
+        is_shared = self._store is not None and self._store.shared
         self._sockets = Sockets(config.socket_dir, self._control, shared=is_shared)
         self._succession = Succession(self.identities, self.registry)
         self._prober = Prober(
@@ -201,7 +204,7 @@ class Host:
             room=partial(SharedRoom, limits.max_call_series),
         )
         self._journal = Journal(
-            config.store,
+            self._store,
             self.identities,
             self.registry,
             self._registration_policy,
@@ -231,7 +234,7 @@ class Host:
         # Other hosts with the same directory
         self.cluster = self._cluster()
         """The other hosts of the directory; None for one that shares it with nobody."""
-        self._others = others_of(self.cluster, config.store)
+        self._others = others_of(self.cluster, self._store)
         self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
         self._forwarding = Forwarding(self.owners, self._hosts, self._others)
         self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
@@ -250,6 +253,8 @@ class Host:
                 files=reloaded_files(config, self._contexts),
                 call_table=self.call_table,
                 direct=self._direct,
+                cluster=self.cluster,
+                store=str(self._store),
             ),
             self.audit,
             self,
@@ -262,7 +267,7 @@ class Host:
 
     def _cluster(self) -> Cluster | None:
         """Return this host as one of several; None for one that shares its directory with nobody."""
-        store = self._config.store
+        store = self._store
         if store is None or not store.shared:
             return None
         cluster = Cluster(
@@ -494,11 +499,15 @@ class Host:
 
     def _collectors(self) -> Iterable[Collector]:
         """Return what is asked at each scrape of the metrics."""
-        return [
+        collectors = [
             CallMetrics(self.call_table, Side.HOST),
             HostMetrics(self.admin.parts, self.admin.plugins, self._direct, Refusals(self.audit)),
             ProcessMetrics(self.admin.loop_lag, {"routing": self._pool, "control": self._control_pool}),
         ]
+        if (hosts := self.admin.hosts) is not None and self._store is not None:
+            forwarded = self._forwarding.forwarded
+            collectors.append(ClusterMetrics(hosts, self.admin.plugins, self._store, forwarded))
+        return collectors
 
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""

@@ -15,6 +15,7 @@ from cpg_trio.store._store import (
     Store as Store,
     StoreError as StoreError,
 )
+from cpg_trio.store.counted import CountedStore as CountedStore
 from cpg_trio.store.etcd import EtcdStore as EtcdStore, EtcdUrl as EtcdUrl
 from cpg_trio.store.memory import MemoryStore as MemoryStore
 from cpg_trio.store.sealing import Sealer as Sealer, UnsealError as UnsealError

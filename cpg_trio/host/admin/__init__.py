@@ -7,6 +7,7 @@ Its modules:
     figures, recent          calls, as the one table counts them, and refusals of the last minute
     dependencies, problems   what is missing, and what is wrong, in sentences
     host_state, files        the host itself, its process, and its files
+    hosts                    the hosts that share a directory, and the store that it is kept in
     snapshot                 what one answer is made of
     view                     the answers to all requests that only read
     messages                 what stands in them, with plugin_messages
@@ -27,6 +28,7 @@ from cpg_trio.host.admin.admin import Admin as Admin
 from cpg_trio.host.admin.events import Event as Event, EventLog as EventLog
 from cpg_trio.host.admin.files import Files as Files
 from cpg_trio.host.admin.gate import AdminAddress as AdminAddress, Gate as Gate, open_gate as open_gate
+from cpg_trio.host.admin.hosts import Hosts as Hosts
 from cpg_trio.host.admin.listener import (
     AdminAccess as AdminAccess,
     AdminConfig as AdminConfig,

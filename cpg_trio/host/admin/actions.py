@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -13,7 +14,7 @@ from cpg_trio.host.access import Action, Audit
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.files import Files, FileState
 from cpg_trio.host.admin.plugins import Record
-from cpg_trio.host.directory import Registry
+from cpg_trio.host.directory import Registry, Saved
 from cpg_trio.logs import TemporaryLevels
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
@@ -55,6 +56,8 @@ class Actions:
     audit: Audit
     events: EventLog
     host: Steering
+    saved: Saved
+    """Waits until a drain is in the store, where hosts share one."""
     levels: TemporaryLevels = attrs.field(factory=TemporaryLevels)
 
     async def drain(
@@ -62,15 +65,21 @@ class Actions:
     ) -> tuple[Record, int]:
         """Give a plugin no new calls, or calls again; return also how many calls to it are in flight."""
         record = self._there(plugin)
-        why = _checked(reason)
-        if undo:
-            if not self.registry.undrain(record.runtime_id):
-                raise ConnectError(Code.FAILED_PRECONDITION, f"{record.runtime_id} is not drained")
-        else:
-            self.registry.drain(record.runtime_id, _done(f"drained by {actor or 'an operator'}", why))
+        why, runtime_id = _checked(reason), record.runtime_id
+        before = self.registry.why_drained(runtime_id)
+        if undo and not before:
+            raise ConnectError(Code.FAILED_PRECONDITION, f"{runtime_id} is not drained")
+        self._set_drained(runtime_id, "" if undo else _done(f"drained by {actor or 'an operator'}", why))
+        await self.saved(runtime_id, partial(self._set_drained, runtime_id, before))
         self.audit.allowed(Action.DRAIN, record.runtime_id, "undo" if undo else "", reason=why, actor=actor)
         self._tell(record, "gets calls again" if undo else "drained", why, actor)
         return record, len(self.registry.calls.of_provider(record.runtime_id))
+
+    def _set_drained(self, runtime_id: str, why: str) -> None:
+        if why:
+            self.registry.drain(runtime_id, why)
+        else:
+            self.registry.undrain(runtime_id)
 
     async def shut_down(self, plugin: str, *, grace_s: float = 30.0, reason: str = "", actor: str) -> Record:
         """Ask a plugin to stop. The calls to it that are in flight have `grace_s` seconds to finish."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
@@ -15,11 +15,13 @@ from cpg_trio.host.admin.actions import Actions, Steering
 from cpg_trio.host.admin.dashboard import Dashboard
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.host_state import HostState
+from cpg_trio.host.admin.hosts import Hosts
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.admin.plugins import Plugins
 from cpg_trio.host.admin.service import AdminRpcs
 from cpg_trio.host.admin.snapshot import Parts
 from cpg_trio.host.admin.view import View
+from cpg_trio.host.directory import Undo
 from cpg_trio.rpc import application
 
 _SERVICE_PATH = f"/{pb.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
@@ -45,7 +47,11 @@ class Admin:
         self._plugins = Plugins(
             parts.identities, parts.registry, parts.liveness, self.events, kept, wall_clock
         )
-        self.view = View(parts, self._plugins, self.events, self._host, wall_clock)
+        self.hosts: Hosts | None = None
+        """The hosts that share the directory; None for one that has it alone."""
+        if parts.cluster is not None:
+            self.hosts = Hosts(parts.cluster, parts.store, self.events, wall_clock)
+        self.view = View(parts, self._plugins, self.events, self._host, self.hosts, wall_clock)
         """Answers what only reads."""
         self.actions = Actions(
             find=self.view.find,
@@ -54,6 +60,7 @@ class Admin:
             audit=audit,
             events=self.events,
             host=host,
+            saved=parts.journal.saved if parts.cluster is not None else _not_kept,
         )
         """What an operator does."""
         audit.subscribe(self._audited)
@@ -94,7 +101,12 @@ class Admin:
         async with open_plain_nursery() as nursery:
             nursery.start_soon(self.loop_lag.run)
             nursery.start_soon(self.actions.levels.run)
-            with self._plugins.following(), self._parts.files.told(self._file_changed):
+            with ExitStack() as stack:
+                stack.enter_context(self._plugins.following())
+                stack.enter_context(self._parts.files.told(self._file_changed))
+                if self.hosts is not None:
+                    stack.enter_context(self.hosts.following())
+                    nursery.start_soon(self.hosts.run)
                 yield
             nursery.cancel_scope.cancel()
 
@@ -132,6 +144,10 @@ class Admin:
             ),
             _cause(self._parts.identities, decision),
         )
+
+
+async def _not_kept(_about: str, _undo: Undo) -> None:
+    """Wait for nothing: a host that shares its directory with nobody keeps no drains."""
 
 
 def _cause(identities: Identities, decision: AuditEvent) -> str:

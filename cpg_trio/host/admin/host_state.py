@@ -64,7 +64,8 @@ class HostState:
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong with the host itself."""
-        if why := self._parts.journal.why_unsaved:
+        why = self._parts.journal.why_unsaved
+        if why and self._parts.cluster is None:  # with others, `hosts` tells of the store
             yield Problem(State.DEGRADED, f"the host is not ready: {why}")
         for file in self._parts.files:
             if file.error:

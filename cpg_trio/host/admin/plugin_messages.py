@@ -44,6 +44,8 @@ def plugin(record: Record, of: Snapshot) -> pb.Plugin:
         _add_times(message, record, of)
         message.watches = of.parts.watches.count_of(record.runtime_id)
         message.grants = len(of.parts.grants.of(record.runtime_id))
+        if of.hosts is not None:
+            of.hosts.add_owner(message)
     return message
 
 
@@ -82,7 +84,8 @@ def _add_times(message: pb.Plugin, record: Record, of: Snapshot) -> None:
     if (lease := of.parts.liveness.lease(record.runtime_id)) is not None:
         silent_s = min(silent_s, lease.silent_s)
         message.lease_left.CopyFrom(messages.duration(max(0.0, lease.left_s)))
-    message.last_heard_at.CopyFrom(messages.timestamp(of.now - silent_s))
+    if of.hosts is None or of.hosts.owns(record.runtime_id):  # of others their own hosts hear
+        message.last_heard_at.CopyFrom(messages.timestamp(of.now - silent_s))
     message.token_expires_at.CopyFrom(messages.timestamp(of.now + entry.expires_at - clock))
 
 

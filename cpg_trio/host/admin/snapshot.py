@@ -10,9 +10,11 @@ from cpg_trio.host.access import Identities
 from cpg_trio.host.admin.dependencies import Dependencies
 from cpg_trio.host.admin.figures import Figures
 from cpg_trio.host.admin.files import Files
+from cpg_trio.host.admin.hosts import Hosts
 from cpg_trio.host.admin.plugins import Plugins, Record
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.grants import Grants
+from cpg_trio.host.cluster import Cluster
 from cpg_trio.host.directory import Journal, Liveness, Registry, WatchHub
 from cpg_trio.host.routing import DirectCounter, DirectStatistics
 from cpg_trio.http import ConnectionLimit, Pool
@@ -38,14 +40,21 @@ class Parts:
     capabilities: Sequence[Capability]
     settings: Sequence[Setting]
     files: Files
+    cluster: Cluster | None = None
+    """The other hosts, if it shares its directory with some."""
+    store: str = ""
+    """Where that directory is kept, without secrets."""
 
 
 class Snapshot:
     """A host at the moment of an answer."""
 
-    def __init__(self, parts: Parts, plugins: Plugins, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, parts: Parts, plugins: Plugins, hosts: Hosts | None, wall_clock: Callable[[], float]
+    ) -> None:
         self.parts = parts
         self.plugins = plugins
+        self.hosts = hosts
         self.now = wall_clock()
         """In seconds since 1970."""
         self.dependencies = Dependencies(plugins, parts.registry, self.now)

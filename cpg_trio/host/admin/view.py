@@ -16,6 +16,7 @@ from cpg_trio._lines import one_line
 from cpg_trio.host.admin import messages, plugin_messages
 from cpg_trio.host.admin.events import EventLog
 from cpg_trio.host.admin.host_state import HostState
+from cpg_trio.host.admin.hosts import Hosts
 from cpg_trio.host.admin.plugins import Plugins, Record
 from cpg_trio.host.admin.problems import problems_of
 from cpg_trio.host.admin.snapshot import Parts, Snapshot
@@ -37,19 +38,23 @@ class View:
         plugins: Plugins,
         events: EventLog,
         host: HostState,
+        hosts: Hosts | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._parts = parts
         self._plugins = plugins
         self._events = events
         self._host = host
+        self._hosts = hosts
         self._wall_clock = wall_clock
 
     def status(self, _request: pb.GetStatusRequest) -> pb.GetStatusResponse:
         """Say whether all is well, and if not, what is wrong."""
         snapshot = self._snapshot()
-        problems = problems_of(self._plugins, snapshot.dependencies, self._host.problems())
-        states = [record.state for record in (*self._plugins.live(), *self._plugins.gone())]
+        hosts, live = self._hosts, self._plugins.live()
+        of_hosts = [*self._host.problems(), *(hosts.problems() if hosts is not None else ())]
+        problems = problems_of(self._plugins, snapshot.dependencies, of_hosts)
+        states = [record.state for record in (*live, *self._plugins.gone())]
         return pb.GetStatusResponse(
             state=messages.state(problems[0].state if problems else State.HEALTHY),
             problems=[problem.message() for problem in problems],
@@ -62,6 +67,7 @@ class View:
             services=len(self._parts.registry.service_types()),
             calls=snapshot.figures.all(),
             refused=self._host.refusals.total() + snapshot.figures.refused_later(),
+            directory=hosts.message([r.runtime_id for r in live]) if hosts is not None else None,
         )
 
     def plugins(self, request: pb.ListPluginsRequest) -> pb.ListPluginsResponse:
@@ -160,7 +166,7 @@ class View:
         return plugin_messages.plugin(record, self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self._parts, self._plugins, self._wall_clock)
+        return Snapshot(self._parts, self._plugins, self._hosts, self._wall_clock)
 
     def _grant(self, grant: Grant) -> pb.Grant:
         return pb.Grant(

@@ -11,6 +11,7 @@ called looks again. An answer comes back as it is.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -58,6 +59,8 @@ class Forwarding:
         self._hosts = hosts
         self._others = others
         self._throttle = LogThrottle()
+        self.forwarded = Counter[str]()
+        """How many calls were forwarded, by the code of the answer; `ok` for one that is no error."""
 
     @property
     def sends_elsewhere(self) -> bool:
@@ -102,9 +105,11 @@ class Forwarding:
                 if tries_left and answer.headers.get(wire.FORWARDED_BY_HOST_HEADER) == NOT_OWNER:
                     await self._caught_up()
                     continue
+                self.forwarded[error.code.value] += 1
                 self._check_answered(owner, error, answer.headers)
                 _return_headers(answer.headers, ctx)
                 raise
+            self.forwarded["ok"] += 1
             _return_headers(answer.headers, ctx)
             return response
         raise AssertionError  # the last try returns or raises

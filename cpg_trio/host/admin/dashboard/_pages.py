@@ -27,6 +27,7 @@ from cpg_trio.states import State
 _EVENTS = 40  # beside the graph
 _PROBLEMS = 10  # that are listed on the overview; the table of plugins has all
 _ON_OVERVIEW = 12  # plugins
+_HOSTS = 20  # that share the directory
 
 _RANK = {state.number: place for place, state in enumerate(State)}
 _KINDS = {name.removeprefix("EVENT_KIND_").lower(): number for name, number in pb.EventKind.items() if number}
@@ -177,12 +178,13 @@ class Pages:
             {
                 "graph": graph,
                 "max_nodes": MAX_NODES,
+                "hosts": _HOSTS,
                 "problems": status.problems[:_PROBLEMS],
                 "more_problems": len(status.problems) - _PROBLEMS,
                 "columns": PLUGINS.shown(first, Query({})).headings,
                 "more_plugins": len(plugins) - len(first),
             },
-            ["problems", "tiles", "graph", "more_plugins"],
+            ["problems", "tiles", "graph", "hosts", "more_plugins"],
             {
                 "plugin-rows": self._rows("plugin", first, _runtime_id),
                 "event-rows": self._rows("event", latest, _sequence),

@@ -125,7 +125,7 @@ class RequiredService(_message.Message):
     def __init__(self, service_type: _Optional[str] = ..., available: _Optional[bool] = ..., reason: _Optional[str] = ..., reported_missing: _Optional[bool] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Plugin(_message.Message):
-    __slots__ = ("runtime_id", "name", "version", "url", "address", "state", "state_since", "reason", "lease_left", "last_heard_at", "identity_since", "token_expires_at", "provides", "requires", "calls_in", "calls_out", "connections", "watches", "grants")
+    __slots__ = ("runtime_id", "name", "version", "url", "address", "state", "state_since", "reason", "lease_left", "last_heard_at", "identity_since", "token_expires_at", "provides", "requires", "calls_in", "calls_out", "connections", "watches", "grants", "host_id", "host_url")
     RUNTIME_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,8 @@ class Plugin(_message.Message):
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     WATCHES_FIELD_NUMBER: _ClassVar[int]
     GRANTS_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_URL_FIELD_NUMBER: _ClassVar[int]
     runtime_id: str
     name: str
     version: str
@@ -164,7 +166,9 @@ class Plugin(_message.Message):
     connections: int
     watches: int
     grants: int
-    def __init__(self, runtime_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., url: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[PluginState, str]] = ..., state_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_heard_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., identity_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., provides: _Optional[_Iterable[_Union[ProvidedService, _Mapping]]] = ..., requires: _Optional[_Iterable[_Union[RequiredService, _Mapping]]] = ..., calls_in: _Optional[_Union[CallStatistics, _Mapping]] = ..., calls_out: _Optional[_Union[CallStatistics, _Mapping]] = ..., connections: _Optional[int] = ..., watches: _Optional[int] = ..., grants: _Optional[int] = ...) -> None: ...
+    host_id: str
+    host_url: str
+    def __init__(self, runtime_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., url: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[PluginState, str]] = ..., state_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_heard_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., identity_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., provides: _Optional[_Iterable[_Union[ProvidedService, _Mapping]]] = ..., requires: _Optional[_Iterable[_Union[RequiredService, _Mapping]]] = ..., calls_in: _Optional[_Union[CallStatistics, _Mapping]] = ..., calls_out: _Optional[_Union[CallStatistics, _Mapping]] = ..., connections: _Optional[int] = ..., watches: _Optional[int] = ..., grants: _Optional[int] = ..., host_id: _Optional[str] = ..., host_url: _Optional[str] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("service_type", "selection", "state", "reason", "providers", "required_by", "calls")
@@ -223,7 +227,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("state", "problems", "host", "plugins", "services", "calls", "refused")
+    __slots__ = ("state", "problems", "host", "plugins", "services", "calls", "refused", "directory")
     STATE_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +235,7 @@ class GetStatusResponse(_message.Message):
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     state: PluginState
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
     host: HostInfo
@@ -238,7 +243,50 @@ class GetStatusResponse(_message.Message):
     services: int
     calls: CallStatistics
     refused: int
-    def __init__(self, state: _Optional[_Union[PluginState, str]] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., host: _Optional[_Union[HostInfo, _Mapping]] = ..., plugins: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., services: _Optional[int] = ..., calls: _Optional[_Union[CallStatistics, _Mapping]] = ..., refused: _Optional[int] = ...) -> None: ...
+    directory: SharedDirectory
+    def __init__(self, state: _Optional[_Union[PluginState, str]] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., host: _Optional[_Union[HostInfo, _Mapping]] = ..., plugins: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., services: _Optional[int] = ..., calls: _Optional[_Union[CallStatistics, _Mapping]] = ..., refused: _Optional[int] = ..., directory: _Optional[_Union[SharedDirectory, _Mapping]] = ...) -> None: ...
+
+class SharedDirectory(_message.Message):
+    __slots__ = ("hosts", "store", "orphans")
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    ORPHANS_FIELD_NUMBER: _ClassVar[int]
+    hosts: _containers.RepeatedCompositeFieldContainer[DirectoryHost]
+    store: StoreStanding
+    orphans: int
+    def __init__(self, hosts: _Optional[_Iterable[_Union[DirectoryHost, _Mapping]]] = ..., store: _Optional[_Union[StoreStanding, _Mapping]] = ..., orphans: _Optional[int] = ...) -> None: ...
+
+class DirectoryHost(_message.Message):
+    __slots__ = ("host_id", "url", "version", "since", "answers", "plugins")
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    host_id: str
+    url: str
+    version: str
+    since: _timestamp_pb2.Timestamp
+    answers: bool
+    plugins: int
+    def __init__(self, host_id: _Optional[str] = ..., url: _Optional[str] = ..., version: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., answers: _Optional[bool] = ..., plugins: _Optional[int] = ...) -> None: ...
+
+class StoreStanding(_message.Message):
+    __slots__ = ("store", "in_touch", "reason", "since", "revision", "behind")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    IN_TOUCH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    in_touch: bool
+    reason: str
+    since: _timestamp_pb2.Timestamp
+    revision: int
+    behind: _duration_pb2.Duration
+    def __init__(self, store: _Optional[str] = ..., in_touch: _Optional[bool] = ..., reason: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., behind: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StateCount(_message.Message):
     __slots__ = ("state", "count")
