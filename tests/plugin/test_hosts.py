@@ -225,7 +225,7 @@ async def test_a_plugin_uses_the_first_host_that_answers_and_stays_there(virtual
         async with plugged(echo_plugin(), url), plugged(plugin, urls_of(fronts), heartbeat_s=None):
             await echo.wait_available()
             opened = [front.opened for front in fronts[:2]]
-            await trio.sleep(20)
+            await trio.sleep(8)
             assert [front.opened for front in fronts[:2]] == opened
             assert await said(echo.client(EchoServiceClient)) == "x"
             assert fronts[2].opened
@@ -251,7 +251,7 @@ async def test_when_its_host_is_gone_a_plugin_is_at_another_one_as_who_it_was_an
         await used(fronts).close()
         assert [await said(client) for _ in range(10)] == ["x"] * 10
         assert echo.states.value.available
-        await trio.sleep(30)
+        await trio.sleep(12)
         assert echo.link.session is session
         assert not session.void.is_set()
         assert not any(gone)
@@ -279,7 +279,7 @@ async def test_a_report_reaches_the_third_host_in_time_when_two_are_silent(virtu
         others = [front for front in fronts if front is not first]
         for front in (first, others[0]):
             front.freeze()
-        await trio.sleep(60)
+        await trio.sleep(35)
         assert not any(gone)
         assert others[1].opened
 
@@ -380,7 +380,7 @@ async def test_a_plugin_leaves_a_host_that_sends_it_elsewhere(
         plugged(echo_plugin(), urls_of(fronts), heartbeat_s=None),
     ):
         await eventually(lambda: all(front.opened for front in fronts))
-        await trio.sleep(30)
+        await trio.sleep(12)
         assert state_of(host, "echo") == HEALTHY
     assert len([line for line in caplog.messages if " moves from " in line]) == 1
 
@@ -538,5 +538,5 @@ async def test_a_managing_host_may_give_several_urls(virtual_time: MockClock) ->
         await host.add_plugin(at, host_url=urls_of(fronts))
         gone = went_away(host, "echo")
         await used(fronts).close()
-        await trio.sleep(30)
+        await trio.sleep(12)
         assert not any(gone)
