@@ -31,7 +31,12 @@ def call(
     ] = None,
     /,
     *,
-    host: Annotated[str, Parameter(help=f"URL of the host (default: HOST_URL, or {_HOST_URL}).")] = "",
+    host: Annotated[
+        str,
+        Parameter(
+            help=f"URL of the host, or of several with commas between (default: HOST_URL, or {_HOST_URL})."
+        ),
+    ] = "",
     as_: Annotated[
         str,
         Parameter(name="--as", help="Name to call as (default: cpg-trio-call); ENROLMENT_TOKEN lets it in."),

@@ -38,7 +38,10 @@ class ClientSession:
         Raises: ConnectError.
         """
         request = pb.DiscoverServiceRequest(service_type=service_type, version_range=version)
-        answer = await self._session.registry.discover_service(request, timeout_s=CALL_TIMEOUT_S)
+        session = self._session
+        timeout_s = session.hosts.patience_s(CALL_TIMEOUT_S)
+        call = partial(session.registry.discover_service, request, timeout_s=timeout_s)
+        answer = await session.hosts.ask(call)
         return Provider.at(self._session, answer.endpoint)
 
 

@@ -97,7 +97,7 @@ class Heartbeat:
         session.time.update(answer.headers.get("date", ""), began)
         self._changes.clock(session.time)
         if is_sent_elsewhere:
-            at.dismissed("it sends its plugins elsewhere")
+            at.dismissed("it sends its plugins elsewhere", anew=True)
         if not session.host_id and not session.managed:
             with trio.move_on_after(timeout_s):
                 await session.check_token()

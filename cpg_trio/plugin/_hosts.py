@@ -113,9 +113,9 @@ class HostAddress:
         if self._hosts.several:
             self._hosts.failed(self, why)
 
-    def dismissed(self, why: str) -> None:
-        """Note that it wants its plugins to go elsewhere."""
-        self._hosts.dismissed(self, why)
+    def dismissed(self, why: str, *, anew: bool = False) -> None:
+        """Note that it wants its plugins to go elsewhere; `anew`: by another connection, if it is alone."""
+        self._hosts.dismissed(self, why, anew=anew)
 
     def answered(self, *, welcome: bool = False) -> None:
         """Note that something has come from it; `welcome`: that it takes what plugins tell it."""
@@ -234,7 +234,7 @@ class Hosts:
         if not any(map(self._is_fresh, self._known)):
             self.link.unreachable(why)
 
-    def dismissed(self, at: HostAddress, why: str) -> None:
+    def dismissed(self, at: HostAddress, why: str, *, anew: bool) -> None:
         """See `HostAddress.dismissed`. One that is alone may be one of several behind a balancer."""
         key = at.key
         if at is not self.current or not self._is_fresh(key):
@@ -244,7 +244,7 @@ class Hosts:
         if fresh := list(filter(self._is_fresh, self._others(key))):
             self._move(fresh[0], why)
             return
-        if not self.several and at.addresses == BY_URL:
+        if anew and not self.several and at.addresses == BY_URL:
             self.pool.close_idle(at.origin)
             self._move(key, why)
         self._respite_s = min(2 * self._respite_s, _LONGEST_RESPITE_S)
@@ -260,8 +260,11 @@ class Hosts:
         before, self.current = self.current, self._at(key)
         self._is_confirmed = False
         self.moved += 1
-        level = logging.INFO if self.promising or key == before.key else logging.DEBUG
-        _log.log(level, "%s moves from %s to %s: %s", self._owner, before, self.current, why)
+        if key == before.key:
+            _log.info("%s connects anew to %s: %s", self._owner, before, why)
+        else:
+            level = logging.INFO if self.promising else logging.DEBUG
+            _log.log(level, "%s moves from %s to %s: %s", self._owner, before, self.current, why)
         self._has_left.set()
         self._has_left = trio.Event()
         self.moves.tell(self.current)

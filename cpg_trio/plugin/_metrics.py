@@ -119,6 +119,12 @@ class PluginMetrics(Collector):
             (),
             [((), state.heartbeats.failed)],
         )
+        yield from counters(
+            "cpg_trio_host_moves",
+            "How often the plugin has moved to another host.",
+            (),
+            [((), 0 if state.hosts is None else state.hosts.moved)],
+        )
 
 
 def _of_calls(dependencies: Sequence[DependencyStatistics]) -> Iterator[Metric]:

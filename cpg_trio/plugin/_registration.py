@@ -71,10 +71,9 @@ class Registrations:
         """
         if session is None:
             return
-        stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
         failures: list[str] = []
         with trio.move_on_after(_LEAVE_S) as limit:
-            failures.append(await try_a_few_times(partial(session.lifecycle.report_health, stopping)))
+            failures.append(await try_a_few_times(partial(_report_stopping, session)))
             failures += await _unregister(session, self._ids)
         if limit.cancelled_caught:
             failures.append(f"no answer within {_LEAVE_S:g} s")
@@ -102,9 +101,23 @@ class Registrations:
                 except ConnectError as error:
                     if error.code == Code.UNAVAILABLE:
                         at.dismissed(error.message)
+                    elif error.code == Code.DEADLINE_EXCEEDED and not metadata.headers:
+                        at.silent(error.message)
                     raise
                 self._ids.append(response.registration_id)
             nursery.cancel_scope.cancel()
+
+
+async def _report_stopping(session: Session) -> None:
+    """Tell the host to send no more calls. Raises: ConnectError."""
+    stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
+    at, timeout_s = session.hosts.current, session.hosts.patience_s(_LEAVE_S, _LEAVE_S)
+    try:
+        await session.lifecycle.report_health(stopping, timeout_s=timeout_s)
+    except ConnectError as error:
+        if error.code == Code.DEADLINE_EXCEEDED:
+            at.silent(error.message)
+        raise
 
 
 async def _unregister(session: Session, registration_ids: Sequence[str]) -> list[str]:

@@ -151,6 +151,7 @@ async def test_only_when_all_have_failed_can_no_host_be_reached() -> None:
 async def test_a_host_that_is_alone_may_be_slow_and_may_fail_and_is_not_left() -> None:
     hosts = hosts_of(A)
     hosts.current.silent("slow")
+    hosts.current.dismissed("stopping")
     assert hosts.link.trouble == ""
     hosts.current.failed("gone")
     assert hosts.link.trouble == "gone"
@@ -174,7 +175,7 @@ async def test_behind_a_balancer_plugins_that_are_sent_elsewhere_connect_anew_no
     hosts = hosts_of(A)
     first = hosts.current
     for _ in range(100):
-        hosts.current.dismissed("cut off")
+        hosts.current.dismissed("cut off", anew=True)
         await trio.sleep(1)
     assert hosts.current is not first
     assert 1 <= hosts.moved <= 4
