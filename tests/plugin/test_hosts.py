@@ -501,7 +501,31 @@ async def test_direct_calls_go_on_when_the_host_is_gone(virtual_time: MockClock)
         assert host.call_table.window().total.calls == routed
 
 
-async def test_a_plugin_that_stops_takes_its_leave_at_another_host(virtual_time: MockClock) -> None:
+async def test_a_plugin_registers_elsewhere_when_its_host_is_silent(virtual_time: MockClock) -> None:
+    hung: list[str] = []
+
+    async def hang_once(scope: Scope, receive: Receive, _send: Send) -> bool:
+        if hung or not scope["path"].endswith("RegisterService"):
+            return False
+        hung.append(scope["path"])
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return True
+
+    async with (
+        meddled(hang_once) as (host, url),
+        fronted(url) as fronts,
+        plugged(echo_plugin(), urls_of(fronts)),
+    ):
+        await until(host, lambda: state_of(host, "echo") == HEALTHY)
+        assert all(front.opened for front in fronts)
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_a_plugin_that_stops_takes_its_leave_at_another_host(
+    virtual_time: MockClock,
+    is_gone: bool,  # noqa: FBT001
+) -> None:
     stop = trio.Event()
     async with (
         hosting() as (host, url),
@@ -509,9 +533,13 @@ async def test_a_plugin_that_stops_takes_its_leave_at_another_host(virtual_time:
         plugged(echo_plugin(), urls_of(fronts), stop=stop),
     ):
         await until(host, lambda: state_of(host, "echo") == HEALTHY)
-        await used(fronts).close()
+        if is_gone:
+            await used(fronts).close()
+        else:
+            used(fronts).freeze()
         stop.set()
-        await until(host, lambda: not host.registry.provides("echo"))
+        with trio.fail_after(5):
+            await until(host, lambda: not host.registry.provides("echo"))
 
 
 async def test_a_client_uses_a_host_that_answers_and_another_one_when_that_is_gone(
