@@ -361,14 +361,12 @@ async def _read_messages(endpoint: Origin, response: Response, stream: Stream) -
     buffer = bytearray()
     async for data in response:
         buffer += data
-        if b"\n" not in data:
-            if len(buffer) > _MAX_MESSAGE_BYTES:
-                raise AttemptError(f"{_name(endpoint)}: a message is too large", may_be_done=True)
-            continue
-        *lines, rest = buffer.split(b"\n")
-        buffer = rest
-        for line in lines:
-            await stream.put(_checked(endpoint, response.status, bytes(line)).get("result", {}))
+        if b"\n" in data:
+            *lines, buffer = buffer.split(b"\n")
+            for line in lines:
+                await stream.put(_checked(endpoint, response.status, bytes(line)).get("result", {}))
+        if len(buffer) > _MAX_MESSAGE_BYTES:
+            raise AttemptError(f"{_name(endpoint)}: a message is too large", may_be_done=True)
     if buffer:  # an error that is no message of the stream
         _checked(endpoint, response.status, bytes(buffer))
     raise AttemptError(f"{_name(endpoint)}: it has ended the stream", may_be_done=True, answered=True)
