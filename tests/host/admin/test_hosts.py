@@ -19,11 +19,15 @@ from cpg_trio.cli._plugins import show_plugin, show_plugins
 from cpg_trio.cli._status import show_status
 from cpg_trio.host.admin.dashboard import Dashboard
 from cpg_trio.host.cluster import Member as Seen
+from cpg_trio.plugin import PluginConfig
 from cpg_trio.rpc import AsgiTransport, Code, ConnectError
 from cpg_trio.store import Commit, StoreError
 from tests.host.admin.dashboard.pages import parsed
+from tests.host.calls import REPORT
 from tests.host.cluster.hosts import TTL_S, Hosts, Member, hosts, id_of, settled
+from tests.host.cluster.serving import serving_hosts
 from tests.host.test_metrics import Scraped, page_of
+from tests.plugin.running import echo_plugin, eventually
 
 LEASE_S = 15.0
 
@@ -177,7 +181,6 @@ async def test_the_page_of_metrics_has_those_of_several_hosts(autojump_clock: Mo
         a, b = await two(group)
         storage = await a.calls.provider("t")
         await settled()
-        b.host._forwarding.forwarded["ok"] += 1
         told = metrics(b)
         assert (told["cpg_trio_hosts"], told["cpg_trio_plugins_owned"]) == (2, 0)
         assert metrics(a)["cpg_trio_store_commits_total"] > 0
@@ -185,7 +188,8 @@ async def test_the_page_of_metrics_has_those_of_several_hosts(autojump_clock: Mo
         for collector in b.host._collectors():
             registry.register(collector)
         exposed = Scraped(generate_latest(registry).decode()).types
-        assert set(page_of("Of one of several hosts").items()) <= set(exposed.items())
+        missing = page_of("Of one of several hosts").items() - exposed.items()
+        assert {name for name, _ in missing} == {"cpg_trio_forwarded_calls_total"}  # none was forwarded yet
         assert {name for name in told if "store" in name} <= page_of("Of one of several hosts").keys()
     assert storage
 
@@ -241,6 +245,39 @@ async def test_a_plugin_is_revoked_at_any_host(autojump_clock: MockClock) -> Non
         for member in (a, b):
             shown = plugin(member, id_of(storage))
             assert (shown.state, shown.reason) == (pb.PLUGIN_STATE_GONE, "revoked by me: stolen")
+
+
+async def test_a_plugin_is_told_to_stop_by_any_host() -> None:
+    stopped = trio.Event()
+
+    async def run(url: str) -> None:
+        await echo_plugin().serve(config=PluginConfig(host_url=url, hostname="127.0.0.1"))
+        stopped.set()
+
+    async with serving_hosts() as (a, b), trio.open_nursery() as nursery:
+        nursery.start_soon(run, a.url)
+        await eventually(lambda: b.host.registry.provides("echo"))
+        await b.host.admin.actions.shut_down("echo-plugin", grace_s=1, actor="me")
+        with trio.fail_after(10):
+            await stopped.wait()
+        assert not b.host._forwarding.forwarded  # it asks the plugin itself
+
+
+async def test_calls_that_are_forwarded_are_counted() -> None:
+    async with serving_hosts() as (a, b):
+        me = await a.calls.provider("t")
+        for _ in range(3):
+            assert (await b.calls.post(REPORT, {"state": "HEALTH_STATE_HEALTHY"}, me))[0] == 200
+        a.stop.set()
+        registry = CollectorRegistry()
+        for collector in b.host._collectors():
+            registry.register(collector)
+        shown = Scraped(generate_latest(registry).decode())
+        assert shown["cpg_trio_forwarded_calls_total"] == {"code=ok": 3}
+        assert (
+            shown.types["cpg_trio_forwarded_calls_total"]
+            == page_of("Of one of several hosts")["cpg_trio_forwarded_calls_total"]
+        )
 
 
 # How it is shown
