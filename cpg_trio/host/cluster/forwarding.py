@@ -140,14 +140,16 @@ class Forwarding:
         """Raise another error for one that is not the owner's answer to the plugin."""
         if isinstance(error.__cause__, NotSentError):
             raise _unavailable(f"the host that owns the plugin cannot be reached: {error.message}") from error
-        is_refused = headers.get(wire.FORWARDED_BY_HOST_HEADER) == REFUSED
-        if is_refused and (more := self._throttle.suffix()) is not None:
+        why = headers.get(wire.FORWARDED_BY_HOST_HEADER)
+        if why == NOT_OWNER:
+            raise _unavailable("the host that owned the plugin does not any more") from error
+        if why == REFUSED and (more := self._throttle.suffix()) is not None:
             _log.error(
                 "the host at %s does not accept what this host signs; they need the same keys"
                 " (CPG_HOST_KEY_FILE), and clocks that agree: %s%s",
                 *(owner.url, error.message, more),
             )
-        if is_refused:
+        if why == REFUSED:
             raise _unavailable("the host that owns the plugin does not accept this host's calls") from error
         if not headers.get("content-type", "").startswith(_CONNECT_ERROR):  # nobody's answer to a plugin
             text = f"no answer of the host that owns the plugin: {error.message}"

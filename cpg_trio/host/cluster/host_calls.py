@@ -15,6 +15,7 @@ from cpg_trio.host.access import Keys, Peer, RefusedError
 from cpg_trio.host.cluster.owners import Member, Owners
 from cpg_trio.host.cluster.statements import (
     NOBODY,
+    AnotherHostError,
     HostStatement,
     InvalidStatementError,
     sign_statement,
@@ -105,6 +106,7 @@ class HostCalls:
                 raise InvalidStatementError("this host shares its directory with nobody")  # noqa: TRY301
             return verify_statement(token, self._keys.all, expected, self._wall_clock())
         except InvalidStatementError as error:
-            ctx.response_headers[wire.FORWARDED_BY_HOST_HEADER] = REFUSED
+            is_anothers = isinstance(error, AnotherHostError)
+            ctx.response_headers[wire.FORWARDED_BY_HOST_HEADER] = NOT_OWNER if is_anothers else REFUSED
             why = f"{wire.FORWARDED_BY_HOST_HEADER} is for the hosts of this directory alone: {error}"
             raise RefusedError(Code.PERMISSION_DENIED, why) from error

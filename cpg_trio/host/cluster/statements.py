@@ -31,6 +31,10 @@ class InvalidStatementError(Exception):
     """It proves nothing. The message says why, and has nothing of the statement in it."""
 
 
+class AnotherHostError(InvalidStatementError):
+    """It is for another host: for the former run of this one, maybe."""
+
+
 @attrs.frozen(kw_only=True)
 class HostStatement:
     """What a host states of a call that it sends to another host."""
@@ -66,7 +70,7 @@ def verify_statement(
 ) -> HostStatement:
     """Return the statement that one of the keys has signed, and whose time is now.
 
-    `expected` are its audience, path and plugin. Raises: InvalidStatementError.
+    `expected` are its audience, path and plugin. Raises: InvalidStatementError; AnotherHostError.
     """
     if len(token) > _MAX_LENGTH:
         raise InvalidStatementError("it is too long")
@@ -77,8 +81,11 @@ def verify_statement(
             continue
         except jwt.InvalidTokenError:
             break
-        if (claims["aud"], claims["path"], claims["sub"]) != expected:
+        audience, *call = expected
+        if [claims["path"], claims["sub"]] != call:
             raise InvalidStatementError("it is for another call")
+        if claims["aud"] != audience:
+            raise AnotherHostError("it is for another host")
         _check_time(float(claims["exp"]), now)
         peer = Peer(claims["adr"], _names(claims.get("names")))
         return HostStatement(

@@ -245,7 +245,7 @@ async def test_a_statement_that_is_seen_is_of_no_use_for_another_call() -> None:
             (b, REPORT, HEALTHY, {**me, **seen}),
         ]
         for host, path, body, headers in attempts:
-            assert "for another call" in await refused(host, path, body, headers)
+            assert "for another" in await refused(host, path, body, headers)
         for late_s, why in ((-3600, "has expired"), (3600, "from now")):
             old = b.stated(a, REPORT, runtime_id(me), time.time() + late_s)
             assert why in await refused(a, REPORT, HEALTHY, {**me, **old})
@@ -324,6 +324,17 @@ async def test_an_owner_that_cannot_be_reached_makes_a_call_one_that_nobody_has_
         assert "cannot be reached" in (await answer_of(b, REPORT, HEALTHY, me)).json()["message"]
         b.host.owners.members[a.id] = attrs.evolve(gone, url="")
         assert "does not say where" in (await answer_of(b, REPORT, HEALTHY, me)).json()["message"]
+
+
+async def test_a_host_that_has_come_up_where_an_owner_was_is_not_taken_for_one_with_another_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving_hosts() as (a, b):
+        me = await a.calls.provider("t")
+        await until(lambda: b.is_callable(me))
+        b.host.owners.members[a.id] = attrs.evolve(b.host.owners.members[a.id], id="its-former-run")
+        assert "does not any more" in (await answer_of(b, REPORT, HEALTHY, me)).json()["message"]
+    assert "does not accept" not in caplog.text
 
 
 async def test_an_owner_that_breaks_off_leaves_open_whether_it_has_seen_the_call() -> None:

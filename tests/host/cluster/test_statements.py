@@ -11,6 +11,7 @@ from cpg_trio.host.access import Peer
 from cpg_trio.host.access.keys import Claims, Keys
 from cpg_trio.host.cluster.statements import (
     SIGNED_S,
+    AnotherHostError,
     HostStatement,
     InvalidStatementError,
     sign_statement,
@@ -39,13 +40,18 @@ def test_a_host_that_changes_its_keys_understands_the_others_meanwhile() -> None
 @pytest.mark.parametrize(
     "other",
     [
-        attrs.evolve(STATED, audience="c"),
         attrs.evolve(STATED, path="/s.S/N"),
         attrs.evolve(STATED, plugin="p-2"),
     ],
 )
 def test_a_statement_for_another_call_is_none(other: HostStatement) -> None:
     with pytest.raises(InvalidStatementError, match="another call"):
+        verify_statement(sign_statement(KEYS, other, NOW), KEYS, EXPECTED, NOW)
+
+
+def test_a_statement_for_another_host_is_none_and_the_other_learns_that_it_is_not_this_one() -> None:
+    other = attrs.evolve(STATED, audience="c")
+    with pytest.raises(AnotherHostError):
         verify_statement(sign_statement(KEYS, other, NOW), KEYS, EXPECTED, NOW)
 
 
