@@ -242,7 +242,9 @@ async def test_the_cluster_would_take_every_object(cluster: Cluster, values: Pat
     lacking = ["--set=gateway.enabled=false"]
     monitors = await cluster.kubectl("api-resources", "--api-group=monitoring.coreos.com", "-o=name")
     if "podmonitors" not in monitors:
-        lacking += [f"--set=metrics.{kind}.enabled=false" for kind in ("podMonitor", "serviceMonitor", "rules")]
+        lacking += [
+            f"--set=metrics.{kind}.enabled=false" for kind in ("podMonitor", "serviceMonitor", "rules")
+        ]
     if tuple(map(int, version[1].split(".")[:2])) < (1, 24):
         lacking.append("--set=service.loadBalancerClass=")
     manifests = await cluster.helm(

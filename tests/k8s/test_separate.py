@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from collections.abc import Sequence
 
 import pytest
 import trio
+import trustme
 
 from tests.k8s.cluster import PODS, RELEASE, Cluster, Load, one_connection_each, tell, under_load
 from tests.k8s.test_kubernetes import NODE_PORT
@@ -136,3 +140,52 @@ async def test_from_one_topology_to_the_other_no_code_is_lost(
     await cluster.until_ready(2)
     load.api = await cluster.api()
     await _all_resolve(cluster, load)
+
+
+async def _certificate(cluster: Cluster, authority: trustme.CA, secret: str, names: Sequence[str]) -> None:
+    """Make a Secret as cert-manager does."""
+    leaf = authority.issue_cert(*names)
+    data = {
+        "ca.crt": authority.cert_pem.bytes(),
+        "tls.crt": b"".join(blob.bytes() for blob in leaf.cert_chain_pems),
+        "tls.key": leaf.private_key_pem.bytes(),
+    }
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": secret},
+        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
+    }
+    await cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+
+async def test_all_of_it_speaks_tls_with_certificates_that_name_no_address(
+    cluster: Cluster, postgresql: tuple[str, ...], etcd: tuple[str, ...]
+) -> None:
+    authority = trustme.CA()
+    plugins = [name for plugin in ("api", "storage", "logger") for name in _names_of(plugin)]
+    members = [f"{RELEASE}-etcd-{number}.{RELEASE}-etcd" for number in range(MEMBERS)]
+    await _certificate(cluster, authority, "host-certificate", [f"{RELEASE}-host", "localhost"])
+    await _certificate(cluster, authority, "certificate", [*plugins, RELEASE, "localhost"])
+    await _certificate(cluster, authority, "etcd-certificate", members)
+    settings = [setting.replace(",allowPlaintext=true", "") for setting in SEPARATE]
+    await cluster.install(
+        *settings,
+        "--set=tls.existingSecret=certificate,tls.clients=optional,host.tls.existingSecret=host-certificate",
+        "--set=etcd.tls.existingSecret=etcd-certificate",
+        *postgresql,
+        *etcd,
+    )
+    await cluster.until_ready(ALL)
+    await cluster.run("./test.sh")
+    assert "Succeeded" in await cluster.helm("test", RELEASE)
+    for pod in await cluster.pods(of("host")):
+        await cluster.kubectl("delete", "pod", pod["metadata"]["name"])
+        await cluster.until_ready(HOSTS, of("host"))
+    await cluster.until_ready(ALL)
+    await cluster.run("./test.sh")
+
+
+def _names_of(plugin: str) -> Sequence[str]:
+    return f"{RELEASE}-{plugin}-pods", f"{plugin}-plugin"
