@@ -30,16 +30,16 @@
 {{- end -}}
 {{- if $unit.autoscaling.enabled -}}
 {{- $all := dict -}}
-{{- if $unit.host }}{{- $_ := set $all "host" (index ($values.resources | default dict) "host" | default dict) }}{{- end -}}
+{{- if $unit.host }}{{- $_ := set $all "host" (include "cpg-trio.resources" (dict "root" $ "name" "host") | fromYaml) }}{{- end -}}
 {{- range $unit.plugins -}}
-{{- $_ := set $all .name (mergeOverwrite (deepCopy (.resources | default dict)) (deepCopy (index ($values.resources | default dict) .name | default dict))) -}}
+{{- $_ := set $all .name (include "cpg-trio.resources" (dict "root" $ "name" .name "plugin" .) | fromYaml) -}}
 {{- end -}}
 {{- range $values.extraContainers -}}
 {{- $_ := set $all .name (.resources | default dict) -}}
 {{- end -}}
 {{- range $name, $resources := $all -}}
 {{- if not (or (dig "requests" "cpu" "" $resources) (dig "limits" "cpu" "" $resources)) -}}
-{{- fail (printf "\n\nautoscaling.enabled goes by what is used of the CPU that is requested, and %s requests none: set resources.%s.requests.cpu, or resources in the entry of an extra container.\n" $name $name) -}}
+{{- fail (printf "\n\nautoscaling.enabled goes by what is used of the CPU that is requested, and %s requests none: set %sresources%s.requests.cpu, or resources in the entry of an extra container.\n" $name (ternary "host." "" (and $unit.host (ne $unit.component ""))) (ternary "" (printf ".%s" $name) (and $unit.host (ne $unit.component "")))) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

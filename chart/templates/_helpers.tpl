@@ -460,7 +460,7 @@ key: url
         command:
           {{- include "cpg-trio.preStop" . | nindent 10 }}
   {{- end }}
-  {{- with mergeOverwrite (deepCopy ($plugin.resources | default dict)) (deepCopy (index ($values.resources | default dict) .name | default dict)) }}
+  {{- with include "cpg-trio.resources" . | fromYaml }}
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -470,6 +470,13 @@ key: url
   volumeMounts:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end -}}
+
+{{- /* The resources of a container, as YAML. Given: root; name; plugin, empty for the host. */ -}}
+{{- define "cpg-trio.resources" -}}
+{{- $ours := index (.root.Values.resources | default dict) .name | default dict -}}
+{{- if and (not .plugin) (include "cpg-trio.isSeparate" .root) }}{{- $ours = .root.Values.host.resources | default dict }}{{- end -}}
+{{- toYaml (mergeOverwrite (deepCopy (dig "resources" dict (.plugin | default dict))) (deepCopy $ours)) -}}
 {{- end -}}
 
 {{- define "cpg-trio.hostEnv" -}}

@@ -530,7 +530,9 @@ def _leaves(values: Object, prefix: str = "") -> list[str]:
         deeper = (
             isinstance(value, dict)
             and value
-            and not f"{prefix}{key}".startswith(("resources.", "postgresql.resources", "etcd.resources"))
+            and not f"{prefix}{key}".startswith(
+                ("resources.", "host.resources", "postgresql.resources", "etcd.resources")
+            )
         )
         found += _leaves(value, f"{prefix}{key}.") if deeper else [prefix + key]
     return found

@@ -495,8 +495,8 @@ def test_the_members_of_etcd_stay_as_many_as_they_are(tmp_path: Path) -> None:
             "host.autoscaling.minReplicas is 9",
         ),
         (
-            f"{SEPARATE},etcd.enabled=true,host.autoscaling.enabled=true,resources.host.requests.cpu=null",
-            "host requests none: set resources.host.requests.cpu",
+            f"{SEPARATE},etcd.enabled=true,host.autoscaling.enabled=true,host.resources.requests.cpu=null",
+            "host requests none: set host.resources.requests.cpu",
         ),
         (
             f"{SEPARATE},etcd.enabled=true,env.host[0].name=STATE_URL",
