@@ -23,7 +23,7 @@ from tests.chaos.trial import tell
 from tests.chaos_cluster.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.chaos_cluster.gate import Gate, gate
 from tests.chaos_cluster.load import Caller, Ledger
-from tests.plugin.running import unused_port
+from tests.plugin.running import eventually, unused_port
 from tests.processes import Running, running
 
 LEASE_S = 3.0
@@ -45,6 +45,8 @@ class Process:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     nursery: trio.Nursery
+    plugins: int = 0
+    """How many plugins are in it."""
     runs: list[Running] = attrs.field(factory=list)
 
     @property
@@ -52,11 +54,12 @@ class Process:
         return self.runs[-1]
 
     async def start(self) -> None:
-        """Start it; wait until it listens."""
+        """Start it; wait until it listens, and its plugins have told their host that they are well."""
         tell(f"start {self.name}")
         self.runs.append(await self.nursery.start(self._run))
         with trio.fail_after(START_S):
             await self.now.url()
+            await eventually(lambda: self.now.output.count("is healthy") >= self.plugins)
 
     async def _run(self, *, task_status: trio.TaskStatus[Running]) -> None:
         async with running(*self.arguments, environment=dict(self.environment)) as process:
@@ -189,6 +192,7 @@ async def platform(
                 ("tests.chaos_cluster.workers",),
                 {"SERVICES": ",".join(services), **place},
                 nursery,
+                plugins=len(services),
             )
             it.workers.append(worker)
             await worker.start()
