@@ -42,7 +42,7 @@ from .watchers import report as report_health
 
 HOSTS = 3
 SIZES = (1_000, 3_000, 10_000)
-CHANGES = 15
+CHANGES = 16  # even: the first one at each size is a change
 LEASE_S = 60.0
 _IN_A_PROCESS = 1_250
 _STEADY_S = 20.0
@@ -91,6 +91,8 @@ class Fleet:
     pids: list[int]
     simulated: list[Simulated] = attrs.field(factory=list)
     plugins: int = 0
+    degraded: bool = False
+    """What the provider that all watch has reported last."""
 
     async def grow(self, plugins: int) -> float:
         """Have plugins join until there are so many; return the seconds that it takes."""
@@ -128,6 +130,7 @@ class Fleet:
         for each in self.simulated:
             await each.ask()
         began, heard, last_s = time.monotonic(), 0.0, 0.0
+        self.degraded = degraded
         await report_health(change, degraded=degraded)
         with trio.fail_after(_TOLD_S):
             while heard < self.plugins:
@@ -137,6 +140,12 @@ class Fleet:
                     heard += seen.get("watchers", 0)
                     last_s = max(last_s, seen["last_s"])
         return last_s - began
+
+    async def keep(self, provider: Session) -> None:
+        """Keep the lease of the provider that all watch."""
+        while True:
+            await trio.sleep(LEASE_S / 3)
+            await report_health(provider, degraded=self.degraded)
 
     def memory(self) -> list[int]:
         return [memory_bytes(pid) for pid in self.pids]
@@ -264,6 +273,7 @@ async def measure(bench: Bench) -> Report:
         await provider.registry.register_service(
             pb.RegisterServiceRequest(service_type=ALL_WATCH, version="1.0.0", endpoint_path="/x/")
         )
+        it.nursery.start_soon(it.keep, provider)
         for size in sizes:
             found.append(await _at(it, size, provider))
             print(found[-1], file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ from .watchers import Watcher
 REPLICAS = 10  # providers of a service
 SUBSCRIPTIONS = 10  # of a plugin
 ALL_WATCH = "watched"  # a service that each of them follows
+_BINARY, _CLOSE, _PING, _PONG = 2, 8, 9, 10  # opcodes: RFC 6455, section 5.2
 _AT_ONCE = 16  # that join
 _TRIES = 20
 _PAUSE_S = 0.5  # the longest, before a watch is begun again
@@ -157,7 +158,7 @@ class _Following(Watcher):
         super().__init__(stream)
         self._it = it
 
-    async def say(self, data: bytes, opcode: int = 2) -> None:
+    async def say(self, data: bytes, opcode: int = _BINARY) -> None:
         """Send one frame of less than 64 KiB."""
         mask = b"\0\0\0\0"  # which changes nothing
         length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
@@ -171,9 +172,11 @@ class _Following(Watcher):
             while (frame := _frame(buffer)) is not None:
                 opcode, payload, size = frame
                 buffer = buffer[size:]
-                if opcode == 9:
-                    await self.say(payload, 10)
-                elif opcode == 2:
+                if opcode == _CLOSE:
+                    return
+                if opcode == _PING:
+                    await self.say(payload, _PONG)
+                elif opcode == _BINARY:
                     self._it.note(pb.WatchUpdate.FromString(payload))
 
 
