@@ -51,6 +51,7 @@ class History:
         self.members: list[Member] = []
         self.plugins: list[Plugin] = []
         self.revisions: dict[str, int] = {}
+        self.turn = trio.Lock()  # nobody calls a host that ends
 
     def owner(self, plugin: Plugin) -> Member | None:
         """Return a host that owns a plugin, and knows it."""
@@ -61,8 +62,9 @@ class History:
         while True:
             await trio.sleep(LEASES.lease_s / 4)
             for plugin in self.plugins:
-                if (owner := self.owner(plugin)) is not None:
-                    await owner.report(plugin.headers)
+                async with self.turn:
+                    if (owner := self.owner(plugin)) is not None:
+                        await owner.report(plugin.headers)
 
     def look(self) -> None:
         for member in self.members:
@@ -144,11 +146,13 @@ class History:
 
     async def kill(self, number: int) -> None:
         if len(self.members) > 1:
-            await self.group.kill(self.members.pop(number % len(self.members)))
+            async with self.turn:
+                await self.group.kill(self.members.pop(number % len(self.members)))
 
     async def stop(self, number: int) -> None:
         if len(self.members) > 1:
-            await self.group.shut_down(self.members.pop(number % len(self.members)))
+            async with self.turn:
+                await self.group.shut_down(self.members.pop(number % len(self.members)))
 
     async def cut(self, number: int) -> None:
         if (member := self._member(number)) is not None:
