@@ -28,7 +28,6 @@ from cpg_trio.host.cluster.owners import Member, Owners
 from cpg_trio.host.cluster.standing import Stand, Standing
 from cpg_trio.host.directory import Journal, Liveness, RegistrationPolicy, Registry
 from cpg_trio.http import UNIX, Origin, StartError
-from cpg_trio.rpc import ConnectError
 from cpg_trio.store import Commit, ConflictError, Presence, ReplacedError, Store, StoreError
 
 _log = logging.getLogger("cpg_trio.host")
@@ -148,8 +147,8 @@ class Cluster:
             await nursery.start(self._be_present, member)
             nursery.start_soon(self._failover.run)
             yield
-            with trio.move_on_after(_FLUSH_S), suppress(ConnectError):
-                await self._local.journal.saved("", lambda: None)
+            with trio.move_on_after(_FLUSH_S):
+                await self._local.journal.flushed()
             self._release(self.standing.leave)
             nursery.cancel_scope.cancel()
         _log.info("the host has left the other hosts")
