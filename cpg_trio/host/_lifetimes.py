@@ -71,7 +71,7 @@ class Lifetimes:
         except ConnectError as error:
             raise ConnectError(
                 Code.UNAVAILABLE,
-                f"the identity {runtime_id} has ended, but that is not in the state file yet: the host cannot"
+                f"the identity {runtime_id} has ended, but that is not in the store yet: the host cannot"
                 " write it, and tries on",
             ) from error
 

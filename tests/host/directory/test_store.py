@@ -795,7 +795,7 @@ async def test_a_revocation_that_cannot_be_written_holds_and_is_written_later(pa
     async with with_state(path) as (host, connection):
         identity, token = host.identities.issue("p")
         protect(connection)
-        with pytest.raises(ConnectError, match="has ended, but that is not in the state file yet") as caught:
+        with pytest.raises(ConnectError, match="has ended, but that is not in the store yet") as caught:
             await host.revoke_identity(identity.runtime_id)
         assert caught.value.code == Code.UNAVAILABLE
         assert host.identities.authenticate(identity.runtime_id, token) is None
