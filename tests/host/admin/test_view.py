@@ -11,6 +11,7 @@ from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio.host import Health, HostConfig, host_logger
 from cpg_trio.host.admin import host_state
+from cpg_trio.host.directory import Journal
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.settings import Setting
 from tests.host.admin.operating import HEALTHY, Operator, operating
@@ -236,7 +237,7 @@ async def test_what_is_wrong_with_the_host_itself_is_told(monkeypatch: pytest.Mo
     async with operating() as operator:
         monkeypatch.setattr(host_state, "_most_descriptors", lambda: 10)
         monkeypatch.setattr(LoopLag, "median_s", 0.5)
-        operator.host._journal.why_unsaved = "the disk is full"
+        monkeypatch.setattr(Journal, "why_unsaved", "the disk is full")
         summaries = [problem.summary for problem in operator.status().problems]
         assert len(summaries) == 3
         assert "the host is not ready: the disk is full" in summaries

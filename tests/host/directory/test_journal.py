@@ -312,7 +312,7 @@ async def test_what_is_followed_before_its_commit_is_answered_is_no_news() -> No
         assert store.told == [False, False]
         assert a.journal.known(plugin.runtime_id) == await store.revision()
         commits = store.commits
-        await a.journal.flushed()
+        await a.saved(plugin)
         assert store.commits == commits
 
 
@@ -327,5 +327,5 @@ async def test_of_two_times_from_which_tokens_count_the_later_one_is_kept() -> N
         a.journal.applied(entry.key, entry.revision, entry.value)
         assert a.identities.not_before == 2000.5
         b.journal.applied(entry.key, entry.revision + 1, b"7.5")
-        await b.journal.flushed()
+        await b.journal.saved("", lambda: None)
         assert await store.value("not_before") == 2000.5

@@ -631,8 +631,8 @@ async def test_a_failure_is_logged_once_and_what_it_held_up_is_written_when_it_i
 async def test_what_changes_while_nothing_can_be_written_is_written_then_however_much_it_is(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpg_trio.host.directory.journal._MAX_CHANGED", 20)
-    monkeypatch.setattr("cpg_trio.host.directory.journal._MAX_AT_ONCE", 7)
+    monkeypatch.setattr("cpg_trio.host.directory.writer._MAX_CHANGED", 20)
+    monkeypatch.setattr("cpg_trio.host.directory.writer._MAX_AT_ONCE", 7)
     async with kept(path) as s:
         stays, gone = s.plugin("stays"), s.plugin("gone")
         await s.save()
@@ -641,7 +641,8 @@ async def test_what_changes_while_nothing_can_be_written_is_written_then_however
             identity, _ = s.identities.issue(f"p-{number}")
             with pytest.raises(ConnectError):
                 await s.saved("", partial(s.identities.forget, identity.runtime_id))
-        assert len(s.journal._changed) <= 20
+        assert s.journal._writer is not None
+        assert len(s.journal._writer._changed) <= 20
         s.identities.forget(gone[0].runtime_id)
         s.registry.remove_plugin(gone[0].runtime_id)
         revoked, token = s.plugin("revoked")
