@@ -26,7 +26,7 @@ class Others(Protocol):
     async def known(self, seen_revision: int = 0) -> None:
         """Wait until a watch may begin, whose watcher has been told of a revision.
 
-        All is known that the store has now; a host that is cut off knows what it knows. Raises: BehindError
+        All is known that the store has now; a host that is not ready knows what it knows. Raises: BehindError
         if that is not what the watcher has been told of.
         """
 
@@ -80,7 +80,7 @@ class Among:
 
     async def caught_up(self) -> None:
         """See `Others`."""
-        if why := self._cluster.why_cut_off:
+        if why := self._cluster.standing.why_not_ready:
             raise StoreError(why)
         await self._barrier.caught_up()
 

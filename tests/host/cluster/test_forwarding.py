@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any, cast
 
 import attrs
@@ -409,6 +410,18 @@ async def test_a_host_that_is_cut_off_sends_its_plugins_elsewhere_and_no_other_h
         response = await b.send(REPORT, HEALTHY, me)
         assert response.status_code == 200
         assert "x-plugin-elsewhere" not in response.headers
+
+
+async def test_a_host_that_leaves_sends_its_plugins_to_those_that_stay() -> None:
+    async with serving_hosts() as (a, b):
+        me = await a.calls.provider("t")
+        await until(lambda: b.is_callable(me))
+        a.stop.set()
+        await until(lambda: a.host.standing.why_not_ready)
+        with suppress(httpx.TransportError):  # it may have stopped by now
+            assert (await a.send(REPORT, HEALTHY, me)).headers["x-plugin-elsewhere"] == "true"
+        await until(lambda: b.owns(me))
+        assert (await b.send(REPORT, HEALTHY, me)).status_code == 200
 
 
 async def test_a_host_that_is_cut_off_registers_nothing_and_is_quick_to_say_so() -> None:
