@@ -66,14 +66,18 @@ class Applier:
             else:
                 value = entry.value if entry is not None else None
                 is_news = self.journal.applied(key, revision, value)
-                if is_news or (anew and not self._is_own(key)):
-                    self._kept(key, entry)
+                if is_news or (anew and self._may_differ(key)):
+                    with self.journal.reading(key):
+                        self._kept(key, entry)
         except Exception as error:  # noqa: BLE001 - anything may stand in a store, also of a later release
             self._tell(key, error)
 
-    def _is_own(self, key: str) -> bool:
-        """Whether memory holds what this key says."""
-        return not key.startswith(PLUGINS) or self.owners.owns(key.removeprefix(PLUGINS))
+    def _may_differ(self, key: str) -> bool:
+        """Whether memory may have something else than what has been read under a key, and that holds."""
+        if not key.startswith(PLUGINS):
+            return False
+        runtime_id = key.removeprefix(PLUGINS)
+        return not (self.owners.owns(runtime_id) and self.journal.is_applied(runtime_id))
 
     def _hook(self, key: str) -> tuple[str, Callable[[str, bytes | None], object]] | None:
         return next(((p, call) for p, call in self.hooks.items() if key.startswith(p)), None)
@@ -86,8 +90,9 @@ class Applier:
                 return
 
     def missing(self, keys: Iterable[str]) -> Iterator[str]:
-        """Yield the keys that memory has something of, and that are not among those of a store."""
+        """Yield the keys that are known here, or that memory has something of, and that a store has not."""
         there = set(keys)
+        yield from [key for key in self.journal.known_keys() if key not in there]
         identities = filter(self.identities.entry, self.identities.known())
         known = {*identities, *self.registry.plugins(), *self.owners.others()}
         for prefix, ids in (

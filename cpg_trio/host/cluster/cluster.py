@@ -28,13 +28,14 @@ from cpg_trio.host.cluster.owners import Member, Owners
 from cpg_trio.host.cluster.standing import Stand, Standing
 from cpg_trio.host.directory import Journal, Liveness, RegistrationPolicy, Registry
 from cpg_trio.http import UNIX, Origin, StartError
-from cpg_trio.store import Commit, ConflictError, Presence, ReplacedError, Store, StoreError
+from cpg_trio.store import Commit, ConflictError, Presence, ReplacedError, Sealer, Store, StoreError
 
 _log = logging.getLogger("cpg_trio.host")
 
 _SHORTEST_TTL_S = 2
 _LOOKS = 20  # in the time that an entry lasts, while the store is out of reach
 _RETRY_S = 0.5
+_LOOK_S = 5.0  # for other keys
 _FLUSH_S = 2.0  # for what is to be written before a host leaves
 
 
@@ -72,6 +73,7 @@ class Cluster:
         self.standing = standing
         self._ttl_s = ttl_of(lease_s)
         self._dropped = trio.Event()
+        self._has_joined = False
         self._applier = Applier(
             owners=owners,
             identities=local.identities,
@@ -133,6 +135,7 @@ class Cluster:
                 await self.follower.load(joined.snapshot)
                 nursery.start_soon(self._follow)
                 nursery.start_soon(joined.follow_keys)
+                nursery.start_soon(self._read_again, joined.sealer)
                 yield
                 nursery.cancel_scope.cancel()
 
@@ -162,30 +165,26 @@ class Cluster:
 
         Started when the host has joined. Raises: StartError if it cannot, or if the store is replaced.
         """
-        joined = False
         while True:
             try:
                 async with self.store.present(member.key, member.value, self._ttl_s) as presence:
-                    await self._be_there(presence, member, None if joined else task_status)
+                    await self._be_there(presence, member, task_status)
             except ReplacedError as error:
                 raise _start_error(error) from error
             except StoreError as error:
-                if self.standing.stand is Stand.JOINING:
+                if not self._has_joined:
                     raise StartError(f"the store cannot be used: {error}") from error
                 self._lose(f"the store cannot be used: {error}")
-            joined = True
             await trio.sleep(_RETRY_S)
 
-    async def _be_there(
-        self, presence: Presence, member: Member, task_status: trio.TaskStatus[None] | None
-    ) -> None:
+    async def _be_there(self, presence: Presence, member: Member, task_status: trio.TaskStatus[None]) -> None:
         """Join, and stay until the entry of the host is lost."""
         self.standing.entered(presence.revision)
         self._dropped = trio.Event()
         async with open_plain_nursery() as nursery:
             nursery.start_soon(self._until_lapsed, presence, nursery.cancel_scope)
             nursery.start_soon(self._until_dropped, self._dropped, nursery.cancel_scope)
-            if task_status is not None:
+            if self.standing.stand is Stand.JOINING:
                 await self._take_over_from_former_run(member)
             else:
                 await self.follower.compared()
@@ -193,7 +192,8 @@ class Cluster:
             self._failover.look()
             await self._failover.adopt_due()
             self.standing.ready()
-            if task_status is not None:
+            if not self._has_joined:
+                self._has_joined = True
                 _log.info("the host has joined %d others", len(self.owners.members) - 1)
                 task_status.started()
             await self._stay(presence)
@@ -258,6 +258,16 @@ class Cluster:
         self._applier.release_all()
 
     # What is followed
+
+    async def _read_again(self, sealer: Sealer) -> None:
+        """Load the store anew when there are other keys, if something could not be read, until cancelled."""
+        key_ids = sealer.key_ids
+        while True:
+            await trio.sleep(_LOOK_S)
+            before, key_ids = key_ids, sealer.key_ids
+            if key_ids != before and self._local.journal.has_unapplied():
+                await self.follower.compared()
+                self._failover.wake()
 
     def _members_changed(self) -> None:
         self._failover.look()

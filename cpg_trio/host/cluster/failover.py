@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import attrs
 import trio
 
 from cpg_trio.host.cluster.follower import Follower
@@ -20,13 +21,28 @@ from cpg_trio.host.cluster.owners import Owners
 from cpg_trio.host.cluster.standing import Stand, Standing
 from cpg_trio.host.directory import Journal
 from cpg_trio.host.directory.documents import plugin_key, runtime_id_of
-from cpg_trio.store import Commit, ConflictError, Store, StoreError
+from cpg_trio.store import (
+    MAX_COMMIT_BYTES,
+    MAX_VALUE_BYTES,
+    Commit,
+    ConflictError,
+    Store,
+    StoreError,
+)
 
 _log = logging.getLogger("cpg_trio.host")
 
 _TURN_S = 3.0  # for a host to adopt, until it is the next one's turn
 _RETRY_S = 0.5
 _AT_ONCE = 50  # plugins in a commit
+
+
+@attrs.frozen
+class _Adoption:
+    """What is to be committed of a plugin: its document with another owner, and the revision that it has."""
+
+    value: bytes
+    expected: int
 
 
 class Failover:
@@ -83,26 +99,44 @@ class Failover:
     async def adopt(self, runtime_ids: Sequence[str]) -> None:
         """Try to adopt plugins; return when this host owns those that it has got."""
         try:
-            for begin in range(0, len(runtime_ids), _AT_ONCE):
-                await self._adopt(runtime_ids[begin : begin + _AT_ONCE])
+            for some in self._adoptions(runtime_ids):
+                await self._adopt(some)
         except StoreError as error:
             _log.warning("plugins without a host cannot be adopted yet: %s", error)
 
-    async def _adopt(self, runtime_ids: Sequence[str]) -> None:
+    async def _adopt(self, adoptions: Mapping[str, _Adoption]) -> None:
         """Adopt plugins by one commit; each by itself if another host has been first with one of them."""
-        documents = {plugin_key(each): d for each in runtime_ids if (d := self._journal.document(each))}
-        expected = {key: self._journal.known(runtime_id_of(key)) for key in documents}
-        puts = {key: self._journal.records.encoded(document) for key, document in documents.items()}
+        puts = {key: each.value for key, each in adoptions.items()}
+        expected = {key: each.expected for key, each in adoptions.items()}
         try:
             commit = Commit(puts=puts, expected={**expected, **self._standing.own_fence()})
-            former = Counter(map(self._owners.owner, runtime_ids))
+            former = Counter(map(self._owners.owner, map(runtime_id_of, adoptions)))
             await self._follower.reached(await self._store.commit(commit))
         except ConflictError:
-            for runtime_id in runtime_ids if len(runtime_ids) > 1 else ():
-                await self._adopt([runtime_id])
+            for key in adoptions if len(adoptions) > 1 else ():
+                for one in self._adoptions([runtime_id_of(key)]):
+                    await self._adopt(one)
         else:
             for host_id, count in former.items():
                 _log.warning("the host %s is gone; %d of its plugins are this host's now", host_id, count)
+
+    def _adoptions(self, runtime_ids: Iterable[str]) -> Iterator[Mapping[str, _Adoption]]:
+        """Yield by key what is to be committed of plugins, as much at a time as one commit takes."""
+        some, size = dict[str, _Adoption](), 0
+        for runtime_id in runtime_ids:
+            key, document = plugin_key(runtime_id), self._journal.document(runtime_id)
+            if document is None or not self._journal.is_applied(runtime_id):
+                continue
+            value = self._journal.records.encoded(document)
+            if len(value) > MAX_VALUE_BYTES:
+                continue
+            size += len(key) + len(value)
+            if some and (len(some) == _AT_ONCE or size > MAX_COMMIT_BYTES):
+                yield some
+                some, size = {}, len(key) + len(value)
+            some[key] = _Adoption(value, self._journal.known(runtime_id))
+        if some:
+            yield some
 
     def _orphans(self) -> Iterator[tuple[str, float]]:
         """Yield the plugins whose owner is gone, and when it is this host's turn."""
@@ -112,7 +146,7 @@ class Failover:
         others = [member for member in self._owners.members.values() if member is not own]
         for host_id in self._owners.gone():
             since = self._gone_at.setdefault(host_id, trio.current_time())
-            for runtime_id in self._owners.of(host_id):
+            for runtime_id in filter(self._journal.is_applied, self._owners.of(host_id)):
                 rank = own.rank(runtime_id)
                 before = sum(member.rank(runtime_id) < rank for member in others)
                 yield runtime_id, since + before * _TURN_S

@@ -13,8 +13,8 @@ state, and not written again; the journal is told of it, as its commits expect w
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._reload import reason
@@ -143,6 +143,22 @@ class Journal:
         elif self._known.leaves_something(runtime_id := documents.runtime_id_of(key)):
             self.note(runtime_id)
         return is_news
+
+    def reading(self, key: str) -> AbstractContextManager[None]:
+        """Apply what the store has under a key within the block; whether that was possible is remembered."""
+        return self._known.reading(key)
+
+    def is_applied(self, runtime_id: str) -> bool:
+        """Whether memory has the document of a plugin as the store does."""
+        return not self._known.is_unread(documents.plugin_key(runtime_id))
+
+    def has_unapplied(self) -> bool:
+        """Whether the store has something that could not be read."""
+        return self._known.has_unread()
+
+    def known_keys(self) -> Collection[str]:
+        """Return the keys of all that the store is known to have."""
+        return self._known.all()
 
     def document(self, runtime_id: str) -> Document | None:
         """Return the document of a plugin as this host would write it; None if it has no identity."""

@@ -31,6 +31,7 @@ class KnownEntries:
         ] = {}  # by this host, until that has been followed; in the order of revisions
         self._types: dict[str, list[str]] = {}  # of services/, by runtime id
         self._committing: dict[str, bytes | None] = {}
+        self._unread = set[str]()
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry."""
@@ -49,6 +50,26 @@ class KnownEntries:
         keys = [plugin_key(runtime_id), drained_key(runtime_id)]
         keys += [service_key(each, runtime_id) for each in self.types(runtime_id)]
         return [key for key in keys if key in self._revisions]
+
+    def all(self) -> Collection[str]:
+        """Return all keys of which there is an entry."""
+        return list(self._revisions)
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[None]:
+        """Note whether what is under a key could be applied, which is done within the block."""
+        if key in self._revisions:
+            self._unread.add(key)
+        yield
+        self._unread.discard(key)
+
+    def is_unread(self, key: str) -> bool:
+        """Whether there is an entry that cannot be read."""
+        return key in self._unread
+
+    def has_unread(self) -> bool:
+        """Whether there is any such entry."""
+        return bool(self._unread)
 
     def plugins(self) -> Iterator[str]:
         """Yield the runtime ids of which there is something; some of them several times."""
@@ -109,9 +130,11 @@ class KnownEntries:
         if key not in self._revisions and key.startswith(SERVICES):
             self._types.setdefault(runtime_id_of(key), []).append(key.split("/")[1])
         self._revisions[key] = revision
+        self._unread.discard(key)
 
     def _remove(self, key: str) -> None:
         del self._revisions[key]
+        self._unread.discard(key)
         if key.startswith(SERVICES):
             types = self._types[runtime_id_of(key)]
             types.remove(key.split("/")[1])
