@@ -188,6 +188,7 @@ class Cluster:
                 await self._take_over_from_former_run(member)
             else:
                 await self.follower.compared()
+                self._tell_of_others_at_the_place_of(member)
             await self._catch_up(presence.revision)
             self._failover.look()
             await self._failover.adopt_due()
@@ -200,13 +201,19 @@ class Cluster:
 
     async def _take_over_from_former_run(self, member: Member) -> None:
         """Remove the entries of hosts that were at this host's place, so that their plugins are adopted."""
-        place = member.url, member.address
-        members = self.owners.members.values()
-        former = [m.key for m in members if m.url and (m.url, m.address) == place and m.id != member.id]
-        if former:
+        if former := [other.key for other in self._at_the_place_of(member)]:
             _log.info("%d former runs of this host are gone", len(former))
             with suppress(ConflictError):
                 await self.store.commit(Commit(deletes=former, expected=self.standing.own_fence()))
+
+    def _tell_of_others_at_the_place_of(self, member: Member) -> None:
+        if others := ", ".join(other.id for other in self._at_the_place_of(member)):
+            _log.error("other hosts are reached at %s, too (%s): set PEER_URL for each", member.url, others)
+
+    def _at_the_place_of(self, member: Member) -> Sequence[Member]:
+        """Return the other hosts that are reached where this one is."""
+        others = [other for other in self.owners.members.values() if other.url and other.id != member.id]
+        return [other for other in others if (other.url, other.address) == (member.url, member.address)]
 
     async def _catch_up(self, revision: int = 0) -> None:
         """Wait until all that is in the store is known here. Raises: StoreError."""
@@ -245,7 +252,7 @@ class Cluster:
         if now >= presence.valid_until - margin_s:
             silent_s = now - presence.valid_until + self._ttl_s
             return f"the store has not answered for {silent_s:.1f} s"
-        if failing_since is not None and now >= failing_since + margin_s:
+        if failing_since is not None and now >= failing_since + self._ttl_s - margin_s:
             return f"the store cannot be followed: {self.follower.why_failing}"
         return ""
 

@@ -67,6 +67,14 @@ class Forwarding:
         """Whether plugins are to call another host."""
         return self._others.sends_elsewhere
 
+    def is_cut_off_from_owner(self, plugin: str) -> bool:
+        """Whether this host cannot find out who owns a plugin: the owner is gone, and the store away.
+
+        Then it takes reports itself, so that plugins are not idle for as long as the store is away.
+        """
+        has_none = not self._owners.owns(plugin) and self._owners.elsewhere(plugin) is None
+        return has_none and self._others.sends_elsewhere
+
     def arrival(self, ctx: Context, plugin: str) -> Arrival:
         """Return how a call of a plugin has come that another host says it has forwarded.
 

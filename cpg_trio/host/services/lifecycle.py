@@ -56,13 +56,14 @@ class Lifecycle(PluginLifecycleService):
             caller, arrival = authenticate_arrival(self._access, self._forwarding, ctx, Kind.HEALTH_REPORT)
             if self._forwarding.sends_elsewhere:
                 ctx.response_headers[wire.ELSEWHERE_HEADER] = "true"
-            forwarded = await self._forwarding.send(
-                *(ctx, arrival, caller.runtime_id, PluginLifecycleClient),
-                lambda owner, options: owner.report_health(request, **options),
-                timeout_s=_FORWARD_S,
-            )
-            if forwarded is not None:
-                return forwarded
+            if not self._forwarding.is_cut_off_from_owner(caller.runtime_id):
+                forwarded = await self._forwarding.send(
+                    *(ctx, arrival, caller.runtime_id, PluginLifecycleClient),
+                    lambda owner, options: owner.report_health(request, **options),
+                    timeout_s=_FORWARD_S,
+                )
+                if forwarded is not None:
+                    return forwarded
             self._access.check_still_valid(caller)
             self._check_place(caller, arrival.peer)
             self._policy.enforce()  # for all plugins: some plugin reports every moment

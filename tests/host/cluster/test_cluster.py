@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from cpg_trio.host.cluster import Stand, Standing, peer_url
 from cpg_trio.http import StartError
 from cpg_trio.store import Commit
-from tests.host.calls import REGISTER, Headers
+from tests.host.calls import REGISTER, REPORT, Headers
 from tests.host.cluster.hosts import TTL_S, Hosts, Member, hosts, id_of, settled
 
 LEASE_S = 15.0
@@ -156,6 +156,29 @@ async def test_a_host_that_is_cut_off_says_so_and_owns_nobody_once_its_entry_may
         await trio.sleep(TTL_S)
         assert a.stands(Stand.READY)
         assert a.directory() == b.directory()
+
+
+async def test_reports_are_taken_and_plugins_sent_elsewhere_for_as_long_as_the_store_is_away(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosts() as group:
+        a = await group.start()
+        plugin = await a.calls.provider("t")
+        a.store.cut = True
+        for _ in range(12):
+            await trio.sleep(LEASE_S / 4)
+            answer = await a.calls.http.post(
+                REPORT, json={"state": "HEALTH_STATE_DEGRADED", "reason": "slow"}, headers=plugin
+            )
+            assert answer.status_code == 200
+            assert answer.headers["x-plugin-elsewhere"] == "true"
+        assert a.stands(Stand.LOST)
+        assert a.is_callable(plugin)
+        a.store.cut = False
+        await trio.sleep(TTL_S)
+        b = await group.start()
+        assert a.owns(plugin)
+        assert b.host.registry.health(id_of(plugin)).reason == "slow"
 
 
 async def test_a_host_that_is_back_before_another_one_adopts_owns_its_plugins_again(
@@ -362,6 +385,17 @@ async def test_a_host_whose_entry_is_removed_comes_back_and_owns_its_plugins(
         await trio.sleep(1)
         assert a.stands(Stand.READY)
         assert a.owns(plugin)
+
+
+async def test_two_hosts_that_say_that_they_are_at_one_place_are_told_of(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with hosts(peer_url="http://192.0.2.1:8080") as group:
+        a, b = await two(group)
+        await trio.sleep(TTL_S)
+        assert a.stands(Stand.READY)
+        assert b.stands(Stand.READY)
+        assert f"other hosts are reached at http://192.0.2.1:8080, too ({b.id}): set PEER_URL" in caplog.text
 
 
 @pytest.mark.parametrize("bound", ["http://0.0.0.0:8080", "http://[::]:8080", "unix:/run/host.sock"])
