@@ -135,8 +135,9 @@ class Host:
         self.admin_addresses: tuple[str, ...] = ()
         """Where operators see and steer it: URLs, and `unix:` with a path. None before it serves."""
         self.calls = Calls()
-        self._store = CountedStore(config.store) if config.store is not None else None
-        self.owners, self.standing = membership(self._store)
+        is_shared = config.store is not None and config.store.shared
+        self._shared = CountedStore(config.store) if config.store is not None and is_shared else None
+        self.owners, self.standing = membership(self._shared)
         # Access: identities, and what they may do
         self.identities = Identities(
             config.keys,
@@ -177,7 +178,6 @@ class Host:
             self._access, self.identities, self.registry, policy, self.audit, self.owners.owns
         )
         self._control = ControlClients(self.identities, self.registry, self._control_pool)
-        is_shared = self._store is not None and self._store.shared
         self._sockets = Sockets(config.socket_dir, self._control, shared=is_shared)
         self._succession = Succession(self.identities, self.registry)
         self._prober = Prober(
@@ -204,7 +204,7 @@ class Host:
             room=partial(SharedRoom, limits.max_call_series),
         )
         self._journal = Journal(
-            self._store,
+            self._shared or config.store,
             self.identities,
             self.registry,
             self._registration_policy,
@@ -234,7 +234,7 @@ class Host:
         # Other hosts with the same directory
         self.cluster = self._cluster()
         """The other hosts of the directory; None for one that shares it with nobody."""
-        self._others = others_of(self.cluster, self._store)
+        self._others = others_of(self.cluster, self._shared)
         self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
         self._forwarding = Forwarding(self.owners, self._hosts, self._others)
         self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
@@ -254,7 +254,7 @@ class Host:
                 call_table=self.call_table,
                 direct=self._direct,
                 cluster=self.cluster,
-                store=str(self._store),
+                store=str(self._shared),
             ),
             self.audit,
             self,
@@ -267,8 +267,7 @@ class Host:
 
     def _cluster(self) -> Cluster | None:
         """Return this host as one of several; None for one that shares its directory with nobody."""
-        store = self._store
-        if store is None or not store.shared:
+        if (store := self._shared) is None:
             return None
         cluster = Cluster(
             store,
@@ -504,9 +503,9 @@ class Host:
             HostMetrics(self.admin.parts, self.admin.plugins, self._direct, Refusals(self.audit)),
             ProcessMetrics(self.admin.loop_lag, {"routing": self._pool, "control": self._control_pool}),
         ]
-        if (hosts := self.admin.hosts) is not None and self._store is not None:
+        if (hosts := self.admin.hosts) is not None and self._shared is not None:
             forwarded = self._forwarding.forwarded
-            collectors.append(ClusterMetrics(hosts, self.admin.plugins, self._store, forwarded))
+            collectors.append(ClusterMetrics(hosts, self.admin.plugins, self._shared, forwarded))
         return collectors
 
     def statistics(self) -> HostStatistics:
