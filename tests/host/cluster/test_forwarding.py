@@ -49,6 +49,28 @@ async def test_a_plugin_registers_reports_and_leaves_at_any_host_and_its_owner_s
         assert a.owns(me)
 
 
+async def test_a_host_that_does_not_know_a_plugin_yet_finds_out_who_owns_it_before_it_answers() -> None:
+    store = MemoryStore()
+    late = Late(store)
+    async with serving_hosts(store, late) as (a, b):
+        late.hold()
+        me = await a.calls.plugin("p")
+        answers: list[int] = []
+        async with trio.open_nursery() as nursery:
+
+            async def register() -> None:
+                answers.append((await b.calls.post(REGISTER, SERVICE, me))[0])
+
+            nursery.start_soon(register)
+            await trio.sleep(0.2)
+            assert not answers
+            late.let_go.set()
+        assert answers == [200]
+        assert a.owns(me)
+        assert a.host._liveness.lease(runtime_id(me)) is not None
+        assert b.host._liveness.lease(runtime_id(me)) is None
+
+
 async def test_each_heartbeat_keeps_the_lease_whichever_host_it_reaches() -> None:
     async with serving_hosts() as (a, b):
         me = await a.calls.provider("t")
