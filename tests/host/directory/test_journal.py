@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -17,7 +18,7 @@ from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.directory import Health, Journal, RegistrationPolicy, Registry
 from cpg_trio.host.directory.documents import decode, decode_ended
 from cpg_trio.rpc import Code, ConnectError
-from cpg_trio.store import Commit, MemoryStore, StoreError
+from cpg_trio.store import MAX_OPERATIONS, MAX_VALUE_BYTES, Commit, MemoryStore, StoreError
 
 KEYS = Keys(["k" * 32])
 
@@ -329,3 +330,66 @@ async def test_of_two_times_from_which_tokens_count_the_later_one_is_kept() -> N
         b.journal.applied(entry.key, entry.revision + 1, b"7.5")
         await b.journal.saved("", lambda: None)
         assert await store.value("not_before") == 2000.5
+
+
+async def test_more_of_one_plugin_than_a_store_has_room_for_is_refused_and_others_are_written() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        many, large, other = await a.plugin(), await a.plugin(), await a.plugin()
+        first = a.registry.register(many.runtime_id, "t", "1.0.0", "/", {})
+        for number in range(MAX_OPERATIONS):  # whatever LIMITS says
+            a.registry.restore(attrs.evolve(first, id=f"{number}", service_type=f"t{number}"))
+        with pytest.raises(ConnectError, match="no room for as much of one plugin") as caught:
+            await a.journal.saved(many.runtime_id, lambda: a.registry.remove_plugin(many.runtime_id))
+        assert caught.value.code == Code.RESOURCE_EXHAUSTED
+        second = a.registry.register(large.runtime_id, "l", "1.0.0", "/", {})
+        a.registry.restore(attrs.evolve(second, metadata={"a": "x" * MAX_VALUE_BYTES}))
+        with pytest.raises(ConnectError, match="no room for as much of one plugin"):
+            await a.journal.saved(large.runtime_id, lambda: a.registry.remove_plugin(large.runtime_id))
+        await a.register(other, "o")
+        assert await store.keys("services/") == [f"services/o/{other.runtime_id}"]
+
+
+async def test_a_registration_that_nobody_waits_for_is_taken_out_where_the_service_is_anothers() -> None:
+    store = UnsteadyStore()
+    async with member(store, "a") as a, member(store, "b") as b:
+        await a.register(await a.plugin("one"), "t")
+        other = await b.plugin("two")
+        b.registry.register(other.runtime_id, "t", "1.0.0", "/", {})
+        await b.saved(await b.plugin("three"))
+        assert not b.registry.provides("t")
+        await b.saved(other)
+        assert await store.keys(f"services/t/{other.runtime_id}") == []
+
+
+async def test_an_own_document_of_another_revision_is_written_again() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        plugin = await a.plugin()
+        key = f"plugins/{plugin.runtime_id}"
+        (entry,) = (await store.load(key)).entries
+        await store.commit(Commit(puts={key: entry.value}))  # nobody has told of it
+        await a.register(plugin, "t")
+        assert [each["service_type"] for each in (await store.value(key))["registrations"]] == ["t"]
+
+
+async def test_a_document_that_cannot_be_read_is_not_overwritten() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        plugin = await a.plugin()
+        key = f"plugins/{plugin.runtime_id}"
+        await store.commit(Commit(puts={key: b"7"}))
+        with pytest.raises(ConnectError, match="another host has changed this plugin"):
+            await a.register(plugin, "t")
+        assert await store.value(key) == 7
+
+
+async def test_two_names_for_one_service_at_one_host_are_committed_one_after_the_other() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        plugins = [await a.plugin("one"), await a.plugin("two")]
+        for plugin in plugins:
+            a.registry.register(plugin.runtime_id, "t", "1.0.0", "/", {})
+        await a.saved(plugins[0])
+        assert await store.keys("services/") == [f"services/t/{plugins[0].runtime_id}"]
+        assert [r.runtime_id for r in a.registry.providers("t")] == [plugins[0].runtime_id]
