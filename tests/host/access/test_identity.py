@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from cpg_trio import _clock
+from cpg_trio.host.access.ended_identities import Ended
 from cpg_trio.host.access.identity import Entry, Identities, Identity
 from cpg_trio.host.access.keys import Claims, Keys
 from cpg_trio.host.access.limits import LimitError, Limits
@@ -555,3 +556,63 @@ def test_what_was_let_go_to_make_room_is_announced(clock: Clock) -> None:
         identities.revoke(first.runtime_id)
         identities.revoke(second.runtime_id)
     assert heard.count(first.runtime_id) == 3  # let go, revoked, no longer remembered
+
+
+# What another host owns
+
+
+def followed(clock: Clock, owned: set[str], expired: list[str]) -> Identities:
+    """Return the identities of a host that owns some of them."""
+    return Identities(
+        KEYS,
+        longest_s=3600.0,
+        on_expired=lambda identity: expired.append(identity.runtime_id),
+        owns=lambda runtime_id: runtime_id in owned,
+        clock=clock,
+        wall_clock=clock,
+    )
+
+
+def told(runtime_id: str, digest: bytes, expires_at: float, address: str = "") -> Entry:
+    return Entry(Identity(runtime_id, "x", address=address), digest, expires_at)
+
+
+def test_what_another_host_owns_neither_expires_here_nor_is_dropped_as_idle(
+    clock: Clock, expired: list[str]
+) -> None:
+    owned: set[str] = set()
+    here = followed(clock, owned, expired)
+    here.follow(told("x-1", b"1", clock.now + 60))
+    clock.now += 3000
+    here.authenticate("nobody", "nothing")
+    assert here.entry("x-1") is not None
+    owned.add("x-1")
+    here.adopt("x-1")
+    here.authenticate("nobody", "nothing")
+    assert here.entry("x-1") is None
+    assert expired == ["x-1"]
+
+
+def test_what_is_followed_adds_a_token_and_takes_none(clock: Clock, expired: list[str]) -> None:
+    here, announced = followed(clock, set(), expired), list[str]()
+    here.follow(told("x-1", b"1", clock.now + 60))
+    with here.watched(announced.append):
+        here.follow(told("x-1", b"1", clock.now + 60))
+        assert not announced  # nothing is new
+        here.follow(told("x-1", b"2", clock.now + 90, "192.0.2.1"))
+        assert announced == ["x-1"]
+    entry = here.entry("x-1")
+    assert entry is not None
+    assert (entry.identity.address, entry.digest, set(entry.tokens)) == ("192.0.2.1", b"2", {b"1", b"2"})
+    assert entry.expires_at == clock.now + 90
+
+
+def test_an_end_that_is_followed_is_no_news_if_it_has_ended_here(clock: Clock, expired: list[str]) -> None:
+    here, announced = followed(clock, set(), expired), list[str]()
+    here.follow(told("x-1", b"1", clock.now + 60))
+    with here.watched(announced.append):
+        for why in ("bad", "later"):
+            here.end(Ended("x-1", "x", why, clock.now + 7200))
+    ended = here.ended("x-1")
+    assert ended is not None
+    assert (ended.why, here.entry("x-1"), announced) == ("bad", None, ["x-1"])

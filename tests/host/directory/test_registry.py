@@ -402,3 +402,28 @@ def test_discovery_agrees_with_a_simple_model_after_any_history(
                 found, single = registry.discover(asked)
                 assert found in good
                 assert single == (len(good) == 1)
+
+
+@given(st.permutations(range(6)))
+def test_registrations_of_several_hosts_are_in_the_same_order_at_each(order: list[int]) -> None:
+    made = [
+        Registration(f"reg-{number}", f"p-{number}", "t", "1.0.0", "/x/", {}, number // 3)
+        for number in range(6)
+    ]
+    registry = Registry()
+    for number in order:
+        registry.add(made[number])
+        assert registry.discover("t")[0] is min(
+            (made[each] for each in order[: order.index(number) + 1]), key=lambda r: (r.sequence, r.id)
+        )
+    assert registry.providers("t") == made
+    for number in order:
+        registry.unregister(f"p-{number}", f"reg-{number}")
+    assert not registry.provides("t")
+
+
+def test_a_revision_that_is_that_of_a_store_grows_by_that_alone() -> None:
+    registry = Registry()
+    registry.counts_changes, registry.revision = False, 7
+    add(registry, "a")
+    assert registry.revision == 7
