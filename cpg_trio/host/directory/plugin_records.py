@@ -15,6 +15,8 @@ from cpg_trio.host.directory.leases import NOT_HEARD_OF
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.registry import Registry
 
+_FEW = 100
+
 
 class PluginRecords:
     """Makes documents of plugins, and puts plugins back.
@@ -66,8 +68,14 @@ class PluginRecords:
             text = self.seals.seal(documents.plugin_key(runtime_id), digest)
             sealed = digest, key_id, text
             if self.shared:
-                self._sealed[runtime_id] = sealed
+                self._keep(runtime_id, sealed)
         return documents.encode(document, sealed[2])
+
+    def _keep(self, runtime_id: str, sealed: tuple[bytes, str, str]) -> None:
+        """Keep what has been sealed, and nothing of plugins that are gone."""
+        self._sealed[runtime_id] = sealed
+        if len(self._sealed) > 2 * len(self.identities) + _FEW:
+            self._sealed = {each: text for each, text in self._sealed.items() if self.identities.entry(each)}
 
     def ended(self, ended: Ended) -> bytes:
         """Return the value of the entry of an identity that has ended."""

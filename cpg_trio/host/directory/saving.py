@@ -16,38 +16,30 @@ RefusedError `permission_denied` for a service that plugins of another name prov
 
 
 @attrs.define(eq=False)
+class Waiter:
+    """Who waits for a change of a plugin to be written."""
+
+    runtime_id: str
+    undo: Undo
+    error: Exception | None = None
+    """Why the change has been undone; None if it has not."""
+
+
+@attrs.define(eq=False)
 class Batch:
     """Changes that are written together."""
 
     begun: trio.Event = attrs.field(factory=trio.Event)
-    undos: list[tuple[str, Undo]] = attrs.field(factory=list)
-    """With the plugins that they are of."""
+    waiters: list[Waiter] = attrs.field(factory=list)
+    """Those whose changes have not been undone."""
     done: trio.Event = attrs.field(factory=trio.Event)
-    refused: dict[str, Exception] = attrs.field(factory=dict)
-    """Why the changes of a plugin are not possible."""
-    error: Exception | None = None
-    """Why none of them is."""
-
-    def error_of(self, about: str) -> Exception | None:
-        """Return why the changes of a plugin have been undone; None if they have not."""
-        return self.error or self.refused.get(about)
 
 
-def undo_all(batches: Iterable[Batch], error: Exception) -> None:
-    """Undo all changes of some batches, the last one first."""
-    batches = list(batches)
-    for batch in reversed(batches):
-        for _, undo in reversed(batch.undos):
-            undo()
-        batch.undos.clear()
-        batch.error = error
-
-
-def undo_of(about: str, batches: Iterable[Batch], error: Exception) -> None:
-    """Undo the changes of one plugin, the last one first."""
+def undo(batches: Iterable[Batch], error: Exception, runtime_id: str | None = None) -> None:
+    """Undo the changes of some batches, or of one plugin in them, the last one first."""
     for batch in reversed(list(batches)):
-        for of, undo in reversed(batch.undos):
-            if of == about:
-                undo()
-        batch.undos = [each for each in batch.undos if each[0] != about]
-        batch.refused[about] = error
+        for waiter in reversed(batch.waiters):
+            if runtime_id is None or waiter.runtime_id == runtime_id:
+                waiter.error = error
+                waiter.undo()
+        batch.waiters = [waiter for waiter in batch.waiters if waiter.error is None]

@@ -18,7 +18,7 @@ from cpg_trio.host.directory.known_entries import KnownEntries
 from cpg_trio.host.directory.plugin_changes import PluginChanges
 from cpg_trio.host.directory.plugin_records import PluginRecords
 from cpg_trio.host.directory.registration_policy import RegistrationPolicy
-from cpg_trio.host.directory.saving import Batch, Undo, undo_all, undo_of
+from cpg_trio.host.directory.saving import Batch, Undo, Waiter, undo
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.store import Store, StoreError
 
@@ -62,17 +62,17 @@ class Writer:
         self._add(changed)
         self._batch.begun.set()
 
-    async def written(self, runtime_id: str, undo: Undo) -> None:
+    async def written(self, runtime_id: str, undo_it: Undo) -> None:
         """Wait until the change of a plugin that has been noted is written. See `Saved`."""
         if self._records.shared and self._may_not_write():
-            undo()
+            undo_it()
             raise _unavailable()
-        batch = self._batch
-        batch.undos.append((runtime_id, undo))
+        batch, waiter = self._batch, Waiter(runtime_id, undo_it)
+        batch.waiters.append(waiter)
         batch.begun.set()
         await batch.done.wait()
-        if (error := batch.error_of(runtime_id)) is not None:
-            raise error
+        if waiter.error is not None:
+            raise waiter.error
 
     async def flushed(self) -> None:
         """Wait until all that has changed by now is written, or cannot be."""
@@ -92,7 +92,7 @@ class Writer:
 
     async def finish(self) -> None:
         """Write what is left, in one try."""
-        if self._changed or self._compare or self._batch.undos:  # a caller may wait
+        if self._changed or self._compare or self._batch.waiters:  # a caller may wait
             await self._write()
 
     def _add(self, changed: Iterable[str]) -> None:
@@ -133,12 +133,12 @@ class Writer:
     def _undo(self, batch: Batch) -> None:
         """Undo what could not be written; before it, what has come since."""
         later, self._batch = self._batch, Batch()
-        undo_all([batch, later], _unavailable())
+        undo([batch, later], _unavailable())
         later.done.set()
 
     def _refuse(self, about: str, error: Exception) -> None:
         """Undo the changes of one plugin."""
-        undo_of(about, [self._writing, self._batch], error)
+        undo([self._writing, self._batch], error, about)
 
     def _refuse_service(self, runtime_id: str, service_type: str, names: list[str]) -> None:
         """Undo the changes of a plugin that has registered a service which is another's at another host."""

@@ -152,6 +152,27 @@ async def test_a_service_belongs_to_one_name_and_only_its_registration_is_refuse
         assert await store.keys("services/u/") == [f"services/u/{third.runtime_id}"]
 
 
+async def test_who_was_refused_is_not_refused_what_it_asks_for_next() -> None:
+    store = UnsteadyStore()
+    async with member(store, "a") as a, member(store, "b") as b:
+        await a.register(await a.plugin("one"), "t")
+        other = await b.plugin("two")
+        with pytest.raises(RefusedError):
+            await b.register(other, "t")
+        await b.register(other, "u")
+        assert await store.keys("services/u/") == [f"services/u/{other.runtime_id}"]
+
+
+async def test_what_is_sealed_is_forgotten_with_its_plugin() -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        for _ in range(150):
+            plugin = await a.plugin()
+            with a.journal.applying(plugin.runtime_id):
+                a.identities.forget(plugin.runtime_id)
+        assert len(a.journal.records._sealed) <= 101
+
+
 async def test_a_policy_lets_several_names_provide_a_service() -> None:
     store, rules = UnsteadyStore(), Rules(services={"t": ServiceRules(providers=["one", "two"])})
     async with member(store, "a", rules) as a, member(store, "b", rules) as b:
