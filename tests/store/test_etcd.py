@@ -135,6 +135,15 @@ async def test_the_largest_commit_is_done_and_a_larger_one_refused(store: EtcdSt
             Commit(**fields)
 
 
+async def test_a_conflict_is_told_however_large_what_is_expected_is(store: EtcdStore) -> None:
+    keys = [f"k{number}" for number in range(8)]
+    expected = {key: await store.commit(Commit(puts={key: b"x" * MAX_VALUE_BYTES})) for key in keys}
+    with pytest.raises(ConflictError, match="k7 has changed"):
+        await store.commit(Commit(deletes=keys, expected={**expected, "k7": 1}))
+    await store.commit(Commit(deletes=keys, expected=expected))
+    assert await values_of(store) == {}
+
+
 async def test_a_commit_whose_answer_is_lost_may_have_been_done_and_is_not_repeated(
     etcd: EtcdCluster, etcd_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

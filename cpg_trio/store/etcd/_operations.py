@@ -37,6 +37,11 @@ def read(key: str) -> Json:
     return {"request_range": {"key": text(key)}}
 
 
+def read_revision(key: str) -> Json:
+    """Return the operation that reads an entry without its value, which may be large."""
+    return {"request_range": {"key": text(key), "keys_only": True}}
+
+
 def read_first(prefix: str) -> Json:
     """Return the operation that reads the first key that begins with a prefix."""
     return {"request_range": {**below(prefix), "limit": "1", "keys_only": True}}

@@ -131,7 +131,7 @@ class EtcdStore:
         success = [op.delete(prefix + key) for key in deletes]
         success += [op.put(prefix + key, value) for key, value in commit.puts.items()]
         success.append(space.restamp() if success else op.read(space.stamp))
-        failure = [op.read(prefix + key) for key in commit.expected]
+        failure = [op.read_revision(prefix + key) for key in commit.expected]
         failure += [op.read_first(prefix + under) for under in commit.uniform]
         return await space.transact(compare, success, failure)
 
