@@ -13,6 +13,7 @@ from collections.abc import Callable
 import attrs
 
 from cpg_trio._listeners import Listeners
+from cpg_trio.host.access import SKEW_S
 from cpg_trio.host.capabilities.grant_tokens import GrantClaims
 
 ENDED_GRANTS = "grants-ended/"
@@ -98,8 +99,8 @@ class EndedGrants:
 
     def over(self) -> list[str]:
         """Return the keys of those that may be forgotten."""
-        now = self._wall_clock()
-        return [key for key, ended in self._ended.items() if ended.until <= now]
+        over_at = self._wall_clock() - SKEW_S  # by the clock of another host, the grant may be good still
+        return [key for key, ended in self._ended.items() if ended.until <= over_at]
 
     def _drop_old(self) -> None:
         for key in self.over():

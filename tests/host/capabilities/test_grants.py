@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from cpg_trio.host import Audit, Capability, Keys
-from cpg_trio.host.access import Ended, Entry, Identities, RefusedError
+from cpg_trio.host.access import SKEW_S, Ended, Entry, Identities, RefusedError
 from cpg_trio.host.access.keys import Claims
 from cpg_trio.host.capabilities.ended_grants import ENDED_GRANTS, EndedGrant
 from cpg_trio.host.capabilities.grants import Grant, Grants, random_id
@@ -308,6 +308,19 @@ async def test_what_is_over_is_dropped_from_the_store_and_from_memory(autojump_c
         one.clock.now += 3600
         await trio.sleep(61)
         assert (len(one.grants.ended), len(two.grants.ended), len((await store.load()).entries)) == (0, 0, 0)
+
+
+async def test_a_clock_that_is_ahead_brings_no_revoked_grant_back(autojump_clock: MockClock) -> None:
+    one, two, ahead = (Place(ttl_s=600) for _ in range(3))
+    grant, token = one.issue()
+    async with directory(one, two, ahead):
+        one.grants.revoke(grant.id, "stolen")
+        await trio.sleep(400)
+        one.clock.now += 400
+        two.clock.now += 400
+        ahead.clock.now += 400 + SKEW_S - 1
+        await trio.sleep(61)
+        assert one.why_refused(grant, token) == two.why_refused(grant, token) == INVALID
 
 
 async def test_what_is_remembered_is_bounded_and_nothing_revoked_comes_back() -> None:
