@@ -474,7 +474,10 @@ class Host:
             _log.info("host has stopped")
 
     def _peer_url(self, bound: Sequence[str]) -> str:
-        return peer_url(self._config.peer_url, bound) if self.cluster is not None else ""
+        if self.cluster is None:
+            return ""
+        is_one_machine = self._config.base_urls is BaseUrls.ANY
+        return peer_url(self._config.peer_url, bound, one_machine=is_one_machine)
 
     async def _serve_admin(
         self, bound: Sequence[str], stop: trio.Event, *, task_status: trio.TaskStatus[tuple[str, ...]]

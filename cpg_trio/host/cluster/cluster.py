@@ -303,24 +303,27 @@ def _start_error(error: ReplacedError) -> StartError:
     return StartError(f"the store is not the one that this host began with: {error}. Start the host again")
 
 
-def peer_url(configured: str, bound: Sequence[str]) -> str:
+def peer_url(configured: str, bound: Sequence[str], *, one_machine: bool = False) -> str:
     """Return the URL at which other hosts reach one that listens at `bound`, which are URLs.
 
-    Raises: StartError if that cannot be told.
+    Where they are not all on `one_machine`, that is no address of this machine alone: another host may have
+    the same, and would take this one for its own former run. Raises: StartError if that cannot be told.
     """
     if configured:
         return configured
     for url in bound:
-        if not url.startswith(UNIX) and not _is_any_address(url):
+        if not url.startswith(UNIX) and _is_reached(url, one_machine=one_machine):
             return url
     raise StartError(
         f"other hosts have to reach this one, and {', '.join(bound)} does not say where: set PEER_URL, as in"
-        " PEER_URL=http://192.0.2.7:8080"
+        " PEER_URL=http://192.0.2.7:8080, or BASE_URLS=any if all hosts and plugins are on this machine"
     )
 
 
-def _is_any_address(url: str) -> bool:
+def _is_reached(url: str, *, one_machine: bool) -> bool:
     try:
-        return ip_address(Origin.parse(url)[0].host).is_unspecified
+        address = ip_address(Origin.parse(url)[0].host)
     except ValueError:  # a name
-        return False
+        return True
+    is_local = address.is_loopback or address.is_link_local
+    return not address.is_unspecified and (one_machine or not is_local)

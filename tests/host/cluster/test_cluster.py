@@ -398,6 +398,13 @@ async def test_two_hosts_that_say_that_they_are_at_one_place_are_told_of(
         assert f"other hosts are reached at http://192.0.2.1:8080, too ({b.id}): set PEER_URL" in caplog.text
 
 
+async def test_hosts_at_the_same_loopback_address_of_two_machines_do_not_take_over_from_each_other() -> None:
+    with pytest.raises(StartError, match="set PEER_URL"):
+        peer_url("", ["http://127.0.0.1:8080"])
+    assert peer_url("http://127.0.0.1:8080", ["http://127.0.0.1:8080"]) == "http://127.0.0.1:8080"
+    assert peer_url("", ["http://127.0.0.1:8080"], one_machine=True) == "http://127.0.0.1:8080"
+
+
 @pytest.mark.parametrize("bound", ["http://0.0.0.0:8080", "http://[::]:8080", "unix:/run/host.sock"])
 def test_a_host_has_to_say_where_others_reach_it(bound: str) -> None:
     with pytest.raises(StartError, match="set PEER_URL"):
