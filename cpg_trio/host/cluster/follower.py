@@ -54,6 +54,7 @@ class Follower:
                 try:
                     if self._loaded != (wanted := self._wanted):
                         snapshot = await self._store.load()
+                        self._works()
                         await self._apply_all(snapshot)
                         self._loaded = wanted
                         self._reached(snapshot.revision)
