@@ -130,6 +130,8 @@ class Commits:
             except ConflictError:
                 continue
             return
+        if not change.by_owner:  # what any host may change has to be written: the end of a plugin, a drain
+            raise StoreError(f"{about} is changed by others all the time")
         message = "another host has changed this plugin at the same time; nothing has changed"
         self._refuse(about, ConnectError(Code.UNAVAILABLE, message))
 

@@ -275,6 +275,32 @@ async def test_any_host_revokes_and_drains_and_a_plugin_that_has_ended_leaves_no
         assert await store.keys() == [f"ended/{plugin.runtime_id}"]
 
 
+async def test_an_end_that_others_are_always_faster_than_is_written_in_the_end(mock_clock: MockClock) -> None:
+    class Busy(UnsteadyStore):
+        """Its plugins change before each commit."""
+
+        is_busy = False
+
+        async def commit(self, commit: Commit) -> int:
+            for entry in (await self.load("plugins/")).entries if self.is_busy else ():
+                await MemoryStore.commit(self, Commit(puts={entry.key: entry.value}))
+            return await super().commit(commit)
+
+    store = Busy()
+    async with member(store) as a:
+        plugin = await a.plugin()
+        store.is_busy = True
+        a.others.add(plugin.runtime_id)
+        a.identities.revoke(plugin.runtime_id)
+        with pytest.raises(ConnectError):
+            await a.saved(plugin)
+        store.is_busy = False
+        await wait_all_tasks_blocked()
+        mock_clock.jump(1.1)
+        await wait_all_tasks_blocked(0.01)
+        assert await store.keys() == [f"ended/{plugin.runtime_id}", "not_before"]
+
+
 async def test_what_another_host_owns_is_neither_written_nor_deleted_when_it_expires(
     mock_clock: MockClock,
 ) -> None:
