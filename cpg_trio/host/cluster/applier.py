@@ -41,6 +41,8 @@ class Applier:
     registry: Registry
     liveness: Liveness
     journal: Journal
+    may_own: Callable[[], bool]
+    """Whether this host may own plugins now."""
     end: Callable[[Ended], object]
     """Ends a plugin with all that it has."""
     in_use: Callable[[str], bool]
@@ -127,6 +129,9 @@ class Applier:
     def _own(self, runtime_id: str) -> None:
         """Own a plugin, as the store says. Nobody else has changed it since this host has: memory holds."""
         owned, former = self.owners.owns(runtime_id), self.owners.owner(runtime_id)
+        if not self.may_own():
+            self.owners.set(runtime_id, NOBODY)
+            return
         if not owned:
             self.owners.set(runtime_id, self.owners.own_id)
             self.adopted(runtime_id, former)

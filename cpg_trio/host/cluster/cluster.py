@@ -80,6 +80,7 @@ class Cluster:
             registry=local.registry,
             liveness=local.liveness,
             journal=local.journal,
+            may_own=lambda: standing.has_entry,
             end=local.end,
             in_use=local.in_use,
             adopted=self._adopted,

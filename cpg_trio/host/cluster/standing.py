@@ -46,6 +46,8 @@ class Standing:
     def __init__(self, own_id: str) -> None:
         self._own_id = own_id
         self._revision = 0
+        self.has_entry = False
+        """Whether the host has an entry in the store, as far as it knows: only then may it own plugins."""
         self.stand = Stand.JOINING
         """The state now."""
         self.why_not_ready = _NOT_YET
@@ -81,6 +83,7 @@ class Standing:
     def entered(self, revision: int) -> None:
         """Note the revision of the host's entry, which has been made anew."""
         self._revision = revision
+        self.has_entry = True
 
     def ready(self) -> None:
         """Note that the host reaches the store, and knows all that is in it."""
@@ -93,11 +96,13 @@ class Standing:
 
     def lost(self, why: str) -> None:
         """Note that the host's entry is gone, or may be."""
+        self.has_entry = False
         if self.stand is not Stand.LEFT:
             self._change(Stand.LOST, why)
 
     def leave(self) -> None:
         """Note that the host leaves, for good."""
+        self.has_entry = False
         self._change(Stand.LEFT, _LEFT)
 
     def _change(self, stand: Stand, why: str) -> None:

@@ -158,6 +158,25 @@ async def test_a_host_that_is_cut_off_says_so_and_owns_nobody_once_its_entry_may
         assert a.directory() == b.directory()
 
 
+async def test_a_host_without_an_entry_owns_nothing_whatever_it_follows(autojump_clock: MockClock) -> None:
+    async with hosts() as group:
+        a = await group.start()
+        plugin = await a.calls.provider("t")
+        a.store.is_absent = a.store.cut = True
+        await trio.sleep(2 * TTL_S)
+        key = f"plugins/{id_of(plugin)}"
+        (document,) = (await group.store.load(key)).entries
+        await group.store.commit(Commit(puts={key: document.value}))
+        a.store.cut = False
+        await trio.sleep(TTL_S)
+        assert a.stands(Stand.LOST)
+        assert not a.owns(plugin)
+        a.store.is_absent = False
+        await trio.sleep(TTL_S)
+        assert a.owns(plugin)
+        assert a.is_callable(plugin)
+
+
 async def test_reports_are_taken_and_plugins_sent_elsewhere_for_as_long_as_the_store_is_away(
     autojump_clock: MockClock,
 ) -> None:
