@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from cpg_trio._listeners import Listeners
+from cpg_trio.http import Origin
 
 HOSTS = "hosts/"  # before the id of a host: the key of its entry in a store
 NOBODY = ""  # owns a plugin whose owner has lost its entry in the store
@@ -46,11 +47,14 @@ class Member:
 
     @classmethod
     def read(cls, key: str, value: bytes) -> Member:
-        """Return the host of an entry. Raises: ValueError for what is none."""
+        """Return the host of an entry; one whose URL is none has no URL. Raises: ValueError for no host."""
+        key.encode()  # it may be no UTF-8, and `rank` needs it
         fields = json.loads(value)
         if not isinstance(fields, Mapping):
             raise ValueError("it is no JSON object")  # noqa: TRY004 - of a value that was read
         texts = {name: str(fields.get(name, "")) for name in ("url", "version", "address")}
+        if not _is_url(texts["url"]):
+            texts["url"] = ""
         return cls(key.removeprefix(HOSTS), **texts, since=float(fields.get("since", 0.0)))
 
     def rank(self, runtime_id: str) -> bytes:
@@ -59,6 +63,14 @@ class Member:
         Rendezvous hashing (Thaler and Ravishankar, 1998): all hosts come to the same order without asking.
         """
         return hashlib.blake2b(f"{self.id}/{runtime_id}".encode(), digest_size=8).digest()
+
+
+def _is_url(text: str) -> bool:
+    try:
+        Origin.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Owners:

@@ -53,7 +53,7 @@ class Suspicions:
 
     async def _tell(self, runtime_id: str) -> None:
         try:
-            if (owner := self._owners.elsewhere(runtime_id)) is not None:
+            if (owner := self._owners.elsewhere(runtime_id)) is not None and owner.url:
                 client = self._hosts.client(HostServiceClient, owner, runtime_id)
                 with suppress(ConnectError):  # an owner that cannot be reached cannot ask either
                     await client.suspect(pb.SuspectRequest(runtime_id=runtime_id), timeout_s=_TELL_S)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 
+import pytest
 import trio
+from trio.testing import MockClock
 
 from cpg_trio.host import Rate, RateLimits
-from cpg_trio.host.cluster import suspicions
+from cpg_trio.host.cluster import Stand, suspicions
+from cpg_trio.store import Commit
 from tests.host.calls import Provider, runtime_id
+from tests.host.cluster.hosts import hosts, id_of, settled
 from tests.host.cluster.serving import Served, serving_hosts, until
 from tests.http.peers import serving, url_of
 from tests.plugin.running import unused_port
@@ -80,3 +85,22 @@ async def test_nobody_but_a_host_has_a_provider_doubted() -> None:
 async def test_a_host_that_shares_its_directory_with_nobody_has_no_such_service() -> None:
     async with serving_hosts(None) as (alone,):
         assert (await alone.send(SUSPECT, {}, {})).status_code == 404
+
+
+@pytest.mark.parametrize("key", ["hosts/x", "hosts/\udcff"])
+@pytest.mark.parametrize(
+    "fields", [{"url": ""}, {"url": "http://["}, {"url": "x" * 9}, {"url": "http://[::1]:1", "address": "?"}]
+)
+async def test_a_host_that_cannot_be_told_harms_nobody(
+    key: str, fields: dict[str, str], autojump_clock: MockClock
+) -> None:
+    async with hosts() as group:
+        a = await group.start()
+        plugin = await a.calls.provider("t")
+        await group.store.commit(Commit(puts={key: json.dumps(fields).encode()}))
+        await settled()
+        a.host.owners.set(id_of(plugin), "x")
+        a.host._suspicions.suspect(id_of(plugin))
+        assert await a.report(plugin) in {200, 503}
+        await trio.sleep(10)
+        assert a.stands(Stand.READY)
