@@ -196,7 +196,8 @@ class Cluster:
             self.standing.ready()
             if not self._has_joined:
                 self._has_joined = True
-                _log.info("the host has joined %d others", len(self.owners.members) - 1)
+                others = len(self.owners.members) - 1
+                _log.info("the host has joined %s", f"{others} others" if others else "as the first one")
                 task_status.started()
             await self._stay(presence)
 

@@ -98,11 +98,14 @@ class Failover:
 
     async def adopt(self, runtime_ids: Sequence[str]) -> None:
         """Try to adopt plugins; return when this host owns those that it has got."""
+        former = {runtime_id: self._owners.owner(runtime_id) for runtime_id in runtime_ids}
         try:
             for some in self._adoptions(runtime_ids):
                 await self._adopt(some)
         except StoreError as error:
             _log.warning("plugins without a host cannot be adopted yet: %s", error)
+        for host_id, count in Counter(former[each] for each in filter(self._owners.owns, former)).items():
+            _log.warning("the host %s is gone; this host has adopted %d of its plugins", host_id, count)
 
     async def _adopt(self, adoptions: Mapping[str, _Adoption]) -> None:
         """Adopt plugins by one commit; each by itself if another host has been first with one of them."""
@@ -110,15 +113,11 @@ class Failover:
         expected = {key: each.expected for key, each in adoptions.items()}
         try:
             commit = Commit(puts=puts, expected={**expected, **self._standing.own_fence()})
-            former = Counter(map(self._owners.owner, map(runtime_id_of, adoptions)))
             await self._follower.reached(await self._store.commit(commit))
         except ConflictError:
             for key in adoptions if len(adoptions) > 1 else ():
                 for one in self._adoptions([runtime_id_of(key)]):
                     await self._adopt(one)
-        else:
-            for host_id, count in former.items():
-                _log.warning("the host %s is gone; %d of its plugins are this host's now", host_id, count)
 
     def _adoptions(self, runtime_ids: Iterable[str]) -> Iterator[Mapping[str, _Adoption]]:
         """Yield by key what is to be committed of plugins, as much at a time as one commit takes."""

@@ -54,6 +54,7 @@ class Writer:
         self._changed: dict[str, None] = {}  # runtime ids
         self._compare = False  # with all that is known, as there were too many of them
         self._batch = self._writing = Batch()
+        self._told = False  # that it cannot be written
         self.why_unsaved = ""
         """Why the host is not ready, while the store cannot be written; empty if it can be."""
 
@@ -158,18 +159,24 @@ class Writer:
 
     def _may_not_write(self) -> bool:
         """Whether it is known without a try that nothing can be written now."""
+        return bool(self.why_unsaved) or self._is_shut_out()
+
+    def _is_shut_out(self) -> bool:
+        """Whether this host may not write, and has said so."""
         try:
             self._fence()
         except StoreError:
             return True
-        return bool(self.why_unsaved)
+        return False
 
     def _tell(self, error: StoreError | None) -> None:
         """Log that the store cannot be written, or can be again: once each."""
-        if error is not None and not self.why_unsaved:
-            _log.error("cannot write the host's state to %s, and tries on: %s", self._store, error)
-        elif error is None and self.why_unsaved:
+        if error is None and self._told:
+            self._told = False
             _log.warning("the host's state is written to %s again", self._store)
+        elif error is not None and not self._told and not self._is_shut_out():
+            self._told = True
+            _log.error("cannot write the host's state to %s, and tries on: %s", self._store, error)
         self.why_unsaved = f"its state cannot be written: {error}" if error is not None else ""
 
 
