@@ -18,11 +18,12 @@ _MOST_BYTES = 64 * 1024
 class Front:
     """A TCP proxy to a host."""
 
-    def __init__(self, host_url: str) -> None:
+    def __init__(self, host_url: str, address: str = "127.0.0.1", port: int = 0) -> None:
         parts = urlsplit(host_url)
         self._to = parts.hostname or "", parts.port or 0
-        self.port = unused_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.address = address
+        self.port = port or unused_port()
+        self.url = f"http://{address}:{self.port}"
         self.opened = 0
         """How many connections it has taken."""
         self._scope = trio.CancelScope()
@@ -35,7 +36,7 @@ class Front:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    serve = partial(trio.serve_tcp, self._pass_on, self.port, host="127.0.0.1")
+                    serve = partial(trio.serve_tcp, self._pass_on, self.port, host=self.address)
                     await nursery.start(serve)
                     task_status.started()
         finally:
@@ -75,9 +76,9 @@ class Front:
 
 
 @asynccontextmanager
-async def fronted(host_url: str, count: int = 2) -> AsyncIterator[list[Front]]:
-    """Run so many fronts of a host."""
-    fronts = [Front(host_url) for _ in range(count)]
+async def fronted(host_url: str, count: int = 2, *, port: int = 0) -> AsyncIterator[list[Front]]:
+    """Run so many fronts of a host; with a `port`, each at an address of its own."""
+    fronts = [Front(host_url, f"127.0.0.{1 + i if port else 1}", port) for i in range(count)]
     async with trio.open_nursery() as nursery:
         for front in fronts:
             await nursery.start(front.run)

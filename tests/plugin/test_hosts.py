@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.calls import CallPolicy, Retry
 from cpg_trio.host import Capability, Host, HostConfig, LeaseConfig
 from cpg_trio.host.services.lifecycle import Lifecycle
-from cpg_trio.http import Pool
+from cpg_trio.http import Pool, ServeConfig
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig, client_session, parse_host_urls
 from cpg_trio.plugin._hosts import BY_URL, Hosts
 from cpg_trio.plugin._session import Session
@@ -24,6 +25,7 @@ from cpg_trio.rpc import ClientConfig, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.host.routed import silent_address
 from tests.names import Names
 from tests.plugin.fronts import Front, fronted, urls_of
 from tests.plugin.running import (
@@ -38,6 +40,7 @@ from tests.plugin.running import (
     plugged,
     state_of,
     until,
+    unused_port,
 )
 from tests.plugin.test_capability import _until_registered
 from tests.rpc.echo import Echo
@@ -229,6 +232,41 @@ async def test_a_plugin_uses_the_first_host_that_answers_and_stays_there(virtual
             await trio.sleep(8)
             assert [front.opened for front in fronts[:2]] == opened
             assert await said(echo.client(EchoServiceClient)) == "x"
+            assert fronts[2].opened
+
+
+async def test_a_host_that_drops_all_packets_holds_a_start_up_for_a_moment(
+    virtual_time: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "shuffle", lambda _: None)
+    async with hosting() as (host, url), silent_address() as silent:
+        began_at = trio.current_time()
+        async with plugged(echo_plugin(), f"{silent},{url}"):
+            await until(host, lambda: state_of(host, "echo") == HEALTHY)
+            assert trio.current_time() - began_at < 2.5
+
+
+async def test_a_plugin_moves_between_the_addresses_of_a_name(names: Names) -> None:
+    plugin, echo = caller_of()
+    port = unused_port()
+    config = HostConfig(serve=ServeConfig(allowed_hosts=["hosts.test"]))
+    async with hosting(config) as (_, url), fronted(url, 3, port=port) as fronts:
+        names.known = {"hosts.test": [front.address for front in fronts[:2]]}
+        async with (
+            plugged(echo_plugin(), url),
+            plugged(plugin, f"http://hosts.test:{port}", heartbeat_s=None),
+        ):
+            await echo.wait_available()
+            client, first = echo.client(EchoServiceClient), used(fronts)
+            second = next(front for front in fronts[:2] if front is not first)
+            assert await said(client) == "x"
+            names.known = {"hosts.test": [second.address, fronts[2].address]}
+            await first.close()
+            assert await said(client) == "x"
+            assert second.opened
+            await eventually(lambda: len(names.asked) >= 2)
+            await second.close()
+            assert await said(client) == "x"
             assert fronts[2].opened
 
 

@@ -295,6 +295,43 @@ async def test_where_one_connection_is_dead_the_other_dead_ones_are_closed_as_we
         pool.give_back(taken, reusable=False)
 
 
+async def test_what_is_in_flight_at_an_origin_that_is_dead_ends_and_no_connection_to_it_is_left() -> None:
+    async def answer_first(peer: Peer) -> None:
+        if b"/silent" not in await peer.receive_head():
+            await peer.send(OK)
+        await trio.sleep_forever()
+
+    async with serving(answer_first) as origin, serving(answer_ok) as other, Pool() as pool:
+        assert (await pool.fetch(other, get())).status == 200
+        broken: list[str] = []
+
+        async def wait_in_vain() -> None:
+            with pytest.raises(ConnectionBrokenError):
+                await pool.fetch(origin, get(b"/silent"))
+            broken.append("broken")
+
+        async with trio.open_nursery() as nursery:
+            assert (await pool.fetch(origin, get())).status == 200
+            for _ in range(2):
+                nursery.start_soon(wait_in_vain)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            pool.break_off(origin)
+        assert broken == ["broken"] * 2
+        assert pool.connections_to(origin) == 0
+        assert pool.connections_to(other) == 1
+        pool.break_off(origin)  # of which there is nothing any more
+
+
+async def test_the_idle_connections_to_an_origin_can_be_closed() -> None:
+    async with serving(answer_ok) as origin, Pool() as pool:
+        await pool.fetch(origin, get())
+        pool.close_idle(origin)
+        pool.close_idle(origin)
+        assert pool.connections_to(origin) == 0
+        await pool.fetch(origin, get())
+        assert (pool.statistics().opened, pool.statistics().reused) == (2, 0)
+
+
 async def test_where_connecting_fails_the_dead_connections_are_closed() -> None:
     async with Pool() as pool, trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, trio.aclose_forcefully, 0, host="127.0.0.1"))
