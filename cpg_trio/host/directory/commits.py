@@ -62,9 +62,11 @@ class Commits:
         self._uncertain: dict[str, None] = {}  # plugins of a commit that may have been done
 
     async def write(self, changes: Iterable[Change]) -> None:
-        """Write changes. Raises: StoreError, and some may have been written."""
-        for some in packed(self._fitting(changes)):
-            await self._commit(some)
+        """Write changes, first those of any host. Raises: StoreError, and some may have been written."""
+        changes = list(self._fitting(changes))
+        for by_owner in (False, True):
+            for some in packed(change for change in changes if change.by_owner is by_owner):
+                await self._commit(some)
 
     async def look_again(self) -> None:
         """Look at what may have been changed by commits that failed. Raises: StoreError."""

@@ -252,6 +252,22 @@ async def test_a_host_that_may_not_write_refuses_at_once_and_one_that_was_away_w
         assert await store.keys("services/") == []
 
 
+async def test_a_revocation_is_written_by_a_host_that_may_write_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        revoked, other = await a.plugin("revoked"), await a.plugin("other")
+        a.away = "it is stopping"
+        a.registry.register(other.runtime_id, "t", "1.0.0", "/", {})
+        a.identities.revoke(revoked.runtime_id)
+        with pytest.raises(ConnectError):
+            await a.saved(revoked)
+        await trio.sleep(2)
+        assert await store.keys("ended/") == [f"ended/{revoked.runtime_id}"]
+        assert not await store.keys("services/")
+
+
 async def test_any_host_revokes_and_drains_and_a_plugin_that_has_ended_leaves_nothing_behind() -> None:
     store = UnsteadyStore()
     async with member(store, "a") as a, member(store, "b") as b:
