@@ -81,7 +81,9 @@ async def test_no_request_fails_while_each_pod_is_deleted(separate: Cluster) -> 
     await _all_resolve(separate, load)
 
 
-async def test_what_may_be_sent_again_does_not_fail_while_pods_are_killed(separate: Cluster) -> None:
+async def test_what_may_be_sent_again_does_not_fail_while_pods_are_deleted_by_force(
+    separate: Cluster,
+) -> None:
     load, known = Load(await separate.api()), Load(await separate.api())
     await shorten_some(known, 20)
 
@@ -102,7 +104,7 @@ async def test_what_may_be_sent_again_does_not_fail_while_pods_are_killed(separa
             await separate.until_ready({**COMPONENTS, "etcd": MEMBERS}[component], of(component))
             await trio.sleep(3)
             tell(
-                f"a pod of {component} killed:"
+                f"a pod of {component} deleted by force:"
                 f" {len(load.failures) - failures} of {load.requests - requests} requests failed"
             )
         nursery.cancel_scope.cancel()
