@@ -175,7 +175,10 @@ class Load:
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 now = trio.current_time()
-                self.failures.append(f"{datetime.now(UTC):%H:%M:%S}, after {now - tried:.1f} s: {error!r}")
+                said = error.response.text if isinstance(error, httpx.HTTPStatusError) else ""
+                self.failures.append(
+                    f"{datetime.now(UTC):%H:%M:%S}, {method}, after {now - tried:.1f} s: {error!r} {said}"
+                )
                 tell(self.failures[-1])
                 await trio.sleep(0.1)
                 self.failing_s = max(self.failing_s, trio.current_time() - began)
