@@ -307,7 +307,7 @@ async def test_what_is_in_flight_at_an_origin_that_is_dead_ends_and_no_connectio
 
         async def wait_in_vain() -> None:
             with pytest.raises(ConnectionBrokenError):
-                await pool.fetch(origin, get(b"/silent"))
+                await pool.fetch(origin, Request(b"POST", b"/silent", []))
             broken.append("broken")
 
         async with trio.open_nursery() as nursery:
