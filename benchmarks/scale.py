@@ -62,7 +62,7 @@ _LIMITS = ",".join(
 _RATES = ",".join(
     f"{kind}=off" for kind in ("handshake", "register", "discover", "watch", "health-report", "subscribe")
 )
-_OWNED = re.compile(r"^cpg_host_plugins_owned (\S+)$", re.MULTILINE)
+_OWNED = re.compile(r"^cpg_trio_plugins_owned (\S+)$", re.MULTILINE)
 
 
 @attrs.define
