@@ -15,6 +15,7 @@ All share the machine's cores with what simulates, so that times are those of a 
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -22,7 +23,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +31,11 @@ import attrs
 import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import Pool
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
+from cpg_trio.rpc import ConnectError, HttpRequest, PoolClient
 
 from .bench import Bench, Report
 from .processes import cpu_seconds, free_port, memory_bytes, server, which
@@ -48,17 +51,8 @@ _IN_A_PROCESS = 1_250
 _STEADY_S = 20.0
 _JOIN_S = 600.0
 _TOLD_S = 60.0
-_LIMITS = ",".join(
-    f"{name}=1000000"
-    for name in (
-        "max_identities",
-        "max_plugins",
-        "max_registrations",
-        "max_watches",
-        "max_all_subscriptions",
-        "max_watched_providers",
-    )
-)
+_OK = 200
+_LIMITS = "max_plugins=20000,max_watches=12000,max_all_subscriptions=120000,max_watched_providers=600000"
 _RATES = ",".join(
     f"{kind}=off" for kind in ("handshake", "register", "discover", "watch", "health-report", "subscribe")
 )
@@ -189,19 +183,27 @@ async def fleet(bench: Bench) -> AsyncIterator[Fleet]:
                 "LEASE_S": str(LEASE_S),
                 "LIMITS": _LIMITS,
                 "RATE_LIMITS": _RATES,
-                "MAX_CONNECTIONS": "30000",
+                "MAX_CONNECTIONS": "9000",
                 "METRICS_BIND": f"127.0.0.1:{metrics}",
                 "ADMIN_SOCKET": "off",
                 "LOG_LEVEL": "warning",
             }
-            command = [sys.executable, "-m", "cpg_trio", "host"]
-            log = folder / f"host-{number}.log"
-            pid = await stack.enter_async_context(
-                server(command, port, cores=bench.cores, log=log, env=environment)
-            )
+            with (folder / f"host-{number}.log").open("ab") as log:
+                running = await nursery.start(
+                    partial(
+                        trio.run_process,
+                        [sys.executable, "-m", "cpg_trio", "host"],
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, **environment},
+                        check=False,
+                    )
+                )
             it.ports.append(port)
             it.metrics.append(metrics)
-            it.pids.append(pid)
+            it.pids.append(running.pid)
+        for port in it.ports:
+            await _until_ready(port)
         yield it
 
 
@@ -219,6 +221,18 @@ async def _etcd(stack: AsyncExitStack, folder: Path) -> int:
     ]
     await stack.enter_async_context(server(command, port, cores=range(2), log=folder / "etcd.log"))
     return port
+
+
+async def _until_ready(port: int) -> None:
+    """Wait until a host has joined the others."""
+    request = HttpRequest("GET", f"http://127.0.0.1:{port}/readyz", [], b"")
+    async with Pool() as pool:
+        with trio.fail_after(_TOLD_S):
+            while True:
+                with suppress(ConnectError):
+                    if (await PoolClient(pool).unary(request, 1000)).status == _OK:
+                        return
+                await trio.sleep(0.1)
 
 
 def _owned(port: int) -> float:
@@ -266,18 +280,20 @@ async def measure(bench: Bench) -> Report:
     """Measure at each size, and then kill a host."""
     sizes = [size for size in SIZES if size <= (bench.plugins or SIZES[-1])]
     found = list[Size]()
-    async with fleet(bench) as it, Pool() as pool:
+    async with Pool() as pool, fleet(bench) as it:
         idle = statistics.mean(it.memory())
-        hosts = Hosts([f"http://127.0.0.1:{it.ports[0]}"], pool)
+        hosts = Hosts([f"http://127.0.0.1:{it.ports[-1]}"], pool)
         provider = await handshake(hosts, Introduction("changing", "1.0.0"))
         await provider.registry.register_service(
             pb.RegisterServiceRequest(service_type=ALL_WATCH, version="1.0.0", endpoint_path="/x/")
         )
-        it.nursery.start_soon(it.keep, provider)
-        for size in sizes:
-            found.append(await _at(it, size, provider))
-            print(found[-1], file=sys.stderr, flush=True)
-        failover_s, gone = await _failover(it)
+        async with open_plain_nursery() as keeping:
+            keeping.start_soon(it.keep, provider)
+            for size in sizes:
+                found.append(await _at(it, size, provider))
+                print(found[-1], file=sys.stderr, flush=True)
+            failover_s, gone = await _failover(it)
+            keeping.cancel_scope.cancel()
     return Report(
         "scale", _written(found, idle, failover_s, gone), {"sizes": [attrs.asdict(s) for s in found]}
     )
