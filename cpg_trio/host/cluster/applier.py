@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import attrs
 
@@ -67,12 +68,24 @@ class Applier:
                 call(key.removeprefix(prefix), entry.value if entry is not None else None)
             else:
                 value = entry.value if entry is not None else None
+                is_known = self.journal.known(key.removeprefix(PLUGINS)) > 0
                 is_news = self.journal.applied(key, revision, value)
                 if is_news or (anew and self._may_differ(key)):
-                    with self.journal.reading(key):
+                    with self.journal.reading(key), self._unread(key, is_known=is_known):
                         self._kept(key, entry)
         except Exception as error:  # noqa: BLE001 - anything may stand in a store, also of a later release
             self._tell(key, error)
+
+    @contextmanager
+    def _unread(self, key: str, *, is_known: bool) -> Iterator[None]:
+        """Take a plugin whose document cannot be read within the block, and never could be, for another's."""
+        try:
+            yield
+        except Exception:
+            if key.startswith(PLUGINS) and not is_known:
+                self.liveness.release(runtime_id := key.removeprefix(PLUGINS))
+                self.owners.set(runtime_id, NOBODY)
+            raise
 
     def _may_differ(self, key: str) -> bool:
         """Whether memory may have something else than what has been read under a key, and that holds."""

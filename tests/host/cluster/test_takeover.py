@@ -130,3 +130,23 @@ async def test_a_host_whose_entry_is_removed_while_it_joins_joins_with_another_o
         with trio.fail_after(5):
             await joined.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_plugin_whose_document_cannot_be_read_is_not_taken_for_one_that_nobody_owns(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosts() as group:
+        a = await group.start()
+        plugin = await a.calls.plugin("p")
+        await register(a, plugin, "t")
+        (entry,) = (await group.store.load("plugins/")).entries
+        await group.kill(a)
+        later = entry.value.replace(b'"registrations":[', b'"registrations":[7,')
+        await group.store.commit(Commit(puts={entry.key: later}))
+        b = await group.start()
+        status, answer = await b.calls.post(REGISTER, body("u"), plugin)
+        assert (status, answer["code"]) == (503, "unavailable")
+        await b.report(plugin)
+        await trio.sleep(10)
+        (entry,) = (await group.store.load("plugins/")).entries
+        assert entry.value == later
