@@ -119,11 +119,12 @@ class PluginMetrics(Collector):
             (),
             [((), state.heartbeats.failed)],
         )
+        hosts = state.hosts if session is None else session.hosts
         yield from counters(
             "cpg_trio_host_moves",
             "How often the plugin has moved to another host.",
             (),
-            [((), 0 if state.hosts is None else state.hosts.moved)],
+            [((), 0 if hosts is None else hosts.moved)],
         )
 
 
