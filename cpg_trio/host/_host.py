@@ -192,7 +192,7 @@ class Host:
             self.registry,
             config.leases,
             self._prober.probe,
-            lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why),  # noqa: PLW0108 - it is made below
+            lambda runtime_id, why: self._lifetimes.end_identity(runtime_id, why, by_owner=True),
             self.owners.owns,
         )
         # Routing and capabilities

@@ -51,9 +51,9 @@ class Lifetimes:
         self.registry.remove_plugin(runtime_id)
         self.registry.cancel_calls(runtime_id)
 
-    def end_identity(self, runtime_id: str, why: str, actor: str = "") -> None:
+    def end_identity(self, runtime_id: str, why: str, actor: str = "", *, by_owner: bool = False) -> None:
         """End an identity. `identity_changed` ends what the plugin has."""
-        if self.identities.revoke(runtime_id, why):
+        if self.identities.revoke(runtime_id, why, by_owner=by_owner):
             self.audit.allowed(Action.REVOKE, runtime_id, reason=why, actor=actor)
 
     def ended_elsewhere(self, ended: Ended) -> None:

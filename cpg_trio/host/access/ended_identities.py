@@ -26,6 +26,9 @@ class Ended:
     why: str
     until: float
     """Until when it is remembered, on the clock: `REMEMBERED_S` beyond the end of its last token."""
+    by_owner: bool = False
+    """Whether it is over because its plugin has not been heard of, by the host that owns it. Another host may
+    have come to own it, and heard of it, before that is known there."""
 
 
 class EndedIdentities:
@@ -61,6 +64,11 @@ class EndedIdentities:
         dropped_from = self._expired or self._revoked
         dropped = dropped_from.pop(next(iter(dropped_from)))
         return dropped, dropped.until - REMEMBERED_S > now
+
+    def remove(self, runtime_id: str) -> None:
+        """Forget one, as it has not ended after all."""
+        self._revoked.pop(runtime_id, None)
+        self._expired.pop(runtime_id, None)
 
     def drop_old(self, now: float) -> list[str]:
         """Drop those whose time is over; return their runtime ids."""

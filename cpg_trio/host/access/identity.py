@@ -317,7 +317,7 @@ class Identities:
         if self._drop(runtime_id) is not None:
             self._announce(runtime_id)
 
-    def revoke(self, runtime_id: str, why: str = "it has been revoked") -> bool:
+    def revoke(self, runtime_id: str, why: str = "it has been revoked", *, by_owner: bool = False) -> bool:
         """End an identity and all its tokens; return whether it had not ended before.
 
         An identity that is not kept ends, too: it may be idle, or another host with the same key may have
@@ -326,8 +326,12 @@ class Identities:
         if self._ended.get(runtime_id) is not None:
             return False
         # Another host with the same key may have issued tokens that this one does not know.
-        self._end(runtime_id, why, self._clock() + self._longest_s)
+        self._end(runtime_id, why, self._clock() + self._longest_s, by_owner=by_owner)
         return True
+
+    def revive(self, runtime_id: str) -> None:
+        """Note that an identity has not ended: another host owns it, and knows better."""
+        self._ended.remove(runtime_id)
 
     def entry(self, runtime_id: str) -> Entry | None:
         """Return an identity and its tokens, None if it is not kept."""
@@ -475,7 +479,7 @@ class Identities:
     def _look_at(self, entry: Entry, now: float) -> None:
         runtime_id = entry.identity.runtime_id
         if entry.expires_at <= now and self._owns(runtime_id):
-            self._end(runtime_id, EXPIRED, entry.expires_at)
+            self._end(runtime_id, EXPIRED, entry.expires_at, by_owner=True)
             self._on_expired(entry.identity)
         elif entry.used_at + _IDLE_S > now or self._is_needed(runtime_id):
             self._look_later(entry, now)
@@ -489,10 +493,10 @@ class Identities:
             look_at = min(look_at, entry.expires_at)
         heappush(self._looks, (look_at, entry.identity.runtime_id))
 
-    def _end(self, runtime_id: str, why: str, last_token_ends: float) -> None:
+    def _end(self, runtime_id: str, why: str, last_token_ends: float, *, by_owner: bool) -> None:
         entry = self._drop(runtime_id)
         self_id = entry.identity.self_id if entry is not None else ""
-        self.restore_ended(Ended(runtime_id, self_id, why, last_token_ends + REMEMBERED_S))
+        self.restore_ended(Ended(runtime_id, self_id, why, last_token_ends + REMEMBERED_S, by_owner))
         self._announce(runtime_id)
 
     def _announce(self, runtime_id: str) -> None:

@@ -120,12 +120,17 @@ class Applier:
     # What is kept of a plugin
 
     def _plugin(self, runtime_id: str, entry: Entry | None) -> None:
-        if self.identities.ended(runtime_id) is not None:
+        document = decode(runtime_id, entry.value, self.journal.seals) if entry is not None else None
+        ended = self.identities.ended(runtime_id)
+        if ended is not None and ended.by_owner and document and document.owner != self.owners.own_id:
+            self.identities.revive(runtime_id)  # another host has adopted it before that was written
+            ended = None
+        if ended is not None:
             self.journal.note(runtime_id)  # it has ended here, which the store is yet to be told
-        elif entry is None:
+        elif document is None:
             self._removed(runtime_id)
         else:
-            self._changed(decode(runtime_id, entry.value, self.journal.seals))
+            self._changed(document)
 
     def _changed(self, document: Document) -> None:
         runtime_id = document.identity.runtime_id

@@ -117,7 +117,7 @@ class PluginChanges:
                     puts=puts,
                     deletes=[*deletes, *keys],
                     expected=expected,
-                    by_owner=owns and not has_ended,
+                    by_owner=owns and (ended is None or not has_ended or ended.by_owner),
                 )
         elif deletes or known.leaves_something(runtime_id):
             yield Change(about=runtime_id, deletes=[*deletes, *known.keys(runtime_id)])

@@ -263,3 +263,11 @@ async def settled() -> None:
     """Let all that is under way be done; what takes time is not waited for."""
     for _ in range(20):
         await wait_all_tasks_blocked()
+
+
+async def departed(member: Member, other: Member) -> None:
+    """Wait until a host knows that another one is gone."""
+    event = trio.Event()
+    with member.host.owners.departures.added(lambda _: event.set()):
+        await event.wait()
+    assert other.id not in member.host.owners.members

@@ -10,7 +10,7 @@ from cpg_trio.host.cluster import Stand, Standing, peer_url
 from cpg_trio.http import StartError
 from cpg_trio.store import Commit
 from tests.host.calls import REGISTER, REPORT, Headers
-from tests.host.cluster.hosts import TTL_S, Hosts, Member, hosts, id_of, settled
+from tests.host.cluster.hosts import TTL_S, Hosts, Member, departed, hosts, id_of, settled
 
 LEASE_S = 15.0
 
@@ -20,14 +20,6 @@ async def changed(standing: Standing) -> None:
     event = trio.Event()
     with standing.changes.added(lambda _: event.set()):
         await event.wait()
-
-
-async def departed(member: Member, other: Member) -> None:
-    """Wait until a host knows that another one is gone."""
-    event = trio.Event()
-    with member.host.owners.departures.added(lambda _: event.set()):
-        await event.wait()
-    assert other.id not in member.host.owners.members
 
 
 async def two(group: Hosts) -> tuple[Member, Member]:

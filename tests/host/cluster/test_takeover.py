@@ -14,7 +14,7 @@ from cpg_trio.host import Keys
 from cpg_trio.host.cluster import Stand
 from cpg_trio.store import Commit, MemoryStore
 from tests.host.calls import REGISTER, Headers
-from tests.host.cluster.hosts import Member, hosts, id_of, settled
+from tests.host.cluster.hosts import Member, departed, hosts, id_of, settled
 from tests.host.cluster.late import Late
 from tests.host.cluster.serving import Served, serving_hosts, until
 
@@ -150,3 +150,26 @@ async def test_a_plugin_whose_document_cannot_be_read_is_not_taken_for_one_that_
         await trio.sleep(10)
         (entry,) = (await group.store.load("plugins/")).entries
         assert entry.value == later
+
+
+@pytest.mark.parametrize("cut_s", [25.0, 27.5, 29.5])
+async def test_a_host_that_is_back_does_not_end_what_it_had_given_up_and_another_has_heard_of(
+    cut_s: float, autojump_clock: MockClock
+) -> None:
+    async with hosts() as group:
+        a, b = await group.start(), await group.start()
+        plugin = await a.calls.provider("t")
+        await trio.sleep(cut_s)
+        a.store.cut = True
+        await departed(b, a)
+        await settled()
+        assert b.owns(plugin)
+        await b.report(plugin)
+        await trio.sleep(3)
+        a.store.cut = False
+        await trio.sleep(5)
+        for member in (a, b):
+            assert member.stands(Stand.READY)
+            assert member.is_callable(plugin)
+        assert b.owns(plugin)
+        assert not (await group.store.load("ended/")).entries
