@@ -148,7 +148,7 @@ class Commits:
         """
         if about == NOT_BEFORE:
             entry = await self._look_at(NOT_BEFORE)
-            self._changes.not_before = decode_not_before(entry.value) if entry is not None else 0.0
+            self._changes.not_before = _time(entry)
             return True
         if self._records.shared:
             await self._look_at(drained_key(about))
@@ -178,11 +178,19 @@ class Commits:
         return next((entry for entry in found.entries if entry.key == key), None)
 
 
+def _time(entry: Entry | None) -> float:
+    """Return the time of an entry; 0 if there is none, or none that can be read."""
+    try:
+        return decode_not_before(entry.value) if entry is not None else 0.0
+    except (ValueError, RecursionError):
+        return 0.0
+
+
 def _read(runtime_id: str, entry: Entry | None) -> Document | None:
     """Return a document; None if there is none, or none that this release understands."""
     if entry is None:
         return None
     try:
         return decode(runtime_id, entry.value, _Unread())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

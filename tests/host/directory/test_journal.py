@@ -447,6 +447,19 @@ async def test_a_document_that_cannot_be_read_is_not_overwritten() -> None:
         assert await store.value(key) == 7
 
 
+@pytest.mark.parametrize("value", [b"{}", b"\xff", b"[" * 100_000])
+async def test_a_time_that_cannot_be_read_is_written_again(value: bytes) -> None:
+    store = UnsteadyStore()
+    async with member(store) as a:
+        await store.commit(Commit(puts={"not_before": value}))
+        a.identities.not_before = 7.0
+        plugin = await a.plugin()
+        assert await store.value("not_before") == 7.0
+        await store.commit(Commit(puts={f"plugins/{plugin.runtime_id}": value}))
+        with pytest.raises(ConnectError, match="another host has changed this plugin"):
+            await a.register(plugin, "t")
+
+
 async def test_two_names_for_one_service_at_one_host_are_committed_one_after_the_other() -> None:
     store = UnsteadyStore()
     async with member(store) as a:
