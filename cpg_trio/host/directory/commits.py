@@ -154,7 +154,7 @@ class Commits:
             await self._look_at(drained_key(about))
         entry = await self._found(plugin_key(about))
         document = _read(about, entry)
-        if self._records.identities.entry(about) is not None and not self._is_own(about, entry, document):
+        if self._is_of_owner(about) and not self._is_own(about, entry, document):
             return False
         revision = entry.revision if entry is not None else 0
         self._known.take_over(plugin_key(about), revision)
@@ -167,6 +167,12 @@ class Commits:
         entry = await self._found(key)
         self._known.take_over(key, entry.revision if entry is not None else 0)
         return entry
+
+    def _is_of_owner(self, about: str) -> bool:
+        """Whether what is to be written of a plugin is for its owner to write: also that it was silent."""
+        identities = self._records.identities
+        ended = identities.ended(about)
+        return identities.entry(about) is not None or (ended is not None and ended.by_owner)
 
     def _is_own(self, about: str, entry: Entry | None, document: Document | None) -> bool:
         if entry is None:
