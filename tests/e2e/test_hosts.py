@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ HOSTS = ("host-1", "host-2", "host-3")
 MEMBERS = ("etcd-1", "etcd-2", "etcd-3")
 CALLERS_OF_EACH = 2
 STAND_IN = Path(__file__).parents[1] / "k8s" / "etcd"
+COMPOSE = Path(__file__).parents[2] / "containers" / "compose.hosts.yaml"
+PYTHON = "python:3.13-slim"  # of Debian, and there: the images of the system are built on it
 DOCKER = os.environ.get("DOCKER", "docker")
 
 
@@ -27,14 +30,20 @@ DOCKER = os.environ.get("DOCKER", "docker")
 def etcd_image() -> dict[str, str]:
     """What compose is told of the image of etcd.
 
-    The official image, or, where none can be pulled and `ETCD_BASE` names an image of Debian, one of that.
+    The official image, or, where that cannot be pulled or `ETCD_BASE` names an image of Debian, one of that.
     """
-    base = os.environ.get("ETCD_BASE")
+    base = os.environ.get("ETCD_BASE") or ("" if _can_pull() else PYTHON)
     if not base:
         return {}
     build = [DOCKER, "build", "--quiet", "--tag=stand-in/etcd:1", f"--build-arg=BASE={base}", str(STAND_IN)]
     subprocess.run(build, check=True)
     return {"ETCD_IMAGE": "stand-in/etcd:1"}
+
+
+def _can_pull() -> bool:
+    image = re.search(r"\$\{ETCD_IMAGE:-(.+?)\}", COMPOSE.read_text())
+    assert image
+    return subprocess.run([DOCKER, "pull", "--quiet", image[1]], check=False).returncode == 0
 
 
 @pytest.fixture(scope="session")
