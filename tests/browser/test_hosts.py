@@ -19,7 +19,7 @@ from tests.chaos_cluster.etcd_cluster import EtcdCluster, etcd_members
 def sharing() -> Iterator[tuple[Shortener, EtcdCluster]]:
     """A host whose directory is in etcd, and that etcd."""
     with etcd_members() as etcd, tempfile.TemporaryDirectory() as folder, shortener(Path(folder)) as running:
-        shared = {"STATE_URL": etcd.url(), "CPG_HOST_KEY": "k" * 32, "LEASE_S": "5"}
+        shared = {"STATE_URL": etcd.url(), "CPG_HOST_KEY": "k" * 32, "BASE_URLS": "any", "LEASE_S": "5"}
         running.start("host", ADMIN_SOCKET=str(running.socket), **shared)
         running.do(running.system.parts["host"].url)
         yield running, etcd
