@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=_positive, default=1, help="seconds of each load (default: 1)")
     add("--watchers", type=_positive, help="number of watchers (default: 1000)")
     add("--changes", type=int, help="changes during the measurement of memory (default: 10000)")
-    add("--plugins", type=_positive, default=0, help="plugins at several hosts at most (default: 10000)")
+    add("--plugins", type=_positive, default=0, help="plugins at several hosts at most (default: 3000)")
     add("--quick", action="store_true", help="one round of everything: a smoke test")
     add("--write", action="store_true", help="write tables and chart into the documentation")
     add("--folder", type=Path, help="folder for logs and databases (default: a temporary one)")

@@ -29,7 +29,7 @@ REPLICAS = 10  # providers of a service
 SUBSCRIPTIONS = 10  # of a plugin
 ALL_WATCH = "watched"  # a service that each of them follows
 _BINARY, _CLOSE, _PING, _PONG = 2, 8, 9, 10  # opcodes: RFC 6455, section 5.2
-_AT_ONCE = 16  # that join
+_AT_ONCE = 8  # that join
 _TRIES = 20
 _PAUSE_S = 0.5  # the longest, before a watch is begun again
 
@@ -64,14 +64,21 @@ class Simulation:
             await plugin.follow(watcher)
 
     async def _session(self, number: int) -> Session:
+        """Shake hands and register; where the host cannot write that now, again, as plugins do."""
         name = number // REPLICAS
-        hosts = Hosts([f"http://127.0.0.1:{self.ports[0]}"], self.pool)
-        session = await handshake(hosts, Introduction(f"plugin-{name}", "1.0.0"))
-        await session.registry.register_service(
-            pb.RegisterServiceRequest(service_type=f"service-{name}", version="1.0.0", endpoint_path="/x/"),
-            timeout_s=30.0,
+        request = pb.RegisterServiceRequest(
+            service_type=f"service-{name}", version="1.0.0", endpoint_path="/x/"
         )
-        return session
+        while True:
+            hosts = Hosts([f"http://127.0.0.1:{self.ports[0]}"], self.pool)
+            try:
+                session = await handshake(hosts, Introduction(f"plugin-{name}", "1.0.0"))
+                await session.registry.register_service(request, timeout_s=30.0)
+            except ConnectError:
+                self.failures += 1
+                await trio.sleep(random.uniform(0.5, 1.5))
+            else:
+                return session
 
     def note(self, update: pb.WatchUpdate) -> None:
         """Note what a watcher has been told."""
