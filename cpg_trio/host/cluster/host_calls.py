@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
-from urllib.parse import urlsplit
-
-import attrs
 
 from cpg_trio import wire
 from cpg_trio.host.access import Keys, Peer, RefusedError
@@ -21,46 +17,21 @@ from cpg_trio.host.cluster.statements import (
     sign_statement,
     verify_statement,
 )
+from cpg_trio.host.directory import MAX_ANSWER_BYTES, SignedClient
 from cpg_trio.http import Pool
 from cpg_trio.rpc import (
     ClientConfig,
     Code,
     Context,
     Fault,
-    HttpClient,
-    HttpRequest,
-    HttpResponse,
     PoolClient,
     ServiceClient,
-    WholeResponse,
 )
 
 _C = TypeVar("_C", bound=ServiceClient)
 
-_MAX_ANSWER_BYTES = 256 * 1024
 REFUSED, NOT_OWNER = "refused", "not-owner"
 """Why a host has not taken a call of another one, in the header of its answer."""
-
-
-@attrs.frozen
-class _StatingClient:
-    """An `HttpClient` whose requests state what `sign` returns for their paths."""
-
-    _inner: HttpClient
-    _sign: Callable[[str], str]
-
-    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
-        """Send a request. See `rpc.HttpClient`."""
-        return self._inner.stream(self._signed(request))
-
-    async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
-        """Send a request for an answer that is wanted whole. See `rpc.HttpClient`."""
-        return await self._inner.unary(self._signed(request), max_bytes)
-
-    def _signed(self, request: HttpRequest) -> HttpRequest:
-        method = "/".join(urlsplit(request.url).path.split("/")[-2:])
-        header = wire.FORWARDED_BY_HOST_HEADER.lower(), self._sign(f"/{method}")
-        return attrs.evolve(request, headers=[*request.headers, header])
 
 
 class HostCalls:
@@ -84,14 +55,16 @@ class HostCalls:
     ) -> _C:
         """Return a client of a host, for calls of, or about, a plugin. `peer` is who has called this host."""
 
-        def sign(path: str) -> str:
+        def sign(path: str) -> tuple[str, str]:
+            method = "/".join(path.split("/")[-2:])
             statement = HostStatement(
-                issuer=self._owners.own_id, audience=host.id, path=path, plugin=plugin, peer=peer
+                issuer=self._owners.own_id, audience=host.id, path=f"/{method}", plugin=plugin, peer=peer
             )
-            return sign_statement(self._keys.all, statement, self._wall_clock())
+            signed = sign_statement(self._keys.all, statement, self._wall_clock())
+            return wire.FORWARDED_BY_HOST_HEADER.lower(), signed
 
-        http = _StatingClient(PoolClient(self._pool, (host.address,), peer=Fault.HOST), sign)
-        config = ClientConfig(headers=headers or {}, max_message_bytes=_MAX_ANSWER_BYTES)
+        http = SignedClient(PoolClient(self._pool, (host.address,), peer=Fault.HOST), sign)
+        config = ClientConfig(headers=headers or {}, max_message_bytes=MAX_ANSWER_BYTES)
         return client_class(host.url, http, config)
 
     def stated(self, ctx: Context, plugin: str) -> HostStatement:

@@ -16,8 +16,10 @@ from cpg_trio.host.directory.leases import (
     Liveness as Liveness,
 )
 from cpg_trio.host.directory.plugin_control import (
+    MAX_ANSWER_BYTES as MAX_ANSWER_BYTES,
     ControlClients as ControlClients,
     Proof as Proof,
+    SignedClient as SignedClient,
     client_at as client_at,
 )
 from cpg_trio.host.directory.probe import Prober as Prober

@@ -8,6 +8,7 @@ method and a short time: a stranger that receives one cannot use it for another 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -34,7 +35,8 @@ from cpg_trio.rpc import (
 
 _C = TypeVar("_C", bound=ServiceClient)
 
-_MAX_ANSWER_BYTES = 256 * 1024  # as much as the host takes in a message
+MAX_ANSWER_BYTES = 256 * 1024
+"""Of an answer to the host: as much as it takes in a message."""
 _SIGNED_S = 30.0  # for which a call proves to come from the host
 
 
@@ -48,13 +50,19 @@ class Proof:
     """The plugin's runtime id; its own name, while it has none."""
     purpose: Purpose = Purpose.CONTROL
 
+    def header(self, path: str) -> tuple[str, str]:
+        """Return the header that proves that a call of a path comes from the host, for a short time."""
+        assertion = Assertion("", "", self.audience, path_claim(path.encode()), time.time() + _SIGNED_S)
+        shown = wire.bearer(sign(self.digest, self.purpose, assertion))
+        return wire.AUTHORIZATION_HEADER.lower(), shown
+
 
 @attrs.frozen
 class SignedClient:
-    """An `HttpClient` whose requests prove to come from the host."""
+    """An `HttpClient` whose requests have one more header: what `sign` returns for their paths."""
 
     _inner: HttpClient
-    _proof: Proof
+    _sign: Callable[[str], tuple[str, str]]
 
     def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """Send a request. See `rpc.HttpClient`."""
@@ -66,13 +74,10 @@ class SignedClient:
 
     def _signed(self, request: HttpRequest) -> HttpRequest:
         try:
-            path = urlsplit(request.url).path.encode()
-        except ValueError as error:  # the URL is the plugin's
+            path = urlsplit(request.url).path
+        except ValueError as error:  # the URL is another's
             raise ConnectError(Code.INVALID_ARGUMENT, f"its URL is none: {error}") from error
-        proof = self._proof
-        assertion = Assertion("", "", proof.audience, path_claim(path), time.time() + _SIGNED_S)
-        shown = wire.bearer(sign(proof.digest, proof.purpose, assertion))
-        return attrs.evolve(request, headers=[*request.headers, (wire.AUTHORIZATION_HEADER.lower(), shown)])
+        return attrs.evolve(request, headers=[*request.headers, self._sign(path)])
 
 
 class ControlClients:
@@ -108,8 +113,8 @@ def client_at(
     """Return a client of the control services at a URL; without a `proof` its calls prove nothing."""
     http: HttpClient = PoolClient(pool, addresses, peer=Fault.PROVIDER)
     if proof is not None:
-        http = SignedClient(http, proof)
-    return client_class(url, http, ClientConfig(max_message_bytes=_MAX_ANSWER_BYTES))
+        http = SignedClient(http, proof.header)
+    return client_class(url, http, ClientConfig(max_message_bytes=MAX_ANSWER_BYTES))
 
 
 def could_not_ask(error: ConnectError) -> bool:
