@@ -45,6 +45,9 @@ THE_SHORTENERS = [name for name in FILES if name not in {"fourth-plugin", "only-
 SNAPSHOT = Path(__file__).parent / "default.snapshot.yaml"
 
 each_file = pytest.mark.parametrize("values", FILES)
+each_of_both_topologies = pytest.mark.parametrize(
+    "values", [*FILES, *sorted(f"separate/{path.stem}" for path in (VALUES / "separate").glob("*.yaml"))]
+)
 each_of_the_shortener = pytest.mark.parametrize("values", THE_SHORTENERS)
 each_version = pytest.mark.parametrize("version", VERSIONS)
 
@@ -54,14 +57,14 @@ def minor(version: str) -> tuple[int, int]:
     return int(major), int(number)
 
 
-@each_file
+@each_of_both_topologies
 def test_the_chart_has_no_lint(values: str) -> None:
     ran = helm("lint", "--strict", str(CHART), "--values", str(VALUES / f"{values}.yaml"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS)
-@each_file
+@each_of_both_topologies
 def test_every_object_is_one_that_kubernetes_takes(values: str, version: str) -> None:
     objects = rendered(values, version)
     assert len({(item["kind"], item["metadata"]["name"]) for item in objects}) == len(objects)
