@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import attrs
 
@@ -19,6 +19,12 @@ from cpg_trio.http import Origin, TlsConfig
 _SCHEMES = {"etcd": "http", "etcds": "https"}
 _PORT = 2379
 _FILES = ("ca", "cert", "key")
+# RFC 3986, appendix B; any text matches. `urlsplit` reads one host, and refuses [::1] after another one.
+_URL = re.compile(
+    r"(?:(?P<scheme>[^:/?#]+):)?(?://(?P<netloc>[^/?#]*))?(?P<path>[^?#]*)"
+    r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
+    re.DOTALL,
+)
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]+\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5}))?")
 _LIKE = "as in etcd://etcd-0:2379,etcd-1:2379/directories/production"
 
@@ -39,21 +45,22 @@ class EtcdUrl:
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read a URL. Raises: ValueError, whose message does not quote a password."""
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
+        parts = next(_URL.finditer(url)).groupdict("")
+        scheme = parts["scheme"].lower()
+        if scheme not in _SCHEMES:
             raise ValueError(f"its scheme must be etcd, or etcds for TLS, {_LIKE}")
-        if parts.fragment:
+        if parts["fragment"]:
             raise ValueError("it must have no fragment: write # as %23")
-        login, _, hosts = parts.netloc.rpartition("@")
+        login, _, hosts = parts["netloc"].rpartition("@")
         user, _, password = login.partition(":")
         if password and not user:
             raise ValueError("it has a password without a user")
         return cls(
-            endpoints=tuple(_endpoint(_SCHEMES[parts.scheme], host) for host in hosts.split(",")),
-            prefix=_prefix(parts.path),
+            endpoints=tuple(_endpoint(_SCHEMES[scheme], host) for host in hosts.split(",")),
+            prefix=_prefix(parts["path"]),
             user=unquote(user),
             password=unquote(password),
-            tls=_tls(parts),
+            tls=_tls(scheme, parts["query"]),
         )
 
     def __str__(self) -> str:
@@ -91,12 +98,12 @@ def _prefix(path: str) -> str:
     return f"{prefix}/"
 
 
-def _tls(parts: SplitResult) -> TlsConfig:
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+def _tls(scheme: str, query: str) -> TlsConfig:
+    options = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(options).difference(_FILES))
     if unknown:
         raise ValueError(f"it has an unknown option {unknown[0]!r}; there are {', '.join(_FILES)}")
-    if options and parts.scheme != "etcds":
+    if options and scheme != "etcds":
         raise ValueError(f"{next(iter(options))}= is for TLS: the scheme must be etcds")
     empty = [name for name, file in options.items() if not file]
     if empty:
