@@ -290,7 +290,7 @@ async def test_answers_and_messages_of_a_stream_pass_as_they_come_and_ctrl_c_end
         with trio.fail_after(60):
             for text in ("one", "two"):
                 await process.stdin.send_all(b'{"text": "%b"}\n' % text.encode())
-                assert json.loads(await process.stdout.receive_some()) == {"text": text}
+                assert json.loads(await _line(process.stdout)) == {"text": text}
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
             told = (await process.stderr.receive_some()).decode()
@@ -300,6 +300,16 @@ async def test_answers_and_messages_of_a_stream_pass_as_they_come_and_ctrl_c_end
         assert told.startswith("canceled in ")
         assert_no_traceback(told)
         assert not [name for name in host.identities.known() if name.startswith("cpg-trio-call")]
+
+
+async def _line(stream: trio.abc.ReceiveStream) -> bytes:
+    """Return what is written up to the end of a line, which a pipe may pass in pieces."""
+    line = b""
+    while not line.endswith(b"\n"):
+        more = await stream.receive_some()
+        assert more, line
+        line += more
+    return line
 
 
 class Hostile(Echo):
