@@ -1,0 +1,23 @@
+"""Plugins that the host starts, keeps running, and stops: what they are, and how they are started.
+
+launcher    how a plugin is started, for those who write launchers
+spec        what is known of a plugin before it is started
+state       what one replica of it is doing
+"""
+
+from cpg_trio.host.supervision.launcher import (
+    Assignment as Assignment,
+    Ended as Ended,
+    Launcher as Launcher,
+    LaunchError as LaunchError,
+    LocalHost as LocalHost,
+    Running as Running,
+)
+from cpg_trio.host.supervision.spec import (
+    Enrol as Enrol,
+    PluginSpec as PluginSpec,
+    Ready as Ready,
+    Restart as Restart,
+    RestartPolicy as RestartPolicy,
+)
+from cpg_trio.host.supervision.state import Phase as Phase, Replica as Replica
