@@ -11,7 +11,7 @@ import pytest
 
 import cpg_trio
 from cpg_trio import Limits, PluginConfig, Rate, RateLimits, Selection, cli
-from cpg_trio.cli._host_config import host_config
+from cpg_trio.host import host_config
 from cpg_trio.http import StartError
 from cpg_trio.process import config_from_environment
 from cpg_trio.variables import HOST, SERVING

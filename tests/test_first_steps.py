@@ -17,7 +17,7 @@ import trio
 
 from cpg_trio import Plugin, run
 from cpg_trio.cli._host import TABLE
-from cpg_trio.cli._host_config import serve_host
+from cpg_trio.cli._serve_host import serve_host
 from cpg_trio.demo.storage import main as storage
 from cpg_trio.host import Capability
 from cpg_trio.http import StartError

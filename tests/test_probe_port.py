@@ -11,8 +11,7 @@ import pytest
 import trio
 import trustme
 
-from cpg_trio.cli._host_config import host_config
-from cpg_trio.host import Host, HostConfig
+from cpg_trio.host import Host, HostConfig, host_config
 from cpg_trio.http import ServeConfig, StartError
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.rpc import Context

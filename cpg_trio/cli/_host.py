@@ -96,7 +96,7 @@ def _settings(flags: Flags, config: Path | None) -> Settings:
 def _run(settings: Settings) -> int:
     from functools import partial  # noqa: PLC0415 - help needs none of these
 
-    from cpg_trio.cli._host_config import serve_host  # noqa: PLC0415
+    from cpg_trio.cli._serve_host import serve_host  # noqa: PLC0415
     from cpg_trio.http import StartError  # noqa: PLC0415
     from cpg_trio.process import log_from_environment, run  # noqa: PLC0415
 

@@ -13,9 +13,7 @@ import attrs
 import trio
 
 from cpg_trio.cli._config import show_settings
-from cpg_trio.cli._host_config import binds_of, host_config
-from cpg_trio.cli._state import check_store
-from cpg_trio.host import HostConfig
+from cpg_trio.host import HostConfig, check_store, host_binds, host_config
 from cpg_trio.host.access import check_listening
 from cpg_trio.http import BindError, StartError, listening
 from cpg_trio.process import log_from_environment
@@ -55,7 +53,7 @@ async def find(settings: Settings, *, reach: bool = False) -> Findings:
     def read() -> None:
         nonlocal config, binds
         log_from_environment(tries.environment)
-        config, binds = host_config(tries.environment), binds_of(tries.environment)
+        config, binds = host_config(tries.environment), host_binds(tries.environment)
 
     # An error is about the settings that it names: what is wrong with the others is found without them.
     while error := _error_of(read):

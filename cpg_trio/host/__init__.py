@@ -9,12 +9,20 @@ Its rooms, each of which imports only from those above it:
     capabilities  what the host itself offers
     admin         what an operator sees of the host, and does with it
 
-    _config, _dispatch, _lifetimes, _metrics, _host    the host that is made of them
+    _config, _state, _environment    its configuration, and the variables that set it
+    _dispatch, _lifetimes, _metrics, _host    the host that is made of all this
 """
 
 from cpg_trio.call_record import Call as Call, CallKind as CallKind, Calls as Calls, Stage as Stage
 from cpg_trio.host._config import HostConfig as HostConfig
-from cpg_trio.host._host import DEFAULT_PORT as DEFAULT_PORT, Host as Host, HostStatistics as HostStatistics
+from cpg_trio.host._environment import (
+    DEFAULT_PORT as DEFAULT_PORT,
+    from_settings as from_settings,
+    host_binds as host_binds,
+    host_config as host_config,
+)
+from cpg_trio.host._host import Host as Host, HostStatistics as HostStatistics
+from cpg_trio.host._state import check_store as check_store
 from cpg_trio.host.access import (
     Action as Action,
     Audit as Audit,

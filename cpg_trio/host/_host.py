@@ -22,6 +22,7 @@ from cpg_trio.call_record import Calls
 from cpg_trio.host._cluster_metrics import ClusterMetrics
 from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
 from cpg_trio.host._dispatch import Dispatch
+from cpg_trio.host._environment import DEFAULT_PORT
 from cpg_trio.host._lifetimes import Lifetimes
 from cpg_trio.host._metrics import HostMetrics, Refusals
 from cpg_trio.host.access import (
@@ -104,8 +105,6 @@ from cpg_trio.store import CountedStore
 from cpg_trio.tracing import tracing
 
 _log = logging.getLogger("cpg_trio.host")
-
-DEFAULT_PORT = 8080
 
 _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
 

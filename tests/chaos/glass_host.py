@@ -14,8 +14,7 @@ import sys
 import attrs
 import trio
 
-from cpg_trio.cli._host_config import host_config
-from cpg_trio.host import Host
+from cpg_trio.host import Host, host_config
 from cpg_trio.http import ServeConfig
 from cpg_trio.logs import use_handler
 from cpg_trio.process import run

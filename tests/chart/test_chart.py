@@ -20,7 +20,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from cpg_trio.cli._host_config import host_config
+from cpg_trio.host import host_config
 from cpg_trio.host.access.limits import Limits
 from tests.chart.helm import (
     CHART,

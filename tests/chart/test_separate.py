@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cpg_trio.cli._host_config import host_config
+from cpg_trio.host import host_config
 from cpg_trio.store import EtcdUrl
 from tests.chart.api_server import cluster_of
 from tests.chart.helm import CHART, VALUES, Object, containers_of, helm, of_kind, rendered_text

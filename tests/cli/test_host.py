@@ -16,7 +16,7 @@ import pytest
 
 from cpg_trio import cli
 from cpg_trio.cli._host import TABLE
-from cpg_trio.cli._host_config import binds_of, host_config
+from cpg_trio.host import host_binds, host_config
 from cpg_trio.process import log_from_environment
 from cpg_trio.settings import settle
 from cpg_trio.variables import SECRETS, flag_of
@@ -206,5 +206,5 @@ def test_each_value_of_the_example_file_can_be_used(tmp_path: Path, monkeypatch:
         file.chmod(0o600)
         environment = settle(TABLE, {}, {}, file).environment
         host_config(environment)
-        binds_of(environment)
+        host_binds(environment)
         log_from_environment(environment)

@@ -21,8 +21,7 @@ from cpg_trio._addresses import parse_address
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, sign, verify
 from cpg_trio.call_record import Calls
-from cpg_trio.cli._host_config import host_config
-from cpg_trio.host import Enrolment
+from cpg_trio.host import Enrolment, host_config
 from cpg_trio.host.access import LimitError
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.identity import Identities

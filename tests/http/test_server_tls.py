@@ -21,9 +21,8 @@ from cpg_trio import http
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.check import check
-from cpg_trio.cli._host_config import host_config
 from cpg_trio.demo import client as demo_client
-from cpg_trio.host import Host, HostConfig
+from cpg_trio.host import Host, HostConfig, host_config
 from cpg_trio.http import (
     Clients,
     ConnectFailedError,

@@ -1,9 +1,7 @@
-"""The configuration of the host of the command line, which is read from its settings."""
+"""The configuration of a host, as the environment or other settings of these names say."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -11,28 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import trio
 
 from cpg_trio import wire
 from cpg_trio._admin_socket import OFF, socket_path
 from cpg_trio._reload import reason
-from cpg_trio.cli._state import keys_of, store_of
-from cpg_trio.host import (
-    DEFAULT_PORT,
-    AdminConfig,
-    AdminTokens,
-    BaseUrls,
-    Enrolment,
-    Host,
-    HostConfig,
-    LeaseConfig,
-    Limits,
-    Policy,
-    Rate,
-    RateLimits,
-    Selection,
-)
-from cpg_trio.host.access import Kind, parse_tokens
+from cpg_trio.host._config import HostConfig
+from cpg_trio.host._state import keys_of, store_of
+from cpg_trio.host.access import Enrolment, Kind, Limits, Policy, Rate, RateLimits, parse_tokens
+from cpg_trio.host.admin import AdminConfig, AdminTokens
+from cpg_trio.host.directory import BaseUrls, LeaseConfig, Selection
 from cpg_trio.host.routing import RequestHeaderRules
 from cpg_trio.http import Origin, StartError
 from cpg_trio.process import (
@@ -44,24 +29,23 @@ from cpg_trio.process import (
     probe_bind_from_environment,
 )
 from cpg_trio.settings import Settings
-from cpg_trio.variables import misspelt
 
-_log = logging.getLogger("cpg_trio.host")
+DEFAULT_PORT = 8080
 
 
-async def serve_host(settings: Settings, stop: trio.Event) -> None:
-    """Run a host until `stop` is set. Raises: StartError."""
-    for sentence in misspelt(os.environ):
-        _log.warning("%s", sentence)
+def from_settings(settings: Settings) -> tuple[HostConfig, list[str]]:
+    """Return the configuration of a host, and the addresses that it listens on.
+
+    Raises: StartError, which names where the setting that is wrong is written.
+    """
     try:
         config = attrs.evolve(host_config(settings.environment), settings=settings.listed)
-        binds = binds_of(settings.environment)
+        return config, host_binds(settings.environment)
     except StartError as error:
         raise StartError(settings.explained(str(error))) from None
-    await Host(config).serve(stop, bind=binds)
 
 
-def binds_of(environment: Mapping[str, str]) -> list[str]:
+def host_binds(environment: Mapping[str, str]) -> list[str]:
     """Return the addresses that a host listens on. Raises: StartError."""
     return bind_from_environment("127.0.0.1", DEFAULT_PORT, environment)
 

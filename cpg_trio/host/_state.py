@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cpg_trio._reload import reason
-from cpg_trio.host import Keys
+from cpg_trio.host.access import Keys
 from cpg_trio.host.cluster import check_fit, check_given
 from cpg_trio.http import StartError
 from cpg_trio.process import list_from_environment, secret_from_environment
