@@ -16,6 +16,9 @@ an id, and something that sends requests to it. What stands on what:
     verdict     what a failed attempt means
     replay      requests that are streamed, so that they can be sent again
     client      sends each call to one of the providers, and again if it may
+    pace        how long to wait before the next call, after calls that have failed
+    reason_log  what the log says of a service: who provides it, and why it cannot be called
+    called_service  all of this for one service: who provides it, and whether it can be called
 """
 
 from cpg_trio.calls.backoff import asked_by_field as asked_by_field
@@ -36,6 +39,11 @@ from cpg_trio.calls.breaker import (
     Ejections as Ejections,
 )
 from cpg_trio.calls.budget import RetryBudget as RetryBudget
+from cpg_trio.calls.called_service import (
+    CalledService as CalledService,
+    DependencyState as DependencyState,
+    ProviderState as ProviderState,
+)
 from cpg_trio.calls.client import BalancedClient as BalancedClient, Service as Service
 from cpg_trio.calls.concurrency import InFlight as InFlight
 from cpg_trio.calls.group import Group as Group, Member as Member
@@ -47,6 +55,7 @@ from cpg_trio.calls.policy import (
     Concurrency as Concurrency,
     Retry as Retry,
 )
+from cpg_trio.calls.reason_log import Lack as Lack, ReasonLog as ReasonLog
 from cpg_trio.calls.statistics import (
     CallCounts as CallCounts,
     DependencyStatistics as DependencyStatistics,

@@ -9,8 +9,6 @@ Each module uses those above it:
     _session         the handshake, and the calls that prove an identity
     _recording       the records of the calls that the plugin makes
     direct           calls without the host in between
-    _pace            the wait after calls that have failed
-    _reason_log      what the log says of a dependency
     _calling         the calls of a dependency
     dependency       a service that is required: its providers, its state, its clients
     capability       what the plugin's host offers, and the grant to use it
@@ -36,6 +34,7 @@ Each module uses those above it:
 """
 
 from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
+from cpg_trio.calls import DependencyState as DependencyState, ProviderState as ProviderState
 from cpg_trio.plugin._client_session import ClientSession as ClientSession, client_session as client_session
 from cpg_trio.plugin._config import PluginConfig as PluginConfig
 from cpg_trio.plugin._hosts import parse_host_urls as parse_host_urls
@@ -45,7 +44,5 @@ from cpg_trio.plugin._session import Provider as Provider
 from cpg_trio.plugin.capability import Capability as Capability
 from cpg_trio.plugin.dependency import (
     Dependency as Dependency,
-    DependencyState as DependencyState,
     PluginStoppedError as PluginStoppedError,
-    ProviderState as ProviderState,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.plugin._pace import Pace
+from cpg_trio.calls.pace import Pace
 
 
 async def test_each_failure_in_a_row_makes_the_wait_longer_up_to_five_seconds(
