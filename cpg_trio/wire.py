@@ -28,6 +28,10 @@ ELSEWHERE_HEADER = "X-Plugin-Elsewhere"
 ENROLMENT_HEADER = "X-Plugin-Enrolment"  # of a handshake: what lets a plugin of this name in
 AUTHORIZATION_HEADER = "Authorization"
 
+# The name of a host where it calls a plugin's services itself: no plugin can have it. As a runtime id, with a
+# dash and the id of the host.
+HOST_NAME = "_host"
+
 BROKER_PATH = "/broker"  # the host's broker, where handshakes announce it
 DIRECT_PREFIX = "service:"  # before the type of a service that is asked for as a capability
 

@@ -10,11 +10,17 @@ Its rooms, each of which imports only from those above it:
     admin         what an operator sees of the host, and does with it
 
     _config, _state, _environment    its configuration, and the variables that set it
+    _dependency                      the services that the host calls itself
     _dispatch, _lifetimes, _metrics, _host    the host that is made of all this
 """
 
 from cpg_trio.call_record import Call as Call, CallKind as CallKind, Calls as Calls, Stage as Stage
 from cpg_trio.host._config import HostConfig as HostConfig
+from cpg_trio.host._dependency import (
+    HostDependency as HostDependency,
+    HostStoppedError as HostStoppedError,
+    PluginProvider as PluginProvider,
+)
 from cpg_trio.host._environment import (
     DEFAULT_PORT as DEFAULT_PORT,
     from_settings as from_settings,

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -19,8 +20,10 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._version import __version__
 from cpg_trio.asgi import App
 from cpg_trio.call_record import Calls
+from cpg_trio.calls import CallPolicy
 from cpg_trio.host._cluster_metrics import ClusterMetrics
 from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
+from cpg_trio.host._dependency import HostDependencies, HostDependency
 from cpg_trio.host._dispatch import Dispatch
 from cpg_trio.host._environment import DEFAULT_PORT
 from cpg_trio.host._lifetimes import Lifetimes
@@ -72,6 +75,7 @@ from cpg_trio.host.routing import (
     DirectGrants,
     DirectReports,
     DirectStatistics,
+    OwnCalls,
     RequestHeaderRules,
     Router,
     RouterStatistics,
@@ -99,12 +103,14 @@ from cpg_trio.http import (
 from cpg_trio.logs import log_source
 from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
-from cpg_trio.rpc import application
+from cpg_trio.rpc import Interceptor, ServiceClient, application
 from cpg_trio.statistics import CallTable
 from cpg_trio.store import CountedStore
 from cpg_trio.tracing import tracing
+from cpg_trio.versions import Requirement
 
 _log = logging.getLogger("cpg_trio.host")
+_C = TypeVar("_C", bound=ServiceClient)
 
 _CONTROL_TIMEOUT_S = 5.0  # of one call to a plugin
 
@@ -259,6 +265,12 @@ class Host:
             self,
             limits,
         )
+        # The host as a caller
+        routes = Routes(self.identities, self.registry)
+        self._own_calls = OwnCalls(self._access, routes, self._pool, self._own_id)
+        self._dependencies = HostDependencies(
+            self.watches, lambda provider: self._own_calls.to(provider.endpoint_url)
+        )
         self.metrics_urls: tuple[str, ...] = ()
         """Where its metrics are answered while it is served, without the path."""
         self.health = HostHealth(self._access, self.registry, limits)
@@ -287,6 +299,9 @@ class Host:
         for prefix in ENDED_PREFIXES:
             cluster.on(prefix, partial(self._ends.apply, prefix))
         return cluster
+
+    def _own_id(self) -> str:
+        return self.owners.own_id or self.registry.id
 
     def _why_not_ready(self) -> str:
         if self.health.stopping:
@@ -336,7 +351,7 @@ class Host:
             with self.identities.watched(self._lifetimes.identity_changed):
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
-                async with self.admin.running():
+                async with self.admin.running(), self._dependencies.running():
                     with self.registry.changes.added(self._succession.lapsing(self._liveness.lapse)):
                         yield browsers.guarding(self._dispatch())
             nursery.cancel_scope.cancel()
@@ -468,6 +483,7 @@ class Host:
                         _log.info("host stopping")
                         self.health.stop()
                         self.watches.close()
+                        self._dependencies.stop()
                         self.admin.stopping()
                 drained.set()
             _log.info("host has stopped")
@@ -509,6 +525,40 @@ class Host:
             forwarded = self._forwarding.forwarded
             collectors.append(ClusterMetrics(hosts, self.admin.plugins, self._shared, forwarded))
         return collectors
+
+    # Calls of the host itself
+
+    def require(
+        self,
+        service_type: str,
+        *,
+        version: str = "",
+        min_version: str = "",
+        policy: CallPolicy | None = None,
+    ) -> HostDependency:
+        """Return a service that this host calls itself, as `Plugin.require` does for a plugin.
+
+        It may be asked for at any time, also before the host runs. What is equal gives the same object, with
+        one set of breakers and statistics. A missing provider leaves the host's health as it is.
+        Raises: wire.InvalidError for a type or version that is not valid.
+        """
+        return self._dependencies.of(service_type, Requirement.parse(min_version, version), policy)
+
+    def client(
+        self,
+        service_type: str,
+        client_class: type[_C],
+        *,
+        version: str = "",
+        policy: CallPolicy | None = None,
+        interceptors: Iterable[Interceptor] = (),
+    ) -> _C:
+        """Return a typed client of a service that plugins provide: `require` and its `client` in one.
+
+        The plugins see the host as the caller. No policy bounds what the host calls.
+        """
+        dependency = self.require(service_type, version=version, policy=policy)
+        return dependency.client(client_class, interceptors=interceptors)
 
     def statistics(self) -> HostStatistics:
         """Return the numbers of this moment."""

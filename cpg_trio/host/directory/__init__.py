@@ -40,4 +40,8 @@ from cpg_trio.host.directory.selection import Selection as Selection
 from cpg_trio.host.directory.succession import Succession as Succession
 from cpg_trio.host.directory.unix_sockets import Sockets as Sockets
 from cpg_trio.host.directory.watch_hub import Update as Update, Watch as Watch, WatchHub as WatchHub
-from cpg_trio.host.directory.watched_service import ProviderNews as ProviderNews
+from cpg_trio.host.directory.watched_service import (
+    Follower as Follower,
+    ProviderNews as ProviderNews,
+    ProviderView as ProviderView,
+)

@@ -36,6 +36,7 @@ from cpg_trio.host.directory.registration import Change, ChangeKind, ServiceStat
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watched_service import (
     MAX_PROVIDERS,
+    Follower,
     ProviderNews,
     ProviderView,
     WatchedService,
@@ -171,7 +172,9 @@ class Watch:
         hub.subscriptions.add(self._share)
         hub.range_bytes.add(self._share, requirement.version_range.held_bytes)
         if max_providers:
-            self._followed[service_type] = hub.follow_several(self, service_type, requirement, max_providers)
+            self._followed[service_type] = hub.follow_several(
+                self, service_type, requirement, max_providers, watcher=self._watcher, share=self._share
+            )
         else:
             self._followed[service_type] = _OneProvider(hub, self, service_type, requirement)
         self._add_news(service_type)
@@ -187,7 +190,7 @@ class Watch:
         self._hub.range_bytes.remove(self._share, followed.requirement.version_range.held_bytes)
         if isinstance(followed, ProviderView):
             self._several -= len(followed.told)
-            self._hub.leave_several(self, followed)
+            self._hub.leave_several(self, followed, self._share)
         else:
             followed.leave()
 
@@ -196,16 +199,6 @@ class Watch:
         if isinstance(followed := self._followed.get(service_type), ProviderView):
             self._several -= len(followed.told)
             followed.forget_told()
-
-    @property
-    def watcher(self) -> str:
-        """The runtime id of who watches."""
-        return self._watcher
-
-    @property
-    def share(self) -> str:
-        """The address that the watcher counts for."""
-        return self._share
 
     def note_changed(self, service_type: str) -> None:
         """Note that a type has to be looked at."""
@@ -385,7 +378,7 @@ class WatchHub:
         self._given: dict[tuple[str, str], dict[Watch, None]] = {}
         """The watches that follow a service type, by that and the provider that they have; "" is none."""
         self._services: dict[str, WatchedService] = {}  # those of which several providers are followed
-        self._to_look: OrderedDict[Watch, None] = OrderedDict()  # filled only while the task runs
+        self._to_look: OrderedDict[Follower, None] = OrderedDict()  # filled only while the task runs
         self._has_work = trio.Event()
         self._running = False
         self._closed = False
@@ -460,27 +453,37 @@ class WatchHub:
             self._given.setdefault((service_type, _provider_id(now)), {})[watch] = None
 
     def follow_several(
-        self, watch: Watch, service_type: str, requirement: Requirement, wanted: int
+        self,
+        follower: Follower,
+        service_type: str,
+        requirement: Requirement,
+        wanted: int,
+        *,
+        watcher: str,
+        share: str = "",
     ) -> ProviderView:
-        """Have a watch follow several providers of a type; one, where there are no places for more."""
+        """Have somebody follow several providers of a type; one, where there are no places for more.
+
+        The providers are ranked for `watcher`, and the places count for `share`.
+        """
         most = places = min(wanted, MAX_PROVIDERS)
         try:
-            self._places.check(watch.share, places)
+            self._places.check(share, places)
         except LimitError:
             most, places = 1, 0
-        self._places.add(watch.share, places)
+        self._places.add(share, places)
         service = self._services.get(service_type)
         if service is None:
             service = self._services[service_type] = WatchedService(self.registry, service_type)
         candidates = service.candidates(requirement)
-        candidates.watches[watch] = None
-        return ProviderView(candidates, weight_of(watch.watcher) | 1, most, places)
+        candidates.watches[follower] = None
+        return ProviderView(candidates, weight_of(watcher) | 1, most, places)
 
-    def leave_several(self, watch: Watch, view: ProviderView) -> None:
-        """Have a watch follow the providers of a type no more."""
+    def leave_several(self, follower: Follower, view: ProviderView, share: str = "") -> None:
+        """Have somebody follow the providers of a type no more."""
         candidates, service = view.candidates, view.candidates.service
-        self._places.remove(watch.share, view.places)
-        del candidates.watches[watch]
+        self._places.remove(share, view.places)
+        del candidates.watches[follower]
         if not candidates.watches:
             del service.by_requirement[candidates.requirement]
         if not service.by_requirement:
@@ -510,7 +513,7 @@ class WatchHub:
         service_type, provider_id = change.registration.service_type, change.registration.runtime_id
         if change.kind is ChangeKind.REPORT:
             return
-        concerned = [*self._given.get((service_type, provider_id), ())]
+        concerned: list[Follower] = [*self._given.get((service_type, provider_id), ())]
         if change.registration.id in self.registry.callable_ids:
             concerned += self._given.get((service_type, ""), ())
         if (service := self._services.get(service_type)) is not None:

@@ -21,7 +21,7 @@ from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 
@@ -30,9 +30,6 @@ from cpg_trio.host.directory.providers import why_incompatible
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.versions import Requirement
-
-if TYPE_CHECKING:
-    from cpg_trio.host.directory.watch_hub import Watch
 
 MAX_PROVIDERS = 20  # that a watch is told of
 STATUS_BYTES = 100  # of an update, for a provider without its texts
@@ -74,6 +71,19 @@ class ProviderNews:
     """If there is none: why."""
 
 
+class Follower(Protocol):
+    """Who follows several providers of service types: a watch, or somebody else in the host.
+
+    It holds the view that it is given, and takes from that.
+    """
+
+    def note_changed(self, service_type: str) -> None:
+        """Note that a type has to be looked at."""
+
+    def look(self) -> None:
+        """Look at the types that have changed. Called soon after, and maybe more than once."""
+
+
 def weight_of(plugin_id: str) -> int:
     """Return a number of 64 bits that an id decides."""
     return int.from_bytes(hashlib.blake2b(plugin_id.encode(), digest_size=8).digest(), "big")
@@ -110,7 +120,7 @@ class WatchedService:
             candidates = self.by_requirement[requirement] = Candidates(self, requirement)
         return candidates
 
-    def change(self, runtime_id: str) -> Iterator[Watch]:
+    def change(self, runtime_id: str) -> Iterator[Follower]:
         """Note that a provider has changed; yield the watches that this concerns."""
         before = self.providers.get(runtime_id)
         registration = self._registry.provider(self.service_type, runtime_id)
@@ -155,7 +165,7 @@ class Candidates:
     def __init__(self, service: WatchedService, requirement: Requirement) -> None:
         self.service = service
         self.requirement = requirement
-        self.watches: dict[Watch, None] = {}
+        self.watches: dict[Follower, None] = {}
         compatible = [p for p in service.providers.values() if requirement.admits(p.version)]
         self._compatible = len(compatible)
         self._drained = sum(p.is_drained for p in compatible)

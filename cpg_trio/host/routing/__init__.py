@@ -16,6 +16,7 @@ from cpg_trio.host.routing.headers import (
     forwarded_in_request as forwarded_in_request,
     forwarded_in_response as forwarded_in_response,
 )
+from cpg_trio.host.routing.own_calls import OwnCalls as OwnCalls
 from cpg_trio.host.routing.router import Router as Router
 from cpg_trio.host.routing.routes import Routes as Routes
 from cpg_trio.host.routing.statistics import (
