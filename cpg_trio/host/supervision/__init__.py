@@ -3,8 +3,15 @@
 launcher    how a plugin is started, for those who write launchers
 spec        what is known of a plugin before it is started
 state       what one replica of it is doing
+graph       which plugin waits for which, and what is wrong with that
 """
 
+from cpg_trio.host.supervision.graph import (
+    Graph as Graph,
+    GraphError as GraphError,
+    Registered as Registered,
+    Wait as Wait,
+)
 from cpg_trio.host.supervision.launcher import (
     Assignment as Assignment,
     Ended as Ended,
