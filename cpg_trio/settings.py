@@ -21,6 +21,8 @@ from cpg_trio.variables import SECRETS, default_of, flag_of, meaning_of
 
 _SECRET = "(secret)"  # noqa: S105 - what is shown in place of one
 _OTHERS = 0o007
+PUBLIC = "everybody may read {}: take that away (chmod o= …)"
+"""What is said of a secret in a file."""
 _PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
 
 
@@ -38,19 +40,36 @@ class Setting:
 
 
 @attrs.frozen
+class FileSettings:
+    """The settings of a file."""
+
+    path: str
+    values: Mapping[str, str] = attrs.field(repr=False)
+    """By the name that the environment has for each."""
+    lines: Mapping[str, int] = attrs.field(factory=dict, repr=False)
+    """In which line of the file each of them is, as far as that is known."""
+
+    def place(self, name: str) -> str:
+        """Return where a setting is written, for a message."""
+        line = f":{self.lines[name]}" if name in self.lines else ""
+        return f"{name.lower()} in {self.path}{line}"
+
+
+@attrs.frozen
 class Settings:
     """What a program reads in place of its environment, and where each value comes from."""
 
     environment: Mapping[str, str] = attrs.field(repr=False)
     """The environment, with the values of flags and of the file in it."""
     listed: Sequence[Setting] = ()
-    file: str = ""
-    """The path of the file; empty without one."""
+    file: FileSettings | None = None
+    """Those of the file; None without one."""
 
     def origin(self, name: str) -> str:
         """Return where the value of a setting is written, for a message; empty for the environment."""
         source = next((each.source for each in self.listed if each.name == name), "")
-        return {"flag": flag_of(name), "file": f"{name.lower()} in {self.file}"}.get(source, "")
+        in_file = self.file.place(name) if self.file else ""
+        return {"flag": flag_of(name), "file": in_file}.get(source, "")
 
     def named_in(self, message: str) -> list[str]:
         """Return the settings with a value that a message names."""
@@ -72,13 +91,14 @@ def settle(
     table: Mapping[str, str],
     flags: Mapping[str, str],
     environment: Mapping[str, str],
-    file: Path | None = None,
+    file: Path | FileSettings | None = None,
 ) -> Settings:
     """Return the settings of a program; `table` has the meaning of each.
 
     Raises: ValueError for a file that cannot be read, or has something in it that is not a setting.
     """
-    sources = {"flag": flags, "environment": environment, "file": _read(file, table) if file else {}}
+    of_file = _read(file, table) if isinstance(file, Path) else file
+    sources = {"flag": flags, "environment": environment, "file": of_file.values if of_file else {}}
     values, listed = dict(environment), []
     for name, text in table.items():
         found = ((source, given[name]) for source, given in sources.items() if given.get(name))
@@ -86,7 +106,7 @@ def settle(
         values[name] = value
         shown = (_SECRET if name in SECRETS else _without_password(value)) if value else default_of(text)
         listed.append(Setting(name, shown, source, meaning_of(text)))
-    return Settings(values, listed, str(file or ""))
+    return Settings(values, listed, of_file)
 
 
 def _without_password(value: str) -> str:
@@ -94,21 +114,21 @@ def _without_password(value: str) -> str:
     return _PASSWORD.sub(rf"\1{_SECRET}@", value)
 
 
-def _read(path: Path, table: Mapping[str, str]) -> dict[str, str]:
+def _read(path: Path, table: Mapping[str, str]) -> FileSettings:
     """Return the settings in a file. Raises: ValueError."""
     try:
         with path.open("rb") as opened:
             public = os.fstat(opened.fileno()).st_mode & _OTHERS
             content = tomllib.load(opened)
-        values = {_name(key, table): _text(key, value) for key, value in content.items()}
+        values = {setting_name(key, table): setting_text(key, value) for key, value in content.items()}
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {reason(error)}") from None
     if public and (secret := next(iter(SECRETS & values.keys()), "")):
-        raise ValueError(f"{path}: everybody may read {secret.lower()} in it: take that away (chmod o= …)")
-    return values
+        raise ValueError(f"{path}: {PUBLIC.format(f'{secret.lower()} in it')}")
+    return FileSettings(str(path), values)
 
 
-def _name(key: str, table: Mapping[str, str]) -> str:
+def setting_name(key: str, table: Mapping[str, str]) -> str:
     """Return the setting that a key names. Raises: ValueError for none."""
     known = {name.lower(): name for name in table}
     if key in known:
@@ -118,7 +138,7 @@ def _name(key: str, table: Mapping[str, str]) -> str:
     raise ValueError(f"{key!r:.100} is not a setting{hint}")
 
 
-def _text(key: str, value: object) -> str:
+def setting_text(key: str, value: object) -> str:
     """Return a value of TOML as the environment has it. Raises: ValueError for one that it cannot have."""
     match value:
         case list():

@@ -222,6 +222,23 @@ COMMANDS: dict[str, str] = {
 SECRETS = frozenset({"ADMIN_TOKEN", "CPG_HOST_KEY", "ENROLMENT_TOKEN", "ENROLMENT_TOKENS", "STATE_PASSWORD"})
 """Of all: those whose value is a secret. They have no flag, as other users see command lines."""
 
+PATHS = frozenset(
+    {
+        "ADMIN_SOCKET",
+        "ADMIN_TOKEN_FILE",
+        "CPG_HOST_KEY_FILE",
+        "ENROLMENT_TOKENS_FILE",
+        "POLICY_FILE",
+        "SOCKET_DIR",
+        "STATE_PASSWORD_FILE",
+        "STATE_PATH",
+        "TLS_CA",
+        "TLS_CERT",
+        "TLS_KEY",
+    }
+)
+"""Of a host: those whose value is a path. In a platform file it is relative to the directory of the file."""
+
 KNOWN = frozenset({**SERVING, **HOST, **PLUGIN, **TRACING, **EXAMPLE, **COMMANDS})
 
 _PREFIXES = ("ADMIN_", "CPG_", "CONTROL_", "ENROLMENT_", "PROBE_", "TLS_")
