@@ -49,6 +49,30 @@ class Plugin:
         self._served = 0
         self._declared = Declaration(self_id, version, name or self_id)
 
+    @property
+    def self_id(self) -> str:
+        """Its name, which its replicas share."""
+        return self._declared.self_id
+
+    @property
+    def provides(self) -> tuple[str, ...]:
+        """The types of its services."""
+        return tuple(self._declared.provided)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The types of the services without which it is not HEALTHY."""
+        return self._dependencies(required=True)
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The types of the services that it does without, if it has to."""
+        return self._dependencies(required=False)
+
+    def _dependencies(self, *, required: bool) -> tuple[str, ...]:
+        dependencies = self._declared.dependencies.items()
+        return tuple(name for name, each in dependencies if each.required is required)
+
     def provide(
         self,
         service_type: str,
