@@ -231,7 +231,7 @@ def _common(one: str, other: str) -> int:
 def _has_letters(file: TextIO) -> bool:
     """Whether the encoding of a file has the signs of states."""
     try:
-        "●◐○◌…↓✕─▶✓✗".encode(getattr(file, "encoding", None) or "utf-8")
+        "●◐○◌…◔↓■↻▲✕─▶✓✗".encode(getattr(file, "encoding", None) or "utf-8")
     except (UnicodeEncodeError, LookupError):
         return False
     return True

@@ -169,7 +169,8 @@ def _requirement(required: pb.RequiredService, out: Output) -> str:
 
 
 def _state(word: str) -> str:
-    if word.lower() not in (state.word for state in State):
+    wanted = word.lower().replace("-", " ")
+    if wanted not in (state.word for state in State):
         known = ", ".join(state.word for state in State)
         raise UsageError(f"there is no state {word!r}: it is one of {known}")
-    return f"PLUGIN_STATE_{word.upper()}"
+    return f"PLUGIN_STATE_{wanted.upper().replace(' ', '_')}"

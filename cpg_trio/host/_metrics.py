@@ -18,7 +18,7 @@ from cpg_trio.host.access import Audit, AuditEvent
 from cpg_trio.host.admin import Parts, Plugins, Record
 from cpg_trio.host.routing import DirectCounter
 from cpg_trio.metrics import counters, gauges
-from cpg_trio.states import State
+from cpg_trio.states import OF_IDENTITIES, State
 
 _MOST_MISSING = 1_000  # pairs of a plugin and a service
 _MOST_MISSING_OF_ONE = 20  # services of a plugin
@@ -72,7 +72,7 @@ class HostMetrics(Collector):
             "cpg_trio_plugins",
             "Runs of plugins that have an identity, by state.",
             ("state",),
-            [((state.word,), live[state]) for state in State if state is not State.GONE],
+            [((state.word,), live[state]) for state in OF_IDENTITIES],
         )
         runs, since = Counter[tuple[str, str]](), dict[tuple[str, str], float]()
         for record in known:

@@ -31,6 +31,7 @@ TERMINAL = "\x1b]0;owned\x07\x1b[2J\x1b[31m\x9b31m\r\nforged line\x08\u202erever
 HOSTILE = f"{HTML}{TERMINAL}"
 PAGES = ["/", "/plugins", "/services", "/calls", "/capabilities", "/configuration", "/events"]
 STATIC = {"dashboard", "top"}
+OF_ONE = {"logs", "impact"}  # of a plugin that the host runs
 
 
 @asynccontextmanager
@@ -113,7 +114,9 @@ class _Pipe(io.StringIO):
     encoding = "utf-8"
 
 
-SHOWING = [command.name for command in COMMANDS if command.group is SEE and command.name not in STATIC]
+SHOWING = [
+    command.name for command in COMMANDS if command.group is SEE and command.name not in STATIC | OF_ONE
+]
 
 
 @pytest.mark.parametrize("out", [_Terminal, _Pipe])

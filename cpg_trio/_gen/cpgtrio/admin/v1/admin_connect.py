@@ -21,7 +21,7 @@ from connectrpc.protocol import ProtocolType
 from connectrpc.server import ConnectASGIApplication, DEFAULT_READ_MAX_BYTES, Endpoint
 from pyqwest import Client
 
-from .admin_pb2 import DrainPluginRequest, DrainPluginResponse, GetConfigurationRequest, GetConfigurationResponse, GetGraphRequest, GetGraphResponse, GetPluginRequest, GetPluginResponse, GetStatusRequest, GetStatusResponse, ListCallsRequest, ListCallsResponse, ListCapabilitiesRequest, ListCapabilitiesResponse, ListPluginsRequest, ListPluginsResponse, ListServicesRequest, ListServicesResponse, ReloadRequest, ReloadResponse, RevokeGrantRequest, RevokeGrantResponse, RevokePluginRequest, RevokePluginResponse, SetLogLevelRequest, SetLogLevelResponse, ShutDownPluginRequest, ShutDownPluginResponse, WatchEventsRequest, WatchEventsResponse
+from .admin_pb2 import AddPluginRequest, AddPluginResponse, ApplyPlanRequest, ApplyPlanResponse, DrainPluginRequest, DrainPluginResponse, GetConfigurationRequest, GetConfigurationResponse, GetGraphRequest, GetGraphResponse, GetImpactRequest, GetImpactResponse, GetPlanRequest, GetPlanResponse, GetPluginRequest, GetPluginResponse, GetStatusRequest, GetStatusResponse, ListCallsRequest, ListCallsResponse, ListCapabilitiesRequest, ListCapabilitiesResponse, ListManagedPluginsRequest, ListManagedPluginsResponse, ListPluginsRequest, ListPluginsResponse, ListServicesRequest, ListServicesResponse, ReloadRequest, ReloadResponse, RemovePluginRequest, RemovePluginResponse, ReplacePluginRequest, ReplacePluginResponse, RestartPluginRequest, RestartPluginResponse, RevokeGrantRequest, RevokeGrantResponse, RevokePluginRequest, RevokePluginResponse, ScalePluginRequest, ScalePluginResponse, SetLogLevelRequest, SetLogLevelResponse, ShutDownPluginRequest, ShutDownPluginResponse, WatchEventsRequest, WatchEventsResponse, WatchLogsRequest, WatchLogsResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
@@ -83,6 +83,30 @@ class AdminService(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    async def list_managed_plugins(self, request: ListManagedPluginsRequest, ctx: RequestContext[ListManagedPluginsRequest, ListManagedPluginsResponse], /) -> ListManagedPluginsResponse:
+        """
+        The plugins that the host starts and keeps running, and what each of their replicas is doing.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def get_impact(self, request: GetImpactRequest, ctx: RequestContext[GetImpactRequest, GetImpactResponse], /) -> GetImpactResponse:
+        """
+        What would be lost without a plugin that the host runs.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def get_plan(self, request: GetPlanRequest, ctx: RequestContext[GetPlanRequest, GetPlanResponse], /) -> GetPlanResponse:
+        """
+        What has to be done for the host to run what its platform file says now. Nothing is done.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def watch_logs(self, request: WatchLogsRequest, ctx: RequestContext[WatchLogsRequest, WatchLogsResponse], /) -> AsyncIterator[WatchLogsResponse]:
+        """
+        The last lines that a plugin of the host has written, and, with `follow`, new ones as they come.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     async def drain_plugin(self, request: DrainPluginRequest, ctx: RequestContext[DrainPluginRequest, DrainPluginResponse], /) -> DrainPluginResponse:
         """
         Give a plugin no new calls, or calls again. The calls in flight finish.
@@ -113,6 +137,42 @@ class AdminService(Protocol):
     async def set_log_level(self, request: SetLogLevelRequest, ctx: RequestContext[SetLogLevelRequest, SetLogLevelResponse], /) -> SetLogLevelResponse:
         """
         Change the level of a logger, for a while.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def add_plugin(self, request: AddPluginRequest, ctx: RequestContext[AddPluginRequest, AddPluginResponse], /) -> AddPluginResponse:
+        """
+        Start a plugin of the platform file that does not run yet.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def remove_plugin(self, request: RemovePluginRequest, ctx: RequestContext[RemovePluginRequest, RemovePluginResponse], /) -> RemovePluginResponse:
+        """
+        Stop a plugin, and run it no more.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def replace_plugin(self, request: ReplacePluginRequest, ctx: RequestContext[ReplacePluginRequest, ReplacePluginResponse], /) -> ReplacePluginResponse:
+        """
+        Start a plugin anew as the platform file says now, move the calls to it when it is healthy, and stop the old one.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def restart_plugin(self, request: RestartPluginRequest, ctx: RequestContext[RestartPluginRequest, RestartPluginResponse], /) -> RestartPluginResponse:
+        """
+        Stop a plugin and start it again.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def scale_plugin(self, request: ScalePluginRequest, ctx: RequestContext[ScalePluginRequest, ScalePluginResponse], /) -> ScalePluginResponse:
+        """
+        Change how many replicas of a plugin run.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def apply_plan(self, request: ApplyPlanRequest, ctx: RequestContext[ApplyPlanRequest, ApplyPlanResponse], /) -> ApplyPlanResponse:
+        """
+        Carry out a plan.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -229,6 +289,50 @@ class AdminServiceASGIApplication(ConnectASGIApplication[AdminService]):
                     ),
                     function=svc.watch_events,
                 ),
+                "/cpgtrio.admin.v1.AdminService/ListManagedPlugins": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ListManagedPlugins",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=ListManagedPluginsRequest,
+                        output=ListManagedPluginsResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.list_managed_plugins,
+                ),
+                "/cpgtrio.admin.v1.AdminService/GetImpact": Endpoint.unary(
+                    method=MethodInfo(
+                        name="GetImpact",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=GetImpactRequest,
+                        output=GetImpactResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.get_impact,
+                ),
+                "/cpgtrio.admin.v1.AdminService/GetPlan": Endpoint.unary(
+                    method=MethodInfo(
+                        name="GetPlan",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=GetPlanRequest,
+                        output=GetPlanResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.get_plan,
+                ),
+                "/cpgtrio.admin.v1.AdminService/WatchLogs": Endpoint.server_stream(
+                    method=MethodInfo(
+                        name="WatchLogs",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=WatchLogsRequest,
+                        output=WatchLogsResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.SERVER_STREAM,
+                    ),
+                    function=svc.watch_logs,
+                ),
                 "/cpgtrio.admin.v1.AdminService/DrainPlugin": Endpoint.unary(
                     method=MethodInfo(
                         name="DrainPlugin",
@@ -294,6 +398,72 @@ class AdminServiceASGIApplication(ConnectASGIApplication[AdminService]):
                         stream_type=StreamType.UNARY,
                     ),
                     function=svc.set_log_level,
+                ),
+                "/cpgtrio.admin.v1.AdminService/AddPlugin": Endpoint.unary(
+                    method=MethodInfo(
+                        name="AddPlugin",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=AddPluginRequest,
+                        output=AddPluginResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.add_plugin,
+                ),
+                "/cpgtrio.admin.v1.AdminService/RemovePlugin": Endpoint.unary(
+                    method=MethodInfo(
+                        name="RemovePlugin",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=RemovePluginRequest,
+                        output=RemovePluginResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.remove_plugin,
+                ),
+                "/cpgtrio.admin.v1.AdminService/ReplacePlugin": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ReplacePlugin",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=ReplacePluginRequest,
+                        output=ReplacePluginResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.replace_plugin,
+                ),
+                "/cpgtrio.admin.v1.AdminService/RestartPlugin": Endpoint.unary(
+                    method=MethodInfo(
+                        name="RestartPlugin",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=RestartPluginRequest,
+                        output=RestartPluginResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.restart_plugin,
+                ),
+                "/cpgtrio.admin.v1.AdminService/ScalePlugin": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ScalePlugin",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=ScalePluginRequest,
+                        output=ScalePluginResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.scale_plugin,
+                ),
+                "/cpgtrio.admin.v1.AdminService/ApplyPlan": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ApplyPlan",
+                        service_name="cpgtrio.admin.v1.AdminService",
+                        input=ApplyPlanRequest,
+                        output=ApplyPlanResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.apply_plan,
                 ),
             },
             interceptors=interceptors,
@@ -531,6 +701,98 @@ class AdminServiceClient(ConnectClient):
             headers=headers,
             timeout_ms=timeout_ms,
         )
+    async def list_managed_plugins(
+        self,
+        request: ListManagedPluginsRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListManagedPluginsResponse:
+        """
+        The plugins that the host starts and keeps running, and what each of their replicas is doing.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListManagedPlugins",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=ListManagedPluginsRequest,
+                output=ListManagedPluginsResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def get_impact(
+        self,
+        request: GetImpactRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetImpactResponse:
+        """
+        What would be lost without a plugin that the host runs.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetImpact",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=GetImpactRequest,
+                output=GetImpactResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def get_plan(
+        self,
+        request: GetPlanRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetPlanResponse:
+        """
+        What has to be done for the host to run what its platform file says now. Nothing is done.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetPlan",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=GetPlanRequest,
+                output=GetPlanResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def watch_logs(
+        self,
+        request: WatchLogsRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> AsyncIterator[WatchLogsResponse]:
+        """
+        The last lines that a plugin of the host has written, and, with `follow`, new ones as they come.
+        """
+        return self.execute_server_stream(
+            request=request,
+            method=MethodInfo(
+                name="WatchLogs",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=WatchLogsRequest,
+                output=WatchLogsResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.SERVER_STREAM,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
     async def drain_plugin(
         self,
         request: DrainPluginRequest,
@@ -660,6 +922,144 @@ class AdminServiceClient(ConnectClient):
                 service_name="cpgtrio.admin.v1.AdminService",
                 input=SetLogLevelRequest,
                 output=SetLogLevelResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def add_plugin(
+        self,
+        request: AddPluginRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> AddPluginResponse:
+        """
+        Start a plugin of the platform file that does not run yet.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="AddPlugin",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=AddPluginRequest,
+                output=AddPluginResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def remove_plugin(
+        self,
+        request: RemovePluginRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RemovePluginResponse:
+        """
+        Stop a plugin, and run it no more.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RemovePlugin",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=RemovePluginRequest,
+                output=RemovePluginResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def replace_plugin(
+        self,
+        request: ReplacePluginRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ReplacePluginResponse:
+        """
+        Start a plugin anew as the platform file says now, move the calls to it when it is healthy, and stop the old one.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ReplacePlugin",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=ReplacePluginRequest,
+                output=ReplacePluginResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def restart_plugin(
+        self,
+        request: RestartPluginRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RestartPluginResponse:
+        """
+        Stop a plugin and start it again.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RestartPlugin",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=RestartPluginRequest,
+                output=RestartPluginResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def scale_plugin(
+        self,
+        request: ScalePluginRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ScalePluginResponse:
+        """
+        Change how many replicas of a plugin run.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ScalePlugin",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=ScalePluginRequest,
+                output=ScalePluginResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def apply_plan(
+        self,
+        request: ApplyPlanRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ApplyPlanResponse:
+        """
+        Carry out a plan.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ApplyPlan",
+                service_name="cpgtrio.admin.v1.AdminService",
+                input=ApplyPlanRequest,
+                output=ApplyPlanResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
                 stream_type=StreamType.UNARY,
             ),

@@ -21,6 +21,21 @@ class PluginState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLUGIN_STATE_STARTING: _ClassVar[PluginState]
     PLUGIN_STATE_DRAINING: _ClassVar[PluginState]
     PLUGIN_STATE_GONE: _ClassVar[PluginState]
+    PLUGIN_STATE_WAITING: _ClassVar[PluginState]
+    PLUGIN_STATE_BACKING_OFF: _ClassVar[PluginState]
+    PLUGIN_STATE_STOPPED: _ClassVar[PluginState]
+    PLUGIN_STATE_FAILED: _ClassVar[PluginState]
+
+class ReplicaPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPLICA_PHASE_UNSPECIFIED: _ClassVar[ReplicaPhase]
+    REPLICA_PHASE_WAITING: _ClassVar[ReplicaPhase]
+    REPLICA_PHASE_STARTING: _ClassVar[ReplicaPhase]
+    REPLICA_PHASE_READY: _ClassVar[ReplicaPhase]
+    REPLICA_PHASE_BACKING_OFF: _ClassVar[ReplicaPhase]
+    REPLICA_PHASE_STOPPING: _ClassVar[ReplicaPhase]
+    REPLICA_PHASE_STOPPED: _ClassVar[ReplicaPhase]
+    REPLICA_PHASE_FAILED: _ClassVar[ReplicaPhase]
 
 class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -41,6 +56,11 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_ACTION: _ClassVar[EventKind]
     EVENT_KIND_RELOADED: _ClassVar[EventKind]
     EVENT_KIND_HOST: _ClassVar[EventKind]
+    EVENT_KIND_STARTED: _ClassVar[EventKind]
+    EVENT_KIND_READY: _ClassVar[EventKind]
+    EVENT_KIND_ENDED: _ClassVar[EventKind]
+    EVENT_KIND_LOOPING: _ClassVar[EventKind]
+    EVENT_KIND_REPLACED: _ClassVar[EventKind]
 PLUGIN_STATE_UNSPECIFIED: PluginState
 PLUGIN_STATE_HEALTHY: PluginState
 PLUGIN_STATE_DEGRADED: PluginState
@@ -49,6 +69,18 @@ PLUGIN_STATE_LAPSED: PluginState
 PLUGIN_STATE_STARTING: PluginState
 PLUGIN_STATE_DRAINING: PluginState
 PLUGIN_STATE_GONE: PluginState
+PLUGIN_STATE_WAITING: PluginState
+PLUGIN_STATE_BACKING_OFF: PluginState
+PLUGIN_STATE_STOPPED: PluginState
+PLUGIN_STATE_FAILED: PluginState
+REPLICA_PHASE_UNSPECIFIED: ReplicaPhase
+REPLICA_PHASE_WAITING: ReplicaPhase
+REPLICA_PHASE_STARTING: ReplicaPhase
+REPLICA_PHASE_READY: ReplicaPhase
+REPLICA_PHASE_BACKING_OFF: ReplicaPhase
+REPLICA_PHASE_STOPPING: ReplicaPhase
+REPLICA_PHASE_STOPPED: ReplicaPhase
+REPLICA_PHASE_FAILED: ReplicaPhase
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_ADMITTED: EventKind
 EVENT_KIND_REGISTERED: EventKind
@@ -66,6 +98,11 @@ EVENT_KIND_REFUSED: EventKind
 EVENT_KIND_ACTION: EventKind
 EVENT_KIND_RELOADED: EventKind
 EVENT_KIND_HOST: EventKind
+EVENT_KIND_STARTED: EventKind
+EVENT_KIND_READY: EventKind
+EVENT_KIND_ENDED: EventKind
+EVENT_KIND_LOOPING: EventKind
+EVENT_KIND_REPLACED: EventKind
 
 class CallStatistics(_message.Message):
     __slots__ = ("calls", "failed", "calls_per_second", "p50", "p95", "p99", "in_flight", "request_bytes", "response_bytes")
@@ -125,7 +162,7 @@ class RequiredService(_message.Message):
     def __init__(self, service_type: _Optional[str] = ..., available: _Optional[bool] = ..., reason: _Optional[str] = ..., reported_missing: _Optional[bool] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Plugin(_message.Message):
-    __slots__ = ("runtime_id", "name", "version", "url", "address", "state", "state_since", "reason", "lease_left", "last_heard_at", "identity_since", "token_expires_at", "provides", "requires", "calls_in", "calls_out", "connections", "watches", "grants", "host_id", "host_url")
+    __slots__ = ("runtime_id", "name", "version", "url", "address", "state", "state_since", "reason", "lease_left", "last_heard_at", "identity_since", "token_expires_at", "provides", "requires", "calls_in", "calls_out", "connections", "watches", "grants", "host_id", "host_url", "replica")
     RUNTIME_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +184,7 @@ class Plugin(_message.Message):
     GRANTS_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     HOST_URL_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
     runtime_id: str
     name: str
     version: str
@@ -168,7 +206,64 @@ class Plugin(_message.Message):
     grants: int
     host_id: str
     host_url: str
-    def __init__(self, runtime_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., url: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[PluginState, str]] = ..., state_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_heard_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., identity_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., provides: _Optional[_Iterable[_Union[ProvidedService, _Mapping]]] = ..., requires: _Optional[_Iterable[_Union[RequiredService, _Mapping]]] = ..., calls_in: _Optional[_Union[CallStatistics, _Mapping]] = ..., calls_out: _Optional[_Union[CallStatistics, _Mapping]] = ..., connections: _Optional[int] = ..., watches: _Optional[int] = ..., grants: _Optional[int] = ..., host_id: _Optional[str] = ..., host_url: _Optional[str] = ...) -> None: ...
+    replica: Replica
+    def __init__(self, runtime_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., url: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[PluginState, str]] = ..., state_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_heard_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., identity_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., provides: _Optional[_Iterable[_Union[ProvidedService, _Mapping]]] = ..., requires: _Optional[_Iterable[_Union[RequiredService, _Mapping]]] = ..., calls_in: _Optional[_Union[CallStatistics, _Mapping]] = ..., calls_out: _Optional[_Union[CallStatistics, _Mapping]] = ..., connections: _Optional[int] = ..., watches: _Optional[int] = ..., grants: _Optional[int] = ..., host_id: _Optional[str] = ..., host_url: _Optional[str] = ..., replica: _Optional[_Union[Replica, _Mapping]] = ...) -> None: ...
+
+class Replica(_message.Message):
+    __slots__ = ("plugin", "number", "phase", "since", "why", "where", "pid", "runtime_id", "runs", "failures", "again_at", "looping")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_ID_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_AT_FIELD_NUMBER: _ClassVar[int]
+    LOOPING_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    number: int
+    phase: ReplicaPhase
+    since: _timestamp_pb2.Timestamp
+    why: str
+    where: str
+    pid: int
+    runtime_id: str
+    runs: int
+    failures: int
+    again_at: _timestamp_pb2.Timestamp
+    looping: bool
+    def __init__(self, plugin: _Optional[str] = ..., number: _Optional[int] = ..., phase: _Optional[_Union[ReplicaPhase, str]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., why: _Optional[str] = ..., where: _Optional[str] = ..., pid: _Optional[int] = ..., runtime_id: _Optional[str] = ..., runs: _Optional[int] = ..., failures: _Optional[int] = ..., again_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., looping: _Optional[bool] = ...) -> None: ...
+
+class ManagedPlugin(_message.Message):
+    __slots__ = ("name", "self_id", "launcher", "state", "reason", "wanted", "replicas", "provides", "requires", "after", "restart", "source")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SELF_ID_FIELD_NUMBER: _ClassVar[int]
+    LAUNCHER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    PROVIDES_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    self_id: str
+    launcher: str
+    state: PluginState
+    reason: str
+    wanted: int
+    replicas: _containers.RepeatedCompositeFieldContainer[Replica]
+    provides: _containers.RepeatedScalarFieldContainer[str]
+    requires: _containers.RepeatedScalarFieldContainer[str]
+    after: _containers.RepeatedScalarFieldContainer[str]
+    restart: str
+    source: str
+    def __init__(self, name: _Optional[str] = ..., self_id: _Optional[str] = ..., launcher: _Optional[str] = ..., state: _Optional[_Union[PluginState, str]] = ..., reason: _Optional[str] = ..., wanted: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., provides: _Optional[_Iterable[str]] = ..., requires: _Optional[_Iterable[str]] = ..., after: _Optional[_Iterable[str]] = ..., restart: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("service_type", "selection", "state", "reason", "providers", "required_by", "calls")
@@ -355,20 +450,24 @@ class GetPluginRequest(_message.Message):
     def __init__(self, plugin: _Optional[str] = ...) -> None: ...
 
 class GetPluginResponse(_message.Message):
-    __slots__ = ("plugin", "history", "edges", "events", "grants", "calls")
+    __slots__ = ("plugin", "history", "edges", "events", "grants", "calls", "managed", "lines")
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     GRANTS_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    MANAGED_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
     plugin: Plugin
     history: _containers.RepeatedCompositeFieldContainer[HealthChange]
     edges: _containers.RepeatedCompositeFieldContainer[Edge]
     events: _containers.RepeatedCompositeFieldContainer[Event]
     grants: _containers.RepeatedCompositeFieldContainer[Grant]
     calls: _containers.RepeatedCompositeFieldContainer[CallSeries]
-    def __init__(self, plugin: _Optional[_Union[Plugin, _Mapping]] = ..., history: _Optional[_Iterable[_Union[HealthChange, _Mapping]]] = ..., edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ..., calls: _Optional[_Iterable[_Union[CallSeries, _Mapping]]] = ...) -> None: ...
+    managed: ManagedPlugin
+    lines: _containers.RepeatedCompositeFieldContainer[LogLine]
+    def __init__(self, plugin: _Optional[_Union[Plugin, _Mapping]] = ..., history: _Optional[_Iterable[_Union[HealthChange, _Mapping]]] = ..., edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ..., calls: _Optional[_Iterable[_Union[CallSeries, _Mapping]]] = ..., managed: _Optional[_Union[ManagedPlugin, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...
 
 class HealthChange(_message.Message):
     __slots__ = ("at", "state", "reason")
@@ -615,7 +714,7 @@ class Setting(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., source: _Optional[str] = ..., meaning: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("sequence", "at", "kind", "runtime_id", "name", "service_type", "text", "address", "count")
+    __slots__ = ("sequence", "at", "kind", "runtime_id", "name", "service_type", "text", "address", "count", "managed")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -625,6 +724,7 @@ class Event(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    MANAGED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at: _timestamp_pb2.Timestamp
     kind: EventKind
@@ -634,7 +734,8 @@ class Event(_message.Message):
     text: str
     address: str
     count: int
-    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[_Union[EventKind, str]] = ..., runtime_id: _Optional[str] = ..., name: _Optional[str] = ..., service_type: _Optional[str] = ..., text: _Optional[str] = ..., address: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+    managed: str
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[_Union[EventKind, str]] = ..., runtime_id: _Optional[str] = ..., name: _Optional[str] = ..., service_type: _Optional[str] = ..., text: _Optional[str] = ..., address: _Optional[str] = ..., count: _Optional[int] = ..., managed: _Optional[str] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
     __slots__ = ("follow", "after", "plugin", "kinds")
@@ -751,3 +852,233 @@ class SetLogLevelResponse(_message.Message):
     UNTIL_FIELD_NUMBER: _ClassVar[int]
     until: _timestamp_pb2.Timestamp
     def __init__(self, until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListManagedPluginsRequest(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    def __init__(self, plugin: _Optional[str] = ...) -> None: ...
+
+class ListManagedPluginsResponse(_message.Message):
+    __slots__ = ("plugins", "source")
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    plugins: _containers.RepeatedCompositeFieldContainer[ManagedPlugin]
+    source: str
+    def __init__(self, plugins: _Optional[_Iterable[_Union[ManagedPlugin, _Mapping]]] = ..., source: _Optional[str] = ...) -> None: ...
+
+class GetImpactRequest(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    def __init__(self, plugin: _Optional[str] = ...) -> None: ...
+
+class GetImpactResponse(_message.Message):
+    __slots__ = ("impact",)
+    IMPACT_FIELD_NUMBER: _ClassVar[int]
+    impact: Impact
+    def __init__(self, impact: _Optional[_Union[Impact, _Mapping]] = ...) -> None: ...
+
+class Impact(_message.Message):
+    __slots__ = ("plugin", "services", "plugins", "order", "refused")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    services: _containers.RepeatedCompositeFieldContainer[ServiceImpact]
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginImpact]
+    order: _containers.RepeatedScalarFieldContainer[str]
+    refused: bool
+    def __init__(self, plugin: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceImpact, _Mapping]]] = ..., plugins: _Optional[_Iterable[_Union[PluginImpact, _Mapping]]] = ..., order: _Optional[_Iterable[str]] = ..., refused: _Optional[bool] = ...) -> None: ...
+
+class ServiceImpact(_message.Message):
+    __slots__ = ("service_type", "other_providers")
+    SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_PROVIDERS_FIELD_NUMBER: _ClassVar[int]
+    service_type: str
+    other_providers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, service_type: _Optional[str] = ..., other_providers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PluginImpact(_message.Message):
+    __slots__ = ("name", "services", "required", "path")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    services: _containers.RepeatedScalarFieldContainer[str]
+    required: bool
+    path: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., services: _Optional[_Iterable[str]] = ..., required: _Optional[bool] = ..., path: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetPlanRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetPlanResponse(_message.Message):
+    __slots__ = ("plan_id", "changes", "unchanged", "source")
+    PLAN_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    plan_id: str
+    changes: _containers.RepeatedCompositeFieldContainer[PlannedChange]
+    unchanged: _containers.RepeatedScalarFieldContainer[str]
+    source: str
+    def __init__(self, plan_id: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[PlannedChange, _Mapping]]] = ..., unchanged: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ...) -> None: ...
+
+class PlannedChange(_message.Message):
+    __slots__ = ("kind", "plugin", "differences", "replicas_before", "replicas_after", "source")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[PlannedChange.Kind]
+        KIND_ADD: _ClassVar[PlannedChange.Kind]
+        KIND_REMOVE: _ClassVar[PlannedChange.Kind]
+        KIND_REPLACE: _ClassVar[PlannedChange.Kind]
+        KIND_SCALE: _ClassVar[PlannedChange.Kind]
+        KIND_ADJUST: _ClassVar[PlannedChange.Kind]
+    KIND_UNSPECIFIED: PlannedChange.Kind
+    KIND_ADD: PlannedChange.Kind
+    KIND_REMOVE: PlannedChange.Kind
+    KIND_REPLACE: PlannedChange.Kind
+    KIND_SCALE: PlannedChange.Kind
+    KIND_ADJUST: PlannedChange.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    kind: PlannedChange.Kind
+    plugin: str
+    differences: _containers.RepeatedScalarFieldContainer[str]
+    replicas_before: int
+    replicas_after: int
+    source: str
+    def __init__(self, kind: _Optional[_Union[PlannedChange.Kind, str]] = ..., plugin: _Optional[str] = ..., differences: _Optional[_Iterable[str]] = ..., replicas_before: _Optional[int] = ..., replicas_after: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
+
+class ApplyPlanRequest(_message.Message):
+    __slots__ = ("plan_id", "reason")
+    PLAN_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    plan_id: str
+    reason: str
+    def __init__(self, plan_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ApplyPlanResponse(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[PlannedChange]
+    def __init__(self, changes: _Optional[_Iterable[_Union[PlannedChange, _Mapping]]] = ...) -> None: ...
+
+class AddPluginRequest(_message.Message):
+    __slots__ = ("plugin", "reason")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    reason: str
+    def __init__(self, plugin: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class AddPluginResponse(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: ManagedPlugin
+    def __init__(self, plugin: _Optional[_Union[ManagedPlugin, _Mapping]] = ...) -> None: ...
+
+class RemovePluginRequest(_message.Message):
+    __slots__ = ("plugin", "force", "reason")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    force: bool
+    reason: str
+    def __init__(self, plugin: _Optional[str] = ..., force: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RemovePluginResponse(_message.Message):
+    __slots__ = ("impact",)
+    IMPACT_FIELD_NUMBER: _ClassVar[int]
+    impact: Impact
+    def __init__(self, impact: _Optional[_Union[Impact, _Mapping]] = ...) -> None: ...
+
+class ReplacePluginRequest(_message.Message):
+    __slots__ = ("plugin", "reason")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    reason: str
+    def __init__(self, plugin: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReplacePluginResponse(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: ManagedPlugin
+    def __init__(self, plugin: _Optional[_Union[ManagedPlugin, _Mapping]] = ...) -> None: ...
+
+class RestartPluginRequest(_message.Message):
+    __slots__ = ("plugin", "reason")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    reason: str
+    def __init__(self, plugin: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RestartPluginResponse(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: ManagedPlugin
+    def __init__(self, plugin: _Optional[_Union[ManagedPlugin, _Mapping]] = ...) -> None: ...
+
+class ScalePluginRequest(_message.Message):
+    __slots__ = ("plugin", "replicas", "reason")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    replicas: int
+    reason: str
+    def __init__(self, plugin: _Optional[str] = ..., replicas: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ScalePluginResponse(_message.Message):
+    __slots__ = ("plugin",)
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    plugin: ManagedPlugin
+    def __init__(self, plugin: _Optional[_Union[ManagedPlugin, _Mapping]] = ...) -> None: ...
+
+class WatchLogsRequest(_message.Message):
+    __slots__ = ("plugin", "replica", "lines", "follow", "after")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    replica: int
+    lines: int
+    follow: bool
+    after: int
+    def __init__(self, plugin: _Optional[str] = ..., replica: _Optional[int] = ..., lines: _Optional[int] = ..., follow: _Optional[bool] = ..., after: _Optional[int] = ...) -> None: ...
+
+class WatchLogsResponse(_message.Message):
+    __slots__ = ("lines", "missed")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[LogLine]
+    missed: int
+    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ..., missed: _Optional[int] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("sequence", "at", "plugin", "replica", "text")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    at: _timestamp_pb2.Timestamp
+    plugin: str
+    replica: int
+    text: str
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., plugin: _Optional[str] = ..., replica: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...

@@ -16,7 +16,7 @@ class AdminService(rpc.Service):
     """Base class of an implementation of cpgtrio.admin.v1.AdminService."""
 
     service_name: ClassVar[str] = "cpgtrio.admin.v1.AdminService"
-    methods: ClassVar[frozenset[str]] = frozenset({"GetStatus", "ListPlugins", "GetPlugin", "ListServices", "GetGraph", "ListCalls", "ListCapabilities", "GetConfiguration", "WatchEvents", "DrainPlugin", "ShutDownPlugin", "RevokePlugin", "RevokeGrant", "Reload", "SetLogLevel"})
+    methods: ClassVar[frozenset[str]] = frozenset({"GetStatus", "ListPlugins", "GetPlugin", "ListServices", "GetGraph", "ListCalls", "ListCapabilities", "GetConfiguration", "WatchEvents", "ListManagedPlugins", "GetImpact", "GetPlan", "WatchLogs", "DrainPlugin", "ShutDownPlugin", "RevokePlugin", "RevokeGrant", "Reload", "SetLogLevel", "AddPlugin", "RemovePlugin", "ReplacePlugin", "RestartPlugin", "ScalePlugin", "ApplyPlan"})
 
     def application(
         self, interceptors: Iterable[rpc.Interceptor], max_message_bytes: int | None
@@ -80,6 +80,30 @@ class AdminService(rpc.Service):
         """Answer cpgtrio.admin.v1.AdminService/WatchEvents."""
         raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
+    async def list_managed_plugins(
+        self, request: _pb2.ListManagedPluginsRequest, ctx: rpc.Context, /
+    ) -> _pb2.ListManagedPluginsResponse:
+        """Answer cpgtrio.admin.v1.AdminService/ListManagedPlugins."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def get_impact(
+        self, request: _pb2.GetImpactRequest, ctx: rpc.Context, /
+    ) -> _pb2.GetImpactResponse:
+        """Answer cpgtrio.admin.v1.AdminService/GetImpact."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def get_plan(
+        self, request: _pb2.GetPlanRequest, ctx: rpc.Context, /
+    ) -> _pb2.GetPlanResponse:
+        """Answer cpgtrio.admin.v1.AdminService/GetPlan."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    def watch_logs(
+        self, request: _pb2.WatchLogsRequest, ctx: rpc.Context, /
+    ) -> AsyncIterator[_pb2.WatchLogsResponse]:
+        """Answer cpgtrio.admin.v1.AdminService/WatchLogs."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
     async def drain_plugin(
         self, request: _pb2.DrainPluginRequest, ctx: rpc.Context, /
     ) -> _pb2.DrainPluginResponse:
@@ -114,6 +138,42 @@ class AdminService(rpc.Service):
         self, request: _pb2.SetLogLevelRequest, ctx: rpc.Context, /
     ) -> _pb2.SetLogLevelResponse:
         """Answer cpgtrio.admin.v1.AdminService/SetLogLevel."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def add_plugin(
+        self, request: _pb2.AddPluginRequest, ctx: rpc.Context, /
+    ) -> _pb2.AddPluginResponse:
+        """Answer cpgtrio.admin.v1.AdminService/AddPlugin."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def remove_plugin(
+        self, request: _pb2.RemovePluginRequest, ctx: rpc.Context, /
+    ) -> _pb2.RemovePluginResponse:
+        """Answer cpgtrio.admin.v1.AdminService/RemovePlugin."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def replace_plugin(
+        self, request: _pb2.ReplacePluginRequest, ctx: rpc.Context, /
+    ) -> _pb2.ReplacePluginResponse:
+        """Answer cpgtrio.admin.v1.AdminService/ReplacePlugin."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def restart_plugin(
+        self, request: _pb2.RestartPluginRequest, ctx: rpc.Context, /
+    ) -> _pb2.RestartPluginResponse:
+        """Answer cpgtrio.admin.v1.AdminService/RestartPlugin."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def scale_plugin(
+        self, request: _pb2.ScalePluginRequest, ctx: rpc.Context, /
+    ) -> _pb2.ScalePluginResponse:
+        """Answer cpgtrio.admin.v1.AdminService/ScalePlugin."""
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+
+    async def apply_plan(
+        self, request: _pb2.ApplyPlanRequest, ctx: rpc.Context, /
+    ) -> _pb2.ApplyPlanResponse:
+        """Answer cpgtrio.admin.v1.AdminService/ApplyPlan."""
         raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
 
@@ -176,6 +236,30 @@ class AdminServiceClient(rpc.ServiceClient):
         """Call cpgtrio.admin.v1.AdminService/WatchEvents."""
         return self._server_stream("WatchEvents", request, _pb2.WatchEventsResponse, options)
 
+    async def list_managed_plugins(
+        self, request: _pb2.ListManagedPluginsRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.ListManagedPluginsResponse:
+        """Call cpgtrio.admin.v1.AdminService/ListManagedPlugins."""
+        return await self._unary("ListManagedPlugins", request, _pb2.ListManagedPluginsResponse, options)
+
+    async def get_impact(
+        self, request: _pb2.GetImpactRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.GetImpactResponse:
+        """Call cpgtrio.admin.v1.AdminService/GetImpact."""
+        return await self._unary("GetImpact", request, _pb2.GetImpactResponse, options)
+
+    async def get_plan(
+        self, request: _pb2.GetPlanRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.GetPlanResponse:
+        """Call cpgtrio.admin.v1.AdminService/GetPlan."""
+        return await self._unary("GetPlan", request, _pb2.GetPlanResponse, options)
+
+    def watch_logs(
+        self, request: _pb2.WatchLogsRequest, **options: Unpack[rpc.CallOptions]
+    ) -> AbstractAsyncContextManager[rpc.ResponseStream[_pb2.WatchLogsResponse]]:
+        """Call cpgtrio.admin.v1.AdminService/WatchLogs."""
+        return self._server_stream("WatchLogs", request, _pb2.WatchLogsResponse, options)
+
     async def drain_plugin(
         self, request: _pb2.DrainPluginRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.DrainPluginResponse:
@@ -211,3 +295,39 @@ class AdminServiceClient(rpc.ServiceClient):
     ) -> _pb2.SetLogLevelResponse:
         """Call cpgtrio.admin.v1.AdminService/SetLogLevel."""
         return await self._unary("SetLogLevel", request, _pb2.SetLogLevelResponse, options)
+
+    async def add_plugin(
+        self, request: _pb2.AddPluginRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.AddPluginResponse:
+        """Call cpgtrio.admin.v1.AdminService/AddPlugin."""
+        return await self._unary("AddPlugin", request, _pb2.AddPluginResponse, options)
+
+    async def remove_plugin(
+        self, request: _pb2.RemovePluginRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.RemovePluginResponse:
+        """Call cpgtrio.admin.v1.AdminService/RemovePlugin."""
+        return await self._unary("RemovePlugin", request, _pb2.RemovePluginResponse, options)
+
+    async def replace_plugin(
+        self, request: _pb2.ReplacePluginRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.ReplacePluginResponse:
+        """Call cpgtrio.admin.v1.AdminService/ReplacePlugin."""
+        return await self._unary("ReplacePlugin", request, _pb2.ReplacePluginResponse, options)
+
+    async def restart_plugin(
+        self, request: _pb2.RestartPluginRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.RestartPluginResponse:
+        """Call cpgtrio.admin.v1.AdminService/RestartPlugin."""
+        return await self._unary("RestartPlugin", request, _pb2.RestartPluginResponse, options)
+
+    async def scale_plugin(
+        self, request: _pb2.ScalePluginRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.ScalePluginResponse:
+        """Call cpgtrio.admin.v1.AdminService/ScalePlugin."""
+        return await self._unary("ScalePlugin", request, _pb2.ScalePluginResponse, options)
+
+    async def apply_plan(
+        self, request: _pb2.ApplyPlanRequest, **options: Unpack[rpc.CallOptions]
+    ) -> _pb2.ApplyPlanResponse:
+        """Call cpgtrio.admin.v1.AdminService/ApplyPlan."""
+        return await self._unary("ApplyPlan", request, _pb2.ApplyPlanResponse, options)

@@ -1,0 +1,80 @@
+"""Streams of a host that a command goes on reading, across restarts of the host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.cli._admin_address import find_admin
+from cpg_trio.cli._admin_client import admin_client
+from cpg_trio.cli._errors import CommandError
+
+if TYPE_CHECKING:
+    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+    from cpg_trio.cli._admin import AdminOptions
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 2.0
+
+Read = Callable[["AdminServiceClient", bool], Awaitable[None]]
+"""Reads a stream to its end. True: another process answers than before, and counts anew."""
+
+
+def follow_host(options: AdminOptions, read: Read, *, follow: bool) -> None:
+    """Read a stream of a host. With `follow` it goes on after a restart of the host, until Ctrl-C.
+
+    Raises: CommandError if there is no host at the beginning.
+    """
+    trio.run(_Following(options, read, follow=follow).run)
+
+
+class _Following:
+    def __init__(self, options: AdminOptions, read: Read, *, follow: bool) -> None:
+        self._options = options
+        self._read = read
+        self._follow = follow
+        self._run: tuple[str, int] | None = None  # which process of which host has been read last
+        self._connected = False
+
+    async def run(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while True:
+            why = await self._read_to_end()
+            if not self._follow:
+                return
+            if self._connected:
+                self._connected, wait_s = False, _FIRST_WAIT_S
+                say(f"{why}; waiting for the host to come back")
+            await trio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+
+    async def _read_to_end(self) -> str:
+        """Read until the stream ends; return why it has. Raises: CommandError at the beginning."""
+        try:
+            async with admin_client(find_admin(self._options.admin, os.environ)) as host:
+                is_other = self._begin((await host.get_status(pb.GetStatusRequest())).host)
+                await self._read(host, is_other)
+        except CommandError as error:
+            if self._run is None or not self._follow:
+                raise
+            return str(error)
+        return "the host has ended the stream"
+
+    def _begin(self, host: pb.HostInfo) -> bool:
+        """Note which process answers; return whether it is another one than before."""
+        run = (host.registry_id, host.pid)
+        is_other = self._run not in {None, run}
+        if self._run is not None:
+            say("the host is there again")
+        self._run = run
+        self._connected = True
+        return is_other
+
+
+def say(text: str) -> None:
+    """Tell people of the stream itself, beside what is in it."""
+    print(f"cpg-trio: {text}", file=sys.stderr)

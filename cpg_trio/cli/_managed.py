@@ -1,0 +1,79 @@
+"""What the commands about the plugins that a host runs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.cli._actions import confirm
+from cpg_trio.cli._errors import CommandError
+from cpg_trio.cli._output import Output, since
+
+if TYPE_CHECKING:
+    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+
+_WORDS = {
+    number: name.removeprefix("REPLICA_PHASE_").lower().replace("_", " ")
+    for name, number in pb.ReplicaPhase.items()
+}
+
+
+def managed_names(_context: object) -> Iterable[tuple[str, str]]:
+    """Return the plugins that the host runs for the completion of a shell; none if there is no host."""
+    from cpg_trio.cli._admin import HERE, call_admin  # noqa: PLC0415 - only a completion needs it
+
+    answer = call_admin(HERE, lambda host: host.list_managed_plugins(pb.ListManagedPluginsRequest()))
+    return [(each.name, each.reason) for each in answer.plugins]
+
+
+ManagedName = Annotated[
+    str,
+    Parameter(
+        help="A plugin that the host runs: its name in the platform file.",
+        name="plugin",
+        completer=managed_names,
+        show=True,
+    ),
+]
+
+
+async def managed_plugin(host: AdminServiceClient, name: str) -> pb.ManagedPlugin:
+    """Return a plugin that the host runs. Raises: CommandError."""
+    answer = await host.list_managed_plugins(pb.ListManagedPluginsRequest(plugin=name))
+    if len(answer.plugins) != 1:
+        raise CommandError(f"the host runs no plugin {name!r}")
+    return answer.plugins[0]
+
+
+async def confirmed_managed(
+    host: AdminServiceClient, name: str, question: str, *, yes: bool
+) -> pb.ManagedPlugin:
+    """Return a plugin that the host runs, once somebody has confirmed it. Raises: CommandError."""
+    plugin = await managed_plugin(host, name)
+    if not yes:
+        confirm(f"{question} {plugin.name} ({standing(plugin)})?")
+    return plugin
+
+
+def phase_word(phase: int) -> str:
+    """Return the word of a phase: `backing off`."""
+    return _WORDS.get(phase, f"phase {phase}")
+
+
+def standing(plugin: pb.ManagedPlugin) -> str:
+    """Return how its replicas are, in words: `ready for 3 h, pid 4711`, `1 of 2 replicas ready`."""
+    if len(plugin.replicas) == 1:
+        replica = plugin.replicas[0]
+        where = f", {replica.where}" if replica.where else ""
+        why = f": {replica.why}" if replica.why else ""
+        return f"{phase_word(replica.phase)} for {since(replica.since)}{where}{why}"
+    ready = sum(each.phase == pb.REPLICA_PHASE_READY for each in plugin.replicas)
+    return f"{ready} of {plugin.wanted} replicas ready"
+
+
+def show_managed(plugin: pb.ManagedPlugin, out: Output) -> None:
+    """Write how a plugin is after something was done with it."""
+    out.line(f"{plugin.name}: {standing(plugin)}")

@@ -1,0 +1,309 @@
+"""What `cpg-trio up` shows on a terminal: a block that is redrawn, and above it the lines of the plugins.
+
+The block stands at the end of what is written while something goes on: plugins start, wait, are started again
+later, or all of it is being stopped. A plugin that is ready leaves the block, and its line stays in the
+scrolling text, so that the lines of the plugins go on alone once all is well.
+
+A terminal may take nothing for a long time (Ctrl-S), and the plugins must not wait for it. So a thread
+writes, what is to be written meanwhile is bounded, and only the newest picture is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+import attrs
+import trio
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from cpg_trio._human import span
+from cpg_trio._lines import one_line
+from cpg_trio.cli._output import Output
+from cpg_trio.host.supervision import Phase, Replica
+from cpg_trio.states import State
+
+_MOST_LINES = 2_000  # that wait to be written
+_MOST_CHARACTERS = 4_096  # of a line
+_EVERY_S = 0.1  # between two pictures while times go on
+_LEAST_S = 0.03  # between any two
+_LAST_S = 1.0  # that a terminal has for the last picture
+_WIDEST_NAME = 24  # columns
+_TIME_COLUMNS = 8
+_LEAST_COLUMNS, _LEAST_ROWS = 20, 4  # of a terminal that says something smaller, or nothing
+_TENTHS_S = 100.0  # from then on, times are in whole units
+_COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_magenta", "bright_blue")
+_STATES = {
+    Phase.WAITING: State.WAITING,
+    Phase.STARTING: State.STARTING,
+    Phase.READY: State.HEALTHY,
+    Phase.BACKING_OFF: State.BACKING_OFF,
+    Phase.STOPPING: State.DRAINING,
+    Phase.STOPPED: State.STOPPED,
+    Phase.FAILED: State.FAILED,
+}
+"""The states whose signs and colours the phases have."""
+_SETTLED = {Phase.READY, Phase.STOPPED, Phase.FAILED}
+_ENDED = {Phase.STOPPED, Phase.FAILED}
+
+
+@attrs.define
+class _Row:
+    """A replica, and how long it takes to settle."""
+
+    replica: Replica
+    """As it was when it changed last."""
+    name: str
+    began: float
+    took_s: float | None = None
+    """How long it has taken; None as long as it goes on."""
+    is_told: bool = False
+    """Whether its line stands in the scrolling text."""
+
+
+class UpScreen:
+    """Shows a host and its plugins. `run` has to run; the other methods return at once.
+
+    `clock` gives seconds, and `wall_clock` seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        out: Output,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._out = out
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._rows: dict[tuple[str, int], _Row] = {}
+        self._began = clock()
+        self._listening: tuple[str, float] | None = None  # where, and after how long
+        self._host_is_told = False
+        self._stopping_since: float | None = None
+        self._colours: dict[str, str] = {}  # by the names of plugins
+        self._lines: deque[Text] = deque()
+        self._left_out = 0
+        self._drawn: Sequence[int] = ()  # the columns of each line of the block that is on the terminal
+        self._picture = 0, ""  # for how many columns, and what was written last
+        self._changed = trio.Event()
+
+    # What happens
+
+    def listening(self, urls: Sequence[str]) -> None:
+        """Note where the host listens."""
+        self._listening = ", ".join(urls), self._clock() - self._began
+        self._changed.set()
+
+    def changed(self, replica: Replica) -> None:
+        """Note what a replica is doing now."""
+        key, now = (replica.plugin, replica.number), self._clock()
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = _Row(replica, _name(*key), now)
+        elif row.took_s is not None and replica.phase not in _SETTLED:
+            row.began, row.took_s = now, None
+        row.replica = attrs.evolve(replica)  # it goes on changing
+        row.is_told = False
+        if row.took_s is None and replica.phase in (_ENDED if self._is_stopping else _SETTLED):
+            row.took_s = now - row.began
+        self._changed.set()
+
+    def output(self, plugin: str, replica: int, line: str) -> None:
+        """Show a line that a plugin has written. What does not print is escaped."""
+        width = min(max([len(plugin), *(len(row.name) for row in self._rows.values())]), _WIDEST_NAME)
+        name = set_cell_size(_name(plugin, replica), width)
+        bar = self._out.sign("│", "|")
+        self._add(Text.assemble((f"{name} {bar} ", self._colour(plugin)), _printable(line)))
+
+    def line(self, text: str) -> None:
+        """Show a line of the host."""
+        self._add(Text(_printable(text)))
+
+    def stopping(self) -> None:
+        """Note that all of it is being stopped."""
+        self._stopping_since = now = self._clock()
+        for row in self._rows.values():
+            if row.replica.phase not in _ENDED:
+                row.began, row.took_s, row.is_told = now, None, False
+        self._changed.set()
+
+    def _add(self, line: Text) -> None:
+        if len(self._lines) == _MOST_LINES:
+            self._lines.popleft()
+            self._left_out += 1
+        self._lines.append(line)
+        self._changed.set()
+
+    # The picture
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Draw until cancelled; what there is to be seen then stays on the terminal."""
+        task_status.started()
+        file = self._out.console.file
+        try:
+            while True:
+                self._changed = trio.Event()
+                if text := self.frame():
+                    await trio.to_thread.run_sync(_write, file, text, abandon_on_cancel=True)
+                await trio.sleep(_LEAST_S)
+                with trio.move_on_after(math.inf if self._is_quiet() else _EVERY_S - _LEAST_S):
+                    await self._changed.wait()
+        finally:
+            with trio.move_on_after(_LAST_S, shield=True):
+                text = self.frame(last=True)
+                await trio.to_thread.run_sync(_write, file, text, abandon_on_cancel=True)
+
+    def frame(self, *, last: bool = False) -> str:
+        """Return what has to be written to the terminal now: the new lines, and the block in its new form."""
+        columns = max(self._out.console.width, _LEAST_COLUMNS)
+        lines = list(self._take_lines())
+        block = [_cut(line, columns - 1) for line in self._block(self._out.console.height)]
+        with self._out.console.capture() as captured:
+            for line in (*lines, *block):
+                self._out.console.print(line, soft_wrap=True)
+        picture = columns, captured.get()
+        if not lines and picture == self._picture and not last:
+            return ""
+        erased, self._picture = _erasing(self._drawn, columns), picture
+        self._drawn = () if last else [cell_len(line.plain) for line in block]
+        return erased + picture[1]
+
+    def _take_lines(self) -> Iterator[Text]:
+        """Yield what is to stand in the scrolling text from now on."""
+        if self._left_out:
+            yield Text(f"({self._left_out} lines are left out, as the terminal is slow)")
+        yield from self._lines
+        self._lines.clear()
+        self._left_out = 0
+        if self._is_stopping or self._is_starting:
+            return
+        if self._listening is not None and not self._host_is_told:
+            self._host_is_told = True
+            yield self._host_line()
+        for row in self._rows.values():
+            if row.took_s is not None and not row.is_told:
+                row.is_told = True
+                yield self._row_line(row)
+
+    def _block(self, height: int) -> Iterator[Text]:
+        """Yield the lines of the block, as many as the terminal has room for."""
+        rows = [row for row in self._rows.values() if not row.is_told]
+        if self._is_stopping:
+            yield Text(f"stopping: {self._order()}; Ctrl-C again ends all of it at once")
+            rows.reverse()
+        elif self._is_starting and self._rows:
+            yield self._host_line()
+        rows.sort(key=lambda row: row.took_s is not None)
+        room = max(height, _LEAST_ROWS) - 3
+        shown = rows if len(rows) <= room else rows[: room - 1]
+        for row in self._rows.values():  # in their order
+            if any(row is each for each in shown):
+                yield self._row_line(row)
+        if len(shown) < len(rows):
+            counts = Counter(row.replica.phase.value for row in rows[len(shown) :])
+            yield Text(f"  and {', '.join(f'{count} {word}' for word, count in counts.items())}")
+
+    def _host_line(self) -> Text:
+        if self._listening is None:
+            return self._line("host", self._clock() - self._began, State.STARTING, "starting", "")
+        where, took_s = self._listening
+        return self._line("host", took_s, State.HEALTHY, f"listening on {where}", "")
+
+    def _row_line(self, row: _Row) -> Text:
+        replica = row.replica
+        took_s = self._clock() - row.began if row.took_s is None else row.took_s
+        state, text = _STATES[replica.phase], self._doing(replica)
+        return self._line(row.name, took_s, state, text, self._colour(replica.plugin))
+
+    def _line(self, name: str, took_s: float, state: State, text: str, colour: str) -> Text:
+        width = min(max([4, *(cell_len(row.name) for row in self._rows.values())]), _WIDEST_NAME)
+        took = f"{took_s:.1f} s" if took_s < _TENTHS_S else span(took_s)
+        told = self._out.state(state.number, _printable(text))
+        return Text.assemble(
+            "  ", (set_cell_size(name, width), colour), took.rjust(_TIME_COLUMNS), "  ", told
+        )
+
+    def _doing(self, replica: Replica) -> str:
+        """Return what a replica is doing, beginning with the word for it."""
+        word, why, where = replica.phase.value, replica.why, replica.where
+        match replica.phase:
+            case Phase.BACKING_OFF:
+                left_s = max(0.0, (replica.again_at or 0.0) - self._wall_clock())
+                word = f"crash loop, {word}" if replica.looping else word
+                times = f"{_ordinal(replica.failures)} time" if replica.failures > 1 else ""
+                again = f"again in {span(math.ceil(left_s))}" + (f" ({times})" if times else "")
+                return ": ".join(filter(None, (f"{word}, {again}", why)))
+            case Phase.READY if self._is_stopping:
+                others = [r.name for r in self._rows.values() if r.replica.phase is Phase.STOPPING]
+                return f"waits for {_some(others)} to stop" if others else word
+            case Phase.STARTING | Phase.READY | Phase.STOPPING if where:
+                word = f"{word}, {where}"
+        return ": ".join(filter(None, (word, why)))
+
+    def _order(self) -> str:
+        """Return what is being stopped, then what follows."""
+        phases = (Phase.STOPPING, Phase.READY)
+        now, later = (
+            [row.name for row in self._rows.values() if row.replica.phase is phase] for phase in phases
+        )
+        return ", then ".join(filter(None, (_some(now), _some(later[::-1])))) or "the host"
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stopping_since is not None
+
+    @property
+    def _is_starting(self) -> bool:
+        """Whether the first start goes on: until then, all plugins are in the block."""
+        if self._host_is_told:
+            return False
+        return self._listening is None or not all(row.took_s is not None for row in self._rows.values())
+
+    def _is_quiet(self) -> bool:
+        """Whether no time on the terminal goes on."""
+        return not (self._is_stopping or self._is_starting) and all(
+            row.took_s is not None for row in self._rows.values()
+        )
+
+    def _colour(self, plugin: str) -> str:
+        return self._colours.setdefault(plugin, _COLOURS[len(self._colours) % len(_COLOURS)])
+
+
+def _erasing(drawn: Sequence[int], columns: int) -> str:
+    """Return what takes the block away. A terminal that is narrower now has broken its lines into several."""
+    rows = sum(max(1, -(-size // columns)) for size in drawn)
+    return f"\x1b[{rows}A\r\x1b[J" if rows else ""
+
+
+def _cut(line: Text, columns: int) -> Text:
+    """Return a line that fits."""
+    line.truncate(columns)
+    return line
+
+
+def _printable(text: str) -> str:
+    return one_line(text.expandtabs(), _MOST_CHARACTERS)
+
+
+def _name(plugin: str, replica: int) -> str:
+    return f"{plugin}-{replica}" if replica > 1 else plugin
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _ordinal(number: int) -> str:
+    last, teens = number % 10, 10 < number % 100 < 14  # noqa: PLR2004 - 11th, 12th, 13th
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th')}"
+
+
+def _write(file: IO[str], text: str) -> None:
+    file.write(text)
+    file.flush()
