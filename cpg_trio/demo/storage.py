@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -109,10 +109,15 @@ async def storage_plugin(where: Path | str) -> AsyncIterator[Plugin]:
         nursery.cancel_scope.cancel()
 
 
+def storage(environment: Mapping[str, str]) -> AbstractAsyncContextManager[Plugin]:
+    """Return the plugin as an environment says: `DATABASE_URL`, or else `STORAGE_PATH`."""
+    where = environment.get("DATABASE_URL") or Path(environment.get("STORAGE_PATH") or DEFAULT_PATH)
+    return storage_plugin(where)
+
+
 async def main(stop: trio.Event) -> None:
     """Run the plugin as the environment says."""
-    where = os.environ.get("DATABASE_URL") or Path(os.environ.get("STORAGE_PATH") or DEFAULT_PATH)
-    async with storage_plugin(where) as plugin:
+    async with storage(os.environ) as plugin:
         await plugin.serve(stop)
 
 
