@@ -9,7 +9,8 @@ import trio
 import trio.lowlevel
 
 from cpg_trio.store import Changed, Commit, CompactedError, Entry, Store
-from cpg_trio.testing._store_check import Tested, at_each_step, conflict, expect
+from cpg_trio.testing._checks import at_each_step, expect
+from cpg_trio.testing._store_check import Tested, conflict
 
 _COMMITS = 30
 _TTL_S = 2.0

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import TypeAlias
 
 import attrs
-import trio
 
 from cpg_trio.store import Commit, ConflictError, Store
 
 MakeStore: TypeAlias = Callable[[], Store]
-
-_MOST_STEPS = 500
 
 
 @attrs.frozen
@@ -46,18 +42,6 @@ class Tested:
 Check: TypeAlias = Callable[[Tested], Awaitable[None]]
 
 
-def checks_of(module: ModuleType) -> list[Check]:
-    """Return the public functions of a module, which are checks, in their order."""
-    names = vars(module).items()
-    return [f for name, f in names if getattr(f, "__module__", "") == module.__name__ and name[0] != "_"]
-
-
-def expect(condition: object, why: str) -> None:
-    """Raise AssertionError with the reason unless a condition holds; also where `assert` is left out."""
-    if not condition:
-        raise AssertionError(why)
-
-
 @contextmanager
 def conflict(why: str) -> Iterator[None]:
     """Expect that the block raises ConflictError; otherwise AssertionError is raised with the reason."""
@@ -66,37 +50,3 @@ def conflict(why: str) -> Iterator[None]:
     except ConflictError:
         return
     raise AssertionError(why)
-
-
-async def at_each_step(act: Callable[[], Awaitable[object]], after: Callable[[], Awaitable[None]]) -> None:
-    """Cancel an action before each of its steps, one after the other, until one ends by itself.
-
-    After each `after` is called.
-    """
-    for step in range(1, _MOST_STEPS):
-        with trio.CancelScope() as scope:
-            cancelling = _CancelsAt(step, scope)
-            trio.lowlevel.add_instrument(cancelling)
-            try:
-                await act()
-            finally:
-                trio.lowlevel.remove_instrument(cancelling)
-        await after()
-        if not scope.cancel_called:
-            return
-    raise AssertionError("there is no end of its steps")
-
-
-class _CancelsAt(trio.abc.Instrument):
-    """Cancels a scope before the current task's nth step from now on."""
-
-    def __init__(self, step: int, scope: trio.CancelScope) -> None:
-        self._left = step
-        self._scope = scope
-        self._task = trio.lowlevel.current_task()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
-            self._left -= 1
-            if self._left == 0:
-                self._scope.cancel()

@@ -8,7 +8,8 @@ import trio
 
 from cpg_trio.http import StartError
 from cpg_trio.store import MAX_OPERATIONS, MAX_VALUE_BYTES, Commit, ConflictError, Store
-from cpg_trio.testing._store_check import Tested, at_each_step, conflict, expect
+from cpg_trio.testing._checks import at_each_step, expect
+from cpg_trio.testing._store_check import Tested, conflict
 
 _WRITERS, _TURNS = 8, 5
 

@@ -8,7 +8,8 @@ import trio
 
 from cpg_trio.store import MAX_OPERATIONS, Commit
 from cpg_trio.testing import _shared_store_checks, _store_checks
-from cpg_trio.testing._store_check import Check, MakeStore, Tested, checks_of
+from cpg_trio.testing._checks import checks_of, run_check
+from cpg_trio.testing._store_check import Check, MakeStore, Tested
 
 _TIMEOUT_S = 30.0  # of one check, real time
 
@@ -25,21 +26,15 @@ async def check_store(make_store: MakeStore) -> None:
     """
     async with make_store() as store:
         shared = store.shared
-    for check in [*checks_of(_store_checks), *(checks_of(_shared_store_checks) if shared else ())]:
+    modules = (_store_checks, _shared_store_checks) if shared else (_store_checks,)
+    for check in (each for module in modules for each in checks_of(module, Tested)):
         await _run(check, make_store)
 
 
 async def _run(check: Check, make_store: MakeStore) -> None:
-    name = check.__name__.replace("_", " ")
     tested = Tested(make_store, f"check/{secrets.token_hex(8)}/")
     try:
-        with trio.fail_after(_TIMEOUT_S):
-            await check(tested)
-    except trio.TooSlowError as error:
-        raise AssertionError(f"{name}: no end of it within {_TIMEOUT_S:g} s") from error
-    except Exception as error:
-        reason = str(error) if isinstance(error, AssertionError) else repr(error)
-        raise AssertionError(f"{name}: {reason}") from error
+        await run_check(check, tested, _TIMEOUT_S)
     finally:
         with trio.CancelScope(shield=True):
             await _clear(tested)
