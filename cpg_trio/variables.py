@@ -177,6 +177,10 @@ PLUGIN: dict[str, str] = {
         "true: describe the services to those who may call them, for `cpg-trio call`, grpcurl and others"
         " (default: false)"
     ),
+    "HANDSHAKE_CLIENTS": (
+        "true: answer handshakes and HealthService to clients without a host, as Go clients call them; they"
+        " get no identity (default: false)"
+    ),
 }
 """Of a plugin."""
 

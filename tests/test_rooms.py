@@ -36,6 +36,7 @@ ROOMS = (
 )
 ELSEWHERE = {
     "_gen": "rpc",
+    "_handshake": "rpc",
     "capabilities": "rpc",
     "probes": "process",
     "_side_port": "process",

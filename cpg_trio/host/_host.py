@@ -603,11 +603,13 @@ class Host:
         adoption = Adoption(
             identities=self.identities,
             registry=self.registry,
+            policy=self._registration_policy,
             enrolment=self._config.enrolment,
             audit=self.audit,
             pool=self._control_pool,
             lifetimes=self._token_lifetimes,
             saved=self._journal.saved,
+            probe=self._liveness.ask,
             end=self._lifetimes.end,
         )
         return await adoption.add(url, host_url, self_id)

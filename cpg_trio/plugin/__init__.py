@@ -23,6 +23,7 @@ Each module uses those above it:
     _state           what the tasks share
     _metrics         metrics of the plugin, where they are asked for
     control          the services for the host
+    _clients         handshakes and health for clients without a host, where that is switched on
     _reflection      describes the services, where that is switched on
     _serving         the servers, and their addresses
     _registration    registers the services, and takes them back when the plugin leaves

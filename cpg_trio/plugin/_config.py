@@ -64,6 +64,8 @@ class PluginConfig:
     """Whether it calls its dependencies without the host in between, where the host grants that."""
     reflection: bool = False
     """Whether it describes its services to those who may call them, by gRPC server reflection."""
+    handshake_clients: bool = False
+    """Whether it answers handshakes and `HealthService` to clients without a host, which get no identity."""
     serve: ServeConfig = attrs.field(factory=ServeConfig)
     """How it serves. Its `tls` is also for the calls to the host."""
 
@@ -113,6 +115,7 @@ class PluginConfig:
                 metrics_bind=addresses_from_environment("METRICS_BIND", environment),
                 direct_calls=flag_from_environment("DIRECT_CALLS", environment),
                 reflection=flag_from_environment("REFLECTION", environment),
+                handshake_clients=flag_from_environment("HANDSHAKE_CLIENTS", environment),
                 serve=serve,
             )
         except ValueError as error:

@@ -16,6 +16,7 @@ from cpg_trio import wire
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.http import BrowserGuard, Origin, serve
+from cpg_trio.plugin._clients import for_clients
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Provided
 from cpg_trio.plugin._session import own_socket
@@ -76,6 +77,8 @@ def _applications(state: PluginState, probes: Probes) -> tuple[App, App]:
     """Return what is served where others call, and what is served at the address for the host alone."""
     guard = _guard(state)
     provided = _provided(state, guard)
+    if state.config.handshake_clients:
+        provided |= for_clients(state)
     control = {
         f"/{each.service_name}/": guard.control(application([each]))
         for each in (Control(state), PluginInfo(state))

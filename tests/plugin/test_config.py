@@ -23,6 +23,7 @@ from cpg_trio.plugin import PluginConfig
         {"ACCEPT_UNSIGNED": "yes"},
         {"DIRECT_CALLS": "yes"},
         {"REFLECTION": "yes"},
+        {"HANDSHAKE_CLIENTS": "yes"},
     ],
 )
 def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str]) -> None:
@@ -103,4 +104,5 @@ def test_what_an_unsigning_host_needs_is_said_in_the_environment() -> None:
 
 def test_services_are_described_where_the_environment_says_so() -> None:
     assert PluginConfig.from_environment(0, {"REFLECTION": "true"}).reflection
+    assert PluginConfig.from_environment(0, {"HANDSHAKE_CLIENTS": "true"}).handshake_clients
     assert not PluginConfig.from_environment(0, {}).reflection

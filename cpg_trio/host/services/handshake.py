@@ -9,6 +9,7 @@ from typing import TypeAlias
 from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeService, HandshakeServiceClient
+from cpg_trio._handshake import check_versions
 from cpg_trio._version import __version__
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identities, Identity, TokenLifetimes
 from cpg_trio.host.cluster import Arrival, Forwarding
@@ -61,7 +62,7 @@ class Handshake(HandshakeService):
                 held = self._access.held(request.self_id, *proof, peer)
             else:
                 held = self._access.count_handshake(request.self_id, *proof, enrolment_token, peer)
-            _check_versions(request)
+            check_versions(request)
             wire.validate_handshake(request.self_version, request.requested_plugins, request.client_metadata)
             if held is not None:
                 renewed = await self._renewed_elsewhere(held, request, arrival, ctx)
@@ -144,21 +145,3 @@ def _declared(metadata: Mapping[str, str]) -> _Declared:
 
 def _milliseconds(seconds: float) -> str:
     return str(max(1, round(seconds * 1000)))
-
-
-def _check_versions(request: pb.HandshakeRequest) -> None:
-    if (request.magic_cookie_key, request.magic_cookie_value) != (wire.COOKIE_KEY, wire.COOKIE_VALUE):
-        raise ConnectError(
-            Code.INVALID_ARGUMENT, "invalid magic cookie - this may not be a connect-plugin server"
-        )
-    if request.core_protocol_version != wire.CORE_VERSION:
-        raise ConnectError(
-            Code.INVALID_ARGUMENT,
-            f"unsupported core protocol version: {request.core_protocol_version}"
-            f" (server supports: {wire.CORE_VERSION})",
-        )
-    if request.app_protocol_version != wire.APP_VERSION:
-        raise ConnectError(
-            Code.FAILED_PRECONDITION,
-            f"version mismatch: client={request.app_protocol_version}, server={wire.APP_VERSION}",
-        )

@@ -2,12 +2,16 @@
 
 The host asks the plugin who it is, gives it an identity, and tells it its runtime id, its token and the
 host's URL. From then on the plugin is like any other. Only the program that runs the host names such plugins.
+
+Plugins of connect-plugin-go take the identity and do not come: their client makes no connection in this mode.
+So the host registers for a plugin of another SDK what that says it provides, if it does not do so itself.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable, Collection
 
 import attrs
 import trio
@@ -16,14 +20,15 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.assertions import Purpose
-from cpg_trio.host.access import Action, Audit, Enrolment, Identities, Identity, TokenLifetimes
-from cpg_trio.host.directory import Proof, Registry, Saved, client_at, resolve
+from cpg_trio.host.access import Action, Audit, Enrolment, Identities, Identity, LimitError, TokenLifetimes
+from cpg_trio.host.directory import Proof, RegistrationPolicy, Registry, Saved, client_at, resolve
 from cpg_trio.http import Origin, Pool
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")
 
 _CALL_S = 5.0
+_ITSELF_S = 2.0  # for a plugin of another SDK to register by itself; those in Go would after 0.1 s
 
 
 @attrs.frozen(kw_only=True)
@@ -32,11 +37,14 @@ class Adoption:
 
     identities: Identities
     registry: Registry
+    policy: RegistrationPolicy
     enrolment: Enrolment
     audit: Audit
     pool: Pool
     lifetimes: TokenLifetimes
     saved: Saved
+    probe: Callable[[str], Awaitable[object]]
+    """Asks a plugin how it is; called with its runtime id."""
     end: Callable[[str, str], object]
     """Ends an identity at once, with all that it has; called with its runtime id, and why."""
 
@@ -59,7 +67,9 @@ class Adoption:
                 ),
                 timeout_s=_CALL_S,
             )
-            await self._registered(identity)
+            with trio.move_on_after(math.inf if identity.answers else _ITSELF_S):
+                await self._registered(identity)
+            await self._register_rest(identity, info, url, str(address))
         except BaseException:
             self.end(identity.runtime_id, "it was not taken into service")
             raise
@@ -109,14 +119,40 @@ class Adoption:
         """Wait until a plugin has registered all that it provides."""
         changed = trio.Event()
         with self.registry.changes.added(lambda _: changed.set()):
-            while True:
-                if self.identities.entry(identity.runtime_id) is None:
-                    raise ConnectError(Code.UNAVAILABLE, f"{identity.runtime_id} has not come")
-                registered = self.registry.registrations(identity.runtime_id)
-                if {each.service_type for each in registered}.issuperset(identity.provides or ()):
-                    return
+            while self._missing(identity):
                 await changed.wait()
                 changed = trio.Event()
+
+    def _missing(self, identity: Identity) -> Collection[str]:
+        """Return what a plugin provides and has not registered. Raises: ConnectError if it has ended."""
+        if self.identities.entry(identity.runtime_id) is None:
+            raise ConnectError(Code.UNAVAILABLE, f"{identity.runtime_id} has not come")
+        registered = {each.service_type for each in self.registry.registrations(identity.runtime_id)}
+        return set(identity.provides or ()) - registered
+
+    async def _register_rest(
+        self, identity: Identity, info: pb.GetPluginInfoResponse, url: str, address: str
+    ) -> None:
+        """Register what a plugin provides and does not register. Raises: ConnectError."""
+        runtime_id, missing = identity.runtime_id, self._missing(identity)
+        for each in (declared for declared in info.provides if declared.type in missing):
+            self.policy.check(identity, each.type)
+            metadata, version = {wire.BASE_URL_KEY: url}, each.version or info.self_version
+            try:
+                self.registry.register(
+                    runtime_id, each.type, version, each.path, metadata, addresses=(address,)
+                )
+            except (ValueError, LimitError) as error:
+                raise ConnectError(Code.FAILED_PRECONDITION, f"{identity.self_id} says: {error}") from error
+            self.audit.allowed(Action.REGISTER, runtime_id, each.type, reason="by the host, for the plugin")
+            _log.info(
+                "Registered service: %s v%s of %s, which has not done so itself",
+                *(each.type, version, runtime_id),
+            )
+        if missing:
+            await self.saved(runtime_id, lambda: None)
+            await self.probe(runtime_id)
+            self._missing(identity)
 
 
 def _parsed(url: str) -> tuple[Origin, bytes]:

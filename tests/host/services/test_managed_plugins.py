@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import attrs
 import httpx
 import pytest
 import trio
+from google.protobuf.message import Message
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import GetPluginInfoResponse
+from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import (
+    HEALTH_STATE_HEALTHY,
+    GetHealthResponse,
+    GetPluginInfoResponse,
+    ServiceDeclaration,
+    SetRuntimeIdentityResponse,
+    ShutdownResponse,
+)
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.host import Enrolment, Host, HostConfig, LeaseConfig
+from cpg_trio.host import Enrolment, Host, HostConfig, LeaseConfig, Policy, Rules, ServiceRules
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -203,3 +212,83 @@ async def test_a_plugin_that_is_added_reports_as_often_as_its_host_asks_and_know
             while "in the last 0.6 s" not in said:
                 await trio.sleep(0.05)
                 said = (await http.get(f"{plugin_url}/readyz")).text
+
+
+@attrs.define
+class GoPlugin:
+    """A managed plugin as those of connect-plugin-go are on the wire: recorded answers, and no calls."""
+
+    info: GetPluginInfoResponse = attrs.field(
+        factory=lambda: GetPluginInfoResponse(
+            self_id="logger-plugin",
+            self_version="1.0.0",
+            provides=[ServiceDeclaration(type="logger", version="1.0.0", path="/logger.v1.Logger/")],
+            metadata={"name": "Logger Plugin", "version": "1.0.0"},
+        )
+    )
+    asked: list[str] = attrs.field(factory=list)
+    called_by: bytes = b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["path"].rpartition("/")[2]
+        self.asked.append(method)
+        answers: dict[str, Message] = {
+            "GetPluginInfo": self.info,
+            "SetRuntimeIdentity": SetRuntimeIdentityResponse(acknowledged=True),
+            "GetHealth": GetHealthResponse(state=HEALTH_STATE_HEALTHY, reason="all systems operational"),
+            "Shutdown": ShutdownResponse(acknowledged=True),
+            "Echo": pb.EchoResponse(text="from Go"),
+        }
+        self.called_by = dict(scope["headers"]).get(b"x-plugin-caller-id", b"")
+        body = answers[method].SerializeToString()
+        await canned(200, body, content_type="application/proto")(scope, receive, send)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the host not wait for a plugin that registers nothing."""
+    monkeypatch.setattr("cpg_trio.host.services.managed_plugins._ITSELF_S", 0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_host_registers_what_a_plugin_of_another_sdk_provides_and_does_not_register() -> None:
+    plugin = GoPlugin()
+    async with hosting() as (host, url), served(plugin) as plugin_url:
+        runtime_id = await host.add_plugin(plugin_url, host_url=url, self_id="logger-plugin")
+        (registration,) = host.registry.registrations(runtime_id)
+        assert (registration.service_type, registration.version) == ("logger", "1.0.0")
+        assert (registration.endpoint_path, registration.base_url) == ("/logger.v1.Logger/", plugin_url)
+        assert host.registry.health(runtime_id).state == HEALTH_STATE_HEALTHY, "as the plugin says if asked"
+        assert plugin.asked[:2] == ["GetPluginInfo", "SetRuntimeIdentity"]
+        client = host.client("logger", EchoServiceClient)
+        assert (await client.echo(pb.EchoRequest())).text == "from Go"
+        assert plugin.called_by.startswith(b"_host-")
+        await host.shut_down_plugin(runtime_id, grace_s=1)
+        assert plugin.asked[-1] == "Shutdown"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_plugin_of_another_sdk_stays_while_it_answers_and_goes_when_it_does_not() -> None:
+    plugin = GoPlugin()
+    async with hosting(HostConfig(leases=LeaseConfig(lease_s=0.3))) as (host, url):
+        async with served(plugin) as plugin_url:
+            await host.add_plugin(plugin_url, host_url=url)
+            await eventually(lambda: plugin.asked.count("GetHealth") > 3)
+            assert host.registry.available("logger")
+        await until(host, lambda: not host.registry.provides("logger"))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_a_plugin_says_that_it_provides_is_checked_as_if_it_had_registered_it() -> None:
+    nameless = GoPlugin(GetPluginInfoResponse(self_id="go", provides=[ServiceDeclaration(type="a")]))
+    denied = HostConfig(policy=Policy(Rules(services={"logger": ServiceRules(providers=["another"])})))
+    async with (
+        hosting() as (host, url),
+        hosting(denied) as (strict, strict_url),
+        served(nameless) as nameless_url,
+        served(GoPlugin()) as plugin_url,
+    ):
+        async with refused(host, Code.FAILED_PRECONDITION):
+            await host.add_plugin(nameless_url, host_url=url)
+        async with refused(strict, Code.PERMISSION_DENIED):
+            await strict.add_plugin(plugin_url, host_url=strict_url)
