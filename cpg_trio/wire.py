@@ -58,6 +58,7 @@ CLIENT_VERSION_KEY = "client_version"
 RENEWS_KEY = "renews"  # client and GetPluginInfo metadata: "true" if it will ask for another token in time
 PROVIDES_KEY = "provides"  # client metadata: the service types that it will provide, with commas between
 REQUIRES_KEY = "requires"  # client metadata: those that it will call
+USES_KEY = "uses"  # client metadata: those of them that it does without, if it has to
 RUNTIME_ID_KEY = "runtime_id"  # metadata of GetPluginInfo: as whom the plugin's host knows it
 
 MAX_NAME_BYTES = 128  # of a self_id, of a service type, and of a socket

@@ -99,11 +99,17 @@ class Introduction:
     """The only service types that it will call. None allows all."""
     enrolment_token: str = attrs.field(default="", repr=False)
     """The token that hosts may ask for."""
+    uses: Sequence[str] = ()
+    """Those of `requires` that it does without, if it has to."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """The client metadata of the handshake."""
-        declared = {wire.PROVIDES_KEY: self.provides, wire.REQUIRES_KEY: self.requires}
+        declared = {
+            wire.PROVIDES_KEY: self.provides,
+            wire.REQUIRES_KEY: self.requires,
+            wire.USES_KEY: self.uses or None,
+        }
         return {
             wire.CLIENT_VERSION_KEY: __version__,
             wire.RENEWS_KEY: "true",

@@ -37,6 +37,7 @@ class PluginState:
             list(declared.provided),
             list(declared.dependencies),
             config.enrolment_token,
+            [each.service_type for each in declared.dependencies.values() if not each.required],
         )
         self.health = Health(declared)
         link, self_id = declared.link, declared.self_id

@@ -48,7 +48,7 @@ from cpg_trio.versions import Version, VersionRange, satisfies
 
 _KEYS = Keys(["k" * 32])
 _DIGEST = wire.token_digest("a token")
-_CLAIMS = Claims("p-0123456789abcdef", "p", 4e9, ("a",), ("b",), "192.0.2.7")
+_CLAIMS = Claims("p-0123456789abcdef", "p", 4e9, ("a",), ("b",), "192.0.2.7", uses=("b",))
 TOKEN = _KEYS.sign(_CLAIMS)
 ASSERTION = sign(_DIGEST, Purpose.CALLER, Assertion("p-1", "p", "q-1", "/q.v1.Q/M", 4e9))
 MAX_MESSAGE = 1000

@@ -62,6 +62,8 @@ class Identity:
     answers: bool = False
     """Whether it answers the host's probes: it has done so, or its handshake says that it is on an SDK that
     does. A plugin that knows only the wire protocol may not."""
+    uses: tuple[str, ...] = ()
+    """Those of `requires` that it does without, if it has to."""
 
 
 @attrs.frozen(kw_only=True)
@@ -98,7 +100,9 @@ class Entry:
 
     @size.default
     def _declared_bytes(self) -> int:
-        return sum(held_bytes(*types) for types in (self.identity.provides, self.identity.requires) if types)
+        identity = self.identity
+        declared = identity.provides, identity.requires, identity.uses
+        return sum(held_bytes(*types) for types in declared if types)
 
 
 class Identities:
@@ -168,6 +172,7 @@ class Identities:
         ttl_s: float | None = None,
         provides: tuple[str, ...] | None = None,
         requires: tuple[str, ...] | None = None,
+        uses: tuple[str, ...] = (),
         address: str = "",
         answers: bool = False,
     ) -> tuple[Identity, str]:
@@ -177,7 +182,7 @@ class Identities:
         """
         self._drop_expired()
         runtime_id = f"{self_id.lower()}-{secrets.token_hex(_SUFFIX_BYTES)}"
-        identity = Identity(runtime_id, self_id, provides, requires, address, answers)
+        identity = Identity(runtime_id, self_id, provides, requires, address, answers, uses)
         token, digest, expires_at = self._new_token(identity, ttl_s)
         self._take(Entry(identity, digest, expires_at))
         return identity, token
@@ -358,6 +363,7 @@ class Identities:
                 identity.requires,
                 identity.address,
                 issued_at=now,
+                uses=identity.uses,
             )
         )
         return token, token_digest(token), self._clock() + ttl_s
@@ -388,7 +394,14 @@ class Identities:
         expires_at = self._clock() + left_s
         entry = self._entries.get(runtime_id)
         if entry is None:
-            identity = Identity(runtime_id, claims.self_id, claims.provides, claims.requires, claims.address)
+            identity = Identity(
+                runtime_id,
+                claims.self_id,
+                claims.provides,
+                claims.requires,
+                claims.address,
+                uses=claims.uses,
+            )
             entry = Entry(identity, digest, expires_at)
             try:
                 self._take(entry)

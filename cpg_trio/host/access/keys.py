@@ -62,6 +62,7 @@ class Claims:
     """The address that the handshake came from, without a port; empty for a Unix socket."""
     issued_at: float | None = None
     """In seconds since 1970; None in tokens of older versions, which do not have it."""
+    uses: tuple[str, ...] = ()
 
 
 class Keys:
@@ -121,7 +122,7 @@ class Keys:
         }
         if claims.issued_at is not None:
             payload["iat"] = round(claims.issued_at, 3)
-        for name, types in (("prv", claims.provides), ("req", claims.requires)):
+        for name, types in (("prv", claims.provides), ("req", claims.requires), ("use", claims.uses or None)):
             if types is not None:
                 payload[name] = list(types)
         return jwt.encode(payload, self.all[0], ALGORITHM)
@@ -154,6 +155,7 @@ def _claims(payload: dict[str, Any]) -> Claims:
         _types(payload, "req"),
         payload["adr"],
         _issued_at(payload),
+        _types(payload, "use") or (),
     )
 
 

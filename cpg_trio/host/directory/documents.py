@@ -110,6 +110,7 @@ def encode(document: Document, sealed_digest: str) -> bytes:
             "requires": identity.requires,
             "address": identity.address,
             "answers": identity.answers,
+            **({"uses": identity.uses} if identity.uses else {}),
             "digest": sealed_digest,
             "expires_at": document.expires_at,
             "saved_at": document.saved_at,
@@ -133,6 +134,7 @@ def decode(runtime_id: str, value: bytes, seals: Seals) -> Document:
             _texts(fields, "requires"),
             _field(fields, "address", str, ""),
             _field(fields, "answers", bool, False),  # noqa: FBT003 - the default of a field
+            _texts(fields, "uses") or (),
         ),
         digest=seals.unseal(plugin_key(runtime_id), _field(fields, "digest", str, "")),
         expires_at=_number(fields, "expires_at"),

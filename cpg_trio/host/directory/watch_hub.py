@@ -152,6 +152,11 @@ class Watch:
         """Return how many types are followed."""
         return len(self._followed)
 
+    @property
+    def requirements(self) -> Mapping[str, Requirement]:
+        """Which versions count, by the types that are followed."""
+        return {service_type: each.requirement for service_type, each in self._followed.items()}
+
     def subscribe(
         self, service_type: str, min_version: str = "", version_range: str = "", max_providers: int = 0
     ) -> None:
@@ -434,6 +439,11 @@ class WatchHub:
     def has(self, watcher: str) -> bool:
         """Whether a plugin has a watch."""
         return watcher in self._watches
+
+    def requirements(self, watcher: str) -> Mapping[str, Requirement]:
+        """Return which versions a plugin accepts of the types that it follows."""
+        watches = self._watches.get(watcher, ())
+        return {name: each for watch in watches for name, each in watch.requirements.items()}
 
     def watchers(self, service_type: str) -> int:
         """Return how many watches follow a type. Looks at all of them: for tests and for people who debug."""

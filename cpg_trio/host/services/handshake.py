@@ -19,7 +19,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.host")
 
-_Declared: TypeAlias = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
+_Declared: TypeAlias = tuple[tuple[str, ...] | None, tuple[str, ...] | None, tuple[str, ...]]
 
 
 class Handshake(HandshakeService):
@@ -76,7 +76,7 @@ class Handshake(HandshakeService):
             )
             if request.self_id:
                 wire.validate_self_id(request.self_id)
-                provides, requires = _declared(request.client_metadata)
+                provides, requires, uses = _declared(request.client_metadata)
                 renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
                 action = Action.RENEW if held else Action.HANDSHAKE
                 self._access.check_enrolled(action, request.self_id, enrolment_token, peer)
@@ -87,6 +87,7 @@ class Handshake(HandshakeService):
                         ttl_s=ttl_s,
                         provides=provides,
                         requires=requires,
+                        uses=uses,
                         address=peer.address,
                         answers=renews,  # a plugin that renews its token serves the control services, too
                     )
@@ -135,12 +136,15 @@ def announcement(leases: LeaseConfig, registry: Registry, sockets: Sockets) -> M
 
 
 def _declared(metadata: Mapping[str, str]) -> _Declared:
-    """Return what a plugin declares to provide and to require, None if it does not. Raises: InvalidError."""
-    provides, requires = (
+    """Return what a plugin declares to provide and to require, None if it does not, and to do without.
+
+    Raises: InvalidError.
+    """
+    provides, requires, uses = (
         wire.parse_service_types(metadata[key]) if key in metadata else None
-        for key in (wire.PROVIDES_KEY, wire.REQUIRES_KEY)
+        for key in (wire.PROVIDES_KEY, wire.REQUIRES_KEY, wire.USES_KEY)
     )
-    return provides, requires
+    return provides, requires, tuple(each for each in uses or () if each in (requires or ()))
 
 
 def _milliseconds(seconds: float) -> str:

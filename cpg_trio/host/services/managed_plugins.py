@@ -98,6 +98,7 @@ class Adoption:
             wire.validate_self_id(info.self_id)
             provides = tuple(each.type for each in info.provides)
             requires = tuple(each.type for each in info.requires)
+            uses = tuple(each.type for each in info.requires if not each.required_for_startup)
             for service_type in provides + requires:
                 wire.validate_service_type(service_type)
         except wire.InvalidError as error:
@@ -108,6 +109,7 @@ class Adoption:
             ttl_s=self.lifetimes.of(renews=renews),
             provides=provides,
             requires=requires,
+            uses=uses,
             address=address,
             answers=renews,
         )

@@ -4,6 +4,8 @@ launcher    how a plugin is started, for those who write launchers
 spec        what is known of a plugin before it is started
 state       what one replica of it is doing
 graph       which plugin waits for which, and what is wrong with that
+impact      what others lose when a plugin goes
+planning    what has to be done so that other plugins run, in which order
 """
 
 from cpg_trio.host.supervision.graph import (
@@ -12,6 +14,15 @@ from cpg_trio.host.supervision.graph import (
     Registered as Registered,
     Wait as Wait,
 )
+from cpg_trio.host.supervision.impact import (
+    Impact as Impact,
+    LessProvided as LessProvided,
+    Loser as Loser,
+    Member as Member,
+    Members as Members,
+    RefusedRemoval as RefusedRemoval,
+    impact_of as impact_of,
+)
 from cpg_trio.host.supervision.launcher import (
     Assignment as Assignment,
     Ended as Ended,
@@ -19,6 +30,15 @@ from cpg_trio.host.supervision.launcher import (
     LaunchError as LaunchError,
     LocalHost as LocalHost,
     Running as Running,
+)
+from cpg_trio.host.supervision.planning import (
+    ApplyError as ApplyError,
+    ChangeKind as ChangeKind,
+    OutdatedPlanError as OutdatedPlanError,
+    Plan as Plan,
+    SpecChange as SpecChange,
+    apply as apply,
+    plan as plan,
 )
 from cpg_trio.host.supervision.spec import (
     Enrol as Enrol,

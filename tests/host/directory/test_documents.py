@@ -56,7 +56,10 @@ def documents(draw: st.DrawFn) -> Document:
     ]
     return Document(
         owner=draw(TEXTS),
-        identity=Identity("p-1", draw(TEXTS), draw(TYPES), draw(TYPES), draw(TEXTS), draw(st.booleans())),
+        identity=Identity(
+            *("p-1", draw(TEXTS), draw(TYPES), draw(TYPES), draw(TEXTS), draw(st.booleans())),
+            uses=tuple(draw(st.lists(TEXTS, max_size=3))),
+        ),
         digest=draw(st.binary(max_size=32)),
         expires_at=draw(TIMES),
         saved_at=draw(TIMES),

@@ -3,46 +3,11 @@
 from __future__ import annotations
 
 import random
-from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from cpg_trio.host.supervision import Assignment, Graph, GraphError, PluginSpec, Registered, Running, Wait
-
-
-class _Launcher:
-    """Starts nothing."""
-
-    kind = "none"
-
-    def launch(self, assignment: Assignment, /) -> AbstractAsyncContextManager[Running]:
-        raise NotImplementedError
-
-
-_LAUNCHER = _Launcher()
-
-
-def _spec(
-    name: str,
-    provides: str | None = "",
-    requires: str | None = "",
-    after: str = "",
-    *,
-    replicas: int = 1,
-    self_id: str = "",
-    line: int = 0,
-) -> PluginSpec:
-    """Return a spec; names are separated by blanks."""
-    return PluginSpec(
-        name=name,
-        launcher=_LAUNCHER,
-        self_id=self_id or name,
-        provides=None if provides is None else tuple(provides.split()),
-        requires=None if requires is None else tuple(requires.split()),
-        after=tuple(after.split()),
-        replicas=replicas,
-        source=f"platform.toml:{line}" if line else "",
-    )
+from cpg_trio.host.supervision import Graph, GraphError, PluginSpec, Registered, Wait
+from tests.host.supervision.specs import spec
 
 
 def _problems(*specs: PluginSpec, registered: tuple[Registered, ...] = ()) -> list[str]:
@@ -56,10 +21,10 @@ def _problems(*specs: PluginSpec, registered: tuple[Registered, ...] = ()) -> li
 def test_a_plugin_waits_for_the_providers_of_what_it_requires_and_for_those_it_comes_after() -> None:
     graph = Graph(
         [
-            _spec("api", "api", "storage", after="migrate"),
-            _spec("storage-1", "storage", "logger"),
-            _spec("logger", "logger"),
-            _spec("migrate"),
+            spec("api", "api", "storage", after="migrate"),
+            spec("storage-1", "storage", "logger"),
+            spec("logger", "logger"),
+            spec("migrate"),
         ]
     )
     graph.check()
@@ -72,14 +37,14 @@ def test_a_plugin_waits_for_the_providers_of_what_it_requires_and_for_those_it_c
 
 
 def test_what_a_spec_does_not_say_is_taken_from_what_has_registered() -> None:
-    specs = [_spec("api", None, None), _spec("logs", None, None, self_id="logger")]
+    specs = [spec("api", None, None), spec("logs", None, None, self_id="logger")]
     assert Graph(specs).waits_for("api") == ()
     registered = [Registered("api", ("api",), ("logger",)), Registered("logger", ("logger",))]
     assert Graph(specs, registered).waits_for("api") == ("logs",)
 
 
 def test_a_plugin_that_requires_what_it_provides_waits_for_nobody() -> None:
-    specs = [_spec("a", "x", "x"), _spec("b", "x", "x")]
+    specs = [spec("a", "x", "x"), spec("b", "x", "x")]
     graph = Graph(specs)
     assert graph.waits_for("a") == graph.waits_for("b") == ()
     graph.check(lambda *_: True)
@@ -87,9 +52,9 @@ def test_a_plugin_that_requires_what_it_provides_waits_for_nobody() -> None:
 
 def test_a_cycle_is_named_with_its_whole_path_its_reasons_and_its_lines() -> None:
     problems = _problems(
-        _spec("api", "api", "storage", line=3),
-        _spec("store", "storage", "logger", line=8),
-        _spec("logger", "logger", after="api", line=14),
+        spec("api", "api", "storage", line=3),
+        spec("store", "storage", "logger", line=8),
+        spec("logger", "logger", after="api", line=14),
     )
     (problem,) = problems
     assert problem == (
@@ -100,7 +65,7 @@ def test_a_cycle_is_named_with_its_whole_path_its_reasons_and_its_lines() -> Non
 
 
 def test_all_cycles_are_named_that_have_no_wait_in_common() -> None:
-    problems = _problems(*(_spec(a, after=b) for a, b in ("ab", "ba", "cd", "dc")))
+    problems = _problems(*(spec(a, after=b) for a, b in ("ab", "ba", "cd", "dc")))
     assert len(problems) == 2
     assert "a → b → a" in problems[0]
     assert "c → d → c" in problems[1]
@@ -108,28 +73,28 @@ def test_all_cycles_are_named_that_have_no_wait_in_common() -> None:
 
 def test_a_start_order_is_refused_for_a_cycle() -> None:
     with pytest.raises(GraphError, match="a → b → a"):
-        Graph([_spec("a", after="b"), _spec("b", after="a")]).start_order()
+        Graph([spec("a", after="b"), spec("b", after="a")]).start_order()
 
 
 def test_a_service_that_nobody_provides_is_named_unless_somebody_may_still_come_who_does() -> None:
-    api = _spec("api", "api", "storage", line=3)
+    api = spec("api", "api", "storage", line=3)
     assert _problems(api) == ["api (platform.toml:3) requires storage, which nobody provides"]
-    assert not _problems(api, _spec("thumbs", None, None))
+    assert not _problems(api, spec("thumbs", None, None))
     assert not _problems(api, registered=(Registered("other", ("storage",)),))
     known = Registered("thumbs", ("thumbs",))
-    assert _problems(api, _spec("thumbs", None, None), registered=(known,))
-    assert not _problems(_spec("api", "api", None), registered=(Registered("api", (), ("storage",)),))
+    assert _problems(api, spec("thumbs", None, None), registered=(known,))
+    assert not _problems(spec("api", "api", None), registered=(Registered("api", (), ("storage",)),))
 
 
 def test_a_plugin_without_replicas_provides_nothing_and_requires_nothing() -> None:
-    idle = _spec("store", "storage", "disk", replicas=0, line=9)
-    (problem,) = _problems(_spec("api", "api", "storage", after="store"), idle)
+    idle = spec("store", "storage", "disk", replicas=0, line=9)
+    (problem,) = _problems(spec("api", "api", "storage", after="store"), idle)
     assert problem == "api requires storage, which nobody provides: store (platform.toml:9) has no replicas"
-    assert Graph([_spec("api", after="store"), idle]).waits_for("api") == ()
+    assert Graph([spec("api", after="store"), idle]).waits_for("api") == ()
 
 
 def test_two_that_provide_the_same_are_named_unless_the_policy_lets_them() -> None:
-    specs = [_spec("a", "x", line=1), _spec("b", "x", self_id="a", line=4)]
+    specs = [spec("a", "x", line=1), spec("b", "x", self_id="a", line=4)]
     (problem,) = _problems(*specs)
     assert problem.startswith("a (platform.toml:1) and b (platform.toml:4) provide x, which only one may")
     Graph(specs).check(lambda self_id, service_type: (self_id, service_type) == ("a", "x"))
@@ -138,15 +103,23 @@ def test_two_that_provide_the_same_are_named_unless_the_policy_lets_them() -> No
 
 
 def test_what_a_plugin_of_the_same_id_has_registered_is_its_own() -> None:
-    assert not _problems(_spec("a", "x"), registered=(Registered("a", ("x",)),))
+    assert not _problems(spec("a", "x"), registered=(Registered("a", ("x",)),))
 
 
 def test_an_unknown_name_in_after_the_own_name_and_a_name_that_is_there_twice_are_problems() -> None:
-    assert _problems(_spec("a", after="b a", line=1), _spec("c", line=2), _spec("c", line=3)) == [
+    assert _problems(spec("a", after="b a", line=1), spec("c", line=2), spec("c", line=3)) == [
         "a (platform.toml:1) comes after itself: remove its own name from `after`",
         "2 plugins are named c (platform.toml:2, platform.toml:3): give each its own name",
         "a (platform.toml:1) comes after b, but no plugin has that name",
     ]
+
+
+def test_problems_of_plugins_that_run_already_are_not_those_of_new_ones() -> None:
+    old = [spec("api", "api", "storage"), spec("a", after="b"), spec("b", after="a x")]
+    graph = Graph([*old, spec("new", "new")])
+    graph.check(among=["new"])
+    with pytest.raises(GraphError):
+        graph.check()
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -155,7 +128,7 @@ def test_a_graph_is_refused_if_and_only_if_it_has_a_cycle(seed: int) -> None:
     names = [f"p{number}" for number in range(rng.randint(1, 12))]
     after = {name: rng.sample(names, rng.randint(0, min(2, len(names)))) for name in names}
     after = {name: [other for other in others if other != name] for name, others in after.items()}
-    graph = Graph([_spec(name, after=" ".join(after[name])) for name in names])
+    graph = Graph([spec(name, after=" ".join(after[name])) for name in names])
 
     def reaches_itself(name: str) -> bool:
         seen, todo = set[str](), list(after[name])
