@@ -13,7 +13,7 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from json.encoder import encode_basestring as quoted
@@ -43,10 +43,12 @@ _NOT_FIELDS = frozenset({*_OF_EACH, JSON_FIELDS, *IDS})
 class LogSource:
     """Which program of a process logs: a plugin, or the host."""
 
-    __slots__ = ("_runtime_id", "json", "name")
+    __slots__ = ("_runtime_id", "json", "name", "output")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, output: Callable[[str], None] | None = None) -> None:
         self.name = name
+        self.output = output
+        """Is given each line that it logs, without its end, beside the log."""
         self.runtime_id = ""
 
     @property
@@ -63,31 +65,36 @@ class LogSource:
 
 
 _sources: list[LogSource] = []
-_source: ContextVar[LogSource | None] = ContextVar("who logs", default=None)
+current_source: ContextVar[LogSource | None] = ContextVar("who logs", default=None)
 
 
 @contextmanager
-def log_source(name: str) -> Iterator[LogSource]:
-    """Have the lines of the block, and of the tasks that are started in it, name a plugin, or `host`."""
-    source = LogSource(name)
-    token = _source.set(source)
+def log_source(name: str, output: Callable[[str], None] | None = None) -> Iterator[LogSource]:
+    """Have the lines of the block, and of the tasks that are started in it, name a plugin, or `host`.
+
+    `output` is given these lines, too; by default what the block around this one has.
+    """
+    if output is None and (around := current_source.get()) is not None:
+        output = around.output
+    source = LogSource(name, output)
+    token = current_source.set(source)
     _sources.append(source)
     try:
         yield source
     finally:
         _sources.remove(source)
-        _source.reset(token)
+        current_source.reset(token)
 
 
 def identify(runtime_id: str) -> None:
     """Have the lines of the plugin that runs here tell its identity."""
-    if (source := _source.get()) is not None:
+    if (source := current_source.get()) is not None:
         source.runtime_id = runtime_id
 
 
 def _who() -> str:
     """Return the fields of who logs; in a thread of an author's, those of the only one that it can be."""
-    source = _source.get()
+    source = current_source.get()
     if source is None and len(_sources) == 1:
         source = _sources[0]
     return "" if source is None else source.json

@@ -23,7 +23,7 @@ import threading
 from typing import TextIO
 from weakref import WeakSet
 
-from cpg_trio._log_formats import Formatter, TextFormatter
+from cpg_trio._log_formats import Formatter, TextFormatter, current_source
 from cpg_trio.call_context import NO_CALL
 
 _MAX_WAITING = 8 * 1024 * 1024  # characters that wait to be written
@@ -74,7 +74,10 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record written."""
         try:
-            self.append(self.format(record) + "\n")
+            line = self.format(record)
+            self.append(f"{line}\n")
+            if (source := current_source.get()) is not None and source.output is not None:
+                source.output(line)
         except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be formatted
             self.handleError(record)
         if record.levelno >= logging.WARNING:

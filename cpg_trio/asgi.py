@@ -24,6 +24,13 @@ CANCEL_ON_DISCONNECT = "cpg_trio.cancel_on_disconnect"
 #: `note_proved` and `note_message`.
 CLIENT = "cpg_trio.client"
 
+#: An extension of the scope of a call that comes from this process, and over no network: who calls. A server
+#: that listens somewhere never sets it, whatever a client sends.
+LOCAL = "cpg_trio.local"
+
+#: What `LOCAL` is where the host itself calls a plugin. A plugin that calls another one is a `rpc.Caller`.
+FROM_HOST = object()
+
 
 class ClientDisconnectedError(OSError):
     """The client went away; what `send` raises from then on.
@@ -44,6 +51,11 @@ class ResponseAbortedError(Exception):
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return the first value of a header, or None. `name` is lower case."""
     return next((value for key, value in scope["headers"] if key.lower() == name), None)
+
+
+def local_caller(scope: Scope) -> object:
+    """Return who calls from this process, as its `LOCAL` says; None for a call over a network."""
+    return scope.get("extensions", {}).get(LOCAL)
 
 
 def server_address(scope: Scope) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import Enum
 from types import TracebackType
@@ -26,6 +27,7 @@ from cpg_trio._log_formats import (
     JsonFormatter,
     TextFormatter,
     bounded,
+    current_source,
     identify,
     log_source,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "configure_logging",
     "dropped_lines",
     "flush",
+    "giving_output",
     "identify",
     "ids",
     "log_source",
@@ -245,7 +248,10 @@ class LineLog:
         if handler is None:
             self._logger.info(text, stacklevel=2, extra=ids(context))
         else:
-            handler.append(handler.own_formatter.line(self._name, text, context))
+            line = handler.own_formatter.line(self._name, text, context)
+            handler.append(line)
+            if (source := current_source.get()) is not None and source.output is not None:
+                source.output(line[:-1])
 
     def _only_handler(self) -> LineHandler | None:
         """Return the handler if it is the only one that gets a line, and gets all of it; otherwise None."""
@@ -267,6 +273,35 @@ class LineLog:
 def ids(context: CallContext) -> dict[str, str]:
     """Return the ids of a call, which are the `extra` of a record of a call that is not the current one."""
     return {name: value for name in IDS if (value := getattr(context, name))}
+
+
+class _ToOutput(logging.Handler):
+    """Gives lines to the output of who logs them, in a program whose handlers are its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        source = current_source.get()
+        if source is not None and source.output is not None:
+            source.output(self.format(record))
+
+
+@contextmanager
+def giving_output(name: str, output: Callable[[str], None]) -> Iterator[None]:
+    """Give the lines that the block logs, and the tasks that are started in it, to `output`, too.
+
+    They name `name`. In the log they are in any case.
+    """
+    root = logging.getLogger()
+    is_alone = not any(isinstance(each, LineHandler | _ToOutput) for each in root.handlers)
+    handler = _ToOutput() if is_alone else None
+    if handler is not None:
+        handler.setFormatter(TextFormatter())
+        root.addHandler(handler)
+    try:
+        with log_source(name, output):
+            yield
+    finally:
+        if handler is not None:
+            root.removeHandler(handler)
 
 
 class TemporaryLevels:

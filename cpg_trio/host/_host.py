@@ -24,7 +24,7 @@ from cpg_trio.calls import CallPolicy
 from cpg_trio.host._cluster_metrics import ClusterMetrics
 from cpg_trio.host._config import HostConfig, control_pool, fitted_to_process, reloaded_files, routing_pool
 from cpg_trio.host._dependency import HostDependencies, HostDependency
-from cpg_trio.host._dispatch import Dispatch
+from cpg_trio.host._dispatch import Dispatch, LocalDispatch
 from cpg_trio.host._environment import DEFAULT_PORT
 from cpg_trio.host._lifetimes import Lifetimes
 from cpg_trio.host._metrics import HostMetrics, Refusals
@@ -61,6 +61,7 @@ from cpg_trio.host.directory import (
     EndpointValidator,
     Journal,
     Liveness,
+    LocalPlugins,
     Prober,
     RegistrationPolicy,
     Registry,
@@ -78,6 +79,7 @@ from cpg_trio.host.routing import (
     OwnCalls,
     RequestHeaderRules,
     Router,
+    RouterApp,
     RouterStatistics,
     Routes,
     SharedRoom,
@@ -103,7 +105,7 @@ from cpg_trio.http import (
 from cpg_trio.logs import log_source
 from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
-from cpg_trio.rpc import Interceptor, ServiceClient, application
+from cpg_trio.rpc import Interceptor, ServiceClient, application, serving_app
 from cpg_trio.statistics import CallTable
 from cpg_trio.store import CountedStore
 from cpg_trio.tracing import tracing
@@ -168,6 +170,8 @@ class Host:
         self._contexts = config.serve.tls.client_contexts()
         self._pool = routing_pool(self._contexts)
         self._control_pool = control_pool(self._contexts)
+        self.local = LocalPlugins()
+        """The plugins that run as tasks in this process. They reach the host while it serves."""
         # Directory: registrations, leases, watches
         self._direct = DirectCounter(limits.max_direct_reports)
         self.registry = Registry(
@@ -182,7 +186,7 @@ class Host:
         self._registration_policy = RegistrationPolicy(
             self._access, self.identities, self.registry, policy, self.audit, self.owners.owns
         )
-        self._control = ControlClients(self.identities, self.registry, self._control_pool)
+        self._control = ControlClients(self.identities, self.registry, self._control_pool, self.local)
         self._sockets = Sockets(config.socket_dir, self._control, shared=is_shared)
         self._succession = Succession(self.identities, self.registry)
         self._prober = Prober(
@@ -266,8 +270,8 @@ class Host:
             limits,
         )
         # The host as a caller
-        routes = Routes(self.identities, self.registry)
-        self._own_calls = OwnCalls(self._access, routes, self._pool, self._own_id)
+        self._routes = Routes(self.identities, self.registry, local=self.local)
+        self._own_calls = OwnCalls(self.local, self._own_id)
         self._dependencies = HostDependencies(
             self.watches, lambda provider: self._own_calls.to(provider.endpoint_url)
         )
@@ -351,7 +355,11 @@ class Host:
             with self.identities.watched(self._lifetimes.identity_changed):
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
-                async with self.admin.running(), self._dependencies.running():
+                async with (
+                    self._reached_in_memory(browsers),
+                    self.admin.running(),
+                    self._dependencies.running(),
+                ):
                     with self.registry.changes.added(self._succession.lapsing(self._liveness.lapse)):
                         yield browsers.guarding(self._dispatch())
             nursery.cancel_scope.cancel()
@@ -374,7 +382,7 @@ class Host:
     def _router(self, browsers: BrowserGuard) -> Router:
         return Router(
             self._access,
-            Routes(self.identities, self.registry),
+            self._routes,
             self.registry,
             self.calls,
             self._suspicions.suspect,
@@ -487,6 +495,15 @@ class Host:
                         self.admin.stopping()
                 drained.set()
             _log.info("host has stopped")
+
+    @asynccontextmanager
+    async def _reached_in_memory(self, browsers: BrowserGuard) -> AsyncIterator[None]:
+        """Take the calls of plugins that run in this process, and those of the host itself."""
+        router = RouterApp(self._router(browsers), self._pool)
+        async with serving_app(self._dispatch(), "the host") as services:
+            with self.local.reaching(LocalDispatch(router, services)):
+                yield
+            services.cancel()
 
     def _peer_url(self, bound: Sequence[str]) -> str:
         if self.cluster is None:

@@ -79,6 +79,7 @@ from cpg_trio.http.relay import (
     RelayCall as RelayCall,
     RequestRefusedError as RequestRefusedError,
 )
+from cpg_trio.http.server.asgi_exchange import AsgiExchange as AsgiExchange
 from cpg_trio.http.server.browsers import BrowserGuard as BrowserGuard
 from cpg_trio.http.server.capacity import (
     CONNECTION_BYTES as CONNECTION_BYTES,

@@ -24,7 +24,8 @@ from typing import Protocol
 
 import attrs
 
-from cpg_trio.asgi import ClientDisconnectedError, HeaderList
+from cpg_trio.asgi import App, ClientDisconnectedError, HeaderList
+from cpg_trio.call_context import CallContext
 from cpg_trio.call_record import Call, Stage
 from cpg_trio.http.client.errors import NotSentError, UndeliveredError, UpstreamError
 from cpg_trio.http.client.exchange import ClientExchange
@@ -34,6 +35,7 @@ from cpg_trio.http.client.request import LAST_CHUNK, PreparedRequest, chunk
 from cpg_trio.http.heads import Framing, MalformedError
 from cpg_trio.http.messages import IncomingResponse
 from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.server.asgi import AsgiCall
 from cpg_trio.http.server.exchange import ServerExchange
 
 _NO_CONTENT = 204
@@ -69,6 +71,14 @@ class Forward(Protocol):
     @property
     def origin(self) -> Origin:
         """Where it goes."""
+
+    @property
+    def app(self) -> App | None:
+        """What answers it, if that is an application of this process: then it goes nowhere else."""
+
+    @property
+    def context(self) -> CallContext:
+        """The context of the call."""
 
     @property
     def caller(self) -> str:
@@ -131,7 +141,10 @@ class Relay:
         except RequestRefusedError as refused:
             caller.finish_nowait(caller.respond_text(refused.status, refused.text, refused.fields))
             return
-        RelayCall(caller, forward, self._pool).start()
+        if forward.app is None:
+            RelayCall(caller, forward, self._pool).start()
+        else:
+            caller.hand_over(AsgiCall(caller, forward.app, forward.context).run)
 
     async def __call__(self, caller: ServerExchange, /) -> None:
         """Relay a request whose head has been read."""
@@ -140,7 +153,10 @@ class Relay:
         except RequestRefusedError as refused:
             await caller.finish(caller.respond_text(refused.status, refused.text, refused.fields))
             return
-        await RelayCall(caller, forward, self._pool).run()
+        if forward.app is None:
+            await RelayCall(caller, forward, self._pool).run()
+        else:
+            await AsgiCall(caller, forward.app, forward.context).run()
 
 
 class RelayCall:

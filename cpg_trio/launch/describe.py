@@ -11,11 +11,11 @@ import json
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import trio
@@ -25,6 +25,9 @@ from cpg_trio.host.supervision import LaunchError
 from cpg_trio.launch.modules import find_module
 from cpg_trio.launch.places import nearest
 from cpg_trio.plugin import Plugin
+
+Target: TypeAlias = str | Plugin | Callable[..., Plugin | AbstractAsyncContextManager[Plugin]]
+"""`module:attribute`, or a `Plugin`, or a function as the module says."""
 
 _MOST_OF_REASON = 500  # characters
 _DESCRIBE_S = 30.0
@@ -62,8 +65,8 @@ class Description:
 
 
 @asynccontextmanager
-async def plugin_of(target: str, environment: Mapping[str, str]) -> AsyncIterator[Plugin]:
-    """Yield the plugin that `module:attribute` names.
+async def plugin_of(target: Target, environment: Mapping[str, str]) -> AsyncIterator[Plugin]:
+    """Yield the plugin that `module:attribute` names, or what that would be.
 
     Raises: LaunchError if there is none, in one line. What the plugin's own context manager raises passes.
     """
@@ -73,11 +76,18 @@ async def plugin_of(target: str, environment: Mapping[str, str]) -> AsyncIterato
         return
     if isinstance(found, AbstractAsyncContextManager):
         async with found as plugin:
-            yield _checked(target, plugin)
+            yield _checked(named(target), plugin)
         return
     if inspect.iscoroutine(found):
         found.close()
-    _checked(target, found)
+    _checked(named(target), found)
+
+
+def named(target: Target) -> str:
+    """Return what an error calls a plugin."""
+    if isinstance(target, Plugin):
+        return target.self_id
+    return target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
 
 
 async def describe(target: str, environment: Mapping[str, str]) -> Description:
@@ -91,7 +101,7 @@ async def describe(target: str, environment: Mapping[str, str]) -> Description:
     except LaunchError:
         raise
     except Exception as error:  # noqa: BLE001 - the author's code may raise anything
-        return Description(failure=f"{target} failed: {_why(error)}")
+        return Description(failure=f"{target} failed: {why(error)}")
 
 
 async def described_apart(target: str, directory: Path, environment: Mapping[str, str]) -> Description:
@@ -114,9 +124,9 @@ async def described_apart(target: str, directory: Path, environment: Mapping[str
     raise LaunchError(f"importing {target} has not ended after {_DESCRIBE_S:g} s")
 
 
-def _called(target: str, environment: Mapping[str, str]) -> object:
+def _called(target: Target, environment: Mapping[str, str]) -> object:
     """Return the plugin of a target, or what its function returns. Raises: LaunchError."""
-    found = _attribute(target)
+    found = _attribute(target) if isinstance(target, str) else target
     if isinstance(found, Plugin) or not callable(found):
         return found
     try:
@@ -127,7 +137,7 @@ def _called(target: str, environment: Mapping[str, str]) -> object:
     try:
         return found(environment) if takes else found()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
-        raise LaunchError(f"{target} failed: {_why(error)}") from None
+        raise LaunchError(f"{named(target)} failed: {why(error)}") from None
 
 
 def _attribute(target: str) -> object:
@@ -137,7 +147,7 @@ def _attribute(target: str) -> object:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             raise LaunchError(_why_no_module(name)) from None
-        raise LaunchError(f"importing {name} failed: {_why(error)}") from None
+        raise LaunchError(f"importing {name} failed: {why(error)}") from None
     for part in path.split("."):
         if not hasattr(found, part):
             known = (each for each in dir(found) if not each.startswith("_"))
@@ -164,7 +174,7 @@ def _checked(target: str, found: object) -> Plugin:
     return found
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
     """Return what an error says, and where in the author's code it comes from: one line."""
     said = one_line("".join(traceback.format_exception_only(error)).strip().split("\n")[-1], _MOST_OF_REASON)
     frames = [

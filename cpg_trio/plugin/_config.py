@@ -20,6 +20,7 @@ from cpg_trio.process import (
     probe_bind_from_environment,
     secret_from_environment,
 )
+from cpg_trio.rpc import LocalHost
 from cpg_trio.variables import misspelt
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -38,12 +39,15 @@ class PluginConfig:
     """Where and how a plugin runs. Raises: ValueError for a `host_url` that is not a URL."""
 
     bind: str | Sequence[str] = "127.0.0.1:0"
-    """The address that it listens on, or several."""
+    """The address that it listens on, or several; none for a plugin whose host is in its process."""
     host_url: str | None = attrs.field(default=None, validator=_check_host_url)
     """The URL of its host, or several with commas between, of hosts that share a directory: it uses one of
     them at a time. With None it waits for a managing host to call."""
     hostname: str = "localhost"
     """Its own name, which the host can resolve."""
+    local: LocalHost | None = attrs.field(default=None, repr=False)
+    """Its host, if that is in the same process. Then there is no `host_url`, and with no `bind`, nothing
+    listens: an address of its own is for other clients, which call what is public."""
     socket_dir: Path | None = None
     """A directory that it shares with its host, for Unix sockets."""
     enrolment_token: str = attrs.field(default="", repr=False)

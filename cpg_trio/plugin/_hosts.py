@@ -37,6 +37,7 @@ from cpg_trio.rpc import (
     Fault,
     HttpClient,
     HttpRequest,
+    LocalHost,
     PoolClient,
     send_duplex,
 )
@@ -45,6 +46,9 @@ _log = logging.getLogger("cpg_trio.plugin")
 
 _T = TypeVar("_T")
 _Key: TypeAlias = tuple[str, tuple[str, ...]]
+
+LOCAL_HOST_URL = "http://host.invalid"
+"""Of a host in the plugin's process. No name ends so (RFC 6761), and nothing connects to it."""
 
 BY_URL = ("",)  # the addresses of a host that is called where its URL says
 
@@ -75,18 +79,28 @@ def parse_host_urls(text: str) -> tuple[str, ...]:
 class HostAddress:
     """A host, and how it is reached. Another object for each time that a plugin moves there."""
 
+    http: HttpClient
+    """For the plugin's own calls to the host."""
+    calls: HttpClient
+    """For calls to other plugins through the host. They never take all connections to it."""
+
     def __init__(self, hosts: Hosts, url: str, addresses: tuple[str, ...], *, alone: bool) -> None:
         self._hosts = hosts
         self.url = url
         self.addresses = addresses
         """Where to connect, in the order in which it is tried. See `Origin.addresses`."""
         pool, limit = hosts.pool, None if alone else _CONNECT_S
+        self.local = hosts.local
+        """The host, if it is in this process: then its URL and its addresses are not used."""
+        if self.local is not None:
+            self.http, self.calls = self.local.http, self.local.http
+            return
         self.http = PoolClient(pool, addresses, "", Fault.HOST, limit, self.failed)
-        """For the plugin's own calls to the host."""
         self.calls = PoolClient(pool, addresses, _CALLS, Fault.HOST, limit, self.failed)
-        """For calls to other plugins through the host. They never take all connections to it."""
 
     def __str__(self) -> str:
+        if self.local is not None:
+            return "the host of this process"
         return self.url if self.addresses == BY_URL else f"{self.url} through {self.addresses[0]}"
 
     @property
@@ -139,8 +153,15 @@ class Hosts:
     """
 
     def __init__(
-        self, urls: Sequence[str], pool: Pool, link: HostLink | None = None, owner: str = "the plugin"
+        self,
+        urls: Sequence[str],
+        pool: Pool,
+        link: HostLink | None = None,
+        owner: str = "the plugin",
+        local: LocalHost | None = None,
     ) -> None:
+        """Take where they are. `local` is the only one, if that is in this process."""
+        self.local = local
         self.urls = tuple(urls)
         self.pool = pool
         self.link = link or HostLink()
@@ -317,7 +338,7 @@ class Hosts:
     async def _look_up(self, url: str, found: dict[str, list[_Key]]) -> None:
         origin, _ = Origin.parse(url)
         found[url] = [key for key in self._known if key[0] == url] or [(url, BY_URL)]
-        if not _is_name(origin.host):
+        if self.local is not None or not _is_name(origin.host):
             return
         with trio.move_on_after(_LOOK_UP_S):
             try:

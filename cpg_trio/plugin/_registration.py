@@ -129,7 +129,9 @@ async def _unregister(session: Session, registration_ids: Sequence[str]) -> list
 
 def _metadata(addresses: Addresses, session: Session) -> Mapping[str, str]:
     """Return where the host finds the plugin."""
-    metadata = {wire.BASE_URL_KEY: addresses.base_url, wire.DIRECT_KEY: "true"}
+    metadata = {wire.BASE_URL_KEY: addresses.base_url}
+    if session.hosts.local is None:  # no other way leads to a task than through its host
+        metadata[wire.DIRECT_KEY] = "true"
     if addresses.control_url:
         metadata[wire.CONTROL_URL_KEY] = addresses.control_url
     if session.hosts.current.has_socket:  # host and plugin share a directory

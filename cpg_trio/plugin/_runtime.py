@@ -199,7 +199,7 @@ async def _keep(state: PluginState, session: Session, heartbeat: Heartbeat) -> N
         nursery.start_soon(heartbeat.keep, session)
         nursery.start_soon(keep_renewed, session, state.introduction)
         nursery.start_soon(follow, session, dependencies)
-        if state.config.direct_calls:
+        if state.config.direct_calls and state.config.local is None:
             pace = RequestPace()
             for dependency in dependencies:
                 nursery.start_soon(dependency.direct.keep_granted, session, dependency.providers, pace)

@@ -24,7 +24,7 @@ from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin.control import Control, PluginInfo
 from cpg_trio.plugin.guard import Guard, Managers
 from cpg_trio.probes import PATHS, Probes
-from cpg_trio.rpc import application
+from cpg_trio.rpc import LocalHost, application
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -55,7 +55,7 @@ async def serve_plugin(
     That has no limit here: how long calls may take to finish is the host's to set, later. Raises: BindError.
     """
     config = state.config
-    services, control = _applications(state, probes)
+    services, control, local = _applications(state, probes)
     async with open_plain_nursery() as nursery:
         control_url = ""
         if config.control_bind is not None:
@@ -67,14 +67,29 @@ async def serve_plugin(
         unlimited = attrs.evolve(config.serve, grace_s=math.inf)
         serve_services = partial(serve, services, bind=binds, config=unlimited, stop=drain)
         async with open_plain_nursery() as until_drained:
-            bound = await until_drained.start(serve_services)
-            _log.info("%s listening on %s", state.declared.self_id, ", ".join(bound))
-            task_status.started(Addresses(bound, _base_url(config, bound[0]), control_url, socket))
+            bound: tuple[str, ...] = ()
+            if binds:
+                bound = await until_drained.start(serve_services)
+                _log.info("%s listening on %s", state.declared.self_id, ", ".join(bound))
+            if config.local is not None:
+                base_url = await until_drained.start(_serve_in_memory, config.local, local, drain)
+            else:
+                base_url = _base_url(config, bound[0])
+            task_status.started(Addresses(bound, base_url, control_url, socket))
         nursery.cancel_scope.cancel()
 
 
-def _applications(state: PluginState, probes: Probes) -> tuple[App, App]:
-    """Return what is served where others call, and what is served at the address for the host alone."""
+async def _serve_in_memory(
+    host: LocalHost, app: App, drain: trio.Event, *, task_status: trio.TaskStatus[str]
+) -> None:
+    """Take the calls of a host in this process until `drain` is set, and then finish those in flight."""
+    async with host.serving(app) as url:
+        task_status.started(url)
+        await drain.wait()
+
+
+def _applications(state: PluginState, probes: Probes) -> tuple[App, App, App]:
+    """Return what is served where others call, at the address for the host alone, and in memory."""
     guard = _guard(state)
     provided = _provided(state, guard)
     if state.config.handshake_clients:
@@ -83,17 +98,19 @@ def _applications(state: PluginState, probes: Probes) -> tuple[App, App]:
         f"/{each.service_name}/": guard.control(application([each]))
         for each in (Control(state), PluginInfo(state))
     }
-    dispatching = partial(_dispatching, state.config, guard, probes)
-    everything = dispatching(provided | control)
+    local = _dispatching(guard, probes, provided | control)
+    binds = [*_listed(state.config.bind), *_listed(state.config.control_bind or ())]
+    browsers = BrowserGuard(state.config.serve, binds=binds, names=[state.config.hostname])
+    everything = browsers.guarding(local)
     if state.config.control_bind is None:
-        return everything, everything
-    services = dispatching(provided)
+        return everything, everything, local
+    services = browsers.guarding(_dispatching(guard, probes, provided))
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         # At a Unix socket the host first asks whose it is, before it knows the control address.
         await (everything if scope["client"] is None else services)(scope, receive, send)
 
-    return dispatch, dispatching(control)
+    return dispatch, browsers.guarding(_dispatching(guard, probes, control)), local
 
 
 def _provided(state: PluginState, guard: Guard) -> dict[str, App]:
@@ -113,10 +130,8 @@ def _guarded(guard: Guard, provided: Provided, app: App) -> App:
     return guard.service(app, public=provided.public, service_type=provided.service_type)
 
 
-def _dispatching(config: PluginConfig, guard: Guard, probes: Probes, by_path: Mapping[str, App]) -> App:
+def _dispatching(guard: Guard, probes: Probes, by_path: Mapping[str, App]) -> App:
     """Return an application of several, by the first segment of their paths, and of the probes."""
-    binds = [*_listed(config.bind), *_listed(config.control_bind or ())]
-    browsers = BrowserGuard(config.serve, binds=binds, names=[config.hostname])
     # A host may still send calls here that are for the plugin that had this address before. A 404 would
     # pass for that plugin's answer, so the guard refuses them as it does for a service that is here.
     elsewhere = guard.service(application([]), public=True)
@@ -127,7 +142,7 @@ def _dispatching(config: PluginConfig, guard: Guard, probes: Probes, by_path: Ma
         is_probe = path in PATHS and scope["type"] == "http"
         await (probes if is_probe else app)(scope, receive, send)
 
-    return browsers.guarding(dispatch)
+    return dispatch
 
 
 def _guard(state: PluginState) -> Guard:

@@ -16,7 +16,7 @@ from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._heartbeat import HeartbeatCounts
-from cpg_trio.plugin._hosts import Hosts
+from cpg_trio.plugin._hosts import LOCAL_HOST_URL, Hosts
 from cpg_trio.plugin._session import Introduction, Session
 from cpg_trio.tracing import Tracing
 
@@ -41,8 +41,14 @@ class PluginState:
         )
         self.health = Health(declared)
         link, self_id = declared.link, declared.self_id
-        self.adoption = Adoption(pool, link, self_id) if config.host_url is None else None
-        self.hosts = Hosts(config.host_urls, pool, link, self_id) if config.host_urls else None
+        self.adoption: Adoption | None = None
+        self.hosts: Hosts | None = None
+        if config.local is not None:
+            self.hosts = Hosts((LOCAL_HOST_URL,), pool, link, self_id, config.local)
+        elif config.host_url is None:
+            self.adoption = Adoption(pool, link, self_id)
+        else:
+            self.hosts = Hosts(config.host_urls, pool, link, self_id)
         """The hosts of its configuration; None for a plugin that waits for a managing host."""
         self.session: Session | None = None
         """The session with the host; None before the first handshake, after it is lost, and while leaving."""

@@ -1,6 +1,6 @@
 """How a plugin learns of the providers of its dependencies: in the best of three ways that its host offers.
 
-    the websocket `/watch`      one connection for all dependencies, with pings
+    the websocket `/watch`      one connection for all dependencies, with pings, or in memory
     a `WatchService` stream     one for each dependency, where the host has no websocket
     `DiscoverService`           asked at intervals, where the streams tell nothing
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 
 import attrs
 import trio
@@ -32,7 +32,7 @@ from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
+from cpg_trio.rpc import Code, ConnectError, LocalWebSocket, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -150,17 +150,8 @@ class _Socket:
 
     async def _connect(self, at: HostAddress) -> None:
         """Follow one connection until it breaks, or the plugin has left the host."""
-        session, pool = self._session, self._session.hosts.pool
-        opening = open_websocket(
-            at.url + wire.WATCH_PATH,
-            session.headers,
-            [wire.WATCH_PROTO],
-            addresses=at.addresses,
-            ssl_context=pool.ssl_context,
-            resolver=pool.resolver,
-            timeout_s=session.hosts.patience_s(min(CALL_TIMEOUT_S, session.heartbeat_s)),
-        )
-        async with opening as socket, open_plain_nursery() as nursery:
+        session = self._session
+        async with self._opening(at) as socket, open_plain_nursery() as nursery:
             self._begin(at)
             session.heard(at)
             session.check_host(_texts(socket.handshake_headers).get(wire.HOST_ID_HEADER.lower(), ""))
@@ -169,6 +160,23 @@ class _Socket:
             nursery.start_soon(self._read, socket)
             await session.hosts.wait_left(at)
             nursery.cancel_scope.cancel()
+
+    def _opening(
+        self, at: HostAddress
+    ) -> AbstractAsyncContextManager[WebSocket] | AbstractAsyncContextManager[LocalWebSocket]:
+        session, pool = self._session, self._session.hosts.pool
+        url, protocols = at.url + wire.WATCH_PATH, [wire.WATCH_PROTO]
+        if at.local is not None:
+            return at.local.http.websocket(url, session.headers, protocols)
+        return open_websocket(
+            url,
+            session.headers,
+            protocols,
+            addresses=at.addresses,
+            ssl_context=pool.ssl_context,
+            resolver=pool.resolver,
+            timeout_s=session.hosts.patience_s(min(CALL_TIMEOUT_S, session.heartbeat_s)),
+        )
 
     def _begin(self, at: HostAddress) -> None:
         """Begin to be told of all anew."""
@@ -179,7 +187,7 @@ class _Socket:
         self._least_revision = 0 if at is self._told_at else self._session.seen_revision
         self._told_at = at
 
-    async def _read(self, socket: WebSocket) -> None:
+    async def _read(self, socket: WebSocket | LocalWebSocket) -> None:
         while True:
             self._take(await _next_update(socket))
 
@@ -197,7 +205,7 @@ class _Socket:
             subscribe=subscriptions, seen_revision=self._session.seen_revision
         ).SerializeToString()
 
-    async def _ping(self, at: HostAddress, socket: WebSocket) -> None:
+    async def _ping(self, at: HostAddress, socket: WebSocket | LocalWebSocket) -> None:
         """Raise trio.TooSlowError when the host does not answer any more."""
         with suppress(ConnectionClosed):  # reading raises it, too
             while True:
@@ -269,7 +277,7 @@ def _texts(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
-async def _next_update(socket: WebSocket) -> pb.WatchUpdate:
+async def _next_update(socket: WebSocket | LocalWebSocket) -> pb.WatchUpdate:
     message = await socket.get_message()
     if isinstance(message, str):
         raise DecodeError("a binary frame was expected")

@@ -2,8 +2,9 @@
 
     a service            X-Plugin-Caller: the host states who calls this method through it
                          Authorization and X-Plugin-Runtime-ID: a grant of the host, for direct calls
+                         `asgi.LOCAL` in the scope: the host calls in memory, and says who calls
     a public service     the same, or none of these
-    a control service    Authorization: the host itself calls
+    a control service    Authorization, or `asgi.LOCAL`: the host itself calls
 
 A refused call gets an answer that Connect, gRPC and plain HTTP clients understand, and that says that the
 call was not delivered. An accepted call is the application's: the guard does not handle what it raises.
@@ -26,6 +27,7 @@ from cpg_trio._lines import one_line
 from cpg_trio._paths import has_traversal
 from cpg_trio._throttle import LogThrottle
 from cpg_trio.asgi import (
+    FROM_HOST,
     App,
     HeaderList,
     Message,
@@ -33,6 +35,7 @@ from cpg_trio.asgi import (
     Scope,
     Send,
     header,
+    local_caller,
     note_proved,
     refuse_websocket,
     send_response,
@@ -293,6 +296,8 @@ class Guard:
         Raises: RefusedCallError.
         """
         headers: HeaderList = scope["headers"]
+        if isinstance(local := local_caller(scope), Caller):
+            return headers, local, _HOST  # the host has routed it, and has dropped every claim
         fields: dict[bytes, bytes] = {}
         for name, value in headers:
             if (known := _CHECKED_NAMES[name]) and known is not _CLAIM:
@@ -364,6 +369,8 @@ class Guard:
 
     def _check_host(self, scope: Scope) -> None:
         """Raise RefusedCallError unless the plugin's host calls, or a managing host that it may accept."""
+        if local_caller(scope) is FROM_HOST:
+            return
         token = (header(scope, _AUTHORIZATION) or b"").removeprefix(_BEARER)
         path = path_claim(scope["raw_path"])
         if self._managers.wanted() and scope["path"] in _OPEN_TO_MANAGERS:

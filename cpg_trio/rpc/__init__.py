@@ -16,6 +16,8 @@ for the calls that are most of them. Nothing in this package knows about plugins
     intercepted the interceptors of a client
     client      calls, and the base class of generated typed clients
     inprocess   an httpx transport that calls an ASGI application, streaming, without a socket
+    app_server  an application that is called within its process, each call a task of its own
+    app_client  what calls it: a client for requests, and for websockets
     context     what a method is given beside its request
     room        how much memory the messages of all calls take
     hardening   what is set right about connectrpc's application
@@ -41,6 +43,16 @@ from connectrpc.interceptor import (
 from connectrpc.request import Headers as Headers
 
 from cpg_trio.asgi import App as App
+from cpg_trio.rpc.app_client import (
+    AppClient as AppClient,
+    LocalHost as LocalHost,
+    LocalWebSocket as LocalWebSocket,
+)
+from cpg_trio.rpc.app_server import (
+    AppServer as AppServer,
+    ServedCall as ServedCall,
+    serving_app as serving_app,
+)
 from cpg_trio.rpc.client import (
     CallOptions as CallOptions,
     ClientConfig as ClientConfig,

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from connectrpc.request import Headers, RequestContext
 
-from cpg_trio.asgi import Scope, note_proved
+from cpg_trio.asgi import Scope, local_caller, note_proved
 
 CALLER = "caller"
 PEER_NAMES = "peer_names"
@@ -47,6 +47,11 @@ class Context(RequestContext[Any, Any]):
         """The names in the client's verified certificate; one empty name if it has none."""
         names: tuple[str, ...] = self._call_state.get(PEER_NAMES, ())
         return names
+
+    @property
+    def local(self) -> object:
+        """Who calls from within this process; see `asgi.LOCAL`."""
+        return local_caller(self._scope)
 
     def note_proved(self, identity: str) -> None:
         """Report the identity that the client has proved to the server; see `asgi.note_proved`."""

@@ -329,7 +329,7 @@ class PoolClient:
                 caller=self._caller,
                 connect_timeout_s=self._connect_timeout_s,
             )
-        return WholeResponse(whole.status, _as_text(whole.headers), whole.body)
+        return WholeResponse(whole.status, text_of(whole.headers), whole.body)
 
 
 @attrs.frozen
@@ -372,7 +372,8 @@ def _as_sent(request: HttpRequest, place: _Place) -> Request:
     )
 
 
-def _as_text(headers: HeaderList) -> list[tuple[str, str]]:
+def text_of(headers: HeaderList) -> list[tuple[str, str]]:
+    """Return the header fields of a response as texts."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
 
 
@@ -386,7 +387,7 @@ class _PoolBlock:
     async def __aenter__(self) -> HttpResponse:
         with self._errors:
             response = await self._block.__aenter__()
-        return HttpResponse(response.status, _as_text(response.headers), _PoolBody(response, self._errors))
+        return HttpResponse(response.status, text_of(response.headers), _PoolBody(response, self._errors))
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -415,7 +416,7 @@ class _DuplexBlock:
         """See `Duplex`."""
         with self._errors:
             status, headers = await self._exchange.response()
-        return HttpResponse(status, _as_text(headers), _PoolBody(self._exchange, self._errors))
+        return HttpResponse(status, text_of(headers), _PoolBody(self._exchange, self._errors))
 
 
 class _PoolBody:
@@ -455,6 +456,11 @@ class _MappedErrors:
             if isinstance(exc, (ConnectFailedError, UnknownNameError)):
                 self._unreachable(mapped.message)
             raise mapped from exc
+
+
+def error_of_upstream(error: UpstreamError, unconnected: Fault, broken: Fault) -> CallError:
+    """Return what an error on the way is to a caller. See `_MappedErrors`."""
+    return _mapped(error, unconnected, broken) or _no_answer(error, broken)
 
 
 def _mapped(

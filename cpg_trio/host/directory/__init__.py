@@ -2,7 +2,7 @@
 
 from cpg_trio.host.directory.address_proof import AddressProof as AddressProof
 from cpg_trio.host.directory.base_url import base_url as base_url, knowing_base_url as knowing_base_url
-from cpg_trio.host.directory.calls_in_flight import CallsInFlight as CallsInFlight
+from cpg_trio.host.directory.calls_in_flight import CallsInFlight as CallsInFlight, InFlight as InFlight
 from cpg_trio.host.directory.endpoint_validation import (
     BaseUrls as BaseUrls,
     EndpointValidator as EndpointValidator,
@@ -14,6 +14,11 @@ from cpg_trio.host.directory.leases import (
     LeaseConfig as LeaseConfig,
     LeaseTimes as LeaseTimes,
     Liveness as Liveness,
+)
+from cpg_trio.host.directory.local_plugins import (
+    LocalPlugin as LocalPlugin,
+    LocalPlugins as LocalPlugins,
+    is_local as is_local,
 )
 from cpg_trio.host.directory.plugin_control import (
     MAX_ANSWER_BYTES as MAX_ANSWER_BYTES,

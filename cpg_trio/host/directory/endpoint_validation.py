@@ -17,8 +17,10 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._addresses import Address, address_key, is_loopback, parse_address
+from cpg_trio._lines import one_line
 from cpg_trio.host.access import Identity, RefusedError
 from cpg_trio.host.directory.address_proof import AddressProof
+from cpg_trio.host.directory.local_plugins import LocalPlugin, is_local
 from cpg_trio.host.directory.own_addresses import is_own
 from cpg_trio.host.directory.registration import same_host
 from cpg_trio.http import LookUpError, Origin, Resolver
@@ -53,19 +55,37 @@ class EndpointValidator:
     def __init__(self, policy: BaseUrls, proof: AddressProof | None = None, *, shared: bool = False) -> None:
         self._policy = policy
         self._proof = proof if policy is BaseUrls.PROVED else None
+        self._shared = shared
         self._refuses_local = shared and policy is not BaseUrls.ANY
         self._resolver = Resolver()
 
-    async def check(self, base_url: str, control_url: str, caller: Identity) -> str:
+    async def check(self, base_url: str, control_url: str, caller: Identity, local: object = None) -> str:
         """Check the URLs of a registration, of which either may be empty.
+
+        `local` is the run of a plugin in this process that registers, if it is one (`LocalPlugin`).
 
         Return the address to connect to. Raises: as `check_base_url` and `check_control_url`.
         """
+        if is_local(base_url) or is_local(control_url):
+            self._check_local(base_url, control_url, local)
+            return ""
         asked_at = control_url if same_host(control_url, base_url) else base_url
         address = await self.check_base_url(base_url, caller, asked_at=asked_at)
         if control_url:
             await self.check_control_url(control_url, base_url, caller)
         return address
+
+    def _check_local(self, base_url: str, control_url: str, local: object) -> None:
+        """Check the URL of a plugin in this process. Raises: RefusedError `permission_denied`."""
+        if not (isinstance(local, LocalPlugin) and local.owns(base_url) and control_url in ("", base_url)):
+            why = f"{wire.BASE_URL_KEY} {one_line(base_url)} is that of a task, and not of this plugin"
+            raise RefusedError(Code.PERMISSION_DENIED, why)
+        if self._shared:
+            why = (
+                "this plugin runs as a task of its host, which no other host can call, and this host shares"
+                " its directory with others: run the plugin as a process, or give it an address of its own"
+            )
+            raise RefusedError(Code.PERMISSION_DENIED, why)
 
     async def check_base_url(
         self, base_url: str, caller: Identity, key: str = wire.BASE_URL_KEY, *, asked_at: str = ""

@@ -18,6 +18,7 @@ import attrs
 from cpg_trio import wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access import Identities
+from cpg_trio.host.directory.local_plugins import LocalPlugins, is_local
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.http import LocalFailureError, Pool, PoolFullError
 from cpg_trio.rpc import (
@@ -37,6 +38,7 @@ _C = TypeVar("_C", bound=ServiceClient)
 
 MAX_ANSWER_BYTES = 256 * 1024
 """Of an answer to the host: as much as it takes in a message."""
+_CONFIG = ClientConfig(max_message_bytes=MAX_ANSWER_BYTES)
 _SIGNED_S = 30.0  # for which a call proves to come from the host
 
 
@@ -83,7 +85,11 @@ class SignedClient:
 class ControlClients:
     """Makes clients of the control services of plugins."""
 
-    def __init__(self, identities: Identities, registry: Registry, pool: Pool) -> None:
+    def __init__(
+        self, identities: Identities, registry: Registry, pool: Pool, local: LocalPlugins | None = None
+    ) -> None:
+        """Take what they are found in. `local` are the plugins that run in this process."""
+        self._local = local or LocalPlugins()
         self._identities = identities
         self._registry = registry
         self._pool = pool
@@ -100,6 +106,8 @@ class ControlClients:
         entry = self._identities.entry(runtime_id)
         if entry is None:
             raise _not_found(runtime_id)
+        if is_local(url):
+            return client_class(url, self._local.control(url), _CONFIG)
         return client_at(client_class, url, addresses, self._pool, Proof(entry.digest, runtime_id))
 
 
@@ -114,7 +122,7 @@ def client_at(
     http: HttpClient = PoolClient(pool, addresses, peer=Fault.PROVIDER)
     if proof is not None:
         http = SignedClient(http, proof.header)
-    return client_class(url, http, ClientConfig(max_message_bytes=MAX_ANSWER_BYTES))
+    return client_class(url, http, _CONFIG)
 
 
 def could_not_ask(error: ConnectError) -> bool:

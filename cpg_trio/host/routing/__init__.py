@@ -18,6 +18,7 @@ from cpg_trio.host.routing.headers import (
 )
 from cpg_trio.host.routing.own_calls import OwnCalls as OwnCalls
 from cpg_trio.host.routing.router import Router as Router
+from cpg_trio.host.routing.router_app import RouterApp as RouterApp
 from cpg_trio.host.routing.routes import Routes as Routes
 from cpg_trio.host.routing.statistics import (
     RouterStatistics as RouterStatistics,

@@ -1,36 +1,23 @@
-"""The calls that the host itself makes to the services of plugins: to where the router would send them."""
+"""The calls that the host itself makes to the services of plugins: through its own router, in memory."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 
 from cpg_trio import wire
-from cpg_trio.calls import UndeliveredError
-from cpg_trio.host.access import AccessCheck, Action, Identity, RefusedError
-from cpg_trio.host.routing.routes import Route, Routes, ServicePath
-from cpg_trio.http import Pool
-from cpg_trio.rpc import (
-    Duplex,
-    Fault,
-    HttpClient,
-    HttpRequest,
-    HttpResponse,
-    PoolClient,
-    WholeResponse,
-    send_duplex,
-)
+from cpg_trio.host.access import Identity
+from cpg_trio.host.directory import LocalPlugins
+from cpg_trio.rpc import AppClient, Duplex, HttpClient, HttpRequest, HttpResponse, WholeResponse
 
 
 class OwnCalls:
     """Sends the host's own calls. `host_id` returns the id of the host, which its runtime id has."""
 
-    def __init__(self, access: AccessCheck, routes: Routes, pool: Pool, host_id: Callable[[], str]) -> None:
-        self._access = access
-        self._routes = routes
-        self._pool = pool
+    def __init__(self, local: LocalPlugins, host_id: Callable[[], str]) -> None:
+        self._local = local
         self._host_id = host_id
 
     def identity(self) -> Identity:
@@ -39,49 +26,27 @@ class OwnCalls:
 
     def to(self, endpoint_url: str) -> HttpClient:
         """Return what sends requests to a service at its path on the host."""
-        return _ToPlugin(self, endpoint_url)
-
-    def sent(self, endpoint_url: str, request: HttpRequest) -> tuple[HttpClient, HttpRequest]:
-        """Return a request as it is sent, and by what. Raises: UndeliveredError."""
-        raw_path = f"{endpoint_url}{request.url[request.url.rindex('/') :]}".encode()
-        path, caller = ServicePath.parse(raw_path), self.identity()
-        try:
-            route = self._routes.get(raw_path) or self._routes.find(raw_path, path, caller.runtime_id)
-        except RefusedError as refused:
-            raise UndeliveredError(refused.code, refused.message, fault=refused.fault) from refused
-        self._access.record_once(Action.CALL, caller, path.service_type, "the host calls")
-        http = PoolClient(self._pool, route.provider.addresses, caller=caller.runtime_id, peer=Fault.PROVIDER)
-        return http, self._signed(request, caller, route)
-
-    def _signed(self, request: HttpRequest, caller: Identity, route: Route) -> HttpRequest:
-        lines = self._routes.statement(caller, route).lines.decode("latin-1").splitlines()
-        stated = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
-        url = route.provider.base_url.rstrip("/") + route.target.decode("latin-1")
-        return attrs.evolve(request, url=url, headers=[*request.headers, *stated])
+        return _ToPlugin(self._local.client(self.identity()), endpoint_url)
 
 
 @attrs.frozen
 class _ToPlugin:
     """An `HttpClient` that calls one service of a plugin as the host."""
 
-    calls: OwnCalls
+    http: AppClient
     endpoint_url: str
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient.unary`."""
-        http, sent = self.calls.sent(self.endpoint_url, request)
-        return await http.unary(sent, max_bytes)
+        return await self.http.unary(self._sent(request), max_bytes)
 
-    @asynccontextmanager
-    async def stream(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+    def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """See `HttpClient.stream`."""
-        http, sent = self.calls.sent(self.endpoint_url, request)
-        async with http.stream(sent) as response:
-            yield response
+        return self.http.stream(self._sent(request))
 
-    @asynccontextmanager
-    async def duplex(self, request: HttpRequest) -> AsyncIterator[Duplex]:
+    def duplex(self, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
         """See `DuplexClient.duplex`."""
-        http, sent = self.calls.sent(self.endpoint_url, request)
-        async with send_duplex(http, sent) as duplex:
-            yield duplex
+        return self.http.duplex(self._sent(request))
+
+    def _sent(self, request: HttpRequest) -> HttpRequest:
+        return attrs.evolve(request, url=f"{self.endpoint_url}{request.url[request.url.rindex('/') :]}")

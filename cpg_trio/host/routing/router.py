@@ -16,8 +16,8 @@ from cpg_trio.asgi import HeaderList
 from cpg_trio.call_context import CallContext, NewRequest, received
 from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.calls import Outcome
-from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
-from cpg_trio.host.directory import Registry
+from cpg_trio.host.access import AccessCheck, Action, Identity, Kind, Peer, RefusedError
+from cpg_trio.host.directory import InFlight, Registry
 from cpg_trio.host.routing.failures import (
     IDENTITY_ENDED,
     PROVIDER_GONE,
@@ -34,6 +34,7 @@ from cpg_trio.host.routing.headers import (
     lines,
 )
 from cpg_trio.host.routing.routes import CALLER_FIELDS, PREFIX, Route, Routes, ServicePath, Statement
+from cpg_trio.host.routing.task_call import TaskCall
 from cpg_trio.http import (
     Address,
     BrowserGuard,
@@ -108,7 +109,11 @@ class Router:
         path, _, query = exchange.head.target.partition(b"?")
         authorization = exchange.authorization or head.authorization
         peer = Peer.of(connection.client, connection.peer_names)
-        caller, route, statement = self.route(path, head.runtime_id, authorization, peer)
+        known = exchange.known_caller
+        if known is None or not isinstance(known, Identity):
+            caller, route, statement = self.route(path, head.runtime_id, authorization, peer)
+        else:
+            caller, route, statement = self.route_of(path, known)
         exchange.prove(caller.runtime_id)
         if self._max_body_bytes is not None:
             try:
@@ -123,7 +128,7 @@ class Router:
         kind: type[RoutedCall] = RoutedCall
         if route.by_load:
             kind = ChosenCall if route.is_chosen else ObservedCall
-        return kind(self, exchange, caller.runtime_id, route, query, forwarded, context)
+        return kind(self, exchange, caller, route, query, forwarded, context)
 
     def route(
         self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -148,6 +153,22 @@ class Router:
                 refused.caller = caller.runtime_id
                 raise
         return caller, route, self.routes.statement(caller, route)
+
+    def route_of(self, raw_path: bytes, caller: Identity) -> tuple[Identity, Route, Statement]:
+        """Return the same for a caller that this process knows, and that may call. Raises: RefusedError."""
+        route = self.routes.get(raw_path)
+        if route is None:
+            route = self.routes.find(raw_path, ServicePath.parse(raw_path), caller.runtime_id)
+        self._access.record_once(Action.CALL, caller, route.path.service_type, "the host calls")
+        return caller, route, self.routes.statement(caller, route)
+
+    def in_memory(self, exchange: ServerExchange) -> HeaderList:
+        """Return the fields of a request that is admitted as they are forwarded."""
+        head = exchange.head.remembered
+        fields = list(head.forwarded) if isinstance(head, _RequestHead) else []
+        if exchange.metadata:
+            fields += forwarded_in_request(exchange.metadata, self._rules).forwarded
+        return fields
 
     def failure(self, call: Call, error: UpstreamError | MalformedError | None) -> CallFailure:
         """Return what a failure means; None is a call that was cancelled."""
@@ -204,11 +225,13 @@ def _log_line(refused: RefusedError, raw_path: bytes, runtime_id: bytes, authori
 class _RequestHead:
     """What the router reads in the head of a request. Requests with the same head share it."""
 
-    __slots__ = ("authorization", "context", "lines", "no_page_at", "runtime_id", "unlisted")
+    __slots__ = ("authorization", "context", "forwarded", "lines", "no_page_at", "runtime_id", "unlisted")
 
     def __init__(self, fields: RequestFields) -> None:
-        self.lines = lines(fields.forwarded)
+        self.forwarded = fields.forwarded
         """The fields that are forwarded as they are."""
+        self.lines = lines(fields.forwarded)
+        """The same as lines of a head."""
         self.context = fields.context
         """Fields of the call's context; none in a head that is shared."""
         self.no_page_at: Address = None
@@ -246,8 +269,8 @@ class RoutedCall:
     """One call that the relay passes on. See `relay.Forward`."""
 
     __slots__ = (
-        *("_context", "_exchange", "_lines", "_query", "_route", "_router"),
-        *("call", "caller", "origin"),
+        *("_exchange", "_lines", "_query", "_route", "_router"),
+        *("app", "call", "caller", "context", "identity", "origin"),
     )
 
     call: Call
@@ -256,20 +279,22 @@ class RoutedCall:
         self,
         router: Router,
         exchange: ServerExchange,
-        caller: str,
+        caller: Identity,
         route: Route,
         query: bytes,
         forwarded: bytes,
         context: CallContext,
     ) -> None:
         self.origin = route.origin
-        self.caller = caller
+        self.app = TaskCall(self, route.task) if route.task is not None else None
+        self.identity = caller
+        self.caller = caller.runtime_id
         self._router = router
         self._exchange = exchange
         self._route = route
         self._query = query
         self._lines = forwarded
-        self._context = context
+        self.context = context
 
     def head(self) -> bytes:
         """See `relay.Forward`."""
@@ -277,6 +302,13 @@ class RoutedCall:
         target = b"%b?%b" % (route.target, self._query) if self._query else route.target
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, route.host)
         return first + (b"te: trailers\r\n" if head.accepts_trailers else b"") + self._lines
+
+    def in_memory(self) -> tuple[bytes, bytes, HeaderList]:
+        """Return the path, the query and the header fields for a provider in this process."""
+        fields = self._router.in_memory(self._exchange)
+        fields += [(name.encode(), value.encode()) for name, value in self.context.fields()]
+        fields += [(CALLER_FIELDS[1], self.caller.encode()), (b"host", self._route.host)]
+        return self._route.target, self._query, fields
 
     may_move = False
     """See `relay.Forward`."""
@@ -294,7 +326,7 @@ class RoutedCall:
     code_of_end = staticmethod(code_of_end)
     """See `relay.Forward`."""
 
-    def begin(self, call: RelayCall) -> Call:
+    def begin(self, call: InFlight) -> Call:
         """See `relay.Forward`."""
         path = self._route.path
         record = self.call = Call(
@@ -304,13 +336,13 @@ class RoutedCall:
             path.service_type,
             self._route.method,
             self._exchange.version,
-            self._context,
+            self.context,
         )
         self._router.in_flight.begin(self.caller, path.provider_id, call)
         self._router.calls.begun.tell(record)
         return record
 
-    def end(self, call: RelayCall) -> None:
+    def end(self, call: InFlight) -> None:
         """See `relay.Forward`."""
         self._router.in_flight.end(self.caller, self.call.provider, call)
         self._router.calls.end(self.call)
@@ -325,7 +357,7 @@ class ObservedCall(RoutedCall):
 
     __slots__ = ("_has_answered", "_outcome")
 
-    def begin(self, call: RelayCall) -> Call:
+    def begin(self, call: InFlight) -> Call:
         """See `relay.Forward`."""
         record = super().begin(call)
         self._has_answered = False
@@ -348,7 +380,7 @@ class ObservedCall(RoutedCall):
         self._outcome = Outcome.FAILURE if is_providers else Outcome.NOTHING
         return super().failure(error)
 
-    def end(self, call: RelayCall) -> None:
+    def end(self, call: InFlight) -> None:
         """See `relay.Forward`."""
         super().end(call)
         record = self.call
@@ -367,7 +399,7 @@ class ChosenCall(ObservedCall):
 
     may_move = True
 
-    def begin(self, call: RelayCall) -> Call:
+    def begin(self, call: InFlight) -> Call:
         """See `relay.Forward`."""
         self._tried: tuple[str, ...] = ()
         return super().begin(call)

@@ -21,10 +21,10 @@ from cpg_trio._lines import one_line
 from cpg_trio._paths import has_traversal
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access import Identities, Identity, RefusedError
-from cpg_trio.host.directory import Registration, Registry, Selection
+from cpg_trio.host.directory import LocalPlugins, Registration, Registry, Selection, is_local
 from cpg_trio.host.routing.headers import lines
 from cpg_trio.http import Origin
-from cpg_trio.rpc import Code, Fault
+from cpg_trio.rpc import AppServer, Code, Fault
 
 PREFIX = b"/services/"
 ANY_PROVIDER = "-"
@@ -37,6 +37,7 @@ _ROUTE_BYTES = 2000  # of a route, beside its path
 _STATEMENT_BYTES = 2000
 _SIGNED_ANEW_S = LONGEST_S / 2  # the age at which a statement is replaced
 
+_NOWHERE = Origin("http", "task.invalid", 80)  # no name ends so (RFC 6761): nothing connects to it
 _CALLER = wire.CALLER_HEADER.lower().encode()
 _CALLER_ID = wire.CALLER_ID_HEADER.lower().encode()
 CALLER_FIELDS = (_CALLER, _CALLER_ID)
@@ -105,6 +106,8 @@ class Route:
     """Whether providers are chosen by what their calls show of them."""
     is_chosen: bool = False
     """Whether its provider was chosen by the router, and not named by the caller."""
+    task: AppServer | None = attrs.field(default=None, repr=False)
+    """The provider, if it runs in this process: then `origin` leads nowhere."""
     statements: dict[str, Statement] = attrs.field(factory=dict, repr=False)
     """By the runtime ids of the callers."""
 
@@ -113,8 +116,14 @@ class Routes:
     """Finds routes, and keeps those that were found. Bounded in entries and in bytes."""
 
     def __init__(
-        self, identities: Identities, registry: Registry, wall_clock: Callable[[], float] = time.time
+        self,
+        identities: Identities,
+        registry: Registry,
+        wall_clock: Callable[[], float] = time.time,
+        local: LocalPlugins | None = None,
     ) -> None:
+        """Take what they are found in. `local` are the plugins that run in this process."""
+        self._local = local or LocalPlugins()
         self._identities = identities
         self._registry = registry
         self._wall_clock = wall_clock
@@ -145,11 +154,13 @@ class Routes:
     def other(
         self, raw_path: bytes, route: Route, tried: Collection[str], caller: str
     ) -> tuple[Route, Statement] | None:
-        """Return a route of the same path to another provider, and what that is told of the caller.
+        """Return a route of the same path to another provider with an address, and what that is told.
 
         None if there is none, or if the caller's identity has ended.
         """
-        provider = self._registry.choose(route.path.service_type, tried)
+        providers = self._registry.providers(route.path.service_type)
+        here = [each.runtime_id for each in providers if is_local(each.base_url)]
+        provider = self._registry.choose(route.path.service_type, [*tried, *here])
         entry = self._identities.entry(caller)
         if provider is None or entry is None:
             return None
@@ -179,7 +190,7 @@ class Routes:
         by_load = is_chosen or self._registry.selection_of(path.service_type) is Selection.LEAST_LOADED
         kept = len(key) <= _LONGEST_KEPT_PATH
         try:
-            route = _route(path, provider, kept=kept, by_load=by_load, is_chosen=is_chosen)
+            route = self._route(path, provider, kept=kept, by_load=by_load, is_chosen=is_chosen)
         except ValueError as error:
             log = f"{caller} → {provider.runtime_id} FAILED: {error}"
             text = "failed to create proxy request"
@@ -187,6 +198,36 @@ class Routes:
         if kept:
             self._kept.keep(key, route, 4 * len(key) + _ROUTE_BYTES)
         return route
+
+    def _route(
+        self, path: ServicePath, provider: Registration, *, kept: bool, by_load: bool, is_chosen: bool
+    ) -> Route:
+        """Return where a path leads. Raises: ValueError for a base URL that is none; RefusedError 503."""
+        task = None
+        if is_local(provider.base_url):
+            origin, prefix, task = _NOWHERE, b"", self._local.find(provider.base_url)
+            if task is None:
+                text = "service unavailable (the provider's task has ended)"
+                raise RefusedError(Code.UNAVAILABLE, text, fault=Fault.PROVIDER)
+        else:
+            origin, prefix = Origin.parse(provider.base_url)
+        endpoint = encoded_endpoint(provider).encode()
+        # A generated client asks for /package.Service/Method, and the provider's path has the service.
+        service = endpoint.strip(b"/")
+        method = path.method.removeprefix(service + b"/") if service else path.method
+        return Route(
+            path,
+            provider,
+            one_line(method),
+            one_line(b"%b/%b" % (service, method) if service else method),
+            origin.at(provider.addresses),
+            origin.host_header,
+            prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
+            kept,
+            by_load,
+            is_chosen,
+            task,
+        )
 
     def statement(self, caller: Identity, route: Route) -> Statement:
         """Return the statement about a caller for the route's provider, replaced when it is time for that."""
@@ -199,27 +240,6 @@ class Routes:
                 self._kept.take(_STATEMENT_BYTES)
             known = route.statements[caller.runtime_id] = _signed(caller, route, entry.digest, now)
         return known
-
-
-def _route(path: ServicePath, provider: Registration, *, kept: bool, by_load: bool, is_chosen: bool) -> Route:
-    """Return where a path leads. Raises: ValueError for a base URL that is none."""
-    origin, prefix = Origin.parse(provider.base_url)
-    endpoint = encoded_endpoint(provider).encode()
-    # A generated client asks for /package.Service/Method, and the provider's path has the service already.
-    service = endpoint.strip(b"/")
-    method = path.method.removeprefix(service + b"/") if service else path.method
-    return Route(
-        path,
-        provider,
-        one_line(method),
-        one_line(b"%b/%b" % (service, method) if service else method),
-        origin.at(provider.addresses),
-        origin.host_header,
-        prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
-        kept,
-        by_load,
-        is_chosen,
-    )
 
 
 def encoded_endpoint(provider: Registration) -> str:

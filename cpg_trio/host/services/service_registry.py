@@ -83,7 +83,7 @@ class RegistryService(ServiceRegistryService):
             wire.validate_registration(
                 request.service_type, request.version, request.endpoint_path, request.metadata
             )
-            registration = await self._register(caller, request, arrival.peer)
+            registration = await self._register(caller, request, arrival.peer, ctx.local)
         self._audit.allowed(Action.REGISTER, caller.runtime_id, request.service_type)
         through = "".join(f" through {socket}" for socket in registration.addresses[:-1])
         service = f"{request.service_type} v{request.version}"
@@ -91,12 +91,12 @@ class RegistryService(ServiceRegistryService):
         return pb.RegisterServiceResponse(registration_id=registration.id)
 
     async def _register(
-        self, caller: Identity, request: pb.RegisterServiceRequest, peer: Peer
+        self, caller: Identity, request: pb.RegisterServiceRequest, peer: Peer, local: object
     ) -> Registration:
         """Register a service. After each wait, check again that the caller is valid and may provide it."""
         service_type, runtime_id, metadata = request.service_type, caller.runtime_id, dict(request.metadata)
         self._policy.check(caller, service_type)
-        address = await self._checked_address(caller, metadata)
+        address = await self._checked_address(caller, metadata, local)
         sockets = await self._sockets.accept(runtime_id, metadata, peer.address or None)
         self._access.check_still_valid(caller)
         self._policy.check(caller, service_type)
@@ -137,10 +137,10 @@ class RegistryService(ServiceRegistryService):
         _log.info("Unregistered service: %s of %s", registration.service_type, caller.runtime_id)
         return pb.UnregisterServiceResponse()
 
-    async def _checked_address(self, caller: Identity, metadata: Mapping[str, str]) -> str:
+    async def _checked_address(self, caller: Identity, metadata: Mapping[str, str], local: object) -> str:
         base_url, control_url = (metadata.get(key, "") for key in (wire.BASE_URL_KEY, wire.CONTROL_URL_KEY))
         try:
-            address = await self._endpoints.check(base_url, control_url, caller)
+            address = await self._endpoints.check(base_url, control_url, caller, local)
         except ConnectError as error:
             self._audit.denied(Action.REGISTER, caller.runtime_id, base_url, reason=error.message)
             raise

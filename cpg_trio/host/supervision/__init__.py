@@ -28,7 +28,6 @@ from cpg_trio.host.supervision.launcher import (
     Ended as Ended,
     Launcher as Launcher,
     LaunchError as LaunchError,
-    LocalHost as LocalHost,
     Running as Running,
 )
 from cpg_trio.host.supervision.planning import (

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import attrs
 
-from cpg_trio.asgi import App
-from cpg_trio.rpc import HttpClient
+from cpg_trio.rpc import LocalHost
 
 
 class LaunchError(Exception):
     """A plugin cannot be started at all: the reason, and what to do, in one line."""
-
-
-class LocalHost(Protocol):
-    """The host, for a plugin that runs as a task in its process: no call between them needs a socket."""
-
-    @property
-    def http(self) -> HttpClient:
-        """Sends requests to the host, whatever address they have, as from this plugin's process."""
-        ...
-
-    def serving(self, app: App) -> AbstractContextManager[str]:
-        """Have the host send an application what is called at the URL that this yields, within the block."""
-        ...
 
 
 @attrs.frozen(kw_only=True)

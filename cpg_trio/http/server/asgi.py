@@ -18,13 +18,14 @@ from cpg_trio._lines import one_line
 from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
     CLIENT,
+    App,
     ClientDisconnectedError,
     HeaderList,
     Message,
     ResponseAbortedError,
     Scope,
 )
-from cpg_trio.call_context import received, serving
+from cpg_trio.call_context import CallContext, received, serving
 from cpg_trio.http.heads import MalformedError
 from cpg_trio.http.outgoing import OutgoingHead, lower
 from cpg_trio.http.server.errors import logger
@@ -49,8 +50,13 @@ class _Stage(IntEnum):
 class AsgiCall:
     """One request, and the application's response to it."""
 
-    def __init__(self, exchange: ServerExchange) -> None:
+    def __init__(
+        self, exchange: ServerExchange, app: App | None = None, context: CallContext | None = None
+    ) -> None:
+        """Take a request. By default the server's application answers it, in the context of its head."""
         self._exchange = exchange
+        self._app = app
+        self._context = context
         self._flusher = exchange.connection.service.flusher
         self._received = False  # all of the request's body
         self._stage = _Stage.NONE
@@ -61,11 +67,11 @@ class AsgiCall:
         """Call the application, and see that the response ends in a way that the client understands."""
         failed = True
         scope = self._scope()
-        context = received(scope["headers"])
+        context = self._context or received(scope["headers"])
         self._exchange.request_id = context.request_id.encode()
         try:
             with serving(context):
-                await self._exchange.connection.service.app(scope, self.receive, self.send)
+                await (self._app or self._exchange.connection.service.app)(scope, self.receive, self.send)
             failed = False
         except* (ClientDisconnectedError, ResponseAbortedError):
             pass  # nobody's fault, and the application has logged the other

@@ -56,6 +56,8 @@ class ServerExchange(ABC):
     complete: bool
     """Whether the body has come to its end, of which not all may have been taken."""
 
+    known_caller: object = None
+    """Who calls, if that is known within this process; None for what comes from a network."""
     scope: trio.CancelScope | None = None
     """Of the task that answers, if there is one."""
     in_hand: CallInHand | None = None

@@ -1,0 +1,47 @@
+"""The router for callers in this process: an ASGI application that routes a call as the relay does."""
+
+from __future__ import annotations
+
+import trio
+
+from cpg_trio.asgi import Message, Receive, ResponseAbortedError, Scope, Send, send_text
+from cpg_trio.host.routing.router import RoutedCall, Router
+from cpg_trio.http import AsgiExchange, Pool, RelayCall, RequestRefusedError
+
+
+class RouterApp:
+    """See the module. It runs in its caller's task: a call is one chain of functions, up to its provider."""
+
+    def __init__(self, router: Router, pool: Pool) -> None:
+        self._router = router
+        self._pool = pool
+        self.claims = router.claims
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a call."""
+        exchange = AsgiExchange(scope, receive, send)
+        try:
+            forward = self._router.admit(exchange)
+        except RequestRefusedError as refused:
+            await trio.lowlevel.checkpoint()
+            fields = [*refused.fields, (b"x-request-id", exchange.request_id)]
+            await send_text(send, refused.status, f"{refused.text}\n", fields)
+            return
+        if forward.app is None:
+            await exchange.prepare()
+            await RelayCall(exchange, forward, self._pool).run()
+            if exchange.aborted:
+                raise ResponseAbortedError(forward.call.failure)
+        else:
+            await self._to_task(exchange, forward, scope, send)
+
+    async def _to_task(self, exchange: AsgiExchange, forward: RoutedCall, scope: Scope, send: Send) -> None:
+        assert forward.app is not None  # noqa: S101 - its caller has looked
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                fields = [*message["headers"], (b"x-request-id", exchange.request_id)]
+                message = {**message, "headers": fields}
+            await send(message)
+
+        await forward.app(scope, exchange.receive, named)

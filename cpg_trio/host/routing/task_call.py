@@ -1,0 +1,116 @@
+"""A routed call whose provider runs in this process: the provider's application answers it, and no socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from cpg_trio.asgi import (
+    CANCEL_ON_DISCONNECT,
+    LOCAL,
+    Message,
+    Receive,
+    ResponseAbortedError,
+    Scope,
+    Send,
+    send_text,
+)
+from cpg_trio.call_record import Stage
+from cpg_trio.host.routing.headers import forwarded_in_response
+from cpg_trio.http import MalformedError, UpstreamError
+from cpg_trio.rpc import AppServer, Caller, RecordedCall, ServedCall
+
+if TYPE_CHECKING:
+    from cpg_trio.host.routing.router import RoutedCall
+
+_WITH_FIELDS = frozenset({"http.response.start", "http.response.trailers"})
+_TRAILERS = "http.response.trailers"
+
+
+class TaskCall:
+    """One call. It is an ASGI application; of the call's scope it takes what the server says, no more.
+
+    It is what `http.RelayCall` is for a provider with an address, with the same ends: the caller leaves, the
+    provider is gone, or either may not go on.
+    """
+
+    __slots__ = ("_call", "_forward", "_is_cancelled", "_record", "_send", "_task")
+
+    def __init__(self, forward: RoutedCall, task: AppServer) -> None:
+        self._forward = forward
+        self._task = task
+        self._call: ServedCall | None = None
+        self._is_cancelled = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the call."""
+        forward, self._send = self._forward, send
+        if (cancelling := scope["extensions"].get(CANCEL_ON_DISCONNECT)) is not None:
+            cancelling["request"]()
+        record = self._record = forward.begin(self)
+        recorded = RecordedCall(record, receive, self._pass_back)
+        try:
+            self._call = self._task.begin(self._scope(scope), recorded.receive, recorded.send)
+            await self._call.wait()
+        except (UpstreamError, MalformedError) as error:
+            await self._fail(error)
+        except ResponseAbortedError as error:
+            record.failure = str(error)
+            raise
+        finally:
+            self.note_progress()
+            forward.end(self)
+
+    def cancel(self) -> None:
+        """End the call from outside, as its provider is gone, or may not be called any more."""
+        self._is_cancelled = True
+        if self._call is not None:
+            self._call.cut()
+
+    def note_progress(self) -> None:
+        """Bring the record up to date."""
+        if self._call is not None and self._record.stage is Stage.CONNECT:
+            self._record.stage = Stage.REQUEST
+
+    async def _fail(self, error: UpstreamError | MalformedError) -> None:
+        """Tell the caller of a failure; one that has a part of the response sees that it is not all."""
+        record, has_begun = self._record, self._record.stage is Stage.RESPONSE
+        failure = self._forward.failure(None if self._is_cancelled else error)
+        record.failure, record.code = failure.why, failure.code
+        if has_begun:
+            raise ResponseAbortedError(failure.why)
+        record.status = failure.status
+        await send_text(self._send, failure.status, f"{failure.text}\n", failure.fields)
+
+    async def _pass_back(self, message: Message) -> None:
+        if message["type"] in _WITH_FIELDS:
+            fields = message.get("headers", [])
+            if message["type"] != _TRAILERS:
+                self._forward.refusal(message["status"], fields)  # the load of the provider is known by it
+            message = {**message, "headers": forwarded_in_response(fields)}
+        await self._send(message)
+
+    def _scope(self, scope: Scope) -> Scope:
+        """Return the scope of the call for its provider."""
+        forward = self._forward
+        target, query, fields = forward.in_memory()
+        identity = forward.identity
+        extensions: dict[str, object] = {LOCAL: Caller(identity.runtime_id, identity.self_id)}
+        if _TRAILERS in scope["extensions"]:
+            extensions[_TRAILERS] = {}
+        return {
+            "type": "http",
+            "asgi": scope["asgi"],
+            "http_version": scope["http_version"],
+            "method": scope["method"],
+            "scheme": "http",
+            "path": unquote(target.decode("ascii")),
+            "raw_path": target,
+            "query_string": query,
+            "root_path": "",
+            "headers": fields,
+            "client": None,
+            "server": None,
+            "state": {},
+            "extensions": extensions,
+        }
