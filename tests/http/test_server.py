@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import stat
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -1688,28 +1689,47 @@ async def test_a_websocket_accepted_during_a_stop_is_closed_with_1001() -> None:
         await up.stopped.wait()
 
 
+def _client(up: Server) -> socket.socket:
+    host, port = up.url.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
 @pytest.mark.usefixtures("engine", "silence")
-async def test_a_connection_accepted_in_the_moment_of_the_stop_is_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def late(handler: Any, listeners: Any, *, handler_nursery: trio.Nursery) -> None:
-        stream = await listeners[0].accept()
+async def test_clients_that_have_connected_and_sent_by_the_moment_of_the_stop_are_answered() -> None:
+    async with server(hello, grace_s=3600) as up:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(_client(up)) for _ in range(50)]
+            for client in clients:
+                client.sendall(request())
+            up.stop.set()
+            await up.stopped.wait()
+            assert all(client.recv(10_000).startswith(b"HTTP/1.1 200 ") for client in clients)
 
-        async def after_the_stop() -> None:
-            await trio.testing.wait_all_tasks_blocked()
-            await handler(stream)
-            await stream.aclose()
 
-        try:
-            await trio.sleep_forever()
-        finally:
-            handler_nursery.start_soon(after_the_stop)
+@pytest.mark.usefixtures("engine", "silence")
+@pytest.mark.parametrize("rounds", range(16))
+async def test_a_client_that_has_seen_no_end_when_it_sends_is_answered_during_a_stop(rounds: int) -> None:
+    async with server(hello, grace_s=3600) as up:
+        with _client(up) as client:
+            client.sendall(request())
+            await trio.lowlevel.wait_readable(client)
+            assert client.recv(10_000).endswith(b"hello")
+            up.stop.set()
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
+            if not select.select([client], [], [], 0)[0]:
+                client.sendall(request())
+                await up.stopped.wait()
+                assert client.recv(10_000).startswith(b"HTTP/1.1 200 ")
 
-    monkeypatch.setattr(trio, "serve_listeners", late)
-    async with server(hello, grace_s=3600) as up, await connect(up.url.replace("https:", "http:")):
-        await trio.testing.wait_all_tasks_blocked()
-        up.stop.set()
-        await up.stopped.wait()
+
+@pytest.mark.usefixtures("engine", "silence")
+async def test_a_connection_without_a_request_does_not_delay_a_stop() -> None:
+    async with server(hello, grace_s=3600) as up:
+        with _client(up) as client:
+            up.stop.set()
+            await up.stopped.wait()
+            assert client.recv(10_000) == b""
 
 
 # The process

@@ -57,11 +57,12 @@ class Http1Connection(ServerConnection):
     async def drain(self) -> None:
         """Take no other request. The one in progress is finished."""
         state = self.state
+        if state is State.IDLE:
+            self._wake()  # the task looks whether a request has come
+            return
         self.enter(Input.LAST)
         if self.websocket is not None:
             await self.websocket.go_away()
-        elif state is State.IDLE:
-            self._wake()
         elif state is State.HEAD:
             self.scope.cancel()
 
@@ -137,6 +138,11 @@ class Http1Connection(ServerConnection):
             elif self._may_have_more:
                 await trio.lowlevel.checkpoint()  # a client that is fast is not to have the loop for itself
                 self._take_up()
+            elif self.service.draining:
+                # In the moment before the close: whoever sends what is not read can not know if it has run.
+                self._take_up()
+                if self.state is State.IDLE:
+                    self.enter(Input.LAST)
             else:
                 await self._sleep()
 

@@ -7,9 +7,9 @@ import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import trio
 
@@ -32,6 +32,8 @@ from cpg_trio.http.server.overload import Overload
 from cpg_trio.http.server.service import RequestRelay, Service
 from cpg_trio.http.server.tls_handshake import Handshake
 from cpg_trio.http.tls import TlsChannel
+
+_Waiting: TypeAlias = Callable[[], Iterator[trio.SocketStream]]
 
 _DEFAULTS = ServeConfig()
 _ENGINES = {Http1Engine.OWN: Http1Exchange, Http1Engine.HYPERCORN: H11Exchange}
@@ -155,17 +157,33 @@ class _Server:
     ) -> None:
         async with listener:
             with _waiting(listener) as waiting:
-                while True:
-                    try:
-                        stream = await listener.accept()
-                        handlers.start_soon(_closing, serve_each, stream)
-                        for stream in waiting():
-                            handlers.start_soon(_closing, serve_each, stream)
-                    except OSError as error:
-                        if error.errno not in _NO_ROOM:
-                            raise
-                        self._overload.cannot_accept(error)
-                        await trio.sleep(_ACCEPT_AGAIN_S)
+                try:
+                    await self._accept_until_cancelled(listener, waiting, serve_each, handlers)
+                finally:
+                    # Who has connected may have sent a request, and could not know whether it has run.
+                    with suppress(OSError):
+                        for _ in range(math.ceil(self._settings.backlog / _ACCEPTED_AT_ONCE)):
+                            for stream in waiting():
+                                handlers.start_soon(_closing, serve_each, stream)
+
+    async def _accept_until_cancelled(
+        self,
+        listener: trio.SocketListener,
+        waiting: _Waiting,
+        serve_each: Callable[[trio.SocketStream], Awaitable[None]],
+        handlers: trio.Nursery,
+    ) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+                handlers.start_soon(_closing, serve_each, stream)
+                for stream in waiting():
+                    handlers.start_soon(_closing, serve_each, stream)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                self._overload.cannot_accept(error)
+                await trio.sleep(_ACCEPT_AGAIN_S)
 
     async def _serve_connection(self, contexts: Contexts | None, stream: trio.SocketStream) -> None:
         if self._service.draining:
@@ -227,6 +245,7 @@ class _Server:
             self._departure.unpark_all()
 
     async def _drain(self, handlers: trio.Nursery) -> None:
+        await trio.lowlevel.checkpoint()  # those that were accepted last have begun then
         logger.debug("draining %d connections", len(self._clients))
         self._service.draining = True
         with trio.move_on_after(self._settings.grace_s):
@@ -265,7 +284,7 @@ async def _closing(
 
 
 @contextmanager
-def _waiting(listener: trio.SocketListener) -> Iterator[Callable[[], Iterator[trio.SocketStream]]]:
+def _waiting(listener: trio.SocketListener) -> Iterator[_Waiting]:
     """Yield what accepts some of those who wait for it, on the spot.
 
     A listener of Trio's accepts one in each round of the loop, and a round is long when there is much to do.
