@@ -9,6 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio import wire
+from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as admin
 from cpg_trio.host import (
     AuditEvent,
     Host,
@@ -23,6 +24,7 @@ from cpg_trio.host import (
 from cpg_trio.rpc import Caller, Code, ConnectError, Context
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest, EchoResponse, HTTPChatRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.launch.tasks import task
 from tests.plugin.running import echo_plugin, hosting, plugged, until
 from tests.rpc.echo import Echo
 
@@ -177,3 +179,39 @@ async def test_what_is_equal_is_one_dependency_of_the_host() -> None:
     host = Host()
     assert host.require("echo") is host.require("echo")
     assert host.require("echo") is not host.require("echo", version=">=2")
+
+
+async def test_the_statistics_of_a_host_have_its_own_calls_and_operators_see_who_makes_them() -> None:
+    async with hosting() as (host, url), plugged(echo_plugin(), url):
+        await host.require("echo").wait_available()
+        await host.client("echo", EchoServiceClient).echo(EchoRequest())
+        (series,) = host.admin.view.calls(admin.ListCallsRequest()).series
+        assert (series.caller, series.provider, series.method) == ("_host", "echo-plugin", "Echo")
+        assert series.calls.calls == 1
+        graph = host.admin.view.graph(admin.GetGraphRequest())
+        assert [(edge.caller, edge.provider, edge.calls.calls) for edge in graph.edges] == [
+            ("_host", "echo-plugin", 1)
+        ]
+        assert [node.name for node in graph.nodes] == ["_host", "echo-plugin"]
+
+
+@pytest.mark.parametrize("bind", [[], "127.0.0.1:0"], ids=["without a socket", "with one"])
+async def test_a_host_calls_a_plugin_in_its_own_process(bind: str | list[str]) -> None:
+    service, host, stop = Named(), Host(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(host.serve, stop, bind=bind))
+        async with task(host, lambda: echo_plugin(service=service)):
+            client = host.client("echo", EchoServiceClient)
+            with trio.fail_after(10):
+                await host.require("echo").wait_available()
+            assert (await client.echo(EchoRequest(text="here"))).text == "here"
+            async with client.count(CountRequest(to=3)) as stream:
+                assert [m.number async for m in stream] == [0, 1, 2]
+            send, receive = trio.open_memory_channel[HTTPChatRequest](0)
+            async with client.http_chat(receive) as answers, send:
+                await send.send(HTTPChatRequest(text="a"))
+                assert (await anext(aiter(answers))).text == "a"
+            assert service.callers == [Caller(f"_host-{host.registry.id}", "_host")]
+        with pytest.raises(ConnectError):
+            await client.echo(EchoRequest())
+        stop.set()

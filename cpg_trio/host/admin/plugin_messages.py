@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from cpg_trio import _clock
+from cpg_trio import _clock, wire
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.dependencies import Missing
@@ -145,7 +145,9 @@ def _provider(registration: Registration, record: Record, all_calls: int, of: Sn
 
 
 def nodes(edges: Sequence[pb.Edge], of: Snapshot) -> Iterator[pb.GraphNode]:
-    """Yield the plugins by their names, and the services that edges lead to and nobody provides."""
+    """Yield the plugins by their names, the host if it calls one, and the services that nobody provides."""
+    if any(edge.caller == wire.HOST_NAME for edge in edges):
+        yield pb.GraphNode(name=wire.HOST_NAME, state=pb.PLUGIN_STATE_HEALTHY)
     for name, records in of.by_name().items():
         worst = max(records, key=lambda record: _ORDER[record.state])
         provided = {p.service_type for record in records for p in record.provided.values()}

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cpg_trio import _human
+from cpg_trio import _human, wire
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
@@ -47,6 +47,7 @@ def _environment(wall_clock: Callable[[], float]) -> Environment:
         "state": lambda number: State.of(number) if number else None,
     }
     environment.globals |= {"share": _human.share, "states": tuple(State), "now": wall_clock}
+    environment.globals["host_caller"] = wire.HOST_NAME
     environment.globals["ui"] = environment.get_template("ui.html").module
     return environment
 
