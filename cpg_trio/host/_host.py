@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TypeVar
@@ -33,7 +33,9 @@ from cpg_trio.host.access import (
     Action,
     Audit,
     Identities,
+    Identity,
     RateLimiter,
+    StartedRuns,
     TokenLifetimes,
     check_listening,
     room_for_messages,
@@ -93,6 +95,7 @@ from cpg_trio.host.services.lifecycle import Lifecycle
 from cpg_trio.host.services.managed_plugins import Adoption
 from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.host.services.websocket import WatchSocket
+from cpg_trio.host.supervision import ManagedPlugins, Surroundings, local_url
 from cpg_trio.http import (
     UNIX,
     BrowserGuard,
@@ -155,12 +158,14 @@ class Host:
             on_expired=lambda identity: self._lifetimes.expired(identity),  # noqa: PLW0108 - it is made below
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
         )
+        self._started = StartedRuns()
         self._access = AccessCheck(
             self.identities,
             enrolment=config.enrolment,
             policy=policy,
             audit=self.audit,
             limiter=RateLimiter(config.rates, most=limits.max_rate_keys),
+            started=self._started,
         )
         self._token_lifetimes = TokenLifetimes(
             renewed_s=config.token_ttl_s, unrenewed_s=config.unrenewed_token_ttl_s
@@ -247,6 +252,8 @@ class Host:
         self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
         self._forwarding = Forwarding(self.owners, self._hosts, self._others)
         self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
+        self.plugins = ManagedPlugins(self._surroundings())
+        """The plugins that this host starts. None at first."""
         self.admin = Admin(
             Parts(
                 identities=self.identities,
@@ -303,6 +310,24 @@ class Host:
         for prefix in ENDED_PREFIXES:
             cluster.on(prefix, partial(self._ends.apply, prefix))
         return cluster
+
+    def _surroundings(self) -> Surroundings:
+        """Return what the supervision of plugins works on."""
+        return Surroundings(
+            identities=self.identities,
+            registry=self.registry,
+            started=self._started,
+            audit=self.audit,
+            lease_s=self._config.leases.lease_s,
+            shared=self.cluster is not None,
+            end=self._lifetimes.end,
+            shut_down=self.shut_down_plugin,
+            adopt=self._adopt,
+            local=self.local.at,
+            may_share=lambda self_id, service_type: self._access.may_join(
+                Identity("", self_id), service_type, [""]
+            ),
+        )
 
     def _own_id(self) -> str:
         return self.owners.own_id or self.registry.id
@@ -451,13 +476,13 @@ class Host:
         bind: str | Sequence[str] = f"127.0.0.1:{DEFAULT_PORT}",
         task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until `stop` is set, then finish the calls in flight and return.
+        """Serve until `stop` is set, then stop `plugins`, finish the calls in flight and return.
 
         With a `socket_dir` it listens on a Unix socket, too. `started` reports the addresses as URLs.
         Raises: http.StartError, also for an address that is in use (BindError), and for one without TLS that
         other machines reach.
         """
-        stop = trio.Event() if stop is None else stop
+        stop, plugins_stopped = trio.Event() if stop is None else stop, trio.Event()
         binds = [*([bind] if isinstance(bind, str) else bind), *self._sockets.binds]
         check_listening(binds, encrypted=self._config.serve.tls.serves or self._config.allow_plaintext)
         config, browsers, drained = self._config, self._browsers(binds), trio.Event()
@@ -476,7 +501,7 @@ class Host:
                         app,
                         bind=binds,
                         config=config.serve,
-                        stop=stop,
+                        stop=plugins_stopped,
                         relay=relay,
                         connections=self._connections,
                     )
@@ -485,11 +510,14 @@ class Host:
                     traces.identify(self.registry.id)
                     self.admin.listening(bound)
                     self.admin_addresses = await admin.start(self._serve_admin, bound, drained)
-                    async with self._joined(self._peer_url(bound)):
+                    url = local_url(bound, config.public_url)
+                    async with self._joined(self._peer_url(bound)), self.plugins.running(url):
                         task_status.started(bound)
                         await stop.wait()
                         _log.info("host stopping")
                         self.health.stop()
+                        await self.plugins.stop()
+                        plugins_stopped.set()
                         self.watches.close()
                         self._dependencies.stop()
                         self.admin.stopping()
@@ -617,6 +645,11 @@ class Host:
         Raises: ConnectError, also the plugin's own. After an error or a cancellation the plugin has neither
         identity nor registration.
         """
+        return await self._adopt(url, host_url, self_id)
+
+    async def _adopt(
+        self, url: str, host_url: str, self_id: str, issued: Callable[[Identity], object] = lambda _: None
+    ) -> str:
         adoption = Adoption(
             identities=self.identities,
             registry=self.registry,
@@ -628,6 +661,7 @@ class Host:
             saved=self._journal.saved,
             probe=self._liveness.ask,
             end=self._lifetimes.end,
+            issued=issued,
         )
         return await adoption.add(url, host_url, self_id)
 

@@ -7,6 +7,7 @@ Its modules:
     identity, keys              identities and the tokens that prove them
     ended_identities            identities that have expired or were revoked
     enrolment                   which plugins get an identity
+    started_runs                plugins that the host has started, which do in any case
     peers                       the address and the certificate of a connection
     policy                      what plugins may do
     rate_limiting               how often they may call
@@ -61,3 +62,4 @@ from cpg_trio.host.access.refusal import (
     retry_fields as retry_fields,
 )
 from cpg_trio.host.access.shares import Budget as Budget, Shares as Shares
+from cpg_trio.host.access.started_runs import StartedRun as StartedRun, StartedRuns as StartedRuns

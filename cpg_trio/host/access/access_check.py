@@ -35,6 +35,7 @@ from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.policy import Permitted, Policy
 from cpg_trio.host.access.rate_limiting import Kind, RateLimiter, RateLimits
 from cpg_trio.host.access.refusal import RefusedError
+from cpg_trio.host.access.started_runs import StartedRuns
 from cpg_trio.rpc import Code
 
 _log = logging.getLogger("cpg_trio.host")
@@ -54,8 +55,10 @@ class AccessCheck:
         policy: Policy | None = None,
         audit: Audit | None = None,
         limiter: RateLimiter | None = None,
+        started: StartedRuns | None = None,
     ) -> None:
         self._identities = identities
+        self._started = started or StartedRuns()
         self._enrolment = enrolment or Enrolment()
         self._policy = policy or Policy()
         self._audit = audit or Audit()
@@ -119,7 +122,8 @@ class AccessCheck:
             self.count(Kind.HANDSHAKE, identity.runtime_id)
             return identity
         proves_name = self_id and not self._why_not_enrolled(self_id, enrolment_token, peer)
-        if proves_name and (peer.names or self._enrolment.digest(self_id) is not None):
+        has_token = self._started.proves(self_id, enrolment_token) or self._enrolment.digest(self_id)
+        if proves_name and (peer.names or has_token):
             self.count(Kind.HANDSHAKE, f"name:{self_id}")
         else:
             self.count(Kind.HANDSHAKE, peer.key)
@@ -160,10 +164,18 @@ class AccessCheck:
         return self._limiter.take(Kind.SUBSCRIBE, Peer(identity.address).key, 1 + kibibytes)
 
     def check_enrolled(self, action: Action, self_id: str, enrolment_token: str, peer: Peer) -> None:
-        """Check that a plugin may have an identity of a name: by enrolment token, and by certificate."""
-        if why_not := self._why_not_enrolled(self_id, enrolment_token, peer):
+        """Check that a plugin may have an identity of a name: by enrolment token, and by certificate.
+
+        One that renews the token of its identity may have been started by another host.
+        """
+        why_not = "" if action is Action.RENEW else self._started.why_not(self_id, enrolment_token)
+        if why_not := why_not or self._why_not_enrolled(self_id, enrolment_token, peer):
             self._audit.denied(action, self_id, reason=why_not, address=peer.address)
             raise RefusedError(Code.PERMISSION_DENIED, f"{self_id} is not let in: {why_not}")
+
+    def issued(self, identity: Identity, enrolment_token: str) -> None:
+        """Note the identity that a plugin has got by an enrolment token, which may be that of a run."""
+        self._started.bind(identity, enrolment_token)
 
     def check_may_call(self, caller: Identity, service_type: str, action: Action) -> None:
         """Check that a plugin may call the providers of a service type, or learn who they are."""
@@ -296,7 +308,8 @@ class AccessCheck:
             self.refuse(refused, peer, action, identity.runtime_id, target)
 
     def _why_not_enrolled(self, self_id: str, enrolment_token: str, peer: Peer) -> str:
-        why_not = self._enrolment.why_not(self_id, enrolment_token)
+        is_started = self._started.proves(self_id, enrolment_token)
+        why_not = "" if is_started else self._enrolment.why_not(self_id, enrolment_token)
         return why_not or self._why_not_certified(self_id, peer)
 
     def _why_not_certified(self, self_id: str, peer: Peer) -> str:

@@ -53,6 +53,8 @@ class Action(Enum):
     """The host tells a plugin to do something."""
     DRAIN = "drain"
     """An operator gives a plugin no new calls, or calls again."""
+    MANAGE = "manage"
+    """A plugin that the host starts is added, removed, restarted, or changed otherwise."""
     RELOAD = "reload"
     """An operator has files read anew."""
     LOG_LEVEL = "log-level"

@@ -11,6 +11,7 @@ from cpg_trio.host.directory.endpoint_validation import (
 from cpg_trio.host.directory.journal import Journal as Journal
 from cpg_trio.host.directory.leases import (
     LEFT as LEFT,
+    SILENT as SILENT,
     LeaseConfig as LeaseConfig,
     LeaseTimes as LeaseTimes,
     Liveness as Liveness,

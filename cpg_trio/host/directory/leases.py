@@ -112,7 +112,7 @@ _PROBES_AT_ONCE = 250  # many more would make each other late
 _TICKS = 20  # in a lease, by which it is measured whether the host is held up
 _SHORTEST_TICK_S = 0.1
 _QUIET_S = 60.0  # between two lines of the log that say that plugins cannot be asked
-_SILENT = "no sign of life"
+SILENT = "no sign of life"
 _UNREACHABLE = "it could not be reached"
 LEFT = "it has taken its leave"
 NOT_HEARD_OF = "not heard of since the host began"
@@ -354,8 +354,8 @@ class Liveness:
 
 
 def _why_gone(why_lapsed: str, after_s: float) -> str:
-    silent = f"{_SILENT} for {after_s:g} s"
-    return silent if why_lapsed == _SILENT else f"{why_lapsed}, and {silent}"
+    silent = f"{SILENT} for {after_s:g} s"
+    return silent if why_lapsed == SILENT else f"{why_lapsed}, and {silent}"
 
 
 class _Lease:
@@ -430,7 +430,7 @@ class _Lease:
         return LeaseTimes(self._deadline() - now, now - self.last_sign)
 
     def _restart(self) -> None:
-        self.why = _SILENT  # if it lapses
+        self.why = SILENT  # if it lapses
         self._is_asked = True
         self.last_sign = trio.current_time()
         self._stalled_s = self._stalls.total_s()

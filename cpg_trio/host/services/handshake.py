@@ -91,6 +91,7 @@ class Handshake(HandshakeService):
                         address=peer.address,
                         answers=renews,  # a plugin that renews its token serves the control services, too
                     )
+                    self._access.issued(identity, enrolment_token)
                     await self._save(identity)
                 else:
                     identity = held

@@ -47,6 +47,8 @@ class Adoption:
     """Asks a plugin how it is; called with its runtime id."""
     end: Callable[[str, str], object]
     """Ends an identity at once, with all that it has; called with its runtime id, and why."""
+    issued: Callable[[Identity], object] = lambda _: None
+    """Told the identity that it gives, before the plugin knows it."""
 
     async def add(self, url: str, host_url: str, self_id: str) -> str:
         """Adopt the plugin at a URL. See `Host.add_plugin`."""
@@ -113,6 +115,7 @@ class Adoption:
             address=address,
             answers=renews,
         )
+        self.issued(identity)
         self.audit.allowed(Action.HANDSHAKE, identity.runtime_id, info.self_id, address=address)
         _log.info("%s is %s", identity.self_id, identity.runtime_id)
         return identity, token

@@ -1,12 +1,15 @@
 """Plugins that the host starts, keeps running, and stops: what they are, and how they are started.
 
-launcher    how a plugin is started, for those who write launchers
-output      what plugins write: their last lines, and who reads them
-spec        what is known of a plugin before it is started
-state       what one replica of it is doing
-graph       which plugin waits for which, and what is wrong with that
-impact      what others lose when a plugin goes
-planning    what has to be done so that other plugins run, in which order
+launcher      how a plugin is started, for those who write launchers
+spec          what is known of a plugin before it is started
+state         what one replica of it is doing
+graph         which plugin waits for which, and what is wrong with that
+impact        what others lose when a plugin goes
+planning      what has to be done so that other plugins run, in which order
+surroundings  what supervision needs of its host
+runs          one run of a replica: whether it is ready, whether it hangs, how it is stopped
+supervisor    starts the runs of a replica, one after the other
+plugins       which plugins there are, and what is done with them
 """
 
 from cpg_trio.host.supervision.graph import (
@@ -25,17 +28,12 @@ from cpg_trio.host.supervision.impact import (
     impact_of as impact_of,
 )
 from cpg_trio.host.supervision.launcher import (
+    EXTERNAL as EXTERNAL,
     Assignment as Assignment,
     Ended as Ended,
     Launcher as Launcher,
     LaunchError as LaunchError,
     Running as Running,
-)
-from cpg_trio.host.supervision.output import (
-    MOST_CHARACTERS as MOST_CHARACTERS,
-    OutputBook as OutputBook,
-    OutputLine as OutputLine,
-    OutputReader as OutputReader,
 )
 from cpg_trio.host.supervision.planning import (
     ApplyError as ApplyError,
@@ -46,6 +44,12 @@ from cpg_trio.host.supervision.planning import (
     apply as apply,
     plan as plan,
 )
+from cpg_trio.host.supervision.plugins import (
+    Managed as Managed,
+    ManagedPlugins as ManagedPlugins,
+    ManageError as ManageError,
+    UnknownPluginError as UnknownPluginError,
+)
 from cpg_trio.host.supervision.spec import (
     Enrol as Enrol,
     PluginSpec as PluginSpec,
@@ -54,3 +58,8 @@ from cpg_trio.host.supervision.spec import (
     RestartPolicy as RestartPolicy,
 )
 from cpg_trio.host.supervision.state import Phase as Phase, Replica as Replica
+from cpg_trio.host.supervision.supervisor import Supervisor as Supervisor
+from cpg_trio.host.supervision.surroundings import (
+    Surroundings as Surroundings,
+    local_url as local_url,
+)

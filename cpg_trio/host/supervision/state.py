@@ -21,7 +21,7 @@ class Phase(Enum):
     STOPPED = "stopped"
     """It has ended, and is not started again: it was stopped, or its restart policy says so."""
     FAILED = "failed"
-    """It cannot be started, or has failed and its restart policy says that it is not started again."""
+    """It could not be started, or has failed, and its restart policy says that it is not started again."""
 
 
 @attrs.define
