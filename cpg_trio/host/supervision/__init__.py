@@ -1,6 +1,7 @@
 """Plugins that the host starts, keeps running, and stops: what they are, and how they are started.
 
 launcher      how a plugin is started, for those who write launchers
+output        what plugins write: their last lines, and who reads them
 spec          what is known of a plugin before it is started
 state         what one replica of it is doing
 graph         which plugin waits for which, and what is wrong with that
@@ -34,6 +35,12 @@ from cpg_trio.host.supervision.launcher import (
     Launcher as Launcher,
     LaunchError as LaunchError,
     Running as Running,
+)
+from cpg_trio.host.supervision.output import (
+    MOST_CHARACTERS as MOST_CHARACTERS,
+    OutputBook as OutputBook,
+    OutputLine as OutputLine,
+    OutputReader as OutputReader,
 )
 from cpg_trio.host.supervision.planning import (
     ApplyError as ApplyError,

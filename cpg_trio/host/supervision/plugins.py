@@ -6,7 +6,6 @@ operation on a plugin that another one is changing is refused.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -20,13 +19,12 @@ from cpg_trio.host.access import Action
 from cpg_trio.host.directory import Change
 from cpg_trio.host.supervision.graph import Graph, Registered
 from cpg_trio.host.supervision.launcher import EXTERNAL, LaunchError
+from cpg_trio.host.supervision.output import OutputBook
 from cpg_trio.host.supervision.runs import Run
 from cpg_trio.host.supervision.spec import Enrol, PluginSpec
 from cpg_trio.host.supervision.state import Replica
 from cpg_trio.host.supervision.supervisor import Supervisor, Turns
 from cpg_trio.host.supervision.surroundings import Surroundings
-
-_log = logging.getLogger("cpg_trio.host")
 
 
 class ManageError(Exception):
@@ -62,6 +60,8 @@ class ManagedPlugins:
         self._host = host
         self.changes = Listeners[Replica]("managed plugins")
         """Told of each replica that has changed."""
+        self.output = OutputBook()
+        """The last lines that they have written."""
         self._managed: dict[str, Managed] = {}
         self._graph = Graph(())
         self._turns = Turns(self._waits_for)
@@ -101,6 +101,7 @@ class ManagedPlugins:
                     nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
+                self.output.close()
 
     async def stop(self) -> None:
         """Stop all plugins in good order, each before those that it waits for; from now on none is added."""
@@ -203,7 +204,7 @@ class ManagedPlugins:
             host_url=self._host_url,
             turns=self._turns,
             changes=self.changes,
-            output=self._said,
+            output=self.output.writer(managed.spec.name, number),
         )
         managed.supervisors.append(supervisor)
         self.changes.tell(supervisor.replica)
@@ -260,6 +261,7 @@ class ManagedPlugins:
             managed.reservation.close()
             if self._managed.get(managed.spec.name) is managed:
                 del self._managed[managed.spec.name]
+                self.output.forget(managed.spec.name)
                 self._draw()
             managed.stopped.set()
 
@@ -309,9 +311,6 @@ class ManagedPlugins:
         run = self._host.started.run_of(runtime_id)
         if isinstance(run, Run):
             run.look()
-
-    def _said(self, plugin: str, replica: int, line: str) -> None:
-        _log.info("%s/%d: %s", plugin, replica, line)
 
 
 async def all_ready(supervisors: Sequence[Supervisor]) -> None:

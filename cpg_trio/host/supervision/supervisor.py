@@ -79,7 +79,7 @@ class Supervisor(Status):
         host_url: str,
         turns: Turns,
         changes: Listeners[Replica],
-        output: Callable[[str, int, str], None],
+        output: Callable[[str], None],
     ) -> None:
         self.spec = spec
         self.replica = Replica(spec.name, number, since=time.time())
@@ -226,7 +226,7 @@ class Supervisor(Status):
             self_id=spec.self_id,
             host_url=self._host_url,
             enrolment_token=token,
-            output=lambda line: self._output(spec.name, number, line),
+            output=self._output,
             local=self._host.local(self.title),
             stop_s=spec.stop_s,
         )
