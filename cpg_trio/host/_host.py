@@ -278,7 +278,7 @@ class Host:
         )
         # The host as a caller
         self._routes = Routes(self.identities, self.registry, local=self.local)
-        self._own_calls = OwnCalls(self.local, self._own_id)
+        self._own_calls = OwnCalls(self.local, self.registry.calls, self._own_id)
         self._dependencies = HostDependencies(
             self.watches, lambda provider: self._own_calls.to(provider.endpoint_url)
         )
@@ -521,6 +521,7 @@ class Host:
                         self.watches.close()
                         self._dependencies.stop()
                         self.admin.stopping()
+                        await self._own_calls.finish(config.serve.grace_s)
                 drained.set()
             _log.info("host has stopped")
 

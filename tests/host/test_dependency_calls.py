@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -14,14 +14,17 @@ from cpg_trio import CallPolicy, Retry
 from cpg_trio.call_context import current
 from cpg_trio.calls import BreakerState
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
+from cpg_trio.http import ServeConfig
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.rpc import Code, ConnectError, Context, Fault, fault_of
 from tests._gen.echo.v1.echo_pb2 import CountRequest, CountResponse, EchoRequest, EchoResponse
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
+from tests.launch.tasks import task
 from tests.plugin.running import echo_plugin, eventually, hosting, plugged, until, unused_port
 from tests.plugin.test_directory_of_hosts import directory
 from tests.rpc.echo import Echo
 
+BOTH = pytest.mark.parametrize("here", [False, True], ids=["a process", "a task"])
 SHARED = HostConfig(policy=Policy(Rules(services={"echo": ServiceRules(providers=["first", "second"])})))
 
 
@@ -152,23 +155,56 @@ async def test_a_host_calls_providers_that_another_host_of_its_directory_keeps()
         assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="far"))).text == "far"
 
 
-async def test_calls_in_flight_have_the_grace_of_the_host_that_stops() -> None:
-    service = Slow()
-    host, stop = Host(), trio.Event()
+async def test_a_call_whose_provider_goes_is_no_call_of_a_host_whose_identity_has_ended() -> None:
+    service = Echo()
+    async with hosting() as (host, url), plugged(echo_plugin(service=service), url):
+        echo = host.require("echo")
+        provider = await echo.wait_available()
+        async with trio.open_nursery() as nursery:
+
+            async def revoke() -> None:
+                await eventually(lambda: service.contexts)
+                await host.revoke_identity(provider.runtime_id)
+
+            nursery.start_soon(revoke)
+            with pytest.raises(ConnectError) as caught:
+                await echo.client(EchoServiceClient).echo(EchoRequest(text="hang"))
+        assert caught.value.code == Code.UNAVAILABLE
+
+
+@asynccontextmanager
+async def stopping(service: Slow, grace_s: float, *, here: bool) -> AsyncIterator[tuple[Host, trio.Event]]:
+    """Run a host, and a plugin as a task or as if it were a process, until the host has stopped."""
+    host, stop = Host(HostConfig(serve=ServeConfig(grace_s=grace_s))), trio.Event()
     async with trio.open_nursery() as nursery:
         url, *_ = await nursery.start(partial(host.serve, stop, bind="127.0.0.1:0"))
-        async with plugged(echo_plugin(service=service), url):
+        plugin = echo_plugin(service=service)
+        async with task(host, plugin) if here else plugged(plugin, url):
             await host.require("echo").wait_available()
+            yield host, stop
 
-            async def call() -> None:
-                async with host.client("echo", EchoServiceClient).count(CountRequest(to=1)) as stream:
-                    assert [each.number async for each in stream] == [7, 8]
 
-            nursery.start_soon(call)
-            await service.called.wait()
-            stop.set()
-            await trio.sleep(0.05)
-            service.go_on.set()
+async def test_calls_in_flight_have_the_grace_of_the_host_that_stops() -> None:
+    service = Slow()
+    async with (
+        stopping(service, 10.0, here=True) as (host, stop),
+        host.client("echo", EchoServiceClient).count(CountRequest(to=1)) as stream,
+    ):
+        numbers = aiter(stream)
+        assert (await anext(numbers)).number == 7
+        stop.set()
+        await trio.sleep(0.1)
+        service.go_on.set()
+        assert [each.number async for each in numbers] == [8]
+
+
+@BOTH
+async def test_calls_end_with_an_error_when_the_grace_of_the_host_is_over(*, here: bool) -> None:
+    async with stopping(Slow(), 0.1, here=here) as (host, stop):
+        with trio.fail_after(5), pytest.raises(ConnectError):
+            async with host.client("echo", EchoServiceClient).count(CountRequest(to=1)) as stream:
+                async for _ in stream:
+                    stop.set()
 
 
 class Slow(Echo):

@@ -41,6 +41,7 @@ from cpg_trio.rpc import Code
 _log = logging.getLogger("cpg_trio.host")
 _T = TypeVar("_T")
 
+_OF_THE_HOST = f"{wire.HOST_NAME}-"  # begins no runtime id of a plugin
 _PROVIDERS_CHANGE_S = 1  # after which the plugins that provide a service may have gone
 
 
@@ -230,8 +231,8 @@ class AccessCheck:
         return self._ask(plugin.runtime_id, self._policy.may_join, plugin, service_type, holders)
 
     def is_valid(self, runtime_id: str) -> bool:
-        """Whether an identity that was proved has not ended."""
-        return self._identities.entry(runtime_id) is not None
+        """Whether an identity that was proved has not ended. That of the host itself does not."""
+        return runtime_id.startswith(_OF_THE_HOST) or self._identities.entry(runtime_id) is not None
 
     def check_still_valid(self, identity: Identity) -> None:
         """Check that an identity has not ended since it was proved: to be called after each wait."""
