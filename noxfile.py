@@ -24,7 +24,7 @@ GENERATED = {Path("proto"): Path("cpg_trio/_gen"), Path("tests/proto"): Path("te
 
 
 def _install(session: nox.Session, *groups: str) -> None:
-    session.install("-e", ".[etcd,otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[codegen,etcd,otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -41,6 +41,7 @@ def typecheck(session: nox.Session) -> None:
     """Check types, strictly, in the source and in the tests."""
     _install(session, "test", "chart", "typecheck")
     session.run("mypy")
+    session.run("python", "-m", "tests.codegen.typed")
 
 
 @nox.session
@@ -69,8 +70,6 @@ def _generate(session: nox.Session, source: Path, target: Path) -> bool:
         f"--proto_path={source}",
         f"--python_out={fresh}",
         f"--pyi_out={fresh}",
-        f"--connectrpc_out={fresh}",
-        "--connectrpc_opt=protobuf=google,io=async",
         f"--cpg-trio_out={fresh}",
         *sorted(str(path.relative_to(source)) for path in source.rglob("*.proto")),
     )

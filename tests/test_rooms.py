@@ -15,6 +15,7 @@ ROOMS = (
     "http",
     "process",
     "rpc",
+    "codegen",
     "metrics",
     "tracing",
     "calls",

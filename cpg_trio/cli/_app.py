@@ -210,6 +210,13 @@ COMMANDS: Sequence[Command] = (
         ("reload",),
     ),
     Command(
+        "generate",
+        "_generate:generate",
+        "Write the Python code for the protos of a project.",
+        OTHER,
+        ("generate", "generate plugins/greeter/pyproject.toml --check"),
+    ),
+    Command(
         "completion",
         "_completion:completion",
         "Print a script that has a shell complete command lines.",

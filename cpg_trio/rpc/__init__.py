@@ -22,12 +22,12 @@ for the calls that are most of them. Nothing in this package knows about plugins
     room        how much memory the messages of all calls take
     hardening   what is set right about connectrpc's application
     unary       plain unary calls, answered without connectrpc's application
+    stubs       what generated stubs are made of
     server      services served as one ASGI application
     dynamic     services and messages that are known by their descriptors alone
     proto_text  descriptors as text for people
     reflection  what services there are, for gRPC tools (imported where it is switched on)
     reflection_client what services another server has
-    codegen     the protoc plugin that writes the typed stubs (imported by nobody)
 """
 
 from connectrpc.code import Code as Code
@@ -40,6 +40,7 @@ from connectrpc.interceptor import (
     ServerStreamInterceptor as ServerStreamInterceptor,
     UnaryInterceptor as UnaryInterceptor,
 )
+from connectrpc.method import IdempotencyLevel as IdempotencyLevel, StreamType as StreamType
 from connectrpc.request import Headers as Headers
 
 from cpg_trio.asgi import App as App
@@ -95,3 +96,4 @@ from cpg_trio.rpc.server import (
     Service as Service,
     application as application,
 )
+from cpg_trio.rpc.stubs import Rpc as Rpc, check_stubs as check_stubs

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import takewhile
 from types import TracebackType
@@ -39,6 +38,7 @@ from cpg_trio.rpc.context import own_context, scope_of
 from cpg_trio.rpc.hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
 from cpg_trio.rpc.interceptors import around, checked_interceptors, closing
 from cpg_trio.rpc.room import Place, Room, room_of_process
+from cpg_trio.rpc.stubs import Rpc, StubApplication
 from cpg_trio.rpc.unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
@@ -50,17 +50,19 @@ _R = TypeVar("_R")
 _Given: TypeAlias = RequestContext[Any, Any]
 
 
-class Service(ABC):
-    """An implementation of a service. Generated base classes fill in how it is served."""
+class Service:
+    """An implementation of a service. Generated base classes fill in what it has."""
 
     service_name: ClassVar[str]
     """Fully qualified: `storage.v1.Storage`."""
-    methods: ClassVar[frozenset[str]]
-    """The names of its methods: `Store`, `Get`."""
+    rpcs: ClassVar[tuple[Rpc, ...]]
+    """Its methods."""
 
-    @abstractmethod
     def application(self, interceptors: Iterable[Interceptor], max_message_bytes: int | None) -> App:
         """Return the ASGI application that serves this implementation."""
+        return StubApplication(
+            self, self.service_name, self.rpcs, interceptors=interceptors, read_max_bytes=max_message_bytes
+        )
 
 
 def application(
@@ -88,7 +90,7 @@ def application(
     for service in services:
         _check_service(service)
         app = hardened(service.application(chain, max_message_bytes))
-        routes.update({f"/{service.service_name}/{method}": app for method in service.methods})
+        routes.update({f"/{service.service_name}/{rpc.name}": app for rpc in service.rpcs})
         unary.update(unary_methods(service, app, on_unreadable))
         messages |= paths_of_messages(service, app)
 

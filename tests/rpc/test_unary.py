@@ -16,8 +16,8 @@ from connectrpc.request import RequestContext
 from cpg_trio.asgi import CANCEL_ON_DISCONNECT, App, ClientDisconnectedError, Message, Scope
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Code, ConnectError, Context, Interceptor, application
 from cpg_trio.rpc.server import _Concealing
+from cpg_trio.rpc.stubs import StubApplication
 from tests._gen.echo.v1 import echo_pb2 as pb
-from tests._gen.echo.v1.echo_connect import EchoServiceASGIApplication
 from tests.rpc.echo import Echo
 
 PROTO, JSON = {"content-type": "application/proto"}, {"content-type": "application/json"}
@@ -338,8 +338,9 @@ async def test_an_application_with_codecs_of_its_own_is_left_to_connectrpc() -> 
     class ProtoOnly(Echo):
         def application(self, interceptors: Iterable[Interceptor], _max_message_bytes: int | None) -> App:
             codecs = [google_protobuf_binary_codec()]
-            methods: Any = self
-            return EchoServiceASGIApplication(methods, interceptors=interceptors, codecs=codecs)
+            return StubApplication(
+                self, self.service_name, self.rpcs, interceptors=interceptors, codecs=codecs
+            )
 
     app = application([ProtoOnly()])
     assert not (await call(app, PROTO, proto("a"))).is_lean
@@ -349,10 +350,8 @@ async def test_an_application_with_codecs_of_its_own_is_left_to_connectrpc() -> 
 async def test_the_limit_and_the_compressions_of_an_application_are_kept() -> None:
     class Narrow(Echo):
         def application(self, interceptors: Iterable[Interceptor], max_message_bytes: int | None) -> App:
-            methods: Any = self
-            return EchoServiceASGIApplication(
-                methods, interceptors=interceptors, read_max_bytes=max_message_bytes, compressions=[]
-            )
+            limits: Any = {"read_max_bytes": max_message_bytes, "compressions": []}
+            return StubApplication(self, self.service_name, self.rpcs, interceptors=interceptors, **limits)
 
     app = application([Narrow()], max_message_bytes=10)
     assert (await call(app, PROTO, proto("a" * 8))).answer()[0] == 200

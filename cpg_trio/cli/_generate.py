@@ -1,0 +1,37 @@
+"""The command `generate`: Python code for the protos of a project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cpg_trio.cli._errors import CommandError
+
+_PYPROJECT = Path("pyproject.toml")
+
+
+def generate(
+    pyproject: Annotated[
+        Path, Parameter(help="The file whose table [tool.cpg-trio] says what to do.", metavar="FILE")
+    ] = _PYPROJECT,
+    /,
+    *,
+    check: Annotated[bool, Parameter(help="Write nothing; status 1 if something would change.")] = False,
+) -> int:
+    """Generate code."""
+    from cpg_trio.codegen import GenerationError  # noqa: PLC0415 - help needs neither
+    from cpg_trio.codegen.project import Project  # noqa: PLC0415
+
+    try:
+        project = Project.from_file(pyproject)
+        texts = project.generate()
+        changed = project.changes(texts) if check else project.write(texts)
+    except (GenerationError, OSError) as error:
+        raise CommandError(str(error)) from None
+    for path in changed:
+        print(f"{'would change' if check else 'wrote' if path.exists() else 'deleted'}  {path}")
+    if not changed:
+        print(f"{project.output}: {len(texts)} files, all as the protos have it")
+    return int(check and bool(changed))

@@ -1,0 +1,128 @@
+"""Which module a message is in, and how it is written there."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Collection, Iterable, Iterator
+
+import attrs
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+
+from cpg_trio.codegen.names import folder_of, module_of
+
+
+@attrs.frozen
+class Place:
+    """Where a message is."""
+
+    proto: str
+    """The file that declares it."""
+    path: tuple[str, ...]
+    """Its name within the module, with the names of the messages around it."""
+
+
+class Messages:
+    """All messages of some files. Those of `generated` are in a package, if one is named."""
+
+    def __init__(
+        self, files: Iterable[FileDescriptorProto], generated: Collection[str], package: str = ""
+    ) -> None:
+        self._generated = generated
+        self._package = package
+        self._places: dict[str, Place] = {}
+        for file in files:
+            prefix = f".{file.package}" if file.package else ""
+            self._places.update(_places(file.name, prefix, (), file.message_type))
+
+    def place(self, type_name: str) -> Place:
+        """Return where a message is that is named as descriptors do, with a dot at the beginning."""
+        return self._places[type_name]
+
+    def are_beside(self, proto: str, other: str) -> bool:
+        """Whether the modules of two files are in one package, and so import each other relatively."""
+        folder = folder_of(proto)
+        return (
+            folder == folder_of(other)
+            and other in self._generated
+            and (bool(self._package) or folder != ".")  # which is no package, as far as is known
+        )
+
+    def imports_for(self, proto: str) -> Imports:
+        """Return what the stubs of a file import."""
+        return Imports(self, proto)
+
+    def module(self, proto: str) -> str:
+        """Return the full name of the module of a file, from the top."""
+        module = module_of(proto)
+        return f"{self._package}.{module}" if self._package and proto in self._generated else module
+
+
+class Imports:
+    """The modules that the stubs of one file import, as they are needed."""
+
+    def __init__(self, messages: Messages, proto: str) -> None:
+        self._messages = messages
+        self._proto = proto
+        self._aliases: dict[str, str] = {}  # by proto
+
+    def message(self, type_name: str) -> str:
+        """Return the expression for a message, whose module is imported."""
+        place = self._messages.place(type_name)
+        expression = self._alias(place.proto)
+        for name in place.path:
+            if keyword.iskeyword(name):
+                expression = f'getattr({expression}, "{name}")'
+            else:
+                expression = f"{expression}.{name}"
+        return expression
+
+    def annotation(self, type_name: str) -> str:
+        """Return the type of a message for annotations."""
+        expression = self.message(type_name)
+        return "Any" if "getattr(" in expression or self._is_dynamic(type_name) else expression
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of the imports."""
+        dynamic, usual = [], []
+        for proto, alias in self._aliases.items():
+            module = self._module(proto)
+            if any(keyword.iskeyword(part) for part in module.split(".")):
+                dynamic.append(f'{alias}: Any = import_module("{module}")')
+                continue
+            folder, _, name = module.rpartition(".")
+            from_ = "from . " if self._is_beside(proto) else f"from {folder} " if folder else ""
+            usual.append(f"{from_}import {name} as {alias}")
+        yield from sorted(usual)
+        if dynamic:
+            yield ""
+            yield from sorted(dynamic)
+
+    def _module(self, proto: str) -> str:
+        """Return the module to import for a file; that of one beside is named without its folder."""
+        module = self._messages.module(proto)
+        return module.rpartition(".")[2] if self._is_beside(proto) else module
+
+    def _is_beside(self, proto: str) -> bool:
+        return self._messages.are_beside(self._proto, proto)
+
+    def _is_dynamic(self, type_name: str) -> bool:
+        module = self._module(self._messages.place(type_name).proto)
+        return any(keyword.iskeyword(part) for part in module.split("."))
+
+    def _alias(self, proto: str) -> str:
+        """Return the name under which the module of a file is imported."""
+        if proto not in self._aliases:
+            alias = "_pb2" if proto == self._proto else f"_{module_of(proto).replace('.', '_')}"
+            while alias in self._aliases.values():
+                alias += "_"
+            self._aliases[proto] = alias
+        return self._aliases[proto]
+
+
+def _places(
+    proto: str, prefix: str, path: tuple[str, ...], messages: Iterable[DescriptorProto]
+) -> Iterator[tuple[str, Place]]:
+    for message in messages:
+        name, inner = f"{prefix}.{message.name}", (*path, message.name)
+        yield name, Place(proto, inner)
+        yield from _places(proto, name, inner, message.nested_type)
