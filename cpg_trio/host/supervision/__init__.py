@@ -55,6 +55,7 @@ from cpg_trio.host.supervision.plugins import (
     Managed as Managed,
     ManagedPlugins as ManagedPlugins,
     ManageError as ManageError,
+    PlatformSource as PlatformSource,
     UnknownPluginError as UnknownPluginError,
 )
 from cpg_trio.host.supervision.spec import (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Protocol
 
 import attrs
 import trio
@@ -33,6 +34,14 @@ class ManageError(Exception):
 
 class UnknownPluginError(ManageError, LookupError):
     """The host starts no plugin of that name."""
+
+
+class PlatformSource(Protocol):
+    """What says which plugins a host is to run, such as a platform file. `str` gives its name."""
+
+    async def read(self) -> Sequence[PluginSpec]:
+        """Read all of it anew. Raises: ValueError with a line for each problem."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -62,6 +71,8 @@ class ManagedPlugins:
         """Told of each replica that has changed."""
         self.output = OutputBook()
         """The last lines that they have written."""
+        self.source: PlatformSource | None = None
+        """What says which plugins there are to be, if anything does."""
         self._managed: dict[str, Managed] = {}
         self._graph = Graph(())
         self._turns = Turns(self._waits_for)
