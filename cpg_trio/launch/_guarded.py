@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 import attrs
 import trio
 
+from cpg_trio._listeners import Listeners
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host.supervision import Ended, LaunchError
 from cpg_trio.launch import _reaper, guardian
@@ -26,7 +27,9 @@ _READ_BYTES = 64 * 1024
 _READ_BYTES_PER_S = 64 * 1024 * 1024  # above it the pipe makes the plugin wait
 _MUCH_BYTES = 16 * 1024  # at once: it may be a flood
 _QUIET_S = 1.0  # after which it is told how many lines of a flood were left out
+_DRAIN_S = 0.3  # that its last output has, if somebody else holds the pipe as well
 _END_S = 10.0  # that a guardian has to end all of a run
+_BY_OTHERS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})
 _LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # which the interpreter itself may need
 
 
@@ -97,7 +100,9 @@ async def _start_guardian(
         except OSError as error:
             raise LaunchError(f"its guardian cannot be started: {(error.strerror or '').lower()}") from error
         on_failure.pop_all()
-    return GuardedProcess(started, control, stream, OutputLines(output, trio.current_time), run_id)
+    taken = Listeners[str]("the output of a plugin")  # so that a taker that fails does no harm here
+    taken.add(output)
+    return GuardedProcess(started, control, stream, OutputLines(taken.tell, trio.current_time), run_id)
 
 
 def _command(control: int, token: int, label: str) -> list[str]:
@@ -176,7 +181,7 @@ class GuardedProcess:
                 await self._guardian.wait()
                 if self._end is None and self._failure is None:
                     await trio.to_thread.run_sync(end_strays, self._run_id)
-                with trio.move_on_after(_QUIET_S):  # if another program has got the pipe, there is no end
+                with trio.move_on_after(_DRAIN_S):
                     await done.wait()
                 nursery.cancel_scope.cancel()
             self._lines.end()
@@ -185,17 +190,15 @@ class GuardedProcess:
     async def wait(self) -> Ended:
         """Wait until all of it has ended; return how the plugin did."""
         await self._over.wait()
-        ended = self._how()
-        return attrs.evolve(ended, detail=self._lines.explanation()) if ended.failed else ended
-
-    def _how(self) -> Ended:
         if self._end is None:
             return Ended(failed=True, how="its guardian was killed")
         how, number = self._end
         if how == "exited":
-            return Ended(failed=number != 0, how=f"exit status {number}")
+            detail = self._lines.explanation() if number else ""
+            return Ended(failed=number != 0, how=f"exit status {number}", detail=detail)
         asked = self._stopping and number == signal.SIGTERM
-        return Ended(failed=not asked, how=f"killed by {_name(number)}")
+        detail = "" if number in _BY_OTHERS else self._lines.explanation()
+        return Ended(failed=not asked, how=f"killed by {_name(number)}", detail=detail)
 
     def stop(self) -> None:
         """Have the plugin and its process group get SIGTERM."""

@@ -57,10 +57,12 @@ class OutputLines:
     def feed(self, data: bytes) -> None:
         """Take what the process has written."""
         now = self._clock()
-        most = int(self._lines.left(now)) if self._bytes.left(now) > 0 else 0
-        if most > 0:
+        most = min(self._lines.left(now), self._bytes.left(now))
+        # A flood is shown in pieces: all of the lines of a moment, and then how many were left out.
+        most = 0 if most < (_LINES_PER_S if self.left_out else 1) else int(self._lines.left(now))
+        if most:
             self.note_left_out()
-        *whole, rest = data.split(b"\n", max(most, 0))
+        *whole, rest = data.split(b"\n", most)
         for line in whole:
             self._end_line(line)
         if (skipped := rest.count(b"\n")) > 0:

@@ -39,13 +39,13 @@ def check_free(port: int) -> None:
 
 
 def _bound(port: int) -> int:
-    with socket.socket() as probe:
-        # A port of connections that have ended may be listened on; one on which somebody listens may not.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, bool(port))
-        try:
+    try:
+        with socket.socket() as probe:
+            # A port of connections that have ended may be listened on; one on which somebody listens may not.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, bool(port))
             probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            why = "is taken: stop what listens on it, or give another one" if taken else reason(error)
-            raise LaunchError(f"port {port} {why}") from None
-        return int(probe.getsockname()[1])
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and port:
+            raise LaunchError(f"port {port} is taken: stop what listens on it, or give another one") from None
+        raise LaunchError(f"it can be given no port: {reason(error)}") from None

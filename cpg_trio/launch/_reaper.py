@@ -15,8 +15,6 @@ from pathlib import Path
 
 import trio
 
-_WAIT_S = 5.0  # that whoever has started a child has to take its end
-
 _own: set[int] = set()
 
 
@@ -30,28 +28,29 @@ def own(pid: int) -> Iterator[None]:
         _own.discard(pid)
 
 
-async def reap_strangers() -> None:
+async def reap_strangers(wait_s: float = 5.0) -> None:
     """Reap what others leave to this process, until this is cancelled. Linux only.
 
-    Whoever starts a child in this process has to wait for it within 5 s of its end.
+    `wait_s`: seconds from the end of a child in which whoever has started it in this process has to wait for
+    it; guardians are exempt.
     """
     ended: dict[int, float] = {}
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         while True:
-            ended = _reap(ended)
-            with trio.move_on_after(_WAIT_S if ended else float("inf")):
+            ended = _reap(ended, wait_s)
+            with trio.move_on_after(wait_s if ended else float("inf")):
                 async for _ in signals:
                     break
 
 
-def _reap(before: dict[int, float]) -> dict[int, float]:
+def _reap(before: dict[int, float], wait_s: float) -> dict[int, float]:
     """Reap those that have been there for long enough; return the others, and since when they have."""
     now, ended = trio.current_time(), {}
     for pid in _children():
         if pid in _own or not _has_ended(pid):
             continue
         since = before.get(pid, now)
-        if now - since >= _WAIT_S:
+        if now - since >= wait_s:
             _take(pid)
         else:
             ended[pid] = since

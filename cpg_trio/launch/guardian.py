@@ -405,8 +405,8 @@ def _limit(number: int, soft: int, hard: int) -> None:
 def _change_user(user: str) -> None:
     uid, gid, groups = user.split(":")
     os.setgroups([*map(int, groups.split(","))])
-    os.setresgid(int(gid), int(gid), int(gid))
-    os.setresuid(int(uid), int(uid), int(uid))
+    os.setgid(int(gid))
+    os.setuid(int(uid))  # of root this sets all of them: there is no way back
 
 
 def _pass_descriptors(token: int, failures: int) -> int:

@@ -108,6 +108,10 @@ class ProcessLauncher:
     @asynccontextmanager
     async def launch(self, assignment: Assignment, /) -> AsyncIterator[RunningProcess]:
         """Run the command within the block. Raises, when entered: LaunchError."""
+        if not hasattr(os, "waitid"):
+            raise LaunchError(
+                "no processes on this system: its Python has no os.waitid, as on macOS before 3.13"
+            )
         run_id = token_hex(16)
         with ExitStack() as ports:
             port = self._take_port(ports)

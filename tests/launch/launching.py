@@ -106,3 +106,25 @@ def nothing_left() -> Iterator[None]:
     before = children(), len(descriptors())
     yield
     assert (children() - before[0], len(descriptors())) == (set(), before[1])
+
+
+def marked(mark: str) -> set[int]:
+    """Return the processes whose environment has `MARK`, and the guardians of plugins of that name."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has ended
+                continue
+            if f"MARK={mark}".encode() in environment or f"{mark}/1".encode() in command:
+                found.add(int(entry.name))
+    return found
+
+
+async def until_none_marked(mark: str, within_s: float = 20) -> None:
+    with trio.move_on_after(within_s):
+        while marked(mark):  # noqa: ASYNC110 - nothing tells it
+            await trio.sleep(0.02)
+    assert not marked(mark)
