@@ -243,6 +243,7 @@ class Host:
             grants=self._grants,
             direct=self._direct,
             journal=self._journal,
+            started=self._started,
             audit=self.audit,
         )
         # Other hosts with the same directory
@@ -321,6 +322,7 @@ class Host:
             lease_s=self._config.leases.lease_s,
             shared=self.cluster is not None,
             end=self._lifetimes.end,
+            probe=self._prober.probe,
             shut_down=self.shut_down_plugin,
             adopt=self._adopt,
             local=self.local.at,
@@ -649,7 +651,12 @@ class Host:
         return await self._adopt(url, host_url, self_id)
 
     async def _adopt(
-        self, url: str, host_url: str, self_id: str, issued: Callable[[Identity], object] = lambda _: None
+        self,
+        url: str,
+        host_url: str,
+        self_id: str,
+        token: str = "",
+        issued: Callable[[Identity], object] = lambda _: None,
     ) -> str:
         adoption = Adoption(
             identities=self.identities,
@@ -662,6 +669,7 @@ class Host:
             saved=self._journal.saved,
             probe=self._liveness.ask,
             end=self._lifetimes.end,
+            token=token,
             issued=issued,
         )
         return await adoption.add(url, host_url, self_id)

@@ -10,7 +10,7 @@ import logging
 
 import attrs
 
-from cpg_trio.host.access import EXPIRED, Action, Audit, Ended, Identities, Identity
+from cpg_trio.host.access import EXPIRED, Action, Audit, Ended, Identities, Identity, StartedRuns
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.host.directory import LEFT, Journal, Liveness, Registry, WatchHub
 from cpg_trio.host.routing import DirectCounter
@@ -32,6 +32,7 @@ class Lifetimes:
     grants: Grants
     direct: DirectCounter
     journal: Journal
+    started: StartedRuns
     audit: Audit
 
     def is_in_use(self, runtime_id: str) -> bool:
@@ -43,6 +44,7 @@ class Lifetimes:
             or self.watches.has(runtime_id)
             or self.grants.has(runtime_id)
             or self.registry.is_drained(runtime_id)
+            or self.started.run_of(runtime_id) is not None
         )
 
     def end(self, runtime_id: str, why: str, actor: str = "") -> None:

@@ -12,6 +12,7 @@ from cpg_trio.host.directory.journal import Journal as Journal
 from cpg_trio.host.directory.leases import (
     LEFT as LEFT,
     SILENT as SILENT,
+    CannotAskError as CannotAskError,
     LeaseConfig as LeaseConfig,
     LeaseTimes as LeaseTimes,
     Liveness as Liveness,

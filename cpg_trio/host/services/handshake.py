@@ -65,6 +65,10 @@ class Handshake(HandshakeService):
             check_versions(request)
             wire.validate_handshake(request.self_version, request.requested_plugins, request.client_metadata)
             if held is not None:
+                if (
+                    not arrival.forwarded_by
+                ):  # the host that owns it may not know by which token it was started
+                    self._access.check_enrolled(Action.RENEW, request.self_id, enrolment_token, peer)
                 renewed = await self._renewed_elsewhere(held, request, arrival, ctx)
                 if renewed is not None:
                     return renewed
@@ -79,7 +83,8 @@ class Handshake(HandshakeService):
                 provides, requires, uses = _declared(request.client_metadata)
                 renews = request.client_metadata.get(wire.RENEWS_KEY) == "true"
                 action = Action.RENEW if held else Action.HANDSHAKE
-                self._access.check_enrolled(action, request.self_id, enrolment_token, peer)
+                if held is None or not arrival.forwarded_by:
+                    self._access.check_enrolled(action, request.self_id, enrolment_token, peer)
                 ttl_s = self._lifetimes.of(renews=renews)
                 if held is None:
                     identity, token = self._identities.issue(

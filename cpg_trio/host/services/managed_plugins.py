@@ -47,6 +47,8 @@ class Adoption:
     """Asks a plugin how it is; called with its runtime id."""
     end: Callable[[str, str], object]
     """Ends an identity at once, with all that it has; called with its runtime id, and why."""
+    token: str = attrs.field(default="", repr=False)
+    """The enrolment token of a plugin that the host has started, by which it proves itself; else empty."""
     issued: Callable[[Identity], object] = lambda _: None
     """Told the identity that it gives, before the plugin knows it."""
 
@@ -82,7 +84,7 @@ class Adoption:
 
         Raises: ConnectError.
         """
-        digest = self.enrolment.digest(self_id)
+        digest = wire.token_digest(self.token) if self.token else self.enrolment.digest(self_id)
         if digest is not None:
             return Proof(digest, self_id, Purpose.ENROL)
         if self.enrolment.why_not(self_id, ""):

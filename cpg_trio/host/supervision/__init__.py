@@ -8,7 +8,8 @@ graph         which plugin waits for which, and what is wrong with that
 impact        what others lose when a plugin goes
 planning      what has to be done so that other plugins run, in which order
 surroundings  what supervision needs of its host
-runs          one run of a replica: whether it is ready, whether it hangs, how it is stopped
+readiness     when a run of it is ready
+runs          one run of a replica: whether it hangs, how it is stopped
 supervisor    starts the runs of a replica, one after the other
 plugins       which plugins there are, and what is done with them
 """

@@ -1,8 +1,7 @@
 """One run of a replica: whether it is ready, whether it hangs, and how it is stopped.
 
-A run is *ready* when it has registered all that it says it provides, and reports that it is HEALTHY. From
-then on what it reports is its own affair: a plugin whose dependency has gone is not helped by a restart. A
-run is ended when
+Once a run has been ready (see `readiness`), what it reports is its own affair: a plugin whose dependency has
+gone is not helped by a restart. A run is ended when
 
     it has ended by itself          `Running.wait` returns
     it was told to stop             `stop`
@@ -23,18 +22,18 @@ from collections.abc import Iterator
 
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host.access import Identity
-from cpg_trio.host.directory import SILENT
+from cpg_trio.host.directory import SILENT, CannotAskError
 from cpg_trio.host.supervision.launcher import EXTERNAL, Ended, Running
-from cpg_trio.host.supervision.spec import Enrol, PluginSpec, Ready
+from cpg_trio.host.supervision.readiness import why_not_ready
+from cpg_trio.host.supervision.spec import Enrol, PluginSpec
 from cpg_trio.host.supervision.state import Phase
 from cpg_trio.host.supervision.surroundings import Surroundings
-from cpg_trio.rpc import ConnectError
+from cpg_trio.rpc import Code, ConnectError
 
-_ADOPT_AGAIN_S = 0.2  # after which a plugin that waits for its host is called again
+_CALL_AGAIN_S = 0.2  # after which a plugin that has not answered is called again
 _TO_LEAVE_S = 1.0  # for a plugin whose grace is over, to end by itself
 _SILENT_LEASES = 2  # without a report, until a plugin hangs that has registered nothing, and so has no lease
 
@@ -58,9 +57,12 @@ class Status:
 class Run:
     """One run, from its start to its end. It is an `access.StartedRun`."""
 
-    def __init__(self, host: Surroundings, spec: PluginSpec, status: Status, host_url: str) -> None:
+    def __init__(
+        self, host: Surroundings, spec: PluginSpec, status: Status, host_url: str, token: str
+    ) -> None:
         self._host = host
         self._host_url = host_url
+        self._token = token
         self._spec = spec
         self._status = status
         self.self_id = spec.self_id
@@ -72,9 +74,12 @@ class Run:
         self._has_ended = trio.Event()
         self._changed = trio.Event()
         self._refused = ""
+        self._why_not_adopted = ""
         self._stops = False
         self._has_proved = False
         self._start_by = self._next_start_by()
+        self._lost_identity = trio.Event()
+        self._answered = ""  # the identity that has answered
         self._report: object = None
         self._reported_at = -math.inf
 
@@ -117,11 +122,17 @@ class Run:
 
     async def live(self, running: Running) -> Ended:
         """Watch over it until it has ended, or the block of its launcher is to be left, which ends it."""
+        if self._is_external:
+            self._find()
         async with open_plain_nursery() as nursery:
             nursery.start_soon(self._wait_for_end, running)
-            if running.url:
-                nursery.start_soon(self._adopt, running.url)
-            ended = await self._watch()
+            async with open_plain_nursery() as arriving:
+                if running.url:
+                    arriving.start_soon(self._adopt, running.url)
+                if self._spec.enrol is Enrol.NAME:
+                    arriving.start_soon(self._ask)
+                ended = await self._watch()
+                arriving.cancel_scope.cancel()
             if self._stops and self._ended is None and not self._is_external:
                 self._status.enter(Phase.STOPPING)
                 await self._stop(running)
@@ -148,13 +159,45 @@ class Run:
             self._host.started.give(identity, self)
 
         while True:
+            self._lost_identity = lost = trio.Event()
             try:
-                await self._host.adopt(url, self._host_url, self.self_id, issued)
+                await self._host.adopt(url, self._host_url, self.self_id, self._token, issued)
             except ConnectError as error:
-                self._status.enter(Phase.STARTING, one_line(error.message))
-                await trio.sleep(_ADOPT_AGAIN_S)
+                self._why_not_adopted = one_line(error.message)
+                if error.code is Code.FAILED_PRECONDITION:
+                    self.refused(self._why_not_adopted)
+                await trio.sleep(_CALL_AGAIN_S)
             else:
+                await lost.wait()
+
+    def _find(self) -> None:
+        """Take the identity of a plugin that is there already, if no other run has it."""
+        identities, registry = self._host.identities, self._host.registry
+        for runtime_id in registry.plugins():
+            entry = identities.entry(runtime_id)
+            if entry is None or entry.identity.self_id != self.self_id or registry.has_lapsed(runtime_id):
+                continue
+            if self._host.started.run_of(runtime_id) is None:
+                self._host.started.give(entry.identity, self)
                 return
+
+    async def _ask(self) -> None:
+        """Ask a plugin of another SDK until it answers: it may register before it listens."""
+        while True:
+            asked = self.runtime_id
+            if not asked or asked == self._answered or not self._host.registry.has_registered(asked):
+                await self._changed.wait()
+            elif await self._answers(asked):
+                self._answered = asked
+                self.look()
+            else:
+                await trio.sleep(_CALL_AGAIN_S)
+
+    async def _answers(self, runtime_id: str) -> bool:
+        try:
+            return await self._host.probe(runtime_id)
+        except CannotAskError:
+            return False
 
     async def _watch(self) -> Ended:
         while True:
@@ -223,6 +266,7 @@ class Run:
         self._host.started.take(self)
         self.runtime_id = ""
         self._status.has_identity("")
+        self._lost_identity.set()
         if ended is not None and ended.by_owner and SILENT in why and not self._is_external:
             return f"it hangs: {why}"
         self._lose_readiness(f"its identity has ended: {why}")
@@ -253,33 +297,15 @@ class Run:
 
     def _why_not_ready(self) -> str:
         """Return what it has to do before it is ready; empty if it is."""
-        if self._spec.ready is Ready.RUNNING:
+        entry = self._host.identities.entry(self.runtime_id)
+        identity = entry.identity if entry is not None else None
+        answered = self._answered == self.runtime_id
+        not_ready = why_not_ready(self._spec, identity, self._host.registry, has_answered=answered)
+        if not_ready is None:
             return ""
-        registry, entry = self._host.registry, self._host.identities.entry(self.runtime_id)
-        if entry is None:
-            return "it has not come for its identity"
-        if registry.has_lapsed(self.runtime_id):
-            return f"lapsed: {registry.why_lapsed(self.runtime_id)}"
-        registered = {each.service_type for each in registry.registrations(self.runtime_id)}
-        provides = entry.identity.provides if self._spec.provides is None else self._spec.provides
-        if missing := sorted(set(provides or ()) - registered):
-            return f"it has not registered {', '.join(missing)}"
-        if provides is None and not registered:
-            return "it has not registered anything"
-        return self._why_not_healthy(entry.identity, may_be_silent=bool(registered))
-
-    def _why_not_healthy(self, identity: Identity, *, may_be_silent: bool) -> str:
-        report = self._host.registry.last_report(identity.runtime_id)
-        if report is None or report.state == pb.HEALTH_STATE_UNSPECIFIED:
-            # One that knows only the wire protocol may report nothing.
-            return "" if may_be_silent and not identity.answers else "it has not reported its health"
-        if report.state == pb.HEALTH_STATE_HEALTHY:
-            return ""
-        if report.unavailable_dependencies:
-            self._start_by = self._next_start_by()  # it is not its fault
-            return f"waits for {', '.join(report.unavailable_dependencies)}"
-        state = pb.HealthState.Name(report.state).removeprefix("HEALTH_STATE_").lower()
-        return f"{state}: {one_line(report.reason)}" if report.reason else state
+        if not_ready.waits:
+            self._start_by = self._next_start_by()
+        return self._why_not_adopted if identity is None and self._why_not_adopted else not_ready.why
 
     # Its stop
 

@@ -183,7 +183,8 @@ class Supervisor(Status):
             await self._pause(ended, how)
 
     async def _one_run(self) -> Ended:
-        run, token = Run(self._host, self.spec, self, self._host_url), secrets.token_urlsafe(_TOKEN_BYTES)
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        run = Run(self._host, self.spec, self, self._host_url, token)
         by_token = token if self.spec.enrol is Enrol.TOKEN else None
         ended: Ended | None = None
         failed = f"not started within {self.spec.start_s:g} s"

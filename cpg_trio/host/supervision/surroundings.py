@@ -18,11 +18,11 @@ class Adopt(Protocol):
     """Gives an identity to a plugin that waits for its host."""
 
     def __call__(
-        self, url: str, host_url: str, self_id: str, issued: Callable[[Identity], object], /
+        self, url: str, host_url: str, self_id: str, token: str, issued: Callable[[Identity], object], /
     ) -> Awaitable[str]:
         """Adopt the plugin of a name at a URL; `issued` is told its identity. Raises: ConnectError.
 
-        `host_url` is the URL of the host for it.
+        `host_url` is the URL of the host for it, and `token` that by which the host proves itself.
         """
         ...
 
@@ -51,6 +51,8 @@ class Surroundings:
     """Whether this host decides when an identity ends, by its runtime id."""
     end: Callable[[str, str], object]
     """Ends an identity at once, with all that it has: its runtime id, and why."""
+    probe: Callable[[str], Awaitable[bool]]
+    """Asks a plugin that has registered how it is; whether it has answered. Raises: CannotAskError."""
     shut_down: ShutDown
     adopt: Adopt
     local: Callable[[str], LocalHost]
