@@ -24,7 +24,9 @@ GENERATED = {Path("proto"): Path("cpg_trio/_gen"), Path("tests/proto"): Path("te
 
 
 def _install(session: nox.Session, *groups: str) -> None:
-    session.install("-e", ".[codegen,etcd,otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install(
+        "-e", ".[codegen,dev,etcd,otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups)
+    )
 
 
 @nox.session

@@ -37,6 +37,7 @@ from cpg_trio.call_context import CallContext
 __all__ = [
     "JSON_FIELDS",
     "LEVELS",
+    "LineHandler",
     "LineLog",
     "LogConfig",
     "LogFormat",

@@ -53,6 +53,13 @@ class Command:
 COMMANDS: Sequence[Command] = (
     Command("host", "_host:app", "Run a host on PORT (default: 8080).", RUN),
     Command(
+        "up",
+        "_up:up",
+        "Run a host and the plugins of a platform file.",
+        RUN,
+        ("up", "up shop/platform.toml --check", "up --reload", "up --schema > platform.schema.json"),
+    ),
+    Command(
         "check",
         "_check:check_process",
         "Check the health of the host or plugin on PORT of this machine: status 0, or 1 and a line why.",

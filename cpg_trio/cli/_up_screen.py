@@ -24,6 +24,7 @@ from rich.text import Text
 from cpg_trio._human import span
 from cpg_trio._lines import one_line
 from cpg_trio.cli._output import Output
+from cpg_trio.cli._up_view import doing, replica_name
 from cpg_trio.host.supervision import Phase, Replica
 from cpg_trio.states import State
 
@@ -104,7 +105,7 @@ class UpScreen:
         key, now = (replica.plugin, replica.number), self._clock()
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = _Row(replica, _name(*key), now)
+            row = self._rows[key] = _Row(replica, replica_name(*key), now)
         elif row.took_s is not None and replica.phase not in _SETTLED:
             row.began, row.took_s = now, None
         row.replica = attrs.evolve(replica)  # it goes on changing
@@ -116,7 +117,7 @@ class UpScreen:
     def output(self, plugin: str, replica: int, line: str) -> None:
         """Show a line that a plugin has written. What does not print is escaped."""
         width = min(max([len(plugin), *(len(row.name) for row in self._rows.values())]), _WIDEST_NAME)
-        name = set_cell_size(_name(plugin, replica), width)
+        name = set_cell_size(replica_name(plugin, replica), width)
         bar = self._out.sign("│", "|")
         self._add(Text.assemble((f"{name} {bar} ", self._colour(plugin)), _printable(line)))
 
@@ -230,20 +231,10 @@ class UpScreen:
 
     def _doing(self, replica: Replica) -> str:
         """Return what a replica is doing, beginning with the word for it."""
-        word, why, where = replica.phase.value, replica.why, replica.where
-        match replica.phase:
-            case Phase.BACKING_OFF:
-                left_s = max(0.0, (replica.again_at or 0.0) - self._wall_clock())
-                word = f"crash loop, {word}" if replica.looping else word
-                times = f"{_ordinal(replica.failures)} time" if replica.failures > 1 else ""
-                again = f"again in {span(math.ceil(left_s))}" + (f" ({times})" if times else "")
-                return ": ".join(filter(None, (f"{word}, {again}", why)))
-            case Phase.READY if self._is_stopping:
-                others = [r.name for r in self._rows.values() if r.replica.phase is Phase.STOPPING]
-                return f"waits for {_some(others)} to stop" if others else word
-            case Phase.STARTING | Phase.READY | Phase.STOPPING if where:
-                word = f"{word}, {where}"
-        return ": ".join(filter(None, (word, why)))
+        if replica.phase is Phase.READY and self._is_stopping:
+            others = [r.name for r in self._rows.values() if r.replica.phase is Phase.STOPPING]
+            return f"waits for {_some(others)} to stop" if others else replica.phase.value
+        return doing(replica, self._wall_clock())
 
     def _order(self) -> str:
         """Return what is being stopped, then what follows."""
@@ -290,18 +281,9 @@ def _printable(text: str) -> str:
     return one_line(text.expandtabs(), _MOST_CHARACTERS)
 
 
-def _name(plugin: str, replica: int) -> str:
-    return f"{plugin}-{replica}" if replica > 1 else plugin
-
-
 def _some(names: Sequence[str], most: int = 4) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _ordinal(number: int) -> str:
-    last, teens = number % 10, 10 < number % 100 < 14  # noqa: PLR2004 - 11th, 12th, 13th
-    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th')}"
 
 
 def _write(file: IO[str], text: str) -> None:

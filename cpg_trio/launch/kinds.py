@@ -76,6 +76,23 @@ class Text:
 
 
 @attrs.frozen
+class Switch:
+    """True or false."""
+
+    def read(self, value: object, at: Place) -> bool | None:
+        """Return it."""
+        if isinstance(value, bool):
+            return value
+        at.problem(f"must be true or false, not {shown(value)}")
+        return None
+
+    @property
+    def schema(self) -> Schema:
+        """True or false."""
+        return {"type": "boolean"}
+
+
+@attrs.frozen
 class Count:
     """A whole number."""
 

@@ -183,7 +183,7 @@ def _check_launcher(table: PluginTable, at: Place) -> None:
             at.at("launcher").problem(f"needs {needs}, which says what is started")
         case _:
             _check_keys(table, at)
-    if table.port is not None and (table.replicas or 0) > 1:
+    if table.port and (table.replicas or 0) > 1:
         at.at("port").problem(
             f"cannot be that of {table.replicas} replicas: leave it out, and each gets a free one"
         )
@@ -210,7 +210,7 @@ def _check_secrets(table: PluginTable, at: Place) -> None:
 def _check_ports(tables: Iterable[PluginTable], at: Place) -> None:
     first: dict[int, PluginTable] = {}
     for table in tables:
-        if table.port is not None and (other := first.setdefault(table.port, table)) is not table:
+        if table.port and (other := first.setdefault(table.port, table)) is not table:
             where = at.at(other.name, "port").source
             at.at(table.name, "port").problem(f"{table.port} is that of {other.name} as well ({where})")
 

@@ -23,6 +23,7 @@ from cpg_trio.launch.kinds import (
     Count,
     ListOf,
     Scalar,
+    Switch,
     Table,
     Variables,
     key,
@@ -65,10 +66,11 @@ class LimitsTable:
     """What a process may use."""
 
     memory: int | None = key(
-        SIZE_KIND, "address space of each process, as in '512MiB' (default: as the host)"
+        SIZE_KIND, "memory of each process for its data, as in '512MiB' (default: as the host)"
     )
     processes: int | None = key(Count(1), "processes and threads of its user (default: as the host)")
     files: int | None = key(Count(1), "open files of each process (default: as the host)")
+    cpu: float | None = key(TIME_KIND, "time of the CPU of each process (default: as the host)")
 
 
 @attrs.frozen(kw_only=True)
@@ -129,7 +131,7 @@ class PluginTable:
         PROCESS,
     )
     start: float | None = key(
-        TIME_KIND, "time from its start until it has to be ready (default: 30s; of external ones any)"
+        TIME_KIND, "time from its start until it has to be ready (default: 30s)", TASK, PROCESS
     )
     stop: float | None = key(
         TIME_OR_NONE,
@@ -162,7 +164,19 @@ class PluginTable:
         WORD, "user as whom it runs; for that the host has to be root (default: that of the host)", PROCESS
     )
     limits: LimitsTable | None = key(Table(LimitsTable, '{ memory = "512MiB" }'), "what it may use", PROCESS)
-    port: int | None = key(Count(1, _MOST_PORT), "port that it listens on (default: a free one)", PROCESS)
+    port: int | None = key(
+        Count(0, _MOST_PORT),
+        "port that it listens on; 0 is one that it finds itself (default: a free one; of a task none, which"
+        " is called in memory)",
+        TASK,
+        PROCESS,
+    )
+    waits_for_host: bool | None = key(
+        Switch(),
+        "true: it is given no HOST_URL, and waits on its port for the host to call, as plugins of the Go"
+        " implementation do (default: false)",
+        PROCESS,
+    )
     watch: tuple[Path, ...] | None = key(
         ListOf(PATH, '["src"]'),
         "files and directories whose changes restart it with `up --reload` (default: the directory of the"

@@ -134,8 +134,8 @@ def test_an_empty_file_is_a_host_without_plugins(file: Path) -> None:
         ('[plugins.x]\nlauncher = "task"', "2: plugins.x.launcher: needs plugin, which says what is started"),
         ('[plugins.x]\nlauncher = "process"', "2: plugins.x.launcher: needs plugin or command, which"),
         (
-            '[plugins.x]\nplugin = "a:b"\nport = 1',
-            "3: plugins.x.port: a plugin with the launcher task does not",
+            '[plugins.x]\nplugin = "a:b"\nuser = "me"',
+            "3: plugins.x.user: a plugin with the launcher task does not",
         ),
         (
             '[plugins.x]\nlauncher = "external"\nstop = 1',
@@ -147,8 +147,8 @@ def test_an_empty_file_is_a_host_without_plugins(file: Path) -> None:
         ),
         ('[plugins.x]\nlauncher = "external"\nurl = "x"', "3: plugins.x.url: must be a URL, as in "),
         (
-            '[plugins.x]\ncommand = ["a"]\nport = 0',
-            "3: plugins.x.port: must be a whole number from 1 to 65535, not 0",
+            '[plugins.x]\ncommand = ["a"]\nport = -1',
+            "3: plugins.x.port: must be a whole number from 0 to 65535, not -1",
         ),
         (
             '[plugins.x]\ncommand = ["a"]\nport = 1\nreplicas = 2',

@@ -129,6 +129,12 @@ class ManagedPlugins:
             await other.stopped.wait()
         await self._take_down(managed)
 
+    def check(self, *specs: PluginSpec) -> Graph:
+        """Return the graph of plugins that are to be added; start nothing. Raises: GraphError, as `add`."""
+        graph = self.graph_with(*specs)
+        graph.check(self._host.may_share)
+        return graph
+
     # What is done
 
     async def add(self, *specs: PluginSpec, wait: bool = True, actor: str = "", reason: str = "") -> None:
@@ -145,7 +151,7 @@ class ManagedPlugins:
             raise ManageError(
                 f"there is a plugin {known[0]} already: replace it, or give this one another name"
             )
-        self.graph_with(*specs).check(self._host.may_share)
+        self.check(*specs)
         added = [self._begin(spec) for spec in specs]
         self._audit(added, "add", actor, reason)
         for managed in added:

@@ -1,0 +1,100 @@
+"""What `cpg-trio up` writes where there is no terminal: one line for each change."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import attrs
+import trio
+
+from cpg_trio._lines import one_line, printable_json
+from cpg_trio.cli._up_view import doing, replica_name
+from cpg_trio.host.supervision import Phase, Replica
+from cpg_trio.logs import LineHandler
+
+_MOST_OF_REASON = 500  # characters
+_NAME_COLUMNS = 9
+_HOST = "host"
+
+
+@attrs.frozen
+class _Shown:
+    """What was written last of a replica."""
+
+    phase: Phase
+    why: str
+    began: float
+    """Since when it is in that phase."""
+
+
+def _matters(replica: Replica) -> bool:
+    """Whether another reason is a change: the steps of a start are none, what it waits for is one."""
+    return replica.phase is not Phase.STARTING or replica.why.startswith("waits ")
+
+
+class UpLines:
+    """Writes lines for people, or JSON documents for programs. A thread writes: nothing waits for it."""
+
+    def __init__(self, file: TextIO, *, json: bool) -> None:
+        self._json = json
+        self._handler = LineHandler(file)
+        self._began = time.monotonic()
+        self._last: dict[tuple[str, int], _Shown] = {}
+
+    def listening(self, urls: Sequence[str]) -> None:
+        """Write where the host listens."""
+        took = time.monotonic() - self._began
+        self._write(
+            _HOST, f"listening on {', '.join(urls)} ({took:.1f} s)", state="listening", urls=list(urls)
+        )
+
+    def changed(self, replica: Replica) -> None:
+        """Write what a replica does now, if that is not what it has done before."""
+        key, now = (replica.plugin, replica.number), time.monotonic()
+        before = self._last.get(key)
+        is_same_phase = before is not None and before.phase is replica.phase
+        began = before.began if before is not None and is_same_phase else now
+        shown = _Shown(replica.phase, replica.why if _matters(replica) else "", began)
+        if shown == before:
+            return
+        self._last[key] = shown
+        text = doing(replica, time.time())
+        if replica.phase is Phase.READY and before is not None:
+            text = f"{text} ({now - before.began:.1f} s)"
+        self._write(
+            replica_name(*key),
+            text,
+            plugin=replica.plugin,
+            replica=replica.number,
+            state=replica.phase.value,
+            why=replica.why,
+            where=replica.where,
+            pid=replica.pid,
+            runs=replica.runs,
+            failures=replica.failures,
+            crash_loop=replica.looping,
+        )
+
+    def stopping(self) -> None:
+        """Write that the platform stops."""
+        self._write(_HOST, "stopping the plugins, then the host", state="stopping")
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write what is left at the end."""
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._handler.flush()
+
+    def _write(self, name: str, text: str, **fields: object) -> None:
+        if not self._json:
+            self._handler.append(f"{name:<{_NAME_COLUMNS}} {one_line(text, _MOST_OF_REASON)}\n")
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        told: Mapping[str, Any] = {"time": now, "name": name, **fields}
+        self._handler.append(printable_json(json.dumps(told, ensure_ascii=False)) + "\n")

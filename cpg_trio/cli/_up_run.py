@@ -1,0 +1,117 @@
+"""Runs a platform for the command `up`, and shows what happens to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import attrs
+import trio
+
+from cpg_trio._nursery import open_plain_nursery
+from cpg_trio.cli._output import Output
+from cpg_trio.cli._up_lines import UpLines
+from cpg_trio.cli._up_screen import UpScreen
+from cpg_trio.cli._up_view import UpView
+from cpg_trio.http import StartError
+from cpg_trio.launch.places import PlatformFileError
+from cpg_trio.launch.platform import Platform
+from cpg_trio.launch.platform_file import read_platform
+from cpg_trio.logs import LogFormat, use_handler
+from cpg_trio.process import log_from_environment, run
+from cpg_trio.variables import misspelt
+
+_log = logging.getLogger("cpg_trio.platform")
+_SHOWN_BY_VIEW = "cpg_trio.host.plugins"
+_SHOWN_AS_OUTPUT = "cpg_trio.output"
+
+
+def run_platform(path: Path, *, processes: bool, reload: bool, json: bool, terminal: bool) -> int:
+    """Run the platform of a file until a signal; return the exit status."""
+    try:
+        settings = read_platform(path).settings(os.environ)
+    except PlatformFileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
+        log = log_from_environment(settings.environment)
+    except StartError as error:
+        print(settings.explained(str(error)), file=sys.stderr)
+        return 1
+    logging.getLogger(_SHOWN_BY_VIEW).addFilter(lambda _: False)
+    view: UpView = UpLines(sys.stdout, json=json or log.format is LogFormat.JSON)
+    if terminal:
+        screen = view = UpScreen(Output())
+        logging.getLogger(_SHOWN_AS_OUTPUT).propagate = False
+        use_handler(_ScreenHandler(screen), log.levels.get("", logging.WARNING))
+    return run(_Up(path, view, processes=processes, reload=reload).run, log=log)
+
+
+class _ScreenHandler(logging.Handler):
+    """Shows the log of the host among the lines of its plugins."""
+
+    def __init__(self, screen: UpScreen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        try:
+            lines = self.format(record).splitlines()
+        except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be formatted
+            self.handleError(record)
+            return
+        for line in lines:
+            self._screen.line(line)
+
+
+@attrs.define
+class _Up:
+    """One run of the command."""
+
+    path: Path
+    view: UpView
+    processes: bool = attrs.field(kw_only=True)
+    reload: bool = attrs.field(kw_only=True)
+
+    async def run(self, stop: trio.Event) -> None:
+        """Run the platform until `stop` is set. Raises: StartError."""
+        for sentence in misspelt(os.environ):
+            _log.warning("%s", sentence)
+        try:
+            platform = await Platform.from_file(self.path, os.environ, processes=self.processes)
+        except PlatformFileError as error:
+            raise StartError(str(error)) from None
+        async with open_plain_nursery() as nursery:
+            await nursery.start(self.view.run)
+            nursery.start_soon(self._tell_stop, stop)
+            if isinstance(self.view, UpScreen):
+                nursery.start_soon(_show_output, platform, self.view)
+            with platform.host.plugins.changes.added(self.view.changed):
+                await self._serve(platform, stop)
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, platform: Platform, stop: trio.Event) -> None:
+        async with open_plain_nursery() as nursery:
+            async with open_plain_nursery() as serving:
+                urls = await serving.start(platform.serve, stop)
+                self.view.listening(urls)
+            nursery.cancel_scope.cancel()
+
+    async def _tell_stop(self, stop: trio.Event) -> None:
+        await stop.wait()
+        self.view.stopping()
+
+
+async def _show_output(platform: Platform, screen: UpScreen) -> None:
+    """Show the lines that the plugins write."""
+    with platform.host.plugins.output.reading() as reader:
+        while await reader.wait():
+            lines, missed = reader.next()
+            if missed:
+                screen.line(f"({missed} lines of plugins are left out: they came too fast)")
+            for line in lines:
+                screen.output(line.plugin, line.replica, line.text)
+            await trio.lowlevel.checkpoint()

@@ -1,0 +1,266 @@
+"""From the tables of a platform file to what a host starts: launchers, and what Python plugins declare."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from cpg_trio.host.supervision import (
+    Enrol,
+    Launcher,
+    LaunchError,
+    PluginSpec,
+    Ready,
+    Restart,
+    RestartPolicy,
+)
+from cpg_trio.launch.describe import Description, describe, described_apart
+from cpg_trio.launch.external import ExternalLauncher
+from cpg_trio.launch.modules import find_module
+from cpg_trio.launch.places import Place
+from cpg_trio.launch.platform_file import PlatformFile
+from cpg_trio.launch.process import PASSED_ON, ProcessLauncher, ProcessLimits
+from cpg_trio.launch.secrets import SecretReference
+from cpg_trio.launch.tables import EXTERNAL, PROCESS, TASK, LimitsTable, PluginTable
+from cpg_trio.launch.task import TaskLauncher
+
+_OTHERS_READ = 0o007
+
+
+async def specs_of(
+    file: PlatformFile, *, processes: bool = False, apart: bool = False, only: Collection[str] | None = None
+) -> tuple[PluginSpec, ...]:
+    """Return what a host is to start. Raises: PlatformFileError with all that is wrong.
+
+    `processes`: each plugin runs in a process. `apart`: this process imports nothing of a plugin, also not
+    of those that are to be tasks in it. `only`: the names of those that are wanted.
+    """
+    builders = [
+        _Builder(table, file.place(table.name), file.directory, processes=processes)
+        for table in file.plugins
+        if only is None or table.name in only
+    ]
+    if not apart and any(each.kind == TASK for each in builders):
+        _make_importable(file.directory)
+    async with trio.open_nursery() as nursery:
+        for each in builders:
+            nursery.start_soon(each.describe, apart)
+    specs = [each.spec() for each in builders]
+    file.report.check()
+    return tuple(spec for spec in specs if spec is not None)
+
+
+@attrs.define
+class _Builder:
+    """Makes the spec of one plugin, and notes what is wrong with its table."""
+
+    table: PluginTable
+    at: Place
+    directory: Path
+    processes: bool
+    declared: Description = attrs.field(factory=Description)
+
+    @property
+    def kind(self) -> str:
+        return PROCESS if self.processes and self.table.kind == TASK else self.table.kind
+
+    async def describe(self, apart: bool) -> None:  # noqa: FBT001 - it is started with its arguments in their order
+        """Learn what a Python plugin says of itself, unless the file says it."""
+        table = self.table
+        if table.plugin is None or not self._has_module(table.plugin):
+            return
+        told = table.id is not None and table.provides is not None and table.requires is not None
+        try:
+            environment = {**_inherited(), **self._environment(), **self._read_secrets()}
+            if self.kind == TASK and not apart:
+                self.declared = await describe(table.plugin, environment)
+            elif not told or apart:
+                self.declared = await described_apart(table.plugin, self.directory, environment)
+        except LaunchError as error:
+            self.at.at("plugin").problem(str(error))
+        if self.declared.failure:
+            what = "write `id`, `provides` and `requires` here, which then need not be asked for"
+            self.at.at("plugin").warning(f"{self.declared.failure}; {what}")
+
+    def _has_module(self, target: str) -> bool:
+        try:
+            find_module(target.partition(":")[0], self.directory)
+        except ValueError as error:
+            self.at.at("plugin").problem(str(error))
+            return False
+        return True
+
+    def spec(self) -> PluginSpec | None:
+        """Return the spec; None if something is wrong, which is noted."""
+        known = len(self.at.report.problems)
+        launcher = self._launcher()
+        self._check_id()
+        if launcher is None or len(self.at.report.problems) != known:
+            return None
+        table, declared = self.table, self.declared
+        given = _given(
+            replicas=table.replicas,
+            start_s=table.start,
+            stop_s=table.stop,
+            ready=table.ready and Ready(table.ready),
+            enrol=Enrol.NAME if self.kind == EXTERNAL else table.enrol and Enrol(table.enrol),
+        )
+        return PluginSpec(
+            name=table.name,
+            launcher=launcher,
+            self_id=table.id or declared.self_id or table.name,
+            provides=_first(table.provides, declared.provides),
+            requires=_first(table.requires, declared.requires),
+            uses=_first(table.uses, declared.uses) or (),
+            after=table.after or (),
+            restart=self._restart(),
+            source=table.source,
+            **given,
+        )
+
+    def _check_id(self) -> None:
+        told, declared = self.table.id, self.declared.self_id
+        if told and declared and told != declared:
+            self.at.at("id").problem(f"the plugin calls itself {declared}: write that, or leave it out")
+
+    def _restart(self) -> RestartPolicy:
+        table = self.table.restart
+        if table is None:
+            return RestartPolicy()
+        given = _given(
+            when=table.when and Restart(table.when),
+            first_s=table.first,
+            most_s=table.most,
+            reset_s=table.reset,
+            loop_after=table.loop_after,
+        )
+        return RestartPolicy(**given)
+
+    def _launcher(self) -> Launcher | None:
+        table = self.table
+        if self.kind == EXTERNAL:
+            return ExternalLauncher(table.url or "")
+        if self.kind == TASK:
+            return TaskLauncher(
+                table.plugin or "",
+                environment=self._environment(),
+                secrets=self._secrets(),
+                port=table.port,
+            )
+        directory = self.directory / (table.directory or "")
+        if not directory.is_dir():
+            self.at.at("directory").problem(f"there is no directory {directory}")
+            return None
+        return ProcessLauncher(
+            self._command(directory),
+            directory=directory,
+            environment=self._environment(),
+            secrets=self._secrets(),
+            user=self._user(),
+            limits=_limits(table.limits),
+            port=table.port or (0 if table.plugin else None),
+            waits_for_host=bool(table.waits_for_host),
+        )
+
+    def _command(self, directory: Path) -> tuple[str, ...]:
+        """Return a command line whose program there is."""
+        table = self.table
+        if table.plugin is not None:
+            return (sys.executable, "-m", "cpg_trio.launch.run", table.plugin)
+        program, *arguments = table.command or ("",)
+        path = (table.environment or {}).get("PATH", os.environ.get("PATH"))
+        found = shutil.which(str(directory / program) if "/" in program else program, path=path)
+        if found is None:
+            self.at.at("command").problem(_why_no_program(program, directory))
+        return (found or program, *arguments)
+
+    def _environment(self) -> Mapping[str, str]:
+        table = self.table
+        files = {name: self._file(name, path) for name, path in (table.files or {}).items()}
+        environment = {**(table.environment or {}), **files}
+        if table.plugin is not None and self.kind == PROCESS:
+            path = (str(self.directory), environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", "")))
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        return environment
+
+    def _file(self, name: str, path: Path) -> str:
+        file = self.directory / path
+        if not file.exists():
+            self.at.at("files", name).problem(f"there is no file {file}")
+        return str(file)
+
+    def _secrets(self) -> Mapping[str, SecretReference]:
+        found = {}
+        for name, table in (self.table.secrets or {}).items():
+            at = self.at.at("secrets", name)
+            file = self.directory / table.file if table.file else None
+            found[name] = SecretReference(file, table.environment or "")
+            try:
+                found[name].read()
+            except LaunchError as error:
+                at.problem(str(error))
+            else:
+                if file is not None and file.stat().st_mode & _OTHERS_READ:
+                    at.warning(f"everybody may read {file}: take that away (chmod o= …)")
+        return found
+
+    def _read_secrets(self) -> Mapping[str, str]:
+        """Return the secrets, for a plugin that is asked what it is; none if one is not there."""
+        try:
+            return {name: secret.read() for name, secret in self._secrets().items()}
+        except LaunchError:
+            return {}
+
+    def _user(self) -> str:
+        user = self.table.user or ""
+        try:
+            if user and pwd.getpwnam(user).pw_uid != os.geteuid() and os.geteuid():
+                self.at.at("user").problem(f"the host is not root, and cannot start a process as {user}")
+        except KeyError:
+            self.at.at("user").problem(f"there is no user {user!r:.100}")
+        return user
+
+
+def _make_importable(directory: Path) -> None:
+    """Have modules in a directory found before those that are installed, as in a process that runs there."""
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+
+def _given(**values: object) -> dict[str, Any]:
+    """Return what the file says; the rest has its default."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _limits(table: LimitsTable | None) -> ProcessLimits:
+    if table is None:
+        return ProcessLimits()
+    cpu_s = None if table.cpu is None else max(1, round(table.cpu))
+    return ProcessLimits(memory_bytes=table.memory, processes=table.processes, files=table.files, cpu_s=cpu_s)
+
+
+def _inherited() -> dict[str, str]:
+    """Return what processes of plugins get of the environment of this one."""
+    return {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith("LC_")}
+
+
+def _first(told: tuple[str, ...] | None, declared: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return declared if told is None else told
+
+
+def _why_no_program(program: str, directory: Path) -> str:
+    file = directory / program
+    if "/" not in program:
+        near = f"; ./{program} is there: is that meant?" if file.is_file() else ""
+        return f"there is no program {program!r:.200} in PATH{near}"
+    if not file.exists():
+        return f"there is no program {file}"
+    return f"{file} is a directory" if file.is_dir() else f"{file} is not executable (chmod +x …)"
