@@ -24,7 +24,7 @@ from typing import Protocol
 
 import attrs
 
-from cpg_trio.asgi import App, ClientDisconnectedError, HeaderList
+from cpg_trio.asgi import ClientDisconnectedError, HeaderList, Receive, Scope, Send
 from cpg_trio.call_context import CallContext
 from cpg_trio.call_record import Call, Stage
 from cpg_trio.http.client.errors import NotSentError, UndeliveredError, UpstreamError
@@ -73,8 +73,11 @@ class Forward(Protocol):
         """Where it goes."""
 
     @property
-    def app(self) -> App | None:
-        """What answers it, if that is an application of this process: then it goes nowhere else."""
+    def is_here(self) -> bool:
+        """Whether an application of this process answers it: then it goes nowhere else."""
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, /) -> None:
+        """Answer it here. An ASGI application."""
 
     @property
     def context(self) -> CallContext:
@@ -141,10 +144,10 @@ class Relay:
         except RequestRefusedError as refused:
             caller.finish_nowait(caller.respond_text(refused.status, refused.text, refused.fields))
             return
-        if forward.app is None:
+        if not forward.is_here:
             RelayCall(caller, forward, self._pool).start()
         else:
-            caller.hand_over(AsgiCall(caller, forward.app, forward.context).run)
+            caller.hand_over(AsgiCall(caller, forward.answer, forward.context).run)
 
     async def __call__(self, caller: ServerExchange, /) -> None:
         """Relay a request whose head has been read."""
@@ -153,10 +156,10 @@ class Relay:
         except RequestRefusedError as refused:
             await caller.finish(caller.respond_text(refused.status, refused.text, refused.fields))
             return
-        if forward.app is None:
+        if not forward.is_here:
             await RelayCall(caller, forward, self._pool).run()
         else:
-            await AsgiCall(caller, forward.app, forward.context).run()
+            await AsgiCall(caller, forward.answer, forward.context).run()
 
 
 class RelayCall:

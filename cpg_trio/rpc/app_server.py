@@ -95,7 +95,6 @@ class ServedCall:
         self._send = send
         self._scope = trio.CancelScope()
         self._cancels = False
-        self._reading = self._scope
         self._has_trailers = False
         self._has_left = False
         self._stage = _Stage.NONE
@@ -114,13 +113,18 @@ class ServedCall:
         if not self._has_ended:
             self._waiter = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abandon)
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame
 
     def cut(self) -> None:
-        """End it from outside."""
+        """End it from outside, and have it cancelled, wherever it is."""
         if not self._has_ended:
             self._leave()
+            self._scope.cancel()
             self._end(ConnectionBrokenError("the call was cut off"))
 
     def _abandon(self, _: object) -> trio.lowlevel.Abort:
@@ -129,15 +133,14 @@ class ServedCall:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _leave(self) -> None:
-        """Tell the application that its caller has left."""
+        """Tell the application that its caller has left. What it waits for from there tells of that, too."""
         self._has_left = True
-        if self._reading is not self._scope:
-            self._reading.cancel()
         if self._cancels:
             self._scope.cancel()
 
     def _end(self, error: Exception | None) -> None:
         self._has_ended, self._error = True, error
+        self._given["extensions"].pop(CANCEL_ON_DISCONNECT, None)  # a reference cycle
         if self._waiter is not None:
             trio.lowlevel.reschedule(self._waiter)
             self._waiter = None
@@ -151,7 +154,7 @@ class ServedCall:
         try:
             try:
                 with self._scope:
-                    await self._app(self._given, self.receive, self.send)
+                    await self._app(self._given, self._receive, self.send)
                 failed = False
             except* (ClientDisconnectedError, ResponseAbortedError):
                 pass  # nobody's fault, and the application has logged the other
@@ -180,16 +183,6 @@ class ServedCall:
         self._cancels = True
         if self._has_left:
             self._scope.cancel()
-
-    async def receive(self) -> Message:
-        """Return the next message of the caller; a disconnect once it has left."""
-        if not self._has_left:
-            with trio.CancelScope() as self._reading:
-                message = await self._receive()
-                if not self._has_left:
-                    return message
-        await trio.lowlevel.checkpoint()
-        return {"type": f"{self._given['type']}.disconnect"}
 
     async def send(self, message: Message) -> None:
         """Send a message to the caller. Raises: ClientDisconnectedError once it has left."""

@@ -107,7 +107,7 @@ class _Routed:
     def target(self, path: bytes) -> bytes | None:
         runtime_id = self.caller.runtime_id.encode()
         try:
-            _, route, _ = self.router.route(path, runtime_id, self.authorization, Peer())
+            _, route = self.router.route(path, runtime_id, self.authorization, Peer())
         except RefusedError as error:
             refused = error
         else:

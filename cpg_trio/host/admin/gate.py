@@ -26,7 +26,7 @@ import trio
 from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import App, HeaderList, Receive, Scope, Send, no_websocket, send_response, send_text
+from cpg_trio.asgi import HeaderList, Receive, Scope, Send, no_websocket, send_response, send_text
 from cpg_trio.call_context import NO_CALL
 from cpg_trio.call_record import Call, CallKind
 from cpg_trio.host.admin.browsers import BrowserRequest, PageRules, secured
@@ -221,7 +221,7 @@ def _refused(status: int, why: str) -> RequestRefusedError:
 class _Passed:
     """A request that is passed on. See `relay.Forward`."""
 
-    app: App | None = None
+    is_here = False
     context = NO_CALL
     caller = ""
     may_move = False
@@ -230,6 +230,10 @@ class _Passed:
         self._exchange = exchange
         self._address = address
         self.origin = address.origin
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `relay.Forward`."""
+        raise NotImplementedError
 
     def head(self) -> bytes:
         """See `relay.Forward`."""

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
-from cpg_trio.asgi import HeaderList
+from cpg_trio.asgi import HeaderList, Receive, Scope, Send
 from cpg_trio.call_context import CallContext, NewRequest, received
 from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.calls import Outcome
@@ -110,10 +110,10 @@ class Router:
         authorization = exchange.authorization or head.authorization
         peer = Peer.of(connection.client, connection.peer_names)
         known = exchange.known_caller
-        if known is None or not isinstance(known, Identity):
-            caller, route, statement = self.route(path, head.runtime_id, authorization, peer)
+        if isinstance(known, Identity):
+            caller, route = self._route_of(path, known)
         else:
-            caller, route, statement = self.route_of(path, known)
+            caller, route = self.route(path, head.runtime_id, authorization, peer)
         exchange.prove(caller.runtime_id)
         if self._max_body_bytes is not None:
             try:
@@ -122,9 +122,12 @@ class Router:
                 raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
         if (tracer := self.calls.tracer) is not None:
             context = tracer.enter(context, route.rpc_method, route.host.decode())
-        forwarded = b"%b%b%b" % (head.lines, statement.lines, context.lines)
-        if exchange.metadata:
-            forwarded += self._metadata(exchange.metadata, caller.runtime_id)
+        forwarded = b""
+        if route.task is None:
+            statement = self.routes.statement(caller, route)
+            forwarded = b"%b%b%b" % (head.lines or head.as_lines(), statement.lines, context.lines)
+            if exchange.metadata:
+                forwarded += self._metadata(exchange.metadata, caller.runtime_id)
         kind: type[RoutedCall] = RoutedCall
         if route.by_load:
             kind = ChosenCall if route.is_chosen else ObservedCall
@@ -132,10 +135,10 @@ class Router:
 
     def route(
         self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
-    ) -> tuple[Identity, Route, Statement]:
+    ) -> tuple[Identity, Route]:
         """Check a call, in the order that the protocol fixes, and count it. Raises: RefusedError.
 
-        Return who calls, where the call goes, and what its provider is told of the caller.
+        Return who calls, and where the call goes.
         """
         route = self.routes.get(raw_path)
         path = self._parse(raw_path, peer) if route is None else route.path
@@ -152,15 +155,15 @@ class Router:
             except RefusedError as refused:
                 refused.caller = caller.runtime_id
                 raise
-        return caller, route, self.routes.statement(caller, route)
+        return caller, route
 
-    def route_of(self, raw_path: bytes, caller: Identity) -> tuple[Identity, Route, Statement]:
+    def _route_of(self, raw_path: bytes, caller: Identity) -> tuple[Identity, Route]:
         """Return the same for a caller that this process knows, and that may call. Raises: RefusedError."""
         route = self.routes.get(raw_path)
         if route is None:
             route = self.routes.find(raw_path, ServicePath.parse(raw_path), caller.runtime_id)
         self._access.record_once(Action.CALL, caller, route.path.service_type, "the host calls")
-        return caller, route, self.routes.statement(caller, route)
+        return caller, route
 
     def in_memory(self, exchange: ServerExchange) -> HeaderList:
         """Return the fields of a request that is admitted as they are forwarded."""
@@ -230,8 +233,8 @@ class _RequestHead:
     def __init__(self, fields: RequestFields) -> None:
         self.forwarded = fields.forwarded
         """The fields that are forwarded as they are."""
-        self.lines = lines(fields.forwarded)
-        """The same as lines of a head."""
+        self.lines = b""
+        """The same as lines of a head; empty if nobody has needed them yet."""
         self.context = fields.context
         """Fields of the call's context; none in a head that is shared."""
         self.no_page_at: Address = None
@@ -240,6 +243,11 @@ class _RequestHead:
         self.authorization = fields.authorization
         self.unlisted = fields.unlisted
         """The names of fields that the operator's strict list drops."""
+
+    def as_lines(self) -> bytes:
+        """Return the fields that are forwarded as lines, and keep these."""
+        self.lines = lines(self.forwarded)
+        return self.lines
 
 
 _MOST_NAMED = 100
@@ -270,7 +278,7 @@ class RoutedCall:
 
     __slots__ = (
         *("_exchange", "_lines", "_query", "_route", "_router"),
-        *("app", "call", "caller", "context", "identity", "origin"),
+        *("call", "caller", "context", "identity", "is_here", "origin", "task"),
     )
 
     call: Call
@@ -286,7 +294,8 @@ class RoutedCall:
         context: CallContext,
     ) -> None:
         self.origin = route.origin
-        self.app = TaskCall(self, route.task) if route.task is not None else None
+        self.task = route.task
+        self.is_here = route.task is not None
         self.identity = caller
         self.caller = caller.runtime_id
         self._router = router
@@ -302,6 +311,11 @@ class RoutedCall:
         target = b"%b?%b" % (route.target, self._query) if self._query else route.target
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, route.host)
         return first + (b"te: trailers\r\n" if head.accepts_trailers else b"") + self._lines
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, /) -> None:
+        """See `relay.Forward`."""
+        assert self.task is not None  # noqa: S101 - it is here
+        await TaskCall(self, self.task).run(scope, receive, send)
 
     def in_memory(self) -> tuple[bytes, bytes, HeaderList]:
         """Return the path, the query and the header fields for a provider in this process."""

@@ -27,7 +27,7 @@ class RouterApp:
             fields = [*refused.fields, (b"x-request-id", exchange.request_id)]
             await send_text(send, refused.status, f"{refused.text}\n", fields)
             return
-        if forward.app is None:
+        if not forward.is_here:
             await exchange.prepare()
             await RelayCall(exchange, forward, self._pool).run()
             if exchange.aborted:
@@ -36,12 +36,11 @@ class RouterApp:
             await self._to_task(exchange, forward, scope, send)
 
     async def _to_task(self, exchange: AsgiExchange, forward: RoutedCall, scope: Scope, send: Send) -> None:
-        assert forward.app is not None  # noqa: S101 - its caller has looked
-
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 fields = [*message["headers"], (b"x-request-id", exchange.request_id)]
                 message = {**message, "headers": fields}
             await send(message)
 
-        await forward.app(scope, exchange.receive, named)
+        receive = exchange.receive_message if exchange.most_bytes is None else exchange.receive
+        await forward.answer(scope, receive, named)

@@ -28,7 +28,7 @@ _TRAILERS = "http.response.trailers"
 
 
 class TaskCall:
-    """One call. It is an ASGI application; of the call's scope it takes what the server says, no more.
+    """One call. Of its scope it takes what the server says, and what its client has sent from the router.
 
     It is what `http.RelayCall` is for a provider with an address, with the same ends: the caller leaves, the
     provider is gone, or either may not go on.
@@ -42,8 +42,8 @@ class TaskCall:
         self._call: ServedCall | None = None
         self._is_cancelled = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the call."""
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the call, as an ASGI application does."""
         forward, self._send = self._forward, send
         if (cancelling := scope["extensions"].get(CANCEL_ON_DISCONNECT)) is not None:
             cancelling["request"]()
@@ -60,6 +60,7 @@ class TaskCall:
         finally:
             self.note_progress()
             forward.end(self)
+            self._call = None  # a reference cycle would stay until garbage is collected
 
     def cancel(self) -> None:
         """End the call from outside, as its provider is gone, or may not be called any more."""
@@ -94,6 +95,8 @@ class TaskCall:
         """Return the scope of the call for its provider."""
         forward = self._forward
         target, query, fields = forward.in_memory()
+        if LOCAL in scope["extensions"]:  # nothing is gained by compressing what does not travel
+            fields = [field for field in fields if field[0] != b"accept-encoding"]
         identity = forward.identity
         extensions: dict[str, object] = {LOCAL: Caller(identity.runtime_id, identity.self_id)}
         if _TRAILERS in scope["extensions"]:

@@ -84,7 +84,7 @@ class AsgiExchange(ServerExchange):
         self.complete = False
         self.most_bytes: int | None = None
         """Bytes that the body may have."""
-        self._receive_message = receive
+        self.receive_message = receive
         self._send_message = send
         self._length = head.length
         self._here = b""
@@ -129,7 +129,7 @@ class AsgiExchange(ServerExchange):
 
     async def receive(self) -> Message:
         """Return the next message of the call. It is given up if its body is too large."""
-        message = await self._receive_message()
+        message = await self.receive_message()
         self._came += len(message.get("body", b""))
         if self.most_bytes is not None and self._came > self.most_bytes:
             raise MalformedError(body_too_large(self.most_bytes), 413)
