@@ -88,19 +88,21 @@ class _Stage(IntEnum):
 class ServedCall:
     """One call, between its caller's task and its own."""
 
+    # Class attributes, because most calls never change most of them.
+    _cancels = False
+    _has_trailers = False
+    _has_left = False
+    _has_ended = False
+    _stage = _Stage.NONE
+    _error: Exception | None = None
+    _waiter: trio.lowlevel.Task | None = None
+
     def __init__(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app
         self._given = scope
         self._receive = receive
         self._send = send
         self._scope = trio.CancelScope()
-        self._cancels = False
-        self._has_trailers = False
-        self._has_left = False
-        self._stage = _Stage.NONE
-        self._error: Exception | None = None
-        self._has_ended = False
-        self._waiter: trio.lowlevel.Task | None = None
 
     # In its caller's task
 

@@ -277,8 +277,8 @@ class RoutedCall:
     """One call that the relay passes on. See `relay.Forward`."""
 
     __slots__ = (
-        *("_exchange", "_lines", "_query", "_route", "_router"),
-        *("call", "caller", "context", "identity", "is_here", "origin", "task"),
+        *("_exchange", "_lines", "_route", "_router"),
+        *("call", "caller", "context", "identity", "is_here", "origin", "query", "task"),
     )
 
     call: Call
@@ -301,14 +301,14 @@ class RoutedCall:
         self._router = router
         self._exchange = exchange
         self._route = route
-        self._query = query
+        self.query = query
         self._lines = forwarded
         self.context = context
 
     def head(self) -> bytes:
         """See `relay.Forward`."""
         route, head = self._route, self._exchange.head
-        target = b"%b?%b" % (route.target, self._query) if self._query else route.target
+        target = b"%b?%b" % (route.target, self.query) if self.query else route.target
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, route.host)
         return first + (b"te: trailers\r\n" if head.accepts_trailers else b"") + self._lines
 
@@ -317,12 +317,12 @@ class RoutedCall:
         assert self.task is not None  # noqa: S101 - it is here
         await TaskCall(self, self.task).run(scope, receive, send)
 
-    def in_memory(self) -> tuple[bytes, bytes, HeaderList]:
-        """Return the path, the query and the header fields for a provider in this process."""
+    def in_memory(self) -> tuple[Route, HeaderList]:
+        """Return where it goes, and its header fields, for a provider in this process."""
         fields = self._router.in_memory(self._exchange)
         fields += [(name.encode(), value.encode()) for name, value in self.context.fields()]
         fields += [(CALLER_FIELDS[1], self.caller.encode()), (b"host", self._route.host)]
-        return self._route.target, self._query, fields
+        return self._route, fields
 
     may_move = False
     """See `relay.Forward`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from cpg_trio.asgi import Message, Receive, ResponseAbortedError, Scope, Send, send_text
-from cpg_trio.host.routing.router import RoutedCall, Router
+from cpg_trio.asgi import Receive, ResponseAbortedError, Scope, Send, send_text
+from cpg_trio.host.routing.router import Router
 from cpg_trio.http import AsgiExchange, Pool, RelayCall, RequestRefusedError
 
 
@@ -33,14 +33,5 @@ class RouterApp:
             if exchange.aborted:
                 raise ResponseAbortedError(forward.call.failure)
         else:
-            await self._to_task(exchange, forward, scope, send)
-
-    async def _to_task(self, exchange: AsgiExchange, forward: RoutedCall, scope: Scope, send: Send) -> None:
-        async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                fields = [*message["headers"], (b"x-request-id", exchange.request_id)]
-                message = {**message, "headers": fields}
-            await send(message)
-
-        receive = exchange.receive_message if exchange.most_bytes is None else exchange.receive
-        await forward.answer(scope, receive, named)
+            receive = receive if exchange.most_bytes is None else exchange.receive
+            await forward.answer(scope, receive, send)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import attrs
 
@@ -108,6 +108,8 @@ class Route:
     """Whether its provider was chosen by the router, and not named by the caller."""
     task: AppServer | None = attrs.field(default=None, repr=False)
     """The provider, if it runs in this process: then `origin` leads nowhere."""
+    path_text: str = attrs.field(default="", repr=False)
+    """The path of `target`, decoded, for a provider in this process."""
     statements: dict[str, Statement] = attrs.field(factory=dict, repr=False)
     """By the runtime ids of the callers."""
 
@@ -215,6 +217,7 @@ class Routes:
         # A generated client asks for /package.Service/Method, and the provider's path has the service.
         service = endpoint.strip(b"/")
         method = path.method.removeprefix(service + b"/") if service else path.method
+        target = prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method
         return Route(
             path,
             provider,
@@ -222,11 +225,12 @@ class Routes:
             one_line(b"%b/%b" % (service, method) if service else method),
             origin.at(provider.addresses),
             origin.host_header,
-            prefix + endpoint + (b"" if endpoint.endswith(b"/") else b"/") + method,
+            target,
             kept,
             by_load,
             is_chosen,
             task,
+            unquote(target.decode("latin-1")),
         )
 
     def statement(self, caller: Identity, route: Route) -> Statement:

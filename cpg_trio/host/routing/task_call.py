@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
@@ -34,7 +33,7 @@ class TaskCall:
     provider is gone, or either may not go on.
     """
 
-    __slots__ = ("_call", "_forward", "_is_cancelled", "_record", "_send", "_task")
+    __slots__ = ("_call", "_forward", "_is_cancelled", "_is_in_memory", "_record", "_send", "_task")
 
     def __init__(self, forward: RoutedCall, task: AppServer) -> None:
         self._forward = forward
@@ -45,6 +44,7 @@ class TaskCall:
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the call, as an ASGI application does."""
         forward, self._send = self._forward, send
+        self._is_in_memory = LOCAL in scope["extensions"]
         if (cancelling := scope["extensions"].get(CANCEL_ON_DISCONNECT)) is not None:
             cancelling["request"]()
         record = self._record = forward.begin(self)
@@ -88,14 +88,17 @@ class TaskCall:
             fields = message.get("headers", [])
             if message["type"] != _TRAILERS:
                 self._forward.refusal(message["status"], fields)  # the load of the provider is known by it
-            message = {**message, "headers": forwarded_in_response(fields)}
+            fields = forwarded_in_response(fields)
+            if self._is_in_memory and message["type"] != _TRAILERS:
+                fields.append((b"x-request-id", self._record.request_id.encode()))
+            message = {**message, "headers": fields}
         await self._send(message)
 
     def _scope(self, scope: Scope) -> Scope:
         """Return the scope of the call for its provider."""
         forward = self._forward
-        target, query, fields = forward.in_memory()
-        if LOCAL in scope["extensions"]:  # nothing is gained by compressing what does not travel
+        route, fields = forward.in_memory()
+        if self._is_in_memory:  # nothing is gained by compressing what does not travel
             fields = [field for field in fields if field[0] != b"accept-encoding"]
         identity = forward.identity
         extensions: dict[str, object] = {LOCAL: Caller(identity.runtime_id, identity.self_id)}
@@ -107,9 +110,9 @@ class TaskCall:
             "http_version": scope["http_version"],
             "method": scope["method"],
             "scheme": "http",
-            "path": unquote(target.decode("ascii")),
-            "raw_path": target,
-            "query_string": query,
+            "path": route.path_text,
+            "raw_path": route.target,
+            "query_string": forward.query,
             "root_path": "",
             "headers": fields,
             "client": None,

@@ -19,7 +19,6 @@ from cpg_trio.asgi import (
     Scope,
     Send,
     accepts_trailers,
-    header,
     local_caller,
 )
 from cpg_trio.http.channel import Address
@@ -40,17 +39,14 @@ class _Head:
 
     is_kept = True
     remembered: object = None
+    host = origin = None  # no web page sends it
+    declares_body = True
 
     def __init__(self, scope: Scope) -> None:
         query = scope["query_string"]
         self.method: bytes = scope["method"].encode()
         self.target: bytes = scope["raw_path"] + (b"?" + query if query else b"")
         self.fields: HeaderList = scope["headers"]
-        self.host = None  # no web page sends it
-        self.origin = None
-        length = header(scope, b"content-length")
-        self.length = -1 if length is None else int(length)
-        self.declares_body = True
 
     @property
     def accepts_trailers(self) -> bool:
@@ -66,36 +62,43 @@ class _Caller:
 
 
 _CALLER = _Caller()
+_NO_FIELDS: HeaderList = []  # not to be changed
 
 
 class AsgiExchange(ServerExchange):
     """See the module. `prepare` is called before its body is taken."""
 
+    connection = cast("ServerConnection", _CALLER)
+    authorization = b""
+    context = metadata = _NO_FIELDS
+    version = PROTOCOL
+    framing = Framing.CHUNKED
+    remaining = 0
+    complete = False
+    most_bytes: int | None = None
+    """Bytes that the body may have."""
+    aborted = False
+    _here = b""
+    _came = 0
+    _is_started = False
+
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _Head(scope)
         self.head = cast("RequestHead", head)
-        self.connection = cast("ServerConnection", _CALLER)
         self.known_caller = local_caller(scope)
         self.method = head.method
-        self.authorization, self.context, self.metadata = b"", [], []
-        self.version = PROTOCOL
-        self.framing = Framing.CHUNKED if head.length < 0 else Framing.LENGTH
-        self.remaining = max(0, head.length)
-        self.complete = False
-        self.most_bytes: int | None = None
-        """Bytes that the body may have."""
         self.receive_message = receive
         self._send_message = send
-        self._length = head.length
-        self._here = b""
-        self._came = 0
-        self._is_started = False
-        self.aborted = False
 
     async def prepare(self) -> None:
         """Take a body of declared length, which is here as a whole."""
-        if self.framing is Framing.LENGTH:
+        if (length := self._length()) is not None:
+            self.framing, self.remaining = Framing.LENGTH, length
             await self._receive()
+
+    def _length(self) -> int | None:
+        declared = next((value for name, value in self.head.fields if name == b"content-length"), None)
+        return None if declared is None else int(declared)
 
     # The request
 
@@ -111,7 +114,7 @@ class AsgiExchange(ServerExchange):
 
     def limit_body(self, most: int) -> None:
         """See `ServerExchange`."""
-        if self._length > most:
+        if (self._length() or 0) > most:
             raise MalformedError(body_too_large(most), 413)
         self.most_bytes = most
 
