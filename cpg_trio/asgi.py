@@ -24,6 +24,10 @@ CANCEL_ON_DISCONNECT = "cpg_trio.cancel_on_disconnect"
 #: `note_proved` and `note_message`.
 CLIENT = "cpg_trio.client"
 
+#: An extension of the scope of a call whose caller is in this process, and leaves by itself when its time is
+#: over: its entry `set` is called with the time, on Trio's clock, at which the task is to be cancelled.
+DEADLINE = "cpg_trio.deadline"
+
 #: An extension of the scope of a call that comes from this process, and over no network: who calls. A server
 #: that listens somewhere never sets it, whatever a client sends.
 LOCAL = "cpg_trio.local"

@@ -185,7 +185,9 @@ class _Attempt(Generic[P]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         took_s = trio.current_time() - self._began_at
-        is_late = isinstance(error, trio.Cancelled) or self.verdict.why == TIMED_OUT.why
+        is_late = (
+            error is not None and isinstance(error, trio.Cancelled)
+        ) or self.verdict.why == TIMED_OUT.why
         if is_late and not self.was_answered and took_s >= self._usual_s - _SAME_DEADLINE_S:
             self.verdict = TIMED_OUT
         verdict = self.verdict

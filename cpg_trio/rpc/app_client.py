@@ -88,7 +88,7 @@ class AppClient:
             if not answer.is_too_large:
                 raise self._error_of(error, request) from error
         finally:
-            answer.left.set()
+            answer.leave()
         return answer.response()
 
     @asynccontextmanager
@@ -184,32 +184,10 @@ class AppClient:
         }
 
 
-class _Left:
-    """Whether a caller has left, for an application that waits for it. Most do not."""
-
-    __slots__ = ("_event", "_is_set")
-
-    def __init__(self) -> None:
-        self._event: trio.Event | None = None
-        self._is_set = False
-
-    def set(self) -> None:
-        self._is_set = True
-        if self._event is not None:
-            self._event.set()
-
-    async def wait(self) -> None:
-        if self._event is None:
-            self._event = trio.Event()
-            if self._is_set:
-                self._event.set()
-        await self._event.wait()
-
-
 class _Whole:
     """The messages of a call whose request is here and whose response is wanted whole."""
 
-    __slots__ = ("_body", "_head", "_limit", "_pieces", "_size", "is_too_large", "left")
+    __slots__ = ("_body", "_has_left", "_head", "_left", "_limit", "_pieces", "_size", "is_too_large")
 
     def __init__(self, body: bytes, limit: int | None) -> None:
         self._body: bytes | None = body
@@ -218,14 +196,23 @@ class _Whole:
         self._pieces: list[bytes] = []
         self._size = 0
         self.is_too_large = False
-        self.left = _Left()
+        self._has_left = False
+        self._left: trio.Event | None = None
 
     async def receive(self) -> Message:
         if (body := self._body) is not None:
             self._body = None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self.left.wait()
+        if not self._has_left:
+            self._left = self._left or trio.Event()
+            await self._left.wait()
         return {"type": "http.disconnect"}
+
+    def leave(self) -> None:
+        """Note that the caller has left. Few applications wait for that."""
+        self._has_left = True
+        if self._left is not None:
+            self._left.set()
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -255,7 +242,7 @@ class _Streamed:
         self._error: CallError | None = None
         self._head: Message | None = None
         self._has_head = trio.Event()
-        self._left = _Left()
+        self._left = trio.Event()
         self._to_app, self._request = trio.open_memory_channel[bytes](0)
         self._to_caller, self._response = trio.open_memory_channel[bytes](0)
         self._is_last = False

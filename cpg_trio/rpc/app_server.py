@@ -22,6 +22,7 @@ from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
+    DEADLINE,
     App,
     ClientDisconnectedError,
     Message,
@@ -142,7 +143,7 @@ class ServedCall:
 
     def _end(self, error: Exception | None) -> None:
         self._has_ended, self._error = True, error
-        self._given["extensions"].pop(CANCEL_ON_DISCONNECT, None)  # a reference cycle
+        self._given["extensions"].clear()  # reference cycles
         if self._waiter is not None:
             trio.lowlevel.reschedule(self._waiter)
             self._waiter = None
@@ -152,7 +153,10 @@ class ServedCall:
     async def run(self) -> None:
         """Run the application, and see that the response ends in a way that its caller understands."""
         failed = True
-        self._given["extensions"][CANCEL_ON_DISCONNECT] = {"request": self._cancel_when_left}
+        extensions = self._given["extensions"]
+        extensions[CANCEL_ON_DISCONNECT] = {"request": self._cancel_when_left}
+        if extensions.pop(DEADLINE, None) is not None:
+            extensions[DEADLINE] = {"set": self._cancel_at}
         try:
             try:
                 with self._scope:
@@ -185,6 +189,9 @@ class ServedCall:
         self._cancels = True
         if self._has_left:
             self._scope.cancel()
+
+    def _cancel_at(self, deadline: float) -> None:
+        self._scope.deadline = deadline
 
     async def send(self, message: Message) -> None:
         """Send a message to the caller. Raises: ClientDisconnectedError once it has left."""

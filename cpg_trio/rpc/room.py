@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from typing import Self
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
@@ -37,14 +38,9 @@ class Room:
         self.taken = 0
         self._of_client: dict[str, int] = {}  # of those that use some
 
-    @contextmanager
-    def place(self, scope: Scope) -> Iterator[Place]:
-        """Yield the place of one call, which is released when the block ends."""
-        place = Place(self, scope)
-        try:
-            yield place
-        finally:
-            place.resize(0)
+    def place(self, scope: Scope) -> Place:
+        """Return the place of one call, which is released when its block ends."""
+        return Place(self, scope)
 
     def move(self, client: str, size: int) -> bool:
         """Take `size` bytes for a client, or release them; return False, and change nothing, without room."""
@@ -60,7 +56,7 @@ class Room:
 
 
 class Place:
-    """The room that one call has."""
+    """The room that one call has. A class: a generator would cost more than all that it does."""
 
     __slots__ = ("_client", "_received", "_room", "_scope", "_size")
 
@@ -70,6 +66,12 @@ class Place:
         self._client = ""  # whose call it is, worked out for large messages alone
         self._size = 0
         self._received = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.resize(0)
 
     def resize(self, size: int) -> None:
         """Use `size` bytes from now on. Raises: ConnectError `resource_exhausted`."""

@@ -33,6 +33,7 @@ from google.protobuf.message import Message
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
+    DEADLINE,
     App,
     ClientDisconnectedError,
     HeaderList,
@@ -154,6 +155,14 @@ class UnaryContext(Context):
         extension["request"]()
         return True
 
+    def cancel_at(self, deadline: float) -> bool:
+        """Ask the server to cancel this task at a time; return whether it does that."""
+        extension = self._scope.get("extensions", {}).get(DEADLINE)
+        if extension is None:
+            return False
+        extension["set"](deadline)
+        return True
+
     def answered(self) -> HeaderList:
         """Return the headers and trailers that the method has set, as a response carries them."""
         headers, trailers = self._response_headers, self._response_trailers
@@ -219,6 +228,8 @@ class UnaryCall:
         if self.context.given_ms is None:
             return await self._content(receive, place)
         deadline = trio.current_time() + self.context.given_ms / 1000
+        if self.context.cancel_at(deadline):
+            return await self._content(receive, place)
         try:
             with trio.CancelScope(deadline=deadline):
                 content = await self._content(receive, place)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
+    DEADLINE,
     LOCAL,
     Message,
     Receive,
@@ -102,6 +103,8 @@ class TaskCall:
             fields = [field for field in fields if field[0] != b"accept-encoding"]
         identity = forward.identity
         extensions: dict[str, object] = {LOCAL: Caller(identity.runtime_id, identity.self_id)}
+        if self._is_in_memory:
+            extensions[DEADLINE] = True
         if _TRAILERS in scope["extensions"]:
             extensions[_TRAILERS] = {}
         return {

@@ -22,7 +22,7 @@ from cpg_trio.asgi import (
     local_caller,
 )
 from cpg_trio.http.channel import Address
-from cpg_trio.http.heads import Framing, MalformedError, RequestHead
+from cpg_trio.http.heads import Framing, MalformedError
 from cpg_trio.http.messages import body_too_large
 from cpg_trio.http.outgoing import OutgoingHead
 from cpg_trio.http.server.exchange import ServerExchange
@@ -83,8 +83,7 @@ class AsgiExchange(ServerExchange):
     _is_started = False
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        head = _Head(scope)
-        self.head = cast("RequestHead", head)
+        self.head = head = _Head(scope)  # type: ignore[assignment] # what is read of one is there
         self.known_caller = local_caller(scope)
         self.method = head.method
         self.receive_message = receive
