@@ -68,7 +68,7 @@ def local_url(bound: Sequence[str], public_url: str = "") -> str:
     if public_url and (not urls or urls[0].startswith("https:")):  # the name of its certificate
         return public_url
     if not urls:
-        return bound[0]
+        return bound[0] if bound else ""
     origin, _ = Origin.parse(urls[0])
     is_everywhere = origin.host in ("0.0.0.0", "::")  # noqa: S104 - what it listens on, to be replaced
     return f"{origin.scheme}://127.0.0.1:{origin.port}" if is_everywhere else urls[0]
