@@ -228,8 +228,8 @@ class Guardian:
                     self._end = end.si_code, end.si_status
 
     def _end_all(self) -> None:
-        """Kill all children until there are none."""
-        while self._leader or self._has_children():
+        """Kill all children until there are none, or none that the system would tell."""
+        while self._leader or (self._has_children() and _children() is not None):
             if self._leader:
                 _signal(-self._leader, signal.SIGKILL)
             others = self._others()

@@ -251,6 +251,7 @@ async def test_limits_hold() -> None:
     written = Written()
     await end_of(shell("ulimit -S -t; ulimit -H -t", limits=ProcessLimits(cpu_s=5)), written)
     assert written.lines == ("5", "6")
+    assert "limit of files cannot be set" in await refusal(shell("", limits=ProcessLimits(files=2**40)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
