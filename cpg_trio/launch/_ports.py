@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +19,12 @@ def free_port() -> Iterator[int]:
 
     Raises: LaunchError if there is none.
     """
-    for _ in range(_ATTEMPTS):
-        port = _bound(0)
-        if port not in _given:
-            break
-    else:
-        raise LaunchError("there is no free port on 127.0.0.1")
+    try:
+        port = next(port for _ in range(_ATTEMPTS) if (port := _bound(0)) not in _given)
+    except StopIteration:
+        raise LaunchError("all free ports of 127.0.0.1 are given to plugins") from None
+    except OSError as error:
+        raise LaunchError(f"it can be given no port: {reason(error)}") from None
     _given.add(port)
     try:
         yield port
@@ -33,19 +32,19 @@ def free_port() -> Iterator[int]:
         _given.discard(port)
 
 
-def check_free(port: int) -> None:
-    """Check that nobody listens on a port. Raises: LaunchError."""
-    _bound(port)
+def is_taken(port: int) -> bool:
+    """Whether somebody listens on a port, or this user may not."""
+    try:
+        _bound(port)
+    except OSError:
+        return True
+    return False
 
 
 def _bound(port: int) -> int:
-    try:
-        with socket.socket() as probe:
-            # A port of connections that have ended may be listened on; one on which somebody listens may not.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, bool(port))
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE and port:
-            raise LaunchError(f"port {port} is taken: stop what listens on it, or give another one") from None
-        raise LaunchError(f"it can be given no port: {reason(error)}") from None
+    """Return the port that a socket could be bound to."""
+    with socket.socket() as probe:
+        # A port of connections that have ended may be listened on; one on which somebody listens may not.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, bool(port))
+        probe.bind(("127.0.0.1", port))
+        return int(probe.getsockname()[1])

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import trio
+
+from cpg_trio._nursery import open_plain_nursery
 
 _own: set[int] = set()
 
@@ -26,6 +28,16 @@ def own(pid: int) -> Iterator[None]:
         yield
     finally:
         _own.discard(pid)
+
+
+@asynccontextmanager
+async def reaping_orphans() -> AsyncIterator[None]:
+    """Reap orphans within the block, if this is process 1: of a container, say."""
+    async with open_plain_nursery() as nursery:
+        if os.getpid() == 1:
+            nursery.start_soon(reap_strangers)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def reap_strangers(wait_s: float = 5.0) -> None:

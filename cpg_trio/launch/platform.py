@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,8 @@ from cpg_trio.host.supervision import (
     PluginSpec,
 )
 from cpg_trio.http import StartError
+from cpg_trio.launch._ports import is_taken
+from cpg_trio.launch._reaper import reaping_orphans
 from cpg_trio.launch.places import PlatformFileError
 from cpg_trio.launch.platform_file import PlatformFile, read_platform
 from cpg_trio.launch.specs import specs_of
@@ -90,7 +91,7 @@ class Platform:
         stop = trio.Event() if stop is None else stop
         self._check()
         self.host.plugins.source = self.source
-        async with open_plain_nursery() as nursery:
+        async with reaping_orphans(), open_plain_nursery() as nursery:
             urls = await nursery.start(partial(self.host.serve, stop, bind=self.binds))
             try:
                 await self.host.plugins.add(*self.specs, wait=False)
@@ -109,7 +110,7 @@ class Platform:
             return
         file = self.source.file
         for table in file.plugins:
-            if table.port and _is_taken(table.port):
+            if table.port and is_taken(table.port):
                 file.place(table.name, "port").problem(
                     f"{table.port} is taken: end what listens there, or write another"
                 )
@@ -117,13 +118,3 @@ class Platform:
             file.report.check()
         except PlatformFileError as error:
             raise StartError(str(error)) from None
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False

@@ -21,7 +21,7 @@ import trio
 
 from cpg_trio.host.supervision import Assignment, Ended, LaunchError
 from cpg_trio.launch._guarded import GuardedProcess, NotStartedError, guarded
-from cpg_trio.launch._ports import check_free, free_port
+from cpg_trio.launch._ports import free_port, is_taken
 from cpg_trio.launch._strays import RUN_ID
 from cpg_trio.launch.guardian import TOKEN_FD, Order
 from cpg_trio.launch.secrets import SecretReference
@@ -141,9 +141,9 @@ class ProcessLauncher:
     def _take_port(self, until: ExitStack) -> int:
         if self.port is None:
             return until.enter_context(free_port())
-        if self.port:
-            check_free(self.port)
-        elif self.waits_for_host:
+        if self.port and is_taken(self.port):
+            raise LaunchError(f"port {self.port} is taken: end what listens there, or give another one")
+        if not self.port and self.waits_for_host:
             raise LaunchError(
                 "port = 0 has the plugin choose its port, and the host cannot know where to call it"
             )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import sys
+from pathlib import Path
 from uuid import uuid4
 
+import pytest
 import trio
 
 from cpg_trio.host.supervision import LaunchError, OutputBook
@@ -88,3 +92,14 @@ async def test_hosts_that_are_killed_at_every_moment_leave_nothing() -> None:
             os.kill(host, signal.SIGKILL)
         await until_none_marked(mark)
     assert not marked(mark)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root, and unshare")
+async def test_process_1_has_no_zombie_when_a_guardian_was_killed() -> None:
+    program = (sys.executable, "-m", "tests.launch.as_process_1")
+    ended = await trio.run_process(
+        ("unshare", "--pid", "--fork", "--mount-proc", *program),
+        capture_stdout=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert ended.stdout == b"1 True\n"
