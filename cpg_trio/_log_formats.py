@@ -45,7 +45,7 @@ class LogSource:
 
     __slots__ = ("_runtime_id", "json", "name", "output")
 
-    def __init__(self, name: str, output: Callable[[str], None] | None = None) -> None:
+    def __init__(self, name: str, output: Callable[[str], object] | None = None) -> None:
         self.name = name
         self.output = output
         """Is given each line that it logs, without its end, beside the log."""
@@ -69,7 +69,7 @@ current_source: ContextVar[LogSource | None] = ContextVar("who logs", default=No
 
 
 @contextmanager
-def log_source(name: str, output: Callable[[str], None] | None = None) -> Iterator[LogSource]:
+def log_source(name: str, output: Callable[[str], object] | None = None) -> Iterator[LogSource]:
     """Have the lines of the block, and of the tasks that are started in it, name a plugin, or `host`.
 
     `output` is given these lines, too; by default what the block around this one has.
@@ -84,6 +84,22 @@ def log_source(name: str, output: Callable[[str], None] | None = None) -> Iterat
     finally:
         _sources.remove(source)
         current_source.reset(token)
+
+
+class logging_as:  # noqa: N801 - a context manager; a generator would cost more than all that it does
+    """Have the lines of the block name somebody else, or nobody."""
+
+    __slots__ = ("_source", "_token")
+
+    def __init__(self, source: LogSource | None) -> None:
+        """Take who logs."""
+        self._source = source
+
+    def __enter__(self) -> None:
+        self._token = current_source.set(self._source)
+
+    def __exit__(self, *_: object) -> None:
+        current_source.reset(self._token)
 
 
 def identify(runtime_id: str) -> None:

@@ -30,6 +30,7 @@ from cpg_trio._log_formats import (
     current_source,
     identify,
     log_source,
+    logging_as,
 )
 from cpg_trio._log_writer import LineHandler, dropped_lines
 from cpg_trio.call_context import CallContext
@@ -45,12 +46,14 @@ __all__ = [
     "add_call_context",
     "configure_if_needed",
     "configure_logging",
+    "current_source",
     "dropped_lines",
     "flush",
     "giving_output",
     "identify",
     "ids",
     "log_source",
+    "logging_as",
     "parse_levels",
     "report",
     "use_handler",
@@ -286,7 +289,7 @@ class _ToOutput(logging.Handler):
 
 
 @contextmanager
-def giving_output(name: str, output: Callable[[str], None]) -> Iterator[None]:
+def giving_output(name: str, output: Callable[[str], object]) -> Iterator[None]:
     """Give the lines that the block logs, and the tasks that are started in it, to `output`, too.
 
     They name `name`. In the log they are in any case.

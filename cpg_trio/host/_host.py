@@ -70,6 +70,7 @@ from cpg_trio.host.directory import (
     Sockets,
     Succession,
     WatchHub,
+    is_local,
     knowing_base_url,
 )
 from cpg_trio.host.routing import (
@@ -175,7 +176,7 @@ class Host:
         self._contexts = config.serve.tls.client_contexts()
         self._pool = routing_pool(self._contexts)
         self._control_pool = control_pool(self._contexts)
-        self.local = LocalPlugins()
+        self.local = LocalPlugins(shared=is_shared)
         """The plugins that run as tasks in this process. They reach the host while it serves."""
         # Directory: registrations, leases, watches
         self._direct = DirectCounter(limits.max_direct_reports)
@@ -380,6 +381,7 @@ class Host:
                 nursery.start_soon(self._ends.run, self.cluster.store)
                 nursery.start_soon(self._suspicions.run)
             with self.identities.watched(self._lifetimes.identity_changed):
+                self._end_former_tasks()
                 self._registration_policy.enforce()  # the policy may have changed since the state was written
                 await nursery.start(self._liveness.run)
                 async with (
@@ -390,6 +392,13 @@ class Host:
                     with self.registry.changes.added(self._succession.lapsing(self._liveness.lapse)):
                         yield browsers.guarding(self._dispatch())
             nursery.cancel_scope.cancel()
+
+    def _end_former_tasks(self) -> None:
+        """End what the store still has of plugins that were tasks of an earlier process of this host."""
+        for runtime_id in list(self.registry.plugins()):
+            registered = self.registry.registrations(runtime_id)
+            if any(is_local(each.base_url) and self.local.find(each.base_url) is None for each in registered):
+                self._lifetimes.end(runtime_id, "its task has ended with its host")
 
     def _browsers(self, binds: Sequence[str] = ()) -> BrowserGuard:
         """Return the guard against web pages for a host that listens on `binds`."""

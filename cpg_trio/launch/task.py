@@ -33,8 +33,9 @@ class TaskLauncher:
     """Runs a Python plugin as a task: `module:attribute`, or what that would be.
 
     Its variables are for a function that takes them, and for the configuration of the plugin, as far as that
-    makes sense without a process. A `port` is for clients outside, which call what is public: the host needs
-    none. 0 is any free one.
+    makes sense without a process. A `port` is for clients outside, which call what is public, on this machine
+    or where `BIND` says; 0 is any free one. The host needs none, unless it shares its directory with others:
+    they have to reach the plugin at `HOSTNAME`, and then it is called there.
     """
 
     target: Target
@@ -61,14 +62,16 @@ class TaskLauncher:
         secrets = {name: secret.read() for name, secret in self.secrets.items()}
         variables = {**self.environment, **secrets}
         try:
-            config = PluginConfig.from_environment(0, variables)
+            config = PluginConfig.from_environment(self.port or 0, {**variables, "HOST_URL": "", "PORT": ""})
         except StartError as error:
             raise LaunchError(str(error)) from error
+        if self.port is None:
+            config = attrs.evolve(config, bind=())
+        elif "BIND" not in variables:
+            config = attrs.evolve(config, bind=f"127.0.0.1:{self.port}", hostname="127.0.0.1")
         return attrs.evolve(
             config,
-            bind=() if self.port is None else f"127.0.0.1:{self.port}",
             host_url=None,
-            hostname="127.0.0.1",
             socket_dir=None,
             control_bind=None,
             local=assignment.local,
@@ -108,7 +111,7 @@ class RunningTask:
         It has started when the host can call it, or has ended before that. Raises: LaunchError, before that.
         """
         self._task, assignment = trio.lowlevel.current_task(), self._assignment
-        with giving_output(assignment.self_id, assignment.output):
+        with giving_output(assignment.self_id, assignment.logged):
             config, variables = self._launcher.config(assignment)
             started = _Started(self, task_status)
             try:

@@ -71,7 +71,7 @@ async def serve_plugin(
             if binds:
                 bound = await until_drained.start(serve_services)
                 _log.info("%s listening on %s", state.declared.self_id, ", ".join(bound))
-            if config.local is not None:
+            if config.local is not None and not (bound and config.local.shared):
                 base_url = await until_drained.start(_serve_in_memory, config.local, local, drain)
             else:
                 base_url = _base_url(config, bound[0])

@@ -54,6 +54,11 @@ class LocalHost(Protocol):
         """Sends requests to the host, whatever host their URLs name, as from this plugin."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Whether other hosts have the same directory. They cannot call a plugin without an address."""
+        ...
+
     def serving(self, app: App) -> AbstractAsyncContextManager[str]:
         """Have the host send an application what is called at the URL that this yields.
 

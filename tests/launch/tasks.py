@@ -23,7 +23,8 @@ def assignment(host: Host, self_id: str, lines: list[str] | None = None, stop_s:
         self_id=self_id,
         host_url="",
         enrolment_token="",
-        output=(lines if lines is not None else []).append,
+        output=lambda _: None,
+        logged=(lines if lines is not None else []).append,
         local=host.local.at(self_id),
         stop_s=stop_s,
     )

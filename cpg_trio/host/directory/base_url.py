@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-from cpg_trio.asgi import App, Receive, Scope, Send, header
+from cpg_trio.asgi import App, Receive, Scope, Send, header, local_caller
 from cpg_trio.http import Origin
 
 _MAX_HOST_BYTES = 300  # a name has 253 at most, and a port follows
@@ -18,7 +18,9 @@ def knowing_base_url(app: App, public_url: str = "") -> App:
     """
 
     async def knowing(scope: Scope, receive: Receive, send: Send) -> None:
-        called = _called.set((public_url.rstrip("/"), scope["scheme"], header(scope, b"host") or b""))
+        # A plugin in this process calls at no address: what it is told leads back here, in memory.
+        public = "" if local_caller(scope) is not None else public_url.rstrip("/")
+        called = _called.set((public, scope["scheme"], header(scope, b"host") or b""))
         try:
             await app(scope, receive, send)
         finally:

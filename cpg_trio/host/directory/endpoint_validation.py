@@ -83,7 +83,8 @@ class EndpointValidator:
         if self._shared:
             why = (
                 "this plugin runs as a task of its host, which no other host can call, and this host shares"
-                " its directory with others: run the plugin as a process, or give it an address of its own"
+                " its directory with others: run the plugin as a process, or give it an address that"
+                " they reach (port, and BIND and HOSTNAME among its variables)"
             )
             raise RefusedError(Code.PERMISSION_DENIED, why)
 

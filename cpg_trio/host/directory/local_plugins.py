@@ -34,6 +34,8 @@ class LocalPlugin:
         self.name = name
         self.http = AppClient(plugins.call_host, {LOCAL: self}, Fault.HOST)
         """Calls the host as this plugin."""
+        self.shared = plugins.shared
+        """See `rpc.LocalHost`."""
         self._plugins = plugins
         self._urls: set[str] = set()
 
@@ -55,7 +57,9 @@ class LocalPlugin:
 class LocalPlugins:
     """All of them, by their URLs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        """Begin without any. `shared` is whether other hosts have the same directory."""
+        self.shared = shared
         self._served: dict[str, AppServer] = {}
         self._host: App | None = None
 

@@ -173,10 +173,13 @@ class Router:
             fields += forwarded_in_request(exchange.metadata, self._rules).forwarded
         return fields
 
-    def failure(self, call: Call, error: UpstreamError | MalformedError | None) -> CallFailure:
+    def failure(
+        self, call: Call, error: UpstreamError | MalformedError | None, known_caller: object = None
+    ) -> CallFailure:
         """Return what a failure means; None is a call that was cancelled."""
         if error is None:
-            return PROVIDER_GONE if self._access.is_valid(call.caller) else IDENTITY_ENDED
+            is_valid = isinstance(known_caller, Identity) or self._access.is_valid(call.caller)
+            return PROVIDER_GONE if is_valid else IDENTITY_ENDED
         failure = failure_of(error)
         call.undelivered = failure.undelivered
         if failure.suspected:
@@ -363,7 +366,7 @@ class RoutedCall:
 
     def failure(self, error: UpstreamError | MalformedError | None) -> CallFailure:
         """See `relay.Forward`."""
-        return self._router.failure(self.call, error)
+        return self._router.failure(self.call, error, self._exchange.known_caller)
 
 
 class ObservedCall(RoutedCall):

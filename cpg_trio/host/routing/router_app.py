@@ -7,6 +7,7 @@ import trio
 from cpg_trio.asgi import Receive, ResponseAbortedError, Scope, Send, send_text
 from cpg_trio.host.routing.router import Router
 from cpg_trio.http import AsgiExchange, Pool, RelayCall, RequestRefusedError
+from cpg_trio.logs import current_source, logging_as
 
 
 class RouterApp:
@@ -16,9 +17,14 @@ class RouterApp:
         self._router = router
         self._pool = pool
         self.claims = router.claims
+        self._source = current_source.get()  # the host, which makes this
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call."""
+        with logging_as(self._source):
+            await self._route(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = AsgiExchange(scope, receive, send)
         try:
             forward = self._router.admit(exchange)

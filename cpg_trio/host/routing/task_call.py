@@ -17,7 +17,7 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.call_record import Stage
 from cpg_trio.host.routing.headers import forwarded_in_response
-from cpg_trio.http import MalformedError, UpstreamError
+from cpg_trio.http import ConnectionBrokenError, MalformedError, UpstreamError
 from cpg_trio.rpc import AppServer, Caller, RecordedCall, ServedCall
 
 if TYPE_CHECKING:
@@ -34,13 +34,17 @@ class TaskCall:
     provider is gone, or either may not go on.
     """
 
-    __slots__ = ("_call", "_forward", "_is_cancelled", "_is_in_memory", "_record", "_send", "_task")
+    __slots__ = (
+        *("_call", "_forward", "_is_cancelled", "_is_in_memory"),
+        *("_malformed", "_receive", "_record", "_send", "_task"),
+    )
 
     def __init__(self, forward: RoutedCall, task: AppServer) -> None:
         self._forward = forward
         self._task = task
         self._call: ServedCall | None = None
         self._is_cancelled = False
+        self._malformed: MalformedError | None = None
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the call, as an ASGI application does."""
@@ -49,15 +53,15 @@ class TaskCall:
         if (cancelling := scope["extensions"].get(CANCEL_ON_DISCONNECT)) is not None:
             cancelling["request"]()
         record = self._record = forward.begin(self)
-        recorded = RecordedCall(record, receive, self._pass_back)
+        self._receive = receive
+        recorded = RecordedCall(record, self._take, self._pass_back)
         try:
             self._call = self._task.begin(self._scope(scope), recorded.receive, recorded.send)
             await self._call.wait()
-        except (UpstreamError, MalformedError) as error:
-            await self._fail(error)
+        except UpstreamError as error:
+            await self._fail(self._malformed or error)
         except ResponseAbortedError as error:
-            record.failure = str(error)
-            raise
+            await self._fail(ConnectionBrokenError(str(error)))
         finally:
             self.note_progress()
             forward.end(self)
@@ -83,6 +87,16 @@ class TaskCall:
             raise ResponseAbortedError(failure.why)
         record.status = failure.status
         await send_text(self._send, failure.status, f"{failure.text}\n", failure.fields)
+
+    async def _take(self) -> Message:
+        """Return the next message of the caller. A request that is none ends the call alone."""
+        try:
+            return await self._receive()
+        except MalformedError as error:
+            self._malformed = error
+            if self._call is not None:
+                self._call.cut()
+            return {"type": "http.disconnect"}
 
     async def _pass_back(self, message: Message) -> None:
         if message["type"] in _WITH_FIELDS:

@@ -18,6 +18,10 @@ class LaunchError(Exception):
     """A plugin cannot be started at all: the reason, and what to do, in one line."""
 
 
+def _do_nothing(_: str) -> None:
+    """Keep nothing."""
+
+
 @attrs.frozen(kw_only=True)
 class Assignment:
     """What a host gives to one run of one replica."""
@@ -33,7 +37,9 @@ class Assignment:
     enrolment_token: str = attrs.field(repr=False)
     """The secret by which the host knows this run, and no other. It is never put on a command line."""
     output: Callable[[str], None] = attrs.field(repr=False)
-    """Takes each line that the plugin writes, without its end."""
+    """Takes each line that the plugin writes, without its end: it is kept, and written to the host's log."""
+    logged: Callable[[str], object] = attrs.field(default=_do_nothing, repr=False)
+    """Takes each line that is in the host's log already, to keep it, too."""
     local: LocalHost = attrs.field(repr=False)
     """The host, for a plugin in its process."""
     stop_s: float

@@ -221,7 +221,7 @@ class ManagedPlugins:
             host_url=self._host_url,
             turns=self._turns,
             changes=self.changes,
-            output=self.output.writer(managed.spec.name, number),
+            output=self.output,
         )
         managed.supervisors.append(supervisor)
         self.changes.tell(supervisor.replica)

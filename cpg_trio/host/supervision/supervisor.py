@@ -18,12 +18,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import attrs
 import trio
 
 from cpg_trio._listeners import Listeners
 from cpg_trio.host.supervision.launcher import EXTERNAL, Assignment, Ended, LaunchError
+from cpg_trio.host.supervision.output import OutputBook
 from cpg_trio.host.supervision.runs import Run, Status, in_words
 from cpg_trio.host.supervision.spec import Enrol, PluginSpec, Restart
 from cpg_trio.host.supervision.state import Phase, Replica
@@ -79,7 +81,7 @@ class Supervisor(Status):
         host_url: str,
         turns: Turns,
         changes: Listeners[Replica],
-        output: Callable[[str], None],
+        output: OutputBook,
     ) -> None:
         self.spec = spec
         self.replica = Replica(spec.name, number, since=time.time())
@@ -227,7 +229,8 @@ class Supervisor(Status):
             self_id=spec.self_id,
             host_url=self._host_url,
             enrolment_token=token,
-            output=self._output,
+            output=self._output.writer(spec.name, number),
+            logged=partial(self._output.add, spec.name, number),
             local=self._host.local(self.title),
             stop_s=spec.stop_s,
         )
