@@ -84,9 +84,7 @@ async def _start_guardian(
             inherited.callback(os.close, writes)
             stream = trio.lowlevel.FdStream(reads)
             on_failure.callback(stream.close)
-            token_fd = _token_file(token, owner) if token else -1
-            if token_fd >= 0:
-                inherited.callback(os.close, token_fd)
+            token_fd = _token_file(token, owner, inherited) if token else -1
             started = await trio.lowlevel.open_process(
                 _command(theirs.fileno(), token_fd, label),
                 stdin=subprocess.DEVNULL,
@@ -110,8 +108,8 @@ def _command(control: int, token: int, label: str) -> list[str]:
     return [sys.executable, "-I", "-S", str(_PROGRAM), *numbers, label]
 
 
-def _token_file(token: str, owner: int | None) -> int:
-    """Return a descriptor of a file in memory that has the token, and has no name.
+def _token_file(token: str, owner: int | None, until: ExitStack) -> int:
+    """Return a descriptor of a file in memory that has the token, and has no name; `until` closes it.
 
     On Linux it can be read again and again by `/dev/fd/N`. Elsewhere it is an unlinked file, read once.
     """
@@ -120,6 +118,7 @@ def _token_file(token: str, owner: int | None) -> int:
     else:
         with TemporaryFile() as unlinked:
             fd = os.dup(unlinked.fileno())
+    until.callback(os.close, fd)
     os.fchmod(fd, 0o400)
     if owner is not None:
         os.fchown(fd, owner, -1)

@@ -10,13 +10,14 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from cpg_trio.host.supervision import MOST_CHARACTERS
+from cpg_trio.host.supervision import MOST_CHARACTERS, printable
 
 _MOST_BYTES = 4 * MOST_CHARACTERS  # of a line; the rest of it is left out
 _BURST = 5_000  # lines
 _LINES_PER_S = 1_000
 _BURST_BYTES = 4 * 1024 * 1024
 _BYTES_PER_S = 1024 * 1024
+_LONGEST_EXPLANATION = 300  # characters
 _LAST = 30  # lines that may explain the end
 _PANIC = re.compile(r"(panic|fatal error|thread '.*' .*panicked at|error\[?.*\]?):? ")
 _FRAME = re.compile(r"[\s|+\-^~]*")
@@ -86,14 +87,14 @@ class OutputLines:
             self.left_out = 0
 
     def explanation(self) -> str:
-        """Return the line that says best why it has ended; empty if it has written nothing.
+        """Return the line that says best why it has ended, printable and cut; empty if there is none.
 
         That is the last line with a word in it, as of a traceback; but a panic comes before its stack.
         """
         for line in self._last:
             if _PANIC.match(line):
-                return line
-        return self._last[-1] if self._last else ""
+                return line[:_LONGEST_EXPLANATION]
+        return self._last[-1][:_LONGEST_EXPLANATION] if self._last else ""
 
     def _add(self, data: bytes) -> None:
         if not self._skips:
@@ -105,6 +106,7 @@ class OutputLines:
         text = self._part.decode("utf-8", "backslashreplace")
         self._part, self._skips = b"", False
         self._output(text)
-        if any(map(str.isalnum, text[:MOST_CHARACTERS])):
+        text = printable(text)
+        if any(map(str.isalnum, text)):
             frame = _FRAME.match(text)
             self._last.append(text[frame.end() if frame else 0 :].rstrip())

@@ -95,6 +95,7 @@ class Guardian:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _note)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever the host has blocked
         for each in (self._wakes, control):
             self._poll.register(each, select.POLLIN)
         self._host = _watch_host(host)

@@ -83,6 +83,16 @@ async def test_a_thousand_runs_leave_nothing() -> None:
         assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
+async def test_without_its_guardian_and_its_host_a_plugin_is_ended_by_the_kernel() -> None:
+    mark = f"mark-{uuid4().hex}"
+    async with hosts(mark) as process:
+        host, holder = sorted(await start_host(process, "fork"))
+        [plugin] = [pid for pid in marked(mark) if parent_of(pid) != host]
+        for pid in (host, parent_of(plugin), holder):
+            os.kill(pid, signal.SIGKILL)
+        await until_none_marked(mark)
+
+
 async def test_hosts_that_are_killed_at_every_moment_leave_nothing() -> None:
     mark = f"mark-{uuid4().hex}"
     async with hosts(mark) as process:

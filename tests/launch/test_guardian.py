@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -243,6 +244,20 @@ def test_an_order_is_read_as_it_was_written() -> None:
     data = order.encode()
     assert int(data[:8]) == len(data) - 8
     assert vars(guardian.Order.decode(data[8:])) == {**vars(order), "command": ["a", "b c"]}
+
+
+def test_signals_that_the_host_has_blocked_are_not_blocked_for_the_guardian() -> None:
+    ours, theirs = socket.socketpair()
+    block = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals());"
+    start = f"{block} os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    arguments = ("-I", "-S", guardian.__file__, str(theirs.fileno()), "-1", str(os.getpid()), "label")
+    with ours, subprocess.Popen((sys.executable, "-c", start, *arguments), pass_fds=[theirs.fileno()]):
+        theirs.close()
+        ours.settimeout(20)
+        ours.sendall(guardian.Order(("sleep", "0.1"), ["PATH=/usr/bin:/bin"], "/").encode())
+        with ours.makefile() as reports:
+            assert reports.readline().startswith("pid ")
+            assert reports.read() == "ended exited 0\n"
 
 
 def test_children_are_found_on_a_kernel_that_does_not_list_them(bystander: int) -> None:

@@ -63,6 +63,8 @@ def test_a_flood_of_bytes_is_one_as_well() -> None:
             "thread 'main' (12) panicked at src/main.rs:2:5:",
         ),
         ("Segmentation fault", "Segmentation fault"),
+        ("\x1b[31mError: \x1b[0mno\x07\r\n}\n", "Error: no\\x07"),
+        ("x" * 10_000, "x" * 300),
     ],
 )
 def test_the_line_that_explains_an_end_is_found(written: str, explanation: str) -> None:

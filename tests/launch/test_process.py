@@ -195,6 +195,11 @@ async def test_when_the_guardian_is_killed_all_ends_as_well(number: signal.Signa
         await until_gone(daemon, running.pid)
 
 
+async def test_what_is_said_of_an_end_is_printable() -> None:
+    ended = await end_of(shell(r"printf '\033]0;title\007 no\n'; exit 1"))
+    assert ended.detail == "\\x1b]0;title\\x07 no"
+
+
 async def test_a_cancelled_launch_leaves_nothing() -> None:
     for delay in (0, 0.001, 0.005, 0.01, 0.02, 0.03):
         with trio.move_on_after(delay):

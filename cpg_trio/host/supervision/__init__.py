@@ -42,6 +42,7 @@ from cpg_trio.host.supervision.output import (
     OutputBook as OutputBook,
     OutputLine as OutputLine,
     OutputReader as OutputReader,
+    printable as printable,
 )
 from cpg_trio.host.supervision.planning import (
     ApplyError as ApplyError,
