@@ -672,6 +672,7 @@ class Host:
             registry=self.registry,
             policy=self._registration_policy,
             enrolment=self._config.enrolment,
+            started=self._started,
             audit=self.audit,
             pool=self._control_pool,
             lifetimes=self._token_lifetimes,

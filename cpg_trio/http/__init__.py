@@ -68,9 +68,10 @@ from cpg_trio.http.client.exchange import (
 from cpg_trio.http.client.http2 import Http2Exchange as Http2Exchange
 from cpg_trio.http.client.origin import UNIX as UNIX, Origin as Origin
 from cpg_trio.http.client.pool import Pool as Pool, PoolStatistics as PoolStatistics
-from cpg_trio.http.client.request import Request as Request
+from cpg_trio.http.client.request import Request as Request, check_request as check_request
 from cpg_trio.http.client.resolver import LookUpError as LookUpError, Resolver as Resolver
 from cpg_trio.http.heads import MalformedError as MalformedError
+from cpg_trio.http.outgoing import check_fields as check_fields
 from cpg_trio.http.relay import (
     Failure as Failure,
     Forward as Forward,

@@ -46,6 +46,11 @@ def lower(name: bytes) -> bytes:
     return name.lower()
 
 
+def check_fields(fields: Iterable[tuple[bytes, bytes]]) -> None:
+    """Check header fields of a response, or trailers. Raises: as `block`."""
+    block(fields)
+
+
 def block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return header fields as lines, in their spelling and order.
 

@@ -27,7 +27,7 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
 )
-from cpg_trio.http import UpstreamError
+from cpg_trio.http import InvalidRequestError, Request, UpstreamError, check_request
 from cpg_trio.rpc.faults import CallError, Fault
 from cpg_trio.rpc.http_client import (
     Duplex,
@@ -42,6 +42,7 @@ from cpg_trio.rpc.http_client import (
 _log = logging.getLogger("cpg_trio.http")
 
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
+_CHUNKED = (b"transfer-encoding", b"chunked")
 _ABNORMAL = 1006  # a close code (RFC 6455, section 7.4.1)
 _NOTHING: Mapping[str, Any] = {}
 
@@ -86,9 +87,9 @@ class AppClient:
         if not isinstance(request.body, bytes):
             async with self.stream(request) as response:
                 return WholeResponse(response.status, response.headers, await read_body(response, max_bytes))
-        answer = _Whole(request.body, max_bytes)
+        scope, answer = self._scope(request), _Whole(request.body, max_bytes)
         try:
-            await self._app(self._scope(request), answer.receive, answer.send)
+            await self._app(scope, answer.receive, answer.send)
         except Exception as error:
             if not answer.is_too_large:
                 raise self._error_of(error, request) from error
@@ -164,22 +165,34 @@ class AppClient:
         socket.end(_ABNORMAL, "the application has ended")
 
     def _scope(self, request: HttpRequest) -> Scope:
+        """Return the scope of a request, which is checked as if it were to go over a network.
+
+        It may go on over one, and its headers may be what somebody else has written. Raises: CallError.
+        """
         scheme, _, rest = request.url.rpartition("://")
-        authority, slash, target = rest.partition("/")
-        path, _, query = (slash + target).partition("?")
-        fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers]
-        fields.append((b"host", authority.encode("ascii") or b"localhost"))
-        if isinstance(request.body, bytes):
-            fields.append((b"content-length", b"%d" % len(request.body)))
+        authority, slash, rest = rest.partition("/")
+        body, framing = request.body, _CHUNKED
+        if isinstance(body, bytes):
+            framing = (b"content-length", b"%d" % len(body))
+        try:
+            target = (slash + rest).encode("ascii")
+            fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers]
+            fields += [(b"host", authority.encode("ascii") or b"localhost"), framing]
+            check_request(Request(request.method.encode("ascii"), target, fields, body))
+        except (InvalidRequestError, UnicodeEncodeError) as error:
+            raise error_of_upstream(error, self._peer, self._peer) from error
+        if framing is _CHUNKED:
+            fields.pop()
+        raw_path, _, query = target.partition(b"?")
         return {
             "type": "http",
             "asgi": _ASGI,
             "http_version": "1.1",
             "method": request.method,
             "scheme": scheme or "http",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": path.encode("ascii"),
-            "query_string": query.encode("ascii"),
+            "path": unquote(raw_path.decode("ascii")),
+            "raw_path": raw_path,
+            "query_string": query,
             "root_path": "",
             "headers": fields,
             "client": None,

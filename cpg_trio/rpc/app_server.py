@@ -32,11 +32,12 @@ from cpg_trio.asgi import (
     Send,
     send_response,
 )
-from cpg_trio.http import ConnectFailedError, ConnectionBrokenError
+from cpg_trio.http import ConnectFailedError, ConnectionBrokenError, check_fields
 
 _log = logging.getLogger("cpg_trio.http")
 
 _ENDED = "the application has ended"
+_WITH_FIELDS = frozenset({"http.response.start", "http.response.trailers"})
 _LAST = frozenset({"http.response.body", "http.response.trailers"})  # what may be the last message
 
 
@@ -194,9 +195,14 @@ class ServedCall:
         self._scope.deadline = deadline
 
     async def send(self, message: Message) -> None:
-        """Send a message to the caller. Raises: ClientDisconnectedError once it has left."""
+        """Send a message to the caller.
+
+        Raises: ClientDisconnectedError once it has left; ValueError for header fields that are none.
+        """
         if not self._has_left:
             kind = message["type"]
+            if kind in _WITH_FIELDS:
+                check_fields(message.get("headers", ()))
             if kind == "http.response.start":
                 self._stage = _Stage.STARTED
                 self._has_trailers = message.get("trailers", False)

@@ -458,8 +458,10 @@ class _MappedErrors:
             raise mapped from exc
 
 
-def error_of_upstream(error: UpstreamError, unconnected: Fault, broken: Fault) -> CallError:
-    """Return what an error on the way is to a caller. See `_MappedErrors`."""
+def error_of_upstream(
+    error: UpstreamError | InvalidRequestError | UnicodeEncodeError, unconnected: Fault, broken: Fault
+) -> CallError:
+    """Return what an error on the way, or of the request, is to a caller. See `_MappedErrors`."""
     return _mapped(error, unconnected, broken) or _no_answer(error, broken)
 
 

@@ -33,6 +33,11 @@ class StartedRun(Protocol):
         ...
 
     @property
+    def is_settled(self) -> bool:
+        """Whether its identity is certainly its own, so that another one of its name is somebody else's."""
+        ...
+
+    @property
     def described(self) -> str:
         """Which plugin it is, for an error, as in `the plugin thumbs (platform.toml:12)`."""
         ...
@@ -135,7 +140,12 @@ class StartedRuns:
         return self._by_token.get(token_digest(shown)) if shown and self._by_token else None
 
     def _of_name(self, self_id: str) -> StartedRun | None:
-        """Return the first run of a name that has no identity yet; the only one if there is only one."""
+        """Return the first run of a name that has no identity yet, or else the only one if it is not settled.
+
+        Anybody may come by the name. So nobody takes the place of a run that has arrived.
+        """
         of_name = self._by_name.get(self_id, [])
-        free = (run for run in of_name if not run.runtime_id)
-        return next(free, of_name[0] if len(of_name) == 1 else None)
+        free = next((run for run in of_name if not run.runtime_id), None)
+        if free is None and len(of_name) == 1 and not of_name[0].is_settled:
+            return of_name[0]
+        return free

@@ -20,7 +20,16 @@ from cpg_trio import wire
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.assertions import Purpose
-from cpg_trio.host.access import Action, Audit, Enrolment, Identities, Identity, LimitError, TokenLifetimes
+from cpg_trio.host.access import (
+    Action,
+    Audit,
+    Enrolment,
+    Identities,
+    Identity,
+    LimitError,
+    StartedRuns,
+    TokenLifetimes,
+)
 from cpg_trio.host.directory import Proof, RegistrationPolicy, Registry, Saved, client_at, resolve
 from cpg_trio.http import Origin, Pool
 from cpg_trio.rpc import Code, ConnectError
@@ -39,6 +48,7 @@ class Adoption:
     registry: Registry
     policy: RegistrationPolicy
     enrolment: Enrolment
+    started: StartedRuns
     audit: Audit
     pool: Pool
     lifetimes: TokenLifetimes
@@ -107,6 +117,9 @@ class Adoption:
                 wire.validate_service_type(service_type)
         except wire.InvalidError as error:
             raise ConnectError(Code.FAILED_PRECONDITION, f"what answers there says: {error}") from error
+        if why_not := self.started.why_not(info.self_id, self.token):
+            self.audit.denied(Action.HANDSHAKE, info.self_id, reason=why_not, address=address)
+            raise ConnectError(Code.PERMISSION_DENIED, f"{info.self_id} is not let in: {why_not}")
         renews = info.metadata.get(wire.RENEWS_KEY) == "true"
         identity, token = self.identities.issue(
             info.self_id,

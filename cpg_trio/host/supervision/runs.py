@@ -84,6 +84,12 @@ class Run:
         self._reported_at = -math.inf
 
     @property
+    def is_settled(self) -> bool:
+        """Whether its plugin has registered. One that somebody else runs may come again at any time."""
+        has_registered = bool(self.runtime_id) and self._host.registry.has_registered(self.runtime_id)
+        return has_registered and not self._is_external
+
+    @property
     def described(self) -> str:
         """Which plugin it is, for an error."""
         source = f" ({self._spec.source})" if self._spec.source else ""

@@ -91,6 +91,13 @@ class PreparedRequest:
         return self.method in IDEMPOTENT
 
 
+def check_request(request: Request) -> None:
+    """Check a request that goes on as it is, by whatever way. Raises: InvalidRequestError."""
+    _check_target(request)
+    _head(request, request.headers)
+    _body_length(request.body, _heeded(request.headers))
+
+
 #: What ends a chunked body.
 LAST_CHUNK = b"0\r\n\r\n"
 

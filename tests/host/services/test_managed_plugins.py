@@ -292,3 +292,11 @@ async def test_what_a_plugin_says_that_it_provides_is_checked_as_if_it_had_regis
             await host.add_plugin(nameless_url, host_url=url)
         async with refused(strict, Code.PERMISSION_DENIED):
             await strict.add_plugin(plugin_url, host_url=strict_url)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_plugin_that_answers_by_a_name_that_the_host_starts_itself_is_not_adopted() -> None:
+    async with hosting() as (host, url), served(GoPlugin()) as plugin_url:
+        with host._started.reserved("logger-plugin"):
+            async with refused(host, Code.PERMISSION_DENIED):
+                await host.add_plugin(plugin_url, host_url=url)
