@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from cpg_trio._log_formats import current_source
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_lines import UpLines
@@ -45,19 +46,22 @@ def run_platform(path: Path, *, processes: bool, reload: bool, json: bool, termi
     if terminal:
         screen = view = UpScreen(Output())
         logging.getLogger(_SHOWN_AS_OUTPUT).propagate = False
-        use_handler(_ScreenHandler(screen), log.levels.get("", logging.WARNING))
+        use_handler(_ScreenHandler(screen, logging.NOTSET if log.levels else logging.WARNING))
     return run(_Up(path, view, processes=processes, reload=reload).run, log=log)
 
 
 class _ScreenHandler(logging.Handler):
     """Shows the log of the host among the lines of its plugins."""
 
-    def __init__(self, screen: UpScreen) -> None:
-        super().__init__()
+    def __init__(self, screen: UpScreen, level: int) -> None:
+        super().__init__(level)
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record."""
+        """Show a record, unless it is a line of a plugin that is a task: those are shown as its own."""
+        source = current_source.get()
+        if source is not None and source.output is not None:
+            return
         try:
             lines = self.format(record).splitlines()
         except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be formatted
@@ -80,10 +84,9 @@ class _Up:
         """Run the platform until `stop` is set. Raises: StartError."""
         for sentence in misspelt(os.environ):
             _log.warning("%s", sentence)
-        try:
-            platform = await Platform.from_file(self.path, os.environ, processes=self.processes)
-        except PlatformFileError as error:
-            raise StartError(str(error)) from None
+        platform = await self._read(stop)
+        if platform is None:
+            return
         async with open_plain_nursery() as nursery:
             await nursery.start(self.view.run)
             nursery.start_soon(self._tell_stop, stop)
@@ -92,6 +95,23 @@ class _Up:
             with platform.host.plugins.changes.added(self.view.changed):
                 await self._serve(platform, stop)
             nursery.cancel_scope.cancel()
+
+    async def _read(self, stop: trio.Event) -> Platform | None:
+        """Return the platform of the file; None if `stop` is set before. Raises: StartError."""
+        platform: Platform | None = None
+        async with open_plain_nursery() as nursery:
+
+            async def give_up() -> None:
+                await stop.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            try:
+                platform = await Platform.from_file(self.path, os.environ, processes=self.processes)
+            except PlatformFileError as error:
+                raise StartError(str(error)) from None
+            nursery.cancel_scope.cancel()
+        return platform
 
     async def _serve(self, platform: Platform, stop: trio.Event) -> None:
         async with open_plain_nursery() as nursery:

@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from cpg_trio._lines import one_line
-from cpg_trio.host.supervision import LaunchError
+from cpg_trio.http import StartError
 from cpg_trio.launch.modules import find_module
 from cpg_trio.launch.places import nearest
 from cpg_trio.plugin import Plugin
@@ -31,6 +31,10 @@ Target: TypeAlias = str | Plugin | Callable[..., Plugin | AbstractAsyncContextMa
 
 _MOST_OF_REASON = 500  # characters
 _DESCRIBE_S = 30.0
+
+
+class NoPluginError(StartError):
+    """There is no plugin of that name. The message says in one line why, and what may be meant."""
 
 
 @attrs.frozen
@@ -68,7 +72,7 @@ class Description:
 async def plugin_of(target: Target, environment: Mapping[str, str]) -> AsyncIterator[Plugin]:
     """Yield the plugin that `module:attribute` names, or what that would be.
 
-    Raises: LaunchError if there is none, in one line. What the plugin's own context manager raises passes.
+    Raises: NoPluginError if there is none, in one line. What the plugin's own context manager raises passes.
     """
     found = _called(target, environment)
     if isinstance(found, Plugin):
@@ -93,19 +97,19 @@ def named(target: Target) -> str:
 async def describe(target: str, environment: Mapping[str, str]) -> Description:
     """Return what the plugin of `module:attribute` says of itself; its module is imported here.
 
-    Raises: LaunchError.
+    Raises: NoPluginError.
     """
     try:
         async with plugin_of(target, environment) as plugin:
             return Description.of(plugin)
-    except LaunchError:
+    except NoPluginError:
         raise
     except Exception as error:  # noqa: BLE001 - the author's code may raise anything
         return Description(failure=f"{target} failed: {why(error)}")
 
 
 async def described_apart(target: str, directory: Path, environment: Mapping[str, str]) -> Description:
-    """Return the same by a process of its own, which runs in a directory. Raises: LaunchError."""
+    """Return the same by a process of its own, which runs in a directory. Raises: NoPluginError."""
     command = [sys.executable, "-m", "cpg_trio.launch.run", "--describe", target]
     with trio.move_on_after(_DESCRIBE_S):
         done = await trio.run_process(
@@ -119,13 +123,13 @@ async def described_apart(target: str, directory: Path, environment: Mapping[str
         )
         *_, last = ["it has said nothing", *done.stderr.decode(errors="replace").split("\n")[:-1]]
         if done.returncode:
-            raise LaunchError(one_line(last, _MOST_OF_REASON))
+            raise NoPluginError(one_line(last, _MOST_OF_REASON))
         return Description.from_json(done.stdout.decode())
-    raise LaunchError(f"importing {target} has not ended after {_DESCRIBE_S:g} s")
+    raise NoPluginError(f"importing {target} has not ended after {_DESCRIBE_S:g} s")
 
 
 def _called(target: Target, environment: Mapping[str, str]) -> object:
-    """Return the plugin of a target, or what its function returns. Raises: LaunchError."""
+    """Return the plugin of a target, or what its function returns. Raises: NoPluginError."""
     found = _attribute(target) if isinstance(target, str) else target
     if isinstance(found, Plugin) or not callable(found):
         return found
@@ -137,7 +141,7 @@ def _called(target: Target, environment: Mapping[str, str]) -> object:
     try:
         return found(environment) if takes else found()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
-        raise LaunchError(f"{named(target)} failed: {why(error)}") from None
+        raise NoPluginError(f"{named(target)} failed: {why(error)}") from None
 
 
 def _attribute(target: str) -> object:
@@ -146,12 +150,12 @@ def _attribute(target: str) -> object:
         found: object = import_module(name)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise LaunchError(_why_no_module(name)) from None
-        raise LaunchError(f"importing {name} failed: {why(error)}") from None
+            raise NoPluginError(_why_no_module(name)) from None
+        raise NoPluginError(f"importing {name} failed: {why(error)}") from None
     for part in path.split("."):
         if not hasattr(found, part):
             known = (each for each in dir(found) if not each.startswith("_"))
-            raise LaunchError(f"{name} has no {path}{nearest(part, known)}")
+            raise NoPluginError(f"{name} has no {path}{nearest(part, known)}")
         found = getattr(found, part)
     return found
 
@@ -167,7 +171,7 @@ def _why_no_module(name: str) -> str:
 def _checked(target: str, found: object) -> Plugin:
     if not isinstance(found, Plugin):
         what = found.__name__ if isinstance(found, type) else type(found).__name__
-        raise LaunchError(
+        raise NoPluginError(
             f"{target} is no plugin, and no function that returns one or an async context manager of one:"
             f" it is {'the class' if isinstance(found, type) else 'of the class'} {what}"
         )

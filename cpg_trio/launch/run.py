@@ -14,9 +14,7 @@ from functools import partial
 
 import trio
 
-from cpg_trio.host.supervision import LaunchError
-from cpg_trio.http import StartError
-from cpg_trio.launch.describe import describe, plugin_of
+from cpg_trio.launch.describe import NoPluginError, describe, plugin_of
 from cpg_trio.process import run
 
 _USAGE = 2
@@ -24,11 +22,8 @@ _USAGE = 2
 
 async def serve(target: str, stop: trio.Event) -> None:
     """Run a plugin until `stop` is set. Raises: StartError."""
-    try:
-        async with plugin_of(target, os.environ) as plugin:
-            await plugin.serve(stop)
-    except LaunchError as error:
-        raise StartError(str(error)) from None
+    async with plugin_of(target, os.environ) as plugin:
+        await plugin.serve(stop)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +41,7 @@ def _describe(target: str) -> int:
     try:
         with redirect_stdout(sys.stderr):  # what the module prints is no part of the answer
             description = trio.run(describe, target, os.environ)
-    except LaunchError as error:
+    except NoPluginError as error:
         print(error, file=sys.stderr)
         return 1
     print(description.as_json())

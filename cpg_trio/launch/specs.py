@@ -22,7 +22,7 @@ from cpg_trio.host.supervision import (
     Restart,
     RestartPolicy,
 )
-from cpg_trio.launch.describe import Description, describe, described_apart
+from cpg_trio.launch.describe import Description, NoPluginError, describe, described_apart
 from cpg_trio.launch.external import ExternalLauncher
 from cpg_trio.launch.modules import find_module
 from cpg_trio.launch.places import Place
@@ -84,7 +84,7 @@ class _Builder:
                 self.declared = await describe(table.plugin, environment)
             elif not told or apart:
                 self.declared = await described_apart(table.plugin, self.directory, environment)
-        except LaunchError as error:
+        except NoPluginError as error:
             self.at.at("plugin").problem(str(error))
         if self.declared.failure:
             what = "write `id`, `provides` and `requires` here, which then need not be asked for"

@@ -90,7 +90,7 @@ async def test_plugins_start_and_stop_in_their_order_and_nothing_is_left(folder:
     )
     async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
         await platform_run.until(r"host +listening on http://127\.0\.0\.1:\d+ \(")
-        await platform_run.until(r"second +waiting: ")
+        await platform_run.until("second +waits for first")
         await platform_run.until(r"greeter +ready, pid \d+ \(")
         await platform_run.until("first | hello from first")
         assert await platform_run.end(signal.SIGTERM) == 0
@@ -103,11 +103,12 @@ async def test_plugins_start_and_stop_in_their_order_and_nothing_is_left(folder:
 
 async def test_a_second_signal_ends_it_at_once_and_leaves_nothing(folder: Path) -> None:
     (folder / "script.py").write_text(
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1000)"
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('deaf', flush=True)\ntime.sleep(1000)"
     )
     file = platform(folder, script("stubborn", 'ready = "running"\nstop = "600s"'))
     async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
-        await platform_run.until("stubborn +ready")
+        await platform_run.until("stubborn [|] deaf")
         platform_run.process.send_signal(signal.SIGINT)
         await platform_run.until("stubborn +stopping")
         assert await platform_run.end(signal.SIGINT) == 128 + signal.SIGINT

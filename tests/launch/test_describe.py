@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cpg_trio.host.supervision import LaunchError
-from cpg_trio.launch.describe import Description, describe, described_apart, plugin_of
+from cpg_trio.launch.describe import Description, NoPluginError, describe, described_apart, plugin_of
 from tests.processes import running
 
 MODULE = """
@@ -109,7 +109,7 @@ async def test_what_only_the_run_can_tell_is_not_an_error() -> None:
     ],
 )
 async def test_where_there_is_no_plugin_one_line_says_why(target: str, said: str) -> None:
-    with pytest.raises(LaunchError, match=said) as raised:
+    with pytest.raises(NoPluginError, match=said) as raised:
         async with plugin_of(target, {}):
             pass
     assert "\n" not in str(raised.value)
@@ -120,7 +120,7 @@ async def test_a_process_of_its_own_says_the_same(module: Path) -> None:
     environment["PYTHONPATH"] = f"{module}:{Path(__file__).parents[2]}"
     assert await described_apart("described:make", module, environment) == GREETER
     assert "described" not in sys.modules
-    with pytest.raises(LaunchError, match=r"importing broken failed: SyntaxError: "):
+    with pytest.raises(NoPluginError, match=r"importing broken failed: SyntaxError: "):
         await described_apart("broken:plugin", module, environment)
 
 
@@ -136,3 +136,11 @@ async def test_the_runner_runs_a_plugin_and_says_in_one_line_why_it_cannot(modul
         assert (await run.whole_output()).startswith("there is no module nowhere: neither in ")
     async with running("cpg_trio.launch.run") as run:
         assert await run.end() == 2
+
+
+def test_a_process_of_a_plugin_has_no_host_in_it() -> None:
+    imported = (
+        "import sys, cpg_trio.launch.run; print([m for m in sys.modules if m.startswith('cpg_trio.host')])"
+    )
+    done = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
