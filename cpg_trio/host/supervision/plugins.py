@@ -7,7 +7,7 @@ operation on a plugin that another one is changing is refused.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from cpg_trio._listeners import Listeners
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host.access import Action
 from cpg_trio.host.directory import Change
-from cpg_trio.host.supervision.graph import Graph, Registered
+from cpg_trio.host.supervision.graph import Graph, GraphError, Registered
 from cpg_trio.host.supervision.launcher import EXTERNAL, LaunchError
 from cpg_trio.host.supervision.output import OutputBook
 from cpg_trio.host.supervision.runs import Run
@@ -127,12 +127,17 @@ class ManagedPlugins:
     async def _stop_after(self, managed: Managed, others: Sequence[str]) -> None:
         for other in [self._managed[name] for name in others if name in self._managed]:
             await other.stopped.wait()
-        await self._take_down(managed)
+        await self.take_down(managed)
 
     def check(self, *specs: PluginSpec) -> Graph:
-        """Return the graph of plugins that are to be added; start nothing. Raises: GraphError, as `add`."""
-        graph = self.graph_with(*specs)
-        graph.check(self._host.may_share)
+        """Return the graph of plugins that are to be added; start nothing.
+
+        Raises: GraphError, as `add`, with what is not wrong already.
+        """
+        graph, may_share = self.graph_with(*specs), self._host.may_share
+        known = _problems(self.graph_with(), may_share)
+        if added := [each for each in _problems(graph, may_share) if each not in known]:
+            raise GraphError(added)
         return graph
 
     # What is done
@@ -165,7 +170,7 @@ class ManagedPlugins:
         """Stop a plugin in good order, and forget it."""
         with self.changing(name, "removed") as managed:
             self._audit([managed], "remove", actor, reason)
-            await self._take_down(managed)
+            await self.take_down(managed)
 
     async def restart(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Restart a plugin, one replica after the other, so that the others take its calls meanwhile.
@@ -271,7 +276,7 @@ class ManagedPlugins:
             if self._host.started.run_of(runtime_id) is None:
                 self._host.end(runtime_id, "the host starts this plugin itself")
 
-    async def _take_down(self, managed: Managed) -> None:
+    async def take_down(self, managed: Managed) -> None:
         try:
             await self.stop_replicas(managed, list(managed.supervisors))
         finally:
@@ -289,7 +294,7 @@ class ManagedPlugins:
         except BaseException:
             async with open_plain_nursery() as nursery:
                 for managed in reversed(added):
-                    nursery.start_soon(self._take_down, managed)
+                    nursery.start_soon(self.take_down, managed)
             raise
 
     def _audit(self, managed: Sequence[Managed], what: str, actor: str, reason: str) -> None:
@@ -328,6 +333,14 @@ class ManagedPlugins:
         run = self._host.started.run_of(runtime_id)
         if isinstance(run, Run):
             run.look()
+
+
+def _problems(graph: Graph, may_share: Callable[[str, str], bool]) -> Sequence[str]:
+    try:
+        graph.check(may_share)
+    except GraphError as error:
+        return error.problems
+    return ()
 
 
 async def all_ready(supervisors: Sequence[Supervisor]) -> None:
