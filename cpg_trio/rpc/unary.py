@@ -9,6 +9,7 @@ May touch: what it is given, and connectrpc's inner parts, to whose minor versio
 
 from __future__ import annotations
 
+import math
 import zlib
 from contextlib import suppress
 from functools import cached_property
@@ -127,6 +128,8 @@ class UnaryContext(Context):
         )
         self._scope = scope
         self._call_state = scope.get("state") or self._call_state
+        self.deadline = math.inf
+        """When the server cancels the call, on Trio's clock, if it does that."""
         self.given_ms = timeout_ms
         """Milliseconds that the client gave the call; `timeout_ms` is what is left of them."""
 
@@ -161,6 +164,7 @@ class UnaryContext(Context):
         if extension is None:
             return False
         extension["set"](deadline)
+        self.deadline = deadline
         return True
 
     def answered(self) -> HeaderList:
@@ -201,10 +205,16 @@ class UnaryCall:
         except (trio.Cancelled, BaseExceptionGroup):
             # The cancellation goes on, but a client that is still there gets an answer.
             with trio.move_on_after(_ANSWER_S, shield=True), suppress(Exception):
-                await self._fail(send, ConnectError(Code.CANCELED, "Request was cancelled"))
+                await self._fail(send, self._cancelled())
             raise
         else:
             await self._succeed(send, content)
+
+    def _cancelled(self) -> ConnectError:
+        """Return why the call was cancelled: its time is over, or somebody has ended it."""
+        if trio.current_time() >= self.context.deadline:
+            return ConnectError(Code.DEADLINE_EXCEEDED, "Request timed out")
+        return ConnectError(Code.CANCELED, "Request was cancelled")
 
     async def _succeed(self, send: Send, content: bytes) -> None:
         packing = self.method.compressions["identity"]
