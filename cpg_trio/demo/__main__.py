@@ -1,15 +1,16 @@
-"""`python -m cpg_trio.demo`: a host and three plugins in one process.
+"""`python -m cpg_trio.demo`: the platform of `platform.toml`, a host and three plugins, in one process.
 
 It prints what happens, checks itself by shortening and resolving a URL, and serves until Ctrl-C. It names the
 address of its dashboard, and `cpg-trio status` finds it. With `--once` it ends after the check; the exit
-status is 0 only if the check passed. `HTTP_SERVER` and `XDG_RUNTIME_DIR` are the only environment variables
-that it reads.
+status is 0 only if the check passed. With `--processes` each plugin has a process of its own. `HTTP_SERVER`
+and `XDG_RUNTIME_DIR` are the only environment variables that it reads.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,25 +21,26 @@ import attrs
 import httpx
 import trio
 
-from cpg_trio._admin_socket import socket_path
+from cpg_trio._admin_socket import OFF
 from cpg_trio._cell import Cell
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.demo._narrator import Narrator
-from cpg_trio.demo.api import api_plugin
-from cpg_trio.demo.logger import logger_plugin
-from cpg_trio.demo.storage import DEFAULT_PATH, storage_plugin
-from cpg_trio.host import DEFAULT_PORT, AdminConfig, Host, HostConfig
+from cpg_trio.demo.storage import DEFAULT_PATH
+from cpg_trio.host import DEFAULT_PORT, Host
 from cpg_trio.host.admin import AdminAddress, open_gate
-from cpg_trio.http import UNIX, BindError, ServeConfig
+from cpg_trio.host.supervision import LaunchError, PluginSpec
+from cpg_trio.http import UNIX, BindError, StartError
+from cpg_trio.launch import Platform, ProcessLauncher, TaskLauncher
 from cpg_trio.logs import use_handler
-from cpg_trio.plugin import Plugin, PluginConfig
-from cpg_trio.process import config_from_environment, run
+from cpg_trio.process import run
 
 EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
 _READY_S = 30.0
+FILE = Path(__file__).with_name("platform.toml")
+_SERVICES = ("logger", "storage", "api")
+_PUBLIC = "api"
 _DASHBOARD_S = 60 * 60.0  # for which the address of the dashboard is good
-_Serve = Callable[..., Awaitable[None]]  # with `bind` and `task_status`
 
 
 @attrs.define
@@ -48,63 +50,65 @@ class Demo:
     narrator: Narrator
     once: bool
     storage_path: Path
-    serve: ServeConfig = attrs.field(factory=ServeConfig)
+    processes: bool = False
     failed: bool = False
     """Whether it has ended since the check failed."""
 
     async def run(self, stop: trio.Event) -> None:
         """Run until `stop` is set, or with `once` until the check is done. Raises: StartError."""
-        self.serve = config_from_environment({"HTTP_SERVER": os.environ.get("HTTP_SERVER", "")})
-        self.narrator.title("cpg_trio demo: a host and three plugins in one process")
-        host = Host(HostConfig(serve=self.serve, admin=self._admin()))
-        host_stop, plugins_stop = trio.Event(), trio.Event()
-        async with open_plain_nursery() as nursery, storage_plugin(self.storage_path) as storage:
-            host_url = await self._start(nursery, "host", DEFAULT_PORT, partial(host.serve, host_stop))
-            async with open_plain_nursery() as plugins:
-                serve = partial(self._start_plugin, plugins, host_url, plugins_stop)
-                # Each plugin starts before the one that it requires: the order does not matter.
-                api_url = await serve(api_plugin(), "api", 8083)
-                await serve(storage, "storage", 8082)
-                await serve(logger_plugin(), "logger", 8081)
-                async with _dashboard(host) as dashboard:
-                    await _unless(stop, partial(self._story, host, api_url, dashboard, stop))
-                plugins_stop.set()
-            host_stop.set()
+        where = "each in its process" if self.processes else "in one process"
+        self.narrator.title(f"cpg_trio demo: a host and three plugins {where}")
+        platform_stop = trio.Event()
+        async with open_plain_nursery() as nursery:
+            host, specs = await self._start_host(nursery, platform_stop)
+            api = next(spec for spec in specs if spec.name == _PUBLIC)
+            await host.plugins.add(*(spec for spec in specs if spec is not api), wait=False)
+            async with _dashboard(host) as dashboard:
+                await _unless(stop, partial(self._story, host, api, dashboard, stop))
+            platform_stop.set()
 
-    def _admin(self) -> AdminConfig | None:
-        """Return where the host is seen and steered: by a socket that `cpg-trio status` finds."""
-        if self.once:
-            return None
-        return AdminConfig(socket=socket_path("{port}", os.environ), socket_is_required=False)
+    async def _start_host(self, nursery: trio.Nursery, stop: trio.Event) -> tuple[Host, Sequence[PluginSpec]]:
+        """Start the host of the file on its port, or on a free one; return it, and the file's plugins."""
+        for port in (str(DEFAULT_PORT), "0"):
+            platform = await Platform.from_file(FILE, self._settings(port), processes=self.processes)
+            alone = attrs.evolve(platform, specs=(), source=None)
+            try:
+                url, *_ = await nursery.start(alone.serve, stop)
+            except BindError:
+                if port == "0":
+                    raise
+                continue
+            if port == "0":
+                self.narrator.say(f"          port {DEFAULT_PORT} is taken: host is at {url}")
+            return platform.host, [self._given(spec) for spec in platform.specs]
+        raise AssertionError
 
-    async def _start_plugin(
-        self, nursery: trio.Nursery, host_url: str, stop: trio.Event, plugin: Plugin, name: str, port: int
-    ) -> str:
-        async def serve(bind: str, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
-            config = PluginConfig(bind=bind, host_url=host_url, hostname="127.0.0.1", serve=self.serve)
-            await plugin.serve(stop, config=config, task_status=task_status)
+    def _settings(self, port: str) -> dict[str, str]:
+        """Return the settings that come before those of the file."""
+        settings = {
+            name: os.environ[name] for name in ("HTTP_SERVER", "XDG_RUNTIME_DIR") if name in os.environ
+        }
+        return {**settings, "PORT": port, **({"ADMIN_SOCKET": OFF} if self.once else {})}
 
-        return await self._start(nursery, name, port, serve)
+    def _given(self, spec: PluginSpec) -> PluginSpec:
+        """Return a plugin of the file with what the demo gives to each: its own file for URLs, its engine."""
+        own = {"STORAGE_PATH": str(self.storage_path.absolute())}
+        if "HTTP_SERVER" in os.environ:
+            own["HTTP_SERVER"] = os.environ["HTTP_SERVER"]
+        launcher = _with_port(spec)
+        launcher = attrs.evolve(launcher, environment={**launcher.environment, **own})
+        return attrs.evolve(spec, launcher=launcher)
 
-    async def _start(
-        self, nursery: trio.Nursery, name: str, port: int, serve: Callable[..., Awaitable[None]]
-    ) -> str:
-        """Start a part on its usual port, or on a free one if that is taken; return its URL."""
-        try:
-            bound: tuple[str, ...] = await nursery.start(partial(serve, bind=f"127.0.0.1:{port}"))
-        except BindError:
-            bound = await nursery.start(partial(serve, bind="127.0.0.1:0"))
-            self.narrator.say(f"          port {port} is taken: {name} is at {bound[0]}")
-        return bound[0]
-
-    async def _story(self, host: Host, api_url: str, dashboard: str, stop: trio.Event) -> None:
-        waiting = ""
+    async def _story(self, host: Host, api: PluginSpec, dashboard: str, stop: trio.Event) -> None:
+        api_url = ""
         with trio.move_on_after(_READY_S) as limit:
-            async for waiting in _what_is_missing(host, ("logger", "storage", "api")):
-                self.narrator.progress(f"… waiting for {waiting}")
+            async with open_plain_nursery() as nursery:
+                nursery.start_soon(self._tell_what_is_missing, host)
+                api_url = await self._start_api(host, api)
         self.narrator.progress("")
         if limit.cancelled_caught:
-            self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s: waiting for {waiting}.")
+            missing = ", ".join(_missing(host))
+            self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s: waiting for {missing}.")
             self.failed = True
             return
         self.narrator.title("All healthy. Shortening and resolving a URL, through the host's router:")
@@ -114,6 +118,28 @@ class Demo:
         elif not self.once:
             self._invite(api_url, code, dashboard)
             await stop.wait()
+
+    async def _tell_what_is_missing(self, host: Host) -> None:
+        changes = Cell(0)
+        host.registry.changes.add(lambda _: changes.set(changes.value + 1))
+        async for _ in changes.reader():
+            if not (missing := _missing(host)):
+                return
+            self.narrator.progress(f"… waiting for {', '.join(missing)}")
+
+    async def _start_api(self, host: Host, api: PluginSpec) -> str:
+        """Start the public plugin on its port, or on a free one; return its URL when it is ready."""
+        port = _with_port(api).port
+        try:
+            await host.plugins.add(api)
+        except LaunchError as error:
+            if not _is_taken(port):
+                raise StartError(str(error)) from error
+            port, taken = _unused_port(), port
+            self.narrator.say(f"          port {taken} is taken: api is at http://127.0.0.1:{port}")
+            launcher = attrs.evolve(_with_port(api), port=port)
+            await host.plugins.add(attrs.evolve(api, launcher=launcher))
+        return f"http://127.0.0.1:{port}"
 
     async def _check(self, api_url: str) -> str:
         """Shorten and resolve a URL, and print the result; return the code, or "" for a failure."""
@@ -162,15 +188,31 @@ async def _dashboard(host: Host) -> AsyncIterator[str]:
         yield gate.one_time_address(_DASHBOARD_S)
 
 
-async def _what_is_missing(host: Host, service_types: Sequence[str]) -> AsyncIterator[str]:
-    """Yield at each change which services are not healthy, and why; end when all are."""
-    changes = Cell(0)
-    host.registry.changes.add(lambda _: changes.set(changes.value + 1))
-    async for _ in changes.reader():
-        missing = [why for each in service_types if (why := _why_not_healthy(host, each))]
-        if not missing:
-            return
-        yield ", ".join(missing)
+def _with_port(spec: PluginSpec) -> TaskLauncher | ProcessLauncher:
+    """Return the launcher of a plugin of the file."""
+    assert isinstance(spec.launcher, TaskLauncher | ProcessLauncher)  # noqa: S101 - the file has no others
+    return spec.launcher
+
+
+def _is_taken(port: int | None) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port or 0))
+        except OSError:
+            return True
+    return False
+
+
+def _unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _missing(host: Host) -> Sequence[str]:
+    """Return which services are not healthy, and why."""
+    return [why for each in _SERVICES if (why := _why_not_healthy(host, each))]
 
 
 def _why_not_healthy(host: Host, service_type: str) -> str:
@@ -200,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="cpg_trio.demo", description="A host and three plugins in one process."
     )
+    parser.add_argument("--processes", action="store_true", help="run each plugin in a process of its own")
     parser.add_argument("--once", action="store_true", help="end after the self-check; status 0 if it passed")
     parser.add_argument(
         "--storage",
@@ -211,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     narrator = Narrator()
     use_handler(narrator)
-    demo = Demo(narrator, once=chosen.once, storage_path=chosen.storage)
+    demo = Demo(narrator, once=chosen.once, storage_path=chosen.storage, processes=chosen.processes)
     status = run(demo.run)
     return status or int(demo.failed)
 

@@ -18,8 +18,12 @@ _PARTS = {
     "cpg_trio.demo.logger": ("logger", "33"),
     "cpg_trio.demo": ("demo", "36"),
     "cpg_trio.http": ("demo", "36"),
+    "cpg_trio.host.plugins": ("host", "34"),
 }
 _ERASE = "\r\x1b[K"  # the line that the cursor is in
+# What the log of a plugin in a process of its own adds to its text: its name and the time, and the request.
+_HEAD, _REQUEST = re.compile(r"^[\w/-]+ \| (?:[\d/]+ [\d:]+ )?"), re.compile(r" id=[0-9a-f]{32}$")
+_OUTPUT = "cpg_trio.output."
 _ID_TAIL = re.compile(r"(-[0-9a-f]{4})[0-9a-f]{12}\b")  # of a runtime id, which is shown with four digits
 
 
@@ -45,7 +49,10 @@ class Narrator(logging.Handler):
 
     def _write(self, record: logging.LogRecord) -> None:
         part, color = _PARTS.get(record.name, (record.name.rpartition(".")[2], "31"))
-        text = _ID_TAIL.sub(r"\1…", record.getMessage().removeprefix("[ROUTER] "))
+        text = record.getMessage()
+        if record.name.startswith(_OUTPUT):
+            text = _REQUEST.sub("", _HEAD.sub("", text))
+        text = _ID_TAIL.sub(r"\1…", text.removeprefix("[ROUTER] "))
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         elapsed = time.perf_counter() - self._start

@@ -17,8 +17,7 @@ import trio
 
 from cpg_trio.demo import __main__ as demo, client
 from cpg_trio.demo._narrator import Narrator
-from cpg_trio.http import ServeConfig, StartError
-from cpg_trio.process import config_from_environment
+from cpg_trio.http import StartError
 from tests.processes import assert_no_traceback, running
 
 ID = r"[0-9a-f]{4}…"
@@ -120,7 +119,6 @@ async def test_the_demo_serves_with_the_engine_of_http_server(
     await chosen.run(trio.Event())
     assert not chosen.failed, told.getvalue()
     assert "✓ https://example.com" in told.getvalue()
-    assert chosen.serve == config_from_environment({"HTTP_SERVER": "hypercorn"}) != ServeConfig()
 
 
 async def test_a_demo_with_an_unknown_engine_does_not_start(

@@ -51,3 +51,13 @@ def test_what_the_demo_waits_for_is_the_last_line_of_a_terminal_and_nowhere_else
         narrator.progress("")
     assert terminal.getvalue() == "… waiting for storage\r\x1b[Ka line\n… waiting for storage\r\x1b[K"
     assert file.getvalue() == "a line\n"
+
+
+def test_a_line_of_a_plugin_in_a_process_is_shown_as_one_of_a_task() -> None:
+    stream = io.StringIO()
+    narrator = Narrator(stream)
+    for line in ("2026/11/23 09:54:00 [LOG] greeting Ada id=" + 32 * "a", "of a | program"):
+        event = ("cpg_trio.output.logger", logging.INFO, "", 0, "%s | %s", ("logger", line))
+        narrator.handle(logging.LogRecord(*event, exc_info=None))
+    lines = [line[8:] for line in stream.getvalue().splitlines()]
+    assert lines == ["  logger  [LOG] greeting Ada", "  logger  of a | program"]

@@ -103,7 +103,7 @@ class Project:
             log = (await self.log(service)).removeprefix(after)
             return re.search(pattern, log) is not None
 
-        await _eventually(written, f"{service} writes {pattern!r}")
+        await eventually(written, f"{service} writes {pattern!r}")
 
     async def until_health(self, service: str, health: str) -> None:
         """Wait until the health check of a service's containers says so."""
@@ -111,7 +111,7 @@ class Project:
         async def said() -> bool:
             return {c.health for c in await self.containers() if c.service == service} == {health}
 
-        await _eventually(said, f"{service} is {health}")
+        await eventually(said, f"{service} is {health}")
 
     async def health_of_storage(self) -> str:
         """Return what storage has reported last."""
@@ -123,7 +123,7 @@ class Project:
         async def reported() -> bool:
             return await self.health_of_storage() == "HEALTHY"
 
-        await _eventually(reported, "storage reports HEALTHY")
+        await eventually(reported, "storage reports HEALTHY")
 
     async def containers(self) -> Sequence[Container]:
         """Return all containers, those that have ended as well."""
@@ -166,7 +166,8 @@ class Project:
         return sorted(set(listed.stdout.split()))
 
 
-async def _eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait until something holds, a minute at most."""
     with trio.move_on_after(60):
         while not await condition():  # noqa: ASYNC110 - compose tells of nothing that it is not asked for
             await trio.sleep(0.2)
