@@ -111,13 +111,14 @@ async def hosts(mark: str) -> AsyncIterator[trio.Process]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
+        start_new_session=True,
     )
     assert process.stdio
     async with process.stdio:
         try:
             yield process
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             with trio.CancelScope(shield=True):
                 await process.wait()
 
