@@ -85,8 +85,8 @@ class ProcessLauncher:
     """Starts a command as a process with a guardian.
 
     Its environment is what the host gives it (`HOST_URL`, `PORT`, `HOSTNAME`, `SOCKET_DIR`,
-    `ENROLMENT_TOKEN_FILE`), what `PASSED_ON` names of the host's own, and what is given here. The token comes in
-    a file without a name, which the process inherits.
+    `ENROLMENT_TOKEN_FILE`), what `PASSED_ON` names of the host's own, and what is given here. The token comes
+    in a file without a name, which the process inherits.
     """
 
     command: tuple[str, ...] = attrs.field(converter=_words)
