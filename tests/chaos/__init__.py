@@ -12,6 +12,7 @@ What stands on what:
     blocker      a plugin whose handler holds up its event loop
     crowd        many plugins in one process
     glass_host   a host that tells what it holds
+    platforms    platforms that `cpg-trio up` runs, and what is left of them
     shimmed      a process whose clock and whose resolver are what a test makes of them
 
 Run by `nox -s chaos` or `pytest tests/chaos`, and not with the other tests: it is about real time.
