@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from cpg_trio.host.supervision import Ended, LaunchError
-from cpg_trio.launch import guardian
+from cpg_trio.launch import _guarded, guardian
 from cpg_trio.launch.process import ProcessLauncher
 from tests.descriptors import none_left
 from tests.launch.launching import (
@@ -214,6 +214,33 @@ async def test_a_taker_of_lines_that_fails_does_no_harm(caplog: pytest.LogCaptur
     async with ProcessLauncher(("echo", "line")).launch(assignment(fail)) as running:
         assert (await running.wait()).how == "exit status 0"
     assert "of the taker" in caplog.text
+
+
+async def test_an_interpreter_that_starts_no_guardian_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\necho no module; exit 1")
+    monkeypatch.setattr(sys, "executable", str(other))
+    with nothing_left():
+        with pytest.raises(LaunchError, match="cannot be started: permission denied"):
+            await ProcessLauncher(("true",)).launch(assignment()).__aenter__()
+        other.chmod(0o700)
+        with pytest.raises(LaunchError, match="ended before it started the plugin: no module"):
+            await ProcessLauncher(("true",)).launch(assignment()).__aenter__()
+
+
+async def test_a_guardian_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\nexec sleep 60")
+    other.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(other))
+    monkeypatch.setattr(_guarded, "_END_S", 0.05)
+    with nothing_left(), trio.move_on_after(0.05):
+        async with ProcessLauncher(("true",)).launch(assignment()):
+            raise AssertionError
 
 
 async def test_without_descriptors_it_is_refused_and_nothing_is_left() -> None:
