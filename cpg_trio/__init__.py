@@ -1,12 +1,13 @@
 """A plugin platform on Trio: identity, directory, liveness and an authenticated streaming router.
 
-Public are the names here and those in the `__init__` of the rooms `host`, `plugin`, `rpc` and `http`, the
-modules `process`, `logs`, `call_context`, `statistics`, `capabilities` and `http.client.httpx_transport`.
-Everything else is private.
+Public are the names here and those in the `__init__` of the rooms `host`, `plugin`, `launch`, `rpc` and
+`http`, the modules `process`, `logs`, `call_context`, `statistics`, `capabilities` and
+`http.client.httpx_transport`. Everything else is private.
 
     http             servers, a pool of connections, and the relay between the two
     rpc              Connect calls and services on Trio
     host | plugin    the two sides, which never import each other
+    launch           starts plugins for a host
     demo             the URL shortener, an example
 
 `docs/architecture.md` has all rooms in their order. A room is imported when one of its names is used: the

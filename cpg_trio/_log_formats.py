@@ -86,22 +86,6 @@ def log_source(name: str, output: Callable[[str], object] | None = None) -> Iter
         current_source.reset(token)
 
 
-class logging_as:  # noqa: N801 - a context manager; a generator would cost more than all that it does
-    """Have the lines of the block name somebody else, or nobody."""
-
-    __slots__ = ("_source", "_token")
-
-    def __init__(self, source: LogSource | None) -> None:
-        """Take who logs."""
-        self._source = source
-
-    def __enter__(self) -> None:
-        self._token = current_source.set(self._source)
-
-    def __exit__(self, *_: object) -> None:
-        current_source.reset(self._token)
-
-
 def identify(runtime_id: str) -> None:
     """Have the lines of the plugin that runs here tell its identity."""
     if (source := current_source.get()) is not None:

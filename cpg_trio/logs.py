@@ -30,7 +30,6 @@ from cpg_trio._log_formats import (
     current_source,
     identify,
     log_source,
-    logging_as,
 )
 from cpg_trio._log_writer import LineHandler, dropped_lines
 from cpg_trio.call_context import CallContext
@@ -53,7 +52,6 @@ __all__ = [
     "identify",
     "ids",
     "log_source",
-    "logging_as",
     "parse_levels",
     "report",
     "use_handler",

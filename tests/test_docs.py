@@ -21,6 +21,9 @@ from cpg_trio.host.access.rate_limiting import Kind
 from cpg_trio.host.cluster import Stand
 from cpg_trio.host.directory import leases
 from cpg_trio.http import ServeConfig
+from cpg_trio.rpc import Context
+from tests._gen.echo.v1.echo_pb2 import EchoRequest, EchoResponse
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.rpc.echo import Echo
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +67,7 @@ def test_names_that_pages_import_from_the_package_exist() -> None:
                 assert hasattr(__import__(module, fromlist=[name.strip()]), name.strip()), (page, name)
 
 
-PUBLIC = {f"cpg_trio{room}" for room in ("", ".rpc", ".http", ".process", ".host", ".plugin")}
+PUBLIC = {f"cpg_trio{room}" for room in ("", ".rpc", ".http", ".process", ".host", ".plugin", ".launch")}
 PUBLIC |= {"cpg_trio.http.client.httpx_transport", "cpg_trio.capabilities", "cpg_trio.logs"}
 PUBLIC |= {"cpg_trio.call_context", "cpg_trio.statistics", "cpg_trio.store", "cpg_trio.testing"}
 PUBLIC |= {"cpg_trio.host.supervision", "cpg_trio.launch"}
@@ -103,6 +106,35 @@ async def test_the_test_in_the_guide_to_plugins_passes(monkeypatch: pytest.Monke
     exec(test, names)
     with trio.fail_after(10):
         await names["test_it_registers"]()
+
+
+async def test_the_program_in_the_guide_to_embedding_a_host_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Greeter(Echo):
+        async def echo(self, request: EchoRequest, ctx: Context, /) -> EchoResponse:
+            assert ctx.caller is not None
+            return EchoResponse(text=f"Hello, {request.text}! {ctx.caller.name} sends its regards.")
+
+    class GreeterClient(EchoServiceClient):
+        greet = EchoServiceClient.echo
+
+    plugin = Plugin("greeter-plugin", version="1.0.0")
+    plugin.provide("greeter", Greeter())
+    modules = {
+        "greeter_plugin": SimpleNamespace(plugin=plugin),
+        "greeter.v1.greeter_pb2": SimpleNamespace(GreetRequest=lambda name: EchoRequest(text=name)),
+        "greeter.v1.greeter_trio": SimpleNamespace(GreeterClient=GreeterClient),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    page = (ROOT / "docs" / "guides" / "embedding-a-host.md").read_text()
+    (program,) = [block for block in python_of(page) if "async def main" in block]
+    names: dict[str, Any] = {}
+    exec(program, names)
+    with trio.fail_after(10):
+        await names["main"]()
+    assert capsys.readouterr().out == "Hello, Ada! _host sends its regards.\n"
 
 
 def test_each_threat_is_held_by_tests_that_there_are() -> None:

@@ -7,6 +7,7 @@ Its rooms, each of which imports only from those above it:
     routing       calls from plugin to plugin
     services      the RPC services, and the websocket `/watch`
     capabilities  what the host itself offers
+    supervision   the plugins that the host starts
     admin         what an operator sees of the host, and does with it
 
     _config, _state, _environment    its configuration, and the variables that set it
@@ -57,3 +58,26 @@ from cpg_trio.host.directory import (
     Selection as Selection,
 )
 from cpg_trio.host.routing import DirectStatistics as DirectStatistics, RouterStatistics as RouterStatistics
+from cpg_trio.host.supervision import (
+    ApplyError as ApplyError,
+    Assignment as Assignment,
+    Ended as Ended,
+    Enrol as Enrol,
+    GraphError as GraphError,
+    Impact as Impact,
+    Launcher as Launcher,
+    LaunchError as LaunchError,
+    ManagedPlugins as ManagedPlugins,
+    ManageError as ManageError,
+    OutdatedPlanError as OutdatedPlanError,
+    Phase as Phase,
+    Plan as Plan,
+    PluginSpec as PluginSpec,
+    Ready as Ready,
+    RefusedRemoval as RefusedRemoval,
+    Replica as Replica,
+    Restart as Restart,
+    RestartPolicy as RestartPolicy,
+    Running as Running,
+    UnknownPluginError as UnknownPluginError,
+)

@@ -327,6 +327,7 @@ class Host:
             shut_down=self.shut_down_plugin,
             adopt=self._adopt,
             local=self.local.at,
+            socket_dir=self._config.socket_dir,
             may_share=lambda self_id, service_type: self._access.may_join(
                 Identity("", self_id), service_type, [""]
             ),

@@ -84,9 +84,9 @@ def _words(command: Iterable[str]) -> tuple[str, ...]:
 class ProcessLauncher:
     """Starts a command as a process with a guardian.
 
-    Its environment is what the host gives it (`HOST_URL`, `PORT`, `HOSTNAME`, `ENROLMENT_TOKEN_FILE`), what
-    `PASSED_ON` names of the host's own, and what is given here. The token comes in a file without a name,
-    which the process inherits.
+    Its environment is what the host gives it (`HOST_URL`, `PORT`, `HOSTNAME`, `SOCKET_DIR`,
+    `ENROLMENT_TOKEN_FILE`), what `PASSED_ON` names of the host's own, and what is given here. The token comes
+    in a file without a name, which the process inherits.
     """
 
     command: tuple[str, ...] = attrs.field(converter=_words)
@@ -173,6 +173,7 @@ class ProcessLauncher:
             "PYTHONUNBUFFERED": "1",  # or its lines would come late, and some not at all
             "HOSTNAME": "127.0.0.1",
             "PORT": str(port),
+            **self._sockets(assignment, user),
             **self.environment,
             **{name: secret.read() for name, secret in self.secrets.items()},
         }
@@ -181,6 +182,13 @@ class ProcessLauncher:
         if assignment.enrolment_token:
             variables["ENROLMENT_TOKEN_FILE"] = f"/dev/fd/{TOKEN_FD}"
         return [f"{name}={value}" for name, value in variables.items()]
+
+    @staticmethod
+    def _sockets(assignment: Assignment, user: _User | None) -> dict[str, str]:
+        """Return where it has its Unix socket. Another user may not write there, unless the table says so."""
+        if assignment.socket_dir is None or user is not None:
+            return {}
+        return {"SOCKET_DIR": str(assignment.socket_dir.absolute())}
 
     def _limits(self, user: _User | None) -> list[str]:
         if self.limits.processes is not None and os.geteuid() == 0 and user is None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+import attrs
 import trio
 from connectrpc.code import Code
 from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected
@@ -28,6 +30,7 @@ from cpg_trio.asgi import (
     Scope,
 )
 from cpg_trio.http import InvalidRequestError, Request, UpstreamError, check_request
+from cpg_trio.http.outgoing import USUAL_NAMES
 from cpg_trio.rpc.faults import CallError, Fault
 from cpg_trio.rpc.http_client import (
     Duplex,
@@ -44,6 +47,12 @@ _log = logging.getLogger("cpg_trio.http")
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _CHUNKED = (b"transfer-encoding", b"chunked")
 _ABNORMAL = 1006  # a close code (RFC 6455, section 7.4.1)
+_LONGEST_KEPT_URL = 512  # characters
+# Usual fields that say nothing of the connection or of the framing.
+_PLAIN = {
+    name.decode(): name
+    for name in USUAL_NAMES - {b"connection", b"content-length", b"host", b"te", b"transfer-encoding"}
+}
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -135,6 +144,21 @@ class AppClient:
             _log.error("the application failed on %s", request.url, exc_info=error)
         return CallError(Code.UNAVAILABLE, "no answer: the response was broken off", fault=self._peer)
 
+    def _checked(self, request: HttpRequest, place: _Place) -> HeaderList:
+        """Return the fields of a request that is checked. Raises: CallError."""
+        body, framing = request.body, _CHUNKED
+        if isinstance(body, bytes):
+            framing = (b"content-length", b"%d" % len(body))
+        try:
+            target = request.url.rpartition("://")[2]
+            target = target[target.find("/") :] if "/" in target else ""
+            fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers]
+            checked = [*fields, (b"host", place.host), framing]
+            check_request(Request(request.method.encode("ascii"), target.encode("ascii"), checked, body))
+        except (InvalidRequestError, UnicodeEncodeError) as error:
+            raise error_of_upstream(error, self._peer, self._peer) from error
+        return fields
+
     @asynccontextmanager
     async def websocket(
         self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]
@@ -169,30 +193,22 @@ class AppClient:
 
         It may go on over one, and its headers may be what somebody else has written. Raises: CallError.
         """
-        scheme, _, rest = request.url.rpartition("://")
-        authority, slash, rest = rest.partition("/")
-        body, framing = request.body, _CHUNKED
-        if isinstance(body, bytes):
-            framing = (b"content-length", b"%d" % len(body))
-        try:
-            target = (slash + rest).encode("ascii")
-            fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers]
-            fields += [(b"host", authority.encode("ascii") or b"localhost"), framing]
-            check_request(Request(request.method.encode("ascii"), target, fields, body))
-        except (InvalidRequestError, UnicodeEncodeError) as error:
-            raise error_of_upstream(error, self._peer, self._peer) from error
-        if framing is _CHUNKED:
-            fields.pop()
-        raw_path, _, query = target.partition(b"?")
+        is_short = len(request.url) <= _LONGEST_KEPT_URL
+        place = (_kept_place if is_short else _place)(request.url)
+        if not place.is_plain or (fields := _plain_fields(request.headers)) is None:
+            fields = self._checked(request, place)
+        fields.append((b"host", place.host))
+        if isinstance(request.body, bytes):
+            fields.append((b"content-length", b"%d" % len(request.body)))
         return {
             "type": "http",
             "asgi": _ASGI,
             "http_version": "1.1",
             "method": request.method,
-            "scheme": scheme or "http",
-            "path": unquote(raw_path.decode("ascii")),
-            "raw_path": raw_path,
-            "query_string": query,
+            "scheme": place.scheme,
+            "path": place.path,
+            "raw_path": place.raw_path,
+            "query_string": place.query,
             "root_path": "",
             "headers": fields,
             "client": None,
@@ -200,6 +216,43 @@ class AppClient:
             "state": {},
             "extensions": {**self._extensions},
         }
+
+
+@attrs.frozen
+class _Place:
+    """What a URL means for a call."""
+
+    scheme: str
+    host: bytes
+    path: str
+    raw_path: bytes
+    query: bytes
+    is_plain: bool
+    """Whether it needs no closer look."""
+
+
+def _place(url: str) -> _Place:
+    scheme, _, rest = url.rpartition("://")
+    authority, slash, rest = rest.partition("/")
+    target = (slash + rest).encode("ascii", "replace")
+    raw_path, _, query = target.partition(b"?")
+    host = authority.encode("ascii", "replace") or b"localhost"
+    is_plain = bool(slash) and url.isascii() and url.isprintable() and " " not in url
+    return _Place(scheme or "http", host, unquote(raw_path.decode("ascii")), raw_path, query, is_plain)
+
+
+_kept_place = lru_cache(maxsize=1024)(_place)  # a client calls the same few methods again and again
+
+
+def _plain_fields(headers: Sequence[tuple[str, str]]) -> HeaderList | None:
+    """Return fields as they go on if they are usual ones, so that no more of them need be checked."""
+    fields: HeaderList = []
+    for name, value in headers:
+        known = _PLAIN.get(name)
+        if known is None or not (value.isascii() and value.isprintable()) or value != value.strip(" "):
+            return None
+        fields.append((known, value.encode()))
+    return fields
 
 
 class _Whole:

@@ -38,7 +38,7 @@ _log = logging.getLogger("cpg_trio.http")
 
 _ENDED = "the application has ended"
 _WITH_FIELDS = frozenset({"http.response.start", "http.response.trailers"})
-_LAST = frozenset({"http.response.body", "http.response.trailers"})  # what may be the last message
+_BODY, _TRAILERS = "http.response.body", "http.response.trailers"
 
 
 class AppServer:
@@ -144,7 +144,6 @@ class ServedCall:
 
     def _end(self, error: Exception | None) -> None:
         self._has_ended, self._error = True, error
-        self._given["extensions"].clear()  # reference cycles
         if self._waiter is not None:
             trio.lowlevel.reschedule(self._waiter)
             self._waiter = None
@@ -173,6 +172,8 @@ class ServedCall:
             if not self._has_ended:
                 self._end(ConnectionBrokenError(_ENDED))
             raise
+        finally:
+            extensions.clear()  # reference cycles
 
     async def _finish(self, *, failed: bool) -> None:
         """Answer with a bare 500, or break off the response that has begun, if it is not complete."""
@@ -208,16 +209,14 @@ class ServedCall:
                 self._has_trailers = message.get("trailers", False)
             await self._send(message)
             if not self._has_left:
-                if kind in _LAST and not self._has_more(message):
+                if kind == _BODY:
+                    if not (self._has_trailers or message.get("more_body", False)):
+                        self._stage = _Stage.DONE
+                elif kind == _TRAILERS and not message.get("more_trailers", False):
                     self._stage = _Stage.DONE
                 return
         await trio.lowlevel.checkpoint()
         raise ClientDisconnectedError("the caller has left")
-
-    def _has_more(self, message: Message) -> bool:
-        if message["type"] == "http.response.trailers":
-            return bool(message.get("more_trailers", False))
-        return self._has_trailers or bool(message.get("more_body", False))
 
     @property
     def _name(self) -> str:

@@ -6,7 +6,10 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +19,6 @@ import trio
 from cpg_trio.host.supervision import LaunchError, OutputBook
 from cpg_trio.launch.process import ProcessLauncher
 from tests.launch.launching import assignment, marked, nothing_left, parent_of, until_none_marked
-from tests.launch.test_guardian import hosts, start_host
 
 CYCLES, AT_ONCE = 1_000, 8
 SCRIPTS = (
@@ -29,6 +31,35 @@ SCRIPTS = (
     "exec <&- >&- 2>&-; sleep 60",
     "no-such-command",
 )
+
+
+@asynccontextmanager
+async def hosts(mark: str) -> AsyncIterator[trio.Process]:
+    process = await trio.lowlevel.open_process(
+        (sys.executable, "-m", "tests.chaos.launching_hosts", mark),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    )
+    assert process.stdio
+    async with process.stdio:
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def start_host(process: trio.Process, what: str = "cycle") -> list[int]:
+    """Return the id of a new host, and that of what it has forked."""
+    assert process.stdio
+    await process.stdio.send_all(f"{what}\n".encode())
+    data = b""
+    while data.count(b"\n") < (2 if what == "fork" else 1):
+        data += await process.stdio.receive_some(100)
+    return [*map(int, data.split())]
 
 
 async def one(mark: str, book: OutputBook, chance: random.Random) -> None:
@@ -106,7 +137,7 @@ async def test_hosts_that_are_killed_at_every_moment_leave_nothing() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root, and unshare")
 async def test_process_1_has_no_zombie_when_a_guardian_was_killed() -> None:
-    program = (sys.executable, "-m", "tests.launch.as_process_1")
+    program = (sys.executable, "-m", "tests.chaos.as_process_1")
     ended = await trio.run_process(
         ("unshare", "--pid", "--fork", "--mount-proc", *program),
         capture_stdout=True,

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -104,48 +103,37 @@ async def test_what_forks_without_a_pause_ends_with_its_killed_guardian(mark: st
     assert is_alive(bystander)
 
 
-@asynccontextmanager
-async def hosts(mark: str) -> AsyncIterator[trio.Process]:
-    process = await trio.lowlevel.open_process(
-        (sys.executable, "-m", "tests.launch.hosts", mark),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+async def bare_host(mark: str, *what: str) -> trio.Process:
+    folder = Path(guardian.__file__).parent
+    program = Path(__file__).with_name("bare_host.py")
+    return await trio.lowlevel.open_process(
+        (sys.executable, "-I", "-S", str(program), str(folder), mark, *what), stdout=subprocess.PIPE
     )
-    assert process.stdio
-    async with process.stdio:
-        try:
-            yield process
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
-
-
-async def start_host(process: trio.Process, what: str = "cycle") -> list[int]:
-    """Return the id of a new host, and that of what it has forked."""
-    assert process.stdio
-    await process.stdio.send_all(f"{what}\n".encode())
-    data = b""
-    while data.count(b"\n") < (2 if what == "fork" else 1):
-        data += await process.stdio.receive_some(100)
-    return [*map(int, data.split())]
 
 
 async def test_a_host_that_is_killed_at_any_moment_leaves_nothing(mark: str, bystander: int) -> None:
-    async with hosts(mark) as process:
-        for number in range(12):
-            [host] = await start_host(process)
-            await trio.sleep(number * 0.006)
-            os.kill(host, signal.SIGKILL)
-        # Its socket stays open in a process that it has forked: its guardian watches the host itself, too.
-        pids = await start_host(process, "fork")
-        assert marked(mark)
-        os.kill(min(pids), signal.SIGKILL)
-        await until_none_marked(mark)
-        assert is_alive(max(pids))
-        os.kill(max(pids), signal.SIGKILL)
+    for number in range(8):
+        host = await bare_host(mark)
+        await trio.sleep(0.03 + number * 0.015)
+        host.kill()
+        await host.wait()
+        assert host.stdout
+        await host.stdout.aclose()
+    await until_none_marked(mark)
     assert is_alive(bystander)
+
+
+async def test_a_killed_host_is_noticed_though_what_it_has_forked_holds_its_socket(mark: str) -> None:
+    host = await bare_host(mark, "fork")
+    assert host.stdout
+    forked = int(await host.stdout.receive_some(100))
+    assert marked(mark)
+    host.kill()
+    await until_none_marked(mark)
+    assert is_alive(forked)
+    os.kill(forked, signal.SIGKILL)
+    await host.wait()
+    await host.stdout.aclose()
 
 
 async def test_a_guardian_that_is_stopped_is_ended_with_the_block(bystander: int) -> None:

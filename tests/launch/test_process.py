@@ -52,6 +52,13 @@ async def test_a_process_is_given_what_it_needs_and_its_lines_are_read() -> None
     assert written.lines[2:] == ("the-tokenthe-tokenoops",)
 
 
+async def test_a_process_shares_the_sockets_of_the_host(tmp_path: Path) -> None:
+    written = Written()
+    async with shell("echo $SOCKET_DIR").launch(assignment(written.add, socket_dir=tmp_path)) as running:
+        await running.wait()
+    assert written.lines == (str(tmp_path),)
+
+
 async def test_no_command_line_and_no_environment_has_the_token() -> None:
     async with shell("sleep 60").launch(assignment()) as running:
         assert running.pid

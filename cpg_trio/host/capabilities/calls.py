@@ -15,7 +15,7 @@ from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio._paths import has_traversal
 from cpg_trio.asgi import (
-    Message,
+    HeaderList,
     Receive,
     ResponseAbortedError,
     Scope,
@@ -34,8 +34,6 @@ from cpg_trio.metadata import is_claim
 from cpg_trio.rpc import Caller, Code, Fault, RecordedCall
 
 PREFIX = b"/capabilities/"
-
-_WITH_FIELDS = frozenset({"http.response.start", "http.response.trailers"})
 
 
 @attrs.frozen
@@ -101,10 +99,7 @@ class CapabilityCalls:
         return path, grant
 
     async def _pass_on(self, grant: Grant, record: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_metadata(message: Message) -> None:
-            await send(_as_passed_back(message))
-
-        recorded = RecordedCall(record, receive, send_metadata)
+        recorded = RecordedCall(record, receive, send, _fields_back)
         with self._grants.call(grant) as call:
             await grant.capability.application(scope, recorded.receive, recorded.send)
         if call.cancelled_caught:
@@ -115,11 +110,9 @@ class CapabilityCalls:
                 await _end_early(send, record)
 
 
-def _as_passed_back(message: Message) -> Message:
-    """Return a message of the application with what the router, too, passes back of the header fields."""
-    if message["type"] not in _WITH_FIELDS:
-        return message
-    return {**message, "headers": forwarded_in_response(message.get("headers", ()))}
+def _fields_back(_status: int, fields: HeaderList) -> HeaderList:
+    """Return what the router, too, passes back of the header fields."""
+    return forwarded_in_response(fields)
 
 
 async def _end_early(send: Send, record: Call) -> None:

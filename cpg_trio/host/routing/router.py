@@ -165,10 +165,12 @@ class Router:
         self._access.record_once(Action.CALL, caller, route.path.service_type, "the host calls")
         return caller, route
 
-    def in_memory(self, exchange: ServerExchange) -> HeaderList:
-        """Return the fields of a request that is admitted as they are forwarded."""
+    def in_memory(self, exchange: ServerExchange, without: bytes) -> HeaderList:
+        """Return the fields of a request that is admitted as they are forwarded, but for those of a name."""
         head = exchange.head.remembered
-        fields = list(head.forwarded) if isinstance(head, _RequestHead) else []
+        fields: HeaderList = []
+        if isinstance(head, _RequestHead):
+            fields = [field for field in head.forwarded if field[0] != without]
         if exchange.metadata:
             fields += forwarded_in_request(exchange.metadata, self._rules).forwarded
         return fields
@@ -320,9 +322,9 @@ class RoutedCall:
         assert self.task is not None  # noqa: S101 - it is here
         await TaskCall(self, self.task).run(scope, receive, send)
 
-    def in_memory(self) -> tuple[Route, HeaderList]:
-        """Return where it goes, and its header fields, for a provider in this process."""
-        fields = self._router.in_memory(self._exchange)
+    def in_memory(self, without: bytes) -> tuple[Route, HeaderList]:
+        """Return where it goes, and its header fields but for one name, for a provider in this process."""
+        fields = self._router.in_memory(self._exchange, without)
         fields += [(name.encode(), value.encode()) for name, value in self.context.fields()]
         fields += [(CALLER_FIELDS[1], self.caller.encode()), (b"host", self._route.host)]
         return self._route, fields

@@ -7,7 +7,7 @@ import trio
 from cpg_trio.asgi import Receive, ResponseAbortedError, Scope, Send, send_text
 from cpg_trio.host.routing.router import Router
 from cpg_trio.http import AsgiExchange, Pool, RelayCall, RequestRefusedError
-from cpg_trio.logs import current_source, logging_as
+from cpg_trio.logs import current_source
 
 
 class RouterApp:
@@ -21,8 +21,11 @@ class RouterApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call."""
-        with logging_as(self._source):
+        token = current_source.set(self._source)
+        try:
             await self._route(scope, receive, send)
+        finally:
+            current_source.reset(token)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = AsgiExchange(scope, receive, send)

@@ -8,6 +8,7 @@ from cpg_trio.asgi import (
     CANCEL_ON_DISCONNECT,
     DEADLINE,
     LOCAL,
+    HeaderList,
     Message,
     Receive,
     ResponseAbortedError,
@@ -23,7 +24,6 @@ from cpg_trio.rpc import AppServer, Caller, RecordedCall, ServedCall
 if TYPE_CHECKING:
     from cpg_trio.host.routing.router import RoutedCall
 
-_WITH_FIELDS = frozenset({"http.response.start", "http.response.trailers"})
 _TRAILERS = "http.response.trailers"
 
 
@@ -35,7 +35,7 @@ class TaskCall:
     """
 
     __slots__ = (
-        *("_call", "_forward", "_is_cancelled", "_is_in_memory"),
+        *("_call", "_forward", "_has_head", "_is_cancelled", "_is_in_memory"),
         *("_malformed", "_receive", "_record", "_send", "_task"),
     )
 
@@ -43,7 +43,7 @@ class TaskCall:
         self._forward = forward
         self._task = task
         self._call: ServedCall | None = None
-        self._is_cancelled = False
+        self._is_cancelled = self._has_head = False
         self._malformed: MalformedError | None = None
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +54,8 @@ class TaskCall:
             cancelling["request"]()
         record = self._record = forward.begin(self)
         self._receive = receive
-        recorded = RecordedCall(record, self._take, self._pass_back)
+        take = self._take if self._is_in_memory else receive
+        recorded = RecordedCall(record, take, send, self._fields_back)
         try:
             self._call = self._task.begin(self._scope(scope), recorded.receive, recorded.send)
             await self._call.wait()
@@ -98,23 +99,21 @@ class TaskCall:
                 self._call.cut()
             return {"type": "http.disconnect"}
 
-    async def _pass_back(self, message: Message) -> None:
-        if message["type"] in _WITH_FIELDS:
-            fields = message.get("headers", [])
-            if message["type"] != _TRAILERS:
-                self._forward.refusal(message["status"], fields)  # the load of the provider is known by it
-            fields = forwarded_in_response(fields)
-            if self._is_in_memory and message["type"] != _TRAILERS:
-                fields.append((b"x-request-id", self._record.request_id.encode()))
-            message = {**message, "headers": fields}
-        await self._send(message)
+    def _fields_back(self, status: int, fields: HeaderList) -> HeaderList:
+        """Return the header fields that go back, of a response or of its trailers."""
+        passed = forwarded_in_response(fields)
+        if not self._has_head:
+            self._has_head = True
+            self._forward.refusal(status, fields)  # the load of the provider is known by it
+            if self._is_in_memory:
+                passed.append((b"x-request-id", self._record.request_id.encode()))
+        return passed
 
     def _scope(self, scope: Scope) -> Scope:
         """Return the scope of the call for its provider."""
         forward = self._forward
-        route, fields = forward.in_memory()
-        if self._is_in_memory:  # nothing is gained by compressing what does not travel
-            fields = [field for field in fields if field[0] != b"accept-encoding"]
+        # Nothing is gained by compressing what does not travel.
+        route, fields = forward.in_memory(without=b"accept-encoding" if self._is_in_memory else b"")
         identity = forward.identity
         extensions: dict[str, object] = {LOCAL: Caller(identity.runtime_id, identity.self_id)}
         if self._is_in_memory:

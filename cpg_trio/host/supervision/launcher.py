@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol
 
 import attrs
@@ -44,6 +45,8 @@ class Assignment:
     """The host, for a plugin in its process."""
     stop_s: float
     """Seconds that it may take to stop."""
+    socket_dir: Path | None = None
+    """The directory in which host and plugins have Unix sockets, if the host has one."""
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ import attrs
 
 from cpg_trio._cell import Cell
 from cpg_trio._lines import one_line
-from cpg_trio._log_formats import current_source, log_source
+from cpg_trio._log_formats import log_source
 from cpg_trio.rpc import Code, ConnectError
 
 MOST_CHARACTERS = 4096  # of a line that is kept
@@ -94,18 +94,12 @@ class OutputBook:
         self.last_sequence = 0
 
     def writer(self, plugin: str, replica: int) -> Callable[[str], None]:
-        """Return what takes each line of a replica, as `Assignment.output` does: keep it, and log it.
-
-        A line of the log itself, which a `log_source` gives to it, is only kept.
-        """
+        """Return what takes each line of a replica, as `Assignment.output` does: keep it, and log it."""
         logger = logging.getLogger(f"{_LOGGER}.{plugin}")
         prefix = plugin if replica == 1 else f"{plugin}/{replica}"
 
         def write(text: str) -> None:
             text = self.add(plugin, replica, text)
-            source = current_source.get()
-            if source is not None and source.output is write:
-                return  # of a task, whose lines come from the log
             if logger.isEnabledFor(logging.INFO):
                 with log_source(plugin):
                     logger.info("%s | %s", prefix, text)
@@ -113,7 +107,7 @@ class OutputBook:
         return write
 
     def add(self, plugin: str, replica: int, text: str) -> str:
-        """Keep a line without logging it; return it as it is kept."""
+        """Keep a line without logging it, as one that is in the log already; return it as it is kept."""
         text = printable(text)
         self.last_sequence += 1
         kept = self._kept.setdefault(plugin, _Kept())

@@ -233,6 +233,7 @@ class Supervisor(Status):
             logged=partial(self._output.add, spec.name, number),
             local=self._host.local(self.title),
             stop_s=spec.stop_s,
+            socket_dir=self._host.socket_dir,
         )
 
     async def _pause(self, ended: Ended, how: str) -> None:

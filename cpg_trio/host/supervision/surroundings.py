@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import attrs
@@ -57,6 +58,8 @@ class Surroundings:
     adopt: Adopt
     local: Callable[[str], LocalHost]
     """Returns the host for one run as a task; called with a name for it."""
+    socket_dir: Path | None = None
+    """The directory in which the host and its plugins have Unix sockets."""
     may_share: Callable[[str, str], bool] = lambda _, __: False
     """Whether the policy lets a plugin provide a service beside others: its `self_id`, and the type."""
     rng: random.Random = attrs.field(factory=random.SystemRandom)

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from cpg_trio.host.supervision import OutputBook
-from cpg_trio.logs import LogConfig, LogFormat, configure_logging, flush, log_source
+from cpg_trio.logs import LogConfig, LogFormat, configure_logging, flush
 from cpg_trio.rpc import ConnectError
 
 
@@ -73,17 +73,6 @@ def test_each_line_is_one_of_the_log_with_its_format_and_levels(form: LogFormat)
         assert '"logger":"cpg_trio.output.logger","message":"logger | of the first' in first
         assert '"plugin":"logger"' in second
     assert texts(book, "loud") == ["not in the log"]
-
-
-def test_lines_of_the_log_are_kept_and_not_logged_again() -> None:
-    stream = io.StringIO()
-    configure_logging(stream=stream)
-    book = OutputBook()
-    with log_source("logger", book.writer("logger", 1)):
-        logging.getLogger("of.a.task").info("a line")
-    flush()
-    assert stream.getvalue().count("a line") == 1
-    assert [text.endswith(" a line") for text in texts(book, "logger")] == [True]
 
 
 async def test_a_reader_gets_what_is_there_and_then_what_comes() -> None:

@@ -1,4 +1,4 @@
-"""Programs that launch, each a process of its own: `python -m tests.launch.hosts MARK`.
+"""Programs that launch, each a process of its own: `python -m tests.chaos.launching_hosts MARK`.
 
 It starts one for each line of its input, and prints its process id. A fork is cheap; what this imports is
 not. `MARK` is in the environment of all that they start, and the name of their plugins.
