@@ -172,6 +172,7 @@ class Run:
                 self._why_not_adopted = one_line(error.message)
                 if error.code is Code.FAILED_PRECONDITION:
                     self.refused(self._why_not_adopted)
+                self.look()
                 await trio.sleep(_CALL_AGAIN_S)
             else:
                 await lost.wait()
