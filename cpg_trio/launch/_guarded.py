@@ -111,13 +111,9 @@ def _command(control: int, token: int, label: str) -> list[str]:
 def _token_file(token: str, owner: int | None, until: ExitStack) -> int:
     """Return a descriptor of a file in memory that has the token, and has no name; `until` closes it.
 
-    On Linux it can be read again and again by `/dev/fd/N`. Elsewhere it is an unlinked file, read once.
+    On Linux it can be read again and again by `/dev/fd/N`; elsewhere only once.
     """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("enrolment-token")
-    else:
-        with TemporaryFile() as unlinked:
-            fd = os.dup(unlinked.fileno())
+    fd = _unnamed_file()
     until.callback(os.close, fd)
     os.fchmod(fd, 0o400)
     if owner is not None:
@@ -125,6 +121,14 @@ def _token_file(token: str, owner: int | None, until: ExitStack) -> int:
     os.write(fd, token.encode())
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
+
+
+def _unnamed_file() -> int:
+    """Return a file in memory; an unlinked one where there is no such thing, or it is not permitted."""
+    with suppress(AttributeError, OSError):
+        return os.memfd_create("enrolment-token")
+    with TemporaryFile() as unlinked:
+        return os.dup(unlinked.fileno())
 
 
 class GuardedProcess:

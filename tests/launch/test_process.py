@@ -66,6 +66,20 @@ async def test_no_command_line_and_no_environment_has_the_token() -> None:
             assert b"the-token" not in shown(pid)
 
 
+async def test_where_no_file_in_memory_is_permitted_the_token_is_in_one_without_a_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: str) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    written = Written()
+    await end_of(shell("cat $ENROLMENT_TOKEN_FILE; readlink /dev/fd/3"), written)
+    [line] = written.lines
+    assert line.startswith("the-token/")
+    assert line.endswith("(deleted)")
+
+
 async def test_only_some_variables_of_the_host_and_none_of_its_secrets_are_passed_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
