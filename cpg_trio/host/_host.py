@@ -150,6 +150,7 @@ class Host:
         self._shared = CountedStore(config.store) if config.store is not None and is_shared else None
         self.owners, self.standing = membership(self._shared)
         # Access: identities, and what they may do
+        self._started = StartedRuns()
         self.identities = Identities(
             config.keys,
             longest_s=max(config.token_ttl_s, config.unrenewed_token_ttl_s),
@@ -158,8 +159,9 @@ class Host:
             owns=self.owners.owns,
             on_expired=lambda identity: self._lifetimes.expired(identity),  # noqa: PLW0108 - it is made below
             on_accepted=lambda identity: self.audit.allowed(Action.AUTHENTICATE, identity.runtime_id),
+            # Another host of the directory may have started a plugin of a name that this one starts.
+            may_return=lambda self_id: is_shared or not self._started.is_reserved(self_id),
         )
-        self._started = StartedRuns()
         self._access = AccessCheck(
             self.identities,
             enrolment=config.enrolment,

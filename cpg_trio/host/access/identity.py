@@ -110,9 +110,10 @@ class Identities:
 
     No token is valid for longer than `longest_s` seconds, whatever it or a state file says. `on_expired` is
     called with each identity that has expired, when the next call is authenticated. `on_accepted` is called
-    when an unknown token is accepted for its signature. `in_use` tells by a runtime id whether something
-    needs the identity to be kept. `owns` tells whether this host decides when an identity ends or is dropped;
-    others are kept until their owner says so. `clock` gives seconds, `wall_clock` seconds since 1970.
+    when an unknown token is accepted for its signature, and `may_return` asked before that by the name of a
+    plugin whose identity is not kept. `in_use` tells by a runtime id whether something needs the identity to
+    be kept. `owns` tells whether this host decides when an identity ends or is dropped; others are kept until
+    their owner says so. `clock` gives seconds, `wall_clock` seconds since 1970.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Identities:
         limits: Limits | None = None,
         on_expired: Callable[[Identity], object] = lambda _: None,
         on_accepted: Callable[[Identity], object] = lambda _: None,
+        may_return: Callable[[str], bool] = lambda _: True,
         in_use: Callable[[str], bool] = lambda _: False,
         owns: Callable[[str], bool] = lambda _: True,
         clock: Callable[[], float] = _clock.current_time,
@@ -132,6 +134,7 @@ class Identities:
         self._longest_s = longest_s
         self._on_expired = on_expired
         self._on_accepted = on_accepted
+        self._may_return = may_return
         self._in_use = in_use
         self._owns = owns
         self._clock = clock
@@ -394,6 +397,8 @@ class Identities:
         expires_at = self._clock() + left_s
         entry = self._entries.get(runtime_id)
         if entry is None:
+            if not self._may_return(claims.self_id):
+                return None
             identity = Identity(
                 runtime_id,
                 claims.self_id,

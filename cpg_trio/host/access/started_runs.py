@@ -71,6 +71,10 @@ class StartedRuns:
             if not self._reserved[self_id]:
                 del self._reserved[self_id]
 
+    def is_reserved(self, self_id: str) -> bool:
+        """Whether only runs with a token get identities of a name."""
+        return self_id in self._reserved
+
     @contextmanager
     def expected(self, run: StartedRun, token: str | None) -> Iterator[None]:
         """Within the block, know a run by its token; without one, by its name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from cpg_trio.host import Host
 from cpg_trio.host.access import Identity, StartedRuns
 
 TOKEN = "the token of this run"
@@ -48,6 +49,15 @@ def test_nobody_else_gets_a_name_that_is_reserved() -> None:
         assert "this enrolment token is not one" in runs.why_not("logger", "another")
         assert not runs.why_not("storage", "")
     assert not runs.why_not("logger", "")
+
+
+async def test_a_token_of_before_does_not_bring_an_identity_of_a_reserved_name_back() -> None:
+    host = Host()
+    identity, token = host.identities.issue("logger")
+    host.identities.forget(identity.runtime_id)  # it was idle
+    with host._started.reserved("logger"):
+        assert host.identities.authenticate(identity.runtime_id, token) is None
+    assert host.identities.authenticate(identity.runtime_id, token) == identity
 
 
 def test_a_run_that_calls_itself_by_another_name_is_told_what_to_write() -> None:
