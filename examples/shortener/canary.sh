@@ -1,5 +1,5 @@
 #!/bin/sh
-# A plugin in a shell script: it needs sh, sed and curl. Every few seconds it shortens a URL and resolves it again,
+# A plugin in a shell script: it needs sh, sed and curl. All the time it shortens a URL and resolves it again,
 # through the host, and reports whether that works. `cpg-trio up` gives it HOST_URL and ENROLMENT_TOKEN_FILE.
 set -u
 url=https://example.com/canary
@@ -29,6 +29,10 @@ answer=$(call /connectplugin.v1.HandshakeService/Handshake '{
 proof="header = \"X-Plugin-Runtime-ID: $(field runtimeId "$answer")\"
 header = \"Authorization: Bearer $(field runtimeToken "$answer")\""
 
+# How often the host asks to be told. It is in milliseconds, and `sleep` takes seconds.
+every=$(field heartbeat_interval_ms "$answer")
+every=$((every / 1000)).$(printf %03d $((every % 1000)))
+
 trap 'report UNHEALTHY "\"reason\": \"stopping\", \"leaving\": true"; exit 0' TERM INT
 before=
 while :; do
@@ -44,6 +48,6 @@ while :; do
   [ "$now" = "$before" ] || echo "the shortener $now"
   before=$now
   report "${state%% *}" "${state#* }" || exit 1 # the host does not know it any more: a new one is let in again
-  sleep 3 &
+  sleep "$every" &
   wait $! # which a signal ends at once
 done

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from cpg_trio.demo import __main__ as demo
-from tests.chaos.platforms import LEASE_S, Up, platform
+from tests.chaos.platforms import LEASE_S, Process, Up, platform, processes
 from tests.chaos.trial import tell
 from tests.plugin.running import unused_port
 from tests.processes import assert_no_traceback, running
@@ -257,3 +257,48 @@ async def test_with_processes_the_demo_tells_the_same_story(tmp_path: Path) -> N
     ):
         assert re.search(line, run.output), run.output
     assert_no_traceback(run.output)
+
+
+async def test_secrets_are_in_the_environment_of_their_plugin_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "of-file").write_text("secret-of-a-file\n")
+    (tmp_path / "of-file").chmod(0o600)
+    text = programs('test "$ONE" = secret-of-a-file && test "$TWO" = secret-of-the-host && exec sleep 600')
+    given = """
+        [plugins.program.secrets]
+        ONE = { file = "of-file" }
+        TWO = { environment = "OF_HOST" }
+    """
+    async with platform(tmp_path, text + dedent(given), environment={"OF_HOST": "secret-of-the-host"}) as up:
+        await up.until_ready("program", "quiet")
+        has_them = Process.at(up.last("program")["pid"])
+        assert has_them
+        assert b"secret-of-a-file" in has_them.environment()
+        for each in processes():
+            assert "secret-of-" not in each.command
+            if each != has_them and each.pid != up.pid:
+                assert b"secret-of-a-file" not in each.environment(), each
+        assert b"secret-of-" not in Process.at(up.last("quiet")["pid"]).environment()  # type: ignore[union-attr]
+        said = [await _admin(up, *command) for command in SHOWING]
+        assert "program" in said[0]
+        assert await up.end() == 0
+        for text in (*said, up.errors, str(up.told)):
+            assert "secret-of-" not in text
+
+
+SHOWING = (
+    ("plugins", "program"),
+    ("plugins", "--json"),
+    ("config", "--json"),
+    ("events", "--json"),
+    ("logs", "program"),
+    ("apply", "--plan", "--json"),
+)
+
+
+async def _admin(up: Up, *command: str) -> str:
+    """Return what a command of an operator prints."""
+    async with running(
+        "cpg_trio", *command, environment={"ADMIN_SOCKET": str(up.folder / "host.sock")}
+    ) as run:
+        await run.end()
+        return await run.whole_output()
