@@ -9,6 +9,6 @@ What stands on what:
     bench      what a run was asked for, and rounds in which all peers take turns
     report     tables, and their places in the documentation
     chart      bars
-    machine, router, latency, memory, shortener, discovery, watchers
+    machine, router, latency, memory, shortener, discovery, watchers, tasks
                the parts, each of which measures one thing
 """

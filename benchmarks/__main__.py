@@ -27,6 +27,7 @@ from . import (
     router,
     scale,
     shortener,
+    tasks,
     watchers,
 )
 from .bench import Bench, Report
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "directory": directory.measure,
     "watchers": watchers.measure,
     "observability": observability.measure,
+    "tasks": tasks.measure,
     "scale": scale.measure,
 }
 _BY_NAME = {"scale"}
