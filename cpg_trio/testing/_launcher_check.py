@@ -86,6 +86,7 @@ class Tested:
             host_url=self.host_url,
             enrolment_token=self.token,
             output=output,
+            logged=output,
             local=self.host.local.at(f"launched-{secrets.token_hex(4)}"),
             stop_s=_STOP_S,
         )

@@ -58,19 +58,19 @@ class NoToken(Faulty):
 
 class CutsLines(Faulty):
     def given(self, assignment: Assignment) -> Assignment:
-        return attrs.evolve(assignment, output=lambda line: assignment.output(line[:30]))
+        return attrs.evolve(assignment, logged=lambda line: assignment.logged(line[:30]))
 
 
 class LosesLines(Faulty):
     def given(self, assignment: Assignment) -> Assignment:
         return attrs.evolve(
-            assignment, output=lambda line: None if "line 7." in line else assignment.output(line)
+            assignment, logged=lambda line: None if "line 7." in line else assignment.logged(line)
         )
 
 
 class KeepsEnds(Faulty):
     def given(self, assignment: Assignment) -> Assignment:
-        return attrs.evolve(assignment, output=lambda line: assignment.output(line + "\n"))
+        return attrs.evolve(assignment, logged=lambda line: assignment.logged(line + "\n"))
 
 
 class Other:
