@@ -151,7 +151,6 @@ class Run:
         runtime_id, self.runtime_id = self.runtime_id, ""
         if runtime_id and not self._is_external:
             self._host.end(runtime_id, why)
-        self._status.has_identity("")
 
     async def _wait_for_end(self, running: Running) -> None:
         self._ended = await running.wait()
@@ -246,7 +245,7 @@ class Run:
             return
         if not self._has_proved:
             yield self.ready_since + self._spec.restart.reset_s
-        if self._reports_without_lease():
+        if self._reports_without_lease() or not self._host.is_up_to_date():
             yield trio.current_time() + self._host.lease_s
 
     # What is known of it
@@ -257,6 +256,8 @@ class Run:
             return ""
         if self._host.identities.entry(self.runtime_id) is None:
             return self._identity_has_ended()
+        if not self._host.is_up_to_date():
+            return ""
         if self._host.registry.has_lapsed(self.runtime_id):
             return self._has_lapsed(self._host.registry.why_lapsed(self.runtime_id))
         if self._reports_without_lease():
@@ -270,13 +271,13 @@ class Run:
     def _identity_has_ended(self) -> str:
         ended = self._host.identities.ended(self.runtime_id)
         why = ended.why if ended is not None else "it was dropped"
+        self._lose_readiness(f"its identity has ended: {why}")
         self._host.started.take(self)
         self.runtime_id = ""
         self._status.has_identity("")
         self._lost_identity.set()
         if ended is not None and ended.by_owner and SILENT in why and not self._is_external:
             return f"it hangs: {why}"
-        self._lose_readiness(f"its identity has ended: {why}")
         return ""
 
     def _has_lapsed(self, why: str) -> str:

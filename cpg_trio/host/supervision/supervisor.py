@@ -176,7 +176,6 @@ class Supervisor(Status):
         self._restarts = False
         self.replica.runs += 1
         ended = await self._one_run()
-        self.replica.where, self.replica.pid = "", None
         if self._stops or self._restarts:
             return
         how = in_words(ended)
@@ -207,6 +206,7 @@ class Supervisor(Status):
         finally:
             self._run = None
             run.over(in_words(ended) if ended else failed)
+            self.replica.where, self.replica.pid, self.replica.runtime_id = "", None, ""
         return ended or Ended(failed=True, how=failed)
 
     @contextmanager

@@ -48,8 +48,8 @@ class Surroundings:
     """After which time of silence a plugin counts as gone."""
     shared: bool = False
     """Whether other hosts have the same directory."""
-    owns: Callable[[str], bool] = lambda _: True
-    """Whether this host decides when an identity ends, by its runtime id."""
+    is_up_to_date: Callable[[], bool] = lambda: True
+    """Whether what the host knows of plugins is so: not while it is cut off from others that know better."""
     end: Callable[[str, str], object]
     """Ends an identity at once, with all that it has: its runtime id, and why."""
     probe: Callable[[str], Awaitable[bool]]

@@ -31,29 +31,38 @@ class TaskRun:
     stop_asked: trio.Event = attrs.field(factory=trio.Event)
     obeys: bool = True
     """Whether it stops when it is asked to."""
+    is_managed: bool = False
     left: trio.Event = attrs.field(factory=trio.Event)
     """Set when the block of the launcher has been left."""
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _how: Ended = attrs.field(factory=lambda: Ended(failed=False, how="exit status 0"))
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
-    async def main(self) -> None:
+    async def main(self, *, task_status: trio.TaskStatus[None]) -> None:
         with self._scope:
             if self.plugin is None:
+                task_status.started()
                 await self.stop_asked.wait()
             else:
                 stop = self.stop_asked if self.obeys else trio.Event()
                 try:
-                    await self.plugin.serve(stop, config=self.config())
+                    await self._serve(self.plugin, stop, task_status)
                 except Exception as error:  # noqa: BLE001 - as a process ends, whatever it raises
                     self._how = Ended(failed=True, how=repr(error))
         if not self._scope.cancelled_caught:
             self._ended.set()
 
+    async def _serve(self, plugin: Plugin, stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        async with open_plain_nursery() as nursery:
+            urls = await nursery.start(partial(plugin.serve, stop, config=self.config()))
+            if self.is_managed:
+                (self.url,) = urls
+            task_status.started()
+
     def config(self) -> PluginConfig:
         return PluginConfig(
             bind="127.0.0.1:0",
-            host_url=self.assignment.host_url,
+            host_url=None if self.is_managed else self.assignment.host_url,
             hostname="127.0.0.1",
             enrolment_token=self.assignment.enrolment_token,
         )
@@ -87,6 +96,8 @@ class Launches:
     starts_in_s: float = 0.0
     runs: list[TaskRun] = attrs.field(factory=list)
     obeys: bool = True
+    is_managed: bool = False
+    """Whether its plugins wait for their host."""
     dies: str = ""
     """How each run ends as soon as it has been started; empty if it does not."""
 
@@ -99,11 +110,11 @@ class Launches:
         await trio.sleep(self.starts_in_s)
         if self.refuses:
             raise LaunchError(self.refuses)
-        run = TaskRun(assignment, self.plugin(assignment), obeys=self.obeys)
+        run = TaskRun(assignment, self.plugin(assignment), obeys=self.obeys, is_managed=self.is_managed)
         self.runs.append(run)
         try:
             async with open_plain_nursery() as nursery:
-                nursery.start_soon(run.main)
+                await nursery.start(run.main)
                 if self.dies:
                     run.dies(self.dies)
                 yield run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import trio
@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from cpg_trio.host.supervision import (
     Assignment,
+    GraphError,
     LaunchError,
     ManageError,
     Phase,
@@ -58,7 +59,9 @@ class History:
         self.launchers = {name: self.launcher(name) for name in NAMES}
         self.was_ready = set[str]()
         self.tokens = list[str]()
-        self.restarted = dict[str, bool]()
+        self.wrong = list[str]()
+        self.launches = set[tuple[str, int]]()
+        """The replicas that have been launched since they were added, or that operators have restarted."""
         self.plugins.changes.add(self.changed)
 
     def launcher(self, name: str) -> Scripts:
@@ -66,12 +69,12 @@ class History:
         made.on_launch = self.launched
         return made
 
-    def spec(self, name: str) -> PluginSpec:
-        before = NAMES[: NAMES.index(name)]
+    def spec(self, name: str, added: Sequence[str]) -> PluginSpec:
+        there = [each for each in NAMES[: NAMES.index(name)] if each in added or each in self.plugins.specs()]
         return PluginSpec(
             name=name,
             launcher=self.launchers[name],
-            after=tuple(each for each in before if each in self.plugins.specs() and self.rng.random() < 0.5),
+            after=tuple(each for each in there if self.rng.random() < 0.5),
             replicas=self.rng.randint(1, 2),
             start_s=10.0,
             stop_s=self.rng.choice((0.0, 2.0)),
@@ -79,36 +82,53 @@ class History:
         )
 
     def changed(self, replica: Replica) -> None:
+        what = f"{replica.plugin}/{replica.number} is {replica.phase.value}"
         if replica.phase is Phase.READY:
             self.was_ready.add(replica.plugin)
-            assert replica.runtime_id
+            self.must(replica.runtime_id, f"{what} without an identity")
         if replica.phase in (Phase.STOPPED, Phase.FAILED, Phase.BACKING_OFF):
-            # What has ended has ended: no run, no identity.
             alive = self.launchers[replica.plugin].alive
-            assert not [run for run in alive if run.assignment.replica == replica.number]
-            assert not replica.runtime_id
-            assert replica.pid is None
+            runs = [run for run in alive if run.assignment.replica == replica.number]
+            self.must(not runs, f"{what}, and its run is still there")
+            self.must(not replica.runtime_id, f"{what}, and has an identity")
 
     def launched(self, assignment: Assignment) -> None:
-        spec = self.plugins.specs()[assignment.plugin]
-        if not self.restarted.get(assignment.plugin):
-            assert self.was_ready.issuperset(spec.after)
+        specs, run = self.plugins.specs(), (assignment.plugin, assignment.replica)
+        if run not in self.launches:
+            after = {each for each in specs[assignment.plugin].after if each in specs}
+            self.must(self.was_ready >= after, f"{assignment.plugin} has not waited for {after}")
+        self.launches.add(run)
         self.tokens.append(assignment.enrolment_token)
+
+    def must(self, holds: object, otherwise: str) -> None:
+        """Note what does not hold. Where this is called, an error would count as that of a launcher."""
+        if not holds:
+            self.wrong.append(otherwise)
 
     async def operate(self) -> None:
         """Do one thing that an operator can do."""
         name, plugins = self.rng.choice(NAMES), self.plugins
-        with suppress(ManageError, LaunchError), trio.move_on_after(self.rng.choice((0.5, 5.0, 100.0))):
+        with (
+            suppress(ManageError, LaunchError, GraphError),
+            trio.move_on_after(self.rng.choice((0.5, 5.0, 100.0))),
+        ):
             if name not in plugins.specs():
-                self.was_ready.discard(name)
-                self.restarted[name] = False
-                await plugins.add(self.spec(name), wait=self.rng.random() < 0.5)
+                await plugins.add(*self.added(name), wait=self.rng.random() < 0.5)
             elif self.rng.random() < _PLUGINS_STAY:
-                self.restarted[name] = True  # by an operator, who waits for nobody
+                self.launches |= {(name, 1), (name, 2)}  # an operator waits for nobody
                 await plugins.restart(name)
             elif not any(name in each.after for each in plugins.specs().values()):
                 await plugins.remove(name)
-                assert not self.launchers[name].alive
+                self.must(not self.launchers[name].alive, f"{name} runs, and is removed")
+
+    def added(self, name: str) -> Sequence[PluginSpec]:
+        """Return what is added: a plugin, and often all others that are not there."""
+        others = [each for each in NAMES if each not in self.plugins.specs()]
+        names = others if self.rng.random() < 0.7 else [name]
+        for each in names:
+            self.was_ready.discard(each)
+            self.launches -= {(each, 1), (each, 2)}
+        return [self.spec(each, names) for each in names]
 
     async def operators(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -117,6 +137,7 @@ class History:
                 await trio.sleep(self.rng.expovariate(1 / 8.0))
 
     def check_end(self) -> None:
+        assert not self.wrong
         assert not any(launcher.alive for launcher in self.launchers.values())
         assert all(most <= 1 for each in self.launchers.values() for most in each.most_alive.values())
         assert len(set(self.tokens)) == len(self.tokens)
