@@ -321,6 +321,7 @@ class Host:
         return Surroundings(
             identities=self.identities,
             registry=self.registry,
+            watches=self.watches,
             started=self._started,
             audit=self.audit,
             lease_s=self._config.leases.lease_s,

@@ -8,6 +8,8 @@ graph         which plugin waits for which, and what is wrong with that
 impact        what others lose when a plugin goes
 planning      what has to be done so that other plugins run, in which order
 surroundings  what supervision needs of its host
+managed       a plugin with its replicas
+replacing     replicas that come in place of others, and the moment in which calls move
 readiness     when a run of it is ready
 runs          one run of a replica: whether it hangs, how it is stopped
 supervisor    starts the runs of a replica, one after the other
@@ -37,6 +39,11 @@ from cpg_trio.host.supervision.launcher import (
     LaunchError as LaunchError,
     Running as Running,
 )
+from cpg_trio.host.supervision.managed import (
+    Managed as Managed,
+    ManageError as ManageError,
+    UnknownPluginError as UnknownPluginError,
+)
 from cpg_trio.host.supervision.output import (
     MOST_CHARACTERS as MOST_CHARACTERS,
     OutputBook as OutputBook,
@@ -54,11 +61,8 @@ from cpg_trio.host.supervision.planning import (
     plan as plan,
 )
 from cpg_trio.host.supervision.plugins import (
-    Managed as Managed,
     ManagedPlugins as ManagedPlugins,
-    ManageError as ManageError,
     PlatformSource as PlatformSource,
-    UnknownPluginError as UnknownPluginError,
 )
 from cpg_trio.host.supervision.spec import (
     Enrol as Enrol,

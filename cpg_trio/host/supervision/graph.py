@@ -10,7 +10,7 @@ has not started count as providers, too; nobody waits for them, as nothing start
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 import attrs
@@ -94,21 +94,16 @@ class Graph:
         try:
             return tuple(_sorter({name: self.waits_for(name) for name in self.specs}).static_order())
         except CycleError:
-            raise GraphError(self._cycles(self.specs)) from None
+            raise GraphError(self._cycles()) from None
 
-    def check(
-        self,
-        may_share: Callable[[str, str], bool] = lambda _, __: False,
-        among: Collection[str] | None = None,
-    ) -> None:
+    def check(self, may_share: Callable[[str, str], bool] = lambda _, __: False) -> None:
         """Check that all can be started together. Raises: GraphError with all problems.
 
         `may_share` tells by a `self_id` and a service type whether the policy lets that plugin provide it
-        beside others. Only problems of the plugins named in `among` count: others run already.
+        beside others.
         """
-        names = self.specs if among is None else among
-        problems = [*self._same_names(), *self._nobody(names), *self._unprovided(names)]
-        problems += [*self._provided_twice(may_share, names), *self._cycles(names)]
+        problems = [*self._same_names(), *self._nobody(), *self._unprovided()]
+        problems += [*self._provided_twice(may_share), *self._cycles()]
         if problems:
             raise GraphError(problems)
 
@@ -126,9 +121,6 @@ class Graph:
                     if provider.name != spec.name:
                         yield Wait(provider.name, service_type)
 
-    def _some(self, names: Collection[str]) -> Sequence[PluginSpec]:
-        return [spec for name, spec in self.specs.items() if name in names]
-
     # What is wrong
 
     def _same_names(self) -> Iterator[str]:
@@ -139,17 +131,17 @@ class Graph:
             if spec.name in spec.after:
                 yield f"{_said(spec)} comes after itself: remove its own name from `after`"
 
-    def _nobody(self, among: Collection[str]) -> Iterator[str]:
-        for spec in self._some(among):
+    def _nobody(self) -> Iterator[str]:
+        for spec in self.specs.values():
             for name in spec.after:
                 if name not in self.specs:
                     yield f"{_said(spec)} comes after {name}, but no plugin has that name"
 
-    def _unprovided(self, among: Collection[str]) -> Iterator[str]:
+    def _unprovided(self) -> Iterator[str]:
         if any(spec.provides is None and not self.provides(name) for name, spec in self.specs.items()):
             return  # what such a plugin provides is known when it has come
         others = {service_type for other in self._others for service_type in other.provides}
-        for spec in self._some(among):
+        for spec in self.specs.values():
             for service_type in (spec.requires or ()) if spec.replicas else ():
                 if service_type in self._providers or service_type in others:
                     continue
@@ -157,10 +149,8 @@ class Graph:
                 why = f": {_said(idle[0])} has no replicas" if idle else ""
                 yield f"{_said(spec)} requires {service_type}, which nobody provides{why}"
 
-    def _provided_twice(self, may_share: Callable[[str, str], bool], among: Collection[str]) -> Iterator[str]:
+    def _provided_twice(self, may_share: Callable[[str, str], bool]) -> Iterator[str]:
         for service_type, specs in self._providers.items():
-            if not any(spec.name in among for spec in specs):
-                continue
             managed = [(spec.self_id, _said(spec)) for spec in specs]
             others = [
                 (other.self_id, f"{other.self_id} (which has registered it already)")
@@ -175,12 +165,11 @@ class Graph:
                     f"or name them in the policy ([services.{service_type}] providers)"
                 )
 
-    def _cycles(self, among: Collection[str]) -> Iterator[str]:
+    def _cycles(self) -> Iterator[str]:
         """Yield cycles that have no wait in common, so that none is left when these are gone."""
         waits = {name: set(self.waits_for(name)) - {name} for name in self.specs}
         while (cycle := _cycle(waits)) is not None:
-            if any(name in among for name in cycle):
-                yield self._cycle_said(cycle)
+            yield self._cycle_said(cycle)
             for name, other in _pairs(cycle):
                 waits[name].discard(other)
 

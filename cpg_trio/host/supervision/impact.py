@@ -202,8 +202,13 @@ class Members:
         self._registry = registry
         self._watches = watches
 
-    def now(self, specs: Mapping[str, PluginSpec], runs: Mapping[str, Sequence[str]]) -> Sequence[Member]:
-        """Return all members of this moment.
+    def now(
+        self,
+        specs: Mapping[str, PluginSpec],
+        runs: Mapping[str, Sequence[str]],
+        leaving: Collection[str] = (),
+    ) -> Sequence[Member]:
+        """Return all members of this moment, without those whose runtime ids are in `leaving`.
 
         `runs` has a runtime id for each replica of a plugin, by the name of the plugin; an empty one for a
         replica without an identity.
@@ -212,6 +217,8 @@ class Members:
         members = list[Member]()
         for runtime_id in self._identities.known():
             entry = self._identities.entry(runtime_id)
+            if runtime_id in leaving:
+                continue
             if entry is not None and (runtime_id in started or self._is_there(runtime_id)):
                 members.append(self._of(entry.identity, specs.get(started.get(runtime_id, ""))))
         there = {member.runtime_id for member in members}

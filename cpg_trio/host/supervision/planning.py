@@ -7,13 +7,14 @@ before them; replicas are added or taken away; last goes what nobody needs any m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from enum import Enum
 from typing import Any, Protocol
 
 import attrs
 
 from cpg_trio.host.supervision.graph import Graph, Registered
+from cpg_trio.host.supervision.launcher import EXTERNAL
 from cpg_trio.host.supervision.spec import PluginSpec
 
 
@@ -76,9 +77,9 @@ class SpecChange:
         old, new = self.replicas
         scaled = f"{old} → {new} replicas" if old != new else ""
         if self.kind is ChangeKind.ADD:
-            return f"({new} replicas)" if new != 1 else ""
-        if self.kind is ChangeKind.REMOVE:
-            return ""
+            scaled = f"{new} replicas" if new != 1 else ""
+        elif self.kind is ChangeKind.REMOVE:
+            scaled = ""
         what = ", ".join(filter(None, (*self.differs, scaled)))
         return f"({what})" if what else ""
 
@@ -183,10 +184,11 @@ def plan(
     changed = list[SpecChange]()
     for name in order:
         if name in old and old[name] != new[name]:
-            if old[name].self_id != new[name].self_id:
-                # A service belongs to one plugin name: the new one cannot come while the old one is there.
+            if _stand_apart(old[name], new[name]):
                 removed.append(SpecChange(kind=ChangeKind.REMOVE, before=old[name]))
-                added.append(SpecChange(kind=ChangeKind.ADD, after=new[name], differs=("self_id",)))
+                added.append(
+                    SpecChange(kind=ChangeKind.ADD, after=new[name], differs=_differs(old[name], new[name]))
+                )
             else:
                 changed.append(_change(old[name], new[name]))
     was = Graph(old.values(), registered)
@@ -240,7 +242,8 @@ async def _carry_out(together: Sequence[SpecChange], operations: Operations, act
         case SpecChange(kind=ChangeKind.REPLACE):
             await operations.replace(change.name, change.after, actor=actor, reason=reason)
         case SpecChange(after=PluginSpec() as spec):
-            operations.adjust(spec)
+            before, _ = change.replicas
+            operations.adjust(attrs.evolve(spec, replicas=before))
             if change.kind is ChangeKind.SCALE:
                 await operations.scale(change.name, spec.replicas, actor=actor, reason=reason)
 
@@ -255,17 +258,30 @@ def _steps(changes: Sequence[SpecChange]) -> Iterator[Sequence[SpecChange]]:
             yield added
 
 
+def _stand_apart(old: PluginSpec, new: PluginSpec) -> bool:
+    """Whether one cannot come while the other is there: a service belongs to one plugin name."""
+    return old.self_id != new.self_id or EXTERNAL in (old.launcher.kind, new.launcher.kind)
+
+
 def _change(old: PluginSpec, new: PluginSpec) -> SpecChange:
-    names = [field.name for field in attrs.fields(PluginSpec) if field.eq and field.name != "replicas"]
-    different = [name for name in names if getattr(old, name) != getattr(new, name)]
-    if not set(different) <= _IN_PLACE:
+    if not _different(old, new) <= _IN_PLACE:
         kind = ChangeKind.REPLACE
     else:
         kind = ChangeKind.ADJUST if old.replicas == new.replicas else ChangeKind.SCALE
-    differs = tuple(
+    return SpecChange(kind=kind, before=old, after=new, differs=_differs(old, new))
+
+
+def _different(old: PluginSpec, new: PluginSpec) -> AbstractSet[str]:
+    """Return the names of the fields that are different."""
+    names = {field.name for field in attrs.fields(PluginSpec) if field.eq} - {"replicas"}
+    return {name for name in names if getattr(old, name) != getattr(new, name)}
+
+
+def _differs(old: PluginSpec, new: PluginSpec) -> tuple[str, ...]:
+    different = sorted(_different(old, new))
+    return tuple(
         path for name in different for path in _differing(name, getattr(old, name), getattr(new, name))
     )
-    return SpecChange(kind=kind, before=old, after=new, differs=differs)
 
 
 def _differing(path: str, old: object, new: object) -> Iterator[str]:

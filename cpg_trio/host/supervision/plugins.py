@@ -7,11 +7,10 @@ operation on a plugin that another one is changing is refused.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
-import attrs
 import trio
 
 from cpg_trio._listeners import Listeners
@@ -19,21 +18,17 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host.access import Action
 from cpg_trio.host.directory import Change
 from cpg_trio.host.supervision.graph import Graph, GraphError, Registered
-from cpg_trio.host.supervision.launcher import EXTERNAL, LaunchError
+from cpg_trio.host.supervision.impact import Impact, Member, Members, RefusedRemoval, impact_of
+from cpg_trio.host.supervision.launcher import EXTERNAL
+from cpg_trio.host.supervision.managed import Managed, ManageError, UnknownPluginError
 from cpg_trio.host.supervision.output import OutputBook
+from cpg_trio.host.supervision.planning import Plan, apply, plan
+from cpg_trio.host.supervision.replacing import all_ready, replace, scale
 from cpg_trio.host.supervision.runs import Run
 from cpg_trio.host.supervision.spec import Enrol, PluginSpec
 from cpg_trio.host.supervision.state import Replica
 from cpg_trio.host.supervision.supervisor import Supervisor, Turns
 from cpg_trio.host.supervision.surroundings import Surroundings
-
-
-class ManageError(Exception):
-    """What is asked for cannot be done with a plugin now. The message says why, and what to do."""
-
-
-class UnknownPluginError(ManageError, LookupError):
-    """The host starts no plugin of that name."""
 
 
 class PlatformSource(Protocol):
@@ -42,24 +37,6 @@ class PlatformSource(Protocol):
     async def read(self) -> Sequence[PluginSpec]:
         """Read all of it anew. Raises: ValueError with a line for each problem."""
         ...
-
-
-@attrs.define(eq=False)
-class Managed:
-    """A plugin that the host starts."""
-
-    spec: PluginSpec
-    supervisors: list[Supervisor] = attrs.field(factory=list)
-    changing: str = ""
-    """What is being done with it, as in `replaced`; empty if nothing is."""
-    stopped: trio.Event = attrs.field(factory=trio.Event)
-    """Set when it is not managed any more, and all its runs have ended."""
-    reservation: ExitStack = attrs.field(factory=ExitStack)
-
-    @property
-    def was_ready(self) -> bool:
-        """Whether those that wait for it may start."""
-        return any(each.was_ready for each in self.supervisors)
 
 
 class ManagedPlugins:
@@ -74,6 +51,7 @@ class ManagedPlugins:
         self.source: PlatformSource | None = None
         """What says which plugins there are to be, if anything does."""
         self._managed: dict[str, Managed] = {}
+        self._members = Members(host.identities, host.registry, host.watches)
         self._graph = Graph(())
         self._turns = Turns(self._waits_for)
         self._nursery: trio.Nursery | None = None
@@ -88,7 +66,31 @@ class ManagedPlugins:
 
     def replicas(self, name: str) -> Sequence[Replica]:
         """Return the replicas of a plugin, which change while they run. Raises: UnknownPluginError."""
-        return [each.replica for each in self._of(name).supervisors]
+        return [each.replica for each in self._of(name).all]
+
+    def impact(self, name: str, *, replicas: int = 0) -> Impact:
+        """Return what others lose if a plugin goes, or has only so many `replicas` left.
+
+        `name` is also that of one which the host has not started: its `self_id`, or a runtime id.
+        Raises: UnknownPluginError.
+        """
+        members = self.members()
+        if (managed := self._managed.get(name)) is not None:
+            by_number = sorted(managed.supervisors, key=lambda each: each.replica.number)
+            going = self.members_of(managed, by_number[replicas:], members)
+        else:
+            started = {each.replica.runtime_id for each in self._in_service()}
+            names = [(each, (each.runtime_id, each.plugin)) for each in members]
+            going = [each for each, own in names if name in own and each.runtime_id not in started]
+            going = going or [each for each in members if each.runtime_id == name]
+            going = going[replicas:]
+        if not going and managed is None:
+            self._of(name)
+        return impact_of(name, going, members)
+
+    def plan(self, specs: Iterable[PluginSpec]) -> Plan:
+        """Return what has to be done so that these plugins run, and no others. Raises: GraphError."""
+        return plan(self.specs(), specs, self._known(), self._host.may_share)
 
     # The host's side
 
@@ -166,11 +168,64 @@ class ManagedPlugins:
             async with self._undone_on_error(added):
                 await all_ready([each for managed in added for each in managed.supervisors])
 
-    async def remove(self, name: str, *, actor: str = "", reason: str = "") -> None:
-        """Stop a plugin in good order, and forget it."""
+    async def remove(self, name: str, *, force: bool = False, actor: str = "", reason: str = "") -> None:
+        """Stop a plugin in good order, and forget it.
+
+        Raises: RefusedRemoval if somebody would be left without a service that it requires, unless `force`.
+        """
         with self.changing(name, "removed") as managed:
+            impact = self.impact(name)
+            if impact.leaves_somebody_without and not force:
+                raise RefusedRemoval(impact)
             self._audit([managed], "remove", actor, reason)
             await self.take_down(managed)
+
+    async def replace(
+        self,
+        name: str,
+        spec: PluginSpec | None = None,
+        *,
+        force: bool = False,
+        actor: str = "",
+        reason: str = "",
+    ) -> None:
+        """Have other runs in place of those of a plugin, without a call that fails.
+
+        The new ones, of the same spec if there is none, are started beside the old ones. When all are ready,
+        calls move to them, and the old ones finish theirs within their grace, and stop.
+        Raises: LaunchError if one does not get ready; RefusedRemoval if somebody would be left without a
+        service that it requires, unless `force`. Then the old ones have served on, and the new ones are gone;
+        so they are after a cancellation. Once calls have moved, a cancellation ends only the wait for the old
+        ones. GraphError; ManageError for another `self_id`, and for what somebody else starts.
+        """
+        with self.changing(name, "replaced") as managed:
+            spec = managed.spec if spec is None else spec
+            self.check(spec)
+            self._audit([managed], "replace", actor, reason)
+            await replace(self, managed, spec, force=force)
+
+    async def scale(
+        self, name: str, replicas: int, *, force: bool = False, actor: str = "", reason: str = ""
+    ) -> None:
+        """Have so many replicas of a plugin. Those with the highest numbers go, and finish their calls first.
+
+        Raises: LaunchError if a new one does not get ready, and then all new ones are gone; RefusedRemoval if
+        somebody would be left without a service that it requires, unless `force`.
+        """
+        with self.changing(name, "scaled") as managed:
+            if managed.spec.launcher.kind == EXTERNAL:
+                raise ManageError(f"{name} is started by somebody else, who has to scale it")
+            self._audit([managed], f"scale to {replicas}", actor, reason)
+            await scale(self, managed, replicas, force=force)
+
+    async def apply(self, plan: Plan, *, actor: str = "", reason: str = "") -> None:
+        """Carry out a plan, change by change; what is not in it is not touched.
+
+        Raises: OutdatedPlanError, and then nothing is done; ApplyError for the first change that fails, with
+        what is done and what is not.
+        """
+        self._check_open()
+        await apply(plan, self.specs(), self, actor=actor, reason=reason)
 
     async def restart(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Restart a plugin, one replica after the other, so that the others take its calls meanwhile.
@@ -216,19 +271,22 @@ class ManagedPlugins:
         for self_id, types in provides.items():
             yield Registered(self_id, tuple(sorted(types)), tuple(sorted(requires[self_id])))
 
-    def start_replica(self, managed: Managed, number: int) -> Supervisor:
-        """Start another replica of a plugin."""
+    def start_replica(
+        self, managed: Managed, number: int, spec: PluginSpec | None = None, *, on_trial: bool = False
+    ) -> Supervisor:
+        """Start another replica of a plugin. One that is `on_trial` is among those that are coming."""
         nursery = self._check_open()
         supervisor = Supervisor(
             self._host,
-            managed.spec,
+            managed.spec if spec is None else spec,
             number,
+            on_trial=on_trial,
             host_url=self._host_url,
             turns=self._turns,
             changes=self.changes,
             output=self.output,
         )
-        managed.supervisors.append(supervisor)
+        (managed.coming if on_trial else managed.supervisors).append(supervisor)
         self.changes.tell(supervisor.replica)
         nursery.start_soon(supervisor.run)
         return supervisor
@@ -246,7 +304,60 @@ class ManagedPlugins:
             with trio.CancelScope(shield=True):
                 for supervisor in supervisors:
                     await supervisor.stopped.wait()
-            managed.supervisors[:] = [each for each in managed.supervisors if each not in supervisors]
+            managed.forget(supervisors)
+
+    def retire(self, managed: Managed, supervisors: Sequence[Supervisor]) -> trio.Event:
+        """Have replicas in service no more, and stop them in good order, whoever waits for that.
+
+        They get no calls from now on. The event is set when they have stopped.
+        """
+        managed.let_go(supervisors)
+        for each in supervisors:
+            each.stop()
+        stopped = trio.Event()
+
+        async def until_stopped() -> None:
+            try:
+                await self.stop_replicas(managed, supervisors)
+            finally:
+                stopped.set()
+
+        if self._nursery is None:
+            stopped.set()  # whoever stops all of them waits for these as well
+        else:
+            self._nursery.start_soon(until_stopped)
+        return stopped
+
+    def respecify(self, managed: Managed, spec: PluginSpec) -> None:
+        """Take another spec for a plugin, for what is done from now on."""
+        if managed.spec.enrol is not spec.enrol:
+            managed.reservation.close()
+            if spec.enrol is Enrol.TOKEN:
+                managed.reservation.enter_context(self._host.started.reserved(spec.self_id))
+        managed.spec = spec
+        self._draw()
+
+    def members(self) -> Sequence[Member]:
+        """Return who there is, to work out what somebody loses."""
+        runs = {
+            name: [each.replica.runtime_id for each in (*managed.supervisors, *managed.coming)]
+            for name, managed in self._managed.items()
+        }
+        leaving = {each.replica.runtime_id for managed in self._managed.values() for each in managed.leaving}
+        return self._members.now(self.specs(), runs, leaving)
+
+    def members_of(
+        self, managed: Managed, supervisors: Sequence[Supervisor], members: Sequence[Member]
+    ) -> Sequence[Member]:
+        """Return which of the members are these replicas."""
+        ids = [each.replica.runtime_id for each in supervisors]
+        running = [each for each in members if each.runtime_id and each.runtime_id in ids]
+        to_come = [each for each in members if each.plugin == managed.spec.name and not each.runtime_id]
+        return [*running, *to_come[: ids.count("")]]
+
+    def _in_service(self) -> Iterator[Supervisor]:
+        for managed in self._managed.values():
+            yield from managed.supervisors
 
     def adjust(self, spec: PluginSpec) -> None:
         """Take another spec for a plugin whose runs go on: its times, its restarts, whom it comes after."""
@@ -278,7 +389,7 @@ class ManagedPlugins:
 
     async def take_down(self, managed: Managed) -> None:
         try:
-            await self.stop_replicas(managed, list(managed.supervisors))
+            await self.stop_replicas(managed, managed.all)
         finally:
             managed.reservation.close()
             if self._managed.get(managed.spec.name) is managed:
@@ -341,21 +452,3 @@ def _problems(graph: Graph, may_share: Callable[[str, str], bool]) -> Sequence[s
     except GraphError as error:
         return error.problems
     return ()
-
-
-async def all_ready(supervisors: Sequence[Supervisor]) -> None:
-    """Wait until all of some replicas are ready. Raises: LaunchError for one that does not get so."""
-    errors = list[LaunchError]()
-
-    async def ready(supervisor: Supervisor) -> None:
-        try:
-            await supervisor.ready()
-        except LaunchError as error:
-            errors.append(error)
-            nursery.cancel_scope.cancel()
-
-    async with open_plain_nursery() as nursery:
-        for supervisor in supervisors:
-            nursery.start_soon(ready, supervisor)
-    if errors:
-        raise errors[0]

@@ -34,6 +34,7 @@ from cpg_trio.host.supervision.surroundings import Surroundings
 from cpg_trio.rpc import Code, ConnectError
 
 _CALL_AGAIN_S = 0.2  # after which a plugin that has not answered is called again
+_MOVE_S = 0.2  # for callers that have chosen it, to send to it or to learn of the others
 _TO_LEAVE_S = 1.0  # for a plugin whose grace is over, to end by itself
 _SILENT_LEASES = 2  # without a report, until a plugin hangs that has registered nothing, and so has no lease
 
@@ -334,7 +335,15 @@ class Run:
         runtime_id, registry = self.runtime_id, self._host.registry
         if not runtime_id or not registry.has_registered(runtime_id) or registry.has_lapsed(runtime_id):
             return False
+        others_provide = any(
+            each.runtime_id != runtime_id and each.id in registry.callable_ids
+            for registration in registry.registrations(runtime_id)
+            for each in registry.providers(registration.service_type)
+        )
         registry.drain(runtime_id, "the host stops it")
+        if others_provide:
+            with trio.move_on_after(_MOVE_S):
+                await self._has_ended.wait()
         try:
             grace_s = math.ceil(self._spec.stop_s)
             await self._host.shut_down(runtime_id, grace_s=grace_s, reason="the host stops it")

@@ -78,6 +78,7 @@ class Supervisor(Status):
         spec: PluginSpec,
         number: int,
         *,
+        on_trial: bool = False,
         host_url: str,
         turns: Turns,
         changes: Listeners[Replica],
@@ -89,6 +90,7 @@ class Supervisor(Status):
         """Whether it has been ready since it was added."""
         self.stopped = trio.Event()
         """Set when it has ended, and its last run with it."""
+        self._on_trial = on_trial
         self._host = host
         self._host_url = host_url
         self._turns = turns
@@ -143,6 +145,12 @@ class Supervisor(Status):
         self.spec = spec
         if self._run is not None:
             self._run.adjust(spec)
+
+    def take_over(self) -> None:
+        """Give its run calls from now on: it is on trial no more."""
+        self._on_trial = False
+        if self.replica.runtime_id:
+            self._host.registry.undrain(self.replica.runtime_id)
 
     def restart(self) -> None:
         """Stop its run in good order, and start another one at once; `ready` waits for that."""
@@ -277,6 +285,8 @@ class Supervisor(Status):
         """Note the identity of the run; empty for none."""
         if self.replica.runtime_id != runtime_id:
             self.replica.runtime_id = runtime_id
+            if runtime_id and self._on_trial:
+                self._host.registry.drain(runtime_id, "it is on trial: the one before takes its calls")
             self._tell()
 
     def has_proved(self) -> None:

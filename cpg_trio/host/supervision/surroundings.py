@@ -10,7 +10,7 @@ from typing import Protocol
 import attrs
 
 from cpg_trio.host.access import Audit, Identities, Identity, StartedRuns
-from cpg_trio.host.directory import Registry
+from cpg_trio.host.directory import Registry, WatchHub
 from cpg_trio.http import UNIX, Origin
 from cpg_trio.rpc import LocalHost
 
@@ -42,6 +42,7 @@ class Surroundings:
 
     identities: Identities
     registry: Registry
+    watches: WatchHub
     started: StartedRuns
     audit: Audit
     lease_s: float

@@ -13,7 +13,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Audit
 from cpg_trio.host.access import Identities, Identity, StartedRuns
-from cpg_trio.host.directory import SILENT, Health, Registry
+from cpg_trio.host.directory import SILENT, Health, Registry, WatchHub
 from cpg_trio.host.supervision import (
     Assignment,
     Ended,
@@ -38,6 +38,7 @@ class Memory:
             Surroundings(
                 identities=self.identities,
                 registry=self.registry,
+                watches=WatchHub(self.registry),
                 started=self.started,
                 audit=Audit(),
                 lease_s=15.0,

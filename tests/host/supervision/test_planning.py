@@ -144,7 +144,7 @@ async def test_who_provides_what_an_added_plugin_is_to_provide_goes_first() -> N
 async def test_a_plugin_with_another_id_is_removed_and_added() -> None:
     made = _plan([spec("a", "x")], [spec("a", "x", self_id="b")])
     assert await _carried_out(made) == ["remove a", "add a"]
-    assert str(made) == "- remove a\n+ add a"
+    assert str(made) == "- remove a\n+ add a (self_id)"
 
 
 async def test_carrying_out_stops_at_what_fails_and_says_what_is_done() -> None:
