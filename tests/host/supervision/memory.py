@@ -33,6 +33,7 @@ class Memory:
         self.identities = Identities()
         self.registry = Registry(name_of=self.identities.name_of)
         self.started = StartedRuns()
+        self.is_up_to_date = True
         self.shut_down: Callable[[str, int], None] = lambda _, __: None
         self.plugins = ManagedPlugins(
             Surroundings(
@@ -42,6 +43,7 @@ class Memory:
                 started=self.started,
                 audit=Audit(),
                 lease_s=15.0,
+                is_up_to_date=lambda: self.is_up_to_date,
                 end=self.end,
                 probe=self._probe,
                 shut_down=self._shut_down,

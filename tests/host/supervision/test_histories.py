@@ -169,7 +169,7 @@ async def while_it_stops(history: History) -> None:
                 await history.plugins.stop()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((in_good_order, by_force, while_it_stops)))
 def test_there_is_one_run_of_a_replica_and_none_is_left(
     seed: int, end: Callable[[History], Awaitable[None]]

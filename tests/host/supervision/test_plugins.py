@@ -107,18 +107,6 @@ async def test_a_run_that_hangs_is_ended_by_force_and_started_again(virtual_time
         await until(host, lambda: replica.phase is Phase.READY)
 
 
-async def test_a_plugin_that_provides_nothing_and_hangs_is_started_again(virtual_time: MockClock) -> None:
-    job = provider()
-    async with hosting() as host:
-        await host.plugins.add(spec("job", job))
-        (replica,) = host.plugins.replicas("job")
-        await trio.sleep(50.0)
-        assert replica.phase is Phase.READY
-        job.runs[0].hangs()
-        await until(host, lambda: replica.phase is Phase.BACKING_OFF)
-        assert replica.why.startswith("it hangs")
-
-
 async def test_a_plugin_that_has_another_name_is_told_what_to_write(
     virtual_time: MockClock,
 ) -> None:
@@ -201,11 +189,11 @@ async def test_a_host_that_is_cut_off_leaves_its_plugins_alone_and_supervises_th
             (replica,) = host.plugins.replicas("a")
             runtime_id = replica.runtime_id
             stores[0].cut = True
-            await trio.sleep(30.0)
+            await trio.sleep(12.0)
             assert other.owners.owns(runtime_id)
             assert (replica.phase, replica.runtime_id) == (Phase.READY, runtime_id)
             stores[0].cut = False
-            await trio.sleep(10.0)
+            await trio.sleep(4.0)
             assert not host.owners.owns(runtime_id)
             assert other.registry.available("a")
             assert (replica.phase, replica.runtime_id, replica.runs) == (Phase.READY, runtime_id, 1)

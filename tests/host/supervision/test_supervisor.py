@@ -561,3 +561,33 @@ async def test_what_is_wrong_already_keeps_nobody_from_being_started() -> None:
         await plugins.add(spec("c", Scripts(memory)))
         with pytest.raises(GraphError, match="d comes after a"):
             await plugins.add(spec("d", Scripts(memory), after=("a",)))
+
+
+@at_once
+async def test_a_plugin_that_provides_nothing_hangs_when_it_reports_no_more() -> None:
+    memory = Memory()
+    async with memory.serving() as plugins:
+        await plugins.add(spec("a", Scripts(memory)))
+        replica = only(plugins, "a")
+        for _ in range(20):
+            memory.registry.report_health(replica.runtime_id, Health(pb.HEALTH_STATE_HEALTHY))
+            await trio.sleep(5.0)
+        assert (replica.phase, replica.runs) == (Phase.READY, 1)
+        since = trio.current_time()
+        at = await until(lambda: replica.phase is Phase.BACKING_OFF)
+        assert replica.why == "it hangs: no sign of life"
+        assert 30.0 - 5.0 <= at - since <= 45.0
+
+
+@at_once
+async def test_what_a_host_knows_while_it_is_cut_off_ends_no_run() -> None:
+    memory = Memory()
+    async with memory.serving() as plugins:
+        await plugins.add(spec("a", Scripts(memory, ("a",))))
+        replica = only(plugins, "a")
+        memory.is_up_to_date = False
+        memory.registry.set_lapsed(replica.runtime_id, "no sign of life")
+        await trio.sleep(100.0)
+        assert replica.phase is Phase.READY
+        memory.is_up_to_date = True
+        await until(lambda: replica.phase is Phase.BACKING_OFF)
