@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from traceback import StackSummary
+from types import FrameType
 
 import attrs
 import trio
@@ -208,5 +209,10 @@ def _place(task: trio.lowlevel.Task | None) -> str:
         children = [child for nursery in each.child_nurseries for child in nursery.child_tasks]
         left += children
         if not children:
-            places += StackSummary.extract(iter(list(each.iter_await_frames())[-1:])).format()
+            own = [at for at in each.iter_await_frames() if not _is_of_trio(at[0])]
+            places += StackSummary.extract(iter(own[-1:])).format()
     return "".join(places).rstrip()
+
+
+def _is_of_trio(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "trio"

@@ -71,7 +71,8 @@ class Place:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.resize(0)
+        if self._size:
+            self.resize(0)
 
     def resize(self, size: int) -> None:
         """Use `size` bytes from now on. Raises: ConnectError `resource_exhausted`."""
@@ -86,12 +87,14 @@ class Place:
     def receive(self, size: int, copies: int) -> None:
         """Count `size` more received bytes of a message, and their copies. Raises: as `resize`."""
         self._received += size
-        self.resize(max(self._size, self._received * copies))
+        if (needed := self._received * copies) > max(self._size, _SMALL_BYTES):
+            self.resize(needed)
 
     def decode(self, size: int, copies: int) -> None:
         """Count a message that has come whole, and its copies. Raises: as `resize`."""
         self._received = 0
-        self.resize(size * copies)
+        if self._size or size * copies > _SMALL_BYTES:
+            self.resize(size * copies)
 
     @contextmanager
     def is_current(self) -> Iterator[None]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 
 from cpg_trio import Plugin
 from cpg_trio.host.supervision import LaunchError
+from cpg_trio.launch.secrets import SecretReference
 from cpg_trio.launch.task import TaskLauncher
 from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest, EchoResponse
@@ -152,3 +154,129 @@ async def test_what_a_task_logs_is_its_output(caplog: pytest.LogCaptureFixture) 
         await registered(host)
         await eventually(lambda: any("Registered service: echo v1.0.0" in line for line in lines))
         assert not any("host listening" in line for line in lines)
+
+
+@asynccontextmanager
+async def _beside(work: Callable[[], Awaitable[None]]) -> AsyncIterator[Plugin]:
+    """Yield a plugin that does something of its own beside."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        yield echo()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_task_that_exits_ends_as_a_process_would() -> None:
+    async def leave() -> None:
+        await trio.sleep(0.05)
+        sys.exit("the disk is full")
+
+    async with hosting() as (host, _):
+        async with TaskLauncher(lambda: _beside(leave)).launch(assignment(host, "echo-plugin")) as running:
+            with trio.fail_after(5):
+                ended = await running.wait()
+        assert (ended.failed, ended.how, ended.detail) == (True, "exit status 1", "the disk is full")
+
+
+async def test_several_errors_at_once_are_all_named() -> None:
+    async def fail() -> None:
+        await trio.sleep(0.05)
+        raise ExceptionGroup("two", [ValueError("first"), KeyError("second")])
+
+    async with hosting() as (host, _):
+        async with TaskLauncher(lambda: _beside(fail)).launch(assignment(host, "echo-plugin")) as running:
+            with trio.fail_after(5):
+                ended = await running.wait()
+        assert ended.failed
+        assert "first" in ended.how
+        assert "second" in ended.how
+
+
+async def test_ctrl_c_is_the_programs_and_not_the_plugins() -> None:
+    async def interrupted() -> None:
+        await trio.sleep(0.05)
+        raise KeyboardInterrupt
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with (
+            hosting() as (host, _),
+            TaskLauncher(lambda: _beside(interrupted)).launch(assignment(host, "echo-plugin")),
+        ):
+            await trio.sleep_forever()
+    assert caught.group_contains(KeyboardInterrupt)
+
+
+async def test_a_task_that_ignores_its_stop_is_cancelled() -> None:
+    @asynccontextmanager
+    async def stubborn() -> AsyncIterator[Plugin]:
+        yield echo()
+        await trio.sleep_forever()
+
+    async with hosting() as (host, _):
+        with trio.fail_after(10):
+            async with TaskLauncher(stubborn).launch(assignment(host, "echo-plugin")) as running:
+                await registered(host)
+                running.stop()
+                await eventually(lambda: not host.registry.providers("echo"))
+            assert (await running.wait()).how == "it was ended"
+
+
+async def test_a_task_that_shields_itself_is_named_with_its_place(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpg_trio.launch.task._SLOW_END_S", 0.05)
+    may_end = trio.Event()
+
+    @asynccontextmanager
+    async def shielded() -> AsyncIterator[Plugin]:
+        yield echo()
+        with trio.CancelScope(shield=True):
+            await may_end.wait()
+
+    async def let_go() -> None:
+        await eventually(lambda: "does not end" in caplog.text)
+        may_end.set()
+
+    async with hosting() as (host, _), trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            async with TaskLauncher(shielded).launch(assignment(host, "echo-plugin")) as running:
+                await registered(host)
+                running.stop()
+                await eventually(lambda: not host.registry.providers("echo"))
+                nursery.start_soon(let_go)
+    assert "may_end.wait()" in caplog.text
+
+
+async def test_a_context_manager_that_fails_is_a_run_that_has_failed() -> None:
+    @asynccontextmanager
+    async def unopened() -> AsyncIterator[Plugin]:
+        with open("/no/such/database"):  # noqa: ASYNC230, PTH123 - it fails at once
+            yield echo()
+
+    async with (
+        hosting() as (host, _),
+        TaskLauncher(unopened).launch(assignment(host, "echo-plugin")) as running,
+    ):
+        with trio.fail_after(5):
+            ended = await running.wait()
+    assert ended.failed
+    assert "No such file or directory: '/no/such/database'" in ended.how
+
+
+async def test_a_task_is_given_its_variables_and_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("s3cret\n")
+    given: list[Mapping[str, str]] = []
+
+    def taking(environment: Mapping[str, str]) -> Plugin:
+        given.append(environment)
+        return echo()
+
+    launcher = TaskLauncher(taking, environment={"COLOUR": "blue"}, secrets={"KEY": SecretReference(file)})
+    async with hosting() as (host, _), launcher.launch(assignment(host, "echo-plugin")):
+        assert (given[0]["COLOUR"], given[0]["KEY"]) == ("blue", "s3cret")
+    assert "s3cret" not in repr(launcher)
+    file.unlink()
+    async with hosting() as (host, _):
+        with pytest.raises(LaunchError, match="a secret cannot be read"):
+            async with launcher.launch(assignment(host, "echo-plugin")):
+                pass

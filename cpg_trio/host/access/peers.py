@@ -29,6 +29,8 @@ class Peer:
     @classmethod
     def of(cls, client: tuple[str, int] | None, names: tuple[str, ...] = ()) -> Peer:
         """Return the peer at an address and a port, as ASGI has them; None for a Unix socket."""
+        if client is None and not names:
+            return _NOWHERE
         return cls(client[0] if client else "", names)
 
     @classmethod
@@ -41,3 +43,6 @@ class Peer:
         """Return the peer at `10.0.0.5:49152` or `::1:49152`, None for a Unix socket."""
         address = parse_address((client or "").rpartition(":")[0])
         return cls(str(address) if address else "", names)
+
+
+_NOWHERE = Peer()

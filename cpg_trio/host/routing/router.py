@@ -103,13 +103,13 @@ class Router:
 
     def _admit(self, exchange: ServerExchange, head: _RequestHead, context: CallContext) -> RoutedCall:
         connection = exchange.connection
-        if head.no_page_at is None or head.no_page_at != connection.server:
+        known = exchange.known_caller  # in this process, which has no pages
+        if known is None and (head.no_page_at is None or head.no_page_at != connection.server):
             self._check_page(exchange)
             head.no_page_at = connection.server
         path, _, query = exchange.head.target.partition(b"?")
         authorization = exchange.authorization or head.authorization
         peer = Peer.of(connection.client, connection.peer_names)
-        known = exchange.known_caller
         if isinstance(known, Identity):
             caller, route = self._route_of(path, known)
         else:

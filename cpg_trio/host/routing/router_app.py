@@ -6,6 +6,7 @@ import trio
 
 from cpg_trio.asgi import Receive, ResponseAbortedError, Scope, Send, send_text
 from cpg_trio.host.routing.router import Router
+from cpg_trio.host.routing.task_call import TaskCall
 from cpg_trio.http import AsgiExchange, Pool, RelayCall, RequestRefusedError
 from cpg_trio.logs import current_source
 
@@ -21,26 +22,21 @@ class RouterApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call."""
+        exchange = AsgiExchange(scope, receive, send)
         token = current_source.set(self._source)
         try:
-            await self._route(scope, receive, send)
-        finally:
-            current_source.reset(token)
-
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = AsgiExchange(scope, receive, send)
-        try:
             forward = self._router.admit(exchange)
-        except RequestRefusedError as refused:
-            await trio.lowlevel.checkpoint()
-            fields = [*refused.fields, (b"x-request-id", exchange.request_id)]
-            await send_text(send, refused.status, f"{refused.text}\n", fields)
-            return
-        if not forward.is_here:
+            if forward.task is not None:
+                receive = receive if exchange.most_bytes is None else exchange.receive
+                await TaskCall(forward, forward.task).run(scope, receive, send)
+                return
             await exchange.prepare()
             await RelayCall(exchange, forward, self._pool).run()
             if exchange.aborted:
                 raise ResponseAbortedError(forward.call.failure)
-        else:
-            receive = receive if exchange.most_bytes is None else exchange.receive
-            await forward.answer(scope, receive, send)
+        except RequestRefusedError as refused:
+            await trio.lowlevel.checkpoint()
+            fields = [*refused.fields, (b"x-request-id", exchange.request_id)]
+            await send_text(send, refused.status, f"{refused.text}\n", fields)
+        finally:
+            current_source.reset(token)
