@@ -24,6 +24,8 @@ from tests.processes import assert_no_traceback
 LEASE_S = 1.5
 START_S = 60.0  # what a platform may take to be there on a busy machine
 END_S = 30.0
+PYTHON = os.environ.get("UP_PYTHON", sys.executable)
+"""Which one runs the platforms: that of a virtual environment, for instance, where a package is installed."""
 _LOOK_S = 0.02
 _MARK = "PLATFORM_OF_TEST"
 
@@ -205,7 +207,7 @@ async def platform(
     file = folder / name
     file.write_text(text.replace("{mark}", f'{_MARK} = "{mark}"'))
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "cpg_trio", "up", str(file), "--json", *arguments],
+        [PYTHON, "-m", "cpg_trio", "up", str(file), "--json", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -213,7 +215,7 @@ async def platform(
         start_new_session=True,
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **({} if "UP_PYTHON" in os.environ else {"PYTHONPATH": str(Path(__file__).parents[2])}),
             "ADMIN_SOCKET": str(folder / "host.sock"),
             "LEASE_S": str(LEASE_S),
             "PORT": "0",
