@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from cpg_trio.demo import __main__ as demo
-from tests.chaos.platforms import LEASE_S, Process, Up, platform, processes
+from tests.chaos.platforms import END_S, LEASE_S, Process, Up, below, platform, processes
 from tests.chaos.trial import tell
 from tests.plugin.running import unused_port
 from tests.processes import assert_no_traceback, running
@@ -138,6 +138,23 @@ async def test_a_program_that_leaves_its_group_closes_its_output_and_becomes_a_d
     """
     async with platform(tmp_path, programs(script)) as up:
         await up.until(lambda: len(up.left()) >= 5, "the daemon is there")
+        assert await up.end() == 0
+        await up.leaves_nothing()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+async def test_a_guardian_that_is_ended_by_force_leaves_nothing_of_its_run(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with platform(tmp_path, programs("(setsid sleep 600 &) ; sleep 600")) as up:
+        await up.until_ready("program", "quiet")
+        run = Process.at(up.last("program")["pid"])
+        assert run
+        of_run = [run, *below(run.parent)]
+        os.kill(run.parent, number)
+        if number is signal.SIGKILL:
+            await up.until_ready("program", runs=2)
+            await up.until(lambda: not any(each.is_there for each in of_run), "its run is gone", END_S)
         assert await up.end() == 0
         await up.leaves_nothing()
 
