@@ -97,7 +97,7 @@ class HostDependency(CalledService[PluginProvider]):
     ) -> None:
         self._life = life
         self._send_to = send_to
-        log = ReasonLog(_log, _OWNER, service_type, required=True)
+        log = ReasonLog(_log, _OWNER, service_type, required=False)
         super().__init__(_OWNER, service_type, requirement, policy=policy, interceptors=(), log=log)
         self._view: ProviderView = watches.follow_several(
             self, service_type, requirement, _MOST_PROVIDERS, watcher=wire.HOST_NAME

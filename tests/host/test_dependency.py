@@ -215,3 +215,16 @@ async def test_a_host_calls_a_plugin_in_its_own_process(bind: str | list[str]) -
         with pytest.raises(ConnectError):
             await client.echo(EchoRequest())
         stop.set()
+
+
+async def test_what_a_host_lacks_is_no_warning_as_it_may_start_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="cpg_trio.host")
+    async with hosting() as (host, url):
+        await anext(host.require("echo").changes())
+        async with plugged(echo_plugin(), url):
+            await host.require("echo").wait_available()
+    said = [(each.levelname, each.getMessage()) for each in caplog.records if "echo" in each.getMessage()]
+    assert ("INFO", "the host cannot call echo: nobody provides echo") in said
+    assert any(line.startswith("the host: echo is provided by echo-plugin-") for _, line in said)
