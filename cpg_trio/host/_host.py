@@ -137,10 +137,10 @@ class Host:
     """A host: it gives plugins identities, a registry and a router.
 
     `await host.serve(stop)` runs it. `async with host.application() as app` gives its services alone, as an
-    ASGI application.
+    ASGI application. `local` are the plugins in this process that a host before it has left behind.
     """
 
-    def __init__(self, config: HostConfig | None = None) -> None:
+    def __init__(self, config: HostConfig | None = None, *, local: LocalPlugins | None = None) -> None:
         self._config, self._fitted = config, _ = fitted_to_process(config or HostConfig())
         limits, policy = config.limits, config.policy
         self.audit = Audit()
@@ -179,7 +179,7 @@ class Host:
         self._contexts = config.serve.tls.client_contexts()
         self._pool = routing_pool(self._contexts)
         self._control_pool = control_pool(self._contexts)
-        self.local = LocalPlugins(shared=is_shared)
+        self.local = local or LocalPlugins(shared=is_shared)
         """The plugins that run as tasks in this process. They reach the host while it serves."""
         # Directory: registrations, leases, watches
         self._direct = DirectCounter(limits.max_direct_reports)

@@ -60,6 +60,11 @@ class Plugin:
         return tuple(self._declared.provided)
 
     @property
+    def services(self) -> dict[str, str]:
+        """The full names of its services, as in `storage.v1.Storage`, by their types."""
+        return {each.service_type: each.path.strip("/") for each in self._declared.provided.values()}
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """The types of the services without which it is not HEALTHY."""
         return self._dependencies(required=True)

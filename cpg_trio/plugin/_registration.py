@@ -91,7 +91,9 @@ class Registrations:
     async def _register_one(
         self, session: Session, request: pb.RegisterServiceRequest, metadata: ResponseMetadata
     ) -> None:
-        # Also completed when a stop begins meanwhile: what the host has registered has to be taken back.
+        # Also completed when a stop begins meanwhile: what the host has registered has to be taken back. An
+        # error is raised behind the block, so that it is none of a plugin that is being cancelled.
+        failed: ConnectError | None = None
         async with open_plain_nursery() as nursery:
             with trio.CancelScope(shield=True) as shielded:
                 nursery.start_soon(_limit_when_cancelled, shielded)
@@ -103,9 +105,12 @@ class Registrations:
                         at.dismissed(error.message)
                     elif error.code == Code.DEADLINE_EXCEEDED and not metadata.headers:
                         at.silent(error.message)
-                    raise
-                self._ids.append(response.registration_id)
+                    failed = error
+                else:
+                    self._ids.append(response.registration_id)
             nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
 
 
 async def _report_stopping(session: Session) -> None:

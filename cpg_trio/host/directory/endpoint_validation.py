@@ -76,10 +76,15 @@ class EndpointValidator:
         return address
 
     def _check_local(self, base_url: str, control_url: str, local: object) -> None:
-        """Check the URL of a plugin in this process. Raises: RefusedError `permission_denied`."""
+        """Check the URL of a plugin in this process.
+
+        Raises: RefusedError `permission_denied`; `unavailable` for one whose task is ending.
+        """
         if not (isinstance(local, LocalPlugin) and local.owns(base_url) and control_url in ("", base_url)):
             why = f"{wire.BASE_URL_KEY} {one_line(base_url)} is that of a task, and not of this plugin"
             raise RefusedError(Code.PERMISSION_DENIED, why)
+        if not local.serves(base_url):
+            raise RefusedError(Code.UNAVAILABLE, "the task of this plugin has ended")
         if self._shared:
             why = (
                 "this plugin runs as a task of its host, which no other host can call, and this host shares"

@@ -44,14 +44,15 @@ class LocalPlugin:
         """See `rpc.LocalHost`."""
         async with self._plugins.serving(self.name, app) as url:
             self._urls.add(url)
-            try:
-                yield url
-            finally:
-                self._urls.discard(url)
+            yield url
 
     def owns(self, url: str) -> bool:
-        """Whether a URL is that of an application of this run's."""
+        """Whether a URL is that of an application of this run's, or was."""
         return url in self._urls
+
+    def serves(self, url: str) -> bool:
+        """Whether the application at a URL is served."""
+        return self._plugins.find(url) is not None
 
 
 class LocalPlugins:
