@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
+from pathlib import Path
 
 import trio
 import trio.testing
@@ -21,6 +22,7 @@ _IDLE_S = 0.001  # real seconds in which nothing happens, until virtual time pas
 # With threads at work that is slower, as what they do takes real time.
 _IDLE_WITH_THREADS_S = 0.01
 _MOST_WITH_THREADS_S = 1.0  # of virtual time that passes then
+_AT_WORK = frozenset("RD")  # states of proc(5)
 _IDLE_THREAD = "Trio thread"  # how Trio names those that it keeps for later
 
 
@@ -51,6 +53,7 @@ async def _run(clock: trio.testing.MockClock, check: Callable[[], Awaitable[None
 
 async def _pass_time(clock: trio.testing.MockClock, others: Collection[threading.Thread]) -> None:
     """Have virtual time pass whenever nothing happens. `others` are threads that are not the plugin's."""
+    limiter = trio.to_thread.current_default_thread_limiter()
     while True:
         await trio.testing.wait_all_tasks_blocked(_IDLE_S)
         wait_s = trio.lowlevel.current_statistics().seconds_to_next_deadline
@@ -58,5 +61,15 @@ async def _pass_time(clock: trio.testing.MockClock, others: Collection[threading
         if any(not each.name.startswith(_IDLE_THREAD) for each in threads):
             await trio.testing.wait_all_tasks_blocked(_IDLE_WITH_THREADS_S)
             wait_s = min(trio.lowlevel.current_statistics().seconds_to_next_deadline, _MOST_WITH_THREADS_S)
-        if 0 < wait_s < math.inf:
+        is_busy = limiter.borrowed_tokens or any(map(_is_at_work, threads))
+        if 0 < wait_s < math.inf and not is_busy:
             clock.jump(wait_s)
+
+
+def _is_at_work(thread: threading.Thread) -> bool:
+    """Whether a thread computes, or waits for a disk; False where the system does not say it."""
+    try:
+        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text(encoding="ascii")
+    except OSError:  # it has ended, or the system is another one
+        return False
+    return stat.rpartition(")")[2].split()[0] in _AT_WORK
