@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from cpg_trio.check import check
-from cpg_trio.variables import COMMANDS, EXAMPLE, HOST, KNOWN, PLUGIN, SERVING, TRACING, misspelt
+from cpg_trio.variables import (
+    COMMANDS,
+    EXAMPLE,
+    HOST,
+    KNOWN,
+    PATHS,
+    PLUGIN,
+    SERVING,
+    TRACING,
+    misspelt,
+)
 from tests.processes import running
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +85,7 @@ def test_each_variable_that_is_read_is_known_and_each_that_is_known_is_read() ->
     for path in (ROOT / "cpg_trio").rglob("*.py"):
         if path.name != "variables.py":
             read |= set(_read(ast.parse(path.read_text())))
-    assert read - {"NO_COLOR", "PYTHONPATH", "XDG_RUNTIME_DIR"} == KNOWN  # which are conventions of others
+    assert read - {"NO_COLOR", "PATH", "PYTHONPATH", "XDG_RUNTIME_DIR"} == KNOWN  # of others
 
 
 def _read(tree: ast.Module) -> Iterator[str]:
@@ -120,3 +130,8 @@ def test_the_reference_page_has_each_variable_with_its_meaning_and_default() -> 
         meaning, default = text.removesuffix(")").split(" (default: ")
         rows.append(f"| `{name}` | {meaning} | {default} |")
     assert re.findall(r"^\| `[A-Z].*", page, re.MULTILINE) == rows
+
+
+def test_the_settings_of_a_host_that_are_paths_are_known_as_such() -> None:
+    words = ("file ", "directory ", "Unix socket ")
+    assert {name for name, text in (SERVING | HOST).items() if text.startswith(words)} == PATHS

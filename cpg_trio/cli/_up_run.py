@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_lines import UpLines
 from cpg_trio.cli._up_screen import UpScreen
 from cpg_trio.cli._up_view import UpView
-from cpg_trio.http import StartError
+from cpg_trio.http import BindError, StartError
 from cpg_trio.launch.places import PlatformFileError
 from cpg_trio.launch.platform import Platform
 from cpg_trio.launch.platform_file import read_platform
-from cpg_trio.logs import LogFormat, use_handler
+from cpg_trio.launch.reloading import check_installed, reload_on_changes
+from cpg_trio.logs import LogConfig, LogFormat, use_handler
 from cpg_trio.process import log_from_environment, run
+from cpg_trio.settings import Settings
 from cpg_trio.variables import misspelt
 
 _log = logging.getLogger("cpg_trio.platform")
@@ -33,13 +36,11 @@ def run_platform(path: Path, *, processes: bool, reload: bool, json: bool, termi
     """Run the platform of a file until a signal; return the exit status."""
     try:
         settings = read_platform(path).settings(os.environ)
-    except PlatformFileError as error:
+        log = _log_of(settings)
+        if reload:
+            check_installed()
+    except (PlatformFileError, StartError) as error:
         print(error, file=sys.stderr)
-        return 1
-    try:
-        log = log_from_environment(settings.environment)
-    except StartError as error:
-        print(settings.explained(str(error)), file=sys.stderr)
         return 1
     logging.getLogger(_SHOWN_BY_VIEW).addFilter(lambda _: False)
     view: UpView = UpLines(sys.stdout, json=json or log.format is LogFormat.JSON)
@@ -47,7 +48,14 @@ def run_platform(path: Path, *, processes: bool, reload: bool, json: bool, termi
         screen = view = UpScreen(Output())
         logging.getLogger(_SHOWN_AS_OUTPUT).propagate = False
         use_handler(_ScreenHandler(screen, logging.NOTSET if log.levels else logging.WARNING))
-    return run(_Up(path, view, processes=processes, reload=reload).run, log=log)
+    return run(_Up(path, settings, view, processes=processes, reload=reload).run, log=log)
+
+
+def _log_of(settings: Settings) -> LogConfig:
+    try:
+        return log_from_environment(settings.environment)
+    except StartError as error:
+        raise StartError(settings.explained(str(error))) from None
 
 
 class _ScreenHandler(logging.Handler):
@@ -76,6 +84,7 @@ class _Up:
     """One run of the command."""
 
     path: Path
+    settings: Settings
     view: UpView
     processes: bool = attrs.field(kw_only=True)
     reload: bool = attrs.field(kw_only=True)
@@ -93,7 +102,11 @@ class _Up:
             if isinstance(self.view, UpScreen):
                 nursery.start_soon(_show_output, platform, self.view)
             with platform.host.plugins.changes.added(self.view.changed):
-                await self._serve(platform, stop)
+                try:
+                    await self._serve(platform, stop)
+                except BindError as error:
+                    place = self.settings.origin("PORT")
+                    raise StartError(f"{error} (PORT is {place})" if place else str(error)) from None
             nursery.cancel_scope.cancel()
 
     async def _read(self, stop: trio.Event) -> Platform | None:
@@ -115,14 +128,24 @@ class _Up:
 
     async def _serve(self, platform: Platform, stop: trio.Event) -> None:
         async with open_plain_nursery() as nursery:
+            nursery.start_soon(_apply_on_hangup, platform)
             async with open_plain_nursery() as serving:
                 urls = await serving.start(platform.serve, stop)
                 self.view.listening(urls)
+                if self.reload:
+                    nursery.start_soon(reload_on_changes, platform)
             nursery.cancel_scope.cancel()
 
     async def _tell_stop(self, stop: trio.Event) -> None:
         await stop.wait()
         self.view.stopping()
+
+
+async def _apply_on_hangup(platform: Platform) -> None:
+    """Apply the file again at each SIGHUP."""
+    with trio.open_signal_receiver(signal.SIGHUP) as received:
+        async for _ in received:
+            await platform.apply(actor="SIGHUP")
 
 
 async def _show_output(platform: Platform, screen: UpScreen) -> None:

@@ -13,9 +13,11 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host, from_settings
 from cpg_trio.host.supervision import (
+    ApplyError,
     GraphError,
     LaunchError,
     ManageError,
+    OutdatedPlanError,
     PluginSpec,
 )
 from cpg_trio.http import StartError
@@ -37,6 +39,10 @@ class FileSource:
     """Whether each plugin runs in a process, also those that the file wants as tasks."""
     file: PlatformFile | None = attrs.field(default=None, init=False)
     """What it has said last."""
+
+    def __str__(self) -> str:
+        """Return the name of the file."""
+        return str(self.path)
 
     async def read(self, only: Collection[str] | None = None, *, apart: bool = False) -> Sequence[PluginSpec]:
         """Return the plugins of the file as it is now; with `only`, those alone.
@@ -99,6 +105,20 @@ class Platform:
                 if not stop.is_set():
                     raise StartError(str(error)) from None
             task_status.started(urls)
+
+    async def apply(self, *, actor: str = "") -> None:
+        """Read the file again, and do what has changed. What is wrong is logged, and changes nothing."""
+        if self.source is None:
+            return
+        plugins = self.host.plugins
+        try:
+            plan = plugins.plan(await self.source.read())
+            for line in str(plan).splitlines():
+                _log.info("%s: %s", self.source.path, line)
+            await plugins.apply(plan, actor=actor)
+        except (PlatformFileError, GraphError, ManageError, ApplyError, OutdatedPlanError) as error:
+            for line in str(error).splitlines():
+                _log.error("not applied: %s", line)
 
     def _check(self) -> None:
         """Check what can be checked before anything is started. Raises: StartError."""

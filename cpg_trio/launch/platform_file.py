@@ -71,6 +71,7 @@ def read_platform(path: Path) -> PlatformFile:
         top.at(name).unknown(_TABLES, "is no table of a platform file")
     host = _host(content.get("host", {}), top.at("host"), path)
     plugins = _plugins(content.get("plugins", {}), top.at("plugins"))
+    _check_ports(host, plugins, top)
     _check_mode(mode, host, plugins, top)
     report.check()
     return PlatformFile(path=path, report=report, host=host, plugins=plugins)
@@ -149,7 +150,6 @@ def _plugins(value: object, at: Place) -> tuple[PluginTable, ...]:
         for other in table.after or ():
             if other not in names or other == table.name:
                 at.at(table.name, "after").unknown_value(other, names - {table.name}, "a plugin of this file")
-    _check_ports(found, at)
     return found
 
 
@@ -207,12 +207,15 @@ def _check_secrets(table: PluginTable, at: Place) -> None:
             at.at("secrets", name).problem('must be { file = "…" } or { environment = "NAME" }')
 
 
-def _check_ports(tables: Iterable[PluginTable], at: Place) -> None:
-    first: dict[int, PluginTable] = {}
+def _check_ports(host: FileSettings, tables: Iterable[PluginTable], top: Place) -> None:
+    """Note the ports that two are to listen on."""
+    first = {host.values.get("PORT", ""): ("the host", top.at("host", "port").source)}
     for table in tables:
-        if table.port and (other := first.setdefault(table.port, table)) is not table:
-            where = at.at(other.name, "port").source
-            at.at(table.name, "port").problem(f"{table.port} is that of {other.name} as well ({where})")
+        if table.port:
+            at = top.at("plugins", table.name, "port")
+            name, source = first.setdefault(str(table.port), (table.name, at.source))
+            if name != table.name:
+                at.problem(f"{table.port} is that of {name} as well ({source})")
 
 
 def _check_mode(mode: int, host: FileSettings, plugins: Iterable[PluginTable], top: Place) -> None:

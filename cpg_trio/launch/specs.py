@@ -103,6 +103,7 @@ class _Builder:
         known = len(self.at.report.problems)
         launcher = self._launcher()
         self._check_id()
+        self._check_watched()
         if launcher is None or len(self.at.report.problems) != known:
             return None
         table, declared = self.table, self.declared
@@ -130,6 +131,11 @@ class _Builder:
         told, declared = self.table.id, self.declared.self_id
         if told and declared and told != declared:
             self.at.at("id").problem(f"the plugin calls itself {declared}: write that, or leave it out")
+
+    def _check_watched(self) -> None:
+        for path in self.table.watch or ():
+            if not (self.directory / path).exists():
+                self.at.at("watch").problem(f"there is no file or directory {self.directory / path}")
 
     def _restart(self) -> RestartPolicy:
         table = self.table.restart

@@ -210,6 +210,10 @@ def test_an_empty_file_is_a_host_without_plugins(file: Path) -> None:
             '[plugins.x]\ncommand = ["a"]\nport = 81\n[plugins.y]\ncommand = ["a"]\nport = 81',
             "6: plugins.y.port: 81 is that of x as well (platform.toml:3)",
         ),
+        (
+            '[host]\nport = 81\n[plugins.y]\ncommand = ["a"]\nport = 81',
+            "5: plugins.y.port: 81 is that of the host as well (platform.toml:2)",
+        ),
         ("[host\n", "1: it is not TOML: expected ']' at the end of a table declaration"),
         ("a = ", "1: it is not TOML: invalid value"),
         ("[host]\nport = 1\nport = 2", "3: it is not TOML: cannot overwrite a value"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given, settings, strategies as st
 from jsonschema import Draft202012Validator
 
 from cpg_trio import cli
@@ -103,3 +106,75 @@ def test_each_field_of_a_table_is_a_key_or_known_from_elsewhere() -> None:
         others: set[Any] = {"name", "source"} if table is PluginTable else set()
         assert {field.name for field in attrs.fields(table)} == keys_of(table).keys() | others
         assert isinstance(Table(table, "").schema, dict)
+
+
+VALUES = st.sampled_from(
+    [
+        *(
+            '""',
+            '"a"',
+            '"a:b"',
+            '"task"',
+            '"process"',
+            '"external"',
+            '"always"',
+            '"token"',
+            '"30s"',
+            '"0s"',
+            '"1MiB"',
+        ),
+        *(
+            '"http://127.0.0.1:1"',
+            '"\\u0000"',
+            "0",
+            "1",
+            "-1",
+            "1.5",
+            "inf",
+            "nan",
+            "99999999999999999999",
+            "true",
+        ),
+        *(
+            "1979-05-27",
+            "[]",
+            '["a"]',
+            '["a", "a"]',
+            "[1]",
+            "[[]]",
+            "{}",
+            '{ A = "a" }',
+            "{ A = [] }",
+            '{ "a b" = 1 }',
+        ),
+        *(
+            '{ A = { file = "a" } }',
+            '{ when = "never" }',
+            "{ first = 0 }",
+            '{ memory = "1" }',
+            "{ files = 1 }",
+        ),
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*keys_of(PluginTable), "unknown"]), VALUES, max_size=4),
+    st.dictionaries(st.sampled_from(["port", "lease_s", "selection", "unknown"]), VALUES, max_size=1),
+)
+def test_any_file_is_accepted_or_refused_with_its_lines_and_the_schema_accepts_no_less(
+    plugin: dict[str, str], host: dict[str, str]
+) -> None:
+    pairs = [[f"{key} = {value}" for key, value in each.items()] for each in (host, plugin)]
+    text = "\n".join(["[host]", *pairs[0], "[plugins.x]", *pairs[1]])
+    with NamedTemporaryFile(suffix=".toml") as file:  # only its owner may read it
+        file.write(text.encode())
+        file.flush()
+        problems: Sequence[str] = ()
+        try:
+            read_platform(Path(file.name))
+        except PlatformFileError as error:
+            problems = error.problems
+    assert all(re.match(rf"{file.name}:\d+: ", each) for each in problems)
+    assert problems or not list(Draft202012Validator(schema()).iter_errors(tomllib.loads(text)))

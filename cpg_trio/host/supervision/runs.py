@@ -232,11 +232,19 @@ class Run:
         elif self.ready_since is None:
             self._status.enter(Phase.STARTING, why_not)
             if now >= self._start_by:
-                return Ended(failed=True, how=f"not ready within {self._spec.start_s:g} s", detail=why_not)
+                return Ended(
+                    failed=True, how=f"not ready within {self._spec.start_s:g} s", detail=self._late(why_not)
+                )
         elif not self._has_proved and now >= self.ready_since + self._spec.restart.reset_s:
             self._has_proved = True
             self._status.has_proved()
         return None
+
+    def _late(self, why_not: str) -> str:
+        """Return why it was not ready in time, and what its author can do."""
+        program = "" if self.runtime_id else ', or ready = "running" if it is a program and no plugin'
+        source = f" ({self._spec.source})" if self._spec.source else ""
+        return f"{why_not}; give it a longer `start`{program}{source}"
 
     def _next_looks(self) -> Iterator[float]:
         """Yield the times at which there may be something to do, whatever happens."""
