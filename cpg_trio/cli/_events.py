@@ -22,6 +22,9 @@ KINDS = tuple(_WORDS.values())
 _COLOURS = {
     "healthy": "green",
     "returned": "green",
+    "ready": "green",
+    "ended": "yellow",
+    "looping": "red",
     "degraded": "yellow",
     "unhealthy": "red",
     "refused": "red",

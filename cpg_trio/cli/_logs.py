@@ -57,5 +57,5 @@ def log_line(line: pb.LogLine, out: Output) -> Text:
     from rich.text import Text  # noqa: PLC0415 - JSON does not need it
 
     text = line.text.expandtabs()
-    which = f"#{line.replica}  " if line.replica > 1 else ""
+    which = f"{line.plugin}/{line.replica}  " if line.replica > 1 else ""
     return Text.assemble((f"{out.when(line.at)}  {which}", "bright_black"), one_line(text, len(text)))

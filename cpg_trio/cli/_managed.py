@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import confirm
 from cpg_trio.cli._errors import CommandError
-from cpg_trio.cli._output import Output, since
+from cpg_trio.cli._output import Output, since, until
 
 if TYPE_CHECKING:
     from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
@@ -63,13 +63,19 @@ def phase_word(phase: int) -> str:
     return _WORDS.get(phase, f"phase {phase}")
 
 
+def replica_text(replica: pb.Replica) -> str:
+    """Return what a replica is doing, beside its state: where it runs, how it ended, when it starts again."""
+    again = f"again in {until(replica.again_at)}" if replica.HasField("again_at") else ""
+    loop = f"crash loop, {replica.failures} times in a row" if replica.looping else ""
+    return "; ".join(filter(None, (replica.where, replica.why, loop, again)))
+
+
 def standing(plugin: pb.ManagedPlugin) -> str:
     """Return how its replicas are, in words: `ready for 3 h, pid 4711`, `1 of 2 replicas ready`."""
     if len(plugin.replicas) == 1:
         replica = plugin.replicas[0]
-        where = f", {replica.where}" if replica.where else ""
-        why = f": {replica.why}" if replica.why else ""
-        return f"{phase_word(replica.phase)} for {since(replica.since)}{where}{why}"
+        text = replica_text(replica)
+        return f"{phase_word(replica.phase)} for {since(replica.since)}{f', {text}' if text else ''}"
     ready = sum(each.phase == pb.REPLICA_PHASE_READY for each in plugin.replicas)
     return f"{ready} of {plugin.wanted} replicas ready"
 

@@ -13,12 +13,14 @@ from cpg_trio.cli._calls import SERIES, series_rows
 from cpg_trio.cli._errors import UsageError
 from cpg_trio.cli._events import event_line
 from cpg_trio.cli._graph import EDGES, edge_rows
+from cpg_trio.cli._logs import log_line
+from cpg_trio.cli._managed import phase_word, replica_text
 from cpg_trio.cli._names import PluginName
-from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, call_cells, show_json, since
+from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, call_cells, show_json, since, until
 from cpg_trio.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.text import Text
 
@@ -84,10 +86,10 @@ def states_line(plugins: Sequence[pb.Plugin], out: Output) -> Text:
 def plugin_rows(plugins: Iterable[pb.Plugin], out: Output) -> list[list[str | Text]]:
     """Return the cells of a table of plugins."""
     every = list(plugins)
-    ids = out.ids(each.runtime_id for each in every)
+    ids = out.ids(each.runtime_id for each in every if each.runtime_id)
     return [
         [
-            ids[each.runtime_id],
+            ids[each.runtime_id] if each.runtime_id else _replica_name(each),
             out.state(each.state),
             since(each.state_since),
             each.version or NOTHING,
@@ -95,19 +97,32 @@ def plugin_rows(plugins: Iterable[pb.Plugin], out: Output) -> list[list[str | Te
             " ".join(_requirement(required, out) for required in each.requires) or NOTHING,
             rate(each.calls_in.calls_per_second).removesuffix("/s"),
             rate(each.calls_out.calls_per_second).removesuffix("/s"),
-            each.reason,
+            each.reason + _again(each),
         ]
         for each in every
     ]
 
 
+def _replica_name(plugin: pb.Plugin) -> str:
+    """Return the name of a plugin that the host runs, and that has no identity."""
+    return plugin.name if plugin.replica.number <= 1 else f"{plugin.name}/{plugin.replica.number}"
+
+
+def _again(plugin: pb.Plugin) -> str:
+    return f"; again in {until(plugin.replica.again_at)}" if plugin.replica.HasField("again_at") else ""
+
+
 def show_plugin(story: pb.GetPluginResponse, out: Output) -> None:
     """Write all about one plugin."""
-    plugin = story.plugin
-    reason = f": {plugin.reason}" if plugin.reason else ""
-    out.line(out.state(plugin.state) + f" for {since(plugin.state_since)}: {plugin.name}{reason}")
+    plugin, managed = story.plugin, story.managed
+    if story.HasField("plugin"):
+        reason = f": {plugin.reason}" if plugin.reason else ""
+        lasting = f" for {since(plugin.state_since)}: {plugin.name}{reason}{_again(plugin)}"
+        out.line(out.state(plugin.state) + lasting)
+    else:
+        out.line(out.state(managed.state) + f": {managed.name}: {managed.reason}")
     out.line("")
-    for name, text in _facts(plugin):
+    for name, text in [*(_facts(plugin) if plugin.runtime_id else ()), *_managed_facts(story)]:
         out.line(out.label(f"  {name}", 12), text)
     for required in plugin.requires:
         why = f": {required.reason}" if required.reason else ""
@@ -123,6 +138,24 @@ def show_plugin(story: pb.GetPluginResponse, out: Output) -> None:
         _section("last events", out)
     for event in story.events[-_LAST_EVENTS:]:
         out.line(event_line(event, out))
+    if story.lines:
+        _section(f"last lines (more: cpg-trio logs {managed.name})", out)
+    for line in story.lines[-_LAST_EVENTS:]:
+        out.line(log_line(line, out))
+
+
+def _managed_facts(story: pb.GetPluginResponse) -> Iterator[tuple[str, str]]:
+    """Yield how the host runs a plugin."""
+    if not story.HasField("managed"):
+        return
+    managed = story.managed
+    written = f", written in {managed.source}" if managed.source else ""
+    yield "managed", f"{managed.name}, launched as {managed.launcher}{written}"
+    for replica in managed.replicas:
+        text = replica_text(replica)
+        runs = f"run {replica.runs}" if replica.runs else "not started yet"
+        doing = f"{phase_word(replica.phase)} for {since(replica.since)}, {runs}{f', {text}' if text else ''}"
+        yield ("replica" if len(managed.replicas) == 1 else f"replica {replica.number}"), doing
 
 
 def _facts(plugin: pb.Plugin) -> list[tuple[str, str]]:

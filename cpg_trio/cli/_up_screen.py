@@ -38,16 +38,6 @@ _TIME_COLUMNS = 8
 _LEAST_COLUMNS, _LEAST_ROWS = 20, 4  # of a terminal that says something smaller, or nothing
 _TENTHS_S = 100.0  # from then on, times are in whole units
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_magenta", "bright_blue")
-_STATES = {
-    Phase.WAITING: State.WAITING,
-    Phase.STARTING: State.STARTING,
-    Phase.READY: State.HEALTHY,
-    Phase.BACKING_OFF: State.BACKING_OFF,
-    Phase.STOPPING: State.DRAINING,
-    Phase.STOPPED: State.STOPPED,
-    Phase.FAILED: State.FAILED,
-}
-"""The states whose signs and colours the phases have."""
 _SETTLED = {Phase.READY, Phase.STOPPED, Phase.FAILED}
 _ENDED = {Phase.STOPPED, Phase.FAILED}
 
@@ -56,6 +46,8 @@ _ENDED = {Phase.STOPPED, Phase.FAILED}
 class _Row:
     """A replica, and how long it takes to settle."""
 
+    live: Replica
+    """Which goes on changing."""
     replica: Replica
     """As it was when it changed last."""
     name: str
@@ -81,7 +73,9 @@ class UpScreen:
         self._out = out
         self._clock = clock
         self._wall_clock = wall_clock
-        self._rows: dict[tuple[str, int], _Row] = {}
+        self._rows: dict[
+            int, _Row
+        ] = {}  # by the id of the replica: two may have a name while one is replaced
         self._began = clock()
         self._listening: tuple[str, float] | None = None  # where, and after how long
         self._host_is_told = False
@@ -102,13 +96,17 @@ class UpScreen:
 
     def changed(self, replica: Replica) -> None:
         """Note what a replica is doing now."""
-        key, now = (replica.plugin, replica.number), self._clock()
-        row = self._rows.get(key)
+        name, now = replica_name(replica.plugin, replica.number), self._clock()
+        row = self._rows.get(id(replica))
         if row is None:
-            row = self._rows[key] = _Row(replica, replica_name(*key), now)
+            row = self._rows[id(replica)] = _Row(replica, replica, name, now)
         elif row.took_s is not None and replica.phase not in _SETTLED:
             row.began, row.took_s = now, None
-        row.replica = attrs.evolve(replica)  # it goes on changing
+        if replica.phase is Phase.STOPPED and any(
+            r.name == name and r is not row for r in self._rows.values()
+        ):
+            del self._rows[id(replica)]  # another one has come in its place
+        row.replica = attrs.evolve(replica)
         row.is_told = False
         if row.took_s is None and replica.phase in (_ENDED if self._is_stopping else _SETTLED):
             row.took_s = now - row.began
@@ -116,8 +114,9 @@ class UpScreen:
 
     def output(self, plugin: str, replica: int, line: str) -> None:
         """Show a line that a plugin has written. What does not print is escaped."""
-        width = min(max([len(plugin), *(len(row.name) for row in self._rows.values())]), _WIDEST_NAME)
-        name = set_cell_size(replica_name(plugin, replica), width)
+        name = replica_name(plugin, replica)
+        width = min(max([len(name), *(len(row.name) for row in self._rows.values())]), _WIDEST_NAME)
+        name = set_cell_size(name, width)
         bar = self._out.sign("│", "|")
         self._add(Text.assemble((f"{name} {bar} ", self._colour(plugin)), _printable(line)))
 
@@ -195,7 +194,7 @@ class UpScreen:
         """Yield the lines of the block, as many as the terminal has room for."""
         rows = [row for row in self._rows.values() if not row.is_told]
         if self._is_stopping:
-            yield Text(f"stopping: {self._order()}; Ctrl-C again ends all of it at once")
+            yield Text(self._order())
             rows.reverse()
         elif self._is_starting and self._rows:
             yield self._host_line()
@@ -218,7 +217,7 @@ class UpScreen:
     def _row_line(self, row: _Row) -> Text:
         replica = row.replica
         took_s = self._clock() - row.began if row.took_s is None else row.took_s
-        state, text = _STATES[replica.phase], self._doing(replica)
+        state, text = replica.phase.state, self._doing(replica)
         return self._line(row.name, took_s, state, text, self._colour(replica.plugin))
 
     def _line(self, name: str, took_s: float, state: State, text: str, colour: str) -> Text:
@@ -237,12 +236,15 @@ class UpScreen:
         return doing(replica, self._wall_clock())
 
     def _order(self) -> str:
-        """Return what is being stopped, then what follows."""
+        """Return what is being stopped, and then what follows."""
         phases = (Phase.STOPPING, Phase.READY)
         now, later = (
             [row.name for row in self._rows.values() if row.replica.phase is phase] for phase in phases
         )
-        return ", then ".join(filter(None, (_some(now), _some(later[::-1])))) or "the host"
+        if not (now or later):
+            return "all plugins are stopped"
+        order = ", then ".join(filter(None, (_some(now), _some(later[::-1]))))
+        return f"stopping: {order}; Ctrl-C again ends all of it at once"
 
     @property
     def _is_stopping(self) -> bool:
@@ -253,7 +255,9 @@ class UpScreen:
         """Whether the first start goes on: until then, all plugins are in the block."""
         if self._host_is_told:
             return False
-        return self._listening is None or not all(row.took_s is not None for row in self._rows.values())
+        return self._listening is None or not all(
+            row.took_s is not None or row.replica.failures for row in self._rows.values()
+        )
 
     def _is_quiet(self) -> bool:
         """Whether no time on the terminal goes on."""

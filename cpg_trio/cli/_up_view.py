@@ -40,6 +40,8 @@ def replica_name(plugin: str, replica: int) -> str:
 def doing(replica: Replica, now: float) -> str:
     """Return what a replica is doing, beginning with the word for it; `now` is in seconds since 1970."""
     word, why, where = replica.phase.value, replica.why, replica.where
+    if replica.phase is Phase.WAITING and why.startswith("waits "):
+        return f"{word} {why.removeprefix('waits ')}"
     if replica.phase is Phase.BACKING_OFF:
         left_s = max(0.0, (replica.again_at or 0.0) - now)
         times = f" ({_ordinal(replica.failures)} time)" if replica.failures > 1 else ""

@@ -271,6 +271,7 @@ class Host:
                 connections=self._connections,
                 capabilities=config.capabilities,
                 settings=config.settings,
+                managed=self.plugins,
                 files=reloaded_files(config, self._contexts),
                 call_table=self.call_table,
                 direct=self._direct,
@@ -581,7 +582,13 @@ class Host:
         """Return what is asked at each scrape of the metrics."""
         collectors = [
             CallMetrics(self.call_table, Side.HOST),
-            HostMetrics(self.admin.parts, self.admin.plugins, self._direct, Refusals(self.audit)),
+            HostMetrics(
+                self.admin.parts,
+                self.admin.plugins,
+                self._direct,
+                Refusals(self.audit),
+                self.admin.managed,
+            ),
             ProcessMetrics(self.admin.loop_lag, {"routing": self._pool, "control": self._control_pool}),
         ]
         if (hosts := self.admin.hosts) is not None and self._shared is not None:

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cpg_trio.host.access import Audit, AuditEvent
-from cpg_trio.host.admin import Parts, Plugins, Record
+from cpg_trio.host.admin import ManagedStates, Parts, Plugins, Record
 from cpg_trio.host.routing import DirectCounter
 from cpg_trio.metrics import counters, gauges
 from cpg_trio.states import OF_IDENTITIES, State
@@ -44,6 +44,7 @@ class HostMetrics(Collector):
     plugins: Plugins
     direct: DirectCounter
     refusals: Refusals
+    managed: ManagedStates
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of a host, without those of calls."""
@@ -51,6 +52,7 @@ class HostMetrics(Collector):
         known = [r for r in every if r.provided and (r.state is not State.GONE or r.was_lost)]
         yield from self._states(known)
         yield from self._services([record for record in known if record.state is not State.GONE])
+        yield from self._managed()
         yield from self._directory()
         yield from self._direct_calls()
         yield from counters(
@@ -114,6 +116,31 @@ class HostMetrics(Collector):
         for record in known:
             required = (each for each in record.identity.requires or () if not registry.available(each))
             yield from ((record.name, each) for each in islice(required, _MOST_MISSING_OF_ONE))
+
+    def _managed(self) -> Iterator[Metric]:
+        phases, looping = Counter[tuple[str, str]](), Counter[tuple[str]]()
+        for spec in self.managed.specs():
+            for replica in self.managed.plugins.replicas(spec.name):
+                phases[spec.name, replica.phase.value] += 1
+                looping[(spec.name,)] += replica.looping
+        yield from gauges(
+            "cpg_trio_managed_replicas",
+            "Replicas of a plugin that the host runs, by what they are doing.",
+            ("plugin", "phase"),
+            phases.items(),
+        )
+        yield from gauges(
+            "cpg_trio_managed_replicas_looping",
+            "Replicas of a plugin that the host runs which are in a crash loop.",
+            ("plugin",),
+            looping.items(),
+        )
+        yield from counters(
+            "cpg_trio_managed_restarts",
+            "Runs of a plugin that the host has started after another one of the same replica.",
+            ("plugin",),
+            (((spec.name,), self.managed.restarts[spec.name]) for spec in self.managed.specs()),
+        )
 
     def _directory(self) -> Iterator[Metric]:
         parts, lags_s = self.parts, self.parts.watches.lags_s()

@@ -40,8 +40,9 @@ class FileSource:
     file: PlatformFile | None = attrs.field(default=None, init=False)
     """What it has said last."""
 
-    def __str__(self) -> str:
-        """Return the name of the file."""
+    @property
+    def name(self) -> str:
+        """The path of the file."""
         return str(self.path)
 
     async def read(self, only: Collection[str] | None = None, *, apart: bool = False) -> Sequence[PluginSpec]:

@@ -11,10 +11,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.cli._apply import show_plan
 from cpg_trio.cli._events import event_line
 from cpg_trio.cli._graph import show_graph
+from cpg_trio.cli._impact import show_impact, why_refused
+from cpg_trio.cli._logs import log_line
 from cpg_trio.cli._output import Output, shortened
-from cpg_trio.cli._plugins import show_plugins
+from cpg_trio.cli._plugins import show_plugin, show_plugins
 from cpg_trio.cli._screen import picture
 from cpg_trio.cli._status import show_status
 
@@ -226,3 +229,95 @@ def test_ids_are_as_short_as_they_are_unique() -> None:
         "api-77770000": "api-7777",
         "logger": "logger",
     }
+
+
+THUMBS = pb.Replica(
+    plugin="thumbs",
+    number=1,
+    phase=pb.REPLICA_PHASE_BACKING_OFF,
+    since=_ago(3),
+    why="exit status 3: No module named 'PIL'",
+    runs=5,
+    failures=5,
+    again_at=Timestamp(seconds=NOW + 32),
+    looping=True,
+)
+
+
+def test_a_plugin_without_an_identity_has_its_name_its_state_and_when_it_is_started_again() -> None:
+    waiting = pb.Plugin(name="api-plugin", state=pb.PLUGIN_STATE_WAITING, reason="waits for storage")
+    thumbs = pb.Plugin(
+        name="thumbs-plugin",
+        state=pb.PLUGIN_STATE_BACKING_OFF,
+        state_since=_ago(3),
+        reason="crash loop: exit status 3 (5 times in 40 s)",
+        replica=THUMBS,
+    )
+    lines = _shown(lambda out: show_plugins([waiting, thumbs], out)).splitlines()
+    assert " ".join(lines[1].split()) == "api-plugin waiting - - - - 0 0 waits for storage"
+    assert lines[2].startswith("thumbs-plugin  backing off")
+    assert lines[2].endswith("crash loop: exit status 3 (5 times in 40 s); again in 32 s")
+    assert "↻ backing off" in _shown(lambda out: show_plugins([thumbs], out), terminal=True, width=120)
+
+
+def test_the_story_of_a_plugin_that_the_host_runs_has_its_replicas_and_its_last_lines() -> None:
+    managed = pb.ManagedPlugin(
+        name="thumbs", launcher="process", source="platform.toml:12", wanted=1, replicas=[THUMBS]
+    )
+    plugin = pb.Plugin(name="thumbs-plugin", state=pb.PLUGIN_STATE_BACKING_OFF, state_since=_ago(3))
+    line = pb.LogLine(sequence=1, at=_ago(3), plugin="thumbs", replica=1, text="Traceback\x1b[2J:")
+    story = pb.GetPluginResponse(plugin=plugin, managed=managed, lines=[line])
+    shown = _shown(lambda out: show_plugin(story, out))
+    assert shown.startswith("backing off for 3 s: thumbs-plugin\n")
+    assert "  managed    thumbs, launched as process, written in platform.toml:12\n" in shown
+    assert (
+        "  replica    backing off for 3 s, run 5, exit status 3: No module named 'PIL'; crash loop," in shown
+    )
+    assert "last lines (more: cpg-trio logs thumbs)" in shown
+    assert "Traceback\\x1b[2J:" in shown
+    assert _shown(lambda out: out.line(log_line(line, out))) == "2027-01-15T07:59:57Z  Traceback\\x1b[2J:\n"
+
+
+def test_a_plan_has_the_names_of_what_differs_and_says_what_stays() -> None:
+    plan = pb.GetPlanResponse(
+        source="platform.toml",
+        changes=[
+            pb.PlannedChange(
+                kind=pb.PlannedChange.KIND_REPLACE,
+                plugin="storage",
+                differences=["launcher.command", "launcher.environment.STORAGE_PATH"],
+                source="platform.toml:7",
+            ),
+            pb.PlannedChange(
+                kind=pb.PlannedChange.KIND_SCALE, plugin="api", replicas_before=1, replicas_after=3
+            ),
+        ],
+        unchanged=["logger"],
+    )
+    lines = _shown(lambda out: show_plan(plan, out)).splitlines()
+    assert lines[0] == "platform.toml: 2 changes, 1 plugin stays as it is"
+    assert " ".join(lines[2].split()) == (
+        "storage ~ replace launcher.command, launcher.environment.STORAGE_PATH platform.toml:7"
+    )
+    assert " ".join(lines[3].split()) == "api ~ scale 1 to 3 replicas"
+    nothing = pb.GetPlanResponse(source="platform.toml", unchanged=["a", "b"])
+    shown = _shown(lambda out: show_plan(nothing, out))
+    assert shown == "platform.toml: nothing has to be done, 2 plugins stay as they are\n"
+
+
+def test_an_impact_says_who_would_lose_what_and_in_which_order_things_go_down() -> None:
+    impact = pb.Impact(
+        plugin="logger",
+        losers=[pb.PluginImpact(plugin="storage", requires=["logger"], step=1)],
+        order=["logger", "storage", "api"],
+        refused=True,
+        lines=["logger: nobody is left who provides it"],
+    )
+    assert _shown(lambda out: show_impact(impact, out)) == (
+        "logger: nobody is left who provides it\nin this order they would go down: logger, storage, api\n"
+    )
+    assert why_refused(impact) == (
+        "logger is not removed, as storage would be left without a service that it requires: say --force if"
+        " that is meant"
+    )
+    assert _shown(lambda out: show_impact(pb.Impact(plugin="x"), out)) == "without x nobody loses anything\n"

@@ -16,6 +16,7 @@ from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig
 from tests.host.calls import DISCOVER
 from tests.host.routed import Recorder, Setting, routing
+from tests.host.supervision.launching import Launches, spec
 from tests.http.peers import OK
 from tests.plugin.running import eventually
 
@@ -91,6 +92,7 @@ async def test_the_page_has_each_metric_of_a_host_with_its_type_and_labels() -> 
         s.host.registry.register(needy.runtime_id, "other", "1.0.0", "/", {})
         async with httpx.AsyncClient(base_url=s.url) as client:
             assert (await client.post(DISCOVER, json={}, headers=FORGED)).status_code == 401
+        await s.host.plugins.add(spec("thumbs", Launches()), wait=False)
         types = (await scraped(s.host)).types
     exposed = {name: shown for name, shown in types.items() if name.startswith("cpg_trio_")}
     assert exposed == page_of("Of a host", "Of both")

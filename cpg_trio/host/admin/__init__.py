@@ -5,13 +5,15 @@ Its modules:
     plugins, events          states and their histories, and what has happened
     fair_table, kept         in what that is kept, and how much of it
     figures, recent          calls, as the one table counts them, and refusals of the last minute
+    managed                  the plugins that the host runs, with managed_messages and managed_actions
     dependencies, problems   what is missing, and what is wrong, in sentences
+    late_loop                an event loop that runs late
     host_state, files        the host itself, its process, and its files
     hosts                    the hosts that share a directory, and the store that it is kept in
     snapshot                 what one answer is made of
     view                     the answers to all requests that only read
     messages                 what stands in them, with plugin_messages
-    actions, actor           what an operator does, and who that is
+    actions, actor, reasons  what an operator does, who that is, and why
     service, dashboard       the admin service over these, and the pages
     admin                    all of it, wired
     tokens, sessions         secrets that let somebody in: of operators, and of their browsers
@@ -34,6 +36,7 @@ from cpg_trio.host.admin.listener import (
     AdminConfig as AdminConfig,
     serve_admin as serve_admin,
 )
+from cpg_trio.host.admin.managed import ManagedStates as ManagedStates
 from cpg_trio.host.admin.plugins import Plugins as Plugins, Record as Record
 from cpg_trio.host.admin.snapshot import Parts as Parts
 from cpg_trio.host.admin.tokens import AdminTokens as AdminTokens

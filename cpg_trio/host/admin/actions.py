@@ -14,12 +14,12 @@ from cpg_trio.host.access import Action, Audit
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.files import Files, FileState
 from cpg_trio.host.admin.plugins import Record
+from cpg_trio.host.admin.reasons import checked_reason, done_by, with_reason
 from cpg_trio.host.directory import Registry, Saved
 from cpg_trio.logs import TemporaryLevels
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 
-_MOST_REASON = 256  # characters
 _LONGEST_GRACE_S = 24 * 60 * 60
 _LONGEST_LEVEL_S = 24 * 60 * 60.0
 
@@ -65,11 +65,13 @@ class Actions:
     ) -> tuple[Record, int]:
         """Give a plugin no new calls, or calls again; return also how many calls to it are in flight."""
         record = self._there(plugin)
-        why, runtime_id = _checked(reason), record.runtime_id
+        why, runtime_id = checked_reason(reason), record.runtime_id
         before = self.registry.why_drained(runtime_id)
         if undo and not before:
             raise ConnectError(Code.FAILED_PRECONDITION, f"{runtime_id} is not drained")
-        self._set_drained(runtime_id, "" if undo else _done(f"drained by {actor or 'an operator'}", why))
+        self._set_drained(
+            runtime_id, "" if undo else with_reason(f"drained by {actor or 'an operator'}", why)
+        )
         await self.saved(runtime_id, partial(self._set_drained, runtime_id, before))
         self.audit.allowed(Action.DRAIN, record.runtime_id, "undo" if undo else "", reason=why, actor=actor)
         self._tell(record, "gets calls again" if undo else "drained", why, actor)
@@ -84,7 +86,7 @@ class Actions:
     async def shut_down(self, plugin: str, *, grace_s: float = 30.0, reason: str = "", actor: str) -> Record:
         """Ask a plugin to stop. The calls to it that are in flight have `grace_s` seconds to finish."""
         record = self._there(plugin)
-        why = _checked(reason)
+        why = checked_reason(reason)
         if not 0 <= grace_s <= _LONGEST_GRACE_S:
             raise ConnectError(Code.INVALID_ARGUMENT, f"grace must be 0 to {_LONGEST_GRACE_S} seconds")
         if not self.registry.has_registered(record.runtime_id):
@@ -99,9 +101,9 @@ class Actions:
     async def revoke(self, plugin: str, *, reason: str = "", actor: str) -> Record:
         """End the identity of a plugin, and all that it has with it, at once."""
         record = self._there(plugin)
-        why = _checked(reason)
+        why = checked_reason(reason)
         ended = self.host.revoke_identity(
-            record.runtime_id, _done(f"revoked by {actor or 'an operator'}", why), actor=actor
+            record.runtime_id, with_reason(f"revoked by {actor or 'an operator'}", why), actor=actor
         )
         self._tell(record, "revoked", why, actor, kind=pb.EVENT_KIND_REVOKED)
         await ended
@@ -109,19 +111,19 @@ class Actions:
 
     async def revoke_grant(self, grant_id: str, *, reason: str = "", actor: str) -> None:
         """End a grant of a capability, and the calls that use it."""
-        why = _checked(reason)
+        why = checked_reason(reason)
         if not self.host.revoke_grant(
-            grant_id, _done(f"revoked by {actor or 'an operator'}", why), actor=actor
+            grant_id, with_reason(f"revoked by {actor or 'an operator'}", why), actor=actor
         ):
             raise ConnectError(Code.NOT_FOUND, f"there is no grant {grant_id!r}")
-        text = _done(_done_by(f"the grant {grant_id} is revoked", actor), why)
+        text = with_reason(done_by(f"the grant {grant_id} is revoked", actor), why)
         self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=text))
         await self.host.grants_ended()
 
     async def reload(self, *, actor: str) -> Sequence[FileState]:
         """Read the files anew that have changed, and apply the policy; return all files with their errors."""
         self.audit.allowed(Action.RELOAD, "host", actor=actor)
-        self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=_done_by("files are reloaded", actor)))
+        self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=done_by("files are reloaded", actor)))
         self.files.look()
         self.host.enforce_policy()
         return list(self.files)
@@ -141,7 +143,7 @@ class Actions:
         self.audit.allowed(Action.LOG_LEVEL, "host", logger, reason=level or "restored", actor=actor)
         holds_s = min(for_s, _LONGEST_LEVEL_S) if level else 0.0
         what = f"at {level} for {span(holds_s)}" if level else "at the level that it was configured for"
-        text = _done_by(f"{logger or 'the host'} logs {what}", actor)
+        text = done_by(f"{logger or 'the host'} logs {what}", actor)
         self.events.add(Event(kind=pb.EVENT_KIND_ACTION, text=text))
         return holds_s
 
@@ -166,23 +168,8 @@ class Actions:
         self.events.add(
             Event(
                 kind=kind,
-                text=_done(_done_by(what, actor), why),
+                text=with_reason(done_by(what, actor), why),
                 runtime_id=record.runtime_id,
                 name=record.name,
             )
         )
-
-
-def _done_by(what: str, actor: str) -> str:
-    return f"{what}, by {actor}" if actor else what
-
-
-def _done(what: str, why: str) -> str:
-    return f"{what}: {why}" if why else what
-
-
-def _checked(reason: str) -> str:
-    """Return a reason that is short enough to be kept."""
-    if len(reason) > _MOST_REASON:
-        raise ConnectError(Code.INVALID_ARGUMENT, f"the reason is too long (max: {_MOST_REASON} characters)")
-    return reason

@@ -17,6 +17,9 @@ from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.host_state import HostState
 from cpg_trio.host.admin.hosts import Hosts
 from cpg_trio.host.admin.kept import Kept
+from cpg_trio.host.admin.late_loop import LateLoop
+from cpg_trio.host.admin.managed import ManagedStates
+from cpg_trio.host.admin.managed_actions import ManagedActions
 from cpg_trio.host.admin.plugins import Plugins
 from cpg_trio.host.admin.service import AdminRpcs
 from cpg_trio.host.admin.snapshot import Parts
@@ -51,7 +54,9 @@ class Admin:
         """The hosts that share the directory; None for one that has it alone."""
         if parts.cluster is not None:
             self.hosts = Hosts(parts.cluster, parts.store, self.events, wall_clock)
-        self.view = View(parts, self._plugins, self.events, self._host, self.hosts, wall_clock)
+        self.managed = ManagedStates(parts.managed, self._plugins, self.events, wall_clock)
+        """The plugins that the host runs."""
+        self.view = View(parts, self._plugins, self.events, self._host, self.managed, self.hosts, wall_clock)
         """Answers what only reads."""
         self.actions = Actions(
             find=self.view.find,
@@ -63,6 +68,9 @@ class Admin:
             saved=parts.journal.saved if parts.cluster is not None else _not_kept,
         )
         """What an operator does."""
+        self.managed_actions = ManagedActions(self.managed, self.events)
+        """What an operator does with the plugins that the host runs."""
+        self._late = LateLoop(self.loop_lag, self.managed, self.events)
         audit.subscribe(self._audited)
 
     @property
@@ -82,11 +90,12 @@ class Admin:
 
     def service(self) -> App:
         """Return the admin service as an ASGI application. It does not check who asks."""
-        return application([AdminRpcs(self.view, self.events, self.actions)])
+        return application([AdminRpcs(self.view, self.events, self.actions, self.managed_actions)])
 
     def application(self) -> App:
         """Return what operators are served: the admin service, and the dashboard at all other paths."""
-        service, dashboard = self.service(), Dashboard(self.view, self.events, self.actions, self._wall_clock)
+        service = self.service()
+        dashboard = Dashboard(self.view, self.events, self.actions, self.managed_actions, self._wall_clock)
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             of_service = scope["path"].startswith(_SERVICE_PATH)
@@ -103,6 +112,8 @@ class Admin:
             nursery.start_soon(self.actions.levels.run)
             with ExitStack() as stack:
                 stack.enter_context(self._plugins.following())
+                stack.enter_context(self.managed.following())
+                stack.enter_context(self._late.following())
                 stack.enter_context(self._parts.files.told(self._file_changed))
                 if self.hosts is not None:
                     stack.enter_context(self.hosts.following())

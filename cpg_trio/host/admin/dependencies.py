@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -23,12 +23,18 @@ class Missing:
     """In seconds since 1970; 0 if nobody has provided it since the host began."""
     runtime_id: str = ""
     """The plugin that provided it last."""
+    plugin: str = ""
+    """The name of the plugin that is to provide it, if the host runs it."""
 
 
 class Dependencies:
     """Says of service types why they are missing. Made for one answer: it remembers what it has found."""
 
-    def __init__(self, plugins: Plugins, registry: Registry, now: float) -> None:
+    def __init__(
+        self, plugins: Plugins, registry: Registry, now: float, to_come: Mapping[str, Missing]
+    ) -> None:
+        """Take also, by service type, why it is missing that a plugin of the host is to provide."""
+        self._to_come = to_come
         self._plugins = plugins
         self._registry = registry
         self._now = now
@@ -79,6 +85,8 @@ class Dependencies:
         return Missing(reason, record.state_since, record.runtime_id)
 
     def _of_nobody(self, service_type: str) -> Missing:
+        if (to_come := self._to_come.get(service_type)) is not None:
+            return to_come
         former = self._plugins.former(service_type)
         if former is None:
             return Missing("nobody provides it, and nobody has since the host began")

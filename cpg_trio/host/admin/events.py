@@ -48,6 +48,8 @@ class Event:
     runtime_id: str = attrs.field(default="", converter=_cut_name)
     name: str = attrs.field(default="", converter=_cut_name)
     """The plugin's own name."""
+    managed: str = attrs.field(default="", converter=_cut_name)
+    """The name on its platform of a plugin that the host runs."""
     service_type: str = attrs.field(default="", converter=_cut_name)
     address: str = ""
     at: float = 0.0
@@ -63,7 +65,8 @@ class Event:
 
     def concerns(self, plugin: str) -> bool:
         """Whether it is about a plugin: a runtime id, a beginning of one, or a name. Empty: any plugin."""
-        return not plugin or self.name == plugin or self.runtime_id.startswith(plugin)
+        names = self.name, self.managed
+        return not plugin or plugin in names or self.runtime_id.startswith(plugin)
 
 
 class EventLog:

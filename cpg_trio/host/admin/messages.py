@@ -49,4 +49,5 @@ def event(happened: Event) -> pb.Event:
         text=happened.text,
         address=happened.address,
         count=happened.count,
+        managed=happened.managed,
     )

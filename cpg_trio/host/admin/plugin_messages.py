@@ -8,7 +8,7 @@ import attrs
 
 from cpg_trio import _clock, wire
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio.host.admin import messages
+from cpg_trio.host.admin import managed_messages, messages
 from cpg_trio.host.admin.dependencies import Missing
 from cpg_trio.host.admin.plugins import Provided, Record
 from cpg_trio.host.admin.snapshot import Snapshot
@@ -35,6 +35,8 @@ def plugin(record: Record, of: Snapshot) -> pb.Plugin:
         calls_in=of.figures.of(provider=record.runtime_id),
         calls_out=of.figures.of(caller=record.runtime_id),
     )
+    if (standing := of.managed.of_record(record)) is not None:
+        message.replica.CopyFrom(managed_messages.replica(standing.replica))
     if record.state is State.GONE:
         message.provides.extend(map(_formerly_provided, record.provided.values()))
         if record.last_heard:
@@ -158,6 +160,8 @@ def nodes(edges: Sequence[pb.Edge], of: Snapshot) -> Iterator[pb.GraphNode]:
             runtime_ids=[record.runtime_id for record in records],
             provides=sorted(provided),
         )
+    there = of.by_name()
+    yield from managed_messages.nodes([s for s in of.without_identity if s.spec.self_id not in there])
     missing = {edge.service_type: edge.reason for edge in edges if not edge.provider}
     for service_type, reason in sorted(missing.items()):
         yield pb.GraphNode(name=service_type, missing=True, state=pb.PLUGIN_STATE_GONE, reason=reason)
@@ -169,7 +173,7 @@ def edges(of: Snapshot) -> Sequence[pb.Edge]:
     required: dict[tuple[str, str, str], None] = {}
     for service_type, callers in of.required_by().items():
         for caller in callers:
-            for provider in of.parts.registry.provider_names(service_type) or [""]:
+            for provider in _providers(service_type, of):
                 required[caller, provider, service_type] = None
     direct = of.direct_calls()
     return [
@@ -182,6 +186,13 @@ def edges(of: Snapshot) -> Sequence[pb.Edge]:
         )
         for edge in sorted({**required, **figures, **direct})
     ]
+
+
+def _providers(service_type: str, of: Snapshot) -> Sequence[str]:
+    """Return the names of those who provide a service, or else of one that is to; an empty one for nobody."""
+    names = of.parts.registry.provider_names(service_type)
+    missing = None if names else of.dependencies.missing(service_type)
+    return list(names) or [missing.plugin if missing is not None else ""]
 
 
 def _edge(

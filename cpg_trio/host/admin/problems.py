@@ -34,6 +34,8 @@ class Problem:
     runtime_id: str = ""
     service_type: str = ""
     what_to_do: str = ""
+    managed: str = ""
+    """The name on its platform of a plugin that the host runs."""
 
     def message(self) -> pb.Problem:
         """Return it as a message."""
@@ -44,15 +46,19 @@ class Problem:
             runtime_id=self.runtime_id,
             service_type=self.service_type,
             what_to_do=self.what_to_do,
+            managed=self.managed,
         )
 
 
 def problems_of(
-    plugins: Plugins, dependencies: Dependencies, of_host: Iterable[Problem]
+    plugins: Plugins, dependencies: Dependencies, others: Iterable[Problem], managed: Iterable[str]
 ) -> Sequence[Problem]:
-    """Return the worst problems of plugins and of the host, and not more than a hundred."""
+    """Return the worst problems of plugins, and others, and not more than a hundred.
+
+    `managed` are the names of plugins that the host runs: how those are that are lost, it says itself.
+    """
     live = plugins.live()
-    found = [*of_host, *_lost(plugins, {record.name for record in live})]
+    found = [*others, *_lost(plugins, {*managed, *(record.name for record in live)})]
     waiting: dict[tuple[State, str], list[Record]] = {}
     for record in live:
         lacking = dependencies.lacking(record)
@@ -79,15 +85,15 @@ def _waiting(
         why = first.reason or "it does not say why"
     else:
         why, since, culprit = missing.reason, max(since, missing.since), missing.runtime_id
-    what_to_do = _look_at(culprit or first.runtime_id)
+    what_to_do = _look_at(culprit or (missing.plugin if missing is not None else "") or first.runtime_id)
     return Problem(state, f"{who} for {what} ({why})", since, first.runtime_id, service_type, what_to_do)
 
 
-def _lost(plugins: Plugins, live_names: set[str]) -> Iterator[Problem]:
+def _lost(plugins: Plugins, known: set[str]) -> Iterator[Problem]:
     """Yield the plugins that were lost and have not come back, each name once."""
     lost = {record.name: record for record in plugins.gone() if record.was_lost}
     for name, record in lost.items():
-        if name not in live_names:
+        if name not in known:
             yield _about(record)
 
 
@@ -97,5 +103,5 @@ def _about(record: Record) -> Problem:
     return Problem(record.state, summary, record.state_since, record.runtime_id, what_to_do=what_to_do)
 
 
-def _look_at(runtime_id: str) -> str:
-    return f"cpg-trio plugins {shlex.quote(runtime_id)}"
+def _look_at(plugin: str) -> str:
+    return f"cpg-trio plugins {shlex.quote(plugin)}"

@@ -10,10 +10,11 @@ import attrs
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminService
 from cpg_trio._human import seconds_of
-from cpg_trio.host.admin import messages
+from cpg_trio.host.admin import managed_messages, messages
 from cpg_trio.host.admin.actions import Actions
 from cpg_trio.host.admin.actor import current_actor
 from cpg_trio.host.admin.events import EventLog
+from cpg_trio.host.admin.managed_actions import ManagedActions
 from cpg_trio.host.admin.view import View
 from cpg_trio.rpc import Context
 
@@ -24,10 +25,11 @@ _DEFAULT_LEVEL_S = 10 * 60.0
 class AdminRpcs(AdminService):
     """`cpgtrio.admin.v1.AdminService`."""
 
-    def __init__(self, view: View, events: EventLog, actions: Actions) -> None:
+    def __init__(self, view: View, events: EventLog, actions: Actions, managed: ManagedActions) -> None:
         self._view = view
         self._events = events
         self._actions = actions
+        self._managed = managed
 
     async def get_status(self, request: pb.GetStatusRequest, _ctx: Context, /) -> pb.GetStatusResponse:
         """See `View.status`."""
@@ -81,6 +83,81 @@ class AdminRpcs(AdminService):
                     yield pb.WatchEventsResponse(events=map(messages.event, events), missed=missed)
                 elif not (request.follow and await reader.wait()):
                     return
+
+    async def list_managed_plugins(
+        self, request: pb.ListManagedPluginsRequest, _ctx: Context, /
+    ) -> pb.ListManagedPluginsResponse:
+        """See `View.managed`."""
+        return self._view.managed(request)
+
+    async def get_impact(self, request: pb.GetImpactRequest, _ctx: Context, /) -> pb.GetImpactResponse:
+        """See `View.impact`."""
+        return self._view.impact(request)
+
+    async def get_plan(self, _request: pb.GetPlanRequest, _ctx: Context, /) -> pb.GetPlanResponse:
+        """See `ManagedActions.plan`."""
+        plan_id, plan = await self._managed.plan()
+        return pb.GetPlanResponse(
+            plan_id=plan_id,
+            changes=map(managed_messages.change, plan.changes),
+            unchanged=plan.unchanged,
+            source=self._managed.source.name,
+        )
+
+    async def watch_logs(
+        self, request: pb.WatchLogsRequest, _ctx: Context, /
+    ) -> AsyncIterator[pb.WatchLogsResponse]:
+        """Yield the lines of a plugin that are kept, and with `follow` new ones until the host stops.
+
+        Raises: ConnectError `not_found`, `resource_exhausted`.
+        """
+        with self._view.reading_lines(request) as reader:
+            while True:
+                lines, missed = reader.next()
+                if lines or missed:
+                    yield pb.WatchLogsResponse(lines=map(managed_messages.line, lines), missed=missed)
+                elif not (request.follow and await reader.wait()):
+                    return
+
+    async def add_plugin(self, request: pb.AddPluginRequest, _ctx: Context, /) -> pb.AddPluginResponse:
+        """See `ManagedActions.add`."""
+        spec = await self._managed.add(request.plugin, reason=request.reason, actor=current_actor())
+        return pb.AddPluginResponse(plugin=self._view.managed_of(spec))
+
+    async def remove_plugin(
+        self, request: pb.RemovePluginRequest, _ctx: Context, /
+    ) -> pb.RemovePluginResponse:
+        """See `ManagedActions.remove`."""
+        impact = await self._managed.remove(
+            request.plugin, force=request.force, reason=request.reason, actor=current_actor()
+        )
+        return pb.RemovePluginResponse(impact=managed_messages.impact(impact))
+
+    async def replace_plugin(
+        self, request: pb.ReplacePluginRequest, _ctx: Context, /
+    ) -> pb.ReplacePluginResponse:
+        """See `ManagedActions.replace`."""
+        spec = await self._managed.replace(request.plugin, reason=request.reason, actor=current_actor())
+        return pb.ReplacePluginResponse(plugin=self._view.managed_of(spec))
+
+    async def restart_plugin(
+        self, request: pb.RestartPluginRequest, _ctx: Context, /
+    ) -> pb.RestartPluginResponse:
+        """See `ManagedActions.restart`."""
+        spec = await self._managed.restart(request.plugin, reason=request.reason, actor=current_actor())
+        return pb.RestartPluginResponse(plugin=self._view.managed_of(spec))
+
+    async def scale_plugin(self, request: pb.ScalePluginRequest, _ctx: Context, /) -> pb.ScalePluginResponse:
+        """See `ManagedActions.scale`."""
+        spec = await self._managed.scale(
+            request.plugin, request.replicas, reason=request.reason, actor=current_actor()
+        )
+        return pb.ScalePluginResponse(plugin=self._view.managed_of(spec))
+
+    async def apply_plan(self, request: pb.ApplyPlanRequest, _ctx: Context, /) -> pb.ApplyPlanResponse:
+        """See `ManagedActions.apply`."""
+        plan = await self._managed.apply(request.plan_id, reason=request.reason, actor=current_actor())
+        return pb.ApplyPlanResponse(changes=map(managed_messages.change, plan.changes))
 
     async def drain_plugin(self, request: pb.DrainPluginRequest, _ctx: Context, /) -> pb.DrainPluginResponse:
         """See `Actions.drain`."""

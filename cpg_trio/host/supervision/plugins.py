@@ -32,7 +32,12 @@ from cpg_trio.host.supervision.surroundings import Surroundings
 
 
 class PlatformSource(Protocol):
-    """What says which plugins a host is to run, such as a platform file. `str` gives its name."""
+    """What says which plugins a host is to run, such as a platform file."""
+
+    @property
+    def name(self) -> str:
+        """What people call it, as in `platform.toml`."""
+        ...
 
     async def read(self) -> Sequence[PluginSpec]:
         """Read all of it anew. Raises: ValueError with a line for each problem."""

@@ -6,6 +6,8 @@ from enum import Enum
 
 import attrs
 
+from cpg_trio.states import State
+
 
 class Phase(Enum):
     """What a replica is doing, in one word for people."""
@@ -22,6 +24,22 @@ class Phase(Enum):
     """It has ended, and is not started again: it was stopped, or its restart policy says so."""
     FAILED = "failed"
     """It could not be started, or has failed, and its restart policy says that it is not started again."""
+
+    @property
+    def state(self) -> State:
+        """The state that a replica is in while no plugin reports for it."""
+        return _STATES[self]
+
+
+_STATES = {
+    Phase.WAITING: State.WAITING,
+    Phase.STARTING: State.STARTING,
+    Phase.READY: State.HEALTHY,
+    Phase.BACKING_OFF: State.BACKING_OFF,
+    Phase.STOPPING: State.DRAINING,
+    Phase.STOPPED: State.STOPPED,
+    Phase.FAILED: State.FAILED,
+}
 
 
 @attrs.define

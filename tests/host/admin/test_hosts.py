@@ -312,7 +312,7 @@ async def test_pages_show_the_hosts_the_store_and_the_owners(autojump_clock: Moc
         storage = await a.calls.provider("t")
         await settled()
         admin = b.host.admin
-        transport = AsgiTransport(Dashboard(admin.view, admin.events, admin.actions))
+        transport = AsgiTransport(Dashboard(admin.view, admin.events, admin.actions, admin.managed_actions))
         async with httpx.AsyncClient(transport=transport, base_url="http://admin") as http:
             overview = parsed((await http.get("/")).text).one(id="hosts")
             assert "http://b:8080 this one" in overview.text

@@ -10,6 +10,7 @@ import attrs
 from cpg_trio._human import span
 from cpg_trio.host.admin.actions import Actions
 from cpg_trio.host.admin.dashboard._query import Query
+from cpg_trio.host.admin.managed_actions import ManagedActions
 from cpg_trio.rpc import Code, ConnectError
 
 _MOST_DIGITS = 9
@@ -28,20 +29,27 @@ class Form:
     severe: bool = False
     """It cannot be undone."""
     asks: Sequence[str] = ("reason",)
-    """The fields of the form: reason, grace, level."""
+    """The fields of the form: reason, grace, level, replicas, force."""
     page: str = ""
-    """Where one comes from. Empty: the page of a plugin, which it is about."""
+    """Where one comes from. Empty: the page of what it is about."""
+    of: str = "plugins"
+    """What it is about: one of `plugins`, or of those that are `managed`."""
+    ends: bool = False
+    """What it is about has no page after it."""
 
-    def back(self, subject: str) -> str:
+    def back(self, subject: str, *, done: bool = False) -> str:
         """Return the address of the page that it is about."""
-        return self.page or f"/plugins/{quote(subject, safe='')}"
+        if done and self.ends:
+            return f"/{'plugins' if self.of == 'managed' else self.of}"
+        return self.page or f"/{self.of}/{quote(subject, safe='')}"
 
 
 class Forms:
     """The actions by the last segment of their addresses."""
 
-    def __init__(self, actions: Actions) -> None:
+    def __init__(self, actions: Actions, managed: ManagedActions) -> None:
         self._actions = actions
+        self._managed = managed
         self.of_plugin: Mapping[str, Form] = {
             "drain": Form(
                 "Drain",
@@ -64,6 +72,39 @@ class Forms:
                 " Its process keeps running, and can come back only with a new handshake.",
                 self._revoke,
                 severe=True,
+            ),
+        }
+        self.of_managed: Mapping[str, Form] = {
+            "replace": Form(
+                "Replace",
+                "It is started anew, as the platform file says now. When the new one is healthy, calls move"
+                " to it, and the old one is stopped. If it does not get healthy, all stays as it is.",
+                self._replace,
+                of="managed",
+            ),
+            "restart": Form(
+                "Restart",
+                "It is stopped and started again, one replica after the other. Without another replica it is"
+                " missing for that time.",
+                self._restart,
+                of="managed",
+                severe=True,
+            ),
+            "scale": Form(
+                "Scale",
+                "Replicas are started, or those with the highest numbers are stopped.",
+                self._scale,
+                of="managed",
+                asks=("reason", "replicas"),
+            ),
+            "remove": Form(
+                "Remove",
+                "It is stopped, and this host runs it no more. The platform file stays as it is.",
+                self._remove,
+                of="managed",
+                severe=True,
+                asks=("reason", "force"),
+                ends=True,
             ),
         }
         self.revoke_grant = Form(
@@ -110,6 +151,24 @@ class Forms:
     async def _revoke(self, plugin: str, form: Query, actor: str) -> str:
         record = await self._actions.revoke(plugin, reason=form.get("reason"), actor=actor)
         return f"The identity of {record.runtime_id} has ended."
+
+    async def _replace(self, plugin: str, form: Query, actor: str) -> str:
+        spec = await self._managed.replace(plugin, reason=form.get("reason"), actor=actor)
+        return f"{spec.name} is replaced, and healthy."
+
+    async def _restart(self, plugin: str, form: Query, actor: str) -> str:
+        spec = await self._managed.restart(plugin, reason=form.get("reason"), actor=actor)
+        return f"{spec.name} is restarted, and healthy."
+
+    async def _scale(self, plugin: str, form: Query, actor: str) -> str:
+        replicas = _number(form.get("replicas"), "the number of replicas")
+        spec = await self._managed.scale(plugin, replicas, reason=form.get("reason"), actor=actor)
+        return f"{spec.name} has {spec.replicas} replica{'' if spec.replicas == 1 else 's'}."
+
+    async def _remove(self, plugin: str, form: Query, actor: str) -> str:
+        force = form.get("force") == "yes"
+        impact = await self._managed.remove(plugin, force=force, reason=form.get("reason"), actor=actor)
+        return f"{impact.plugin} is removed."
 
     async def _revoke_grant(self, grant_id: str, form: Query, actor: str) -> str:
         await self._actions.revoke_grant(grant_id, reason=form.get("reason"), actor=actor)

@@ -186,18 +186,21 @@ class Pages:
             },
             ["problems", "tiles", "graph", "hosts", "more_plugins"],
             {
-                "plugin-rows": self._rows("plugin", first, _runtime_id),
+                "plugin-rows": self._rows("plugin", first, _key),
                 "event-rows": self._rows("event", latest, _sequence),
             },
         )
 
     def plugins(self, query: Query) -> Page:
         """Return the table of plugins."""
-        states = [state.number for state in State if state.word == query.get("state")]
+        states = [state.number for state in State if state.slug == query.get("state")]
         request = pb.ListPluginsRequest(filter=query.get("q"), states=states)  # type: ignore[arg-type] # numbers
         found = sorted(self._view.plugins(request).plugins, key=lambda p: (p.name, p.runtime_id))
         shown = PLUGINS.shown(found, query)
-        return self._table("plugins", "Plugins", query, shown, self._rows("plugin", shown.items, _runtime_id))
+        managed = self._view.managed(pb.ListManagedPluginsRequest()).plugins
+        lists = {"managed-rows": self._rows("managed", managed[:ROWS], lambda m: m.name)}
+        rows = self._rows("plugin", shown.items, _key)
+        return self._table("plugins", "Plugins", query, shown, rows, lists=lists)
 
     def services(self, query: Query) -> Page:
         """Return the table of services."""
@@ -254,6 +257,8 @@ class Pages:
     def plugin(self, plugin: str, query: Query) -> Page:
         """Return the whole story of one plugin. Raises: ConnectError `not_found`, `invalid_argument`."""
         answer = self._view.plugin(pb.GetPluginRequest(plugin=plugin))
+        if not answer.plugin.runtime_id:
+            return self.managed(answer.managed.name, query)
         return Page(
             "plugin.html",
             answer.plugin.runtime_id,
@@ -266,23 +271,52 @@ class Pages:
                 "series-rows": self._rows("series", answer.calls[:ROWS], _of_series),
                 "event-rows": self._rows("event", list(reversed(answer.events))[:ROWS], _sequence),
                 "grant-rows": self._rows("grant", answer.grants[:ROWS], lambda g: g.grant_id),
+                "line-rows": self._rows("line", answer.lines, _sequence),
+            },
+        )
+
+    def managed(self, plugin: str, query: Query) -> Page:
+        """Return the page of a plugin that the host runs. Raises: ConnectError `not_found`."""
+        managed, events, lines = self._view.managed_story(plugin)
+        return Page(
+            "managed.html",
+            managed.name,
+            f"/managed/{plugin}",
+            query,
+            {"managed": managed},
+            ["managed_state", "managed_facts"],
+            {
+                "replica-rows": self._numbered("replica", managed.replicas[:ROWS]),
+                "line-rows": self._rows("line", lines, _sequence),
+                "event-rows": self._rows("event", list(reversed(events))[:ROWS], _sequence),
             },
         )
 
     def confirmation(self, form: Form, subject: str) -> Page:
         """Return the page that asks whether an action is meant. Raises: ConnectError `not_found`."""
-        plugin, services = None, []
-        if not form.page:
+        plugin, services, managed, impact = None, [], None, None
+        if form.of == "managed":
+            managed, _, _ = self._view.managed_story(subject)
+            if "force" in form.asks:
+                impact = self._view.impact(pb.GetImpactRequest(plugin=subject)).impact
+        elif not form.page:
             plugin = self._view.plugin(pb.GetPluginRequest(plugin=subject)).plugin
             types = {each.service_type for each in plugin.provides}
             listed = self._view.services(pb.ListServicesRequest()).services
             services = [each for each in listed if each.service_type in types]
-        context = {"form": form, "subject": subject, "plugin": plugin, "services": services}
+        context = {
+            "form": form,
+            "subject": subject,
+            "plugin": plugin,
+            "services": services,
+            "managed": managed,
+            "impact": impact,
+        }
         return self.about("confirm.html", f"{form.verb} {subject}?", back=form.back(subject), **context)
 
     def done(self, form: Form, subject: str, done: str) -> Page:
         """Return the page that says what an action has done."""
-        return self.about("done.html", "Done", back=form.back(subject), done=done)
+        return self.about("done.html", "Done", back=form.back(subject, done=True), done=done)
 
     def about(self, template: str, title: str, **context: object) -> Page:
         """Return a page that is not live, such as a confirmation or an error."""
@@ -319,12 +353,13 @@ class Pages:
         return [messages.event(event) for event in reversed(kept[-most:])]
 
 
-def _runtime_id(plugin: pb.Plugin) -> str:
-    return plugin.runtime_id
+def _key(plugin: pb.Plugin) -> str:
+    """Return what names a row: the runtime id, or the replica that has no identity."""
+    return plugin.runtime_id or f"{plugin.replica.plugin}/{plugin.replica.number}"
 
 
-def _sequence(event: pb.Event) -> int:
-    return event.sequence
+def _sequence(of: pb.Event | pb.LogLine) -> int:
+    return of.sequence
 
 
 def _of_series(series: pb.CallSeries) -> str:

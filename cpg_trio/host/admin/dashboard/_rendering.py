@@ -16,8 +16,10 @@ from markupsafe import Markup
 
 from cpg_trio import _human, wire
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.host.supervision import Phase
 from cpg_trio.states import State
 
+_PHASES = {getattr(pb, f"REPLICA_PHASE_{phase.name}"): phase for phase in Phase}
 _SHORT_ID = 4  # characters of the random part of a runtime id
 
 
@@ -44,10 +46,16 @@ def _environment(wall_clock: Callable[[], float]) -> Environment:
         "size": _human.size,
         "span": lambda message: _human.span(_human.seconds_of(message)),
         "stamp": lambda since_1970: f"{datetime.fromtimestamp(since_1970, UTC):%H:%M:%S}",
+        "phase": _PHASES.__getitem__,
         "state": lambda number: State.of(number) if number else None,
     }
-    environment.globals |= {"share": _human.share, "states": tuple(State), "now": wall_clock}
-    environment.globals["host_caller"] = wire.HOST_NAME
+    environment.globals |= {
+        "host_caller": wire.HOST_NAME,
+        "ready": pb.REPLICA_PHASE_READY,
+        "share": _human.share,
+        "states": tuple(State),
+        "now": wall_clock,
+    }
     environment.globals["ui"] = environment.get_template("ui.html").module
     return environment
 

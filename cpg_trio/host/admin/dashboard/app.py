@@ -26,6 +26,7 @@ from cpg_trio.host.admin.dashboard._pages import Page, Pages
 from cpg_trio.host.admin.dashboard._query import Query
 from cpg_trio.host.admin.dashboard._rendering import Renderer
 from cpg_trio.host.admin.events import EventLog, EventReader
+from cpg_trio.host.admin.managed_actions import ManagedActions
 from cpg_trio.host.admin.view import View
 from cpg_trio.rpc import Code, ConnectError
 
@@ -54,13 +55,14 @@ class Dashboard:
         view: View,
         events: EventLog,
         actions: Actions,
+        managed: ManagedActions,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._view = view
         self._events = events
         self._wall_clock = wall_clock
         self._pages = Pages(view, events, Renderer(wall_clock))
-        self._forms = Forms(actions)
+        self._forms = Forms(actions, managed)
         self._assets = load_assets()
         self._pace = Pace()
         self._tables: Mapping[str, Callable[[Query], Page]] = {
@@ -107,6 +109,8 @@ class Dashboard:
                 return self._tables[name](query)
             case ["plugins", plugin]:
                 return self._pages.plugin(plugin, query)
+            case ["managed", plugin]:
+                return self._pages.managed(plugin, query)
             case _:
                 return self._pages.confirmation(*self._form(segments))
 
@@ -117,6 +121,8 @@ class Dashboard:
         match segments:
             case ["plugins", plugin, action] if action in self._forms.of_plugin:
                 return self._forms.of_plugin[action], plugin
+            case ["managed", plugin, action] if action in self._forms.of_managed:
+                return self._forms.of_managed[action], plugin
             case ["capabilities", grant_id, "revoke"]:
                 return self._forms.revoke_grant, grant_id
             case ["configuration", action] if action in self._forms.of_host:

@@ -117,7 +117,7 @@ async def all_pages(browser: Browser) -> list[tuple[str, Element]]:
 async def browsing(config: HostConfig | None = None) -> AsyncIterator[Browser]:
     async with operating(config) as operator:
         admin = operator.host.admin
-        app = Dashboard(admin.view, admin.events, admin.actions)
+        app = Dashboard(admin.view, admin.events, admin.actions, admin.managed_actions)
         with acting_as("uid 1000"):
             transport = AsgiTransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://admin") as http:

@@ -47,7 +47,7 @@ class Stream:
 @asynccontextmanager
 async def following(browser: Browser, page: str) -> AsyncIterator[Stream]:
     admin = browser.operator.host.admin
-    app = Dashboard(admin.view, admin.events, admin.actions)
+    app = Dashboard(admin.view, admin.events, admin.actions, admin.managed_actions)
     sending, receiving = trio.open_memory_channel[Message](math.inf)
     stream = Stream(receiving, trio.Event(), trio.Event())
 

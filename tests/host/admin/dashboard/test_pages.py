@@ -116,6 +116,9 @@ def filled(message: Message) -> Message:
         ("setting", pb.Setting()),
         ("event", pb.Event()),
         ("health", pb.HealthChange()),
+        ("managed", pb.ManagedPlugin()),
+        ("replica", pb.Replica()),
+        ("line", pb.LogLine()),
     ],
 )
 def test_each_row_shows_each_text_as_text(kind: str, message: Message) -> None:

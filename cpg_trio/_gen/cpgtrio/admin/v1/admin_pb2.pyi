@@ -302,20 +302,22 @@ class ServiceProvider(_message.Message):
     def __init__(self, runtime_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[PluginState, str]] = ..., reason: _Optional[str] = ..., calls: _Optional[_Union[CallStatistics, _Mapping]] = ..., share_of_calls: _Optional[float] = ...) -> None: ...
 
 class Problem(_message.Message):
-    __slots__ = ("state", "summary", "since", "runtime_id", "service_type", "what_to_do")
+    __slots__ = ("state", "summary", "since", "runtime_id", "service_type", "what_to_do", "managed")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_ID_FIELD_NUMBER: _ClassVar[int]
     SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
     WHAT_TO_DO_FIELD_NUMBER: _ClassVar[int]
+    MANAGED_FIELD_NUMBER: _ClassVar[int]
     state: PluginState
     summary: str
     since: _timestamp_pb2.Timestamp
     runtime_id: str
     service_type: str
     what_to_do: str
-    def __init__(self, state: _Optional[_Union[PluginState, str]] = ..., summary: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., runtime_id: _Optional[str] = ..., service_type: _Optional[str] = ..., what_to_do: _Optional[str] = ...) -> None: ...
+    managed: str
+    def __init__(self, state: _Optional[_Union[PluginState, str]] = ..., summary: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., runtime_id: _Optional[str] = ..., service_type: _Optional[str] = ..., what_to_do: _Optional[str] = ..., managed: _Optional[str] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -504,20 +506,22 @@ class GetGraphResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[GraphNode, _Mapping]]] = ..., edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ...) -> None: ...
 
 class GraphNode(_message.Message):
-    __slots__ = ("name", "missing", "state", "reason", "runtime_ids", "provides")
+    __slots__ = ("name", "missing", "state", "reason", "runtime_ids", "provides", "managed")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_IDS_FIELD_NUMBER: _ClassVar[int]
     PROVIDES_FIELD_NUMBER: _ClassVar[int]
+    MANAGED_FIELD_NUMBER: _ClassVar[int]
     name: str
     missing: bool
     state: PluginState
     reason: str
     runtime_ids: _containers.RepeatedScalarFieldContainer[str]
     provides: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., missing: _Optional[bool] = ..., state: _Optional[_Union[PluginState, str]] = ..., reason: _Optional[str] = ..., runtime_ids: _Optional[_Iterable[str]] = ..., provides: _Optional[_Iterable[str]] = ...) -> None: ...
+    managed: str
+    def __init__(self, name: _Optional[str] = ..., missing: _Optional[bool] = ..., state: _Optional[_Union[PluginState, str]] = ..., reason: _Optional[str] = ..., runtime_ids: _Optional[_Iterable[str]] = ..., provides: _Optional[_Iterable[str]] = ..., managed: _Optional[str] = ...) -> None: ...
 
 class Edge(_message.Message):
     __slots__ = ("caller", "provider", "service_type", "required", "available", "calls", "reason", "direct")
@@ -880,38 +884,53 @@ class GetImpactResponse(_message.Message):
     def __init__(self, impact: _Optional[_Union[Impact, _Mapping]] = ...) -> None: ...
 
 class Impact(_message.Message):
-    __slots__ = ("plugin", "services", "plugins", "order", "refused")
+    __slots__ = ("plugin", "runs", "left", "services", "losers", "order", "refused", "lines")
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
-    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    LOSERS_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
     plugin: str
+    runs: int
+    left: int
     services: _containers.RepeatedCompositeFieldContainer[ServiceImpact]
-    plugins: _containers.RepeatedCompositeFieldContainer[PluginImpact]
+    losers: _containers.RepeatedCompositeFieldContainer[PluginImpact]
     order: _containers.RepeatedScalarFieldContainer[str]
     refused: bool
-    def __init__(self, plugin: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceImpact, _Mapping]]] = ..., plugins: _Optional[_Iterable[_Union[PluginImpact, _Mapping]]] = ..., order: _Optional[_Iterable[str]] = ..., refused: _Optional[bool] = ...) -> None: ...
+    lines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, plugin: _Optional[str] = ..., runs: _Optional[int] = ..., left: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceImpact, _Mapping]]] = ..., losers: _Optional[_Iterable[_Union[PluginImpact, _Mapping]]] = ..., order: _Optional[_Iterable[str]] = ..., refused: _Optional[bool] = ..., lines: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceImpact(_message.Message):
-    __slots__ = ("service_type", "other_providers")
+    __slots__ = ("service_type", "others")
+    class OthersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     SERVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
-    OTHER_PROVIDERS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
     service_type: str
-    other_providers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, service_type: _Optional[str] = ..., other_providers: _Optional[_Iterable[str]] = ...) -> None: ...
+    others: _containers.ScalarMap[str, int]
+    def __init__(self, service_type: _Optional[str] = ..., others: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PluginImpact(_message.Message):
-    __slots__ = ("name", "services", "required", "path")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    SERVICES_FIELD_NUMBER: _ClassVar[int]
-    REQUIRED_FIELD_NUMBER: _ClassVar[int]
-    PATH_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    services: _containers.RepeatedScalarFieldContainer[str]
-    required: bool
-    path: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., services: _Optional[_Iterable[str]] = ..., required: _Optional[bool] = ..., path: _Optional[_Iterable[str]] = ...) -> None: ...
+    __slots__ = ("plugin", "requires", "uses", "later", "step")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    LATER_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    requires: _containers.RepeatedScalarFieldContainer[str]
+    uses: _containers.RepeatedScalarFieldContainer[str]
+    later: _containers.RepeatedScalarFieldContainer[str]
+    step: int
+    def __init__(self, plugin: _Optional[str] = ..., requires: _Optional[_Iterable[str]] = ..., uses: _Optional[_Iterable[str]] = ..., later: _Optional[_Iterable[str]] = ..., step: _Optional[int] = ...) -> None: ...
 
 class GetPlanRequest(_message.Message):
     __slots__ = ()

@@ -1,0 +1,265 @@
+"""What `cpg-trio up` shows on a terminal: fixed replicas and a clock that stands, as a terminal has it."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import trio
+
+from cpg_trio.cli._output import Output
+from cpg_trio.cli._up_screen import UpScreen
+from cpg_trio.host.supervision import Phase, Replica
+
+NOW = 1_800_000_000.0
+
+
+class Terminal:
+    """Takes what is written, and has what stands on the screen then. Long lines are broken."""
+
+    def __init__(self, columns: int = 80) -> None:
+        self.columns = columns
+        self.lines = [""]
+
+    def write(self, text: str) -> None:
+        for part in re.split(r"(\x1b\[\d*[A-Za-z]|\n|\r)", re.sub(r"\x1b\[[\d;]*m", "", text)):
+            if part == "\n":
+                self.lines.append("")
+            elif up := re.fullmatch(r"\x1b\[(\d+)A", part):
+                assert int(up[1]) < len(self.lines)
+                self._row = len(self.lines) - 1 - int(up[1])
+            elif part == "\x1b[J":
+                del self.lines[self._row + 1 :]
+                self.lines[self._row] = ""
+            elif part and part != "\r":
+                for start in range(0, len(part), self.columns):
+                    if start:
+                        self.lines.append("")
+                    self.lines[-1] += part[start : start + self.columns]
+
+    def narrow(self, columns: int) -> None:
+        """Break the lines anew, as a terminal does that is made narrower."""
+        lines, self.lines, self.columns = self.lines, [""], columns
+        self.write("\n".join(lines))
+
+    @property
+    def text(self) -> list[str]:
+        return [line.rstrip() for line in self.lines[:-1]]
+
+
+class Shown:
+    """A screen and its terminal, with clocks that a test sets."""
+
+    def __init__(
+        self, columns: int = 80, rows: int = 24, *, encoding: str = "utf-8", plain: bool = False
+    ) -> None:
+        self.now = 0.0
+        self.terminal = Terminal(columns)
+        file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        self.out = Output(file, terminal=True, width=columns, plain=plain)
+        self.out.console.height = rows
+        self._replicas: dict[str, Replica] = {}
+        self.screen = UpScreen(self.out, lambda: self.now, lambda: NOW + self.now)
+
+    def look(self, *, last: bool = False) -> list[str]:
+        self.terminal.write(self.screen.frame(last=last))
+        return self.terminal.text
+
+    def now_is(self, name: str, phase: Phase, **what: object) -> Replica:
+        """Have a replica of a plugin change, as its supervisor does."""
+        replica = self._replicas.setdefault(name, Replica(name, 1))
+        for field, value in {"why": "", "phase": phase, **what}.items():
+            setattr(replica, field, value)
+        self.screen.changed(replica)
+        return replica
+
+    def all_ready(self) -> None:
+        self.screen.listening(["http://127.0.0.1:8080"])
+        self.now_is("logger", Phase.READY, where="pid 4711")
+        self.look()
+
+
+def test_what_starts_and_what_waits_for_what_is_seen_with_times() -> None:
+    shown = Shown()
+    screen = shown.screen
+    shown.now_is("logger", Phase.STARTING, where="pid 4711")
+    shown.now_is("storage", Phase.WAITING, why="waits for logger")
+    shown.now = 0.1
+    screen.listening(["http://127.0.0.1:8080"])
+    shown.now = 0.6
+    shown.now_is("logger", Phase.READY, where="pid 4711")
+    shown.now = 0.7
+    assert shown.look() == [
+        "  host      0.1 s  ● listening on http://127.0.0.1:8080",
+        "  logger    0.6 s  ● ready, pid 4711",
+        "  storage   0.7 s  ◔ waiting for logger",
+    ]
+    shown.now_is("storage", Phase.STARTING, where="pid 4712", why="it has not registered storage")
+    shown.now = 0.9
+    assert shown.look()[-1] == "  storage   0.9 s  … starting, pid 4712: it has not registered storage"
+
+
+def test_once_all_are_ready_the_lines_of_the_plugins_go_on_alone() -> None:
+    shown = Shown()
+    shown.all_ready()
+    shown.screen.output("logger", 1, "hello")
+    shown.screen.output("logger", 2, "hello, too")
+    assert shown.look() == [
+        "  host     0.0 s  ● listening on http://127.0.0.1:8080",
+        "  logger   0.0 s  ● ready, pid 4711",
+        "logger │ hello",
+        "logger/2 │ hello, too",
+    ]
+    assert shown.screen.frame() == ""
+
+
+def test_a_plugin_that_ends_comes_back_into_the_block_below_the_lines() -> None:
+    shown = Shown()
+    shown.all_ready()
+    why, again_at = "exit status 3: No module named 'PIL'", NOW + 3.5
+    thumbs = shown.now_is("thumbs", Phase.BACKING_OFF, why=why, failures=2, again_at=again_at)
+    shown.look()
+    shown.screen.output("logger", 1, "goes on")
+    lines = shown.look()
+    assert lines[-2] == "logger │ goes on"
+    assert lines[-1].startswith(
+        "  thumbs   0.0 s  ↻ backing off, again in 4 s (2nd time): exit status 3: No "
+    )
+    thumbs.looping = True
+    shown.screen.changed(thumbs)
+    assert "crash loop, backing off, again in 4 s (2nd time)" in shown.look()[-1]
+    shown.now_is("thumbs", Phase.READY, where="pid 5")
+    shown.now = 9.0
+    shown.screen.output("logger", 1, "after it")
+    assert shown.look()[-2:] == ["logger │ after it", "  thumbs   0.0 s  ● ready, pid 5"]
+
+
+def test_a_plugin_that_cannot_start_does_not_keep_those_in_the_block_that_are_ready() -> None:
+    shown = Shown()
+    shown.screen.listening(["http://127.0.0.1:8080"])
+    shown.now_is("logger", Phase.READY)
+    shown.now_is("thumbs", Phase.STARTING)
+    shown.look()
+    shown.now_is("thumbs", Phase.BACKING_OFF, failures=1, again_at=NOW + 1)
+    shown.look()
+    shown.screen.output("logger", 1, "a line")
+    assert shown.look()[-2:] == [
+        "logger │ a line",
+        "  thumbs   0.0 s  ↻ backing off, again in 1 s",
+    ]
+
+
+def test_of_a_plugin_that_is_replaced_the_new_one_stays() -> None:
+    shown = Shown()
+    shown.all_ready()
+    new = Replica("logger", 1, Phase.STARTING, where="pid 5000")
+    shown.screen.changed(new)
+    assert shown.look()[-1] == "  logger   0.0 s  … starting, pid 5000"
+    new.phase = Phase.READY
+    shown.screen.changed(new)
+    shown.now_is("logger", Phase.STOPPING)
+    shown.now_is("logger", Phase.STOPPED)
+    assert shown.look()[-1] == "  logger   0.0 s  ● ready, pid 5000"
+
+
+def test_a_stop_says_what_is_being_stopped_in_which_order_and_what_waits() -> None:
+    shown = Shown()
+    shown.all_ready()
+    shown.now_is("storage", Phase.READY)
+    shown.look()
+    shown.screen.stopping()
+    shown.now_is("storage", Phase.STOPPING, where="pid 5")
+    shown.now = 2.0
+    *_, head, first, second = shown.look()
+    assert head == "stopping: storage, then logger; Ctrl-C again ends all of it at once"
+    assert first == "  logger    2.0 s  ● waits for storage to stop"
+    assert second == "  storage   2.0 s  ↓ stopping, pid 5"
+    shown.now_is("storage", Phase.STOPPED)
+    shown.now_is("logger", Phase.STOPPED)
+    assert shown.look(last=True)[-3:] == [
+        "all plugins are stopped",
+        "  logger    2.0 s  ■ stopped",
+        "  storage   2.0 s  ■ stopped",
+    ]
+
+
+def test_a_terminal_that_becomes_narrower_is_left_without_remains_of_the_block() -> None:
+    shown = Shown(100)
+    shown.all_ready()
+    shown.now_is("thumbs", Phase.FAILED, why="x" * 60)
+    shown.now_is("storage", Phase.STARTING, why="it has not registered storage " + "y" * 30)
+    shown.look()
+    shown.terminal.narrow(40)
+    shown.out.console.width = 40
+    lines = shown.look()
+    assert max(map(len, lines)) <= 40
+    assert sum("storage " in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("columns", [20, 40, 200])
+def test_no_line_of_the_block_is_wider_than_the_terminal(columns: int) -> None:
+    shown = Shown(columns)
+    shown.now_is("a-plugin-with-a-very-long-name", Phase.STARTING, why="z" * 300)
+    block = re.sub(r"\x1b\[[\d;]*m", "", shown.screen.frame())
+    assert max(map(len, block.splitlines())) < columns
+
+
+def test_of_more_plugins_than_there_is_room_for_those_that_are_not_settled_are_seen() -> None:
+    shown = Shown(rows=10)
+    for number in range(50):
+        shown.now_is(f"p{number}", Phase.READY)
+    shown.now_is("late", Phase.STARTING)
+    lines = shown.look()
+    assert len(lines) < 10
+    assert any("late" in line for line in lines)
+    assert lines[-1] == "  and 45 ready"
+
+
+def test_without_colours_there_are_words_and_without_the_letters_signs_of_ascii() -> None:
+    plain, ascii_only = Shown(plain=True), Shown(encoding="ascii")
+    for shown in (plain, ascii_only):
+        shown.now_is("logger", Phase.BACKING_OFF, why="exit status 3")
+        shown.screen.output("logger", 1, "hello")
+    text = plain.screen.frame()
+    assert "\x1b" not in text
+    assert "  backing off, again in 0 s: exit status 3" in text
+    text = ascii_only.screen.frame()
+    assert text.isascii()
+    assert "@ backing off" in text
+    assert "logger | " in text
+
+
+def test_what_plugins_write_does_nothing_to_the_terminal() -> None:
+    shown = Shown()
+    hostile = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\nforged"
+    shown.screen.output("logger", 1, hostile)
+    shown.now_is("logger", Phase.FAILED, why=hostile)
+    shown.screen.line(hostile)
+    text = re.sub(r"\x1b\[[\d;]*m", "", shown.screen.frame())
+    assert not set("\x1b\x07\r\x9b") & set(text)
+    assert not any(line.startswith("forged") for line in text.splitlines())
+
+
+def test_lines_that_a_slow_terminal_does_not_take_are_left_out_and_counted() -> None:
+    shown = Shown()
+    shown.all_ready()
+    for number in range(2_005):
+        shown.screen.output("logger", 1, str(number))
+    lines = shown.look()
+    assert "(5 lines are left out, as the terminal is slow)" in lines
+    assert lines[-1] == "logger │ 2004"
+
+
+async def test_the_terminal_has_all_of_it_when_the_screen_ends() -> None:
+    shown = Shown()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(shown.screen.run)
+        shown.screen.listening(["http://127.0.0.1:8080"])
+        shown.now_is("logger", Phase.READY)
+        shown.screen.output("logger", 1, "the last words")
+        nursery.cancel_scope.cancel()
+    file = shown.out.console.file
+    assert isinstance(file, io.TextIOWrapper)
+    file.seek(0)
+    assert "the last words" in file.read()
