@@ -25,7 +25,7 @@ MakeLauncher: TypeAlias = Callable[[str], Launcher]
 
 START_S = 30.0  # what a run may take to be there, of which nothing is promised
 _STOP_S = 20.0
-_LOOK_S = 0.01
+_LOOK_S, _MOST_LOOK_S = 0.005, 0.5  # between two looks, first and later
 
 
 class Output:
@@ -133,8 +133,10 @@ async def a_host() -> AsyncIterator[tuple[Host, str, str]]:
 async def until(condition: Callable[[], object], what: str, within_s: float | None = None) -> None:
     """Wait until something holds. Raises: AssertionError, which says what, if it does not in time."""
     with trio.move_on_after(START_S if within_s is None else within_s):
-        while not condition():  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(_LOOK_S)
+        wait_s = _LOOK_S
+        while not condition():
+            await trio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _MOST_LOOK_S)
         return
     raise AssertionError(f"it never came to this: {what}")
 

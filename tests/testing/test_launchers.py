@@ -11,13 +11,14 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cpg_trio.host.supervision import Assignment, Ended, LaunchError
 from cpg_trio.launch.task import RunningTask, TaskLauncher
 from cpg_trio.testing import check_launcher
 
 
-async def test_a_launcher_of_tasks_passes() -> None:
+async def test_a_launcher_of_tasks_passes(virtual_time: MockClock) -> None:
     await check_launcher(TaskLauncher)
 
 
@@ -173,11 +174,8 @@ class SwallowsErrors(Faulty):
     ],
 )
 async def test_a_fault_is_found_by_name(
-    make: Callable[[str], Faulty], check: str, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[str], Faulty], check: str, virtual_time: MockClock
 ) -> None:
-    for name in ("START_S", "_STOP_S"):
-        monkeypatch.setattr(f"cpg_trio.testing._launcher_check.{name}", 0.5)
-    monkeypatch.setattr("cpg_trio.testing._launcher_checks._AT_ONCE_S", 0.2)
     with pytest.raises(AssertionError) as caught:
         await check_launcher(partial(make))
     assert str(caught.value).startswith(tuple(check.split("|"))), str(caught.value)
