@@ -10,7 +10,8 @@ has not started count as providers, too; nobody waits for them, as nothing start
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
 import attrs
@@ -86,15 +87,22 @@ class Graph:
         return tuple(dict.fromkeys(wait.plugin for wait in self._waits[name]))
 
     def waited_for_by(self, name: str) -> Sequence[str]:
-        """Return the names of those who wait for a plugin: they are stopped before it."""
-        return tuple(other for other in self.specs if name in self.waits_for(other))
+        """Return the names of those who wait for a plugin: they are stopped before it.
+
+        Not those that wait for each other, of which none could be stopped first: that they do may be known
+        only when they have come.
+        """
+        waits = self._acyclic
+        return tuple(other for other in self.specs if name in waits[other])
 
     def start_order(self) -> Sequence[str]:
-        """Return all names so that each comes after those it waits for. Raises: GraphError for a cycle."""
-        try:
-            return tuple(_sorter({name: self.waits_for(name) for name in self.specs}).static_order())
-        except CycleError:
-            raise GraphError(self._cycles()) from None
+        """Return all names so that each comes after those it waits for, unless they wait for each other."""
+        return tuple(_sorter(self._acyclic).static_order())
+
+    @cached_property
+    def _acyclic(self) -> Mapping[str, Collection[str]]:
+        """Who waits for whom, without the cycles."""
+        return self._without_cycles()[0]
 
     def check(self, may_share: Callable[[str, str], bool] = lambda _, __: False) -> None:
         """Check that all can be started together. Raises: GraphError with all problems.
@@ -166,12 +174,17 @@ class Graph:
                 )
 
     def _cycles(self) -> Iterator[str]:
-        """Yield cycles that have no wait in common, so that none is left when these are gone."""
+        return map(self._cycle_said, self._without_cycles()[1])
+
+    def _without_cycles(self) -> tuple[Mapping[str, Collection[str]], Sequence[Sequence[str]]]:
+        """Return the waits without cycles, and these: they have no wait in common, and leave none."""
         waits = {name: set(self.waits_for(name)) - {name} for name in self.specs}
+        cycles = list[Sequence[str]]()
         while (cycle := _cycle(waits)) is not None:
-            yield self._cycle_said(cycle)
+            cycles.append(cycle)
             for name, other in _pairs(cycle):
                 waits[name].discard(other)
+        return waits, cycles
 
     def _cycle_said(self, cycle: Sequence[str]) -> str:
         path = " → ".join((*cycle, cycle[0]))
