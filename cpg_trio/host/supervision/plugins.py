@@ -152,8 +152,8 @@ class ManagedPlugins:
     async def add(self, *specs: PluginSpec, wait: bool = True, actor: str = "", reason: str = "") -> None:
         """Start plugins, each when those are ready that it waits for.
 
-        With `wait` this returns when all replicas are ready. `actor` is who has asked for it, and `reason`
-        why, for the audit trail.
+        With `wait` this returns when all replicas are ready, and nobody changes them before that. `actor` is
+        who has asked for it, and `reason` why, for the audit trail.
         Raises: GraphError, a ValueError, if they cannot be started together with those that there are; with
         `wait` LaunchError if a run has ended before it was ready. Nothing is left of any of them then, nor
         after a cancellation. ManageError while the host does not serve.
@@ -393,6 +393,7 @@ class ManagedPlugins:
                 self._host.end(runtime_id, "the host starts this plugin itself")
 
     async def take_down(self, managed: Managed) -> None:
+        """Stop all replicas of a plugin, which nobody changes meanwhile, and forget it."""
         try:
             await self.stop_replicas(managed, managed.all)
         finally:
@@ -405,6 +406,9 @@ class ManagedPlugins:
 
     @asynccontextmanager
     async def _undone_on_error(self, added: Sequence[Managed]) -> AsyncIterator[None]:
+        """Have plugins as they are at the end of the block, in which nobody changes them; or forget them."""
+        for managed in added:
+            managed.changing = "added"
         try:
             yield
         except BaseException:
@@ -412,6 +416,9 @@ class ManagedPlugins:
                 for managed in reversed(added):
                     nursery.start_soon(self.take_down, managed)
             raise
+        finally:
+            for managed in added:
+                managed.changing = ""
 
     def _audit(self, managed: Sequence[Managed], what: str, actor: str, reason: str) -> None:
         for each in managed:

@@ -591,3 +591,17 @@ async def test_what_a_host_knows_while_it_is_cut_off_ends_no_run() -> None:
         assert replica.phase is Phase.READY
         memory.is_up_to_date = True
         await until(lambda: replica.phase is Phase.BACKING_OFF)
+
+
+@at_once
+async def test_a_plugin_that_is_being_added_is_not_changed_before_it_is_there() -> None:
+    memory = Memory()
+    launcher = Scripts(memory, ("a",), [Script(comes_in=5.0)])
+    async with memory.serving() as plugins, trio.open_nursery() as nursery:
+        nursery.start_soon(plugins.add, spec("a", launcher))
+        await trio.sleep(1.0)
+        with pytest.raises(ManageError, match="a is being added"):
+            await plugins.scale("a", 2)
+        await until(lambda: only(plugins, "a").phase is Phase.READY)
+        await trio.sleep(1.0)
+        await plugins.scale("a", 2)
