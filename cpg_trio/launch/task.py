@@ -185,6 +185,8 @@ def _parts(error: BaseException) -> tuple[BaseException | None, BaseException | 
         outside, own = error.split((trio.Cancelled, KeyboardInterrupt))
         while isinstance(own, BaseExceptionGroup) and len(own.exceptions) == 1:
             own = own.exceptions[0]
+        if isinstance(own, BaseExceptionGroup) and all(isinstance(e, SystemExit) for e in own.exceptions):
+            own = own.exceptions[0]
         return outside, own
     is_outside = isinstance(error, trio.Cancelled | KeyboardInterrupt)
     return (error, None) if is_outside else (None, error)

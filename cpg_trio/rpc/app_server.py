@@ -48,7 +48,7 @@ class AppServer:
         self.name = name
         """What errors call it."""
         self.takes_calls = True
-        self._app = app
+        self.app = app
         self._nursery = nursery
         self._context = contextvars.copy_context()
 
@@ -65,7 +65,7 @@ class AppServer:
         """Begin a call, which is to be waited for at once. Raises: ConnectFailedError if it takes none."""
         if not self.takes_calls:
             raise ConnectFailedError(f"{self.name} takes no more calls")
-        call = ServedCall(self._app, scope, receive, send)
+        call = ServedCall(self, scope, receive, send)
         self._context.run(self._nursery.start_soon, call.run)
         return call
 
@@ -99,8 +99,8 @@ class ServedCall:
     _error: Exception | None = None
     _waiter: trio.lowlevel.Task | None = None
 
-    def __init__(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
-        self._app = app
+    def __init__(self, server: AppServer, scope: Scope, receive: Receive, send: Send) -> None:
+        self._server = server
         self._given = scope
         self._receive = receive
         self._send = send
@@ -160,7 +160,7 @@ class ServedCall:
         try:
             try:
                 with self._scope:
-                    await self._app(self._given, self._receive, self.send)
+                    await self._server.app(self._given, self._receive, self.send)
                 failed = False
             except* (ClientDisconnectedError, ResponseAbortedError):
                 pass  # nobody's fault, and the application has logged the other
@@ -169,6 +169,7 @@ class ServedCall:
             if not self._has_left:
                 await self._finish(failed=failed)
         except BaseException:  # the application ends
+            self._server.takes_calls = False
             if not self._has_ended:
                 self._end(ConnectionBrokenError(_ENDED))
             raise
