@@ -20,7 +20,6 @@ from cpg_trio.host.supervision.graph import (
     Graph as Graph,
     GraphError as GraphError,
     Registered as Registered,
-    Wait as Wait,
 )
 from cpg_trio.host.supervision.impact import (
     Impact as Impact,

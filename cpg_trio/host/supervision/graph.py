@@ -39,7 +39,7 @@ class Registered:
 
 
 @attrs.frozen
-class Wait:
+class _Wait:
     """That one plugin waits for another."""
 
     plugin: str
@@ -78,10 +78,6 @@ class Graph:
         spec = self.specs[name]
         return self._known(spec).requires if spec.requires is None else spec.requires
 
-    def waits(self, name: str) -> Sequence[Wait]:
-        """Return for whom a plugin waits before it is started, once for each reason."""
-        return self._waits[name]
-
     def waits_for(self, name: str) -> Sequence[str]:
         """Return the names of those for whom a plugin waits before it is started."""
         return tuple(dict.fromkeys(wait.plugin for wait in self._waits[name]))
@@ -118,16 +114,16 @@ class Graph:
     def _known(self, spec: PluginSpec) -> Registered:
         return self._registered.get(spec.self_id) or Registered(spec.self_id)
 
-    def _of(self, spec: PluginSpec) -> Iterator[Wait]:
+    def _of(self, spec: PluginSpec) -> Iterator[_Wait]:
         for name in spec.after:
             if name in self.specs and self.specs[name].replicas:
-                yield Wait(name)
+                yield _Wait(name)
         own = self.provides(spec.name)
         for service_type in self.requires(spec.name):
             if service_type not in own:
                 for provider in self._providers.get(service_type, ()):
                     if provider.name != spec.name:
-                        yield Wait(provider.name, service_type)
+                        yield _Wait(provider.name, service_type)
 
     # What is wrong
 

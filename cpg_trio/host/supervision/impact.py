@@ -52,11 +52,6 @@ class LessProvided:
     others: Mapping[str, int]
     """How many providers of it get calls after that, by the name of their plugin. None: it is lost."""
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether nobody is left who provides it."""
-        return not self.others
-
 
 @attrs.frozen(kw_only=True)
 class Loser:

@@ -82,16 +82,13 @@ class ManagedPlugins:
         members = self.members()
         if (managed := self._managed.get(name)) is not None:
             by_number = sorted(managed.supervisors, key=lambda each: each.replica.number)
-            going = self.members_of(managed, by_number[replicas:], members)
-        else:
-            started = {each.replica.runtime_id for each in self._in_service()}
-            names = [(each, (each.runtime_id, each.plugin)) for each in members]
-            going = [each for each, own in names if name in own and each.runtime_id not in started]
-            going = going or [each for each in members if each.runtime_id == name]
-            going = going[replicas:]
-        if not going and managed is None:
-            self._of(name)
-        return impact_of(name, going, members)
+            return impact_of(name, self.members_of(managed, by_number[replicas:], members), members)
+        started = {each.replica.runtime_id for managed in self._managed.values() for each in managed.all}
+        strangers = [each for each in members if each.plugin == name and each.runtime_id not in started]
+        going = strangers or [each for each in members if each.runtime_id == name]
+        if not going:
+            raise self._unknown(name)
+        return impact_of(name, going[replicas:], members)
 
     def plan(self, specs: Iterable[PluginSpec]) -> Plan:
         """Return what has to be done so that these plugins run, and no others. Raises: GraphError."""
@@ -335,11 +332,10 @@ class ManagedPlugins:
 
     def respecify(self, managed: Managed, spec: PluginSpec) -> None:
         """Take another spec for a plugin, for what is done from now on."""
-        if managed.spec.enrol is not spec.enrol:
+        is_other, managed.spec = managed.spec.enrol is not spec.enrol, spec
+        if is_other:
             managed.reservation.close()
-            if spec.enrol is Enrol.TOKEN:
-                managed.reservation.enter_context(self._host.started.reserved(spec.self_id))
-        managed.spec = spec
+            self._reserve(managed)
         self._draw()
 
     def members(self) -> Sequence[Member]:
@@ -360,10 +356,6 @@ class ManagedPlugins:
         to_come = [each for each in members if each.plugin == managed.spec.name and not each.runtime_id]
         return [*running, *to_come[: ids.count("")]]
 
-    def _in_service(self) -> Iterator[Supervisor]:
-        for managed in self._managed.values():
-            yield from managed.supervisors
-
     def adjust(self, spec: PluginSpec) -> None:
         """Take another spec for a plugin whose runs go on: its times, its restarts, whom it comes after."""
         managed = self._of(spec.name)
@@ -374,11 +366,15 @@ class ManagedPlugins:
 
     def _begin(self, spec: PluginSpec) -> Managed:
         managed = self._managed[spec.name] = Managed(spec)
-        if spec.enrol is Enrol.TOKEN:
-            self._end_former(spec.self_id)
-            managed.reservation.enter_context(self._host.started.reserved(spec.self_id))
+        self._reserve(managed)
         self._draw()
         return managed
+
+    def _reserve(self, managed: Managed) -> None:
+        """Have nobody else get an identity of a plugin's name, if its runs have tokens."""
+        if managed.spec.enrol is Enrol.TOKEN:
+            self._end_former(managed.spec.self_id)
+            managed.reservation.enter_context(self._host.started.reserved(managed.spec.self_id))
 
     def _end_former(self, self_id: str) -> None:
         """End what has the name of a plugin and is no run of this host: it may be a former host's."""
@@ -438,9 +434,12 @@ class ManagedPlugins:
 
     def _of(self, name: str) -> Managed:
         if (managed := self._managed.get(name)) is None:
-            names = ", ".join(sorted(self._managed)) or "none"
-            raise UnknownPluginError(f"the host starts no plugin {name}; those that it starts: {names}")
+            raise self._unknown(name)
         return managed
+
+    def _unknown(self, name: str) -> UnknownPluginError:
+        names = ", ".join(sorted(self._managed)) or "none"
+        return UnknownPluginError(f"the host starts no plugin {name}; those that it starts: {names}")
 
     def _check_open(self) -> trio.Nursery:
         if self._nursery is None:

@@ -82,6 +82,8 @@ def _getting_calls(member: Member) -> Member:
 def _check_replaceable(old: PluginSpec, new: PluginSpec) -> None:
     if EXTERNAL in (old.launcher.kind, new.launcher.kind):
         raise ManageError(f"{old.name} is started by somebody else, who has to replace it")
+    if old.name != new.name:
+        raise ManageError(f"{new.name} is no other version of {old.name}: add it, and remove that one")
     if old.self_id != new.self_id:
         raise ManageError(
             f"{old.name} is {old.self_id}, and cannot be replaced by {new.self_id}, as a service belongs to"

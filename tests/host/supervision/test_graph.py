@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cpg_trio.host.supervision import Graph, GraphError, PluginSpec, Registered, Wait
+from cpg_trio.host.supervision import Graph, GraphError, PluginSpec, Registered
 from tests.host.supervision.specs import spec
 
 
@@ -28,7 +28,7 @@ def test_a_plugin_waits_for_the_providers_of_what_it_requires_and_for_those_it_c
         ]
     )
     graph.check()
-    assert graph.waits("api") == (Wait("migrate"), Wait("storage-1", "storage"))
+    assert graph.waits_for("api") == ("migrate", "storage-1")
     assert graph.waits_for("storage-1") == ("logger",)
     assert graph.waited_for_by("logger") == ("storage-1",)
     order = graph.start_order()

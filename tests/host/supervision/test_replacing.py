@@ -162,6 +162,8 @@ async def test_what_cannot_be_replaced_says_what_to_do(virtual_time: MockClock) 
         plugins = p.host.plugins
         with pytest.raises(ManageError, match="remove it, and add the other one"):
             await plugins.replace("echo", spec("echo", echo("v2"), self_id="another"))
+        with pytest.raises(ManageError, match="new is no other version of echo"):
+            await plugins.replace("echo", spec("new", echo("v2")))
         with pytest.raises(ManageError, match="started by somebody else"):
             await plugins.replace("echo", spec("echo", Launches(kind="external")))
 
