@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import stat
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
@@ -230,6 +231,71 @@ async def test_a_second_signal_ends_at_once_what_does_not_stop(tmp_path: Path) -
         await up.until(lambda: up.last("program").get("state") == "stopping", "it is being stopped")
         assert await up.end(signal.SIGINT) == 128 + signal.SIGINT
         await up.leaves_nothing()
+
+
+async def test_a_host_that_is_killed_at_any_moment_of_a_replacement_leaves_nothing(tmp_path: Path) -> None:
+    slow = "sleep 0.2; trap 'sleep 0.2; exit 0' TERM; while :; do sleep 0.05; done"
+    for step in range(CYCLES):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        async with platform(folder, programs(slow)) as up:
+            await up.until_ready("program", "quiet")
+            socket = {"ADMIN_SOCKET": str(folder / "host.sock")}
+            async with running("cpg_trio", "replace", "program", "--yes", environment=socket):
+                known = set(up.seen)
+                await up.until(partial(up.seen.difference, known), "the new run has a process")
+                await trio.sleep(step * 0.5 / CYCLES)
+                await up.end(signal.SIGKILL)
+            await up.leaves_nothing()
+
+
+async def test_a_plugin_is_replaced_and_scaled_and_taken_away_and_leaves_nothing(tmp_path: Path) -> None:
+    async with platform(tmp_path, programs("exec sleep 600")) as up:
+        await up.until_ready("program", "quiet")
+        first = Process.at(up.last("program")["pid"])
+        assert first
+        for command in (("replace", "program"), ("scale", "program", "3"), ("restart", "program")):
+            await _admin(up, *command, "--yes")
+        assert not first.is_there
+        await up.until(lambda: _sleepers(up) == 4, "all are there")
+        await _admin(up, "remove", "program", "--yes")
+        assert _sleepers(up) == 1
+        await up.reaps()
+        assert await up.end() == 0
+
+
+def _sleepers(up: Up) -> int:
+    return sum(each.command.split(" ")[0].endswith("sleep") for each in below(up.pid))
+
+
+async def test_a_change_of_the_file_touches_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "platform.toml"
+    async with platform(tmp_path, programs("exec sleep 600")) as up:
+        await up.until_ready("program", "quiet")
+        quiet, program = up.last("quiet")["pid"], up.last("program")["pid"]
+        file.write_text(file.read_text().replace("exec sleep 600", "exec sleep 601"))
+        up.process.send_signal(signal.SIGHUP)
+        await up.until(
+            lambda: [d for d in up.told if d.get("state") == "stopped" and d["plugin"] == "program"],
+            "the program is replaced",
+        )
+        assert Process.at(program) is None
+        file.write_text(file.read_text().replace("[plugins.program]", "[plugins."))
+        up.process.send_signal(signal.SIGHUP)
+        await up.until(lambda: "platform.toml:" in up.errors, "what is wrong is said, and where")
+        assert up.last("quiet")["pid"] == quiet
+        assert await up.end() == 0
+
+
+async def test_a_hangup_while_it_starts_is_no_end(tmp_path: Path) -> None:
+    async with platform(tmp_path, example(tmp_path)) as up:
+        await up.until(lambda: up.told, "it has begun")
+        for _ in range(10):
+            up.process.send_signal(signal.SIGHUP)
+            await trio.sleep(0.1)
+        await up.until_ready(*SHORTENER, "canary")
+        assert up.last("logger")["runs"] == 1
+        assert await up.end() == 0
 
 
 WITNESS = """
