@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import trio
 
@@ -39,20 +40,20 @@ _TO_LEAVE_S = 1.0  # for a plugin whose grace is over, to end by itself
 _SILENT_LEASES = 2  # without a report, until a plugin hangs that has registered nothing, and so has no lease
 
 
-class Status:
+class Status(Protocol):
     """Where a run tells what it is doing."""
 
     def enter(self, phase: Phase, why: str = "") -> None:
         """Note that the replica is in a phase, and why."""
-        raise NotImplementedError
+        ...
 
     def has_identity(self, runtime_id: str) -> None:
         """Note the identity of the run; empty for none."""
-        raise NotImplementedError
+        ...
 
     def has_proved(self) -> None:
         """Note that the run has been ready for as long as its restart policy asks."""
-        raise NotImplementedError
+        ...
 
 
 class Run:
@@ -330,8 +331,8 @@ class Run:
         """Ask it to stop, and wait: first by a call, so that its calls in flight finish, then by a signal."""
         if not self._spec.stop_s:
             return
-        if await self._is_shutting_down():
-            with trio.move_on_after(self._spec.stop_s + _TO_LEAVE_S):
+        with trio.move_on_after(self._spec.stop_s + _TO_LEAVE_S):
+            if await self._is_shutting_down():
                 await self._has_ended.wait()
         if self._ended is None:
             running.stop()

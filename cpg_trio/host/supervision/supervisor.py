@@ -26,7 +26,7 @@ import trio
 from cpg_trio._listeners import Listeners
 from cpg_trio.host.supervision.launcher import EXTERNAL, Assignment, Ended, LaunchError
 from cpg_trio.host.supervision.output import OutputBook
-from cpg_trio.host.supervision.runs import Run, Status, in_words
+from cpg_trio.host.supervision.runs import Run, in_words
 from cpg_trio.host.supervision.spec import Enrol, PluginSpec, Restart
 from cpg_trio.host.supervision.state import Phase, Replica
 from cpg_trio.host.supervision.surroundings import Surroundings
@@ -69,7 +69,7 @@ class Turns:
             await self._changed.wait()
 
 
-class Supervisor(Status):
+class Supervisor:
     """Keeps one replica running."""
 
     def __init__(

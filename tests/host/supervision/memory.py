@@ -21,7 +21,7 @@ from cpg_trio.host.supervision import (
     ManagedPlugins,
     Surroundings,
 )
-from cpg_trio.rpc import LocalHost
+from cpg_trio.rpc import ConnectError, LocalHost
 
 HEALTHY = Health(pb.HEALTH_STATE_HEALTHY)
 
@@ -33,7 +33,10 @@ class Memory:
         self.identities = Identities()
         self.registry = Registry(name_of=self.identities.name_of)
         self.started = StartedRuns()
+        self.audit = Audit()
         self.is_up_to_date = True
+        self.adoptions = list[ConnectError | None]()
+        """What becomes of the calls to plugins that wait for their host: an error, or None."""
         self.shut_down: Callable[[str, int], None] = lambda _, __: None
         self.plugins = ManagedPlugins(
             Surroundings(
@@ -41,7 +44,7 @@ class Memory:
                 registry=self.registry,
                 watches=WatchHub(self.registry),
                 started=self.started,
-                audit=Audit(),
+                audit=self.audit,
                 lease_s=15.0,
                 is_up_to_date=lambda: self.is_up_to_date,
                 end=self.end,
@@ -90,9 +93,15 @@ class Memory:
         self.shut_down(runtime_id, grace_s)
 
     async def _adopt(
-        self, url: str, _: str, self_id: str, __: str, ___: Callable[[Identity], object], /
+        self, _: str, __: str, self_id: str, ___: str, issued: Callable[[Identity], object], /
     ) -> str:
-        raise AssertionError(f"nobody adopts {self_id} at {url}")
+        await trio.lowlevel.checkpoint()
+        if (error := self.adoptions.pop(0)) is not None:
+            raise error
+        identity, _ = self.identities.issue(self_id, provides=(), answers=True)
+        issued(identity)
+        self.registry.report_health(identity.runtime_id, HEALTHY)
+        return identity.runtime_id
 
 
 def _no_local_host(run: str) -> LocalHost:
@@ -205,6 +214,8 @@ class Scripts:
     scripts: list[Script] = attrs.field(factory=lambda: [Script()])
     draw: Callable[[], Script] | None = None
     kind: str = "memory"
+    url: str = ""
+    """Where its runs wait for their host."""
     started: list[MemoryRun] = attrs.field(factory=list)
     alive: list[MemoryRun] = attrs.field(factory=list)
     most_alive: dict[int, int] = attrs.field(factory=dict)
@@ -220,7 +231,7 @@ class Scripts:
     async def launch(self, assignment: Assignment, /) -> AsyncIterator[MemoryRun]:
         script = self._next()
         self.on_launch(assignment)
-        run = MemoryRun(self.memory, script, assignment, self.provides)
+        run = MemoryRun(self.memory, script, assignment, self.provides, url=self.url)
         self.alive.append(run)
         number = assignment.replica
         count = sum(each.assignment.replica == number for each in self.alive)

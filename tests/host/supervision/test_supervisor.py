@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.host import Action, AuditEvent
 from cpg_trio.host.directory import Health
 from cpg_trio.host.supervision import (
     EXTERNAL,
@@ -26,7 +27,9 @@ from cpg_trio.host.supervision import (
     Restart,
     RestartPolicy,
     UnknownPluginError,
+    local_url,
 )
+from cpg_trio.rpc import Code, ConnectError
 from tests.host.supervision.memory import HEALTHY, Memory, Script, Scripts
 
 
@@ -605,3 +608,72 @@ async def test_a_plugin_that_is_being_added_is_not_changed_before_it_is_there() 
         await until(lambda: only(plugins, "a").phase is Phase.READY)
         await trio.sleep(1.0)
         await plugins.scale("a", 2)
+
+
+@at_once
+async def test_a_plugin_that_waits_for_its_host_is_called_until_it_has_an_identity() -> None:
+    memory = Memory()
+    unavailable = ConnectError(Code.UNAVAILABLE, "connection refused")
+    memory.adoptions = [unavailable, unavailable, None, unavailable, None]
+    async with memory.serving() as plugins:
+        await plugins.add(spec("a", Scripts(memory, (), [Script(comes_in=None)], url="http://127.0.0.1:9")))
+        replica = only(plugins, "a")
+        before = replica.runtime_id
+        memory.end(before, "an operator has revoked it")
+        await until(lambda: replica.runtime_id not in ("", before))
+        await until(lambda: replica.phase is Phase.READY)
+        assert replica.runs == 1
+
+
+@at_once
+async def test_another_plugin_at_its_url_is_told_at_once() -> None:
+    memory = Memory()
+    memory.adoptions = [ConnectError(Code.FAILED_PRECONDITION, "there is another plugin: 'b'")]
+    async with memory.serving() as plugins:
+        with pytest.raises(LaunchError, match="a: there is another plugin: 'b'"):
+            await plugins.add(spec("a", Scripts(memory, (), [Script(comes_in=None)], url="http://x:9")))
+        assert trio.current_time() < 1.0
+
+
+@at_once
+async def test_what_is_done_is_in_the_audit_trail_with_who_has_done_it() -> None:
+    memory = Memory()
+    events = list[AuditEvent]()
+    memory.audit.subscribe(events.append)
+    async with memory.serving() as plugins:
+        await plugins.add(spec("a", Scripts(memory)), actor="ada", reason="a test")
+        await plugins.restart("a", actor="ada")
+        await plugins.remove("a", actor="grace")
+    done = [(each.action, each.subject, each.target, each.actor) for each in events]
+    assert done == [
+        (Action.MANAGE, "a", "add", "ada"),
+        (Action.MANAGE, "a", "restart", "ada"),
+        (Action.MANAGE, "a", "remove", "grace"),
+    ]
+    assert events[0].reason == "a test"
+
+
+@at_once
+async def test_a_name_is_given_once() -> None:
+    memory = Memory()
+    async with memory.serving() as plugins:
+        await plugins.add(spec("a", Scripts(memory)))
+        with pytest.raises(ManageError, match="there is a plugin a already"):
+            await plugins.add(spec("b", Scripts(memory)), spec("a", Scripts(memory)))
+        assert list(plugins.specs()) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "public_url", "url"),
+    [
+        (["http://127.0.0.1:80"], "https://example.org", "http://127.0.0.1:80"),
+        (["http://0.0.0.0:80"], "", "http://127.0.0.1:80"),
+        (["unix:/run/host.sock", "http://[::]:80"], "", "http://127.0.0.1:80"),
+        (["https://0.0.0.0:443"], "https://example.org", "https://example.org"),
+        (["https://0.0.0.0:443"], "", "https://127.0.0.1:443"),
+        (["unix:/run/host.sock"], "", "unix:/run/host.sock"),
+        ([], "", ""),
+    ],
+)
+def test_plugins_of_the_machine_call_the_host_there(bound: list[str], public_url: str, url: str) -> None:
+    assert local_url(bound, public_url) == url
