@@ -60,6 +60,8 @@ class Managed:
         self.supervisors = [each for each in self.supervisors if each not in supervisors]
         self.coming = [each for each in self.coming if each not in supervisors]
         self.leaving += [each for each in supervisors if each not in self.leaving]
+        for each in supervisors:
+            each.hand_over()
 
     def forget(self, supervisors: Sequence[Supervisor]) -> None:
         """Forget replicas that have stopped."""

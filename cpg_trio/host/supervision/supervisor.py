@@ -152,6 +152,11 @@ class Supervisor:
         if self.replica.runtime_id:
             self._host.registry.undrain(self.replica.runtime_id)
 
+    def hand_over(self) -> None:
+        """Give its run no calls from now on. `stop` comes next."""
+        if self.replica.runtime_id:
+            self._host.registry.drain(self.replica.runtime_id, "others take its calls")
+
     def restart(self) -> None:
         """Stop its run in good order, and start another one at once; `ready` waits for that."""
         self._attempt.settle("it is restarted")

@@ -89,6 +89,19 @@ async def test_a_cancellation_at_any_moment_leaves_one_side_in_service(
         assert p.host.plugins.specs()["echo"].launcher is (new if new.alive else old)
 
 
+async def test_calls_move_in_one_moment(virtual_time: MockClock) -> None:
+    async with platform(spec("echo", echo("v1"))) as p:
+        seen, token = [p.serving()], trio.lowlevel.current_trio_token()
+
+        def note() -> None:
+            if p.serving() != seen[-1]:
+                seen.append(p.serving())
+
+        with p.host.registry.changes.added(lambda _: token.run_sync_soon(note)):
+            await p.host.plugins.replace("echo", spec("echo", echo("v2")))
+        assert [len(serving) for serving in seen] == [1, 1]
+
+
 async def test_a_plugin_is_replaced_by_another_number_of_replicas(virtual_time: MockClock) -> None:
     async with platform(spec("echo", echo("v1"), replicas=2)) as p:
         await p.host.plugins.replace("echo", spec("echo", echo("v2"), replicas=3))
