@@ -171,7 +171,8 @@ def demo(session: nox.Session) -> None:
     """Build the package, install it as a user does, and run the demo once, outside the source."""
     session.install(".[demo]")
     with session.chdir(session.create_tmp()):
-        session.run("python", "-m", "cpg_trio.demo", "--once", env={"PYTHONPATH": os.devnull})
+        for how in ((), ("--processes",)):
+            session.run("python", "-m", "cpg_trio.demo", "--once", *how, env={"PYTHONPATH": os.devnull})
 
 
 @nox.session
