@@ -128,10 +128,12 @@ class ManagedPlugins:
             for managed in list(self._managed.values()):
                 stopping.start_soon(self._stop_after, managed, graph.waited_for_by(managed.spec.name))
 
-    async def _stop_after(self, managed: Managed, others: Sequence[str]) -> None:
-        for other in [self._managed[name] for name in others if name in self._managed]:
-            await other.stopped.wait()
-        await self.take_down(managed)
+    async def _stop_after(self, managed: Managed, others: Iterable[str]) -> None:
+        try:
+            for other in [self._managed[name] for name in others if name in self._managed]:
+                await other.stopped.wait()
+        finally:
+            await self.take_down(managed)
 
     def check(self, *specs: PluginSpec) -> Graph:
         """Return the graph of plugins that are to be added; start nothing.
@@ -408,9 +410,11 @@ class ManagedPlugins:
         try:
             yield
         except BaseException:
+            graph, names = self._graph, {managed.spec.name for managed in added}
             async with open_plain_nursery() as nursery:
-                for managed in reversed(added):
-                    nursery.start_soon(self.take_down, managed)
+                for managed in added:
+                    others = names.intersection(graph.waited_for_by(managed.spec.name))
+                    nursery.start_soon(self._stop_after, managed, others)
             raise
         finally:
             for managed in added:

@@ -478,6 +478,24 @@ async def test_nothing_is_left_of_plugins_of_which_one_cannot_be_started() -> No
 
 
 @at_once
+async def test_an_addition_that_fails_is_taken_back_in_the_order_of_a_stop() -> None:
+    memory = Memory()
+    bad = Scripts(memory, (), [Script(refuses="no")])
+    stopped = list[str]()
+    async with memory.serving() as plugins:
+        names = ["a", "b", "c"]
+        chain = [spec(each, Scripts(memory, (each,)), after=tuple(names[:i])) for i, each in enumerate(names)]
+
+        def note(replica: Replica) -> None:
+            if replica.phase is Phase.STOPPED:
+                stopped.append(replica.plugin)
+
+        with plugins.changes.added(note), pytest.raises(LaunchError):
+            await plugins.add(*chain, spec("bad", bad, after=("c",)))
+    assert [each for each in stopped if each in names] == ["c", "b", "a"]
+
+
+@at_once
 async def test_a_plugin_that_never_registers_is_named_after_its_time() -> None:
     memory = Memory()
     silent = Scripts(memory, (), [Script(comes_in=None)])
