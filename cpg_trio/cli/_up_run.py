@@ -128,7 +128,7 @@ class _Up:
 
     async def _serve(self, platform: Platform, stop: trio.Event) -> None:
         async with open_plain_nursery() as nursery:
-            nursery.start_soon(_apply_on_hangup, platform)
+            nursery.start_soon(self._on_hangup, platform, stop)
             async with open_plain_nursery() as serving:
                 urls = await serving.start(platform.serve, stop)
                 self.view.listening(urls)
@@ -136,16 +136,27 @@ class _Up:
                     nursery.start_soon(reload_on_changes, platform)
             nursery.cancel_scope.cancel()
 
+    async def _on_hangup(self, platform: Platform, stop: trio.Event) -> None:
+        """Apply the file again at each SIGHUP. One that comes since the terminal is gone is the end."""
+        with trio.open_signal_receiver(signal.SIGHUP) as received:
+            async for _ in received:
+                if isinstance(self.view, UpScreen) and not sys.stdout.isatty():
+                    _write_nowhere()
+                    stop.set()
+                else:
+                    await platform.apply(actor="SIGHUP")
+
     async def _tell_stop(self, stop: trio.Event) -> None:
         await stop.wait()
         self.view.stopping()
 
 
-async def _apply_on_hangup(platform: Platform) -> None:
-    """Apply the file again at each SIGHUP."""
-    with trio.open_signal_receiver(signal.SIGHUP) as received:
-        async for _ in received:
-            await platform.apply(actor="SIGHUP")
+def _write_nowhere() -> None:
+    """Have nothing fail that is still written to a terminal which is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 async def _show_output(platform: Platform, screen: UpScreen) -> None:

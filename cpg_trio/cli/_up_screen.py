@@ -14,6 +14,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import IO
 
 import attrs
@@ -291,5 +292,6 @@ def _some(names: Sequence[str], most: int = 4) -> str:
 
 
 def _write(file: IO[str], text: str) -> None:
-    file.write(text)
-    file.flush()
+    with suppress(OSError):  # the terminal is gone, which is the end of the command, but not by this
+        file.write(text)
+        file.flush()
