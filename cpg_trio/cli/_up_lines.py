@@ -25,10 +25,14 @@ _HOST = "host"
 class _Shown:
     """What was written last of a replica."""
 
+    replica: Replica
+    """It is kept, so that no other one has its place in memory: two have one number while one is replaced."""
     phase: Phase
     why: str
     began: float
     """Since when it is in that phase."""
+    where: str
+    """Where it was when it was somewhere."""
 
 
 def _matters(replica: Replica) -> bool:
@@ -43,7 +47,7 @@ class UpLines:
         self._json = json
         self._handler = LineHandler(file)
         self._began = time.monotonic()
-        self._last: dict[tuple[str, int], _Shown] = {}
+        self._last: dict[int, _Shown] = {}
 
     def listening(self, urls: Sequence[str]) -> None:
         """Write where the host listens."""
@@ -54,19 +58,24 @@ class UpLines:
 
     def changed(self, replica: Replica) -> None:
         """Write what a replica does now, if that is not what it has done before."""
-        key, now = (replica.plugin, replica.number), time.monotonic()
-        before = self._last.get(key)
-        is_same_phase = before is not None and before.phase is replica.phase
-        began = before.began if before is not None and is_same_phase else now
-        shown = _Shown(replica.phase, replica.why if _matters(replica) else "", began)
-        if shown == before:
+        now, before = time.monotonic(), self._last.get(id(replica))
+        began, where = now, replica.where
+        if before is not None:
+            began = before.began if before.phase is replica.phase else now
+            where = where or before.where
+        why = replica.why if _matters(replica) else ""
+        shown = _Shown(replica, replica.phase, why, began, where)
+        if before is not None and (before.phase, before.why) == (shown.phase, shown.why):
             return
-        self._last[key] = shown
+        self._last[id(replica)] = shown
         text = doing(replica, time.time())
         if replica.phase is Phase.READY and before is not None:
             text = f"{text} ({now - before.began:.1f} s)"
+        elif replica.phase is Phase.STOPPED:
+            text = ", ".join(filter(None, (text, where)))
+            del self._last[id(replica)]
         self._write(
-            replica_name(*key),
+            replica_name(replica.plugin, replica.number),
             text,
             plugin=replica.plugin,
             replica=replica.number,

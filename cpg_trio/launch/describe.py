@@ -100,12 +100,14 @@ async def describe(target: str, environment: Mapping[str, str]) -> Description:
     Raises: NoPluginError.
     """
     try:
-        async with plugin_of(target, environment) as plugin:
-            return Description.of(plugin)
+        with trio.move_on_after(_DESCRIBE_S):
+            async with plugin_of(target, environment) as plugin:
+                return Description.of(plugin)
     except NoPluginError:
         raise
     except Exception as error:  # noqa: BLE001 - the author's code may raise anything
         return Description(failure=f"{target} failed: {why(error)}")
+    return Description(failure=f"{target} has not come after {_DESCRIBE_S:g} s")
 
 
 async def described_apart(target: str, directory: Path, environment: Mapping[str, str]) -> Description:

@@ -25,7 +25,7 @@ from cpg_trio.launch._ports import is_taken
 from cpg_trio.launch._reaper import reaping_orphans
 from cpg_trio.launch.places import PlatformFileError
 from cpg_trio.launch.platform_file import PlatformFile, read_platform
-from cpg_trio.launch.specs import specs_of
+from cpg_trio.launch.specs import Known, specs_of
 
 _log = logging.getLogger("cpg_trio.platform")
 
@@ -39,6 +39,7 @@ class FileSource:
     """Whether each plugin runs in a process, also those that the file wants as tasks."""
     file: PlatformFile | None = attrs.field(default=None, init=False)
     """What it has said last."""
+    _known: Known = attrs.field(factory=dict, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class FileSource:
         `apart`: ask them by processes of their own, all of them. Raises: PlatformFileError, a ValueError.
         """
         file = await trio.to_thread.run_sync(read_platform, self.path)
-        specs = await specs_of(file, processes=self.processes, apart=apart, only=only)
+        specs = await specs_of(file, processes=self.processes, apart=apart, only=only, known=self._known)
         if self.file is not None and file.host != self.file.host:
             _log.warning("[host] in %s has changed: that is used after a restart", self.path)
         for text in file.report.all_warnings():

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import trio
@@ -29,22 +29,32 @@ from cpg_trio.launch.places import Place
 from cpg_trio.launch.platform_file import PlatformFile
 from cpg_trio.launch.process import PASSED_ON, ProcessLauncher, ProcessLimits
 from cpg_trio.launch.secrets import SecretReference
-from cpg_trio.launch.tables import EXTERNAL, PROCESS, TASK, LimitsTable, PluginTable
+from cpg_trio.launch.tables import EXTERNAL, PROCESS, TASK, LimitsTable, PluginTable, SecretTable
 from cpg_trio.launch.task import TaskLauncher
+
+Means: TypeAlias = tuple[str, str, frozenset[tuple[str, str]], frozenset[tuple[str, SecretTable]]]
+"""What a Python plugin is made of: its launcher, its target, its variables, and where its secrets are."""
+Known: TypeAlias = dict[Means, Description]
 
 _OTHERS_READ = 0o007
 
 
 async def specs_of(
-    file: PlatformFile, *, processes: bool = False, apart: bool = False, only: Collection[str] | None = None
+    file: PlatformFile,
+    *,
+    processes: bool = False,
+    apart: bool = False,
+    only: Collection[str] | None = None,
+    known: Known | None = None,
 ) -> tuple[PluginSpec, ...]:
     """Return what a host is to start. Raises: PlatformFileError with all that is wrong.
 
     `processes`: each plugin runs in a process. `apart`: this process imports nothing of a plugin, also not
     of those that are to be tasks in it. `only`: the names of those that are wanted.
+    `known`: what plugins have said of themselves before, which is brought up to date.
     """
     builders = [
-        _Builder(table, file.place(table.name), file.directory, processes=processes)
+        _Builder(table, file.place(table.name), file.directory, processes, {} if known is None else known)
         for table in file.plugins
         if only is None or table.name in only
     ]
@@ -66,6 +76,7 @@ class _Builder:
     at: Place
     directory: Path
     processes: bool
+    known: Known
     declared: Description = attrs.field(factory=Description)
 
     @property
@@ -77,18 +88,36 @@ class _Builder:
         table = self.table
         if table.plugin is None or not self._has_module(table.plugin):
             return
-        told = table.id is not None and table.provides is not None and table.requires is not None
         try:
-            environment = {**_inherited(), **self._environment(), **self._read_secrets()}
-            if self.kind == TASK and not apart:
-                self.declared = await describe(table.plugin, environment)
-            elif not told or apart:
-                self.declared = await described_apart(table.plugin, self.directory, environment)
+            self.declared = await self._ask(table.plugin, apart=apart)
         except NoPluginError as error:
             self.at.at("plugin").problem(str(error))
         if self.declared.failure:
             what = "write `id`, `provides` and `requires` here, which then need not be asked for"
             self.at.at("plugin").warning(f"{self.declared.failure}; {what}")
+
+    async def _ask(self, target: str, *, apart: bool) -> Description:
+        """Ask a plugin what it is. Raises: NoPluginError."""
+        table, before = self.table, self.known.get(self._means())
+        environment = {**_inherited(), **self._environment(), **self._read_secrets()}
+        if self.kind == TASK and not apart:
+            # It is as before: a module is not loaded twice, and to enter its block may disturb one that runs.
+            declared = before or await describe(target, environment)
+        elif table.id is None or table.provides is None or table.requires is None or apart:
+            declared = await described_apart(target, self.directory, environment)
+        else:
+            return Description()
+        if declared.failure and before is not None:
+            return before
+        if not declared.failure:
+            self.known[self._means()] = declared
+        return declared
+
+    def _means(self) -> Means:
+        """Return what the plugin is made of."""
+        table = self.table
+        secrets = frozenset((table.secrets or {}).items())
+        return self.kind, table.plugin or "", frozenset(self._environment().items()), secrets
 
     def _has_module(self, target: str) -> bool:
         try:

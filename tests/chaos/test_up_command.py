@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.platforms import (
     GREETER,
@@ -20,6 +23,13 @@ from tests.platforms import (
     until_nothing_runs,
 )
 from tests.processes import running
+
+ROOT = Path(__file__).parents[2]
+ON_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -125,4 +135,27 @@ async def test_changed_files_restart_their_plugin_and_broken_ones_do_not(folder:
         (folder / "data" / "new").write_text("x")
         await run.until(r"(?s)watching +ready.*watching +ready")
         assert await run.end(signal.SIGINT) == 0
+    assert_nothing_is_left(folder)
+
+
+async def test_a_terminal_that_is_gone_stops_the_platform_in_good_order(folder: Path) -> None:
+    file = platform_file(folder, script("first"))
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-c", ON_TERMINAL, sys.executable, "-m", "cpg_trio", "up", str(file)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+            start_new_session=True,
+        )
+        os.close(theirs)
+        shown = ""
+        while "hello from first" not in shown:
+            await trio.lowlevel.wait_readable(terminal)
+            shown += os.read(terminal.fileno(), 4096).decode()
+    with trio.fail_after(20):
+        assert await process.wait() == 0
     assert_nothing_is_left(folder)

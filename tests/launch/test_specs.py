@@ -26,6 +26,17 @@ plugin.require("logger")
 plugin.require("storage", required=False)
 number = 3
 """
+LOCKING = """
+from contextlib import asynccontextmanager
+from pathlib import Path
+from cpg_trio import Plugin
+
+@asynccontextmanager
+async def opened():
+    if Path(__file__).with_name("lock").exists():
+        raise OSError("somebody else has it")
+    yield Plugin("locking-plugin", version="1.0.0")
+"""
 ABOUT = 'provides = ["a"]\nrequires = []\nid = "x-plugin"'  # so that nobody has to be asked
 
 
@@ -235,3 +246,14 @@ async def test_a_port_that_is_taken_is_named_with_its_line(file: Path) -> None:
         text = plugins(f'[plugins.a]\ncommand = ["./program"]\nport = {port}')
         with pytest.raises(StartError, match=rf"platform.toml:6: plugins.a.port: {port} is taken: end what"):
             await (await Platform.from_file(written(file, text))).serve()
+
+
+async def test_a_plugin_that_runs_is_not_disturbed_to_be_asked_again(file: Path) -> None:
+    (file.parent / "spec_locking.py").write_text(LOCKING)
+    for processes in (False, True):
+        source = FileSource(written(file, '[plugins.x]\nplugin = "spec_locking:opened"'), processes)
+        first = await source.read()
+        written(file.parent / "lock", "")  # as a plugin that runs holds it
+        assert await source.read() == first
+        assert first[0].self_id == "locking-plugin"
+        (file.parent / "lock").unlink()
