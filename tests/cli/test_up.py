@@ -36,7 +36,7 @@ async def test_plugins_start_and_stop_in_their_order_and_nothing_is_left(folder:
     )
     async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
         await platform_run.until(r"host +listening on http://127\.0\.0\.1:\d+ \(")
-        await platform_run.until("second +waits for first")
+        await platform_run.until(r"second +waiting for first")
         await platform_run.until(r"greeter +ready, pid \d+ \(")
         await platform_run.until("first | hello from first")
         assert await platform_run.end(signal.SIGTERM) == 0
