@@ -36,6 +36,7 @@ from cpg_trio.rpc import Code, ConnectError
 
 _CALL_AGAIN_S = 0.2  # after which a plugin that has not answered is called again
 _MOVE_S = 0.2  # for callers that have chosen it, to send to it or to learn of the others
+_MOST_AGAIN, _AGAIN_S = 10, 3600.0  # handshakes of a run that has an identity, and in which time
 _TO_LEAVE_S = 1.0  # for a plugin whose grace is over, to end by itself
 _SILENT_LEASES = 2  # without a report, until a plugin hangs that has registered nothing, and so has no lease
 
@@ -76,6 +77,7 @@ class Run:
         self._has_ended = trio.Event()
         self._changed = trio.Event()
         self._refused = ""
+        self._again, self._again_until = 0, -math.inf
         self._why_not_adopted = ""
         self._stops = False
         self._has_proved = False
@@ -104,8 +106,18 @@ class Run:
         before, self.runtime_id = self.runtime_id, identity.runtime_id
         if before and self._spec.enrol is Enrol.TOKEN:
             self._host.end(before, "its plugin has shaken hands again")
+            self._count_again()
         self._status.has_identity(self.runtime_id)
         self.look()
+
+    def _count_again(self) -> None:
+        """Have a run fail that shakes hands without an end: each identity that has ended is remembered."""
+        now = trio.current_time()
+        if now >= self._again_until:
+            self._again, self._again_until = 0, now + _AGAIN_S
+        self._again += 1
+        if self._again > _MOST_AGAIN:
+            self.refused("it shakes hands again and again, although it has an identity")
 
     def refused(self, why: str) -> None:
         """Note that it gets no identity, whatever it does."""

@@ -202,6 +202,22 @@ async def test_a_run_that_shakes_hands_twice_has_the_second_identity_only() -> N
 
 
 @at_once
+async def test_a_run_that_shakes_hands_again_and_again_has_failed() -> None:
+    memory = Memory()
+    launcher = Scripts(memory, ("a",))
+    async with memory.serving() as plugins:
+        await plugins.add(spec("a", launcher))
+        run = launcher.started[0]
+        for _ in range(10):
+            run._come()
+        await trio.sleep(1.0)
+        assert only(plugins, "a").phase is Phase.READY
+        run._come()
+        await until(lambda: only(plugins, "a").phase is Phase.BACKING_OFF)
+        assert only(plugins, "a").why.startswith("it shakes hands again and again")
+
+
+@at_once
 async def test_nobody_else_gets_an_identity_of_its_name() -> None:
     memory = Memory()
     launcher = Scripts(memory, ("a",))
