@@ -80,7 +80,8 @@ class SpecChange:
             scaled = f"{new} replicas" if new != 1 else ""
         elif self.kind is ChangeKind.REMOVE:
             scaled = ""
-        what = ", ".join(filter(None, (*self.differs, scaled)))
+        differs = (each for each in self.differs if each != "replicas")
+        what = ", ".join(filter(None, (*differs, scaled)))
         return f"({what})" if what else ""
 
     def data(self) -> Mapping[str, Any]:
@@ -264,7 +265,7 @@ def _stand_apart(old: PluginSpec, new: PluginSpec) -> bool:
 
 
 def _change(old: PluginSpec, new: PluginSpec) -> SpecChange:
-    if not _different(old, new) <= _IN_PLACE:
+    if not _different(old, new) - {"replicas"} <= _IN_PLACE:
         kind = ChangeKind.REPLACE
     else:
         kind = ChangeKind.ADJUST if old.replicas == new.replicas else ChangeKind.SCALE
@@ -273,7 +274,7 @@ def _change(old: PluginSpec, new: PluginSpec) -> SpecChange:
 
 def _different(old: PluginSpec, new: PluginSpec) -> AbstractSet[str]:
     """Return the names of the fields that are different."""
-    names = {field.name for field in attrs.fields(PluginSpec) if field.eq} - {"replicas"}
+    names = {field.name for field in attrs.fields(PluginSpec) if field.eq}
     return {name for name in names if getattr(old, name) != getattr(new, name)}
 
 

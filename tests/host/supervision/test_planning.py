@@ -86,6 +86,7 @@ def test_a_plan_names_what_is_different_and_never_its_value() -> None:
         "launcher.environment.SECRET",
         "launcher.environment.MORE",
         "stop_s",
+        "replicas",
     }
     assert str(change).endswith("1 → 3 replicas)")
     assert "new" not in str(change)
