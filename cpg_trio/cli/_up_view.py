@@ -47,8 +47,6 @@ def doing(replica: Replica, now: float) -> str:
         times = f" ({_ordinal(replica.failures)} time)" if replica.failures > 1 else ""
         word = f"crash loop, {word}" if replica.looping else word
         word = f"{word}, again in {span(math.ceil(left_s))}{times}"
-    elif replica.phase is Phase.WAITING and why:
-        return why
     elif replica.phase in {Phase.STARTING, Phase.READY, Phase.STOPPING} and where:
         word = f"{word}, {where}"
     return ": ".join(filter(None, (word, why)))
