@@ -73,9 +73,8 @@ def _rows(changes: Iterable[pb.PlannedChange]) -> Iterable[list[str | Text]]:
 
     for each in changes:
         word, colour = _KINDS.get(each.kind, (f"change {each.kind}", ""))
-        differs = ", ".join(each.differences)
-        if each.kind == pb.PlannedChange.KIND_SCALE:
-            differs = f"{each.replicas_before} to {each.replicas_after} replicas"
+        scaled = f"{each.replicas_before} to {each.replicas_after} replicas"
+        differs = ", ".join(scaled if name == "replicas" else name for name in each.differences)
         yield [each.plugin, Text.assemble((word, colour)), differs, each.source]
 
 

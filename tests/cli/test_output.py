@@ -289,7 +289,11 @@ def test_a_plan_has_the_names_of_what_differs_and_says_what_stays() -> None:
                 source="platform.toml:7",
             ),
             pb.PlannedChange(
-                kind=pb.PlannedChange.KIND_SCALE, plugin="api", replicas_before=1, replicas_after=3
+                kind=pb.PlannedChange.KIND_SCALE,
+                plugin="api",
+                replicas_before=1,
+                replicas_after=3,
+                differences=["replicas"],
             ),
         ],
         unchanged=["logger"],
