@@ -154,7 +154,7 @@ class RunningTask:
     async def tell_while_it_lives(self) -> None:
         """Name in the log where the task is, if it does not end although it was cancelled."""
         while not self._has_ended.is_set():
-            with trio.move_on_after(_SLOW_END_S):
+            with trio.move_on_after(_SLOW_END_S, shield=True):  # the block waits for the task in any case
                 await self._has_ended.wait()
                 return
             _log.warning(

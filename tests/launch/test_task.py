@@ -220,8 +220,9 @@ async def test_a_task_that_ignores_its_stop_is_cancelled() -> None:
             assert (await running.wait()).how == "it was ended"
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_task_that_shields_itself_is_named_with_its_place(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    *, cancelled: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cpg_trio.launch.task._SLOW_END_S", 0.05)
     may_end = trio.Event()
@@ -237,12 +238,15 @@ async def test_a_task_that_shields_itself_is_named_with_its_place(
         may_end.set()
 
     async with hosting() as (host, _), trio.open_nursery() as nursery:
-        with trio.fail_after(10):
+        with trio.CancelScope() as life:
             async with TaskLauncher(shielded).launch(assignment(host, "echo-plugin")) as running:
                 await registered(host)
                 running.stop()
                 await eventually(lambda: not host.registry.providers("echo"))
                 nursery.start_soon(let_go)
+                if cancelled:
+                    life.cancel()
+                    await trio.lowlevel.checkpoint()
     assert "may_end.wait()" in caplog.text
 
 
