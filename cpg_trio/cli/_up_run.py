@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import attrs
@@ -88,14 +89,18 @@ class _Up:
     view: UpView
     processes: bool = attrs.field(kw_only=True)
     reload: bool = attrs.field(kw_only=True)
+    terminals: Sequence[int] = attrs.field(factory=lambda: _terminals(), init=False)  # noqa: PLW0108 - it is below
 
     async def run(self, stop: trio.Event) -> None:
         """Run the platform until `stop` is set. Raises: StartError."""
         for sentence in misspelt(os.environ):
             _log.warning("%s", sentence)
-        platform = await self._read(stop)
-        if platform is None:
-            return
+        with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+            platform = await self._read(stop)
+            if platform is not None:
+                await self._show(platform, stop, hangups)
+
+    async def _show(self, platform: Platform, stop: trio.Event, hangups: AsyncIterator[int]) -> None:
         async with open_plain_nursery() as nursery:
             await nursery.start(self.view.run)
             nursery.start_soon(self._tell_stop, stop)
@@ -103,7 +108,7 @@ class _Up:
                 nursery.start_soon(_show_output, platform, self.view)
             with platform.host.plugins.changes.added(self.view.changed):
                 try:
-                    await self._serve(platform, stop)
+                    await self._serve(platform, stop, hangups)
                 except BindError as error:
                     place = self.settings.origin("PORT")
                     raise StartError(f"{error} (PORT is {place})" if place else str(error)) from None
@@ -126,9 +131,9 @@ class _Up:
             nursery.cancel_scope.cancel()
         return platform
 
-    async def _serve(self, platform: Platform, stop: trio.Event) -> None:
+    async def _serve(self, platform: Platform, stop: trio.Event, hangups: AsyncIterator[int]) -> None:
         async with open_plain_nursery() as nursery:
-            nursery.start_soon(self._on_hangup, platform, stop)
+            nursery.start_soon(self._on_hangups, platform, stop, hangups)
             async with open_plain_nursery() as serving:
                 urls = await serving.start(platform.serve, stop)
                 self.view.listening(urls)
@@ -136,26 +141,32 @@ class _Up:
                     nursery.start_soon(reload_on_changes, platform)
             nursery.cancel_scope.cancel()
 
-    async def _on_hangup(self, platform: Platform, stop: trio.Event) -> None:
+    async def _on_hangups(self, platform: Platform, stop: trio.Event, hangups: AsyncIterator[int]) -> None:
         """Apply the file again at each SIGHUP. One that comes since the terminal is gone is the end."""
-        with trio.open_signal_receiver(signal.SIGHUP) as received:
-            async for _ in received:
-                if isinstance(self.view, UpScreen) and not sys.stdout.isatty():
-                    _write_nowhere()
-                    stop.set()
-                else:
-                    await platform.apply(actor="SIGHUP")
+        async for _ in hangups:
+            if gone := [number for number in self.terminals if not os.isatty(number)]:
+                _write_nowhere(gone)
+                stop.set()
+            else:
+                await platform.apply(actor="SIGHUP")
 
     async def _tell_stop(self, stop: trio.Event) -> None:
         await stop.wait()
         self.view.stopping()
 
 
-def _write_nowhere() -> None:
+def _terminals() -> Sequence[int]:
+    """Return the standard streams that are a terminal, whose end is that of the command; none with nohup."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return ()
+    return [number for number in range(3) if os.isatty(number)]
+
+
+def _write_nowhere(numbers: Iterable[int]) -> None:
     """Have nothing fail that is still written to a terminal which is gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in numbers:
+        os.dup2(nowhere, number)
     os.close(nowhere)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._admin_socket import OFF
+from cpg_trio._human import size
 from cpg_trio._reload import reason
 from cpg_trio._toml_lines import lines_of
 from cpg_trio.launch.kinds import Table, keys_of, shown
@@ -28,6 +30,7 @@ SETTINGS: Mapping[str, str] = SERVING | HOST
 """Those of `[host]`, with the meaning of each."""
 
 _TABLES = {"host": "{ port = 8080 }", "plugins": "[plugins.greeter]"}
+_MOST_BYTES = 1024 * 1024
 _OTHERS_READ = 0o007
 _OTHERS_WRITE = 0o002
 _AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -81,9 +84,15 @@ def _text_of(path: Path) -> tuple[str, int]:
     """Return the text of a file, and its mode. Raises: PlatformFileError."""
     content = b""
     try:
-        with path.open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            content = opened.read()
+        with open(path, "rb", opener=_opened_at_once) as opened:
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+                raise PlatformFileError([f"{path}: it is no regular file"])
+            content = opened.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise PlatformFileError(
+                [f"{path}: it is larger than {size(_MOST_BYTES)}: no platform needs that"]
+            )
         text = content.decode()
     except IsADirectoryError:
         raise PlatformFileError(
@@ -98,7 +107,12 @@ def _text_of(path: Path) -> tuple[str, int]:
         raise PlatformFileError([f"{path}:{line}: it is not text in UTF-8: save it as that"]) from None
     except OSError as error:
         raise PlatformFileError([f"{path}: {reason(error)}"]) from None
-    return text.replace("\r\n", "\n"), mode
+    return text.replace("\r\n", "\n"), status.st_mode
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for whoever is at the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parsed(name: str, text: str) -> tuple[dict[str, object], Report]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -247,6 +248,13 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_do(file: Path) -> None
     ):
         with pytest.raises(PlatformFileError, match=re.escape(f"{path}: {said}")):
             read_platform(path)
+    os.mkfifo(file.parent / "pipe")
+    for path in (file.parent / "pipe", Path("/dev/zero")):
+        with pytest.raises(PlatformFileError, match=f"{path}: it is no regular file"):
+            read_platform(path)
+    file.write_text("#" * 2**21)
+    with pytest.raises(PlatformFileError, match="it is larger than 1 MiB"):
+        read_platform(file)
     file.write_bytes(b"[host]\n# \xff\n")
     with pytest.raises(PlatformFileError, match=re.escape(f"{file}:2: it is not text in UTF-8")):
         read_platform(file)
