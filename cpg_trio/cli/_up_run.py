@@ -43,7 +43,9 @@ def run_platform(path: Path, *, processes: bool, reload: bool, json: bool, termi
     except (PlatformFileError, StartError) as error:
         print(error, file=sys.stderr)
         return 1
-    logging.getLogger(_SHOWN_BY_VIEW).addFilter(lambda _: False)
+    logging.getLogger(_SHOWN_BY_VIEW).addFilter(
+        lambda record: bool(record.exc_info)
+    )  # tracebacks are shown nowhere else
     view: UpView = UpLines(sys.stdout, json=json or log.format is LogFormat.JSON)
     if terminal:
         screen = view = UpScreen(Output())
