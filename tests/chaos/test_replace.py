@@ -12,6 +12,8 @@ import trio
 
 from cpg_trio.host.supervision import LaunchError, PluginSpec
 from cpg_trio.launch import ProcessLauncher
+from tests.host.cluster.serving import serving_hosts
+from tests.host.supervision.launching import UNLIMITED
 from tests.host.supervision.load import Load, load
 from tests.host.supervision.replaced import Platform, platform
 
@@ -54,3 +56,15 @@ async def test_a_process_that_crashes_as_it_starts_is_taken_back_and_no_call_fai
                 assert p.serving() == p.registered() == before
             await made.all_have_called()
             assert not made.failed
+
+
+async def test_no_call_through_another_host_fails_while_a_plugin_is_replaced() -> None:
+    with trio.fail_after(20 * _TIMES):
+        async with serving_hosts(rates=UNLIMITED) as (one, other):
+            await one.host.plugins.add(_spec("v0"))
+            async with load(other.host, other.url) as made:
+                for version in range(1, _TIMES // 10 + 1):
+                    await one.host.plugins.replace("echo", _spec(f"v{version}"))
+                    await made.all_have_called(2)
+                    assert set(made.answers.values()) == {f"v{version}", ""}
+                    assert not made.failed

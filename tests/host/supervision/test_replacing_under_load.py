@@ -7,8 +7,7 @@ import trio
 
 from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as health
 from cpg_trio.host.supervision import LaunchError, RefusedRemoval
-from tests.host.cluster.serving import serving_hosts
-from tests.host.supervision.launching import UNLIMITED, Launches, spec
+from tests.host.supervision.launching import Launches, spec
 from tests.host.supervision.load import load
 from tests.host.supervision.replaced import echo, platform, sick
 
@@ -44,14 +43,3 @@ async def test_new_versions_that_are_of_no_use_are_taken_back_and_no_call_fails(
             await made.all_have_called(2)
             assert set(made.answers.values()) == {"v1", ""}
             assert not made.failed
-
-
-async def test_no_call_through_another_host_fails_while_a_plugin_is_replaced() -> None:
-    with trio.fail_after(60):
-        async with serving_hosts(rates=UNLIMITED) as (one, other):
-            await one.host.plugins.add(spec("echo", echo("v1"), stop_s=5.0))
-            async with load(other.host, other.url) as made:
-                await one.host.plugins.replace("echo", spec("echo", echo("v2"), stop_s=5.0))
-                await made.all_have_called(3)
-                assert set(made.answers.values()) == {"v2", ""}
-                assert not made.failed
