@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +30,7 @@ from cpg_trio.host import DEFAULT_PORT, Host
 from cpg_trio.host.admin import AdminAddress, open_gate
 from cpg_trio.host.supervision import LaunchError, PluginSpec
 from cpg_trio.http import UNIX, BindError, StartError
-from cpg_trio.launch import Platform, ProcessLauncher, TaskLauncher
+from cpg_trio.launch import Platform, ProcessLauncher, TaskLauncher, free_port, is_taken
 from cpg_trio.logs import use_handler
 from cpg_trio.process import run
 
@@ -129,17 +128,19 @@ class Demo:
 
     async def _start_api(self, host: Host, api: PluginSpec) -> str:
         """Start the public plugin on its port, or on a free one; return its URL when it is ready."""
-        port = _with_port(api).port
+        launcher = _with_port(api)
         try:
             await host.plugins.add(api)
         except LaunchError as error:
-            if not _is_taken(port):
+            if not is_taken(launcher.port or 0):
                 raise StartError(str(error)) from error
-            port, taken = _unused_port(), port
-            self.narrator.say(f"          port {taken} is taken: api is at http://127.0.0.1:{port}")
-            launcher = attrs.evolve(_with_port(api), port=port)
-            await host.plugins.add(attrs.evolve(api, launcher=launcher))
-        return f"http://127.0.0.1:{port}"
+        else:
+            return f"http://127.0.0.1:{launcher.port}"
+        with free_port() as port:
+            url = f"http://127.0.0.1:{port}"
+            self.narrator.say(f"          port {launcher.port} is taken: api is at {url}")
+            await host.plugins.add(attrs.evolve(api, launcher=attrs.evolve(launcher, port=port)))
+        return url
 
     async def _check(self, api_url: str) -> str:
         """Shorten and resolve a URL, and print the result; return the code, or "" for a failure."""
@@ -192,22 +193,6 @@ def _with_port(spec: PluginSpec) -> TaskLauncher | ProcessLauncher:
     """Return the launcher of a plugin of the file."""
     assert isinstance(spec.launcher, TaskLauncher | ProcessLauncher)  # noqa: S101 - the file has no others
     return spec.launcher
-
-
-def _is_taken(port: int | None) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port or 0))
-        except OSError:
-            return True
-    return False
-
-
-def _unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _missing(host: Host) -> Sequence[str]:

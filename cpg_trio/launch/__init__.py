@@ -20,6 +20,7 @@ import importlib
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from cpg_trio.launch._ports import free_port as free_port, is_taken as is_taken
     from cpg_trio.launch.external import ExternalLauncher as ExternalLauncher
     from cpg_trio.launch.places import PlatformFileError as PlatformFileError
     from cpg_trio.launch.platform import FileSource as FileSource, Platform as Platform
@@ -36,6 +37,8 @@ _MODULES = {
     "ProcessLimits": "process",
     "SecretReference": "secrets",
     "TaskLauncher": "task",
+    "free_port": "_ports",
+    "is_taken": "_ports",
 }
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
