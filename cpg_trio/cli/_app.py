@@ -141,7 +141,7 @@ COMMANDS: Sequence[Command] = (
     Command(
         "impact",
         "_impact:impact",
-        "What would be lost without a plugin that the host runs.",
+        "What would be lost without a plugin.",
         SEE,
         ("impact logger",),
     ),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
-from cpg_trio.cli._managed import ManagedName
+from cpg_trio.cli._names import PluginName
 from cpg_trio.cli._output import JsonFlag, Output, show_json
 
 _MOST_NAMED = 5
 
 
-def impact(plugin: ManagedName, /, *, json: JsonFlag = False, options: AdminOptions = HERE) -> int:
+def impact(plugin: PluginName, /, *, json: JsonFlag = False, options: AdminOptions = HERE) -> int:
     """Show what would be lost if a plugin were removed. Nothing is done."""
     answer = call_admin(options, lambda host: host.get_impact(pb.GetImpactRequest(plugin=plugin)))
     show_json(answer) if json else show_impact(answer.impact, Output())

@@ -120,7 +120,8 @@ def show_plugin(story: pb.GetPluginResponse, out: Output) -> None:
         lasting = f" for {since(plugin.state_since)}: {plugin.name}{reason}{_again(plugin)}"
         out.line(out.state(plugin.state) + lasting)
     else:
-        out.line(out.state(managed.state) + f": {managed.name}: {managed.reason}")
+        reason = f": {managed.reason}" if managed.reason else ""
+        out.line(out.state(managed.state) + f": {managed.name}{reason}")
     out.line("")
     for name, text in [*(_facts(plugin) if plugin.runtime_id else ()), *_managed_facts(story)]:
         out.line(out.label(f"  {name}", 12), text)

@@ -187,7 +187,7 @@ async def test_the_story_of_a_crash_loop_says_what_to_do(
 ) -> None:
     async with operating(short_path, monkeypatch) as operator:
         launches = Launches(dies="exit status 3: No module named 'PIL'")
-        policy = RestartPolicy(first_s=0.01, most_s=600.0, loop_after=2)
+        policy = RestartPolicy(first_s=600.0, most_s=600.0, loop_after=1)
         thumbs = PluginSpec(name="thumbs", launcher=launches, restart=policy)
         await operator.host.plugins.add(thumbs, wait=False)
         await until(operator.host, lambda: operator.host.plugins.replicas("thumbs")[0].looping)

@@ -141,7 +141,8 @@ class ManagedStates:
         """Return how a replica ends again and again."""
         seen = self._seen_of(replica)
         lasting = span(self._wall_clock() - seen.first_failed_at) if seen.first_failed_at else "a row"
-        return f"{seen.ended or replica.why} ({replica.failures} times in {lasting})"
+        times = "1 time" if replica.failures == 1 else f"{replica.failures} times"
+        return f"{seen.ended or replica.why} ({times} in {lasting})"
 
     # What is wrong
 

@@ -23,7 +23,7 @@ from cpg_trio.host.admin.plugins import Plugins, Record
 from cpg_trio.host.admin.problems import problems_of
 from cpg_trio.host.admin.snapshot import Parts, Snapshot
 from cpg_trio.host.capabilities.grants import Grant
-from cpg_trio.host.supervision import OutputReader, PluginSpec
+from cpg_trio.host.supervision import OutputReader, PluginSpec, UnknownPluginError
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 
@@ -102,8 +102,8 @@ class View:
         """Tell all that is known of one plugin. Raises: as `find`."""
         snapshot = self._snapshot()
         spec = self._managed.named(request.plugin)
-        if spec is not None and not self._live_of(spec):
-            return self._without_identity(spec, snapshot)
+        if spec is not None and len(self._live_of(spec)) != 1:
+            return self._all_replicas(spec, snapshot)
         record = self.find(request.plugin)
         standing = self._managed.of_record(record)
         plugin = plugin_messages.plugin(record, snapshot)
@@ -125,9 +125,10 @@ class View:
             lines=self._lines(standing.spec, standing.replica.number) if standing is not None else (),
         )
 
-    def _without_identity(self, spec: PluginSpec, snapshot: Snapshot) -> pb.GetPluginResponse:
-        """Tell of a plugin that the host runs, while no run of it has an identity."""
-        first = next((each for each in snapshot.without_identity if each.spec is spec), None)
+    def _all_replicas(self, spec: PluginSpec, snapshot: Snapshot) -> pb.GetPluginResponse:
+        """Tell of a plugin that the host runs, of which no run or several have an identity."""
+        found = [each for each in snapshot.without_identity if each.spec is spec]
+        first = found[0] if found and not self._live_of(spec) else None
         edges = plugin_messages.edges(snapshot)
         return pb.GetPluginResponse(
             plugin=managed_messages.plugin(first, snapshot) if first is not None else None,
@@ -169,8 +170,13 @@ class View:
             yield reader
 
     def impact(self, request: pb.GetImpactRequest) -> pb.GetImpactResponse:
-        """Tell what would be lost without a plugin. Raises: ConnectError `not_found`."""
-        impact = self._parts.managed.impact(self._managed.find(request.plugin).name)
+        """Tell what would be lost without a plugin, whoever runs it. Raises: ConnectError `not_found`."""
+        spec = self._managed.named(request.plugin)
+        try:
+            impact = self._parts.managed.impact(spec.name if spec is not None else request.plugin)
+        except UnknownPluginError:
+            text = f"no plugin is called {request.plugin!r}: name one by its name, or its whole runtime id"
+            raise ConnectError(Code.NOT_FOUND, text) from None
         return pb.GetImpactResponse(impact=managed_messages.impact(impact))
 
     def services(self, request: pb.ListServicesRequest) -> pb.ListServicesResponse:

@@ -189,6 +189,28 @@ async def test_a_plugin_that_is_ready_is_as_it_reports_with_how_the_host_runs_it
         assert len(texts(host, pb.EVENT_KIND_READY)) == 1
 
 
+async def test_a_plugin_with_several_replicas_has_one_story() -> None:
+    async with operating() as (host, client):
+        await host.plugins.add(spec("logger", provider("logger"), replicas=2))
+        story = await client.get_plugin(pb.GetPluginRequest(plugin="logger"))
+        assert not story.HasField("plugin")
+        assert len(story.managed.replicas) == 2
+        with pytest.raises(ConnectError, match="may be any of 2 plugins"):
+            await client.drain_plugin(pb.DrainPluginRequest(plugin="logger"))
+
+
+async def test_the_impact_of_a_plugin_that_somebody_else_runs_is_told_as_well() -> None:
+    async with operating() as (host, client):
+        identity, _ = host.identities.issue("other-plugin", provides=("other",))
+        host.registry.register(identity.runtime_id, "other", "1.0.0", "/", {})
+        for name in ("other-plugin", identity.runtime_id):
+            impact = (await client.get_impact(pb.GetImpactRequest(plugin=name))).impact
+            assert [each.service_type for each in impact.services] == ["other"]
+        with pytest.raises(ConnectError, match="no plugin is called 'nobody'") as caught:
+            await client.get_impact(pb.GetImpactRequest(plugin="nobody"))
+        assert caught.value.code is Code.NOT_FOUND
+
+
 async def test_a_run_that_is_started_again_is_an_event_and_is_counted(virtual_time: MockClock) -> None:
     launches = provider("logger")
     async with operating() as (host, client):

@@ -109,7 +109,7 @@ class AdminService(rpc.Service):
     async def get_impact(
         self, request: _pb2.GetImpactRequest, ctx: rpc.Context, /
     ) -> _pb2.GetImpactResponse:
-        """What would be lost without a plugin that the host runs."""
+        """What would be lost without a plugin, whoever runs it."""
         raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
 
     async def get_plan(
@@ -265,7 +265,7 @@ class AdminServiceClient(rpc.ServiceClient):
     async def get_impact(
         self, request: _pb2.GetImpactRequest, **options: Unpack[rpc.CallOptions]
     ) -> _pb2.GetImpactResponse:
-        """What would be lost without a plugin that the host runs."""
+        """What would be lost without a plugin, whoever runs it."""
         return await self._unary("GetImpact", request, _pb2.GetImpactResponse, options)
 
     async def get_plan(
