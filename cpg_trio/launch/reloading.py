@@ -104,14 +104,20 @@ async def _watching(paths: Iterable[Path]) -> AsyncIterator[trio.MemoryReceiveCh
     """Yield a channel of the files that change, of some files and of all in some directories."""
     from watchfiles import Change, DefaultFilter, awatch  # noqa: PLC0415 - an extra, see check_installed
 
-    wanted, usual = frozenset(paths), DefaultFilter()
+    wanted, usual, left = frozenset(paths), DefaultFilter(), trio.Event()
     send, receive = trio.open_memory_channel[set[Path]](0)
 
     def is_wanted(change: Change, path: str) -> bool:
         return usual(change, path) and _is_in(Path(path), wanted)
 
     async def watch(directory: Path) -> None:
-        found = awatch(directory, watch_filter=is_wanted, debounce=_GATHER_MS, recursive=directory in wanted)
+        found = awatch(
+            directory,
+            watch_filter=is_wanted,
+            debounce=_GATHER_MS,
+            recursive=directory in wanted,
+            stop_event=left,
+        )
         async with aclosing(found):
             async for changes in found:
                 await send.send({Path(path) for _, path in changes})
@@ -120,5 +126,8 @@ async def _watching(paths: Iterable[Path]) -> AsyncIterator[trio.MemoryReceiveCh
         # A file is watched by its directory: an editor puts another file in its place.
         for directory in {path if path.is_dir() else path.parent for path in wanted}:
             nursery.start_soon(watch, directory)
-        yield receive
-        nursery.cancel_scope.cancel()
+        try:
+            yield receive
+        finally:
+            left.set()  # a thread waits for changes, and hears of nothing else
+            nursery.cancel_scope.cancel()
