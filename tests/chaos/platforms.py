@@ -240,4 +240,7 @@ async def platform(
                     await process.wait()
             nursery.cancel_scope.cancel()
         await up.leaves_nothing()
-    assert_no_traceback(up.errors, "the host")
+    if (
+        "cpg_trio" in up.errors
+    ):  # and not of the interpreter alone, which was ended before it ran anything of this
+        assert_no_traceback(up.errors, "the host")

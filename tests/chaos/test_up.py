@@ -215,11 +215,12 @@ async def test_a_signal_before_anything_has_started_leaves_nothing(tmp_path: Pat
     for step in range(CYCLES):
         async with platform(tmp_path, chain()) as up:
             await trio.sleep(step * 1.2 / CYCLES)
-            assert await up.end(signal.SIGINT) in {0, 128 + signal.SIGINT, -signal.SIGINT}, up.story()
+            status = await up.end(signal.SIGINT)
+            # Before it runs anything of this project, the interpreter ends in ways of its own.
+            is_ours = "cpg_trio" in up.errors
+            assert status in {0, 128 + signal.SIGINT} or not is_ours, (status, up.story())
+            assert "Traceback" not in up.errors or not is_ours, up.story()
             await up.leaves_nothing()
-            assert (
-                "Traceback" not in up.errors or step * 1.2 / CYCLES < 0.5
-            )  # the interpreter's own, as it starts
 
 
 async def test_a_second_signal_ends_at_once_what_does_not_stop(tmp_path: Path) -> None:
