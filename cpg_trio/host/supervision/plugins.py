@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
 from typing import Protocol
 
 import trio
@@ -60,6 +61,7 @@ class ManagedPlugins:
         self._graph = Graph(())
         self._turns = Turns(self._waits_for)
         self._nursery: trio.Nursery | None = None
+        self._context = copy_context()
         self._host_url = ""
         self.changes.add(self._changed)
 
@@ -102,7 +104,7 @@ class ManagedPlugins:
 
         `host_url` is the URL of the host for plugins on its machine.
         """
-        self._host_url = host_url
+        self._host_url, self._context = host_url, copy_context()
         registry, identities = self._host.registry, self._host.identities
         async with open_plain_nursery() as nursery:
             self._nursery = nursery
@@ -292,7 +294,8 @@ class ManagedPlugins:
         )
         (managed.coming if on_trial else managed.supervisors).append(supervisor)
         self.changes.tell(supervisor.replica)
-        nursery.start_soon(supervisor.run)
+        # In the context of the host: that of the call which has asked for it would be in all that it logs.
+        self._context.copy().run(nursery.start_soon, supervisor.run)
         return supervisor
 
     async def stop_replicas(self, managed: Managed, supervisors: Sequence[Supervisor]) -> None:

@@ -15,10 +15,11 @@ from trio.testing import MockClock
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.host import Action, AuditEvent, Host
-from cpg_trio.host.admin import EventLog, acting_as, messages
+from cpg_trio.host.admin import EventLog, acting_as, current_actor, messages
 from cpg_trio.host.admin.late_loop import LateLoop
-from cpg_trio.host.supervision import Phase, PluginSpec, Restart, RestartPolicy
+from cpg_trio.host.supervision import Assignment, Phase, PluginSpec, Restart, RestartPolicy
 from cpg_trio.launch import ProcessLauncher
+from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import AsgiTransport, Code, ConnectError
 from tests.host.supervision.launching import Launches, hosting, provider, spec, until
 
@@ -299,6 +300,24 @@ async def test_a_run_that_is_replaced_is_an_event() -> None:
         assert texts(host, pb.EVENT_KIND_REPLACED) == ["a task has taken the place of a task"]
         assert texts(host, pb.EVENT_KIND_STARTED) == ["a task", "a task"]
         assert host.admin.managed.restarts["logger"] == 0
+
+
+async def test_a_run_that_an_operator_starts_has_nothing_of_the_call_that_has_asked_for_it() -> None:
+    actors: list[str] = []
+    launches = provider("logger")
+    make = launches.plugin
+
+    def plugin(assignment: Assignment) -> Plugin | None:
+        actors.append(current_actor())
+        return make(assignment)
+
+    launches.plugin = plugin
+    async with operating() as (host, client):
+        host.plugins.source = File(spec("logger", launches))
+        await client.add_plugin(pb.AddPluginRequest(plugin="logger"))
+        await client.replace_plugin(pb.ReplacePluginRequest(plugin="logger"))
+        await client.scale_plugin(pb.ScalePluginRequest(plugin="logger", replicas=2))
+    assert actors == ["", "", ""]
 
 
 async def test_nothing_tells_how_a_plugin_is_launched() -> None:
