@@ -60,10 +60,8 @@ class Demo:
         platform_stop = trio.Event()
         async with open_plain_nursery() as nursery:
             host, specs = await self._start_host(nursery, platform_stop)
-            api = next(spec for spec in specs if spec.name == _PUBLIC)
-            await host.plugins.add(*(spec for spec in specs if spec is not api), wait=False)
             async with _dashboard(host) as dashboard:
-                await _unless(stop, partial(self._story, host, api, dashboard, stop))
+                await _unless(stop, partial(self._story, host, specs, dashboard, stop))
             platform_stop.set()
 
     async def _start_host(self, nursery: trio.Nursery, stop: trio.Event) -> tuple[Host, Sequence[PluginSpec]]:
@@ -98,13 +96,19 @@ class Demo:
         launcher = attrs.evolve(launcher, environment={**launcher.environment, **own})
         return attrs.evolve(spec, launcher=launcher)
 
-    async def _story(self, host: Host, api: PluginSpec, dashboard: str, stop: trio.Event) -> None:
+    async def _story(self, host: Host, specs: Sequence[PluginSpec], dashboard: str, stop: trio.Event) -> None:
+        api = next(spec for spec in specs if spec.name == _PUBLIC)
         api_url = ""
-        with trio.move_on_after(_READY_S) as limit:
-            async with open_plain_nursery() as nursery:
-                nursery.start_soon(self._tell_what_is_missing, host)
-                api_url = await self._start_api(host, api)
-        self.narrator.progress("")
+        try:
+            with trio.move_on_after(_READY_S) as limit:
+                async with open_plain_nursery() as nursery:
+                    nursery.start_soon(self._tell_what_is_missing, host)
+                    await host.plugins.add(*(spec for spec in specs if spec is not api))
+                    api_url = await self._start_api(host, api)
+        except LaunchError as error:
+            raise StartError(str(error)) from error
+        finally:
+            self.narrator.progress("")
         if limit.cancelled_caught:
             missing = ", ".join(_missing(host))
             self.narrator.say(f"The plugins are not healthy after {_READY_S:g} s: waiting for {missing}.")
@@ -131,9 +135,9 @@ class Demo:
         launcher = _with_port(api)
         try:
             await host.plugins.add(api)
-        except LaunchError as error:
+        except LaunchError:
             if not is_taken(launcher.port or 0):
-                raise StartError(str(error)) from error
+                raise
         else:
             return f"http://127.0.0.1:{launcher.port}"
         with free_port() as port:

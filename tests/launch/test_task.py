@@ -225,12 +225,13 @@ async def test_a_task_that_shields_itself_is_named_with_its_place(
     *, cancelled: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cpg_trio.launch.task._SLOW_END_S", 0.05)
-    may_end = trio.Event()
+    is_shielded, may_end = trio.Event(), trio.Event()
 
     @asynccontextmanager
     async def shielded() -> AsyncIterator[Plugin]:
         yield echo()
         with trio.CancelScope(shield=True):
+            is_shielded.set()
             await may_end.wait()
 
     async def let_go() -> None:
@@ -242,7 +243,7 @@ async def test_a_task_that_shields_itself_is_named_with_its_place(
             async with TaskLauncher(shielded).launch(assignment(host, "echo-plugin")) as running:
                 await registered(host)
                 running.stop()
-                await eventually(lambda: not host.registry.providers("echo"))
+                await is_shielded.wait()
                 nursery.start_soon(let_go)
                 if cancelled:
                     life.cancel()

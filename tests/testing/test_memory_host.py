@@ -113,15 +113,15 @@ async def test_calls_and_decisions_are_captured(
         assert [each.target for each in decisions if each.action is Action.REGISTER] == ["echo", "passing"]
 
 
-async def test_an_hour_passes_in_no_time(plugin: Plugin, autojump_clock: trio.testing.MockClock) -> None:
+async def test_renewals_pass_in_no_time(plugin: Plugin, autojump_clock: trio.testing.MockClock) -> None:
     async with open_host() as host:
         await host.fake("echo", Telling())
         started = await host.start(plugin)
         runtime_id = started.runtime_id
         with host.capture_audit() as decisions:
-            await trio.sleep(3600)
+            await trio.sleep(20 * 60)
         assert (started.health, started.runtime_id) == ("healthy", runtime_id)
-        assert sum(each.action is Action.RENEW for each in decisions) > 2
+        assert sum(each.action is Action.RENEW for each in decisions) > 0
 
 
 async def test_a_stop_ends_streams_when_the_grace_is_over(autojump_clock: trio.testing.MockClock) -> None:
