@@ -1,8 +1,5 @@
 """What has happened on a host: events that are kept for a while, and their readers.
 
-A reader costs a constant amount of memory: it holds a position, and reads the log that all share. A reader
-that is slow misses the oldest events, and is told how many of its own it has missed.
-
 The log is bounded. When it is full, the oldest event goes of whoever has caused most of them, so that no
 stranger's flood pushes out what others have caused. A refusal that is repeated is one event with a count.
 """
@@ -11,22 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from typing import TypeAlias
 
 import attrs
 
-from cpg_trio._cell import Cell
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio.host.admin.fair_table import FairTable
 from cpg_trio.host.admin.kept import Kept
-from cpg_trio.rpc import Code, ConnectError
+from cpg_trio.host.supervision.readers import Reader, Readers
 
 MAX_TEXT = 200  # characters of a text in an event
 _MAX_NAME = 145  # characters of a runtime id, a name, or what it is about
 
-_MOST_READERS = 32
-_BATCH = 100  # events that a reader gets at once
 _REPEATED_S = 60.0  # within which an equal refusal is counted with the former one
 
 
@@ -69,6 +64,10 @@ class Event:
         return not plugin or plugin in names or self.runtime_id.startswith(plugin)
 
 
+EventReader: TypeAlias = Reader[Event]
+"""One reader's place in the log."""
+
+
 class EventLog:
     """The events that are kept, the oldest first. `wall_clock` gives seconds since 1970."""
 
@@ -76,10 +75,12 @@ class EventLog:
         self._wall_clock = wall_clock
         self._events: FairTable[int, Event] = FairTable(most)  # by sequence
         self._refusals: dict[tuple[object, ...], int] = {}  # what was refused, and the sequence
-        self._readers: set[EventReader] = set()
-        self._changes = Cell(0)
-        self.last = 0
+        self._readers = Readers(self.after, "events")
+
+    @property
+    def last(self) -> int:
         """The sequence of the newest event."""
+        return self._readers.last
 
     def __iter__(self) -> Iterator[Event]:
         """Yield the events that are kept, the oldest first."""
@@ -91,36 +92,27 @@ class EventLog:
         if event.kind == pb.EVENT_KIND_REFUSED:
             event = self._with_former(event)
             self._refusals[event.what] = event.sequence
-        self.last = event.sequence
+        self._readers.last = event.sequence
         if (dropped := self._events.put(event.sequence, event, cause)) is not None:
             self._forget_refusal(dropped)
-            for reader in self._readers:
-                reader.note_dropped(dropped)
-        if self._readers:
-            self._changes.set(event.sequence)
+            self._readers.dropped(dropped)
+        self._readers.added()
 
-    @contextmanager
     def reading(
         self, after: int = 0, plugin: str = "", kinds: Collection[pb.EventKind] = ()
-    ) -> Iterator[EventReader]:
-        """Yield a reader of the events after a sequence; 0 is all that are kept.
+    ) -> AbstractContextManager[EventReader]:
+        """Return a block with a reader of the events after a sequence; 0 is all that are kept.
 
-        Raises: ConnectError `resource_exhausted` if there are too many readers.
+        Raises, when entered: ConnectError `resource_exhausted` if there are too many readers.
         """
-        if len(self._readers) >= _MOST_READERS:
-            raise ConnectError(Code.RESOURCE_EXHAUSTED, f"too many readers of events (max: {_MOST_READERS})")
-        if after > self.last:  # of the host that was here before
-            after = 0
-        reader = EventReader(self, after, plugin, frozenset(kinds))
-        self._readers.add(reader)
-        try:
-            yield reader
-        finally:
-            self._readers.discard(reader)
+        wanted = frozenset(kinds)
+        return self._readers.reading(
+            after, lambda event: (not wanted or event.kind in wanted) and event.concerns(plugin)
+        )
 
     def close(self) -> None:
         """End the readers that follow, once they have read what is there."""
-        self._changes.close()
+        self._readers.close()
 
     def after(self, sequence: int) -> Sequence[Event]:
         """Return the events after a sequence, the oldest first."""
@@ -135,10 +127,6 @@ class EventLog:
         """Return the events of a plugin that are kept, the oldest first."""
         return [event for event in self if event.concerns(plugin)]
 
-    def changes(self) -> Cell[int]:
-        """Return the cell that changes with each event while there are readers."""
-        return self._changes
-
     def _with_former(self, event: Event) -> Event:
         """Return an event that also stands for the former one that it repeats, which it replaces."""
         former = self._events.get(self._refusals.get(event.what, 0))
@@ -150,41 +138,3 @@ class EventLog:
     def _forget_refusal(self, dropped: Event) -> None:
         if self._refusals.get(dropped.what) == dropped.sequence:
             del self._refusals[dropped.what]
-
-
-class EventReader:
-    """One reader's place in the log, and what it wants to read."""
-
-    def __init__(self, log: EventLog, after: int, plugin: str, kinds: Collection[pb.EventKind]) -> None:
-        self._log = log
-        self._read = after
-        self._plugin = plugin
-        self._kinds = kinds
-        self._missed = 0
-        self._changes = log.changes().reader()
-
-    def note_dropped(self, event: Event) -> None:
-        """Note that an event is not kept any more; it is missed if this reader has not read it."""
-        self._missed += event.sequence > self._read and self._wants(event)
-
-    def next(self) -> tuple[Sequence[Event], int]:
-        """Return the next events, up to a hundred, and how many were missed before. Does not wait."""
-        wanted: list[Event] = []
-        for event in self._log.after(self._read):
-            if self._wants(event):
-                if len(wanted) == _BATCH:
-                    break
-                wanted.append(event)
-            self._read = event.sequence
-        missed, self._missed = self._missed, 0
-        return wanted, missed
-
-    async def wait(self) -> bool:
-        """Wait until there may be more; return False if there will not be."""
-        async for last in self._changes:
-            if last > self._read or self._log.last > self._read:
-                return True
-        return False
-
-    def _wants(self, event: Event) -> bool:
-        return (not self._kinds or event.kind in self._kinds) and event.concerns(self._plugin)

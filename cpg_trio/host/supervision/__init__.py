@@ -1,6 +1,7 @@
 """Plugins that the host starts, keeps running, and stops: what they are, and how they are started.
 
 launcher      how a plugin is started, for those who write launchers
+readers       who reads a log that is kept in memory
 output        what plugins write: their last lines, and who reads them
 spec          what is known of a plugin before it is started
 state         what one replica of it is doing
