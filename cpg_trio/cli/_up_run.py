@@ -18,7 +18,7 @@ from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_lines import UpLines
 from cpg_trio.cli._up_screen import UpScreen
 from cpg_trio.cli._up_view import UpView
-from cpg_trio.http import BindError, StartError
+from cpg_trio.http import UNIX, BindError, StartError
 from cpg_trio.launch.places import PlatformFileError
 from cpg_trio.launch.platform import Platform
 from cpg_trio.launch.platform_file import read_platform
@@ -97,6 +97,8 @@ class _Up:
         """Run the platform until `stop` is set. Raises: StartError."""
         for sentence in misspelt(os.environ):
             _log.warning("%s", sentence)
+        # Trio raises signals again that nobody has taken, and this program ends: no hangup ends it otherwise.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with trio.open_signal_receiver(signal.SIGHUP) as hangups:
             platform = await self._read(stop)
             if platform is not None:
@@ -112,8 +114,9 @@ class _Up:
                 try:
                     await self._serve(platform, stop, hangups)
                 except BindError as error:
-                    place = self.settings.origin("PORT")
-                    raise StartError(f"{error} (PORT is {place})" if place else str(error)) from None
+                    name = "ADMIN_SOCKET" if UNIX in str(error) else "PORT"
+                    place = self.settings.origin(name)
+                    raise StartError(f"{error} ({name} is {place})" if place else str(error)) from None
             nursery.cancel_scope.cancel()
 
     async def _read(self, stop: trio.Event) -> Platform | None:

@@ -299,6 +299,21 @@ async def test_a_hangup_while_it_starts_is_no_end(tmp_path: Path) -> None:
         assert await up.end() == 0
 
 
+async def test_a_hangup_while_it_stops_ends_nothing(tmp_path: Path) -> None:
+    async with platform(tmp_path, programs("exec sleep 600")) as up:
+        await up.until_ready("program", "quiet")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_hang_up_until_the_end, up)
+            assert await up.end() == 0
+            nursery.cancel_scope.cancel()
+
+
+async def _hang_up_until_the_end(up: Up) -> None:
+    while up.process.poll() is None:
+        await trio.sleep(0.005)
+        up.process.send_signal(signal.SIGHUP)
+
+
 WITNESS = """
 import os, signal, sys, time
 if sys.argv[1] == "apart":

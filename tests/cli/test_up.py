@@ -23,8 +23,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return platform_folder(tmp_path)
+def folder(short_path: Path) -> Path:
+    return platform_folder(short_path)
 
 
 async def test_plugins_start_and_stop_in_their_order_and_nothing_is_left(folder: Path) -> None:
