@@ -19,7 +19,7 @@ def written(*changes: tuple[Replica, dict[str, object]]) -> list[str]:
             setattr(replica, name, value)
         lines.changed(replica)
     lines.stopping()
-    lines._handler.flush()
+    lines._handler.close()
     return [re.sub(r"\(\d+\.\d s\)", "(T)", line) for line in stream.getvalue().splitlines()][:-1]
 
 
