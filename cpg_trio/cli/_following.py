@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 2.0
 
+_Request = TypeVar("_Request", pb.WatchEventsRequest, pb.WatchLogsRequest)
+_Part = TypeVar("_Part", pb.WatchEventsResponse, pb.WatchLogsResponse)
+_Entry = TypeVar("_Entry", pb.Event, pb.LogLine)
 Read = Callable[["AdminServiceClient", bool], Awaitable[None]]
 """Reads a stream to its end. True: another process answers than before, and counts anew."""
 
@@ -30,6 +34,35 @@ def follow_host(options: AdminOptions, read: Read, *, follow: bool) -> None:
     Raises: CommandError if there is no host at the beginning.
     """
     trio.run(_Following(options, read, follow=follow).run)
+
+
+def follow_entries(
+    options: AdminOptions,
+    request: _Request,
+    watch: Callable[[AdminServiceClient], AbstractAsyncContextManager[AsyncIterable[_Part]]],
+    entries: Callable[[_Part], Iterable[_Entry]],
+    show: Callable[[_Entry], None],
+    *,
+    what: str,
+) -> None:
+    """Have each entry of a log of the host shown, as `follow_host`. `what` they are is said of those missed.
+
+    `watch` sends the request, which is kept up to date with what was shown.
+    """
+
+    async def read(host: AdminServiceClient, is_other: bool) -> None:  # noqa: FBT001 - see `Read`
+        if is_other:
+            request.after = 0
+        async with watch(host) as stream:
+            async for part in stream:
+                if part.missed:
+                    say(f"{part.missed} {what} were missed, since this reader is slow")
+                for entry in entries(part):
+                    show(entry)
+                    request.after = entry.sequence
+                sys.stdout.flush()
+
+    follow_host(options, read, follow=request.follow)
 
 
 class _Following:

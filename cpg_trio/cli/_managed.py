@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import confirm
+from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._errors import CommandError
-from cpg_trio.cli._output import Output, since, until
+from cpg_trio.cli._output import Output, show_json, since, until
 
 if TYPE_CHECKING:
     from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
@@ -23,8 +24,6 @@ _WORDS = {
 
 def managed_names(_context: object) -> Iterable[tuple[str, str]]:
     """Return the plugins that the host runs for the completion of a shell; none if there is no host."""
-    from cpg_trio.cli._admin import HERE, call_admin  # noqa: PLC0415 - only a completion needs it
-
     answer = call_admin(HERE, lambda host: host.list_managed_plugins(pb.ListManagedPluginsRequest()))
     return [(each.name, each.reason) for each in answer.plugins]
 
@@ -78,6 +77,31 @@ def standing(plugin: pb.ManagedPlugin) -> str:
         return f"{phase_word(replica.phase)} for {since(replica.since)}{f', {text}' if text else ''}"
     ready = sum(each.phase == pb.REPLICA_PHASE_READY for each in plugin.replicas)
     return f"{ready} of {plugin.wanted} replicas ready"
+
+
+Answer = TypeVar("Answer", pb.ReplacePluginResponse, pb.RestartPluginResponse)
+
+
+def start_anew(
+    options: AdminOptions,
+    name: str,
+    question: str,
+    act: Callable[[AdminServiceClient, str], Awaitable[Answer]],
+    *,
+    yes: bool,
+    json: bool,
+) -> int:
+    """Have the host start a plugin anew in some way, once somebody has confirmed it, and show how it is then.
+
+    `act` is called with the plugin's name on its platform.
+    """
+
+    async def ask(host: AdminServiceClient) -> Answer:
+        return await act(host, (await confirmed_managed(host, name, question, yes=yes)).name)
+
+    answer = call_admin(options, ask)
+    show_json(answer) if json else show_managed(answer.plugin, Output())
+    return 0
 
 
 def show_managed(plugin: pb.ManagedPlugin, out: Output) -> None:

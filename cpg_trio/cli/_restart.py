@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import ReasonOption, YesFlag
-from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
-from cpg_trio.cli._managed import ManagedName, confirmed_managed, show_managed
-from cpg_trio.cli._output import JsonFlag, Output, show_json
+from cpg_trio.cli._admin import HERE, AdminOptions
+from cpg_trio.cli._managed import ManagedName, start_anew
+from cpg_trio.cli._output import JsonFlag
 
 if TYPE_CHECKING:
     from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
@@ -26,11 +26,8 @@ def restart(
 ) -> int:
     """Stop a plugin, start it again, and wait until it is ready."""
 
-    async def ask(host: AdminServiceClient) -> pb.RestartPluginResponse:
-        meant = await confirmed_managed(host, plugin, "restart", yes=yes)
-        request = pb.RestartPluginRequest(plugin=meant.name, reason=reason)
+    async def act(host: AdminServiceClient, name: str) -> pb.RestartPluginResponse:
+        request = pb.RestartPluginRequest(plugin=name, reason=reason)
         return await host.restart_plugin(request, timeout_s=math.inf)
 
-    answer = call_admin(options, ask)
-    show_json(answer) if json else show_managed(answer.plugin, Output())
-    return 0
+    return start_anew(options, plugin, "restart", act, yes=yes, json=json)

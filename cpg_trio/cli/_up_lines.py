@@ -12,8 +12,8 @@ import attrs
 import trio
 
 from cpg_trio._lines import one_line, printable_json
-from cpg_trio.cli._up_view import doing, replica_name
-from cpg_trio.host.supervision import Phase, Replica
+from cpg_trio.cli._up_view import doing
+from cpg_trio.host.supervision import Phase, Replica, replica_title
 from cpg_trio.logs import LineHandler
 
 _MOST_OF_REASON = 500  # characters
@@ -75,7 +75,7 @@ class UpLines:
             text = ", ".join(filter(None, (text, where)))
             del self._last[id(replica)]
         self._write(
-            replica_name(replica.plugin, replica.number),
+            replica_title(replica.plugin, replica.number),
             text,
             plugin=replica.plugin,
             replica=replica.number,

@@ -25,8 +25,8 @@ from rich.text import Text
 from cpg_trio._human import span
 from cpg_trio._lines import one_line
 from cpg_trio.cli._output import Output
-from cpg_trio.cli._up_view import doing, replica_name
-from cpg_trio.host.supervision import Phase, Replica
+from cpg_trio.cli._up_view import doing
+from cpg_trio.host.supervision import Phase, Replica, replica_title
 from cpg_trio.states import State
 
 _MOST_LINES = 2_000  # that wait to be written
@@ -97,7 +97,7 @@ class UpScreen:
 
     def changed(self, replica: Replica) -> None:
         """Note what a replica is doing now."""
-        name, now = replica_name(replica.plugin, replica.number), self._clock()
+        name, now = replica_title(replica.plugin, replica.number), self._clock()
         row = self._rows.get(id(replica))
         if row is None:
             row = self._rows[id(replica)] = _Row(replica, replica, name, now)
@@ -115,7 +115,7 @@ class UpScreen:
 
     def output(self, plugin: str, replica: int, line: str) -> None:
         """Show a line that a plugin has written. What does not print is escaped."""
-        name = replica_name(plugin, replica)
+        name = replica_title(plugin, replica)
         width = min(max([len(name), *(len(row.name) for row in self._rows.values())]), _WIDEST_NAME)
         name = set_cell_size(name, width)
         bar = self._out.sign("│", "|")

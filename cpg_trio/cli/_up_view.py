@@ -32,11 +32,6 @@ class UpView(Protocol):
         ...
 
 
-def replica_name(plugin: str, replica: int) -> str:
-    """Return how a replica is called: `thumbs`, `thumbs/2`."""
-    return f"{plugin}/{replica}" if replica > 1 else plugin
-
-
 def doing(replica: Replica, now: float) -> str:
     """Return what a replica is doing, beginning with the word for it; `now` is in seconds since 1970."""
     word, why, where = replica.phase.value, replica.why, replica.where

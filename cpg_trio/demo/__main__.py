@@ -92,7 +92,7 @@ class Demo:
         own = {"STORAGE_PATH": str(self.storage_path.absolute())}
         if "HTTP_SERVER" in os.environ:
             own["HTTP_SERVER"] = os.environ["HTTP_SERVER"]
-        launcher = _with_port(spec)
+        launcher = _launcher_of(spec)
         launcher = attrs.evolve(launcher, environment={**launcher.environment, **own})
         return attrs.evolve(spec, launcher=launcher)
 
@@ -132,7 +132,7 @@ class Demo:
 
     async def _start_api(self, host: Host, api: PluginSpec) -> str:
         """Start the public plugin on its port, or on a free one; return its URL when it is ready."""
-        launcher = _with_port(api)
+        launcher = _launcher_of(api)
         try:
             await host.plugins.add(api)
         except LaunchError:
@@ -193,7 +193,7 @@ async def _dashboard(host: Host) -> AsyncIterator[str]:
         yield gate.one_time_address(_DASHBOARD_S)
 
 
-def _with_port(spec: PluginSpec) -> TaskLauncher | ProcessLauncher:
+def _launcher_of(spec: PluginSpec) -> TaskLauncher | ProcessLauncher:
     """Return the launcher of a plugin of the file."""
     assert isinstance(spec.launcher, TaskLauncher | ProcessLauncher)  # noqa: S101 - the file has no others
     return spec.launcher

@@ -168,7 +168,7 @@ class ProcessLauncher:
     def _environment(self, assignment: Assignment, port: int, user: _User | None) -> list[str]:
         """Return its environment, as in `NAME=value`. Raises: LaunchError."""
         variables = {
-            **{name: value for name, value in os.environ.items() if _is_passed_on(name)},
+            **passed_on(os.environ),
             **(user.environment if user else {}),
             "PYTHONUNBUFFERED": "1",  # or its lines would come late, and some not at all
             "HOSTNAME": "127.0.0.1",
@@ -259,8 +259,9 @@ class RunningProcess:
         self._process.stop()
 
 
-def _is_passed_on(name: str) -> bool:
-    return name in PASSED_ON or name.startswith("LC_")
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a plugin gets of the environment of the host."""
+    return {name: value for name, value in environment.items() if name in PASSED_ON or name.startswith("LC_")}
 
 
 def _checked(texts: Sequence[str], what: str) -> Sequence[str]:

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import sys
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ from cpg_trio.launch.external import ExternalLauncher
 from cpg_trio.launch.modules import find_module
 from cpg_trio.launch.places import Place
 from cpg_trio.launch.platform_file import PlatformFile
-from cpg_trio.launch.process import PASSED_ON, ProcessLauncher, ProcessLimits
+from cpg_trio.launch.process import ProcessLauncher, ProcessLimits, passed_on
 from cpg_trio.launch.secrets import SecretReference
 from cpg_trio.launch.tables import EXTERNAL, PROCESS, TASK, LimitsTable, PluginTable, SecretTable
 from cpg_trio.launch.task import TaskLauncher
@@ -99,7 +100,7 @@ class _Builder:
     async def _ask(self, target: str, *, apart: bool) -> Description:
         """Ask a plugin what it is. Raises: NoPluginError."""
         table, before = self.table, self.known.get(self._means())
-        environment = {**_inherited(), **self._environment(), **self._read_secrets()}
+        environment = {**passed_on(os.environ), **self._environment, **self._read_secrets()}
         if self.kind == TASK and not apart:
             # It is as before: a module is not loaded twice, and to enter its block may disturb one that runs.
             declared = before or await describe(target, environment)
@@ -117,7 +118,7 @@ class _Builder:
         """Return what the plugin is made of."""
         table = self.table
         secrets = frozenset((table.secrets or {}).items())
-        return self.kind, table.plugin or "", frozenset(self._environment().items()), secrets
+        return self.kind, table.plugin or "", frozenset(self._environment.items()), secrets
 
     def _has_module(self, target: str) -> bool:
         try:
@@ -186,8 +187,8 @@ class _Builder:
         if self.kind == TASK:
             return TaskLauncher(
                 table.plugin or "",
-                environment=self._environment(),
-                secrets=self._secrets(),
+                environment=self._environment,
+                secrets=self._secrets,
                 port=table.port,
             )
         directory = self.directory / (table.directory or "")
@@ -197,8 +198,8 @@ class _Builder:
         return ProcessLauncher(
             self._command(directory),
             directory=directory,
-            environment=self._environment(),
-            secrets=self._secrets(),
+            environment=self._environment,
+            secrets=self._secrets,
             user=self._user(),
             limits=_limits(table.limits),
             port=table.port or (0 if table.plugin else None),
@@ -217,6 +218,7 @@ class _Builder:
             self.at.at("command").problem(_why_no_program(program, directory))
         return (found or program, *arguments)
 
+    @cached_property
     def _environment(self) -> Mapping[str, str]:
         table = self.table
         files = {name: self._file(name, path) for name, path in (table.files or {}).items()}
@@ -232,6 +234,7 @@ class _Builder:
             self.at.at("files", name).problem(f"there is no file {file}")
         return str(file)
 
+    @cached_property
     def _secrets(self) -> Mapping[str, SecretReference]:
         found = {}
         for name, table in (self.table.secrets or {}).items():
@@ -250,7 +253,7 @@ class _Builder:
     def _read_secrets(self) -> Mapping[str, str]:
         """Return the secrets, for a plugin that is asked what it is; none if one is not there."""
         try:
-            return {name: secret.read() for name, secret in self._secrets().items()}
+            return {name: secret.read() for name, secret in self._secrets.items()}
         except LaunchError:
             return {}
 
@@ -280,11 +283,6 @@ def _limits(table: LimitsTable | None) -> ProcessLimits:
         return ProcessLimits()
     cpu_s = None if table.cpu is None else max(1, round(table.cpu))
     return ProcessLimits(memory_bytes=table.memory, processes=table.processes, files=table.files, cpu_s=cpu_s)
-
-
-def _inherited() -> dict[str, str]:
-    """Return what processes of plugins get of the environment of this one."""
-    return {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith("LC_")}
 
 
 def _first(told: tuple[str, ...] | None, declared: tuple[str, ...] | None) -> tuple[str, ...] | None:

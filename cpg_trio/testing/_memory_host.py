@@ -161,10 +161,8 @@ class MemoryHost:
     def capture_audit(self) -> Iterator[Sequence[AuditEvent]]:
         """Yield the decisions of the host within the block, in their order."""
         events: list[AuditEvent] = []
-        captures = True
-        self.host.audit.subscribe(lambda event: events.append(event) if captures else None)
-        yield events
-        captures = False
+        with self.host.audit.subscribed(events.append):
+            yield events
 
     def is_registered(self, started: StartedPlugin) -> bool:
         """Whether a plugin has registered all that it provides."""

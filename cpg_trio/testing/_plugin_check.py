@@ -12,6 +12,7 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host
 from cpg_trio.host.directory import LocalPlugins
+from cpg_trio.launch.describe import plugin_of
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Service
 from cpg_trio.testing._checks import expect
@@ -32,13 +33,7 @@ class TestedPlugin:
     @asynccontextmanager
     async def made(self) -> AsyncIterator[Plugin]:
         """Yield the plugin, made anew."""
-        made = self.make()
-        if isinstance(made, Plugin):
-            plugin = made
-            _check_fakes(plugin, self.fakes)
-            yield plugin
-            return
-        async with made as plugin:
+        async with plugin_of(self.make, {}) as plugin:
             _check_fakes(plugin, self.fakes)
             yield plugin
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import Enum
 
 import attrs
@@ -103,6 +104,10 @@ class Audit:
     def subscribe(self, listener: Callable[[AuditEvent], object]) -> None:
         """Call `listener` with each event from now on."""
         self._listeners.add(listener)
+
+    def subscribed(self, listener: Callable[[AuditEvent], object]) -> AbstractContextManager[None]:
+        """Call `listener` with each event within the block."""
+        return self._listeners.added(listener)
 
     def allowed(
         self,

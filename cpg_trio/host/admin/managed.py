@@ -24,7 +24,6 @@ from cpg_trio.states import State
 
 _MOST_NAMED = 5  # plugins, in an error
 _OVER = (Phase.BACKING_OFF, Phase.FAILED, Phase.STOPPED)
-_RANK = {state: place for place, state in enumerate(State)}
 
 
 @attrs.define
@@ -151,7 +150,7 @@ class ManagedStates:
         for spec in self.specs():
             wrong = [each for each in self.standings(spec) if each.record is None and self._is_wrong(each)]
             if wrong:
-                yield self._problem(max(wrong, key=lambda each: (each.replica.looping, _RANK[each.state])))
+                yield self._problem(max(wrong, key=lambda each: (each.replica.looping, each.state.rank)))
 
     def _is_wrong(self, standing: Standing) -> bool:
         phase = standing.replica.phase

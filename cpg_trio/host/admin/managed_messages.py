@@ -11,8 +11,6 @@ from cpg_trio.host.admin.snapshot import Snapshot
 from cpg_trio.host.supervision import Impact, OutputLine, PluginSpec, Replica, SpecChange
 from cpg_trio.states import State
 
-_ORDER = {state: place for place, state in enumerate(State)}
-
 
 def replica(of: Replica) -> pb.Replica:
     """Return what a replica is doing."""
@@ -35,7 +33,7 @@ def replica(of: Replica) -> pb.Replica:
 def managed_plugin(spec: PluginSpec, managed: ManagedStates) -> pb.ManagedPlugin:
     """Return a plugin with its replicas."""
     standings = managed.standings(spec)
-    worst = max(standings, key=lambda each: _ORDER[each.state], default=None)
+    worst = max(standings, key=lambda each: each.state.rank, default=None)
     return pb.ManagedPlugin(
         name=spec.name,
         self_id=spec.self_id,
@@ -84,7 +82,7 @@ def nodes(standings: Sequence[Standing]) -> Sequence[pb.GraphNode]:
         by_name.setdefault(standing.spec.self_id, []).append(standing)
     found = []
     for name, several in sorted(by_name.items()):
-        worst = max(several, key=lambda each: _ORDER[each.state])
+        worst = max(several, key=lambda each: each.state.rank)
         found.append(
             pb.GraphNode(
                 name=name,

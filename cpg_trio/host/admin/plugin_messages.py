@@ -17,8 +17,6 @@ from cpg_trio.host.routing import DirectStatistics
 from cpg_trio.states import State
 from cpg_trio.statistics import OTHER
 
-_ORDER = {state: place for place, state in enumerate(State)}
-
 
 def plugin(record: Record, of: Snapshot) -> pb.Plugin:
     """Return a plugin as lists show it."""
@@ -121,7 +119,7 @@ def _service(service_type: str, required_by: Iterable[str], of: Snapshot) -> pb.
         if (record := of.plugins.get(registration.runtime_id)) is not None
     ]
     calls = of.figures.of(service=service_type)
-    best = min((record.state for _, record in providers), key=_ORDER.__getitem__, default=State.GONE)
+    best = min((record.state for _, record in providers), key=lambda state: state.rank, default=State.GONE)
     return pb.Service(
         service_type=service_type,
         selection=registry.selection_of(service_type).value,
@@ -151,7 +149,7 @@ def nodes(edges: Sequence[pb.Edge], of: Snapshot) -> Iterator[pb.GraphNode]:
     if any(edge.caller == wire.HOST_NAME for edge in edges):
         yield pb.GraphNode(name=wire.HOST_NAME, state=pb.PLUGIN_STATE_HEALTHY)
     for name, records in of.by_name().items():
-        worst = max(records, key=lambda record: _ORDER[record.state])
+        worst = max(records, key=lambda record: record.state.rank)
         provided = {p.service_type for record in records for p in record.provided.values()}
         yield pb.GraphNode(
             name=name,

@@ -71,7 +71,7 @@ from cpg_trio.host.supervision.spec import (
     Restart as Restart,
     RestartPolicy as RestartPolicy,
 )
-from cpg_trio.host.supervision.state import Phase as Phase, Replica as Replica
+from cpg_trio.host.supervision.state import Phase as Phase, Replica as Replica, replica_title as replica_title
 from cpg_trio.host.supervision.supervisor import Supervisor as Supervisor
 from cpg_trio.host.supervision.surroundings import (
     Surroundings as Surroundings,

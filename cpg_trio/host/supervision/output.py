@@ -20,6 +20,7 @@ import attrs
 from cpg_trio._lines import one_line
 from cpg_trio._log_formats import log_source
 from cpg_trio.host.supervision.readers import Reader, Readers
+from cpg_trio.host.supervision.state import replica_title
 
 MOST_CHARACTERS = 4096  # of a line that is kept
 _LOGGER = "cpg_trio.output"
@@ -95,7 +96,7 @@ class OutputBook:
     def writer(self, plugin: str, replica: int) -> Callable[[str], None]:
         """Return what takes each line of a replica, as `Assignment.output` does: keep it, and log it."""
         logger = logging.getLogger(f"{_LOGGER}.{plugin}")
-        prefix = plugin if replica == 1 else f"{plugin}/{replica}"
+        prefix = replica_title(plugin, replica)
 
         def write(text: str) -> None:
             text = self.add(plugin, replica, text)

@@ -42,6 +42,11 @@ _STATES = {
 }
 
 
+def replica_title(plugin: str, number: int) -> str:
+    """Return how a replica is called, for people: `thumbs`, `thumbs/2`."""
+    return f"{plugin}/{number}" if number > 1 else plugin
+
+
 @attrs.define
 class Replica:
     """One replica of a plugin."""

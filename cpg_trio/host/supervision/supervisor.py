@@ -28,7 +28,7 @@ from cpg_trio.host.supervision.launcher import EXTERNAL, Assignment, Ended, Laun
 from cpg_trio.host.supervision.output import OutputBook
 from cpg_trio.host.supervision.runs import Run, in_words
 from cpg_trio.host.supervision.spec import Enrol, PluginSpec, Restart
-from cpg_trio.host.supervision.state import Phase, Replica
+from cpg_trio.host.supervision.state import Phase, Replica, replica_title
 from cpg_trio.host.supervision.surroundings import Surroundings
 
 log = logging.getLogger("cpg_trio.host.plugins")
@@ -175,7 +175,7 @@ class Supervisor:
     @property
     def title(self) -> str:
         """Its name, for people."""
-        return self.spec.name if self.replica.number == 1 else f"{self.spec.name}/{self.replica.number}"
+        return replica_title(self.spec.name, self.replica.number)
 
     # Its runs
 

@@ -29,7 +29,7 @@ _PROBLEMS = 10  # that are listed on the overview; the table of plugins has all
 _ON_OVERVIEW = 12  # plugins
 _HOSTS = 20  # that share the directory
 
-_RANK = {state.number: place for place, state in enumerate(State)}
+_RANK = {state.number: state.rank for state in State}
 _KINDS = {name.removeprefix("EVENT_KIND_").lower(): number for name, number in pb.EventKind.items() if number}
 
 
