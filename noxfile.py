@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 # What is generated from what. Each folder on the right holds generated files only.
-GENERATED = {Path("proto"): Path("cpg_trio/_gen"), Path("tests/proto"): Path("tests/_gen")}
+GENERATED = {Path("proto"): Path("cpg_trio/protos"), Path("tests/proto"): Path("tests/_gen")}
 
 
 def _install(session: nox.Session, *groups: str) -> None:

@@ -21,12 +21,12 @@ import trio
 import trio.lowlevel
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Limits, Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.http import Pool
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 from .bench import Bench, Report
 from .peers import host

@@ -9,7 +9,7 @@ from functools import partial
 import attrs
 from google.protobuf.json_format import MessageToJson
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 from .bench import Bench, Report, median
 from .load import Call, Load, expect, wrk

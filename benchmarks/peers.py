@@ -20,10 +20,10 @@ from typing import TypeAlias
 import attrs
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 from . import load
 from .load import Call

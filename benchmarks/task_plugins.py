@@ -16,13 +16,13 @@ import trio
 
 from cpg_trio import Plugin
 from cpg_trio._garbage import collecting_garbage
-from cpg_trio._gen.api.v1 import api_pb2 as api
-from cpg_trio._gen.api.v1.api_trio import APIService
-from cpg_trio._gen.logger.v1 import logger_pb2 as pb
-from cpg_trio._gen.logger.v1.logger_trio import LoggerClient, LoggerService
 from cpg_trio.host import Host
 from cpg_trio.host.supervision import PluginSpec
 from cpg_trio.launch import TaskLauncher
+from cpg_trio.protos.api.v1 import api_pb2 as api
+from cpg_trio.protos.api.v1.api_trio import APIService
+from cpg_trio.protos.logger.v1 import logger_pb2 as pb
+from cpg_trio.protos.logger.v1.logger_trio import LoggerClient, LoggerService
 from cpg_trio.rpc import Context
 
 from .processes import memory_bytes

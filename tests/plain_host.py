@@ -15,13 +15,13 @@ import attrs
 import httpx
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
+from cpg_trio.asgi import Receive, Scope, Send, header, no_websocket, send_response, send_text
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import (
     HandshakeService,
     PluginLifecycleService,
     ServiceRegistryService,
 )
-from cpg_trio.asgi import Receive, Scope, Send, header, no_websocket, send_response, send_text
 from cpg_trio.rpc import Code, ConnectError, Context, application
 from tests.http.apps import served
 

@@ -19,11 +19,11 @@ import trio
 
 import cpg_trio
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.health.v1 import health_pb2
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2
 from cpg_trio.assertions import Purpose
 from cpg_trio.host import Host, HostConfig, Keys
 from cpg_trio.host.access.keys import Claims
+from cpg_trio.protos.connectplugin.health.v1 import health_pb2
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2
 from tests._wire import HANDSHAKE as UPGRADE, dial
 from tests.host.calls import Headers
 from tests.plugin.running import echo_plugin, hosting, plugged, until

@@ -36,7 +36,7 @@ ROOMS = (
     "commands",
 )
 ELSEWHERE = {
-    "_gen": "rpc",
+    "protos": "rpc",
     "_handshake": "rpc",
     "capabilities": "rpc",
     "probes": "process",
@@ -82,7 +82,7 @@ def imports_of(path: Path) -> Iterator[str]:
                 yield from (module,) if module else (alias.name for alias in node.names)
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_gen" not in path.parts)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "protos" not in path.parts)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES])

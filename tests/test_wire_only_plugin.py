@@ -20,10 +20,10 @@ from google.protobuf.message import Message
 from trio.testing import MockClock
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send, send_response
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests._gen.echo.v1.echo_pb2 import EchoRequest, EchoResponse
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.host.calls import COOKIE, DISCOVER, HANDSHAKE, REGISTER, VERSIONS, WATCH

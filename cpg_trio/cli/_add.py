@@ -7,11 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import ReasonOption
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._managed import show_managed
 from cpg_trio.cli._output import JsonFlag, Output, show_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 
 def add(

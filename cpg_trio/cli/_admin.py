@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cpg_trio.cli._admin_address import find_admin
 
 if TYPE_CHECKING:
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 
 _T = TypeVar("_T")
 

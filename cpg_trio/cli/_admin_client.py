@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 from cpg_trio._addresses import is_loopback
-from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio._lines import one_line
 from cpg_trio._version import __version__
 from cpg_trio.cli._admin_address import AdminAddress, why_not
@@ -15,6 +14,7 @@ from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.http import Origin, Pool, StartError
 from cpg_trio.http.certificates import tls_from_environment
 from cpg_trio.process import secret_from_environment
+from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from cpg_trio.rpc.http_client import PoolClient
 

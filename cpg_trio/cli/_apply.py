@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import ReasonOption, YesFlag, confirm
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._output import Column, JsonFlag, Output, show_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 
 _COLUMNS = Column("PLUGIN"), Column("CHANGE"), Column("WHAT DIFFERS", prose=True), Column("WRITTEN IN")
 _KINDS = {

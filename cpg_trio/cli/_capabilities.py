@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, show_json, until
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 _COLUMNS = (
     Column("CAPABILITY"),

@@ -39,8 +39,8 @@ def dashboard(
     options: AdminOptions = HERE,
 ) -> int:
     """Open the dashboard of a host in a browser, until Ctrl-C."""
-    from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb  # noqa: PLC0415 - `--help` needs neither
     from cpg_trio.process import run  # noqa: PLC0415
+    from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb  # noqa: PLC0415 - `--help` needs neither
 
     place = find_admin(options.admin, os.environ)
     call_admin(options, lambda host: host.get_status(pb.GetStatusRequest()))  # an error says what to do

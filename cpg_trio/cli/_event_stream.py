@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._following import follow_entries
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
     from cpg_trio.cli._admin import AdminOptions

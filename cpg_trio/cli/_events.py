@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import HERE, AdminOptions
 from cpg_trio.cli._errors import UsageError
 from cpg_trio.cli._names import PluginName
 from cpg_trio.cli._output import Output, as_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin_address import find_admin
 from cpg_trio.cli._admin_client import admin_client
 from cpg_trio.cli._errors import CommandError
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
     from cpg_trio.cli._admin import AdminOptions
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 2.0
 

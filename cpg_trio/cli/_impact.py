@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._names import PluginName
 from cpg_trio.cli._output import JsonFlag, Output, show_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 _MOST_NAMED = 5
 

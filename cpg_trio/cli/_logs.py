@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio.cli._admin import HERE, AdminOptions
 from cpg_trio.cli._errors import UsageError
 from cpg_trio.cli._managed import ManagedName
 from cpg_trio.cli._output import Output, as_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
     from rich.text import Text

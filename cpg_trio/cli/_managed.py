@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import confirm
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._errors import CommandError
 from cpg_trio.cli._output import Output, show_json, since, until
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 
 _WORDS = {
     number: name.removeprefix("REPLICA_PHASE_").lower().replace("_", " ")

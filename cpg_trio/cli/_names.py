@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 
 def plugin_names(_context: object) -> Iterable[tuple[str, str]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_pb2 import CallStatistics
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_pb2 import CallStatistics
 
 NOTHING = "-"
 _UNLIMITED = 100_000  # columns, where no terminal limits them

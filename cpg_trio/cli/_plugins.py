@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import rate, seconds_of, span
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._calls import SERIES, series_rows
@@ -17,6 +16,7 @@ from cpg_trio.cli._logs import log_line
 from cpg_trio.cli._managed import phase_word, replica_text
 from cpg_trio.cli._names import PluginName
 from cpg_trio.cli._output import NOTHING, Column, JsonFlag, Output, call_cells, show_json, since, until
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 if TYPE_CHECKING:

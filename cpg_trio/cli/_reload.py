@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._output import Column, JsonFlag, Output, show_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 _COLUMNS = Column("VARIABLE"), Column("FILE"), Column("RESULT", prose=True)
 

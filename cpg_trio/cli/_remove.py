@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import ReasonOption, YesFlag
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._errors import CommandError
 from cpg_trio.cli._impact import show_impact, why_refused
 from cpg_trio.cli._managed import ManagedName, confirmed_managed
 from cpg_trio.cli._output import JsonFlag, Output, show_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 
 
 def remove(

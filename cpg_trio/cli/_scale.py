@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import ReasonOption, YesFlag, confirm
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._errors import UsageError
 from cpg_trio.cli._managed import ManagedName, managed_plugin, show_managed, standing
 from cpg_trio.cli._output import JsonFlag, Output, show_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 
 _MOST = 2**32 - 1
 

@@ -14,7 +14,6 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._admin import AdminOptions
 from cpg_trio.cli._admin_address import find_admin
 from cpg_trio.cli._admin_client import admin_client
@@ -22,6 +21,7 @@ from cpg_trio.cli._errors import CommandError
 from cpg_trio.cli._output import Output, printable
 from cpg_trio.cli._plugins import COLUMNS, plugin_rows
 from cpg_trio.cli._status import facts, headline
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 _OTHER_LINES = 3  # a blank one, the titles, and the last

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._actions import ReasonOption, YesFlag, confirmed_plugin
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._durations import parse_duration
 from cpg_trio.cli._names import PluginName
 from cpg_trio.cli._output import JsonFlag, show_json
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
+    from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 
 
 def shutdown(

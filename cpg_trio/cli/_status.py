@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import duration, rate, seconds_of, share, size
 from cpg_trio.cli._admin import HERE, AdminOptions, call_admin
 from cpg_trio.cli._output import JsonFlag, Output, show_json, since, took
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

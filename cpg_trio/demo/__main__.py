@@ -22,7 +22,6 @@ import trio
 
 from cpg_trio._admin_socket import OFF
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.demo._narrator import Narrator
 from cpg_trio.demo.storage import DEFAULT_PATH
@@ -33,6 +32,7 @@ from cpg_trio.http import UNIX, BindError, StartError
 from cpg_trio.launch import Platform, ProcessLauncher, TaskLauncher, free_port, is_taken
 from cpg_trio.logs import use_handler
 from cpg_trio.process import run
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
 _READY_S = 30.0

@@ -10,13 +10,13 @@ import sys
 from typing import NoReturn
 
 from cpg_trio import Plugin
-from cpg_trio._gen.api.v1 import api_pb2 as pb
-from cpg_trio._gen.api.v1.api_trio import APIService
-from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
-from cpg_trio._gen.storage.v1.storage_trio import StorageClient
 from cpg_trio.demo._command import run_plugin
 from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.demo._urls import check_url
+from cpg_trio.protos.api.v1 import api_pb2 as pb
+from cpg_trio.protos.api.v1.api_trio import APIService
+from cpg_trio.protos.storage.v1.storage_pb2 import GetRequest, StoreRequest
+from cpg_trio.protos.storage.v1.storage_trio import StorageClient
 from cpg_trio.rpc import Code, ConnectError, Context
 
 FORMS = {

@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import trio
 
 from cpg_trio import rpc
-from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
-from cpg_trio._gen.api.v1.api_trio import APIClient
 from cpg_trio._terminal import tolerant
 from cpg_trio.http import Origin, Pool, StartError
 from cpg_trio.process import config_from_environment
+from cpg_trio.protos.api.v1.api_pb2 import ResolveRequest, ShortenRequest
+from cpg_trio.protos.api.v1.api_trio import APIClient
 from cpg_trio.variables import misspelt
 
 DEFAULT_API_URL = "http://localhost:8083"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from cpg_trio import Plugin
-from cpg_trio._gen.logger.v1 import logger_pb2 as pb
-from cpg_trio._gen.logger.v1.logger_trio import LoggerService
 from cpg_trio.demo._command import run_plugin
 from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.logs import LineLog
+from cpg_trio.protos.logger.v1 import logger_pb2 as pb
+from cpg_trio.protos.logger.v1.logger_trio import LoggerService
 from cpg_trio.rpc import Context
 
 _log = LineLog("cpg_trio.demo.logger")

@@ -16,16 +16,16 @@ from pathlib import Path
 import trio
 
 from cpg_trio import HealthState, Plugin
-from cpg_trio._gen.logger.v1.logger_pb2 import LogRequest
-from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
-from cpg_trio._gen.storage.v1 import storage_pb2 as pb
-from cpg_trio._gen.storage.v1.storage_trio import StorageService
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.demo._command import run_plugin
 from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.demo._store import CodeTakenError, DatabaseAwayError, InvalidPairError, Store, open_store
 from cpg_trio.logs import LineLog
+from cpg_trio.protos.logger.v1.logger_pb2 import LogRequest
+from cpg_trio.protos.logger.v1.logger_trio import LoggerClient
+from cpg_trio.protos.storage.v1 import storage_pb2 as pb
+from cpg_trio.protos.storage.v1.storage_trio import StorageService
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.demo.storage")

@@ -14,8 +14,6 @@ import trio
 from prometheus_client.registry import Collector
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._version import __version__
 from cpg_trio.asgi import App
@@ -110,6 +108,8 @@ from cpg_trio.http import (
 from cpg_trio.logs import log_source
 from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginControlClient
 from cpg_trio.rpc import Interceptor, ServiceClient, application, serving_app
 from cpg_trio.statistics import CallTable
 from cpg_trio.store import CountedStore

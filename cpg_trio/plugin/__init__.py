@@ -34,7 +34,6 @@ Each module uses those above it:
     _plugin          the public declaration
 """
 
-from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
 from cpg_trio.calls import DependencyState as DependencyState, ProviderState as ProviderState
 from cpg_trio.plugin._client_session import ClientSession as ClientSession, client_session as client_session
 from cpg_trio.plugin._config import PluginConfig as PluginConfig
@@ -47,3 +46,4 @@ from cpg_trio.plugin.dependency import (
     Dependency as Dependency,
     PluginStoppedError as PluginStoppedError,
 )
+from cpg_trio.protos.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState

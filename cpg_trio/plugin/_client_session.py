@@ -9,13 +9,13 @@ from ssl import SSLContext
 
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._version import __version__
 from cpg_trio.http import Pool
 from cpg_trio.plugin._hosts import Hosts, parse_host_urls
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Introduction, Provider, Session, handshake
 from cpg_trio.plugin._token_renewal import keep_renewed
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import ConnectError
 
 _LEAVE_S = 2.0

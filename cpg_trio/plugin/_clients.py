@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator
 
 from cpg_trio import wire
 from cpg_trio._cell import Reader
-from cpg_trio._gen.connectplugin.health.v1 import health_pb2
-from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeService
 from cpg_trio._handshake import check_versions
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._version import __version__
 from cpg_trio.asgi import App
 from cpg_trio.plugin._declaration import Provided
 from cpg_trio.plugin._state import PluginState
+from cpg_trio.protos.connectplugin.health.v1 import health_pb2
+from cpg_trio.protos.connectplugin.health.v1.health_trio import HealthService
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import HandshakeService
 from cpg_trio.rpc import Code, ConnectError, Context, application
 
 _MOST_WATCHES = 100

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import attrs
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.call_record import Calls
 from cpg_trio.plugin._host_link import HostLink
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 
 @attrs.frozen

@@ -7,9 +7,9 @@ from typing import TypeVar
 import trio
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin.direct import report_of
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 _T = TypeVar("_T")
 

@@ -11,12 +11,12 @@ import attrs
 import trio
 
 from cpg_trio import _clock, wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._host_time import HostTime
 from cpg_trio.plugin._hosts import HostAddress, Hosts
 from cpg_trio.plugin._retry import LOG_AGAIN_S, Backoff
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Session
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")

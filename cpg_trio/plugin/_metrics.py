@@ -12,12 +12,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cpg_trio import _clock
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.calls import BreakerState, DependencyStatistics
 from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, counters, gauges, metrics_port
 from cpg_trio.plugin._state import PluginState
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.states import State
 from cpg_trio.statistics import CallTable
 

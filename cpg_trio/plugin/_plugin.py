@@ -8,7 +8,6 @@ from typing import TypeAlias
 import trio
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.calls import CallPolicy
 from cpg_trio.logs import log_source
@@ -17,6 +16,7 @@ from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application, checked_interceptors
 from cpg_trio.versions import Requirement
 

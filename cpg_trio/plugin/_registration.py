@@ -9,12 +9,12 @@ from functools import partial
 import trio
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._retry import RefusedError, retry_until_done, try_a_few_times
 from cpg_trio.plugin._serving import Addresses
 from cpg_trio.plugin._session import REGISTER_TIMEOUT_S, Session
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")

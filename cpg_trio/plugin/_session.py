@@ -17,17 +17,17 @@ import attrs
 import trio
 
 from cpg_trio import _clock, wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import (
+from cpg_trio._version import __version__
+from cpg_trio.http import UNIX
+from cpg_trio.plugin._host_time import HostTime
+from cpg_trio.plugin._hosts import HostAddress, Hosts
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import (
     CapabilityBrokerClient,
     HandshakeServiceClient,
     PluginLifecycleClient,
     ServiceRegistryClient,
 )
-from cpg_trio._version import __version__
-from cpg_trio.http import UNIX
-from cpg_trio.plugin._host_time import HostTime
-from cpg_trio.plugin._hosts import HostAddress, Hosts
 from cpg_trio.rpc import (
     ClientConfig,
     ConnectError,

@@ -8,7 +8,6 @@ import time
 import trio
 
 from cpg_trio import _clock
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio.http import Pool
 from cpg_trio.plugin._adoption import Adoption
@@ -18,6 +17,7 @@ from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._heartbeat import HeartbeatCounts
 from cpg_trio.plugin._hosts import LOCAL_HOST_URL, Hosts
 from cpg_trio.plugin._session import Introduction, Session
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.tracing import Tracing
 
 _log = logging.getLogger("cpg_trio.plugin")

@@ -11,9 +11,9 @@ import attrs
 import trio
 
 from cpg_trio import _clock, wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Session
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import (
     ClientConfig,
     Code,

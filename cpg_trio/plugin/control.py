@@ -6,11 +6,11 @@ The guard checks each call first (see `guard`): only the plugin's own host gets 
 from __future__ import annotations
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
 from cpg_trio.plugin._hosts import parse_host_urls
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
 from cpg_trio.rpc import Code, ConnectError, Context
 
 

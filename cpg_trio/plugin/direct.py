@@ -30,13 +30,13 @@ import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.call_record import Call, CallKind, Calls, Stage
 from cpg_trio.http import ConnectFailedError, NotSentError
 from cpg_trio.plugin._recording import entered, note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import (
     CallError,
     Code,

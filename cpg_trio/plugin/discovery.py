@@ -23,7 +23,6 @@ from google.protobuf.message import DecodeError
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection as WebSocket
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import ConnectFailedError, NotSentError, UnknownNameError
@@ -32,6 +31,7 @@ from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
 from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError, LocalWebSocket, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.plugin")

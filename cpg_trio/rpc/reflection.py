@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, ServiceDescriptor
 
-from cpg_trio._gen.grpc.reflection.v1 import reflection_pb2 as pb
-from cpg_trio._gen.grpc.reflection.v1.reflection_trio import ServerReflectionService
-from cpg_trio._gen.grpc.reflection.v1alpha import reflection_pb2 as pb_alpha
-from cpg_trio._gen.grpc.reflection.v1alpha.reflection_trio import (
+from cpg_trio._lines import one_line
+from cpg_trio.protos.grpc.reflection.v1 import reflection_pb2 as pb
+from cpg_trio.protos.grpc.reflection.v1.reflection_trio import ServerReflectionService
+from cpg_trio.protos.grpc.reflection.v1alpha import reflection_pb2 as pb_alpha
+from cpg_trio.protos.grpc.reflection.v1alpha.reflection_trio import (
     ServerReflectionService as AlphaReflectionService,
 )
-from cpg_trio._lines import one_line
 from cpg_trio.rpc.context import Context
 from cpg_trio.rpc.server import Service
 

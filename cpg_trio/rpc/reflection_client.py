@@ -12,10 +12,10 @@ from connectrpc.errors import ConnectError
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError
 
-from cpg_trio._gen.grpc.reflection.v1 import reflection_pb2 as pb
-from cpg_trio._gen.grpc.reflection.v1.reflection_trio import ServerReflectionClient
 from cpg_trio._lines import one_line
 from cpg_trio.http import Pool
+from cpg_trio.protos.grpc.reflection.v1 import reflection_pb2 as pb
+from cpg_trio.protos.grpc.reflection.v1.reflection_trio import ServerReflectionClient
 from cpg_trio.rpc.client import ClientConfig
 from cpg_trio.rpc.http_client import HttpClient
 from cpg_trio.rpc.response import ResponseStream

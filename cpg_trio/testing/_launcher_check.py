@@ -14,10 +14,10 @@ import attrs
 import trio
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Enrolment, Host, HostConfig
 from cpg_trio.host.supervision import Assignment, Ended, Launcher, LaunchError, Running
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio.testing._checks import expect
 from cpg_trio.testing.launched import NAME, SERVICE
 

@@ -10,9 +10,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from cpg_trio._gen.logger.v1 import logger_pb2 as pb
-from cpg_trio._gen.logger.v1.logger_trio import LoggerService
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.logger.v1 import logger_pb2 as pb
+from cpg_trio.protos.logger.v1.logger_trio import LoggerService
 from cpg_trio.rpc import Context
 
 NAME = "launched-plugin"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import attrs
 import httpx
 
-from cpg_trio._gen.connectplugin.health.v1.health_pb2 import HealthCheckRequest
-from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthServiceClient
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.http import Pool
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
+from cpg_trio.protos.connectplugin.health.v1.health_pb2 import HealthCheckRequest
+from cpg_trio.protos.connectplugin.health.v1.health_trio import HealthServiceClient
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 

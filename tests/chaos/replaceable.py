@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.supervision.load import SlowEcho
 
 STATUS = 3

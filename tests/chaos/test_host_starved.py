@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from tests.chaos.shimmed import Clock
 from tests.chaos.trial import ALL_WELL, AVAILABLE, ITSELF, PLUGINS, START_S, UNAVAILABLE, tell, trial

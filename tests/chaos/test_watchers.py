@@ -8,9 +8,9 @@ from pathlib import Path
 
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests._wire import Wire, dial, request
 from tests.chaos.glass_host import GLASS_HOST
 from tests.chaos.trial import SLACK_S, Trial, tell, trial

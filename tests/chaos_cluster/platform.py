@@ -13,11 +13,11 @@ from pathlib import Path
 import attrs
 import trio
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as admin
-from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import Pool
 from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as admin
+from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.rpc import ClientConfig, ConnectError, PoolClient
 from tests.chaos.trial import tell
 from tests.chaos_cluster.etcd_cluster import EtcdCluster, etcd_cluster

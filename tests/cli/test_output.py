@@ -10,7 +10,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._apply import show_plan
 from cpg_trio.cli._events import event_line
 from cpg_trio.cli._graph import show_graph
@@ -20,6 +19,7 @@ from cpg_trio.cli._output import Output, shortened
 from cpg_trio.cli._plugins import show_plugin, show_plugins
 from cpg_trio.cli._screen import picture
 from cpg_trio.cli._status import show_status
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 NOW = 1_800_000_000
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

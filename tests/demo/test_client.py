@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cpg_trio import rpc
-from cpg_trio._gen.api.v1 import api_pb2 as pb
-from cpg_trio._gen.api.v1.api_trio import APIService
 from cpg_trio.demo import client
+from cpg_trio.protos.api.v1 import api_pb2 as pb
+from cpg_trio.protos.api.v1.api_trio import APIService
 from tests.demo.shortener import shortener
 from tests.http.apps import served
 from tests.plugin.running import unused_port

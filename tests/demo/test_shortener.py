@@ -10,17 +10,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cpg_trio._gen.api.v1.api_pb2 import ResolveRequest, ShortenRequest
-from cpg_trio._gen.api.v1.api_trio import APIClient
-from cpg_trio._gen.logger.v1.logger_pb2 import LogRequest
-from cpg_trio._gen.logger.v1.logger_trio import LoggerClient
-from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
-from cpg_trio._gen.storage.v1.storage_trio import StorageClient
 from cpg_trio.demo._urls import MAX_URL_BYTES
 from cpg_trio.demo.api import API, api_plugin
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.api.v1.api_pb2 import ResolveRequest, ShortenRequest
+from cpg_trio.protos.api.v1.api_trio import APIClient
+from cpg_trio.protos.logger.v1.logger_pb2 import LogRequest
+from cpg_trio.protos.logger.v1.logger_trio import LoggerClient
+from cpg_trio.protos.storage.v1.storage_pb2 import GetRequest, StoreRequest
+from cpg_trio.protos.storage.v1.storage_trio import StorageClient
 from cpg_trio.rpc import ClientConfig, Code, ConnectError, application
 from tests._wire import dial
 from tests.demo.shortener import Shortener, shortener

@@ -21,14 +21,14 @@ import sqlalchemy
 import trio
 import trio.testing
 
-from cpg_trio._gen.storage.v1.storage_pb2 import GetRequest, StoreRequest
-from cpg_trio._gen.storage.v1.storage_trio import StorageClient
 from cpg_trio.demo import _database, api, storage
 from cpg_trio.demo._store import MAX_CODE_BYTES, CodeTakenError, DatabaseAwayError, Store, open_store
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
 from cpg_trio.host import Host
 from cpg_trio.http import StartError
+from cpg_trio.protos.storage.v1.storage_pb2 import GetRequest, StoreRequest
+from cpg_trio.protos.storage.v1.storage_trio import StorageClient
 from cpg_trio.rpc import Code, ConnectError
 from tests.demo.postgres import PASSWORD, QUOTED, Postgres
 from tests.demo.shortener import shortener

@@ -18,7 +18,6 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._addresses import parse_address
-from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.assertions import Assertion, InvalidAssertionError, Purpose, sign, verify
 from cpg_trio.call_record import Calls
 from cpg_trio.host import Enrolment, host_config
@@ -41,6 +40,7 @@ from cpg_trio.plugin import PluginConfig
 from cpg_trio.plugin._retry import retry_after_s
 from cpg_trio.plugin._session import _seconds
 from cpg_trio.process import bind_from_environment
+from cpg_trio.protos.connectplugin.v1.connectplugin_pb2 import WatchRequest
 from cpg_trio.rpc import ConnectError
 from cpg_trio.rpc.envelope import unwrap, wrap
 from cpg_trio.rpc.errors import error_from_http, error_from_json

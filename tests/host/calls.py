@@ -12,9 +12,9 @@ import httpx
 from google.protobuf.message import Message
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.host import Host, HostConfig
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import AsgiTransport
 from tests.http.peers import Peer
 

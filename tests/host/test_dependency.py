@@ -9,7 +9,6 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio import wire
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as admin
 from cpg_trio.host import (
     AuditEvent,
     Host,
@@ -21,6 +20,7 @@ from cpg_trio.host import (
     Rules,
     ServiceRules,
 )
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as admin
 from cpg_trio.rpc import Caller, Code, ConnectError, Context
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest, EchoResponse, HTTPChatRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

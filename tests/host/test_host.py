@@ -9,12 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.host import BaseUrls, Host, HostConfig
 from cpg_trio.host.access.identity import Identity
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
 from cpg_trio.http import ServeConfig
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._wire import dial, trusted
 from tests.host.routed import USUAL, Setting, hosting

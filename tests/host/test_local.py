@@ -15,14 +15,14 @@ import pytest
 import trio
 
 from cpg_trio import Plugin, wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio.call_record import Call
 from cpg_trio.calls import CallPolicy
 from cpg_trio.host import BaseUrls, Host, HostConfig, Keys, Limits, PluginRules, Policy, Rules
 from cpg_trio.launch.task import TaskLauncher
 from cpg_trio.logs import current_source
 from cpg_trio.plugin import Dependency
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio.rpc import ClientConfig, Code, ConnectError, Context, ResponseMetadata
 from cpg_trio.store.memory import MemoryStore
 from cpg_trio.store.sqlite import SqliteStore

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.calls import DISCOVER
 from tests.host.routed import Recorder, Setting, routing
 from tests.host.supervision.launching import Launches, spec

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from cpg_trio._gen.logger.v1.logger_pb2 import LogRequest, LogResponse
-from cpg_trio._gen.logger.v1.logger_trio import LoggerClient, LoggerService
 from cpg_trio.plugin import Plugin
 from cpg_trio.process import run
+from cpg_trio.protos.logger.v1.logger_pb2 import LogRequest, LogResponse
+from cpg_trio.protos.logger.v1.logger_trio import LoggerClient, LoggerService
 from cpg_trio.rpc import Context
 
 

@@ -12,11 +12,11 @@ import trio
 import trio.testing
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.capability.logger.v1.logger_pb2 import LogRequest
-from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerClient
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Action, AuditEvent, Capability, Host, HostConfig
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.capability.logger.v1.logger_pb2 import LogRequest
+from cpg_trio.protos.capability.logger.v1.logger_trio import LoggerClient
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

@@ -11,9 +11,9 @@ import httpx
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.health.v1 import health_pb2
-from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthServiceClient
 from cpg_trio.plugin import HealthState, Plugin
+from cpg_trio.protos.connectplugin.health.v1 import health_pb2
+from cpg_trio.protos.connectplugin.health.v1.health_trio import HealthServiceClient
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

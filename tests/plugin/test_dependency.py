@@ -13,7 +13,6 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.calls import CallPolicy
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
@@ -21,6 +20,7 @@ from cpg_trio.http import Pool
 from cpg_trio.plugin import Plugin, PluginConfig, Provider
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import ProviderSet, Session
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

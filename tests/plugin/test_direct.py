@@ -15,7 +15,6 @@ from trio.testing import MockClock
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
 from cpg_trio.host.access import Rate
 from cpg_trio.host.access.rate_limiting import TokenBuckets
@@ -23,6 +22,7 @@ from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
 from cpg_trio.plugin._session import Provider
 from cpg_trio.plugin.direct import Direct, RequestPace, report_of
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError, Fault, PoolClient, fault_of
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

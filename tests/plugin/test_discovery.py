@@ -15,7 +15,6 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import (
     Receive,
     Scope,
@@ -31,6 +30,7 @@ from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import ProviderSet, Session
 from cpg_trio.plugin.discovery import _settle, _suitable, follow
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.calls import WATCH
 from tests.http.apps import served
 from tests.http.peers import Peer, serving

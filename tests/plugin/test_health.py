@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trio.testing import MockClock
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.plugin.running import (
     DEGRADED,
     HEALTHY,

@@ -11,7 +11,6 @@ import trio
 from trio.testing import MockClock
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as watch
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.calls import CallPolicy, Retry
 from cpg_trio.host import Capability, Host, HostConfig, LeaseConfig
@@ -21,6 +20,7 @@ from cpg_trio.plugin import Dependency, Plugin, PluginConfig, client_session, pa
 from cpg_trio.plugin._hosts import BY_URL, Hosts
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.discovery import _Socket
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as watch
 from cpg_trio.rpc import ClientConfig, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_pb2 import EchoRequest

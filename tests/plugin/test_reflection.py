@@ -11,11 +11,11 @@ import grpc
 import pytest
 import trio
 
-from cpg_trio._gen.grpc.reflection.v1 import reflection_pb2 as v1
-from cpg_trio._gen.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
-from cpg_trio._gen.storage.v1.storage_trio import StorageService
 from cpg_trio.host import Host, HostConfig, PluginRules, Policy, Rules
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.grpc.reflection.v1 import reflection_pb2 as v1
+from cpg_trio.protos.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
+from cpg_trio.protos.storage.v1.storage_trio import StorageService
 from cpg_trio.rpc.reflection import NAMES
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
 from tests.rpc.echo import Echo

@@ -7,9 +7,9 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import HostConfig, LeaseConfig
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.plugin.running import (
     echo_plugin,
     hosting,

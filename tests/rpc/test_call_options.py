@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.health.v1 import health_pb2
-from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.calls import Retry
+from cpg_trio.protos.connectplugin.health.v1 import health_pb2
+from cpg_trio.protos.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.rpc import (
     CallTraits,
     ClientConfig,

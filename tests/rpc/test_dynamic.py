@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2
 from cpg_trio.rpc.dynamic import DescriptionError, Descriptions
 from cpg_trio.rpc.proto_text import definitions, shape, signature
 from tests._gen.echo.v1 import echo_pb2

@@ -10,9 +10,9 @@ import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2
-from cpg_trio._gen.grpc.reflection.v1 import reflection_pb2 as v1
-from cpg_trio._gen.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2
+from cpg_trio.protos.grpc.reflection.v1 import reflection_pb2 as v1
+from cpg_trio.protos.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
 from cpg_trio.rpc.reflection import NAMES, reflection_of
 
 ECHO = "echo.v1.EchoService"

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2
-from cpg_trio._gen.grpc.reflection.v1 import reflection_pb2 as pb
-from cpg_trio._gen.grpc.reflection.v1.reflection_trio import ServerReflectionService
 from cpg_trio.http import Pool
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2
+from cpg_trio.protos.grpc.reflection.v1 import reflection_pb2 as pb
+from cpg_trio.protos.grpc.reflection.v1.reflection_trio import ServerReflectionService
 from cpg_trio.rpc import Code, ConnectError, Context, Service, application
 from cpg_trio.rpc.reflection import reflection_of
 from cpg_trio.rpc.reflection_client import descriptors_of

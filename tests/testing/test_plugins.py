@@ -10,11 +10,11 @@ import pytest
 import trio
 
 from cpg_trio import HealthState, Plugin
-from cpg_trio._gen.logger.v1.logger_trio import LoggerService
-from cpg_trio._gen.storage.v1.storage_trio import StorageService
 from cpg_trio.demo.api import api_plugin
 from cpg_trio.demo.logger import logger_plugin
 from cpg_trio.demo.storage import storage_plugin
+from cpg_trio.protos.logger.v1.logger_trio import LoggerService
+from cpg_trio.protos.storage.v1.storage_trio import StorageService
 from cpg_trio.rpc import Context
 from cpg_trio.testing import check_plugin
 from tests._gen.echo.v1.echo_pb2 import CountRequest, CountResponse

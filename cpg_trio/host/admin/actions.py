@@ -8,7 +8,6 @@ from typing import Protocol
 
 import attrs
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import span
 from cpg_trio.host.access import Action, Audit
 from cpg_trio.host.admin.events import Event, EventLog
@@ -17,6 +16,7 @@ from cpg_trio.host.admin.plugins import Record
 from cpg_trio.host.admin.reasons import checked_reason, done_by, with_reason
 from cpg_trio.host.directory import Registry, Saved
 from cpg_trio.logs import TemporaryLevels
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 

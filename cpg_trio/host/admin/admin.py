@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
@@ -25,6 +24,7 @@ from cpg_trio.host.admin.service import AdminRpcs
 from cpg_trio.host.admin.snapshot import Parts
 from cpg_trio.host.admin.view import View
 from cpg_trio.host.directory import Undo
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import application
 
 _SERVICE_PATH = f"/{pb.DESCRIPTOR.services_by_name['AdminService'].full_name}/"

@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 import attrs
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio.host.admin.fair_table import FairTable
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.supervision.readers import Reader, Readers
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 MAX_TEXT = 200  # characters of a text in an event
 _MAX_NAME = 145  # characters of a runtime id, a name, or what it is about

@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.call_record import Call
 from cpg_trio.host.admin import messages
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.statistics import CallTable, EndedCall, SeriesKey, Tally
 
 _QUANTILES = (0.5, 0.95, 0.99)

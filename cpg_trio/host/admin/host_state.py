@@ -9,7 +9,6 @@ from pathlib import Path
 
 import attrs
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import duration
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio._memory import resident_bytes
@@ -19,6 +18,7 @@ from cpg_trio.host.admin.problems import Problem
 from cpg_trio.host.admin.recent import RecentCount
 from cpg_trio.host.admin.snapshot import Parts
 from cpg_trio.logs import dropped_lines
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 _DESCRIPTORS = Path("/proc/self/fd")

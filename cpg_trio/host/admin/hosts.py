@@ -12,12 +12,12 @@ from contextlib import ExitStack, contextmanager
 
 import trio
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import span
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.problems import Problem
 from cpg_trio.host.cluster import Cluster, Member
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 _TOGETHER_S = 1.0  # within which adoptions are told as one event

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import duration
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.managed import ManagedStates
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 _LATE_S = 0.25
 _EVERY_S = 10.0  # between two events

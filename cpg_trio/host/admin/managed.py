@@ -13,12 +13,12 @@ from contextlib import contextmanager
 
 import attrs
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import duration, span
 from cpg_trio.host.admin.events import Event, EventLog, cut
 from cpg_trio.host.admin.plugins import Plugins, Record
 from cpg_trio.host.admin.problems import Problem
 from cpg_trio.host.supervision import ManagedPlugins, Phase, PluginSpec, Replica
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin.events import Event, EventLog
 from cpg_trio.host.admin.managed import ManagedStates
 from cpg_trio.host.admin.reasons import checked_reason, done_by, with_reason
@@ -29,6 +28,7 @@ from cpg_trio.host.supervision import (
     RefusedRemoval,
     UnknownPluginError,
 )
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 
 _MOST_PLANS = 8

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.managed import ManagedStates, Standing
 from cpg_trio.host.admin.snapshot import Snapshot
 from cpg_trio.host.supervision import Impact, OutputLine, PluginSpec, Replica, SpecChange
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 

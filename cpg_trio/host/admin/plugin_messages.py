@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from cpg_trio import _clock, wire
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin import managed_messages, messages
 from cpg_trio.host.admin.dependencies import Missing
 from cpg_trio.host.admin.plugins import Provided, Record
 from cpg_trio.host.admin.snapshot import Snapshot
 from cpg_trio.host.directory import Registration
 from cpg_trio.host.routing import DirectStatistics
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 from cpg_trio.statistics import OTHER
 

@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 
 import attrs
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.access import EXPIRED, Identities, Identity, Peer, held_bytes
 from cpg_trio.host.admin.events import Event, EventLog, cut
 from cpg_trio.host.admin.fair_table import FairTable
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.directory import Change, ChangeKind, Liveness, Registration, Registry
 from cpg_trio.http import Origin
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 _HISTORY = 32  # changes of one plugin

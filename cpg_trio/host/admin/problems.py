@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.dependencies import Dependencies
 from cpg_trio.host.admin.plugins import Plugins, Record
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 _MOST = 100

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 
 import attrs
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminService
 from cpg_trio._human import seconds_of
 from cpg_trio.host.admin import managed_messages, messages
 from cpg_trio.host.admin.actions import Actions
@@ -16,6 +14,8 @@ from cpg_trio.host.admin.actor import current_actor
 from cpg_trio.host.admin.events import EventLog
 from cpg_trio.host.admin.managed_actions import ManagedActions
 from cpg_trio.host.admin.view import View
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminService
 from cpg_trio.rpc import Context
 
 _DEFAULT_GRACE_S = 30.0

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import attrs
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio.host.admin import managed_messages, messages, plugin_messages
 from cpg_trio.host.admin.events import EventLog
@@ -24,6 +23,7 @@ from cpg_trio.host.admin.problems import problems_of
 from cpg_trio.host.admin.snapshot import Parts, Snapshot
 from cpg_trio.host.capabilities.grants import Grant
 from cpg_trio.host.supervision import OutputReader, PluginSpec, UnknownPluginError
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 

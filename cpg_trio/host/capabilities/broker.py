@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import CapabilityBrokerService
 from cpg_trio.asgi import App, Receive, Scope, Send
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identity, Kind, LimitError, RefusedError
 from cpg_trio.host.capabilities.capability import Capability
@@ -17,6 +15,8 @@ from cpg_trio.host.capabilities.grants import Grants, random_id
 from cpg_trio.host.directory import base_url
 from cpg_trio.host.routing import GRANT_S, DirectGrants, NotDirectlyError
 from cpg_trio.host.services.edges import answering, authenticate
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import CapabilityBrokerService
 from cpg_trio.rpc import Code, ConnectError, Context
 from cpg_trio.versions import satisfies
 

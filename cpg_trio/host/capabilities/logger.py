@@ -10,10 +10,10 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
-from cpg_trio._gen.capability.logger.v1 import logger_pb2 as pb
-from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerService
 from cpg_trio._lines import one_line
 from cpg_trio.host.capabilities.capability import Capability
+from cpg_trio.protos.capability.logger.v1 import logger_pb2 as pb
+from cpg_trio.protos.capability.logger.v1.logger_trio import LoggerService
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.capability.logger")

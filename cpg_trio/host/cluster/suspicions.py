@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import trio
 
-from cpg_trio._gen.cpgtrio.hosts.v1 import hosts_pb2 as pb
-from cpg_trio._gen.cpgtrio.hosts.v1.hosts_trio import HostServiceClient
 from cpg_trio.host.cluster.host_calls import HostCalls
 from cpg_trio.host.cluster.owners import Owners
+from cpg_trio.protos.cpgtrio.hosts.v1 import hosts_pb2 as pb
+from cpg_trio.protos.cpgtrio.hosts.v1.hosts_trio import HostServiceClient
 from cpg_trio.rpc import ConnectError
 
 _TELL_S = 5.0  # longer than the owner waits for the plugin

@@ -15,11 +15,11 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._addresses import Address
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio._lines import one_line
 from cpg_trio.host.access import Identity
 from cpg_trio.host.directory.plugin_control import ControlClients, could_not_ask
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.rpc import Code, ConnectError
 
 _ASK_S = 2.0  # at each address

@@ -18,9 +18,9 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access import Ended, Identity
 from cpg_trio.host.directory.registration import Health, Registration
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 _T = TypeVar("_T")
 

@@ -18,8 +18,6 @@ from collections.abc import Callable
 import attrs
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio.host.access import Identities
 from cpg_trio.host.directory.leases import CannotAskError
 from cpg_trio.host.directory.plugin_control import ControlClients, could_not_ask
@@ -27,6 +25,8 @@ from cpg_trio.host.directory.registration import health_of
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.succession import Succession
 from cpg_trio.host.directory.unix_sockets import Sockets
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginControlClient, PluginIdentityClient
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 
 _log = logging.getLogger("cpg_trio.host")

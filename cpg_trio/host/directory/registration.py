@@ -8,9 +8,9 @@ from enum import Enum, auto
 import attrs
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.calls import Load
 from cpg_trio.http import Origin
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 _MAX_REASON_BYTES = 4096
 _MAX_DEPENDENCIES = 100

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import attrs
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._listeners import Listeners
 from cpg_trio.host.access import LimitError, Limits, Shares, held_bytes
 from cpg_trio.host.directory.calls_in_flight import CallsInFlight
@@ -28,6 +27,7 @@ from cpg_trio.host.directory.registration import (
     UnknownRegistrationError,
 )
 from cpg_trio.host.directory.selection import Selection, Selector
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import ANY_VERSION, Requirement
 
 _NOT_REPORTED = Health()

@@ -30,7 +30,6 @@ import trio
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access import Budget, LimitError, Limits, Shares
 from cpg_trio.host.directory.registration import Change, ChangeKind, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
@@ -42,6 +41,7 @@ from cpg_trio.host.directory.watched_service import (
     WatchedService,
     weight_of,
 )
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 
 _K = TypeVar("_K")

@@ -25,10 +25,10 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.providers import why_incompatible
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.registry import Registry
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 
 MAX_PROVIDERS = 20  # that a watch is told of

@@ -12,10 +12,10 @@ from typing import TypeAlias
 import attrs
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access import AccessCheck, Identity, Limits
 from cpg_trio.host.directory import Registry
 from cpg_trio.logs import LineLog
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 _MOST_ENTRIES = 100  # of one report
 _MOST_IN_FLIGHT = 1000  # of one caller to one provider that count: it opens as many connections

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import HandshakeService, HandshakeServiceClient
 from cpg_trio._handshake import check_versions
 from cpg_trio._version import __version__
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identities, Identity, TokenLifetimes
 from cpg_trio.host.cluster import Arrival, Forwarding
 from cpg_trio.host.directory import LeaseConfig, Registry, Saved, Sockets
 from cpg_trio.host.services.edges import answering, arrival_of, credentials
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import HandshakeService, HandshakeServiceClient
 from cpg_trio.rpc import Code, ConnectError, Context
 
 _log = logging.getLogger("cpg_trio.host")

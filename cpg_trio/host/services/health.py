@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import attrs
 
 from cpg_trio._cell import Cell, Reader
-from cpg_trio._gen.connectplugin.health.v1 import health_pb2 as pb
-from cpg_trio._gen.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.host.access import AccessCheck, Kind, Limits, Shares, check_held_request
 from cpg_trio.host.directory import Change, Registry
 from cpg_trio.host.services.edges import answering, credentials, peer_of
+from cpg_trio.protos.connectplugin.health.v1 import health_pb2 as pb
+from cpg_trio.protos.connectplugin.health.v1.health_trio import HealthService
 from cpg_trio.rpc import Code, ConnectError, Context
 
 

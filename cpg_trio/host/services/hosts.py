@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from cpg_trio._gen.cpgtrio.hosts.v1 import hosts_pb2 as pb
-from cpg_trio._gen.cpgtrio.hosts.v1.hosts_trio import HostService
 from cpg_trio.host.access import AccessCheck, Action, RefusedError
 from cpg_trio.host.cluster import HostCalls
 from cpg_trio.host.services.edges import answering, peer_of
+from cpg_trio.protos.cpgtrio.hosts.v1 import hosts_pb2 as pb
+from cpg_trio.protos.cpgtrio.hosts.v1.hosts_trio import HostService
 from cpg_trio.rpc import Context
 
 

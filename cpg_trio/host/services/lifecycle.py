@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginLifecycleClient, PluginLifecycleService
 from cpg_trio._lines import one_line
 from cpg_trio.host.access import AccessCheck, Identity, Kind, Peer, RefusedError
 from cpg_trio.host.cluster import Forwarding
 from cpg_trio.host.directory import Liveness, RegistrationPolicy, Registry, health_of
 from cpg_trio.host.routing import DirectReports
 from cpg_trio.host.services.edges import answering, authenticate_arrival
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginLifecycleClient, PluginLifecycleService
 from cpg_trio.rpc import Code, Context
 
 _log = logging.getLogger("cpg_trio.host")

@@ -17,8 +17,6 @@ import attrs
 import trio
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.assertions import Purpose
 from cpg_trio.host.access import (
     Action,
@@ -32,6 +30,8 @@ from cpg_trio.host.access import (
 )
 from cpg_trio.host.directory import Proof, RegistrationPolicy, Registry, Saved, client_at, resolve
 from cpg_trio.http import Origin, Pool
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.rpc import Code, ConnectError
 
 _log = logging.getLogger("cpg_trio.host")

@@ -10,8 +10,6 @@ from contextlib import ExitStack
 import trio
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient, ServiceRegistryService
 from cpg_trio.host.access import AccessCheck, Action, Audit, Identity, Kind, Peer, check_held_request
 from cpg_trio.host.cluster import ALONE, Forwarding, Others
 from cpg_trio.host.directory import (
@@ -26,6 +24,8 @@ from cpg_trio.host.directory import (
     WatchHub,
 )
 from cpg_trio.host.services.edges import answering, authenticate, authenticate_arrival
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import ServiceRegistryClient, ServiceRegistryService
 from cpg_trio.rpc import ConnectError, Context
 from cpg_trio.versions import Requirement
 

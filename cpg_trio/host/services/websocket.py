@@ -19,7 +19,6 @@ import trio
 from google.protobuf import json_format
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import Receive, Scope, Send, note_proved, refuse_websocket
@@ -37,6 +36,7 @@ from cpg_trio.host.cluster import ALONE, BehindError, Others
 from cpg_trio.host.directory import ServiceStatus, Update, Watch, WatchHub
 from cpg_trio.host.services.edges import credentials_of, state_errors
 from cpg_trio.host.services.service_registry import provider_changes, watch_event
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code
 
 # RFC 6455, section 7.4.1

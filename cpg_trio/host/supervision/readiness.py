@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import attrs
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._lines import one_line
 from cpg_trio.host.access import Identity
 from cpg_trio.host.directory import Registry
 from cpg_trio.host.supervision.spec import Enrol, PluginSpec, Ready
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 
 @attrs.frozen

@@ -15,10 +15,10 @@ import trio
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Limits, Rate, RateLimits
 from cpg_trio.host.access.limits import held_bytes
 from cpg_trio.plugin._websocket import open_websocket
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import AsgiTransport
 from tests._wire import dial, dial_http2
 from tests.host.calls import (

@@ -20,7 +20,6 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio import versions
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.call_context import CallContext
 from cpg_trio.call_record import Call, CallKind, Calls
@@ -39,6 +38,7 @@ from cpg_trio.host.directory.watch_hub import Watch, WatchHub
 from cpg_trio.host.routing import SharedRoom
 from cpg_trio.host.routing.direct_statistics import DirectCounter
 from cpg_trio.http import CONNECTION_BYTES, ServeConfig, fitted_to_memory
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.statistics import CallTable
 
 MIB, GIB = 2**20, 2**30

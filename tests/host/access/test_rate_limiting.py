@@ -17,8 +17,6 @@ from hypothesis import given, strategies as st
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
-from cpg_trio._gen.connectplugin.health.v1 import health_pb2
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.asgi import App
 from cpg_trio.host import (
     Enrolment,
@@ -34,6 +32,8 @@ from cpg_trio.host import (
 from cpg_trio.host.access.peers import Peer
 from cpg_trio.host.access.rate_limiting import Kind, RateLimiter, TokenBuckets
 from cpg_trio.plugin._websocket import open_websocket
+from cpg_trio.protos.connectplugin.health.v1 import health_pb2
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import AsgiTransport
 from tests import _wire
 from tests._wire import Response, dial_http2

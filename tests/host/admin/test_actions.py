@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host import Action, AuditEvent, HostConfig, Policy
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from tests.host.admin.operating import HEALTHY, Operator, operating
 

@@ -17,7 +17,6 @@ import pytest
 import trio
 
 from cpg_trio import wire
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2
 from cpg_trio.host import (
     AdminConfig,
     AdminTokens,
@@ -30,6 +29,7 @@ from cpg_trio.host import (
 )
 from cpg_trio.host.admin import AdminAddress, open_gate
 from cpg_trio.http import ServeConfig
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2
 from tests import _wire
 from tests._wire import Response, dial, dial_http2, request
 from tests.host.admin.addresses import BEARER, OTHER, TOKEN, Admin, ask, logged_in, page

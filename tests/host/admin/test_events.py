@@ -9,11 +9,11 @@ import pytest
 import trio
 import trio.testing
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.host import Action
 from cpg_trio.host.admin import Event, EventLog
 from cpg_trio.host.admin.events import EventReader
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.rpc import Code, ConnectError
 from tests.host.admin.operating import operating
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin.recent import RecentCount
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from tests._wire import dial
 from tests.host.routed import Setting, routing
 from tests.http.peers import OK, Peer

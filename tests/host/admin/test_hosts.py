@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from trio.testing import MockClock
 
 from cpg_trio import __version__
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.cli._output import Output
 from cpg_trio.cli._plugins import show_plugin, show_plugins
 from cpg_trio.cli._status import show_status
 from cpg_trio.host.admin.dashboard import Dashboard
 from cpg_trio.host.cluster import Member as Seen
 from cpg_trio.plugin import PluginConfig
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import AsgiTransport, Code, ConnectError
 from cpg_trio.store import Commit, StoreError
 from tests.host.admin.dashboard.pages import parsed

@@ -12,14 +12,14 @@ import trio
 from google.protobuf.message import Message
 from trio.testing import MockClock
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.host import Action, AuditEvent, Host
 from cpg_trio.host.admin import EventLog, acting_as, current_actor, messages
 from cpg_trio.host.admin.late_loop import LateLoop
 from cpg_trio.host.supervision import Assignment, Phase, PluginSpec, Restart, RestartPolicy
 from cpg_trio.launch import ProcessLauncher
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.rpc import AsgiTransport, Code, ConnectError
 from tests.host.supervision.launching import Launches, hosting, provider, spec, until
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.call_record import Call, CallKind
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from tests.host.admin.operating import Operator, operating
 
 

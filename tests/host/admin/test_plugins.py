@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from cpg_trio.host.admin import plugins
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.directory import LEFT
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 from cpg_trio.store import SqliteStore
 from tests.host.admin.operating import HEALTHY, LEASE_S, Operator, operating

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import trio
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio._gen.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.host import AuditEvent, Host, HostConfig
 from cpg_trio.host.admin import AdminConfig
 from cpg_trio.http import Pool
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
+from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.rpc import PoolClient
 from tests.host.routed import routing
 from tests.http.peers import OK, Peer

@@ -6,12 +6,12 @@ import pytest
 import trio
 import trio.testing
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio.host import Health, HostConfig, host_logger
 from cpg_trio.host.admin import host_state
 from cpg_trio.host.directory import Journal
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.settings import Setting
 from tests.host.admin.operating import HEALTHY, Operator, operating

@@ -10,8 +10,6 @@ import trio
 import trio.testing
 
 from cpg_trio import wire
-from cpg_trio._gen.capability.logger.v1 import logger_pb2
-from cpg_trio._gen.capability.logger.v1.logger_trio import LoggerClient
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Capability, HostConfig, Keys, Limits, Rate, RateLimits
 from cpg_trio.host.access.audit import Action, Audit
@@ -19,6 +17,8 @@ from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.policy import PluginRules, Policy, Rules
 from cpg_trio.host.capabilities.grants import Grants
 from cpg_trio.metadata import is_claim
+from cpg_trio.protos.capability.logger.v1 import logger_pb2
+from cpg_trio.protos.capability.logger.v1.logger_trio import LoggerClient
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1 import echo_pb2
 from tests._wire import dial as dial_wire, dial_http2, request

@@ -12,9 +12,9 @@ import httpx
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Assertion, Purpose, sign
 from cpg_trio.host import AuditEvent, Keys, Peer, Rate, RateLimits
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.store import Commit, MemoryStore
 from cpg_trio.wire import token_digest
 from tests.host.calls import COOKIE, HANDSHAKE, REGISTER, REPORT, UNREGISTER, VERSIONS, Headers, runtime_id

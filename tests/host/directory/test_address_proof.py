@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Purpose, verify
 from cpg_trio.host import BaseUrls, HostConfig
 from cpg_trio.host.access import Identity, RefusedError
 from cpg_trio.host.directory import address_proof
 from cpg_trio.host.directory.endpoint_validation import EndpointValidator
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.wire import token_digest
 from tests.host.calls import REGISTER, Caller, Headers, in_proto, running, runtime_id
 from tests.http.peers import Peer, serving, url_of

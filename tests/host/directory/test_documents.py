@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access import Ended, Identity
 from cpg_trio.host.directory import Health, Registration
 from cpg_trio.host.directory.documents import (
@@ -27,6 +26,7 @@ from cpg_trio.host.directory.documents import (
     runtime_id_of,
     service_key,
 )
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 TYPES = st.none() | st.lists(TEXTS, max_size=3).map(tuple)

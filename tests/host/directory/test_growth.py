@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import cpg_trio
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Limits, Selection
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 
 FEW, MANY = 30, 500

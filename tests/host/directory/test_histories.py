@@ -15,11 +15,11 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.leases import LeaseConfig, Liveness
 from cpg_trio.host.directory.registration import Health, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import satisfies
 
 LEASE = 15.0

@@ -12,11 +12,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access import AccessCheck, Audit, Identities, Identity, Keys, Policy, RefusedError
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.directory import Health, Journal, RegistrationPolicy, Registry
 from cpg_trio.host.directory.documents import decode, decode_ended
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.store import MAX_OPERATIONS, MAX_VALUE_BYTES, Commit, MemoryStore, StoreError
 

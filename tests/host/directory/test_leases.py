@@ -9,7 +9,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.leases import (
     NOT_HEARD_OF,
     TRANSITIONS,
@@ -21,6 +20,7 @@ from cpg_trio.host.directory.leases import (
 from cpg_trio.host.directory.registration import Health, UnknownRegistrationError
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.directory.held_call import HeldCall
 
 UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY, "stopping")

@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Purpose, verify
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from cpg_trio.host.directory.leases import CannotAskError
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.store import SqliteStore
 from tests.descriptors import none_left
 from tests.host.calls import Provider, in_proto

@@ -13,9 +13,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio import wire
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.host.directory.registration import Health
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.store import SqliteStore
 from tests.host.calls import REGISTER, REPORT, Provider, in_proto, running, runtime_id
 from tests.http.peers import Peer, serving

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.directory.registration import (
     Change,
     ChangeKind,
@@ -22,6 +21,7 @@ from cpg_trio.host.directory.registration import (
 )
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.selection import Selection
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 from tests.host.directory.held_call import HeldCall
 

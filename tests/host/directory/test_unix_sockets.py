@@ -12,9 +12,9 @@ import pytest
 import trio
 from google.protobuf.message import Message
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import BindError
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.store import SqliteStore
 from tests.descriptors import none_left

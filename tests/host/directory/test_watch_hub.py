@@ -12,12 +12,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio._gen.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.host.access.limits import Limits
 from cpg_trio.host.directory.registration import Health, Registration, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import Watch, WatchHub
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.protos.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.rpc import ClientConfig
 from cpg_trio.versions import ANY_VERSION, Requirement
 from tests.host.calls import running

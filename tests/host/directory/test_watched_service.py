@@ -12,7 +12,6 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.access.limits import LimitError, Limits
 from cpg_trio.host.directory.registration import Health, Registration
 from cpg_trio.host.directory.registry import Registry
@@ -25,6 +24,7 @@ from cpg_trio.host.directory.watched_service import (
     ProviderView,
     WatchedService,
 )
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 from cpg_trio.wire import InvalidError
 

@@ -12,11 +12,11 @@ import attrs
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Purpose, verify
 from cpg_trio.call_record import Call
 from cpg_trio.host import Health, HostConfig, Identity, PluginRules, Policy, Rules, Selection
 from cpg_trio.host.directory import Registration
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests._wire import dial
 from tests.host.routed import Recorder, Setting, hosting, routing, text
 from tests.http.peers import OK, Peer, serving, url_of

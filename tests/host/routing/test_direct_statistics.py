@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host.routing.direct_statistics import DirectCounter
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.routing.asking import Asking, asking
 
 

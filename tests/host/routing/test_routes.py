@@ -6,7 +6,6 @@ import attrs
 import pytest
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.assertions import Assertion, Purpose, path_claim, verify
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.refusal import RefusedError
@@ -14,6 +13,7 @@ from cpg_trio.host.directory.registration import Health
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.routing import routes as routes_module
 from cpg_trio.host.routing.routes import Route, Routes, ServicePath
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.routed import Recorder, routing, text
 from tests.test_paths import TRAVERSALS
 

@@ -12,7 +12,10 @@ import trio
 from google.protobuf.message import Message
 
 from cpg_trio._cell import Cell
-from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import (
+from cpg_trio.asgi import Receive, Scope, Send, send_text
+from cpg_trio.host import Enrolment, Host, HostConfig, LeaseConfig, Policy, Rules, ServiceRules
+from cpg_trio.plugin import Plugin
+from cpg_trio.protos.connectplugin.v1.connectplugin_pb2 import (
     HEALTH_STATE_HEALTHY,
     GetHealthResponse,
     GetPluginInfoResponse,
@@ -20,9 +23,6 @@ from cpg_trio._gen.connectplugin.v1.connectplugin_pb2 import (
     SetRuntimeIdentityResponse,
     ShutdownResponse,
 )
-from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.host import Enrolment, Host, HostConfig, LeaseConfig, Policy, Rules, ServiceRules
-from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

@@ -21,7 +21,6 @@ from trio_websocket import (
 )
 
 from cpg_trio import wire
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Health, Host, HostConfig, Identity, Limits, Policy, Rate, RateLimits
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, AuditEvent
@@ -30,6 +29,7 @@ from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.plugin._websocket import open_websocket
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.plugin.running import eventually, hosting
 
 JSON, PROTO = "cpg-trio.watch.v1.json", "cpg-trio.watch.v1.proto"

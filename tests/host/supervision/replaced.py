@@ -9,11 +9,11 @@ from functools import partial
 import attrs
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as health
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.supervision import Assignment, PluginSpec
 from cpg_trio.plugin import Plugin
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as health
 from tests.host.supervision.launching import LEASES, UNLIMITED, Launches
 from tests.host.supervision.load import SlowEcho
 from tests.rpc.echo import Echo

@@ -11,12 +11,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host, HostConfig, Policy
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.supervision import Assignment, Impact, PluginSpec
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.supervision.launching import LEASES, UNLIMITED, Launches
 from tests.rpc.echo import Echo
 

@@ -15,12 +15,12 @@ import pytest
 import trio
 from google.protobuf.message import Message
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Host
 from cpg_trio.host.supervision import Assignment, Ended, Enrol, Phase, PluginSpec
 from cpg_trio.http import serve
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest, EchoResponse
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

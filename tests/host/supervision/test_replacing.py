@@ -10,7 +10,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as health
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host.supervision import (
     LaunchError,
@@ -20,6 +19,7 @@ from cpg_trio.host.supervision import (
     UnknownPluginError,
 )
 from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as health
 from tests.host.supervision.launching import Launches, provider, spec
 from tests.host.supervision.replaced import echo, platform, sick
 from tests.plugin.running import eventually

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as health
 from cpg_trio.host.supervision import LaunchError, RefusedRemoval
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as health
 from tests.host.supervision.launching import Launches, spec
 from tests.host.supervision.load import load
 from tests.host.supervision.replaced import echo, platform, sick

@@ -10,7 +10,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.host import Action, AuditEvent
 from cpg_trio.host.directory import Health
 from cpg_trio.host.supervision import (
@@ -29,6 +28,7 @@ from cpg_trio.host.supervision import (
     UnknownPluginError,
     local_url,
 )
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from tests.host.supervision.memory import HEALTHY, Memory, Script, Scripts
 

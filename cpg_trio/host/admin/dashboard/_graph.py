@@ -8,8 +8,8 @@ from functools import lru_cache
 import attrs
 
 from cpg_trio import _human
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host.admin.dashboard._layout import NODE_HEIGHT, NODE_WIDTH, Layout, layout
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 
 MAX_NODES = 40
 """How many nodes are drawn: more cannot be read, and the table has them all."""

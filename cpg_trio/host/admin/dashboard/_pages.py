@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 from markupsafe import Markup
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio._human import seconds_of
 from cpg_trio.host.admin import messages
 from cpg_trio.host.admin.dashboard._forms import Form
@@ -22,6 +21,7 @@ from cpg_trio.host.admin.dashboard._rendering import Renderer
 from cpg_trio.host.admin.dashboard._tables import ROWS, Column, Shown, Table
 from cpg_trio.host.admin.events import EventLog
 from cpg_trio.host.admin.view import View
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 
 _EVENTS = 40  # beside the graph

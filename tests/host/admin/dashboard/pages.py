@@ -10,10 +10,10 @@ from urllib.parse import quote
 import attrs
 import httpx
 
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host import HostConfig
 from cpg_trio.host.admin.actor import acting_as
 from cpg_trio.host.admin.dashboard import Dashboard
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.rpc import AsgiTransport
 from tests.host.admin.operating import Operator, operating
 

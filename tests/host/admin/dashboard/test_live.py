@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 import attrs
 import trio
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio.asgi import Message
 from cpg_trio.host import Health
 from cpg_trio.host.admin.dashboard import Dashboard
 from cpg_trio.host.admin.dashboard._live import PROCESSOR_SHARE, Changes, Pace, Parts
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from tests.host.admin.dashboard.pages import Browser, browsing
 
 

@@ -7,11 +7,11 @@ import re
 import pytest
 from google.protobuf.message import Message
 
-from cpg_trio._gen.connectplugin.v1 import connectplugin_pb2 as wire_pb
-from cpg_trio._gen.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.host import Health, HostConfig
 from cpg_trio.host.admin import Event
 from cpg_trio.host.admin.dashboard._rendering import Renderer
+from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
+from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.settings import Setting
 from tests.host.admin.dashboard.pages import PATHS, Element, all_pages, browsing, parsed
 
