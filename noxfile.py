@@ -285,3 +285,22 @@ def _check_wheels(session: nox.Session, lock: str, machine: str) -> None:
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 28)]
     options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", *platforms]
     session.run("pip", "download", *options, f"--dest={session.create_tmp()}", f"--requirement={lock}")
+
+
+@nox.session
+def notes(session: nox.Session) -> None:
+    """Show the notes of the next release as they would be now."""
+    session.install(*nox.project.dependency_groups(PROJECT, "release"))
+    session.run("towncrier", "build", "--draft", "--version", "Unreleased")
+
+
+@nox.session
+def cut(session: nox.Session) -> None:
+    """Cut a release in the files: its notes, and its version in each place. The argument is the version."""
+    if len(session.posargs) != 1:
+        session.error("which version? `nox -s cut -- 0.3.0`")
+    _install(session, "proto", "release")
+    session.run("python", "-m", "release.versions", *session.posargs)
+    for source, target in GENERATED.items():  # generated code says which version has made it
+        _generate(session, source, target)
+    session.run("towncrier", "build", "--yes", "--version", *session.posargs)

@@ -20,6 +20,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from cpg_trio import __version__
 from cpg_trio.host import host_config
 from cpg_trio.host.access.limits import Limits
 from tests.chart.helm import (
@@ -382,7 +383,7 @@ def test_each_image_can_have_a_tag_or_a_digest_of_its_own() -> None:
 def test_one_registry_and_one_tag_are_those_of_all_images() -> None:
     default = {item["image"] for item in containers_of(pod_of("default")).values()}
     assert default == {
-        f"cpg-{n}:0.1.0" for n in ("platform", "logger-plugin", "storage-plugin", "api-plugin")
+        f"cpg-{n}:{__version__}" for n in ("platform", "logger-plugin", "storage-plugin", "api-plugin")
     }
     (test,) = of_kind("Pod", "all-on")
     other = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cpg_trio import __version__
 from tests.host.calls import (
     CHECK,
     COOKIE,
@@ -28,7 +29,7 @@ from tests.host.calls import (
 
 # All but the first are ours; a plugin that does not know them takes no notice.
 LOGGER = {"type": "logger", "version": "1.0.0", "endpoint": "http://host/broker"}
-SERVER_METADATA = {"server_version": "0.1.0", "heartbeat_interval_ms": "5000", "lease_ms": "15000"}
+SERVER_METADATA = {"server_version": __version__, "heartbeat_interval_ms": "5000", "lease_ms": "15000"}
 NAME_RULE = r"contains invalid characters (must match: ^[a-zA-Z][a-zA-Z0-9_.\-]*$)"
 
 
