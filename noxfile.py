@@ -73,6 +73,7 @@ def _generate(session: nox.Session, source: Path, target: Path) -> bool:
         f"--python_out={fresh}",
         f"--pyi_out={fresh}",
         f"--cpg-trio_out={fresh}",
+        f"--cpg-trio_opt=package={'.'.join(target.parts)}",
         *sorted(str(path.relative_to(source)) for path in source.rglob("*.proto")),
     )
     if _contents(fresh) == _contents(target):

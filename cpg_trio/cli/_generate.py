@@ -19,11 +19,17 @@ def generate(
     /,
     *,
     check: Annotated[bool, Parameter(help="Write nothing; status 1 if something would change.")] = False,
+    print_include: Annotated[
+        bool, Parameter(help="Print the folder of cpg-trio's own protos, as an include for protoc and buf.")
+    ] = False,
 ) -> int:
     """Generate code."""
-    from cpg_trio.codegen import GenerationError  # noqa: PLC0415 - help needs neither
+    from cpg_trio.codegen import GenerationError, bundled  # noqa: PLC0415 - help needs neither
     from cpg_trio.codegen.project import Project  # noqa: PLC0415
 
+    if print_include:
+        print(bundled.folder())
+        return 0
     try:
         project = Project.from_file(pyproject)
         texts = project.generate()

@@ -14,6 +14,7 @@ top, as by protoc's own output.
 What stands on what:
 
     names       names of Python for names of protos
+    bundled     the protos that come with this package
     messages    which module a message is in, and how it is written there
     stubs       the text of a module
     project     all protos of a project (imported by who generates)
@@ -22,10 +23,12 @@ What stands on what:
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 from google.protobuf.compiler import plugin_pb2
 from google.protobuf.descriptor_pb2 import Edition
 
+from cpg_trio.codegen import bundled
 from cpg_trio.codegen.messages import Messages
 from cpg_trio.codegen.names import GenerationError as GenerationError, snake_case as snake_case, stub_path
 from cpg_trio.codegen.stubs import stubs
@@ -43,17 +46,23 @@ def generate(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGenerat
         minimum_edition=Edition.EDITION_PROTO2,
         maximum_edition=Edition.EDITION_2023,
     )
-    files = {file.name: file for file in request.proto_file}
     try:
-        messages = Messages(files.values(), request.file_to_generate, _package(request.parameter))
-        for name in request.file_to_generate:
-            if files[name].service:
-                content = "\n".join(stubs(files[name], messages)) + "\n"
-                response.file.add(name=stub_path(name), content=content)
+        messages = Messages(request.proto_file, request.file_to_generate, _package(request.parameter))
+        for path, content in stub_files(messages):
+            response.file.add(name=path, content=content)
     except GenerationError as error:
         response.error = str(error)
         del response.file[:]
     return response
+
+
+def stub_files(messages: Messages) -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each module of stubs. Raises: GenerationError."""
+    for file in messages.generated:
+        if messages.package != bundled.PACKAGE:
+            bundled.check(file)
+        if file.service:
+            yield stub_path(file.name), "\n".join(stubs(file, messages)) + "\n"
 
 
 def _package(parameter: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import attrs
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
+from cpg_trio.codegen import bundled
 from cpg_trio.codegen.names import folder_of, module_of
 
 
@@ -27,12 +28,23 @@ class Messages:
     def __init__(
         self, files: Iterable[FileDescriptorProto], generated: Collection[str], package: str = ""
     ) -> None:
+        self.package = package
+        self._files = {file.name: file for file in files}
         self._generated = generated
-        self._package = package
+        self._modules: dict[str, str] = {}
         self._places: dict[str, Place] = {}
-        for file in files:
+        for file in self._files.values():
             prefix = f".{file.package}" if file.package else ""
             self._places.update(_places(file.name, prefix, (), file.message_type))
+
+    @property
+    def generated(self) -> Iterator[FileDescriptorProto]:
+        """The files that code is generated for."""
+        return (self._files[name] for name in self._generated)
+
+    def modules(self) -> Mapping[str, str]:
+        """Return where the module of each file is, by where protoc takes it to be."""
+        return {module_of(name): self.module(name) for name in self._files}
 
     def place(self, type_name: str) -> Place:
         """Return where a message is that is named as descriptors do, with a dot at the beginning."""
@@ -44,7 +56,7 @@ class Messages:
         return (
             folder == folder_of(other)
             and other in self._generated
-            and (bool(self._package) or folder != ".")  # which is no package, as far as is known
+            and (bool(self.package) or folder != ".")  # which is no package, as far as is known
         )
 
     def imports_for(self, proto: str) -> Imports:
@@ -53,8 +65,15 @@ class Messages:
 
     def module(self, proto: str) -> str:
         """Return the full name of the module of a file, from the top."""
+        if proto not in self._modules:
+            self._modules[proto] = self._find(proto)
+        return self._modules[proto]
+
+    def _find(self, proto: str) -> str:
         module = module_of(proto)
-        return f"{self._package}.{module}" if self._package and proto in self._generated else module
+        if proto in self._generated:
+            return f"{self.package}.{module}" if self.package else module
+        return bundled.module(proto) if bundled.provides(self._files[proto]) else module
 
 
 class Imports:

@@ -6,7 +6,6 @@ protoc comes with `grpcio-tools` (extra `codegen`). What both write imports from
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -18,18 +17,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from cpg_trio._reload import reason
-from cpg_trio.codegen.names import GenerationError, module_of
+from cpg_trio.codegen import bundled, stub_files
+from cpg_trio.codegen.messages import Messages
+from cpg_trio.codegen.names import GenerationError
 
 TABLE = "tool.cpg-trio"
 _KEYS = frozenset({"protos", "output", "package", "include"})
-_FROM = re.compile(r"^(from )(\S+)( import )(\w+_pb2)\b", re.MULTILINE)
-_TOP = re.compile(r"^import (\w+_pb2) as ", re.MULTILINE)
-_NAMES = re.compile(r"^from (\S+_pb2) import ", re.MULTILINE)
-_BY_NAME = re.compile(r"import_module\('([\w.]+_pb2)'\)")
+_OF_FOLDER = re.compile(r"^from (\S+) import (\w+_pb2)\b", re.MULTILINE)
+_OF_TOP = re.compile(r"^import (\w+_pb2) as ", re.MULTILINE)
+_NAMED = re.compile(r"(^from |import_module\('|DESCRIPTOR, ')(\w+(?:\.\w+)*_pb2)( import |')", re.MULTILINE)
 _OURS = re.compile(r"_(?:pb2\.pyi?|trio\.py)$")
-_PLUGINS = {"mypy": "mypy_protobuf.main", "cpg-trio": "cpg_trio.codegen"}
 _OF_PROTOC = re.compile(r"^(?:--[\w-]+_out: )+")
 
 
@@ -71,20 +71,18 @@ class Project:
 
     def generate(self) -> Mapping[PurePosixPath, str]:
         """Return the text of each generated file, by its path in the output. Raises: GenerationError."""
-        names = sorted(str(path.relative_to(self.protos)) for path in self.protos.rglob("*.proto"))
+        names = sorted(path.relative_to(self.protos).as_posix() for path in self.protos.rglob("*.proto"))
         if not names:
             raise GenerationError(f"{self.protos}: there are no .proto files")
         with tempfile.TemporaryDirectory() as scratch:
-            _run_protoc(self, names, Path(scratch))
-            texts = {
-                path.relative_to(scratch).as_posix(): path.read_text(encoding="utf-8")
-                for path in _files(Path(scratch))
-            }
-        generated = {module_of(name) for name in names}
-        return {
-            PurePosixPath(path): text if path.endswith("_trio.py") else self._moved(text, generated)
-            for path, text in texts.items()
-        }
+            files = _run_protoc(self, names, Path(scratch))
+            messages = Messages(files, names, self.package)
+            texts = dict(stub_files(messages))
+            modules = messages.modules()
+            for path in _files(Path(scratch)):
+                text = path.read_text(encoding="utf-8")
+                texts[path.relative_to(scratch).as_posix()] = _moved(text, modules)
+        return {PurePosixPath(path): text for path, text in sorted(texts.items())}
 
     def changes(self, texts: Mapping[PurePosixPath, str]) -> Sequence[Path]:
         """Return the files that would be written, or deleted as their proto is gone."""
@@ -104,30 +102,25 @@ class Project:
                 path.unlink()
         return changed
 
-    def _moved(self, text: str, generated: set[str]) -> str:
-        """Return a module of protoc's with the imports of other generated ones as they are in the package."""
-        if not self.package:
-            return text
 
-        def from_(match: re.Match[str]) -> str:
-            start, folder, middle, name = match.groups()
-            moved = f"{self.package}.{folder}" if f"{folder}.{name}" in generated else folder
-            return f"{start}{moved}{middle}{name}"
+def _moved(text: str, modules: Mapping[str, str]) -> str:
+    """Return a module of protoc's with the names of other modules as they are where the code goes."""
 
-        def full(match: re.Match[str]) -> str:
-            module = match.group(1)
-            return (
-                match.group().replace(module, f"{self.package}.{module}")
-                if module in generated
-                else match.group()
-            )
+    def of_folder(match: re.Match[str]) -> str:
+        folder, name = match.groups()
+        return f"from {_there(f'{folder}.{name}').rpartition('.')[0]} import {name}"
 
-        def top(match: re.Match[str]) -> str:
-            module = match.group(1)
-            return f"from {self.package} {match.group()}" if module in generated else match.group()
+    def of_top(match: re.Match[str]) -> str:
+        folder, _, name = _there(match[1]).rpartition(".")
+        return f"from {folder} import {name} as " if folder else match[0]
 
-        text = _TOP.sub(top, _FROM.sub(from_, text))
-        return _BY_NAME.sub(full, _NAMES.sub(full, text))
+    def named(match: re.Match[str]) -> str:
+        return f"{match[1]}{_there(match[2])}{match[3]}"
+
+    def _there(module: str) -> str:
+        return modules.get(module, module)
+
+    return _NAMED.sub(named, _OF_TOP.sub(of_top, _OF_FOLDER.sub(of_folder, text)))
 
 
 def _table(pyproject: Path) -> Mapping[str, Any]:
@@ -156,37 +149,30 @@ def _package_of(output: str) -> str:
     return ".".join(part for part in PurePosixPath(output).parts if part not in {"src", "."})
 
 
-def _run_protoc(project: Project, names: Sequence[str], out: Path) -> None:
+def _run_protoc(project: Project, names: Sequence[str], out: Path) -> Sequence[FileDescriptorProto]:
+    """Let protoc and mypy-protobuf write, and return what protoc has read. Raises: GenerationError."""
     if find_spec("grpc_tools") is None or find_spec("mypy_protobuf") is None:
         raise GenerationError("protoc is not installed: pip install 'cpg-trio[codegen]'")
-    plugins = [_plugin(out, name, module) for name, module in _PLUGINS.items()]
-    options = ["--mypy_opt=quiet"]
-    if project.package:
-        options.append(f"--cpg-trio_opt=package={project.package}")
+    read = out / "read.binpb"
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc"),
-        *(f"--proto_path={folder}" for folder in (project.protos, *project.include)),
-        *(f"--plugin=protoc-gen-{plugin.name}={plugin}" for plugin in plugins),
-        *(f"--{each}_out={out}" for each in ("python", *_PLUGINS)),
-        *options,
+        *(f"--proto_path={folder}" for folder in (project.protos, *project.include, bundled.folder())),
+        *("--include_imports", "--include_source_info", f"--descriptor_set_out={read}"),
+        *(f"--plugin=protoc-gen-mypy={_types_plugin(out)}", f"--mypy_out={out}", "--mypy_opt=quiet"),
+        f"--python_out={out}",
         *names,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())  # noqa: S603 - our own
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
     if done.returncode:
         lines = [_OF_PROTOC.sub("", line) for line in done.stderr.splitlines() if line.strip()]
         raise GenerationError("\n".join(lines) or f"protoc ended with {done.returncode}")
+    return FileDescriptorSet.FromString(read.read_bytes()).file
 
 
-def _environment() -> Mapping[str, str]:
-    """Return the environment with this package's place, so that the plugin is of the same version."""
-    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
-
-
-def _plugin(folder: Path, name: str, module: str) -> Path:
-    """Return a program for protoc that runs a module with this interpreter."""
-    plugin = folder / name
-    plugin.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module}\n')
+def _types_plugin(folder: Path) -> Path:
+    """Return a program for protoc that runs mypy-protobuf with this interpreter."""
+    plugin = folder / "protoc-gen-mypy"
+    plugin.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mypy_protobuf.main\n')
     plugin.chmod(0o700)
     return plugin
 
