@@ -20,7 +20,7 @@ import attrs
 import trio
 import trio.lowlevel
 
-from cpg_trio import wire
+from cpg_trio import HealthState, wire
 from cpg_trio.host import Health, Host, HostConfig, Limits, Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.http import Pool
@@ -40,7 +40,7 @@ _OPERATIONS = 30
 _MANY_AT_ONCE = Limits(max_plugins=4 * MANY, max_registrations=4 * MANY, max_identities=8 * MANY)
 _PAUSE_S = 0.05  # between two discoveries
 _TYPE = "t"
-_UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY)
+_UNHEALTHY = Health(HealthState.UNHEALTHY)
 
 
 async def costs(plugins: int) -> dict[str, float]:

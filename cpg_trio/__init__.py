@@ -1,13 +1,14 @@
 """A plugin platform on Trio: identity, directory, liveness and an authenticated streaming router.
 
-Public are the names here and those in the `__init__` of the rooms `host`, `plugin`, `launch`, `rpc` and
-`http`, the modules `process`, `logs`, `call_context`, `statistics`, `capabilities` and
-`http.client.httpx_transport`. Everything else is private.
+Public are the names in the `__all__` of this package, of the rooms `host`, `plugin`, `launch`, `rpc`, `http`,
+`calls`, `store` and `testing`, and of the modules `process`, `logs`, `call_context`, `statistics`,
+`capabilities` and `http.client.httpx_transport`; and the generated code below `protos`. All else is private.
 
     http             servers, a pool of connections, and the relay between the two
     rpc              Connect calls and services on Trio
     host | plugin    the two sides, which never import each other
     launch           starts plugins for a host
+    testing          a host in memory, and checks, for tests of plugins
     demo             the URL shortener, an example
 
 `docs/architecture.md` has all rooms in their order. A room is imported when one of its names is used: the
@@ -16,57 +17,82 @@ command `check`, which runs every few seconds in each container, has to start fa
 
 import importlib
 
-from ._version import __version__ as __version__
+from ._version import __version__
 
 TYPE_CHECKING = False  # to import typing would be a tenth of the time of `check`
 
 if TYPE_CHECKING:
-    from .calls import (
-        Breaking as Breaking,
-        CallPolicy as CallPolicy,
-        Concurrency as Concurrency,
-        Retry as Retry,
-    )
+    from .calls import Breaking, CallPolicy, Concurrency, Retry
     from .host import (
-        Enrolment as Enrolment,
-        Host as Host,
-        HostConfig as HostConfig,
-        HostDependency as HostDependency,
-        HostStoppedError as HostStoppedError,
-        Keys as Keys,
-        LeaseConfig as LeaseConfig,
-        Limits as Limits,
-        Policy as Policy,
-        Rate as Rate,
-        RateLimits as RateLimits,
-        Selection as Selection,
+        Enrolment,
+        Host,
+        HostConfig,
+        HostDependency,
+        HostStoppedError,
+        Keys,
+        LeaseConfig,
+        Limits,
+        Policy,
+        Rate,
+        RateLimits,
+        Selection,
     )
-    from .http import (
-        BindError as BindError,
-        ServeConfig as ServeConfig,
-        StartError as StartError,
-        TlsConfig as TlsConfig,
-    )
+    from .http import BindError, ServeConfig, StartError, TlsConfig
     from .plugin import (
-        Dependency as Dependency,
-        DependencyState as DependencyState,
-        HealthState as HealthState,
-        Plugin as Plugin,
-        PluginConfig as PluginConfig,
-        PluginStoppedError as PluginStoppedError,
-        Provider as Provider,
-        RefusedError as RefusedError,
+        Dependency,
+        DependencyState,
+        Plugin,
+        PluginConfig,
+        PluginStoppedError,
+        Provider,
+        RefusedError,
     )
-    from .process import run as run
-    from .rpc import (
-        Code as Code,
-        ConnectError as ConnectError,
-        Fault as Fault,
-        Interceptor as Interceptor,
-    )
+    from .process import run
+    from .rpc import Caller, Code, ConnectError, Context, Fault, Interceptor
+    from .states import HealthState
 
-_ROOMS = {
-    "host": {
+__all__ = [
+    "BindError",
+    "Breaking",
+    "CallPolicy",
+    "Caller",
+    "Code",
+    "Concurrency",
+    "ConnectError",
+    "Context",
+    "Dependency",
+    "DependencyState",
+    "Enrolment",
+    "Fault",
+    "HealthState",
+    "Host",
+    "HostConfig",
+    "HostDependency",
+    "HostStoppedError",
+    "Interceptor",
+    "Keys",
+    "LeaseConfig",
+    "Limits",
+    "Plugin",
+    "PluginConfig",
+    "PluginStoppedError",
+    "Policy",
+    "Provider",
+    "Rate",
+    "RateLimits",
+    "RefusedError",
+    "Retry",
+    "Selection",
+    "ServeConfig",
+    "StartError",
+    "TlsConfig",
+    "__version__",
+    "run",
+]
+
+_HOMES = {
+    "calls": ("Breaking", "CallPolicy", "Concurrency", "Retry"),
+    "host": (
         "Enrolment",
         "Host",
         "HostConfig",
@@ -79,33 +105,48 @@ _ROOMS = {
         "Rate",
         "RateLimits",
         "Selection",
-    },
-    "plugin": {
+    ),
+    "http": ("BindError", "ServeConfig", "StartError", "TlsConfig"),
+    "plugin": (
         "Dependency",
         "DependencyState",
-        "HealthState",
         "Plugin",
         "PluginConfig",
         "PluginStoppedError",
         "Provider",
         "RefusedError",
-    },
-    "calls": {"Breaking", "CallPolicy", "Concurrency", "Retry"},
-    "rpc": {"Code", "ConnectError", "Fault", "Interceptor"},
-    "http": {"BindError", "ServeConfig", "StartError", "TlsConfig"},
-    "process": {"run"},
+    ),
+    "process": ("run",),
+    "rpc": ("Caller", "Code", "ConnectError", "Context", "Fault", "Interceptor"),
+    "states": ("HealthState",),
 }
+_ROOMS = (
+    "call_context",
+    "calls",
+    "capabilities",
+    "host",
+    "http",
+    "launch",
+    "logs",
+    "plugin",
+    "process",
+    "rpc",
+    "statistics",
+    "store",
+    "testing",
+)
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
     def __getattr__(name: str) -> object:
-        """Return a public name, or a room, from the room that has it."""
-        for room, names in _ROOMS.items():
-            if name == room or name in names:
-                module = importlib.import_module(f".{room}", __name__)
-                return module if name == room else getattr(module, name)
+        """Return a public name, or a public room."""
+        if name in _ROOMS:
+            return importlib.import_module(f".{name}", __name__)
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(importlib.import_module(f".{home}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return ["__version__", *_ROOMS, *(name for names in _ROOMS.values() for name in names)]
+    return sorted([*__all__, *_ROOMS])

@@ -5,6 +5,16 @@ from __future__ import annotations
 from enum import Enum
 
 
+class HealthState(Enum):
+    """How well a plugin works. Each value is the word for it in logs, commands and metrics."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    """It works with less than it requires, and gets calls."""
+    UNHEALTHY = "unhealthy"
+    """It cannot work, and gets no calls."""
+
+
 class State(Enum):
     """How a plugin is, from the best to the worst."""
 
@@ -59,5 +69,12 @@ OF_IDENTITIES = (
     State.LAPSED,
 )
 """The states of plugins that have an identity. The others are of those that a host runs, or that are gone."""
+
+REPORTED = {
+    HealthState.HEALTHY: State.HEALTHY,
+    HealthState.DEGRADED: State.DEGRADED,
+    HealthState.UNHEALTHY: State.UNHEALTHY,
+}
+"""The states of plugins that follow from what they report."""
 
 _BY_NUMBER = {state.number: state for state in State}

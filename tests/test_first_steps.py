@@ -73,9 +73,9 @@ def test_what_is_given_in_place_of_something_else_is_named(
 
 
 def test_a_health_that_is_no_state_is_refused(plugin: Plugin) -> None:
-    with pytest.raises(ValueError, match="99 is not a HealthState"):
+    with pytest.raises(TypeError, match=r"99 is no HealthState: give one, as in HealthState\.DEGRADED"):
         plugin.set_health(99)  # type: ignore[arg-type]
-    plugin.set_health(HealthState.HEALTH_STATE_HEALTHY)
+    plugin.set_health(HealthState.HEALTHY)
 
 
 async def test_what_is_declared_too_late_for_the_host_to_hear_of_it_is_refused() -> None:

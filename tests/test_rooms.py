@@ -38,6 +38,7 @@ ROOMS = (
 ELSEWHERE = {
     "protos": "rpc",
     "_handshake": "rpc",
+    "_health_states": "rpc",
     "capabilities": "rpc",
     "probes": "process",
     "_side_port": "process",

@@ -35,6 +35,7 @@ from cpg_trio.rpc import (
     check_client_class,
     checked_interceptors,
 )
+from cpg_trio.states import HealthState
 from cpg_trio.versions import ANY_VERSION, Requirement
 
 NOBODY = "the host knows no provider that gets calls"  # what it means if the host does not say why
@@ -59,8 +60,8 @@ class ProviderOf(Protocol):
         ...
 
     @property
-    def degraded(self) -> bool:
-        """Whether it reports that it is degraded."""
+    def health(self) -> HealthState:
+        """What it reports of itself."""
         ...
 
 
@@ -75,8 +76,8 @@ class ProviderState:
     id: str
     """Its runtime id."""
     version: str
-    degraded: bool
-    """Whether it reports that it is degraded. It is called while all others are, too."""
+    health: HealthState
+    """What it reports of itself. One that is DEGRADED is called while all others are, too."""
 
 
 @attrs.frozen
@@ -168,7 +169,7 @@ class CalledService(ABC, Generic[P]):
     def provider(self) -> P | None:
         """The first provider, of those that are not degraded if there is one; None if there is none."""
         providers = self.providers.value.values()
-        return next((p for p in providers if not p.degraded), None) or next(iter(providers), None)
+        return next((p for p in providers if not _is_degraded(p)), None) or next(iter(providers), None)
 
     @property
     def available(self) -> bool:
@@ -183,7 +184,7 @@ class CalledService(ABC, Generic[P]):
     @property
     def degraded(self) -> bool:
         """Whether there are providers, and all report that they are degraded."""
-        return (provider := self.provider) is not None and provider.degraded
+        return (provider := self.provider) is not None and _is_degraded(provider)
 
     @property
     def missing(self) -> str | None:
@@ -296,7 +297,7 @@ class CalledService(ABC, Generic[P]):
 
     def _set(self, providers: Mapping[str, P]) -> None:
         """Take the providers that there are now."""
-        self.group.update(providers, [name for name, each in providers.items() if each.degraded])
+        self.group.update(providers, [name for name, each in providers.items() if _is_degraded(each)])
         self.providers.set(providers)
         self._look()
 
@@ -317,7 +318,7 @@ class CalledService(ABC, Generic[P]):
     def _state(self) -> DependencyState:
         lack, reason = self._lack()
         providers = tuple(
-            ProviderState(provider.runtime_id, provider.version, provider.degraded)
+            ProviderState(provider.runtime_id, provider.version, provider.health)
             for provider in self.providers.value.values()
         )
         return DependencyState(lack is Lack.NOTHING, self.degraded, providers, reason)
@@ -328,3 +329,7 @@ class CalledService(ABC, Generic[P]):
         if lack is Lack.NOTHING and not self.group.available:
             return Lack.PROVIDER, self.missing or NOBODY
         return lack, reason
+
+
+def _is_degraded(provider: ProviderOf) -> bool:
+    return provider.health is HealthState.DEGRADED

@@ -32,7 +32,7 @@ from cpg_trio.http import UNIX, BindError, StartError
 from cpg_trio.launch import Platform, ProcessLauncher, TaskLauncher, free_port, is_taken
 from cpg_trio.logs import use_handler
 from cpg_trio.process import run
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.states import HealthState
 
 EXAMPLE_URL = 'https://example.com/?q="plugins & nurseries"#100%'
 _READY_S = 30.0
@@ -207,7 +207,7 @@ def _missing(host: Host) -> Sequence[str]:
 def _why_not_healthy(host: Host, service_type: str) -> str:
     """Return a service type, with what its provider reports; empty if a provider is healthy."""
     reports = [host.registry.health(each.runtime_id) for each in host.registry.providers(service_type)]
-    if any(report.state == pb.HEALTH_STATE_HEALTHY for report in reports):
+    if any(report.state is HealthState.HEALTHY for report in reports):
         return ""
     reasons = [report.reason for report in reports if report.reason]
     return f"{service_type} ({reasons[0]})" if reasons else service_type

@@ -99,7 +99,7 @@ async def storage_plugin(where: Path | str) -> AsyncIterator[Plugin]:
         )
 
         def report(away: str) -> None:
-            state = HealthState.HEALTH_STATE_UNHEALTHY if away else HealthState.HEALTH_STATE_HEALTHY
+            state = HealthState.UNHEALTHY if away else HealthState.HEALTHY
             plugin.set_health(state, away)
 
         if not isinstance(where, Path):

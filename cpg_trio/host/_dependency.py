@@ -22,6 +22,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.calls import CalledService, CallPolicy, Lack, ReasonLog
 from cpg_trio.host.directory import ProviderView, WatchHub
 from cpg_trio.rpc import ClientConfig, Code, ConnectError, HttpClient, Interceptor, ServiceClient
+from cpg_trio.states import HealthState
 from cpg_trio.versions import Requirement
 
 _C = TypeVar("_C", bound=ServiceClient)
@@ -45,8 +46,8 @@ class PluginProvider:
 
     runtime_id: str
     version: str
-    degraded: bool
-    """Whether it reports that it is degraded."""
+    health: HealthState
+    """What it reports of itself."""
     endpoint_url: str
     """The path of the service on the host."""
 
@@ -133,9 +134,10 @@ class HostDependency(CalledService[PluginProvider]):
         providers = dict(self.providers.value)
         for runtime_id in news.removed:
             providers.pop(runtime_id, None)
-        for registration, degraded in news.changed:
+        for registration, is_degraded in news.changed:
             runtime_id, version = registration.runtime_id, registration.version
-            providers[runtime_id] = PluginProvider(runtime_id, version, degraded, registration.endpoint_url)
+            health = HealthState.DEGRADED if is_degraded else HealthState.HEALTHY
+            providers[runtime_id] = PluginProvider(runtime_id, version, health, registration.endpoint_url)
         self._reason = news.reason
         self._set(providers)
 

@@ -46,4 +46,4 @@ from cpg_trio.plugin.dependency import (
     Dependency as Dependency,
     PluginStoppedError as PluginStoppedError,
 )
-from cpg_trio.protos.connectplugin.v1.connectplugin_pb2 import HealthState as HealthState
+from cpg_trio.states import HealthState as HealthState

@@ -12,7 +12,7 @@ from cpg_trio.call_record import Calls
 from cpg_trio.plugin._host_link import HostLink
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.states import HealthState
 
 
 @attrs.frozen
@@ -42,9 +42,7 @@ class Declaration:
     """The plugin's link to its host, of which its dependencies know."""
     served: Calls = attrs.field(factory=Calls)
     """The calls that the plugin answers. A call is recorded if somebody listens."""
-    own_health: Cell[tuple[pb.HealthState, str]] = attrs.field(
-        factory=lambda: Cell((pb.HEALTH_STATE_HEALTHY, ""))
-    )
+    own_health: Cell[tuple[HealthState, str]] = attrs.field(factory=lambda: Cell((HealthState.HEALTHY, "")))
     """State and reason, without regard to the dependencies."""
 
     @property

@@ -7,9 +7,11 @@ from typing import TypeVar
 import trio
 
 from cpg_trio._cell import Cell
+from cpg_trio._health_states import health_number
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin.direct import report_of
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.states import HealthState
 
 _T = TypeVar("_T")
 
@@ -44,7 +46,9 @@ class Health:
     def _current(self) -> pb.ReportHealthRequest:
         state, reason = self._declared.own_health.value
         missing = self._declared.missing
-        if missing and state != pb.HEALTH_STATE_UNHEALTHY:
-            state = pb.HEALTH_STATE_DEGRADED
+        if missing and state is not HealthState.UNHEALTHY:
+            state = HealthState.DEGRADED
             reason = "; ".join(filter(None, [reason, *missing.values()]))[:_MAX_REASON]
-        return pb.ReportHealthRequest(state=state, reason=reason, unavailable_dependencies=missing)
+        return pb.ReportHealthRequest(
+            state=health_number(state), reason=reason, unavailable_dependencies=missing
+        )

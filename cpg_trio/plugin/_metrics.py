@@ -12,20 +12,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cpg_trio import _clock
+from cpg_trio._health_states import health_state
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.calls import BreakerState, DependencyStatistics
 from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, counters, gauges, metrics_port
 from cpg_trio.plugin._state import PluginState
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.states import State
+from cpg_trio.states import HealthState
 from cpg_trio.statistics import CallTable
-
-_STATES = {
-    pb.HEALTH_STATE_HEALTHY: State.HEALTHY,
-    pb.HEALTH_STATE_DEGRADED: State.DEGRADED,
-    pb.HEALTH_STATE_UNHEALTHY: State.UNHEALTHY,
-}
 
 _COUNTED = (
     ("ejections", "How often the breaker of a provider has opened.", attrgetter("ejections")),
@@ -90,12 +84,12 @@ class PluginMetrics(Collector):
             ],
         )
         yield from _of_calls([each.statistics() for each in state.declared.dependencies.values()])
-        health = _STATES.get(state.health.report.value.state, State.HEALTHY)
+        health = health_state(state.health.report.value.state)
         yield from gauges(
             "cpg_trio_health",
             "The state that the plugin reports: 1 for it, 0 for the others.",
             ("state",),
-            [((each.word,), each is health) for each in _STATES.values()],
+            [((each.value,), each is health) for each in HealthState],
         )
         yield from gauges(
             "cpg_trio_session",

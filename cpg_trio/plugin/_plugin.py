@@ -16,8 +16,8 @@ from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application, checked_interceptors
+from cpg_trio.states import HealthState
 from cpg_trio.versions import Requirement
 
 Middleware: TypeAlias = Callable[[App], App]
@@ -159,13 +159,13 @@ class Plugin:
         self._declared.capabilities.append(capability)
         return capability
 
-    def set_health(self, state: pb.HealthState, reason: str = "") -> None:
+    def set_health(self, state: HealthState, reason: str = "") -> None:
         """Set the health of the plugin, without regard to its dependencies, which can only make it worse.
 
-        Raises: ValueError for a value that is not a state.
+        Raises: TypeError for what is no HealthState.
         """
-        if state not in pb.HealthState.values():
-            raise ValueError(f"{state!r} is not a HealthState")
+        if not isinstance(state, HealthState):
+            raise TypeError(f"{state!r} is no HealthState: give one, as in HealthState.DEGRADED")
         self._declared.own_health.set((state, reason))
 
     async def serve(

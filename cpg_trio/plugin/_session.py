@@ -36,6 +36,7 @@ from cpg_trio.rpc import (
     PoolClient,
     ResponseMetadata,
 )
+from cpg_trio.states import HealthState
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -268,7 +269,7 @@ class Provider:
 
     runtime_id: str
     version: str
-    degraded: bool
+    health: HealthState
     session: Session = attrs.field(repr=False)
     endpoint_url: str
 
@@ -280,7 +281,8 @@ class Provider:
     @classmethod
     def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool = False) -> Provider:
         """Return the provider at an endpoint."""
-        return cls(endpoint.provider_id, endpoint.version, degraded, session, endpoint.endpoint_url)
+        health = HealthState.DEGRADED if degraded else HealthState.HEALTHY
+        return cls(endpoint.provider_id, endpoint.version, health, session, endpoint.endpoint_url)
 
 
 @attrs.frozen

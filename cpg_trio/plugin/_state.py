@@ -17,7 +17,7 @@ from cpg_trio.plugin._health import Health
 from cpg_trio.plugin._heartbeat import HeartbeatCounts
 from cpg_trio.plugin._hosts import LOCAL_HOST_URL, Hosts
 from cpg_trio.plugin._session import Introduction, Session
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.states import HealthState
 from cpg_trio.tracing import Tracing
 
 _log = logging.getLogger("cpg_trio.plugin")
@@ -114,4 +114,4 @@ class PluginState:
         if session.lease_ends <= _clock.current_time():
             return f"no heartbeat has reached the host in the last {session.lease_s:g} s"
         state, reason = self.declared.own_health.value
-        return (reason or "UNHEALTHY") if state == pb.HEALTH_STATE_UNHEALTHY else ""
+        return (reason or "UNHEALTHY") if state is HealthState.UNHEALTHY else ""

@@ -17,7 +17,7 @@ from cpg_trio._cell import Cell
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Enrolment, Host, HostConfig
 from cpg_trio.host.supervision import Assignment, Ended, Launcher, LaunchError, Running
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
+from cpg_trio.states import HealthState
 from cpg_trio.testing._checks import expect
 from cpg_trio.testing.launched import NAME, SERVICE
 
@@ -111,7 +111,7 @@ class Tested:
         """Return how many are."""
         registry = self.host.registry
         reports = [registry.health(each.runtime_id) for each in registry.providers(SERVICE)]
-        return sum(report.state == wire_pb.HEALTH_STATE_HEALTHY for report in reports)
+        return sum(report.state is HealthState.HEALTHY for report in reports)
 
 
 Check: TypeAlias = Callable[[Tested], Awaitable[None]]

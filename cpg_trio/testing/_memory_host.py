@@ -19,15 +19,11 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.call_record import Call
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.access import AuditEvent
-from cpg_trio.plugin import HealthState, Plugin, PluginConfig
+from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.rpc import Service, ServiceClient
+from cpg_trio.states import HealthState
 
 _C = TypeVar("_C", bound=ServiceClient)
-_NAMES = {
-    HealthState.HEALTH_STATE_HEALTHY: "healthy",
-    HealthState.HEALTH_STATE_DEGRADED: "degraded",
-    HealthState.HEALTH_STATE_UNHEALTHY: "unhealthy",
-}
 
 
 class StartedPlugin:
@@ -53,11 +49,9 @@ class StartedPlugin:
         return next((i for i in reversed(own) if identities.name_of(i) == self.plugin.self_id), "")
 
     @property
-    def health(self) -> str:
-        """What it has reported last: healthy, degraded or unhealthy; empty before its first report."""
-        if not (runtime_id := self.runtime_id):
-            return ""
-        return _NAMES.get(self._host.host.registry.health(runtime_id).state, "")
+    def health(self) -> HealthState | None:
+        """What it has reported last; None before its first report."""
+        return self._host.host.registry.health(runtime_id).state if (runtime_id := self.runtime_id) else None
 
     @property
     def reason(self) -> str:
@@ -69,15 +63,16 @@ class StartedPlugin:
         """Whether its `serve` has not ended."""
         return not self._ended.is_set()
 
-    async def until(self, health: str, *, within_s: float = 60.0) -> None:
+    async def until(self, health: HealthState, *, within_s: float = 60.0) -> None:
         """Wait until it reports a health. Raises: AssertionError after some seconds, of the clock of trio."""
 
         def reports() -> bool:
             return self.health == health and self._host.is_registered(self)
 
         if not await self._host.until(reports, within_s):
-            now = f"{self.health or 'nothing'} ({self.reason})" if self.reason else self.health or "nothing"
-            raise AssertionError(f"{self.plugin.self_id} does not report {health}, but {now}")
+            now = "nothing" if self.health is None else self.health.value
+            why = f" ({self.reason})" if self.reason else ""
+            raise AssertionError(f"{self.plugin.self_id} does not report {health.value}, but {now}{why}")
 
     async def stop(self) -> None:
         """Have it stop in order, as SIGTERM does; return when it has ended."""
@@ -109,9 +104,13 @@ class MemoryHost:
     _started: list[StartedPlugin] = attrs.field(factory=list)
 
     async def start(
-        self, plugin: Plugin, *, config: PluginConfig | None = None, until: str = "healthy"
+        self,
+        plugin: Plugin,
+        *,
+        config: PluginConfig | None = None,
+        until: HealthState | None = HealthState.HEALTHY,
     ) -> StartedPlugin:
-        """Start a plugin, and wait until it reports a health; do not wait for an empty `until`.
+        """Start a plugin, and wait until it reports a health; with None do not wait.
 
         Of a `config`, where it listens and what host it uses have no meaning here.
         Raises: AssertionError if it does not within a minute, of the clock of trio; RefusedError.
@@ -122,7 +121,7 @@ class MemoryHost:
         )
         await self._nursery.start(partial(started._serve, config))  # noqa: SLF001 - of this module
         self._started.append(started)
-        if until:
+        if until is not None:
             await started.until(until)
         return started
 

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from cpg_trio.plugin import Plugin
 from cpg_trio.rpc import ConnectError, ServiceClient
+from cpg_trio.states import HealthState
 from cpg_trio.testing._checks import expect
 from cpg_trio.testing._memory_host import MemoryHost
 from cpg_trio.testing._plugin_check import TestedPlugin
@@ -23,25 +24,25 @@ _STEPS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233)  # of all tasks, after wh
 
 async def it_waits_for_its_host_and_becomes_healthy(tested: TestedPlugin) -> None:
     async with tested.made() as plugin, tested.process() as process:
-        started = await process.without_host().start(plugin, until="")
+        started = await process.without_host().start(plugin, until=None)
         await trio.sleep(_A_WHILE_S)
         expect(started.is_running, "it has ended, as there was no host yet")
         await started.kill()
     async with tested.made() as plugin, tested.process() as process:
-        early = await process.without_host().start(plugin, until="")
+        early = await process.without_host().start(plugin, until=None)
         async with process.host() as host:
             for service_type in tested.fakes:
                 await tested.provide(host, service_type)
-            await host.take(early).until("healthy")
+            await host.take(early).until(HealthState.HEALTHY)
 
 
 async def it_comes_back_to_a_host_that_knows_nobody(tested: TestedPlugin) -> None:
     async with tested.made() as plugin, tested.process() as process:
-        started = await process.without_host().start(plugin, until="")
+        started = await process.without_host().start(plugin, until=None)
         for _ in range(2):
             async with process.host() as host:
                 fakes = [await tested.provide(host, each) for each in tested.fakes]
-                await host.take(started).until("healthy")
+                await host.take(started).until(HealthState.HEALTHY)
                 for fake in fakes:
                     await fake.kill()
             await trio.sleep(_A_WHILE_S)
@@ -54,12 +55,12 @@ async def it_is_degraded_while_a_dependency_is_away(tested: TestedPlugin) -> Non
         started = await host.start(plugin)
         for service_type in plugin.requires:
             await fakes[service_type].stop()
-            await started.until("degraded")
+            await started.until(HealthState.DEGRADED)
             expect(
                 service_type in started.reason, f"its reason does not name {service_type}: {started.reason}"
             )
             fakes[service_type] = await tested.provide(host, service_type)
-            await started.until("healthy")
+            await started.until(HealthState.HEALTHY)
 
 
 async def it_stops_in_order(tested: TestedPlugin) -> None:
@@ -88,7 +89,7 @@ async def it_can_be_cancelled_at_any_step(tested: TestedPlugin) -> None:
         async with tested.made() as plugin, tested.process() as process, process.host() as host:
             for service_type in tested.fakes:
                 await tested.provide(host, service_type)
-            started = await host.start(plugin, until="")
+            started = await host.start(plugin, until=None)
             async with _after(steps):
                 with trio.move_on_after(_LONGEST_STOP_S) as limit:
                     await started.kill()

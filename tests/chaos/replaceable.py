@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio.plugin import Plugin
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.supervision.load import SlowEcho
 
 STATUS = 3
@@ -24,9 +24,9 @@ async def plugin(environment: Mapping[str, str]) -> AsyncIterator[Plugin]:
     made = Plugin("echo", version="1.0.0")
     made.provide("echo", SlowEcho(environment["NAME"]))
     if step == "registered":
-        made.set_health(pb.HEALTH_STATE_UNHEALTHY, "it is about to crash")
+        made.set_health(HealthState.UNHEALTHY, "it is about to crash")
     elif step == "degraded":
-        made.set_health(pb.HEALTH_STATE_DEGRADED, "it is about to crash")
+        made.set_health(HealthState.DEGRADED, "it is about to crash")
     async with trio.open_nursery() as nursery:
         if step:
             nursery.start_soon(_crash_after, 0.0 if step == "listening" else 1.0)

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cpg_trio import HealthState
 from cpg_trio.host import Health, Host, HostConfig
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.calls import DISCOVER
 from tests.host.routed import Recorder, Setting, routing
 from tests.host.supervision.launching import Launches, spec
@@ -132,7 +132,7 @@ async def test_what_a_stranger_tries_is_no_label() -> None:
 async def test_states_are_told_with_since_when_and_what_is_missing() -> None:
     async with metered() as s:
         registry = s.host.registry
-        registry.report_health(s.provider, Health(pb.HEALTH_STATE_DEGRADED, "no disk"))
+        registry.report_health(s.provider, Health(HealthState.DEGRADED, "no disk"))
         needy, _ = s.host.identities.issue("needy", requires=("echo", "nothing"))
         registry.register(needy.runtime_id, "other", "1.0.0", "/", {})
         found = await scraped(s.host)

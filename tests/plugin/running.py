@@ -15,6 +15,7 @@ import httpx
 import pytest
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send, no_websocket, refuse_websocket, send_response
 from cpg_trio.host import Host, HostConfig
@@ -30,7 +31,7 @@ RETRY_AFTER = (b"retry-after", b"1")
 ASKED_S = 1.0
 
 
-HEALTHY, DEGRADED, UNHEALTHY = 1, 2, 3
+HEALTHY, DEGRADED, UNHEALTHY = HealthState
 
 
 @asynccontextmanager
@@ -133,7 +134,7 @@ async def goes_directly(dependency: Dependency) -> None:
     await eventually(lambda: grant_of(dependency) is not None)
 
 
-def state_of(host: Host, service_type: str) -> int | None:
+def state_of(host: Host, service_type: str) -> HealthState | None:
     """Return the health that the first provider of a type has reported, None if there is no provider."""
     provider = host.registry.status(service_type).provider
     if provider is not None:

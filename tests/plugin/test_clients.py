@@ -84,7 +84,7 @@ async def test_the_health_of_a_plugin_and_of_its_services_is_told() -> None:
         assert await post(url, CHECK, {"service": "private"}) == (200, SERVING)
         status, answer = await post(url, CHECK, {"service": "kv"})
         assert (status, answer["message"]) == (404, "unknown service: kv")
-        plugin.set_health(HealthState.HEALTH_STATE_UNHEALTHY, "full")
+        plugin.set_health(HealthState.UNHEALTHY, "full")
         await trio.testing.wait_all_tasks_blocked()
         assert await post(url, CHECK, {}) == (200, {"status": "SERVING_STATUS_NOT_SERVING"})
 
@@ -97,9 +97,9 @@ async def test_a_watch_of_health_tells_of_changes_and_ends_when_the_plugin_begin
             async with watch as stream:
                 answers = aiter(stream)
                 assert (await anext(answers)).status == health_pb2.SERVING_STATUS_SERVING
-                plugin.set_health(HealthState.HEALTH_STATE_UNHEALTHY)
+                plugin.set_health(HealthState.UNHEALTHY)
                 assert (await anext(answers)).status == health_pb2.SERVING_STATUS_NOT_SERVING
-                plugin.set_health(HealthState.HEALTH_STATE_HEALTHY)
+                plugin.set_health(HealthState.HEALTHY)
                 assert (await anext(answers)).status == health_pb2.SERVING_STATUS_SERVING
                 stop.set()
                 assert [each.status async for each in answers] == [health_pb2.SERVING_STATUS_NOT_SERVING]

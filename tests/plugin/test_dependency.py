@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cpg_trio import HealthState
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.calls import CallPolicy
@@ -197,7 +198,7 @@ async def test_a_rolling_replacement_under_load_loses_no_call(told_by: str) -> N
 
 def _healthy(host: Host) -> list[str]:
     ids = [provider.runtime_id for provider in host.registry.providers("echo")]
-    return [runtime_id for runtime_id in ids if host.registry.health(runtime_id).state == 1]
+    return [runtime_id for runtime_id in ids if host.registry.health(runtime_id).state is HealthState.HEALTHY]
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
@@ -292,7 +293,7 @@ async def test_a_provider_that_is_degraded_is_known_to_be() -> None:
     async with hosting() as (_, url), plugged(caller, url), plugged(provider, url):
         with trio.fail_after(10):
             await echo.wait_available()
-            provider.set_health(pb.HEALTH_STATE_DEGRADED, "slow disk")
+            provider.set_health(HealthState.DEGRADED, "slow disk")
             async for state in echo.changes():
                 if state.degraded:
                     break

@@ -14,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request
 
+from cpg_trio import HealthState
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import (
     Receive,
@@ -242,7 +243,7 @@ async def test_a_provider_with_a_minimum_version_is_known_to_be_degraded() -> No
         plugged(plugin, url),
     ):
         await heard(echo, lambda d: d.available)
-        new.set_health(pb.HEALTH_STATE_DEGRADED, "slow disk")
+        new.set_health(HealthState.DEGRADED, "slow disk")
         await heard(echo, lambda d: d.degraded)
 
 

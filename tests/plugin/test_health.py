@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trio.testing import MockClock
 
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio import HealthState
 from tests.plugin.running import (
     DEGRADED,
     HEALTHY,
@@ -37,7 +37,7 @@ async def test_a_plugin_whose_author_sets_it_unhealthy_gets_no_calls(virtual_tim
     plugin = echo_plugin()
     async with hosting() as (host, url), plugged(plugin, url):
         await until(host, lambda: host.registry.available("echo"))
-        plugin.set_health(pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
+        plugin.set_health(HealthState.UNHEALTHY, "the disk is full")
         await until(host, lambda: not host.registry.available("echo"))
-        plugin.set_health(pb.HEALTH_STATE_HEALTHY)
+        plugin.set_health(HealthState.HEALTHY)
         await until(host, lambda: host.registry.available("echo"))

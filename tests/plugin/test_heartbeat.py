@@ -33,7 +33,7 @@ from tests.plugin.running import (
 )
 from tests.rpc.echo import Echo
 
-UNHEALTHY = HealthState.HEALTH_STATE_UNHEALTHY
+UNHEALTHY = HealthState.UNHEALTHY
 
 
 async def test_a_heartbeat_that_hangs_is_given_up_when_the_next_is_due(virtual_time: MockClock) -> None:
@@ -104,7 +104,7 @@ async def test_a_plugin_logs_its_own_health_and_the_reason_when_they_change(
     async with hosting() as (host, url), plugged(plugin, url, heartbeat_s=0.05):
         await eventually(lambda: "reports DEGRADED: waiting for echo: nobody provides echo" in caplog.text)
         async with plugged(echo_plugin(), url):
-            await until(host, lambda: state_of(host, "needy") == HealthState.HEALTH_STATE_HEALTHY)
+            await until(host, lambda: state_of(host, "needy") == HealthState.HEALTHY)
             plugin.set_health(UNHEALTHY, "the disk is full")
             await eventually(lambda: "needy-plugin is unhealthy" in caplog.text)
     found = [line for line in lines(caplog, "cpg_trio.plugin") if line.startswith("needy-plugin is ")]

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from cpg_trio import HealthState
 from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.host import Host
 from cpg_trio.host.directory import endpoint_validation, unix_sockets
@@ -97,7 +98,7 @@ async def test_a_plugin_that_is_refused_half_way_takes_back_the_other_half(virtu
 
 
 async def test_a_plugin_listens_before_it_registers_and_registers_before_it_is_healthy() -> None:
-    seen: list[tuple[bool, int]] = []
+    seen: list[tuple[bool, HealthState | None]] = []
 
     def look(change: Change) -> None:
         provider = change.registration
@@ -109,7 +110,7 @@ async def test_a_plugin_listens_before_it_registers_and_registers_before_it_is_h
         host.registry.changes.add(look)
         async with plugged(echo_plugin(), url):
             await until(host, lambda: state_of(host, "echo") == HEALTHY)
-            assert seen == [(True, 0), (True, HEALTHY)]
+            assert seen == [(True, None), (True, HEALTHY)]
 
 
 async def test_its_base_url_is_made_of_its_host_name_and_port() -> None:

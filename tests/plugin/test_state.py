@@ -7,9 +7,9 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from cpg_trio import HealthState
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import HostConfig, LeaseConfig
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.plugin.running import (
     echo_plugin,
     hosting,
@@ -79,9 +79,9 @@ async def test_a_plugin_that_says_that_it_is_unhealthy_is_alive_and_not_ready() 
         httpx.AsyncClient(base_url=url) as http,
     ):
         await _until_probes_answer(http, (200, "OK"), (200, "ok"), (200, "ready"))
-        plugin.set_health(pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
+        plugin.set_health(HealthState.UNHEALTHY, "the disk is full")
         await _until_probes_answer(http, (200, "OK"), (200, "ok"), (503, "not ready: the disk is full"))
-        plugin.set_health(pb.HEALTH_STATE_DEGRADED, "the disk is slow")
+        plugin.set_health(HealthState.DEGRADED, "the disk is slow")
         await _until_probes_answer(http, (200, "OK"), (200, "ok"), (200, "ready"))
 
 

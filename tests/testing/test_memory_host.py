@@ -69,14 +69,14 @@ async def test_a_dependency_goes_and_comes_back(
     plugin: Plugin, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with open_host() as host:
-        started = await host.start(plugin, until="degraded")
+        started = await host.start(plugin, until=HealthState.DEGRADED)
         assert "echo" in started.reason
         echo = await host.fake("echo", Telling())
-        await started.until("healthy")
+        await started.until(HealthState.HEALTHY)
         await echo.kill()  # and so it is missed when its lease has ended
-        await started.until("degraded")
+        await started.until(HealthState.DEGRADED)
         await host.fake("echo", Telling())
-        await started.until("healthy")
+        await started.until(HealthState.HEALTHY)
 
 
 async def test_the_rules_of_the_host_hold_for_the_caller(autojump_clock: trio.testing.MockClock) -> None:
@@ -120,7 +120,7 @@ async def test_renewals_pass_in_no_time(plugin: Plugin, autojump_clock: trio.tes
         runtime_id = started.runtime_id
         with host.capture_audit() as decisions:
             await trio.sleep(20 * 60)
-        assert (started.health, started.runtime_id) == ("healthy", runtime_id)
+        assert (started.health, started.runtime_id) == (HealthState.HEALTHY, runtime_id)
         assert sum(each.action is Action.RENEW for each in decisions) > 0
 
 
@@ -150,6 +150,6 @@ async def test_a_plugin_says_how_it_is(autojump_clock: trio.testing.MockClock) -
         plugin = Plugin("echo-plugin", version="1.0.0")
         plugin.provide("echo", Telling())
         started = await host.start(plugin)
-        plugin.set_health(HealthState.HEALTH_STATE_UNHEALTHY, "the disk is full")
-        await started.until("unhealthy")
+        plugin.set_health(HealthState.UNHEALTHY, "the disk is full")
+        await started.until(HealthState.UNHEALTHY)
         assert started.reason == "the disk is full"

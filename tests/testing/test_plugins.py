@@ -65,7 +65,7 @@ async def _fail() -> None:
 
 def sick() -> Plugin:
     plugin = echo()
-    plugin.set_health(HealthState.HEALTH_STATE_UNHEALTHY, "always")
+    plugin.set_health(HealthState.UNHEALTHY, "always")
     return plugin
 
 

@@ -19,9 +19,8 @@ from cpg_trio.host.admin.fair_table import FairTable
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.directory import Change, ChangeKind, Liveness, Registration, Registry
 from cpg_trio.http import Origin
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
-from cpg_trio.states import State
+from cpg_trio.states import REPORTED, HealthState, State
 
 _HISTORY = 32  # changes of one plugin
 _CHANGE_BYTES = 200  # beside its reason
@@ -29,10 +28,6 @@ _MOST_FORMER = 100  # services
 _MOST_LAST = 10  # services that are known of a plugin that is gone
 _GONE_S = 60 * 60.0  # for which a plugin that is gone is kept
 
-_REPORTED = {
-    wire_pb.HEALTH_STATE_DEGRADED: State.DEGRADED,
-    wire_pb.HEALTH_STATE_UNHEALTHY: State.UNHEALTHY,
-}
 _KINDS = {
     State.HEALTHY: pb.EVENT_KIND_HEALTHY,
     State.DEGRADED: pb.EVENT_KIND_DEGRADED,
@@ -275,9 +270,9 @@ class Plugins:
             return State.DRAINING, _LEAVING
         if registry.last_report(runtime_id) is None and not record.version:
             return State.STARTING, _NOTHING_YET
-        if (state := _REPORTED.get(health.state)) is not None:
-            return state, cut(health.reason)
-        return State.HEALTHY, ""
+        if health.state in (None, HealthState.HEALTHY):
+            return State.HEALTHY, ""
+        return REPORTED[health.state], cut(health.reason)
 
     def _enter(self, record: Record, state: State, reason: str) -> None:
         at = self._wall_clock()

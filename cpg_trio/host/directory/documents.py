@@ -18,9 +18,10 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
+from cpg_trio import wire
+from cpg_trio._health_states import health_number, health_state
 from cpg_trio.host.access import Ended, Identity
 from cpg_trio.host.directory.registration import Health, Registration
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 _T = TypeVar("_T")
 
@@ -115,7 +116,7 @@ def encode(document: Document, sealed_digest: str) -> bytes:
             "expires_at": document.expires_at,
             "saved_at": document.saved_at,
             "registrations": [_registration_fields(each) for each in document.registrations],
-            **({"health": attrs.asdict(document.health)} if document.health is not None else {}),
+            **({"health": _health_fields(document.health)} if document.health is not None else {}),
             **({"lapsed": document.lapsed} if document.lapsed else {}),
         }
     )
@@ -205,10 +206,17 @@ def _registration(runtime_id: str, value: object) -> Registration:
     )
 
 
+def _health_fields(health: Health) -> Mapping[str, object]:
+    return {**attrs.asdict(health), "state": health_number(health.state)}
+
+
 def _health(fields: Mapping[str, Any]) -> Health:
-    state: Any = _field(fields, "state", int, 0)
+    try:
+        state = health_state(_field(fields, "state", int, 0))
+    except wire.InvalidError:  # of a host of another version
+        state = None
     return Health(
-        state if state in pb.HealthState.values() else pb.HEALTH_STATE_UNSPECIFIED,
+        state,
         _field(fields, "reason", str, ""),
         _texts(fields, "unavailable_dependencies") or (),
     )

@@ -8,15 +8,18 @@ from enum import Enum, auto
 import attrs
 
 from cpg_trio import wire
+from cpg_trio._health_states import health_state
 from cpg_trio.calls import Load
 from cpg_trio.http import Origin
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.states import HealthState
 
 _MAX_REASON_BYTES = 4096
 _MAX_DEPENDENCIES = 100
 _SERVICE_STATES = {
-    pb.HEALTH_STATE_DEGRADED: pb.SERVICE_STATE_DEGRADED,
-    pb.HEALTH_STATE_UNHEALTHY: pb.SERVICE_STATE_UNAVAILABLE,
+    HealthState.HEALTHY: pb.SERVICE_STATE_AVAILABLE,
+    HealthState.DEGRADED: pb.SERVICE_STATE_DEGRADED,
+    HealthState.UNHEALTHY: pb.SERVICE_STATE_UNAVAILABLE,
 }
 
 
@@ -105,32 +108,32 @@ _KEPT = [field.name for field in attrs.fields(Registration) if field.init]
 class Health:
     """What a plugin last reported of itself. One that has reported nothing counts as healthy."""
 
-    state: pb.HealthState = pb.HEALTH_STATE_UNSPECIFIED
+    state: HealthState | None = None
+    """None for one that has reported nothing."""
     reason: str = ""
     unavailable_dependencies: tuple[str, ...] = ()
 
     @property
     def callable(self) -> bool:
         """Whether the plugin gets calls."""
-        return self.state != pb.HEALTH_STATE_UNHEALTHY
+        return self.state is not HealthState.UNHEALTHY
 
     @property
     def service_state(self) -> pb.ServiceState:
         """The state of a service of which this plugin is the provider."""
-        return _SERVICE_STATES.get(self.state, pb.SERVICE_STATE_AVAILABLE)
+        return pb.SERVICE_STATE_AVAILABLE if self.state is None else _SERVICE_STATES[self.state]
 
 
 def health_of(message: pb.ReportHealthRequest | pb.GetHealthResponse) -> Health:
     """Return the health in a message. Raises: wire.InvalidError for a state that there is not, or a limit."""
-    if message.state not in pb.HealthState.values():
-        raise wire.InvalidError(f"unknown health state: {message.state}")
+    state = health_state(message.state)
     if len(message.reason.encode()) > _MAX_REASON_BYTES:
         raise wire.InvalidError(f"reason too long (max: {_MAX_REASON_BYTES} bytes)")
     if len(message.unavailable_dependencies) > _MAX_DEPENDENCIES:
         raise wire.InvalidError(f"too many unavailable dependencies (max: {_MAX_DEPENDENCIES})")
     for dependency in message.unavailable_dependencies:
         wire.validate_service_type(dependency)
-    return Health(message.state, message.reason, tuple(message.unavailable_dependencies))
+    return Health(state, message.reason, tuple(message.unavailable_dependencies))
 
 
 @attrs.frozen

@@ -28,6 +28,7 @@ from cpg_trio.host.directory.registration import (
 )
 from cpg_trio.host.directory.selection import Selection, Selector
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.states import HealthState
 from cpg_trio.versions import ANY_VERSION, Requirement
 
 _NOT_REPORTED = Health()
@@ -266,7 +267,7 @@ class Registry:
         before = self.health(runtime_id)
         if why:
             self._lapses += runtime_id not in self._lapsed
-            self._lapsed[runtime_id] = Health(pb.HEALTH_STATE_UNHEALTHY, why)
+            self._lapsed[runtime_id] = Health(HealthState.UNHEALTHY, why)
         else:
             self._lapsed.pop(runtime_id, None)
         self._health_changed(runtime_id, before)
@@ -375,7 +376,7 @@ class Registry:
         return self._selector.choose("call", service_type, well or reachable) if reachable else None
 
     def _is_degraded(self, registration: Registration) -> bool:
-        return self.health(registration.runtime_id).state == pb.HEALTH_STATE_DEGRADED
+        return self.health(registration.runtime_id).state is HealthState.DEGRADED
 
     def selection_of(self, service_type: str) -> Selection:
         """Return the strategy that selects a provider of a type."""

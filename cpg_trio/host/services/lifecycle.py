@@ -72,7 +72,7 @@ class Lifecycle(PluginLifecycleService):
             before = self._registry.health(caller.runtime_id)
             self._registry.report_health(caller.runtime_id, health)
         if self._registry.last_report(caller.runtime_id) != before:  # there may be no room for the reason
-            name = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_")
+            name = pb.HealthState.Name(request.state).removeprefix("HEALTH_STATE_")
             reason = f": {one_line(health.reason, _MAX_REASON_CHARACTERS)}" if health.reason else ""
             _log.info("%s reports %s%s", caller.runtime_id, name, reason)
         self._liveness.beat(caller.runtime_id)

@@ -11,7 +11,7 @@ from cpg_trio._lines import one_line
 from cpg_trio.host.access import Identity
 from cpg_trio.host.directory import Registry
 from cpg_trio.host.supervision.spec import Enrol, PluginSpec, Ready
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from cpg_trio.states import HealthState
 
 
 @attrs.frozen
@@ -54,13 +54,13 @@ def _missing(spec: PluginSpec, identity: Identity, registered: set[str]) -> str:
 
 def _why_not_healthy(identity: Identity, registry: Registry, *, may_be_silent: bool) -> NotReady | None:
     report = registry.last_report(identity.runtime_id)
-    if report is None or report.state == pb.HEALTH_STATE_UNSPECIFIED:
+    if report is None or report.state is None:
         # One that knows only the wire protocol may report nothing.
         is_silent = may_be_silent and not identity.answers
         return None if is_silent else NotReady("it has not reported its health")
-    if report.state == pb.HEALTH_STATE_HEALTHY:
+    if report.state is HealthState.HEALTHY:
         return None
     if report.unavailable_dependencies:
         return NotReady(f"waits for {', '.join(report.unavailable_dependencies)}", waits=True)
-    state = pb.HealthState.Name(report.state).removeprefix("HEALTH_STATE_").lower()
-    return NotReady(f"{state}: {one_line(report.reason)}" if report.reason else state)
+    word = report.state.value
+    return NotReady(f"{word}: {one_line(report.reason)}" if report.reason else word)

@@ -15,10 +15,11 @@ import trio
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
+from cpg_trio import HealthState
+from cpg_trio._health_states import health_number
 from cpg_trio.host import Health, Host, HostConfig, Limits, Rate, RateLimits
 from cpg_trio.host.access.limits import held_bytes
 from cpg_trio.plugin._websocket import open_websocket
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import AsgiTransport
 from tests._wire import dial, dial_http2
 from tests.host.calls import (
@@ -135,10 +136,11 @@ async def test_of_a_report_for_whose_reason_there_is_no_room_the_state_counts(
     async with running(few(max_health_bytes=1000)) as host:
         one, other = await host.plugin("p"), await host.provider("t")
         assert (await host.post(REPORT, {"state": 2, "reason": "x" * 600}, one))[0] == 200
-        for state in (pb.HEALTH_STATE_DEGRADED, pb.HEALTH_STATE_UNHEALTHY):
-            assert (await host.post(REPORT, {"state": state, "reason": "y" * 600}, other))[0] == 200
+        for state in (HealthState.DEGRADED, HealthState.UNHEALTHY):
+            number = health_number(state)
+            assert (await host.post(REPORT, {"state": number, "reason": "y" * 600}, other))[0] == 200
             assert host.host.registry.health(runtime_id(other)) == Health(state)
-            await host.post(REPORT, {"state": state, "reason": "y" * 600}, other)
+            await host.post(REPORT, {"state": number, "reason": "y" * 600}, other)
         assert len([line for line in caplog.messages if f"{runtime_id(other)} reports" in line]) == 2
         assert host.host.registry.health(runtime_id(one)).reason == "x" * 600
         await host.host.revoke_identity(runtime_id(one))

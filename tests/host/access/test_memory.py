@@ -19,7 +19,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cpg_trio import versions
+from cpg_trio import HealthState, versions
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.call_context import CallContext
 from cpg_trio.call_record import Call, CallKind, Calls
@@ -43,7 +43,7 @@ from cpg_trio.statistics import CallTable
 
 MIB, GIB = 2**20, 2**30
 COUNT = 200
-DEGRADED = pb.HEALTH_STATE_DEGRADED
+DEGRADED = HealthState.DEGRADED
 
 
 def long(begin: str, number: int, length: int = 128) -> str:

@@ -9,14 +9,14 @@ import attrs
 import httpx
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio.host import Health, Host, HostConfig, LeaseConfig
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.rpc import AsgiTransport
 
 LEASE_S = 15.0
-HEALTHY = Health(wire_pb.HEALTH_STATE_HEALTHY)
+HEALTHY = Health(HealthState.HEALTHY)
 
 
 @attrs.frozen

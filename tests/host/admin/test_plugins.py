@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio.host import Health, HostConfig, LeaseConfig
 from cpg_trio.host.admin import plugins
 from cpg_trio.host.admin.kept import Kept
 from cpg_trio.host.directory import LEFT
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
 from cpg_trio.store import SqliteStore
 from tests.host.admin.operating import HEALTHY, LEASE_S, Operator, operating
 
-UNHEALTHY = Health(wire_pb.HEALTH_STATE_UNHEALTHY, "the disk is full")
+UNHEALTHY = Health(HealthState.UNHEALTHY, "the disk is full")
 
 
 def states(operator: Operator, plugin: str) -> list[str]:
@@ -27,7 +27,7 @@ def states(operator: Operator, plugin: str) -> list[str]:
 
 async def leave(operator: Operator, runtime_id: str) -> None:
     """Stop a plugin as the SDK does: it reports that it is unhealthy, and unregisters all."""
-    operator.report(runtime_id, Health(wire_pb.HEALTH_STATE_UNHEALTHY, "stopping"))
+    operator.report(runtime_id, Health(HealthState.UNHEALTHY, "stopping"))
     for registration in operator.host.registry.registrations(runtime_id):
         operator.host.registry.unregister(runtime_id, registration.id)
 
@@ -79,7 +79,7 @@ async def test_a_plugin_that_has_only_an_identity_is_starting_and_then_forgotten
 async def test_a_caller_that_provides_nothing_has_a_state_by_its_reports() -> None:
     async with operating() as operator:
         identity, _ = operator.host.identities.issue("client-plugin", requires=("storage",))
-        operator.report(identity.runtime_id, Health(wire_pb.HEALTH_STATE_DEGRADED, "", ("storage",)))
+        operator.report(identity.runtime_id, Health(HealthState.DEGRADED, "", ("storage",)))
         assert operator.get("client-plugin").plugin.state == pb.PLUGIN_STATE_DEGRADED
         operator.report(identity.runtime_id, HEALTHY)
         assert states(operator, "client-plugin") == ["starting", "degraded", "healthy"]
@@ -129,7 +129,7 @@ async def test_the_history_of_a_plugin_is_bounded() -> None:
     async with operating() as operator:
         storage = operator.plugin("storage")
         for i in range(1000):
-            operator.report(storage, Health(wire_pb.HEALTH_STATE_DEGRADED, f"{i} behind" + "x" * 4000))
+            operator.report(storage, Health(HealthState.DEGRADED, f"{i} behind" + "x" * 4000))
         history = operator.get(storage).history
         assert len(history) == 32
         assert history[-1].reason.startswith("999 behind")

@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from cpg_trio import HealthState
 from cpg_trio._loop_lag import LoopLag
 from cpg_trio.host import Health, HostConfig, host_logger
 from cpg_trio.host.admin import host_state
@@ -16,7 +17,7 @@ from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.settings import Setting
 from tests.host.admin.operating import HEALTHY, Operator, operating
 
-WAITING = Health(wire_pb.HEALTH_STATE_DEGRADED, "waiting for logger", ("logger",))
+WAITING = Health(HealthState.DEGRADED, "waiting for logger", ("logger",))
 
 
 def names(operator: Operator, request: pb.ListPluginsRequest) -> list[str]:
@@ -86,7 +87,7 @@ async def test_a_plugin_that_comes_back_is_no_problem_any_more(autojump_clock: t
 async def test_what_a_degraded_plugin_lacks_is_told_with_the_reason() -> None:
     async with operating() as operator:
         storage = operator.plugin("storage")
-        operator.report(storage, Health(wire_pb.HEALTH_STATE_DEGRADED, "no cache", ("cache",)))
+        operator.report(storage, Health(HealthState.DEGRADED, "no cache", ("cache",)))
         (problem,) = operator.status().problems
         assert (
             problem.summary
@@ -196,7 +197,7 @@ async def test_why_nobody_provides_a_service_is_told_of_each_case(autojump_clock
 
         first, second = operator.plugin("logger"), operator.plugin("logger")
         assert why() == ""
-        operator.report(first, Health(wire_pb.HEALTH_STATE_UNHEALTHY, "the disk is full"))
+        operator.report(first, Health(HealthState.UNHEALTHY, "the disk is full"))
         operator.host.registry.drain(second, "update")
         assert why() == "none of its 2 providers gets calls: 1 unhealthy, 1 draining"
         await operator.host.revoke_identity(second)

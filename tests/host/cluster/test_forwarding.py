@@ -12,6 +12,7 @@ import httpx
 import pytest
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio.assertions import Assertion, Purpose, sign
 from cpg_trio.host import AuditEvent, Keys, Peer, Rate, RateLimits
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
@@ -136,7 +137,7 @@ async def test_a_plugin_that_speaks_grpc_may_call_any_host() -> None:
     async with serving_hosts() as (a, b):
         me = await a.calls.provider("t")
         await trio.to_thread.run_sync(report, b, pb.HEALTH_STATE_DEGRADED)
-        assert a.host.registry.health(runtime_id(me)).state == pb.HEALTH_STATE_DEGRADED
+        assert a.host.registry.health(runtime_id(me)).state is HealthState.DEGRADED
         with pytest.raises(grpc.RpcError) as caught:
             await trio.to_thread.run_sync(report, b, 77)
         error = cast("grpc.Call", caught.value)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from cpg_trio import HealthState
 from cpg_trio.host.access import Ended, Identity
 from cpg_trio.host.directory import Health, Registration
 from cpg_trio.host.directory.documents import (
@@ -26,14 +27,13 @@ from cpg_trio.host.directory.documents import (
     runtime_id_of,
     service_key,
 )
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 TYPES = st.none() | st.lists(TEXTS, max_size=3).map(tuple)
 TIMES = st.floats(0, 4e9)
 HEALTHS = st.builds(
     Health,
-    st.sampled_from(pb.HealthState.values()),
+    st.none() | st.sampled_from(HealthState),
     TEXTS,
     st.lists(TEXTS, max_size=3).map(tuple),
 )

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import cpg_trio
+from cpg_trio import HealthState
 from cpg_trio.host import Health, Host, HostConfig, Limits, Selection
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 
 FEW, MANY = 30, 500
@@ -64,7 +64,7 @@ class Directory:
             self.registry.register(plugin, service_type, "1.0.0", "/", metadata)
         return plugin
 
-    def report(self, state: pb.HealthState) -> None:
+    def report(self, state: HealthState) -> None:
         self.registry.report_health(self.plugins[FEW // 2], Health(state))
 
     def costs(self) -> dict[str, int]:
@@ -73,8 +73,8 @@ class Directory:
         operations: dict[str, Callable[[], object]] = {
             "discover": lambda: None,
             "register": lambda: self.add(len(self.plugins)),
-            "sick": lambda: self.report(pb.HEALTH_STATE_UNHEALTHY),
-            "well": lambda: self.report(pb.HEALTH_STATE_HEALTHY),
+            "sick": lambda: self.report(HealthState.UNHEALTHY),
+            "well": lambda: self.report(HealthState.HEALTHY),
             "lapse": lambda: self.registry.set_lapsed(plugin, "silent"),
             "back": lambda: self.registry.set_lapsed(plugin, ""),
             "names": lambda: self.registry.provider_names("t"),
@@ -116,7 +116,7 @@ def cost_of_a_report(replicas: int, selection: Selection) -> int:
     with ExitStack() as stack:
         for plugin in plugins:
             stack.enter_context(hub.watch(plugin)).subscribe("t")
-        return work(partial(registry.report_health, plugins[1], Health(pb.HEALTH_STATE_UNHEALTHY)))
+        return work(partial(registry.report_health, plugins[1], Health(HealthState.UNHEALTHY)))
 
 
 @pytest.mark.parametrize("selection", [Selection.FIRST, Selection.ROUND_ROBIN])

@@ -15,6 +15,7 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cpg_trio import HealthState
 from cpg_trio.host.directory.leases import LeaseConfig, Liveness
 from cpg_trio.host.directory.registration import Health, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
@@ -24,7 +25,7 @@ from cpg_trio.versions import satisfies
 
 LEASE = 15.0
 PLUGINS, TYPES, VERSIONS = "abc", "tu", ("1.0.0", "1.10.0", "2.0.0")
-STATES = (pb.HEALTH_STATE_HEALTHY, pb.HEALTH_STATE_DEGRADED, pb.HEALTH_STATE_UNHEALTHY)
+STATES = (HealthState.HEALTHY, HealthState.DEGRADED, HealthState.UNHEALTHY)
 
 
 @attrs.define
@@ -32,7 +33,7 @@ class Model:
     """What is expected of the registry."""
 
     versions: dict[tuple[str, str], str] = attrs.field(factory=dict)  # by plugin and type
-    health: dict[str, pb.HealthState] = attrs.field(factory=dict)
+    health: dict[str, HealthState] = attrs.field(factory=dict)
     last_sign: dict[str, float] = attrs.field(factory=dict)  # of those that have registered something
     suspected: set[str] = attrs.field(factory=set)
 
@@ -49,13 +50,13 @@ class Model:
 
     def callable(self, plugin: str) -> bool:
         alive = trio.current_time() - self.last_sign[plugin] < LEASE and plugin not in self.suspected
-        return alive and self.health.get(plugin) != pb.HEALTH_STATE_UNHEALTHY
+        return alive and self.health.get(plugin) != HealthState.UNHEALTHY
 
     def good(self, service_type: str, min_version: str) -> dict[str, pb.ServiceState]:
         """Return the providers that may be offered, and the state that the type has with each."""
         return {
             plugin: pb.SERVICE_STATE_DEGRADED
-            if self.health.get(plugin) == pb.HEALTH_STATE_DEGRADED
+            if self.health.get(plugin) == HealthState.DEGRADED
             else pb.SERVICE_STATE_AVAILABLE
             for (plugin, provided), version in self.versions.items()
             if provided == service_type and satisfies(version, min_version) and self.callable(plugin)
@@ -111,7 +112,7 @@ class World:
         if not any(who == plugin for who, _ in self.model.versions):
             self.model.forget(plugin)
 
-    def report(self, plugin: str, state: pb.HealthState) -> None:
+    def report(self, plugin: str, state: HealthState) -> None:
         self.registry.report_health(plugin, Health(state))
         self.liveness.beat(plugin)
         self.model.health[plugin] = state

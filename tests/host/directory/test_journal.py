@@ -12,11 +12,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cpg_trio import HealthState
 from cpg_trio.host.access import AccessCheck, Audit, Identities, Identity, Keys, Policy, RefusedError
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.directory import Health, Journal, RegistrationPolicy, Registry
 from cpg_trio.host.directory.documents import decode, decode_ended
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.store import MAX_OPERATIONS, MAX_VALUE_BYTES, Commit, MemoryStore, StoreError
 
@@ -103,14 +103,14 @@ async def test_a_document_has_all_of_its_plugin_and_its_services_are_known_by_na
     async with member(store) as a:
         plugin = await a.plugin("P")
         await a.register(plugin, "t")
-        a.registry.report_health(plugin.runtime_id, Health(pb.HEALTH_STATE_DEGRADED, "of a reason", ("u",)))
+        a.registry.report_health(plugin.runtime_id, Health(HealthState.DEGRADED, "of a reason", ("u",)))
         a.registry.set_lapsed(plugin.runtime_id, "silent")
         a.registry.drain(plugin.runtime_id, "of an update")
         await a.saved(plugin)
         (entry,) = (await store.load("plugins/")).entries
         document = decode(plugin.runtime_id, entry.value, a.journal.seals)
         assert (document.owner, document.identity, document.lapsed) == ("a", plugin, "silent")
-        assert document.health == Health(pb.HEALTH_STATE_DEGRADED, "of a reason", ("u",))
+        assert document.health == Health(HealthState.DEGRADED, "of a reason", ("u",))
         assert [each.service_type for each in document.registrations] == ["t"]
         assert await store.value(f"drained/{plugin.runtime_id}") == {"why": "of an update"}
         (service,) = (await store.load("services/")).entries

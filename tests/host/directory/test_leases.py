@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cpg_trio import HealthState
 from cpg_trio.host.directory.leases import (
     NOT_HEARD_OF,
     TRANSITIONS,
@@ -23,7 +24,7 @@ from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.directory.held_call import HeldCall
 
-UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY, "stopping")
+UNHEALTHY = Health(HealthState.UNHEALTHY, "stopping")
 LEASES = LeaseConfig(heartbeat_s=5.0, lease_s=15.0, probe_timeout_s=2.0)
 
 
@@ -125,7 +126,7 @@ async def test_a_silent_plugin_lapses_after_one_lease_and_is_gone_after_two(
             started = trio.current_time()
             assert (await anext(watch)).statuses["t"].state == pb.SERVICE_STATE_UNAVAILABLE
             assert trio.current_time() - started == pytest.approx(15)
-        assert s.registry.health("p") == Health(pb.HEALTH_STATE_UNHEALTHY, "no sign of life")
+        assert s.registry.health("p") == Health(HealthState.UNHEALTHY, "no sign of life")
         assert s.registry.registrations("p")
         await trio.sleep(15.1)
         assert not s.registry.registrations("p")
@@ -264,7 +265,7 @@ async def test_a_plugin_that_takes_leave_and_comes_back_is_not_forgotten(autojum
             s.registry.unregister(plugin, s.add(plugin))
         await trio.sleep(20)
         s.add("registers")
-        s.registry.report_health("is well", Health(pb.HEALTH_STATE_HEALTHY))
+        s.registry.report_health("is well", Health(HealthState.HEALTHY))
         await trio.sleep(14)
         assert s.gone == []
 
@@ -471,7 +472,7 @@ async def test_who_was_there_before_is_asked_at_once_and_offered_if_it_answers(
         assert trio.current_time() == started
         assert sorted(s.probed) == list("abcdefgh")
         assert all(s.registry.health(plugin).callable for plugin in "acdefgh")
-        assert s.registry.health("b") == Health(pb.HEALTH_STATE_UNHEALTHY, NOT_HEARD_OF)
+        assert s.registry.health("b") == Health(HealthState.UNHEALTHY, NOT_HEARD_OF)
         await trio.sleep(14.9)
         assert s.registry.health("b").reason == NOT_HEARD_OF
 

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio._cell import Cell
 from cpg_trio.assertions import Purpose, verify
 from cpg_trio.host import Health, HostConfig, LeaseConfig
@@ -46,7 +47,7 @@ async def test_a_provider_that_speaks_only_the_wire_protocol_is_probed_and_kept(
         async for heads in probes.reader():
             if len(heads) == 6:
                 break
-        assert s.host.registry.health(s.provider) == Health(pb.HEALTH_STATE_DEGRADED, "asked")
+        assert s.host.registry.health(s.provider) == Health(HealthState.DEGRADED, "asked")
         assert s.host._liveness._leases[s.provider].last_sign > started
     asked = [head.split()[1].rpartition(b"/")[2] for head in probes.value[:6]]
     assert asked == [b"GetPluginInfo", b"GetHealth"] * 3

@@ -11,8 +11,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio import wire
+from cpg_trio import HealthState, wire
 from cpg_trio._cell import Cell
+from cpg_trio._health_states import health_number
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.host.directory.registration import Health
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
@@ -29,7 +30,7 @@ from tests.plugin.running import (
 )
 
 LEASES = LeaseConfig(lease_s=15.0, heartbeat_s=5.0, probe_timeout_s=2.0)
-NOT_HEARD_OF = Health(pb.HEALTH_STATE_UNHEALTHY, "not heard of since the host began")
+NOT_HEARD_OF = Health(HealthState.UNHEALTHY, "not heard of since the host began")
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ async def test_a_plugin_that_answers_is_offered_from_the_first_moment_on_and_its
         async with running(config) as host:
             assert await host.first_of_watch("t", plugin) == "SERVICE_STATE_AVAILABLE"
             assert await host.discover("t", plugin) == runtime_id(plugin)
-            assert host.host.registry.health(runtime_id(plugin)) == Health(pb.HEALTH_STATE_HEALTHY, "asked")
+            assert host.host.registry.health(runtime_id(plugin)) == Health(HealthState.HEALTHY, "asked")
 
 
 async def test_one_that_does_not_answer_is_known_and_not_offered_until_it_is_heard_of(
@@ -249,7 +250,7 @@ async def test_an_answer_does_not_take_the_place_of_a_report_that_came_while_it_
             await host.post(REPORT, report, headers)
             plugin.happened.set()
         health = host.host.registry.health(runtime_id(headers))
-        assert (int(health.state), health.reason) == (report["state"], report.get("reason", ""))
+        assert (health_number(health.state), health.reason) == (report["state"], report.get("reason", ""))
 
 
 async def test_an_answer_of_a_plugin_that_is_gone_by_then_leaves_nothing_behind() -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, strategies as st
 
-from cpg_trio import wire
+from cpg_trio import HealthState, wire
 from cpg_trio.host.directory.registration import (
     Change,
     ChangeKind,
@@ -25,9 +25,9 @@ from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 from tests.host.directory.held_call import HeldCall
 
-UNHEALTHY = Health(pb.HEALTH_STATE_UNHEALTHY)
-DEGRADED = Health(pb.HEALTH_STATE_DEGRADED)
-HEALTHY = Health(pb.HEALTH_STATE_HEALTHY)
+UNHEALTHY = Health(HealthState.UNHEALTHY)
+DEGRADED = Health(HealthState.DEGRADED)
+HEALTHY = Health(HealthState.HEALTHY)
 
 
 def add(registry: Registry, runtime_id: str, service_type: str = "t", version: str = "1.0.0") -> Registration:
@@ -197,7 +197,7 @@ def test_one_that_has_lapsed_is_unhealthy_for_the_reason_that_was_given() -> Non
     registry.set_lapsed("a", "not heard of")
     add(registry, "a")
     assert registry.has_lapsed("a")
-    assert registry.health("a") == Health(pb.HEALTH_STATE_UNHEALTHY, "not heard of")
+    assert registry.health("a") == Health(HealthState.UNHEALTHY, "not heard of")
     registry.set_lapsed("a", "")
     assert not registry.has_lapsed("a")
     assert registry.available("t")
@@ -276,7 +276,7 @@ def test_a_first_report_and_another_reason_change_nothing_for_who_counts_the_plu
     add(registry, "m")
     changes = changes_of(registry)
     registry.report_health("m", HEALTHY)
-    registry.report_health("m", Health(pb.HEALTH_STATE_HEALTHY, "fine"))
+    registry.report_health("m", Health(HealthState.HEALTHY, "fine"))
     assert changes == [(ChangeKind.REPORT, "t")] * 2
     registry.report_health("m", UNHEALTHY)
     registry.set_lapsed("m", "silent")

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cpg_trio import wire
+from cpg_trio import HealthState, wire
 from cpg_trio.host.access.limits import Limits
 from cpg_trio.host.directory.registration import Health, Registration, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
@@ -49,11 +49,11 @@ async def test_a_watcher_is_told_the_status_of_now_then_each_change() -> None:
         assert await told(watch) == {"t": UNAVAILABLE}
         registration_id = add(registry, "a")
         assert await told(watch) == {"t": AVAILABLE}
-        registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+        registry.report_health("a", Health(HealthState.DEGRADED))
         assert await told(watch) == {"t": DEGRADED}
-        registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+        registry.report_health("a", Health(HealthState.UNHEALTHY))
         assert await told(watch) == {"t": UNAVAILABLE}
-        registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY))
+        registry.report_health("a", Health(HealthState.HEALTHY))
         assert await told(watch) == {"t": AVAILABLE}
         registry.unregister("a", registration_id)
         assert await told(watch) == {"t": UNAVAILABLE}
@@ -67,7 +67,7 @@ async def test_one_watch_follows_many_types_and_is_told_of_all_that_changed_at_o
             watch.subscribe(service_type)
         assert await told(watch) == {"one": AVAILABLE, "two": UNAVAILABLE, "three": UNAVAILABLE}
         add(registry, "a", "two")
-        registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+        registry.report_health("a", Health(HealthState.DEGRADED))
         assert await told(watch) == {"one": DEGRADED, "two": DEGRADED}
 
 
@@ -103,7 +103,7 @@ async def test_a_provider_that_is_too_old_does_not_count() -> None:
         assert await told(watch) == {"t": UNAVAILABLE}
         add(registry, "new", version="2.0.0")
         assert provider_of((await anext(watch)).statuses["t"]) == "new"
-        registry.report_health("new", Health(pb.HEALTH_STATE_DEGRADED))
+        registry.report_health("new", Health(HealthState.DEGRADED))
         assert await told(watch) == {"t": DEGRADED}
 
 
@@ -147,12 +147,12 @@ async def test_a_change_that_changes_nothing_for_a_watcher_does_not_wake_it() ->
         await wait_all_tasks_blocked()
         add(registry, "b")
         add(registry, "c", "other")
-        registry.report_health("b", Health(pb.HEALTH_STATE_UNHEALTHY))
-        registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY, "fine"))
+        registry.report_health("b", Health(HealthState.UNHEALTHY))
+        registry.report_health("a", Health(HealthState.HEALTHY, "fine"))
         await wait_all_tasks_blocked()
         assert len(seen) == 1
-        registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
-        registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY))
+        registry.report_health("a", Health(HealthState.DEGRADED))
+        registry.report_health("a", Health(HealthState.HEALTHY))
         await wait_all_tasks_blocked()
         assert len(seen) == 1  # there and back before it could look
         nursery.cancel_scope.cancel()
@@ -275,7 +275,7 @@ async def test_a_type_that_is_left_before_its_change_was_looked_at_is_not_told_o
         first.subscribe("u")
         assert await told(first) == {"t": AVAILABLE, "u": UNAVAILABLE}
         async with working(hub):
-            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            registry.report_health("a", Health(HealthState.UNHEALTHY))
             first.unsubscribe("t")
             await wait_all_tasks_blocked()
             add(registry, "b", "u")
@@ -439,7 +439,7 @@ def test_what_a_report_costs_grows_with_its_watchers_but_not_with_the_providers(
         add(registry, f"p-{number}")
     with ExitStack() as stack:
         following(WatchHub(registry), stack, 100, min_version)
-        for state in (pb.HEALTH_STATE_DEGRADED, pb.HEALTH_STATE_UNHEALTHY, pb.HEALTH_STATE_HEALTHY):
+        for state in (HealthState.DEGRADED, HealthState.UNHEALTHY, HealthState.HEALTHY):
             registry.asked = 0
             registry.report_health(reporting, Health(state))
             assert registry.asked <= 100
@@ -466,7 +466,7 @@ async def test_a_change_for_many_watchers_is_worked_out_in_parts_with_others_in_
         watches = following(hub, stack, 100)
         async with working(hub):
             registry.asked = 0
-            registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+            registry.report_health("a", Health(HealthState.DEGRADED))
             steps = [registry.asked]
             while hub._to_look:
                 await trio.lowlevel.checkpoint()
@@ -485,7 +485,7 @@ async def test_who_reads_before_its_turn_is_told_what_holds_at_that_moment() -> 
         for watch in (first, last):
             assert await told(watch) == {"t": AVAILABLE}
         async with working(hub):
-            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            registry.report_health("a", Health(HealthState.UNHEALTHY))
             registry.remove_plugin("a")
             registry.cancel_calls("a")
             update = await anext(last)
@@ -507,7 +507,7 @@ async def test_what_is_read_has_a_change_that_has_not_been_looked_at() -> None:
         assert await told(last) == {"t": AVAILABLE}
         async with working(hub):
             last.subscribe("u")
-            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            registry.report_health("a", Health(HealthState.UNHEALTHY))
             assert await told(last) == {"u": UNAVAILABLE, "t": UNAVAILABLE}
 
 
@@ -520,8 +520,8 @@ async def test_a_change_that_is_undone_before_a_watcher_has_its_turn_does_not_wa
         for watch in watches:
             await told(watch)
         async with working(hub):
-            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
-            registry.report_health("a", Health(pb.HEALTH_STATE_HEALTHY))
+            registry.report_health("a", Health(HealthState.UNHEALTHY))
+            registry.report_health("a", Health(HealthState.HEALTHY))
             await wait_all_tasks_blocked()
             for watch in watches:
                 with trio.move_on_after(0) as nothing:
@@ -538,10 +538,10 @@ async def test_a_stream_goes_on_when_all_that_is_new_is_that_a_provider_of_befor
         async with client.watch_service(pb.WatchServiceRequest(service_type="t")) as stream:
             events = aiter(stream)
             assert (await anext(events)).endpoint.provider_id == "a"
-            registry.report_health("a", Health(pb.HEALTH_STATE_UNHEALTHY))
+            registry.report_health("a", Health(HealthState.UNHEALTHY))
             assert (await anext(events)).endpoint.provider_id == "b"
             registry.remove_plugin("a")
             registry.cancel_calls("a")
             await wait_all_tasks_blocked()
-            registry.report_health("b", Health(pb.HEALTH_STATE_DEGRADED))
+            registry.report_health("b", Health(HealthState.DEGRADED))
             assert (await anext(events)).state == DEGRADED

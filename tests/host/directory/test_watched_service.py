@@ -12,6 +12,7 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from cpg_trio import HealthState
 from cpg_trio.host.access.limits import LimitError, Limits
 from cpg_trio.host.directory.registration import Health, Registration
 from cpg_trio.host.directory.registry import Registry
@@ -24,12 +25,11 @@ from cpg_trio.host.directory.watched_service import (
     ProviderView,
     WatchedService,
 )
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import Requirement
 from cpg_trio.wire import InvalidError
 
 HEALTHY, DEGRADED, UNHEALTHY = (
-    Health(state) for state in (pb.HEALTH_STATE_HEALTHY, pb.HEALTH_STATE_DEGRADED, pb.HEALTH_STATE_UNHEALTHY)
+    Health(state) for state in (HealthState.HEALTHY, HealthState.DEGRADED, HealthState.UNHEALTHY)
 )
 
 
@@ -283,7 +283,7 @@ def test_healthy_providers_come_before_degraded_ones() -> None:
             registry.report_health(name, DEGRADED)
         mine = chosen(watcher)
         assert len(mine) == MAX_PROVIDERS
-        assert all(registry.health(name).state != pb.HEALTH_STATE_DEGRADED for name in mine)
+        assert all(registry.health(name).state is not HealthState.DEGRADED for name in mine)
 
 
 def test_a_change_costs_each_watcher_one_look_at_one_provider(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,8 +362,7 @@ def test_after_any_history_a_watcher_knows_those_that_get_calls(
                 await watcher.read_all()
                 good = registry._good("t", requirement)
                 expected = {
-                    r.runtime_id: registry.health(r.runtime_id).state == pb.HEALTH_STATE_DEGRADED
-                    for r in good
+                    r.runtime_id: registry.health(r.runtime_id).state is HealthState.DEGRADED for r in good
                 }
                 assert watcher.is_complete
                 assert watcher.providers.items() <= expected.items()

@@ -12,11 +12,11 @@ import attrs
 import pytest
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio.assertions import Purpose, verify
 from cpg_trio.call_record import Call
 from cpg_trio.host import Health, HostConfig, Identity, PluginRules, Policy, Rules, Selection
 from cpg_trio.host.directory import Registration
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests._wire import dial
 from tests.host.routed import Recorder, Setting, hosting, routing, text
 from tests.http.peers import OK, Peer, serving, url_of
@@ -100,13 +100,13 @@ async def test_the_strategy_of_the_service_type_decides() -> None:
 async def test_a_degraded_provider_is_called_only_while_no_other_is_there() -> None:
     async with two() as t:
         first, second = (identity.runtime_id for identity in t.identities)
-        t.s.host.registry.report_health(first, Health(pb.HEALTH_STATE_DEGRADED))
+        t.s.host.registry.report_health(first, Health(HealthState.DEGRADED))
         await t.call(10)
         assert t.seen() == (0, 10)
-        t.s.host.registry.report_health(second, Health(pb.HEALTH_STATE_UNHEALTHY))
+        t.s.host.registry.report_health(second, Health(HealthState.UNHEALTHY))
         await t.call(10)
         assert t.seen() == (10, 10)
-        t.s.host.registry.report_health(first, Health(pb.HEALTH_STATE_UNHEALTHY))
+        t.s.host.registry.report_health(first, Health(HealthState.UNHEALTHY))
         refused = await t.s.call(t.s.head(path=ANY))
         assert text(refused) == (503, "service unavailable (no provider is healthy)\n")
         assert refused.header(b"x-plugin-undelivered") == b"true"

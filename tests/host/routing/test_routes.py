@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from cpg_trio import wire
+from cpg_trio import HealthState, wire
 from cpg_trio.assertions import Assertion, Purpose, path_claim, verify
 from cpg_trio.host.access.identity import Identities, Identity
 from cpg_trio.host.access.refusal import RefusedError
@@ -13,7 +13,6 @@ from cpg_trio.host.directory.registration import Health
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.routing import routes as routes_module
 from cpg_trio.host.routing.routes import Route, Routes, ServicePath
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.routed import Recorder, routing, text
 from tests.test_paths import TRAVERSALS
 
@@ -58,9 +57,9 @@ async def test_a_provider_of_another_type_is_404() -> None:
 
 async def test_an_unhealthy_provider_is_503_and_a_degraded_one_is_called() -> None:
     async with routing() as s:
-        s.host.registry.report_health(s.provider, Health(pb.HEALTH_STATE_UNHEALTHY))
+        s.host.registry.report_health(s.provider, Health(HealthState.UNHEALTHY))
         assert text(await s.call(s.head())) == (503, "service unavailable (provider unhealthy)\n")
-        s.host.registry.report_health(s.provider, Health(pb.HEALTH_STATE_DEGRADED))
+        s.host.registry.report_health(s.provider, Health(HealthState.DEGRADED))
         assert (await s.call(s.head())).status == 200
 
 
@@ -269,8 +268,8 @@ async def test_a_route_is_kept_for_as_long_as_the_registration_that_it_was_found
     (api, _) = s.callers
     first, route = s.told(api), s.route()
     for number in range(10):
-        s.registry.report_health(s.provider.runtime_id, Health(pb.HEALTH_STATE_HEALTHY, f"{number}"))
-        s.registry.report_health("another", Health(pb.HEALTH_STATE_UNHEALTHY, f"{number}"))
+        s.registry.report_health(s.provider.runtime_id, Health(HealthState.HEALTHY, f"{number}"))
+        s.registry.report_health("another", Health(HealthState.UNHEALTHY, f"{number}"))
     s.registry.register("another", "storage", "1.0.0", "/", {})
     assert s.told(api) == first
     assert s.route() is route

@@ -11,6 +11,7 @@ import pytest
 import trio
 from google.protobuf.message import Message
 
+from cpg_trio import HealthState
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.host import Enrolment, Host, HostConfig, LeaseConfig, Policy, Rules, ServiceRules
@@ -258,7 +259,7 @@ async def test_a_host_registers_what_a_plugin_of_another_sdk_provides_and_does_n
         (registration,) = host.registry.registrations(runtime_id)
         assert (registration.service_type, registration.version) == ("logger", "1.0.0")
         assert (registration.endpoint_path, registration.base_url) == ("/logger.v1.Logger/", plugin_url)
-        assert host.registry.health(runtime_id).state == HEALTH_STATE_HEALTHY, "as the plugin says if asked"
+        assert host.registry.health(runtime_id).state is HealthState.HEALTHY, "as the plugin says if asked"
         assert plugin.asked[:2] == ["GetPluginInfo", "SetRuntimeIdentity"]
         client = host.client("logger", EchoServiceClient)
         assert (await client.echo(pb.EchoRequest())).text == "from Go"

@@ -20,7 +20,7 @@ from trio_websocket import (
     WebSocketConnection,
 )
 
-from cpg_trio import wire
+from cpg_trio import HealthState, wire
 from cpg_trio.host import Health, Host, HostConfig, Identity, Limits, Policy, Rate, RateLimits
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, AuditEvent
@@ -81,7 +81,7 @@ async def test_a_snapshot_of_all_that_is_followed_comes_first_and_then_each_chan
             },
             {"serviceType": "two", "state": "SERVICE_STATE_UNAVAILABLE"},
         ]
-        host.registry.report_health("a-1", Health(pb.HEALTH_STATE_DEGRADED))
+        host.registry.report_health("a-1", Health(HealthState.DEGRADED))
         changed = await hear(socket)
         assert [(e["serviceType"], e["state"]) for e in changed["events"]] == [
             ("one", "SERVICE_STATE_DEGRADED")
@@ -459,7 +459,7 @@ async def test_who_asks_for_several_providers_is_told_of_each_by_itself_and_in_n
             }
         ]
         assert "events" not in snapshot
-        host.registry.report_health("a", Health(pb.HEALTH_STATE_DEGRADED))
+        host.registry.report_health("a", Health(HealthState.DEGRADED))
         (changes,) = (await hear(socket))["providers"]
         assert [(s["endpoint"]["providerId"], s["degraded"]) for s in changes["changed"]] == [("a", True)]
         host.registry.remove_plugin("b")

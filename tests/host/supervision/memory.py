@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Audit
 from cpg_trio.host.access import Identities, Identity, StartedRuns
@@ -20,10 +21,9 @@ from cpg_trio.host.supervision import (
     ManagedPlugins,
     Surroundings,
 )
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import ConnectError, LocalHost
 
-HEALTHY = Health(pb.HEALTH_STATE_HEALTHY)
+HEALTHY = Health(HealthState.HEALTHY)
 
 
 class Memory:

@@ -9,11 +9,11 @@ from functools import partial
 import attrs
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.supervision import Assignment, PluginSpec
 from cpg_trio.plugin import Plugin
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as health
 from tests.host.supervision.launching import LEASES, UNLIMITED, Launches
 from tests.host.supervision.load import SlowEcho
 from tests.rpc.echo import Echo
@@ -31,7 +31,7 @@ def echo(name: str, *service_types: str, version: str = "1.0.0") -> Launches:
     return Launches(plugin)
 
 
-def sick(state: health.HealthState) -> Launches:
+def sick(state: HealthState) -> Launches:
     """Return a launcher of a provider of `echo` that is never healthy."""
 
     def plugin(assignment: Assignment) -> Plugin:

@@ -11,12 +11,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cpg_trio import HealthState
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host import Host, HostConfig, Policy
 from cpg_trio.host.access.policy import Rules, ServiceRules
 from cpg_trio.host.supervision import Assignment, Impact, PluginSpec
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.supervision.launching import LEASES, UNLIMITED, Launches
 from tests.rpc.echo import Echo
 
@@ -105,7 +105,7 @@ async def _give_up_without(made: _Made) -> None:
     async def follow(dependency: Dependency) -> None:
         async for _ in dependency.changes():
             lacks = any(each.required and not each.available for each in made.dependencies)
-            made.plugin.set_health(pb.HEALTH_STATE_UNHEALTHY if lacks else pb.HEALTH_STATE_HEALTHY)
+            made.plugin.set_health(HealthState.UNHEALTHY if lacks else HealthState.HEALTHY)
 
     async with open_plain_nursery() as nursery:
         for dependency in made.dependencies:
@@ -167,7 +167,7 @@ async def _remove(host: Host, victim: _Kind, left: int, stop: trio.Event) -> Non
 
 def _note_down(host: Host, runtime_id: str, down: list[str]) -> None:
     name = host.identities.name_of(runtime_id)
-    if host.registry.health(runtime_id).state == pb.HEALTH_STATE_UNHEALTHY and name not in down:
+    if host.registry.health(runtime_id).state is HealthState.UNHEALTHY and name not in down:
         down.append(name)
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cpg_trio import HealthState
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host.supervision import (
     LaunchError,
@@ -19,7 +20,6 @@ from cpg_trio.host.supervision import (
     UnknownPluginError,
 )
 from cpg_trio.plugin import Plugin, PluginConfig
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as health
 from tests.host.supervision.launching import Launches, provider, spec
 from tests.host.supervision.replaced import echo, platform, sick
 from tests.plugin.running import eventually
@@ -29,8 +29,8 @@ from tests.rpc.echo import Echo
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        (sick(health.HEALTH_STATE_UNHEALTHY), "not ready within 5 s: unhealthy: it has no disk"),
-        (sick(health.HEALTH_STATE_DEGRADED), "not ready within 5 s: degraded: it has no disk"),
+        (sick(HealthState.UNHEALTHY), "not ready within 5 s: unhealthy: it has no disk"),
+        (sick(HealthState.DEGRADED), "not ready within 5 s: degraded: it has no disk"),
         (Launches(refuses="no such command"), "no such command"),
         (Launches(dies="exit status 3"), "exit status 3"),
         (Launches(), "it has not come for its identity"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio.host.supervision import LaunchError, RefusedRemoval
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as health
 from tests.host.supervision.launching import Launches, spec
 from tests.host.supervision.load import load
 from tests.host.supervision.replaced import echo, platform, sick
@@ -32,7 +32,7 @@ async def test_no_call_fails_while_a_plugin_is_replaced_and_scaled_and_restarted
 
 
 async def test_new_versions_that_are_of_no_use_are_taken_back_and_no_call_fails() -> None:
-    bad = [sick(health.HEALTH_STATE_DEGRADED), echo("v2", "other"), Launches(dies="exit status 3")]
+    bad = [sick(HealthState.DEGRADED), echo("v2", "other"), Launches(dies="exit status 3")]
     with trio.fail_after(60):
         async with platform(spec("echo", echo("v1"))) as p, load(p.host, p.url) as made:
             before = p.serving()

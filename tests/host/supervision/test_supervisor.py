@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cpg_trio import HealthState
 from cpg_trio.host import Action, AuditEvent
 from cpg_trio.host.directory import Health
 from cpg_trio.host.supervision import (
@@ -28,7 +29,6 @@ from cpg_trio.host.supervision import (
     UnknownPluginError,
     local_url,
 )
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError
 from tests.host.supervision.memory import HEALTHY, Memory, Script, Scripts
 
@@ -73,13 +73,13 @@ async def test_it_is_ready_when_all_is_registered_and_it_reports_healthy() -> No
         memory.registry.register(replica.runtime_id, "b", "1.0.0", "/", {})
         await trio.sleep(1.0)
         assert (replica.phase, replica.why) == (Phase.STARTING, "it has not reported its health")
-        memory.registry.report_health(replica.runtime_id, Health(pb.HEALTH_STATE_UNHEALTHY, "it warms up"))
+        memory.registry.report_health(replica.runtime_id, Health(HealthState.UNHEALTHY, "it warms up"))
         await trio.sleep(1.0)
         assert (replica.phase, replica.why) == (Phase.STARTING, "unhealthy: it warms up")
         memory.registry.report_health(replica.runtime_id, HEALTHY)
         await trio.sleep(1.0)
         assert (replica.phase, replica.why) == (Phase.READY, "")
-        memory.registry.report_health(replica.runtime_id, Health(pb.HEALTH_STATE_UNHEALTHY, "no disk"))
+        memory.registry.report_health(replica.runtime_id, Health(HealthState.UNHEALTHY, "no disk"))
         await trio.sleep(100.0)
         assert (replica.phase, replica.runs) == (Phase.READY, 1)
 
@@ -534,7 +534,7 @@ async def test_a_launcher_that_takes_too_long_is_given_up() -> None:
 @at_once
 async def test_a_plugin_that_waits_for_a_service_is_not_to_blame() -> None:
     memory = Memory()
-    waits = Health(pb.HEALTH_STATE_DEGRADED, "no logger", ("logger",))
+    waits = Health(HealthState.DEGRADED, "no logger", ("logger",))
     storage = Scripts(memory, ("storage",), [Script(health=waits)])
     async with memory.serving() as plugins:
         await plugins.add(spec("storage", storage, start_s=5.0), wait=False)
@@ -607,7 +607,7 @@ async def test_a_plugin_that_provides_nothing_hangs_when_it_reports_no_more() ->
         await plugins.add(spec("a", Scripts(memory)))
         replica = only(plugins, "a")
         for _ in range(20):
-            memory.registry.report_health(replica.runtime_id, Health(pb.HEALTH_STATE_HEALTHY))
+            memory.registry.report_health(replica.runtime_id, Health(HealthState.HEALTHY))
             await trio.sleep(5.0)
         assert (replica.phase, replica.runs) == (Phase.READY, 1)
         since = trio.current_time()

@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 import attrs
 import trio
 
+from cpg_trio import HealthState
 from cpg_trio.asgi import Message
 from cpg_trio.host import Health
 from cpg_trio.host.admin.dashboard import Dashboard
 from cpg_trio.host.admin.dashboard._live import PROCESSOR_SHARE, Changes, Pace, Parts
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from tests.host.admin.dashboard.pages import Browser, browsing
 
 
@@ -105,7 +105,7 @@ async def test_a_change_is_told_within_half_a_second(autojump_clock: trio.abc.Cl
             await stream.line()
             await trio.sleep(1)
             then = trio.current_time()
-            browser.operator.report(storage, Health(wire_pb.HEALTH_STATE_UNHEALTHY, "disk full"))
+            browser.operator.report(storage, Health(HealthState.UNHEALTHY, "disk full"))
             news = await stream.until("disk full")
             assert trio.current_time() - then <= 0.5
             assert news["announcement"] == f"unhealthy: {storage}"

@@ -7,10 +7,10 @@ import re
 import pytest
 from google.protobuf.message import Message
 
+from cpg_trio import HealthState
 from cpg_trio.host import Health, HostConfig
 from cpg_trio.host.admin import Event
 from cpg_trio.host.admin.dashboard._rendering import Renderer
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as wire_pb
 from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.settings import Setting
 from tests.host.admin.dashboard.pages import PATHS, Element, all_pages, browsing, parsed
@@ -37,7 +37,7 @@ async def test_each_page_renders_for_a_host_without_plugins() -> None:
 async def test_the_header_says_what_is_wrong_on_each_page() -> None:
     async with browsing() as browser:
         storage = browser.operator.plugin("storage", "logger")
-        browser.operator.report(storage, Health(wire_pb.HEALTH_STATE_DEGRADED, "no logger", ("logger",)))
+        browser.operator.report(storage, Health(HealthState.DEGRADED, "no logger", ("logger",)))
         for path in PATHS:
             page = await browser.get(path)
             assert "degraded" in page.one(id="sentence").text
@@ -76,7 +76,7 @@ async def test_what_others_choose_is_shown_as_text_and_nothing_else() -> None:
         operator = browser.operator
         identity, _ = operator.host.identities.issue(HOSTILE, provides=("logger",), requires=(HOSTILE,))
         operator.host.registry.register(identity.runtime_id, "logger", "1.0.0", "/", {"key": HOSTILE})
-        operator.report(identity.runtime_id, Health(wire_pb.HEALTH_STATE_DEGRADED, HOSTILE, (HOSTILE,)))
+        operator.report(identity.runtime_id, Health(HealthState.DEGRADED, HOSTILE, (HOSTILE,)))
         operator.host.admin.events.add(Event(kind=pb.EVENT_KIND_REFUSED, text=HOSTILE, name=HOSTILE))
         pages = await all_pages(browser)
         assert len(pages) == len(PATHS) + 5
@@ -130,7 +130,7 @@ def test_each_row_shows_each_text_as_text(kind: str, message: Message) -> None:
 async def test_a_plugin_has_a_page_with_its_story_under_its_id_its_name_and_a_beginning_of_the_id() -> None:
     async with browsing() as browser:
         storage = browser.operator.plugin("storage", "logger")
-        browser.operator.report(storage, Health(wire_pb.HEALTH_STATE_DEGRADED, "no logger", ("logger",)))
+        browser.operator.report(storage, Health(HealthState.DEGRADED, "no logger", ("logger",)))
         browser.operator.plugin("api", "storage")
         for name in (storage, "storage-plugin", storage[:-3]):
             page = await browser.get(f"/plugins/{name}")
@@ -172,7 +172,7 @@ async def test_a_table_is_sorted_by_the_address() -> None:
     async with browsing() as browser:
         for name in ("b", "c", "a"):
             browser.operator.plugin(name)
-        browser.operator.report(browser.operator.plugin("bad"), Health(wire_pb.HEALTH_STATE_UNHEALTHY, "x"))
+        browser.operator.report(browser.operator.plugin("bad"), Health(HealthState.UNHEALTHY, "x"))
         for query, expected in (
             ("", ["a", "b", "bad", "c"]),
             ("?sort=name&dir=desc", ["c", "bad", "b", "a"]),
