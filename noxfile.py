@@ -14,7 +14,18 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # an interpreter that is not there is not tested on
-nox.options.sessions = ["lint", "typecheck", "proto", "tests", "chaos", "demo", "browser", "e2e", "chart"]
+nox.options.sessions = [
+    "lint",
+    "typecheck",
+    "proto",
+    "tests",
+    "chaos",
+    "demo",
+    "docs",
+    "browser",
+    "e2e",
+    "chart",
+]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -174,6 +185,28 @@ def demo(session: nox.Session) -> None:
     with session.chdir(session.create_tmp()):
         for how in ((), ("--processes",)):
             session.run("python", "-m", "cpg_trio.demo", "--once", *how, env={"PYTHONPATH": os.devnull})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/site, strictly, and check its links.
+
+    With `-- --external` links to other sites are followed. With `-- --into FOLDER` the site is put into a
+    folder of versions. `-- serve` serves it, and builds it again when a page changes.
+    """
+    _install(session, "docs")
+    env = {"NO_MKDOCS_2_WARNING": "1"}
+    words = session.posargs
+    if words[:1] == ["serve"]:
+        session.run("python", "-m", "mkdocs", "serve", *words[1:], env=env)
+        return
+    session.run("python", "-m", "website.generate", "--check")
+    versioned = {"DOCS_VERSIONED": "1"} if "--into" in words else {}
+    session.run("python", "-m", "mkdocs", "build", "--quiet", "--strict", env=env | versioned)
+    external = ["--external"] if "--external" in words else []
+    session.run("python", "-m", "website.check", "build/site", *external)
+    if versioned:
+        session.run("python", "-m", "website.versions", "build/site", words[words.index("--into") + 1])
 
 
 @nox.session

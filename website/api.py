@@ -1,0 +1,133 @@
+"""The public names, and the pages of the reference that have them.
+
+A page has a table of names, which forges show. On the site, what the docstrings say stands in its place.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+
+PAGES: dict[str, tuple[str, ...]] = {
+    "cpg_trio": ("cpg_trio",),
+    "plugin": ("cpg_trio.plugin",),
+    "host": ("cpg_trio.host", "cpg_trio.host.supervision"),
+    "launch": ("cpg_trio.launch",),
+    "rpc": ("cpg_trio.rpc",),
+    "calls": ("cpg_trio.calls",),
+    "http": ("cpg_trio.http", "cpg_trio.http.client.httpx_transport"),
+    "store": ("cpg_trio.store",),
+    "testing": ("cpg_trio.testing",),
+    "process": ("cpg_trio.process", "cpg_trio.logs", "cpg_trio.call_context"),
+    "statistics": ("cpg_trio.statistics", "cpg_trio.capabilities"),
+}
+"""The modules of each page of `docs/reference/api/`. A name is explained at the first module that has it."""
+
+_TABLE = re.compile(r"<!-- api: ([\w.]+) -->\n(.*?)<!-- /api -->", re.DOTALL)
+
+
+def modules() -> list[str]:
+    """Return the public modules, in the order of the pages."""
+    return [module for page in PAGES.values() for module in page]
+
+
+def names_of(module: str) -> list[str]:
+    """Return the public names of a module, in the order of the alphabet."""
+    found = importlib.import_module(module)
+    listed = getattr(found, "__all__", None)
+    return sorted(_exported(found) if listed is None else set(listed) - {"__version__"})
+
+
+def _exported(module: ModuleType) -> set[str]:
+    """Return the names that a module without `__all__` re-exports; if none, those that it defines."""
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    imported = {
+        alias.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name and not alias.name.startswith("_")
+    }
+    own = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    return imported or {name for name in own if not name.startswith("_")}
+
+
+def homes() -> dict[str, str]:
+    """Return where each public name, as `module.name`, is explained: at the first module that has it."""
+    first: dict[int, str] = {}
+    found = {}
+    for module in modules():
+        for name in names_of(module):
+            value = getattr(importlib.import_module(module), name)
+            path = f"{module}.{name}"
+            # Small values, such as numbers, may be one object by accident.
+            found[path] = first.setdefault(id(value), path) if callable(value) else path
+    return found
+
+
+def page_of(path: str) -> str:
+    """Return the page, without `.md`, that explains a name."""
+    module = path.rpartition(".")[0]
+    return next(page for page, listed in PAGES.items() if module in listed)
+
+
+def table(module: str) -> str:
+    """Return the names of a module as a table in Markdown."""
+    rows = [f"| {_row(module, name)} |" for name in names_of(module)]
+    return "\n".join(["| name | what it is |", "|---|---|", *rows, ""])
+
+
+def _row(module: str, name: str) -> str:
+    home = homes()[f"{module}.{name}"]
+    if home != f"{module}.{name}":
+        return f"`{name}` | [`{home}`]({page_of(home)}.md)"
+    value = getattr(importlib.import_module(module), name)
+    if text := _generated(value):
+        return f"`{name}` | {text}"
+    lines = (inspect.getdoc(value) or "").split("\n\n")[0] if callable(value) else ""
+    return f"`{name}` | {' '.join(lines.split()).replace('|', '&#124;')}"
+
+
+def with_tables(markdown: str) -> str:
+    """Return a page of the reference with its tables as the code has them."""
+    return _TABLE.sub(lambda found: f"<!-- api: {found[1]} -->\n{table(found[1])}<!-- /api -->", markdown)
+
+
+def with_reference(markdown: str) -> str:
+    """Return a page of the reference with directives of mkdocstrings in the place of its tables."""
+    return _TABLE.sub(lambda found: _reference(found[1]), markdown)
+
+
+def _reference(module: str) -> str:
+    own: list[str] = []
+    elsewhere: list[str] = []
+    for name in names_of(module):
+        home = homes()[f"{module}.{name}"]
+        (own if home == f"{module}.{name}" else elsewhere).append(home)
+    also = [f"Also here: {', '.join(f'[`{home}`][{home}]' for home in elsewhere)}."] if elsewhere else []
+    return "\n\n".join([*also, *(_directive(path) for path in own)])
+
+
+def _directive(path: str) -> str:
+    module, _, name = path.rpartition(".")
+    if text := _generated(getattr(importlib.import_module(module), name)):
+        return f"### `{name}` {{ #{path} }}\n\n{text}"
+    return f"::: {path}"
+
+
+def _generated(value: object) -> str:
+    """Return a sentence for what is generated from the protos; empty for another name."""
+    descriptor = getattr(value, "DESCRIPTOR", None)
+    if descriptor is not None:
+        return f"The message [`{descriptor.full_name}`](../wire-messages.md#{descriptor.name.lower()})."
+    if str(getattr(value, "__module__", "")).startswith("cpg_trio.protos."):
+        return "Generated for [its service](../wire-messages.md#logger)."
+    return ""

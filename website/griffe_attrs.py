@@ -1,0 +1,111 @@
+"""Has the reference show what constructors of attrs classes take, as griffe does for dataclasses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from griffe import (
+    Attribute,
+    Class,
+    Expr,
+    ExprCall,
+    ExprKeyword,
+    Extension,
+    Function,
+    Module,
+    Parameter,
+    ParameterKind,
+    Parameters,
+)
+
+_DECORATORS = {"attrs.frozen", "attrs.define", "attrs.mutable"}
+
+
+class AttrsExtension(Extension):
+    """Gives attrs classes their `__init__`, and attributes their defaults in place of `attrs.field(...)`."""
+
+    def on_package(self, *, pkg: Module, **_: Any) -> None:
+        """Go through a package that has been read."""
+        classes = list(_classes(pkg))
+        inits = {class_.path: _parameters(class_) for class_ in classes if _options(class_) is not None}
+        for class_ in classes:
+            if class_.path in inits and "__init__" not in class_.members:
+                parents = [inits.get(parent.path, []) for parent in reversed(class_.mro())]
+                _set_init(class_, [each for own in (*parents, inits[class_.path]) for each in own])
+        for class_ in classes:
+            for attribute in _fields(class_) if class_.path in inits else ():
+                attribute.value = _default(attribute)
+
+
+def _classes(module: Module | Class) -> Iterator[Class]:
+    for member in list(module.members.values()):
+        if member.is_alias:
+            continue
+        if isinstance(member, Class):
+            yield member
+        if isinstance(member, Module | Class):
+            yield from _classes(member)
+
+
+def _options(class_: Class) -> dict[str, str] | None:
+    """Return the arguments of the decorator of an attrs class; None for another class."""
+    for decorator in class_.decorators:
+        if isinstance(decorator.value, Expr) and decorator.value.canonical_path in _DECORATORS:
+            return {name: str(value) for name, value in _arguments(decorator.value).items()}
+    return None
+
+
+def _arguments(expression: object) -> dict[str, Any]:
+    if not isinstance(expression, ExprCall):
+        return {}
+    return {each.name: each.value for each in expression.arguments if isinstance(each, ExprKeyword)}
+
+
+def _fields(class_: Class) -> Iterator[Attribute]:
+    for member in class_.members.values():
+        if not isinstance(member, Attribute) or member.annotation is None or "property" in member.labels:
+            continue
+        if "ClassVar" not in str(member.annotation):
+            yield member
+
+
+def _field(attribute: Attribute) -> dict[str, Any] | None:
+    """Return the arguments of `attrs.field(...)`; None where there is another default, or none."""
+    value = attribute.value
+    is_field = isinstance(value, ExprCall) and value.function.canonical_path == "attrs.field"
+    return _arguments(value) if is_field else None
+
+
+def _default(attribute: Attribute) -> Any:
+    field = _field(attribute)
+    if field is None:
+        return attribute.value
+    if "factory" in field:
+        return ExprCall(function=field["factory"], arguments=[])
+    return field.get("default")
+
+
+def _parameters(class_: Class) -> list[Parameter]:
+    all_by_keyword = (_options(class_) or {}).get("kw_only") == "True"
+    found = []
+    for attribute in _fields(class_):
+        field = _field(attribute) or {}
+        if str(field.get("init")) == "False":
+            continue
+        by_keyword = all_by_keyword or str(field.get("kw_only")) == "True"
+        kind = ParameterKind.keyword_only if by_keyword else ParameterKind.positional_or_keyword
+        name = str(field.get("alias", attribute.name)).strip("'\"").lstrip("_")
+        found.append(Parameter(name, annotation=attribute.annotation, kind=kind, default=_default(attribute)))
+    return found
+
+
+def _set_init(class_: Class, parameters: list[Parameter]) -> None:
+    last = {each.name: each for each in parameters}.values()
+    by_position = [each for each in last if each.kind is not ParameterKind.keyword_only]
+    by_keyword = [each for each in last if each.kind is ParameterKind.keyword_only]
+    own = Parameter("self", kind=ParameterKind.positional_or_keyword)
+    init = Function(
+        "__init__", parent=class_, parameters=Parameters(own, *by_position, *by_keyword), lineno=0
+    )
+    class_.set_member("__init__", init)
