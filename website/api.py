@@ -9,6 +9,7 @@ import ast
 import importlib
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -60,6 +61,7 @@ def _exported(module: ModuleType) -> set[str]:
     return imported or {name for name in own if not name.startswith("_")}
 
 
+@cache
 def homes() -> dict[str, str]:
     """Return where each public name, as `module.name`, is explained: at the first module that has it."""
     first: dict[int, str] = {}
