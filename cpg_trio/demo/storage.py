@@ -11,13 +11,13 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from cpg_trio import HealthState, Plugin
 from cpg_trio._lines import one_line
-from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.demo._command import run_plugin
 from cpg_trio.demo._plain_http import Form, plain_http
 from cpg_trio.demo._store import CodeTakenError, DatabaseAwayError, InvalidPairError, Store, open_store
@@ -89,7 +89,7 @@ async def storage_plugin(where: Path | str) -> AsyncIterator[Plugin]:
 
     It reports UNHEALTHY while its database is away.
     """
-    async with open_store(where) as store, open_plain_nursery() as nursery:
+    async with open_store(where) as store:
         plugin = Plugin("storage-plugin", version="1.0.0", name="Storage Plugin", default_port=8082)
         logger = plugin.require("logger", version=">=1.0,<2").client(LoggerClient)
         plugin.provide(
@@ -104,9 +104,8 @@ async def storage_plugin(where: Path | str) -> AsyncIterator[Plugin]:
 
         if not isinstance(where, Path):
             report("the database has not been checked yet")
-        nursery.start_soon(store.follow, report)
+        plugin.task(partial(store.follow, report), name="watch-database")
         yield plugin
-        nursery.cancel_scope.cancel()
 
 
 def storage(environment: Mapping[str, str]) -> AbstractAsyncContextManager[Plugin]:

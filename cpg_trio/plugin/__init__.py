@@ -29,6 +29,7 @@ Each module uses those above it:
     _registration    registers the services, and takes them back when the plugin leaves
     _heartbeat       reports health, which renews the lease
     _token_renewal   renews the token
+    _tasks           the tasks of the author
     _client_session  a session of a client that provides nothing
     _runtime         the nursery of all these tasks
     _plugin          the public declaration

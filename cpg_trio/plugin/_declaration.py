@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
@@ -38,6 +38,8 @@ class Declaration:
     provided: dict[str, Provided] = attrs.field(factory=dict)
     dependencies: dict[str, Dependency] = attrs.field(factory=dict)
     capabilities: list[Capability] = attrs.field(factory=list)
+    tasks: dict[str, Callable[[], Awaitable[object]]] = attrs.field(factory=dict)
+    """The author's own tasks, by name."""
     link: HostLink = attrs.field(factory=HostLink)
     """The plugin's link to its host, of which its dependencies know."""
     served: Calls = attrs.field(factory=Calls)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from functools import partial
+from typing import TypeAlias, TypeVar, overload
 
 import trio
 
@@ -14,6 +15,7 @@ from cpg_trio.logs import log_source
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._runtime import run
+from cpg_trio.plugin._tasks import TaskFunction, check_task, task_name
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application, checked_interceptors
@@ -21,6 +23,7 @@ from cpg_trio.states import HealthState
 from cpg_trio.versions import Requirement
 
 Middleware: TypeAlias = Callable[[App], App]
+_Task = TypeVar("_Task", bound=TaskFunction)
 
 
 class Plugin:
@@ -68,6 +71,11 @@ class Plugin:
     def requires(self) -> tuple[str, ...]:
         """The types of the services without which it is not HEALTHY."""
         return self._dependencies(required=True)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its own tasks."""
+        return tuple(self._declared.tasks)
 
     @property
     def uses(self) -> tuple[str, ...]:
@@ -158,6 +166,39 @@ class Plugin:
         capability = Capability(capability_type, min_version, reason)
         self._declared.capabilities.append(capability)
         return capability
+
+    @overload
+    def task(self, function: _Task, *, name: str | None = None) -> _Task: ...
+
+    @overload
+    def task(self, *, name: str | None = None) -> Callable[[_Task], _Task]: ...
+
+    def task(
+        self, function: _Task | None = None, *, name: str | None = None
+    ) -> _Task | Callable[[_Task], _Task]:
+        """Run an async function beside the plugin, as a task of its nursery. Also a decorator.
+
+        It is called without arguments, once, when the plugin has registered for the first time; and each time
+        that the plugin is served. It may return. At a stop it is cancelled when the calls in flight are done,
+        as they may wait for it, or when their grace period is over; it can still make calls until then. Who
+        has to clean up does so as everywhere in Trio, with `finally` and a shield with a limit.
+
+        An exception in it ends the plugin as a crash does: all else is cancelled, `serve` raises it, and the
+        host finds out. Whoever runs the plugin starts it again, if anybody does. Tasks that shall go on after
+        errors catch them. `name` is for the log, by default that of the function.
+
+        Raises: TypeError for what is no async function without arguments; ValueError for a name that another
+        task has; RuntimeError while the plugin runs.
+        """
+        if function is None:
+            return partial(self.task, name=name)
+        self._check_open("task")
+        check_task(function)
+        name = name or task_name(function)
+        if name in self._declared.tasks:
+            raise ValueError(f"{self.self_id} has a task {name} already: give this one another name")
+        self._declared.tasks[name] = function
+        return function
 
     def set_health(self, state: HealthState, reason: str = "") -> None:
         """Set the health of the plugin, without regard to its dependencies, which can only make it worse.

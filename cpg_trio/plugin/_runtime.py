@@ -1,6 +1,6 @@
 """The tasks of a plugin that runs.
 
-    run                        background: connection pool, probe port
+    run                        background: connection pool, probe port, _tasks (the author's own)
     └─ until drained           _serving: the servers
        └─ until a stop         _health: keeps the report up to date
           └─ while the host    handshake, then _registration; after that, at the same time:
@@ -8,7 +8,8 @@
                                direct (direct calls) · _adoption (a managing host gives another identity)
 
 A plugin listens before it registers, so that no call is sent to a port that is closed. It stops in the
-opposite order: it takes its registrations back, then the calls in flight finish, then all else is cancelled.
+opposite order: it takes its registrations back, then the calls in flight finish, then all else is cancelled:
+the author's tasks, which calls may wait for, and last the connection pool, which tasks may use.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cpg_trio.plugin._retry import Backoff, retry_until_done
 from cpg_trio.plugin._serving import Addresses, serve_plugin
 from cpg_trio.plugin._session import Session, handshake
 from cpg_trio.plugin._state import PluginState
+from cpg_trio.plugin._tasks import run_tasks
 from cpg_trio.plugin._token_renewal import keep_renewed, renew
 from cpg_trio.plugin.direct import RequestPace
 from cpg_trio.plugin.discovery import follow
@@ -80,6 +82,7 @@ async def run(
             background.start_soon(pool.sweep)
             if state.hosts is not None:
                 background.start_soon(state.hosts.keep)
+            background.start_soon(run_tasks, state)
             async with open_plain_nursery() as until_drained:
                 drain = trio.Event()
                 addresses = await until_drained.start(serve_plugin, state, probes, drain)
@@ -144,6 +147,7 @@ async def _stay_registered(state: PluginState, addresses: Addresses, registratio
         state.begin_session(session)
         identify(session.runtime_id)
         if await registrations.register(session):
+            state.registered.set()
             await _keep(state, session, heartbeat)
         session.void.set()
         _log.warning("%s: the host does not know %s any more", state.declared.self_id, session.runtime_id)

@@ -57,6 +57,8 @@ class PluginState:
         self.heartbeats = HeartbeatCounts()
         self.traces = Tracing()
         """The traces of its calls. They have the runtime id of the last session."""
+        self.registered = trio.Event()
+        """Set when all services have been registered for the first time."""
         self.stopping = trio.Event()
         self.grace_s = config.grace_s
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import trio
@@ -61,6 +61,27 @@ async def it_is_degraded_while_a_dependency_is_away(tested: TestedPlugin) -> Non
             )
             fakes[service_type] = await tested.provide(host, service_type)
             await started.until(HealthState.HEALTHY)
+
+
+async def its_tasks_are_started_once_and_end_with_it(tested: TestedPlugin) -> None:
+    async with tested.made() as plugin, tested.process() as process:
+        with _following_tasks(plugin) as tasks:
+            started = await process.without_host().start(plugin, until=None)
+            await trio.sleep(_A_WHILE_S)
+            expect(not tasks.begun, f"{tasks} began before it has registered")
+            for _ in range(2):
+                async with process.host() as host:
+                    fakes = [await tested.provide(host, each) for each in tested.fakes]
+                    await host.take(started).until(HealthState.HEALTHY)
+                    for fake in fakes:
+                        await fake.kill()
+            once = sorted(tasks.begun) == sorted(plugin.tasks)
+            expect(once, f"with two hosts, one after the other, these have begun: {tasks}")
+            with trio.move_on_after(_LONGEST_STOP_S) as limit:
+                await started.stop()
+            running = ", ".join(tasks.running)
+            expect(not limit.cancelled_caught, f"these tasks keep it from stopping: {running or 'none'}")
+            expect(not running, f"it has stopped, and these tasks have not: {running}")
 
 
 async def it_stops_in_order(tested: TestedPlugin) -> None:
@@ -121,6 +142,37 @@ async def _read(
                 pass
     except ConnectError:
         task_status.started()  # it is not one that is answered to an empty message, or it was ended
+
+
+class _FollowingTasks(trio.abc.Instrument):
+    """Sees which of the own tasks of a plugin begin and end."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._names = {f"{each} of {plugin.self_id}": each for each in plugin.tasks}
+        self.begun: list[str] = []
+        self.running: list[str] = []
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name in self._names:
+            self.begun.append(self._names[task.name])
+            self.running.append(self._names[task.name])
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        if task.name in self._names:
+            self.running.remove(self._names[task.name])
+
+    def __str__(self) -> str:
+        return ", ".join(self.begun) or "none"
+
+
+@contextmanager
+def _following_tasks(plugin: Plugin) -> Iterator[_FollowingTasks]:
+    following = _FollowingTasks(plugin)
+    trio.lowlevel.add_instrument(following)
+    try:
+        yield following
+    finally:
+        trio.lowlevel.remove_instrument(following)
 
 
 @asynccontextmanager
