@@ -14,7 +14,10 @@ import trio
 
 @asynccontextmanager
 async def open_plain_nursery() -> AsyncIterator[trio.Nursery]:
-    """Open a nursery; a group that holds a single exception is raised as that exception."""
+    """Open a nursery; a group that holds a single exception is raised as that exception.
+
+    That it was cancelled at the same moment does not count: the next checkpoint says it again.
+    """
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
@@ -26,8 +29,16 @@ async def open_plain_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 def _only(error: BaseException) -> BaseException | None:
+    """Return the only exception of a group, besides `trio.Cancelled`; None if there are several."""
     while isinstance(error, BaseExceptionGroup):
-        if len(error.exceptions) != 1:
+        errors = [each for each in error.exceptions if not _is_cancelled(each)] or error.exceptions[:1]
+        if len(errors) != 1:
             return None
-        error = error.exceptions[0]
+        error = errors[0]
     return error
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_cancelled, error.exceptions))
+    return isinstance(error, trio.Cancelled)

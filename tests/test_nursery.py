@@ -40,3 +40,25 @@ async def test_a_cancellation_passes() -> None:
         async with open_plain_nursery():
             await trio.sleep_forever()
     assert scope.cancelled_caught
+
+
+async def test_an_error_at_the_moment_of_a_cancellation_is_still_one_error() -> None:
+    with trio.CancelScope() as scope, pytest.raises(KeyError, match="alone"):
+        async with open_plain_nursery() as nursery:
+
+            async def fail_when_cancelled() -> None:
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise KeyError("alone")
+
+            nursery.start_soon(fail_when_cancelled)
+            nursery.start_soon(trio.sleep_forever)
+            await trio.lowlevel.checkpoint()
+            scope.cancel()
+            await trio.sleep_forever()
+    with trio.move_on_after(0) as whole:
+        async with open_plain_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+    assert whole.cancelled_caught

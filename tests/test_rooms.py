@@ -33,6 +33,7 @@ ROOMS = (
     "launch",
     "testing",
     "demo",
+    "scaffold",
     "commands",
 )
 ELSEWHERE = {
@@ -44,6 +45,7 @@ ELSEWHERE = {
     "_side_port": "process",
     "_garbage": "process",
     "__main__": "commands",
+    "pytest_plugin": "testing",
     "check": "commands",
     "cli": "commands",
 }

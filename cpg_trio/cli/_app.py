@@ -60,6 +60,13 @@ COMMANDS: Sequence[Command] = (
         ("up", "up shop/platform.toml --check", "up --reload", "up --schema > platform.schema.json"),
     ),
     Command(
+        "run",
+        "_run:run",
+        "Run one Python plugin, for a host at HOST_URL.",
+        RUN,
+        ("run greeter.plugin:make_plugin",),
+    ),
+    Command(
         "check",
         "_check:check_process",
         "Check the health of the host or plugin on PORT of this machine: status 0, or 1 and a line why.",
@@ -215,6 +222,13 @@ COMMANDS: Sequence[Command] = (
         "Have the host read its policy, tokens, keys and certificates now.",
         STEER,
         ("reload",),
+    ),
+    Command(
+        "new",
+        "_new:new",
+        "Write the project of a plugin, with its tests.",
+        OTHER,
+        ("new greeter", "new my-greeter --from cpg_trio-0.2.0-py3-none-any.whl --folder plugins/greeter"),
     ),
     Command(
         "generate",

@@ -26,13 +26,18 @@ async def serve(target: str, stop: trio.Event) -> None:
         await plugin.serve(stop)
 
 
+def run_plugin(target: str) -> int:
+    """Run a plugin until a signal; return the exit status."""
+    return run(partial(serve, target))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run, or describe, a plugin; return the exit status."""
     match arguments:
         case ["--describe", target]:
             return _describe(target)
         case [target] if not target.startswith("-"):
-            return run(partial(serve, target))
+            return run_plugin(target)
     print("usage: python -m cpg_trio.launch.run [--describe] module:attribute", file=sys.stderr)
     return _USAGE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Generic, TypeVar
 
 import attrs
@@ -35,3 +35,7 @@ class ResponseStream(Generic[_M]):
     def __aiter__(self) -> AsyncIterator[_M]:
         """Return the iterator, of which there is one."""
         return self._messages
+
+    def __anext__(self) -> Awaitable[_M]:
+        """Return the next response, as `anext(stream)` asks for it."""
+        return self._messages.__anext__()

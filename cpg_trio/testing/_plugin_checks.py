@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import trio
@@ -135,13 +135,15 @@ async def _read(
     client: Any = await host.client(service_type, client_class)
     request = message_factory.GetMessageClass(method.input_type)()
     response = message_factory.GetMessageClass(method.output_type)
-    try:
+    is_open = False
+    with suppress(ConnectError):  # it is not one that is answered to an empty message, or it was ended
         async with client._server_stream(method.name, request, response, {}) as messages:  # noqa: SLF001 - any service's
+            is_open = True
             task_status.started()
             async for _ in messages:
                 pass
-    except ConnectError:
-        task_status.started()  # it is not one that is answered to an empty message, or it was ended
+    if not is_open:
+        task_status.started()
 
 
 class _FollowingTasks(trio.abc.Instrument):
