@@ -30,8 +30,8 @@ nox.options.sessions = [
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
-# What is generated from what. Each folder on the right holds generated files only.
-GENERATED = {Path("proto"): Path("cpg_trio/protos"), Path("tests/proto"): Path("tests/_gen")}
+# Files whose tables say what is generated from what.
+GENERATED = ["pyproject.toml", "tests/proto.toml"]
 
 
 def _install(session: nox.Session, *groups: str) -> None:
@@ -63,43 +63,15 @@ def proto(session: nox.Session) -> None:
     _install(session, "proto")
     session.run("buf", "lint")
     session.run("buf", "format", "--diff", "--exit-code")
-    changed = [str(target) for source, target in GENERATED.items() if _generate(session, source, target)]
-    if changed:
-        session.error(
-            f"{', '.join(changed)} did not follow from the protos. It does now: review and commit it."
-        )
+    if changed := _generate(session):
+        changes = "\n".join(changed)
+        session.error(f"{changes}\nThese files follow from the protos now: review and commit them.")
 
 
-def _generate(session: nox.Session, source: Path, target: Path) -> bool:
-    """Generate into `target`; return whether that changed it."""
-    # Beside it first: the generator is part of the package, which needs what is there now.
-    fresh = Path(session.create_tmp()) / target
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    session.run(
-        "python",
-        "-m",
-        "grpc_tools.protoc",
-        f"--proto_path={source}",
-        f"--python_out={fresh}",
-        f"--pyi_out={fresh}",
-        f"--cpg-trio_out={fresh}",
-        f"--cpg-trio_opt=package={'.'.join(target.parts)}",
-        *sorted(str(path.relative_to(source)) for path in source.rglob("*.proto")),
-    )
-    if _contents(fresh) == _contents(target):
-        return False
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(fresh, target)
-    return True
-
-
-def _contents(folder: Path) -> dict[Path, bytes]:
-    return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*.py*")
-        if path.suffix in {".py", ".pyi"}
-    }
+def _generate(session: nox.Session) -> list[str]:
+    """Generate all code, and return what that changed."""
+    told = [str(session.run("cpg-trio", "generate", table, silent=True)) for table in GENERATED]
+    return [line for text in told for line in text.splitlines() if line.startswith(("wrote", "deleted"))]
 
 
 @nox.session(python=PYTHONS)
@@ -335,6 +307,5 @@ def cut(session: nox.Session) -> None:
         session.error("which version? `nox -s cut -- 0.3.0`")
     _install(session, "proto", "release")
     session.run("python", "-m", "release.versions", *session.posargs)
-    for source, target in GENERATED.items():  # generated code says which version has made it
-        _generate(session, source, target)
+    _generate(session)  # generated code says which version has made it
     session.run("towncrier", "build", "--yes", "--version", *session.posargs)

@@ -57,7 +57,7 @@ async def confirmed_managed(
     return plugin
 
 
-def phase_word(phase: int) -> str:
+def phase_word(phase: pb.ReplicaPhase) -> str:
     """Return the word of a phase: `backing off`."""
     return _WORDS.get(phase, f"phase {phase}")
 

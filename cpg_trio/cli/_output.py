@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import attrs
 from cyclopts import Parameter
@@ -197,7 +197,7 @@ def until(moment: Timestamp) -> str:
     return span(moment.seconds - time.time()) if moment.seconds else NOTHING
 
 
-def took(statistics: CallStatistics, quantile: str) -> str:
+def took(statistics: CallStatistics, quantile: Literal["p50", "p95", "p99"]) -> str:
     """Return a quantile of the durations of calls, such as `p95`."""
     return duration(seconds_of(getattr(statistics, quantile))) if statistics.HasField(quantile) else NOTHING
 

@@ -23,14 +23,20 @@ What stands on what:
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from google.protobuf.compiler import plugin_pb2
 from google.protobuf.descriptor_pb2 import Edition
 
 from cpg_trio.codegen import bundled
+from cpg_trio.codegen.message_types import message_types
 from cpg_trio.codegen.messages import Messages
-from cpg_trio.codegen.names import GenerationError as GenerationError, snake_case as snake_case, stub_path
+from cpg_trio.codegen.names import (
+    GenerationError as GenerationError,
+    snake_case as snake_case,
+    stub_path,
+    types_path,
+)
 from cpg_trio.codegen.stubs import stubs
 
 _FEATURES = (
@@ -48,7 +54,7 @@ def generate(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGenerat
     )
     try:
         messages = Messages(request.proto_file, request.file_to_generate, _package(request.parameter))
-        for path, content in stub_files(messages):
+        for path, content in files(messages):
             response.file.add(name=path, content=content)
     except GenerationError as error:
         response.error = str(error)
@@ -56,13 +62,19 @@ def generate(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGenerat
     return response
 
 
-def stub_files(messages: Messages) -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each module of stubs. Raises: GenerationError."""
+def files(messages: Messages) -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each file. Raises: GenerationError."""
     for file in messages.generated:
         if messages.package != bundled.PACKAGE:
             bundled.check(file)
+        types = message_types(messages.descriptor(file.name), file, messages.imports_for(file.name))
+        yield types_path(file.name), _text(types)
         if file.service:
-            yield stub_path(file.name), "\n".join(stubs(file, messages)) + "\n"
+            yield stub_path(file.name), _text(stubs(file, messages))
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(lines) + "\n"
 
 
 def _package(parameter: str) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
-from cpg_trio.codegen.names import GenerationError, Locations, module_of
+from cpg_trio.codegen.names import GenerationError, module_of
+from cpg_trio.codegen.source import Locations
 
 PACKAGE = "cpg_trio.protos"
 _EXAMPLES = ("api/", "logger/", "storage/")  # which only a process that runs the example loads
@@ -51,7 +52,7 @@ def check(file: FileDescriptorProto) -> None:
     if Path(file.name) in _platform() and not provides(file):
         raise GenerationError(
             f"{file.name}: cpg_trio has another file of this name, and no process can load both:"
-            " or delete it and import the one of cpg_trio"
+            " rename it, or delete it and import the one of cpg_trio"
         )
     if file.package in packages and not provides(file):
         place = Locations(file).place(FileDescriptorProto.PACKAGE_FIELD_NUMBER)

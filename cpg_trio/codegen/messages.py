@@ -6,10 +6,12 @@ import keyword
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import attrs
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 
 from cpg_trio.codegen import bundled
-from cpg_trio.codegen.names import folder_of, module_of
+from cpg_trio.codegen.names import folder_of, is_hidden, module_of
 
 
 @attrs.frozen
@@ -33,14 +35,20 @@ class Messages:
         self._generated = generated
         self._modules: dict[str, str] = {}
         self._places: dict[str, Place] = {}
+        self._pool = DescriptorPool()
         for file in self._files.values():
+            self._pool.AddSerializedFile(file.SerializeToString())
             prefix = f".{file.package}" if file.package else ""
-            self._places.update(_places(file.name, prefix, (), file.message_type))
+            self._places.update(_places(file.name, prefix, (), file))
 
     @property
     def generated(self) -> Iterator[FileDescriptorProto]:
         """The files that code is generated for."""
         return (self._files[name] for name in self._generated)
+
+    def descriptor(self, proto: str) -> FileDescriptor:
+        """Return what protobuf makes of a file."""
+        return self._pool.FindFileByName(proto)
 
     def modules(self) -> Mapping[str, str]:
         """Return where the module of each file is, by where protoc takes it to be."""
@@ -89,16 +97,18 @@ class Imports:
         place = self._messages.place(type_name)
         expression = self._alias(place.proto)
         for name in place.path:
-            if keyword.iskeyword(name):
-                expression = f'getattr({expression}, "{name}")'
-            else:
-                expression = f"{expression}.{name}"
+            hidden = is_hidden(name)
+            expression = f'getattr({expression}, "{name}")' if hidden else f"{expression}.{name}"
         return expression
 
     def annotation(self, type_name: str) -> str:
         """Return the type of a message for annotations."""
         expression = self.message(type_name)
         return "Any" if "getattr(" in expression or self._is_dynamic(type_name) else expression
+
+    def module(self, proto: str) -> str:
+        """Return the full name of the module of a file, from the top."""
+        return self._messages.module(proto)
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the imports."""
@@ -131,7 +141,7 @@ class Imports:
     def _alias(self, proto: str) -> str:
         """Return the name under which the module of a file is imported."""
         if proto not in self._aliases:
-            alias = "_pb2" if proto == self._proto else f"_{module_of(proto).replace('.', '_')}"
+            alias = "_pb2" if proto == self._proto else f"_{module_of(proto).replace('.', '_').lstrip('_')}"
             while alias in self._aliases.values():
                 alias += "_"
             self._aliases[proto] = alias
@@ -139,9 +149,12 @@ class Imports:
 
 
 def _places(
-    proto: str, prefix: str, path: tuple[str, ...], messages: Iterable[DescriptorProto]
+    proto: str, prefix: str, path: tuple[str, ...], around: FileDescriptorProto | DescriptorProto
 ) -> Iterator[tuple[str, Place]]:
-    for message in messages:
+    """Yield the messages and enums in a file or a message."""
+    for enum in around.enum_type:
+        yield f"{prefix}.{enum.name}", Place(proto, (*path, enum.name))
+    for message in around.message_type if isinstance(around, FileDescriptorProto) else around.nested_type:
         name, inner = f"{prefix}.{message.name}", (*path, message.name)
         yield name, Place(proto, inner)
-        yield from _places(proto, name, inner, message.nested_type)
+        yield from _places(proto, name, inner, message)

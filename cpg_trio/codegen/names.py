@@ -5,11 +5,12 @@ from __future__ import annotations
 import keyword
 from pathlib import PurePosixPath
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, SourceCodeInfo
-
 from cpg_trio.rpc import Service, ServiceClient
 
-_RESERVED = frozenset({*dir(Service), *dir(ServiceClient), *Service.__annotations__, *keyword.kwlist})
+_IN_CLASSES = {"rpc", "str", "tuple"}  # names that the classes of stubs use
+_RESERVED = frozenset(
+    {*dir(Service), *dir(ServiceClient), *Service.__annotations__, *keyword.kwlist, *_IN_CLASSES}
+)
 
 
 class GenerationError(Exception):
@@ -30,7 +31,14 @@ def snake_case(name: str) -> str:
 def method_name(name: str) -> str:
     """Return the name of a method. One that stubs have a use for, or Python, gets an underscore."""
     snake = snake_case(name)
+    if is_hidden(snake) and snake.startswith("__"):
+        snake = f"_{snake.lstrip('_')}"
     return f"{snake}_" if snake in _RESERVED else snake
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name cannot be written after a dot in a class: only `getattr` has it."""
+    return keyword.iskeyword(name) or (name.startswith("__") and not name.endswith("__"))
 
 
 def module_of(proto: str) -> str:
@@ -43,6 +51,11 @@ def stub_path(proto: str) -> str:
     return f"{_stem(proto)}_trio.py"
 
 
+def types_path(proto: str) -> str:
+    """Return the path of the types of the messages of a file."""
+    return f"{_stem(proto)}_pb2.pyi"
+
+
 def folder_of(proto: str) -> str:
     """Return the folder of a file."""
     return str(PurePosixPath(_stem(proto)).parent)
@@ -50,27 +63,3 @@ def folder_of(proto: str) -> str:
 
 def _stem(proto: str) -> str:
     return proto.removesuffix(".proto").replace("-", "_")
-
-
-class Locations:
-    """Where things are in a file, and the comments before them. Things are named by paths of descriptors."""
-
-    def __init__(self, file: FileDescriptorProto) -> None:
-        self._name = file.name
-        self._by_path: dict[tuple[int, ...], SourceCodeInfo.Location] = {
-            tuple(location.path): location for location in file.source_code_info.location
-        }
-
-    def place(self, *path: int) -> str:
-        """Return the file with the line, from 1, of what is at a path."""
-        location = self._by_path.get(path)
-        return f"{self._name}:{location.span[0] + 1}" if location is not None else self._name
-
-    def comment(self, *path: int) -> list[str]:
-        """Return the lines of the comment before what is at a path, without those that protoc adds."""
-        location = self._by_path.get(path)
-        text = location.leading_comments if location is not None else ""
-        lines = [line.removeprefix(" ").rstrip() for line in text.strip("\n").splitlines()]
-        while lines and not lines[-1]:
-            lines.pop()
-        return lines

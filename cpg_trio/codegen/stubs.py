@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -15,7 +16,8 @@ from google.protobuf.descriptor_pb2 import (
 
 from cpg_trio._version import __version__
 from cpg_trio.codegen.messages import Imports, Messages
-from cpg_trio.codegen.names import GenerationError, Locations, method_name
+from cpg_trio.codegen.names import GenerationError, method_name
+from cpg_trio.codegen.source import Locations, docstring
 from cpg_trio.rpc.stubs import FORMAT
 
 _SERVICE = FileDescriptorProto.SERVICE_FIELD_NUMBER
@@ -99,7 +101,7 @@ def _standard_imports(imports: Imports, text: Sequence[str]) -> Iterator[str]:
     dynamic = any("import_module(" in line for line in imports.lines())
     if dynamic:
         yield "from importlib import import_module"
-    any_ = "Any, " if dynamic or "Any" in body else ""
+    any_ = "Any, " if dynamic or re.search(r"(?<![\w.])Any\b", body) else ""
     yield f"from typing import {any_}ClassVar, Unpack"
 
 
@@ -152,7 +154,7 @@ def _check_names(methods: Sequence[_Method], service: str, place: Callable[[int]
 
 def _base(service: _Service) -> Iterator[str]:
     yield from ("", "", f"class {service.base}(rpc.Service):")
-    yield from _docstring(service.comment or [f"Base class of an implementation of {service.full_name}."], 1)
+    yield from docstring(service.comment or [f"Base class of an implementation of {service.full_name}."], 1)
     yield ""
     yield f'    service_name: ClassVar[str] = "{service.full_name}"'
     yield "    rpcs: ClassVar[tuple[rpc.Rpc, ...]] = ("
@@ -181,13 +183,13 @@ def _unimplemented(method: _Method) -> Iterator[str]:
     yield f"    {asynchronous}def {method.python_name}("
     yield f"        self, {requests}: {argument}, ctx: rpc.Context, /"
     yield f"    ) -> {result}:"
-    yield from _docstring(method.comment or [f"Answer {method.full_name}."], 2)
+    yield from docstring(method.comment or [f"Answer {method.full_name}."], 2)
     yield '        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")'
 
 
 def _client(service: _Service) -> Iterator[str]:
     yield from ("", "", f"class {service.client}(rpc.ServiceClient):")
-    yield from _docstring([f"Client of {service.full_name}."], 1)
+    yield from docstring([f"Client of {service.full_name}."], 1)
     yield ""
     yield f'    service_name: ClassVar[str] = "{service.full_name}"'
     for method in service.methods:
@@ -206,21 +208,7 @@ def _call(method: _Method) -> Iterator[str]:
     yield f"    {asynchronous}def {method.python_name}("
     yield f"        self, {request}: {argument}, **options: Unpack[rpc.CallOptions]"
     yield f"    ) -> {result}:"
-    yield from _docstring(method.comment or [f"Call {method.full_name}."], 2)
+    yield from docstring(method.comment or [f"Call {method.full_name}."], 2)
     traits = ", idempotent=True" if method.idempotency != "UNKNOWN" else ""
     call = _CALLS[method.streams]
     yield f'        return {call}("{method.name}", {request}, {method.response}, options{traits})'
-
-
-def _docstring(lines: Sequence[str], depth: int) -> Iterator[str]:
-    """Yield a docstring of lines that may have anything in them."""
-    indent = "    " * depth
-    escaped = [line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') for line in lines]
-    if escaped[-1].endswith('"'):
-        escaped[-1] = f'{escaped[-1][:-1]}\\"'
-    if len(escaped) == 1:
-        yield f'{indent}"""{escaped[0]}"""'
-        return
-    yield f'{indent}"""{escaped[0]}'
-    yield from (f"{indent}{line}" if line else "" for line in escaped[1:])
-    yield f'{indent}"""'

@@ -35,7 +35,6 @@ from connectrpc.errors import ConnectError as ConnectError, ErrorDetail as Error
 from connectrpc.interceptor import (
     BidiStreamInterceptor as BidiStreamInterceptor,
     ClientStreamInterceptor as ClientStreamInterceptor,
-    Interceptor as Interceptor,
     MetadataInterceptor as MetadataInterceptor,
     ServerStreamInterceptor as ServerStreamInterceptor,
     UnaryInterceptor as UnaryInterceptor,
@@ -83,7 +82,10 @@ from cpg_trio.rpc.http_client import (
     send_duplex as send_duplex,
 )
 from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
-from cpg_trio.rpc.interceptors import checked_interceptors as checked_interceptors
+from cpg_trio.rpc.interceptors import (
+    Interceptor as Interceptor,
+    checked_interceptors as checked_interceptors,
+)
 from cpg_trio.rpc.recording import RecordedCall as RecordedCall
 from cpg_trio.rpc.response import (
     ResponseMetadata as ResponseMetadata,

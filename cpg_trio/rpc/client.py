@@ -23,7 +23,6 @@ import trio
 from connectrpc.code import Code
 from connectrpc.compression.gzip import GzipCompression
 from connectrpc.errors import ConnectError
-from connectrpc.interceptor import Interceptor
 from connectrpc.request import Headers
 from google.protobuf.message import Message
 
@@ -48,7 +47,7 @@ from cpg_trio.rpc.http_client import (
     send_duplex,
 )
 from cpg_trio.rpc.intercepted import Intercepted, Sending
-from cpg_trio.rpc.interceptors import checked_interceptors
+from cpg_trio.rpc.interceptors import Interceptor, checked_interceptors
 from cpg_trio.rpc.response import ResponseMetadata, ResponseStream
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import attrs
 import trio
-from connectrpc.interceptor import Interceptor
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.request import Headers, RequestContext
 from google.protobuf.message import Message
@@ -33,7 +32,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.rpc.context import Context
-from cpg_trio.rpc.interceptors import around, chained, closing
+from cpg_trio.rpc.interceptors import Interceptor, around, chained, closing
 from cpg_trio.rpc.response import ResponseMetadata, ResponseStream
 
 if TYPE_CHECKING:

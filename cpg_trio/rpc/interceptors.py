@@ -22,7 +22,6 @@ from connectrpc.errors import ConnectError
 from connectrpc.interceptor import (
     BidiStreamInterceptor,
     ClientStreamInterceptor,
-    Interceptor,
     MetadataInterceptor,
     ServerStreamInterceptor,
     UnaryInterceptor,
@@ -36,6 +35,8 @@ Around: TypeAlias = (
     UnaryInterceptor | ClientStreamInterceptor | ServerStreamInterceptor | BidiStreamInterceptor
 )
 """An interceptor that is called with what comes next."""
+Interceptor: TypeAlias = Around | MetadataInterceptor[Any]
+"""connectrpc's, of which strict checkers do not know what its kind for headers carries from start to end."""
 
 _KINDS = (UnaryInterceptor, ClientStreamInterceptor, ServerStreamInterceptor, BidiStreamInterceptor)
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import trio
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from connectrpc.interceptor import Interceptor, MetadataInterceptor
+from connectrpc.interceptor import MetadataInterceptor
 from connectrpc.request import RequestContext
 
 from cpg_trio._lines import one_line
@@ -36,7 +36,7 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.rpc.context import own_context, scope_of
 from cpg_trio.rpc.hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
-from cpg_trio.rpc.interceptors import around, checked_interceptors, closing
+from cpg_trio.rpc.interceptors import Interceptor, around, checked_interceptors, closing
 from cpg_trio.rpc.room import Place, Room, room_of_process
 from cpg_trio.rpc.stubs import Rpc, StubApplication
 from cpg_trio.rpc.unary import UnaryMethod, paths_of_messages, unary_methods

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,48 @@ async def call(client: Any, each: rpc.Rpc) -> None:
         assert await method(given) == each.response()
 
 
+def described(types: Path, module: Any) -> Iterator[tuple[str, bool]]:
+    """Yield the names that the types of a module have, and whether the module has them."""
+
+    def names(body: list[ast.stmt], around: Any, path: str) -> Iterator[tuple[str, bool]]:
+        for each in body:
+            target = each.target if isinstance(each, ast.AnnAssign) else None
+            name = target.id if isinstance(target, ast.Name) else getattr(each, "name", None)
+            if name is None:
+                continue
+            full = f"{path}.{name}".lstrip(".")
+            there = hasattr(around() if inspect.isclass(around) else around, name)  # which fields are of
+            yield full, there
+            if isinstance(each, ast.ClassDef) and there:
+                yield from names(each.body, getattr(around, name), full)
+
+    yield from names(ast.parse(types.read_text()).body, module, module.DESCRIPTOR.package)
+
+
+def fields(messages: Iterable[Any]) -> Iterator[str]:
+    """Yield the full names of all fields of messages."""
+    for message in messages:
+        if not message.GetOptions().map_entry:
+            yield from (field.full_name for field in message.fields)
+            yield from fields(message.nested_types)
+
+
+def compare_types(folder: Path, package: str) -> dict[str, Any]:
+    """Return how many names the types of all messages have, and what is only there, or only in the code."""
+    told: dict[str, bool] = {}
+    every: set[str] = set()
+    for path in folder.rglob("*_pb2.pyi"):
+        parts = path.relative_to(folder).with_suffix("").parts
+        module = importlib.import_module(".".join([*filter(None, [package]), *parts]))
+        told |= dict(described(path, module))
+        every |= set(fields(module.DESCRIPTOR.message_types_by_name.values()))
+    return {
+        "described": len(told),
+        "not_there": sorted(name for name, there in told.items() if not there),
+        "not_described": sorted(every - told.keys()),
+    }
+
+
 async def main() -> None:
     told: dict[str, Any] = {
         "answered": [],
@@ -101,6 +144,7 @@ async def main() -> None:
                     if each.idempotency is not rpc.IdempotencyLevel.UNKNOWN:
                         told["idempotency"][f"{name}/{each.name}"] = each.idempotency.name
     told["answered"].sort()
+    told |= compare_types(Path(sys.argv[1]), sys.argv[2])
     sys.stdout.write(json.dumps(told))
 
 

@@ -44,6 +44,7 @@ def test_each_method_of_each_kind_is_called_and_answers(called: Mapping[str, Any
         *(f"Plain/{name}" for name in ("Dash", "Greet", "Keyword")),
         *(f"beside.{name}/Do" for name in ("Service", "X", "XService")),
         "edition.Editions/Edit",
+        *(f"kinds.Kind/{name}" for name in ("Rpc", "Str", "Tuple", "__mangled")),
         *(
             f"lambda.v1.global/{name}"
             for name in (
@@ -67,6 +68,8 @@ def test_names_that_python_or_stubs_have_get_an_underscore(called: Mapping[str, 
     assert names["Application"] == "application_"
     assert names["Rpcs"] == "rpcs_"
     assert names["Options"] == "options"
+    names = called["python_names"]["kinds.Kind"]
+    assert list(names.values()) == ["rpc_", "tuple_", "str_", "_mangled"]
 
 
 def test_a_service_beside_one_of_its_name_has_a_base_class_of_its_own(called: Mapping[str, Any]) -> None:
@@ -83,6 +86,7 @@ def test_comments_are_docstrings_whatever_is_in_them(called: Mapping[str, Any]) 
         'Its comment has several lines, a \\ and """ quotes """, and ends with a "quote"'
     )
     assert documented["shop.v1.Shop/Buy"] == "Ends with a backslash \\"
+    assert documented["kinds.Kind/Tuple"] == "Its comment is behind it."
 
 
 def test_what_methods_promise_is_kept_on_both_sides(called: Mapping[str, Any]) -> None:
@@ -90,3 +94,13 @@ def test_what_methods_promise_is_kept_on_both_sides(called: Mapping[str, Any]) -
         "edition.Editions/Edit": "IDEMPOTENT",
         "shop.v1.Shop/Watch": "NO_SIDE_EFFECTS",
     }
+
+
+def test_types_describe_what_is_there_once_it_is_loaded(called: Mapping[str, Any]) -> None:
+    assert called["described"] > 150
+    assert called["not_there"] == []
+    # Names that no class can have, or that have another meaning in it.
+    assert called["not_described"] == [
+        *(f"kinds.Kinds.{name}" for name in ("Clear", "DESCRIPTOR", "__hidden", "from")),
+        "lambda.v1.class.from",
+    ]

@@ -40,11 +40,13 @@ def generate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_writes_what_has_changed_and_deletes_what_has_no_proto(folder: Path) -> None:
     made = "src/greeter/_gen/greeter/v1/greeter"
-    told = "".join(f"wrote  {made}{end}\n" for end in ("_pb2.py", "_pb2.pyi", "_trio.py"))
+    folders = ("", "greeter/", "greeter/v1/")
+    told = "".join(f"wrote  src/greeter/_gen/{folder}__init__.py\n" for folder in folders)
+    told += "".join(f"wrote  {made}{end}\n" for end in ("_pb2.py", "_pb2.pyi", "_trio.py"))
     assert generate(folder, "--check").returncode == 1
     assert not (folder / "src").exists()
     assert (done := generate(folder)).stdout == told, done.stderr
-    assert generate(folder, "--check").stdout == "src/greeter/_gen: 3 files, all as the protos have it\n"
+    assert generate(folder, "--check").stdout == "src/greeter/_gen: 6 files, all as the protos have it\n"
 
     own = folder / "src/greeter/_gen/own_trio.py"
     own.write_text("# not generated\n")
@@ -53,6 +55,18 @@ def test_the_command_writes_what_has_changed_and_deletes_what_has_no_proto(folde
     assert "deleted  " + made + "_trio.py" in generate(folder).stdout
     assert own.exists()
     assert not (folder / f"{made}_pb2.py").exists()
+
+
+def test_a_file_in_the_way_that_was_not_generated_stays(folder: Path) -> None:
+    made = folder / "src/greeter/_gen/greeter/v1"
+    made.mkdir(parents=True)
+    (made / "greeter_trio.py").write_text("# by hand\n")
+    (made / "__init__.py").write_text("# by hand\n")
+    assert "greeter_trio.py: the code of a proto goes here, and this file was not" in generate(folder).stderr
+    assert len(list(made.iterdir())) == 2
+    (made / "greeter_trio.py").unlink()
+    assert generate(folder).returncode == 0
+    assert (made / "__init__.py").read_text() == "# by hand\n"
 
 
 def test_modules_import_each_other_where_they_are(folder: Path) -> None:

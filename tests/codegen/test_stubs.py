@@ -37,18 +37,19 @@ def generated(*files: FileDescriptorProto) -> CodeGeneratorResponse:
 def test_what_is_committed_is_what_it_writes() -> None:
     file = FileDescriptorProto()
     echo_pb2.DESCRIPTOR.CopyToProto(file)
-    (written,) = generated(file).file
-    assert written.name == "echo/v1/echo_trio.py"
-    assert written.content == Path(str(echo_trio.__file__)).read_text(encoding="utf-8")
+    types, stubs = generated(file).file
+    assert (types.name, stubs.name) == ("echo/v1/echo_pb2.pyi", "echo/v1/echo_trio.py")
+    assert stubs.content == Path(str(echo_trio.__file__)).read_text(encoding="utf-8")
 
 
 def test_a_file_without_services_gets_no_stubs() -> None:
-    assert not generated(FileDescriptorProto(name="types.proto", package="types")).file
+    (types,) = generated(FileDescriptorProto(name="types.proto", package="types")).file
+    assert types.name == "types_pb2.pyi"
 
 
 def test_a_service_called_service_is_not_called_so_twice() -> None:
     assert issubclass(echo_trio.EchoService, Service)
-    assert "class GreeterService(" in generated(described()).file[0].content
+    assert "class GreeterService(" in generated(described()).file[1].content
 
 
 def test_two_methods_of_one_name_in_python_are_refused_by_line() -> None:
@@ -100,11 +101,12 @@ def test_it_speaks_protocs_plugin_protocol(monkeypatch: pytest.MonkeyPatch) -> N
         def __init__(self, data: bytes = b"") -> None:
             self.buffer = io.BytesIO(data)
 
-    file = described()
-    request = CodeGeneratorRequest(proto_file=[file], file_to_generate=[file.name])
+    declared = described()
+    request = CodeGeneratorRequest(proto_file=[declared], file_to_generate=[declared.name])
     monkeypatch.setattr(sys, "stdin", Standard(request.SerializeToString()))
     monkeypatch.setattr(sys, "stdout", out := Standard())
     codegen.main()
     response = CodeGeneratorResponse.FromString(out.buffer.getvalue())
-    assert [f.name for f in response.file] == ["greeter/v1/greeter_trio.py"]
-    compile(response.file[0].content, "greeter_trio.py", "exec")
+    assert [f.name for f in response.file] == ["greeter/v1/greeter_pb2.pyi", "greeter/v1/greeter_trio.py"]
+    for file in response.file:
+        compile(file.content, file.name, "exec")

@@ -1,4 +1,7 @@
-"""A program: the code that is generated for the corpus passes a strict check of types, as users run it."""
+"""A program: generated code, and a plugin that uses it, pass strict checks of types by mypy and by pyright.
+
+The plugin says with `assert_type` what the types are, so that a checker which took anything would not pass.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,132 @@ from pathlib import Path
 from cpg_trio.codegen.project import Project
 
 CORPUS = Path(__file__).parent / "corpus"
+PLUGIN = """
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, assert_type
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.internal.containers import MessageMap, RepeatedCompositeFieldContainer
+
+from cpg_trio import Plugin, run
+from cpg_trio.protos.logger.v1.logger_pb2 import LogRequest, LogResponse
+from cpg_trio.protos.logger.v1.logger_trio import LoggerClient
+from cpg_trio.rpc import Context, ResponseStream
+from made.here.common.types_pb2 import Money, Nested
+from made.here.kinds_pb2 import Colour, Kinds
+from made.here.shop.v1.items_pb2 import Item
+from made.here.shop.v1.shop_trio import ShopClient, ShopService
+
+
+class Shop(ShopService):
+    async def buy(self, request: Item.Choice.Size, ctx: Context, /) -> Money:
+        assert_type(request.millimetres, int)
+        return Money(cents=3)
+
+    async def watch(self, request: Empty, ctx: Context, /) -> AsyncIterator[Item]:
+        yield Item(name="a", sizes={"small": Item.Choice.Size(millimetres=1)})
+
+    async def fill(self, requests: AsyncIterator[Item], ctx: Context, /) -> Nested.Deep.Deeper:
+        async for request in requests:
+            assert_type(request, Item)
+            assert_type(request.sizes, MessageMap[str, Item.Choice.Size])
+        return Nested.Deep.Deeper(money=[Money(cents=1)])
+
+    async def talk(self, requests: AsyncIterator[Item], ctx: Context, /) -> AsyncIterator[AnyMessage]:
+        async for _ in requests:
+            yield AnyMessage()
+
+
+plugin = Plugin("shop-plugin", version="1.0.0")
+shop = plugin.require("shop").client(ShopClient)
+logger = plugin.require("logger", version=">=1.0,<2").client(LoggerClient)
+plugin.provide("shop", Shop(), public=True)
+
+
+async def items() -> AsyncIterator[Item]:
+    yield Item()
+
+
+async def call() -> None:
+    assert_type(shop, ShopClient)
+    assert_type(await logger.log(LogRequest(message="a"), timeout_s=1.0), LogResponse)
+    assert_type(await shop.buy(Item.Choice.Size()), Money)
+    deeper = await shop.fill(items())
+    assert_type(deeper.money, RepeatedCompositeFieldContainer[Money])
+    watched = shop.watch(Empty(), timeout_s=3)
+    assert_type(watched, AbstractAsyncContextManager[ResponseStream[Item]])
+    async with watched as stream:
+        async for item in stream:
+            assert_type(item, Item)
+    async with shop.talk(items()) as answers:
+        async for answer in answers:
+            assert_type(answer, AnyMessage)
+
+
+def kinds(message: Kinds) -> Colour:
+    assert_type(message.colour, Colour)
+    assert_type(Colour.COLOUR_RED, Colour)
+    assert_type(Colour.Name(message.colour), str)
+    assert_type(message.WhichOneof("one"), Literal["text", "number"] | None)
+    assert_type(message.WhichOneof("other"), Literal["flag"] | None)
+    assert_type(message.HasField("maybe"), bool)
+    return Colour.Value("COLOUR_RED")
+
+
+if __name__ == "__main__":
+    sys.exit(run(plugin.serve))
+"""
+WRONG = """
+from cpg_trio.protos.logger.v1.logger_pb2 import LogRequest
+from cpg_trio.protos.logger.v1.logger_trio import LoggerClient
+from made.here.common.types_pb2 import Money
+from made.here.kinds_pb2 import Colour, Kinds
+
+
+async def call(logger: LoggerClient) -> None:
+    await logger.log(Money())
+    await logger.log(LogRequest(), timeout="1 s")
+    LogRequest(text="a")
+    Kinds().HasField("colour")
+    Kinds(colour=1)
+    Colour(1)
+"""
 
 
 def main() -> int:
-    """Generate, and check; return the status of mypy."""
-    with tempfile.TemporaryDirectory() as top:
-        project = Project(CORPUS, Path(top, "made", "here"), "made.here")
+    """Generate, and check; return 1 if a checker found something, or did not find what is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        project = Project(CORPUS, top / "made/here", "made.here")
         project.write(project.generate())
-        command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--package=made"]
-        return subprocess.run(command, cwd=top, check=False).returncode
+        (top / "made/__init__.py").touch()
+        (top / "plugin.py").write_text(PLUGIN)
+        mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file="]
+        pyright = [str(Path(sys.executable).with_name("basedpyright")), "--pythonpath", sys.executable]
+        (top / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+        passed = [_run(top, *mypy, "made", "plugin.py"), _run(top, *pyright)]
+        (top / "wrong.py").write_text(WRONG)
+        found = [_count(top, *mypy, "wrong.py"), _count(top, *pyright, "wrong.py")]
+    lines = WRONG.count("\n    ")
+    sys.stdout.write(f"of {lines} wrong lines, mypy found {found[0]}, and pyright {found[1]}\n")
+    return int(passed != [0, 0] or found != [lines, lines])
+
+
+def _run(folder: Path, *command: str) -> int:
+    return subprocess.run(command, cwd=folder, check=False).returncode
+
+
+def _count(folder: Path, *command: str) -> int:
+    """Return in how many lines of `wrong.py` a checker finds something."""
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    return len(
+        {line.split(":")[1] for line in done.stdout.splitlines() if "wrong.py:" in line and "error" in line}
+    )
 
 
 if __name__ == "__main__":

@@ -49,12 +49,15 @@ async def refused(*services: Service) -> ConnectError:
     return caught.value
 
 
+def response_of(file: bytes) -> pb.ServerReflectionResponse:
+    files = pb.FileDescriptorResponse(file_descriptor_proto=[file])
+    return pb.ServerReflectionResponse(file_descriptor_response=files)
+
+
 def one_file(name: str) -> pb.ServerReflectionResponse:
     pool = admin_pb2.DESCRIPTOR.pool
     file = pool.FindFileByName(name)
-    return pb.ServerReflectionResponse(
-        file_descriptor_response={"file_descriptor_proto": [file.serialized_pb]}
-    )
+    return response_of(file.serialized_pb)
 
 
 def listing(*names: str) -> pb.ServerReflectionResponse:
@@ -105,14 +108,18 @@ def ending(request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse |
 def lying(request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
     if request.HasField("list_services"):
         return listing("a.B")
-    return pb.ServerReflectionResponse(file_descriptor_response={"file_descriptor_proto": [b"\xff"]})
+    return pb.ServerReflectionResponse(
+        file_descriptor_response=pb.FileDescriptorResponse(file_descriptor_proto=[b"\xff"])
+    )
 
 
 def lacking(request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
     if request.HasField("list_services"):
         return listing("a.B")
     file = FileDescriptorProto(name="a.proto", dependency=["b.proto"]).SerializeToString()
-    return pb.ServerReflectionResponse(file_descriptor_response={"file_descriptor_proto": [file]})
+    return pb.ServerReflectionResponse(
+        file_descriptor_response=pb.FileDescriptorResponse(file_descriptor_proto=[file])
+    )
 
 
 @pytest.mark.parametrize(
