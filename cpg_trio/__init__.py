@@ -41,11 +41,14 @@ if TYPE_CHECKING:
     from .plugin import (
         Dependency,
         DependencyState,
+        HostSession,
         Plugin,
         PluginConfig,
         PluginStoppedError,
         Provider,
         RefusedError,
+        SessionConfig,
+        connect,
     )
     from .process import run
     from .rpc import Caller, Code, ConnectError, Context, Fault, Interceptor
@@ -68,6 +71,7 @@ __all__ = [
     "Host",
     "HostConfig",
     "HostDependency",
+    "HostSession",
     "HostStoppedError",
     "Interceptor",
     "Keys",
@@ -84,9 +88,11 @@ __all__ = [
     "Retry",
     "Selection",
     "ServeConfig",
+    "SessionConfig",
     "StartError",
     "TlsConfig",
     "__version__",
+    "connect",
     "run",
 ]
 
@@ -110,11 +116,14 @@ _HOMES = {
     "plugin": (
         "Dependency",
         "DependencyState",
+        "HostSession",
         "Plugin",
         "PluginConfig",
         "PluginStoppedError",
         "Provider",
         "RefusedError",
+        "SessionConfig",
+        "connect",
     ),
     "process": ("run",),
     "rpc": ("Caller", "Code", "ConnectError", "Context", "Fault", "Interceptor"),

@@ -252,8 +252,12 @@ class CalledService(ABC, Generic[P]):
         config = config or ClientConfig()
         if config.answer_timeout_s is None:
             config = attrs.evolve(config, answer_timeout_s=self.policy.timeout_s)
-        calling = BalancedClient(self, send_to)
+        calling = self._balanced(send_to)
         return client_class("", calling, config, interceptors=(*self.interceptors, *interceptors))
+
+    def _balanced(self, send_to: Callable[[P], HttpClient]) -> HttpClient:
+        """Return what sends each call to one of the providers."""
+        return BalancedClient(self, send_to)
 
     def check_callable(self) -> None:
         """Raise ConnectError `unavailable` if no call can be sent: nobody is known to whom."""
@@ -261,7 +265,7 @@ class CalledService(ABC, Generic[P]):
             raise self._nobody()
 
     def _nobody(self) -> ConnectError:
-        why = f": {missing}" if (missing := self.missing) else ""
+        why = f": {reason}" if (reason := self.missing or self._owner_lacks()[1]) else ""
         return ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available{why}")
 
     def note_failed(self) -> None:

@@ -33,7 +33,7 @@ from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.cli._json_documents import InvalidJsonError, documents_in
 from cpg_trio.http import StartError, TlsConfig
 from cpg_trio.http.certificates import tls_from_environment
-from cpg_trio.plugin import ClientSession, Provider, client_session, parse_host_urls
+from cpg_trio.plugin import HostSession, Provider, RefusedError, SessionConfig, connect, parse_host_urls
 from cpg_trio.process import secret_from_environment
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from cpg_trio.rpc.dynamic import DescriptionError, Descriptions, DynamicClient
@@ -132,9 +132,9 @@ class NoHostError(Exception):
 
 @asynccontextmanager
 async def _reaching_host(
-    session: AbstractAsyncContextManager[ClientSession],
-) -> AsyncIterator[ClientSession]:
-    """Enter a session. Raises: NoHostError if the host does not answer."""
+    session: AbstractAsyncContextManager[HostSession],
+) -> AsyncIterator[HostSession]:
+    """Enter a session. Raises: NoHostError if the host does not answer; ConnectError if it refuses."""
     async with AsyncExitStack() as stack:
         try:
             entered = await stack.enter_async_context(session)
@@ -142,6 +142,8 @@ async def _reaching_host(
             if error.code is Code.UNAVAILABLE:
                 raise NoHostError(error.message) from error
             raise
+        except RefusedError as error:
+            raise (error.__cause__ if isinstance(error.__cause__, ConnectError) else error) from None
         yield entered
 
 
@@ -159,14 +161,9 @@ class _Call:
     async def run(self) -> None:
         command = self._command
         files = None if command.descriptor_set is None else _files_in(command.descriptor_set)
-        contexts = command.tls.client_contexts()
-        contexts.check()
-        session_with_host = client_session(
-            command.host_url,
-            command.self_id,
-            [command.service_type],
-            enrolment_token=command.enrolment_token,
-            ssl_context=contexts,
+        config = SessionConfig(enrolment_token=command.enrolment_token, tls=command.tls)
+        session_with_host = connect(
+            command.host_url, command.self_id, requires=[command.service_type], config=config
         )
         async with _reaching_host(session_with_host) as session:
             provider = await session.discover(command.service_type)

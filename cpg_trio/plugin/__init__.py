@@ -11,6 +11,7 @@ Each module uses those above it:
     direct           calls without the host in between
     _calling         the calls of a dependency
     dependency       a service that is required: its providers, its state, its clients
+    _dependencies    all of them
     capability       what the plugin's host offers, and the grant to use it
     _websocket       a websocket whose connection is closed with its block
     discovery        learns of providers: by websocket, by stream, or by asking
@@ -30,14 +31,17 @@ Each module uses those above it:
     _heartbeat       reports health, which renews the lease
     _token_renewal   renews the token
     _tasks           the tasks of the author
-    _client_session  a session of a client that provides nothing
+    _staying         all that keeps a plugin known to its host
     _runtime         the nursery of all these tasks
+    _requiring       what requires services, and has clients of them
     _plugin          the public declaration
+    _session_dependency  a service that a session requires
+    _connect         sessions of programs that are no plugins
 """
 
 from cpg_trio.calls import DependencyState as DependencyState, ProviderState as ProviderState
-from cpg_trio.plugin._client_session import ClientSession as ClientSession, client_session as client_session
-from cpg_trio.plugin._config import PluginConfig as PluginConfig
+from cpg_trio.plugin._config import PluginConfig as PluginConfig, SessionConfig as SessionConfig
+from cpg_trio.plugin._connect import HostSession as HostSession, connect as connect
 from cpg_trio.plugin._hosts import parse_host_urls as parse_host_urls
 from cpg_trio.plugin._plugin import Middleware as Middleware, Plugin as Plugin
 from cpg_trio.plugin._retry import RefusedError as RefusedError

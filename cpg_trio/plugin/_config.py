@@ -1,4 +1,4 @@
-"""Where and how a plugin runs, and the environment variables that set it."""
+"""Where and how a plugin or a session runs, and the environment variables that set it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import attrs
 
 from cpg_trio._addresses import is_loopback
-from cpg_trio.http import Origin, ServeConfig, StartError
+from cpg_trio.http import Origin, ServeConfig, StartError, TlsConfig
+from cpg_trio.http.certificates import tls_from_environment
 from cpg_trio.plugin._hosts import parse_host_urls
 from cpg_trio.process import (
     addresses_from_environment,
@@ -121,6 +122,49 @@ class PluginConfig:
                 reflection=flag_from_environment("REFLECTION", environment),
                 handshake_clients=flag_from_environment("HANDSHAKE_CLIENTS", environment),
                 serve=serve,
+            )
+        except ValueError as error:
+            raise StartError(f"HOST_URL: {error}") from error
+
+
+@attrs.frozen(kw_only=True)
+class SessionConfig:
+    """Where the host of a session is, and how it is called. See `connect`.
+
+    Raises: ValueError for a `host_url` that is not a URL.
+    """
+
+    host_url: str | None = attrs.field(default=None, validator=_check_host_url)
+    """The URL of the host, or several with commas between, of hosts that share a directory: the session uses
+    one of them at a time, and moves to another one if it has to."""
+    local: LocalHost | None = attrs.field(default=None, repr=False)
+    """The host, if that is in the same process. Then there is no `host_url`."""
+    socket_dir: Path | None = None
+    """A directory that is shared with the host, for Unix sockets."""
+    enrolment_token: str = attrs.field(default="", repr=False)
+    """The token that the host may ask for in the handshake."""
+    direct_calls: bool = False
+    """Whether plugins are called without the host in between, where the host grants that."""
+    tls: TlsConfig = attrs.field(factory=TlsConfig)
+    """Which servers are trusted, and the own certificate, if the host asks for one."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> SessionConfig:
+        """Return what `HOST_URL`, `SOCKET_DIR`, `ENROLMENT_TOKEN`, `DIRECT_CALLS` and `TLS_…` set.
+
+        Raises: StartError for a value that is not valid.
+        """
+        environment = os.environ if environment is None else environment
+        for sentence in misspelt(environment):
+            _log.warning("%s", sentence)
+        sockets = environment.get("SOCKET_DIR")
+        try:
+            return cls(
+                host_url=environment.get("HOST_URL", "").rstrip("/") or None,
+                socket_dir=Path(sockets) if sockets else None,
+                enrolment_token=secret_from_environment("ENROLMENT_TOKEN", environment),
+                direct_calls=flag_from_environment("DIRECT_CALLS", environment),
+                tls=tls_from_environment(environment),
             )
         except ValueError as error:
             raise StartError(f"HOST_URL: {error}") from error

@@ -9,9 +9,9 @@ import attrs
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import App
 from cpg_trio.call_record import Calls
+from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._host_link import HostLink
 from cpg_trio.plugin.capability import Capability
-from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.states import HealthState
 
 
@@ -36,7 +36,7 @@ class Declaration:
     version: str
     name: str
     provided: dict[str, Provided] = attrs.field(factory=dict)
-    dependencies: dict[str, Dependency] = attrs.field(factory=dict)
+    dependencies: Dependencies = attrs.field(factory=Dependencies)
     capabilities: list[Capability] = attrs.field(factory=list)
     tasks: dict[str, Callable[[], Awaitable[object]]] = attrs.field(factory=dict)
     """The author's own tasks, by name."""

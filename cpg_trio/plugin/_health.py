@@ -29,8 +29,9 @@ class Health:
         """Keep the report up to date, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow, self._declared.own_health)
-            for dependency in self._declared.dependencies.values():
-                nursery.start_soon(self._follow, dependency.states)
+            nursery.start_soon(
+                self._declared.dependencies.for_each, lambda dependency: self._follow(dependency.states)
+            )
 
     def with_direct_calls(self) -> pb.ReportHealthRequest:
         """Return the report, with the counts of calls that did not go through the host."""

@@ -187,6 +187,9 @@ class Hosts:
         self.current = self._at(self._known[0])
         """The host that is used."""
 
+    def __str__(self) -> str:
+        return f"the host at {' or '.join(self.urls)}" if self.local is None else str(self.current)
+
     @property
     def several(self) -> bool:
         """Whether there is another one."""

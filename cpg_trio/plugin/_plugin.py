@@ -14,6 +14,8 @@ from cpg_trio.calls import CallPolicy
 from cpg_trio.logs import log_source
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration, Provided
+from cpg_trio.plugin._dependencies import Dependencies
+from cpg_trio.plugin._requiring import Requiring
 from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin._tasks import TaskFunction, check_task, task_name
 from cpg_trio.plugin.capability import Capability
@@ -26,7 +28,7 @@ Middleware: TypeAlias = Callable[[App], App]
 _Task = TypeVar("_Task", bound=TaskFunction)
 
 
-class Plugin:
+class Plugin(Requiring):
     """A plugin, declared by `provide` and `require`, run by `serve`.
 
     `self_id` is its name, which its replicas share. `version` is that of the plugin, and of its services
@@ -154,8 +156,11 @@ class Plugin:
             policy=policy,
             link=self._declared.link,
         )
-        self._declared.dependencies[service_type] = dependency
+        self._declared.dependencies.add(dependency)
         return dependency
+
+    def _required(self) -> Dependencies:
+        return self._declared.dependencies
 
     def capability(self, capability_type: str, *, min_version: str = "", reason: str = "") -> Capability:
         """Use something that the plugin's host offers. `reason` is for the host's records.

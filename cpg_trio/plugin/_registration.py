@@ -67,13 +67,18 @@ class Registrations:
     async def leave(self, session: Session | None) -> None:
         """Tell the host to send no more calls, and take all registrations back.
 
+        The identity of who has registered nothing ends with the report.
+
         What the host cannot be told is written to the log once. None is a plugin without a host.
         """
         if session is None:
             return
         failures: list[str] = []
         with trio.move_on_after(_LEAVE_S) as limit:
-            failures.append(await try_a_few_times(partial(_report_stopping, session)))
+            stopping = pb.ReportHealthRequest(
+                state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping", leaving=not self._ids
+            )
+            failures.append(await try_a_few_times(partial(_report, session, stopping)))
             failures += await _unregister(session, self._ids)
         if limit.cancelled_caught:
             failures.append(f"no answer within {_LEAVE_S:g} s")
@@ -113,9 +118,8 @@ class Registrations:
             raise failed
 
 
-async def _report_stopping(session: Session) -> None:
+async def _report(session: Session, stopping: pb.ReportHealthRequest) -> None:
     """Tell the host to send no more calls. Raises: ConnectError."""
-    stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
     at, timeout_s = session.hosts.current, session.hosts.patience_s(_LEAVE_S, _LEAVE_S)
     try:
         await session.lifecycle.report_health(stopping, timeout_s=timeout_s)

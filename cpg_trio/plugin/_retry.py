@@ -15,7 +15,7 @@ import trio
 
 from cpg_trio.calls import asked_by_field
 from cpg_trio.http import StartError
-from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
+from cpg_trio.rpc import CallError, Code, ConnectError, Fault, ResponseMetadata, fault_of
 
 _log = logging.getLogger("cpg_trio.plugin")
 _T = TypeVar("_T")
@@ -82,13 +82,16 @@ async def retry_until_done(
     what: str,
     call: Callable[[ResponseMetadata], Awaitable[_T]],
     longest_s: float = LONGEST_S,
+    *,
+    within_s: float = math.inf,
 ) -> _T:
     """Call until it succeeds, with up to `longest_s` seconds between the attempts, or as the host asks.
 
     `what` completes "cannot ..." in the log. Raises: RefusedError for an error that another attempt does not
-    change; ConnectError `unauthenticated` from a host that does not know the plugin.
+    change; ConnectError `unauthenticated` from a host that does not know the plugin; that of the last attempt
+    once `within_s` seconds are over.
     """
-    backoff = Backoff(longest_s)
+    backoff, give_up_at = Backoff(longest_s), trio.current_time() + within_s
     logged, log_again_at = None, -math.inf
     while True:
         answer = ResponseMetadata()
@@ -102,12 +105,16 @@ async def retry_until_done(
                 raise
             if error.code == Code.UNIMPLEMENTED:
                 why = f"what answers there is not a host ({why})"
+            if trio.current_time() >= give_up_at:
+                fault = fault_of(error) or Fault.HOST
+                raise CallError(error.code, f"cannot {what}: {why}", fault=fault) from error
             level = logging.DEBUG
             if error.code != logged or trio.current_time() >= log_again_at:
                 logged, log_again_at = error.code, trio.current_time() + LOG_AGAIN_S
                 level = logging.WARNING
             _log.log(level, "%s cannot %s yet, and tries on: %s", self_id, what, why)
-        await backoff.wait(asked_s)
+        with trio.move_on_at(give_up_at):
+            await backoff.wait(asked_s)
 
 
 async def try_a_few_times(call: Callable[[], Awaitable[object]]) -> str:

@@ -43,6 +43,10 @@ class Addresses:
     """The name of its Unix socket in the directory that it shares with its host; empty if there is none."""
 
 
+NOWHERE = Addresses((), "", "", "")
+"""Of what does not listen."""
+
+
 async def serve_plugin(
     state: PluginState,
     probes: Probes,

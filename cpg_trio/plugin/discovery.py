@@ -14,8 +14,9 @@ is opened again every minute. Neither is a refusal final: the websocket is tried
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 
 import attrs
 import trio
@@ -26,6 +27,7 @@ from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import ConnectFailedError, NotSentError, UnknownNameError
+from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._hosts import HostAddress
 from cpg_trio.plugin._retry import Backoff, retry_after_s
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
@@ -51,7 +53,7 @@ _ELSEWHERE = frozenset({1001, 1012, 1013})
 _BROKEN = (NotSentError, ConnectionClosed, DecodeError, GarbledError, trio.TooSlowError)
 
 
-async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
+async def follow(session: Session, dependencies: Dependencies) -> None:
     """Update dependencies with what the host tells, until cancelled.
 
     Sets `session.void` if the host does not know the session. A plugin without dependencies has a websocket,
@@ -59,22 +61,18 @@ async def follow(session: Session, dependencies: Sequence[Dependency]) -> None:
     """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_settle, session, dependencies)
-        for dependency in dependencies:
-            nursery.start_soon(_ask_why, session, dependency)
+        nursery.start_soon(dependencies.for_each, partial(_ask_why, session))
         socket = _Socket(session, dependencies)
         while True:
             await socket.follow()
             with trio.move_on_after(_STREAM_S):
-                async with trio.open_nursery() as streams:
-                    for dependency in dependencies:
-                        streams.start_soon(_Stream(session, dependency).follow)
-                    await trio.sleep_forever()
+                await dependencies.for_each(lambda dependency: _Stream(session, dependency).follow())
 
 
-async def _settle(session: Session, dependencies: Sequence[Dependency]) -> None:
+async def _settle(session: Session, dependencies: Dependencies) -> None:
     """Drop after a while the providers that have not returned to a new host."""
     await trio.sleep(_SETTLE_HEARTBEATS * session.heartbeat_s)
-    for dependency in dependencies:
+    for dependency in dependencies.values():
         dependency.settle(session)
 
 
@@ -102,9 +100,9 @@ def _discovery(dependency: Dependency) -> pb.DiscoverServiceRequest:
 class _Socket:
     """The websocket of a session."""
 
-    def __init__(self, session: Session, dependencies: Sequence[Dependency]) -> None:
+    def __init__(self, session: Session, dependencies: Dependencies) -> None:
         self._session = session
-        self._dependencies = {d.service_type: d for d in dependencies}
+        self._dependencies = dependencies
         self._backoff = Backoff(session.heartbeat_s)
         self._was_open = False
         self._told: dict[str, _Told] = {}  # on this connection, by service type
@@ -155,7 +153,7 @@ class _Socket:
             self._begin(at)
             session.heard(at)
             session.check_host(_texts(socket.handshake_headers).get(wire.HOST_ID_HEADER.lower(), ""))
-            await socket.send_message(self._request())
+            nursery.start_soon(self._subscribe, socket)
             nursery.start_soon(self._ping, at, socket)
             nursery.start_soon(self._read, socket)
             await session.hosts.wait_left(at)
@@ -191,7 +189,16 @@ class _Socket:
         while True:
             self._take(await _next_update(socket))
 
-    def _request(self) -> bytes:
+    async def _subscribe(self, socket: WebSocket | LocalWebSocket) -> None:
+        """Request to be told of all dependencies, also of those that are required later."""
+        told: set[str] = set()
+        with suppress(ConnectionClosed):  # reading raises it, too
+            async for _ in self._dependencies.count.reader():
+                untold = [each for name, each in self._dependencies.items() if name not in told]
+                told.update(each.service_type for each in untold)
+                await socket.send_message(self._request(untold))
+
+    def _request(self, dependencies: Collection[Dependency]) -> bytes:
         subscriptions = [
             pb.WatchSubscription(
                 service_type=d.service_type,
@@ -199,7 +206,7 @@ class _Socket:
                 version_range=d.requirement.version_range.text,
                 max_providers=_MAX_PROVIDERS,
             )
-            for d in self._dependencies.values()
+            for d in dependencies
         ]
         return pb.WatchRequest(
             subscribe=subscriptions, seen_revision=self._session.seen_revision

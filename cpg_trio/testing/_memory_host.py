@@ -6,8 +6,8 @@ process (`Host.local`), so that a test takes milliseconds and needs no port.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.call_record import Call
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.access import AuditEvent
-from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.plugin import HostSession, Plugin, PluginConfig, SessionConfig, connect
 from cpg_trio.rpc import Service, ServiceClient
 from cpg_trio.states import HealthState
 
@@ -148,6 +148,12 @@ class MemoryHost:
         dependency = plugin.require(service_type, required=False)
         await self.start(plugin)
         return dependency.client(client_class)
+
+    def connect(
+        self, name: str = "client", *, requires: Collection[str] | None = None
+    ) -> AbstractAsyncContextManager[HostSession]:
+        """Return a session with this host, as `cpg_trio.connect` does: for a script or gateway under test."""
+        return connect(None, name, requires=requires, config=SessionConfig(local=self.host.local.at(name)))
 
     @contextmanager
     def capture_calls(self) -> Iterator[Sequence[Call]]:

@@ -28,6 +28,7 @@ from cpg_trio.asgi import (
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
+from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import ProviderSet, Session
 from cpg_trio.plugin.discovery import _settle, _suitable, follow
@@ -332,7 +333,7 @@ async def following(url: str, *, heartbeat_s: float = 0.05) -> AsyncIterator[Dep
     _, (dependency,) = needy("echo")
     async with Pool() as pool, trio.open_nursery() as nursery:
         session = Session(Hosts([url], pool), "needy-0", "token", heartbeat_s)
-        nursery.start_soon(follow, session, [dependency])
+        nursery.start_soon(follow, session, Dependencies(dependency))
         yield dependency
         nursery.cancel_scope.cancel()
 
@@ -459,7 +460,7 @@ async def test_a_provider_that_does_not_return_to_a_new_host_is_dropped_after_a_
     echo.update(old, ProviderSet.of(Provider.at(old, endpoint)))
     old.void.set()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_settle, new, [echo])
+        nursery.start_soon(_settle, new, Dependencies(echo))
         await wait_all_tasks_blocked()
         echo.update(new, ProviderSet(reason="nobody is there"))  # the new host does not know it yet
         assert echo.missing is None

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import HostConfig, Keys, LeaseConfig
-from cpg_trio.plugin import HealthState, Plugin, _runtime
+from cpg_trio.plugin import HealthState, Plugin, _staying
 from cpg_trio.plugin._session import CALL_TIMEOUT_S
 from cpg_trio.rpc import ConnectError
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
@@ -55,7 +55,7 @@ async def test_a_heartbeat_that_hangs_is_given_up_when_the_next_is_due(virtual_t
 async def test_a_plugin_with_many_calls_in_flight_still_tells_its_host_that_it_lives(
     virtual_time: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_runtime, "_MAX_PER_ORIGIN", 6)
+    monkeypatch.setattr(_staying, "_MAX_PER_ORIGIN", 6)
     needy = Plugin("needy", version="1.0.0")
     needy.provide("needy", Echo())
     client = needy.require("echo").client(EchoServiceClient)

@@ -16,7 +16,8 @@ from cpg_trio.calls import CallPolicy, Retry
 from cpg_trio.host import Capability, Host, HostConfig, LeaseConfig
 from cpg_trio.host.services.lifecycle import Lifecycle
 from cpg_trio.http import Pool, ServeConfig
-from cpg_trio.plugin import Dependency, Plugin, PluginConfig, client_session, parse_host_urls
+from cpg_trio.plugin import Dependency, Plugin, PluginConfig, connect, parse_host_urls
+from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._hosts import BY_URL, Hosts
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.discovery import _Socket
@@ -478,7 +479,7 @@ async def test_what_a_host_tells_that_is_behind_counts_when_it_has_caught_up() -
     _, echo = caller_of()
     session = Session(Hosts([A, B], Pool()), "caller-1", "token")
     echo.link.begin(session)
-    socket = _Socket(session, [echo])
+    socket = _Socket(session, Dependencies(echo))
 
     def told(revision: int, *names: str, complete: bool = False) -> None:
         update = watch.WatchUpdate(revision=revision)
@@ -586,7 +587,7 @@ async def test_a_client_uses_a_host_that_answers_and_another_one_when_that_is_go
     async with hosting() as (host, url), fronted(url, 3) as fronts, plugged(echo_plugin(), url):
         await until(host, lambda: state_of(host, "echo") == HEALTHY)
         await fronts[0].close()
-        async with client_session(urls_of(fronts), "visitor", ["echo"]) as session:
+        async with connect(urls_of(fronts), "visitor") as session:
             first = next(front for front in fronts if front.opened)
             await first.close()
             provider = await session.discover("echo")

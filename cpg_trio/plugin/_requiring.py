@@ -1,0 +1,61 @@
+"""What a plugin and a session have in common: they require services, and have clients of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TypeVar
+
+from cpg_trio.calls import CallPolicy
+from cpg_trio.plugin._dependencies import Dependencies
+from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.rpc import ClientConfig, Interceptor, ServiceClient, check_client_class, checked_interceptors
+
+_C = TypeVar("_C", bound=ServiceClient)
+
+
+class Requiring(ABC):
+    """Requires services."""
+
+    @abstractmethod
+    def require(
+        self,
+        service_type: str,
+        *,
+        version: str = "",
+        min_version: str = "",
+        policy: CallPolicy | None = None,
+    ) -> Dependency:
+        """Require a service."""
+
+    @abstractmethod
+    def _required(self) -> Dependencies:
+        """Return what is required by now."""
+
+    def client(
+        self,
+        service_type: str,
+        client_class: type[_C],
+        *,
+        version: str = "",
+        min_version: str = "",
+        policy: CallPolicy | None = None,
+        interceptors: Iterable[Interceptor] = (),
+        config: ClientConfig | None = None,
+    ) -> _C:
+        """Return a client of a service: `require`, unless it is required already, and `Dependency.client`.
+
+        `interceptors` see the calls of this client only, inside of those of the dependency. What is required
+        already is as it was required if no version and no policy are given.
+
+        Raises: as `require`; ValueError for another version or policy than it is required with; TypeError for
+        what is no generated class, or no interceptor.
+        """
+        check_client_class(client_class)
+        interceptors = checked_interceptors(interceptors)
+        dependency = self._required().agreeing(
+            service_type, version=version, min_version=min_version, policy=policy
+        )
+        if dependency is None:
+            dependency = self.require(service_type, version=version, min_version=min_version, policy=policy)
+        return dependency.client(client_class, config, interceptors=interceptors)

@@ -1,0 +1,55 @@
+"""The dependency of a session: as that of a plugin, but its first call waits until the host has told of it.
+
+A plugin requires all before it runs, and has been told of it when it is called. A session may call at once
+what it has just required.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider
+from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.rpc import Duplex, HttpClient, HttpRequest, send_duplex
+
+
+class SessionDependency(Dependency):
+    """A service that a session calls."""
+
+    async def wait_told(self) -> None:
+        """Wait until the host has told of it, at most for as long as a call to the host may take."""
+        with trio.move_on_after(CALL_TIMEOUT_S):
+            while not (self._told or self.link.trouble or self._ended):
+                await self.wait_changed()
+
+    def _balanced(self, send_to: Callable[[Provider], HttpClient]) -> HttpClient:
+        return _AwaitingClient(self, super()._balanced(send_to))
+
+
+@attrs.frozen
+class _AwaitingClient(RedirectingClient):
+    """Sends calls once the host has told of their service."""
+
+    dependency: SessionDependency
+    http: HttpClient
+
+    @asynccontextmanager
+    async def duplex(self, request: HttpRequest) -> AsyncIterator[Duplex]:
+        """See `DuplexClient.duplex`."""
+        await self.dependency.wait_told()
+        async with send_duplex(self.http, request) as duplex:
+            yield duplex
+
+    async def _send(
+        self,
+        request: HttpRequest,
+        send: Send[ResponseT],
+        discard: Discard,  # noqa: ARG002 - each response counts
+    ) -> ResponseT:
+        await self.dependency.wait_told()
+        return await send(self.http, request)
