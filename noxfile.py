@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -34,19 +35,34 @@ PYTHONS = nox.project.python_versions(PROJECT)
 GENERATED = ["pyproject.toml", "tests/proto.toml"]
 
 
+DIST = ROOT / "dist"
+EXTRAS = sorted(PROJECT["project"]["optional-dependencies"])
+# Tests that show a package to be whole: what users write against, and each part that is read from a file.
+PUBLIC_TESTS = [
+    "tests/codegen",
+    "tests/demo",
+    "tests/testing",
+    "tests/test_cli.py",
+    "tests/test_first_steps.py",
+]
+
+
 def _install(session: nox.Session, *groups: str) -> None:
-    session.install(
-        "-e", ".[codegen,dev,etcd,otel,postgres]", *nox.project.dependency_groups(PROJECT, *groups)
-    )
+    session.install("-e", f".[{','.join(EXTRAS)}]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
+    """Check style and formatting, and the workflows of the forge."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("hadolint", "containers/Dockerfile")
+    session.run("zizmor", "--offline", "--quiet", "--persona=pedantic", ".github")
+    if actionlint := os.environ.get("ACTIONLINT") or shutil.which("actionlint"):
+        session.run(actionlint, "-color", external=True)
+    else:  # its package downloads a program as it is built, and so cannot be required
+        session.warn("workflows are not checked by actionlint: put it on PATH, or name it in ACTIONLINT")
 
 
 @nox.session
@@ -72,6 +88,12 @@ def _generate(session: nox.Session) -> list[str]:
     """Generate all code, and return what that changed."""
     told = [str(session.run("cpg-trio", "generate", table, silent=True)) for table in GENERATED]
     return [line for text in told for line in text.splitlines() if line.startswith(("wrote", "deleted"))]
+
+
+def _contents(folder: Path, *patterns: str) -> dict[Path, bytes]:
+    """Read the files of a folder whose names fit a pattern."""
+    found = (path for pattern in patterns for path in folder.rglob(pattern))
+    return {path.relative_to(folder): path.read_bytes() for path in found if path.is_file()}
 
 
 @nox.session(python=PYTHONS)
@@ -309,3 +331,105 @@ def cut(session: nox.Session) -> None:
     session.run("python", "-m", "release.versions", *session.posargs)
     _generate(session)  # generated code says which version has made it
     session.run("towncrier", "build", "--yes", "--version", *session.posargs)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Build the package twice, check it, install it as a user does, and test what is installed.
+
+    `dist/` gets the wheel, the sdist, a bill of materials (CycloneDX) and checksums. Arguments go to pytest:
+    it runs the tests of the public interface by default, and all for `-- tests`.
+    """
+    session.install("--require-hashes", "-r", "containers/build.lock")  # what the images are built with, too
+    session.install(*nox.project.dependency_groups(PROJECT, "release"))
+    scratch = Path(session.create_tmp()).resolve()
+    for folder in (DIST, scratch):
+        shutil.rmtree(folder, ignore_errors=True)
+    _build(session, DIST)
+    _build(session, scratch / "again")
+    if _contents(DIST, "*") != _contents(scratch / "again", "*"):
+        session.error("building it twice does not give the same bytes")
+    (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
+    session.run("validate-pyproject", "pyproject.toml")
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    session.run("check-wheel-contents", "--ignore=W002", str(wheel))  # generated files may well be the same
+    session.run("python", "-m", "release.contents", str(DIST))
+    python = _environment(session, scratch / "user", str(wheel))
+    bill = DIST / f"{'-'.join(wheel.name.split('-')[:2])}.cdx.json"
+    options = ["--output-reproducible", "--pyproject=pyproject.toml", "--mc-type=library"]
+    session.run("cyclonedx-py", "environment", *options, f"--output-file={bill}", python)
+    _add(session, python, f"{wheel}[codegen,demo]")
+    session.run(python, "-I", "release/smoke.py", wheel.name.split("-")[1], external=True)
+    _try_first_plugin(session, python, scratch / "greeter", wheel)
+    _test_installed(session, scratch, wheel, sdist)
+    sums = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(DIST.iterdir())
+    ]
+    (DIST / "SHA256SUMS").write_text("".join(sums))
+
+
+def _build(session: nox.Session, folder: Path) -> None:
+    """Build an sdist, and from it a wheel: as old as the last commit, whenever that is done."""
+    committed = subprocess.run(
+        ["git", "log", "-1", "--format=%ct"], capture_output=True, text=True, check=True
+    )
+    env = {"SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", committed.stdout.strip())}
+    session.run("python", "-m", "build", "--no-isolation", f"--outdir={folder}", env=env, silent=True)
+
+
+def _environment(session: nox.Session, folder: Path, *requirements: str) -> str:
+    """Make an environment that has only what is required. Return its interpreter."""
+    session.run("python", "-m", "venv", "--without-pip", str(folder))
+    python = str(folder / "bin" / "python")
+    _add(session, python, *requirements)
+    return python
+
+
+def _add(session: nox.Session, python: str, *requirements: str) -> None:
+    session.run("pip", f"--python={python}", "install", "--quiet", *requirements, silent=True)
+
+
+def _try_first_plugin(session: nox.Session, python: str, folder: Path, wheel: Path) -> None:
+    """Write the project of a plugin, install it, and run its tests, in an environment that has the wheel."""
+    command = str(Path(python).parent / "cpg-trio")
+    session.run(
+        command, "new", "greeter", f"--from={wheel}", f"--folder={folder}", external=True, silent=True
+    )
+    _add(session, python, "--editable", f"{folder}[dev]")
+    with session.chdir(folder):
+        session.run(python, "-m", "pytest", "-q", external=True)
+
+
+def _test_installed(session: nox.Session, scratch: Path, wheel: Path, sdist: Path) -> None:
+    """Run tests of the sdist on the installed wheel, which takes the place of the sdist's package."""
+    needed = nox.project.dependency_groups(PROJECT, "test")
+    python = _environment(session, scratch / "tester", f"{wheel}[{','.join(EXTRAS)}]", *needed)
+    shutil.unpack_archive(sdist, scratch, filter="data")
+    source = scratch / sdist.name.removesuffix(".tar.gz")
+    shutil.rmtree(source / "cpg_trio")
+    (installed,) = (scratch / "tester").glob("lib/python*/site-packages/cpg_trio")
+    (source / "cpg_trio").symlink_to(installed)
+    env = {"PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    with session.chdir(source):
+        tests = session.posargs or PUBLIC_TESTS
+        session.run(python, "-m", "pytest", "-q", "-n", "2", *tests, external=True, env=env)
+
+
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """Run the test suite on the lowest versions that the package allows. Arguments go to pytest."""
+    session.install("uv>=0.9,<1")
+    lowest = Path(session.create_tmp()) / "lowest.txt"
+    extras = [f"--extra={extra}" for extra in EXTRAS]
+    options = [
+        "--quiet",
+        "--resolution=lowest-direct",
+        "--no-header",
+        "--no-annotate",
+        "--python-version=3.11",
+    ]
+    session.run("uv", "pip", "compile", *options, *extras, "pyproject.toml", f"--output-file={lowest}")
+    session.install(
+        "-e", f".[{','.join(EXTRAS)}]", "-r", str(lowest), *nox.project.dependency_groups(PROJECT, "test")
+    )
+    session.run("pytest", "-n", "2", "-o", "faulthandler_timeout=120", *session.posargs)

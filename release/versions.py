@@ -2,7 +2,7 @@
 
 `cpg_trio/_version.py` is the one that counts: the distribution, the handshake and the command line read it.
 The chart, the Dockerfile, compose files and pages have copies. `python -m release.versions 0.3.0` writes them
-all; a test compares them.
+all, and with `--check` compares them.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ def _replaced(match: re.Match[str], version: str) -> str:
     return whole[: match.start(1) - offset] + version + whole[match.end(1) - offset :]
 
 
+def check(version: str) -> None:
+    """Check that each place has a version. Raises: SystemExit with those that have another."""
+    others = sorted({f"{place} has {found}" for place, found in find() if found != version})
+    if others:
+        sys.exit(f"this is not {version}:\n" + "\n".join(others))
+
+
 if __name__ == "__main__":
-    (_version,) = sys.argv[1:]
-    write(_version)
+    *_options, _version = sys.argv[1:]
+    (check if _options == ["--check"] else write)(_version)

@@ -18,9 +18,8 @@ NAME = "cpg_trio.tests.levels"
 
 @pytest.fixture(autouse=True)
 def _logger() -> Iterator[None]:
-    logger = logging.getLogger(NAME)  # there is such a logger from now on
     yield
-    logger.setLevel(logging.NOTSET)
+    logging.getLogger(NAME).setLevel(logging.NOTSET)
 
 
 def test_levels_are_read_by_logger() -> None:
