@@ -10,22 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
-import trio
 
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send
-from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider
+from cpg_trio.plugin._session import Provider
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import Duplex, HttpClient, HttpRequest, send_duplex
 
 
 class SessionDependency(Dependency):
     """A service that a session calls."""
-
-    async def wait_told(self) -> None:
-        """Wait until the host has told of it, at most for as long as a call to the host may take."""
-        with trio.move_on_after(CALL_TIMEOUT_S):
-            while not (self._told or self.link.trouble or self._ended):
-                await self.wait_changed()
 
     def _balanced(self, send_to: Callable[[Provider], HttpClient]) -> HttpClient:
         return _AwaitingClient(self, super()._balanced(send_to))

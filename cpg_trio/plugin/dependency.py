@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 import httpx
+import trio
 
 from cpg_trio import wire
 from cpg_trio._lines import one_line
@@ -16,7 +17,7 @@ from cpg_trio.calls import CalledService, CallPolicy, Lack, ReasonLog
 from cpg_trio.http import Pool
 from cpg_trio.plugin._calling import ToProvider
 from cpg_trio.plugin._host_link import HostLink
-from cpg_trio.plugin._session import Provider, ProviderSet, Session
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
 from cpg_trio.plugin.direct import Direct
 from cpg_trio.rpc import (
     ClientConfig,
@@ -138,6 +139,12 @@ class Dependency(CalledService[Provider]):
             raise self._nobody()
         if provider.session.void.is_set():
             raise ConnectError(Code.UNAVAILABLE, "the plugin is registering with its host anew")
+
+    async def wait_told(self) -> None:
+        """Wait until the host has told of it, at most for as long as a call to the host may take."""
+        with trio.move_on_after(CALL_TIMEOUT_S):
+            while not (self._told or self.link.trouble or self._ended):
+                await self.wait_changed()
 
     # What the plugin tells it
 

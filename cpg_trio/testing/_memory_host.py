@@ -147,6 +147,7 @@ class MemoryHost:
         plugin = Plugin(caller, version="1.0.0")
         dependency = plugin.require(service_type, required=False)
         await self.start(plugin)
+        await dependency.wait_told()
         return dependency.client(client_class)
 
     def connect(
