@@ -110,7 +110,7 @@ from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginControlClient
-from cpg_trio.rpc import Interceptor, ServiceClient, application, serving_app
+from cpg_trio.rpc import Interceptor, ServiceClient, application, check_service_type, serving_app
 from cpg_trio.statistics import CallTable
 from cpg_trio.store import CountedStore
 from cpg_trio.tracing import tracing
@@ -612,6 +612,7 @@ class Host:
         one set of breakers and statistics. A missing provider leaves the host's health as it is.
         Raises: wire.InvalidError for a type or version that is not valid.
         """
+        check_service_type("require", service_type)
         return self._dependencies.of(service_type, Requirement.parse(min_version, version), policy)
 
     def client(

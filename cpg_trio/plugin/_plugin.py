@@ -20,7 +20,16 @@ from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin._tasks import TaskFunction, check_task, task_name
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application, checked_interceptors
+from cpg_trio.rpc import (
+    MAX_MESSAGE_BYTES,
+    Interceptor,
+    Service,
+    application,
+    check_service_type,
+    check_texts,
+    checked_interceptors,
+    described,
+)
 from cpg_trio.states import HealthState
 from cpg_trio.versions import Requirement
 
@@ -35,7 +44,8 @@ class Plugin(Requiring):
     unless `provide` gives another. `default_port` is the port if the environment sets none.
     `interceptors` see the calls of all its services, outside of those of a service (see `rpc.interceptors`).
 
-    Raises: wire.InvalidError for a name or version that is not valid; TypeError for what is no interceptor.
+    Raises: wire.InvalidError for a name or version that is not valid; TypeError for what is no text, or no
+    interceptor.
     """
 
     def __init__(
@@ -47,6 +57,7 @@ class Plugin(Requiring):
         default_port: int = 0,
         interceptors: Iterable[Interceptor] = (),
     ) -> None:
+        check_texts(self_id=self_id, version=version)
         wire.validate_self_id(self_id)
         wire.validate_version(version)
         self._default_port = default_port
@@ -108,16 +119,22 @@ class Plugin(Requiring):
         `max_message_bytes` are refused; None is no limit.
 
         Raises: wire.InvalidError for a type or version that is not valid; ValueError for a type that is
-        provided already; TypeError for a class instead of an instance, or for what is no interceptor;
-        RuntimeError while the plugin runs.
+        provided already; TypeError for what is no implementation of a generated service (a class instead of
+        an instance, a client, a method that is not async), or no interceptor; RuntimeError while the plugin
+        runs.
         """
         self._check_open("provide")
+        check_service_type("provide", service_type)
         version = version or self._declared.version
+        check_texts(version=version)
         wire.validate_service_type(service_type)
         wire.validate_version(version)
         if service_type in self._declared.provided:
-            raise ValueError(f"{service_type} is provided already")
-        chain = (*self._interceptors, *interceptors)
+            raise ValueError(
+                f"{self.self_id} provides {service_type} already: a plugin provides a type once, and another"
+                " version is another plugin's, or another type"
+            )
+        chain = (*self._interceptors, *checked_interceptors(interceptors))
         app = middleware(application([service], chain, max_message_bytes=max_message_bytes))
         if not callable(app):
             raise TypeError(f"the middleware of {service_type} returned {app!r}, and not an application")
@@ -144,8 +161,15 @@ class Plugin(Requiring):
         required already; TypeError for what is no interceptor; RuntimeError while the plugin runs.
         """
         self._check_open("require")
+        check_service_type("require", service_type)
         if service_type in self._declared.dependencies:
-            raise ValueError(f"{service_type} is required already")
+            raise ValueError(
+                f"{self.self_id} requires {service_type} already: keep what require() has returned,"
+                " which may have several clients"
+            )
+        if policy is not None and not isinstance(policy, CallPolicy):
+            raise TypeError(f"policy is a CallPolicy, and not {described(policy)}")
+        check_texts(version=version, min_version=min_version)
         requirement = Requirement.parse(min_version, version)
         dependency = Dependency(
             self._declared.self_id,
@@ -168,6 +192,7 @@ class Plugin(Requiring):
         Raises: wire.InvalidError for a type or version that is not valid; RuntimeError while the plugin runs.
         """
         self._check_open("capability")
+        check_service_type("capability", capability_type)
         capability = Capability(capability_type, min_version, reason)
         self._declared.capabilities.append(capability)
         return capability

@@ -13,6 +13,7 @@ import trio
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.plugin._state import PluginState
+from cpg_trio.rpc import described
 
 _log = logging.getLogger("cpg_trio.plugin")
 
@@ -26,7 +27,8 @@ def check_task(function: object) -> None:
         function.close()  # or Python would warn that it was never awaited
         raise TypeError(f"task() takes a function, and not a coroutine: {name}, not {name}()")
     if not _is_async(function):
-        raise TypeError(f"task() takes an async function, and not {_described(function)}")
+        hint = ": define it with `async def`, and no `yield`" if inspect.isroutine(function) else ""
+        raise TypeError(f"task() takes an async function, and not {described(function)}{hint}")
     assert callable(function)  # noqa: S101 - for the type checker
     try:
         inspect.signature(function).bind()
@@ -51,16 +53,6 @@ def _is_async(function: object) -> bool:
         function = function.func
     plain = inspect.unwrap(function)
     return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
-
-
-def _described(found: object) -> str:
-    if isinstance(found, type):
-        return f"the class {found.__name__}"
-    if inspect.isasyncgenfunction(found):
-        return f"the generator {found.__name__}: it has no yield"
-    if inspect.isroutine(found):
-        return f"the function {task_name(found)}: define it with `async def`"
-    return f"{one_line(repr(found))}"
 
 
 async def run_tasks(state: PluginState) -> None:

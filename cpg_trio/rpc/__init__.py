@@ -23,6 +23,7 @@ for the calls that are most of them. Nothing in this package knows about plugins
     hardening   what is set right about connectrpc's application
     unary       plain unary calls, answered without connectrpc's application
     stubs       what generated stubs are made of
+    given       what people give to it: mistakes are named where they are made
     server      services served as one ASGI application
     dynamic     services and messages that are known by their descriptors alone
     proto_text  descriptors as text for people
@@ -57,7 +58,6 @@ from cpg_trio.rpc.client import (
     CallOptions as CallOptions,
     ClientConfig as ClientConfig,
     ServiceClient as ServiceClient,
-    check_client_class as check_client_class,
 )
 from cpg_trio.rpc.context import Caller as Caller, Context as Context
 from cpg_trio.rpc.errors import pack_detail as pack_detail, unpack_detail as unpack_detail
@@ -66,6 +66,13 @@ from cpg_trio.rpc.faults import (
     Fault as Fault,
     fault_of as fault_of,
     fault_of_answer as fault_of_answer,
+)
+from cpg_trio.rpc.given import (
+    check_client_class as check_client_class,
+    check_service as check_service,
+    check_service_type as check_service_type,
+    check_texts as check_texts,
+    described as described,
 )
 from cpg_trio.rpc.http_client import (
     CallTraits as CallTraits,

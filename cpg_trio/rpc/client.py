@@ -102,13 +102,6 @@ class ClientConfig:
     """Requests of at least this many bytes are sent compressed; None compresses none."""
 
 
-def check_client_class(client_class: object) -> None:
-    """Raise TypeError for anything but a class, such as an instance of a client."""
-    if not isinstance(client_class, type):
-        name = type(client_class).__name__
-        raise TypeError(f"client() takes a generated class, such as {name}, and not an instance of it")
-
-
 class ServiceClient:
     """A client of one service. Generated subclasses add the methods with their types.
 

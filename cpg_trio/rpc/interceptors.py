@@ -43,7 +43,10 @@ _KINDS = (UnaryInterceptor, ClientStreamInterceptor, ServerStreamInterceptor, Bi
 
 def checked_interceptors(interceptors: Iterable[Interceptor]) -> tuple[Interceptor, ...]:
     """Return interceptors in their order. Raises: TypeError for what is none."""
-    found = tuple(interceptors)
+    try:
+        found = tuple(interceptors)
+    except TypeError:
+        raise TypeError(f"interceptors are given as a list, also a single one: [{interceptors!r}]") from None
     for each in found:
         if isinstance(each, type):
             name = each.__name__

@@ -35,6 +35,7 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.rpc.context import own_context, scope_of
+from cpg_trio.rpc.given import check_service
 from cpg_trio.rpc.hardening import COPIES, Forgetting, OnUnreadable, hardened, sendable
 from cpg_trio.rpc.interceptors import Interceptor, around, checked_interceptors, closing
 from cpg_trio.rpc.room import Place, Room, room_of_process
@@ -88,7 +89,7 @@ def application(
     messages: set[str] = set()  # the paths of methods that are called with one
     unary: dict[str, UnaryMethod] = {}
     for service in services:
-        _check_service(service)
+        check_service(service)
         app = hardened(service.application(chain, max_message_bytes))
         routes.update({f"/{service.service_name}/{rpc.name}": app for rpc in service.rpcs})
         unary.update(unary_methods(service, app, on_unreadable))
@@ -140,16 +141,6 @@ class _Early:
         """See `MetadataInterceptor`."""
         with _Concealed(ctx):
             await self._interceptor.on_end(token, own_context(ctx), error)
-
-
-def _check_service(service: object) -> None:
-    """Raise TypeError for what is no implementation of a generated service."""
-    if isinstance(service, type):
-        name = service.__name__
-        raise TypeError(f"{name} is a class: an instance of it is what serves, as in {name}()")
-    if not (hasattr(service, "service_name") and hasattr(service, "application")):
-        name = type(service).__name__
-        raise TypeError(f"{name} does not derive from a generated service, such as LoggerService")
 
 
 async def _run(app: App, scope: Scope, receive: Receive, send: Send, place: Place) -> None:

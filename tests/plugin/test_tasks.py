@@ -218,8 +218,8 @@ async def _asks(queue: object) -> None: ...
     ("given", "said"),
     [
         (lambda: _asks(1), "task\\(\\) takes a function, and not a coroutine: _asks, not _asks\\(\\)"),
-        (lambda: _sync, "not the function _sync: define it with `async def`"),
-        (lambda: _generator, "not the generator _generator: it has no yield"),
+        (lambda: _sync, "not the function _sync: define it with `async def`, and no `yield`"),
+        (lambda: _generator, "not the function _generator: define it with `async def`, and no `yield`"),
         (lambda: Journal, "not the class Journal"),
         (lambda: 5, "task\\(\\) takes an async function, and not 5"),
         (
