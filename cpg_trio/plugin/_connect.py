@@ -6,6 +6,7 @@ calls by the same dependencies, which may be added at any time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,6 +32,7 @@ from cpg_trio.plugin._staying import own_pool, stay_registered
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError, Interceptor
+from cpg_trio.tracing import Tracing, tracing
 from cpg_trio.versions import Requirement
 
 
@@ -66,8 +68,13 @@ async def connect(
     state = _state_of(host_url, name, requires, config)
     failure: Exception | None = None
     try:
-        async with state.pool, open_plain_nursery() as background:
+        async with (
+            tracing(name, __version__, os.environ, server=()) as state.traces,
+            state.pool,
+            open_plain_nursery() as background,
+        ):
             background.start_soon(state.pool.sweep)
+            background.start_soon(state.declared.dependencies.for_each, partial(_trace, state.traces))
             if state.hosts is not None:
                 background.start_soon(state.hosts.keep)
             async with _registered(state, wait_s):
@@ -98,6 +105,12 @@ async def _registered(state: PluginState, wait_s: float) -> AsyncIterator[None]:
         state.declared.link.stop()
         with trio.CancelScope(shield=True):  # bounded by itself
             await registrations.leave(state.end_session())
+
+
+async def _trace(traces: Tracing, dependency: Dependency) -> None:
+    """Have spans made of the calls of a dependency, until cancelled."""
+    with traces.calling(dependency.calls, dependency.direct.calls):
+        await trio.sleep_forever()
 
 
 class HostSession(Requiring):

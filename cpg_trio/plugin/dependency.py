@@ -99,11 +99,11 @@ class Dependency(CalledService[Provider]):
     def _owner_lacks(self) -> tuple[Lack, str]:
         link, session = self.link, self.link.session
         if link.ended:
-            return Lack.CALLER, "the plugin has stopped"
+            return Lack.CALLER, f"{self._owner} has stopped"
         if trouble := link.trouble:
             return Lack.HOST, f"the host cannot be reached: {trouble}"
         if session is None or session.void.is_set():
-            return Lack.CALLER, "the plugin is not registered with its host"
+            return Lack.CALLER, f"{self._owner} is not registered with its host"
         if self._told_in is not session:
             return Lack.CALLER, "the host has not told of it yet"
         return Lack.NOTHING, ""

@@ -102,6 +102,7 @@ class MemoryHost:
     """The host itself, of which all that is public may be used."""
     _nursery: trio.Nursery
     _started: list[StartedPlugin] = attrs.field(factory=list)
+    _stopping: trio.Event = attrs.field(factory=trio.Event)
 
     async def start(
         self,
@@ -144,11 +145,22 @@ class MemoryHost:
 
         The policy of the host holds for it. It is a dependency's client, with its retries.
         """
-        plugin = Plugin(caller, version="1.0.0")
-        dependency = plugin.require(service_type, required=False)
-        await self.start(plugin)
+        connecting = self.connect(caller, requires=[service_type])
+        session: HostSession = await self._nursery.start(self._hold, connecting)
+        dependency = session.require(service_type)
         await dependency.wait_told()
         return dependency.client(client_class)
+
+    async def _hold(
+        self,
+        connecting: AbstractAsyncContextManager[HostSession],
+        *,
+        task_status: trio.TaskStatus[HostSession],
+    ) -> None:
+        """Have a session until the host stops."""
+        async with connecting as session:
+            task_status.started(session)
+            await self._stopping.wait()
 
     def connect(
         self, name: str = "client", *, requires: Collection[str] | None = None
@@ -188,7 +200,8 @@ class MemoryHost:
         return condition()
 
     async def stop(self) -> None:
-        """Stop all plugins that were started, the last one first."""
+        """Stop all plugins that were started, the last one first. The clients of `client` end before."""
+        self._stopping.set()
         while self._started:
             await self._started.pop().stop()
 

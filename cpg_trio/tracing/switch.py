@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ _FLUSH_S = 2.0  # at the end, for what has not been exported
 
 
 class Tracing:
-    """The traces of a host or a plugin. Without a recorder it does nothing."""
+    """The traces of a host, a plugin or a session. Without a recorder it does nothing."""
 
     def __init__(self, recorder: Recorder | None = None) -> None:
         self._recorder = recorder
@@ -33,6 +33,17 @@ class Tracing:
         """Name the instance in the spans that end from now on, by its runtime id."""
         if self._recorder is not None:
             self._recorder.identify(instance_id)
+
+    @contextmanager
+    def calling(self, *made: Calls) -> Iterator[None]:
+        """Within the block, make spans of more calls that are made."""
+        with ExitStack() as stack:
+            if self._recorder is not None:
+                from opentelemetry.trace import SpanKind  # noqa: PLC0415 - only when it is on
+
+                for each in made:
+                    stack.enter_context(self._recorder.recording(each, SpanKind.CLIENT))
+            yield
 
 
 @asynccontextmanager

@@ -105,7 +105,7 @@ async def test_who_waits_while_the_plugin_registers_anew_does_not_spin(virtual_t
         session.void.set()
         assert not echo.available
         assert echo.changes() is not None  # which looks at once
-        assert echo.states.value.reason == "the plugin is not registered with its host"
+        assert echo.states.value.reason == "caller is not registered with its host"
         with trio.fail_after(20):
             assert (await echo.wait_available()).session is not session
 

@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from cpg_trio.host import Capability, HostConfig
 from cpg_trio.http import Pool
-from cpg_trio.plugin import Plugin
+from cpg_trio.plugin import Plugin, connect
 from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -58,6 +58,19 @@ async def calling(*, direct: bool = False) -> AsyncIterator[EchoServiceClient]:
         if direct:
             await goes_directly(dependency)
         yield EchoServiceClient(front, pool)
+
+
+async def test_the_calls_of_a_session_have_spans(receiver: Receiver) -> None:
+    provider = Plugin("echo-plugin", version="1.0.0")
+    provider.provide("echo", Echo())
+    async with hosting() as (_, url), plugged(provider, url), connect(url, "script") as session:
+        echo = session.require("echo")
+        with trio.fail_after(10):
+            await echo.wait_available()
+        await echo.client(EchoServiceClient).echo(pb.EchoRequest(text="x"), headers=SAMPLED)
+    spans = await receiver.until(lambda spans: any(each.service == "script" for each in spans))
+    (own,) = [each for each in spans if each.service == "script"]
+    assert (own.kind, own.name, own.trace_id) == ("client", ECHO, TRACE)
 
 
 def chain(spans: list[Received], last: Received) -> list[tuple[str, str, str]]:
