@@ -18,8 +18,8 @@ from cpg_trio.testing._checks import checks_of, run_check
 from cpg_trio.testing._plugin_check import MakePlugin, TestedPlugin
 
 _TIMEOUT_S = 3600.0  # of one check, virtual time
-_IDLE_S = 0.001  # real seconds in which nothing happens, until virtual time passes
-# With threads at work that is slower, as what they do takes real time.
+_IDLE_S = 0.001  # real seconds between two looks at what is at work, or waits for no moment
+# With threads at work virtual time is slower, as what they do takes real time.
 _IDLE_WITH_THREADS_S = 0.01
 _MOST_WITH_THREADS_S = 1.0  # of virtual time that passes then
 _AT_WORK = frozenset("RD")  # states of proc(5)
@@ -54,15 +54,18 @@ async def _run(clock: trio.testing.MockClock, check: Callable[[], Awaitable[None
 async def _pass_time(clock: trio.testing.MockClock, others: Collection[threading.Thread]) -> None:
     """Have virtual time pass whenever nothing happens. `others` are threads that are not the plugin's."""
     limiter = trio.to_thread.current_default_thread_limiter()
+    idle_s = 0.0
     while True:
-        await trio.testing.wait_all_tasks_blocked(_IDLE_S)
+        await trio.testing.wait_all_tasks_blocked(idle_s)
         wait_s = trio.lowlevel.current_statistics().seconds_to_next_deadline
         threads = [each for each in threading.enumerate() if each not in others]
         if any(not each.name.startswith(_IDLE_THREAD) for each in threads):
             await trio.testing.wait_all_tasks_blocked(_IDLE_WITH_THREADS_S)
             wait_s = min(trio.lowlevel.current_statistics().seconds_to_next_deadline, _MOST_WITH_THREADS_S)
         is_busy = limiter.borrowed_tokens or any(map(_is_at_work, threads))
-        if 0 < wait_s < math.inf and not is_busy:
+        has_passed = 0 < wait_s < math.inf and not is_busy
+        idle_s = 0.0 if has_passed else _IDLE_S
+        if has_passed:
             clock.jump(wait_s)
 
 
