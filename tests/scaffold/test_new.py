@@ -21,6 +21,7 @@ WHEEL = f"cpg_trio-{__version__}-py3-none-any.whl"
 FILES = {
     *(".dockerignore", ".gitignore", "Dockerfile", "README.md", "platform.toml", "pyproject.toml"),
     *("proto/greeter/v1/greeter.proto", "src/greeter/__init__.py", "src/greeter/plugin.py"),
+    *(f"src/greeter/protos/{folder}__init__.py" for folder in ("", "greeter/", "greeter/v1/")),
     *(f"src/greeter/protos/greeter/v1/greeter_{end}" for end in ("pb2.py", "pb2.pyi", "trio.py")),
     "tests/test_greeter.py",
 }
@@ -78,7 +79,7 @@ def test_the_tests_of_a_new_project_pass(
 def test_generate_has_nothing_to_change_in_a_new_project(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["new", "hello-plugin"]) == 0
     assert run(["generate", "hello-plugin/pyproject.toml", "--check"]) == 0
-    assert "3 files, all as the protos have it" in capsys.readouterr().out
+    assert "6 files, all as the protos have it" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("generated")
