@@ -11,11 +11,16 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from cpg_trio.logs import use_handler
 from tests.certificates import LOCAL, WORKLOAD, Files
 from tests.names import Names, names_of
+
+# How fast examples are drawn and run says something of the machine, and nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collection_finish() -> None:

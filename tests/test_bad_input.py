@@ -271,7 +271,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(PATHS),
     content_type=st.sampled_from(TYPES),

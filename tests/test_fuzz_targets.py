@@ -21,7 +21,7 @@ def test_the_property_holds_for_the_seeds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_property_holds_for_what_is_like_them(name: str, data: st.DataObject) -> None:
     target = TARGETS[name]
@@ -35,7 +35,7 @@ def test_no_seed_costs_more_than_its_size_allows() -> None:
 
 
 def test_nothing_that_is_like_them_costs_more_than_its_size_allows() -> None:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(data=mutations(TARGETS[COSTS].seeds))
     def check(data: bytes) -> None:
         TARGETS[COSTS].check(data)

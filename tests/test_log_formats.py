@@ -161,7 +161,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(), st.text(), st.text(), st.dictionaries(st.text(min_size=1), ANYTHING, max_size=5))
 def test_any_record_is_one_line_and_one_object(
     message: str, name: str, level: str, fields: dict[str, Any]

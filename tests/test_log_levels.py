@@ -18,8 +18,9 @@ NAME = "cpg_trio.tests.levels"
 
 @pytest.fixture(autouse=True)
 def _logger() -> Iterator[None]:
+    logger = logging.getLogger(NAME)  # there is such a logger from now on
     yield
-    logging.getLogger(NAME).setLevel(logging.NOTSET)
+    logger.setLevel(logging.NOTSET)
 
 
 def test_levels_are_read_by_logger() -> None:

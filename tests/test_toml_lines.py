@@ -74,7 +74,7 @@ def paths_of(value: Any, path: Path = ()) -> Iterator[Path]:
         yield from paths_of(each, (*path, key))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(documents())
 def test_each_key_of_any_document_has_the_line_that_it_is_in(text: str) -> None:
     lines = lines_of(text)

@@ -10,6 +10,7 @@ writes, what is to be written meanwhile is bounded, and only the newest picture 
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections import Counter, deque
@@ -33,7 +34,7 @@ _MOST_LINES = 2_000  # that wait to be written
 _MOST_CHARACTERS = 4_096  # of a line
 _EVERY_S = 0.1  # between two pictures while times go on
 _LEAST_S = 0.03  # between any two
-_LAST_S = 1.0  # that a terminal has for the last picture
+_LAST_S = 3.0  # that a terminal has for what is being written and the last picture
 _WIDEST_NAME = 24  # columns
 _TIME_COLUMNS = 8
 _LEAST_COLUMNS, _LEAST_ROWS = 20, 4  # of a terminal that says something smaller, or nothing
@@ -72,6 +73,8 @@ class UpScreen:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._out = out
+        # When rich has rendered, it writes to its file and flushes it, if only nothing: not in this thread.
+        self._file, out.console.file = out.console.file, io.StringIO()
         self._clock = clock
         self._wall_clock = wall_clock
         self._rows: dict[
@@ -87,6 +90,8 @@ class UpScreen:
         self._drawn: Sequence[int] = ()  # the columns of each line of the block that is on the terminal
         self._picture = 0, ""  # for how many columns, and what was written last
         self._changed = trio.Event()
+        # A thread that is left to itself keeps its place until it has written: what comes next stays next.
+        self._one_writer = trio.CapacityLimiter(1)
 
     # What happens
 
@@ -145,19 +150,22 @@ class UpScreen:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Draw until cancelled; what there is to be seen then stays on the terminal."""
         task_status.started()
-        file = self._out.console.file
         try:
             while True:
                 self._changed = trio.Event()
                 if text := self.frame():
-                    await trio.to_thread.run_sync(_write, file, text, abandon_on_cancel=True)
+                    await self._write(text)
                 await trio.sleep(_LEAST_S)
                 with trio.move_on_after(math.inf if self._is_quiet() else _EVERY_S - _LEAST_S):
                     await self._changed.wait()
         finally:
             with trio.move_on_after(_LAST_S, shield=True):
-                text = self.frame(last=True)
-                await trio.to_thread.run_sync(_write, file, text, abandon_on_cancel=True)
+                await self._write(self.frame(last=True))
+
+    async def _write(self, text: str) -> None:
+        await trio.to_thread.run_sync(
+            _write, self._file, text, abandon_on_cancel=True, limiter=self._one_writer
+        )
 
     def frame(self, *, last: bool = False) -> str:
         """Return what has to be written to the terminal now: the new lines, and the block in its new form."""

@@ -203,5 +203,5 @@ class Histories(RuleBasedStateMachine):
         assert (self.group.admits_at is None) is not bool(self.there)
 
 
-Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestHistories = Histories.TestCase

@@ -294,7 +294,7 @@ class PlacesAgreeWithTheModel(RuleBasedStateMachine):
         assert (in_flight.in_flight, in_flight.waiting) == (0, 0)
 
 
-BOUNDS = settings(max_examples=60, stateful_step_count=50, deadline=None)
+BOUNDS = settings(max_examples=60, stateful_step_count=50)
 TestBreakers = BreakersAgreeWithTheModel.TestCase
 TestBreakers.settings = BOUNDS
 TestBudgets = BudgetsAgreeWithTheModel.TestCase

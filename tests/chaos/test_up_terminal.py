@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -51,27 +52,38 @@ class Screen:
     port: int
     reads: threading.Event = attrs.field(factory=threading.Event)
     """Whether what is written is taken."""
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    """Of the terminal, which a thread writes to."""
 
     def read(self) -> None:
-        rest = ""
+        rest, decode = "", codecs.getincrementaldecoder("utf-8")("replace").decode
         while True:
             self.reads.wait()
             try:
                 data = os.read(self.controller, 65536)
             except OSError:  # nobody has the other end any more
                 return
-            rest += data.decode("utf-8", "replace").replace("\r\n", "\n")
+            rest += decode(data).replace("\r\n", "\n")
             whole, mark, part = rest.rpartition("\x1b")  # a control sequence may come in pieces
             cut = len(whole) if mark and not re.match(r"\[[\d;]*[A-Za-z]", part) else len(rest)
-            self.terminal.write(rest[:cut])
+            with self.lock:
+                self.terminal.write(rest[:cut])
             rest = rest[cut:]
 
-    def shows(self, pattern: str) -> None:
-        """Wait until a line of the screen matches."""
-        eventually(lambda: any(re.search(pattern, line) for line in self.terminal.text), pattern)
+    def matches(self, pattern: str) -> int:
+        """Return how many lines of the screen match."""
+        with self.lock:
+            return sum(bool(re.search(pattern, line)) for line in self.terminal.text)
+
+    def shows(self, pattern: str, times: int | None = None) -> None:
+        """Wait until a line of the screen matches, or so many of them do. A picture may come in pieces."""
+        eventually(
+            lambda: self.matches(pattern) > 0 if times is None else self.matches(pattern) == times, pattern
+        )
 
     def resize(self, columns: int) -> None:
-        self.terminal.narrow(columns)
+        with self.lock:
+            self.terminal.narrow(columns)
         fcntl.ioctl(self.controller, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
 
     def cpg(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -120,15 +132,15 @@ def test_a_start_and_a_stop_are_seen_and_a_narrower_terminal_has_no_remains(tmp_
         seen.shows(r"^  host +\d+\.\d s  . listening on http://127\.0\.0\.1:")
         seen.shows(r"^  storage +\d+\.\d s  . ready, task")
         seen.shows(r"^chatty +│ it begins$")
-        text = seen.terminal.text
-        assert sum(line.startswith("  storage") for line in text) == 1
+        seen.shows(r"^  chatty +\d+\.\d s  . ready")
+        seen.shows(r"^  storage ", times=1)
         seen.resize(50)
         seen.process.send_signal(signal.SIGINT)
         assert seen.process.wait(_NEAR_S) == 0
         seen.shows(r"^all plugins are stopped$")
         for name in ("logger", "storage", "chatty"):
             seen.shows(rf"^  {name} +\d+\.\d s  . stopped$")
-        assert not any(line.startswith("stopping:") for line in seen.terminal.text)
+        seen.shows("^stopping:", times=0)
 
 
 def test_a_terminal_that_takes_nothing_holds_up_no_plugin(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+import threading
+from typing import TextIO
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_screen import UpScreen
@@ -48,16 +51,36 @@ class Terminal:
         return [line.rstrip() for line in self.lines[:-1]]
 
 
+class SlowFile(io.StringIO):
+    """Its first write takes until `goes_on` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.goes_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.begun.set()
+        self.goes_on.wait()
+        return super().write(text)
+
+
 class Shown:
     """A screen and its terminal, with clocks that a test sets."""
 
     def __init__(
-        self, columns: int = 80, rows: int = 24, *, encoding: str = "utf-8", plain: bool = False
+        self,
+        columns: int = 80,
+        rows: int = 24,
+        *,
+        encoding: str = "utf-8",
+        plain: bool = False,
+        file: TextIO | None = None,
     ) -> None:
         self.now = 0.0
         self.terminal = Terminal(columns)
-        file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        self.out = Output(file, terminal=True, width=columns, plain=plain)
+        self.file = file or io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        self.out = Output(self.file, terminal=True, width=columns, plain=plain)
         self.out.console.height = rows
         self._replicas: dict[str, Replica] = {}
         self.screen = UpScreen(self.out, lambda: self.now, lambda: NOW + self.now)
@@ -259,7 +282,21 @@ async def test_the_terminal_has_all_of_it_when_the_screen_ends() -> None:
         shown.now_is("logger", Phase.READY)
         shown.screen.output("logger", 1, "the last words")
         nursery.cancel_scope.cancel()
-    file = shown.out.console.file
-    assert isinstance(file, io.TextIOWrapper)
-    file.seek(0)
-    assert "the last words" in file.read()
+    shown.file.seek(0)
+    assert "the last words" in shown.file.read()
+
+
+async def test_the_last_picture_is_written_after_the_one_that_is_being_written(mock_clock: MockClock) -> None:
+    file = SlowFile()
+    shown = Shown(file=file)
+    async with trio.open_nursery() as nursery:
+        shown.screen.line("the first words")
+        await nursery.start(shown.screen.run)
+        await trio.to_thread.run_sync(file.begun.wait)
+        shown.screen.line("the last words")
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await wait_all_tasks_blocked()  # and not at the terminal
+        file.goes_on.set()
+    written = file.getvalue()
+    assert 0 <= written.find("the first words") < written.find("the last words")

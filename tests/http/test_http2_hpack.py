@@ -6,7 +6,7 @@ from typing import Any
 
 import hpack
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
 from cpg_trio.http.server.http2_hpack import BlockDecoder, BlockEncoder
 
@@ -15,7 +15,6 @@ FIELDS = st.lists(st.tuples(NAMES, st.sampled_from([b"", b"1", b"200", b"x" * 40
 SIZES = st.sampled_from([None, 0, 60, 256, 4096])  # the longest field alone fills 256
 
 
-@settings(deadline=None)
 @example(
     [([], 0, False), ([], 4096, True)]
 )  # a block that also tells the size of the table, which is as it was

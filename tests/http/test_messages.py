@@ -487,7 +487,7 @@ def test_an_error_repeats_nothing_of_what_came(data: bytes) -> None:
 # Anything at all
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(mutations([entry.data for entry in REQUESTS]), st.lists(st.integers(0, 400), max_size=8))
 @example(b"\r\n\r\n" + get(), [2])
 @example(chunked(corpus.HIDDEN, b"Connection: upgrade", b"Upgrade: h2c"), [90])
@@ -495,7 +495,7 @@ def test_any_request_is_refused_or_has_one_reading(data: bytes, cuts: list[int])
     assert_read_in_one_way(data, cuts)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     mutations([entry.data for entry in RESPONSES]), st.lists(st.integers(0, 400), max_size=8), st.booleans()
 )
@@ -503,7 +503,7 @@ def test_any_response_is_refused_or_has_one_reading(data: bytes, cuts: list[int]
     assert_response_read_in_one_way(data, cuts, to_head=to_head)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=4))
 def test_any_bytes_are_refused_or_have_one_reading(data: bytes, cuts: list[int]) -> None:
     assert_read_in_one_way(data, cuts)

@@ -158,7 +158,7 @@ VALUES = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.sampled_from([*keys_of(PluginTable), "unknown"]), VALUES, max_size=4),
     st.dictionaries(st.sampled_from(["port", "lease_s", "selection", "unknown"]), VALUES, max_size=1),

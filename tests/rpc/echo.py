@@ -30,6 +30,7 @@ class Echo(EchoService):
 
     def __init__(self) -> None:
         self.contexts: list[Context] = []
+        self.hangs = trio.Event()
         self.cancelled = trio.Event()
         self.closed = trio.Event()
 
@@ -85,6 +86,7 @@ class Echo(EchoService):
             yield pb.HTTPChatResponse(text=request.text)
 
     async def _hang(self) -> None:
+        self.hangs.set()
         try:
             await trio.sleep_forever()
         finally:

@@ -224,7 +224,7 @@ async def live(steps: list[tuple[str, int]]) -> None:
         nursery.cancel_scope.cancel()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_STEPS)
 def test_after_quiet_all_hosts_know_the_same_and_nothing_is_lost(steps: list[tuple[str, int]]) -> None:
     trio.run(live, steps, clock=MockClock(autojump_threshold=0))

@@ -78,7 +78,7 @@ def parts(document: Document) -> list[Any]:
 
 
 @given(documents())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_document_is_read_as_it_was_written(document: Document) -> None:
     seals = Unsealed()
     read = decode("p-1", encode(document, seals.seal("", document.digest)), seals)

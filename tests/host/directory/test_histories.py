@@ -215,7 +215,7 @@ async def take(world: World, name: str, arguments: tuple[object, ...]) -> None:
 
 
 @given(steps)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_after_any_history_registry_leases_and_watchers_agree_with_the_model(
     history: list[tuple[str, tuple[object, ...]]],
 ) -> None:

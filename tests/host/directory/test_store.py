@@ -288,7 +288,7 @@ _steps = st.lists(
 
 
 @given(_steps)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_after_any_history_a_restart_brings_the_same_state_back(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, str, dict[str, str]]]
 ) -> None:

@@ -342,7 +342,7 @@ steps = st.lists(
 
 
 @given(steps, st.integers(0, 60))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_after_any_history_a_watcher_knows_those_that_get_calls(
     history: list[tuple[str, int]], already: int
 ) -> None:

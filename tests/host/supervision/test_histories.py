@@ -196,7 +196,7 @@ async def while_it_stops(history: History) -> None:
 ENDS = (in_good_order, in_the_middle, by_force, while_it_stops)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.sampled_from(ENDS))
 def test_there_is_one_run_of_a_replica_and_none_is_left(
     seed: int, end: Callable[[History], Awaitable[None]]

@@ -11,7 +11,7 @@ EDGES = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), max_
 
 
 @given(EDGES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nodes_do_not_overlap_and_all_is_within_the_picture(edges: list[tuple[str, str]]) -> None:
     found = layout(NAMES, edges)
     places = list(found.nodes.values())
@@ -26,7 +26,7 @@ def test_nodes_do_not_overlap_and_all_is_within_the_picture(edges: list[tuple[st
 
 
 @given(EDGES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_edge_leads_from_its_caller_to_its_target(edges: list[tuple[str, str]]) -> None:
     found = layout(NAMES, edges)
     assert set(found.edges) == {(a, b) for a, b in edges if a != b}
@@ -39,7 +39,7 @@ def test_an_edge_leads_from_its_caller_to_its_target(edges: list[tuple[str, str]
 
 
 @given(EDGES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_order_in_which_edges_are_told_does_not_matter(edges: list[tuple[str, str]]) -> None:
     shuffled = list(reversed(edges))
     assert layout(NAMES, edges) == layout(list(reversed(NAMES)), shuffled)
