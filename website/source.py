@@ -24,7 +24,7 @@ OTHERS = {
     "chart/README.md": "chart/README.md",
     "README.md": "README.md",
 }
-"""Pages outside `docs/`, and where the site has them. For the README of the project it is the home page."""
+"""Pages outside `docs/`, and where the site has them. The README of the project is the home page."""
 
 PICTURES = {".png", ".svg"}
 _LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml"}
@@ -34,9 +34,7 @@ _LANGUAGES |= {".toml": "toml", ".json": "json", ".proto": "proto"}
 def pages() -> dict[str, str]:
     """Return the pages: their files from the root of the project, and where the site has them."""
     own = {f"docs/{path.relative_to(DOCS)}": str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
-    others = {
-        name: place for name, place in OTHERS.items() if (ROOT / name).is_file() and name != "README.md"
-    }
+    others = {name: place for name, place in OTHERS.items() if (ROOT / name).is_file()}
     return own | others
 
 

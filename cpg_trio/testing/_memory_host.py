@@ -190,9 +190,15 @@ class MemoryHost:
     async def until(self, condition: Callable[[], bool], within_s: float = 60.0) -> bool:
         """Wait until something holds that follows from the host's registry; return whether it does."""
         changes = Cell(0)
+
+        def changed(_: object) -> None:
+            changes.set(changes.value + 1)
+
+        registry = self.host.registry
         with (
             trio.move_on_after(within_s),
-            self.host.registry.changes.added(lambda _: changes.set(changes.value + 1)),
+            registry.changes.added(changed),
+            registry.health_changes.added(changed),  # of a plugin that has registered nothing, too
         ):
             async for _ in changes.reader():
                 if condition():

@@ -65,6 +65,15 @@ async def test_the_caller_is_who_the_test_says(autojump_clock: trio.testing.Mock
         assert (await client.echo(EchoRequest(text="a call"))).text == "a call of shop-plugin"
 
 
+async def test_in_virtual_time_no_time_passes_until_a_plugin_without_services_is_healthy(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_host() as host:
+        began = trio.current_time()
+        await host.start(Plugin("caller-plugin", version="1.0.0"))
+        assert trio.current_time() - began < 1
+
+
 async def test_a_dependency_goes_and_comes_back(
     plugin: Plugin, autojump_clock: trio.testing.MockClock
 ) -> None:
