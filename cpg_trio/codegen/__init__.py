@@ -1,7 +1,7 @@
 """`protoc-gen-cpg-trio`: typed Trio stubs for the services of .proto files.
 
-A plugin of protoc and buf. Beside `storage_pb2.py`, which is protoc's, it writes `storage_trio.py` with, for
-each service,
+A plugin of protoc and buf. Beside `storage_pb2.py`, which is protoc's, it writes `storage_pb2.pyi`, the types
+of its messages, and `storage_trio.py` with, for each service,
 
 - `StorageService`: the base class of an implementation (for a service that is called `StorageService`
   already, the same);
@@ -15,6 +15,7 @@ What stands on what:
 
     names       names of Python for names of protos
     bundled     the protos that come with this package
+    refusals    what no code can be made of
     messages    which module a message is in, and how it is written there
     stubs       the text of a module
     project     all protos of a project (imported by who generates)
@@ -28,7 +29,7 @@ from collections.abc import Iterable, Iterator
 from google.protobuf.compiler import plugin_pb2
 from google.protobuf.descriptor_pb2 import Edition
 
-from cpg_trio.codegen import bundled
+from cpg_trio.codegen import refusals
 from cpg_trio.codegen.message_types import message_types
 from cpg_trio.codegen.messages import Messages
 from cpg_trio.codegen.names import (
@@ -50,9 +51,10 @@ def generate(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGenerat
     response = plugin_pb2.CodeGeneratorResponse(
         supported_features=_FEATURES,
         minimum_edition=Edition.EDITION_PROTO2,
-        maximum_edition=Edition.EDITION_2023,
+        maximum_edition=refusals.NEWEST,
     )
     try:
+        refusals.check_modules(request.file_to_generate)
         messages = Messages(request.proto_file, request.file_to_generate, _package(request.parameter))
         for path, content in files(messages):
             response.file.add(name=path, content=content)
@@ -65,8 +67,6 @@ def generate(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGenerat
 def files(messages: Messages) -> Iterator[tuple[str, str]]:
     """Yield the path and the text of each file. Raises: GenerationError."""
     for file in messages.generated:
-        if messages.package != bundled.PACKAGE:
-            bundled.check(file)
         types = message_types(messages.descriptor(file.name), file, messages.imports_for(file.name))
         yield types_path(file.name), _text(types)
         if file.service:

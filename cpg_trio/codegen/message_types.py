@@ -18,14 +18,13 @@ from google.protobuf.descriptor import (
 )
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-from google.protobuf.message import Message
 
 from cpg_trio._version import __version__
 from cpg_trio.codegen.messages import Imports
-from cpg_trio.codegen.names import is_hidden
+from cpg_trio.codegen.names import OF_MESSAGES, is_hidden
 from cpg_trio.codegen.source import Locations, docstring
 
-_OF_MESSAGES, _OF_ENUMS = frozenset(dir(Message)), frozenset((*dir(EnumTypeWrapper), *dir(int)))
+_OF_ENUMS = frozenset((*dir(EnumTypeWrapper), *dir(int)))
 _TYPES = {
     FieldDescriptor.CPPTYPE_BOOL: "bool",
     FieldDescriptor.CPPTYPE_DOUBLE: "float",
@@ -87,7 +86,7 @@ class _Module:
         yield "DESCRIPTOR: _descriptor.FileDescriptor"
         for number, enum in enumerate(file.enum_types_by_name.values()):
             yield from self._enum(enum, (FileDescriptorProto.ENUM_TYPE_FIELD_NUMBER, number))
-            yield from (f"{value.name}: {enum.name}" for value in enum.values if not _hidden(value.name))
+            yield from (f"{value.name}: {enum.name}" for value in enum.values if not is_hidden(value.name))
         for number, message in enumerate(file.message_types_by_name.values()):
             yield from self._message(message, (FileDescriptorProto.MESSAGE_TYPE_FIELD_NUMBER, number))
         yield from self._extensions(file.extensions_by_name.values(), "")
@@ -101,18 +100,18 @@ class _Module:
         names = [*file.enum_types_by_name, *values, *file.message_types_by_name, *file.extensions_by_name]
         module = self._imports.module(file.name)
         if not any(keyword.iskeyword(part) for part in module.split(".")):
-            yield from (f"from {module} import {name} as {name}" for name in names if not _hidden(name))
+            yield from (f"from {module} import {name} as {name}" for name in names if not is_hidden(name))
 
     def _enum(self, enum: EnumDescriptor, path: tuple[int, ...]) -> Iterator[str]:
         """Yield a class for an enum. It is an object, but what is read of it is that of a class."""
-        if _hidden(enum.name):
+        if is_hidden(enum.name, OF_MESSAGES if enum.containing_type else ()):
             return
         own = self._of(enum)
         yield ""
         body = [*docstring(self._locations.comment(*path) or [f"Enum {enum.full_name}."], 0)]
         body += ["", "DESCRIPTOR: _ClassVar[_descriptor.EnumDescriptor]"]
         for number, value in enumerate(enum.values):
-            if not _hidden(value.name, _OF_ENUMS):
+            if not is_hidden(value.name, _OF_ENUMS):
                 body.append(f"{value.name}: _ClassVar[{own}]")
                 comment = self._locations.comment(*path, EnumDescriptorProto.VALUE_FIELD_NUMBER, number)
                 body += docstring(comment, 0) if comment else ()
@@ -130,20 +129,21 @@ class _Module:
         yield ""
 
     def _message(self, message: Descriptor, path: tuple[int, ...]) -> Iterator[str]:
-        if _hidden(message.name) or message.GetOptions().map_entry:
+        nested = message.containing_type is not None
+        if message.GetOptions().map_entry or is_hidden(message.name, OF_MESSAGES if nested else ()):
             return
         body = [*docstring(self._locations.comment(*path) or [f"Message {message.full_name}."], 0)]
         for number, enum in enumerate(message.enum_types):
             body += self._enum(enum, (*path, DescriptorProto.ENUM_TYPE_FIELD_NUMBER, number))
-            names = (value.name for value in enum.values if not _hidden(value.name, _OF_MESSAGES))
+            names = (value.name for value in enum.values if not is_hidden(value.name, OF_MESSAGES))
             body += [f"{name}: _ClassVar[{self._of(enum)}]" for name in names]
         for number, inner in enumerate(message.nested_types):
             body += self._message(inner, (*path, DescriptorProto.NESTED_TYPE_FIELD_NUMBER, number))
-        numbers = dict.fromkeys(map(_number, message.fields))
+        numbers = dict.fromkeys(name for name in map(_number, message.fields) if name not in self._inner)
         body += ["", *(f"{each}: _ClassVar[_builtins.int]" for each in numbers)]
         for number, field in enumerate(message.fields):
             comment = self._locations.comment(*path, DescriptorProto.FIELD_FIELD_NUMBER, number)
-            body += self._field(field, comment) if not _hidden(field.name, _OF_MESSAGES) else ()
+            body += self._field(field, comment) if not is_hidden(field.name, OF_MESSAGES) else ()
         body += [self._constructor(message.fields), *_presence(message)]
         body += self._extensions(message.extensions, "_ClassVar")
         yield from ("", "@_final", f"class {message.name}(_message.Message):")
@@ -163,9 +163,9 @@ class _Module:
         """Return the line of a constructor, to which each field may be None."""
         names = [field.name for field in fields]
         given = [
-            f"{each.name}: {self._given(each)} | None = ..." for each in fields if not _hidden(each.name)
+            f"{each.name}: {self._given(each)} | None = ..." for each in fields if not is_hidden(each.name)
         ]
-        others = ["**others: _Any"] if any(map(_hidden, names)) else []
+        others = ["**others: _Any"] if any(map(is_hidden, names)) else []
         own = "_self" if "self" in names else "self"
         return f"def __init__({', '.join([own, *(['*'] if given else []), *given, *others])}) -> None: ..."
 
@@ -174,7 +174,7 @@ class _Module:
             of_message = self._of(field.containing_type) if field.containing_type else "_Any"
             type_ = f"_extensions._ExtensionFieldDescriptor[{of_message}, {self._read(field)}]"
             yield f"{_number(field)}: {'_ClassVar[_builtins.int]' if of else '_builtins.int'}"
-            if not _hidden(field.name):
+            if not is_hidden(field.name):
                 text = f"{field.name}: {f'{of}[{type_}]' if of else type_}"
                 yield f"{text}  # pyright: ignore[reportPrivateUsage]"
 
@@ -212,9 +212,10 @@ class _Module:
     def _of(self, type_: Descriptor | EnumDescriptor) -> str:
         """Return the expression for a message or an enum."""
         if type_.file.name != self._file.name:
-            return self._imports.annotation(f".{type_.full_name}").replace("Any", "_Any", 1)
+            expression = self._imports.annotation(f".{type_.full_name}")
+            return "_Any" if expression == "Any" else expression
         path = type_.full_name.removeprefix(f"{self._file.package}.").split(".")
-        if any(map(_hidden, path)):
+        if is_hidden(path[0]) or any(is_hidden(name, OF_MESSAGES) for name in path[1:]):
             return "_Any"
         if path[0] in self._inner:
             self._renamed.add(path[0])
@@ -267,11 +268,6 @@ def _names_in(message: Descriptor) -> Iterator[str]:
     yield from message.enum_values_by_name
     for inner in message.nested_types:
         yield from _names_in(inner)
-
-
-def _hidden(name: str, others: frozenset[str] = frozenset()) -> bool:
-    """Whether a name cannot stand in a class, or has another meaning there."""
-    return is_hidden(name) or name in others
 
 
 def _indented(lines: Iterable[str]) -> Iterator[str]:

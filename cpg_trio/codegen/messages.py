@@ -10,8 +10,8 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from cpg_trio.codegen import bundled
-from cpg_trio.codegen.names import folder_of, is_hidden, module_of
+from cpg_trio.codegen import bundled, refusals
+from cpg_trio.codegen.names import OF_MESSAGES, folder_of, is_hidden, module_of
 
 
 @attrs.frozen
@@ -25,13 +25,17 @@ class Place:
 
 
 class Messages:
-    """All messages of some files. Those of `generated` are in a package, if one is named."""
+    """All messages of some files. Those of `generated` are in a package, if one is named.
+
+    Raises: GenerationError for files that no code can be made of.
+    """
 
     def __init__(
         self, files: Iterable[FileDescriptorProto], generated: Collection[str], package: str = ""
     ) -> None:
         self.package = package
         self._files = {file.name: file for file in files}
+        refusals.check((self._files[name] for name in generated), package)
         self._generated = generated
         self._modules: dict[str, str] = {}
         self._places: dict[str, Place] = {}
@@ -96,8 +100,8 @@ class Imports:
         """Return the expression for a message, whose module is imported."""
         place = self._messages.place(type_name)
         expression = self._alias(place.proto)
-        for name in place.path:
-            hidden = is_hidden(name)
+        for depth, name in enumerate(place.path):
+            hidden = is_hidden(name, OF_MESSAGES if depth else ())
             expression = f'getattr({expression}, "{name}")' if hidden else f"{expression}.{name}"
         return expression
 

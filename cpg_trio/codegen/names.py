@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import keyword
-from pathlib import PurePosixPath
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from google import protobuf
+from google.protobuf.message import Message
 
 from cpg_trio.rpc import Service, ServiceClient
 
@@ -11,6 +16,10 @@ _IN_CLASSES = {"rpc", "str", "tuple"}  # names that the classes of stubs use
 _RESERVED = frozenset(
     {*dir(Service), *dir(ServiceClient), *Service.__annotations__, *keyword.kwlist, *_IN_CLASSES}
 )
+
+
+OF_MESSAGES = frozenset(dir(Message))
+"""What each message has."""
 
 
 class GenerationError(Exception):
@@ -36,14 +45,28 @@ def method_name(name: str) -> str:
     return f"{snake}_" if snake in _RESERVED else snake
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a name cannot be written after a dot in a class: only `getattr` has it."""
-    return keyword.iskeyword(name) or (name.startswith("__") and not name.endswith("__"))
+def is_hidden(name: str, others: Collection[str] = ()) -> bool:
+    """Whether a name cannot be written after a dot in a class, or is one of others that mean something else.
+
+    Only `getattr` has what is called so.
+    """
+    return keyword.iskeyword(name) or (name.startswith("__") and not name.endswith("__")) or name in others
 
 
 def module_of(proto: str) -> str:
-    """Return the module that protoc's Python output for a file is: `a/my-file.proto` is `a.my_file_pb2`."""
-    return _stem(proto).replace("/", ".") + "_pb2"
+    """Return the module that protoc's code for a file is: of `a/my-file.proto` and `a.my-file.proto` alike.
+
+    It is `a.my_file_pb2`.
+    """
+    return f"{_stem(proto).replace('/', '.')}_pb2"
+
+
+@cache
+def well_known() -> frozenset[str]:
+    """Return the files whose code comes with protobuf."""
+    package = Path(str(protobuf.__file__)).parent
+    modules = (path.relative_to(package).as_posix() for path in package.rglob("*_pb2.py"))
+    return frozenset(f"google/protobuf/{module.removesuffix('_pb2.py')}.proto" for module in modules)
 
 
 def stub_path(proto: str) -> str:
@@ -62,4 +85,4 @@ def folder_of(proto: str) -> str:
 
 
 def _stem(proto: str) -> str:
-    return proto.removesuffix(".proto").replace("-", "_")
+    return proto.removesuffix(".proto").replace("-", "_").replace(".", "/")

@@ -108,6 +108,7 @@ def _standard_imports(imports: Imports, text: Sequence[str]) -> Iterator[str]:
 def _services(file: FileDescriptorProto, imports: Imports) -> Iterator[_Service]:
     locations = Locations(file)
     names = {service.name for service in file.service}
+    bases: dict[str, str] = {}
     prefix = f"{file.package}." if file.package else ""
     for index, service in enumerate(file.service):
         stem = service.name.removesuffix("Service")
@@ -115,6 +116,12 @@ def _services(file: FileDescriptorProto, imports: Imports) -> Iterator[_Service]
         if base != service.name and base in names:
             base = f"{stem}BaseService"  # beside a service that has the name
         full_name = f"{prefix}{service.name}"
+        other = bases.setdefault(base, service.name)
+        if other != service.name:
+            raise GenerationError(
+                f"{locations.place(_SERVICE, index)}: the services {other} and {service.name} would both have"
+                f" the base class {base}: rename one of them"
+            )
         methods = [
             _method(method, full_name, imports, locations.comment(_SERVICE, index, _METHOD, number))
             for number, method in enumerate(service.method)

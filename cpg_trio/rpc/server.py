@@ -264,4 +264,7 @@ def _checked(response: _R, ctx: _Given) -> _R:
         raise TypeError(
             f"{ctx.method.name} returned {type(response).__name__}, not {ctx.method.output.__name__}"
         )
+    if not response.IsInitialized():
+        lacking = ", ".join(response.FindInitializationErrors())
+        raise ValueError(f"{ctx.method.name} returned a message without fields that it requires: {lacking}")
     return response

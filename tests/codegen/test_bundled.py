@@ -115,7 +115,7 @@ def test_what_could_not_be_loaded_beside_ours_is_refused(
 ) -> None:
     (protos / "greeter/v1/greeter.proto").unlink()
     put(protos, name, text)
-    with pytest.raises(GenerationError, match=f"^{told}"):
+    with pytest.raises(GenerationError, match=f"^{protos}/{told}"):
         Project(protos, protos.parent / "made", "made").generate()
 
 
@@ -124,6 +124,7 @@ def test_protoc_finds_them_by_the_folder_that_the_command_prints(protos: Path) -
     include = run(top, sys.executable, "-m", "cpg_trio", "generate", "--print-include").strip()
     assert Path(include, "logger/v1/logger.proto").is_file()
     command = [sys.executable, "-m", "grpc_tools.protoc", "-Iproto", f"-I{include}"]
+    command += [f"--plugin={Path(sys.executable).with_name('protoc-gen-cpg-trio')}"]
     command += ["--python_out=.", "--cpg-trio_out=.", "greeter/v1/greeter.proto"]
     run(top, *command, "logger/v1/logger.proto", "capability/logger/v1/logger.proto")
     used = run(top, sys.executable, "-c", USE.format(package=""))

@@ -41,8 +41,9 @@ def called(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_each_method_of_each_kind_is_called_and_answers(called: Mapping[str, Any]) -> None:
     assert called["answered"] == [
-        *(f"Plain/{name}" for name in ("Dash", "Greet", "Keyword")),
+        *(f"Plain/{name}" for name in ("Dash", "Greet", "Keyword", "Under")),
         *(f"beside.{name}/Do" for name in ("Service", "X", "XService")),
+        "dots.Dots/Dot",
         "edition.Editions/Edit",
         *(f"kinds.Kind/{name}" for name in ("Rpc", "Str", "Tuple", "__mangled")),
         *(
@@ -101,6 +102,7 @@ def test_types_describe_what_is_there_once_it_is_loaded(called: Mapping[str, Any
     assert called["not_there"] == []
     # Names that no class can have, or that have another meaning in it.
     assert called["not_described"] == [
+        "dots.Outer.Clear.clear_name",
         *(f"kinds.Kinds.{name}" for name in ("Clear", "DESCRIPTOR", "__hidden", "from")),
         "lambda.v1.class.from",
     ]

@@ -10,6 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import grpc_tools
+from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from cpg_trio import codegen
 from cpg_trio.codegen.project import Project
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -117,6 +122,10 @@ def main() -> int:
         project = Project(CORPUS, top / "made/here", "made.here")
         project.write(project.generate())
         (top / "made/__init__.py").touch()
+        for file in codegen.generate(well_known_protos()).file:
+            path = top / "made/well_known" / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file.content)
         (top / "plugin.py").write_text(PLUGIN)
         mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file="]
         pyright = [str(Path(sys.executable).with_name("basedpyright")), "--pythonpath", sys.executable]
@@ -127,6 +136,17 @@ def main() -> int:
     lines = WRONG.count("\n    ")
     sys.stdout.write(f"of {lines} wrong lines, mypy found {found[0]}, and pyright {found[1]}\n")
     return int(passed != [0, 0] or found != [lines, lines])
+
+
+def well_known_protos() -> CodeGeneratorRequest:
+    """Return a request for code of all well-known protos that protobuf ships, which nobody else needs."""
+    folder = Path(str(grpc_tools.__file__)).parent / "_proto"
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.proto"))
+    with tempfile.NamedTemporaryFile() as read:
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", "--include_source_info"]
+        subprocess.run([*command, f"--descriptor_set_out={read.name}", *names], check=True)
+        files = FileDescriptorSet.FromString(read.read()).file
+    return CodeGeneratorRequest(proto_file=files, file_to_generate=names, parameter="package=made.well_known")
 
 
 def _run(folder: Path, *command: str) -> int:
