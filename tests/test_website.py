@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_what_is_generated_is_as_the_code_is() -> None:
-    assert [str(page) for page, _ in generate.stale()] == [], "python -m website.generate"
+    found = [str(path) for path, _ in (*generate.stale(), *generate.stale_pictures())]
+    assert found == [], "python -m website.generate"
 
 
 def test_each_public_module_has_its_names_in_the_reference() -> None:

@@ -5,6 +5,9 @@
     hooks         what MkDocs calls
     griffe_attrs  what constructors of attrs classes take, for the reference
     api           the public names, and their pages
+    commands      the options of all commands
+    wire          services, messages and enums of the protos
+    diagrams      pictures of tables of the code
     generate      what is written into pages: `python -m website.generate`
     check         what a built site must be
     versions      a folder of sites, one a version

@@ -1,6 +1,7 @@
 """Write what the code says into the pages of the documentation: `python -m website.generate`.
 
-It stands between `<!-- generated: NAME -->` and `<!-- /generated -->`, or is a table of `website.api`.
+It stands between `<!-- generated: NAME -->` and `<!-- /generated -->`, or is a table of `website.api`, or a
+picture of `website.diagrams`.
 With `--check` nothing is written, and the status is 1 if something would change.
 """
 
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from website import api, commands, wire
+from website import api, commands, diagrams, wire
 from website.source import DOCS, ROOT
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
@@ -46,9 +47,17 @@ def stale() -> Iterator[tuple[Path, str]]:
             yield page, new
 
 
+def stale_pictures() -> Iterator[tuple[Path, str]]:
+    """Yield the diagrams that are not as the code has them, and what they would be."""
+    for name, drawn in diagrams.pictures().items():
+        path = ROOT / name
+        if not path.is_file() or path.read_text() != drawn:
+            yield path, drawn
+
+
 def main(words: list[str]) -> int:
     """Run the command line."""
-    found = list(stale())
+    found = [*stale(), *stale_pictures()]
     for page, text in found:
         if "--check" in words:
             print(f"{page.relative_to(ROOT)} is not as the code is: python -m website.generate")
