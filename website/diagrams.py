@@ -11,9 +11,13 @@ from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from html import escape
 from pathlib import Path
+from typing import TypeVar
 
 from cpg_trio.host.directory import leases
 from cpg_trio.http.server import states as connections
+
+_State = TypeVar("_State", bound=Enum)
+_Event = TypeVar("_Event", bound=Enum)
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,7 +56,7 @@ def rooms() -> tuple[str, ...]:
     return tuple(ast.literal_eval(value))
 
 
-def _named(table: Mapping[Enum, Mapping[Enum, Enum]]) -> dict[str, dict[str, str]]:
+def _named(table: Mapping[_State, Mapping[_Event, _State]]) -> dict[str, dict[str, str]]:
     return {
         state.name: {event.name: target.name for event, target in events.items()}
         for state, events in table.items()
@@ -93,10 +97,9 @@ def _arc(start: int, end: int, label: str, left: int) -> Iterator[str]:
         f'<path d="M{side} {begin}C{side + reach} {begin} {side + reach} {finish} {side} {finish}"'
         f' fill="none" stroke="{_LINE}" marker-end="url(#end)"/>\n'
     )
-    yield (
-        f'<text x="{x + (4 if down else -4):g}" y="{y + 4:g}" fill="{_TEXT}" stroke="#ffffff" stroke-width="5"'
-        f' paint-order="stroke" text-anchor="{"start" if down else "end"}">{escape(label)}</text>\n'
-    )
+    place = f'x="{x + (4 if down else -4):g}" y="{y + 4:g}" text-anchor="{"start" if down else "end"}"'
+    halo = 'stroke="#ffffff" stroke-width="5" paint-order="stroke"'  # so that it can be read over an arc
+    yield f'<text {place} fill="{_TEXT}" {halo}>{escape(label)}</text>\n'
 
 
 def _box(x: int, y: int, label: str, *, dashed: bool) -> Iterator[str]:
