@@ -68,9 +68,10 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Check types, strictly, in the source and in the tests."""
-    _install(session, "test", "chart", "typecheck")
+    _install(session, "test", "chart", "typecheck", "lint")
     session.run("mypy")
     session.run("python", "-m", "tests.codegen.typed")
+    session.run("python", "-m", "tests.scaffold.checked")
 
 
 @nox.session

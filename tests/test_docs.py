@@ -18,7 +18,6 @@ import pytest
 import trio
 
 from cpg_trio import Plugin, wire
-from cpg_trio.codegen.project import Project
 from cpg_trio.host import Limits, Rate, RateLimits
 from cpg_trio.host.access.memory import OTHER_BYTES, estimate
 from cpg_trio.host.access.rate_limiting import Kind
@@ -102,29 +101,27 @@ def test_files_with_secrets_that_the_guides_make_are_not_committed_by_accident(s
     assert any(fnmatch(f"/{secret}", pattern) or fnmatch(secret, pattern) for pattern in ignored)
 
 
-def test_the_tests_in_the_guide_to_plugins_pass(tmp_path: Path) -> None:
-    """The guide, step by step, but for its environment: protos, code, plugin, tests."""
-    page = (ROOT / "docs" / "guides" / "writing-a-plugin.md").read_text()
-    protos = tmp_path / "proto"
-    for name in ("greeter", "logger"):
-        (protos / name / "v1").mkdir(parents=True)
-    (proto,) = re.findall(r"^```proto\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (protos / "greeter/v1/greeter.proto").write_text(proto)
-    shutil.copy(ROOT / "proto/logger/v1/logger.proto", protos / "logger/v1")
-    project = Project(protos, tmp_path)
-    project.write(project.generate())
-    blocks = python_of(page)
-    (plugin,) = [block for block in blocks if "class Greeter(" in block]
-    (test,) = [block for block in blocks if "async def test_it_greets" in block]
-    (ini,) = re.findall(r"^```ini\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (tmp_path / "greeter_plugin.py").write_text(plugin)
-    (tmp_path / "test_greeter_plugin.py").write_text(test)
-    (tmp_path / "pytest.ini").write_text(ini)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60, env=_plain()
-    )
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def greeter_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that `cpg-trio new greeter` writes."""
+    folder = tmp_path_factory.mktemp("new") / "greeter"
+    new_project(NewProject(Names.of("greeter")), None, folder)
+    return folder
+
+
+def test_the_tutorial_shows_what_a_greeter_project_has(greeter_project: Path) -> None:
+    page = (ROOT / "docs/guides/writing-a-plugin.md").read_text()
+    assert re.findall(r"^```proto\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) == [
+        (greeter_project / "proto/greeter/v1/greeter.proto").read_text()
+    ]
+    plugin, *tests = python_of(page)
+    assert plugin == (greeter_project / "src/greeter/plugin.py").read_text()
+    test_file = (greeter_project / "tests/test_greeter.py").read_text().split("\n\n\n")
+    assert len(tests) == 2
+    for part in "\n\n".join(tests).split("\n\n\n"):
+        assert part.strip() in map(str.strip, test_file), part
+    for name in re.findall(r"^\| `([\w./]+)` \|", page, re.MULTILINE):
+        assert name == "vendor/" or (greeter_project / name).exists(), name
 
 
 GREETING = """
@@ -153,8 +150,8 @@ trio.run(main)
 """
 
 
-def test_the_plugin_of_the_readme_does_what_the_readme_says(tmp_path: Path) -> None:
-    new_project(NewProject(Names.of("greeter"), logger=True), None, tmp_path / "greeter")
+def test_the_plugin_of_the_readme_does_what_the_readme_says(greeter_project: Path, tmp_path: Path) -> None:
+    shutil.copytree(greeter_project, tmp_path / "greeter")
     (plugin,) = [block for block in python_of((ROOT / "README.md").read_text()) if "class Greeter(" in block]
     (tmp_path / "greeter/src/greeter/plugin.py").write_text(plugin)
     (tmp_path / "greeting.py").write_text(GREETING)
@@ -170,28 +167,24 @@ def test_the_plugin_of_the_readme_does_what_the_readme_says(tmp_path: Path) -> N
     assert done.stdout == "greeting Ada\nHello, Ada!\n", done.stderr
 
 
-def _plain() -> dict[str, str]:
-    """Return the environment of a newcomer: only this project is on the path of modules."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
-
-
 async def test_the_program_in_the_guide_to_embedding_a_host_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Greeter(Echo):
         async def echo(self, request: EchoRequest, ctx: Context, /) -> EchoResponse:
             assert ctx.caller is not None
-            return EchoResponse(text=f"Hello, {request.text}! {ctx.caller.name} sends its regards.")
+            return EchoResponse(text=f"Hello, {request.text}, from {ctx.caller.name}!")
 
     class GreeterClient(EchoServiceClient):
         greet = EchoServiceClient.echo
 
-    plugin = Plugin("greeter-plugin", version="1.0.0")
+    plugin = Plugin("greeter-plugin", version="0.1.0")
     plugin.provide("greeter", Greeter())
+    protos = "greeter.protos.greeter.v1.greeter"
     modules = {
-        "greeter_plugin": SimpleNamespace(plugin=plugin),
-        "greeter.v1.greeter_pb2": SimpleNamespace(GreetRequest=lambda name: EchoRequest(text=name)),
-        "greeter.v1.greeter_trio": SimpleNamespace(GreeterClient=GreeterClient),
+        "greeter.plugin": SimpleNamespace(make_plugin=lambda: plugin),
+        f"{protos}_pb2": SimpleNamespace(GreetRequest=lambda name: EchoRequest(text=name)),
+        f"{protos}_trio": SimpleNamespace(GreeterClient=GreeterClient),
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -201,7 +194,7 @@ async def test_the_program_in_the_guide_to_embedding_a_host_runs(
     exec(program, names)
     with trio.fail_after(10):
         await names["main"]()
-    assert capsys.readouterr().out == "Hello, Ada! _host sends its regards.\n"
+    assert capsys.readouterr().out == "Hello, Ada, from _host!\n"
 
 
 def test_each_threat_is_held_by_tests_that_there_are() -> None:
