@@ -11,8 +11,10 @@ from types import FunctionType
 import pytest
 
 import cpg_trio
+from cpg_trio.cli._app import COMMANDS, application
+from cpg_trio.variables import KNOWN
 from tests.test_docs import PUBLIC
-from website import api, check, generate, links, source, versions
+from website import api, check, commands, generate, links, source, versions
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +32,20 @@ def test_each_public_module_has_its_names_in_the_reference() -> None:
         assert re.findall(r"<!-- api: ([\w.]+) -->", text) == list(modules)
         for module in modules:
             assert all(f"| `{name}` |" in text for name in api.names_of(module)), module
+
+
+def test_each_variable_and_each_flag_is_in_one_table() -> None:
+    table = commands.settings()
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE)) == KNOWN | set(commands.OF_OTHERS)
+    flags = {name for line in table.splitlines() for name in re.findall(r"`(--?[\w-]+)", line.split("|")[2])}
+    taken = {
+        name
+        for command in COMMANDS
+        for each in application()[command.name].assemble_argument_collection()
+        for name in each.names
+        if name.startswith("-") and not name.startswith(("--no-", "--empty-"))
+    }
+    assert flags == taken
 
 
 def test_each_page_is_in_the_navigation_once() -> None:

@@ -1,4 +1,4 @@
-"""The options of all commands, as their parsers have them."""
+"""The options of all commands, as their parsers have them, and all settings in one table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cyclopts import App
 from cyclopts.argument import Argument
 
+from cpg_trio import variables
 from cpg_trio.cli._app import COMMANDS, Command, application
 from cpg_trio.variables import HOST, SECRETS, SERVING, flag_of
 
@@ -60,3 +61,60 @@ def _settings() -> Iterator[str]:
     flags = [f"`{flag_of(name)}`" for name in SERVING | HOST if name not in SECRETS]
     yield "Each [setting](variables.md) but the secrets has a flag as well, with the name of its variable:"
     yield f"{', '.join(flags)}.\n"
+
+
+OF_OTHERS = {
+    "NO_COLOR": "commands: no colours and signs ([no-color.org](https://no-color.org))",
+    "PATH": "where commands of a platform file are looked for",
+    "PYTHONPATH": "where Python plugins of a platform file are looked for, after the directory of the file",
+    "XDG_RUNTIME_DIR": "directory of the admin sockets",
+}
+"""Variables of others that are read as well."""
+
+_READERS = {
+    "hosts and plugins": variables.SERVING,
+    "hosts": variables.HOST,
+    "plugins": variables.PLUGIN,
+    "hosts and plugins with traces": variables.TRACING,
+    "the example": variables.EXAMPLE,
+    "commands": variables.COMMANDS,
+}
+
+
+def settings() -> str:
+    """Return every environment variable and every flag as one table, in the order of the alphabet."""
+    rows = {name: (_flag(name), _reader(name), variables.meaning_of(text)) for name, text in _texts().items()}
+    lines = [
+        f"| `{name}` | {flag} | {reader} | {meaning} |" for name, (flag, reader, meaning) in rows.items()
+    ]
+    lines += [f"| `{name}` | | | {meaning} |" for name, meaning in OF_OTHERS.items()]
+    app = application()
+    flags: dict[str, tuple[str, list[str]]] = {}
+    for command in COMMANDS:
+        for argument in _arguments(app[command.name]):
+            if argument.name.startswith("-"):
+                label = _label(argument)
+                _, commands = flags.setdefault(f"{label} {argument.parameter.help}", (label, []))
+                commands.append(command.name)
+                rows[f"{label} {argument.parameter.help}"] = (label, "", _meaning(argument))
+    for key, (label, commands) in flags.items():
+        where = ", ".join(f"[`{name}`](options.md#{name})" for name in commands)
+        lines.append(f"| | {label} | {where} | {rows[key][2]} |")
+    lines.sort(key=lambda line: line.lower().replace("| |", "|").strip("| `-"))
+    return "\n".join(["| variable | flag | of | meaning |", "|---|---|---|---|", *lines])
+
+
+def _texts() -> dict[str, str]:
+    return {name: text for group in _READERS.values() for name, text in group.items()}
+
+
+def _flag(name: str) -> str:
+    return (
+        f"`{flag_of(name)}` of [`host`](options.md#host)"
+        if name in SERVING | HOST and name not in SECRETS
+        else ""
+    )
+
+
+def _reader(name: str) -> str:
+    return next(reader for reader, group in _READERS.items() if name in group)

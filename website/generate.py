@@ -19,6 +19,7 @@ _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- /generated -->)", r
 
 PARTS: dict[str, Callable[[], str]] = {
     "options": commands.options,
+    "settings": commands.settings,
     "plugins": lambda: wire.described(
         "connectplugin/v1/connectplugin.proto",
         "connectplugin/health/v1/health.proto",

@@ -1,8 +1,13 @@
-"""Has the reference show what constructors of attrs classes take, as griffe does for dataclasses alone."""
+"""What the reference shows beside what griffe reads by itself.
+
+What constructors of attrs classes take, as griffe shows it of dataclasses alone; and, in docstrings, links to
+the names in backticks that are public.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from griffe import (
@@ -14,11 +19,15 @@ from griffe import (
     Extension,
     Function,
     Module,
+    Object,
     Parameter,
     ParameterKind,
     Parameters,
 )
 
+from website import api
+
+_NAME = re.compile(r"(?<![`\[])`((?:\w+\.)*\w+)`(?!`)")
 _DECORATORS = {"attrs.frozen", "attrs.define", "attrs.mutable"}
 
 
@@ -109,3 +118,41 @@ def _set_init(class_: Class, parameters: list[Parameter]) -> None:
         "__init__", parent=class_, parameters=Parameters(own, *by_position, *by_keyword), lineno=0
     )
     class_.set_member("__init__", init)
+
+
+class LinksExtension(Extension):
+    """Makes links of the public names in backticks in docstrings, and shows what is raised in bold."""
+
+    def on_package(self, *, pkg: Module, **_: Any) -> None:
+        """Go through a package that has been read."""
+        public = _public_names()
+        for each in _objects(pkg):
+            if each.docstring is not None:
+                each.docstring.value = _linked(each.docstring.value, public)
+
+
+def _public_names() -> Mapping[str, str]:
+    """Return where names are explained, by the name alone where it is that of one thing only."""
+    found: dict[str, set[str]] = {}
+    for path, home in api.homes().items():
+        found.setdefault(path.rpartition(".")[2], set()).add(home)
+    return {name: homes.pop() for name, homes in found.items() if len(homes) == 1}
+
+
+def _objects(module: Object) -> Iterator[Object]:
+    for member in list(module.members.values()):
+        if not member.is_alias and isinstance(member, Object):
+            yield member
+            yield from _objects(member)
+
+
+def _linked(text: str, public: Mapping[str, str]) -> str:
+    def link(found: re.Match[str]) -> str:
+        first, _, rest = found[1].partition(".")
+        if first not in public or rest.startswith("_"):
+            return found[0]
+        return f"[`{found[1]}`][{public[first]}]"
+
+    return re.sub(
+        r"(^|(?<=\. ))(Raises|Returns|Yields): ", r"**\2:** ", _NAME.sub(link, text), flags=re.MULTILINE
+    )
