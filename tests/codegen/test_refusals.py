@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,17 +47,16 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def responses(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, CodeGeneratorResponse]:
+@cache
+def told() -> Mapping[str, CodeGeneratorResponse]:
     """Return what the plugin answers for each of these files."""
-    folder = tmp_path_factory.mktemp("refused")
-    for name, (text, _) in REFUSED.items():
-        (folder / f"{name}.proto").write_text(f'syntax = "proto3"; package {name};\n{text}\n')
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", "--include_source_info"]
-    command.append("--include_imports")
-    command += [f"--descriptor_set_out={folder}/set", *(f"{name}.proto" for name in REFUSED)]
-    subprocess.run(command, check=True, timeout=60)
-    files = FileDescriptorSet.FromString((folder / "set").read_bytes()).file
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (text, _) in REFUSED.items():
+            Path(folder, f"{name}.proto").write_text(f'syntax = "proto3"; package {name};\n{text}\n')
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", "--include_source_info"]
+        command += ["--include_imports", f"--descriptor_set_out={folder}/set"]
+        subprocess.run([*command, *(f"{name}.proto" for name in REFUSED)], check=True, timeout=60)
+        files = FileDescriptorSet.FromString(Path(folder, "set").read_bytes()).file
     return {
         name: codegen.generate(CodeGeneratorRequest(proto_file=files, file_to_generate=[f"{name}.proto"]))
         for name in REFUSED
@@ -63,10 +64,8 @@ def responses(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, CodeGene
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_names_that_are_taken_in_python_are_refused_by_line(
-    responses: Mapping[str, CodeGeneratorResponse], name: str
-) -> None:
-    response = responses[name]
+def test_names_that_are_taken_in_python_are_refused_by_line(name: str) -> None:
+    response = told()[name]
     assert response.error.startswith(REFUSED[name][1])
     assert not response.file
 
@@ -81,7 +80,7 @@ def test_an_edition_that_is_too_new_is_refused_by_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protos", "told"),
+    ("protos", "refusal"),
     [
         (["2a.proto"], "2a.proto: its code would be 2a_pb2, and '2a_pb2' is no name of Python"),
         (["a b.proto"], "a b.proto: its code would be a b_pb2, and 'a b_pb2' is no name"),
@@ -94,13 +93,13 @@ def test_an_edition_that_is_too_new_is_refused_by_line() -> None:
         (["a.b.proto", "a/b.proto"], r"a/b.proto: its code would be a\.b_pb2, as that of a\.b\.proto"),
     ],
 )
-def test_a_file_whose_code_could_not_be_imported_is_refused(protos: list[str], told: str) -> None:
-    with pytest.raises(GenerationError, match=f"^{told}"):
+def test_a_file_whose_code_could_not_be_imported_is_refused(protos: list[str], refusal: str) -> None:
+    with pytest.raises(GenerationError, match=f"^{refusal}"):
         check_modules(protos)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "refusal"),
     [
         (
             'import "b/none.proto";\nmessage M { b.X x = 1; }',
@@ -112,11 +111,11 @@ def test_a_file_whose_code_could_not_be_imported_is_refused(protos: list[str], t
         ("enum E { A = 0; }\nservice S { rpc Do(E) returns (E); }", '3:20: "E" is not a message type.'),
     ],
 )
-def test_what_protoc_refuses_is_told_once_and_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+def test_what_protoc_refuses_is_told_once_and_with_its_place(tmp_path: Path, text: str, refusal: str) -> None:
     (tmp_path / "a.proto").write_bytes(f'syntax = "proto3";\n{text}\n'.encode("latin-1"))
     with pytest.raises(GenerationError) as refused:
         Project(tmp_path, tmp_path / "out", "made").generate()
-    assert str(refused.value).startswith(f"{tmp_path / 'a.proto'}:{told.format(protos=tmp_path)}")
+    assert str(refused.value).startswith(f"{tmp_path / 'a.proto'}:{refusal.format(protos=tmp_path)}")
 
 
 def test_a_folder_that_would_stand_behind_another_package_is_refused_unless_a_package_is_named(
