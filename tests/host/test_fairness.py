@@ -68,10 +68,12 @@ async def test_the_open_calls_of_one_caller_take_no_provider_from_the_others() -
 
 
 async def test_the_calls_of_one_caller_that_wait_do_not_keep_others_waiting() -> None:
-    async with routing(provider) as setting, held(setting, 2 * MOST), dial(setting.url) as wire:
-        with trio.fail_after(2):  # less than those wait
-            await wire.send(another(setting))
-            assert (await wire.response()).status == 200
+    async with routing(provider) as setting:
+        setting.host._pool._connect_timeout_s = 60
+        async with held(setting, 2 * MOST), dial(setting.url) as wire:
+            with trio.fail_after(20):  # less than those wait
+                await wire.send(another(setting))
+                assert (await wire.response()).status == 200
 
 
 async def test_a_caller_that_has_its_share_is_told_so_and_may_try_again(
@@ -86,7 +88,9 @@ async def test_a_caller_that_has_its_share_is_told_so_and_may_try_again(
         assert setting.host.registry.health(setting.provider).callable
 
 
-async def test_a_provider_that_the_host_has_to_ask_lives_on_when_its_connections_are_used_up() -> None:
+async def test_a_provider_that_the_host_has_to_ask_lives_on_when_its_connections_are_used_up(
+    virtual_time: object,
+) -> None:
     config = HostConfig(leases=LeaseConfig(lease_s=0.6))
     async with routing(provider, config=config) as setting, AsyncExitStack() as stack:
         await stack.enter_async_context(held(setting, MOST // 2))
@@ -105,7 +109,7 @@ SILENCE_S = 0.2
 SILENT = HostConfig(serve=ServeConfig(body_timeout_s=SILENCE_S))
 
 
-async def test_a_host_waits_for_nobodys_message_for_ever() -> None:
+async def test_a_host_waits_for_nobodys_message_for_ever(virtual_time: object) -> None:
     chunked = {"content-type": "application/proto", "transfer-encoding": "chunked"}
     async with routing(provider, config=SILENT) as setting, dial(setting.url) as wire:
         await wire.send(request("POST", "/connectplugin.v1.HandshakeService/Handshake", chunked))
@@ -113,7 +117,7 @@ async def test_a_host_waits_for_nobodys_message_for_ever() -> None:
             assert (await wire.rest()).removesuffix(b"<reset>") == b""
 
 
-async def test_a_routed_stream_may_be_silent() -> None:
+async def test_a_routed_stream_may_be_silent(virtual_time: object) -> None:
     async with routing(Recorder(body_end=b"0\r\n\r\n"), config=SILENT) as setting, dial(setting.url) as wire:
         await wire.send(setting.head("POST", setting.path(), "transfer-encoding: chunked") + b"1\r\nx\r\n")
         await trio.sleep(3 * SILENCE_S)
@@ -121,7 +125,7 @@ async def test_a_routed_stream_may_be_silent() -> None:
         assert (await wire.response()).status == 200
 
 
-async def test_a_routed_message_has_its_time() -> None:
+async def test_a_routed_message_has_its_time(virtual_time: object) -> None:
     async with routing(provider, config=SILENT) as setting, dial(setting.url) as wire:
         await wire.send(setting.head("POST", setting.path("Hang"), "content-length: 100") + b"half")
         with trio.fail_after(5):

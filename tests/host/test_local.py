@@ -178,7 +178,9 @@ async def test_a_caller_that_leaves_cancels_its_call(caller: Where, provider: Wh
 
 
 @every_way
-async def test_a_deadline_is_one_for_caller_and_provider(caller: Where, provider: Where) -> None:
+async def test_a_deadline_is_one_for_caller_and_provider(
+    caller: Where, provider: Where, virtual_time: object
+) -> None:
     async with pair(caller, provider) as here:
         with pytest.raises(ConnectError) as caught:
             await here.client.echo(EchoRequest(text="hang"), timeout_s=0.1)
@@ -333,7 +335,7 @@ async def test_the_router_logs_as_the_host(caplog: pytest.LogCaptureFixture) -> 
     assert sources == ["host", "host"]
 
 
-async def test_a_task_that_takes_no_more_calls_has_not_seen_them() -> None:
+async def test_a_task_that_takes_no_more_calls_has_not_seen_them(virtual_time: object) -> None:
     async with hosting() as (host, _):
         service = Telling()
         async with task(host, echo_plugin(service=service)) as running:

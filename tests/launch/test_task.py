@@ -91,13 +91,16 @@ async def test_what_a_plugin_raises_ends_its_run_and_is_logged_once(caplog: pyte
             yield echo()
             nursery.cancel_scope.cancel()
 
+    launched = trio.Event()
+
     async def _fail_later() -> None:
-        await trio.sleep(0.05)
+        await launched.wait()
         raise RuntimeError("the database is gone")
 
     async with hosting() as (host, _):
         async with TaskLauncher(breaking).launch(assignment(host, "echo-plugin")) as running:
-            with trio.fail_after(5):
+            launched.set()
+            with trio.fail_after(30):
                 ended = await running.wait()
         assert ended.failed
         assert "RuntimeError: the database is gone" in ended.how
@@ -166,25 +169,31 @@ async def _beside(work: Callable[[], Awaitable[None]]) -> AsyncIterator[Plugin]:
 
 
 async def test_a_task_that_exits_ends_as_a_process_would() -> None:
+    launched = trio.Event()
+
     async def leave() -> None:
-        await trio.sleep(0.05)
+        await launched.wait()
         sys.exit("the disk is full")
 
     async with hosting() as (host, _):
         async with TaskLauncher(lambda: _beside(leave)).launch(assignment(host, "echo-plugin")) as running:
-            with trio.fail_after(5):
+            launched.set()
+            with trio.fail_after(30):
                 ended = await running.wait()
         assert (ended.failed, ended.how, ended.detail) == (True, "exit status 1", "the disk is full")
 
 
 async def test_several_errors_at_once_are_all_named() -> None:
+    launched = trio.Event()
+
     async def fail() -> None:
-        await trio.sleep(0.05)
+        await launched.wait()
         raise ExceptionGroup("two", [ValueError("first"), KeyError("second")])
 
     async with hosting() as (host, _):
         async with TaskLauncher(lambda: _beside(fail)).launch(assignment(host, "echo-plugin")) as running:
-            with trio.fail_after(5):
+            launched.set()
+            with trio.fail_after(30):
                 ended = await running.wait()
         assert ended.failed
         assert "first" in ended.how
@@ -192,8 +201,10 @@ async def test_several_errors_at_once_are_all_named() -> None:
 
 
 async def test_ctrl_c_is_the_programs_and_not_the_plugins() -> None:
+    launched = trio.Event()
+
     async def interrupted() -> None:
-        await trio.sleep(0.05)
+        await launched.wait()
         raise KeyboardInterrupt
 
     with pytest.raises(BaseExceptionGroup) as caught:
@@ -201,6 +212,7 @@ async def test_ctrl_c_is_the_programs_and_not_the_plugins() -> None:
             hosting() as (host, _),
             TaskLauncher(lambda: _beside(interrupted)).launch(assignment(host, "echo-plugin")),
         ):
+            launched.set()
             await trio.sleep_forever()
     assert caught.group_contains(KeyboardInterrupt)
 

@@ -31,6 +31,7 @@ class Setting:
     caller_metrics: str
     dependency: Dependency
     client: EchoServiceClient
+    echo: Echo
 
     async def served(self) -> Scraped:
         return await scrape(self.provider_metrics)
@@ -42,7 +43,8 @@ class Setting:
 @asynccontextmanager
 async def calling(*, direct_calls: bool = False, public: bool = False) -> AsyncIterator[Setting]:
     provider, caller = Plugin("echo-plugin", version="1.0.0"), Plugin("caller", version="1.0.0")
-    provider.provide("echo", Echo(), public=public)
+    echo = Echo()
+    provider.provide("echo", echo, public=public)
     dependency = caller.require("echo")
     provider_bind, caller_bind = (f"127.0.0.1:{unused_port()}" for _ in range(2))
     async with (
@@ -55,7 +57,7 @@ async def calling(*, direct_calls: bool = False, public: bool = False) -> AsyncI
             await goes_directly(dependency)
         client = dependency.client(EchoServiceClient)
         metrics = f"http://{provider_bind}", f"http://{caller_bind}"
-        yield Setting(host, provider_url, *metrics, dependency, client)
+        yield Setting(host, provider_url, *metrics, dependency, client, echo)
 
 
 def of_calls(scraped: Scraped, side: str) -> set[str]:
@@ -119,8 +121,10 @@ async def test_an_error_has_its_code_on_both_sides(*, direct_calls: bool) -> Non
 
 async def test_a_call_that_its_caller_gives_up_is_canceled() -> None:
     async with calling() as s:
-        with trio.move_on_after(0.2):
-            await s.client.echo(EchoRequest(text="hang"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.client.echo, EchoRequest(text="hang"))
+            await s.echo.hangs.wait()
+            nursery.cancel_scope.cancel()
         (made,) = of_calls(await s.made(), "client")
     assert "code=canceled" in made
 

@@ -126,7 +126,7 @@ async def test_the_traits_of_a_call_go_with_its_request(kind: str, chain: list[I
 # The time until the answer
 
 
-async def test_a_unary_call_has_its_answer_in_time(chain: list[Interceptor]) -> None:
+async def test_a_unary_call_has_its_answer_in_time(chain: list[Interceptor], autojump_clock: object) -> None:
     async with echo_client(ClientConfig(answer_timeout_s=0.05), interceptors=chain) as client:
         await client.echo(pb.EchoRequest())
         with pytest.raises(ConnectError) as caught:

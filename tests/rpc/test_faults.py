@@ -139,5 +139,5 @@ async def test_a_deadline_says_nothing_of_where_the_call_was() -> None:
 
     async with serving(hang) as origin, calling(url_of(origin), Fault.PROVIDER) as client:
         with pytest.raises(ConnectError) as caught:
-            await client.echo(EchoRequest(text="x"), timeout_s=0.01)
+            await client.echo(EchoRequest(text="x"), timeout_s=0.05)
         assert (caught.value.code, fault_of(caught.value)) == (Code.DEADLINE_EXCEEDED, Fault.WAY)

@@ -123,7 +123,7 @@ async def test_leaving_a_response_is_a_disconnect(caplog: pytest.LogCaptureFixtu
     assert caplog.records == []
 
 
-async def test_a_caller_that_is_cancelled_while_it_sends_is_a_disconnect() -> None:
+async def test_a_caller_that_is_cancelled_while_it_sends_is_a_disconnect(autojump_clock: object) -> None:
     ended = trio.Event()
 
     async def never() -> AsyncIterator[bytes]:

@@ -274,7 +274,7 @@ async def test_an_interceptor_may_bound_the_wait_for_a_message() -> None:
         assert [message.number async for message in counted] == [1, 2]
 
 
-async def test_a_cancelled_call_and_one_whose_time_is_over_pass_through() -> None:
+async def test_a_cancelled_call_and_one_whose_time_is_over_pass_through(autojump_clock: object) -> None:
     notes: list[str] = []
     echo = Echo()
     async with calling(NotingMetadata(notes), echo=echo) as client:
@@ -288,7 +288,7 @@ async def test_a_cancelled_call_and_one_whose_time_is_over_pass_through() -> Non
     assert len(notes) == 4
 
 
-async def test_the_time_of_a_call_bounds_what_its_interceptors_do() -> None:
+async def test_the_time_of_a_call_bounds_what_its_interceptors_do(autojump_clock: object) -> None:
     class Slow:
         async def intercept_unary(self, _call_next: Next, _request: Any, _ctx: Any, /) -> Any:
             await trio.sleep_forever()

@@ -147,13 +147,16 @@ async def test_a_cancelled_call_passes_through_interceptors() -> None:
         client,
         _,
     ):
-        with trio.move_on_after(0.2):
-            await client.echo(pb.EchoRequest(text="hang"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.echo, pb.EchoRequest(text="hang"))
+            await echo.hangs.wait()
+            nursery.cancel_scope.cancel()
         await echo.cancelled.wait()
-        with trio.move_on_after(0.2):
+        with trio.CancelScope() as scope:
             async with client.count(pb.CountRequest(to=99)) as counted:
-                async for _ in counted:
-                    pass
+                async for message in counted:
+                    if message.number == 98:
+                        scope.cancel()
         await echo.closed.wait()
     assert notes.count("token None") == 0
     assert notes.count("n left") + notes.count("n canceled") + notes.count("n deadline_exceeded") == 2

@@ -151,7 +151,7 @@ async def test_unknown_json_fields_and_proto_names_are_understood() -> None:
     assert (status, answer) == (200, {"text": "a"})
 
 
-async def test_a_clients_timeout_cancels_the_handler() -> None:
+async def test_a_clients_timeout_cancels_the_handler(autojump_clock: object) -> None:
     echo = Echo()
     async with in_process(application([echo])) as http:
         response = await http.post(
@@ -162,7 +162,9 @@ async def test_a_clients_timeout_cancels_the_handler() -> None:
     assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
 
 
-async def test_a_cancelled_handler_is_no_news_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cancelled_handler_is_no_news_for_the_log(
+    caplog: pytest.LogCaptureFixture, autojump_clock: object
+) -> None:
     caplog.set_level(logging.WARNING)
     echo = Echo()
     async with echo_client(None, echo) as client:

@@ -78,7 +78,7 @@ async def test_a_host_that_is_cut_off_tells_what_it_knows_at_once() -> None:
         await until(lambda: b.is_callable(me))
         b.host.standing.cut_off("the store does not answer")
         async with watching(b.url, me, JSON) as socket:
-            with trio.fail_after(1):
+            with trio.fail_after(20):
                 await say(socket, subscribe=subscriptions("t"))
                 assert (await hear(socket))["events"][0]["state"] == "SERVICE_STATE_AVAILABLE"
 

@@ -191,7 +191,9 @@ async def test_closing_ends_all_watches_and_those_that_come_later() -> None:
             assert len([s async for s in late]) == 1
 
 
-async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_of_no_others() -> None:
+async def test_a_watcher_hears_of_the_end_of_providers_that_it_was_told_of_and_of_no_others(
+    autojump_clock: object,
+) -> None:
     registry = Registry()
     hub = WatchHub(registry)
     for plugin, service_type in (("a-1", "a"), ("b-1", "b")):
@@ -222,7 +224,9 @@ async def gone_after(registry: Registry, watch: Watch, providers: list[str]) -> 
     return told_of
 
 
-async def test_a_watcher_is_told_of_the_end_of_the_last_20_providers_that_it_was_told_of() -> None:
+async def test_a_watcher_is_told_of_the_end_of_the_last_20_providers_that_it_was_told_of(
+    autojump_clock: object,
+) -> None:
     registry = Registry()
     hub = WatchHub(registry)
     with hub.watch("w-1") as watch:
@@ -237,7 +241,7 @@ async def test_a_watcher_is_told_of_the_end_of_the_last_20_providers_that_it_was
     assert not hub.told_of
 
 
-async def test_a_provider_that_a_watcher_is_told_of_again_counts_from_then_on() -> None:
+async def test_a_provider_that_a_watcher_is_told_of_again_counts_from_then_on(autojump_clock: object) -> None:
     registry = Registry()
     hub = WatchHub(registry)
     with hub.watch("w-1") as watch:
@@ -282,7 +286,9 @@ async def test_a_type_that_is_left_before_its_change_was_looked_at_is_not_told_o
             assert await told(first) == {"u": AVAILABLE}
 
 
-async def test_a_watcher_of_many_types_is_told_of_the_end_of_one_provider_of_each() -> None:
+async def test_a_watcher_of_many_types_is_told_of_the_end_of_one_provider_of_each(
+    autojump_clock: object,
+) -> None:
     registry = Registry()
     hub = WatchHub(registry)
     with hub.watch("w-1") as watch:

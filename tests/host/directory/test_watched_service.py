@@ -206,7 +206,9 @@ async def test_a_watcher_is_told_of_the_end_of_each_provider_however_many_came_a
     assert not hub.range_bytes.total
 
 
-async def test_who_stops_waiting_for_room_for_a_large_provider_is_told_when_it_reads_again() -> None:
+async def test_who_stops_waiting_for_room_for_a_large_provider_is_told_when_it_reads_again(
+    autojump_clock: object,
+) -> None:
     registry = Registry(limits=Limits(max_metadata_bytes_per_plugin=2**21))
     add(registry, "large", **{f"k{number}": "v" * 4000 for number in range(100)})
     hub = WatchHub(registry)

@@ -321,20 +321,24 @@ async def hang(peer: Peer) -> None:
     await peer.receive_to_end()
 
 
-async def test_a_call_to_a_provider_that_is_gone_fails_at_once_instead_of_hanging() -> None:
+async def test_a_call_to_a_provider_that_is_gone_fails_at_once_instead_of_hanging(
+    virtual_time: object,
+) -> None:
     async with routing(hang, config=SHORT) as s:
         assert text(await s.call(s.head())) == (503, "service unavailable (provider unhealthy)\n")
         assert s.host.registry.service_types() == []
 
 
-async def test_a_call_to_a_provider_that_is_gone_fails_while_it_is_being_connected_to() -> None:
+async def test_a_call_to_a_provider_that_is_gone_fails_while_it_is_being_connected_to(
+    virtual_time: object,
+) -> None:
     async with routing(config=SHORT) as s, silent_address() as base_url:
         s.host.registry.register(s.provider, "echo", "1.0.0", "/", {"base_url": base_url})
         s.host._pool._connect_timeout_s = 60
         assert text(await s.call(s.head())) == (503, "service unavailable (provider unhealthy)\n")
 
 
-async def test_an_answer_of_a_provider_that_is_gone_is_broken_off() -> None:
+async def test_an_answer_of_a_provider_that_is_gone_is_broken_off(virtual_time: object) -> None:
     async def begin(peer: Peer) -> None:
         await peer.receive_head()
         await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")

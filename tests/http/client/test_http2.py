@@ -208,21 +208,28 @@ async def test_a_block_that_is_left_resets_its_stream_and_keeps_the_connection()
     async def script(peer: Peer) -> None:
         for _ in range(2):
             await peer.until(h2.events.RequestReceived)
+            asked.append(True)
             reset = await peer.until(h2.events.StreamReset)
             assert isinstance(reset, h2.events.StreamReset)
             codes.append(reset.error_code)
         done.set()
         await trio.sleep_forever()
 
-    done = trio.Event()
+    asked, done = list[bool](), trio.Event()
     async with scripted(script) as origin, Pool() as pool:
         talk = Talk()
         async with pool.duplex(origin, request(talk.body())):
             pass
         assert talk.closed.is_set()
-        with trio.move_on_after(0.05):
+
+        async def wait_for_an_answer() -> None:
             async with pool.duplex(origin, request(Talk().body())) as exchange:
                 await exchange.response()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_for_an_answer)
+            await eventually(lambda: len(asked) == 2)
+            nursery.cancel_scope.cancel()
         await done.wait()
         assert codes == [ErrorCodes.CANCEL, ErrorCodes.CANCEL]
         assert pool.statistics().opened == 1
