@@ -15,6 +15,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from website.versions import LATEST
+
 _FETCHED = {("script", "src"), ("img", "src"), ("source", "srcset"), ("iframe", "src")}
 _TIMEOUT_S = 20.0
 
@@ -39,9 +41,11 @@ class _Page(HTMLParser):
 
 def problems(site: Path) -> Iterator[str]:
     """Yield a sentence for each link that leads nowhere, and for what is fetched from elsewhere."""
+    site = site.resolve()
+    latest = site.parent / LATEST  # beside it in a folder of versions, which it may not be in yet
     pages = {path.resolve(): _Page(path.read_text()) for path in site.rglob("*.html")}
     for path, page in pages.items():
-        where = path.relative_to(site.resolve())
+        where = path.relative_to(site)
         if where.name == "404.html":  # its links are from the root of wherever the site is
             continue
         for link in page.fetched:
@@ -53,6 +57,8 @@ def problems(site: Path) -> Iterator[str]:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             target = target / "index.html" if target.is_dir() else target
+            if target.is_relative_to(latest):
+                continue
             if not target.exists():
                 yield f"{where} links to {link}, which is not there"
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:

@@ -63,6 +63,8 @@ def _settings() -> Iterator[str]:
     yield f"{', '.join(flags)}.\n"
 
 
+_MANY = 6  # commands that a table lists
+
 OF_OTHERS = {
     "NO_COLOR": "commands: no colours and signs ([no-color.org](https://no-color.org))",
     "PATH": "where commands of a platform file are looked for",
@@ -83,38 +85,31 @@ _READERS = {
 
 def settings() -> str:
     """Return every environment variable and every flag as one table, in the order of the alphabet."""
-    rows = {name: (_flag(name), _reader(name), variables.meaning_of(text)) for name, text in _texts().items()}
-    lines = [
-        f"| `{name}` | {flag} | {reader} | {meaning} |" for name, (flag, reader, meaning) in rows.items()
-    ]
-    lines += [f"| `{name}` | | | {meaning} |" for name, meaning in OF_OTHERS.items()]
+    rows = [_variable_row(name, text) for name, text in _texts().items()]
+    rows += [f"| `{name}` | | {meaning} |" for name, meaning in OF_OTHERS.items()]
     app = application()
-    flags: dict[str, tuple[str, list[str]]] = {}
+    flags: dict[tuple[str, str], list[str]] = {}
     for command in COMMANDS:
         for argument in _arguments(app[command.name]):
             if argument.name.startswith("-"):
-                label = _label(argument)
-                _, commands = flags.setdefault(f"{label} {argument.parameter.help}", (label, []))
-                commands.append(command.name)
-                rows[f"{label} {argument.parameter.help}"] = (label, "", _meaning(argument))
-    for key, (label, commands) in flags.items():
-        where = ", ".join(f"[`{name}`](options.md#{name})" for name in commands)
-        lines.append(f"| | {label} | {where} | {rows[key][2]} |")
-    lines.sort(key=lambda line: line.lower().replace("| |", "|").strip("| `-"))
-    return "\n".join(["| variable | flag | of | meaning |", "|---|---|---|---|", *lines])
+                flags.setdefault((_label(argument), _meaning(argument)), []).append(command.name)
+    rows += [f"| {label} | {_where(commands)} | {meaning} |" for (label, meaning), commands in flags.items()]
+    rows.sort(key=lambda row: row.lower().strip("| `-"))
+    return "\n".join(["| variable or flag | of | meaning |", "|---|---|---|", *rows])
+
+
+def _variable_row(name: str, text: str) -> str:
+    reader = next(reader for reader, group in _READERS.items() if name in group)
+    has_flag = name in SERVING | HOST and name not in SECRETS
+    label = f"`{name}`, `{flag_of(name)}`" if has_flag else f"`{name}`"
+    return f"| {label} | {reader} | {variables.meaning_of(text)} |"
+
+
+def _where(commands: list[str]) -> str:
+    if len(commands) > _MANY:
+        return f"[{len(commands)} commands](options.md)"
+    return ", ".join(f"[`{name}`](options.md#{name})" for name in commands)
 
 
 def _texts() -> dict[str, str]:
     return {name: text for group in _READERS.values() for name, text in group.items()}
-
-
-def _flag(name: str) -> str:
-    return (
-        f"`{flag_of(name)}` of [`host`](options.md#host)"
-        if name in SERVING | HOST and name not in SECRETS
-        else ""
-    )
-
-
-def _reader(name: str) -> str:
-    return next(reader for reader, group in _READERS.items() if name in group)

@@ -27,7 +27,7 @@ from griffe import (
 
 from website import api
 
-_NAME = re.compile(r"(?<![`\[])`((?:\w+\.)*\w+)`(?!`)")
+_NAME = re.compile(r"(?<![`\[])`([A-Z]\w*(?:\.\w+)*)`(?!`)")  # a function may have the name of a method
 _DECORATORS = {"attrs.frozen", "attrs.define", "attrs.mutable"}
 
 

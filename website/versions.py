@@ -21,12 +21,12 @@ from packaging.version import InvalidVersion, Version
 from cpg_trio._version import __version__
 
 VERSIONED = "DOCS_VERSIONED"
-_LATEST = "latest"
+LATEST = "latest"
 _INDEX = f"""<!doctype html>
 <meta charset="utf-8">
 <title>cpg_trio</title>
-<meta http-equiv="refresh" content="0; url={_LATEST}/index.html">
-<a href="{_LATEST}/index.html">The documentation of the latest version</a>
+<meta http-equiv="refresh" content="0; url={LATEST}/index.html">
+<a href="{LATEST}/index.html">The documentation of the latest version</a>
 """
 
 
@@ -47,9 +47,9 @@ def publish(site: Path, folder: Path, version: str = __version__) -> None:
     _copy(site, folder / version)
     found = versions_in(folder)
     latest = next((each for each in found if not each.is_prerelease), found[0])
-    _copy(folder / str(latest), folder / _LATEST)
+    _copy(folder / str(latest), folder / LATEST)
     listed = [
-        {"version": str(each), "title": str(each), "aliases": [_LATEST] if each == latest else []}
+        {"version": str(each), "title": str(each), "aliases": [LATEST] if each == latest else []}
         for each in found
     ]
     (folder / "versions.json").write_text(json.dumps(listed, indent=2) + "\n")
