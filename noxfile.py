@@ -135,6 +135,21 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def conformance(session: nox.Session) -> None:
+    """Run the official Connect conformance suite against a server and a client of ours: `-- --runner PATH`.
+
+    The runner and its protos are not part of this project. Without them the session is skipped.
+    """
+    if not session.posargs:
+        session.skip(
+            "NOT RUN: the Connect conformance suite needs its runner: nox -s conformance -- --runner PATH"
+            " (docs/reference/conformance.md)"
+        )
+    _install(session, "test")
+    session.run("python", "-m", "tests.conformance", *session.posargs)
+
+
+@nox.session
 def abuse(session: nox.Session) -> None:
     """Run hostile clients, a minute each, against a host and a plugin. Arguments go to pytest.
 

@@ -282,7 +282,10 @@ class PoolClient:
     `addresses` are where to connect, if not to the URL's host (see `Origin`). `caller` is the caller that the
     pool counts the requests for. `peer` is whose failure it is that it cannot be connected to; a provider is
     also at fault for what goes wrong later, as nobody else stands in between. `connect_timeout_s` is the
-    pool's, or less. `unreachable` is told why if nothing can be sent, each time.
+    pool's, or less. `unreachable` is told why if nothing can be sent, each time. Calls that stream
+    both ways are sent over HTTP/2, on a connection that the calls to an origin share. With `http2` all calls
+    are, and if it is False none is: then the answers may come only when all requests have been sent. `caller`
+    and `connect_timeout_s` are for HTTP/1.1.
     """
 
     def __init__(
@@ -293,8 +296,11 @@ class PoolClient:
         peer: Fault = Fault.WAY,
         connect_timeout_s: float | None = None,
         unreachable: Callable[[str], object] = _ignore,
+        *,
+        http2: bool | None = None,
     ) -> None:
         self._pool = pool
+        self._http2 = http2
         self._addresses = addresses
         self._caller = caller
         self._connect_timeout_s = connect_timeout_s
@@ -302,6 +308,8 @@ class PoolClient:
 
     def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """See `HttpClient`."""
+        if self._http2:
+            return self._stream_over_http2(request)
         with self._errors:
             place = _place(request.url, self._addresses)
             sent = _as_sent(request, place)
@@ -311,13 +319,24 @@ class PoolClient:
             return _PoolBlock(block, self._errors)
 
     def duplex(self, request: HttpRequest) -> AbstractAsyncContextManager[Duplex]:
-        """See `DuplexClient`. It is sent over HTTP/2, on a connection that the calls to an origin share."""
+        """See `DuplexClient`."""
+        if self._http2 is False:
+            return _half_duplex(self, request)
         with self._errors:
             place = _place(request.url, self._addresses)
             return _DuplexBlock(self._pool.duplex(place.origin, _as_sent(request, place)), self._errors)
 
+    @asynccontextmanager
+    async def _stream_over_http2(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
+        async with self.duplex(request) as duplex:
+            yield await duplex.response()
+
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient`."""
+        if self._http2:
+            async with self.stream(request) as response:
+                body = await read_body(response, max_bytes)
+            return WholeResponse(response.status, response.headers, body)
         limit = sys.maxsize if max_bytes is None else max_bytes
         with self._errors:
             place = _place(request.url, self._addresses)

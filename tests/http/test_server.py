@@ -44,6 +44,7 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.http import BindError, ServeConfig, ServerConnection, StartError, serve
+from cpg_trio.http.channel import RECEIVE_BYTES
 from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from cpg_trio.http.server.http2 import Http2Connection
@@ -159,6 +160,23 @@ async def test_an_early_http2_response_tells_the_client_to_stop_uploading() -> N
         await wire.stream.send_all(DataFrame(early, b"too late").serialize())
         assert (await wire.response(await wire.request())).body == b"hello"
         await up.assert_answers()
+
+
+@pytest.mark.usefixtures("silence")
+async def test_what_comes_at_once_over_http2_is_read_though_it_is_more_than_one_read_takes() -> None:
+    bodies = [letter * 40_000 for letter in (b"a", b"b")]
+    async with server(echo) as up, dial_http2(up.url) as wire:
+        assert (await wire.response(await wire.request(body=b"warm"))).body == b"warm"
+        streams = [await wire.request(body=b"") for _ in bodies]
+        await trio.testing.wait_all_tasks_blocked()
+        for at in range(0, 40_000, 10_000):  # by turns, so that neither is complete in what is read first
+            for stream, body in zip(streams, bodies, strict=True):
+                wire.h2.send_data(stream, body[at : at + 10_000], end_stream=at == 30_000)
+        burst = wire.h2.data_to_send()
+        assert len(burst) > RECEIVE_BYTES
+        with socket.socket(fileno=os.dup(socket_of(wire.stream).fileno())) as same:
+            same.sendall(burst)  # no task reads meanwhile
+        assert [(await wire.response(stream)).body for stream in streams] == bodies
 
 
 @pytest.mark.usefixtures("silence")

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from cpg_trio.http import Pool
-from cpg_trio.rpc import ClientConfig, Code, ConnectError, ResponseMetadata, application
+from cpg_trio.rpc import ClientConfig, Code, ConnectError, PoolClient, ResponseMetadata, application
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.http.apps import served
@@ -104,6 +104,14 @@ async def test_what_does_not_answer_a_stream_is_an_error() -> None:
             async with EchoServiceClient(url, pool).http_chat(texts()):
                 pass
     assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_over_http1_if_that_is_asked_for() -> None:
+    async with served(application([Echo()])) as url, Pool() as pool:
+        client = EchoServiceClient(url, PoolClient(pool, http2=False))
+        async with client.http_chat(texts("a", "b")) as stream:
+            assert [each.text async for each in stream] == ["a", "b"]
+        assert pool.statistics().idle == 1  # an HTTP/2 connection counts as active
 
 
 async def test_over_httpx_the_answers_follow_the_requests() -> None:

@@ -67,6 +67,21 @@ async def test_every_kind_of_call_goes_over_a_pool() -> None:
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=3)
 
 
+async def test_every_kind_of_call_goes_over_one_connection_of_http2_if_that_is_asked_for() -> None:
+    async with serving_echo() as url, Pool() as pool:
+        await check_every_kind_of_call(EchoServiceClient(url, PoolClient(pool, http2=True)))
+        assert pool.statistics().opened == 1
+
+
+async def test_the_limit_of_an_answer_holds_over_http2_too() -> None:
+    config = ClientConfig(max_message_bytes=100, gzip_from_bytes=None)
+    async with serving_echo() as url, Pool() as pool:
+        client = EchoServiceClient(url, PoolClient(pool, http2=True), config)
+        with pytest.raises(ConnectError) as caught:
+            await client.echo(pb.EchoRequest(data=b"x" * 1000))
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+
+
 @pytest.mark.parametrize("transport", ["httpx's own", "a pool"])
 async def test_an_httpx_client_goes_where_a_pool_goes(transport: str) -> None:
     async with serving_echo() as url, Pool() as pool:

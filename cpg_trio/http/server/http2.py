@@ -119,6 +119,8 @@ class Http2Connection(ServerConnection):
     def _take_up(self) -> None:
         if self._may_read() and (data := self._receive_nowait()) is not None:
             self._handle(data)
+            if self._may_have_more:
+                self._wake()  # the task reads on: the reactor tells of nothing that was here already
 
     def _handle(self, data: bytes) -> None:
         """Handle what was read; b"" is the client's end."""
