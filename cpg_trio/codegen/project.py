@@ -123,13 +123,11 @@ class Project:
     def _names(self) -> Sequence[str]:
         """Return the files to generate for. Raises: GenerationError for one that is not UTF-8.
 
-        Hidden folders and virtual environments are left out, and so are copies of what protobuf has itself.
+        Hidden folders, environments and other projects are left out, and copies of what protobuf has itself.
         """
         names: list[str] = []
         for place, folders, files in os.walk(self.protos):
-            folders[:] = [
-                each for each in folders if each[0] != "." and not Path(place, each, "pyvenv.cfg").exists()
-            ]
+            folders[:] = [each for each in folders if not _is_another_project(Path(place, each))]
             names += [Path(place, each).relative_to(self.protos).as_posix() for each in files]
         names = sorted(name for name in names if name.endswith(".proto") and name not in well_known())
         for name in names:

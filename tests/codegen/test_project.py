@@ -93,6 +93,15 @@ def test_only_what_was_generated_in_this_project_is_deleted(folder: Path) -> Non
     assert all((folder / name).read_text() == text for name, text in kept.items())
 
 
+def test_protos_of_others_in_the_folder_are_not_generated_for(folder: Path) -> None:
+    for other in (".hidden", "env", "google/protobuf"):
+        (folder / other).mkdir(parents=True)
+        (folder / other / "empty.proto").write_text('syntax = "proto3"; message Empty {}')
+    (folder / "env/pyvenv.cfg").touch()
+    names = {path.name for path in Project(folder, folder / "out", "made").generate()}
+    assert names == {"__init__.py", "greeter_pb2.py", "greeter_pb2.pyi", "greeter_trio.py"}
+
+
 def test_modules_import_each_other_where_they_are(folder: Path) -> None:
     (folder / "proto/user.proto").write_text(
         'syntax = "proto3";\nimport "greeter/v1/greeter.proto";\nmessage User { greeter.v1.Text text = 1; }\n'

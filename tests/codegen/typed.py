@@ -98,6 +98,91 @@ def kinds(message: Kinds) -> Colour:
 if __name__ == "__main__":
     sys.exit(run(plugin.serve))
 """
+AUTHOR = """\
+from __future__ import annotations
+
+from typing import assert_type
+
+import trio
+
+from cpg_trio import (
+    CallPolicy,
+    Caller,
+    Code,
+    ConnectError,
+    Context,
+    DependencyState,
+    HealthState,
+    Interceptor,
+    Plugin,
+    Retry,
+    connect,
+)
+from cpg_trio.protos.logger.v1.logger_pb2 import LogRequest, LogResponse
+from cpg_trio.protos.logger.v1.logger_trio import LoggerClient, LoggerService
+from cpg_trio.testing import StartedPlugin, check_plugin, open_host
+
+
+class Lines(LoggerService):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    async def log(self, request: LogRequest, ctx: Context, /) -> LogResponse:
+        assert_type(ctx.caller, Caller | None)
+        if not request.message:
+            raise ConnectError(Code.INVALID_ARGUMENT, "say something")
+        self.lines.append(request.message)
+        return LogResponse(success=True)
+
+
+def made(interceptors: tuple[Interceptor, ...] = ()) -> Plugin:
+    plugin = Plugin("author-plugin", version="1.0.0")
+    log = plugin.require("log", version=">=1,<2", policy=CallPolicy(retry=Retry(attempts=3)))
+    client = plugin.client("logger", LoggerClient, interceptors=interceptors)
+    assert_type(client, LoggerClient)
+
+    @plugin.task
+    async def work() -> None:
+        async for state in log.changes():
+            assert_type(state, DependencyState)
+            health = HealthState.HEALTHY if state.available else HealthState.DEGRADED
+            plugin.set_health(health, state.reason)
+            assert_type(await client.log(LogRequest(message=state.reason)), LogResponse)
+
+    @plugin.task(name="named")
+    async def named() -> None:
+        await work()
+
+
+    return plugin
+
+
+async def test_it() -> None:
+    async with open_host() as host:
+        started = await host.start(made())
+        assert_type(started, StartedPlugin)
+        assert_type(started.health, HealthState | None)
+        await started.until(HealthState.HEALTHY)
+        await host.fake("logger", Lines())
+        client = await host.client("logger", LoggerClient, caller="somebody")
+        assert_type(client, LoggerClient)
+        assert_type(await client.log(LogRequest()), LogResponse)
+
+
+def test_its_paces() -> None:
+    check_plugin(made, {"logger": Lines()})
+
+
+async def script() -> None:
+    async with connect("http://127.0.0.1:8080", name="script") as session:
+        client = session.client("logger", LoggerClient)
+        assert_type(client, LoggerClient)
+        assert_type((await client.log(LogRequest(message="a"))).success, bool)
+
+
+if __name__ == "__main__":
+    trio.run(script)
+"""
 WRONG = """
 from cpg_trio.protos.logger.v1.logger_pb2 import LogRequest
 from cpg_trio.protos.logger.v1.logger_trio import LoggerClient
@@ -127,10 +212,11 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file.content)
         (top / "plugin.py").write_text(PLUGIN)
+        (top / "author.py").write_text(AUTHOR)
         mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file="]
         pyright = [str(Path(sys.executable).with_name("basedpyright")), "--pythonpath", sys.executable]
         (top / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
-        passed = [_run(top, *mypy, "made", "plugin.py"), _run(top, *pyright)]
+        passed = [_run(top, *mypy, "made", "plugin.py", "author.py"), _run(top, *pyright)]
         (top / "wrong.py").write_text(WRONG)
         found = [_count(top, *mypy, "wrong.py"), _count(top, *pyright, "wrong.py")]
     lines = WRONG.count("\n    ")
