@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -54,11 +57,17 @@ def new(
     for path in files:
         print(f"wrote  {target / path}")
     service = f"{names.service_type} ({names.proto}.v1.{names.service})"
+    activate = f"  . {quote(f'{sys.prefix}/bin/activate')}\n" if _is_inactive(os.environ) else ""
     print(f"""
 package {names.package}, plugin {names.plugin}, service {service}
 
-  cd {target}
+{activate}  cd {quote(str(target))}
   pip install -e '.[dev]' && pytest
   cpg-trio up --reload
   cpg-trio call {names.service_type} Greet '{{"name": "Ada"}}'    # in another terminal""")
     return 0
+
+
+def _is_inactive(environment: Mapping[str, str]) -> bool:
+    """Whether this runs in a virtual environment that the shell does not use for its own commands."""
+    return sys.prefix != sys.base_prefix and environment.get("VIRTUAL_ENV") != sys.prefix

@@ -1,4 +1,4 @@
-"""A program: new projects pass ruff, strict mypy and pyright as they are, with short and with long names."""
+"""A program: new projects pass ruff, hadolint, strict mypy and pyright, with short and with long names."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def _commands() -> list[list[str]]:
     return [
         [str(tools / "ruff"), "check", "."],
         [str(tools / "ruff"), "format", "--diff", "."],
+        [str(tools / "hadolint"), "Dockerfile"],
         ["env", "MYPYPATH=src", sys.executable, "-m", "mypy", "src", "tests"],
         [str(tools / "basedpyright"), "--level=error", f"--pythonpath={sys.executable}", "src", "tests"],
     ]

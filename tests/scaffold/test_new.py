@@ -130,6 +130,19 @@ def test_without_the_generator_nothing_is_written(
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.usefixtures("generated")
+@pytest.mark.parametrize(("environment", "is_told"), [(sys.prefix, False), ("/another", True)])
+def test_who_has_not_activated_the_environment_is_told_to(
+    environment: str, *, is_told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    monkeypatch.setenv("VIRTUAL_ENV", environment)
+    assert run(["new", "greeter", "--folder", "my folder"]) == 0
+    told = capsys.readouterr().out
+    assert (f"  . {sys.prefix}/bin/activate\n" in told) is is_told
+    assert "  cd 'my folder'\n" in told
+
+
 def test_a_name_that_cannot_be_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["new", "Greeter"]) == 2
     assert "greeter would be one" in capsys.readouterr().err
