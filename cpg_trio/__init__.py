@@ -23,6 +23,7 @@ TYPE_CHECKING = False  # to import typing would be a tenth of the time of `check
 
 if TYPE_CHECKING:
     from .calls import Breaking, CallPolicy, Concurrency, Retry
+    from .errors import CpgTrioError
     from .host import (
         Enrolment,
         Host,
@@ -51,18 +52,21 @@ if TYPE_CHECKING:
         connect,
     )
     from .process import run
-    from .rpc import Caller, Code, ConnectError, Context, Fault, Interceptor
+    from .rpc import Caller, CallError, Code, ConnectError, Context, Fault, Interceptor
     from .states import HealthState
+    from .wire import InvalidError
 
 __all__ = [
     "BindError",
     "Breaking",
+    "CallError",
     "CallPolicy",
     "Caller",
     "Code",
     "Concurrency",
     "ConnectError",
     "Context",
+    "CpgTrioError",
     "Dependency",
     "DependencyState",
     "Enrolment",
@@ -74,6 +78,7 @@ __all__ = [
     "HostSession",
     "HostStoppedError",
     "Interceptor",
+    "InvalidError",
     "Keys",
     "LeaseConfig",
     "Limits",
@@ -98,6 +103,7 @@ __all__ = [
 
 _HOMES = {
     "calls": ("Breaking", "CallPolicy", "Concurrency", "Retry"),
+    "errors": ("CpgTrioError",),
     "host": (
         "Enrolment",
         "Host",
@@ -126,8 +132,9 @@ _HOMES = {
         "connect",
     ),
     "process": ("run",),
-    "rpc": ("Caller", "Code", "ConnectError", "Context", "Fault", "Interceptor"),
+    "rpc": ("CallError", "Caller", "Code", "ConnectError", "Context", "Fault", "Interceptor"),
     "states": ("HealthState",),
+    "wire": ("InvalidError",),
 }
 _ROOMS = (
     "call_context",

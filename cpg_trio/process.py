@@ -16,8 +16,9 @@ import trio
 from cpg_trio import logs
 from cpg_trio._garbage import collecting_garbage
 from cpg_trio._reload import reason
-from cpg_trio.http import Http1Engine, Origin, ServeConfig, raise_descriptor_limit
+from cpg_trio.http import Http1Engine, Origin, ServeConfig
 from cpg_trio.http.certificates import tls_from_environment
+from cpg_trio.http.server.capacity import raise_descriptor_limit
 from cpg_trio.http.server.errors import StartError, logger
 from cpg_trio.logs import LogConfig, LogFormat
 

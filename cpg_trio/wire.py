@@ -10,6 +10,8 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
+from cpg_trio.errors import CpgTrioError
+
 RUNTIME_ID_HEADER = "X-Plugin-Runtime-ID"
 CALLER_ID_HEADER = "X-Plugin-Caller-ID"  # set by the router: the runtime id of who calls a provider
 CALLER_HEADER = "X-Plugin-Caller"  # set by the router: the same, signed for that provider (see `assertions`)
@@ -103,7 +105,7 @@ def parse_service_types(text: str) -> tuple[str, ...]:
     return types
 
 
-class InvalidError(ValueError):
+class InvalidError(CpgTrioError, ValueError):
     """A value that breaks a rule of the protocol; the message says which. The sender's fault."""
 
 

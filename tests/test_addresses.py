@@ -16,11 +16,12 @@ import pytest
 import trio
 import trustme
 
-from cpg_trio import http
 from cpg_trio._addresses import is_loopback
 from cpg_trio.check import check
 from cpg_trio.host import HostConfig
-from cpg_trio.http import ConnectFailedError, Origin, Pool, Request, is_private, serve
+from cpg_trio.http import ConnectFailedError, Origin, Pool, Request, serve
+from cpg_trio.http.client import connect
+from cpg_trio.http.server.listen import is_private
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.probes import Probes
 from tests.certificates import Files
@@ -226,7 +227,7 @@ async def test_a_port_where_nobody_listens_is_refused_also_when_tcp_connects_it_
     monkeypatch.setattr(trio, "open_tcp_stream", from_the_same_port)
     for scheme in ("http", "https"):
         with pytest.raises(ConnectFailedError, match="connection refused"):
-            await http.connect(Origin(scheme, "127.0.0.1", port), timeout_s=5)
+            await connect.connect(Origin(scheme, "127.0.0.1", port), timeout_s=5)
     assert [sock.fileno() for sock in connected] == [-1, -1]
 
 
@@ -240,7 +241,7 @@ async def test_a_name_with_a_final_dot_is_verified_without_it(name: str, tmp_pat
         listeners = await nursery.start(partial(trio.serve_ssl_over_tcp, _hear, 0, context, host="127.0.0.1"))
         port = listeners[0].transport_listener.socket.getsockname()[1]
         origin, _ = Origin.parse(f"https://{name}:{port}")
-        channel = await http.connect(origin.at(("127.0.0.1",)), files.client_context)
+        channel = await connect.connect(origin.at(("127.0.0.1",)), files.client_context)
         channel.close()
         nursery.cancel_scope.cancel()
     assert seen == ["host.example"]

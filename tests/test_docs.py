@@ -74,7 +74,6 @@ def test_names_that_pages_import_from_the_package_exist() -> None:
 PUBLIC = {f"cpg_trio{room}" for room in ("", ".rpc", ".http", ".process", ".host", ".plugin", ".launch")}
 PUBLIC |= {"cpg_trio.http.client.httpx_transport", "cpg_trio.capabilities", "cpg_trio.logs"}
 PUBLIC |= {"cpg_trio.call_context", "cpg_trio.statistics", "cpg_trio.store", "cpg_trio.testing"}
-PUBLIC |= {"cpg_trio.host.supervision", "cpg_trio.launch"}
 
 
 @EACH_PAGE

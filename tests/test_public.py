@@ -15,7 +15,9 @@ import pytest
 import cpg_trio
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ["cpg_trio", "cpg_trio.testing"]
+ROOMS = [
+    f"cpg_trio{room}" for room in ("", ".calls", ".host", ".http", ".plugin", ".rpc", ".store", ".testing")
+]
 """The modules whose `__all__` is what is public of them."""
 
 

@@ -16,7 +16,7 @@ from types import ModuleType
 PAGES: dict[str, tuple[str, ...]] = {
     "cpg_trio": ("cpg_trio",),
     "plugin": ("cpg_trio.plugin",),
-    "host": ("cpg_trio.host", "cpg_trio.host.supervision"),
+    "host": ("cpg_trio.host",),
     "launch": ("cpg_trio.launch",),
     "rpc": ("cpg_trio.rpc",),
     "calls": ("cpg_trio.calls",),

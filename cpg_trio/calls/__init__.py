@@ -21,45 +21,22 @@ an id, and something that sends requests to it. What stands on what:
     called_service  all of this for one service: who provides it, and whether it can be called
 """
 
-from cpg_trio.calls.backoff import asked_by_field as asked_by_field
-from cpg_trio.calls.balancing import (
-    BALANCERS as BALANCERS,
-    Balancer as Balancer,
-    First as First,
-    LeastLoaded as LeastLoaded,
-    Random as Random,
-    RoundRobin as RoundRobin,
-    balancer as balancer,
-)
-from cpg_trio.calls.breaker import (
-    Breaker as Breaker,
-    BreakerChange as BreakerChange,
-    BreakerLog as BreakerLog,
-    BreakerState as BreakerState,
-    Ejections as Ejections,
-)
-from cpg_trio.calls.budget import RetryBudget as RetryBudget
-from cpg_trio.calls.called_service import (
-    CalledService as CalledService,
-    DependencyState as DependencyState,
-    ProviderState as ProviderState,
-)
-from cpg_trio.calls.client import BalancedClient as BalancedClient, Service as Service
-from cpg_trio.calls.concurrency import InFlight as InFlight
-from cpg_trio.calls.group import Group as Group, Member as Member
-from cpg_trio.calls.load import Load as Load
-from cpg_trio.calls.outcome import Outcome as Outcome
-from cpg_trio.calls.policy import (
-    Breaking as Breaking,
-    CallPolicy as CallPolicy,
-    Concurrency as Concurrency,
-    Retry as Retry,
-)
-from cpg_trio.calls.reason_log import Lack as Lack, ReasonLog as ReasonLog
-from cpg_trio.calls.statistics import (
-    CallCounts as CallCounts,
-    DependencyStatistics as DependencyStatistics,
-    ProviderStatistics as ProviderStatistics,
-    statistics_of as statistics_of,
-)
-from cpg_trio.calls.verdict import UndeliveredError as UndeliveredError, Verdict as Verdict
+from cpg_trio.calls.breaker import BreakerState
+from cpg_trio.calls.called_service import DependencyState, ProviderState
+from cpg_trio.calls.policy import Breaking, CallPolicy, Concurrency, Retry
+from cpg_trio.calls.statistics import CallCounts, DependencyStatistics, ProviderStatistics
+from cpg_trio.calls.verdict import UndeliveredError
+
+__all__ = [
+    "BreakerState",
+    "Breaking",
+    "CallCounts",
+    "CallPolicy",
+    "Concurrency",
+    "DependencyState",
+    "DependencyStatistics",
+    "ProviderState",
+    "ProviderStatistics",
+    "Retry",
+    "UndeliveredError",
+]

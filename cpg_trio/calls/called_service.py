@@ -25,16 +25,9 @@ from cpg_trio.calls.pace import Pace
 from cpg_trio.calls.policy import CallPolicy
 from cpg_trio.calls.reason_log import Lack, ReasonLog
 from cpg_trio.calls.statistics import CallCounts, DependencyStatistics, statistics_of
-from cpg_trio.rpc import (
-    ClientConfig,
-    Code,
-    ConnectError,
-    HttpClient,
-    Interceptor,
-    ServiceClient,
-    check_client_class,
-    checked_interceptors,
-)
+from cpg_trio.rpc import CallError, ClientConfig, Code, Fault, HttpClient, Interceptor, ServiceClient
+from cpg_trio.rpc.given import check_client_class
+from cpg_trio.rpc.interceptors import checked_interceptors
 from cpg_trio.states import HealthState
 from cpg_trio.versions import ANY_VERSION, Requirement
 
@@ -264,9 +257,10 @@ class CalledService(ABC, Generic[P]):
         if not self.providers.value:
             raise self._nobody()
 
-    def _nobody(self) -> ConnectError:
+    def _nobody(self) -> CallError:
         why = f": {reason}" if (reason := self.missing or self._owner_lacks()[1]) else ""
-        return ConnectError(Code.UNAVAILABLE, f"no provider of {self.service_type} is available{why}")
+        text = f"no provider of {self.service_type} is available{why}"
+        return CallError(Code.UNAVAILABLE, text, fault=Fault.PROVIDER)
 
     def note_failed(self) -> None:
         """Note that a call has ended without an answer of its provider, or with a failure of that."""

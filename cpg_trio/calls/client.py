@@ -47,8 +47,8 @@ from cpg_trio.rpc import (
     HttpRequest,
     HttpResponse,
     WholeResponse,
-    send_duplex,
 )
+from cpg_trio.rpc.http_client import send_duplex
 
 P = TypeVar("P")
 

@@ -8,16 +8,9 @@ from cpg_trio import wire
 from cpg_trio.calls.backoff import asked_by_body, asked_by_details, asked_by_head
 from cpg_trio.calls.outcome import Outcome
 from cpg_trio.http import InvalidRequestError, NotSentError, PoolFullError
-from cpg_trio.rpc import (
-    CallError,
-    Code,
-    ConnectError,
-    Fault,
-    HttpResponseHead,
-    code_of,
-    fault_of,
-    fault_of_answer,
-)
+from cpg_trio.rpc import CallError, Code, ConnectError, Fault, HttpResponseHead, fault_of
+from cpg_trio.rpc.faults import fault_of_answer
+from cpg_trio.rpc.http_client import code_of
 
 _OK = 200
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()

@@ -15,7 +15,8 @@ import trio
 from cpg_trio.cli._config import show_settings
 from cpg_trio.host import HostConfig, check_store, host_binds, host_config
 from cpg_trio.host.access import check_listening
-from cpg_trio.http import BindError, StartError, listening
+from cpg_trio.http import BindError, StartError
+from cpg_trio.http.server.listen import listening
 from cpg_trio.process import log_from_environment
 from cpg_trio.settings import Settings
 from cpg_trio.variables import misspelt

@@ -18,7 +18,8 @@ from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_lines import UpLines
 from cpg_trio.cli._up_screen import UpScreen
 from cpg_trio.cli._up_view import UpView
-from cpg_trio.http import UNIX, BindError, StartError
+from cpg_trio.http import BindError, StartError
+from cpg_trio.http.client.origin import UNIX
 from cpg_trio.launch.places import PlatformFileError
 from cpg_trio.launch.platform import Platform
 from cpg_trio.launch.platform_file import read_platform

@@ -28,7 +28,8 @@ from cpg_trio.demo.storage import DEFAULT_PATH
 from cpg_trio.host import DEFAULT_PORT, Host
 from cpg_trio.host.admin import AdminAddress, open_gate
 from cpg_trio.host.supervision import LaunchError, PluginSpec
-from cpg_trio.http import UNIX, BindError, StartError
+from cpg_trio.http import BindError, StartError
+from cpg_trio.http.client.origin import UNIX
 from cpg_trio.launch import Platform, ProcessLauncher, TaskLauncher, free_port, is_taken
 from cpg_trio.logs import use_handler
 from cpg_trio.process import run

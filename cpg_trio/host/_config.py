@@ -18,14 +18,9 @@ from cpg_trio.host.capabilities.broker import by_type
 from cpg_trio.host.capabilities.capability import Capability
 from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory import BaseUrls, LeaseConfig, Selection
-from cpg_trio.http import (
-    Contexts,
-    Origin,
-    Pool,
-    ServeConfig,
-    fitted_to_descriptors,
-    most_connections,
-)
+from cpg_trio.http import Origin, Pool, ServeConfig
+from cpg_trio.http.certificates import Contexts
+from cpg_trio.http.server.capacity import fitted_to_descriptors, most_connections
 from cpg_trio.settings import Setting
 from cpg_trio.store import Store
 

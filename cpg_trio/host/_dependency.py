@@ -19,9 +19,12 @@ import trio
 from cpg_trio import wire
 from cpg_trio._listeners import Listeners
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.calls import CalledService, CallPolicy, Lack, ReasonLog
+from cpg_trio.calls import CallPolicy
+from cpg_trio.calls.called_service import CalledService
+from cpg_trio.calls.reason_log import Lack, ReasonLog
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.host.directory import ProviderView, WatchHub
-from cpg_trio.rpc import ClientConfig, Code, ConnectError, HttpClient, Interceptor, ServiceClient
+from cpg_trio.rpc import CallError, ClientConfig, Code, Fault, HttpClient, Interceptor, ServiceClient
 from cpg_trio.states import HealthState
 from cpg_trio.versions import Requirement
 
@@ -32,7 +35,7 @@ _OWNER = "the host"
 _MOST_PROVIDERS = 20  # that it chooses from, as many as a plugin
 
 
-class HostStoppedError(Exception):
+class HostStoppedError(CpgTrioError):
     """The host has stopped, or is stopping and knows no provider that a call could go to.
 
     Raised by `HostDependency.wait_available`. It is no ConnectError: a loop that goes on after those ends by
@@ -167,7 +170,8 @@ class HostDependency(CalledService[PluginProvider]):
         """Raise ConnectError `unavailable` if no call can be sent: nobody is known to whom."""
         lack, reason = self._owner_lacks()
         if lack is not Lack.NOTHING:
-            raise ConnectError(Code.UNAVAILABLE, f"{self.service_type} cannot be called: {reason}")
+            text = f"{self.service_type} cannot be called: {reason}"
+            raise CallError(Code.UNAVAILABLE, text, fault=Fault.HOST)
         if not self.providers.value:
             raise self._nobody()
 

@@ -9,7 +9,7 @@ from cpg_trio.asgi import App, Receive, Scope, Send, no_websocket
 from cpg_trio.host.capabilities.calls import PREFIX as CAPABILITIES
 from cpg_trio.host.routing import RouterApp
 from cpg_trio.probes import PATHS as PROBES
-from cpg_trio.rpc import AppServer
+from cpg_trio.rpc.app_server import AppServer
 
 
 @attrs.frozen

@@ -96,21 +96,19 @@ from cpg_trio.host.services.managed_plugins import Adoption
 from cpg_trio.host.services.service_registry import RegistryService
 from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.host.supervision import ManagedPlugins, Surroundings, local_url
-from cpg_trio.http import (
-    UNIX,
-    BrowserGuard,
-    ConnectionLimit,
-    Origin,
-    PoolStatistics,
-    Relay,
-    serve,
-)
+from cpg_trio.http import Origin, PoolStatistics, serve
+from cpg_trio.http.client.origin import UNIX
+from cpg_trio.http.relay import Relay
+from cpg_trio.http.server.browsers import BrowserGuard
+from cpg_trio.http.server.connection_limit import ConnectionLimit
 from cpg_trio.logs import log_source
 from cpg_trio.metrics import CallMetrics, ProcessMetrics, Side, metrics_port
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginControlClient
-from cpg_trio.rpc import Interceptor, ServiceClient, application, check_service_type, serving_app
+from cpg_trio.rpc import Interceptor, ServiceClient, application
+from cpg_trio.rpc.app_server import serving_app
+from cpg_trio.rpc.given import check_service_type
 from cpg_trio.statistics import CallTable
 from cpg_trio.store import CountedStore
 from cpg_trio.tracing import tracing

@@ -36,71 +36,56 @@ serves it, and is there before and after. A WebSocket is offered on HTTP/1.1 onl
 which would let a few bytes grow past every limit before anything could count them.
 """
 
-from cpg_trio.http.certificates import Clients as Clients, Contexts as Contexts, TlsConfig as TlsConfig
-from cpg_trio.http.channel import (
-    Address as Address,
-    Channel as Channel,
-    ChannelStream as ChannelStream,
-    PeerProcess as PeerProcess,
-    SocketChannel as SocketChannel,
-)
-from cpg_trio.http.client.connect import connect as connect
+from cpg_trio.http.certificates import Clients, TlsConfig
 from cpg_trio.http.client.errors import (
-    BodyTooLargeError as BodyTooLargeError,
-    ConnectFailedError as ConnectFailedError,
-    ConnectionBrokenError as ConnectionBrokenError,
-    InvalidRequestError as InvalidRequestError,
-    LocalFailureError as LocalFailureError,
-    NotSentError as NotSentError,
-    PoolFullError as PoolFullError,
-    ProtocolError as ProtocolError,
-    StreamResetError as StreamResetError,
-    UndeliveredError as UndeliveredError,
-    UnknownNameError as UnknownNameError,
-    UpstreamError as UpstreamError,
+    BodyTooLargeError,
+    ConnectFailedError,
+    ConnectionBrokenError,
+    InvalidRequestError,
+    LocalFailureError,
+    NotSentError,
+    PoolFullError,
+    ProtocolError,
+    StreamResetError,
+    UndeliveredError,
+    UnknownNameError,
+    UpstreamError,
 )
-from cpg_trio.http.client.exchange import (
-    ClientExchange as ClientExchange,
-    Connection as Connection,
-    Response as Response,
-    Whole as Whole,
-)
-from cpg_trio.http.client.http2 import Http2Exchange as Http2Exchange
-from cpg_trio.http.client.origin import UNIX as UNIX, Origin as Origin
-from cpg_trio.http.client.pool import Pool as Pool, PoolStatistics as PoolStatistics
-from cpg_trio.http.client.request import Request as Request, check_request as check_request
-from cpg_trio.http.client.resolver import LookUpError as LookUpError, Resolver as Resolver
-from cpg_trio.http.heads import MalformedError as MalformedError
-from cpg_trio.http.outgoing import check_fields as check_fields
-from cpg_trio.http.relay import (
-    Failure as Failure,
-    Forward as Forward,
-    Gateway as Gateway,
-    Relay as Relay,
-    RelayCall as RelayCall,
-    RequestRefusedError as RequestRefusedError,
-)
-from cpg_trio.http.server.asgi_exchange import AsgiExchange as AsgiExchange
-from cpg_trio.http.server.browsers import BrowserGuard as BrowserGuard
-from cpg_trio.http.server.capacity import (
-    CONNECTION_BYTES as CONNECTION_BYTES,
-    fitted_to_descriptors as fitted_to_descriptors,
-    fitted_to_memory as fitted_to_memory,
-    most_connections as most_connections,
-    raise_descriptor_limit as raise_descriptor_limit,
-)
-from cpg_trio.http.server.config import Http1Engine as Http1Engine, ServeConfig as ServeConfig
-from cpg_trio.http.server.connection import ServerConnection as ServerConnection
-from cpg_trio.http.server.connection_limit import (
-    Activity as Activity,
-    ConnectionLimit as ConnectionLimit,
-)
-from cpg_trio.http.server.errors import BindError as BindError, StartError as StartError
-from cpg_trio.http.server.exchange import ServerExchange as ServerExchange
-from cpg_trio.http.server.http1 import Http1Connection as Http1Connection
-from cpg_trio.http.server.listen import is_private as is_private, listening as listening
-from cpg_trio.http.server.serve import serve as serve
-from cpg_trio.http.tls import (
-    TlsChannel as TlsChannel,
-    client_context as client_context,
-)
+from cpg_trio.http.client.exchange import ClientExchange, Response, Whole
+from cpg_trio.http.client.origin import Origin
+from cpg_trio.http.client.pool import Pool, PoolStatistics
+from cpg_trio.http.client.request import Request
+from cpg_trio.http.client.resolver import Resolver
+from cpg_trio.http.server.config import Http1Engine, ServeConfig
+from cpg_trio.http.server.errors import BindError, StartError
+from cpg_trio.http.server.serve import serve
+
+__all__ = [
+    "BindError",
+    "BodyTooLargeError",
+    "ClientExchange",
+    "Clients",
+    "ConnectFailedError",
+    "ConnectionBrokenError",
+    "Http1Engine",
+    "InvalidRequestError",
+    "LocalFailureError",
+    "NotSentError",
+    "Origin",
+    "Pool",
+    "PoolFullError",
+    "PoolStatistics",
+    "ProtocolError",
+    "Request",
+    "Resolver",
+    "Response",
+    "ServeConfig",
+    "StartError",
+    "StreamResetError",
+    "TlsConfig",
+    "UndeliveredError",
+    "UnknownNameError",
+    "UpstreamError",
+    "Whole",
+    "serve",
+]

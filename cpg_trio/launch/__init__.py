@@ -20,17 +20,33 @@ import importlib
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from cpg_trio.launch._ports import free_port as free_port, is_taken as is_taken
-    from cpg_trio.launch.external import ExternalLauncher as ExternalLauncher
-    from cpg_trio.launch.places import PlatformFileError as PlatformFileError
-    from cpg_trio.launch.platform import FileSource as FileSource, Platform as Platform
-    from cpg_trio.launch.process import ProcessLauncher as ProcessLauncher, ProcessLimits as ProcessLimits
-    from cpg_trio.launch.secrets import SecretReference as SecretReference
-    from cpg_trio.launch.task import TaskLauncher as TaskLauncher
+    from cpg_trio.launch._ports import free_port, is_taken
+    from cpg_trio.launch.describe import NoPluginError
+    from cpg_trio.launch.external import ExternalLauncher
+    from cpg_trio.launch.places import PlatformFileError
+    from cpg_trio.launch.platform import FileSource, Platform
+    from cpg_trio.launch.process import ProcessLauncher, ProcessLimits
+    from cpg_trio.launch.secrets import SecretReference
+    from cpg_trio.launch.task import TaskLauncher
+
+__all__ = [
+    "ExternalLauncher",
+    "FileSource",
+    "NoPluginError",
+    "Platform",
+    "PlatformFileError",
+    "ProcessLauncher",
+    "ProcessLimits",
+    "SecretReference",
+    "TaskLauncher",
+    "free_port",
+    "is_taken",
+]
 
 _MODULES = {
     "ExternalLauncher": "external",
     "FileSource": "platform",
+    "NoPluginError": "describe",
     "Platform": "platform",
     "PlatformFileError": "places",
     "ProcessLauncher": "process",
@@ -51,4 +67,4 @@ if not TYPE_CHECKING:  # to a type checker there is nothing here but the names a
 
 
 def __dir__() -> list[str]:
-    return list(_MODULES)
+    return sorted(__all__)

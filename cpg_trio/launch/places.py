@@ -9,11 +9,12 @@ import attrs
 
 from cpg_trio._lines import one_line
 from cpg_trio._toml_lines import Path as KeyPath
+from cpg_trio.errors import CpgTrioError
 
 _MOST_OF_PROBLEM = 1000  # characters
 
 
-class PlatformFileError(ValueError):
+class PlatformFileError(CpgTrioError, ValueError):
     """A platform file cannot be used. Its author is at fault; nothing has been started.
 
     The message has one line for each problem: where it is, what is wrong, and what to do.

@@ -13,7 +13,8 @@ import attrs
 from prometheus_client.registry import Collector
 
 from cpg_trio._side_port import side_port
-from cpg_trio.http import BrowserGuard, ServeConfig
+from cpg_trio.http import ServeConfig
+from cpg_trio.http.server.browsers import BrowserGuard
 from cpg_trio.metrics.exposition import Exposition
 from cpg_trio.metrics.process import registry_of
 

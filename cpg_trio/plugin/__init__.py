@@ -39,16 +39,31 @@ Each module uses those above it:
     _connect         sessions of programs that are no plugins
 """
 
-from cpg_trio.calls import DependencyState as DependencyState, ProviderState as ProviderState
-from cpg_trio.plugin._config import PluginConfig as PluginConfig, SessionConfig as SessionConfig
-from cpg_trio.plugin._connect import HostSession as HostSession, connect as connect
-from cpg_trio.plugin._hosts import parse_host_urls as parse_host_urls
-from cpg_trio.plugin._plugin import Middleware as Middleware, Plugin as Plugin
-from cpg_trio.plugin._retry import RefusedError as RefusedError
-from cpg_trio.plugin._session import Provider as Provider
-from cpg_trio.plugin.capability import Capability as Capability
-from cpg_trio.plugin.dependency import (
-    Dependency as Dependency,
-    PluginStoppedError as PluginStoppedError,
-)
-from cpg_trio.states import HealthState as HealthState
+from cpg_trio.calls import DependencyState, ProviderState
+from cpg_trio.plugin._config import PluginConfig, SessionConfig
+from cpg_trio.plugin._connect import HostSession, connect
+from cpg_trio.plugin._hosts import parse_host_urls
+from cpg_trio.plugin._plugin import Middleware, Plugin
+from cpg_trio.plugin._retry import RefusedError
+from cpg_trio.plugin._session import Provider
+from cpg_trio.plugin.capability import Capability
+from cpg_trio.plugin.dependency import Dependency, PluginStoppedError
+from cpg_trio.states import HealthState
+
+__all__ = [
+    "Capability",
+    "Dependency",
+    "DependencyState",
+    "HealthState",
+    "HostSession",
+    "Middleware",
+    "Plugin",
+    "PluginConfig",
+    "PluginStoppedError",
+    "Provider",
+    "ProviderState",
+    "RefusedError",
+    "SessionConfig",
+    "connect",
+    "parse_host_urls",
+]

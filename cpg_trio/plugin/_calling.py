@@ -28,8 +28,8 @@ from cpg_trio.rpc import (
     HttpResponse,
     HttpResponseHead,
     WholeResponse,
-    send_duplex,
 )
+from cpg_trio.rpc.http_client import send_duplex
 
 if TYPE_CHECKING:
     from cpg_trio.plugin.dependency import Dependency

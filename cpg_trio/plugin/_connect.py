@@ -31,7 +31,7 @@ from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin._staying import own_pool, stay_registered
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.rpc import Code, ConnectError, Interceptor
+from cpg_trio.rpc import CallError, Code, Fault, Interceptor
 from cpg_trio.tracing import Tracing, tracing
 from cpg_trio.versions import Requirement
 
@@ -177,7 +177,8 @@ class HostSession(Requiring):
         Raises: ConnectError, `not_found` if there is none.
         """
         if (session := self._state.session) is None:
-            raise ConnectError(Code.UNAVAILABLE, f"{self.name} is registering with its host anew")
+            text = f"{self.name} is registering with its host anew"
+            raise CallError(Code.UNAVAILABLE, text, fault=Fault.HOST)
         request = pb.DiscoverServiceRequest(service_type=service_type, version_range=version)
         timeout_s = session.hosts.patience_s(CALL_TIMEOUT_S)
         call = partial(session.registry.discover_service, request, timeout_s=timeout_s)

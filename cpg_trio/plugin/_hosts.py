@@ -27,20 +27,13 @@ import trio
 
 from cpg_trio._listeners import Listeners
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http import UNIX, ConnectionBrokenError, LookUpError, NotSentError, Origin, Pool
+from cpg_trio.http import ConnectionBrokenError, NotSentError, Origin, Pool
+from cpg_trio.http.client.origin import UNIX
+from cpg_trio.http.client.resolver import LookUpError
 from cpg_trio.plugin._host_link import HostLink
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send
-from cpg_trio.rpc import (
-    Code,
-    ConnectError,
-    Duplex,
-    Fault,
-    HttpClient,
-    HttpRequest,
-    LocalHost,
-    PoolClient,
-    send_duplex,
-)
+from cpg_trio.rpc import Code, ConnectError, Duplex, Fault, HttpClient, HttpRequest, LocalHost, PoolClient
+from cpg_trio.rpc.http_client import send_duplex
 
 _log = logging.getLogger("cpg_trio.plugin")
 

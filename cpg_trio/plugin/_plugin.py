@@ -20,16 +20,9 @@ from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin._tasks import TaskFunction, check_task, task_name
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.rpc import (
-    MAX_MESSAGE_BYTES,
-    Interceptor,
-    Service,
-    application,
-    check_service_type,
-    check_texts,
-    checked_interceptors,
-    described,
-)
+from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application
+from cpg_trio.rpc.given import check_service_type, check_texts, described
+from cpg_trio.rpc.interceptors import checked_interceptors
 from cpg_trio.states import HealthState
 from cpg_trio.versions import Requirement
 

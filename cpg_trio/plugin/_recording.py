@@ -11,16 +11,8 @@ import attrs
 from cpg_trio.call_context import FIELDS, CallContext, current, received
 from cpg_trio.call_record import Call, CallKind, Calls, Stage
 from cpg_trio.plugin._session import Provider
-from cpg_trio.rpc import (
-    ConnectError,
-    Duplex,
-    HttpClient,
-    HttpRequest,
-    HttpResponse,
-    WholeResponse,
-    code_of,
-    send_duplex,
-)
+from cpg_trio.rpc import ConnectError, Duplex, HttpClient, HttpRequest, HttpResponse, WholeResponse
+from cpg_trio.rpc.http_client import code_of, send_duplex
 
 _NAMES = frozenset(name.decode() for name in FIELDS)
 

@@ -9,7 +9,9 @@ from typing import TypeVar
 from cpg_trio.calls import CallPolicy
 from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.rpc import ClientConfig, Interceptor, ServiceClient, check_client_class, checked_interceptors
+from cpg_trio.rpc import ClientConfig, Interceptor, ServiceClient
+from cpg_trio.rpc.given import check_client_class
+from cpg_trio.rpc.interceptors import checked_interceptors
 
 _C = TypeVar("_C", bound=ServiceClient)
 

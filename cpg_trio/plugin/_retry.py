@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from cpg_trio.calls import asked_by_field
+from cpg_trio.calls.backoff import asked_by_field
 from cpg_trio.http import StartError
 from cpg_trio.rpc import CallError, Code, ConnectError, Fault, ResponseMetadata, fault_of
 

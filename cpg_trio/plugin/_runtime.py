@@ -20,7 +20,8 @@ import attrs
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http import StartError, fitted_to_descriptors, fitted_to_memory
+from cpg_trio.http import StartError
+from cpg_trio.http.server.capacity import fitted_to_descriptors, fitted_to_memory
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._metrics import answering_metrics

@@ -15,7 +15,8 @@ import trio
 from cpg_trio import wire
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App, Receive, Scope, Send
-from cpg_trio.http import BrowserGuard, Origin, serve
+from cpg_trio.http import Origin, serve
+from cpg_trio.http.server.browsers import BrowserGuard
 from cpg_trio.plugin._clients import for_clients
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Provided

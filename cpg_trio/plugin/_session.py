@@ -18,7 +18,7 @@ import trio
 
 from cpg_trio import _clock, wire
 from cpg_trio._version import __version__
-from cpg_trio.http import UNIX
+from cpg_trio.http.client.origin import UNIX
 from cpg_trio.plugin._host_time import HostTime
 from cpg_trio.plugin._hosts import HostAddress, Hosts
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb

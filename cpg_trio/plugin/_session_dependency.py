@@ -14,7 +14,8 @@ import attrs
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send
 from cpg_trio.plugin._session import Provider
 from cpg_trio.plugin.dependency import Dependency
-from cpg_trio.rpc import Duplex, HttpClient, HttpRequest, send_duplex
+from cpg_trio.rpc import Duplex, HttpClient, HttpRequest
+from cpg_trio.rpc.http_client import send_duplex
 
 
 class SessionDependency(Dependency):

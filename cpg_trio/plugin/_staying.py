@@ -14,7 +14,8 @@ from functools import partial
 
 import trio
 
-from cpg_trio.http import Pool, TlsConfig, most_connections
+from cpg_trio.http import Pool, TlsConfig
+from cpg_trio.http.server.capacity import most_connections
 from cpg_trio.logs import identify
 from cpg_trio.plugin._heartbeat import Heartbeat
 from cpg_trio.plugin._hosts import Hosts

@@ -13,7 +13,7 @@ import trio
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.plugin._state import PluginState
-from cpg_trio.rpc import described
+from cpg_trio.rpc.given import described
 
 _log = logging.getLogger("cpg_trio.plugin")
 

@@ -16,7 +16,10 @@ import wsproto
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.http import ChannelStream, Origin, Resolver, client_context, connect
+from cpg_trio.http import Origin, Resolver
+from cpg_trio.http.channel import ChannelStream
+from cpg_trio.http.client.connect import connect
+from cpg_trio.http.tls import client_context
 
 
 class GarbledError(Exception):

@@ -15,19 +15,21 @@ from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, 
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Session
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import (
+    CallError,
     ClientConfig,
     Code,
     ConnectError,
     Duplex,
+    Fault,
     HttpClient,
     HttpRequest,
     HttpResponseHead,
     Interceptor,
     PoolClient,
     ServiceClient,
-    check_client_class,
-    send_duplex,
 )
+from cpg_trio.rpc.given import check_client_class
+from cpg_trio.rpc.http_client import send_duplex
 
 _C = TypeVar("_C", bound=ServiceClient)
 
@@ -98,7 +100,8 @@ class Capability:
         """Return a valid grant. Raises: ConnectError."""
         session = self._session
         if session is None or session.void.is_set():
-            raise ConnectError(Code.UNAVAILABLE, "the plugin is not registered with a host")
+            text = "the plugin is not registered with a host"
+            raise CallError(Code.UNAVAILABLE, text, fault=Fault.HOST)
         if (grant := self._kept(session)) is not None:
             return grant
         async with self._asking:  # one request for all calls that wait

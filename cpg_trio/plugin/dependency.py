@@ -13,28 +13,24 @@ import trio
 from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio.call_record import Calls
-from cpg_trio.calls import CalledService, CallPolicy, Lack, ReasonLog
+from cpg_trio.calls import CallPolicy
+from cpg_trio.calls.called_service import CalledService
+from cpg_trio.calls.reason_log import Lack, ReasonLog
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.http import Pool
 from cpg_trio.plugin._calling import ToProvider
 from cpg_trio.plugin._host_link import HostLink
 from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
 from cpg_trio.plugin.direct import Direct
-from cpg_trio.rpc import (
-    ClientConfig,
-    Code,
-    ConnectError,
-    HttpClient,
-    Interceptor,
-    ServiceClient,
-    http_client_of,
-)
+from cpg_trio.rpc import CallError, ClientConfig, Code, Fault, HttpClient, Interceptor, ServiceClient
+from cpg_trio.rpc.http_client import http_client_of
 from cpg_trio.versions import ANY_VERSION, Requirement
 
 _C = TypeVar("_C", bound=ServiceClient)
 _log = logging.getLogger("cpg_trio.plugin")
 
 
-class PluginStoppedError(Exception):
+class PluginStoppedError(CpgTrioError):
     """The plugin has stopped, or is stopping and knows no provider that a call could go to.
 
     Raised by `Dependency.wait_available`. It is no ConnectError: a loop that goes on after those ends by it.
@@ -138,7 +134,8 @@ class Dependency(CalledService[Provider]):
         if (provider := next(iter(self.providers.value.values()), None)) is None:
             raise self._nobody()
         if provider.session.void.is_set():
-            raise ConnectError(Code.UNAVAILABLE, "the plugin is registering with its host anew")
+            text = "the plugin is registering with its host anew"
+            raise CallError(Code.UNAVAILABLE, text, fault=Fault.HOST)
 
     async def wait_told(self) -> None:
         """Wait until the host has told of it, at most for as long as a call to the host may take."""

@@ -50,8 +50,8 @@ from cpg_trio.rpc import (
     PoolClient,
     ResponseMetadata,
     WholeResponse,
-    send_duplex,
 )
+from cpg_trio.rpc.http_client import send_duplex
 
 _log = logging.getLogger("cpg_trio.plugin")
 

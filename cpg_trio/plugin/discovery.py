@@ -34,7 +34,8 @@ from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Sess
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.rpc import Code, ConnectError, LocalWebSocket, ResponseMetadata
+from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
+from cpg_trio.rpc.app_client import LocalWebSocket
 
 _log = logging.getLogger("cpg_trio.plugin")
 

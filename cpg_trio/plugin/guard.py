@@ -54,7 +54,8 @@ from cpg_trio.call_context import current
 from cpg_trio.call_record import Call, CallKind, Calls
 from cpg_trio.http.outgoing import USUAL_NAMES, spellings
 from cpg_trio.metadata import folded, is_claim
-from cpg_trio.rpc import Caller, Code, RecordedCall
+from cpg_trio.rpc import Caller, Code
+from cpg_trio.rpc.recording import RecordedCall
 
 _log = logging.getLogger("cpg_trio.plugin")
 

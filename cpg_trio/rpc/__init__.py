@@ -31,78 +31,81 @@ for the calls that are most of them. Nothing in this package knows about plugins
     reflection_client what services another server has
 """
 
-from connectrpc.code import Code as Code
-from connectrpc.errors import ConnectError as ConnectError, ErrorDetail as ErrorDetail
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError, ErrorDetail
 from connectrpc.interceptor import (
-    BidiStreamInterceptor as BidiStreamInterceptor,
-    ClientStreamInterceptor as ClientStreamInterceptor,
-    MetadataInterceptor as MetadataInterceptor,
-    ServerStreamInterceptor as ServerStreamInterceptor,
-    UnaryInterceptor as UnaryInterceptor,
+    BidiStreamInterceptor,
+    ClientStreamInterceptor,
+    MetadataInterceptor,
+    ServerStreamInterceptor,
+    UnaryInterceptor,
 )
-from connectrpc.method import IdempotencyLevel as IdempotencyLevel, StreamType as StreamType
-from connectrpc.request import Headers as Headers
+from connectrpc.method import IdempotencyLevel, StreamType
+from connectrpc.request import Headers
 
-from cpg_trio.asgi import App as App
-from cpg_trio.rpc.app_client import (
-    AppClient as AppClient,
-    LocalHost as LocalHost,
-    LocalWebSocket as LocalWebSocket,
-)
-from cpg_trio.rpc.app_server import (
-    AppServer as AppServer,
-    ServedCall as ServedCall,
-    serving_app as serving_app,
-)
-from cpg_trio.rpc.client import (
-    CallOptions as CallOptions,
-    ClientConfig as ClientConfig,
-    ServiceClient as ServiceClient,
-)
-from cpg_trio.rpc.context import Caller as Caller, Context as Context
-from cpg_trio.rpc.errors import pack_detail as pack_detail, unpack_detail as unpack_detail
-from cpg_trio.rpc.faults import (
-    CallError as CallError,
-    Fault as Fault,
-    fault_of as fault_of,
-    fault_of_answer as fault_of_answer,
-)
-from cpg_trio.rpc.given import (
-    check_client_class as check_client_class,
-    check_service as check_service,
-    check_service_type as check_service_type,
-    check_texts as check_texts,
-    described as described,
-)
+from cpg_trio.asgi import App
+from cpg_trio.rpc.app_client import LocalHost
+from cpg_trio.rpc.client import CallOptions, ClientConfig, ServiceClient
+from cpg_trio.rpc.context import Caller, Context
+from cpg_trio.rpc.errors import pack_detail, unpack_detail
+from cpg_trio.rpc.faults import CallError, Fault, fault_of
 from cpg_trio.rpc.http_client import (
-    CallTraits as CallTraits,
-    Duplex as Duplex,
-    HttpClient as HttpClient,
-    HttpRequest as HttpRequest,
-    HttpResponse as HttpResponse,
-    HttpResponseHead as HttpResponseHead,
-    HttpxClient as HttpxClient,
-    PoolClient as PoolClient,
-    WholeResponse as WholeResponse,
-    code_of as code_of,
-    http_client_of as http_client_of,
-    send_duplex as send_duplex,
+    CallTraits,
+    Duplex,
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseHead,
+    HttpxClient,
+    PoolClient,
+    WholeResponse,
 )
-from cpg_trio.rpc.inprocess import AsgiTransport as AsgiTransport
-from cpg_trio.rpc.interceptors import (
-    Interceptor as Interceptor,
-    checked_interceptors as checked_interceptors,
-)
-from cpg_trio.rpc.recording import RecordedCall as RecordedCall
-from cpg_trio.rpc.response import (
-    ResponseMetadata as ResponseMetadata,
-    ResponseStream as ResponseStream,
-)
-from cpg_trio.rpc.response_code import code_of_end as code_of_end, code_of_head as code_of_head
-from cpg_trio.rpc.room import Room as Room, room_of_process as room_of_process
-from cpg_trio.rpc.server import (
-    MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES,
-    Service as Service,
-    application as application,
-)
-from cpg_trio.rpc.stubs import Rpc as Rpc, check_stubs as check_stubs
+from cpg_trio.rpc.inprocess import AsgiTransport
+from cpg_trio.rpc.interceptors import Interceptor
+from cpg_trio.rpc.response import ResponseMetadata, ResponseStream
+from cpg_trio.rpc.server import MAX_MESSAGE_BYTES, Service, application
+from cpg_trio.rpc.stubs import Rpc, check_stubs
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "App",
+    "AsgiTransport",
+    "BidiStreamInterceptor",
+    "CallError",
+    "CallOptions",
+    "CallTraits",
+    "Caller",
+    "ClientConfig",
+    "ClientStreamInterceptor",
+    "Code",
+    "ConnectError",
+    "Context",
+    "Duplex",
+    "ErrorDetail",
+    "Fault",
+    "Headers",
+    "HttpClient",
+    "HttpRequest",
+    "HttpResponse",
+    "HttpResponseHead",
+    "HttpxClient",
+    "IdempotencyLevel",
+    "Interceptor",
+    "LocalHost",
+    "MetadataInterceptor",
+    "PoolClient",
+    "ResponseMetadata",
+    "ResponseStream",
+    "Rpc",
+    "ServerStreamInterceptor",
+    "Service",
+    "ServiceClient",
+    "StreamType",
+    "UnaryInterceptor",
+    "WholeResponse",
+    "application",
+    "check_stubs",
+    "fault_of",
+    "pack_detail",
+    "unpack_detail",
+]

@@ -29,7 +29,8 @@ from cpg_trio.asgi import (
     ResponseAbortedError,
     Scope,
 )
-from cpg_trio.http import InvalidRequestError, Request, UpstreamError, check_request
+from cpg_trio.http import InvalidRequestError, Request, UpstreamError
+from cpg_trio.http.client.request import check_request
 from cpg_trio.http.outgoing import USUAL_NAMES
 from cpg_trio.rpc.faults import CallError, Fault
 from cpg_trio.rpc.http_client import (

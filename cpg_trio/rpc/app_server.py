@@ -32,7 +32,8 @@ from cpg_trio.asgi import (
     Send,
     send_response,
 )
-from cpg_trio.http import ConnectFailedError, ConnectionBrokenError, check_fields
+from cpg_trio.http import ConnectFailedError, ConnectionBrokenError
+from cpg_trio.http.outgoing import check_fields
 
 _log = logging.getLogger("cpg_trio.http")
 

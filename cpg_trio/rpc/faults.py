@@ -20,6 +20,7 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError, ErrorDetail
 
 from cpg_trio import wire
+from cpg_trio.errors import CpgTrioError
 
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
 _FAULT = wire.FAULT_HEADER.lower()
@@ -54,7 +55,7 @@ class Fault(StrEnum):
 _PROVIDERS = frozenset({Fault.PROVIDER, Fault.GUARD, Fault.HANDLER})
 
 
-class CallError(ConnectError):
+class CallError(CpgTrioError, ConnectError):
     """The error of a call, with where the call has failed. Raised by clients, for answers and the network."""
 
     def __init__(

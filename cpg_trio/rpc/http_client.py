@@ -25,7 +25,6 @@ from cpg_trio.asgi import HeaderList
 from cpg_trio.http import (
     BodyTooLargeError,
     ConnectFailedError,
-    Http2Exchange,
     InvalidRequestError,
     LocalFailureError,
     Origin,
@@ -37,6 +36,7 @@ from cpg_trio.http import (
     UnknownNameError,
     UpstreamError,
 )
+from cpg_trio.http.client.http2 import Http2Exchange
 from cpg_trio.rpc.faults import CallError, Fault
 from cpg_trio.rpc.response_code import code_of_end, code_of_head
 

@@ -13,6 +13,8 @@ from typing import Protocol, Self
 import attrs
 import trio
 
+from cpg_trio.errors import CpgTrioError
+
 #: The most entries that a commit puts and deletes, and the most that it expects something of.
 MAX_OPERATIONS = 126  # etcd's 128, of which its store needs two
 #: Bytes. The largest value.
@@ -21,11 +23,11 @@ MAX_VALUE_BYTES = 1024 * 1024
 MAX_COMMIT_BYTES = MAX_VALUE_BYTES + 256 * 1024  # etcd takes 1.5 MiB
 
 
-class StoreError(Exception):
+class StoreError(CpgTrioError):
     """A store cannot be reached, read or written; the message says why. A commit may have been done."""
 
 
-class ConflictError(Exception):
+class ConflictError(CpgTrioError):
     """A commit expected something else than there is. Nothing has changed."""
 
 

@@ -14,7 +14,9 @@ from itertools import count
 
 import attrs
 
-from cpg_trio.calls import CallPolicy, Group, Outcome
+from cpg_trio.calls import CallPolicy
+from cpg_trio.calls.group import Group
+from cpg_trio.calls.outcome import Outcome
 
 SUCCESS, FAILURE = Outcome.SUCCESS, Outcome.FAILURE
 

@@ -8,7 +8,9 @@ from collections import Counter
 import attrs
 import pytest
 
-from cpg_trio.calls import BALANCERS, Balancer, CallPolicy, Load, balancer
+from cpg_trio.calls import CallPolicy
+from cpg_trio.calls.balancing import BALANCERS, Balancer, balancer
+from cpg_trio.calls.load import Load
 from cpg_trio.rpc import HttpRequest
 from tests.calls.simulation import Fleet, Replica, share
 

@@ -7,7 +7,9 @@ from typing import TypeAlias
 
 import pytest
 
-from cpg_trio.calls import Breaker, BreakerChange, BreakerState, Breaking, Ejections, Outcome
+from cpg_trio.calls import BreakerState, Breaking
+from cpg_trio.calls.breaker import Breaker, BreakerChange, Ejections
+from cpg_trio.calls.outcome import Outcome
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 SUCCESS, FAILURE, NOTHING = Outcome.SUCCESS, Outcome.FAILURE, Outcome.NOTHING

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cpg_trio.calls import RetryBudget
+from cpg_trio.calls.budget import RetryBudget
 
 
 class Clock:

@@ -13,17 +13,11 @@ import pytest
 import trio
 from google.protobuf.duration_pb2 import Duration
 
-from cpg_trio.calls import (
-    BalancedClient,
-    BreakerState,
-    CallCounts,
-    CallPolicy,
-    Concurrency,
-    Group,
-    InFlight,
-    Retry,
-    RetryBudget,
-)
+from cpg_trio.calls import BreakerState, CallCounts, CallPolicy, Concurrency, Retry
+from cpg_trio.calls.budget import RetryBudget
+from cpg_trio.calls.client import BalancedClient
+from cpg_trio.calls.concurrency import InFlight
+from cpg_trio.calls.group import Group
 from cpg_trio.http import ConnectFailedError, ConnectionBrokenError
 from cpg_trio.rpc import (
     CallError,

@@ -6,7 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from cpg_trio.calls import Concurrency, InFlight
+from cpg_trio.calls import Concurrency
+from cpg_trio.calls.concurrency import InFlight
 from cpg_trio.rpc import Code, ConnectError, Fault, fault_of
 
 POLICY = Concurrency(max_in_flight=2, max_waiting=2, max_wait_s=3.0)

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from cpg_trio.calls import BALANCERS, BreakerState, CallPolicy, Group, Member, Outcome
+from cpg_trio.calls import BreakerState, CallPolicy
+from cpg_trio.calls.balancing import BALANCERS
+from cpg_trio.calls.group import Group, Member
+from cpg_trio.calls.outcome import Outcome
 
 
 class Clock:

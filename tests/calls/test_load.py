@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cpg_trio.calls import Load, Outcome
-from cpg_trio.calls.load import SLOW_START_S, SMALLEST_SHARE
+from cpg_trio.calls.load import SLOW_START_S, SMALLEST_SHARE, Load
+from cpg_trio.calls.outcome import Outcome
 
 
 def load_of(*latencies_s: float, every_s: float = 1.0, first_at: float = 0.0) -> Load:

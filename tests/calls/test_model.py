@@ -13,16 +13,11 @@ import trio
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cpg_trio.calls import (
-    Breaker,
-    BreakerState,
-    Breaking,
-    Concurrency,
-    Ejections,
-    InFlight,
-    Outcome,
-    RetryBudget,
-)
+from cpg_trio.calls import BreakerState, Breaking, Concurrency
+from cpg_trio.calls.breaker import Breaker, Ejections
+from cpg_trio.calls.budget import RetryBudget
+from cpg_trio.calls.concurrency import InFlight
+from cpg_trio.calls.outcome import Outcome
 from cpg_trio.rpc import ConnectError
 
 POLICY = Breaking(

@@ -7,19 +7,13 @@ import logging
 import pytest
 from trio.testing import MockClock
 
-from cpg_trio.calls import (
-    BreakerLog,
-    BreakerState,
-    CallCounts,
-    CallPolicy,
-    Concurrency,
-    Group,
-    InFlight,
-    Outcome,
-    ProviderStatistics,
-    RetryBudget,
-    statistics_of,
-)
+from cpg_trio.calls import BreakerState, CallCounts, CallPolicy, Concurrency, ProviderStatistics
+from cpg_trio.calls.breaker import BreakerLog
+from cpg_trio.calls.budget import RetryBudget
+from cpg_trio.calls.concurrency import InFlight
+from cpg_trio.calls.group import Group
+from cpg_trio.calls.outcome import Outcome
+from cpg_trio.calls.statistics import statistics_of
 
 
 async def test_the_statistics_have_what_the_parts_count(mock_clock: MockClock) -> None:

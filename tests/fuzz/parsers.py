@@ -35,7 +35,8 @@ from cpg_trio.host.routing.headers import RequestHeaderRules, forwarded_in_reque
 from cpg_trio.host.routing.router import Router
 from cpg_trio.host.routing.routes import PREFIX, Routes
 from cpg_trio.host.services.websocket import CODECS, UnreadableError
-from cpg_trio.http import BrowserGuard, Origin, ServeConfig, StartError
+from cpg_trio.http import Origin, ServeConfig, StartError
+from cpg_trio.http.server.browsers import BrowserGuard
 from cpg_trio.plugin import PluginConfig
 from cpg_trio.plugin._retry import retry_after_s
 from cpg_trio.plugin._session import _seconds

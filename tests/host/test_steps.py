@@ -26,7 +26,9 @@ from cpg_trio import wire
 from cpg_trio.asgi import App
 from cpg_trio.host import Host, HostConfig, Identity, Policy, RateLimits
 from cpg_trio.host.access.policy import Rules, ServiceRules
-from cpg_trio.http import Relay, SocketChannel, serve
+from cpg_trio.http import serve
+from cpg_trio.http.channel import SocketChannel
+from cpg_trio.http.relay import Relay
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import AsgiTransport, ConnectError
 from cpg_trio.store import SqliteStore

@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from cpg_trio.asgi import App, ClientDisconnectedError, Receive, Scope, Send, send_response, send_text
-from cpg_trio.http import Relay, ServeConfig, serve
+from cpg_trio.http import ServeConfig, serve
+from cpg_trio.http.relay import Relay
 
 Handler = Callable[[Receive, Send], Awaitable[None]]
 

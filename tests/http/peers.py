@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 import trio
 
-from cpg_trio.http import Channel, Origin, Request
-from cpg_trio.http.channel import RECEIVE_BYTES
+from cpg_trio.http import Origin, Request
+from cpg_trio.http.channel import RECEIVE_BYTES, Channel
 
 if TYPE_CHECKING:
     import socket

@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.http import ServeConfig, fitted_to_descriptors, most_connections
+from cpg_trio.http import ServeConfig
+from cpg_trio.http.server.capacity import fitted_to_descriptors, most_connections
 from cpg_trio.plugin import Plugin
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient

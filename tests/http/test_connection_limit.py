@@ -7,8 +7,7 @@ import random
 import attrs
 import pytest
 
-from cpg_trio.http import Activity
-from cpg_trio.http.server.connection_limit import ConnectionLimit, Slot
+from cpg_trio.http.server.connection_limit import Activity, ConnectionLimit, Slot
 
 IDLE, WAITING, BUSY = Activity
 

@@ -31,7 +31,9 @@ from cpg_trio.asgi import (
     send_response,
     send_text,
 )
-from cpg_trio.http import BrowserGuard, ServeConfig, SocketChannel, reactor
+from cpg_trio.http import ServeConfig, reactor
+from cpg_trio.http.channel import SocketChannel
+from cpg_trio.http.server.browsers import BrowserGuard
 from tests import _wire
 from tests._wire import connect, socket_of
 from tests.certificates import Files

@@ -43,9 +43,10 @@ from cpg_trio.asgi import (
     Send,
     send_text,
 )
-from cpg_trio.http import BindError, ServeConfig, ServerConnection, StartError, serve
+from cpg_trio.http import BindError, ServeConfig, StartError, serve
 from cpg_trio.http.channel import RECEIVE_BYTES
 from cpg_trio.http.server.config import Http1Engine
+from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from cpg_trio.http.server.http2 import Http2Connection
 from cpg_trio.http.server.http2_sender import Outbox

@@ -17,7 +17,6 @@ import trio
 import trio.testing
 import trustme
 
-from cpg_trio import http
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import Receive, Scope, Send, send_text
 from cpg_trio.check import check
@@ -35,6 +34,7 @@ from cpg_trio.http import (
     UpstreamError,
     serve,
 )
+from cpg_trio.http.client.connect import connect as open_channel
 from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.process import bind_from_environment, config_from_environment
@@ -357,7 +357,7 @@ def connect_of_websockets(monkeypatch: pytest.MonkeyPatch, origins: list[Origin]
     told = trio.Event()
 
     async def noting(origin: Origin, *args: Any, **named: Any) -> Any:
-        channel = await http.connect(origin, *args, **named)
+        channel = await open_channel(origin, *args, **named)
         origins.append(origin)
         told.set()
         return channel

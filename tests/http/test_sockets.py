@@ -15,8 +15,9 @@ import trio.testing
 
 from cpg_trio._sockets import enable_keepalive
 from cpg_trio.asgi import Receive, Scope, Send, send_text
-from cpg_trio.http import Origin, Pool, ServeConfig, ServerConnection, serve
+from cpg_trio.http import Origin, Pool, ServeConfig, serve
 from cpg_trio.http.channel import SocketChannel
+from cpg_trio.http.server.connection import ServerConnection
 from tests._wire import dial
 
 Options = dict[str, int]

@@ -12,8 +12,9 @@ import trio
 import trio.testing
 import trustme
 
-from cpg_trio.http import Clients, ConnectFailedError, ConnectionBrokenError, Pool, TlsChannel, TlsConfig
+from cpg_trio.http import Clients, ConnectFailedError, ConnectionBrokenError, Pool, TlsConfig
 from cpg_trio.http.channel import RECEIVE_BYTES, SocketChannel
+from cpg_trio.http.tls import TlsChannel
 from tests.certificates import LOCAL, WORKLOAD, Files, issue
 from tests.http.peers import Peer, get, serving
 

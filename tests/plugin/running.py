@@ -19,7 +19,7 @@ from cpg_trio import HealthState
 from cpg_trio._cell import Cell
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send, no_websocket, refuse_websocket, send_response
 from cpg_trio.host import Host, HostConfig
-from cpg_trio.http import Relay
+from cpg_trio.http.relay import Relay
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
 from cpg_trio.plugin.direct import Grant
 from tests.host.calls import WATCH

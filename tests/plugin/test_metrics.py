@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 
-from cpg_trio.calls import Outcome
+from cpg_trio.calls.outcome import Outcome
 from cpg_trio.host import Host
 from cpg_trio.plugin import Dependency, Plugin
 from cpg_trio.rpc import ConnectError

@@ -12,7 +12,8 @@ import trio
 
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import BaseUrls, Host, HostConfig
-from cpg_trio.http import Relay, serve
+from cpg_trio.http import serve
+from cpg_trio.http.relay import Relay
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.plugin import Dependency, Plugin
 from cpg_trio.plugin._session import own_socket

@@ -6,7 +6,9 @@ import pytest
 
 from cpg_trio.asgi import App, Receive, Scope, Send, send_response
 from cpg_trio.http import Pool
-from cpg_trio.rpc import AppClient, CallError, Code, Fault, HttpRequest, PoolClient, fault_of, serving_app
+from cpg_trio.rpc import CallError, Code, Fault, HttpRequest, PoolClient, fault_of
+from cpg_trio.rpc.app_client import AppClient
+from cpg_trio.rpc.app_server import serving_app
 
 FIELDS = [
     ("x-note", "a\r\nx-evil: 1"),

@@ -22,7 +22,9 @@ from cpg_trio.asgi import (
     send_text,
 )
 from cpg_trio.http import ConnectFailedError
-from cpg_trio.rpc import AppClient, AppServer, Code, ConnectError, HttpRequest, serving_app
+from cpg_trio.rpc import Code, ConnectError, HttpRequest
+from cpg_trio.rpc.app_client import AppClient
+from cpg_trio.rpc.app_server import AppServer, serving_app
 
 _variable: ContextVar[str] = ContextVar("a variable", default="none")
 

@@ -8,7 +8,7 @@ import pytest
 
 from cpg_trio.asgi import Message
 from cpg_trio.call_record import Call, CallKind, Stage
-from cpg_trio.rpc import RecordedCall
+from cpg_trio.rpc.recording import RecordedCall
 
 
 class Sides:

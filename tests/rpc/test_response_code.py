@@ -6,7 +6,7 @@ import pytest
 from connectrpc.code import Code
 from hypothesis import given, strategies as st
 
-from cpg_trio.rpc import code_of_end, code_of_head
+from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 CODES = {"ok", *(code.value for code in Code)}
 

@@ -14,8 +14,9 @@ import trio.testing
 from hypothesis import given, strategies as st
 
 from cpg_trio.asgi import App
-from cpg_trio.rpc import ConnectError, Context, Room, application
+from cpg_trio.rpc import ConnectError, Context, application
 from cpg_trio.rpc.inprocess import AsgiTransport
+from cpg_trio.rpc.room import Room
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_trio import EchoService
 

@@ -9,13 +9,14 @@ from attrs.validators import ge, optional
 from google.protobuf.message import Message
 
 from cpg_trio import wire
+from cpg_trio.errors import CpgTrioError
 
 _POSITIVE = ge(1)
 _MOST_HELD_BYTES = 512
 _PLACE = 56  # bytes that a dictionary has for half of an entry; a list or a tuple has fewer
 
 
-class LimitError(Exception):
+class LimitError(CpgTrioError):
     """A limit is reached, and nothing has changed. The message names the limit."""
 
     def __init__(self, what: str, most: int) -> None:

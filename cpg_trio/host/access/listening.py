@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cpg_trio.http import StartError, is_private
+from cpg_trio.http import StartError
+from cpg_trio.http.server.listen import is_private
 
 
 def check_listening(binds: Sequence[str], *, encrypted: bool, variable: str = "BIND") -> None:

@@ -16,8 +16,8 @@ import attrs
 from cpg_trio._memory import Memory, memory_of_process, resident_bytes
 from cpg_trio.host.access.limits import Limits
 from cpg_trio.host.access.rate_limiting import Kind
-from cpg_trio.http import CONNECTION_BYTES
-from cpg_trio.rpc import Room, room_of_process
+from cpg_trio.http.server.capacity import CONNECTION_BYTES
+from cpg_trio.rpc.room import Room, room_of_process
 
 _log = logging.getLogger("cpg_trio.host")
 

@@ -15,7 +15,9 @@ from typing import Self
 import attrs
 
 from cpg_trio.asgi import HeaderList
-from cpg_trio.http import Address, BrowserGuard, ServeConfig
+from cpg_trio.http import ServeConfig
+from cpg_trio.http.channel import Address
+from cpg_trio.http.server.browsers import BrowserGuard
 
 _SAFE = frozenset({"GET", "HEAD"})
 _FOREIGN = frozenset(

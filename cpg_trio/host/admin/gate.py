@@ -35,22 +35,12 @@ from cpg_trio.host.admin.login import STYLE, STYLE_PATH, entered_page, message_p
 from cpg_trio.host.admin.loopback import why_not_ours
 from cpg_trio.host.admin.sessions import Sessions
 from cpg_trio.host.routing import RequestHeaderRules, forwarded_in_request, forwarded_in_response
-from cpg_trio.http import (
-    UNIX,
-    Failure,
-    MalformedError,
-    Origin,
-    Pool,
-    Relay,
-    RelayCall,
-    RequestRefusedError,
-    ServeConfig,
-    ServerConnection,
-    ServerExchange,
-    UndeliveredError,
-    UpstreamError,
-    serve,
-)
+from cpg_trio.http import Origin, Pool, ServeConfig, UndeliveredError, UpstreamError, serve
+from cpg_trio.http.client.origin import UNIX
+from cpg_trio.http.heads import MalformedError
+from cpg_trio.http.relay import Failure, Relay, RelayCall, RequestRefusedError
+from cpg_trio.http.server.connection import ServerConnection
+from cpg_trio.http.server.exchange import ServerExchange
 
 ONCE_S = 120.0
 """Seconds for which a one-time address is good."""

@@ -49,7 +49,9 @@ from cpg_trio.host.admin.browsers import BrowserRequest, PageRules, secured
 from cpg_trio.host.admin.login import STYLE, STYLE_PATH, form_fields, login_page, message_page
 from cpg_trio.host.admin.sessions import Sessions
 from cpg_trio.host.admin.tokens import AdminTokens
-from cpg_trio.http import UNIX, PeerProcess, ServeConfig, StartError, serve
+from cpg_trio.http import ServeConfig, StartError, serve
+from cpg_trio.http.channel import PeerProcess
+from cpg_trio.http.client.origin import UNIX
 from cpg_trio.rpc import Code
 
 _log = logging.getLogger("cpg_trio.host")

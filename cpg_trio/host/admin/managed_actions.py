@@ -25,7 +25,7 @@ from cpg_trio.host.supervision import (
     Plan,
     PlatformSource,
     PluginSpec,
-    RefusedRemoval,
+    RemovalRefusedError,
     UnknownPluginError,
 )
 from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
@@ -157,7 +157,7 @@ def _refusals() -> Iterator[None]:
         yield
     except UnknownPluginError as error:
         raise ConnectError(Code.NOT_FOUND, str(error)) from None
-    except (ManageError, LaunchError, RefusedRemoval, OutdatedPlanError, ApplyError) as error:
+    except (ManageError, LaunchError, RemovalRefusedError, OutdatedPlanError, ApplyError) as error:
         raise ConnectError(Code.FAILED_PRECONDITION, str(error)) from None
     except ValueError as error:  # of the graph, or of the file: a line for each problem
         raise ConnectError(Code.FAILED_PRECONDITION, "; ".join(str(error).splitlines())) from None

@@ -19,7 +19,8 @@ from cpg_trio.host.cluster import Cluster
 from cpg_trio.host.directory import Journal, Liveness, Registry, WatchHub
 from cpg_trio.host.routing import DirectCounter, DirectStatistics
 from cpg_trio.host.supervision import ManagedPlugins
-from cpg_trio.http import ConnectionLimit, Pool
+from cpg_trio.http import Pool
+from cpg_trio.http.server.connection_limit import ConnectionLimit
 from cpg_trio.settings import Setting
 from cpg_trio.statistics import CallTable
 

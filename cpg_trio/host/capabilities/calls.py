@@ -31,7 +31,8 @@ from cpg_trio.host.capabilities.grants import Grant, Grants
 from cpg_trio.host.routing import forwarded_in_response
 from cpg_trio.host.services.edges import credentials_of
 from cpg_trio.metadata import is_claim
-from cpg_trio.rpc import Caller, Code, Fault, RecordedCall
+from cpg_trio.rpc import Caller, Code, Fault
+from cpg_trio.rpc.recording import RecordedCall
 
 PREFIX = b"/capabilities/"
 

@@ -27,7 +27,8 @@ from cpg_trio.host.cluster.meta import check_given, join
 from cpg_trio.host.cluster.owners import Member, Owners
 from cpg_trio.host.cluster.standing import Stand, Standing
 from cpg_trio.host.directory import Journal, Liveness, RegistrationPolicy, Registry
-from cpg_trio.http import UNIX, Origin, StartError
+from cpg_trio.http import Origin, StartError
+from cpg_trio.http.client.origin import UNIX
 from cpg_trio.store import Commit, ConflictError, Presence, ReplacedError, Sealer, Store, StoreError
 
 _log = logging.getLogger("cpg_trio.host")

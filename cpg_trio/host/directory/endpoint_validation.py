@@ -23,7 +23,8 @@ from cpg_trio.host.directory.address_proof import AddressProof
 from cpg_trio.host.directory.local_plugins import LocalPlugin, is_local
 from cpg_trio.host.directory.own_addresses import is_own
 from cpg_trio.host.directory.registration import same_host
-from cpg_trio.http import LookUpError, Origin, Resolver
+from cpg_trio.http import Origin, Resolver
+from cpg_trio.http.client.resolver import LookUpError
 from cpg_trio.rpc import Code, ConnectError
 
 _RESOLVE_S = 3.0

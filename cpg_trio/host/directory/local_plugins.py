@@ -17,7 +17,9 @@ from contextlib import asynccontextmanager, contextmanager
 from cpg_trio.asgi import FROM_HOST, LOCAL, App, Receive, Scope, Send
 from cpg_trio.host.access import Identity
 from cpg_trio.http import ConnectFailedError
-from cpg_trio.rpc import AppClient, AppServer, Fault, serving_app
+from cpg_trio.rpc import Fault
+from cpg_trio.rpc.app_client import AppClient
+from cpg_trio.rpc.app_server import AppServer, serving_app
 
 _SCHEME = "task://"
 

@@ -9,7 +9,8 @@ import attrs
 
 from cpg_trio import wire
 from cpg_trio._health_states import health_state
-from cpg_trio.calls import Load
+from cpg_trio.calls.load import Load
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.http import Origin
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.states import HealthState
@@ -23,11 +24,11 @@ _SERVICE_STATES = {
 }
 
 
-class NoProviderError(LookupError):
+class NoProviderError(CpgTrioError, LookupError):
     """No provider can be offered for a service type. The message, which the protocol fixes, says why."""
 
 
-class UnknownRegistrationError(LookupError):
+class UnknownRegistrationError(CpgTrioError, LookupError):
     """There is no such registration, or it is not the caller's."""
 
 

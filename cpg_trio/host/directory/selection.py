@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
-from cpg_trio.calls import Balancer, First, LeastLoaded, Random, RoundRobin
+from cpg_trio.calls.balancing import Balancer, First, LeastLoaded, Random, RoundRobin
 from cpg_trio.host.directory.registration import Registration
 
 _ASKERS = ("discover", "watch", "call")

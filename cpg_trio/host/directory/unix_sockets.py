@@ -26,7 +26,7 @@ from pathlib import Path
 from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio.host.directory.plugin_control import ControlClients, could_not_ask
-from cpg_trio.http import UNIX
+from cpg_trio.http.client.origin import UNIX
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginIdentityClient
 from cpg_trio.rpc import Code, ConnectError

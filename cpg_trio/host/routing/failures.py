@@ -16,14 +16,14 @@ from cpg_trio.asgi import HeaderList
 from cpg_trio.host.access import marks, retry_fields
 from cpg_trio.http import (
     ConnectFailedError,
-    Failure,
     LocalFailureError,
-    MalformedError,
     NotSentError,
     PoolFullError,
     UndeliveredError,
     UpstreamError,
 )
+from cpg_trio.http.heads import MalformedError
+from cpg_trio.http.relay import Failure
 from cpg_trio.rpc import Code, Fault
 
 _UNAUTHORIZED = 401

@@ -11,7 +11,8 @@ import trio
 from cpg_trio import wire
 from cpg_trio.host.access import Identity
 from cpg_trio.host.directory import CallsInFlight, LocalPlugins
-from cpg_trio.rpc import AppClient, Duplex, HttpClient, HttpRequest, HttpResponse, WholeResponse
+from cpg_trio.rpc import Duplex, HttpClient, HttpRequest, HttpResponse, WholeResponse
+from cpg_trio.rpc.app_client import AppClient
 
 
 class OwnCalls:

@@ -15,7 +15,7 @@ from cpg_trio._lines import one_line
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send
 from cpg_trio.call_context import CallContext, NewRequest, received
 from cpg_trio.call_record import Call, CallKind, Calls
-from cpg_trio.calls import Outcome
+from cpg_trio.calls.outcome import Outcome
 from cpg_trio.host.access import AccessCheck, Action, Identity, Kind, Peer, RefusedError
 from cpg_trio.host.directory import InFlight, Registry
 from cpg_trio.host.routing.failures import (
@@ -35,18 +35,15 @@ from cpg_trio.host.routing.headers import (
 )
 from cpg_trio.host.routing.routes import CALLER_FIELDS, PREFIX, Route, Routes, ServicePath, Statement
 from cpg_trio.host.routing.task_call import TaskCall
-from cpg_trio.http import (
-    Address,
-    BrowserGuard,
-    MalformedError,
-    RelayCall,
-    RequestRefusedError,
-    ServerExchange,
-    UndeliveredError,
-    UpstreamError,
-)
+from cpg_trio.http import UndeliveredError, UpstreamError
+from cpg_trio.http.channel import Address
+from cpg_trio.http.heads import MalformedError
+from cpg_trio.http.relay import RelayCall, RequestRefusedError
+from cpg_trio.http.server.browsers import BrowserGuard
+from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.logs import ids
-from cpg_trio.rpc import Code, Fault, code_of_end, code_of_head
+from cpg_trio.rpc import Code, Fault
+from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 _log = logging.getLogger("cpg_trio.router")
 

@@ -7,7 +7,9 @@ import trio
 from cpg_trio.asgi import Receive, ResponseAbortedError, Scope, Send, send_text
 from cpg_trio.host.routing.router import Router
 from cpg_trio.host.routing.task_call import TaskCall
-from cpg_trio.http import AsgiExchange, Pool, RelayCall, RequestRefusedError
+from cpg_trio.http import Pool
+from cpg_trio.http.relay import RelayCall, RequestRefusedError
+from cpg_trio.http.server.asgi_exchange import AsgiExchange
 from cpg_trio.logs import current_source
 
 

@@ -24,7 +24,8 @@ from cpg_trio.host.access import Identities, Identity, RefusedError
 from cpg_trio.host.directory import LocalPlugins, Registration, Registry, Selection, is_local
 from cpg_trio.host.routing.headers import lines
 from cpg_trio.http import Origin
-from cpg_trio.rpc import AppServer, Code, Fault
+from cpg_trio.rpc import Code, Fault
+from cpg_trio.rpc.app_server import AppServer
 
 PREFIX = b"/services/"
 ANY_PROVIDER = "-"

@@ -18,8 +18,11 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.call_record import Stage
 from cpg_trio.host.routing.headers import forwarded_in_response
-from cpg_trio.http import ConnectionBrokenError, MalformedError, UpstreamError
-from cpg_trio.rpc import AppServer, Caller, RecordedCall, ServedCall
+from cpg_trio.http import ConnectionBrokenError, UpstreamError
+from cpg_trio.http.heads import MalformedError
+from cpg_trio.rpc import Caller
+from cpg_trio.rpc.app_server import AppServer, ServedCall
+from cpg_trio.rpc.recording import RecordedCall
 
 if TYPE_CHECKING:
     from cpg_trio.host.routing.router import RoutedCall

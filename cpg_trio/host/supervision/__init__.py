@@ -28,7 +28,7 @@ from cpg_trio.host.supervision.impact import (
     Loser as Loser,
     Member as Member,
     Members as Members,
-    RefusedRemoval as RefusedRemoval,
+    RemovalRefusedError as RemovalRefusedError,
     impact_of as impact_of,
 )
 from cpg_trio.host.supervision.launcher import (

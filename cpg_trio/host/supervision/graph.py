@@ -16,10 +16,11 @@ from graphlib import CycleError, TopologicalSorter
 
 import attrs
 
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.host.supervision.spec import PluginSpec
 
 
-class GraphError(ValueError):
+class GraphError(CpgTrioError, ValueError):
     """Plugins cannot be started together. The message has a line for each problem."""
 
     def __init__(self, problems: Iterable[str]) -> None:

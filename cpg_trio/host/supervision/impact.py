@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.host.access import Identities, Identity
 from cpg_trio.host.directory import Registry, WatchHub
 from cpg_trio.host.supervision.spec import PluginSpec
@@ -106,7 +107,7 @@ class Impact:
                 yield f"{each.plugin} requires {_listed(each.later)}, whose providers lack something then"
 
 
-class RefusedRemoval(Exception):  # noqa: N818 - the outcome of a request, as in `RefusedError`
+class RemovalRefusedError(CpgTrioError):
     """A plugin is not removed, as others would be left without what they require."""
 
     def __init__(self, impact: Impact) -> None:

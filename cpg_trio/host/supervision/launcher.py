@@ -9,13 +9,14 @@ from typing import Protocol
 
 import attrs
 
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.rpc import LocalHost
 
 EXTERNAL = "external"
 """The kind of launchers that start nothing: somebody else does, and the host only waits and watches."""
 
 
-class LaunchError(Exception):
+class LaunchError(CpgTrioError):
     """A plugin cannot be started at all: the reason, and what to do, in one line."""
 
 

@@ -8,11 +8,12 @@ from contextlib import ExitStack
 import attrs
 import trio
 
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.host.supervision.spec import PluginSpec
 from cpg_trio.host.supervision.supervisor import Supervisor
 
 
-class ManageError(Exception):
+class ManageError(CpgTrioError):
     """What is asked for cannot be done with a plugin now. The message says why, and what to do."""
 
 

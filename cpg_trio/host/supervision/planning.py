@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from cpg_trio.errors import CpgTrioError
 from cpg_trio.host.supervision.graph import Graph, Registered
 from cpg_trio.host.supervision.launcher import EXTERNAL
 from cpg_trio.host.supervision.spec import PluginSpec
@@ -117,11 +118,11 @@ class Plan:
         return {"changes": changes, "unchanged": list(self.unchanged)}
 
 
-class OutdatedPlanError(Exception):
+class OutdatedPlanError(CpgTrioError):
     """Other plugins run than those that a plan was made from. Nothing has been done: make another plan."""
 
 
-class ApplyError(Exception):
+class ApplyError(CpgTrioError):
     """A change of a plan has failed. Those before it are done, and it and those after it are not."""
 
     def __init__(

@@ -19,7 +19,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.host.access import Action
 from cpg_trio.host.directory import Change
 from cpg_trio.host.supervision.graph import Graph, GraphError, Registered
-from cpg_trio.host.supervision.impact import Impact, Member, Members, RefusedRemoval, impact_of
+from cpg_trio.host.supervision.impact import Impact, Member, Members, RemovalRefusedError, impact_of
 from cpg_trio.host.supervision.launcher import EXTERNAL
 from cpg_trio.host.supervision.managed import Managed, ManageError, UnknownPluginError
 from cpg_trio.host.supervision.output import OutputBook
@@ -177,12 +177,13 @@ class ManagedPlugins:
     async def remove(self, name: str, *, force: bool = False, actor: str = "", reason: str = "") -> None:
         """Stop a plugin in good order, and forget it.
 
-        Raises: RefusedRemoval if somebody would be left without a service that it requires, unless `force`.
+        Raises: RemovalRefusedError if somebody would be left without a service that it requires, unless
+        `force`.
         """
         with self.changing(name, "removed") as managed:
             impact = self.impact(name)
             if impact.leaves_somebody_without and not force:
-                raise RefusedRemoval(impact)
+                raise RemovalRefusedError(impact)
             self._audit([managed], "remove", actor, reason)
             await self.take_down(managed)
 
@@ -199,7 +200,7 @@ class ManagedPlugins:
 
         The new ones, of the same spec if there is none, are started beside the old ones. When all are ready,
         calls move to them, and the old ones finish theirs within their grace, and stop.
-        Raises: LaunchError if one does not get ready; RefusedRemoval if somebody would be left without a
+        Raises: LaunchError if one does not get ready; RemovalRefusedError if somebody would be left without a
         service that it requires, unless `force`. Then the old ones have served on, and the new ones are gone;
         so they are after a cancellation. Once calls have moved, a cancellation ends only the wait for the old
         ones. GraphError; ManageError for another `self_id`, and for what somebody else starts.
@@ -215,8 +216,8 @@ class ManagedPlugins:
     ) -> None:
         """Have so many replicas of a plugin. Those with the highest numbers go, and finish their calls first.
 
-        Raises: LaunchError if a new one does not get ready, and then all new ones are gone; RefusedRemoval if
-        somebody would be left without a service that it requires, unless `force`.
+        Raises: LaunchError if a new one does not get ready, and then all new ones are gone;
+        RemovalRefusedError if somebody would be left without a service that it requires, unless `force`.
         """
         with self.changing(name, "scaled") as managed:
             if managed.spec.launcher.kind == EXTERNAL:

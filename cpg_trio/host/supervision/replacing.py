@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.host.supervision.impact import Member, RefusedRemoval, impact_of
+from cpg_trio.host.supervision.impact import Member, RemovalRefusedError, impact_of
 from cpg_trio.host.supervision.launcher import EXTERNAL, LaunchError
 from cpg_trio.host.supervision.managed import Managed, ManageError
 from cpg_trio.host.supervision.spec import PluginSpec
@@ -66,13 +66,13 @@ def check_moved(
 ) -> None:
     """Check that nobody is left without what it requires when some replicas are there in place of others.
 
-    Raises: RefusedRemoval.
+    Raises: RemovalRefusedError.
     """
     there = {each.replica.runtime_id for each in new}
     members = [_getting_calls(each) if each.runtime_id in there else each for each in plugins.members()]
     impact = impact_of(managed.spec.name, plugins.members_of(managed, old, members), members)
     if impact.leaves_somebody_without:
-        raise RefusedRemoval(impact)
+        raise RemovalRefusedError(impact)
 
 
 def _getting_calls(member: Member) -> Member:

@@ -11,7 +11,8 @@ import attrs
 
 from cpg_trio.host.access import Audit, Identities, Identity, StartedRuns
 from cpg_trio.host.directory import Registry, WatchHub
-from cpg_trio.http import UNIX, Origin
+from cpg_trio.http import Origin
+from cpg_trio.http.client.origin import UNIX
 from cpg_trio.rpc import LocalHost
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from h2.errors import ErrorCodes
 
+from cpg_trio.errors import CpgTrioError
 
-class UpstreamError(Exception):
+
+class UpstreamError(CpgTrioError):
     """A request was not answered. You do not get this for the caller's own mistakes."""
 
 
@@ -74,5 +76,5 @@ class BodyTooLargeError(UpstreamError):
     """The peer's answer has a larger body than the caller allows. The peer has acted on the request."""
 
 
-class InvalidRequestError(ValueError):
+class InvalidRequestError(CpgTrioError, ValueError):
     """The request cannot be sent as HTTP/1.1. The caller is at fault."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from cpg_trio.errors import CpgTrioError
+
 logger = logging.getLogger("cpg_trio.http")
 
 
-class StartError(Exception):
+class StartError(CpgTrioError):
     """The process cannot start, for a reason that its operator can mend; the message says how.
 
     `run` prints the message alone, without a traceback.

@@ -37,7 +37,8 @@ from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import Watch, WatchHub
 from cpg_trio.host.routing import SharedRoom
 from cpg_trio.host.routing.direct_statistics import DirectCounter
-from cpg_trio.http import CONNECTION_BYTES, ServeConfig, fitted_to_memory
+from cpg_trio.http import ServeConfig
+from cpg_trio.http.server.capacity import CONNECTION_BYTES, fitted_to_memory
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.statistics import CallTable
 

@@ -15,7 +15,8 @@ from trio.testing import MockClock
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Rate, RateLimits
 from cpg_trio.host.admin import AdminConfig, AdminTokens
-from cpg_trio.http import PeerProcess, ServeConfig, SocketChannel, StartError
+from cpg_trio.http import ServeConfig, StartError
+from cpg_trio.http.channel import PeerProcess, SocketChannel
 from tests import _wire
 from tests._wire import dial, dial_http2, request
 from tests.certificates import Files

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from cpg_trio.calls import Outcome
+from cpg_trio.calls.outcome import Outcome
 from cpg_trio.host.directory.registration import Registration
 from cpg_trio.host.directory.selection import Selection, Selector
 

@@ -24,8 +24,10 @@ import trio.testing
 from cpg_trio.call_record import Call
 from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.routing.router import Router
-from cpg_trio.http import ClientExchange, Http1Connection, RelayCall, ServeConfig, SocketChannel
-from cpg_trio.http.server.http1 import Http1Exchange
+from cpg_trio.http import ClientExchange, ServeConfig
+from cpg_trio.http.channel import SocketChannel
+from cpg_trio.http.relay import RelayCall
+from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from tests._wire import Wire, dial, socket_of
 from tests.host.routed import USUAL, Recorder, Setting, routing, silent_address, transport
 from tests.http.peers import OK, Peer, serving, url_of

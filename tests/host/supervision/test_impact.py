@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cpg_trio.host.supervision import Impact, LessProvided, Loser, Member, RefusedRemoval, impact_of
+from cpg_trio.host.supervision import Impact, LessProvided, Loser, Member, RemovalRefusedError, impact_of
 from cpg_trio.versions import Requirement
 
 
@@ -112,7 +112,7 @@ def test_a_replica_that_does_not_run_is_left_without_too() -> None:
 def test_a_refused_removal_says_who_requires_what() -> None:
     impact = _impact("a", _member("a", "x y"), _member("b", "", "x y"), _member("c", "", "y"))
     text = "a is not removed: b requires x and y; c requires y, and nobody else provides that"
-    assert str(RefusedRemoval(impact)) == text
+    assert str(RemovalRefusedError(impact)) == text
 
 
 @pytest.mark.parametrize("seed", range(50))

@@ -16,7 +16,7 @@ from cpg_trio.host.supervision import (
     LaunchError,
     ManageError,
     Phase,
-    RefusedRemoval,
+    RemovalRefusedError,
     UnknownPluginError,
 )
 from cpg_trio.plugin import Plugin, PluginConfig
@@ -46,7 +46,7 @@ async def test_a_new_version_that_is_of_no_use_is_taken_back_and_says_why(
     old, caller = echo("v1"), provider(requires=("echo",))
     async with platform(spec("echo", old), spec("caller", caller)) as p:
         before = p.serving()
-        with pytest.raises((LaunchError, RefusedRemoval)) as refused:
+        with pytest.raises((LaunchError, RemovalRefusedError)) as refused:
             await p.host.plugins.replace("echo", spec("echo", bad, start_s=5.0))
         assert says in str(refused.value)
         assert p.serving() == p.registered() == before
@@ -141,7 +141,7 @@ async def test_a_plugin_that_others_require_is_not_removed_nor_scaled_to_nothing
     async with platform(spec("echo", echo("v1")), spec("caller", provider(requires=("echo",)))) as p:
         plugins = p.host.plugins
         for refused in (plugins.remove("echo"), plugins.scale("echo", 0)):
-            with pytest.raises(RefusedRemoval, match="caller requires echo"):
+            with pytest.raises(RemovalRefusedError, match="caller requires echo"):
                 await refused
         assert len(p.serving()) == 1
         assert plugins.impact("echo").order == ["echo", "caller"]

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from cpg_trio import HealthState
-from cpg_trio.host.supervision import LaunchError, RefusedRemoval
+from cpg_trio.host.supervision import LaunchError, RemovalRefusedError
 from tests.host.supervision.launching import Launches, spec
 from tests.host.supervision.load import load
 from tests.host.supervision.replaced import echo, platform, sick
@@ -37,7 +37,7 @@ async def test_new_versions_that_are_of_no_use_are_taken_back_and_no_call_fails(
         async with platform(spec("echo", echo("v1"))) as p, load(p.host, p.url) as made:
             before = p.serving()
             for launcher in bad:
-                with pytest.raises((LaunchError, RefusedRemoval)):
+                with pytest.raises((LaunchError, RemovalRefusedError)):
                     await p.host.plugins.replace("echo", spec("echo", launcher, start_s=0.4))
                 assert p.serving() == p.registered() == before
             await made.all_have_called(2)

@@ -17,8 +17,8 @@ from cpg_trio.http import (
     Resolver,
     StartError,
     UnknownNameError,
-    connect,
 )
+from cpg_trio.http.client.connect import connect
 from tests.descriptors import none_left
 from tests.host.routed import silent_address
 from tests.http.peers import answer_ok, serving

@@ -21,11 +21,8 @@ from hyperframe.frame import GoAwayFrame, PingFrame
 
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.http import (
-    Channel,
     ConnectFailedError,
-    Connection,
     ConnectionBrokenError,
-    Http2Exchange,
     InvalidRequestError,
     Origin,
     Pool,
@@ -34,8 +31,10 @@ from cpg_trio.http import (
     ServeConfig,
     StreamResetError,
 )
+from cpg_trio.http.channel import Channel
 from cpg_trio.http.client import http2
-from cpg_trio.http.client.http2 import Http2Connection
+from cpg_trio.http.client.exchange import Connection
+from cpg_trio.http.client.http2 import Http2Connection, Http2Exchange
 from tests.certificates import LOCAL, Files
 from tests.http.apps import served
 from tests.plugin.running import eventually

@@ -16,7 +16,6 @@ import trio.testing
 from cpg_trio.http import (
     BodyTooLargeError,
     ConnectFailedError,
-    Connection,
     ConnectionBrokenError,
     InvalidRequestError,
     LocalFailureError,
@@ -29,6 +28,7 @@ from cpg_trio.http import (
     Whole,
 )
 from cpg_trio.http.channel import SocketChannel
+from cpg_trio.http.client.exchange import Connection
 from tests.certificates import Files
 from tests.http.peers import (
     BEGUN,

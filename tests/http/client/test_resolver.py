@@ -6,10 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cpg_trio.http import (
-    LookUpError,
-    Resolver,
-)
+from cpg_trio.http import Resolver
+from cpg_trio.http.client.resolver import LookUpError
 from tests.names import Names
 
 
