@@ -77,7 +77,7 @@ class Project:
         if not (isinstance(include, list) and all(isinstance(each, str) for each in include)):
             raise GenerationError(f"{pyproject}: include is a list of folders")
         package = _text(pyproject, table, "package", _package_of(output))
-        if not all(part.isidentifier() and not iskeyword(part) for part in filter(None, package.split("."))):
+        if package and not all(part.isidentifier() and not iskeyword(part) for part in package.split(".")):
             raise GenerationError(
                 f"{pyproject}: {package!r} is no name of a package: say in [{TABLE}] in which one the code"
                 ' is, as package = "greeter._gen"'

@@ -14,6 +14,7 @@ from cpg_trio import protos
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _LONGEST = 40  # characters
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _PLUGIN = re.compile(r"[-_]plugin$")
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 # What the generated modules import, or define themselves.
@@ -23,6 +24,8 @@ _CLASSES = frozenset(
         *("KeepGreetingRequest", "KeepGreetingResponse", "Logger", "MemoryHost", "Plugin", "StartedPlugin"),
     }
 )
+_BASE = "Service"
+"""The end of the name of a generated base class. A service whose own name ends so keeps it."""
 _NEEDED = frozenset({"conftest", "cpg_trio", "pytest", "pytest_trio", "tests"})
 
 
@@ -88,7 +91,8 @@ def _check_package(names: Names) -> None:
     for word in (package, names.proto):
         if keyword.iskeyword(word):
             raise NameRefusedError(
-                f"{word!r} is a keyword of Python, and cannot be imported{hint * (word == package)}"
+                f"{word!r} is a keyword of Python, and cannot be imported: my-{word} would be a name for the"
+                " project"
             )
     if package in sys.stdlib_module_names:
         raise NameRefusedError(f"a package {package!r} would hide that of Python's standard library{hint}")
@@ -105,6 +109,15 @@ def _check_proto(names: Names) -> None:
         raise NameRefusedError(
             f"the protos of cpg-trio itself are in packages {', '.join(map(repr, own))}: choose another name"
         )
+    if keyword.iskeyword(names.service):
+        raise NameRefusedError(
+            f"a service {names.service} would be a keyword of Python: my-{names.proto} would be a name"
+            " for the project"
+        )
+    if names.service.endswith(_BASE):
+        rest = names.service_type.removesuffix(_BASE.lower()).rstrip("-")
+        hint = f"{rest} would be a name for the project" if rest else "choose another name"
+        raise NameRefusedError(f"{names.service} would be the class and its generated base class: {hint}")
     if names.service in _CLASSES:
         raise NameRefusedError(
             f"a service {names.service} would hide a class that the plugin uses: choose another name"
@@ -114,10 +127,14 @@ def _check_proto(names: Names) -> None:
 def _place_of(package: str) -> str:
     """Return where a package or a module of this name is; empty if there is none.
 
-    A folder without Python code, which `find_spec` takes for a package as well, hides nothing.
+    A folder without Python code, which `find_spec` takes for a package as well, hides nothing, unless
+    packages are installed in it, as in `google`.
     """
     try:
         found = find_spec(package)
     except (ImportError, ValueError):
         return ""
-    return (found.origin or "") if found is not None else ""
+    if found is None:
+        return ""
+    installed = [each for each in found.submodule_search_locations or () if _INSTALLED & {*Path(each).parts}]
+    return found.origin or next(iter(installed), "")

@@ -123,6 +123,10 @@ def test_modules_import_each_other_where_they_are(folder: Path) -> None:
         (TABLE + "protos = 3", "protos in [tool.cpg-trio] is a text, and not 3"),
         (TABLE + 'include = "a"', "include is a list of folders"),
         (TABLE + 'protos = "none"', "none: there are no .proto files"),
+        (
+            '[tool.cpg-trio]\noutput = "../other"',
+            "'...other' is no name of a package: say in [tool.cpg-trio]",
+        ),
         ("[tool", "pyproject.toml: "),
     ],
 )
