@@ -66,6 +66,7 @@ class LogSource:
 
 _sources: list[LogSource] = []
 current_source: ContextVar[LogSource | None] = ContextVar("who logs", default=None)
+"""Whose lines are logged now, where a process has a host and plugins; None for those of the program."""
 
 
 @contextmanager

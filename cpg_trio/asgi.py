@@ -14,6 +14,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""An application of [ASGI](https://asgi.readthedocs.io/en/latest/specs/main.html)."""
 HeaderList: TypeAlias = list[tuple[bytes, bytes]]
 
 #: An extension of a server's scope: its entry `request` is called by an application that has received its

@@ -64,6 +64,7 @@ LEVELS: Mapping[str, int] = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
+"""The levels by their names."""
 
 # Loggers of libraries that log each request, statement or frame at INFO.
 _LIBRARIES = (

@@ -6,12 +6,13 @@ A page has a table of names, which forges show. On the site, what the docstrings
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 PAGES: dict[str, tuple[str, ...]] = {
     "cpg_trio": ("cpg_trio",),
@@ -91,11 +92,40 @@ def _row(module: str, name: str) -> str:
     home = homes()[f"{module}.{name}"]
     if home != f"{module}.{name}":
         return f"`{name}` | [`{home}`]({page_of(home)}.md)"
+    text = _generated(getattr(importlib.import_module(module), name))
+    first = text or docstring(module, name).split("\n\n")[0]
+    return f"`{name}` | {' '.join(first.split()).replace('|', '&#124;')}"
+
+
+def docstring(module: str, name: str) -> str:
+    """Return the docstring of a name, also of a constant or an alias of a type; empty if there is none."""
     value = getattr(importlib.import_module(module), name)
-    if text := _generated(value):
-        return f"`{name}` | {text}"
-    lines = (inspect.getdoc(value) or "").split("\n\n")[0] if callable(value) else ""
-    return f"`{name}` | {' '.join(lines.split()).replace('|', '&#124;')}"
+    if isinstance(value, type | FunctionType) or hasattr(value, "__wrapped__"):
+        return inspect.getdoc(value) or ""
+    return _docstring_of_assignment(module, name)
+
+
+def _docstring_of_assignment(module: str, name: str) -> str:
+    """Return the text below the assignment of a name, wherever it is imported from."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+    for statement, following in pairwise([*tree.body, ast.Pass()]):
+        if isinstance(statement, ast.AnnAssign | ast.Assign) and name in _targets(statement):
+            return following.value.value if _is_text(following) else ""  # type: ignore[attr-defined]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), module)
+            return _docstring_of_assignment(origin, name)
+    return ""
+
+
+def _targets(statement: ast.AnnAssign | ast.Assign) -> set[str]:
+    targets = [statement.target] if isinstance(statement, ast.AnnAssign) else statement.targets
+    return {ast.unparse(target) for target in targets}
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def with_tables(markdown: str) -> str:

@@ -35,5 +35,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     del config, files
     for name, place in source.pages().items():
         if place == page.file.src_uri:
+            if place == "README.md":
+                page.meta["hide"] = ["navigation"]
+            if place.startswith("reference/api/"):  # guides and tables come first in what is found
+                page.meta["search"] = {"boost": 0.3}
             return api.with_reference(source.for_site(name, markdown))
     return markdown

@@ -31,6 +31,7 @@ from cpg_trio.process import (
 from cpg_trio.settings import Settings
 
 DEFAULT_PORT = 8080
+"""The port of a host without `PORT`."""
 
 
 def from_settings(settings: Settings) -> tuple[HostConfig, list[str]]:

@@ -27,6 +27,7 @@ from cpg_trio.states import HealthState
 from cpg_trio.versions import Requirement
 
 Middleware: TypeAlias = Callable[[App], App]
+"""Returns an application that stands before another one."""
 _Task = TypeVar("_Task", bound=TaskFunction)
 
 

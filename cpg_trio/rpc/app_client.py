@@ -79,7 +79,7 @@ class LocalHost(Protocol):
 
 
 class AppClient:
-    """See the module. It is a `DuplexClient`, too.
+    """An `HttpClient` that calls an application of this process, without a socket. Both directions stream.
 
     `extensions` are those of each call's scope, by which the application may know who calls. `peer` is whose
     failure it is that the application does not answer.

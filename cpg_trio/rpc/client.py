@@ -85,9 +85,10 @@ _IDEMPOTENT = CallTraits(idempotent=True)
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """Settings of a client."""
+    """How a client calls: codec, deadlines, headers, limits. Each call may have others (`CallOptions`)."""
 
     codec: Literal["proto", "json"] = "proto"
+    """How messages are sent, and asked for."""
     timeout_s: float | None = None
     """Seconds that a call may take by default; None leaves it to the cancel scopes."""
     answer_timeout_s: float | None = None

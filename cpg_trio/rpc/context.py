@@ -31,7 +31,11 @@ class Caller:
 
 
 class Context(RequestContext[Any, Any]):
-    """The context of a call: caller, headers of both directions, time left."""
+    """What a method is given beside its request: the caller, the headers of both directions, the time left.
+
+    Its base is that of connectrpc: `request_headers`, `response_headers` and
+    `response_trailers`, and `timeout_ms()`, milliseconds or None.
+    """
 
     _call_state: Mapping[str, Any] = _NOTHING
     _scope: Scope = _NO_SCOPE

@@ -122,7 +122,7 @@ class Duplex(Protocol):
 
 
 class HttpClient(Protocol):
-    """Sends requests."""
+    """Sends requests. What a client of a service stands on; anything with these methods will do."""
 
     def stream(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpResponse]:
         """Send a request; the block has the response, and the connection, from when its head has arrived.

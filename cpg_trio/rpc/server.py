@@ -44,7 +44,8 @@ from cpg_trio.rpc.unary import UnaryMethod, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # the default limit of a service
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""The default limit of a request of a service, also after decompression."""
 
 _Q = TypeVar("_Q")
 _R = TypeVar("_R")

@@ -15,12 +15,12 @@ import trio
 
 from cpg_trio.errors import CpgTrioError
 
-#: The most entries that a commit puts and deletes, and the most that it expects something of.
 MAX_OPERATIONS = 126  # etcd's 128, of which its store needs two
-#: Bytes. The largest value.
+"""The most entries that a commit puts and deletes, and the most that it expects something of."""
 MAX_VALUE_BYTES = 1024 * 1024
-#: Bytes. The most that the keys and values of a commit have together.
+"""Bytes. The largest value."""
 MAX_COMMIT_BYTES = MAX_VALUE_BYTES + 256 * 1024  # etcd takes 1.5 MiB
+"""Bytes. The most that the keys and values of a commit have together."""
 
 
 class StoreError(CpgTrioError):

@@ -20,7 +20,7 @@ _MAX_LENGTH = 1024
 
 
 class AdminTokens:
-    """Tokens of operators."""
+    """The tokens that let operators in by `AdminConfig.bind`. Kept as digests."""
 
     def __init__(self, tokens: Sequence[str] | Path) -> None:
         """Take tokens, or the file that has one a line, which is read again when it changes.

@@ -22,7 +22,8 @@ from cpg_trio._log_formats import log_source
 from cpg_trio.host.supervision.readers import Reader, Readers
 from cpg_trio.host.supervision.state import replica_title
 
-MOST_CHARACTERS = 4096  # of a line that is kept
+MOST_CHARACTERS = 4096
+"""So many characters of a line are kept."""
 _LOGGER = "cpg_trio.output"
 _LINE_BYTES = 300  # that a line takes beside its text
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-#: What the address of a Unix socket begins with; its path follows.
 UNIX = "unix:"
+"""What the address of a Unix socket begins with; its path follows."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_PORT = 65535

@@ -66,7 +66,7 @@ _NO_FIELDS: HeaderList = []  # not to be changed
 
 
 class AsgiExchange(ServerExchange):
-    """See the module. `prepare` is called before its body is taken."""
+    """An ASGI call of this process as an exchange. `prepare` is called before its body is taken."""
 
     connection = cast("ServerConnection", _CALLER)
     authorization = b""
