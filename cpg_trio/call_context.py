@@ -20,6 +20,8 @@ from contextvars import ContextVar
 
 from cpg_trio.asgi import HeaderList
 
+__all__ = ["CallContext", "NewRequest", "new_request_id", "received", "serving"]
+
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 BAGGAGE = "baggage"

@@ -22,6 +22,19 @@ from cpg_trio.http.server.capacity import raise_descriptor_limit
 from cpg_trio.http.server.errors import StartError, logger
 from cpg_trio.logs import LogConfig, LogFormat
 
+__all__ = [
+    "addresses_from_environment",
+    "bind_from_environment",
+    "config_from_environment",
+    "flag_from_environment",
+    "list_from_environment",
+    "log_from_environment",
+    "probe_bind_from_environment",
+    "run",
+    "secret_from_environment",
+    "stop_on_signals",
+]
+
 _MOST_DIGITS = 6  # of how many connections a server may have
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -35,6 +35,19 @@ import trio
 
 from cpg_trio.call_record import Call, Calls
 
+__all__ = [
+    "CallTable",
+    "EndedCall",
+    "Exemplar",
+    "PlainRoom",
+    "SeriesKey",
+    "SeriesRoom",
+    "Tally",
+    "Total",
+    "Window",
+    "buckets",
+]
+
 OTHER = "_other"
 """Stands for names and methods that have no series of their own. No plugin and no service has this name."""
 BOUNDS_S = tuple(

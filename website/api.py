@@ -11,8 +11,7 @@ import inspect
 import re
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 
 PAGES: dict[str, tuple[str, ...]] = {
     "cpg_trio": ("cpg_trio",),
@@ -39,27 +38,7 @@ def modules() -> list[str]:
 
 def names_of(module: str) -> list[str]:
     """Return the public names of a module, in the order of the alphabet."""
-    found = importlib.import_module(module)
-    listed = getattr(found, "__all__", None)
-    return sorted(_exported(found) if listed is None else set(listed) - {"__version__"})
-
-
-def _exported(module: ModuleType) -> set[str]:
-    """Return the names that a module without `__all__` re-exports; if none, those that it defines."""
-    tree = ast.parse(Path(str(module.__file__)).read_text())
-    imported = {
-        alias.asname
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if alias.asname == alias.name and not alias.name.startswith("_")
-    }
-    own = {
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    }
-    return imported or {name for name in own if not name.startswith("_")}
+    return sorted(set(importlib.import_module(module).__all__) - {"__version__"})
 
 
 @cache

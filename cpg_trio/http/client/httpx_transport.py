@@ -31,6 +31,8 @@ from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.pool import Pool
 from cpg_trio.http.client.request import ONE_WRITE_BYTES, PreparedRequest, Request
 
+__all__ = ["PoolTransport"]
+
 
 class PoolTransport(NurseryTransport):
     """Sends the requests of an `httpx.AsyncClient` on the connections of a pool, which stays its owner's.
