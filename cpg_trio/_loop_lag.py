@@ -18,7 +18,7 @@ class LoopLag:
 
     def __init__(self) -> None:
         self._samples: deque[float] = deque(maxlen=_KEPT)
-        self.measured = Listeners[float]("the lag of the event loop")
+        self.measured: Listeners[float] = Listeners[float]("the lag of the event loop")
         """Told of each measurement, in seconds."""
 
     async def run(self) -> None:

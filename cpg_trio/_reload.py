@@ -57,9 +57,9 @@ class Reloaded(Generic[_T]):
         self._read = read
         self._clock = clock
         self._value, self._seen = self._read_whole()
-        self.failure = ""
+        self.failure: str = ""
         """Why the files cannot be used, so that what was there before goes on; empty if they can."""
-        self.looks = Listeners[str]("files")
+        self.looks: Listeners[str] = Listeners[str]("files")
         """Told in a sentence of each change."""
         self._look_at: float | None = None
 

@@ -61,12 +61,12 @@ class CallContext:
         self, request_id: str = "", traceparent: str = "", tracestate: str = "", baggage: str = ""
     ) -> None:
         """Take what has been checked."""
-        self.request_id = request_id
+        self.request_id: str = request_id
         """One word of printable ASCII, of at most 128 characters."""
-        self.traceparent = traceparent
+        self.traceparent: str = traceparent
         """Of version 00, so of 55 characters."""
-        self.tracestate = tracestate
-        self.baggage = baggage
+        self.tracestate: str = tracestate
+        self.baggage: str = baggage
 
     @property
     def trace_id(self) -> str:
@@ -126,7 +126,7 @@ class NewRequest(CallContext):
 
     def __init__(self) -> None:
         """Make the request id."""
-        self.request_id = _random(128).to_bytes(16, "big").hex()
+        self.request_id: str = _random(128).to_bytes(16, "big").hex()
         self.traceparent = self.tracestate = self.baggage = ""
 
 

@@ -78,38 +78,38 @@ class Call:
         protocol: str = "",
         context: CallContext = NO_CALL,
     ) -> None:
-        self.kind = kind
-        self.caller = caller
+        self.kind: CallKind = kind
+        self.caller: str = caller
         """The runtime id of the plugin that makes it; empty if that is not proved."""
-        self.provider = provider
+        self.provider: str = provider
         """The runtime id of the plugin that it is for; empty for a capability of the host."""
-        self.service = service
+        self.service: str = service
         """The service type, or the type of the capability."""
-        self.method = method
+        self.method: str = method
         """The path below the service, as one printable line."""
-        self.protocol = protocol
+        self.protocol: str = protocol
         """The version of HTTP that the caller speaks: `1.0`, `1.1` or `2`."""
-        self.context = context
+        self.context: CallContext = context
         """The request and the trace that it belongs to."""
-        self.began_at = time.perf_counter()
-        self.duration_s = 0.0
+        self.began_at: float = time.perf_counter()
+        self.duration_s: float = 0.0
         """In seconds, from the beginning to the end. 0 until it has ended."""
-        self.request_bytes = 0
+        self.request_bytes: int = 0
         """Bytes of the request's body that were sent."""
-        self.response_bytes = 0
+        self.response_bytes: int = 0
         """Bytes of the response's body that came back."""
-        self.status = 0
+        self.status: int = 0
         """The HTTP status that the caller was answered with; 0 if there was no answer."""
-        self.code = "canceled"
+        self.code: str = "canceled"
         """`ok`, or the Connect code of the error that it ended with. No response is held back for it: where a
         body tells the code and does not come in one piece, the code is that of the HTTP status."""
-        self.failure = "canceled"
+        self.failure: str = "canceled"
         """Why the caller did not get the whole answer of a provider; empty if it did."""
-        self.stage = Stage.CONNECT
+        self.stage: Stage = Stage.CONNECT
         """How far it came. Of a call that failed: where it failed."""
-        self.attempts = 1
+        self.attempts: int = 1
         """How many connections it was sent on."""
-        self.undelivered = False
+        self.undelivered: bool = False
         """Whether the provider has certainly not seen it."""
 
     @property
@@ -161,11 +161,11 @@ class Calls:
     """Makes spans of these calls, if tracing is on."""
 
     def __init__(self) -> None:
-        self.begun = Listeners[Call]("calls that begin")
+        self.begun: Listeners[Call] = Listeners[Call]("calls that begin")
         """A call was let through."""
-        self.ended = Listeners[Call]("calls that end")
+        self.ended: Listeners[Call] = Listeners[Call]("calls that end")
         """A call that had begun has ended, however."""
-        self.refused = Listeners[Call]("calls that are refused")
+        self.refused: Listeners[Call] = Listeners[Call]("calls that are refused")
         """A call was refused before it began. Its `status` and `failure` are set, and what else is known."""
 
     def serving(self, context: CallContext) -> AbstractContextManager[None]:

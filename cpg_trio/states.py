@@ -49,9 +49,9 @@ class State(Enum):
         """For terminals that have no such letter."""
         self.colour = colour
         """A name of a colour, never shown without the word or the sign."""
-        self.rank = len(type(self).__members__)
+        self.rank: int = len(type(self).__members__)
         """Its place among all: the higher, the worse."""
-        self.slug = word.replace(" ", "-")
+        self.slug: str = word.replace(" ", "-")
         """The word where there can be no space."""
 
     @classmethod

@@ -102,16 +102,16 @@ class Tally:
     )
 
     def __init__(self) -> None:
-        self.calls = 0
-        self.failed = 0
+        self.calls: int = 0
+        self.failed: int = 0
         """Those that ended with an error of the provider or of the host; not those that were canceled."""
-        self.undelivered = 0
+        self.undelivered: int = 0
         """Those that the provider has certainly not seen."""
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.seconds = 0.0
+        self.request_bytes: int = 0
+        self.response_bytes: int = 0
+        self.seconds: float = 0.0
         """The durations of all calls together."""
-        self.histogram = 0
+        self.histogram: int = 0
         """See the module's docstring."""
 
     @property
@@ -185,9 +185,9 @@ class Total(Tally):
 
     def __init__(self, labels: SeriesKey, share: str) -> None:
         super().__init__()
-        self.labels = labels
-        self.share = share
-        self.used_at = 0.0
+        self.labels: SeriesKey = labels
+        self.share: str = share
+        self.used_at: float = 0.0
         self._exemplars: dict[int, Exemplar] | None = None
 
     @property

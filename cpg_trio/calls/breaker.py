@@ -122,14 +122,14 @@ class Breaker:
     )
 
     def __init__(self, provider: str, ejections: Ejections) -> None:
-        self.provider = provider
+        self.provider: str = provider
         """The runtime id."""
         self._ejections = ejections
         self._policy, self._clock = ejections.policy, ejections.clock
         self._state = BreakerState.CLOSED
-        self.since = self._clock()
+        self.since: float = self._clock()
         """The time of the last change of the state."""
-        self.why = ""
+        self.why: str = ""
         """Why it is open, or was opened last."""
         self._until = math.inf
         """OPEN: when a call is admitted. HALF_OPEN: when another one is, if the first has not ended."""
@@ -297,8 +297,8 @@ class Ejections:
     def __init__(self, policy: Breaking, clock: Callable[[], float] = trio.current_time) -> None:
         self.policy = policy
         self.clock = clock
-        self.changes = Listeners[BreakerChange]("changes of breakers")
-        self.openings = 0
+        self.changes: Listeners[BreakerChange] = Listeners[BreakerChange]("changes of breakers")
+        self.openings: int = 0
         """How often a breaker has opened."""
         self._breakers: list[Breaker] = []
 

@@ -35,7 +35,7 @@ class RetryBudget:
         self._calls = DecayingCount(_KEPT)
         self._retries = DecayingCount(_KEPT)
         self._reserve = 0.0
-        self.refused = 0
+        self.refused: int = 0
         """How often a retry was refused."""
 
     def note_call(self) -> None:

@@ -107,14 +107,14 @@ class CalledService(ABC, Generic[P]):
         self.service_type = service_type
         self.requirement = requirement
         """Which versions count."""
-        self.policy = policy or CallPolicy()
-        self.interceptors = checked_interceptors(interceptors)
+        self.policy: CallPolicy = policy or CallPolicy()
+        self.interceptors: tuple[Interceptor, ...] = checked_interceptors(interceptors)
         """Those of all its clients, outside of each client's own."""
         self.group: Group[P] = Group(service_type, self.policy)
         """The providers, and how calls to them have ended."""
-        self.in_flight = InFlight(service_type, self.policy.concurrency)
-        self.budget = RetryBudget(self.policy.retry.budget)
-        self.counts = CallCounts()
+        self.in_flight: InFlight = InFlight(service_type, self.policy.concurrency)
+        self.budget: RetryBudget = RetryBudget(self.policy.retry.budget)
+        self.counts: CallCounts = CallCounts()
         self.providers: Cell[Mapping[str, P]] = Cell({})
         """The providers that the host tells of, by runtime id, for tasks to wait on."""
         self._reason = ""

@@ -28,7 +28,7 @@ class InFlight:
         self._policy = policy
         self._taken = 0
         self._lot = trio.lowlevel.ParkingLot()
-        self.refused = 0
+        self.refused: int = 0
         """How many calls were refused."""
 
     @property

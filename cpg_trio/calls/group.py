@@ -47,11 +47,11 @@ class Member(Generic[P]):
         self.breaker = breaker
         self.degraded = False
         """Whether it is called only while nobody else is there."""
-        self.held_until = -inf
+        self.held_until: float = -inf
         """Until when it is called only while nobody else is there: see `Group.hold_off`."""
-        self.calls = 0
+        self.calls: int = 0
         """Attempts that were sent to it."""
-        self.failures = 0
+        self.failures: int = 0
         """Those that have failed by its fault."""
         self._clock = clock
 
@@ -102,7 +102,7 @@ class Group(Generic[P]):
         self.service_type = service_type
         self._clock = clock
         self._balancer: Balancer[Member[P]] = balancer(policy.balance, rng or random.Random())  # noqa: S311 - spreads load
-        self.ejections = Ejections(policy.breaking, clock)
+        self.ejections: Ejections = Ejections(policy.breaking, clock)
         """The breakers of the members."""
         self.ejections.changes.add(self._breaker_changed)
         self._by_id: dict[str, Member[P]] = {}  # in the order of the sequence numbers

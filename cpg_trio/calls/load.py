@@ -47,9 +47,9 @@ class Load:
     def __init__(self, joined_at: float = -inf) -> None:
         self.joined_at = joined_at
         """Since when there is this provider. Its share grows from then on, for `SLOW_START_S`."""
-        self.in_flight = 0
+        self.in_flight: int = 0
         """Calls that have begun and not ended."""
-        self.latency_s = 0.0
+        self.latency_s: float = 0.0
         """The mean latency of the last calls, in seconds; 0 while it is not known."""
         self._unanswered = 0
         self._waiting_since = 0.0  # when the first call without an answer began, or the last answer came

@@ -62,11 +62,11 @@ class HostLife:
     """Whether a host makes calls. No tasks, no I/O."""
 
     def __init__(self) -> None:
-        self.running = False
-        self.stopping = False
+        self.running: bool = False
+        self.stopping: bool = False
         """It takes nothing new. Its calls in flight finish."""
-        self.ended = False
-        self.changes = Listeners[None]("the life of the host")
+        self.ended: bool = False
+        self.changes: Listeners[None] = Listeners[None]("the life of the host")
 
     def start(self) -> None:
         """Note that calls can be made from now on."""

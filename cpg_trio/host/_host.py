@@ -141,16 +141,16 @@ class Host:
     def __init__(self, config: HostConfig | None = None, *, local: LocalPlugins | None = None) -> None:
         self._config, self._fitted = config, _ = fitted_to_process(config or HostConfig())
         limits, policy = config.limits, config.policy
-        self.audit = Audit()
+        self.audit: Audit = Audit()
         self.admin_addresses: tuple[str, ...] = ()
         """Where operators see and steer it: URLs, and `unix:` with a path. None before it serves."""
-        self.calls = Calls()
+        self.calls: Calls = Calls()
         is_shared = config.store is not None and config.store.shared
         self._shared = CountedStore(config.store) if config.store is not None and is_shared else None
         self.owners, self.standing = membership(self._shared)
         # Access: identities, and what they may do
         self._started = StartedRuns()
-        self.identities = Identities(
+        self.identities: Identities = Identities(
             config.keys,
             longest_s=max(config.token_ttl_s, config.unrenewed_token_ttl_s),
             limits=limits,
@@ -177,11 +177,11 @@ class Host:
         self._contexts = config.serve.tls.client_contexts()
         self._pool = routing_pool(self._contexts)
         self._control_pool = control_pool(self._contexts)
-        self.local = local or LocalPlugins(shared=is_shared)
+        self.local: LocalPlugins = local or LocalPlugins(shared=is_shared)
         """The plugins that run as tasks in this process. They reach the host while it serves."""
         # Directory: registrations, leases, watches
         self._direct = DirectCounter(limits.max_direct_reports)
-        self.registry = Registry(
+        self.registry: Registry = Registry(
             selection=config.selection,
             default_selection=config.default_selection,
             limits=limits,
@@ -189,7 +189,7 @@ class Host:
             share_of=self.identities.share_of,
             name_of=self.identities.name_of,
         )
-        self.watches = WatchHub(self.registry, limits, self.identities.share_of)
+        self.watches: WatchHub = WatchHub(self.registry, limits, self.identities.share_of)
         self._registration_policy = RegistrationPolicy(
             self._access, self.identities, self.registry, policy, self.audit, self.owners.owns
         )
@@ -213,7 +213,7 @@ class Host:
         )
         # Routing and capabilities
         self._call_log = CallLog(self.calls, config.log_calls)
-        self.call_table = CallTable(
+        self.call_table: CallTable = CallTable(
             self.calls,
             name_of=self.identities.name_of,
             share_of=self.identities.share_of,
@@ -255,9 +255,9 @@ class Host:
         self._hosts = HostCalls(self.owners, config.keys, self._control_pool)
         self._forwarding = Forwarding(self.owners, self._hosts, self._others)
         self._suspicions = Suspicions(self.owners, self._hosts, self._liveness.suspect)
-        self.plugins = ManagedPlugins(self._surroundings())
+        self.plugins: ManagedPlugins = ManagedPlugins(self._surroundings())
         """The plugins that this host starts. None at first."""
-        self.admin = Admin(
+        self.admin: Admin = Admin(
             Parts(
                 identities=self.identities,
                 registry=self.registry,
@@ -288,7 +288,7 @@ class Host:
         )
         self.metrics_urls: tuple[str, ...] = ()
         """Where its metrics are answered while it is served, without the path."""
-        self.health = HostHealth(self._access, self.registry, limits)
+        self.health: HostHealth = HostHealth(self._access, self.registry, limits)
         self._probes = Probes(self._why_not_ready)
 
     def _cluster(self) -> Cluster | None:

@@ -65,17 +65,17 @@ class Head:
     Messages may share one, so it is not changed once it is read.
     """
 
-    version = "1.1"
-    keep_alive = False
-    framing = Framing.NONE
+    version: str = "1.1"
+    keep_alive: bool = False
+    framing: Framing = Framing.NONE
     """How the body is framed, unless it is left out, as in a response to HEAD."""
-    length = 0
+    length: int = 0
     """The declared length of the body."""
-    declares_body = False
+    declares_body: bool = False
     """Whether a field declares the framing of the body, which may be a length of 0."""
-    varies = False
+    varies: bool = False
     """Whether it has a field that differs from call to call: its next message has another head."""
-    names_others = False
+    names_others: bool = False
     """Whether a `connection` field names others than those of a connection: they are to be seen with it."""
     _declared: bytes | None = None  # the length, as it is written
     _coding: bytes | None = None
@@ -190,13 +190,13 @@ def _parse(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, h
 class RequestHead(Head):
     """The head of a request."""
 
-    method = b""
-    target = b""
+    method: bytes = b""
+    target: bytes = b""
     host: bytes | None = None
     origin: bytes | None = None
     """The origin of the web page that sends it (RFC 6454, section 7); several are joined by commas."""
-    expects_continue = False
-    accepts_trailers = False
+    expects_continue: bool = False
+    accepts_trailers: bool = False
     is_kept = False
     """Whether it was kept for other requests (`IncomingRequest.keep_head`), if it is worth that."""
     remembered: object = None
@@ -212,7 +212,7 @@ class RequestHead(Head):
         self._check_host()
         if not self.target.startswith(b"/") or self.method == b"CONNECT":
             self._read_other_target()
-        self.wants_websocket = (
+        self.wants_websocket: bool = (
             self._upgrade == b"websocket"
             and parser.should_upgrade()
             and self.method == b"GET"
@@ -320,6 +320,7 @@ class ResponseHead(Head):
             raise MalformedError("not a status line")
         parser = httptools.HttpResponseParser(self)
         self._read(parser, head)
+        self.status: int
         self.status = status = parser.get_status_code()
         if status < 200 or status in {204, 304}:  # noqa: PLR2004 - RFC 9112, section 6.3
             self.framing, self.length = Framing.NONE, 0

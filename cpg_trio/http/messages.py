@@ -68,21 +68,21 @@ _H = TypeVar("_H", bound=Head)
 class Incoming(Generic[_H]):
     """One message. `feed` it until it is `complete`; `take` what has come of its body meanwhile."""
 
-    has_head = False
+    has_head: bool = False
     head: _H
     """The head, once `has_head`. Messages that have the same head share it, if it is kept. It is without the
     lines that differ from call to call: `authorization`, `context` and `metadata`, and `request_id` of a
     response."""
-    complete = False
-    framing = Framing.NONE
-    remaining = 0
+    complete: bool = False
+    framing: Framing = Framing.NONE
+    remaining: int = 0
     """Bytes of a body of declared length that have not come yet."""
-    head_bytes = b""
+    head_bytes: bytes = b""
     """The head as it came."""
     to_head = False
     """Whether it is a response to HEAD, which has no body; to be set before it is fed."""
-    version = "1.1"
-    keep_alive = False
+    version: str = "1.1"
+    keep_alive: bool = False
     """Whether another message may follow. Never in HTTP/1.0, where an old proxy may have forwarded a
     `keep-alive` that was meant for itself."""
 
@@ -248,17 +248,17 @@ class Incoming(Generic[_H]):
 class IncomingRequest(Incoming[RequestHead]):
     """A request. A malformed head is refused as a whole."""
 
-    method = b""
-    target = b""
-    wants_websocket = False
+    method: bytes = b""
+    target: bytes = b""
+    wants_websocket: bool = False
     """Whether it asks for a WebSocket. Other upgrades are ignored (RFC 9110, 7.8), as is one with a body."""
-    expects_continue = False
+    expects_continue: bool = False
     """Whether its sender waits for a 100 before it sends the body."""
-    accepts_trailers = False
+    accepts_trailers: bool = False
     """Whether its sender accepts trailers in the response (RFC 9110, section 10.1.4)."""
     heads: RequestHeads | None = None
     """The heads that were kept before, to be set before it is fed."""
-    authorization = b""
+    authorization: bytes = b""
     """The value of that line; empty if there is none, or if it is among the head's other fields."""
     context: HeaderList = []  # noqa: RUF012 - not to be changed
     """The fields of `call_context.FIELDS`; none if there are none, or if they are among the head's others."""
@@ -357,10 +357,10 @@ def _varying(parts: list[bytes]) -> tuple[bytes, HeaderList]:
 class IncomingResponse(Incoming[ResponseHead]):
     """A response."""
 
-    status = 0
+    status: int = 0
     heads: ResponseHeads | None = None
     """The heads that were kept before, among which its own is kept; to be set before it is fed."""
-    request_id = b""
+    request_id: bytes = b""
     """The value of `x-request-id`; empty if there is none, or if it is among the head's other fields."""
 
     # A peer of another protocol may send a few bytes, and wait for ours.

@@ -104,14 +104,14 @@ class OutgoingHead:
 
     def __init__(self, status: int, fields: HeaderList, reason: bytes | None = None) -> None:
         """Check the fields. Raises: ValueError for a name or a value that would break the message."""
-        self.status = status
-        self.reason = REASONS.get(status, b"") if reason is None else reason
-        self.fields = fields
-        self.lines = block(fields)
+        self.status: int = status
+        self.reason: bytes = REASONS.get(status, b"") if reason is None else reason
+        self.fields: HeaderList = fields
+        self.lines: bytes = block(fields)
         """The fields as HTTP/1.1 writes them."""
         self.length: int | None = None
         """The length of the body that the fields declare, in bytes."""
-        self.has_date = False
+        self.has_date: bool = False
         self.forms: dict[Any, Any] = {}
         """How each protocol writes it: a protocol keeps here what it has written once."""
         for name, value in fields:

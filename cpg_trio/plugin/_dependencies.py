@@ -20,7 +20,7 @@ class Dependencies(Mapping[str, Dependency]):
     def __init__(self, *dependencies: Dependency) -> None:
         self._by_type = {each.service_type: each for each in dependencies}
         self._added = Listeners[Dependency]("dependencies")
-        self.count = Cell(len(dependencies))
+        self.count: Cell[int] = Cell(len(dependencies))
         """How many there are, for tasks to wait on."""
 
     def __getitem__(self, service_type: str) -> Dependency:

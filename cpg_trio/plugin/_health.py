@@ -23,7 +23,7 @@ class Health:
 
     def __init__(self, declared: Declaration) -> None:
         self._declared = declared
-        self.report = Cell(self._current())
+        self.report: Cell[pb.ReportHealthRequest] = Cell(self._current())
 
     async def follow(self) -> None:
         """Keep the report up to date, until cancelled."""

@@ -24,11 +24,11 @@ class HostLink:
     def __init__(self) -> None:
         self.session: Session | None = None
         """The session now; None before the first, and between two."""
-        self.stopping = False
+        self.stopping: bool = False
         """The plugin does not follow its host any more. Its calls in flight finish, and may make calls."""
-        self.ended = False
+        self.ended: bool = False
         """The plugin has stopped, and makes no calls."""
-        self.changes = Listeners[None]("the link to the host")
+        self.changes: Listeners[None] = Listeners[None]("the link to the host")
         """Told when it may have become another one. Time passes without a change: see `holds_until`."""
         self._trouble = ""
         self._heard_at = -math.inf

@@ -21,7 +21,7 @@ class HostTime:
     def __init__(self) -> None:
         self._received = 0.0
         self._received_at = 0.0
-        self.known = False
+        self.known: bool = False
 
     def update(self, date: str, asked_at: float) -> None:
         """Take the `date` of an answer to a request sent at `asked_at`, a time of `_clock.current_time`."""

@@ -83,7 +83,7 @@ class HostAddress:
         self.addresses = addresses
         """Where to connect, in the order in which it is tried. See `Origin.addresses`."""
         pool, limit = hosts.pool, None if alone else _CONNECT_S
-        self.local = hosts.local
+        self.local: LocalHost | None = hosts.local
         """The host, if it is in this process: then its URL and its addresses are not used."""
         if self.local is not None:
             self.http, self.calls = self.local.http, self.local.http
@@ -155,13 +155,13 @@ class Hosts:
     ) -> None:
         """Take where they are. `local` is the only one, if that is in this process."""
         self.local = local
-        self.urls = tuple(urls)
+        self.urls: tuple[str, ...] = tuple(urls)
         self.pool = pool
-        self.link = link or HostLink()
+        self.link: HostLink = link or HostLink()
         """The plugin's, which is told if no host can be reached."""
-        self.moves = Listeners[HostAddress]("moves to another host")
+        self.moves: Listeners[HostAddress] = Listeners[HostAddress]("moves to another host")
         """Told the host that is used from now on."""
-        self.moved = 0
+        self.moved: int = 0
         """How often the plugin has moved."""
         self.http: HttpClient = _AnyHost(self, lambda at: at.http)
         """For the plugin's own calls. A call that could not be sent goes to another host. Its URLs begin with
@@ -177,7 +177,7 @@ class Hosts:
         self._has_left = trio.Event()
         self._suspects: list[HostAddress] = []
         self._woken = trio.Event()
-        self.current = self._at(self._known[0])
+        self.current: HostAddress = self._at(self._known[0])
         """The host that is used."""
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ class PluginState:
         declared.link.start()
         self.config = config
         self.pool = pool
-        self.introduction = Introduction(
+        self.introduction: Introduction = Introduction(
             declared.self_id,
             declared.version,
             list(declared.provided),
@@ -39,7 +39,7 @@ class PluginState:
             config.enrolment_token,
             [each.service_type for each in declared.dependencies.values() if not each.required],
         )
-        self.health = Health(declared)
+        self.health: Health = Health(declared)
         link, self_id = declared.link, declared.self_id
         self.adoption: Adoption | None = None
         self.hosts: Hosts | None = None
@@ -54,13 +54,13 @@ class PluginState:
         """The session with the host; None before the first handshake, after it is lost, and while leaving."""
         self.last_session: Session | None = None
         """The last session, which may have ended: calls of its host may still arrive."""
-        self.heartbeats = HeartbeatCounts()
-        self.traces = Tracing()
+        self.heartbeats: HeartbeatCounts = HeartbeatCounts()
+        self.traces: Tracing = Tracing()
         """The traces of its calls. They have the runtime id of the last session."""
-        self.registered = trio.Event()
+        self.registered: trio.Event = trio.Event()
         """Set when all services have been registered for the first time."""
-        self.stopping = trio.Event()
-        self.grace_s = config.grace_s
+        self.stopping: trio.Event = trio.Event()
+        self.grace_s: float = config.grace_s
 
     def begin_session(self, session: Session) -> None:
         """Take a session that a handshake or a managing host has given."""

@@ -48,7 +48,7 @@ class AppServer:
     def __init__(self, app: App, nursery: trio.Nursery, name: str) -> None:
         self.name = name
         """What errors call it."""
-        self.takes_calls = True
+        self.takes_calls: bool = True
         self.app = app
         self._nursery = nursery
         self._context = contextvars.copy_context()

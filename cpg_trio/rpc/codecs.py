@@ -7,7 +7,7 @@ are ignored.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from connectrpc.code import Code
@@ -35,8 +35,8 @@ class CheckedCodec:
     """One of connectrpc's codecs. Every error of reading is a short `invalid_argument`."""
 
     def __init__(self, codec: Codec[Any, Any]) -> None:
-        self.name = codec.name
-        self.encode = codec.encode
+        self.name: Callable[[], str] = codec.name
+        self.encode: Callable[[Any], bytes] = codec.encode
         self._decode = codec.decode
 
     def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:

@@ -92,8 +92,8 @@ class ClientContext(Context):
     def __init__(self, method: MethodInfo[Any, Any], headers: Headers, call: _Call) -> None:
         super().__init__(method=method, http_method="POST", request_headers=headers)
         self.call = call
-        self.metadata = call.options.get("metadata", ResponseMetadata())
-        self.begun = trio.Event()
+        self.metadata: ResponseMetadata = call.options.get("metadata", ResponseMetadata())
+        self.begun: trio.Event = trio.Event()
         """Set when a stream of responses has begun."""
 
     @property

@@ -35,7 +35,7 @@ class RecordedCall:
         self, record: Call, receive: Receive, send: Send, fields_back: FieldsBack | None = None
     ) -> None:
         self._fields_back = fields_back
-        self.record = record
+        self.record: Call = record
         self._receive = receive
         self._send = send
         self._fields: HeaderList = []

@@ -35,7 +35,7 @@ class Room:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.taken = 0
+        self.taken: int = 0
         self._of_client: dict[str, int] = {}  # of those that use some
 
     def place(self, scope: Scope) -> Place:

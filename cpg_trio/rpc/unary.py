@@ -128,7 +128,7 @@ class UnaryContext(Context):
         )
         self._scope = scope
         self._call_state = scope.get("state") or self._call_state
-        self.deadline = math.inf
+        self.deadline: float = math.inf
         """When the server cancels the call, on Trio's clock, if it does that."""
         self.given_ms = timeout_ms
         """Milliseconds that the client gave the call; `timeout_ms` is what is left of them."""

@@ -14,12 +14,12 @@ class CountedStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.shared = store.shared
-        self.commits = 0
+        self.shared: bool = store.shared
+        self.commits: int = 0
         """How many were done."""
-        self.conflicts = 0
+        self.conflicts: int = 0
         """How many expected something else than there was."""
-        self.failures = 0
+        self.failures: int = 0
         """How many failed otherwise, and may have been done."""
 
     def __str__(self) -> str:

@@ -35,7 +35,7 @@ class MemoryStore:
     shared = True
 
     def __init__(self) -> None:
-        self.id = secrets.token_hex(8)
+        self.id: str = secrets.token_hex(8)
         self._entries: dict[str, Entry] = {}
         self._revision = 1
         self._log: deque[tuple[int, str, Entry | None]] = deque()

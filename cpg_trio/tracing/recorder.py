@@ -64,9 +64,9 @@ class Entered(CallContext):
     def __init__(self, parent: CallContext, traceparent: str, method: str, server: str) -> None:
         """Take the context of whoever made the call, and what the span is to tell."""
         super().__init__(parent.request_id, traceparent, parent.tracestate, parent.baggage)
-        self.parent = parent
-        self.method = method
-        self.server = server
+        self.parent: CallContext = parent
+        self.method: str = method
+        self.server: str = server
 
 
 class Recorder:

@@ -45,12 +45,12 @@ class Connection:
     __slots__ = ("caller", "channel", "fresh", "idle_since", "origin")
 
     def __init__(self, origin: Origin, channel: Channel) -> None:
-        self.origin = origin
-        self.channel = channel
-        self.fresh = True
+        self.origin: Origin = origin
+        self.channel: Channel = channel
+        self.fresh: bool = True
         """Whether it was opened for the exchange that has it: the peer cannot have closed it as idle then."""
-        self.idle_since = 0.0
-        self.caller = ""
+        self.idle_since: float = 0.0
+        self.caller: str = ""
         """The caller that its pool counts it for, while it is in use."""
 
 
@@ -89,13 +89,13 @@ class ClientExchange:
     # Class attributes, because most exchanges never change them.
     connection: Connection | None = None
     """The connection that it uses, until it is closed."""
-    message = IncomingResponse()  # of which nothing will come
+    message: IncomingResponse = IncomingResponse()  # of which nothing will come
     """The response, or an interim one, as far as it has come."""
-    ended = False
+    ended: bool = False
     """Whether the response has been read to its end."""
-    attempts = 1
+    attempts: int = 1
     """How many connections it was, or is to be, sent on."""
-    has_sent = False
+    has_sent: bool = False
     """Whether it has a connection on which the request was begun, or had one last."""
     _is_reused = False  # the connection, which was idle before
     _answered = False  # a byte has come

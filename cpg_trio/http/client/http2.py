@@ -102,7 +102,7 @@ class Http2Connection:
         self, connection: Connection, max_head_bytes: int, on_idle: Callable[[Http2Connection], object]
     ) -> None:
         self.connection = connection
-        self.idle_since = trio.current_time()
+        self.idle_since: float = trio.current_time()
         self._channel = connection.channel
         self._on_idle = on_idle
         self._streams: dict[int, Http2Exchange] = {}
@@ -344,8 +344,8 @@ class Http2Exchange:
         self._ended = False  # the response
         self._error: UpstreamError | None = None
         self._arrived = trio.lowlevel.ParkingLot()
-        self.window_opened = trio.lowlevel.ParkingLot()
-        self.stream_id = 0
+        self.window_opened: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self.stream_id: int = 0
         self.trailers: HeaderList = []
         """The trailers, with names in lower case; none until the body has been read to its end."""
 

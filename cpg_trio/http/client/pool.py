@@ -109,10 +109,12 @@ class Pool:
         self._max_idle_per_origin = max_idle_per_origin
         self._max_total = max_total
         self._idle_expiry_s = idle_expiry_s
-        self.ssl_context = ssl_context or cache(client_context)  # reads every CA of the system
-        self.resolver = Resolver()
+        self.ssl_context: Callable[[], ssl.SSLContext] = ssl_context or cache(
+            client_context
+        )  # reads every CA of the system
+        self.resolver: Resolver = Resolver()
         self.max_head_bytes = max_head_bytes
-        self.heads = ResponseHeads()
+        self.heads: ResponseHeads = ResponseHeads()
         # Changed between checkpoints only. An origin is here while its size is not 0.
         self._origins: dict[str, _OriginState] = {}  # by key
         self._entered = False

@@ -28,11 +28,11 @@ class Upload:
 
     def __init__(self, request: PreparedRequest, unsent: memoryview, channel: Channel) -> None:
         """Send `unsent`, which is left of the request's `start`, and then the request's `rest`."""
-        self.complete = False
+        self.complete: bool = False
         """Whether all of the request was sent."""
-        self.rest_is_touched = False
+        self.rest_is_touched: bool = False
         """Whether the request's `rest` has been iterated over."""
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
         self._rest = request.rest
         self._unsent = unsent
         self._channel = channel
