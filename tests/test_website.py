@@ -92,7 +92,7 @@ def test_links_in_code_are_no_links() -> None:
 @pytest.mark.parametrize(
     ("page", "link", "on_the_site"),
     [
-        ("docs/guides/kubernetes.md", "../../chart/README.md#values", "../chart/README.md#values"),
+        ("docs/guides/kubernetes.md", "../../chart/README.md#values", "../reference/chart.md#values"),
         ("docs/architecture.md", "../cpg_trio/http/relay.py", "source/cpg_trio/http/relay.py.md"),
         ("docs/guides/dashboard.md", "../images/dashboard-plugin.png", "../images/dashboard-plugin.png"),
         ("CHANGELOG.md", "docs/guides/logging.md", "../guides/logging.md"),

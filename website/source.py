@@ -20,8 +20,8 @@ OTHERS = {
     "CHANGELOG.md": "project/CHANGELOG.md",
     "CONTRIBUTING.md": "project/CONTRIBUTING.md",
     "SECURITY.md": "project/SECURITY.md",
-    "chart": "chart/README.md",
-    "chart/README.md": "chart/README.md",
+    "chart": "reference/chart.md",
+    "chart/README.md": "reference/chart.md",
     "README.md": "README.md",
 }
 """Pages outside `docs/`, and where the site has them. The README of the project is the home page."""
