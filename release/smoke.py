@@ -30,7 +30,8 @@ def main(version: str) -> None:
     print(f"{_import_all(cpg_trio.__path__)} modules")
     assert run("cpg-trio", "--version") == f"cpg-trio {version}\n"
     assert run("cpg-trio", "host", "--check", BIND="127.0.0.1", PORT="0")
-    print(run("python", "-m", "cpg_trio.demo", "--once").splitlines()[-1])
+    for how in ((), ("--processes",)):
+        print(run("python", "-m", "cpg_trio.demo", "--once", *how).splitlines()[-1])
 
 
 def _import_all(paths: list[str]) -> int:
