@@ -6,6 +6,7 @@ The words are those of stamina (attempts, waits) and of Envoy (retry budget, out
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 from attrs.validators import ge, gt, le
@@ -23,11 +24,11 @@ class Retry:
 
     idempotent: bool = False
     """Whether all methods are idempotent, whatever their `idempotency_level` says."""
-    attempts: int = 3
+    attempts: int = attrs.field(default=3, validator=ge(1))
     """How often a call is sent that a provider may have seen. Others are sent until their deadline."""
-    wait_initial_s: float = 0.05
+    wait_initial_s: float = attrs.field(default=0.05, validator=ge(0.0))
     """The wait before another attempt is random, of at most so long, doubled for each one."""
-    wait_max_s: float = 2.0
+    wait_max_s: float = attrs.field(default=2.0, validator=ge(0.0))
     """The longest wait."""
     budget: float = attrs.field(default=0.2, validator=[ge(0.0), le(1.0)])
     """The retries of what a provider may have seen, as a share of the calls. 0 is none; the share of Finagle
@@ -72,20 +73,37 @@ class Concurrency:
     """For how long each waits at most."""
 
 
+def _above_0(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"{attribute.name} is a number of seconds above 0, or None, and not {value!r}")
+
+
+def _checked(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Raise TypeError for what is not of the class that an attribute has by default."""
+    kind = {"retry": Retry, "breaking": Breaking, "concurrency": Concurrency}[attribute.name]
+    if not isinstance(value, kind):
+        raise TypeError(f"{attribute.name} is a {kind.__name__}, and not {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class CallPolicy:
     """How the calls of a dependency are balanced, bounded, and treated when they fail."""
 
-    timeout_s: float | None = 10.0
+    timeout_s: float | None = attrs.field(default=10.0, validator=_above_0)
     """Seconds that a call may take; a stream, until its first message. None leaves it to cancel scopes."""
-    balance: str = attrs.field(default="least-loaded", validator=attrs.validators.in_(BALANCERS))
+    balance: str = attrs.field(default="least-loaded")
     """How a provider is chosen: `least-loaded`, `first`, `round-robin`, `random` or `consistent-hash`."""
     balance_key: str | Callable[[HttpRequest], str] = attrs.field(default="")
     """What a consistent hash goes by: the value of a header `x-...`, or what a function returns for the
     request. A call without a key goes to the least loaded provider."""
-    retry: Retry = attrs.field(factory=Retry)
-    breaking: Breaking = attrs.field(factory=Breaking)
-    concurrency: Concurrency = attrs.field(factory=Concurrency)
+    retry: Retry = attrs.field(factory=Retry, validator=_checked)
+    breaking: Breaking = attrs.field(factory=Breaking, validator=_checked)
+    concurrency: Concurrency = attrs.field(factory=Concurrency, validator=_checked)
+
+    @balance.validator
+    def _check_balance(self, _attribute: object, value: object) -> None:
+        if value not in BALANCERS:
+            raise ValueError(f"balance is one of {', '.join(BALANCERS)}, and not {value!r}")
 
     @balance_key.validator
     def _check_balance_key(self, _attribute: object, value: object) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from cpg_trio._reload import reason
 from cpg_trio.cli._errors import CommandError
 
 _PYPROJECT = Path("pyproject.toml")
@@ -34,8 +35,10 @@ def generate(
         project = Project.from_file(pyproject)
         texts = project.generate()
         changed = project.changes(texts) if check else project.write(texts)
-    except (GenerationError, OSError) as error:
+    except GenerationError as error:
         raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"cannot write {error.filename}: {reason(error)}") from None
     for path in changed:
         print(f"{'would change' if check else 'wrote' if path.exists() else 'deleted'}  {path}")
     if not changed:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from cpg_trio._reload import reason
 from cpg_trio.cli._errors import CommandError, UsageError
 
 _LOGGER, _NOTHING = "logger", "none"
@@ -52,8 +53,10 @@ def new(
         files = new_project(project, from_, target)
     except NameRefusedError as error:
         raise UsageError(str(error)) from None
-    except (GenerationError, PackageError, OSError) as error:
+    except (GenerationError, PackageError, FileExistsError) as error:
         raise CommandError(f"nothing was written: {error}") from None
+    except OSError as error:
+        raise CommandError(f"nothing was written: {target} cannot be made: {reason(error)}") from None
     for path in files:
         print(f"wrote  {target / path}")
     service = f"{names.service_type} ({names.proto}.v1.{names.service})"

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -30,7 +31,9 @@ _LOCALHOST = "localhost"
 _LOOPBACK = frozenset({_LOCALHOST, "127.0.0.1", "::1"})
 
 
-def _check_host_url(_: object, __: object, url: str | None) -> None:
+def _check_host_url(_: object, __: object, url: Any) -> None:
+    if not isinstance(url, str | None):
+        raise TypeError(f"host_url is a text, and not {url!r}")
     if url is not None:
         parse_host_urls(url)
 

@@ -33,7 +33,6 @@ from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import CallError, Code, Fault, Interceptor
 from cpg_trio.tracing import Tracing, tracing
-from cpg_trio.versions import Requirement
 
 
 @asynccontextmanager
@@ -152,14 +151,13 @@ class HostSession(Requiring):
         state, declared = self._state, self._state.declared
         if state.declared.link.stopping:
             raise RuntimeError(f"the session of {self.name} has ended")
-        if service_type in declared.dependencies:
-            raise ValueError(f"{service_type} is required already")
+        requirement = self._requirement(self.name, service_type, version, min_version, policy)
         if self._may_require is not None and service_type not in self._may_require:
             raise ValueError(f"{service_type} is not one of the services that connect(requires=…) declares")
         dependency = SessionDependency(
             declared.self_id,
             service_type,
-            Requirement.parse(min_version, version),
+            requirement,
             required=False,
             interceptors=interceptors,
             policy=policy,

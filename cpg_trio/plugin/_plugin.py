@@ -24,7 +24,6 @@ from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application
 from cpg_trio.rpc.given import check_service_type, check_texts, described
 from cpg_trio.rpc.interceptors import checked_interceptors
 from cpg_trio.states import HealthState
-from cpg_trio.versions import Requirement
 
 Middleware: TypeAlias = Callable[[App], App]
 """Returns an application that stands before another one."""
@@ -155,16 +154,7 @@ class Plugin(Requiring):
         required already; TypeError for what is no interceptor; RuntimeError while the plugin runs.
         """
         self._check_open("require")
-        check_service_type("require", service_type)
-        if service_type in self._declared.dependencies:
-            raise ValueError(
-                f"{self.self_id} requires {service_type} already: keep what require() has returned,"
-                " which may have several clients"
-            )
-        if policy is not None and not isinstance(policy, CallPolicy):
-            raise TypeError(f"policy is a CallPolicy, and not {described(policy)}")
-        check_texts(version=version, min_version=min_version)
-        requirement = Requirement.parse(min_version, version)
+        requirement = self._requirement(self.self_id, service_type, version, min_version, policy)
         dependency = Dependency(
             self._declared.self_id,
             service_type,
@@ -227,10 +217,11 @@ class Plugin(Requiring):
     def set_health(self, state: HealthState, reason: str = "") -> None:
         """Set the health of the plugin, without regard to its dependencies, which can only make it worse.
 
-        Raises: TypeError for what is no HealthState.
+        Raises: TypeError for what is no HealthState, or no text.
         """
         if not isinstance(state, HealthState):
             raise TypeError(f"{state!r} is no HealthState: give one, as in HealthState.DEGRADED")
+        check_texts(reason=reason)
         self._declared.own_health.set((state, reason))
 
     async def serve(
@@ -246,6 +237,10 @@ class Plugin(Requiring):
         once it listens; it may not be registered yet. Raises: StartError for a configuration that is not
         valid; BindError; RefusedError if the host refuses the plugin.
         """
+        if not isinstance(config, PluginConfig | None):
+            raise TypeError(f"serve() takes a PluginConfig as config, and not {described(config)}")
+        if not isinstance(stop, trio.Event | None):
+            raise TypeError(f"serve() takes a trio.Event that stops it, and not {described(stop)}")
         config = config or PluginConfig.from_environment(self._default_port)
         self._served += 1
         try:

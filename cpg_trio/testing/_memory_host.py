@@ -21,6 +21,7 @@ from cpg_trio.host import Host, HostConfig
 from cpg_trio.host.access import AuditEvent
 from cpg_trio.plugin import HostSession, Plugin, PluginConfig, SessionConfig, connect
 from cpg_trio.rpc import Service, ServiceClient
+from cpg_trio.rpc.given import check_client_class, check_service_type, described
 from cpg_trio.states import HealthState
 
 _C = TypeVar("_C", bound=ServiceClient)
@@ -116,6 +117,10 @@ class MemoryHost:
         Of a `config`, where it listens and what host it uses have no meaning here.
         Raises: AssertionError if it does not within a minute, of the clock of trio; RefusedError.
         """
+        if not isinstance(plugin, Plugin):
+            raise TypeError(f"start() takes a Plugin, and not {described(plugin)}")
+        if not isinstance(until, HealthState | None):
+            raise TypeError(f"until is a HealthState, and not {described(until)}")
         started = StartedPlugin(self, plugin)
         config = attrs.evolve(
             config or PluginConfig(), local=self.host.local.at(plugin.self_id), host_url=None, bind=()
@@ -136,6 +141,7 @@ class MemoryHost:
 
         To take the service away, `stop` or `kill` what this returns.
         """
+        check_service_type("fake", service_type)
         plugin = Plugin(f"{service_type}-fake", version=version)
         plugin.provide(service_type, service)
         return await self.start(plugin)
@@ -145,6 +151,8 @@ class MemoryHost:
 
         The policy of the host holds for it. It is a dependency's client, with its retries.
         """
+        check_service_type("client", service_type)
+        check_client_class(client_class)
         connecting = self.connect(caller, requires=[service_type])
         session: HostSession = await self._nursery.start(self._hold, connecting)
         dependency = session.require(service_type)

@@ -139,7 +139,7 @@ async def test_a_service_is_required_once_and_a_client_takes_it_as_it_is(autojum
             session.client("echo", EchoServiceClient, version=">=2")
         with pytest.raises(ValueError, match="echo is required already, with another policy"):
             session.client("echo", EchoServiceClient, policy=CallPolicy())
-        with pytest.raises(ValueError, match="echo is required already"):
+        with pytest.raises(ValueError, match="client requires echo already"):
             session.require("echo")
         with pytest.raises(ValueError, match='service type "a b"'):
             session.require("a b")
