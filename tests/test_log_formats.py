@@ -59,9 +59,8 @@ def test_a_line_of_json_tells_when_what_and_who() -> None:
 
 
 def test_both_ways_to_a_line_lead_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1_790_000_000.25
-    monkeypatch.setattr("time.time", lambda: now)
-    monkeypatch.setattr("time.time_ns", lambda: round(now * 1e9))  # which newer Pythons ask
+    monkeypatch.setattr("time.time", lambda: 1_790_000_000.250_000_5)
+    monkeypatch.setattr("time.time_ns", lambda: 1_790_000_000_250_000_500)  # which newer Pythons ask
 
     def both() -> None:
         with log_source("shop"), serving(CALL):

@@ -104,7 +104,8 @@ def _check_package(names: Names) -> None:
 
 def _check_proto(names: Names) -> None:
     """Raise NameRefusedError for a proto that another one has the name of."""
-    own = sorted(path.name for place in protos.__path__ for path in Path(place).iterdir() if path.is_dir())
+    folders = (path for place in protos.__path__ for path in Path(place).iterdir() if path.is_dir())
+    own = sorted(path.name for path in folders if path.name != "__pycache__")
     if names.proto in own:
         raise NameRefusedError(
             f"the protos of cpg-trio itself are in packages {', '.join(map(repr, own))}: choose another name"
