@@ -37,8 +37,10 @@ class GreeterClient(EchoServiceClient):
 async def greeting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     """Run a host with a greeter; yield its URL."""
     modules = {
-        "greeter.v1.greeter_pb2": SimpleNamespace(GreetRequest=lambda name: EchoRequest(text=name)),
-        "greeter.v1.greeter_trio": SimpleNamespace(GreeterClient=GreeterClient),
+        "greeter.protos.greeter.v1.greeter_pb2": SimpleNamespace(
+            GreetRequest=lambda name: EchoRequest(text=name)
+        ),
+        "greeter.protos.greeter.v1.greeter_trio": SimpleNamespace(GreeterClient=GreeterClient),
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
