@@ -19,10 +19,11 @@ an id, and something that sends requests to it. What stands on what:
     pace        how long to wait before the next call, after calls that have failed
     reason_log  what the log says of a service: who provides it, and why it cannot be called
     called_service  all of this for one service: who provides it, and whether it can be called
+    dependency  that service, as its author sees it
 """
 
 from cpg_trio.calls.breaker import BreakerState
-from cpg_trio.calls.called_service import DependencyState, ProviderState
+from cpg_trio.calls.called_service import DependencyState, Provider
 from cpg_trio.calls.policy import Breaking, CallPolicy, Concurrency, Retry
 from cpg_trio.calls.statistics import CallCounts, DependencyStatistics, ProviderStatistics
 from cpg_trio.calls.verdict import UndeliveredError
@@ -35,7 +36,7 @@ __all__ = [
     "Concurrency",
     "DependencyState",
     "DependencyStatistics",
-    "ProviderState",
+    "Provider",
     "ProviderStatistics",
     "Retry",
     "UndeliveredError",

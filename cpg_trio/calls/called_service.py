@@ -63,8 +63,8 @@ _C = TypeVar("_C", bound=ServiceClient)
 
 
 @attrs.frozen
-class ProviderState:
-    """A provider of a dependency, as the host tells of it."""
+class Provider:
+    """A provider of a service, as the host tells of it."""
 
     id: str
     """Its runtime id."""
@@ -81,7 +81,7 @@ class DependencyState:
     """Whether a call would be sent at once."""
     degraded: bool
     """Whether all providers report that they are degraded."""
-    providers: tuple[ProviderState, ...]
+    providers: tuple[Provider, ...]
     """Those that the host has told of last. They are kept while it cannot be reached."""
     reason: str
     """Why it is not available, in words; empty if it is."""
@@ -315,10 +315,7 @@ class CalledService(ABC, Generic[P]):
 
     def _state(self) -> DependencyState:
         lack, reason = self._lack()
-        providers = tuple(
-            ProviderState(provider.runtime_id, provider.version, provider.health)
-            for provider in self.providers.value.values()
-        )
+        providers = tuple(public_provider(provider) for provider in self.providers.value.values())
         return DependencyState(lack is Lack.NOTHING, self.degraded, providers, reason)
 
     def _lack(self) -> tuple[Lack, str]:
@@ -327,6 +324,11 @@ class CalledService(ABC, Generic[P]):
         if lack is Lack.NOTHING and not self.group.available:
             return Lack.PROVIDER, self.missing or NOBODY
         return lack, reason
+
+
+def public_provider(provider: ProviderOf) -> Provider:
+    """Return what an author sees of a provider."""
+    return Provider(provider.runtime_id, provider.version, provider.health)
 
 
 def _is_degraded(provider: ProviderOf) -> bool:

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,14 @@ from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.cli._json_documents import InvalidJsonError, documents_in
 from cpg_trio.http import StartError, TlsConfig
 from cpg_trio.http.certificates import tls_from_environment
-from cpg_trio.plugin import HostSession, Provider, RefusedError, SessionConfig, connect, parse_host_urls
+from cpg_trio.plugin import (
+    DiscoveredProvider,
+    HostSession,
+    RefusedError,
+    SessionConfig,
+    connect,
+    parse_host_urls,
+)
 from cpg_trio.process import secret_from_environment
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from cpg_trio.rpc.dynamic import DescriptionError, Descriptions, DynamicClient
@@ -173,22 +181,22 @@ class _Call:
             else:
                 self._describe(provider, described)
 
-    async def _reflected(self, provider: Provider) -> Sequence[FileDescriptorProto]:
-        config = ClientConfig(headers=provider.session.headers, timeout_s=self._command.timeout_s)
+    async def _reflected(self, provider: DiscoveredProvider) -> Sequence[FileDescriptorProto]:
+        config = ClientConfig(timeout_s=self._command.timeout_s)
         try:
-            return await descriptors_of(provider.base_url, provider.session.calls, config)
+            return await descriptors_of(partial(provider.client, config=config))
         except ConnectError as error:
             if error.code is not Code.UNIMPLEMENTED:
                 raise
             raise ConnectError(
                 error.code,
-                f"{provider.runtime_id} does not describe its services: set REFLECTION=true there, or give"
+                f"{provider.id} does not describe its services: set REFLECTION=true there, or give"
                 " --proto-descriptor FILE",
             ) from None
 
     # Describing
 
-    def _describe(self, provider: Provider, described: Descriptions) -> None:
+    def _describe(self, provider: DiscoveredProvider, described: Descriptions) -> None:
         if self._command.method:
             methods = [described.method(self._command.method)]
         else:
@@ -205,14 +213,16 @@ class _Call:
 
     # Calling
 
-    async def _call(self, provider: Provider, described: Descriptions, method: MethodDescriptor) -> None:
+    async def _call(
+        self, provider: DiscoveredProvider, described: Descriptions, method: MethodDescriptor
+    ) -> None:
         began, code = trio.current_time(), ""
         config = ClientConfig(
-            headers={**self._headers, **provider.session.headers},
+            headers=self._headers,
             timeout_s=self._command.timeout_s,
             max_message_bytes=_MOST_ANSWER_BYTES,
         )
-        client = DynamicClient(provider.base_url, provider.session.calls, config)
+        client = provider.client(DynamicClient, config)
         try:
             async with (
                 aclosing(self._requests(described, method)) as requests,
@@ -249,8 +259,8 @@ class _Call:
             print(text, file=sys.stderr)
 
 
-def _named(provider: Provider) -> str:
-    return f"{provider.runtime_id} ({provider.version})"
+def _named(provider: DiscoveredProvider) -> str:
+    return f"{provider.id} ({provider.version})"
 
 
 def _random_id(count: int) -> str:

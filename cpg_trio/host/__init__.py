@@ -17,7 +17,7 @@ Its rooms, each of which imports only from those above it:
 
 from cpg_trio.call_record import Call, CallKind, Calls, Stage
 from cpg_trio.host._config import HostConfig
-from cpg_trio.host._dependency import HostDependency, HostStoppedError, PluginProvider
+from cpg_trio.host._dependency import HostDependency, HostStoppedError
 from cpg_trio.host._environment import DEFAULT_PORT, from_settings, host_binds, host_config
 from cpg_trio.host._host import Host, HostStatistics
 from cpg_trio.host._state import check_store
@@ -116,7 +116,6 @@ __all__ = [
     "Peer",
     "Phase",
     "Plan",
-    "PluginProvider",
     "PluginRules",
     "PluginSpec",
     "Policy",

@@ -21,6 +21,7 @@ from cpg_trio._listeners import Listeners
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.calls import CallPolicy
 from cpg_trio.calls.called_service import CalledService
+from cpg_trio.calls.dependency import AnyDependency
 from cpg_trio.calls.reason_log import Lack, ReasonLog
 from cpg_trio.errors import CpgTrioError
 from cpg_trio.host.directory import ProviderView, WatchHub
@@ -84,8 +85,8 @@ class HostLife:
         self.changes.tell(None)
 
 
-class HostDependency(CalledService[PluginProvider]):
-    """A service that a host calls. Made by `Host.require`.
+class HostService(CalledService[PluginProvider]):
+    """A service that a host calls, as the host knows it.
 
     It knows all that the host knows, at once: which providers there are, and which of them get calls.
     """
@@ -116,11 +117,7 @@ class HostDependency(CalledService[PluginProvider]):
         *,
         interceptors: Iterable[Interceptor] = (),
     ) -> _C:
-        """Return a typed client that calls the provider at the time of each call.
-
-        Its calls pass the interceptors, before a provider is chosen. They raise ConnectError `unavailable` at
-        once while there is no provider, and while the host does not run.
-        """
+        """See `HostDependency.client`."""
         return self._client(client_class, config, self._send_to, interceptors)
 
     # What the watch hub tells it
@@ -176,6 +173,27 @@ class HostDependency(CalledService[PluginProvider]):
             raise self._nobody()
 
 
+class HostDependency(AnyDependency[HostService]):
+    """A service that a host calls. Made by `Host.require`.
+
+    It knows all that the host knows, at once: which providers there are, and which of them get calls.
+    """
+
+    def client(
+        self,
+        client_class: type[_C],
+        config: ClientConfig | None = None,
+        *,
+        interceptors: Iterable[Interceptor] = (),
+    ) -> _C:
+        """Return a typed client that calls the provider at the time of each call.
+
+        Its calls pass the interceptors, before a provider is chosen. They raise CallError `unavailable` at
+        once while there is no provider, and while the host does not run.
+        """
+        return self._service.client(client_class, config, interceptors=interceptors)
+
+
 class HostDependencies:
     """All services that a host calls, one object for each set of what is said of one.
 
@@ -188,6 +206,7 @@ class HostDependencies:
         self._life = HostLife()
         self.stop = self._life.stop
         self._known: dict[tuple[str, Requirement, CallPolicy], HostDependency] = {}
+        self._services: list[HostService] = []
         self._nursery: trio.Nursery | None = None
 
     def of(self, service_type: str, requirement: Requirement, policy: CallPolicy | None) -> HostDependency:
@@ -198,11 +217,11 @@ class HostDependencies:
         policy = policy or CallPolicy()
         known = self._known.get((service_type, requirement, policy))
         if known is None:
-            known = self._known[service_type, requirement, policy] = HostDependency(
-                service_type, requirement, policy, self._life, self._watches, self._send_to
-            )
+            service = HostService(service_type, requirement, policy, self._life, self._watches, self._send_to)
+            self._services.append(service)
+            known = self._known[service_type, requirement, policy] = HostDependency(service)
             if self._nursery is not None:
-                self._nursery.start_soon(known.keep)
+                self._nursery.start_soon(service.keep)
         return known
 
     @asynccontextmanager
@@ -210,8 +229,8 @@ class HostDependencies:
         """Within the block, calls can be made."""
         async with open_plain_nursery() as nursery:
             self._nursery = nursery
-            for dependency in self._known.values():
-                nursery.start_soon(dependency.keep)
+            for service in self._services:
+                nursery.start_soon(service.keep)
             self._life.start()
             try:
                 yield

@@ -10,9 +10,11 @@ Each module uses those above it:
     _recording       the records of the calls that the plugin makes
     direct           calls without the host in between
     _calling         the calls of a dependency
-    dependency       a service that is required: its providers, its state, its clients
+    _required_service  a service that is required: its providers, its state, its clients
+    dependency       that service, as its author sees it
     _dependencies    all of them
-    capability       what the plugin's host offers, and the grant to use it
+    _used_capability  what the plugin's host offers, and the grant to use it
+    capability       that, as its author sees it
     _websocket       a websocket whose connection is closed with its block
     discovery        learns of providers: by websocket, by stream, or by asking
     guard            checks who calls, before anything answers
@@ -35,25 +37,26 @@ Each module uses those above it:
     _runtime         the nursery of all these tasks
     _requiring       what requires services, and has clients of them
     _plugin          the public declaration
-    _session_dependency  a service that a session requires
+    _session_service  a service that a session requires
     _connect         sessions of programs that are no plugins
 """
 
-from cpg_trio.calls import DependencyState, ProviderState
+from cpg_trio.calls import DependencyState, Provider
 from cpg_trio.plugin._config import PluginConfig, SessionConfig
-from cpg_trio.plugin._connect import HostSession, connect
+from cpg_trio.plugin._connect import DiscoveredProvider, HostSession, connect
 from cpg_trio.plugin._hosts import parse_host_urls
 from cpg_trio.plugin._plugin import Middleware, Plugin
+from cpg_trio.plugin._required_service import PluginStoppedError
 from cpg_trio.plugin._retry import RefusedError
-from cpg_trio.plugin._session import Provider
 from cpg_trio.plugin.capability import Capability
-from cpg_trio.plugin.dependency import Dependency, PluginStoppedError
+from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.states import HealthState
 
 __all__ = [
     "Capability",
     "Dependency",
     "DependencyState",
+    "DiscoveredProvider",
     "HealthState",
     "HostSession",
     "Middleware",
@@ -61,7 +64,6 @@ __all__ = [
     "PluginConfig",
     "PluginStoppedError",
     "Provider",
-    "ProviderState",
     "RefusedError",
     "SessionConfig",
     "connect",

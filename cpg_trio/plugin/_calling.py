@@ -15,7 +15,7 @@ from cpg_trio.http import ConnectFailedError
 from cpg_trio.plugin._hosts import HostAddress
 from cpg_trio.plugin._recording import RecordedCalls
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send, redirected
-from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Session, SessionProvider
 from cpg_trio.plugin.direct import NotDeliveredError
 from cpg_trio.rpc import (
     CallError,
@@ -32,7 +32,7 @@ from cpg_trio.rpc import (
 from cpg_trio.rpc.http_client import send_duplex
 
 if TYPE_CHECKING:
-    from cpg_trio.plugin.dependency import Dependency
+    from cpg_trio.plugin._required_service import RequiredService
 
 _UNAUTHORIZED = 401
 _UNDELIVERED = wire.UNDELIVERED_HEADER.lower()
@@ -46,9 +46,9 @@ class ToProvider(RedirectingClient):
     `http` sends the calls through the host; None is the plugin's own connections.
     """
 
-    dependency: Dependency
+    dependency: RequiredService
     http: HttpClient | None
-    provider: Provider
+    provider: SessionProvider
 
     async def unary(self, request: HttpRequest, max_bytes: int | None) -> WholeResponse:
         """See `HttpClient.unary`. What `_send` does, on a shorter way."""
@@ -132,7 +132,7 @@ class _CheckedDuplex:
         return response
 
 
-def _routed(request: HttpRequest, provider: Provider, at: HostAddress) -> HttpRequest:
+def _routed(request: HttpRequest, provider: SessionProvider, at: HostAddress) -> HttpRequest:
     """Return a request as it is sent through a host to a provider."""
     # The host adds the path of the service, and some hosts put all of the called path behind it.
     method = request.url[request.url.rindex("/") :]

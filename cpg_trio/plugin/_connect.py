@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -23,16 +24,20 @@ from cpg_trio.plugin._config import PluginConfig, SessionConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._registration import Registrations
+from cpg_trio.plugin._required_service import RequiredService
 from cpg_trio.plugin._requiring import Requiring
 from cpg_trio.plugin._serving import NOWHERE
-from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider
-from cpg_trio.plugin._session_dependency import SessionDependency
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, SessionProvider
+from cpg_trio.plugin._session_service import SessionService
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin._staying import own_pool, stay_registered
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.rpc import CallError, Code, Fault, Interceptor
+from cpg_trio.rpc import CallError, ClientConfig, Code, Fault, Interceptor, ServiceClient
+from cpg_trio.rpc.given import check_client_class
 from cpg_trio.tracing import Tracing, tracing
+
+_C = TypeVar("_C", bound=ServiceClient)
 
 
 @asynccontextmanager
@@ -95,7 +100,7 @@ async def _registered(state: PluginState, wait_s: float) -> AsyncIterator[None]:
     try:
         async with open_plain_nursery() as nursery:
             nursery.start_soon(state.health.follow)
-            nursery.start_soon(state.declared.dependencies.for_each, Dependency.keep)
+            nursery.start_soon(state.declared.dependencies.for_each, RequiredService.keep)
             await nursery.start(partial(stay_registered, state, NOWHERE, registrations, within_s=wait_s))
             yield
             state.declared.link.stop()
@@ -106,10 +111,34 @@ async def _registered(state: PluginState, wait_s: float) -> AsyncIterator[None]:
             await registrations.leave(state.end_session())
 
 
-async def _trace(traces: Tracing, dependency: Dependency) -> None:
+async def _trace(traces: Tracing, service: RequiredService) -> None:
     """Have spans made of the calls of a dependency, until cancelled."""
-    with traces.calling(dependency.calls, dependency.direct.calls):
+    with traces.calling(service.calls, service.direct.calls):
         await trio.sleep_forever()
+
+
+class DiscoveredProvider:
+    """The provider of a service that the host has chosen. See `HostSession.discover`."""
+
+    def __init__(self, provider: SessionProvider) -> None:
+        self._provider = provider
+
+    @property
+    def id(self) -> str:
+        """Its runtime id."""
+        return self._provider.runtime_id
+
+    @property
+    def version(self) -> str:
+        """The version of its service."""
+        return self._provider.version
+
+    def client(self, client_class: type[_C], config: ClientConfig | None = None) -> _C:
+        """Return a client that calls this provider alone, through the host, each call once."""
+        check_client_class(client_class)
+        config, session = config or ClientConfig(), self._provider.session
+        config = attrs.evolve(config, headers={**config.headers, **session.headers})
+        return client_class(self._provider.base_url, session.calls, config)
 
 
 class HostSession(Requiring):
@@ -154,7 +183,7 @@ class HostSession(Requiring):
         requirement = self._requirement(self.name, service_type, version, min_version, policy)
         if self._may_require is not None and service_type not in self._may_require:
             raise ValueError(f"{service_type} is not one of the services that connect(requires=…) declares")
-        dependency = SessionDependency(
+        service = SessionService(
             declared.self_id,
             service_type,
             requirement,
@@ -163,13 +192,13 @@ class HostSession(Requiring):
             policy=policy,
             link=declared.link,
         )
-        declared.dependencies.add(dependency)
-        return dependency
+        declared.dependencies.add(service)
+        return Dependency(service)
 
     def _required(self) -> Dependencies:
         return self._state.declared.dependencies
 
-    async def discover(self, service_type: str, version: str = "") -> Provider:
+    async def discover(self, service_type: str, version: str = "") -> DiscoveredProvider:
         """Return the provider of a service that the host chooses now, of a version range if one is given.
 
         Raises: ConnectError, `not_found` if there is none.
@@ -181,7 +210,7 @@ class HostSession(Requiring):
         timeout_s = session.hosts.patience_s(CALL_TIMEOUT_S)
         call = partial(session.registry.discover_service, request, timeout_s=timeout_s)
         answer = await session.hosts.ask(call)
-        return Provider.at(session, answer.endpoint)
+        return DiscoveredProvider(SessionProvider.at(session, answer.endpoint))
 
 
 def _check_arguments(

@@ -11,7 +11,7 @@ from cpg_trio.asgi import App
 from cpg_trio.call_record import Calls
 from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._host_link import HostLink
-from cpg_trio.plugin.capability import Capability
+from cpg_trio.plugin._used_capability import UsedCapability
 from cpg_trio.states import HealthState
 
 
@@ -37,7 +37,7 @@ class Declaration:
     name: str
     provided: dict[str, Provided] = attrs.field(factory=dict)
     dependencies: Dependencies = attrs.field(factory=Dependencies)
-    capabilities: list[Capability] = attrs.field(factory=list)
+    capabilities: list[UsedCapability] = attrs.field(factory=list)
     tasks: dict[str, Callable[[], Awaitable[object]]] = attrs.field(factory=dict)
     """The author's own tasks, by name."""
     link: HostLink = attrs.field(factory=HostLink)

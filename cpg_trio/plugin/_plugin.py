@@ -15,9 +15,11 @@ from cpg_trio.logs import log_source
 from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration, Provided
 from cpg_trio.plugin._dependencies import Dependencies
+from cpg_trio.plugin._required_service import RequiredService
 from cpg_trio.plugin._requiring import Requiring
 from cpg_trio.plugin._runtime import run
 from cpg_trio.plugin._tasks import TaskFunction, check_task, task_name
+from cpg_trio.plugin._used_capability import UsedCapability
 from cpg_trio.plugin.capability import Capability
 from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.rpc import MAX_MESSAGE_BYTES, Interceptor, Service, application
@@ -155,7 +157,7 @@ class Plugin(Requiring):
         """
         self._check_open("require")
         requirement = self._requirement(self.self_id, service_type, version, min_version, policy)
-        dependency = Dependency(
+        service = RequiredService(
             self._declared.self_id,
             service_type,
             requirement,
@@ -164,8 +166,8 @@ class Plugin(Requiring):
             policy=policy,
             link=self._declared.link,
         )
-        self._declared.dependencies.add(dependency)
-        return dependency
+        self._declared.dependencies.add(service)
+        return Dependency(service)
 
     def _required(self) -> Dependencies:
         return self._declared.dependencies
@@ -177,9 +179,9 @@ class Plugin(Requiring):
         """
         self._check_open("capability")
         check_service_type("capability", capability_type)
-        capability = Capability(capability_type, min_version, reason)
-        self._declared.capabilities.append(capability)
-        return capability
+        used = UsedCapability(capability_type, min_version, reason)
+        self._declared.capabilities.append(used)
+        return Capability(used)
 
     @overload
     def task(self, function: _Task, *, name: str | None = None) -> _Task: ...

@@ -10,7 +10,7 @@ import attrs
 
 from cpg_trio.call_context import FIELDS, CallContext, current, received
 from cpg_trio.call_record import Call, CallKind, Calls, Stage
-from cpg_trio.plugin._session import Provider
+from cpg_trio.plugin._session import SessionProvider
 from cpg_trio.rpc import ConnectError, Duplex, HttpClient, HttpRequest, HttpResponse, WholeResponse
 from cpg_trio.rpc.http_client import code_of, send_duplex
 
@@ -96,7 +96,7 @@ class RecordedCalls:
 
     calls: Calls
     http: HttpClient
-    provider: Provider
+    provider: SessionProvider
     service_type: str
     method: str
     """With its service: `/package.Service/Method`."""

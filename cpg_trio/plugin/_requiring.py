@@ -79,9 +79,11 @@ class Requiring(ABC):
         if not isinstance(config, ClientConfig | None):
             raise TypeError(f"config is a ClientConfig, and not {described(config)}")
         interceptors = checked_interceptors(interceptors)
-        dependency = self._required().agreeing(
+        service = self._required().agreeing(
             service_type, version=version, min_version=min_version, policy=policy
         )
-        if dependency is None:
-            dependency = self.require(service_type, version=version, min_version=min_version, policy=policy)
-        return dependency.client(client_class, config, interceptors=interceptors)
+        if service is None:
+            return self.require(service_type, version=version, min_version=min_version, policy=policy).client(
+                client_class, config, interceptors=interceptors
+            )
+        return service.client(client_class, config, interceptors=interceptors)

@@ -26,11 +26,11 @@ from cpg_trio.plugin._config import PluginConfig
 from cpg_trio.plugin._declaration import Declaration
 from cpg_trio.plugin._metrics import answering_metrics
 from cpg_trio.plugin._registration import Registrations
+from cpg_trio.plugin._required_service import RequiredService
 from cpg_trio.plugin._serving import Addresses, serve_plugin
 from cpg_trio.plugin._state import PluginState
 from cpg_trio.plugin._staying import own_pool, stay_registered
 from cpg_trio.plugin._tasks import run_tasks
-from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.probes import Probes, probe_port
 from cpg_trio.tracing import Tracing, tracing
 
@@ -95,7 +95,7 @@ async def _stay_until_stopped(state: PluginState, addresses: Addresses, stop: tr
         async with open_plain_nursery() as nursery:
             nursery.start_soon(_set_with, stop, state.stopping)
             nursery.start_soon(state.health.follow)
-            nursery.start_soon(state.declared.dependencies.for_each, Dependency.keep)
+            nursery.start_soon(state.declared.dependencies.for_each, RequiredService.keep)
             nursery.start_soon(stay_registered, state, addresses, registrations)
             await state.stopping.wait()
             state.declared.link.stop()

@@ -264,8 +264,8 @@ class Session:
 
 
 @attrs.frozen
-class Provider:
-    """A provider of a service, as the host tells of it in a session."""
+class SessionProvider:
+    """A provider of a service, as the host tells of it in a session, and how it is reached there."""
 
     runtime_id: str
     version: str
@@ -279,7 +279,7 @@ class Provider:
         return f"{self.session.host_url}{self.endpoint_url}"
 
     @classmethod
-    def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool = False) -> Provider:
+    def at(cls, session: Session, endpoint: pb.ServiceEndpoint, *, degraded: bool = False) -> SessionProvider:
         """Return the provider at an endpoint."""
         health = HealthState.DEGRADED if degraded else HealthState.HEALTHY
         return cls(endpoint.provider_id, endpoint.version, health, session, endpoint.endpoint_url)
@@ -289,13 +289,13 @@ class Provider:
 class ProviderSet:
     """The providers of a service that get calls, as the host tells of them in a session."""
 
-    providers: Mapping[str, Provider] = attrs.field(factory=dict)
+    providers: Mapping[str, SessionProvider] = attrs.field(factory=dict)
     """By runtime id, in the host's order."""
     reason: str = ""
     """Why there is none, in the host's words; empty if it does not say."""
 
     @classmethod
-    def of(cls, *providers: Provider) -> ProviderSet:
+    def of(cls, *providers: SessionProvider) -> ProviderSet:
         """Return the set of these providers."""
         return cls({provider.runtime_id: provider for provider in providers})
 

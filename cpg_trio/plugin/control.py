@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from cpg_trio import wire
 from cpg_trio.plugin._hosts import parse_host_urls
+from cpg_trio.plugin._required_service import RequiredService
 from cpg_trio.plugin._state import PluginState
-from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.protos.connectplugin.v1.connectplugin_trio import PluginControlService, PluginIdentityService
 from cpg_trio.rpc import Code, ConnectError, Context
@@ -91,7 +91,7 @@ class PluginInfo(PluginIdentityService):
         return pb.SetRuntimeIdentityResponse(acknowledged=True)
 
 
-def _required(dependency: Dependency) -> pb.ServiceDependency:
+def _required(dependency: RequiredService) -> pb.ServiceDependency:
     return pb.ServiceDependency(
         type=dependency.service_type,
         min_version=dependency.requirement.min_version,

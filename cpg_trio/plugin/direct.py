@@ -35,7 +35,7 @@ from cpg_trio.http import ConnectFailedError, NotSentError
 from cpg_trio.plugin._recording import entered, note_begun, note_error, note_sent, note_whole
 from cpg_trio.plugin._redirecting import ResponseT, redirected
 from cpg_trio.plugin._retry import Backoff, retry_after_s
-from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, Session
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, Session, SessionProvider
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import (
     CallError,
@@ -90,7 +90,7 @@ class Grant:
 
     direct: Direct = attrs.field(repr=False)
     count: _Count = attrs.field(repr=False)
-    provider: Provider
+    provider: SessionProvider
     url: str
     """The provider's own URL with the path of the service, ending with a slash."""
     headers: Mapping[str, str] = attrs.field(repr=False)
@@ -306,7 +306,7 @@ class RequestPace:
 class _Provider:
     """A provider that may be called directly."""
 
-    provider: Provider
+    provider: SessionProvider
     scope: trio.CancelScope
     """Of the task that keeps its grant."""
     wanted: trio.Event = attrs.field(factory=trio.Event)
@@ -326,7 +326,7 @@ class Direct:
 
     # Calls
 
-    def grant_for(self, provider: Provider) -> Grant | None:
+    def grant_for(self, provider: SessionProvider) -> Grant | None:
         """Return the grant to call a provider directly, None if there is none."""
         known = self._providers.get(provider.runtime_id)
         if known is None:
@@ -362,7 +362,7 @@ class Direct:
     # Grants
 
     async def keep_granted(
-        self, session: Session, providers: Cell[Mapping[str, Provider]], pace: RequestPace
+        self, session: Session, providers: Cell[Mapping[str, SessionProvider]], pace: RequestPace
     ) -> None:
         """Have grants for the providers of the dependency, until cancelled. Run by the plugin."""
         self._counts = {name: count for name, count in self._counts.items() if count.in_flight}
@@ -424,7 +424,9 @@ class Direct:
             count = self._counts[runtime_id] = _Count(self._service_type, runtime_id)
         return count
 
-    async def _request_grant(self, provider: Provider, metadata: ResponseMetadata) -> tuple[Grant, float]:
+    async def _request_grant(
+        self, provider: SessionProvider, metadata: ResponseMetadata
+    ) -> tuple[Grant, float]:
         """Request a grant, and check that the provider answers; return in how many seconds to renew it.
 
         `metadata` receives the headers of the host's answer. Raises: ConnectError.

@@ -29,10 +29,10 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.http import ConnectFailedError, NotSentError, UnknownNameError
 from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._hosts import HostAddress
+from cpg_trio.plugin._required_service import RequiredService
 from cpg_trio.plugin._retry import Backoff, retry_after_s
-from cpg_trio.plugin._session import CALL_TIMEOUT_S, Provider, ProviderSet, Session
+from cpg_trio.plugin._session import CALL_TIMEOUT_S, ProviderSet, Session, SessionProvider
 from cpg_trio.plugin._websocket import GarbledError, open_websocket
-from cpg_trio.plugin.dependency import Dependency
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError, ResponseMetadata
 from cpg_trio.rpc.app_client import LocalWebSocket
@@ -77,7 +77,7 @@ async def _settle(session: Session, dependencies: Dependencies) -> None:
         dependency.settle(session)
 
 
-async def _ask_why(session: Session, dependency: Dependency) -> None:
+async def _ask_why(session: Session, dependency: RequiredService) -> None:
     """Ask a host that tells of no provider, and not why, once each time: the error of a request says it."""
     async for _ in dependency.states.reader():
         if not dependency.unexplained:
@@ -89,7 +89,7 @@ async def _ask_why(session: Session, dependency: Dependency) -> None:
                 dependency.update(session, ProviderSet(reason=error.message))
 
 
-def _discovery(dependency: Dependency) -> pb.DiscoverServiceRequest:
+def _discovery(dependency: RequiredService) -> pb.DiscoverServiceRequest:
     requirement = dependency.requirement
     return pb.DiscoverServiceRequest(
         service_type=dependency.service_type,
@@ -199,7 +199,7 @@ class _Socket:
                 told.update(each.service_type for each in untold)
                 await socket.send_message(self._request(untold))
 
-    def _request(self, dependencies: Collection[Dependency]) -> bytes:
+    def _request(self, dependencies: Collection[RequiredService]) -> bytes:
         subscriptions = [
             pb.WatchSubscription(
                 service_type=d.service_type,
@@ -248,12 +248,12 @@ class _Socket:
         for service_type, told in news.items():
             self._dependencies[service_type].update(self._session, told)
 
-    def _take_changes(self, dependency: Dependency, changes: pb.ProviderChanges) -> None:
+    def _take_changes(self, dependency: RequiredService, changes: pb.ProviderChanges) -> None:
         told = self._told.setdefault(dependency.service_type, _Told())
         for runtime_id in changes.removed:
             told.providers.pop(runtime_id, None)
         for status in changes.changed:
-            provider = Provider.at(self._session, status.endpoint, degraded=status.degraded)
+            provider = SessionProvider.at(self._session, status.endpoint, degraded=status.degraded)
             told.providers[provider.runtime_id] = provider
         told.is_complete |= changes.complete
         if told.is_complete:
@@ -276,7 +276,7 @@ def _note_broken(at: HostAddress, error: BaseException) -> None:
 class _Told:
     """What a connection has told of the providers of a service. It counts once all have been told of."""
 
-    providers: dict[str, Provider] = attrs.field(factory=dict)
+    providers: dict[str, SessionProvider] = attrs.field(factory=dict)
     is_complete: bool = False
 
 
@@ -299,7 +299,7 @@ class _Stream:
     higher number is out of date, and is ignored.
     """
 
-    def __init__(self, session: Session, dependency: Dependency) -> None:
+    def __init__(self, session: Session, dependency: RequiredService) -> None:
         self._session = session
         self._dependency = dependency
         self._polling = False
@@ -368,11 +368,11 @@ class _Stream:
             if error.code == Code.NOT_FOUND:
                 self._take(number, ProviderSet(reason=error.message))
         else:
-            told = ProviderSet.of(Provider.at(self._session, found.endpoint))
+            told = ProviderSet.of(SessionProvider.at(self._session, found.endpoint))
             self._take(number, _suitable(self._dependency, told))
 
 
-def _suitable(dependency: Dependency, told: ProviderSet) -> ProviderSet:
+def _suitable(dependency: RequiredService, told: ProviderSet) -> ProviderSet:
     """Return what counts of what is told: a host that knows no version ranges may tell of other versions."""
     for provider in told.providers.values():
         if not dependency.suits(provider):
@@ -385,4 +385,4 @@ def _providers(session: Session, event: pb.WatchServiceEvent) -> ProviderSet:
     if event.state == pb.SERVICE_STATE_UNAVAILABLE:
         return ProviderSet(reason=event.reason)
     degraded = event.state == pb.SERVICE_STATE_DEGRADED
-    return ProviderSet.of(Provider.at(session, event.endpoint, degraded=degraded))
+    return ProviderSet.of(SessionProvider.at(session, event.endpoint, degraded=degraded))

@@ -52,15 +52,6 @@ class Context(RequestContext[Any, Any]):
         names: tuple[str, ...] = self._call_state.get(PEER_NAMES, ())
         return names
 
-    @property
-    def local(self) -> object:
-        """Who calls from within this process; see `asgi.LOCAL`."""
-        return local_caller(self._scope)
-
-    def note_proved(self, identity: str) -> None:
-        """Report the identity that the client has proved to the server; see `asgi.note_proved`."""
-        note_proved(self._scope, identity)
-
 
 class WrappedContext(Context):
     """A context of connectrpc, with what the server knows about the call in addition."""
@@ -88,6 +79,16 @@ class WrappedContext(Context):
     @property
     def timeout_ms(self) -> float | None:
         return self._inner.timeout_ms
+
+
+def local_of(ctx: Context) -> object:
+    """Return who calls from within this process; see `asgi.LOCAL`."""
+    return local_caller(ctx._scope)  # noqa: SLF001 - of this module
+
+
+def note_proved_by(ctx: Context, identity: str) -> None:
+    """Report the identity that the client of a call has proved to the server; see `asgi.note_proved`."""
+    note_proved(ctx._scope, identity)  # noqa: SLF001 - of this module
 
 
 def own_context(ctx: RequestContext[Any, Any]) -> Context:

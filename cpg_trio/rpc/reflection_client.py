@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import ClassVar
 
-import httpx
 import trio
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
@@ -13,11 +12,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError
 
 from cpg_trio._lines import one_line
-from cpg_trio.http import Pool
 from cpg_trio.protos.grpc.reflection.v1 import reflection_pb2 as pb
 from cpg_trio.protos.grpc.reflection.v1.reflection_trio import ServerReflectionClient
-from cpg_trio.rpc.client import ClientConfig
-from cpg_trio.rpc.http_client import HttpClient
 from cpg_trio.rpc.response import ResponseStream
 
 _NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -31,18 +27,19 @@ class _AlphaClient(ServerReflectionClient):
 
 
 async def descriptors_of(
-    address: str, http: httpx.AsyncClient | Pool | HttpClient, config: ClientConfig | None = None
+    client_of: Callable[[type[ServerReflectionClient]], ServerReflectionClient],
 ) -> Sequence[FileDescriptorProto]:
     """Return the files that describe the services of a server, but for those of the reflection itself.
 
+    `client_of` returns a client of that server.
     Raises: ConnectError, `unimplemented` for a server without reflection.
     """
     try:
-        return await _asked(ServerReflectionClient(address, http, config))
+        return await _asked(client_of(ServerReflectionClient))
     except ConnectError as error:
         if error.code is not Code.UNIMPLEMENTED:
             raise
-    return await _asked(_AlphaClient(address, http, config))
+    return await _asked(client_of(_AlphaClient))
 
 
 async def _asked(client: ServerReflectionClient) -> Sequence[FileDescriptorProto]:

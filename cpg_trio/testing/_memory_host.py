@@ -156,7 +156,6 @@ class MemoryHost:
         connecting = self.connect(caller, requires=[service_type])
         session: HostSession = await self._nursery.start(self._hold, connecting)
         dependency = session.require(service_type)
-        await dependency.wait_told()
         return dependency.client(client_class)
 
     async def _hold(

@@ -129,5 +129,5 @@ async def customer(host_url: str, plugin_url: str) -> AsyncIterator[Customer]:
     dependency = plugin.require("echo")
     async with plugged(plugin, host_url, heartbeat_s=None):
         with trio.fail_after(20):
-            provider = await dependency.wait_available()
+            provider = await dependency._service.wait_available()
         yield Customer(provider.session, dependency.client(EchoServiceClient), plugin_url)

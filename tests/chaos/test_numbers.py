@@ -111,6 +111,6 @@ async def _run_once(t: Trial) -> None:
     plugin = echo_plugin()
     logger = plugin.require("logger")
     async with plugged(plugin, t.system.host_url, heartbeat_s=None):
-        runtime_id = (await logger.wait_available()).session.runtime_id
+        runtime_id = (await logger._service.wait_available()).session.runtime_id
         client = await t.observer.echo("echo", runtime_id)
         assert (await client.echo(EchoRequest(text="hello"))).text == "hello"

@@ -49,7 +49,7 @@ class Load:
 
     def host(self, hosts: list[Process]) -> Process:
         """Return the host that the plugin uses."""
-        session = self.dependency.link.session
+        session = self.dependency._service.link.session
         assert session is not None
         return next(host for host in hosts if host.url == session.host_url)
 
@@ -118,12 +118,12 @@ async def test_no_call_fails_when_the_host_of_a_plugin(number: signal.Signals, t
         loaded(hosts) as load,
     ):
         await eventually(lambda: load.calls > 1500)  # which earn the retries of those in flight
-        session, before = load.dependency.link.session, load.host(hosts)
+        session, before = load.dependency._service.link.session, load.host(hosts)
         before.signal(number)
         await eventually(lambda: load.host(hosts) is not before)
         await trio.sleep(SETTLED_S)
         assert load.failed == []
-        assert load.dependency.link.session is session
+        assert load.dependency._service.link.session is session
         assert session is not None
         assert not session.void.is_set()
         calls = load.calls

@@ -50,7 +50,7 @@ async def test_a_host_calls_a_service_of_its_plugins() -> None:
         client = host.client("echo", EchoServiceClient)
         with trio.fail_after(10):
             provider = await echo.wait_available()
-        assert provider.runtime_id.startswith("echo-plugin-")
+        assert provider.id.startswith("echo-plugin-")
         assert (await client.echo(EchoRequest(text="✓"))).text == "✓"
         async with client.count(CountRequest(to=3)) as stream:
             assert [m.number async for m in stream] == [0, 1, 2]
@@ -124,11 +124,11 @@ async def test_a_drained_provider_gets_no_calls_of_the_host() -> None:
     async with hosting() as (host, url), plugged(echo_plugin(), url):
         echo = host.require("echo")
         provider = await echo.wait_available()
-        host.registry.drain(provider.runtime_id, "it is replaced")
+        host.registry.drain(provider.id, "it is replaced")
         assert not echo.available
         with pytest.raises(ConnectError, match="it is drained"):
             await host.client("echo", EchoServiceClient).echo(EchoRequest())
-        host.registry.undrain(provider.runtime_id)
+        host.registry.undrain(provider.id)
         assert echo.available
 
 

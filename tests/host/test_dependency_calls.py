@@ -56,7 +56,7 @@ async def test_a_call_that_is_given_up_ends_at_the_provider() -> None:
             await anext(aiter(stream))
         with trio.fail_after(5):
             await service.closed.wait()
-        assert host.require("echo").in_flight.in_flight == 0
+        assert host.require("echo")._service.in_flight.in_flight == 0
 
 
 async def test_the_time_that_a_call_of_the_host_may_take_reaches_the_provider() -> None:
@@ -97,7 +97,7 @@ async def test_a_provider_that_fails_the_host_is_left_alone(virtual_time: MockCl
     ):
         echo = host.require("echo")
         client = echo.client(EchoServiceClient)
-        await eventually(lambda: len(echo.group.members) == 2)
+        await eventually(lambda: len(echo._service.group.members) == 2)
         for _ in range(30):
             with suppress(ConnectError):
                 await client.echo(EchoRequest(text="x"))
@@ -125,7 +125,7 @@ async def test_a_stream_ends_with_an_error_when_its_provider_is_revoked() -> Non
         with trio.fail_after(5), pytest.raises(ConnectError) as caught:
             async with echo.client(EchoServiceClient).count(CountRequest(to=99)) as stream:
                 async for _ in stream:
-                    await host.revoke_identity(provider.runtime_id)
+                    await host.revoke_identity(provider.id)
         assert caught.value.code != Code.UNAUTHENTICATED, "the host's own identity has not ended"
         assert fault_of(caught.value) is not Fault.CALLER
 
@@ -164,7 +164,7 @@ async def test_a_call_whose_provider_goes_is_no_call_of_a_host_whose_identity_ha
 
             async def revoke() -> None:
                 await eventually(lambda: service.contexts)
-                await host.revoke_identity(provider.runtime_id)
+                await host.revoke_identity(provider.id)
 
             nursery.start_soon(revoke)
             with pytest.raises(ConnectError) as caught:

@@ -249,7 +249,7 @@ async def test_the_policy_holds(caller: Where, provider: Where) -> None:
         caller(host, url, plugin),
     ):
         await registered(host)
-        await eventually(lambda: "may not" in echo.states.value.reason)
+        await eventually(lambda: "may not" in echo._service.states.value.reason)
         with pytest.raises(ConnectError):
             await echo.client(EchoServiceClient).echo(EchoRequest())
         assert not service.contexts

@@ -55,4 +55,4 @@ async def task(
 async def registered(host: Host, service_type: str = "echo") -> str:
     """Return the runtime id of the first provider of a service, once there is one that gets calls."""
     with trio.fail_after(10):
-        return (await host.require(service_type).wait_available()).runtime_id
+        return (await host.require(service_type).wait_available()).id

@@ -126,7 +126,11 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 def grant_of(dependency: Dependency) -> Grant | None:
     """Return what a dependency's provider can be called directly with."""
-    return None if dependency.provider is None else dependency.direct.grant_for(dependency.provider)
+    return (
+        None
+        if dependency._service.provider is None
+        else dependency._service.direct.grant_for(dependency._service.provider)
+    )
 
 
 async def goes_directly(dependency: Dependency) -> None:

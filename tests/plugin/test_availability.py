@@ -100,14 +100,14 @@ async def test_who_waits_while_the_plugin_registers_anew_does_not_spin(virtual_t
     caller = Plugin("caller", version="1.0.0")
     echo = caller.require("echo")
     async with hosting() as (host, url), plugged(echo_plugin(), url), plugged(caller, url):
-        session = (await echo.wait_available()).session
+        session = (await echo._service.wait_available()).session
         await host.revoke_identity(session.runtime_id)
         session.void.set()
         assert not echo.available
         assert echo.changes() is not None  # which looks at once
-        assert echo.states.value.reason == "caller is not registered with its host"
+        assert echo._service.states.value.reason == "caller is not registered with its host"
         with trio.fail_after(20):
-            assert (await echo.wait_available()).session is not session
+            assert (await echo._service.wait_available()).session is not session
 
 
 async def test_calls_that_all_fail_are_the_reason_until_one_is_answered() -> None:
@@ -118,11 +118,11 @@ async def test_calls_that_all_fail_are_the_reason_until_one_is_answered() -> Non
     async with hosting() as (_, url), plugged(bad, url), plugged(caller, url):
         with trio.fail_after(10):
             await echo.wait_available()
-            while echo.missing is None:
+            while echo._service.missing is None:
                 await echo.wait_available()
                 with pytest.raises(ConnectError):
                     await client.echo(EchoRequest(text="x"))
-        assert echo.missing == "calls to its only provider fail"
+        assert echo._service.missing == "calls to its only provider fail"
         assert not echo.available
         assert echo.statistics().calls >= 3
 
@@ -134,12 +134,12 @@ async def test_a_dependency_with_no_room_for_another_call_is_not_available(virtu
         await echo.wait_available()
         most = echo.policy.concurrency.max_in_flight
         for _ in range(most):
-            await echo.in_flight.take()
+            await echo._service.in_flight.take()
         assert not echo.available
         with trio.move_on_after(1.0):
             await echo.wait_available()
             raise AssertionError("it is not available")
-        echo.in_flight.give_back()
+        echo._service.in_flight.give_back()
         with trio.fail_after(1.0):
             await echo.wait_available()
 
@@ -160,7 +160,7 @@ async def test_who_waits_is_told_that_the_plugin_stops_and_changes_end(virtual_t
         async with hosting() as (_, url), trio.open_nursery() as nursery, plugged(caller, url):
             nursery.start_soon(wait)
             nursery.start_soon(follow)
-            await eventually(lambda: echo.states.value.reason.startswith("no"))
+            await eventually(lambda: echo._service.states.value.reason.startswith("no"))
         assert [state for state in states if state.available] == []
         with pytest.raises(PluginStoppedError):
             await echo.wait_available()
@@ -180,15 +180,17 @@ async def test_the_log_the_readiness_probe_and_the_state_say_why(
         httpx.AsyncClient(base_url=caller_url) as http,
     ):
         whys = (nobody, newer, denied)
-        await eventually(lambda: all(each.missing and not each.unexplained for each in whys))
+        await eventually(
+            lambda: all(each._service.missing and not each._service.unexplained for each in whys)
+        )
         found = lines(caplog, "cpg_trio.plugin")
         for each in whys:
             assert not each.available
-            assert f"caller cannot call {each.service_type}: {each.missing}" in found
-        assert "3" in (newer.missing or "")
-        assert "caller" in (denied.missing or "")
+            assert f"caller cannot call {each.service_type}: {each._service.missing}" in found
+        assert "3" in (newer._service.missing or "")
+        assert "caller" in (denied._service.missing or "")
         answer = await http.get("/readyz")
         assert answer.status_code == 200
-        assert f"waiting for echo: {newer.missing}" in answer.text
+        assert f"waiting for echo: {newer._service.missing}" in answer.text
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len([line for line in warnings if line.startswith("caller cannot call nobody")]) <= 2

@@ -42,9 +42,9 @@ async def test_a_dependency_is_talked_to_through_the_host_or_directly(direct_cal
         plugged(echo_plugin(), url),
         plugged(caller, url, direct_calls=direct_calls),
     ):
-        provider = await echo.wait_available()
+        provider = await echo._service.wait_available()
         if direct_calls:
-            await eventually(lambda: echo.direct.grant_for(provider))
+            await eventually(lambda: echo._service.direct.grant_for(provider))
         await chat_with(client)
         assert routed(host) == (0 if direct_calls else 1)
 

@@ -52,7 +52,7 @@ async def test_a_provider_that_fails_every_call_gets_one_in_a_while(
         plugged(caller, url),
     ):
         await echo.wait_available()
-        await eventually(lambda: len(echo.group.members) == 2)
+        await eventually(lambda: len(echo._service.group.members) == 2)
         for _ in range(30):
             with suppress(ConnectError):
                 await client.echo(EchoRequest(text="x"))

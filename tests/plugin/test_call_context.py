@@ -35,7 +35,7 @@ async def test_a_context_goes_on_from_plugin_to_plugin(direct: bool) -> None:  #
             await dependency.wait_available()
         if direct:
             await goes_directly(dependency)
-            dependency.direct.calls.ended.add(calls.append)
+            dependency._service.direct.calls.ended.add(calls.append)
         client = EchoServiceClient(front, pool)
         await client.echo(pb.EchoRequest(text="x"), headers=FIELDS, metadata=metadata)
         async with client.count(pb.CountRequest(to=1), headers=FIELDS) as stream:

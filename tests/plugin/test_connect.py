@@ -24,7 +24,7 @@ from cpg_trio.plugin import (
     SessionConfig,
     connect,
 )
-from cpg_trio.rpc import ClientConfig, Code, ConnectError
+from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.rpc.reflection_client import descriptors_of
 from cpg_trio.testing import open_host
 from tests._gen.echo.v1 import echo_pb2 as pb
@@ -419,8 +419,7 @@ async def test_a_provider_is_found_for_those_who_call_it_in_their_own_way() -> N
         await until(host, lambda: is_healthy(host, "echo"))
         async with connect(url, requires=["echo"]) as session:
             provider = await session.discover("echo")
-            config = ClientConfig(headers=provider.session.headers)
-            files = await descriptors_of(provider.base_url, provider.session.calls, config)
+            files = await descriptors_of(provider.client)
             assert [file.name for file in files] == ["echo/v1/echo.proto"]
             with pytest.raises(ConnectError, match=r"1\.0\.0 is there and >=3 is required"):
                 await session.discover("echo", ">=3")

@@ -18,9 +18,9 @@ from cpg_trio.asgi import App, Receive, Scope, Send, send_text
 from cpg_trio.calls import CallPolicy
 from cpg_trio.host import Host, HostConfig, Policy, Rules, ServiceRules
 from cpg_trio.http import Pool
-from cpg_trio.plugin import Plugin, PluginConfig, Provider
+from cpg_trio.plugin import Plugin, PluginConfig
 from cpg_trio.plugin._hosts import Hosts
-from cpg_trio.plugin._session import ProviderSet, Session
+from cpg_trio.plugin._session import ProviderSet, Session, SessionProvider
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest
@@ -49,7 +49,7 @@ async def test_a_call_reaches_the_provider_through_the_host() -> None:
     async with hosting() as (_, url), plugged(plugin, url), plugged(echo_plugin(), url):
         with trio.fail_after(10):
             provider = await echo.wait_available()
-        assert provider.runtime_id.startswith("echo-plugin-")
+        assert provider.id.startswith("echo-plugin-")
         client = echo.client(EchoServiceClient, ClientConfig(codec="json"))
         assert (await client.echo(EchoRequest(text="✓"))).text == "✓"
         async with client.count(CountRequest(to=3)) as stream:
@@ -73,7 +73,7 @@ async def test_an_httpx_client_of_the_authors_own_sends_the_calls() -> None:
         httpx.AsyncClient(event_hooks={"request": [note]}) as http,
     ):
         with trio.fail_after(10):
-            provider = await echo.wait_available()
+            provider = await echo._service.wait_available()
         client = echo.client(EchoServiceClient, http=http)
         assert (await client.echo(EchoRequest(text="✓"))).text == "✓"
         async with client.count(CountRequest(to=3)) as stream:
@@ -95,7 +95,7 @@ async def test_a_call_asks_the_host_for_nothing_but_the_call() -> None:
         await until(host, partial(is_healthy, host, "echo"))
         async with plugged(plugin, url):
             with trio.fail_after(10):
-                provider = await echo.wait_available()
+                provider = await echo._service.wait_available()
             seen.clear()
             for _ in range(3):
                 await client.echo(EchoRequest(text="x"))
@@ -212,7 +212,7 @@ async def test_a_call_that_was_not_delivered_goes_to_another_provider(
         away = {"base_url": f"http://127.0.0.1:{unused_port()}"}
         host.registry.register("gone-0", "echo", "1.0.0", "/echo.v1.EchoService/", away)
         async with plugged(caller, url), plugged(echo_plugin(), url):
-            assert (await echo.wait_available()).runtime_id == "gone-0"
+            assert (await echo.wait_available()).id == "gone-0"
             await until(host, lambda: len(host.registry.providers("echo")) == 2)
             if kind == "unary":
                 assert (await client.echo(EchoRequest(text="x"))).text == "x"
@@ -251,7 +251,7 @@ async def test_a_call_finds_the_provider_that_lives_behind_several_that_were_kil
             away = {"base_url": f"http://127.0.0.1:{unused_port()}"}
             host.registry.register(f"gone-{number}", "echo", "1.0.0", "/echo.v1.EchoService/", away)
         async with plugged(caller, url), plugged(echo_plugin(), url):
-            assert (await echo.wait_available()).runtime_id == "gone-0"
+            assert (await echo.wait_available()).id == "gone-0"
             await until(host, lambda: len(host.registry.providers("echo")) == 7)
             assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
 
@@ -329,26 +329,26 @@ async def test_a_dependency_is_not_available_while_the_plugin_has_lost_its_host(
     echo = Plugin("caller", version="1.0.0").require("echo")
     old, new = (Session(Hosts(["http://host.test"], Pool()), name, "token") for name in ("a-1", "a-2"))
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
-    echo.link.begin(old)
-    echo.update(old, ProviderSet.of(Provider.at(old, endpoint)))
-    assert echo.states.value.available
+    echo._service.link.begin(old)
+    echo._service.update(old, ProviderSet.of(SessionProvider.at(old, endpoint)))
+    assert echo._service.states.value.available
     old.void.set()
     assert not echo.available
     with pytest.raises(ConnectError, match="registering with its host anew"):
-        echo.check_callable()
-    found: list[Provider] = []
+        echo._service.check_callable()
+    found: list[SessionProvider] = []
 
     async def wait() -> None:
-        found.append(await echo.wait_available())
+        found.append(await echo._service.wait_available())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         assert not found
-        echo.link.begin(new)
+        echo._service.link.begin(new)
         assert not found
-        echo.update(new, ProviderSet.of(Provider.at(new, endpoint)))
-    assert found == [echo.provider]
+        echo._service.update(new, ProviderSet.of(SessionProvider.at(new, endpoint)))
+    assert found == [echo._service.provider]
 
 
 async def test_a_call_with_an_identity_that_has_ended_gets_the_plugin_a_new_one_and_is_answered(
@@ -359,11 +359,11 @@ async def test_a_call_with_an_identity_that_has_ended_gets_the_plugin_a_new_one_
     client = echo.client(EchoServiceClient)
     async with hosting() as (host, url), plugged(echo_plugin(), url):
         async with plugged(caller, url, heartbeat_s=3600.0):
-            provider = await echo.wait_available()
+            provider = await echo._service.wait_available()
             host.identities.revoke(provider.session.runtime_id)
             assert (await client.echo(EchoRequest(text="again"))).text == "again"
             assert provider.session.void.is_set()
-            assert all(now.session != provider.session for now in echo.providers.value.values())
+            assert all(now.session != provider.session for now in echo._service.providers.value.values())
         assert not echo.available
         with pytest.raises(ConnectError, match="no provider"):
             await client.echo(EchoRequest())
@@ -415,7 +415,7 @@ async def test_no_answer_of_a_provider_ends_its_callers_session(
 ) -> None:
     instead = answering(status, *(fields if status != 401 else ()))
     async with hosting() as (_, url), calling(url, instead) as (bad, good, dependency):
-        session = dependency.provider.session
+        session = dependency._service.provider.session
         for number in range(5):
             with pytest.raises(ConnectError) as caught:
                 await bad.echo(EchoRequest(text="x"))
@@ -427,7 +427,7 @@ async def test_no_answer_of_a_provider_ends_its_callers_session(
             instead.calls.set(number + 1)
             assert (await good.echo(EchoRequest(text="y"))).text == "y"
         assert not session.void.is_set()
-        assert dependency.provider.session is session
+        assert dependency._service.provider.session is session
 
 
 async def test_a_host_without_an_id_is_asked_whether_a_401_was_its_own() -> None:
@@ -436,7 +436,7 @@ async def test_a_host_without_an_id_is_asked_whether_a_401_was_its_own() -> None
         plain_host() as (host, url),
         calling(url, instead, accept_unsigned=True) as (bad, good, dependency),
     ):
-        session = dependency.provider.session
+        session = dependency._service.provider.session
         for _ in range(3):
             with pytest.raises(ConnectError) as caught:
                 await bad.echo(EchoRequest(text="x"))
@@ -450,7 +450,7 @@ async def test_a_host_without_an_id_is_asked_whether_a_401_was_its_own() -> None
 
 async def test_a_401_of_the_host_itself_ends_the_session_at_once() -> None:
     async with hosting() as (host, url), calling(url, answering(500)) as (_, good, dependency):
-        session = dependency.provider.session
+        session = dependency._service.provider.session
         await host.revoke_identity(session.runtime_id)
         assert (await good.echo(EchoRequest(text="y"))).text == "y"
         assert session.void.is_set()
@@ -463,7 +463,7 @@ async def test_a_call_in_flight_while_its_callers_identity_ends_is_not_made_agai
     client = dependency.client(EchoServiceClient)
     async with hosting() as (host, url), plugged(provider, url), plugged(caller, url):
         with trio.fail_after(20):
-            session = (await dependency.wait_available()).session
+            session = (await dependency._service.wait_available()).session
             async with trio.open_nursery() as nursery:
 
                 async def call() -> None:

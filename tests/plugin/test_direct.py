@@ -20,7 +20,7 @@ from cpg_trio.host.access import Rate
 from cpg_trio.host.access.rate_limiting import TokenBuckets
 from cpg_trio.http import Pool
 from cpg_trio.plugin import Dependency, Plugin, PluginConfig
-from cpg_trio.plugin._session import Provider
+from cpg_trio.plugin._session import SessionProvider
 from cpg_trio.plugin.direct import Direct, RequestPace, report_of
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.rpc import Code, ConnectError, Fault, PoolClient, fault_of
@@ -51,14 +51,14 @@ class Setting:
 
     @property
     def runtime_id(self) -> str:
-        assert self.dependency.provider is not None
-        return self.dependency.provider.runtime_id
+        assert self.dependency._service.provider is not None
+        return self.dependency._service.provider.runtime_id
 
     async def goes_directly(self) -> None:
         await goes_directly(self.dependency)
 
     def change_grant(self, **changes: Any) -> None:
-        known = self.dependency.direct._providers[self.runtime_id]
+        known = self.dependency._service.direct._providers[self.runtime_id]
         assert known.grant is not None
         known.grant = attrs.evolve(known.grant, **changes)
 
@@ -214,7 +214,9 @@ async def test_calls_move_to_another_provider_without_a_failure() -> None:
             async with plugged(provider(), url):
                 await eventually(lambda: len(host.registry.providers("echo")) == 2)
                 stop.set()
-                await eventually(lambda: echo.provider and echo.provider.runtime_id != first.runtime_id)
+                await eventually(
+                    lambda: echo._service.provider and echo._service.provider.runtime_id != first.id
+                )
                 await goes_directly(echo)
                 before = answered.value
                 await eventually(lambda: answered.value > before + 10)
@@ -251,7 +253,7 @@ async def _when_called(echo: Echo, do: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def several(number: int) -> AsyncIterator[tuple[Dependency, Cell[Mapping[str, Provider]]]]:
+async def several(number: int) -> AsyncIterator[tuple[Dependency, Cell[Mapping[str, SessionProvider]]]]:
     """Run providers, and a plugin that may call all of them directly."""
     caller = Plugin("caller", version="1.0.0")
     dependency = caller.require("echo")
@@ -259,25 +261,27 @@ async def several(number: int) -> AsyncIterator[tuple[Dependency, Cell[Mapping[s
         for _ in range(number):
             await stack.enter_async_context(plugged(echo_plugin(), url))
         await stack.enter_async_context(plugged(caller, url, direct_calls=True))
-        session = (await dependency.wait_available()).session
+        session = (await dependency._service.wait_available()).session
         told = [
-            Provider.at(session, pb.ServiceEndpoint(provider_id=each.runtime_id, endpoint_url="/x"))
+            SessionProvider.at(session, pb.ServiceEndpoint(provider_id=each.runtime_id, endpoint_url="/x"))
             for each in host.registry.providers("echo")
         ]
-        dependency.providers.set({each.runtime_id: each for each in told})
-        yield dependency, dependency.providers
+        dependency._service.providers.set({each.runtime_id: each for each in told})
+        yield dependency, dependency._service.providers
 
 
 async def test_each_provider_has_a_grant_of_its_own_until_it_leaves() -> None:
     async with several(3) as (dependency, providers):
         first, *others = providers.value.values()
-        await eventually(lambda: all(dependency.direct.grant_for(each) for each in (first, *others)))
-        urls = {grant.url for each in (first, *others) if (grant := dependency.direct.grant_for(each))}
+        await eventually(lambda: all(dependency._service.direct.grant_for(each) for each in (first, *others)))
+        urls = {
+            grant.url for each in (first, *others) if (grant := dependency._service.direct.grant_for(each))
+        }
         assert len(urls) == 3
-        kept = dependency.direct.grant_for(others[0])
+        kept = dependency._service.direct.grant_for(others[0])
         providers.set({each.runtime_id: each for each in others})
-        await eventually(lambda: dependency.direct.grant_for(first) is None)
-        assert dependency.direct.grant_for(others[0]) is kept
+        await eventually(lambda: dependency._service.direct.grant_for(first) is None)
+        assert dependency._service.direct.grant_for(others[0]) is kept
 
 
 async def test_of_many_providers_those_have_a_grant_that_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,10 +290,10 @@ async def test_of_many_providers_those_have_a_grant_that_are_called(monkeypatch:
     async with several(3) as (dependency, providers):
         called, other, _ = providers.value.values()
         for _ in range(2):
-            await eventually(lambda: dependency.direct.grant_for(called) is not None)
-            assert dependency.direct._providers[other.runtime_id].grant is None
+            await eventually(lambda: dependency._service.direct.grant_for(called) is not None)
+            assert dependency._service.direct._providers[other.runtime_id].grant is None
             # Nothing calls it: the grant is not renewed.
-            await eventually(lambda: dependency.direct._providers[called.runtime_id].grant is None)
+            await eventually(lambda: dependency._service.direct._providers[called.runtime_id].grant is None)
 
 
 async def test_a_grant_is_kept_when_the_caller_cannot_connect_for_a_reason_of_its_own() -> None:
@@ -351,7 +355,7 @@ async def test_direct_calls_are_balanced_as_routed_ones_are(*, direct_calls: boo
             await stack.enter_async_context(plugged(echo_plugin(service=service), url))
         for caller in callers:
             await stack.enter_async_context(plugged(caller, url, direct_calls=direct_calls))
-        await eventually(lambda: all(len(each.providers.value) == 3 for each in dependencies))
+        await eventually(lambda: all(len(each._service.providers.value) == 3 for each in dependencies))
         if direct_calls:
             await eventually(lambda: all(map(_calls_all_directly, dependencies)))
         async with trio.open_nursery() as nursery:
@@ -364,7 +368,9 @@ async def test_direct_calls_are_balanced_as_routed_ones_are(*, direct_calls: boo
 
 
 def _calls_all_directly(dependency: Dependency) -> bool:
-    return all(dependency.direct.grant_for(each) for each in dependency.providers.value.values())
+    return all(
+        dependency._service.direct.grant_for(each) for each in dependency._service.providers.value.values()
+    )
 
 
 async def _call_often(client: EchoServiceClient) -> None:

@@ -81,7 +81,7 @@ def urls_of(hosts: list[Serving]) -> str:
 
 def used_by(dependency: Dependency, hosts: list[Serving]) -> Serving:
     """Return the host that a plugin uses."""
-    session = dependency.link.session
+    session = dependency._service.link.session
     assert session is not None
     return next(each for each in hosts if each.url == session.host_url)
 
@@ -130,7 +130,7 @@ async def test_when_the_host_of_a_plugin_ends_no_call_fails_and_no_watcher_sees_
     virtual_time: MockClock, how: str
 ) -> None:
     async with directory() as hosts, calling(hosts) as (echo, failed):
-        session, before = echo.link.session, used_by(echo, hosts)
+        session, before = echo._service.link.session, used_by(echo, hosts)
         assert session is not None
         vanished: list[bool] = []
         left = [each for each in hosts if each is not before]
@@ -140,7 +140,7 @@ async def test_when_the_host_of_a_plugin_ends_no_call_fails_and_no_watcher_sees_
         await trio.sleep(16)
         assert failed == []
         assert not any(vanished)
-        assert echo.link.session is session
+        assert echo._service.link.session is session
         assert not session.void.is_set()
         assert used_by(echo, hosts) in left
 
@@ -162,7 +162,7 @@ async def test_where_all_hosts_are_cut_off_plugins_stay_and_call_each_other(virt
     async with directory(2) as hosts, calling(hosts) as (echo, failed):
         for each in hosts:
             each.store.cut = True
-        session = echo.link.session
+        session = echo._service.link.session
         assert session is not None
         moved = session.hosts.moved
         await trio.sleep(16)
@@ -172,7 +172,7 @@ async def test_where_all_hosts_are_cut_off_plugins_stay_and_call_each_other(virt
             each.store.cut = False
         await trio.sleep(15)
         assert failed == []
-        assert echo.link.session is session
+        assert echo._service.link.session is session
         assert not session.void.is_set()
 
 
@@ -184,14 +184,14 @@ async def test_hosts_that_are_rolled_one_after_the_other_are_noticed_by_nobody(
         start = partial(nursery.start, _serve, memory, lapses)
         hosts = [await start("127.0.0.1:0") for _ in range(3)]
         async with calling(hosts) as (echo, failed):
-            session = echo.link.session
+            session = echo._service.link.session
             for each in list(hosts):
                 await each.shut_down()
                 await trio.sleep(5)
                 hosts[hosts.index(each)] = await start(each.url.removeprefix("http://"))
                 await trio.sleep(5)
             assert failed == []
-            assert echo.link.session is session
+            assert echo._service.link.session is session
         nursery.cancel_scope.cancel()
         lapses.cancel_scope.cancel()
 

@@ -27,10 +27,10 @@ from cpg_trio.asgi import (
 )
 from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import Pool
-from cpg_trio.plugin import Dependency, Plugin, Provider, discovery
+from cpg_trio.plugin import Dependency, Plugin, discovery
 from cpg_trio.plugin._dependencies import Dependencies
 from cpg_trio.plugin._hosts import Hosts
-from cpg_trio.plugin._session import ProviderSet, Session
+from cpg_trio.plugin._session import ProviderSet, Session, SessionProvider
 from cpg_trio.plugin.discovery import _settle, _suitable, follow
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from tests.host.calls import WATCH
@@ -123,12 +123,12 @@ async def test_a_provider_that_is_too_old_is_passed_over_for_one_that_is_not(
         await until(host, lambda: host.registry.available("echo"))
         async with plugged(plugin, url):
             async with plugged(echo_plugin(version="2.0.0"), url):
-                await heard(echo, lambda d: d.provider and d.provider.version == "2.0.0")
+                await heard(echo, lambda d: d._service.provider and d._service.provider.version == "2.0.0")
             await heard(echo, lambda d: not d.available)
 
 
 def versions(dependency: Dependency) -> list[str]:
-    return sorted(provider.version for provider in dependency.providers.value.values())
+    return sorted(provider.version for provider in dependency._service.providers.value.values())
 
 
 async def test_each_provider_is_told_of_when_it_comes_and_when_it_goes() -> None:
@@ -141,7 +141,7 @@ async def test_each_provider_is_told_of_when_it_comes_and_when_it_goes() -> None
                 await heard(echo, lambda d: versions(d) == ["1.0.0", "2.0.0"])
             await heard(echo, lambda d: versions(d) == ["1.0.0"])
         await heard(echo, lambda d: not d.available)
-        assert not echo.providers.value
+        assert not echo._service.providers.value
     assert not host.watches._services
 
 
@@ -153,7 +153,7 @@ async def test_a_host_that_tells_of_one_provider_only_is_understood(monkeypatch:
             async with plugged(echo_plugin(), url):
                 await until(host, lambda: host.registry.callable_count("echo") == 2)
                 await heard(echo, lambda d: d.available)
-                assert len(echo.providers.value) == 1
+                assert len(echo._service.providers.value) == 1
             await heard(echo, lambda d: versions(d) == ["2.0.0"])
         await heard(echo, lambda d: not d.available)
 
@@ -171,8 +171,8 @@ async def test_of_several_major_versions_each_dependency_gets_those_in_its_range
     ):
         await until(host, lambda: host.registry.callable_count("echo") == 2)
         async with plugged(plugin, url):
-            await heard(echo, lambda d: "is required" in (d.missing or ""))
-            assert ">=1.2,<2 is required" in (echo.missing or "")
+            await heard(echo, lambda d: "is required" in (d._service.missing or ""))
+            assert ">=1.2,<2 is required" in (echo._service.missing or "")
             async with plugged(echo_plugin(version="1.5.0"), url):
                 await heard(echo, lambda d: versions(d) == ["1.5.0"])
 
@@ -182,9 +182,11 @@ def test_a_version_that_a_host_without_ranges_tells_of_does_not_count() -> None:
     echo = plugin.require("echo", version="<2")
     session = cast("Session", None)
     endpoints = [pb.ServiceEndpoint(provider_id="p", version=version) for version in ("1.0.0", "2.0.0")]
-    old, new = (Provider.at(session, endpoint) for endpoint in endpoints)
-    assert _suitable(echo, ProviderSet.of(old)) == ProviderSet.of(old)
-    assert _suitable(echo, ProviderSet.of(new)) == ProviderSet(reason="2.0.0 is there and <2 is required")
+    old, new = (SessionProvider.at(session, endpoint) for endpoint in endpoints)
+    assert _suitable(echo._service, ProviderSet.of(old)) == ProviderSet.of(old)
+    assert _suitable(echo._service, ProviderSet.of(new)) == ProviderSet(
+        reason="2.0.0 is there and <2 is required"
+    )
 
 
 @attrs.define
@@ -333,7 +335,7 @@ async def following(url: str, *, heartbeat_s: float = 0.05) -> AsyncIterator[Dep
     _, (dependency,) = needy("echo")
     async with Pool() as pool, trio.open_nursery() as nursery:
         session = Session(Hosts([url], pool), "needy-0", "token", heartbeat_s)
-        nursery.start_soon(follow, session, Dependencies(dependency))
+        nursery.start_soon(follow, session, Dependencies(dependency._service))
         yield dependency
         nursery.cancel_scope.cancel()
 
@@ -433,18 +435,18 @@ async def test_no_plugin_sees_its_dependency_go_while_a_host_is_replaced_that_re
     providers: list[str | None] = []
 
     async def look() -> None:
-        async for told in echo.providers.reader():
+        async for told in echo._service.providers.reader():
             providers.append(next(iter(told), None))
 
     async with plugged(plugin, url), plugged(echo_plugin(), url), trio.open_nursery() as nursery:
         async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
             await eventually(lambda: len(host.watches) == 2)
             await heard(echo, lambda d: d.available)
-            before = echo.provider
+            before = echo._service.provider
             nursery.start_soon(look)
             await wait_all_tasks_blocked()
         async with hosting(bind=f"127.0.0.1:{port}") as (host, _):
-            await heard(echo, lambda d: d.provider != before)
+            await heard(echo, lambda d: d._service.provider != before)
             await until(host, lambda: state_of(host, "needs") == HEALTHY)
         nursery.cancel_scope.cancel()
     assert len(providers) == len(set(providers)) == 2
@@ -457,16 +459,16 @@ async def test_a_provider_that_does_not_return_to_a_new_host_is_dropped_after_a_
     _, (echo,) = needy("echo")
     old, new = (Session(Hosts(["http://host.test"], Pool()), name, "token") for name in ("a-1", "a-2"))
     endpoint = pb.ServiceEndpoint(provider_id="echo-1", version="1.0.0", endpoint_url="/services/echo/echo-1")
-    echo.update(old, ProviderSet.of(Provider.at(old, endpoint)))
+    echo._service.update(old, ProviderSet.of(SessionProvider.at(old, endpoint)))
     old.void.set()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_settle, new, Dependencies(echo))
+        nursery.start_soon(_settle, new, Dependencies(echo._service))
         await wait_all_tasks_blocked()
-        echo.update(new, ProviderSet(reason="nobody is there"))  # the new host does not know it yet
-        assert echo.missing is None
+        echo._service.update(new, ProviderSet(reason="nobody is there"))  # the new host does not know it yet
+        assert echo._service.missing is None
         await trio.sleep(2 * new.heartbeat_s - 0.1)
-        assert echo.missing is None
-    assert echo.missing == "nobody is there"
+        assert echo._service.missing is None
+    assert echo._service.missing == "nobody is there"
 
 
 async def test_what_a_new_host_tells_of_a_provider_counts_at_once() -> None:
@@ -474,11 +476,11 @@ async def test_what_a_new_host_tells_of_a_provider_counts_at_once() -> None:
     old, new = (Session(Hosts(["http://host.test"], Pool()), name, "token") for name in ("a-1", "a-2"))
     for session, provider_id in ((old, "echo-1"), (new, "echo-2")):
         endpoint = pb.ServiceEndpoint(provider_id=provider_id, version="1.0.0", endpoint_url="/")
-        echo.update(session, ProviderSet.of(Provider.at(session, endpoint)))
-        assert echo.provider
-        assert echo.provider.runtime_id == provider_id
-    echo.update(new, ProviderSet())
-    assert echo.provider is None
+        echo._service.update(session, ProviderSet.of(SessionProvider.at(session, endpoint)))
+        assert echo._service.provider
+        assert echo._service.provider.runtime_id == provider_id
+    echo._service.update(new, ProviderSet())
+    assert echo._service.provider is None
 
 
 def frames(*messages: tuple[int, bytes]) -> bytes:

@@ -39,11 +39,11 @@ async def test_a_plugin_checks_what_its_host_signs_by_the_hosts_clock_and_logs_t
         await until(host, lambda: is_healthy(host, "echo"))
         provider = await echo.wait_available()
         assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"
-        assert await host._prober.probe(provider.runtime_id)
+        assert await host._prober.probe(provider.id)
         with trio.fail_after(10):
             while not re.search("the clock of echo-plugin is", caplog.text):  # noqa: ASYNC110 - no event
                 await trio.sleep(0.01)
-        assert host.registry.health(provider.runtime_id).callable
+        assert host.registry.health(provider.id).callable
     (line,) = [m for m in caplog.messages if m.startswith("the clock of echo-plugin is")]
     found = re.search(r"is (\d+) s (ahead of|behind) its host's", line)
     assert found

@@ -22,7 +22,7 @@ from cpg_trio.plugin._hosts import BY_URL, Hosts
 from cpg_trio.plugin._session import Session
 from cpg_trio.plugin.discovery import _Socket
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as watch
-from cpg_trio.rpc import ClientConfig, Context
+from cpg_trio.rpc import Context
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
@@ -284,19 +284,19 @@ async def test_when_its_host_is_gone_a_plugin_is_at_another_one_as_who_it_was_an
     ):
         await echo.wait_available()
         await until(host, lambda: state_of(host, "other") == HEALTHY)
-        session, client = echo.link.session, echo.client(EchoServiceClient)
+        session, client = echo._service.link.session, echo.client(EchoServiceClient)
         assert session is not None
         assert await said(client) == "x"
         gone = went_away(host, "other")
         await used(fronts).close()
         assert [await said(client) for _ in range(10)] == ["x"] * 10
-        assert echo.states.value.available
+        assert echo._service.states.value.available
         await trio.sleep(12)
-        assert echo.link.session is session
+        assert echo._service.link.session is session
         assert not session.void.is_set()
         assert not any(gone)
         async with plugged(echo_plugin(), url):  # which it is told of, so that the watch has moved, too
-            await eventually(lambda: len(echo.providers.value) == 2)
+            await eventually(lambda: len(echo._service.providers.value) == 2)
 
 
 def went_away(host: Host, service_type: str) -> list[bool]:
@@ -382,7 +382,7 @@ async def test_what_a_slow_host_has_in_flight_goes_on_when_its_plugin_moves(
 
 
 def session_of(dependency: Dependency) -> Session:
-    session = dependency.link.session
+    session = dependency._service.link.session
     assert session is not None
     return session
 
@@ -478,8 +478,8 @@ async def test_a_plugin_leaves_a_host_that_is_stopping_and_forgets_nobody(virtua
 async def test_what_a_host_tells_that_is_behind_counts_when_it_has_caught_up() -> None:
     _, echo = caller_of()
     session = Session(Hosts([A, B], Pool()), "caller-1", "token")
-    echo.link.begin(session)
-    socket = _Socket(session, Dependencies(echo))
+    echo._service.link.begin(session)
+    socket = _Socket(session, Dependencies(echo._service))
 
     def told(revision: int, *names: str, complete: bool = False) -> None:
         update = watch.WatchUpdate(revision=revision)
@@ -489,19 +489,19 @@ async def test_what_a_host_tells_that_is_behind_counts_when_it_has_caught_up() -
         socket._take(update)
 
     told(7, "a", "b", complete=True)
-    assert set(echo.providers.value) == {"a", "b"}
+    assert set(echo._service.providers.value) == {"a", "b"}
     assert session.seen_revision == 7
     session.hosts.current.failed("gone")
     socket._begin(session.hosts.current)
     told(5, "a", complete=True)
-    assert set(echo.providers.value) == {"a", "b"}
+    assert set(echo._service.providers.value) == {"a", "b"}
     told(7, "b")
-    assert set(echo.providers.value) == {"a", "b"}
+    assert set(echo._service.providers.value) == {"a", "b"}
     told(9, "c")
-    assert set(echo.providers.value) == {"a", "b", "c"}
+    assert set(echo._service.providers.value) == {"a", "b", "c"}
     socket._begin(session.hosts.current)  # the same host: it has started anew
     told(1, "d", complete=True)
-    assert (set(echo.providers.value), session.seen_revision) == ({"d"}, 1)
+    assert (set(echo._service.providers.value), session.seen_revision) == ({"d"}, 1)
 
 
 async def test_a_capability_is_called_at_another_host_with_the_same_grant(virtual_time: MockClock) -> None:
@@ -591,9 +591,7 @@ async def test_a_client_uses_a_host_that_answers_and_another_one_when_that_is_go
             first = next(front for front in fronts if front.opened)
             await first.close()
             provider = await session.discover("echo")
-            config = ClientConfig(headers=provider.session.headers)
-            client = EchoServiceClient(provider.base_url, provider.session.calls, config)
-            assert await said(client) == "x"
+            assert await said(provider.client(EchoServiceClient)) == "x"
         assert host.identities.entry(session.runtime_id) is None
 
 

@@ -182,20 +182,20 @@ async def test_without_an_address_nothing_is_recorded() -> None:
     async with hosting() as (_, url), plugged(provider, url), plugged(caller, url):
         await dependency.wait_available()
         await dependency.client(EchoServiceClient).echo(EchoRequest(text="hello"))
-        assert not dependency.calls.ended
+        assert not dependency._service.calls.ended
         assert not provider._declared.served.ended
 
 
 async def test_what_a_run_has_counted_does_not_outlive_it() -> None:
     async with calling() as s:
-        assert s.dependency.calls.ended
-    assert not s.dependency.calls.ended
-    assert not s.dependency.direct.calls.ended
+        assert s.dependency._service.calls.ended
+    assert not s.dependency._service.calls.ended
+    assert not s.dependency._service.direct.calls.ended
 
 
 async def test_the_states_of_breakers_are_counted_by_service_and_not_by_provider() -> None:
     async with calling() as s:
-        (member,) = s.dependency.group.members
+        (member,) = s.dependency._service.group.members
         before = await s.made()
         for _ in range(3):
             member.end(member.begin(), Outcome.FAILURE, 0.1, "unavailable")

@@ -98,6 +98,6 @@ async def test_a_plugin_comes_back_to_a_host_that_has_restarted_and_takes_any_he
             host.forget()
             await eventually(lambda: provides(host, "echo"))
             async for state in echo.changes():
-                if state.available and state.providers[0].id != before.runtime_id:
+                if state.available and state.providers[0].id != before.id:
                     break
         assert (await echo.client(EchoServiceClient).echo(EchoRequest(text="x"))).text == "x"

@@ -22,7 +22,7 @@ async def test_a_host_without_descriptors_is_at_fault_and_its_providers_stay_cal
     dependency = caller.require("echo")
     client = dependency.client(EchoServiceClient)
     async with hosting() as (host, url), plugged(echo_plugin(service=echo), url), plugged(caller, url):
-        provider = await dependency.wait_available()
+        provider = await dependency._service.wait_available()
         await client.echo(EchoRequest(text="x"))  # the caller is connected to its host
         host._pool._close_idle(not_used_since=math.inf)  # the host is not connected to the provider
         session = provider.session
@@ -44,11 +44,13 @@ async def test_a_host_without_descriptors_is_at_fault_and_its_providers_stay_cal
                 assert host.registry.health(provider.runtime_id).callable
                 assert dependency.available
                 assert not answered.is_set()
-                assert [each.breaker.state for each in dependency.group.members] == [BreakerState.CLOSED]
+                assert [each.breaker.state for each in dependency._service.group.members] == [
+                    BreakerState.CLOSED
+                ]
             with trio.fail_after(10):
                 await answered.wait()
-        assert dependency.provider is not None
-        assert dependency.provider.runtime_id == provider.runtime_id
+        assert dependency._service.provider is not None
+        assert dependency._service.provider.runtime_id == provider.runtime_id
         assert len(echo.contexts) == 2
 
 
@@ -56,7 +58,7 @@ async def test_what_a_host_refuses_says_whose_failure_it_is() -> None:
     caller = Plugin("caller", version="1.0.0")
     dependency = caller.require("echo")
     async with hosting() as (host, url), plugged(echo_plugin(), url), plugged(caller, url):
-        provider = await dependency.wait_available()
+        provider = await dependency._service.wait_available()
         session = provider.session
 
         async def fault(base_url: str, headers: dict[str, str]) -> Fault | None:

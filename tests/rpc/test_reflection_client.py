@@ -39,13 +39,13 @@ class Scripted(ServerReflectionService):
 
 async def described(*services: Service) -> list[str]:
     async with served(application(services)) as url, Pool() as pool:
-        return [file.name for file in await descriptors_of(url, pool)]
+        return [file.name for file in await descriptors_of(lambda client: client(url, pool))]
 
 
 async def refused(*services: Service) -> ConnectError:
     async with served(application(services)) as url, Pool() as pool:
         with pytest.raises(ConnectError) as caught:
-            await descriptors_of(url, pool)
+            await descriptors_of(lambda client: client(url, pool))
     return caught.value
 
 

@@ -11,6 +11,7 @@ from cpg_trio.host.access import AccessCheck, Action, Identity, Kind, LimitError
 from cpg_trio.host.cluster import Arrival, Forwarding
 from cpg_trio.host.directory import NoProviderError, UnknownRegistrationError
 from cpg_trio.rpc import Code, Context
+from cpg_trio.rpc.context import note_proved_by
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def answering(ctx: Context) -> Iterator[None]:
 def authenticate(access: AccessCheck, ctx: Context, kind: Kind) -> Identity:
     """Return who makes a call, once it is counted. Raises: RefusedError."""
     identity = access.admit(*credentials(ctx), peer_of(ctx), kind)
-    ctx.note_proved(identity.runtime_id)
+    note_proved_by(ctx, identity.runtime_id)
     return identity
 
 
@@ -66,7 +67,7 @@ def arrival_of(access: AccessCheck, forwarding: Forwarding, ctx: Context) -> Arr
         arrival = forwarding.arrival(ctx, plugin)
     except RefusedError as refused:
         access.refuse(refused, peer, Action.AUTHENTICATE, plugin)
-    ctx.note_proved(f"host {arrival.forwarded_by}")
+    note_proved_by(ctx, f"host {arrival.forwarded_by}")
     return arrival
 
 
@@ -81,7 +82,7 @@ def authenticate_arrival(
     if arrival.forwarded_by:
         return access.authenticate(*credentials(ctx), arrival.peer), arrival
     identity = access.admit(*credentials(ctx), arrival.peer, kind)
-    ctx.note_proved(identity.runtime_id)
+    note_proved_by(ctx, identity.runtime_id)
     return identity, arrival
 
 

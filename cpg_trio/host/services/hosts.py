@@ -10,6 +10,7 @@ from cpg_trio.host.services.edges import answering, peer_of
 from cpg_trio.protos.cpgtrio.hosts.v1 import hosts_pb2 as pb
 from cpg_trio.protos.cpgtrio.hosts.v1.hosts_trio import HostService
 from cpg_trio.rpc import Context
+from cpg_trio.rpc.context import note_proved_by
 
 
 class HostsOfDirectory(HostService):
@@ -30,6 +31,6 @@ class HostsOfDirectory(HostService):
                 stated = self._hosts.stated(ctx, request.runtime_id)
             except RefusedError as refused:
                 self._access.refuse(refused, peer_of(ctx), Action.AUTHENTICATE, "")
-        ctx.note_proved(f"host {stated.issuer}")
+        note_proved_by(ctx, f"host {stated.issuer}")
         await self._ask(request.runtime_id)
         return pb.SuspectResponse()

@@ -27,6 +27,7 @@ from cpg_trio.host.services.edges import answering, authenticate, authenticate_a
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.protos.connectplugin.v1.connectplugin_trio import ServiceRegistryClient, ServiceRegistryService
 from cpg_trio.rpc import ConnectError, Context
+from cpg_trio.rpc.context import local_of
 from cpg_trio.versions import Requirement
 
 _log = logging.getLogger("cpg_trio.host")
@@ -83,7 +84,7 @@ class RegistryService(ServiceRegistryService):
             wire.validate_registration(
                 request.service_type, request.version, request.endpoint_path, request.metadata
             )
-            registration = await self._register(caller, request, arrival.peer, ctx.local)
+            registration = await self._register(caller, request, arrival.peer, local_of(ctx))
         self._audit.allowed(Action.REGISTER, caller.runtime_id, request.service_type)
         through = "".join(f" through {socket}" for socket in registration.addresses[:-1])
         service = f"{request.service_type} v{request.version}"

@@ -208,7 +208,7 @@ async def test_a_plugin_on_the_sdk_goes_on_as_if_nothing_had_happened(config: Ho
                     assert host.registry.available("echo")
                 await until(host, lambda: is_healthy(host, "echo") and is_healthy(host, "needs"))
                 provider = await echo.wait_available()
-                assert host.registry.discover("echo")[0].runtime_id == provider.runtime_id
+                assert host.registry.discover("echo")[0].runtime_id == provider.id
                 seen.append(registered(host))
                 assert len(host.identities) == 2
     assert len(seen[0]) == 2

@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager
 import attrs
 
 from cpg_trio.plugin._redirecting import Discard, RedirectingClient, ResponseT, Send
-from cpg_trio.plugin._session import Provider
-from cpg_trio.plugin.dependency import Dependency
+from cpg_trio.plugin._required_service import RequiredService
+from cpg_trio.plugin._session import SessionProvider
 from cpg_trio.rpc import Duplex, HttpClient, HttpRequest
 from cpg_trio.rpc.http_client import send_duplex
 
 
-class SessionDependency(Dependency):
+class SessionService(RequiredService):
     """A service that a session calls."""
 
-    def _balanced(self, send_to: Callable[[Provider], HttpClient]) -> HttpClient:
+    def _balanced(self, send_to: Callable[[SessionProvider], HttpClient]) -> HttpClient:
         return _AwaitingClient(self, super()._balanced(send_to))
 
 
@@ -29,7 +29,7 @@ class SessionDependency(Dependency):
 class _AwaitingClient(RedirectingClient):
     """Sends calls once the host has told of their service."""
 
-    dependency: SessionDependency
+    dependency: SessionService
     http: HttpClient
 
     @asynccontextmanager
