@@ -203,7 +203,8 @@ def docs(session: nox.Session) -> None:
         return
     session.run("python", "-m", "website.generate", "--check")
     versioned = {"DOCS_VERSIONED": "1"} if "--into" in words else {}
-    session.run("python", "-m", "mkdocs", "build", "--quiet", "--strict", env=env | versioned)
+    # Without --quiet, which would hide warnings from --strict, too.
+    session.run("python", "-m", "mkdocs", "build", "--strict", env=env | versioned)
     external = ["--external"] if "--external" in words else []
     session.run("python", "-m", "website.check", "build/site", *external)
     if versioned:

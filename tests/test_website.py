@@ -51,6 +51,11 @@ def test_each_variable_and_each_flag_is_in_one_table() -> None:
     assert flags == taken
 
 
+def test_the_page_of_the_command_line_says_of_each_command_what_it_does() -> None:
+    overview = (ROOT / "docs/reference/command-line.md").read_text().partition("\n## ")[0]
+    assert [command.name for command in COMMANDS if f"`{command.name}`" not in overview] == []
+
+
 def test_each_page_is_in_the_navigation_once() -> None:
     listed = re.findall(r": ([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(each for each in listed if not each.startswith("source/")) == sorted(

@@ -153,6 +153,6 @@ def _linked(text: str, public: Mapping[str, str]) -> str:
             return found[0]
         return f"[`{found[1]}`][{public[first]}]"
 
-    return re.sub(
-        r"(^|(?<=\. ))(Raises|Returns|Yields): ", r"**\2:** ", _NAME.sub(link, text), flags=re.MULTILINE
-    )
+    text = re.sub(r"\[([^]]+)\]\[\]", r"\1", text)  # connectrpc's own links, to names as it calls them
+    text = _NAME.sub(link, text)
+    return re.sub(r"(^|(?<=\. ))(Raises|Returns|Yields): ", r"**\2:** ", text, flags=re.MULTILINE)
