@@ -95,6 +95,20 @@ def test_a_proto_of_the_name_of_an_example_is_taken_as_it_is(protos: Path) -> No
     assert used == 'of: "x"\n\n'
 
 
+def test_one_of_that_name_in_an_included_folder_is_imported_from_the_top(
+    protos: Path,
+) -> None:
+    other = protos.parent / "vendor/logger/v1/logger.proto"
+    other.parent.mkdir(parents=True)
+    ours = (OURS / "logger/v1/logger.proto").read_text()
+    other.write_text(ours.replace("message = 1;", "message = 1; string of = 2;"))
+    project = Project(protos, protos.parent / "made", "made", [protos.parent / "vendor"])
+    texts = {path.name: text for path, text in project.generate().items()}
+    for name in ("greeter_pb2.py", "greeter_pb2.pyi", "greeter_trio.py"):
+        assert "from logger.v1 import logger_pb2" in texts[name]
+        assert "cpg_trio.protos.logger" not in texts[name]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [

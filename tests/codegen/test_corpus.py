@@ -43,6 +43,7 @@ def test_each_method_of_each_kind_is_called_and_answers(called: Mapping[str, Any
     assert called["answered"] == [
         *(f"Plain/{name}" for name in ("Dash", "Greet", "Keyword", "Under")),
         *(f"beside.{name}/Do" for name in ("Service", "X", "XService")),
+        "builtins.Types/Int",
         "dots.Dots/Dot",
         "edition.Editions/Edit",
         *(f"kinds.Kind/{name}" for name in ("Rpc", "Str", "Tuple", "__mangled")),
