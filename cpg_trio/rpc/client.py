@@ -372,6 +372,7 @@ class ServiceClient:
     ) -> AsyncGenerator[_M, None]:
         async with aclosing(unwrap(response.body, self._config.max_message_bytes)) as envelopes:
             async for envelope in envelopes:
+                await trio.lowlevel.checkpoint_if_cancelled()  # many may have come at once
                 if envelope.ends_stream:
                     await _read_to_end(response)
                     _end_stream(envelope.content, metadata)

@@ -1,4 +1,4 @@
-"""Runs the suite in both modes: `python -m tests.conformance --runner PATH [--protos FOLDER] [-- OPTIONS]`.
+"""Runs the suite: `python -m tests.conformance --runner PATH [--protos FOLDER] [-- OPTIONS]`.
 
 The runner starts `server` and `client` as processes. The stubs that these import are generated from the
 suite's protos into a temporary folder. What follows `--` goes to the runner, such as `--run 'Basic/**'`.
@@ -23,7 +23,9 @@ STUBS = "conformance_stubs"
 """The package of the generated code. The suite's own, `connectrpc`, is the name of a library that we use."""
 SERVICE = "connectrpc/conformance/v1/service.proto"
 FOLDERS = 4  # from the runner's own upwards, in which its protos are looked for
-MODES = ("server", "client")
+RUNS = ("server", "server-hypercorn", "client", "client-httpx")
+"""The mode of the runner, and the argument of our program if it has one. What each claims is in a file."""
+_USUAL = ("--max-servers", "2")  # at once: each has ten seconds to start in, also on a busy machine
 
 
 def main() -> int:
@@ -34,7 +36,7 @@ def main() -> int:
     protos = given.protos or _beside(given.runner)
     with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
         _generate(protos, Path(scratch))
-        statuses = [_run(given.runner, mode, Path(scratch), given.options) for mode in given.mode or MODES]
+        statuses = [_run(given.runner, run, Path(scratch), given.options) for run in given.only or RUNS]
     return int(any(statuses))
 
 
@@ -42,7 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="nox -s conformance --", description=__doc__)
     parser.add_argument("--runner", type=Path, required=True, help="the suite's program `connectconformance`")
     parser.add_argument("--protos", type=Path, help="the suite's folder `proto`; sought near the runner")
-    parser.add_argument("--mode", choices=MODES, action="append", help="one of the two, not both")
+    parser.add_argument("--only", choices=RUNS, action="append", help="one of the runs, not all")
     parser.add_argument("options", nargs="*", help="options of the runner")
     return parser.parse_args()
 
@@ -63,12 +65,13 @@ def _generate(protos: Path, scratch: Path) -> None:
         raise SystemExit(f"{protos}: {error}") from None
 
 
-def _run(runner: Path, mode: str, scratch: Path, options: Sequence[str]) -> int:
+def _run(runner: Path, run: str, scratch: Path, options: Sequence[str]) -> int:
     places = [str(ROOT), str(scratch), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
-    command = [str(runner), "--mode", mode, "--conf", str(HERE / f"{mode}.yaml"), *options]
-    command += ["--", sys.executable, "-m", f"{__package__}.{mode}"]
-    print(f"conformance of the {mode}: {' '.join(command)}", flush=True)
+    mode, _, argument = run.partition("-")
+    command = [str(runner), "--mode", mode, "--conf", str(HERE / f"{run}.yaml"), *_USUAL, *options]
+    command += ["--", sys.executable, "-m", f"{__package__}.{mode}", *filter(None, [argument])]
+    print(f"{run}: {' '.join(command)}", flush=True)
     return subprocess.run(command, env=environment, check=False).returncode
 
 

@@ -1,14 +1,19 @@
-"""The client: makes each call that the runner asks for with the generated client, and tells how it ended."""
+"""The client: makes each call that the runner asks for with the generated client, and tells how it ended.
+
+With the argument `httpx` it does so over httpx instead of a pool.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trio
 from conformance_stubs.connectrpc.conformance.v1 import client_compat_pb2, config_pb2, service_pb2
 from conformance_stubs.connectrpc.conformance.v1.service_trio import ConformanceServiceClient
@@ -16,6 +21,7 @@ from google.protobuf.message import Message
 from trio.lowlevel import FdStream
 
 from cpg_trio import http, rpc
+from cpg_trio.http.certificates import Contexts
 from tests.conformance.messages import add_headers, error_of, framed, headers_of, received, written
 
 _CALLS_AT_ONCE = 16
@@ -132,16 +138,17 @@ def _only(errors: BaseExceptionGroup[rpc.ConnectError]) -> rpc.ConnectError:
 
 
 class Clients:
-    """The clients that calls are made with. Those with the same certificates share a pool."""
+    """The clients that calls are made with: over pools, or over clients of httpx if `over_httpx`."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, folder: Path, stack: AsyncExitStack, *, over_httpx: bool) -> None:
         self._folder = folder
         self._stack = stack
-        self._pools: dict[tuple[bytes, bytes], http.Pool] = {}
+        self._over_httpx = over_httpx
+        self._opened: dict[tuple[bytes, bytes, bool], rpc.HttpClient] = {}
         self._opening = trio.Lock()
 
     async def get(self, asked: Any) -> ConformanceServiceClient:
-        """Return a client that speaks what is asked for."""
+        """Return a client that speaks what is asked for. Those with the same certificates share a pool."""
         is_gzip = asked.compression == config_pb2.COMPRESSION_GZIP
         config = rpc.ClientConfig(
             codec="json" if asked.codec == config_pb2.CODEC_JSON else "proto",
@@ -149,25 +156,30 @@ class Clients:
             gzip_from_bytes=0 if is_gzip else None,
         )
         scheme = "https" if asked.server_tls_cert else "http"
-        sending = rpc.PoolClient(
-            await self._pool(asked), http2=asked.http_version == config_pb2.HTTP_VERSION_2
-        )
-        return ConformanceServiceClient(f"{scheme}://{asked.host}:{asked.port}", sending, config)
-
-    async def _pool(self, asked: Any) -> http.Pool:
-        key = asked.server_tls_cert, asked.client_tls_creds.cert
+        address = f"{scheme}://{asked.host}:{asked.port}"
+        http2 = asked.http_version == config_pb2.HTTP_VERSION_2
+        key = asked.server_tls_cert, asked.client_tls_creds.cert, http2
         async with self._opening:
-            if key not in self._pools:
-                folder = self._folder / str(len(self._pools))
-                folder.mkdir()
-                tls = http.TlsConfig(
-                    cert_file=written(folder / "cert.pem", asked.client_tls_creds.cert),
-                    key_file=written(folder / "key.pem", asked.client_tls_creds.key),
-                    ca_file=written(folder / "ca.pem", asked.server_tls_cert),
-                )
-                pool = http.Pool(ssl_context=tls.client_contexts())
-                self._pools[key] = await self._stack.enter_async_context(pool)
-            return self._pools[key]
+            if key not in self._opened:
+                self._opened[key] = await self._open(self._contexts(asked), http2=http2)
+        return ConformanceServiceClient(address, self._opened[key], config)
+
+    def _contexts(self, asked: Any) -> Contexts:
+        folder = self._folder / str(len(self._opened))
+        folder.mkdir()
+        tls = http.TlsConfig(
+            cert_file=written(folder / "cert.pem", asked.client_tls_creds.cert),
+            key_file=written(folder / "key.pem", asked.client_tls_creds.key),
+            ca_file=written(folder / "ca.pem", asked.server_tls_cert),
+        )
+        return tls.client_contexts()
+
+    async def _open(self, contexts: Contexts, *, http2: bool) -> rpc.HttpClient:
+        if self._over_httpx:
+            client = httpx.AsyncClient(verify=contexts(), http1=not http2, http2=http2, trust_env=False)
+            return rpc.HttpxClient(await self._stack.enter_async_context(client))
+        pool = await self._stack.enter_async_context(http.Pool(ssl_context=contexts))
+        return rpc.PoolClient(pool, http2=http2)
 
 
 async def main() -> None:
@@ -186,7 +198,7 @@ async def main() -> None:
 
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        clients = Clients(Path(folder), stack)
+        clients = Clients(Path(folder), stack, over_httpx="httpx" in sys.argv)
         async with trio.open_nursery() as nursery:
             async for asked in received(client_compat_pb2.ClientCompatRequest, FdStream(os.dup(0))):
                 nursery.start_soon(answer, asked, clients)

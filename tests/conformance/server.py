@@ -1,9 +1,13 @@
-"""The server: the suite's service on `rpc.application`, served on a free port as the runner asks."""
+"""The server: the suite's service on `rpc.application`, served on a free port as the runner asks.
+
+With the argument `hypercorn` the engine of HTTP/1.1 is Hypercorn's.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -132,8 +136,11 @@ async def _serve(asked: Any, folder: Path, nursery: trio.Nursery) -> None:
         [Conformance()], max_message_bytes=asked.message_receive_limit or rpc.MAX_MESSAGE_BYTES
     )
 
+    engine = http.Http1Engine.HYPERCORN if "hypercorn" in sys.argv else http.Http1Engine.OWN
+    config = http.ServeConfig(tls=tls, http1_engine=engine)
+
     async def serve(*, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
-        await http.serve(app, config=http.ServeConfig(tls=tls), task_status=task_status)
+        await http.serve(app, config=config, task_status=task_status)
 
     url = urlsplit((await nursery.start(serve))[0])
     answer = server_compat_pb2.ServerCompatResponse(host=url.hostname, port=url.port)

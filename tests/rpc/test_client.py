@@ -211,6 +211,20 @@ async def test_a_streams_deadline_ends_the_block_that_reads_it(autojump_clock: M
     assert seen == list(range(99))
 
 
+async def test_a_cancelled_call_yields_no_other_message_though_it_is_here() -> None:
+    messages = [frame(pb.CountResponse(number=number).SerializeToString()) for number in (1, 2)]
+    app = canned(200, b"".join([*messages, frame(b"{}", 2)]), content_type="application/connect+proto")
+    seen: list[int] = []
+    async with client_of(app) as client:
+        with trio.CancelScope() as call:
+            async with client.count(pb.CountRequest()) as stream:
+                async for message in stream:
+                    seen.append(message.number)
+                    call.cancel()
+    assert call.cancelled_caught
+    assert seen == [1]
+
+
 async def test_leaving_a_stream_early_stops_its_handler() -> None:
     echo = Echo()
     async with echo_client(None, echo) as client:
