@@ -16,7 +16,8 @@ import cpg_trio
 
 ROOT = Path(__file__).parents[1]
 ROOMS = [
-    f"cpg_trio{room}" for room in ("", ".calls", ".host", ".http", ".plugin", ".rpc", ".store", ".testing")
+    f"cpg_trio{room}"
+    for room in ("", ".calls", ".host", ".http", ".launch", ".plugin", ".rpc", ".store", ".testing")
 ]
 """The modules whose `__all__` is what is public of them."""
 

@@ -19,7 +19,7 @@ from cpg_trio.rpc import Code, ConnectError, Context
 from tests._gen.echo.v1.echo_pb2 import CountRequest, EchoRequest, EchoResponse
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.launch.tasks import assignment, echo, registered, task
-from tests.plugin.running import eventually, hosting
+from tests.plugin.running import echo_plugin, eventually, hosting
 from tests.rpc.echo import Echo
 
 
@@ -107,6 +107,32 @@ async def test_what_a_plugin_raises_ends_its_run_and_is_logged_once(caplog: pyte
         assert "\n" not in ended.how
         logged = [record for record in caplog.records if record.exc_info and record.levelno >= logging.ERROR]
         assert [record.message for record in logged] == ["the task of echo-plugin has failed"]
+
+
+async def test_an_authors_task_that_fails_ends_the_run_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    fails, begun = trio.Event(), list[str]()
+
+    def with_task() -> Plugin:
+        plugin = echo_plugin("fails", "other")
+
+        @plugin.task
+        async def flush() -> None:
+            begun.append("flush")
+            await fails.wait()
+            raise RuntimeError("the disk is full")
+
+        return plugin
+
+    async with hosting() as (host, _), task(host, echo), task(host, with_task, "fails") as running:
+        await registered(host, "other")
+        await registered(host)
+        await eventually(lambda: begun == ["flush"])
+        fails.set()
+        ended = await running.wait()
+        assert ended.failed
+        assert "RuntimeError: the disk is full" in ended.how
+        await registered(host)
+    assert "the task flush of fails has failed, which ends the plugin" in caplog.text
 
 
 async def test_leaving_the_block_ends_the_run() -> None:
