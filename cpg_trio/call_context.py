@@ -162,12 +162,9 @@ def new_request_id() -> str:
 
 def received(fields: HeaderList) -> CallContext:
     """Return the context of a call with these header fields, whose names may be in any case."""
-    values: dict[bytes, bytes] = {}
-    for name, value in fields:
-        known = name.lower()
-        if known in FIELDS:
-            # Fields of one name are one list (RFC 9110, section 5.2). No list is a traceparent or an id.
-            values[known] = b"%b,%b" % (values[known], value) if known in values else value
+    values = dict(fields)
+    if len(values) < len(fields) or not values.keys() <= FIELDS:
+        values = _lists(fields)
     request_id = values.get(b"x-request-id", b"")
     is_known = _REQUEST_ID.fullmatch(request_id)
     context = CallContext(request_id.decode()) if is_known else NewRequest()
@@ -178,6 +175,19 @@ def received(fields: HeaderList) -> CallContext:
     if baggage := values.get(b"baggage"):
         context.baggage = _baggage(baggage)
     return context
+
+
+def _lists(fields: HeaderList) -> dict[bytes, bytes]:
+    """Return the values of the context's fields by their names in lower case.
+
+    Fields of one name are one list (RFC 9110, section 5.2). No list is a traceparent or an id.
+    """
+    values: dict[bytes, bytes] = {}
+    for name, value in fields:
+        known = name.lower()
+        if known in FIELDS:
+            values[known] = b"%b,%b" % (values[known], value) if known in values else value
+    return values
 
 
 def _traceparent(value: bytes) -> str:

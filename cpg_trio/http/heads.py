@@ -17,6 +17,7 @@ import httptools
 from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import HeaderList
 from cpg_trio.call_context import FIELDS
+from cpg_trio.http.differing import KEPT_NAMES, NOWHERE, Places
 from cpg_trio.http.outgoing import USUAL_NAMES, OutgoingHead, spellings
 
 # llhttp is more liberal about spaces, versions, letters beyond ASCII, and fragments, which some parsers cut
@@ -34,7 +35,7 @@ _AUTHORITY_TARGET = re.compile(rb"([^/?]+:[0-9]+)")
 _VITAL = frozenset({b"content-length", b"host", b"transfer-encoding"})
 _NAMES_VITAL = re.compile(rb"(?i)(?:^|,)[ \t]*(?:content-length|host|transfer-encoding)[ \t]*(?:,|$)")
 _NAMES_CLOSE = re.compile(rb"(?i)(?:^|,)[ \t]*close[ \t]*(?:,|$)")
-_DIGITS = 18  # a number of so many fits 63 bits, which every parser can hold
+MAX_DIGITS = 18  # a number of so many fits 63 bits, which every parser can hold
 
 
 class Framing(Enum):
@@ -77,6 +78,8 @@ class Head:
     """Whether it has a field that differs from call to call: its next message has another head."""
     names_others: bool = False
     """Whether a `connection` field names others than those of a connection: they are to be seen with it."""
+    places: Places = NOWHERE
+    """Where the fields were that were cut out of the message which had this head last."""
     _declared: bytes | None = None  # the length, as it is written
     _coding: bytes | None = None
     _asks_to_close = False
@@ -125,7 +128,7 @@ class Head:
                 raise MalformedError("a transfer coding that is not chunked", 501)
             self.framing = Framing.CHUNKED
         elif declared is not None:
-            if not (declared.isdigit() and len(declared) <= _DIGITS):
+            if not (declared.isdigit() and len(declared) <= MAX_DIGITS):
                 raise MalformedError("a length that no body has")
             self.length = int(declared)
             self.framing = Framing.LENGTH if self.length else Framing.NONE
@@ -150,8 +153,6 @@ _HEEDED = _VARYING | frozenset(
     }
 )
 _PLAIN = spellings(USUAL_NAMES - _HEEDED)
-KNOWN_NAMES = (USUAL_NAMES | _HEEDED | {b"proxy-connection"}) - _VARYING
-"""The names of fields that stay in a head. All others are metadata, whose values may be anything."""
 
 
 class _Trailers:
@@ -322,7 +323,8 @@ class ResponseHead(Head):
         self._read(parser, head)
         self.status: int
         self.status = status = parser.get_status_code()
-        if status < 200 or status in {204, 304}:  # noqa: PLR2004 - RFC 9112, section 6.3
+        self.has_no_body = status < 200 or status in {204, 304}  # noqa: PLR2004 - RFC 9112, section 6.3
+        if self.has_no_body:
             self.framing, self.length = Framing.NONE, 0
         elif not self.declares_body:
             self.framing = Framing.CLOSE
@@ -350,7 +352,7 @@ class RequestHeads(BoundedCache[bytes, RequestHead]):
 
     def remember(self, key: bytes, head: RequestHead) -> None:
         """Keep a head if it is short and has no metadata, which may be a secret."""
-        if _worth_keeping(key, head) and all(name.lower() in KNOWN_NAMES for name, _ in head.fields):
+        if _worth_keeping(key, head) and all(name.lower() in KEPT_NAMES for name, _ in head.fields):
             self.keep(key, head, _kept_bytes(key, head))
 
 
@@ -359,6 +361,16 @@ class ResponseHeads(BoundedCache[bytes, ResponseHead]):
 
     def __init__(self) -> None:
         super().__init__(_MOST_KEPT_HEADS, _MOST_KEPT_BYTES)
+        self._seen: set[int] = set()  # hashes of heads
+
+    def see(self, head: bytes) -> None:
+        """Keep a head as it came, if it has come before: it may come again."""
+        seen = hash(head)
+        if seen in self._seen:
+            self.read(head)
+        elif len(self._seen) >= _MOST_KEPT_HEADS:
+            self._seen.clear()
+        self._seen.add(seen)
 
     def read(self, head: bytes) -> ResponseHead:
         """Read a head, and keep it if it is short and shows no secret. Raises: MalformedError."""

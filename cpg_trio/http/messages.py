@@ -16,9 +16,9 @@ import re
 from typing import Generic, TypeVar
 
 from cpg_trio.asgi import HeaderList
-from cpg_trio.call_context import FIELDS
+from cpg_trio.http.differing import Places, cut, cut_usual_of_request, cut_usual_of_response
 from cpg_trio.http.heads import (
-    KNOWN_NAMES,
+    MAX_DIGITS,
     Framing,
     Head,
     MalformedError,
@@ -32,6 +32,8 @@ from cpg_trio.http.heads import (
 #: Bytes. A head (or the trailers) that is still incomplete at this size is refused.
 MAX_HEAD_BYTES = 64 * 1024
 
+_LONGEST_KEPT_NAMES = 512  # bytes, of all fields of a head that were cut out
+
 _BLANK_LINE = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 # The extension is skipped; only its end matters. `_BEGUN`: what can still become such a line.
@@ -39,22 +41,6 @@ _SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]{0,1000})?\r\n"
 _BEGUN = rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e]{0,1000})?\r?"
 _FIRST_CHUNK, _FIRST_CHUNK_BEGUN = re.compile(_SIZE), re.compile(_BEGUN)
 _NEXT_CHUNK, _NEXT_CHUNK_BEGUN = re.compile(rb"\r\n" + _SIZE), re.compile(rb"\r|\r\n(?:" + _BEGUN + rb")")
-# The lines that differ from call to call. Each is a line of printable letters, so that a head without it is
-# read as it is with it.
-_VARYING = re.compile(
-    rb"\r\n((?i:authorization|%b)):[ \t]*+([\x21-\x7e]++(?: [\x21-\x7e]++)*)(?=\r\n)"
-    % b"|".join(sorted(FIELDS))
-)
-# The same lines, and those of metadata, which may differ as well.
-_APART = re.compile(
-    rb"\r\n((?!(?i:%b):)[A-Za-z0-9_.-]++):[ \t]*+([\x21-\x7e]++(?: [\x21-\x7e]++)*)(?=\r\n)"
-    % b"|".join(sorted(KNOWN_NAMES))
-)
-_AUTHORIZATION = b"authorization"
-_NO_METADATA = FIELDS | {_AUTHORIZATION}
-_ONE_LINE = 4  # parts of a head that has one such line
-_REQUEST_ID_LINE = b"\r\nx-request-id: "  # as servers of this project write it, last in a response's head
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]++")
 
 
 def body_too_large(most: float) -> str:
@@ -70,9 +56,14 @@ class Incoming(Generic[_H]):
 
     has_head: bool = False
     head: _H
-    """The head, once `has_head`. Messages that have the same head share it, if it is kept. It is without the
-    lines that differ from call to call: `authorization`, `context` and `metadata`, and `request_id` of a
-    response."""
+    """The head, once `has_head`. Messages that have the same head share it, if it is kept. Then it is without
+    the lines that differ from call to call: `authorization`, `context`, `metadata` and `declared`, and the
+    `x-request-id` of a response."""
+    declared: bytes = b""
+    """The length that it declares for its body, in digits; empty if it declares none, or if that is among the
+    head's fields."""
+    metadata: HeaderList = []  # noqa: RUF012 - not to be changed
+    """The application's own fields, and timeouts; none if there are none, or if they are among the head's."""
     complete: bool = False
     framing: Framing = Framing.NONE
     remaining: int = 0
@@ -87,6 +78,7 @@ class Incoming(Generic[_H]):
     `keep-alive` that was meant for itself."""
 
     _beginning: re.Pattern[bytes]  # of whatever can still become a head
+    _parts_of_head: list[bytes] | None = None  # in turns: what messages share, a name, and its value
     _chunk_line, _chunk_line_begun = _FIRST_CHUNK, _FIRST_CHUNK_BEGUN
     _in_chunk = 0  # bytes that have not come yet
     _in_trailers = False
@@ -103,7 +95,22 @@ class Incoming(Generic[_H]):
     @property
     def headers(self) -> HeaderList:
         """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
-        return self.head.fields if self.has_head else []
+        if not self.has_head:
+            return []
+        parts, fields = self._parts_of_head, self.head.fields
+        if parts is None:
+            return fields
+        merged, at = HeaderList(), 0
+        for before, name, value in zip(parts[:-1:3], parts[1::3], parts[2::3], strict=True):
+            count = before.count(b"\r\n")
+            merged += [*fields[at : at + count], (name, value)]
+            at += count
+        return merged + fields[at:]
+
+    @property
+    def declares_body(self) -> bool:
+        """Whether a field declares the framing of the body, which may be a length of 0."""
+        return bool(self.declared) or self.head.declares_body
 
     @property
     def begun(self) -> bool:
@@ -167,7 +174,11 @@ class Incoming(Generic[_H]):
         self.head_bytes = data[:end]
         self.head = head = self._read_head()
         self.version = head.version
-        self.framing, self.remaining = (Framing.NONE, 0) if self.to_head else (head.framing, head.length)
+        if self.declared and not self.to_head:
+            self.remaining = int(self.declared)
+            self.framing = Framing.LENGTH if self.remaining else Framing.NONE
+        elif not self.to_head:
+            self.framing, self.remaining = head.framing, head.length
         self.complete = self.framing is Framing.NONE
         self.keep_alive = head.keep_alive and self.framing is not Framing.CLOSE
         self.has_head = True
@@ -186,6 +197,22 @@ class Incoming(Generic[_H]):
     def _read_head(self) -> _H:
         """Return the head, read now or before. Raises: MalformedError."""
         raise NotImplementedError
+
+    def _set_apart(
+        self, head: _H, parts: list[bytes], length: int, metadata: list[tuple[bytes, int]]
+    ) -> bool:
+        """Note what was cut out of a head, unless the head means something else without it."""
+        if head.varies or (metadata and head.names_others):
+            return False
+        if length:
+            declared = parts[length]
+            if head.declares_body or not (declared.isdigit() and len(declared) <= MAX_DIGITS):
+                return False
+            self.declared = declared
+        if metadata:
+            self.metadata = [(name, parts[at]) for name, at in metadata]
+        self._parts_of_head = parts
+        return True
 
     # The body
 
@@ -262,10 +289,7 @@ class IncomingRequest(Incoming[RequestHead]):
     """The value of that line; empty if there is none, or if it is among the head's other fields."""
     context: HeaderList = []  # noqa: RUF012 - not to be changed
     """The fields of `call_context.FIELDS`; none if there are none, or if they are among the head's others."""
-    metadata: HeaderList = []  # noqa: RUF012 - not to be changed
-    """The application's own fields; none if there are none, or if they are among the head's others."""
 
-    _parts_of_head: list[bytes] | None = None  # in turns: what the cache has, a name, and its value
     _beginning = re.compile(rb"(?:\r\n)?[A-Z-]|\r\n?\Z")
 
     def keep_head(self) -> None:
@@ -294,64 +318,24 @@ class IncomingRequest(Incoming[RequestHead]):
 
     def _known_head(self) -> RequestHead:
         """Read the head; if one of the lines that differ from call to call has a secret, apart from those."""
-        parts = _VARYING.split(self.head_bytes)
-        if len(parts) == _ONE_LINE and parts[1].lower() == _AUTHORIZATION:
-            key, authorization, context = parts[0] + parts[3], parts[2], None
-        else:
-            key, (authorization, context) = b"".join(parts[::3]), _varying(parts)
-        if authorization:
-            metadata = HeaderList()
-            head = None if self.heads is None else self.heads.get(key)
+        data, heads = self.head_bytes, self.heads
+        parts = cut_usual_of_request(data)
+        head = None if heads is None else heads.get(b"".join(parts[::3]))
+        if head is None:
+            parts = cut(data)
+            head = None if heads is None else heads.get(b"".join(parts[::3]))
+        places = _places(head, parts)
+        if places.authorization and places.is_clear:
             if head is None:
-                parts, metadata = _apart(self.head_bytes)
-                head = self._head_of(b"".join(parts[::3]))
-            if not (head.varies or (metadata and head.names_others)):
-                self.authorization = authorization
-                if context:
-                    self.context = context
-                if metadata:
-                    self.metadata = metadata
-                self._parts_of_head = parts
+                head = RequestHead(b"".join(parts[::3]))
+            # What asks for another protocol, or for a tunnel, is something else with a body.
+            special = places.length and (head.wants_websocket or head.method == b"CONNECT")
+            if not special and self._set_apart(head, parts, places.length, places.metadata):
+                self.authorization = parts[places.authorization]
+                if context := places.context:
+                    self.context = [(name, parts[at]) for name, at in context]
                 return head
         return RequestHead(self.head_bytes)
-
-    def _head_of(self, key: bytes) -> RequestHead:
-        """Return what was kept, or read the head, which has no metadata."""
-        return (None if self.heads is None else self.heads.get(key)) or RequestHead(key)
-
-    @property
-    def headers(self) -> HeaderList:
-        """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
-        parts, fields = self._parts_of_head, super().headers
-        if parts is None:
-            return fields
-        merged, at = HeaderList(), 0
-        for before, name, value in zip(parts[:-1:3], parts[1::3], parts[2::3], strict=True):
-            count = before.count(b"\r\n")
-            merged += [*fields[at : at + count], (name, value)]
-            at += count
-        return merged + fields[at:]
-
-
-def _apart(head: bytes) -> tuple[list[bytes], HeaderList]:
-    """Return a head in turns: what stays, a name, and its value; and the fields of metadata of those."""
-    parts = _APART.split(head)
-    fields = zip(parts[1::3], parts[2::3], strict=True)
-    return parts, [field for field in fields if field[0].lower() not in _NO_METADATA]
-
-
-def _varying(parts: list[bytes]) -> tuple[bytes, HeaderList]:
-    """Return the authorization of the lines that were cut out, empty unless there is one, and the others."""
-    authorization, context = b"", HeaderList()
-    for at in range(1, len(parts), 3):
-        name = parts[at].lower()
-        if name != _AUTHORIZATION:
-            context.append((name, parts[at + 1]))
-        elif authorization:
-            return b"", context
-        else:
-            authorization = parts[at + 1]
-    return authorization, context
 
 
 class IncomingResponse(Incoming[ResponseHead]):
@@ -360,8 +344,6 @@ class IncomingResponse(Incoming[ResponseHead]):
     status: int = 0
     heads: ResponseHeads | None = None
     """The heads that were kept before, among which its own is kept; to be set before it is fed."""
-    request_id: bytes = b""
-    """The value of `x-request-id`; empty if there is none, or if it is among the head's other fields."""
 
     # A peer of another protocol may send a few bytes, and wait for ours.
     _beginning = re.compile(rb"HTTP/1\.|" + b"|".join(rb"%b\Z" % b"HTTP/1"[:n] for n in range(1, 7)))
@@ -390,21 +372,34 @@ class IncomingResponse(Incoming[ResponseHead]):
         return head
 
     def _known_head(self) -> ResponseHead:
-        """Read the head, apart from the request id in its last line."""
-        heads, data = self.heads, self.head_bytes
-        if heads is None:
+        """Read the head, apart from the lines that differ from call to call."""
+        data = self.head_bytes
+        if (heads := self.heads) is None:
             return ResponseHead(data)
-        at = data.rfind(_REQUEST_ID_LINE)
-        if at >= 0 and _REQUEST_ID.fullmatch(data, at + len(_REQUEST_ID_LINE), len(data) - 4):
-            key = data[:at] + _BLANK_LINE
+        if (head := heads.get(data)) is not None:
+            return head
+        parts = cut_usual_of_response(data)
+        head = heads.get(b"".join(parts[::3]))
+        if head is None:
+            parts = cut(data)
+            key = b"".join(parts[::3])
             head = heads.get(key) or heads.read(key)
-            if not head.varies:
-                self.request_id = data[at + len(_REQUEST_ID_LINE) : -4]
-                return head
-        return heads.get(data) or heads.read(data)
+        places = _places(head, parts)
+        if not places.is_clear or (places.length and head.has_no_body):
+            return ResponseHead(data)
+        if not self._set_apart(head, parts, places.length, places.in_response):
+            return ResponseHead(data)
+        if places.has_length_only:
+            heads.see(data)
+        return head
 
-    @property
-    def headers(self) -> HeaderList:
-        """The header fields, in order and spelling as they came; none until `has_head`. Not to be changed."""
-        fields = super().headers
-        return [*fields, (b"x-request-id", self.request_id)] if self.request_id else fields
+
+def _places(head: Head | None, parts: list[bytes]) -> Places:
+    """Return where the fields are that were cut out. Heads that are known mostly come with the same ones."""
+    names = parts[1::3]
+    if head is not None and head.places.names == names:
+        return head.places
+    places = Places(names)
+    if head is not None and sum(map(len, names)) <= _LONGEST_KEPT_NAMES:
+        head.places = places
+    return places

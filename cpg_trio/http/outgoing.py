@@ -66,6 +66,11 @@ def block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     return text
 
 
+def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return fields that were read strictly as lines of an HTTP/1.1 head. Nothing is checked again."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
 def date() -> bytes:
     """Return the value of a `date` field of now."""
     global _now  # noqa: PLW0603 - the text is made once a second

@@ -200,11 +200,11 @@ class RelayCall:
         try:
             exchange, caller = self._exchange, self._caller
             response_is_whole, response = exchange.read_nowait(), exchange.message
-            if not response_is_whole or self._forward.refusal(response.status, response.head.fields):
+            if not response_is_whole or self._forward.refusal(response.status, _telling(response)):
                 exchange.ignore()
                 caller.hand_over(self._go_on)
                 return
-            caller.respond(response.head.passed_back or self._head_back(response))
+            self._respond(response)
             body, trailers = response.take(), response.trailers and self._trailers_back(response)
             self._record.response_bytes = len(body)
             self._record.succeed(response.status, response.head.code or self._code(response, body))
@@ -288,7 +288,9 @@ class RelayCall:
             last = LAST_CHUNK if caller.complete else b""
             start += b"%b\r\n%b%b" % (_CHUNKED, chunk(body), last)
             return PreparedRequest(method, start, rest, None)
-        if not caller.head.declares_body and method in _METHODS_WITH_BODY:
+        if caller.declared:
+            start += b"content-length: %b\r\n" % caller.declared
+        elif not caller.declares_body and method in _METHODS_WITH_BODY:
             start += b"content-length: 0\r\n"
         return PreparedRequest(method, start + b"\r\n" + body, rest, caller.remaining)
 
@@ -304,9 +306,9 @@ class RelayCall:
         """Pass the response back. Raises: UpstreamError."""
         exchange, caller = self._exchange, self._caller
         response = exchange.message
-        if (refusal := self._forward.refusal(response.status, response.head.fields)) is not None:
+        if (refusal := self._forward.refusal(response.status, _telling(response))) is not None:
             raise refusal
-        caller.respond(self._head_back(response))
+        self._respond(response)
         self._record.stage, self._record.status = Stage.RESPONSE, response.status
         before = b""
         while not response.complete:
@@ -318,6 +320,12 @@ class RelayCall:
         code = response.head.code or self._code(response, body or before)
         self._record.succeed(response.status, code)  # the caller will have it all and may leave: no failure
         await caller.finish(body, self._trailers_back(response))
+
+    def _respond(self, response: IncomingResponse) -> None:
+        """Begin to pass a response back: what its head is to all that share it, and what is its own."""
+        head = response.head.passed_back or self._head_back(response)
+        more = self._forward.fields_back(response.metadata) if response.metadata else None
+        self._caller.respond(head, response.declared, more)
 
     def _head_back(self, response: IncomingResponse) -> OutgoingHead:
         """Return the head that goes back, which is the same for all responses that share a head."""
@@ -341,3 +349,8 @@ class RelayCall:
 
     def _trailers_back(self, response: IncomingResponse) -> HeaderList:
         return self._forward.fields_back(response.trailers) if response.trailers else []
+
+
+def _telling(response: IncomingResponse) -> HeaderList:
+    """Return the fields of a response that tell something: all but those that are in no head."""
+    return response.headers if response.metadata else response.head.fields

@@ -71,16 +71,30 @@ class _Kind(IntEnum):
 _FORWARDED = _Kind.FORWARDED
 
 
+_MOST_NAMES = 1000  # that are kept, beside the usual ones
+_LONGEST_NAME = 64  # bytes
+
+
 class _Rules(dict[bytes, _Kind]):
-    """The kinds of fields by name. It keeps those of usual names only, so that nobody makes it grow."""
+    """The kinds of fields by name. It keeps those of short names, and forgets them all when they are many."""
 
     _special: ClassVar[Mapping[bytes, _Kind]]
 
     def __init__(self) -> None:
         super().__init__()
-        self.update({name: self[name] for name in spellings(USUAL_NAMES)})
+        self._usual = {name: self._found(name) for name in spellings(USUAL_NAMES)}
+        self.update(self._usual)
 
     def __missing__(self, name: bytes) -> _Kind:
+        kind = self._found(name)
+        if len(name) <= _LONGEST_NAME:
+            if len(self) >= len(self._usual) + _MOST_NAMES:
+                self.clear()
+                self.update(self._usual)
+            self[name] = kind
+        return kind
+
+    def _found(self, name: bytes) -> _Kind:
         lowered = name.lower()
         return self._special.get(lowered) or self._kind(lowered)
 
@@ -117,6 +131,15 @@ class RequestHeaderRules(_Rules):
         self._names = frozenset(name.lower().encode() for name in (*ALLOWED, *(added or ())))
         self._beginnings = tuple(name[:-1] for name in self._names if name.endswith(b"*"))
         super().__init__()
+
+    def lines_of(self, fields: HeaderList) -> bytes:
+        """Return the lines of fields that are all forwarded; empty if one is not."""
+        lines = b""
+        for name, value in fields:
+            if self[name] is not _FORWARDED:
+                return b""
+            lines += name + b": " + value + b"\r\n"
+        return lines
 
     def _kind(self, name: bytes) -> _Kind:
         if not self._is_strict:
@@ -206,8 +229,3 @@ def _named_by_connection(value: bytes) -> frozenset[bytes]:
 
 def _without(fields: HeaderList, names: frozenset[bytes]) -> HeaderList:
     return [field for field in fields if field[0].lower() not in names]
-
-
-def lines(fields: HeaderList) -> bytes:
-    """Return fields as lines of an HTTP/1.1 head. They were parsed strictly, so nothing is escaped."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields])

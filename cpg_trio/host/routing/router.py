@@ -31,13 +31,13 @@ from cpg_trio.host.routing.headers import (
     RequestHeaderRules,
     forwarded_in_request,
     forwarded_in_response,
-    lines,
 )
 from cpg_trio.host.routing.routes import CALLER_FIELDS, PREFIX, Route, Routes, ServicePath, Statement
 from cpg_trio.host.routing.task_call import TaskCall
 from cpg_trio.http import UndeliveredError, UpstreamError
 from cpg_trio.http.channel import Address
 from cpg_trio.http.heads import MalformedError
+from cpg_trio.http.outgoing import field_lines
 from cpg_trio.http.relay import RelayCall, RequestRefusedError
 from cpg_trio.http.server.browsers import BrowserGuard
 from cpg_trio.http.server.exchange import ServerExchange
@@ -123,8 +123,8 @@ class Router:
         if route.task is None:
             statement = self.routes.statement(caller, route)
             forwarded = b"%b%b%b" % (head.lines or head.as_lines(), statement.lines, context.lines)
-            if exchange.metadata:
-                forwarded += self._metadata(exchange.metadata, caller.runtime_id)
+            if metadata := exchange.metadata:
+                forwarded += self._rules.lines_of(metadata) or self._metadata(metadata, caller.runtime_id)
         kind: type[RoutedCall] = RoutedCall
         if route.by_load:
             kind = ChosenCall if route.is_chosen else ObservedCall
@@ -170,6 +170,8 @@ class Router:
             fields = [field for field in head.forwarded if field[0] != without]
         if exchange.metadata:
             fields += forwarded_in_request(exchange.metadata, self._rules).forwarded
+        if exchange.declared:
+            fields.append((b"content-length", exchange.declared))
         return fields
 
     def failure(
@@ -203,7 +205,7 @@ class Router:
         passed = forwarded_in_request(fields, self._rules)
         if passed.unlisted:
             self._unlisted.tell(passed.unlisted, caller)
-        return lines(passed.forwarded)
+        return field_lines(passed.forwarded)
 
     def _check_page(self, exchange: ServerExchange) -> None:
         head = exchange.head
@@ -248,7 +250,7 @@ class _RequestHead:
 
     def as_lines(self) -> bytes:
         """Return the fields that are forwarded as lines, and keep these."""
-        self.lines = lines(self.forwarded)
+        self.lines = field_lines(self.forwarded)
         return self.lines
 
 

@@ -22,8 +22,8 @@ from cpg_trio._paths import has_traversal
 from cpg_trio.assertions import LONGEST_S, Assertion, Purpose, path_claim, sign
 from cpg_trio.host.access import Identities, Identity, RefusedError
 from cpg_trio.host.directory import LocalPlugins, Registration, Registry, Selection, is_local
-from cpg_trio.host.routing.headers import lines
 from cpg_trio.http import Origin
+from cpg_trio.http.outgoing import field_lines
 from cpg_trio.rpc import Code, Fault
 from cpg_trio.rpc.app_server import AppServer
 
@@ -238,7 +238,7 @@ class Routes:
         """Return the statement about a caller for the route's provider, replaced when it is time for that."""
         entry, now = self._identities.entry(route.provider.runtime_id), self._wall_clock()
         if entry is None:  # the provider has no identity, so nothing can be signed for it
-            return Statement(lines([(_CALLER_ID, caller.runtime_id.encode())]), b"", now)
+            return Statement(field_lines([(_CALLER_ID, caller.runtime_id.encode())]), b"", now)
         known = route.statements.get(caller.runtime_id)
         if known is None or known.digest != entry.digest or not 0 <= now - known.signed_at < _SIGNED_ANEW_S:
             if known is None and route.kept:
@@ -261,4 +261,4 @@ def _signed(caller: Identity, route: Route, digest: bytes, now: float) -> Statem
         now + LONGEST_S,
     )
     signed = sign(digest, Purpose.CALLER, assertion).encode()
-    return Statement(lines([(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)]), digest, now)
+    return Statement(field_lines([(_CALLER_ID, caller.runtime_id.encode()), (_CALLER, signed)]), digest, now)

@@ -40,7 +40,6 @@ class _Head:
     is_kept = True
     remembered: object = None
     host = origin = None  # no web page sends it
-    declares_body = True
 
     def __init__(self, scope: Scope) -> None:
         query = scope["query_string"]
@@ -71,6 +70,7 @@ class AsgiExchange(ServerExchange):
     connection = cast("ServerConnection", _CALLER)
     authorization = b""
     context = metadata = _NO_FIELDS
+    declared = b""
     version = PROTOCOL
     framing = Framing.CHUNKED
     remaining = 0
@@ -105,6 +105,11 @@ class AsgiExchange(ServerExchange):
     def headers(self) -> HeaderList:
         """See `ServerExchange`."""
         return self.head.fields
+
+    @property
+    def declares_body(self) -> bool:
+        """See `ServerExchange`."""
+        return True
 
     def take(self) -> bytes:
         """See `ServerExchange`."""
@@ -165,12 +170,12 @@ class AsgiExchange(ServerExchange):
         if not self._is_started:
             self._is_started = True
             head = cast("OutgoingHead", self._out)
-            fields = [(name.lower(), value) for name, value in head.fields]
+            fields = [(name.lower(), value) for name, value in (*head.fields, *self._own_fields())]
             await self._send_message(
                 {
                     "type": "http.response.start",
                     "status": head.status,
-                    "headers": [*fields, (b"x-request-id", self.request_id)],
+                    "headers": fields,
                 }
             )
         if data or not more:

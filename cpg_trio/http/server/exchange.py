@@ -48,7 +48,9 @@ class ServerExchange(ABC):
     context: HeaderList
     """The fields of the call's context that are not among the head's. Names are in lower case."""
     metadata: HeaderList
-    """The application's own fields that are not among the head's."""
+    """The application's own fields, and timeouts, that are not among the head's."""
+    declared: bytes
+    """The length that it declares for its body, in digits, if that is not among the head's fields."""
     version: str
     framing: Framing
     remaining: int
@@ -75,6 +77,8 @@ class ServerExchange(ABC):
     _has_left = False
     _cancels_when_lost = False
     _out: OutgoingHead | None = None  # goes out with what is written next
+    _declared = b""  # the length of the body, if that is not among the head's fields
+    _more: HeaderList = []  # noqa: RUF012 - other fields that are not; not to be changed
     silent = False
     """Whether the response has no body, whatever is written."""
     _owed: int | None = None  # bytes of a body of declared length
@@ -85,6 +89,11 @@ class ServerExchange(ABC):
     @abstractmethod
     def headers(self) -> HeaderList:
         """All header fields, with names in any case. Not to be changed."""
+
+    @property
+    @abstractmethod
+    def declares_body(self) -> bool:
+        """Whether a field declares the framing of the body, which may be a length of 0."""
 
     @abstractmethod
     def take(self) -> bytes:
@@ -184,11 +193,19 @@ class ServerExchange(ABC):
 
     # The response
 
-    def respond(self, head: OutgoingHead) -> None:
-        """Begin the response. The head goes out with what is written next."""
+    def respond(self, head: OutgoingHead, declared: bytes = b"", more: HeaderList | None = None) -> None:
+        """Begin the response. The head goes out with what is written next.
+
+        `declared` is the length of the body in digits, and `more` are fields, of this response alone. Both
+        have been read strictly.
+        """
         self.responded = True
         self._out = head
         self._owed = head.length
+        if declared:
+            self._declared, self._owed = declared, int(declared)
+        if more:
+            self._more = more
         self.silent = head.status in _NO_BODY or self.method == b"HEAD"
 
     def respond_text(self, status: int, text: str, fields: HeaderList | None = None) -> bytes:
@@ -223,6 +240,15 @@ class ServerExchange(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Break the response off, so that the client cannot take what it has for the whole."""
+
+    def _own_fields(self) -> HeaderList:
+        """Return the fields of the response that are not the head's: its own, its length, and its id."""
+        fields = [*self._more]
+        if self._declared:
+            fields.append((b"content-length", self._declared))
+        if self.request_id:
+            fields.append((b"x-request-id", self.request_id))
+        return fields
 
     def _count(self, data: bytes, *, is_last: bool) -> None:
         """Check what is sent against the declared length. Raises: ValueError."""

@@ -17,7 +17,7 @@ from cpg_trio.asgi import ClientDisconnectedError
 from cpg_trio.http.channel import Address, Channel
 from cpg_trio.http.heads import MalformedError
 from cpg_trio.http.messages import IncomingRequest
-from cpg_trio.http.outgoing import OutgoingHead, block, date, plain_response
+from cpg_trio.http.outgoing import OutgoingHead, block, date, field_lines, plain_response
 from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, is_tls
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.connection_limit import Slot
@@ -317,7 +317,7 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         if head is None:
             unsent, self._unsent = self._unsent, b""
             return unsent
-        if head.length is None and not self.silent:
+        if head.length is None and self._owed is None and not self.silent:
             self._chunked = self.version == "1.1"
             if not self._chunked:
                 self._ends_with_connection = True
@@ -331,6 +331,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         if written is None:
             written = head.forms[form] = _written(head, chunked=self._chunked, close=close)
         end = b"x-request-id: %b\r\n\r\n" % self.request_id if self.request_id else b"\r\n"
+        if declared := self._declared:
+            end = b"content-length: %b\r\n%b" % (declared, end)
+        if self._more:
+            end = field_lines(self._more) + end
         return written + end if head.has_date else b"%bdate: %b\r\n%b" % (written, date(), end)
 
 

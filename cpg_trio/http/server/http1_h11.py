@@ -72,11 +72,9 @@ class H11Exchange(Http1Exchange):
     # The response
 
     def _written(self, head: OutgoingHead, *, close: bool) -> bytes:
-        fields = [*head.fields]
+        fields = [*head.fields, *self._own_fields()]
         if not head.has_date:
             fields.append((b"date", date()))
-        if self.request_id:
-            fields.append((b"x-request-id", self.request_id))
         if close:
             fields.append((b"connection", b"close"))
         return self._sent(h11.Response(status_code=head.status, headers=fields, reason=head.reason))

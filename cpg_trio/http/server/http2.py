@@ -360,7 +360,7 @@ class Http2Exchange(IncomingRequest, ServerExchange):
         self.feed(_as_http1(fields))
         self.version = "2"
         self.complete = is_whole
-        if not (is_whole or self.head.declares_body):
+        if not (is_whole or self.declares_body):
             self.framing = Framing.CHUNKED  # without a length, at any rate
 
     def feed_data(self, data: bytes) -> None:
@@ -495,8 +495,8 @@ class Http2Exchange(IncomingRequest, ServerExchange):
             fields = head.forms[_FORM] = _written(head)
         if not head.has_date:
             fields = [*fields, (b"date", date())]
-        if self.request_id:
-            fields = [*fields, (b"x-request-id", self.request_id)]
+        if own := self._own_fields():
+            fields = [*fields, *[(name.lower(), value) for name, value in own]]
         self._connection.engine.send_headers(self.stream_id, fields, end_stream=is_last)
         return is_last
 

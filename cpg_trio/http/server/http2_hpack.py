@@ -19,7 +19,7 @@ from hpack.table import HeaderTable
 _MOST_BLOCKS = 8  # of one connection
 _LONGEST_BLOCK = 512  # bytes
 _MOST_FIELDS = 64
-_REQUEST_ID = b"x-request-id"  # last in a head, if it is there
+_DIFFERING = frozenset({b"content-length", b"x-request-id"})  # of fields that are last in a head
 
 
 def _is_no_field(record: logging.LogRecord) -> bool:
@@ -102,8 +102,8 @@ class BlockEncoder(Encoder):
     def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:  # noqa: FBT001, FBT002 - hpack's
         """Return the block of fields that are given in bytes."""
         fields, rest = tuple(headers), b""
-        if fields and fields[-1][0] == _REQUEST_ID:
-            fields, rest = fields[:-1], _literal(*fields[-1])
+        while fields and fields[-1][0] in _DIFFERING:
+            fields, rest = fields[:-1], _literal(*fields[-1]) + rest
         if self.header_table.resized:  # the block also tells the new size, once
             return super().encode(fields, huffman) + rest
         block = self._blocks.get(fields)
