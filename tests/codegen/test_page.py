@@ -14,6 +14,7 @@ import pytest
 from cpg_trio import codegen
 from cpg_trio._version import __version__
 from cpg_trio.codegen import bundled
+from cpg_trio.rpc.stubs import FORMAT, check_stubs
 from tests.codegen.test_refusals import told
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,10 @@ def test_what_is_refused_is_told_in_the_words_of_the_page() -> None:
     assert set(shown.splitlines()) <= {f"proto/{response.error}" for response in told().values()}
 
 
-def test_the_page_names_each_folder_of_our_protos_and_the_version() -> None:
+def test_the_page_names_each_folder_of_our_protos_and_what_stubs_of_another_version_say() -> None:
     tops = {path.relative_to(bundled.folder()).parts[0] for path in bundled.folder().rglob("*.proto")}
     assert all(f"`{top}/" in PAGE for top in tops)
-    assert f"does not fit {__version__}, which is installed" in PAGE
+    with pytest.raises(ImportError) as refused:
+        check_stubs("greeter.v1.greeter_trio", FORMAT + 1, "9.0.0")
+    assert f"ImportError: {refused.value}".replace(__version__, "0.2.0") in PAGE
     assert codegen.snake_case("GetURL") == "get_url"
