@@ -176,7 +176,7 @@ class Clients:
 
     async def _open(self, contexts: Contexts, *, http2: bool) -> rpc.HttpClient:
         if self._over_httpx:
-            client = httpx.AsyncClient(verify=contexts(), http1=not http2, http2=http2, trust_env=False)
+            client = httpx.AsyncClient(verify=contexts(), trust_env=False)
             return rpc.HttpxClient(await self._stack.enter_async_context(client))
         pool = await self._stack.enter_async_context(http.Pool(ssl_context=contexts))
         return rpc.PoolClient(pool, http2=http2)
