@@ -69,6 +69,7 @@ OF_OTHERS = {
     "NO_COLOR": "commands: no colours and signs ([no-color.org](https://no-color.org))",
     "PATH": "where commands of a platform file are looked for",
     "PYTHONPATH": "where Python plugins of a platform file are looked for, after the directory of the file",
+    "VIRTUAL_ENV": "`new`: whether to say how the environment is activated",
     "XDG_RUNTIME_DIR": "directory of the admin sockets",
 }
 """Variables of others that are read as well."""
