@@ -182,7 +182,9 @@ def _checked(target: str, found: object) -> Plugin:
 
 def why(error: BaseException) -> str:
     """Return what an error says, and where in the author's code it comes from: one line."""
-    said = one_line("".join(traceback.format_exception_only(error)).strip().split("\n")[-1], _MOST_OF_REASON)
+    told = traceback.TracebackException(type(error), error, None)
+    told.__notes__ = None  # they come behind what the error says
+    said = one_line("".join(told.format_exception_only()).strip().split("\n")[-1], _MOST_OF_REASON)
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
     ]
