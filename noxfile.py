@@ -102,13 +102,9 @@ def tests(session: nox.Session) -> None:
     """Run the test suite and hold its coverage to the gate. Arguments go to pytest."""
     _install(session, "test")
     scratch = Path(session.create_tmp())
-    # All workers, and all processes that tests start, compile each module once between them: also where the
-    # environment says that nothing is written beside the source.
-    env = {
-        "COVERAGE_FILE": str(scratch / "coverage"),
-        "PYTHONDONTWRITEBYTECODE": "",
-        "PYTHONPYCACHEPREFIX": str(scratch / "pycache"),
-    }
+    # All workers, and all processes that tests start, compile each module once between them, whatever the
+    # environment says: beside the source, as a folder of their own would have nothing of what is installed.
+    env = {"COVERAGE_FILE": str(scratch / "coverage"), "PYTHONDONTWRITEBYTECODE": ""}
     session.run("coverage", "erase", env=env)
     # More at once than there are cores, as many tests wait; up to where more would be for nothing.
     options = ["-n", str(min(4, 2 * (os.cpu_count() or 1)))]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,11 +19,30 @@ from trio.testing import MockClock
 
 from cpg_trio.logs import use_handler
 from tests.certificates import LOCAL, WORKLOAD, Files
+from tests.clocks import jumping_clock
 from tests.names import Names, names_of
 
 # How fast examples are drawn and run says something of the machine, and nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Have each worker compile a part of the suite for all of them, where nothing is compiled yet.
+
+    Each one collects all of the tests. In the same order, all would compile the same file at the same time.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if not (worker and workers) or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    here, others = Path(__file__).parent, set(session.config.getini("norecursedirs"))
+    files = sorted(here.rglob("test_*.py"))
+    for file in files[int(worker.removeprefix("gw")) :: int(workers)]:
+        path = file.relative_to(here.parent).with_suffix("")
+        if others.isdisjoint(path.parts):
+            with suppress(Exception, pytest.skip.Exception):  # the collection says what is wrong with it
+                importlib.import_module(".".join(path.parts))
 
 
 def pytest_collection_finish() -> None:
@@ -72,10 +94,16 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
+def autojump_clock() -> MockClock:
+    """A clock that jumps to the next deadline at once when nothing else happens: for what is in memory."""
+    return jumping_clock()
+
+
+@pytest.fixture
 def virtual_time() -> MockClock:
     """A clock that jumps to the next deadline once nothing else happens, so that a wait takes no time.
 
     Hosts and plugins run in the process of the test, on real sockets. What one sends the other has at once,
     so nothing is on its way any more when all tasks have been waiting for a moment of real time.
     """
-    return MockClock(autojump_threshold=0.01)
+    return jumping_clock(0.01)

@@ -102,14 +102,24 @@ async def test_what_it_calls_with_is_told_and_passed_on(tmp_path: Path) -> None:
     request.write_text('{"text": "from a file"}')
     echo = Echo()
     async with echoing(echo=echo) as (_, url):
-        words = ("Echo", f"@{request}", "-v", "--as", "ada", "-H", "x-request-id: by-hand", "--timeout", "10")
+        words = (
+            "Echo",
+            f"@{request}",
+            "-v",
+            "--as",
+            "ada",
+            "-H",
+            "x-request-id: by-hand",
+            "--timeout",
+            "600",
+        )
         done = await call(url, "echo", *words)
     assert json.loads(done.out)["text"] == "from a file"
     [ctx] = echo.contexts
     assert ctx.caller is not None
     assert ctx.caller.name == "ada"
     assert ctx.request_headers["x-request-id"] == "by-hand"
-    assert 0 < (ctx.timeout_ms or 0) <= 10_000
+    assert 0 < (ctx.timeout_ms or 0) <= 600_000
     outcome, ids = done.err.splitlines()
     assert outcome.startswith("ok in ")
     assert " by echo-plugin-" in outcome

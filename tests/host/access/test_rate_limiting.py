@@ -255,7 +255,7 @@ async def test_ten_handshakes_from_ten_ports_of_one_address_are_ten_handshakes_o
 
 
 async def test_handshakes_are_limited_whatever_comes_of_them() -> None:
-    async with running(HostConfig(rates=RateLimits(handshake=Rate(1, 3)))) as host:
+    async with running(HostConfig(rates=RateLimits(handshake=Rate(0.001, 3)))) as host:
         for _ in range(3):
             assert (await host.post(HANDSHAKE, {}))[0] == 400
         assert (await host.post(HANDSHAKE, hello()))[0] == 429
@@ -272,7 +272,7 @@ async def test_a_header_that_anybody_can_send_gains_no_handshakes_and_grows_no_m
 
 
 async def test_a_runtime_id_that_is_not_proved_is_never_a_key() -> None:
-    async with running(HostConfig(rates=RateLimits(failed_authentication=Rate(1, 5)))) as host:
+    async with running(HostConfig(rates=RateLimits(failed_authentication=Rate(0.001, 5)))) as host:
         statuses = [
             (await host.post(DISCOVER, T, {**FORGED, "X-Plugin-Runtime-ID": f"p-{number}"}))[0]
             for number in range(20)
@@ -479,7 +479,7 @@ LIMITED = HostConfig(rates=RateLimits(router=Rate(0.001, 2), failed_authenticati
 
 def refused_by_router(response: Response) -> None:
     assert text(response) == (429, "Rate limit exceeded\n")
-    assert response.header(b"retry-after") == b"1000"
+    assert 900 < int(response.header(b"retry-after") or b"0") <= 1000
     assert response.header(b"x-plugin-undelivered") == b"true"
 
 

@@ -178,7 +178,7 @@ async def test_the_token_opens_http2_as_well() -> None:
 async def test_wrong_tokens_have_a_rate_beyond_which_nothing_is_recorded_and_the_right_one_passes(
     virtual_time: MockClock,
 ) -> None:
-    async with admin(rates=RateLimits(failed_authentication=Rate(1, 3))) as served:
+    async with admin(rates=RateLimits(failed_authentication=Rate(0.001, 3))) as served:
         statuses = [(await ask(served.url, headers={"authorization": "Bearer x"})).status for _ in range(6)]
         assert statuses == [401] * 3 + [429] * 3
         assert len(served.refusals()) == 3

@@ -890,7 +890,7 @@ async def hosted(path: Path, **environment: str) -> AsyncIterator[tuple[Running,
 
 
 async def test_while_the_disk_is_full_a_host_refuses_changes_and_serves_on(path: Path) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(110):
         async with hosted(path) as (part, host):
             provider = await host.plugin("p")
             registration = await host.register(provider, "t", version="1.0.0")
