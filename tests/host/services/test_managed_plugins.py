@@ -172,7 +172,7 @@ async def test_when_it_takes_too_long_nothing_is_left() -> None:
 
 async def test_what_is_given_is_renewed_like_the_token_of_any_plugin() -> None:
     async with (
-        hosting(HostConfig(token_ttl_s=0.5)) as (host, url),
+        hosting(HostConfig(token_ttl_s=3.0)) as (host, url),
         plugged(echo_plugin(), None) as plugin_url,
     ):
         runtime_id = await host.add_plugin(plugin_url, host_url=url)
