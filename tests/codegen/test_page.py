@@ -82,6 +82,6 @@ def test_the_page_names_each_folder_of_our_protos_and_what_stubs_of_another_vers
     tops = {path.relative_to(bundled.folder()).parts[0] for path in bundled.folder().rglob("*.proto")}
     assert all(f"`{top}/" in PAGE for top in tops)
     with pytest.raises(ImportError) as refused:
-        check_stubs("greeter.v1.greeter_trio", FORMAT + 1, "9.0.0")
+        check_stubs("greeter.protos.greeter.v1.greeter_trio", FORMAT + 1, "9.0.0")
     assert f"ImportError: {refused.value}".replace(__version__, "0.2.0") in PAGE
     assert codegen.snake_case("GetURL") == "get_url"
