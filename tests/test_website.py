@@ -90,6 +90,14 @@ def test_each_public_name_has_a_docstring() -> None:
     assert without == []
 
 
+def test_names_that_a_table_begins_with_lead_to_the_reference() -> None:
+    page = "| error | |\n|---|---|\n| `StartError` | a |\n| `calls.UndeliveredError` | b |\n| `Else` | c |\n"
+    linked = api.with_links(page)
+    assert "| [`StartError`][cpg_trio.StartError] | a |" in linked
+    assert "| [`calls.UndeliveredError`][cpg_trio.calls.UndeliveredError] | b |" in linked
+    assert "| `Else` | c |" in linked
+
+
 def test_links_in_code_are_no_links() -> None:
     page = "[a](b.md#c) `[x](y.md)`\n\n```text\n[d](e.md)\n```\n\n![f](g.png)\n"
     assert list(links.links(page)) == ["b.md#c", "g.png"]

@@ -9,6 +9,7 @@ import ast
 import importlib.util
 import inspect
 import re
+from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from types import FunctionType
@@ -53,6 +54,25 @@ def homes() -> dict[str, str]:
             # Small values, such as numbers, may be one object by accident.
             found[path] = first.setdefault(id(value), path) if callable(value) else path
     return found
+
+
+def by_name() -> Mapping[str, str]:
+    """Return where names are explained, by the name alone where it is that of one thing only."""
+    found: dict[str, set[str]] = {}
+    for path, home in homes().items():
+        found.setdefault(path.rpartition(".")[2], set()).add(home)
+    return {name: next(iter(places)) for name, places in found.items() if len(places) == 1}
+
+
+def with_links(markdown: str) -> str:
+    """Return a page with the public names that its tables begin with as links to the reference."""
+    places = by_name()
+
+    def link(found: re.Match[str]) -> str:
+        home = places.get(found[1]) or homes().get(f"cpg_trio.{found[1]}")
+        return f"| [`{found[1]}`][{home}] |" if home else found[0]
+
+    return re.sub(r"^\| `([\w.]+)` \|", link, markdown, flags=re.MULTILINE)
 
 
 def page_of(path: str) -> str:

@@ -125,18 +125,10 @@ class LinksExtension(Extension):
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
         """Go through a package that has been read."""
-        public = _public_names()
+        public = api.by_name()
         for each in _objects(pkg):
             if each.docstring is not None:
                 each.docstring.value = _linked(each.docstring.value, public)
-
-
-def _public_names() -> Mapping[str, str]:
-    """Return where names are explained, by the name alone where it is that of one thing only."""
-    found: dict[str, set[str]] = {}
-    for path, home in api.homes().items():
-        found.setdefault(path.rpartition(".")[2], set()).add(home)
-    return {name: homes.pop() for name, homes in found.items() if len(homes) == 1}
 
 
 def _objects(module: Object) -> Iterator[Object]:

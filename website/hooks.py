@@ -39,5 +39,6 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
                 page.meta["hide"] = ["navigation"]
             if place.startswith("reference/api/"):  # guides and tables come first in what is found
                 page.meta["search"] = {"boost": 0.3}
-            return api.with_reference(source.for_site(name, markdown))
+            text = api.with_reference(source.for_site(name, markdown))
+            return api.with_links(text) if place == "reference/errors.md" else text
     return markdown
