@@ -80,9 +80,9 @@ class BreakersAgreeWithTheModel(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         model = self.pick(data)
         self.models.remove(model)
+        out = sorted((m for m in self.models if m.out_until is not None), key=lambda m: m.breaker.since)
         self.ejections.remove(model.breaker)
         self.gone += [(model.breaker, each.token) for each in model.calls]
-        out = sorted((m for m in self.models if m.out_until is not None), key=lambda m: m.breaker.since)
         if len(self.models) == 1:
             if out and out[0].trial is None and out[0].out_until is not None and self.is_open(out[0]):
                 out[0].out_until = min(out[0].out_until, self.now + POLICY.alone_ejection_s)

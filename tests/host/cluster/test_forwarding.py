@@ -15,6 +15,7 @@ import trio
 from cpg_trio import HealthState
 from cpg_trio.assertions import Assertion, Purpose, sign
 from cpg_trio.host import AuditEvent, Keys, Peer, Rate, RateLimits
+from cpg_trio.host.cluster import barrier
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.store import Commit, MemoryStore
 from cpg_trio.wire import token_digest
@@ -50,7 +51,10 @@ async def test_a_plugin_registers_reports_and_leaves_at_any_host_and_its_owner_s
         assert a.owns(me)
 
 
-async def test_a_host_that_does_not_know_a_plugin_yet_finds_out_who_owns_it_before_it_answers() -> None:
+async def test_a_host_that_does_not_know_a_plugin_yet_finds_out_who_owns_it_before_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(barrier, "_MOST_S", 30.0)  # however busy the machine is
     store = MemoryStore()
     late = Late(store)
     async with serving_hosts(store, late) as (a, b):
@@ -310,7 +314,10 @@ async def test_a_forwarded_call_is_forwarded_to_nobody() -> None:
         assert "does not own" in response.json()["message"]
 
 
-async def test_a_host_that_is_told_that_another_does_not_own_a_plugin_any_more_looks_again() -> None:
+async def test_a_host_that_is_told_that_another_does_not_own_a_plugin_any_more_looks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(barrier, "_MOST_S", 30.0)  # however busy the machine is
     store = MemoryStore()
     late = Late(store)
     async with serving_hosts(store, late, store) as (a, b, c):

@@ -14,6 +14,12 @@ from tests.host.cluster.serving import serving_hosts, until
 from tests.host.services.test_websocket import JSON, hear, say, subscriptions, watching
 
 
+@pytest.fixture(autouse=True)
+def _has_time_to_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no host give up because the machine is busy."""
+    monkeypatch.setattr(barrier, "_MOST_S", 30.0)
+
+
 async def test_a_new_watch_waits_until_its_host_knows_what_another_has_acknowledged() -> None:
     store = MemoryStore()
     late = Late(store)
