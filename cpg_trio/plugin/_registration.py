@@ -75,9 +75,10 @@ class Registrations:
             return
         failures: list[str] = []
         with trio.move_on_after(_LEAVE_S) as limit:
-            stopping = pb.ReportHealthRequest(
-                state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping", leaving=not self._ids
-            )
+            if self._ids:
+                stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_UNHEALTHY, reason="stopping")
+            else:  # nobody calls it, so that it need not be unhealthy first
+                stopping = pb.ReportHealthRequest(state=pb.HEALTH_STATE_HEALTHY, leaving=True)
             failures.append(await try_a_few_times(partial(_report, session, stopping)))
             failures += await _unregister(session, self._ids)
         if limit.cancelled_caught:

@@ -12,7 +12,7 @@ import trio
 import trustme
 from trio.testing import MockClock
 
-from cpg_trio import CallPolicy, Plugin
+from cpg_trio import CallPolicy, HealthState, Plugin
 from cpg_trio.asgi import Receive, Scope, Send
 from cpg_trio.host import Action, Enrolment, Host, HostConfig, Policy, Rules
 from cpg_trio.http import ServeConfig, StartError, TlsConfig
@@ -346,6 +346,16 @@ async def test_a_host_that_refuses_later_ends_the_block(virtual_time: MockClock)
 
 
 # Its end
+
+
+async def test_its_end_is_no_trouble_that_operators_are_told_of(autojump_clock: MockClock) -> None:
+    async with open_host() as host:
+        reports: list[HealthState | None] = []
+        note = lambda runtime_id: reports.append(host.host.registry.health(runtime_id).state)  # noqa: E731
+        with host.host.registry.health_changes.added(note):
+            async with host.connect():
+                await trio.sleep(60)
+        assert HealthState.UNHEALTHY not in reports
 
 
 async def test_an_error_of_the_block_comes_out_as_it_went_in(autojump_clock: MockClock) -> None:
