@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-
-from cpg_trio import __version__
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
@@ -41,10 +40,17 @@ def test_a_lock_has_what_the_project_requires_with_a_hash_for_each_and_says_noth
         assert requirement.specifier.contains(versions[requirement.name]), requirement
 
 
-def test_images_bear_the_version_of_the_project() -> None:
-    dockerfile, compose = ((CONTAINERS / name).read_text() for name in ("Dockerfile", "compose.yaml"))
-    assert re.findall(r"^ARG VERSION=(.+)$", dockerfile, re.MULTILINE) == [__version__]
-    assert re.findall(r"image: [\w-]+:\$\{CPG_TAG:-(.+)\}", compose) == [__version__] * 5
+def test_what_the_dockerfile_copies_is_not_left_out_of_its_context() -> None:
+    copied = {
+        name
+        for names in re.findall(
+            r"^COPY (?!--from)(.+) \S+$", (CONTAINERS / "Dockerfile").read_text(), re.MULTILINE
+        )
+        for name in names.split()
+    }
+    let_in = re.findall(r"^!(\S+)$", (CONTAINERS / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    assert copied
+    assert not [name for name in copied if not any(fnmatch(name, pattern) for pattern in let_in)]
 
 
 def test_a_process_that_is_stopped_while_it_still_imports_ends_with_status_0() -> None:
