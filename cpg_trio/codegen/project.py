@@ -76,6 +76,8 @@ class Project:
         include = table.get("include", [])
         if not (isinstance(include, list) and all(isinstance(each, str) for each in include)):
             raise GenerationError(f"{pyproject}: include is a list of folders")
+        if missing := [each for each in include if not (pyproject.parent / each).is_dir()]:
+            raise GenerationError(f"{pyproject}: include names {missing[0]}, which is no folder")
         package = _text(pyproject, table, "package", _package_of(output))
         if package and not all(part.isidentifier() and not iskeyword(part) for part in package.split(".")):
             raise GenerationError(

@@ -122,6 +122,7 @@ def test_modules_import_each_other_where_they_are(folder: Path) -> None:
         (TABLE + 'proto = "a"', "[tool.cpg-trio] has no 'proto'; it has include, output, package, protos"),
         (TABLE + "protos = 3", "protos in [tool.cpg-trio] is a text, and not 3"),
         (TABLE + 'include = "a"', "include is a list of folders"),
+        (TABLE + 'include = ["none"]', "include names none, which is no folder"),
         (TABLE + 'protos = "none"', "none: there are no .proto files"),
         (
             '[tool.cpg-trio]\noutput = "../other"',
