@@ -15,6 +15,7 @@ from cpg_trio.host import BaseUrls, Host, HostConfig, RateLimits
 from tests.host.calls import REGISTER, Caller, WireCaller, calling, running
 from tests.host.routed import routing
 from tests.names import Names
+from tests.plugin.running import eventually
 
 STRANGERS = 45
 
@@ -54,6 +55,7 @@ async def test_the_names_of_one_plugin_hold_up_no_registration_of_another(names:
         for number in range(STRANGERS):
             body = registering(f"s{number}", f"http://slow-{number}.test")
             nursery.start_soon(host.post, REGISTER, body, stranger)
+        await eventually(lambda: len(names.asked) >= 2)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert len(names.asked) == 2
         with trio.fail_after(2):
@@ -80,6 +82,7 @@ async def test_all_plugins_at_one_address_hold_up_no_registration_at_another(
     ):
         for number in range(STRANGERS):
             nursery.start_soon(stranger_at, host, app, address.format(number=number), number)
+        await eventually(lambda: len(names.asked) >= 8)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert len(names.asked) == 8
         with trio.fail_after(2):

@@ -225,7 +225,7 @@ async def test_secrets_and_sources_are_shown_as_the_view_says_them() -> None:
         assert len(rows(await browser.get("/configuration?q=host"))) == 1
 
 
-async def test_a_thousand_plugins_are_shown_in_pages_of_bounded_weight() -> None:
+async def test_a_thousand_plugins_are_shown_in_pages_of_bounded_weight(mock_clock: object) -> None:
     async with browsing() as browser:
         for number in range(1000):
             browser.operator.plugin(f"p{number:03}", f"p{(number + 1) % 1000:03}")
