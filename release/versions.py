@@ -25,6 +25,7 @@ PLACES = {
     Path("tests/chart/default.snapshot.yaml"): (
         r'(?:app\.kubernetes\.io/version: "|helm\.sh/chart: "url-shortener-|image: "cpg-[a-z-]+:)(<version>)"'
     ),
+    Path("docs/guides/calling-by-hand.md"): r'"server_version":"(<version>)"',
     Path("docs/guides/kubernetes.md"): r"^(?:Building |  )cpg-[a-z-]+:(<version>)$",
     Path("docs/guides/operating-a-host.md"): r"^  (?:hosts|     ) +http://\S+ +(<version>) ",
 }
