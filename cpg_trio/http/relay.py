@@ -95,13 +95,19 @@ class Forward(Protocol):
         """Go elsewhere after an error, if there is another place; return whether there is."""
 
     def head(self) -> bytes:
-        """Return the head that goes on, without the empty line; of framing, a content-length at most."""
+        """Return the head that goes on, without the empty line.
+
+        Of framing, it has at most a content-length, which it has not if the exchange tells it (`declared`).
+        """
 
     def refusal(self, status: int, fields: HeaderList) -> UndeliveredError | None:
         """Return what it means that a response is not the provider's answer; None if it is."""
 
+    def head_back(self, fields: HeaderList) -> HeaderList:
+        """Return the fields of the head that goes back for a response with these, which others may share."""
+
     def fields_back(self, fields: HeaderList) -> HeaderList:
-        """Return the fields that go back, of a response's head or of its trailers."""
+        """Return which fields of a response go back that are not in its shared head, or of its trailers."""
 
     def code_of_head(self, status: int, fields: HeaderList) -> str:
         """Return the code of a response whose head alone tells it; empty if what follows may tell it."""
@@ -331,7 +337,7 @@ class RelayCall:
         """Return the head that goes back, which is the same for all responses that share a head."""
         head = response.head
         if head.passed_back is None:
-            fields = self._forward.fields_back(head.fields)
+            fields = self._forward.head_back(head.fields)
             if response.status == _NO_CONTENT:  # RFC 9110, section 8.6
                 fields = [field for field in fields if field[0].lower() != b"content-length"]
             head.passed_back = OutgoingHead(response.status, fields, response.reason)

@@ -126,15 +126,20 @@ class PageRules:
         return ""
 
 
+def permitted(fields: Iterable[tuple[bytes, bytes]]) -> HeaderList:
+    """Return the fields of a response that no other than `secured` sets."""
+    return [
+        (name, value)
+        for name, value in fields
+        if (lower := name.lower()) not in _DROPPED and not lower.startswith(_OF_CORS)
+    ]
+
+
 def secured(fields: Iterable[tuple[bytes, bytes]], own: HeaderList | None = None) -> HeaderList:
     """Return the fields of a response, with what tells a browser what its page may do.
 
     Only fields in `own` set cookies.
     """
-    kept = [
-        (name, value)
-        for name, value in fields
-        if (lower := name.lower()) not in _DROPPED and not lower.startswith(_OF_CORS)
-    ]
+    kept = permitted(fields)
     cached = any(name.lower() == b"cache-control" for name, _ in kept)
     return [*kept, *_ALWAYS, *([] if cached else [_NO_STORE]), *(own or ())]

@@ -29,7 +29,7 @@ from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import HeaderList, Receive, Scope, Send, no_websocket, send_response, send_text
 from cpg_trio.call_context import NO_CALL
 from cpg_trio.call_record import Call, CallKind
-from cpg_trio.host.admin.browsers import BrowserRequest, PageRules, secured
+from cpg_trio.host.admin.browsers import BrowserRequest, PageRules, permitted, secured
 from cpg_trio.host.admin.listener import LOGOUT_PATH, MAX_BODY_BYTES
 from cpg_trio.host.admin.login import STYLE, STYLE_PATH, entered_page, message_page
 from cpg_trio.host.admin.loopback import why_not_ours
@@ -229,6 +229,8 @@ class _Passed:
         """See `relay.Forward`."""
         head = self._exchange.head
         fields, *_ = forwarded_in_request(self._exchange.headers, _RULES)
+        if self._exchange.declared:
+            fields = [field for field in fields if field[0].lower() != b"content-length"]
         if self._address.token:
             fields.append((b"authorization", wire.bearer(self._address.token).encode()))
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, head.target, self.origin.host_header)
@@ -244,9 +246,13 @@ class _Passed:
             return None
         return UndeliveredError("it does not accept the token of this command (ADMIN_TOKEN)")
 
-    def fields_back(self, fields: HeaderList) -> HeaderList:
+    def head_back(self, fields: HeaderList) -> HeaderList:
         """See `relay.Forward`."""
         return secured(forwarded_in_response(fields))
+
+    def fields_back(self, fields: HeaderList) -> HeaderList:
+        """See `relay.Forward`."""
+        return permitted(forwarded_in_response(fields))
 
     def code_of_head(self, _status: int, _fields: HeaderList) -> str:
         """See `relay.Forward`. Nobody asks for the codes of these calls."""

@@ -337,7 +337,7 @@ class RoutedCall:
 
     refusal = staticmethod(refusal_of)
     """See `relay.Forward`."""
-    fields_back = staticmethod(forwarded_in_response)
+    head_back = fields_back = staticmethod(forwarded_in_response)
     """See `relay.Forward`."""
     code_of_head = staticmethod(code_of_head)
     """See `relay.Forward`."""

@@ -92,6 +92,29 @@ async def test_a_browser_that_is_let_in_reaches_the_host_and_shows_it_nothing_of
         assert len(names) == len(set(names))
 
 
+async def test_of_an_answer_nothing_takes_the_place_of_what_the_gate_says(short_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert [value for name, value in scope["headers"] if name == b"content-length"] == [b"3"]
+        mine = [
+            (b"content-security-policy", b"mine"),
+            (b"access-control-allow-origin", b"*"),
+            (b"x-mine", b"1"),
+        ]
+        await send({**START, "headers": [*mine, (b"set-cookie", b"mine=1")]})
+        await send({"type": "http.response.body"})
+
+    async with gate(short_path, app) as behind:
+        fields = {**await behind.browser(), "authorization": "Bearer mine", "x-mine": "1"}
+        for _ in range(2):
+            response = await ask(behind.url, "/drain", fields, method="POST", body=b"x=y")
+            assert response.status == 200
+            assert response.header(b"x-mine") == b"1"
+            assert b"mine" not in (response.header(b"content-security-policy") or b"")
+            assert not {b"set-cookie", b"access-control-allow-origin"} & {
+                name for name, _ in response.headers
+            }
+
+
 async def test_an_address_that_is_not_used_ends(short_path: Path, virtual_time: MockClock) -> None:
     async with gate(short_path) as behind:
         late, longer = behind.gate.one_time_address(), behind.gate.one_time_address(good_for_s=3600)
