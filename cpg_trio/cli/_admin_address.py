@@ -1,7 +1,8 @@
 """Where the admin service of a host is, as the command line and the environment say it.
 
-In this order: `--admin`, `ADMIN_URL`, `ADMIN_SOCKET`, the usual socket of the host on `PORT` (default: 8080),
-and the only one in the directory of those sockets. Each error says what was tried.
+In this order: `--admin`, `ADMIN_URL`, `ADMIN_SOCKET`, the usual socket of the host at `HOST_URL`, if that is
+on this machine, or on `PORT` (default: 8080), and the only one in the directory of those sockets. Each error
+says what was tried.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 
+from cpg_trio._addresses import is_loopback
 from cpg_trio._admin_socket import OFF, check_directory, socket_directory, socket_path
 from cpg_trio.cli._errors import CommandError
 
 DEFAULT_PORT = "8080"
 _CONNECT_S = 3.0
 _SCHEMES = ("http://", "https://")
-_HOW = "name the host with --admin PATH or URL, or with PORT, ADMIN_SOCKET or ADMIN_URL"
+_HOW = "name the host with --admin PATH or URL, or with HOST_URL, PORT, ADMIN_SOCKET or ADMIN_URL"
 
 
 @attrs.frozen
@@ -35,7 +38,8 @@ class AdminAddress:
 
 def find_admin(given: str, environment: Mapping[str, str]) -> AdminAddress:
     """Return where the admin service is. Raises: CommandError if there is no host, or there are several."""
-    url, path, port = (environment.get(name, "") for name in ("ADMIN_URL", "ADMIN_SOCKET", "PORT"))
+    url, path = (environment.get(name, "") for name in ("ADMIN_URL", "ADMIN_SOCKET"))
+    port = _port_here(environment.get("HOST_URL", "")) or environment.get("PORT", "")
     if named := given or url:
         return _named(named)
     if path and path != OFF:
@@ -45,6 +49,16 @@ def find_admin(given: str, environment: Mapping[str, str]) -> AdminAddress:
     if port or not why_not(usual):
         return AdminAddress(socket=usual)
     return AdminAddress(socket=_only_socket(usual, environment))
+
+
+def _port_here(host_url: str) -> str:
+    """Return the port of a host on this machine; empty if it is another one, or several."""
+    try:
+        parts = urlsplit(host_url)
+        here = parts.hostname == "localhost" or is_loopback(parts.hostname or "")
+        return str(parts.port or "") if here else ""
+    except ValueError:
+        return ""
 
 
 def why_not(path: Path) -> str:

@@ -191,7 +191,7 @@ def _unimplemented(method: _Method) -> Iterator[str]:
     yield f"        self, {requests}: {argument}, ctx: rpc.Context, /"
     yield f"    ) -> {result}:"
     yield from docstring(method.comment or [f"Answer {method.full_name}."], 2)
-    yield '        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")'
+    yield f'        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "{method.full_name} is not implemented")'
 
 
 def _client(service: _Service) -> Iterator[str]:

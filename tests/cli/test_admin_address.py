@@ -56,6 +56,20 @@ def test_the_option_comes_before_the_url_the_socket_and_the_port(folder: Path) -
     assert find_admin("", environment) == AdminAddress(socket=folder / "81.sock")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:81", "http://localhost:81/", "https://[::1]:81"])
+def test_the_url_of_a_host_on_this_machine_comes_before_a_port(folder: Path, url: str) -> None:
+    environment = {"HOST_URL": url, "PORT": "8090", "XDG_RUNTIME_DIR": str(folder.parent)}
+    assert find_admin("", environment) == AdminAddress(socket=folder / "81.sock")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host:81", "http://127.0.0.1", "http://127.0.0.1:x", "http://a:1,http://b:2"]
+)
+def test_the_url_of_another_host_says_nothing_of_this_machine(folder: Path, url: str) -> None:
+    environment = {"HOST_URL": url, "PORT": "8090", "XDG_RUNTIME_DIR": str(folder.parent)}
+    assert find_admin("", environment) == AdminAddress(socket=folder / "8090.sock")
+
+
 def test_without_a_port_it_is_the_usual_socket_or_the_only_one(folder: Path, listening: ExitStack) -> None:
     environment = {"XDG_RUNTIME_DIR": str(folder.parent)}
     (folder / "70.sock").touch()  # it is none

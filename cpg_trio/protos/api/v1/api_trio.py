@@ -25,13 +25,13 @@ class APIService(rpc.Service):
         self, request: _pb2.ShortenRequest, ctx: rpc.Context, /
     ) -> _pb2.ShortenResponse:
         """Answer api.v1.API/Shorten."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "api.v1.API/Shorten is not implemented")
 
     async def resolve(
         self, request: _pb2.ResolveRequest, ctx: rpc.Context, /
     ) -> _pb2.ResolveResponse:
         """Answer api.v1.API/Resolve."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "api.v1.API/Resolve is not implemented")
 
 
 class APIClient(rpc.ServiceClient):

@@ -26,7 +26,7 @@ class HandshakeService(rpc.Service):
         self, request: _pb2.HandshakeRequest, ctx: rpc.Context, /
     ) -> _pb2.HandshakeResponse:
         """Agree on versions and, when `self_id` is given, receive an identity."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.HandshakeService/Handshake is not implemented")
 
 
 class HandshakeServiceClient(rpc.ServiceClient):
@@ -54,13 +54,13 @@ class PluginIdentityService(rpc.Service):
         self, request: _pb2.GetPluginInfoRequest, ctx: rpc.Context, /
     ) -> _pb2.GetPluginInfoResponse:
         """Answer connectplugin.v1.PluginIdentity/GetPluginInfo."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.PluginIdentity/GetPluginInfo is not implemented")
 
     async def set_runtime_identity(
         self, request: _pb2.SetRuntimeIdentityRequest, ctx: rpc.Context, /
     ) -> _pb2.SetRuntimeIdentityResponse:
         """Answer connectplugin.v1.PluginIdentity/SetRuntimeIdentity."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.PluginIdentity/SetRuntimeIdentity is not implemented")
 
 
 class PluginIdentityClient(rpc.ServiceClient):
@@ -93,7 +93,7 @@ class PluginLifecycleService(rpc.Service):
         self, request: _pb2.ReportHealthRequest, ctx: rpc.Context, /
     ) -> _pb2.ReportHealthResponse:
         """Answer connectplugin.v1.PluginLifecycle/ReportHealth."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.PluginLifecycle/ReportHealth is not implemented")
 
 
 class PluginLifecycleClient(rpc.ServiceClient):
@@ -121,13 +121,13 @@ class PluginControlService(rpc.Service):
         self, request: _pb2.GetHealthRequest, ctx: rpc.Context, /
     ) -> _pb2.GetHealthResponse:
         """Answer connectplugin.v1.PluginControl/GetHealth."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.PluginControl/GetHealth is not implemented")
 
     async def shutdown(
         self, request: _pb2.ShutdownRequest, ctx: rpc.Context, /
     ) -> _pb2.ShutdownResponse:
         """Answer connectplugin.v1.PluginControl/Shutdown."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.PluginControl/Shutdown is not implemented")
 
 
 class PluginControlClient(rpc.ServiceClient):
@@ -163,25 +163,25 @@ class ServiceRegistryService(rpc.Service):
         self, request: _pb2.RegisterServiceRequest, ctx: rpc.Context, /
     ) -> _pb2.RegisterServiceResponse:
         """Answer connectplugin.v1.ServiceRegistry/RegisterService."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.ServiceRegistry/RegisterService is not implemented")
 
     async def unregister_service(
         self, request: _pb2.UnregisterServiceRequest, ctx: rpc.Context, /
     ) -> _pb2.UnregisterServiceResponse:
         """Answer connectplugin.v1.ServiceRegistry/UnregisterService."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.ServiceRegistry/UnregisterService is not implemented")
 
     async def discover_service(
         self, request: _pb2.DiscoverServiceRequest, ctx: rpc.Context, /
     ) -> _pb2.DiscoverServiceResponse:
         """Answer connectplugin.v1.ServiceRegistry/DiscoverService."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.ServiceRegistry/DiscoverService is not implemented")
 
     def watch_service(
         self, request: _pb2.WatchServiceRequest, ctx: rpc.Context, /
     ) -> AsyncIterator[_pb2.WatchServiceEvent]:
         """The state of a service now, then every change of it, until the caller leaves."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.ServiceRegistry/WatchService is not implemented")
 
 
 class ServiceRegistryClient(rpc.ServiceClient):
@@ -226,7 +226,7 @@ class CapabilityBrokerService(rpc.Service):
         self, request: _pb2.RequestCapabilityRequest, ctx: rpc.Context, /
     ) -> _pb2.RequestCapabilityResponse:
         """Answer connectplugin.v1.CapabilityBroker/RequestCapability."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.v1.CapabilityBroker/RequestCapability is not implemented")
 
 
 class CapabilityBrokerClient(rpc.ServiceClient):

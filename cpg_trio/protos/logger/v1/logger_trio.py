@@ -24,7 +24,7 @@ class LoggerService(rpc.Service):
         self, request: _pb2.LogRequest, ctx: rpc.Context, /
     ) -> _pb2.LogResponse:
         """Write one line to the logger's own output."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "logger.v1.Logger/Log is not implemented")
 
 
 class LoggerClient(rpc.ServiceClient):

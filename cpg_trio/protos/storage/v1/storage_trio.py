@@ -25,13 +25,13 @@ class StorageService(rpc.Service):
         self, request: _pb2.StoreRequest, ctx: rpc.Context, /
     ) -> _pb2.StoreResponse:
         """Keep a URL under a code. Once it has answered, the pair survives any restart."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "storage.v1.Storage/Store is not implemented")
 
     async def get(
         self, request: _pb2.GetRequest, ctx: rpc.Context, /
     ) -> _pb2.GetResponse:
         """Answer storage.v1.Storage/Get."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "storage.v1.Storage/Get is not implemented")
 
 
 class StorageClient(rpc.ServiceClient):

@@ -29,25 +29,25 @@ class EchoService(rpc.Service):
         self, request: _pb2.EchoRequest, ctx: rpc.Context, /
     ) -> _pb2.EchoResponse:
         """Answer echo.v1.EchoService/Echo."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "echo.v1.EchoService/Echo is not implemented")
 
     def count(
         self, request: _pb2.CountRequest, ctx: rpc.Context, /
     ) -> AsyncIterator[_pb2.CountResponse]:
         """Answer echo.v1.EchoService/Count."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "echo.v1.EchoService/Count is not implemented")
 
     async def sum(
         self, requests: AsyncIterator[_pb2.SumRequest], ctx: rpc.Context, /
     ) -> _pb2.SumResponse:
         """Answer echo.v1.EchoService/Sum."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "echo.v1.EchoService/Sum is not implemented")
 
     def http_chat(
         self, requests: AsyncIterator[_pb2.HTTPChatRequest], ctx: rpc.Context, /
     ) -> AsyncIterator[_pb2.HTTPChatResponse]:
         """Answer echo.v1.EchoService/HTTPChat."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "echo.v1.EchoService/HTTPChat is not implemented")
 
 
 class EchoServiceClient(rpc.ServiceClient):

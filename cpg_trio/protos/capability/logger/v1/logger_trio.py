@@ -24,7 +24,7 @@ class LoggerService(rpc.Service):
         self, request: _pb2.LogRequest, ctx: rpc.Context, /
     ) -> _pb2.LogResponse:
         """Write one line to the host's log, which names the plugin that is calling."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "capability.logger.v1.Logger/Log is not implemented")
 
 
 class LoggerClient(rpc.ServiceClient):

@@ -27,13 +27,13 @@ class HealthService(rpc.Service):
         self, request: _pb2.HealthCheckRequest, ctx: rpc.Context, /
     ) -> _pb2.HealthCheckResponse:
         """Answer connectplugin.health.v1.HealthService/Check."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.health.v1.HealthService/Check is not implemented")
 
     def watch(
         self, request: _pb2.HealthCheckRequest, ctx: rpc.Context, /
     ) -> AsyncIterator[_pb2.HealthCheckResponse]:
         """The status now, then every change of it, until the caller leaves."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "connectplugin.health.v1.HealthService/Watch is not implemented")
 
 
 class HealthServiceClient(rpc.ServiceClient):

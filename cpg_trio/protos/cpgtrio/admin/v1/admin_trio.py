@@ -50,151 +50,151 @@ class AdminService(rpc.Service):
         self, request: _pb2.GetStatusRequest, ctx: rpc.Context, /
     ) -> _pb2.GetStatusResponse:
         """Whether all is well, and if not, what is wrong."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/GetStatus is not implemented")
 
     async def list_plugins(
         self, request: _pb2.ListPluginsRequest, ctx: rpc.Context, /
     ) -> _pb2.ListPluginsResponse:
         """Answer cpgtrio.admin.v1.AdminService/ListPlugins."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ListPlugins is not implemented")
 
     async def get_plugin(
         self, request: _pb2.GetPluginRequest, ctx: rpc.Context, /
     ) -> _pb2.GetPluginResponse:
         """All that is known of one plugin."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/GetPlugin is not implemented")
 
     async def list_services(
         self, request: _pb2.ListServicesRequest, ctx: rpc.Context, /
     ) -> _pb2.ListServicesResponse:
         """Answer cpgtrio.admin.v1.AdminService/ListServices."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ListServices is not implemented")
 
     async def get_graph(
         self, request: _pb2.GetGraphRequest, ctx: rpc.Context, /
     ) -> _pb2.GetGraphResponse:
         """Who requires whom, and who calls whom."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/GetGraph is not implemented")
 
     async def list_calls(
         self, request: _pb2.ListCallsRequest, ctx: rpc.Context, /
     ) -> _pb2.ListCallsResponse:
         """The calls of the last minute by caller, provider, method and code; those in flight; recent failures."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ListCalls is not implemented")
 
     async def list_capabilities(
         self, request: _pb2.ListCapabilitiesRequest, ctx: rpc.Context, /
     ) -> _pb2.ListCapabilitiesResponse:
         """Answer cpgtrio.admin.v1.AdminService/ListCapabilities."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ListCapabilities is not implemented")
 
     async def get_configuration(
         self, request: _pb2.GetConfigurationRequest, ctx: rpc.Context, /
     ) -> _pb2.GetConfigurationResponse:
         """The configuration that is in effect, and where each value comes from. Secrets are not in it."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/GetConfiguration is not implemented")
 
     def watch_events(
         self, request: _pb2.WatchEventsRequest, ctx: rpc.Context, /
     ) -> AsyncIterator[_pb2.WatchEventsResponse]:
         """The events that are kept, and, with `follow`, new ones as they come."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/WatchEvents is not implemented")
 
     async def list_managed_plugins(
         self, request: _pb2.ListManagedPluginsRequest, ctx: rpc.Context, /
     ) -> _pb2.ListManagedPluginsResponse:
         """The plugins that the host starts and keeps running, and what each of their replicas is doing."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ListManagedPlugins is not implemented")
 
     async def get_impact(
         self, request: _pb2.GetImpactRequest, ctx: rpc.Context, /
     ) -> _pb2.GetImpactResponse:
         """What would be lost without a plugin, whoever runs it."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/GetImpact is not implemented")
 
     async def get_plan(
         self, request: _pb2.GetPlanRequest, ctx: rpc.Context, /
     ) -> _pb2.GetPlanResponse:
         """What has to be done for the host to run what its platform file says now. Nothing is done."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/GetPlan is not implemented")
 
     def watch_logs(
         self, request: _pb2.WatchLogsRequest, ctx: rpc.Context, /
     ) -> AsyncIterator[_pb2.WatchLogsResponse]:
         """The last lines that a plugin of the host has written, and, with `follow`, new ones as they come."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/WatchLogs is not implemented")
 
     async def drain_plugin(
         self, request: _pb2.DrainPluginRequest, ctx: rpc.Context, /
     ) -> _pb2.DrainPluginResponse:
         """Give a plugin no new calls, or calls again. The calls in flight finish."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/DrainPlugin is not implemented")
 
     async def shut_down_plugin(
         self, request: _pb2.ShutDownPluginRequest, ctx: rpc.Context, /
     ) -> _pb2.ShutDownPluginResponse:
         """Ask a plugin to stop."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ShutDownPlugin is not implemented")
 
     async def revoke_plugin(
         self, request: _pb2.RevokePluginRequest, ctx: rpc.Context, /
     ) -> _pb2.RevokePluginResponse:
         """End the identity of a plugin, and all that it has with it, at once."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/RevokePlugin is not implemented")
 
     async def revoke_grant(
         self, request: _pb2.RevokeGrantRequest, ctx: rpc.Context, /
     ) -> _pb2.RevokeGrantResponse:
         """Answer cpgtrio.admin.v1.AdminService/RevokeGrant."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/RevokeGrant is not implemented")
 
     async def reload(
         self, request: _pb2.ReloadRequest, ctx: rpc.Context, /
     ) -> _pb2.ReloadResponse:
         """Read the policy, the enrolment tokens, the keys and the certificates from their files now."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/Reload is not implemented")
 
     async def set_log_level(
         self, request: _pb2.SetLogLevelRequest, ctx: rpc.Context, /
     ) -> _pb2.SetLogLevelResponse:
         """Change the level of a logger, for a while."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/SetLogLevel is not implemented")
 
     async def add_plugin(
         self, request: _pb2.AddPluginRequest, ctx: rpc.Context, /
     ) -> _pb2.AddPluginResponse:
         """Start a plugin of the platform file that does not run yet."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/AddPlugin is not implemented")
 
     async def remove_plugin(
         self, request: _pb2.RemovePluginRequest, ctx: rpc.Context, /
     ) -> _pb2.RemovePluginResponse:
         """Stop a plugin, and run it no more."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/RemovePlugin is not implemented")
 
     async def replace_plugin(
         self, request: _pb2.ReplacePluginRequest, ctx: rpc.Context, /
     ) -> _pb2.ReplacePluginResponse:
         """Start a plugin anew as the platform file says now, move the calls to it when it is healthy, and stop the old one."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ReplacePlugin is not implemented")
 
     async def restart_plugin(
         self, request: _pb2.RestartPluginRequest, ctx: rpc.Context, /
     ) -> _pb2.RestartPluginResponse:
         """Stop a plugin and start it again."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/RestartPlugin is not implemented")
 
     async def scale_plugin(
         self, request: _pb2.ScalePluginRequest, ctx: rpc.Context, /
     ) -> _pb2.ScalePluginResponse:
         """Change how many replicas of a plugin run."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ScalePlugin is not implemented")
 
     async def apply_plan(
         self, request: _pb2.ApplyPlanRequest, ctx: rpc.Context, /
     ) -> _pb2.ApplyPlanResponse:
         """Carry out a plan."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.admin.v1.AdminService/ApplyPlan is not implemented")
 
 
 class AdminServiceClient(rpc.ServiceClient):

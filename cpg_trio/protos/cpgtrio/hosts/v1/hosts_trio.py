@@ -26,7 +26,7 @@ class HostService(rpc.Service):
         """A plugin that the called host owns could not be reached. That host asks it at once, and gives it no calls if
         it does not answer. Answered when the plugin has answered, or had the time to.
         """
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "cpgtrio.hosts.v1.HostService/Suspect is not implemented")
 
 
 class HostServiceClient(rpc.ServiceClient):

@@ -26,7 +26,7 @@ class ServerReflectionService(rpc.Service):
         self, requests: AsyncIterator[_pb2.ServerReflectionRequest], ctx: rpc.Context, /
     ) -> AsyncIterator[_pb2.ServerReflectionResponse]:
         """Answers questions one by one, in their order, for as long as the client asks."""
-        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "Not implemented")
+        raise rpc.ConnectError(rpc.Code.UNIMPLEMENTED, "grpc.reflection.v1.ServerReflection/ServerReflectionInfo is not implemented")
 
 
 class ServerReflectionClient(rpc.ServiceClient):
