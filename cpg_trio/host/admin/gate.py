@@ -38,6 +38,7 @@ from cpg_trio.host.routing import RequestHeaderRules, forwarded_in_request, forw
 from cpg_trio.http import Origin, Pool, ServeConfig, UndeliveredError, UpstreamError, serve
 from cpg_trio.http.client.origin import UNIX
 from cpg_trio.http.heads import MalformedError
+from cpg_trio.http.outgoing import field_lines
 from cpg_trio.http.relay import Failure, Relay, RelayCall, RequestRefusedError
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.exchange import ServerExchange
@@ -227,14 +228,12 @@ class _Passed:
 
     def head(self) -> bytes:
         """See `relay.Forward`."""
-        head = self._exchange.head
-        fields, *_ = forwarded_in_request(self._exchange.headers, _RULES)
-        if self._exchange.declared:
-            fields = [field for field in fields if field[0].lower() != b"content-length"]
+        exchange, head = self._exchange, self._exchange.head
+        fields, *_ = forwarded_in_request([*head.fields, *exchange.context, *exchange.metadata], _RULES)
         if self._address.token:
             fields.append((b"authorization", wire.bearer(self._address.token).encode()))
         first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, head.target, self.origin.host_header)
-        return first + b"".join([b"%b: %b\r\n" % field for field in fields])
+        return first + field_lines(fields)
 
     def move(self, _call: RelayCall, _error: UpstreamError, /) -> bool:
         """See `relay.Forward`."""

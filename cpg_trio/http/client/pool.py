@@ -109,9 +109,8 @@ class Pool:
         self._max_idle_per_origin = max_idle_per_origin
         self._max_total = max_total
         self._idle_expiry_s = idle_expiry_s
-        self.ssl_context: Callable[[], ssl.SSLContext] = ssl_context or cache(
-            client_context
-        )  # reads every CA of the system
+        # Cached, as it reads every CA of the system.
+        self.ssl_context: Callable[[], ssl.SSLContext] = ssl_context or cache(client_context)
         self.resolver: Resolver = Resolver()
         self.max_head_bytes = max_head_bytes
         self.heads: ResponseHeads = ResponseHeads()
