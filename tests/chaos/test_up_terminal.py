@@ -77,9 +77,14 @@ class Screen:
 
     def shows(self, pattern: str, times: int | None = None) -> None:
         """Wait until a line of the screen matches, or so many of them do. A picture may come in pieces."""
-        eventually(
-            lambda: self.matches(pattern) > 0 if times is None else self.matches(pattern) == times, pattern
-        )
+        try:
+            eventually(
+                lambda: self.matches(pattern) > 0 if times is None else self.matches(pattern) == times,
+                pattern,
+            )
+        except AssertionError as error:
+            error.add_note("\n".join(self.terminal.text))
+            raise
 
     def resize(self, columns: int) -> None:
         with self.lock:
