@@ -118,7 +118,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the tables of the documentation. Arguments go to the benchmark."""
+    """Measure the tables of the documentation. Arguments go to the benchmark; `-- tests` tests it."""
+    words = session.posargs
+    if words[:1] == ["tests"]:
+        _install(session, "test", "bench")
+        session.run("pytest", "tests/bench", *words[1:])
+        return
     _install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
 

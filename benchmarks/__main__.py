@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import attrs
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
@@ -31,15 +32,18 @@ from . import (
     watchers,
 )
 from .bench import Bench, Report
+from .comparison import compared, summary
+from .hosts import HostProgram
 from .load import LoadError
-from .peers import PEERS, Peer
+from .peers import OURS, PEERS, Peer
 from .processes import installed, raise_file_limit
 from .report import place
+from .revision import ROOT, Revision, RevisionError, built
 
 PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "machine": machine.measure,
-    "router": router.measure,
     "fresh": router.measure_fresh,
+    "router": router.measure_repeated,
     "large": router.measure_large,
     "latency": latency.measure,
     "memory": memory.measure,
@@ -53,12 +57,14 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
 }
 _BY_NAME = {"scale"}
 """The parts that are measured only if they are named: they take many minutes."""
-ROOT = Path(__file__).parents[1]
+_OF_COMMITS = ("fresh", "router", "large", "latency", "memory", "shortener", "discovery", "watchers")
+"""The parts that compare this tree with another commit, if one is named."""
+_ROUNDS, _ROUNDS_OF_COMMITS = 5, 20
 DOCS = ROOT / "docs"
 CHART = DOCS / "images" / "router.svg"
 _ENDED = 130  # by a signal, as a shell would say it
 _OF_HOSTS = {"shortener", "discovery"}
-"""The parts that measure our host only, with each HTTP/1.1 engine."""
+"""The parts that measure hosts only."""
 _NOT_FROM_OUTSIDE = ("BASE_URLS", "DATABASE_URL", "HTTP_SERVER", "SELECTION", "SOCKET_DIR", "STATE_PATH")
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
 
@@ -66,7 +72,7 @@ _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "a
 def main(words: Sequence[str] | None = None) -> int:
     """Measure the parts that the command line names; return the exit status."""
     tolerant(sys.stdout)
-    options = _parser().parse_args(words)
+    options = _options(words)
     if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if not installed(name)]:
         sys.stderr.write(f"not installed: {', '.join(lacking)}\n")
         return 1
@@ -83,7 +89,7 @@ def main(words: Sequence[str] | None = None) -> int:
         bench = _bench(options, Path(folder).resolve(), (cores[0], cores[1]))
         try:
             return trio.run(_run, bench, options)
-        except LoadError as error:
+        except (LoadError, RevisionError) as error:
             sys.stderr.write(f"{error}\n")
             return 1
 
@@ -93,12 +99,34 @@ async def _run(bench: Bench, options: argparse.Namespace) -> int:
     status = _ENDED
     async with open_plain_nursery() as nursery:
         nursery.start_soon(_end_on_signals, nursery.cancel_scope)
-        _keep(
-            await _measured(bench, options.parts or [part for part in PARTS if part not in _BY_NAME]), options
-        )
+        revision = None
+        if options.against:
+            revision = await built(options.against, bench.folder)
+            peer = revision.peer()
+            bench = attrs.evolve(bench, peers=[*bench.peers[:1], peer, *bench.peers[1:]], against=peer)
+        reports = await _measured(bench, _parts(options))
+        _keep(reports, options, revision)
+        if revision:
+            await _say_compared(reports, revision)
         status = 0
         nursery.cancel_scope.cancel()
     return status
+
+
+def _parts(options: argparse.Namespace) -> Sequence[str]:
+    if options.parts:
+        return list(options.parts)
+    return _OF_COMMITS if options.against else [part for part in PARTS if part not in _BY_NAME]
+
+
+async def _say_compared(reports: Sequence[Report], revision: Revision) -> None:
+    """Print what differs between this tree and the other commit."""
+    print(f"\n## Beside {revision.name}\n")
+    for report in reports:
+        if report.compared:
+            print(f"{compared(report.name, report.compared, revision.name)}\n")
+    parts = {report.name: report.compared for report in reports}
+    print(summary(parts, await revision.differing()), flush=True)
 
 
 async def _end_on_signals(scope: trio.CancelScope) -> None:
@@ -119,9 +147,12 @@ async def _measured(bench: Bench, parts: Sequence[str]) -> list[Report]:
     return reports
 
 
-def _keep(reports: Sequence[Report], options: argparse.Namespace) -> None:
+def _keep(reports: Sequence[Report], options: argparse.Namespace, revision: Revision | None) -> None:
     if options.json:
-        found = {report.name: report.figures for report in reports}
+        found: dict[str, object] = {report.name: report.figures for report in reports}
+        if revision:
+            pairs = {report.name: [attrs.asdict(of) for of in report.compared] for report in reports}
+            found["against"] = {"commit": revision.name, "figures": pairs}
         options.json.write_text(json.dumps(found, indent=2))
     if options.write:
         _write(reports)
@@ -133,18 +164,19 @@ def _write(reports: Sequence[Report]) -> None:
     for report in reports:
         for name, block in {report.name: report.tables, **report.excerpts}.items():
             place(documents, name, block)
-        if report.name == "router":
+        if report.chart:
             CHART.parent.mkdir(exist_ok=True)
-            CHART.write_text(router.drawn(report.figures))
+            CHART.write_text(report.chart)
             place(documents, "chart", f"![Calls passed on a second]({CHART.relative_to(DOCS)})")
 
 
 def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) -> Bench:
+    usual = _ROUNDS_OF_COMMITS if options.against else _ROUNDS
     return Bench(
         folder=folder,
         cores=cores,
-        peers=_installed(options.peers),
-        rounds=options.rounds or (1 if options.quick else 5),
+        peers=_peers(options),
+        rounds=options.rounds or (1 if options.quick else usual),
         seconds=options.seconds,
         connections=options.connections or ([1, 16] if options.quick else [1, 8, 16, 64]),
         idle_connections=1_000 if options.quick else 10_000,
@@ -155,12 +187,33 @@ def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) ->
     )
 
 
-def _installed(names: Sequence[str]) -> list[Peer]:
-    peers = [PEERS[name] for name in names]
+def _peers(options: argparse.Namespace) -> list[Peer]:
+    """Return what is measured, without another commit: that has to be built first."""
+    named = options.peers or ([OURS.name] if options.against else list(PEERS))
+    peers = [PEERS[name] for name in named]
+    if options.against:  # it is compared with this tree, which is the first
+        peers = [OURS, *(peer for peer in peers if peer is not OURS)]
     for peer in peers:
         if not peer.installed:
             print(f"{peer.title}: not installed, and left out ({peer.package})", flush=True)
-    return [peer for peer in peers if peer.installed]
+    found = [peer for peer in peers if peer.installed]
+    if options.go:
+        found.append(Peer.of("go", "Go host", options.go))
+    return found
+
+
+def _options(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.against and options.write:
+        parser.error("--write: the documentation does not compare commits")
+    if options.go_shortener and not options.go_host:
+        parser.error("--go-shortener: name its host with --go-host")
+    try:
+        options.go = HostProgram.go(options.go_host, options.go_shortener) if options.go_host else None
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def _list(kind: Callable[[str], object]) -> Callable[[str], list[object]]:
@@ -187,13 +240,20 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     what = f"what to measure (default: everything): {', '.join(PARTS)}"
     add("parts", nargs="*", metavar="PART", type=_one_of(PARTS), help=what)
-    add("--peers", type=_list(_one_of(PEERS)), default=list(PEERS), help=f"of {','.join(PEERS)}")
+    add("--peers", type=_list(_one_of(PEERS)), help=f"of {','.join(PEERS)} (default: all)")
+    add(
+        "--against", metavar="REV", help="another commit to compare this tree with; only these two by default"
+    )
+    add("--go-host", type=Path, metavar="PATH", help="the host of the Go implementation, as one more peer")
+    what = "the folder of its `logger-plugin`, `storage-plugin` and `api-plugin`"
+    add("--go-shortener", type=Path, metavar="FOLDER", help=what)
     add(
         "--connections",
         type=_list(_positive),
         help="of the load on the router (default: 1,8,16,64)",
     )
-    add("--rounds", type=_positive, help="rounds in which all take turns (default: 5)")
+    rounds = f"rounds in which all take turns (default: {_ROUNDS}, and {_ROUNDS_OF_COMMITS} with --against)"
+    add("--rounds", type=_positive, help=rounds)
     add("--seconds", type=_positive, default=1, help="seconds of each load (default: 1)")
     add("--watchers", type=_positive, help="number of watchers (default: 1000)")
     add("--changes", type=int, help="changes during the measurement of memory (default: 10000)")

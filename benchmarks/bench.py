@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import attrs
 
-from .peers import Peer, Proxy, started
+from .comparison import Figure
+from .peers import OURS, Peer, Proxy, started
 from .upstream import upstream
 
 T = TypeVar("T")
@@ -34,7 +35,9 @@ class Bench:
     idle_s: float
     watchers: int
     changes: int
-    plugins: int
+    against: Peer | None = None
+    """Our host at another commit, which is among the peers as well."""
+    plugins: int = 0
     """The most that are simulated at several hosts; 0: as many as the part has."""
 
     @property
@@ -53,8 +56,18 @@ class Bench:
 
     @property
     def hosts(self) -> list[Peer]:
-        """The peers that are our host."""
-        return [peer for peer in self.peers if peer.is_host]
+        """The peers that are hosts."""
+        return [peer for peer in self.peers if peer.host is not None]
+
+    @property
+    def pair(self) -> tuple[Peer, Peer] | None:
+        """This tree and the other commit, if there is one."""
+        return (OURS, self.against) if self.against else None
+
+    @property
+    def commits(self) -> list[Peer]:
+        """Our host with default settings: of this tree, and of the other commit if there is one."""
+        return [OURS] if self.against is None else [OURS, self.against]
 
     @asynccontextmanager
     async def proxies(self, *more: Peer) -> AsyncIterator[dict[Peer, Proxy]]:
@@ -91,6 +104,10 @@ class Report:
     """For programs: medians over the rounds, by peer."""
     excerpts: Mapping[str, str] = attrs.field(factory=dict)
     """Further tables by the name of their place, for other pages."""
+    chart: str = ""
+    """As SVG, if there is one."""
+    compared: Sequence[Figure] = ()
+    """This tree beside another commit, if there is one."""
 
 
 def median(samples: Sequence[T], value: Callable[[T], float]) -> float:

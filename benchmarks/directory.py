@@ -29,7 +29,7 @@ from cpg_trio.plugin._session import Introduction, Session, handshake
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 from .bench import Bench, Report
-from .peers import host
+from .hosts import HostProgram
 from .processes import memory_bytes
 from .report import table
 from .watchers import Watcher, Watchers, report as report_health
@@ -112,7 +112,7 @@ class Joined:
 async def join(bench: Bench) -> Joined:
     """Have replicas join a host all at once, each of which watches the service that they provide."""
     folder, discoveries = bench.subfolder("directory"), list[float]()
-    async with host(folder, [bench.proxy_core], {}) as (port, pid), Pool() as pool:
+    async with HostProgram.python({}).running(folder, [bench.proxy_core]) as (port, pid), Pool() as pool:
         first = await _registered(port, pool)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_discover_again_and_again, first, discoveries)

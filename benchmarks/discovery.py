@@ -12,18 +12,37 @@ from google.protobuf.json_format import MessageToJson
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 from .bench import Bench, Report, median
+from .comparison import figures
+from .hosts import SERVICE_TYPE, introduce
 from .load import Call, Load, expect, wrk
-from .peers import SERVICE_TYPE, Peer, host, introduce
-from .processes import free_port
+from .peers import Peer
+from .processes import cpu_seconds, free_port
 from .report import table, with_ratios
 
-CONNECTIONS = (1, 16)
+CONNECTIONS = (1, 8, 16)
 _PATH = "/connectplugin.v1.ServiceRegistry/DiscoverService"
 _REQUEST = pb.DiscoverServiceRequest(service_type=SERVICE_TYPE)
 _BODIES = {
     "application/proto": _REQUEST.SerializeToString(),
     "application/json": MessageToJson(_REQUEST, indent=None).encode(),
 }
+
+
+@attrs.frozen
+class _Subject:
+    """A running host, and the call in each encoding."""
+
+    pid: int
+    calls: Mapping[str, Call]
+
+
+@attrs.frozen
+class Sample:
+    """One run of wrk."""
+
+    load: Load
+    cpu_us: float
+    """What the host has run for each call, in microseconds."""
 
 
 @attrs.frozen
@@ -36,18 +55,31 @@ class _Case:
 
 
 async def measure(bench: Bench) -> Report:
-    """Measure our own ways to serve HTTP in turns."""
+    """Measure hosts in turns."""
     async with AsyncExitStack() as stack:
-        calls = {}
+        subjects = {}
         for peer in bench.hosts:
+            assert peer.host is not None
             folder = bench.subfolder("discovery", peer.name)
-            port, _ = await stack.enter_async_context(host(folder, [bench.proxy_core], peer.env or {}))
-            calls[peer] = await _calls(port)
+            port, pid = await stack.enter_async_context(peer.host.running(folder, [bench.proxy_core]))
+            subjects[peer] = _Subject(pid, await _calls(port))
         cases = [_Case(encoding, connections) for encoding in _BODIES for connections in CONNECTIONS]
         samples = {
-            case: await bench.take_turns(bench.hosts, partial(_sample, bench, calls, case)) for case in cases
+            case: await bench.take_turns(bench.hosts, partial(_sample, bench, subjects, case))
+            for case in cases
         }
-    return Report("discovery", _tables(bench, samples), _figures(bench, samples))
+    compared = [
+        figure
+        for case, of in samples.items()
+        for figure in figures(
+            str(case),
+            of,
+            bench.pair,
+            ("calls a second", lambda sample: sample.load.rate, True),
+            ("CPU of a call, µs", lambda sample: sample.cpu_us, False),
+        )
+    ]
+    return Report("discovery", _tables(bench, samples), _figures(bench, samples), compared=compared)
 
 
 async def _calls(port: int) -> dict[str, Call]:
@@ -62,20 +94,34 @@ async def _calls(port: int) -> dict[str, Call]:
     return calls
 
 
-async def _sample(bench: Bench, calls: Mapping[Peer, Mapping[str, Call]], case: _Case, peer: Peer) -> Load:
-    return await wrk(calls[peer][case.encoding], case.connections, bench.seconds, [bench.load_core])
+async def _sample(bench: Bench, subjects: Mapping[Peer, _Subject], case: _Case, peer: Peer) -> Sample:
+    subject = subjects[peer]
+    before = cpu_seconds(subject.pid)
+    load = await wrk(subject.calls[case.encoding], case.connections, bench.seconds, [bench.load_core])
+    return Sample(load, 1e6 * (cpu_seconds(subject.pid) - before) / load.requests)
 
 
-def _tables(bench: Bench, samples: Mapping[_Case, Mapping[Peer, Sequence[Load]]]) -> str:
-    rates = [with_ratios(of, lambda load: load.rate) for of in samples.values()]
-    rows = [[peer.title, *(column[peer] for column in rates)] for peer in bench.hosts]
-    return table("calls a second", list(map(str, samples)), rows)
+_Samples = Mapping[_Case, Mapping[Peer, Sequence[Sample]]]
 
 
-def _figures(
-    bench: Bench, samples: Mapping[_Case, Mapping[Peer, Sequence[Load]]]
-) -> dict[str, dict[str, float]]:
+def _tables(bench: Bench, samples: _Samples) -> str:
+    rates = [with_ratios(of, lambda sample: sample.load.rate) for of in samples.values()]
+    rows = []
+    for peer in bench.hosts:
+        rows.append([f"{peer.title}: calls a second", *(column[peer] for column in rates)])
+        costs = (median(of[peer], lambda sample: sample.cpu_us) for of in samples.values())
+        rows.append(["CPU of the host for one, µs", *(f"{cost:,.0f}" for cost in costs)])
+    return table("", list(map(str, samples)), rows)
+
+
+def _figures(bench: Bench, samples: _Samples) -> dict[str, dict[str, dict[str, float]]]:
     return {
-        peer.name: {str(case): median(of[peer], lambda load: load.rate) for case, of in samples.items()}
+        peer.name: {
+            str(case): {
+                "calls_per_s": median(of[peer], lambda sample: sample.load.rate),
+                "cpu_us": median(of[peer], lambda sample: sample.cpu_us),
+            }
+            for case, of in samples.items()
+        }
         for peer in bench.hosts
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from .bench import Bench, Report, median
+from .comparison import figures
 from .load import Steady, steady
 from .peers import DIRECT, Peer, Proxy
 from .report import table
@@ -22,7 +23,15 @@ async def measure(bench: Bench) -> Report:
     """Measure all in turns."""
     async with bench.proxies(DIRECT) as proxies:
         samples = await bench.take_turns(list(proxies), partial(_sample, bench, proxies))
-    return Report("latency", _tables(samples), {peer.name: _figures(of) for peer, of in samples.items()})
+    compared = figures(
+        f"{RATE:,} calls a second",
+        samples,
+        bench.pair,
+        ("p50, µs", lambda sample: sample.p50_us, False),
+        ("p99, µs", lambda sample: sample.p99_us, False),
+    )
+    found = {peer.name: _figures(of) for peer, of in samples.items()}
+    return Report("latency", _tables(samples), found, compared=compared)
 
 
 async def _sample(bench: Bench, proxies: dict[Peer, Proxy], peer: Peer) -> Steady:

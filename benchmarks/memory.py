@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from .bench import Bench, Report
+from .comparison import figures
 from .load import Call, LoadError, wrk
 from .peers import Peer, Proxy, started
 from .processes import cpu_seconds, memory_bytes
@@ -36,7 +37,16 @@ async def measure(bench: Bench) -> Report:
         for peer in bench.peers:
             async with started(peer, provider, bench.subfolder(peer.name), bench.proxy_core) as proxy:
                 found[peer] = await _of(bench, proxy)
-    return Report("memory", _table(bench, found), {peer.name: attrs.asdict(of) for peer, of in found.items()})
+    compared = figures(
+        "VmRSS",
+        {peer: [of] for peer, of in found.items()},
+        bench.pair,
+        ("after its start, MiB", lambda of: of.idle / 2**20, False),
+        ("under load, MiB", lambda of: of.loaded / 2**20, False),
+        (f"{bench.idle_connections:,} connections, MiB", lambda of: of.connected / 2**20, False),
+    )
+    by_name = {peer.name: attrs.asdict(of) for peer, of in found.items()}
+    return Report("memory", _table(bench, found), by_name, compared=compared)
 
 
 async def _of(bench: Bench, proxy: Proxy) -> Memory:

@@ -67,6 +67,7 @@ class Subject:
     """A host that is watched in some way."""
 
     peer: Peer
+    env: Mapping[str, str]
     watching: Callable[[Mapping[str, str]], AbstractAsyncContextManager[None]]
     """Runs while the host is measured, with the host's environment."""
 
@@ -79,7 +80,7 @@ class Subject:
         watching: Callable[[Mapping[str, str]], AbstractAsyncContextManager[None]] = _nothing,
     ) -> Subject:
         """Return a host with these environment variables."""
-        return cls(Peer.host(name, title, env), watching)
+        return cls(Peer.with_settings(name, title, env), env, watching)
 
 
 def subjects() -> list[Subject]:
@@ -129,7 +130,7 @@ async def measure(bench: Bench) -> Report:
 
 async def _sample(bench: Bench, proxies: dict[Peer, Proxy], connections: int, subject: Subject) -> Sample:
     proxy = proxies[subject.peer]
-    async with subject.watching(subject.peer.env or {}):
+    async with subject.watching(subject.env):
         before = cpu_seconds(proxy.pid)
         load = await wrk(proxy.call(), connections, bench.seconds, [bench.load_core], "call.lua")
         return Sample(load, 1e6 * (cpu_seconds(proxy.pid) - before) / load.requests)

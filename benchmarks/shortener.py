@@ -8,26 +8,25 @@ rows are counted, and a sample is resolved.
 from __future__ import annotations
 
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import trio
 
 from .bench import Bench, Report, median
+from .comparison import Figure, figures
+from .hosts import HostProgram
 from .load import Call, Load, LoadError, ask, expect, wrk
-from .peers import Peer, host
+from .peers import Peer
 from .processes import cpu_seconds, free_port, server
 from .report import table, with_ratios
 
 CONNECTIONS = (1, 8, 64)
-_SOCKETS = Peer.host("sockets", "the same, by Unix sockets", {})
-_DIRECT = Peer.host("direct", "the same, calls not through the host", {"DIRECT_CALLS": "true"})
-_PLUGINS = ("logger", "storage", "api")
+_ROUTED, _SOCKETS, _DIRECT = "", "by Unix sockets", "calls not through the host"
 _READY_S = 30.0
 _POLL_S = 0.05
 
@@ -38,7 +37,8 @@ class Shortener:
 
     api: int
     """The port that people call."""
-    database: Path
+    database: Path | None
+    """None if it keeps the URLs in memory."""
     pids: Sequence[int]
 
     def shorten(self) -> Call:
@@ -48,7 +48,9 @@ class Shortener:
         return Call(self.api, f"/api.v1.API/Resolve?code={code}", method="GET")
 
     def rows(self) -> int:
-        """Return how many URLs are in the file."""
+        """Return how many URLs are in the file; 0 if there is none."""
+        if self.database is None:
+            return 0
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             return int(database.execute("SELECT count(*) FROM urls").fetchone()[0])
 
@@ -65,22 +67,40 @@ class Sample:
     """What all four have run for each Shorten, in microseconds."""
 
 
-@asynccontextmanager
-async def _running(folder: Path, cores: Sequence[int], env: Mapping[str, str]) -> AsyncIterator[Shortener]:
-    database = folder / "urls.sqlite3"
-    async with AsyncExitStack() as stack:
-        port, pid = await stack.enter_async_context(host(folder, cores, env))
-        shared = {"HOST_URL": f"http://127.0.0.1:{port}", "HOSTNAME": "127.0.0.1", **env}
-        pids, plugin_port = [pid], 0
-        for name in _PLUGINS:
-            plugin_port = free_port()
-            command = [sys.executable, "-m", f"cpg_trio.demo.{name}"]
-            variables = {**shared, "PORT": str(plugin_port), "STORAGE_PATH": str(database)}
-            started = server(command, plugin_port, cores=cores, log=folder / f"{name}.log", env=variables)
-            pids.append(await stack.enter_async_context(started))
-        shortener = Shortener(plugin_port, database, pids)
-        await _wait_ready(shortener)
-        yield shortener
+@attrs.frozen(eq=False)
+class Subject:
+    """A host with its plugins, in one of the ways in which calls go."""
+
+    peer: Peer
+    host: HostProgram
+    way: str = _ROUTED
+
+    @classmethod
+    def of(cls, bench: Bench, peer: Peer, way: str) -> Subject:
+        assert peer.host is not None
+        folder = str(bench.subfolder("shortener", peer.name))
+        env = {_SOCKETS: {"SOCKET_DIR": folder}, _DIRECT: {"DIRECT_CALLS": "true"}}.get(way, {})
+        return cls(peer, attrs.evolve(peer.host, env={**peer.host.env, **env}), way)
+
+    @property
+    def title(self) -> str:
+        return self.peer.title + (f", {self.way}" if self.way else "")
+
+    @asynccontextmanager
+    async def running(self, folder: Path, cores: Sequence[int]) -> AsyncIterator[Shortener]:
+        database = folder / "urls.sqlite3"
+        async with AsyncExitStack() as stack:
+            port, pid = await stack.enter_async_context(self.host.running(folder, cores))
+            shared = {"HOST_URL": f"http://127.0.0.1:{port}", "HOSTNAME": "127.0.0.1", **self.host.env}
+            pids, plugin_port = [pid], 0
+            for name, command in self.host.plugins.items():
+                plugin_port = free_port()
+                env = {**shared, "PORT": str(plugin_port), "STORAGE_PATH": str(database)}
+                started = server(command, plugin_port, cores=cores, log=folder / f"{name}.log", env=env)
+                pids.append(await stack.enter_async_context(started))
+            shortener = Shortener(plugin_port, database if self.host.ours else None, pids)
+            await _wait_ready(shortener)
+            yield shortener
 
 
 async def _wait_ready(shortener: Shortener) -> None:
@@ -92,24 +112,25 @@ async def _wait_ready(shortener: Shortener) -> None:
 
 
 async def measure(bench: Bench) -> Report:
-    """Measure our own ways to serve HTTP, and to connect, in turns."""
+    """Measure all ways in turns."""
+    subjects = [Subject.of(bench, peer, _ROUTED) for peer in bench.hosts if peer.host and peer.host.plugins]
+    subjects += [Subject.of(bench, peer, way) for way in (_SOCKETS, _DIRECT) for peer in bench.commits]
     async with AsyncExitStack() as stack:
         shorteners = {}
-        for peer in [*bench.hosts, _SOCKETS, _DIRECT]:
-            folder = bench.subfolder("shortener", peer.name)
-            env = {"SOCKET_DIR": str(folder)} if peer is _SOCKETS else peer.env or {}
-            shorteners[peer] = await stack.enter_async_context(_running(folder, bench.cores, env))
+        for number, subject in enumerate(subjects):
+            folder = bench.subfolder("shortener", str(number))
+            shorteners[subject] = await stack.enter_async_context(subject.running(folder, bench.cores))
         samples = {
-            connections: await bench.take_turns(
-                list(shorteners), partial(_sample, bench, shorteners, connections)
-            )
+            connections: await bench.take_turns(subjects, partial(_sample, bench, shorteners, connections))
             for connections in CONNECTIONS
         }
-    return Report("shortener", _table(samples), _figures(samples))
+    return Report("shortener", _table(samples), _figures(samples), compared=_compared(bench, samples))
 
 
-async def _sample(bench: Bench, shorteners: Mapping[Peer, Shortener], connections: int, peer: Peer) -> Sample:
-    shortener = shorteners[peer]
+async def _sample(
+    bench: Bench, shorteners: Mapping[Subject, Shortener], connections: int, subject: Subject
+) -> Sample:
+    shortener = shorteners[subject]
     rows, cpu = shortener.rows(), shortener.cpu_seconds()
     load = await wrk(shortener.shorten(), connections, bench.seconds, bench.cores, script="shorten.lua")
     sample = Sample(load, 1e6 * (shortener.cpu_seconds() - cpu) / load.requests)
@@ -119,7 +140,7 @@ async def _sample(bench: Bench, shorteners: Mapping[Peer, Shortener], connection
 
 async def _check_kept(shortener: Shortener, load: Load, rows: int) -> None:
     """Raise LoadError if anything that was answered is not there."""
-    if rows < load.requests:
+    if shortener.database and rows < load.requests:
         raise LoadError(f"{load.requests} were answered, and {rows} kept")
     for pair in load.said["kept"]:
         await _check_resolves(shortener, pair)
@@ -131,18 +152,41 @@ async def _check_resolves(shortener: Shortener, pair: Mapping[str, str]) -> None
         raise LoadError(f"{pair} resolves to {status} {body!r}")
 
 
-def _table(samples: Mapping[int, Mapping[Peer, Sequence[Sample]]]) -> str:
-    heads = [f"{n} connection{'s' * (n > 1)}" for n in samples]
-    peers = list(next(iter(samples.values())))
+_Samples: TypeAlias = Mapping[int, Mapping[Subject, Sequence[Sample]]]
+
+
+def _compared(bench: Bench, samples: _Samples) -> list[Figure]:
+    """Compare this tree and the other commit in each way in which calls go."""
+    return [
+        figure
+        for connections, of in samples.items()
+        for way in (_ROUTED, _SOCKETS, _DIRECT)
+        for figure in figures(
+            ", ".join(filter(None, [_connections(connections), way])),
+            {subject.peer: samples for subject, samples in of.items() if subject.way == way},
+            bench.pair,
+            ("Shortens a second", lambda sample: sample.load.rate, True),
+            ("p50, µs", lambda sample: sample.load.p50_us, False),
+            ("CPU of all four, µs", _cpu, False),
+        )
+    ]
+
+
+def _table(samples: _Samples) -> str:
+    subjects = list(next(iter(samples.values())))
     rates = [with_ratios(of, lambda sample: sample.load.rate) for of in samples.values()]
     rows = []
-    for peer in peers:
-        rows.append([f"{peer.title}: Shortens a second", *(column[peer] for column in rates)])
-        rows.append(["p50 / p99, ms", *(_p50_p99(of[peer]) for of in samples.values())])
+    for it in subjects:
+        rows.append([f"{it.title}: Shortens a second", *(column[it] for column in rates)])
+        rows.append(["p50 / p99, ms", *(_p50_p99(of[it]) for of in samples.values())])
         rows.append(
-            ["CPU of all four for one, µs", *(f"{median(of[peer], _cpu):,.0f}" for of in samples.values())]
+            ["CPU of all four for one, µs", *(f"{median(of[it], _cpu):,.0f}" for of in samples.values())]
         )
-    return table("", heads, rows)
+    return table("", list(map(_connections, samples)), rows)
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'s' * (number > 1)}"
 
 
 def _p50_p99(samples: Sequence[Sample]) -> str:
@@ -154,17 +198,16 @@ def _cpu(sample: Sample) -> float:
     return sample.cpu_us
 
 
-def _figures(samples: Mapping[int, Mapping[Peer, Sequence[Sample]]]) -> dict[str, Any]:
-    peers = next(iter(samples.values()))
+def _figures(samples: _Samples) -> dict[str, Any]:
     return {
-        peer.name: {
+        ", ".join(filter(None, [it.peer.name, it.way])): {
             connections: {
-                "shortens_per_s": median(of[peer], lambda sample: sample.load.rate),
-                "p50_us": median(of[peer], lambda sample: sample.load.p50_us),
-                "p99_us": median(of[peer], lambda sample: sample.load.p99_us),
-                "cpu_us": median(of[peer], _cpu),
+                "shortens_per_s": median(of[it], lambda sample: sample.load.rate),
+                "p50_us": median(of[it], lambda sample: sample.load.p50_us),
+                "p99_us": median(of[it], lambda sample: sample.load.p99_us),
+                "cpu_us": median(of[it], _cpu),
             }
             for connections, of in samples.items()
         }
-        for peer in peers
+        for it in next(iter(samples.values()))
     }

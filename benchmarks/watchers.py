@@ -3,10 +3,10 @@
     python -m benchmarks watchers [--watchers N] [--changes N]
 
 A host runs as a process of its own. N websockets watch one service type, whose provider's health changes. For
-each change: the time from the provider's report until the last watcher has its frame. The peer, in the same
-run, with the same clients and frames of the same size: `websockets.broadcast`, which sends what it is given
-and knows nothing of registries. Then the host's memory before and after many changes, while one watcher more
-does not read at all.
+each change: the time from the provider's report until the last watcher has its frame. The peer, with the same
+clients and frames of the same size: `websockets.broadcast`, which sends what it is given and knows nothing of
+registries. They take turns, change by change. Then the host's memory before and after many changes, while one
+watcher more does not read at all.
 
 The watchers are bare sockets, so that what is measured is the server.
 """
@@ -19,7 +19,8 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import attrs
@@ -33,8 +34,9 @@ from cpg_trio.plugin._session import Introduction, Session, handshake
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 
 from .bench import Bench, Report
-from .peers import host
-from .processes import free_port, memory_bytes, server
+from .comparison import figures
+from .peers import Peer
+from .processes import cpu_seconds, free_port, memory_bytes, server
 from .report import table
 
 ROUNDS = 30
@@ -42,7 +44,8 @@ REPORTERS = 50  # connections on which changes are made at once, for the memory
 SERVICE_TYPE = "watched"
 _BINARY, _PING, _PONG = 2, 9, 10  # opcodes: RFC 6455, section 5.2
 
-PEER = """
+WEBSOCKETS = "`websockets.broadcast`"
+_BROADCAST = """
 import asyncio, sys
 import websockets
 from websockets.asyncio.server import broadcast, serve
@@ -159,34 +162,82 @@ async def report(provider: Session, *, degraded: bool) -> None:
     await provider.lifecycle.report_health(pb.ReportHealthRequest(state=state))
 
 
-async def of_host(bench: Bench, watchers: int, changes: int) -> tuple[list[float], list[int]]:
-    """Return the seconds of each round, and the host's memory at each tenth of the changes."""
-    folder = bench.subfolder("watchers")
-    async with host(folder, [bench.proxy_core], {}) as (port, pid), Pool() as pool:
+@attrs.frozen
+class Told:
+    """One change."""
+
+    seconds: float
+    """Until the last watcher has received it."""
+    cpu_s: float
+    """What the server has run."""
+
+
+@attrs.define(eq=False)
+class Server:
+    """A server, and all who watch it."""
+
+    pid: int
+    everyone: Watchers
+    count: int
+    change: Callable[[int], Awaitable[object]]
+    """Makes a change, which has a number."""
+    changes: int = 0
+
+    async def tell(self) -> Told:
+        """Make a change, and wait until everyone has received it."""
+        before, number = cpu_seconds(self.pid), self.changes
+        self.changes += 1
+        seconds = await self.everyone.time(self.count, partial(self.change, number))
+        return Told(seconds, cpu_seconds(self.pid) - before)
+
+    async def memory_after(self, changes: int) -> int:
+        """Return the server's memory after so many changes, made on some connections at once."""
+
+        async def change() -> None:
+            for number in range(changes // REPORTERS):
+                await self.change(number)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(REPORTERS):
+                nursery.start_soon(change)
+        return memory_bytes(self.pid)
+
+
+@asynccontextmanager
+async def _host(bench: Bench, peer: Peer) -> AsyncIterator[Server]:
+    """Run a host with watchers, and one more that does not read."""
+    assert peer.host is not None
+    folder = bench.subfolder("watchers", peer.name)
+    async with peer.host.running(folder, [bench.proxy_core]) as (port, pid), Pool() as pool:
         provider = await register(f"http://127.0.0.1:{port}", pool)
-        *crowd, deaf = await _watching(port, pool, watchers + 1)
+        *crowd, deaf = await _watching(port, pool, bench.watchers + 1)
         deaf.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         subscription = pb.WatchSubscription(service_type=SERVICE_TYPE)
         request = pb.WatchRequest(subscribe=[subscription]).SerializeToString()
-        async with trio.open_nursery() as nursery:
-            everyone = Watchers(nursery)
-            for watcher in crowd:
-                everyone.add(watcher)
 
-            async def subscribe() -> None:
-                for watcher in [*crowd, deaf]:
-                    await watcher.say(request)
+        async def subscribe() -> None:
+            for watcher in [*crowd, deaf]:
+                await watcher.say(request)
 
-            await everyone.time(watchers, subscribe)
-            times = [
-                await everyone.time(watchers, partial(report, provider, degraded=not index % 2))
-                for index in range(ROUNDS)
-            ]
-            memory = [await _memory_after(provider, changes // 10, pid) for _ in range(11 if changes else 0)]
-            nursery.cancel_scope.cancel()
-        for watcher in [*crowd, deaf]:
-            await trio.aclose_forcefully(watcher.stream)
-    return times, memory
+        async def change(number: int) -> None:
+            await report(provider, degraded=not number % 2)
+
+        async with _listening(crowd, deaf) as everyone:
+            await everyone.time(len(crowd), subscribe)
+            yield Server(pid, everyone, len(crowd), change)
+
+
+@asynccontextmanager
+async def _listening(crowd: Sequence[Watcher], *others: Watcher) -> AsyncIterator[Watchers]:
+    """Have watchers listen for a block; close them and the others at its end."""
+    async with trio.open_nursery() as nursery:
+        everyone = Watchers(nursery)
+        for watcher in crowd:
+            everyone.add(watcher)
+        yield everyone
+        nursery.cancel_scope.cancel()
+    for watcher in [*crowd, *others]:
+        await trio.aclose_forcefully(watcher.stream)
 
 
 async def _watching(port: int, pool: Pool, watchers: int) -> list[Watcher]:
@@ -200,19 +251,9 @@ async def _watching(port: int, pool: Pool, watchers: int) -> list[Watcher]:
     return crowd
 
 
-async def _memory_after(provider: Session, changes: int, pid: int) -> int:
-    async def change() -> None:
-        for index in range(changes // REPORTERS):
-            await report(provider, degraded=not index % 2)
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(REPORTERS):
-            nursery.start_soon(change)
-    return memory_bytes(pid)
-
-
-async def of_peer(bench: Bench, watchers: int) -> list[float]:
-    """Return the seconds of each round of the peer."""
+@asynccontextmanager
+async def _broadcast(bench: Bench) -> AsyncIterator[Server]:
+    """Run the peer with as many watchers."""
     frame = pb.WatchUpdate(
         revision=1000,
         events=[
@@ -228,28 +269,30 @@ async def of_peer(bench: Bench, watchers: int) -> list[float]:
         ],
     ).SerializeToString()
     port, log = free_port(), bench.subfolder("websockets") / "log"
-    command = [sys.executable, "-c", PEER, str(port)]
-    async with server(command, port, cores=[bench.proxy_core], log=log):
-        crowd = [await Watcher.open(port, "/", {}) for _ in range(watchers)]
+    command = [sys.executable, "-c", _BROADCAST, str(port)]
+    async with server(command, port, cores=[bench.proxy_core], log=log) as pid:
+        crowd = [await Watcher.open(port, "/", {}) for _ in range(bench.watchers)]
         trigger = await Watcher.open(port, "/trigger", {})
-        async with trio.open_nursery() as nursery:
-            everyone = Watchers(nursery)
-            for watcher in crowd:
-                everyone.add(watcher)
-            times = [await everyone.time(watchers, partial(trigger.say, frame)) for _ in range(ROUNDS)]
-            nursery.cancel_scope.cancel()
-        for watcher in [*crowd, trigger]:
-            await trio.aclose_forcefully(watcher.stream)
-    return times
+
+        async def change(_number: int) -> None:
+            await trigger.say(frame)
+
+        async with _listening(crowd, trigger) as everyone:
+            yield Server(pid, everyone, len(crowd), change)
 
 
 async def measure(bench: Bench) -> Report:
-    """Measure both, the host on the first core, its watchers on the second."""
-    ours, memory = await of_host(bench, bench.watchers, bench.changes)
-    peers = await of_peer(bench, bench.watchers)
+    """Measure all, the servers on the first core, their watchers on the second."""
+    async with AsyncExitStack() as stack:
+        servers = {peer.title: await stack.enter_async_context(_host(bench, peer)) for peer in bench.commits}
+        servers[WEBSOCKETS] = await stack.enter_async_context(_broadcast(bench))
+        turns = attrs.evolve(bench, rounds=ROUNDS)
+        told = await turns.take_turns(list(servers), lambda title: servers[title].tell())
+        ours = servers[bench.commits[0].title]
+        memory = [await ours.memory_after(bench.changes // 10) for _ in range(11 if bench.changes else 0)]
     text = [
         f"{bench.watchers:,} watchers of one service type, {ROUNDS} changes, until the last has heard",
-        _table(ours, peers),
+        _table(told),
     ]
     if memory:
         tenths = ", ".join(f"{value / 2**20:.1f}" for value in memory)
@@ -257,17 +300,30 @@ async def measure(bench: Bench) -> Report:
             f"The host's memory over {bench.changes:,} further changes, with one watcher more that does not"
             f" read at all, at each tenth: {tenths} MiB."
         )
-    figures = {"ours_s": ours, "websockets_s": peers, "memory_bytes": memory}
-    return Report("watchers", "\n\n".join(text), figures)
+    compared = figures(
+        f"{bench.watchers:,} watchers",
+        told,
+        bench.pair and (bench.pair[0].title, bench.pair[1].title),
+        ("until the last has heard, ms", lambda one: 1e3 * one.seconds, False),
+        ("CPU of a change, ms", lambda one: 1e3 * one.cpu_s, False),
+    )
+    found = {title: [attrs.asdict(one) for one in of] for title, of in told.items()}
+    return Report("watchers", "\n\n".join(text), {**found, "memory_bytes": memory}, compared=compared)
 
 
-def _table(ours: list[float], peers: list[float]) -> str:
-    median, worst = ([value(of) for of in (ours, peers)] for value in (statistics.median, max))
-    rows = [
-        [title, f"{1000 * usual:.0f} ms", f"{1000 * most:.0f} ms"]
-        for title, usual, most in zip(
-            ("host, `/watch`", "`websockets.broadcast`"), median, worst, strict=True
+def _table(told: Mapping[str, Sequence[Told]]) -> str:
+    rows = []
+    for title, of in told.items():
+        ratios = [one.seconds / other.seconds for one, other in zip(of, told[WEBSOCKETS], strict=True)]
+        seconds = [one.seconds for one in of]
+        rows.append(
+            [
+                title,
+                f"{1000 * statistics.median(seconds):.0f} ms",
+                f"{statistics.median(ratios):.1f}",
+                f"{1000 * max(seconds):.0f} ms",
+                f"{1000 * statistics.median(one.cpu_s for one in of):.0f} ms",
+            ]
         )
-    ]
-    rows.append(["ratio", f"{median[0] / median[1]:.1f}", f"{worst[0] / worst[1]:.1f}"])
-    return table("server", ["median", f"worst of {ROUNDS}"], rows)
+    heads = ["median", f"as a multiple of {WEBSOCKETS}'s", f"worst of {ROUNDS}", "CPU of the server"]
+    return table("server", heads, rows)

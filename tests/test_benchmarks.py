@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import threading
@@ -14,9 +15,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import steady
+from benchmarks.__main__ import main
 from benchmarks.chart import Bar, chart
+from benchmarks.comparison import FEWEST, Figure, compared, figures, summary
+from benchmarks.hosts import HostProgram
 from benchmarks.load import Call, LoadError, parse_wrk
+from benchmarks.processes import cpu_seconds
 from benchmarks.report import place, table, with_ratios
+from benchmarks.revision import RevisionError, built
 
 NO_ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -122,3 +128,88 @@ def test_an_answer_that_is_not_a_200_ends_a_run_at_a_constant_rate() -> None:
 def test_a_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
     values = [float(value) for value in range(1, 101)]
     assert (steady.percentile(values, 50), steady.percentile(values, 99)) == (50.0, 99.0)
+
+
+def figure(ours: list[float], theirs: list[float], *, more_is_better: bool = True) -> Figure:
+    return Figure("case", "calls a second", more_is_better, ours, theirs)
+
+
+def test_a_difference_is_within_the_spread_if_the_middle_half_of_the_ratios_has_1_in_it() -> None:
+    theirs = [100.0] * 5
+    within = figure([90, 99, 100, 101, 130], theirs)
+    assert (within.ratio, within.quartiles, within.verdict) == (1.0, (0.99, 1.01), "within the spread")
+    more = figure([90, 101, 102, 103, 104], theirs)  # one round of five does not change it
+    assert (more.ratio, more.quartiles, more.verdict) == (1.02, (1.01, 1.03), "better")
+
+
+def test_what_is_better_depends_on_the_figure() -> None:
+    assert figure([2, 2], [1, 1]).verdict == "better"
+    assert figure([2, 2], [1, 1], more_is_better=False).verdict == "worse"
+
+
+def test_a_ratio_of_commits_is_of_one_round_so_that_a_slow_round_does_not_count() -> None:
+    assert figure([100, 10, 1000], [100, 10, 1000]).quartiles == (1.0, 1.0)
+
+
+def test_one_round_has_no_spread() -> None:
+    assert figure([2], [1]).verdict == "one round"
+
+
+def test_without_another_commit_nothing_is_compared() -> None:
+    measure = ("calls a second", float, True)
+    assert figures("case", {"ours": [1], "theirs": [2]}, None, measure) == []
+    (found,) = figures("case", {"ours": [1], "theirs": [2]}, ("ours", "theirs"), measure)
+    assert (found.ours, found.theirs) == ([1.0], [2.0])
+
+
+def test_the_summary_names_what_exceeds_the_spread_and_says_if_the_rounds_are_few() -> None:
+    found = {"router": [figure([2, 2, 2], [1, 1, 1]), figure([1, 1, 1], [1, 1, 1])], "large": []}
+    text = summary(found, ["trio 0.34.0 → 0.35.0"])
+    assert text.startswith("1 of 2 figures differ by more than the spread of their ratios.\n- router, case: ")
+    assert "Of 3 rounds, quartiles say little" in text
+    assert "Dependencies that differ: trio 0.34.0 → 0.35.0." in text
+    many = figure([1.0] * FEWEST, [1.0] * FEWEST)
+    assert "quartiles say little" not in summary({"router": [many]}, [])
+
+
+def test_the_table_of_a_comparison_has_a_row_for_each_figure() -> None:
+    *_, row = compared("router", [figure([2, 2], [1, 1])], "abc1234").splitlines()
+    assert row == "| case | calls a second | 1.0 | 2.0 | 2.000 | 2.000 to 2.000 | better |"
+
+
+@pytest.mark.parametrize("words", [["--write", "--against", "HEAD"], ["--go-shortener", "."]])
+def test_options_that_do_not_go_together_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"error: {words[0]}: " in capsys.readouterr().err
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--go-host", str(tmp_path / "gohost")])
+    assert f"{tmp_path / 'gohost'} is no program" in capsys.readouterr().err
+
+
+def test_the_plugins_of_the_go_implementation_are_found_in_their_folder(tmp_path: Path) -> None:
+    for name in ("host", "logger-plugin", "storage-plugin", "api-plugin"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    program = HostProgram.go(tmp_path / "host", tmp_path)
+    assert program.plugins["api"] == (str(tmp_path / "api-plugin"),)
+    assert not program.ours
+    (tmp_path / "storage-plugin").unlink()
+    with pytest.raises(ValueError, match="storage-plugin is no program"):
+        HostProgram.go(tmp_path / "host", tmp_path)
+
+
+def test_the_time_of_a_process_is_known_to_less_than_a_hundredth_of_a_second() -> None:
+    before = cpu_seconds(os.getpid())
+    sum(range(10_000))
+    assert 0 < cpu_seconds(os.getpid()) - before < 10
+
+
+async def test_a_commit_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(RevisionError, match="no-such-commit"):
+        await built("no-such-commit", tmp_path)

@@ -1,0 +1,68 @@
+"""The benchmark itself, with real processes and the shortest loads: run by `nox -s bench -- tests`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.revision import ROOT
+
+SHORT = ["--quick", "--connections", "1", "--watchers", "10", "--changes", "0"]
+
+
+def benchmark(*words: str) -> str:
+    """Run the benchmark; return what it prints."""
+    command = [sys.executable, "-m", "benchmarks", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def measured(folder: Path, *words: str) -> dict[str, Any]:
+    """Run the benchmark; return its figures."""
+    file = folder / "figures.json"
+    benchmark(*words, "--json", str(file))
+    return dict(json.loads(file.read_text()))
+
+
+def test_another_commit_is_built_once_and_measured_beside_this_tree(tmp_path: Path) -> None:
+    words = [*SHORT, "--against", "HEAD", "--rounds", "2", "--folder", str(tmp_path)]
+    found = measured(tmp_path, "fresh", "discovery", "memory", "watchers", "shortener", *words)
+    (folder,) = tmp_path.glob("commit-*")
+    name = folder.name.removeprefix("commit-")
+    assert set(found["fresh"]) == {"ours", name}
+    parts = found["against"]["figures"]
+    assert set(parts) == {"fresh", "discovery", "memory", "watchers", "shortener"}
+    for figures in parts.values():
+        assert figures
+        assert all(len(of["ours"]) == len(of["theirs"]) > 0 for of in figures)
+    environment = (folder / "environment").stat().st_ctime_ns
+    said = benchmark("memory", *words)
+    assert f"## Beside {name}" in said
+    assert (folder / "environment").stat().st_ctime_ns == environment
+
+
+def test_a_commit_that_is_not_there_ends_the_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "fresh", "--against", "no-such-commit"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no-such-commit" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_go_implementation_is_measured_beside_ours(tmp_path: Path) -> None:
+    if not (host := os.environ.get("GO_HOST")):
+        pytest.skip("GO_HOST names no host of the Go implementation")
+    shortener = os.environ.get("GO_SHORTENER")
+    words = [*SHORT, "--peers", "ours", "--go-host", host]
+    words += ["--go-shortener", shortener] if shortener else []
+    found = measured(tmp_path, "fresh", "router", "discovery", "shortener", *words)
+    for part in ("fresh", "router", "discovery"):
+        assert set(found[part]) == {"ours", "go"}
+    assert ("go" in found["shortener"]) == bool(shortener)
