@@ -30,6 +30,7 @@ FIELDS = frozenset(name.encode() for name in (TRACEPARENT, TRACESTATE, BAGGAGE, 
 """The names of the header fields that are the context of a call."""
 
 _SAMPLED, _RANDOM = 1, 2  # flags of a traceparent
+_SAMPLED_ENDS = frozenset("13579bdf")  # of flags in hex, with which that of `_SAMPLED` is set
 _IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-"
 _TRACEPARENT = re.compile(rb"00%b[0-9a-f]{2}" % _IDS)
 # A version that is not known yet begins like a known one; something may follow.
@@ -81,7 +82,7 @@ class CallContext:
     @property
     def is_sampled(self) -> bool:
         """Whether the caller records the trace."""
-        return bool(self.traceparent) and int(self.traceparent[53:], 16) & _SAMPLED > 0
+        return self.traceparent[-1:] in _SAMPLED_ENDS
 
     def fields(self, given: Container[str] = ()) -> list[tuple[str, str]]:
         """Return the header fields of a call that belongs to this one.

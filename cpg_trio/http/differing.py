@@ -53,6 +53,7 @@ class Places:
     __slots__ = (
         "authorization",
         "context",
+        "fits",
         "has_length_only",
         "in_response",
         "is_clear",
@@ -74,6 +75,8 @@ class Places:
         """Of all that are metadata if it is the head of a response."""
         self.is_clear = True
         """Whether no field comes twice that may come once."""
+        self.fits = False
+        """Whether the head that has it means the same with and without these fields (`Head.place`)."""
         for number, name in enumerate(names):
             self._add(name, name.lower(), 3 * number + 2)
         self.has_length_only = self.length > 0 and len(names) == 1
@@ -95,4 +98,4 @@ class Places:
             self.metadata.append((name, at))
 
 
-NOWHERE = Places([])
+NOWHERE = Places([b""])  # no field has this name, so that no message has been seen with these places

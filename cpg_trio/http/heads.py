@@ -60,6 +60,9 @@ class MalformedError(Exception):
         """The status of the answer, if it was a request."""
 
 
+_LONGEST_KEPT_NAMES = 512  # bytes, of all fields of a head that were cut out
+
+
 class Head:
     """A head. It gets the callbacks of the parser.
 
@@ -89,6 +92,21 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))
+
+    def place(self, names: list[bytes]) -> Places:
+        """Return where the fields are that were cut out of a message with this head.
+
+        The messages that share a head mostly have the same ones.
+        """
+        places = Places(names)
+        places.fits = places.is_clear and not self.varies and self._may_lack(places)
+        if sum(map(len, names)) <= _LONGEST_KEPT_NAMES:
+            self.places = places
+        return places
+
+    def _may_lack(self, places: Places) -> bool:
+        """Whether it means the same without these fields."""
+        return not (places.length and self.declares_body)
 
     def _read(self, parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
         """Parse a head, and take from it what matters to this side. Raises: MalformedError."""
@@ -223,6 +241,13 @@ class RequestHead(Head):
     def on_url(self, target: bytes) -> None:
         self.target += target
 
+    def _may_lack(self, places: Places) -> bool:
+        if not places.authorization or (places.metadata and self.names_others):
+            return False
+        # What asks for another protocol, or for a tunnel, is something else with a body.
+        is_special = self.wants_websocket or self.method == b"CONNECT"
+        return super()._may_lack(places) and not (places.length and is_special)
+
     def _note(self, name: bytes, value: bytes) -> None:
         if name == b"host":
             self.host = value
@@ -330,6 +355,11 @@ class ResponseHead(Head):
             self.framing = Framing.CLOSE
         if status == _SWITCHING_PROTOCOLS:
             self.keep_alive = False
+
+    def _may_lack(self, places: Places) -> bool:
+        if places.in_response and self.names_others:
+            return False
+        return super()._may_lack(places) and not (places.length and self.has_no_body)
 
 
 _SECRETIVE = re.compile(rb"auth|cookie|key|secret|session|token")

@@ -128,7 +128,7 @@ class EpollReactor(Reactor):
                 watcher = watchers.get(fd)  # another watcher may have closed the socket just now
                 if watcher is not None:
                     try:
-                        watcher(bool(events & _READABLE), bool(events & _GONE))
+                        watcher(events & _READABLE != 0, events & _GONE != 0)
                     except Exception:  # noqa: BLE001 - the barrier between one connection and the others
                         _log.exception(_FAILED)
 

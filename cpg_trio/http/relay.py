@@ -40,7 +40,8 @@ from cpg_trio.http.server.exchange import ServerExchange
 
 _NO_CONTENT = 204
 _METHODS_WITH_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
-_CHUNKED = b"transfer-encoding: chunked\r\n"
+_CHUNKED = Framing.CHUNKED
+_CHUNKED_LINE = b"transfer-encoding: chunked\r\n"
 
 
 class RequestRefusedError(Exception):
@@ -290,15 +291,16 @@ class RelayCall:
         """Return the request as it goes on, with what has come of its body."""
         caller, start, method = self._caller, self._forward.head(), self._caller.head.method
         rest = None if caller.complete else self._rest_of_body()
-        if caller.framing is Framing.CHUNKED:
+        if caller.framing is _CHUNKED:
             last = LAST_CHUNK if caller.complete else b""
-            start += b"%b\r\n%b%b" % (_CHUNKED, chunk(body), last)
+            start += b"%b\r\n%b%b" % (_CHUNKED_LINE, chunk(body), last)
             return PreparedRequest(method, start, rest, None)
-        if caller.declared:
-            start += b"content-length: %b\r\n" % caller.declared
+        length = b""
+        if declared := caller.declared:
+            length = b"content-length: %b\r\n" % declared
         elif not caller.declares_body and method in _METHODS_WITH_BODY:
-            start += b"content-length: 0\r\n"
-        return PreparedRequest(method, start + b"\r\n" + body, rest, caller.remaining)
+            length = b"content-length: 0\r\n"
+        return PreparedRequest(method, b"%b%b\r\n%b" % (start, length, body), rest, caller.remaining)
 
     async def _rest_of_body(self) -> AsyncGenerator[bytes, None]:
         """Yield the rest of the request's body. Raises: MalformedError; ClientDisconnectedError."""

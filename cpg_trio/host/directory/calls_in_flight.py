@@ -32,11 +32,13 @@ class CallsInFlight:
 
     def end(self, caller: str, provider: str, call: InFlight) -> None:
         """Hold a call no longer."""
-        for held, runtime_id in ((self._of_caller, caller), (self._of_provider, provider)):
-            calls = held[runtime_id]
-            calls.remove(call)
-            if not calls:
-                del held[runtime_id]
+        made, given = self._of_caller[caller], self._of_provider[provider]
+        made.remove(call)
+        given.remove(call)
+        if not made:
+            del self._of_caller[caller]
+        if not given:
+            del self._of_provider[provider]
 
     def of_provider(self, runtime_id: str) -> Sequence[InFlight]:
         """Return the calls to a plugin."""

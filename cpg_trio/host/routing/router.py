@@ -36,7 +36,7 @@ from cpg_trio.host.routing.routes import CALLER_FIELDS, PREFIX, Route, Routes, S
 from cpg_trio.host.routing.task_call import TaskCall
 from cpg_trio.http import UndeliveredError, UpstreamError
 from cpg_trio.http.channel import Address
-from cpg_trio.http.heads import MalformedError
+from cpg_trio.http.heads import MalformedError, RequestHead
 from cpg_trio.http.outgoing import field_lines
 from cpg_trio.http.relay import RelayCall, RequestRefusedError
 from cpg_trio.http.server.browsers import BrowserGuard
@@ -46,6 +46,7 @@ from cpg_trio.rpc import Code, Fault
 from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 _log = logging.getLogger("cpg_trio.router")
+_ROUTED = CallKind.ROUTED  # a member of an Enum takes ten times as long to look up as a global name
 
 
 class Router:
@@ -89,7 +90,7 @@ class Router:
         try:
             admitted = self._admit(exchange, head, context)
         except RefusedError as refused:
-            call = Call(CallKind.ROUTED, refused.caller, context=context)
+            call = Call(_ROUTED, refused.caller, context=context)
             call.status, call.code = refused.status, refused.code.value
             call.failure, call.undelivered = refused.log, True
             self.calls.refused.tell(call)
@@ -104,13 +105,14 @@ class Router:
         if known is None and (head.no_page_at is None or head.no_page_at != connection.server):
             self._check_page(exchange)
             head.no_page_at = connection.server
-        path, _, query = exchange.head.target.partition(b"?")
         authorization = exchange.authorization or head.authorization
-        peer = Peer.of(connection.client, connection.peer_names)
+        peer = connection.remembered
+        if not isinstance(peer, Peer):
+            peer = connection.remembered = Peer.of(connection.client, connection.peer_names)
         if isinstance(known, Identity):
-            caller, route = self._route_of(path, known)
+            caller, route = self._route_of(head.path, known)
         else:
-            caller, route = self.route(path, head.runtime_id, authorization, peer)
+            caller, route = self.route(head.path, head.runtime_id, authorization, peer)
         exchange.prove(caller.runtime_id)
         if self._max_body_bytes is not None:
             try:
@@ -119,16 +121,15 @@ class Router:
                 raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error), status=error.status) from None
         if (tracer := self.calls.tracer) is not None:
             context = tracer.enter(context, route.rpc_method, route.host.decode())
-        forwarded = b""
+        start = own = b""
         if route.task is None:
-            statement = self.routes.statement(caller, route)
-            forwarded = b"%b%b%b" % (head.lines or head.as_lines(), statement.lines, context.lines)
+            start, own = head.start(route, self.routes.statement(caller, route)), context.lines
             if metadata := exchange.metadata:
-                forwarded += self._rules.lines_of(metadata) or self._metadata(metadata, caller.runtime_id)
+                own += self._rules.lines_of(metadata) or self._metadata(metadata, caller.runtime_id)
         kind: type[RoutedCall] = RoutedCall
         if route.by_load:
             kind = ChosenCall if route.is_chosen else ObservedCall
-        return kind(self, exchange, caller, route, query, forwarded, context)
+        return kind(self, exchange, head, caller, route, start, own, context)
 
     def route(
         self, raw_path: bytes, runtime_id: bytes, authorization: bytes, peer: Peer
@@ -197,7 +198,7 @@ class Router:
 
     def _read(self, exchange: ServerExchange) -> _RequestHead:
         fields = forwarded_in_request(exchange.head.fields, self._rules)
-        head = exchange.head.remembered = _RequestHead(fields)
+        head = exchange.head.remembered = _RequestHead(exchange.head, fields)
         return head
 
     def _metadata(self, fields: HeaderList, caller: str) -> bytes:
@@ -232,13 +233,19 @@ def _log_line(refused: RefusedError, raw_path: bytes, runtime_id: bytes, authori
 class _RequestHead:
     """What the router reads in the head of a request. Requests with the same head share it."""
 
-    __slots__ = ("authorization", "context", "forwarded", "lines", "no_page_at", "runtime_id", "unlisted")
+    __slots__ = (
+        *("_method", "_start", "_statement", "_te"),
+        *("authorization", "context", "forwarded", "no_page_at", "path", "query", "runtime_id", "unlisted"),
+    )
 
-    def __init__(self, fields: RequestFields) -> None:
+    def __init__(self, head: RequestHead, fields: RequestFields) -> None:
+        self._method = head.method
+        self._te = b"te: trailers\r\n" if head.accepts_trailers else b""
+        self._statement: Statement | None = None
+        self._start = b""  # with that statement
+        self.path, _, self.query = head.target.partition(b"?")
         self.forwarded = fields.forwarded
         """The fields that are forwarded as they are."""
-        self.lines = b""
-        """The same as lines of a head; empty if nobody has needed them yet."""
         self.context = fields.context
         """Fields of the call's context; none in a head that is shared."""
         self.no_page_at: Address = None
@@ -248,10 +255,14 @@ class _RequestHead:
         self.unlisted = fields.unlisted
         """The names of fields that the operator's strict list drops."""
 
-    def as_lines(self) -> bytes:
-        """Return the fields that are forwarded as lines, and keep these."""
-        self.lines = field_lines(self.forwarded)
-        return self.lines
+    def start(self, route: Route, statement: Statement) -> bytes:
+        """Return what goes on of it by a route, with the statement for that. It is kept for the next call."""
+        if statement is not self._statement:
+            target = b"%b?%b" % (route.target, self.query) if self.query else route.target
+            first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (self._method, target, route.host)
+            self._start = b"".join([first, self._te, field_lines(self.forwarded), statement.lines])
+            self._statement = statement
+        return self._start
 
 
 _MOST_NAMED = 100
@@ -281,7 +292,7 @@ class RoutedCall:
     """One call that the relay passes on. See `relay.Forward`."""
 
     __slots__ = (
-        *("_exchange", "_lines", "_route", "_router"),
+        *("_exchange", "_head", "_own", "_route", "_router", "_start"),
         *("call", "caller", "context", "identity", "is_here", "origin", "query", "task"),
     )
 
@@ -291,12 +302,14 @@ class RoutedCall:
         self,
         router: Router,
         exchange: ServerExchange,
+        head: _RequestHead,
         caller: Identity,
         route: Route,
-        query: bytes,
-        forwarded: bytes,
+        start: bytes,
+        own: bytes,
         context: CallContext,
     ) -> None:
+        """`start` goes on of the head that others share, and `own` are the lines of this call alone."""
         self.origin = route.origin
         self.task = route.task
         self.is_here = route.task is not None
@@ -305,16 +318,15 @@ class RoutedCall:
         self._router = router
         self._exchange = exchange
         self._route = route
-        self.query = query
-        self._lines = forwarded
+        self.query = head.query
+        self._head = head
+        self._start = start
+        self._own = own
         self.context = context
 
     def head(self) -> bytes:
         """See `relay.Forward`."""
-        route, head = self._route, self._exchange.head
-        target = b"%b?%b" % (route.target, self.query) if self.query else route.target
-        first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, route.host)
-        return first + (b"te: trailers\r\n" if head.accepts_trailers else b"") + self._lines
+        return self._start + self._own
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, /) -> None:
         """See `relay.Forward`."""
@@ -348,7 +360,7 @@ class RoutedCall:
         """See `relay.Forward`."""
         path = self._route.path
         record = self.call = Call(
-            CallKind.ROUTED,
+            _ROUTED,
             self.caller,
             path.provider_id,
             path.service_type,
@@ -426,10 +438,9 @@ class ChosenCall(ObservedCall):
         """See `relay.Forward`."""
         router, record, route = self._router, self.call, self._route
         tried = self._tried = (*self._tried, record.provider)
-        raw_path = self._exchange.head.target.partition(b"?")[0]
         if len(tried) == _MOST_PROVIDERS or fault_on_way(error) is not Fault.PROVIDER:
             return False
-        if (found := router.routes.other(raw_path, route, tried, self.caller)) is None:
+        if (found := router.routes.other(self._head.path, route, tried, self.caller)) is None:
             return False
         router.in_flight.end(
             self.caller, record.provider, call
@@ -450,9 +461,7 @@ class ChosenCall(ObservedCall):
         record = self.call
         record.provider, record.undelivered = route.provider.runtime_id, False
         self._route, self.origin, self._outcome = route, route.origin, None
-        # No field of these names passes from a caller, so they are the statement for the other provider.
-        kept = [line for line in self._lines.splitlines(keepends=True) if not line.startswith(CALLER_FIELDS)]
-        self._lines = statement.lines + b"".join(kept)
+        self._start = self._head.start(route, statement)
 
 
 _OUTCOMES = {  # of answers of a provider; others are its successes

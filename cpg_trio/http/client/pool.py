@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import cache, partial
@@ -66,7 +66,7 @@ class _OriginState:
     open: set[Connection] = attrs.field(factory=set)
     """Those that are idle or in use."""
     idle: list[Connection] = attrs.field(factory=list)
-    in_use: dict[str, int] = attrs.field(factory=dict)
+    in_use: defaultdict[str, int] = attrs.field(factory=lambda: defaultdict(int))
     """The connections that each named caller uses or opens."""
     waiting: dict[str, deque[_Waiter]] = attrs.field(factory=dict)
     """The waiting tasks, by caller. The caller whose turn is next comes first."""
@@ -118,7 +118,7 @@ class Pool:
         self._origins: dict[str, _OriginState] = {}  # by key
         self._entered = False
         self._total = 0  # the sizes of all origins
-        self._in_use: dict[str, int] = {}  # by caller, to all origins
+        self._in_use: defaultdict[str, int] = defaultdict(int)  # by caller, to all origins
         self._active = 0
         self._opened = 0
         self._reused = 0
@@ -318,8 +318,8 @@ class Pool:
     def _occupy(self, state: _OriginState, caller: str) -> None:
         """Count one more connection for a caller."""
         if caller:
-            state.in_use[caller] = state.in_use.get(caller, 0) + 1
-            self._in_use[caller] = self._in_use.get(caller, 0) + 1
+            state.in_use[caller] += 1
+            self._in_use[caller] += 1
 
     def _leave(self, state: _OriginState, caller: str) -> None:
         """Count one less."""

@@ -58,6 +58,7 @@ class _Caller:
     client: Address = None
     server: Address = None
     peer_names: tuple[str, ...] = ()
+    remembered: object = None
 
 
 _CALLER = _Caller()

@@ -54,6 +54,8 @@ class ServerConnection(ABC):
         self.state = State.IDLE
         self.identity = ""
         """The one that the client has proved last."""
+        self.remembered: object = None
+        """What the router has derived from the other end."""
         self._slot = slot
         self.scope = trio.CancelScope()
         """Of its task."""
