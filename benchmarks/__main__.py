@@ -25,13 +25,14 @@ from . import (
     machine,
     memory,
     observability,
+    profile,
     router,
     scale,
     shortener,
     tasks,
     watchers,
 )
-from .bench import Bench, Report
+from .bench import Bench, NotMeasurableError, Report
 from .comparison import compared, summary
 from .hosts import HostProgram
 from .load import LoadError
@@ -53,6 +54,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "watchers": watchers.measure,
     "observability": observability.measure,
     "tasks": tasks.measure,
+    "profile": profile.measure,
     "scale": scale.measure,
 }
 _BY_NAME = {"scale"}
@@ -89,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> int:
         bench = _bench(options, Path(folder).resolve(), (cores[0], cores[1]))
         try:
             return trio.run(_run, bench, options)
-        except (LoadError, RevisionError) as error:
+        except (LoadError, NotMeasurableError, RevisionError) as error:
             sys.stderr.write(f"{error}\n")
             return 1
 
@@ -104,7 +106,7 @@ async def _run(bench: Bench, options: argparse.Namespace) -> int:
             revision = await built(options.against, bench.folder)
             peer = revision.peer()
             bench = attrs.evolve(bench, peers=[*bench.peers[:1], peer, *bench.peers[1:]], against=peer)
-        reports = await _measured(bench, _parts(options))
+        reports = await _measured(bench, _parts(options), options.parts)
         _keep(reports, options, revision)
         if revision:
             await _say_compared(reports, revision)
@@ -135,13 +137,20 @@ async def _end_on_signals(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-async def _measured(bench: Bench, parts: Sequence[str]) -> list[Report]:
+async def _measured(bench: Bench, parts: Sequence[str], named: Sequence[str]) -> list[Report]:
+    """Measure the parts. Raises: NotMeasurableError for one that was named; others are left out."""
     reports = []
     for part in parts:
         if part in _OF_HOSTS and not bench.hosts:
             print(f"\n## {part}\n\nnot measured: none of the chosen peers is our host")
             continue
-        report = await PARTS[part](bench)
+        try:
+            report = await PARTS[part](bench)
+        except NotMeasurableError as error:
+            if part in named:
+                raise NotMeasurableError(f"{part} is not measured: {error}") from error
+            print(f"\n## {part}\n\nnot measured: {error}", flush=True)
+            continue
         print(f"\n## {report.name}\n\n{report.tables}", flush=True)
         reports.append(report)
     return reports

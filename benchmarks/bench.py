@@ -93,6 +93,10 @@ class Bench:
         return measured
 
 
+class NotMeasurableError(Exception):
+    """A part cannot be measured here. Says what it needs."""
+
+
 @attrs.frozen
 class Report:
     """The results of a part."""

@@ -95,7 +95,8 @@ def compared(part: str, found: Sequence[Figure], other: str) -> str:
 
 def summary(parts: Mapping[str, Sequence[Figure]], differing: Sequence[str]) -> str:
     """Return in sentences which differences exceed the spread, and what else differs."""
-    rounds = min((len(figure.ours) for found in parts.values() for figure in found), default=0)
+    several = [len(figure.ours) for found in parts.values() for figure in found if len(figure.ours) > 1]
+    rounds = min(several, default=1)
     beyond = [
         f"- {part}, {figure.case}: {figure.what} {figure.ratio:.3f}, {figure.verdict}"
         for part, found in parts.items()
@@ -106,8 +107,8 @@ def summary(parts: Mapping[str, Sequence[Figure]], differing: Sequence[str]) -> 
     lines = [f"{len(beyond)} of {count} figures differ by more than the spread of their ratios.", *beyond]
     if rounds < FEWEST:
         lines.append(
-            f"Of {rounds} rounds, quartiles say little: figures seem to differ where nothing does."
-            f" Take {FEWEST} rounds or more (`--rounds`)."
+            f"Quartiles of {rounds} round{'s' * (rounds > 1)} say little: figures seem to differ where"
+            f" nothing does. Take {FEWEST} rounds or more (`--rounds`)."
         )
     if differing:
         lines.append(f"Dependencies that differ: {', '.join(differing)}.")

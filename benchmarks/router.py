@@ -43,11 +43,12 @@ async def _sample(
     proxy = proxies[peer]
     before = cpu_seconds(proxy.pid)
     script = _SCRIPTS.get(call, "call.lua")
-    load = await wrk(_calls(proxy)[call], connections, bench.seconds, [bench.load_core], script)
+    load = await wrk(calls_of(proxy)[call], connections, bench.seconds, [bench.load_core], script)
     return Sample(load, 1e6 * (cpu_seconds(proxy.pid) - before) / load.requests)
 
 
-def _calls(proxy: Proxy) -> dict[str, Call]:
+def calls_of(proxy: Proxy) -> dict[str, Call]:
+    """Return the calls that are measured, by their method."""
     return {
         "Small": proxy.call(),
         "Fresh": proxy.call("Fresh"),
@@ -192,8 +193,8 @@ async def measure_large(bench: Bench) -> Report:
     """Measure calls of 1 MiB, one way and the other."""
     async with bench.proxies() as proxies:
         for proxy in proxies.values():
-            await expect(_calls(proxy)["Large"], 200, LARGE)
-            await expect(_calls(proxy)["Upload"], 200, SMALL)
+            await expect(calls_of(proxy)["Large"], 200, LARGE)
+            await expect(calls_of(proxy)["Upload"], 200, SMALL)
         samples = {
             call: await bench.take_turns(
                 list(proxies), partial(_sample, bench, proxies, call, _LARGE_CONNECTIONS)

@@ -26,7 +26,7 @@ from .processes import cpu_seconds, free_port, server
 from .report import table, with_ratios
 
 CONNECTIONS = (1, 8, 64)
-_ROUTED, _SOCKETS, _DIRECT = "", "by Unix sockets", "calls not through the host"
+ROUTED, _SOCKETS, _DIRECT = "", "by Unix sockets", "calls not through the host"
 _READY_S = 30.0
 _POLL_S = 0.05
 
@@ -73,7 +73,7 @@ class Subject:
 
     peer: Peer
     host: HostProgram
-    way: str = _ROUTED
+    way: str = ROUTED
 
     @classmethod
     def of(cls, bench: Bench, peer: Peer, way: str) -> Subject:
@@ -113,7 +113,7 @@ async def _wait_ready(shortener: Shortener) -> None:
 
 async def measure(bench: Bench) -> Report:
     """Measure all ways in turns."""
-    subjects = [Subject.of(bench, peer, _ROUTED) for peer in bench.hosts if peer.host and peer.host.plugins]
+    subjects = [Subject.of(bench, peer, ROUTED) for peer in bench.hosts if peer.host and peer.host.plugins]
     subjects += [Subject.of(bench, peer, way) for way in (_SOCKETS, _DIRECT) for peer in bench.commits]
     async with AsyncExitStack() as stack:
         shorteners = {}
@@ -160,7 +160,7 @@ def _compared(bench: Bench, samples: _Samples) -> list[Figure]:
     return [
         figure
         for connections, of in samples.items()
-        for way in (_ROUTED, _SOCKETS, _DIRECT)
+        for way in (ROUTED, _SOCKETS, _DIRECT)
         for figure in figures(
             ", ".join(filter(None, [_connections(connections), way])),
             {subject.peer: samples for subject, samples in of.items() if subject.way == way},

@@ -204,7 +204,7 @@ class Server:
 
 
 @asynccontextmanager
-async def _host(bench: Bench, peer: Peer) -> AsyncIterator[Server]:
+async def watched_host(bench: Bench, peer: Peer) -> AsyncIterator[Server]:
     """Run a host with watchers, and one more that does not read."""
     assert peer.host is not None
     folder = bench.subfolder("watchers", peer.name)
@@ -284,7 +284,9 @@ async def _broadcast(bench: Bench) -> AsyncIterator[Server]:
 async def measure(bench: Bench) -> Report:
     """Measure all, the servers on the first core, their watchers on the second."""
     async with AsyncExitStack() as stack:
-        servers = {peer.title: await stack.enter_async_context(_host(bench, peer)) for peer in bench.commits}
+        servers = {
+            peer.title: await stack.enter_async_context(watched_host(bench, peer)) for peer in bench.commits
+        }
         servers[WEBSOCKETS] = await stack.enter_async_context(_broadcast(bench))
         turns = attrs.evolve(bench, rounds=ROUNDS)
         told = await turns.take_turns(list(servers), lambda title: servers[title].tell())

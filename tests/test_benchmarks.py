@@ -21,6 +21,7 @@ from benchmarks.comparison import FEWEST, Figure, compared, figures, summary
 from benchmarks.hosts import HostProgram
 from benchmarks.load import Call, LoadError, parse_wrk
 from benchmarks.processes import cpu_seconds
+from benchmarks.profile import OTHER, counted, group_of, known, waits
 from benchmarks.report import place, table, with_ratios
 from benchmarks.revision import RevisionError, built
 
@@ -166,10 +167,10 @@ def test_the_summary_names_what_exceeds_the_spread_and_says_if_the_rounds_are_fe
     found = {"router": [figure([2, 2, 2], [1, 1, 1]), figure([1, 1, 1], [1, 1, 1])], "large": []}
     text = summary(found, ["trio 0.34.0 → 0.35.0"])
     assert text.startswith("1 of 2 figures differ by more than the spread of their ratios.\n- router, case: ")
-    assert "Of 3 rounds, quartiles say little" in text
+    assert "Quartiles of 3 rounds say little" in text
     assert "Dependencies that differ: trio 0.34.0 → 0.35.0." in text
     many = figure([1.0] * FEWEST, [1.0] * FEWEST)
-    assert "quartiles say little" not in summary({"router": [many]}, [])
+    assert "say little" not in summary({"router": [many]}, [])
 
 
 def test_the_table_of_a_comparison_has_a_row_for_each_figure() -> None:
@@ -213,3 +214,50 @@ def test_the_time_of_a_process_is_known_to_less_than_a_hundredth_of_a_second() -
 async def test_a_commit_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RevisionError, match="no-such-commit"):
         await built("no-such-commit", tmp_path)
+
+
+MAIN, WRITER = "thread (10): MainThread", "thread (11): log"
+RUN = "run (trio/_core/_run.py:2535)"
+SEND = "SocketChannel.send_nowait (cpg_trio/http/channel.py:234)"
+POLL = "EpollIOManager.get_events (trio/_core/_io_epoll.py:243)"
+
+
+def test_a_sample_counts_for_the_innermost_function_that_a_rule_knows() -> None:
+    assert known([RUN, SEND, "send (libc.so.6)"]) == "send (libc.so.6)"
+    assert known([RUN, SEND, "malloc (libc.so.6)"]) == "SocketChannel.send_nowait (cpg_trio/http/channel.py)"
+    assert known(["main (somewhere.py:1)"]) == OTHER
+
+
+@pytest.mark.parametrize(
+    ("function", "group"),
+    [
+        ("send (libc.so.6)", "system call: send"),
+        ("fdatasync (libc.so.6)", "system call: write to a file"),
+        ("sem_post (libc.so.6)", "locks of threads"),
+        ("_known_head (cpg_trio/http/messages.py)", "heads: read, judge, look up"),
+        ("_begun (cpg_trio/host/routing/call_log.py)", "log, statistics"),
+        ("_admit (cpg_trio/host/routing/router.py)", "route, rewritten head"),
+        ("run (cpg_trio/http/reactor.py)", "event loop, reactor"),
+        ("SSL_read (libssl.so.3)", "TLS"),
+        ("send (cpg_trio/http/server/websocket.py)", "websockets"),
+        ("respond (cpg_trio/http/server/exchange.py)", "connections of callers"),
+        ("malloc (libc.so.6)", OTHER),
+    ],
+)
+def test_the_groups_of_a_profile_are_those_of_the_table(function: str, group: str) -> None:
+    assert group_of(function) == group
+
+
+def test_a_thread_waits_if_its_innermost_c_functions_say_so() -> None:
+    assert waits([RUN, POLL, "epoll_wait (libc.so.6)"])
+    assert waits([RUN, "PyThread_acquire_lock_timed (python3.11)", "0x7f6403066f16 (libc.so.6)"])
+    assert not waits([RUN, "wait (threading.py:324)", "f (a.py:1)", "send (libc.so.6)"])
+    assert not waits(["PyThread_acquire_lock_timed (python3.11)", RUN])
+
+
+def test_samples_of_waiting_count_as_far_as_their_thread_has_run() -> None:
+    waiting, sending = f"{POLL};epoll_wait (libc.so.6)", f"{SEND};send (libc.so.6)"
+    lines = [f"{MAIN};{waiting} 60", f"{MAIN};{sending} 40", f"{WRITER};{waiting} 100"]
+    assert counted(lines, {10: 0.5, 11: 0.0}) == {"send (libc.so.6)": 40, "epoll_wait (libc.so.6)": 10}
+    # Others have had the core meanwhile: then what was seen running is more than what has run.
+    assert counted(lines, {10: 0.2, 11: 0.0})["send (libc.so.6)"] == pytest.approx(20)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.profile import CASES, why_not
 from benchmarks.revision import ROOT
 
 SHORT = ["--quick", "--connections", "1", "--watchers", "10", "--changes", "0"]
@@ -66,3 +67,20 @@ def test_the_go_implementation_is_measured_beside_ours(tmp_path: Path) -> None:
     for part in ("fresh", "router", "discovery"):
         assert set(found[part]) == {"ours", "go"}
     assert ("go" in found["shortener"]) == bool(shortener)
+
+
+def test_a_profile_has_the_time_of_each_case_by_groups(tmp_path: Path) -> None:
+    words = [*SHORT, "--folder", str(tmp_path)]
+    if (reason := why_not()) and os.geteuid():
+        command = [sys.executable, "-m", "benchmarks", "profile", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, f"profile is not measured: {reason}\n")
+        return
+    profiles = measured(tmp_path, "profile", *words)["profile"]
+    assert list(profiles) == [case.title for case in CASES]
+    for profile in profiles.values():
+        assert profile["cpu_us"] > 0
+        assert sum(profile["shares"].values()) == pytest.approx(1)
+    routed = profiles[CASES[0].title]["shares"]
+    assert {"system call: send", "heads: read, judge, look up"} <= set(routed)
+    assert set(profiles[CASES[3].title]["by_process"]) == {"host", "logger", "storage", "api"}
