@@ -80,12 +80,13 @@ _URLS = sa.Table(
 
 @attrs.frozen
 class _Sql:
-    """Statements for many rows at once; the parameter is a JSON array.
+    """Statements for one row, and for many at once; the parameter is a JSON array then.
 
     Each is one statement and its own transaction. Each further step of SQLite's driver would wait once more
     for the interpreter's lock, and each further statement to PostgreSQL would be another round trip.
     """
 
+    insert_one: str  # code, url
     insert: str  # [[code, url], ...]
     select: str  # [code, ...]
     begin: str
@@ -94,12 +95,14 @@ class _Sql:
 
 _SQL = {
     "sqlite": _Sql(
+        "INSERT INTO urls (code, url) VALUES (?, ?) ON CONFLICT DO NOTHING",
         "INSERT INTO urls (code, url) SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')"
         " FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
         "SELECT code, url FROM urls WHERE code IN (SELECT value FROM json_each(?))",
         "BEGIN IMMEDIATE",
     ),
     "postgresql": _Sql(
+        "INSERT INTO urls (code, url) VALUES (%s, %s) ON CONFLICT DO NOTHING",
         "INSERT INTO urls (code, url) SELECT pair ->> 0, pair ->> 1"
         " FROM json_array_elements(CAST(%s AS json)) AS pair ON CONFLICT DO NOTHING",
         "SELECT code, url FROM urls WHERE code IN (SELECT json_array_elements_text(CAST(%s AS json)))",
@@ -161,10 +164,13 @@ class Database:
         Return for each pair whether it is kept: False if the code stands for another URL. Raises:
         DatabaseAwayError, and then either all pairs are kept or none.
         """
-        # Replicas that write the same codes lock rows in the same order, so they cannot deadlock.
-        in_order = sorted(pairs, key=lambda pair: pair[0])
         with self._cursor() as cursor:
-            cursor.execute(self._sql.insert, (_to_json(in_order),))
+            if len(pairs) == 1:
+                cursor.execute(self._sql.insert_one, pairs[0])
+            else:
+                # Replicas that write the same codes lock rows in the same order, so they cannot deadlock.
+                in_order = sorted(pairs, key=lambda pair: pair[0])
+                cursor.execute(self._sql.insert, (_to_json(in_order),))
             if cursor.rowcount == len(pairs):
                 return [True] * len(pairs)
             urls = self._urls(cursor, [code for code, _ in pairs])

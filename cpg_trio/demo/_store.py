@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 from opentelemetry.trace import SpanKind, get_tracer
 
+from cpg_trio.call_context import current
 from cpg_trio.demo._batching import Answer, Batcher, Item
 from cpg_trio.http import StartError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cpg_trio.demo.storage")
 _tracer = get_tracer("cpg_trio.demo.storage")
+_NO_SPAN = nullcontext()  # one for all calls, as it has no state
 
 MAX_CODE_BYTES = 1024  # PostgreSQL keeps no key longer than about 2,700 bytes
 
@@ -92,7 +94,9 @@ class Store:
             return await self._call(self._reader, code)
 
     def _span(self, operation: str) -> AbstractContextManager[object]:
-        """Make a span of what a call does to the database, with its wait for the batch, if tracing is on."""
+        """Make a span of what a call does to the database, with its wait for the batch, if it is traced."""
+        if not current().is_sampled:
+            return _NO_SPAN  # what OpenTelemetry does without tracing takes half as long as a commit
         attributes = {
             "db.system.name": self._database.system_name,
             "db.operation.name": operation,

@@ -134,3 +134,28 @@ def test_a_thread_that_outlives_the_loop_ends_without_an_error() -> None:
     [thread] = [thread for thread in threading.enumerate() if thread.name == "batcher"]
     work.go.set()
     thread.join()
+
+
+async def test_a_caller_that_leaves_keeps_no_other_from_its_answer() -> None:
+    work, answers = Held(), dict[int, object]()
+    async with batcher(work) as made, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as leaving:
+            leaving.start_soon(made.call, 0)  # the first one waits for the thread, and wakes the others
+            await eventually(lambda: work.batches)
+            for item in (1, 2):
+                nursery.start_soon(ask, made, item, answers)
+                await wait_all_tasks_blocked()
+            leaving.cancel_scope.cancel()
+        work.go.set()
+    assert answers == {1: 2, 2: 4}
+
+
+async def test_a_caller_finds_its_own_answer_behind_one_that_nobody_has_waited_for() -> None:
+    work, answers = Held(), dict[int, object]()
+    async with batcher(work) as made:
+        with trio.move_on_after(0.01):
+            await made.call(0)
+        work.go.set()
+        await eventually(lambda: not made.busy)
+        await ask(made, 1, answers)
+    assert answers == {1: 2}
