@@ -7,7 +7,7 @@ plugins and does no I/O of its own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -35,6 +35,31 @@ LOCAL = "cpg_trio.local"
 
 #: What `LOCAL` is where the host itself calls a plugin. A plugin that calls another one is a `rpc.Caller`.
 FROM_HOST = object()
+
+
+#: An extension of the scope of a WebSocket: a `FrameSender`.
+FRAMES = "cpg_trio.frames"
+
+
+class FrameSender(Protocol):
+    """Sends messages that are the same for many WebSockets: encoded once, and without waiting.
+
+    Only between the application's `websocket.accept` and the end of the WebSocket. What is sent this way and
+    by messages goes out in the order in which it was sent.
+    """
+
+    @staticmethod
+    def encode_frame(message: bytes | str, /) -> bytes:
+        """Return a message as a frame, which any WebSocket of the server sends as it is."""
+
+    def may_send_frame(self) -> bool:
+        """Whether a frame may be sent: nobody else sends, and all that was sent before has gone out."""
+
+    def send_frame(self, frame: bytes, /) -> bool:
+        """Send a frame as far as that goes without waiting; return False if a part of it is left."""
+
+    async def send_rest(self) -> None:
+        """Send the part that is left. A client that does not read is let go in time."""
 
 
 class ClientDisconnectedError(OSError):

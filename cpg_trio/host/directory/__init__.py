@@ -46,7 +46,8 @@ from cpg_trio.host.directory.saving import Saved as Saved, Undo as Undo
 from cpg_trio.host.directory.selection import Selection as Selection
 from cpg_trio.host.directory.succession import Succession as Succession
 from cpg_trio.host.directory.unix_sockets import Sockets as Sockets
-from cpg_trio.host.directory.watch_hub import Update as Update, Watch as Watch, WatchHub as WatchHub
+from cpg_trio.host.directory.watch import Delivery as Delivery, Update as Update, Watch as Watch
+from cpg_trio.host.directory.watch_hub import WatchHub as WatchHub
 from cpg_trio.host.directory.watched_service import (
     Follower as Follower,
     ProviderNews as ProviderNews,

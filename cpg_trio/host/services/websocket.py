@@ -5,6 +5,9 @@ in text frames, by subprotocol. The headers of the handshake prove who calls, as
 
 A subscription that cannot be made is refused by itself. A frame that cannot be read ends the connection, with
 a close code.
+
+A change is the same for most of its watchers. What is sent of it is encoded once, and the hub's task writes
+it to each socket (`Delivery`), after it has checked what that watcher may see.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from google.protobuf import json_format
 from cpg_trio import wire
 from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
-from cpg_trio.asgi import Receive, Scope, Send, note_proved, refuse_websocket
+from cpg_trio.asgi import FRAMES, FrameSender, Receive, Scope, Send, note_proved, refuse_websocket
 from cpg_trio.host.access import (
     AccessCheck,
     Action,
@@ -46,6 +49,8 @@ _GOING_AWAY = 1001
 _MOST_FRAME_BYTES = 256 * 1024  # of a request
 _MOST_REFUSALS = 50  # in one update
 _MAX_REASON_BYTES = 123  # section 5.5
+_MOST_KEPT = 64  # updates of one revision
+_MOST_KEPT_BYTES = 16 * 1024  # of a message
 
 _Frame: TypeAlias = Mapping[str, Any]
 
@@ -62,7 +67,7 @@ class _Codec:
     key: str
     """The entry of an ASGI message that has the frame."""
     decode: Callable[[Any], pb.WatchRequest]
-    encode: Callable[[pb.WatchUpdate], bytes | str]
+    encode: Callable[[pb.WatchUpdate], str | bytes]
 
     def read(self, frame: _Frame) -> pb.WatchRequest:
         """Return the request of a frame. Raises: UnreadableError."""
@@ -73,9 +78,9 @@ class _Codec:
         except Exception as error:  # DecodeError, RecursionError, ValueErrors of several kinds
             raise UnreadableError(f"not a WatchRequest: {one_line(str(error))}") from error
 
-    def write(self, update: pb.WatchUpdate) -> dict[str, Any]:
-        """Return the ASGI message that sends an update."""
-        return {"type": "websocket.send", self.key: self.encode(update)}
+    def write(self, update: str | bytes) -> dict[str, Any]:
+        """Return the ASGI message that sends an update, which is encoded."""
+        return {"type": "websocket.send", self.key: update}
 
 
 CODECS: Mapping[str, _Codec] = {
@@ -87,6 +92,43 @@ CODECS: Mapping[str, _Codec] = {
         partial(json_format.MessageToJson, indent=None),
     ),
 }
+
+
+class _Encoded:
+    """An update that is encoded, and may be the same for others."""
+
+    __slots__ = ("_frame", "message")
+
+    def __init__(self, message: str | bytes) -> None:
+        self.message = message
+        self._frame = b""
+
+    def frame(self, sender: FrameSender) -> bytes:
+        """Return it as a frame."""
+        if not self._frame:
+            self._frame = sender.encode_frame(self.message)
+        return self._frame
+
+
+class _Updates:
+    """The updates of one revision that were sent last, encoded, for the watchers that are told the same."""
+
+    def __init__(self) -> None:
+        self._revision = 0
+        self._encoded: dict[tuple[object, ...], _Encoded] = {}
+
+    def encoded(self, update: Update, codec: _Codec) -> _Encoded:
+        """Return an update of which nothing is refused."""
+        if update.revision != self._revision or len(self._encoded) >= _MOST_KEPT:
+            self._encoded.clear()
+            self._revision = update.revision
+        content = codec.kind, *update.content()
+        found = self._encoded.get(content)
+        if found is None:
+            found = _Encoded(codec.encode(_message(update, {})))
+            if len(found.message) <= _MOST_KEPT_BYTES:
+                self._encoded[content] = found
+        return found
 
 
 class WatchSocket:
@@ -104,6 +146,7 @@ class WatchSocket:
         self._hub = hub
         self._max_subscriptions = max_subscriptions
         self._others = others
+        self._updates = _Updates()
         self._accepted = [(wire.HOST_ID_HEADER.lower().encode(), host_id.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,10 +164,21 @@ class WatchSocket:
                 await refuse_websocket(send, refused.status, refused.message, fields)
                 return
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": self._accepted})
-            codec = CODECS[chosen or wire.WATCH_JSON]
-            turns, most = self._hub.turns, self._max_subscriptions
-            others = self._others
-            await _Connection(self._access, caller, watch, turns, most, codec, receive, send, others).run()
+            connection = _Connection(
+                self._access,
+                caller,
+                watch,
+                self._hub.turns,
+                self._max_subscriptions,
+                CODECS[chosen or wire.WATCH_JSON],
+                self._updates,
+                receive,
+                send,
+                self._others,
+            )
+            if (sender := scope.get("extensions", {}).get(FRAMES)) is not None:
+                watch.deliver_by(_FrameDelivery(connection, sender))
+            await connection.run()
 
 
 class _Connection:
@@ -138,11 +192,13 @@ class _Connection:
         turns: trio.Semaphore,
         max_subscriptions: int,
         codec: _Codec,
+        updates: _Updates,
         receive: Receive,
         send: Send,
         others: Others,
     ) -> None:
         self._others = others
+        self._updates = updates
         self._access = access
         self._caller = caller
         self._watch = watch
@@ -191,7 +247,7 @@ class _Connection:
                 return
             async with self._turns:
                 self._access.check_still_valid(self._caller)
-                message = self._codec.write(self._permitted(update))
+                message = self._codec.write(self.encoded(update).message)
             await self._send(message)
 
     async def _receive_requests(self) -> None:
@@ -220,9 +276,9 @@ class _Connection:
                 self._access.check_still_valid(self._caller)
                 some = request.subscribe[begin : begin + _MOST_REFUSALS]
                 refusals = [r for s in some if (r := self._subscribe(s)) is not None]
-                message = self._codec.write(pb.WatchUpdate(refusals=refusals))
+                message = self._codec.encode(pb.WatchUpdate(refusals=refusals))
             if refusals:
-                await self._send(message)
+                await self._send(self._codec.write(message))
 
     def _subscribe(self, subscription: pb.WatchSubscription) -> pb.WatchRefusal | None:
         service_type = subscription.service_type
@@ -242,26 +298,65 @@ class _Connection:
             return pb.WatchRefusal(service_type=service_type, message=refused.message)
         return None
 
-    def _permitted(self, update: Update) -> pb.WatchUpdate:
+    def may_be_told(self) -> bool:
+        """Whether the caller's identity has not ended."""
+        try:
+            self._access.check_still_valid(self._caller)
+        except RefusedError:
+            return False
+        return True
+
+    def encoded(self, update: Update) -> _Encoded:
         """Return an update for the client. Services that it may not call any more are unavailable to it."""
-        message = pb.WatchUpdate(revision=update.revision, gone=update.gone)
-        for service_type, status in update.statuses.items():
+        refused: dict[str, str] = {}
+        for service_type in (*update.statuses, *update.providers):
             try:
                 self._access.check_may_call(self._caller, service_type, Action.DISCOVER)
-            except RefusedError as refused:
-                message.refusals.add(service_type=service_type, message=refused.message)
-                message.events.append(watch_event(service_type, ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)))
-            else:
-                message.events.append(watch_event(service_type, status))
-        for service_type, news in update.providers.items():
-            try:
-                self._access.check_may_call(self._caller, service_type, Action.DISCOVER)
-            except RefusedError as refused:
-                message.refusals.add(service_type=service_type, message=refused.message)
-                self._watch.forget_told(service_type)
-            else:
-                message.providers.append(provider_changes(service_type, news))
-        return message
+            except RefusedError as error:
+                refused[service_type] = error.message
+        if not refused:
+            return self._updates.encoded(update, self._codec)
+        for service_type in refused:
+            self._watch.forget_told(service_type)
+        return _Encoded(self._codec.encode(_message(update, refused)))
+
+
+@attrs.frozen
+class _FrameDelivery:
+    """Writes updates to a connection: a `Delivery`."""
+
+    connection: _Connection
+    sender: FrameSender
+
+    def is_ready(self) -> bool:
+        """See `Delivery`."""
+        return self.sender.may_send_frame() and self.connection.may_be_told()
+
+    def send(self, update: Update) -> bool:
+        """See `Delivery`."""
+        return self.sender.send_frame(self.connection.encoded(update).frame(self.sender))
+
+    async def finish(self) -> None:
+        """See `Delivery`."""
+        await self.sender.send_rest()
+
+
+def _message(update: Update, refused: Mapping[str, str]) -> pb.WatchUpdate:
+    """Return an update without what is refused, which is a reason by service type."""
+    refusals = [pb.WatchRefusal(service_type=name, message=reason) for name, reason in refused.items()]
+    unavailable = ServiceStatus(pb.SERVICE_STATE_UNAVAILABLE)
+    return pb.WatchUpdate(
+        revision=update.revision,
+        gone=update.gone,
+        events=[
+            watch_event(name, unavailable if name in refused else status)
+            for name, status in update.statuses.items()
+        ],
+        providers=[
+            provider_changes(name, news) for name, news in update.providers.items() if name not in refused
+        ],
+        refusals=refusals,
+    )
 
 
 def _chosen(offered: Sequence[str]) -> str | None:

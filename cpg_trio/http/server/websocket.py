@@ -6,6 +6,8 @@ even a pong comes.
 
 Hypercorn's `WSStream` turns ASGI messages into frames and back. Added here: `send` raises once the client has
 left, the application gets the close code, and an application that ends without closing closes all the same.
+An application can send what is the same for many clients as a frame that it has encoded once (`FrameSender`):
+frames are never compressed, so one fits all.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Respo
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
-from wsproto.connection import ConnectionState as WSProtoState
-from wsproto.events import CloseConnection, Event as WSProtoEvent, Message, Ping
+from wsproto.connection import Connection, ConnectionState as WSProtoState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event as WSProtoEvent, Message, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import (
     CLIENT,
+    FRAMES,
     App,
     ClientDisconnectedError,
     Message as AsgiMessage,
@@ -60,6 +63,7 @@ class WebSocketCall(WSStream):
         self._exchange = exchange
         self._pings = connection.service.timeouts.ping
         self._turn = trio.Lock()
+        self._rest = b""  # of a frame, to be sent before all else
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery
         self._received = deque[AsgiMessage]()  # by nobody yet
@@ -193,7 +197,35 @@ class WebSocketCall(WSStream):
         # The shield covers the wait for the turn as well: to wsproto this data has been sent.
         with trio.CancelScope(shield=True):
             async with self._turn:
+                if self._rest:
+                    data, self._rest = self._rest + data, b""
                 await self._connection.write(data)
+
+    # Frames: see `FrameSender`
+
+    @staticmethod
+    def encode_frame(message: bytes | str) -> bytes:
+        """Return a message as a frame."""
+        event = TextMessage(message) if isinstance(message, str) else BytesMessage(message)
+        return Connection(ConnectionType.SERVER).send(event)
+
+    def may_send_frame(self) -> bool:
+        """Whether a frame may be sent: the WebSocket is open, and all that was sent before has gone out."""
+        return (
+            self.state is ASGIWebsocketState.CONNECTED
+            and not (self.closed or self._rest or self._turn.locked())
+            and self.connection.state is WSProtoState.OPEN
+        )
+
+    def send_frame(self, frame: bytes) -> bool:
+        """Send a frame as far as that goes without waiting; return False if a part of it is left."""
+        self._rest = frame[self._connection.write_nowait(frame) :]
+        return not self._rest
+
+    async def send_rest(self) -> None:
+        """Send the part that is left."""
+        if self._rest:
+            await self._write(b"")
 
     async def _close(self, code: int) -> None:
         """Close from our side; the application gets the same code."""
@@ -213,7 +245,10 @@ class WebSocketCall(WSStream):
     ) -> Callable[[AsgiMessage], Awaitable[None]]:
         """Start the application, as Hypercorn's streams ask their task group to."""
         exchange, tls = self._exchange, self._connection.channel.tls
-        scope["extensions"][CLIENT] = {"proved": exchange.prove, "message": exchange.want_message}
+        scope["extensions"] |= {
+            CLIENT: {"proved": exchange.prove, "message": exchange.want_message},
+            FRAMES: self,
+        }
         if tls is not None:
             scope["extensions"]["tls"] = tls
         self._nursery.start_soon(self._run_app, partial(app, scope, self._receive, send), named(scope))

@@ -34,7 +34,8 @@ from cpg_trio.host.capabilities.logger import host_logger
 from cpg_trio.host.directory.leases import Liveness
 from cpg_trio.host.directory.registration import Health
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.watch_hub import Watch, WatchHub
+from cpg_trio.host.directory.watch import Watch
+from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.routing import SharedRoom
 from cpg_trio.host.routing.direct_statistics import DirectCounter
 from cpg_trio.http import ServeConfig

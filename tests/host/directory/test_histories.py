@@ -19,7 +19,8 @@ from cpg_trio import HealthState
 from cpg_trio.host.directory.leases import LeaseConfig, Liveness
 from cpg_trio.host.directory.registration import Health, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
+from cpg_trio.host.directory.watch import Update, Watch
+from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.versions import satisfies
 

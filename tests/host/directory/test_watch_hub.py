@@ -15,7 +15,8 @@ from cpg_trio import HealthState, wire
 from cpg_trio.host.access.limits import Limits
 from cpg_trio.host.directory.registration import Health, Registration, ServiceStatus
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.watch_hub import Watch, WatchHub
+from cpg_trio.host.directory.watch import Watch
+from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
 from cpg_trio.protos.connectplugin.v1.connectplugin_trio import ServiceRegistryClient
 from cpg_trio.rpc import ClientConfig

@@ -16,7 +16,8 @@ from cpg_trio import HealthState
 from cpg_trio.host.access.limits import LimitError, Limits
 from cpg_trio.host.directory.registration import Health, Registration
 from cpg_trio.host.directory.registry import Registry
-from cpg_trio.host.directory.watch_hub import Update, Watch, WatchHub
+from cpg_trio.host.directory.watch import Update, Watch
+from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.directory.watched_service import (
     MAX_PROVIDERS,
     Candidates,

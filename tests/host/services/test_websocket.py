@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 import trio
@@ -19,17 +20,20 @@ from trio_websocket import (
     ConnectionRejected,
     WebSocketConnection,
 )
+from wsproto.events import TextMessage
 
 from cpg_trio import HealthState, wire
-from cpg_trio.host import Health, Host, HostConfig, Identity, Limits, Policy, Rate, RateLimits
+from cpg_trio.host import Health, Host, HostConfig, Identity, LeaseConfig, Limits, Policy, Rate, RateLimits
 from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, AuditEvent
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.registry import Registry
 from cpg_trio.host.directory.watch_hub import WatchHub
-from cpg_trio.host.services.websocket import WatchSocket
+from cpg_trio.host.services import websocket
+from cpg_trio.host.services.websocket import CODECS, WatchSocket, _Codec
 from cpg_trio.plugin._websocket import open_websocket
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
+from tests._wire import HANDSHAKE, WebSocketWire, dial
 from tests.plugin.running import eventually, hosting
 
 JSON, PROTO = "cpg-trio.watch.v1.json", "cpg-trio.watch.v1.proto"
@@ -235,7 +239,7 @@ async def test_who_waits_for_a_turn_while_its_identity_ends_is_told_and_does_not
             turns = host.watches.turns
             while turns.value:
                 await others.enter_async_context(turns)
-            add(host, "a")
+            host.registry.register("a", "t", "1.0.0", "/x/", {"large": "x" * 4000})
             await say(socket, subscribe=subscriptions("u"))
             await eventually(lambda: turns.statistics().tasks_waiting == 2)
             host.identities.revoke(headers[wire.RUNTIME_ID_HEADER])
@@ -517,3 +521,109 @@ async def test_a_range_of_a_megabyte_ends_the_connection_as_any_frame_of_that_si
         with pytest.raises(ConnectionClosed):
             await socket.get_message()
         assert not host.watches._services
+
+
+# Many watchers
+
+
+async def test_what_many_are_told_is_encoded_once_for_each_subprotocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[str] = []
+
+    def counted(codec: _Codec) -> _Codec:
+        def encode(update: pb.WatchUpdate) -> str | bytes:
+            encoded.append(codec.kind)
+            return codec.encode(update)
+
+        return attrs.evolve(codec, encode=encode)
+
+    monkeypatch.setattr(websocket, "CODECS", {name: counted(codec) for name, codec in CODECS.items()})
+    async with hosting() as (host, url), AsyncExitStack() as stack:
+        sockets = [
+            await stack.enter_async_context(watching(url, proof(host), subprotocol))
+            for subprotocol in [JSON, PROTO] * 20
+        ]
+        for socket in sockets:
+            if socket.subprotocol == JSON:
+                await say(socket, subscribe=subscriptions("t"))
+            else:
+                request = pb.WatchRequest(subscribe=[pb.WatchSubscription(service_type="t")])
+                await socket.send_message(request.SerializeToString())
+            await socket.get_message()
+        encoded.clear()
+        add(host, "a")
+        messages = {await socket.get_message() for socket in sockets}
+        assert len(messages) == 2
+        assert sorted(encoded) == ["binary", "text"]
+
+
+class AllBut(Policy):
+    """Permits calls to all but some, by their names."""
+
+    denied: set[str]
+
+    def may_call(self, plugin: Identity, _service_type: str, /) -> bool:
+        return plugin.self_id not in self.denied
+
+
+async def test_each_watcher_sees_only_what_it_may_see_of_a_change_that_many_are_told() -> None:
+    policy = AllBut()
+    policy.denied = set()
+    names = [f"watcher-{number}" for number in range(40)]
+    async with hosting(HostConfig(policy=policy)) as (host, url), AsyncExitStack() as stack:
+        sockets = {
+            name: await stack.enter_async_context(watching(url, proof(host, name), JSON)) for name in names
+        }
+        for socket in sockets.values():
+            await say(socket, subscribe=subscriptions("t"))
+            await hear(socket)
+        policy.denied = set(names[::3])
+        add(host, "a")
+        for name, socket in sockets.items():
+            update = await hear(socket)
+            (event,) = update["events"]
+            if name in policy.denied:
+                assert event == {"serviceType": "t", "state": "SERVICE_STATE_UNAVAILABLE"}
+                assert "may not call t" in update["refusals"][0]["message"]
+            else:
+                assert event["endpoint"]["providerId"] == "a"
+                assert "refusals" not in update
+
+
+async def whole(socket: WebSocketWire) -> Any:
+    """Return a message that may come in pieces."""
+    text = ""
+    while True:
+        event = await socket.event()
+        assert isinstance(event, TextMessage)
+        text += event.data
+        if event.message_finished:
+            return json.loads(text)
+
+
+async def test_a_watcher_that_does_not_read_holds_up_nobody_and_then_hears_in_order_what_holds() -> None:
+    async with hosting(HostConfig(leases=LeaseConfig(lease_s=600))) as (host, url), AsyncExitStack() as stack:
+        wire = await stack.enter_async_context(dial(url, receive_buffer=2048))
+        fields = {**proof(host), "Sec-WebSocket-Protocol": JSON}
+        assert (await wire.get("/watch", {**HANDSHAKE, **fields})).status == 101
+        slow = WebSocketWire(wire)
+        await slow.send(TextMessage(json.dumps({"subscribe": subscriptions("t")})))
+        other = await stack.enter_async_context(watching(url, proof(host), JSON))
+        await say(other, subscribe=subscriptions("t"))
+        await hear(other)
+        host.registry.register("a", "t", "1.0.0", "/x/", {"large": "x" * 3000})
+        await hear(other)
+        while not host.watches.lags_s():
+            for state in (HealthState.DEGRADED, HealthState.HEALTHY):
+                host.registry.report_health("a", Health(state))
+                await hear(other)
+        host.registry.report_health("a", Health(HealthState.UNHEALTHY))
+        revisions = list[int]()
+        with trio.fail_after(20):
+            while not revisions or revisions[-1] < host.registry.revision:
+                update = await whole(slow)
+                revisions.append(int(update.get("revision", 0)))
+        assert update["events"] == [{"serviceType": "t", "state": "SERVICE_STATE_UNAVAILABLE"}]
+        assert revisions == sorted(set(revisions))
+        await eventually(lambda: not host.watches.lags_s())
