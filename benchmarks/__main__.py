@@ -30,6 +30,7 @@ from . import (
     scale,
     shortener,
     tasks,
+    two_hosts,
     watchers,
 )
 from .bench import Bench, NotMeasurableError, Report
@@ -54,6 +55,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "watchers": watchers.measure,
     "observability": observability.measure,
     "tasks": tasks.measure,
+    "hosts": two_hosts.measure,
     "profile": profile.measure,
     "scale": scale.measure,
 }
@@ -78,17 +80,17 @@ def main(words: Sequence[str] | None = None) -> int:
     if lacking := [f"{name} ({how})" for name, how in _NEEDED.items() if not installed(name)]:
         sys.stderr.write(f"not installed: {', '.join(lacking)}\n")
         return 1
-    cores = sorted(os.sched_getaffinity(0))[:2]
+    cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.stderr.write("two cores are needed: one for what is measured, and one for the load\n")
         return 1
-    os.sched_setaffinity(0, cores[1:])
+    os.sched_setaffinity(0, cores[1:2])
     for name in _NOT_FROM_OUTSIDE:
         os.environ.pop(name, None)
     raise_file_limit()
     # /tmp may be in memory; logs and the database have to be on a disk.
     with nullcontext(options.folder) if options.folder else TemporaryDirectory(dir="/var/tmp") as folder:
-        bench = _bench(options, Path(folder).resolve(), (cores[0], cores[1]))
+        bench = _bench(options, Path(folder).resolve(), cores)
         try:
             return trio.run(_run, bench, options)
         except (LoadError, NotMeasurableError, RevisionError) as error:
@@ -179,11 +181,12 @@ def _write(reports: Sequence[Report]) -> None:
             place(documents, "chart", f"![Calls passed on a second]({CHART.relative_to(DOCS)})")
 
 
-def _bench(options: argparse.Namespace, folder: Path, cores: tuple[int, int]) -> Bench:
+def _bench(options: argparse.Namespace, folder: Path, cores: Sequence[int]) -> Bench:
     usual = _ROUNDS_OF_COMMITS if options.against else _ROUNDS
     return Bench(
         folder=folder,
-        cores=cores,
+        cores=(cores[0], cores[1]),
+        more_cores=cores[2:],
         peers=_peers(options),
         rounds=options.rounds or (1 if options.quick else usual),
         seconds=options.seconds,

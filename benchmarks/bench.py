@@ -26,6 +26,8 @@ class Bench:
     """Folder for all files of the run, on a disk."""
     cores: tuple[int, int]
     """The proxies run on the first, the load and the provider on the second."""
+    more_cores: Sequence[int] = ()
+    """Others that this may use."""
     peers: Sequence[Peer]
     rounds: int
     seconds: int

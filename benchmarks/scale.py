@@ -25,7 +25,6 @@ import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import attrs
 import trio
@@ -35,10 +34,11 @@ from cpg_trio.http import Pool
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
-from cpg_trio.rpc import ConnectError, HttpRequest, PoolClient
+from cpg_trio.rpc import ConnectError
 
 from .bench import Bench, Report
-from .processes import cpu_seconds, free_port, memory_bytes, server, which
+from .etcd import environment, etcd, until_ready
+from .processes import cpu_seconds, free_port, memory_bytes
 from .report import table
 from .scale_plugins import ALL_WATCH
 from .watchers import report as report_health
@@ -52,7 +52,6 @@ _IN_A_PROCESS = 1_250
 _STEADY_S = 20.0
 _JOIN_S = 600.0
 _TOLD_S = 60.0
-_OK = 200
 _LIMITS = "max_plugins=20000,max_watches=12000,max_all_subscriptions=120000,max_watched_providers=600000"
 _RATES = ",".join(
     f"{kind}=off" for kind in ("handshake", "register", "discover", "watch", "health-report", "subscribe")
@@ -173,15 +172,13 @@ async def fleet(bench: Bench) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        etcd = await _etcd(stack, folder)
+        store = await stack.enter_async_context(etcd(folder, range(2)))
         it = Fleet(nursery, [], [], [])
         for number in range(HOSTS):
             port, metrics = free_port(), free_port()
-            environment = {
+            variables = {
+                **environment(store, "scale"),
                 "PORT": str(port),
-                "STATE_URL": f"etcd://127.0.0.1:{etcd}/scale",
-                "CPG_HOST_KEY": "k" * 40,
-                "BASE_URLS": "any",
                 "LEASE_S": str(LEASE_S),
                 "LIMITS": _LIMITS,
                 "RATE_LIMITS": _RATES,
@@ -197,7 +194,7 @@ async def fleet(bench: Bench) -> AsyncIterator[Fleet]:
                         [sys.executable, "-m", "cpg_trio", "host"],
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        env={**os.environ, **environment},
+                        env={**os.environ, **variables},
                         check=False,
                     )
                 )
@@ -205,36 +202,8 @@ async def fleet(bench: Bench) -> AsyncIterator[Fleet]:
             it.metrics.append(metrics)
             it.pids.append(running.pid)
         for port in it.ports:
-            await _until_ready(port)
+            await until_ready(port)
         yield it
-
-
-async def _etcd(stack: AsyncExitStack, folder: Path) -> int:
-    port, peers = free_port(), free_port()
-    command = [
-        which("etcd"),
-        f"--data-dir={folder / 'etcd'}",
-        f"--listen-client-urls=http://127.0.0.1:{port}",
-        f"--advertise-client-urls=http://127.0.0.1:{port}",
-        f"--listen-peer-urls=http://127.0.0.1:{peers}",
-        f"--initial-advertise-peer-urls=http://127.0.0.1:{peers}",
-        f"--initial-cluster=default=http://127.0.0.1:{peers}",
-        "--log-output=stderr",
-    ]
-    await stack.enter_async_context(server(command, port, cores=range(2), log=folder / "etcd.log"))
-    return port
-
-
-async def _until_ready(port: int) -> None:
-    """Wait until a host has joined the others."""
-    request = HttpRequest("GET", f"http://127.0.0.1:{port}/readyz", [], b"")
-    async with Pool() as pool:
-        with trio.fail_after(_TOLD_S):
-            while True:
-                with suppress(ConnectError):
-                    if (await PoolClient(pool).unary(request, 1000)).status == _OK:
-                        return
-                await trio.sleep(0.1)
 
 
 def _owned(port: int) -> float:

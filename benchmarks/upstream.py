@@ -6,7 +6,7 @@ the same with a new head each time, `Large` 1 MiB, and `Upload` reads the whole 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -53,12 +53,19 @@ http {{
 @asynccontextmanager
 async def upstream(folder: Path, core: int) -> AsyncIterator[int]:
     """Run the provider on a core; yield its port."""
+    async with provider(folder, [core]) as (port, _):
+        yield port
+
+
+@asynccontextmanager
+async def provider(folder: Path, cores: Sequence[int]) -> AsyncIterator[tuple[int, int]]:
+    """Run the provider on some cores; yield its port and process id."""
     (folder / "small").write_bytes(SMALL)
     (folder / "large").write_bytes(LARGE)
     port = free_port()
     (folder / "nginx.conf").write_text(_CONFIG % (port, folder, folder))
-    async with server(nginx(folder), port, cores=[core], log=folder / "log"):
-        yield port
+    async with server(nginx(folder), port, cores=cores, log=folder / "log") as pid:
+        yield port, pid
 
 
 def nginx(folder: Path) -> list[str]:

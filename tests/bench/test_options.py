@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.processes import installed
 from benchmarks.profile import CASES, why_not
 from benchmarks.revision import ROOT
 
@@ -84,3 +85,12 @@ def test_a_profile_has_the_time_of_each_case_by_groups(tmp_path: Path) -> None:
     routed = profiles[CASES[0].title]["shares"]
     assert {"system call: send", "heads: read, judge, look up"} <= set(routed)
     assert set(profiles[CASES[3].title]["by_process"]) == {"host", "logger", "storage", "api"}
+
+
+def test_two_hosts_of_one_directory_are_measured_beside_one(tmp_path: Path) -> None:
+    if not installed("etcd"):
+        pytest.skip("there is no etcd: install etcd-server")
+    found = measured(tmp_path, "hosts", *SHORT, "--folder", str(tmp_path))["hosts"]
+    assert list(found)[:3] == ["one host, no shared directory", "one host of the directory", "two hosts"]
+    assert all(of["calls_per_s"] > 0 and of["other_us"] > 0 for of in found.values())
+    assert len(found["two hosts"]["host_us"]) == 2
