@@ -1,7 +1,8 @@
 """The lines of a head that differ from call to call. They are cut out of it: what is left is the same again.
 
 Heads are read once and then known, so that reading costs a look-up. No two calls would share a head if it had
-its token, the id of its request, its trace, its deadline, its length and the application's own fields.
+its token or the host's word for its caller, the id of its request, its trace, its deadline, its length and
+the application's own fields.
 
 No I/O.
 """
@@ -11,11 +12,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from cpg_trio import wire
 from cpg_trio.call_context import FIELDS
 from cpg_trio.http.outgoing import USUAL_NAMES
 
+_CALLER = wire.CALLER_HEADER.lower().encode()
 _AUTHORIZATION, _LENGTH, _REQUEST_ID = b"authorization", b"content-length", b"x-request-id"
-_OF_CALLS = FIELDS | {_AUTHORIZATION, _LENGTH, b"connect-timeout-ms", b"grpc-timeout"}
+PROOFS = frozenset({_AUTHORIZATION, _CALLER})
+"""The names of fields that prove who calls: to a host, and to a plugin that its host calls."""
+_OF_CALLS = FIELDS | PROOFS | {_LENGTH, b"connect-timeout-ms", b"grpc-timeout"}
 KEPT_NAMES = (USUAL_NAMES | {b"expect", b"origin", b"proxy-connection", b"upgrade"}) - _OF_CALLS
 """The names of fields that stay in a head, in lower case."""
 
@@ -43,6 +48,8 @@ cut = _lines(_OTHERS).split
 """Return the parts of a head, in turns: what stays, a name, and its value."""
 cut_usual_of_request = _lines(_any_of(_OF_CALLS)).split
 """The same, in half the time, of a head that has nothing of the application's own."""
+has_proof = re.compile(rb"(?mi)^(?:%b)$" % b"|".join(sorted(PROOFS))).search
+"""Look for the name of a proof among lines that are names."""
 cut_usual_of_response = _lines(_any_of([_LENGTH, _REQUEST_ID])).split
 """The same of the head of a response."""
 
@@ -52,6 +59,7 @@ class Places:
 
     __slots__ = (
         "authorization",
+        "caller",
         "context",
         "fits",
         "has_length_only",
@@ -66,6 +74,7 @@ class Places:
         """Take the names of the fields that were cut out."""
         self.names = names
         self.authorization = 0
+        self.caller = 0
         self.length = 0
         self.context: list[tuple[bytes, int]] = []
         """Of the fields of `call_context.FIELDS`, with their names in lower case."""
@@ -92,7 +101,11 @@ class Places:
         if lowered == _AUTHORIZATION:
             self.is_clear = self.is_clear and not self.authorization
             self.authorization = at
-        elif lowered in FIELDS:
+            return
+        if lowered == _CALLER:
+            self.is_clear = self.is_clear and not self.caller
+            self.caller = at
+        if lowered in FIELDS:
             self.context.append((lowered, at))
         else:
             self.metadata.append((name, at))

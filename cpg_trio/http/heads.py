@@ -17,7 +17,7 @@ import httptools
 from cpg_trio._bounded import BoundedCache
 from cpg_trio.asgi import HeaderList
 from cpg_trio.call_context import FIELDS
-from cpg_trio.http.differing import KEPT_NAMES, NOWHERE, Places
+from cpg_trio.http.differing import KEPT_NAMES, NOWHERE, PROOFS, Places
 from cpg_trio.http.outgoing import USUAL_NAMES, OutgoingHead, spellings
 
 # llhttp is more liberal about spaces, versions, letters beyond ASCII, and fragments, which some parsers cut
@@ -155,7 +155,7 @@ class Head:
 
 _OF_CONNECTION = frozenset({b"", b"close", b"http2-settings", b"keep-alive", b"te", b"trailer", b"upgrade"})
 # Fields that differ from call to call. One that `connection` names is to be seen with the others.
-_VARYING = FIELDS | {b"authorization"}
+_VARYING = FIELDS | PROOFS
 _NAMES_VARYING = re.compile(rb"(?i)(?:^|,)[ \t]*(?:%b)[ \t]*(?:,|$)" % b"|".join(sorted(_VARYING)))
 # The fields that matter to this side.
 _HEEDED = _VARYING | frozenset(
@@ -242,7 +242,8 @@ class RequestHead(Head):
         self.target += target
 
     def _may_lack(self, places: Places) -> bool:
-        if not places.authorization or (places.metadata and self.names_others):
+        is_proved = places.authorization or places.caller
+        if not is_proved or (places.metadata and self.names_others):
             return False
         # What asks for another protocol, or for a tunnel, is something else with a body.
         is_special = self.wants_websocket or self.method == b"CONNECT"

@@ -16,7 +16,7 @@ import re
 from typing import Generic, TypeVar
 
 from cpg_trio.asgi import HeaderList
-from cpg_trio.http.differing import cut, cut_usual_of_request, cut_usual_of_response
+from cpg_trio.http.differing import cut, cut_usual_of_request, cut_usual_of_response, has_proof
 from cpg_trio.http.heads import (
     MAX_DIGITS,
     Framing,
@@ -36,7 +36,6 @@ MAX_HEAD_BYTES = 64 * 1024
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 _BLANK_LINE = b"\r\n\r\n"
-_AUTHORIZATION = re.compile(rb"(?mi)^authorization$")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 # The extension is skipped; only its end matters. `_BEGUN`: what can still become such a line.
 _SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]{0,1000})?\r\n"
@@ -325,7 +324,7 @@ class IncomingRequest(Incoming[RequestHead]):
             key = b"".join(parts[::3])
             head = None if heads is None else heads.get(key)
             if head is None:
-                if not _AUTHORIZATION.search(b"\n".join(parts[1::3])):
+                if not has_proof(b"\n".join(parts[1::3])):
                     return RequestHead(data)
                 head = RequestHead(key)
         places = head.places
@@ -333,7 +332,8 @@ class IncomingRequest(Incoming[RequestHead]):
             places = head.place(names)
         if not places.fits or not self._set_apart(parts, places.length, places.metadata):
             return RequestHead(data)
-        self.authorization = parts[places.authorization]
+        if places.authorization:
+            self.authorization = parts[places.authorization]
         if context := places.context:
             self.context = [(name, parts[at]) for name, at in context]
         return head

@@ -573,6 +573,27 @@ def test_requests_that_differ_in_their_token_only_share_a_head_that_was_kept() -
     assert second.headers == [(b"Host", b"h"), (b"Accept", b"1"), (b"authorization", b"Bearer b")]
 
 
+def test_calls_of_a_plugin_share_a_head_that_differ_in_what_its_host_says_of_the_caller_only() -> None:
+    heads = RequestHeads()
+    first, second = (
+        kept_request(get(b"Accept: 1", b"X-Plugin-Caller: %b" % signed, b"x-request-id: r"), heads)
+        for signed in (b"hush.1", b"hush.2")
+    )
+    assert first.head is second.head
+    assert second.authorization == b""
+    assert second.headers[1:] == [
+        *((b"Accept", b"1"), (b"X-Plugin-Caller", b"hush.2"), (b"x-request-id", b"r"))
+    ]
+    assert b"hush" not in repr([(head, each.fields) for head, each in heads.items()]).encode()
+
+
+def test_a_head_that_says_twice_who_the_caller_is_is_kept_by_nobody() -> None:
+    heads = RequestHeads()
+    request = kept_request(get(b"x-plugin-caller: a", b"X-Plugin-Caller: b"), heads)
+    assert not heads
+    assert [value for _, value in request.headers[1:]] == [b"a", b"b"]
+
+
 def test_requests_that_differ_in_their_metadata_only_share_a_head_and_none_of_it_is_kept() -> None:
     heads, read = RequestHeads(), list[IncomingRequest]()
     for n in (b"1", b"2"):
