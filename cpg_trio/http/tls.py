@@ -168,15 +168,10 @@ class TlsChannel(Channel):
         if self._early is not None:
             data, self._early = self._early, None
             return data
-        while not self._buffered or (plain := self._read()) is None:
-            records = self._raw.receive_nowait()
-            if records is None:
-                return None
-            if not records:
-                raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
-            self._incoming.write(records)
-            self._buffered = True
-        return plain
+        while self._buffered or self._take_in():
+            if (plain := self._read()) is not None:
+                return plain
+        return None
 
     def is_readable(self) -> bool:
         if self._early is None and (self.may_have_more or self._raw.is_readable()):
@@ -186,34 +181,39 @@ class TlsChannel(Channel):
                 return True
         return self._early is not None
 
+    def _take_in(self) -> bool:
+        """Give OpenSSL what has come; return whether that is anything."""
+        records = self._raw.receive_nowait()
+        if not records:
+            if records is None:
+                return False
+            raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
+        self._incoming.write(records)
+        return True
+
     def _read(self) -> bytes | None:
         """Return what OpenSSL has, nothing at the other side's end; None if it wants more records."""
+        incoming = self._incoming
         try:
-            data = self._read_records()
-        except ssl.SSLWantReadError:
-            self._buffered = False
-            return None
-        except ssl.SSLZeroReturnError:
-            self._buffered = True  # the next read says so again
-            return b""
+            data = self._tls.read(_RECORD_BYTES)
+            # What is asked for is all of a record, so none of this one is left.
+            if incoming.pending:  # else the usual case: one record
+                data = self._read_on(data)
+            else:
+                self._buffered = not data  # at the other side's end, the next read says so again
         except ssl.SSLError as error:
-            raise self._broken(error) from error
-        finally:
+            return self._not_read(error)
+        if self._outgoing.pending:
             self._answer()
         return data
 
-    def _read_records(self) -> bytes:
-        """Return what is in the records that are here whole, up to a limit."""
-        tls = self._tls
-        data = tls.read(_RECORD_BYTES)
-        # At the other side's end, the next read says so again.
-        self._buffered = bool(tls.pending() or self._incoming.pending or not data)
-        if not self._buffered:
-            return data
+    def _read_on(self, data: bytes) -> bytes:
+        """Return it with what is in the further records that are here whole, up to a limit."""
+        self._buffered = True
         parts, size = [data], len(data)
         try:
             while size < RECEIVE_BYTES and parts[-1]:
-                parts.append(tls.read(_RECORD_BYTES))
+                parts.append(self._tls.read(_RECORD_BYTES))
                 size += len(parts[-1])
         except ssl.SSLWantReadError:
             self._buffered = False
@@ -221,11 +221,21 @@ class TlsChannel(Channel):
             pass  # the next read says it again
         return b"".join(parts)
 
+    def _not_read(self, error: ssl.SSLError) -> bytes | None:
+        """Return what it means that there is nothing to read. Raises: trio.BrokenResourceError."""
+        self._answer()
+        if isinstance(error, ssl.SSLWantReadError):
+            self._buffered = False
+            return None
+        if isinstance(error, ssl.SSLZeroReturnError):
+            self._buffered = True  # the next read says so again
+            return b""
+        raise self._broken(error) from error
+
     def _answer(self) -> None:
         """Send what TLS says to what has been read; what does not go at once goes before what follows."""
-        if self._outgoing.pending:
-            with suppress(*_GONE):
-                self._flush()
+        with suppress(*_GONE):
+            self._flush()
 
     # Sending
 
@@ -233,17 +243,32 @@ class TlsChannel(Channel):
         await self._raw.wait_writable()
 
     def send_nowait(self, data: bytes | memoryview) -> int:
-        sent = 0
+        if self._unsent or self._owed or not 0 < len(data) <= _PIECE_BYTES:
+            return self._send_pieces(data)
+        return self._send_piece(data)
+
+    def _send_pieces(self, data: bytes | memoryview) -> int:
+        """Send what is left of the last piece, which `data` begins with, and further pieces."""
+        if not self._flush():
+            return 0
+        sent, self._owed = self._owed, 0
         with memoryview(data) as whole:
-            while self._flush():
-                sent += self._owed
-                self._owed = 0
-                if sent >= len(whole):
-                    break
-                self._owed = self._write(whole[sent : sent + _PIECE_BYTES])
+            while sent < len(whole) and (size := self._send_piece(whole[sent : sent + _PIECE_BYTES])):
+                sent += size
         return sent
 
-    def _write(self, piece: memoryview) -> int:
+    def _send_piece(self, piece: bytes | memoryview) -> int:
+        """Send a piece; return its size, or 0 if it does not go at once: it is owed then."""
+        size = self._write(piece)
+        records = self._outgoing.read()
+        sent = self._raw.send_nowait(records)
+        if sent == len(records):
+            return size
+        self._unsent = records[sent:]
+        self._owed = size
+        return 0
+
+    def _write(self, piece: bytes | memoryview) -> int:
         try:
             return self._tls.write(piece)
         except ssl.SSLError as error:
