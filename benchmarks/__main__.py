@@ -30,6 +30,7 @@ from . import (
     scale,
     shortener,
     tasks,
+    tls,
     two_hosts,
     watchers,
 )
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
     "fresh": router.measure_fresh,
     "router": router.measure_repeated,
     "large": router.measure_large,
+    "tls": tls.measure,
     "latency": latency.measure,
     "memory": memory.measure,
     "shortener": shortener.measure,
@@ -61,7 +63,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Report]]] = {
 }
 _BY_NAME = {"scale"}
 """The parts that are measured only if they are named: they take many minutes."""
-_OF_COMMITS = ("fresh", "router", "large", "latency", "memory", "shortener", "discovery", "watchers")
+_OF_COMMITS = ("fresh", "router", "large", "tls", "latency", "memory", "shortener", "discovery", "watchers")
 """The parts that compare this tree with another commit, if one is named."""
 _ROUNDS, _ROUNDS_OF_COMMITS = 5, 20
 DOCS = ROOT / "docs"

