@@ -94,3 +94,12 @@ def test_two_hosts_of_one_directory_are_measured_beside_one(tmp_path: Path) -> N
     assert list(found)[:3] == ["one host, no shared directory", "one host of the directory", "two hosts"]
     assert all(of["calls_per_s"] > 0 and of["other_us"] > 0 for of in found.values())
     assert len(found["two hosts"]["host_us"]) == 2
+
+
+def test_tls_is_measured_beside_plaintext(tmp_path: Path) -> None:
+    found = measured(tmp_path, "tls", "--peers", "ours,envoy", *SHORT)["tls"]
+    assert set(found) == {"ours", "envoy", "openssl_us"}
+    for name in ("ours", "envoy"):
+        for figures in found[name].values():
+            assert figures["cpu_us_tls"] > figures["cpu_us"] > 0
+    assert found["openssl_us"]["full"]["server"] > 0
